@@ -91,7 +91,7 @@ def _put(url: str, stats: ShardStats) -> None:
 
 def recipe_of(amount: int, shard_size: int, options: dict[str, Any]) -> Recipe:
     """A training of the embedded world on a set of this size, from a window of four shards."""
-    overrides = [f"dataset.name={DATASET}", "training.method=syncclip", "training.window=4"]
+    overrides = [f"dataset.name={DATASET}", "training.method=syncclip", "training.shuffle_window=4"]
     overrides += [f"synthesis.images_per_class={amount}", f"synthesis.shard_size={shard_size}"]
     return Recipe.load("icons", overrides).with_values({"storage.options": options})
 
@@ -124,8 +124,8 @@ def _trained(recipe: Recipe, url: str) -> Any:
 def _prepared(recipe: Recipe, url: str) -> Any:
     amount = recipe.synthesis.images_per_class
     amounts = sorted({max(1, amount >> shift) for shift in range(CELLS)})
-    arms = [{"method": "syncclip"}]
-    study = {"arms": arms, "images_per_class": amounts, "seeds": list(range(1, CELLS + 1))}
+    configurations = [{"method": "syncclip"}]
+    study = {"configurations": configurations, "images_per_class": amounts, "seeds": list(range(1, CELLS + 1))}
     recipe = recipe.with_values({"study": {**recipe.study.model_dump(mode="json"), **study}})
     return prepare(recipe, cells(recipe.study)[:CELLS], f"{url}-study", url)
 

@@ -66,7 +66,7 @@ def chaos(
 def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
     """The forecast for the storm, from the quiet run's rate and the storm's own deaths and pauses."""
     cost = CostSettings(
-        rate=plan.total / (actors * quiet.drawing),
+        throughput=plan.total / (actors * quiet.drawing),
         preemptions=toll.deaths / (toll.alive / 3600),
         wait=max(0.0, actors * toll.drawing - toll.alive) / max(1, toll.deaths),
         load=0.0,

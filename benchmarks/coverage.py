@@ -1,6 +1,7 @@
 """How often do a study's intervals hold the truth? `python -m benchmarks.coverage` simulates studies and counts.
 
-Two arms answer about images of classes. What the first gains differs from class to class by as much as was measured on
+Two configurations answer about images of classes. What the first gains differs from class to class by as much as was
+measured on
 `icons`; both meet the same images. The table goes to `docs/results/coverage.md`.
 """
 
@@ -14,13 +15,13 @@ from typing import get_args
 import numpy as np
 
 from syncclip.core.text import markdown_grid
-from syncclip.studies.statistics.bootstrap import Unit, arm_metrics, difference, make_draws
+from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_draws
 from syncclip.studies.statistics.metrics import Answers
 
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")
 GAIN = 0.05
-"""What the first arm gains, a share of the images: on average over classes, and over datasets."""
+"""What the first configuration gains, a share of the images: on average over classes, and over datasets."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class World:
         classes: of each half of each dataset.
         novel: of the novel half, where it has another number.
         images: of a class on average.
-        seeds: runs of each arm.
+        seeds: runs of each configuration.
         class_spread, dataset_spread: standard deviation of the gain over the classes of a dataset, and over datasets.
         luck: of a run, standard deviation.
     """
@@ -47,7 +48,8 @@ class World:
 
 
 def answers(world: World, generator: np.random.Generator) -> tuple[list[Answers], list[Answers]]:
-    """What both arms answer on each dataset; half of the images of an average class are easy enough for the second."""
+    """What both configurations answer on each dataset; half of the images of an average class are easy enough for
+    the second."""
     first: list[Answers] = []
     second: list[Answers] = []
     for _ in range(world.datasets):
@@ -55,21 +57,21 @@ def answers(world: World, generator: np.random.Generator) -> tuple[list[Answers]
         label = np.repeat(np.arange(count), 3 + generator.poisson(world.images - 3, count))
         gain = GAIN + generator.normal(0, world.dataset_spread) + generator.normal(0, world.class_spread, count)
         ease, hardness = generator.normal(0.5, 0.1, count), generator.random(len(label))
-        for arm, added in ((first, gain), (second, np.zeros(count))):
+        for configuration, added in ((first, gain), (second, np.zeros(count))):
             luck = generator.normal(0, world.luck, (world.seeds, 1))
             right = hardness + generator.normal(0, 0.1, (world.seeds, len(label))) < (ease + added)[label] + luck
-            arm.append(Answers(right, right, np.full(right.shape, np.nan), label, world.classes))
+            configuration.append(Answers(right, right, np.full(right.shape, np.nan), label, world.classes))
     return first, second
 
 
-def coverage(world: World, unit: Unit, trials: int, draws: int = 400, level: float = 0.95) -> dict[str, float]:
+def coverage(world: World, unit: Unit, trials: int, resamples: int = 400, level: float = 0.95) -> dict[str, float]:
     """Metric -> percentage of the trials whose interval holds the true gain."""
     held = dict.fromkeys(METRICS, 0)
     for trial in range(trials):
         generator = np.random.default_rng((2025, trial))
         first, second = answers(world, generator)
-        drawn = make_draws(world.seeds, first, draws, generator, unit)
-        found = difference(arm_metrics(first, drawn), arm_metrics(second, drawn), level)
+        drawn = make_draws(world.seeds, first, resamples, generator, unit)
+        found = difference(configuration_metrics(first, drawn), configuration_metrics(second, drawn), level)
         for metric in METRICS:
             held[metric] += found[metric].low <= 100 * GAIN <= found[metric].high
     return {metric: 100 * count / trials for metric, count in held.items()}

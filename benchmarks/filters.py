@@ -63,7 +63,7 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
     return {name: round(float(np.quantile(values, share)), 4) for name, values in scores.items()}
 
 
-def arms(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
+def configurations(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
     """Set -> its filters; duplicates come last, where they are compared with what was accepted."""
     each: list[dict[str, Any]] = [
         {"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names
@@ -74,7 +74,7 @@ def arms(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[st
 def generate(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
     """Generate a set, if it isn't complete yet, and measure it."""
     print(f"set {url}", flush=True)
-    filtered = recipe.with_values({"synthesis.filters": filters, "synthesis.choose": "first"})
+    filtered = recipe.with_values({"synthesis.filters": filters, "synthesis.select": "first"})
     jobs.synth(filtered, url)
     if not storage.exists(storage.join(url, STATS_NAME)):
         measure_quality(recipe, url)
@@ -88,9 +88,14 @@ def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) ->
         for method in METHODS
     ]
     amount = recipe.synthesis.images_per_class
-    values = {"study.arms": grid, "study.images_per_class": [amount], "study.seeds": seeds, "study.map_images": 200}
-    focus = {"study.focus": f"{METHODS[-1]}-{list(sets)[-1]}", "training.synthetic": sets[NONE]}
-    return study(recipe.with_values({**values, **focus}), out).table
+    values = {
+        "study.configurations": grid,
+        "study.images_per_class": [amount],
+        "study.seeds": seeds,
+        "study.map_images": 200,
+    }
+    reference = {"study.reference": f"{METHODS[-1]}-{list(sets)[-1]}", "training.synthetic": sets[NONE]}
+    return study(recipe.with_values({**values, **reference}), out).table
 
 
 def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
@@ -103,7 +108,9 @@ def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
         line: list[object] = [name, f"{1 + rejected / max(1, summary['images']):.2f}", quality.accuracy]
         line.append(None if quality.similarity is None else f"{quality.similarity:.3f}")
         for method in METHODS:
-            mine, plain = (table[table["arm"] == f"{method}-{one}"].set_index("seed")["hm"] for one in (name, NONE))
+            mine, plain = (
+                table[table["configuration"] == f"{method}-{one}"].set_index("seed")["hm"] for one in (name, NONE)
+            )
             gain = (mine - plain).dropna()
             spread = f" ± {gain.std(ddof=1) / np.sqrt(len(gain)):.1f}" if len(gain) > 1 and name != NONE else ""
             line += [float(mine.mean()), "" if name == NONE else f"{gain.mean():+.1f}{spread}"]
@@ -137,7 +144,7 @@ def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:
     if not storage.exists(place):
         write_json(place, thresholds(recipe, sets[NONE], asked.share), storage.NOBODY)
     cuts = read_json(place)
-    for name, filters in arms(asked.filters, cuts).items():
+    for name, filters in configurations(asked.filters, cuts).items():
         sets[name] = storage.join(out, "sets", name)
         generate(recipe, filters, sets[name])
     table = compare(recipe, sets, asked.seeds, storage.join(out, "study"))

@@ -46,7 +46,7 @@ ASSUMED = Assumed()
 
 
 class Training(NamedTuple):
-    """One arm on one dataset, all its seeds and amounts together."""
+    """One configuration on one dataset, all its seeds and amounts together."""
 
     dataset: str
     method: str
@@ -85,22 +85,22 @@ def load(protocol: Protocol) -> Load:
     trainings = []
     for name in protocol.datasets:
         recipe, dataset = recipe_of(protocol, name, "/data"), DATASETS[name]
-        count = Counter(cell.arm.name for cell in cells(recipe.study))
+        count = Counter(cell.configuration.name for cell in cells(recipe.study))
         runs += count.total()
         tested += count.total() * (dataset.test or 0)
         carried += count.total() * sum(DATASETS[one].test or 0 for one in recipe.evaluation.transfer)
-        if any(arm.synthetic for arm in recipe.study.arms):
+        if any(configuration.synthetic for configuration in recipe.study.configurations):
             generated += dataset.classes * recipe.study.amounts[-1]
         base = dataset.classes if recipe.dataset.base == "all" else (dataset.classes + 1) // 2
         novel = int(base < dataset.classes)
         groups = {"real": 1, "synthetic": 1 + novel, "both": 2 + novel}
-        for arm in recipe.study.arms:
-            if arm.trained:
-                epochs = arm.overrides.get("training.epochs", recipe.training.epochs)
-                batch = arm.overrides.get("training.batch", recipe.training.batch)
-                shown = base * arm.overrides.get("dataset.shots", recipe.dataset.shots)
-                length = count[arm.name] * epochs * steps(shown, batch)
-                trainings.append(Training(name, arm.method, length, batch * groups[arm.data]))
+        for configuration in recipe.study.configurations:
+            if configuration.trained:
+                epochs = configuration.overrides.get("training.epochs", recipe.training.epochs)
+                batch = configuration.overrides.get("training.batch_size", recipe.training.batch_size)
+                shown = base * configuration.overrides.get("dataset.shots", recipe.dataset.shots)
+                length = count[configuration.name] * epochs * steps(shown, batch)
+                trainings.append(Training(name, configuration.method, length, batch * groups[configuration.data]))
     return Load(runs, generated, trainings, tested, carried)
 
 

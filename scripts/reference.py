@@ -41,7 +41,8 @@ complete keys and mark mistakes while you type:
 ```
 
 `extends: other.yaml` takes all values of another recipe, which this one changes; `null` is YAML's word for None. In the
-tables, `synthesis.filters[blank]` are the keys of an entry of that name, `study.arms[]` those of each entry of a list.
+tables, `synthesis.filters[blank]` are the keys of an entry of that name,
+`study.configurations[]` those of each entry of a list.
 
 This page is made by `python -m scripts.reference` from the settings classes, and a test holds it against them.
 """

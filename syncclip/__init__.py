@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from syncclip.recipe.recipe import Recipe
     from syncclip.reports import report
     from syncclip.studies.run import study
-    from syncclip.studies.tune import choose
+    from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
 
 _HOMES = {
@@ -34,10 +34,10 @@ _HOMES = {
     "Recipe": "recipe.recipe",
     "Run": "jobs",
     "UserError": "core.settings",
-    "choose": "studies.choose",
+    "tune": "studies.tune",
     "evaluate": "jobs",
     "load": "inference.model",
-    "plan": "sets.prepare",
+    "plan": "synthetic_sets.prepare",
     "report": "reports",
     "study": "studies.run",
     "synth": "jobs",
@@ -50,7 +50,6 @@ __all__ = [
     "Recipe",
     "Run",
     "UserError",
-    "choose",
     "evaluate",
     "load",
     "plan",
@@ -58,6 +57,7 @@ __all__ = [
     "study",
     "synth",
     "train",
+    "tune",
 ]
 
 

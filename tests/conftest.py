@@ -156,7 +156,7 @@ synthesis:
   generator: {{pipeline: {generator}, steps: 2, batch_size: 3}}
 training: {{epochs: 2, batch: 4, checkpoint_every: 2}}
 study:
-  arms: [{{method: zeroshot}}, {{method: ivlp, data: real}}, {{method: syncclip}}]
+  configurations: [{{method: zeroshot}}, {{method: ivlp, data: real}}, {{method: syncclip}}]
   images_per_class: [1, 2]
   seeds: [1]
   draws: 100

@@ -95,7 +95,7 @@ def documented_trainings() -> Iterator[tuple[str, list[str]]]:
     for line in commands():
         words = shlex.split(line)
         words = words[1:] if words[0] == "submit" else words
-        if words[0] in ("train", "study", "choose") and len(words) > 1:
+        if words[0] in ("train", "study", "tune") and len(words) > 1:
             yield words[1], [word for word in words[2:] if re.match(r"[\w.]+=", word)]
     for file in [*ROOT.glob("syncclip/**/*.py"), *ROOT.glob("examples/*.ipynb")]:
         text = file.read_text(encoding="utf-8")

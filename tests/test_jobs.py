@@ -143,7 +143,7 @@ def test_every_method_goes_the_whole_way_on_any_data(
 ) -> None:
     values = [f"training.method={name}", f"training.data={data}", "training.epochs=1"]
     run = jobs.run_here(here(tiny, tiny_set, *values), str(tmp_path))
-    assert all(0 <= run.results[key] <= 100 for key in ("base", "novel", "open_all"))
+    assert all(0 <= run.results[key] <= 100 for key in ("base", "novel", "all_classes_accuracy"))
     assert jobs.evaluate(run.url) == run
 
 
@@ -192,7 +192,7 @@ def test_a_set_of_other_classes_is_refused(tiny: TinyWorld, tiny_set: str, tmp_p
 def test_learning_from_real_images_needs_no_set(tiny: TinyWorld, tmp_path: Path) -> None:
     run = jobs.run_here(here(tiny, None, "training.data=real", "training.method=ivlp"), str(tmp_path))
     assert run.name == "ivlp-real-seed1"
-    assert 0 <= run.results["open_all"] <= 100
+    assert 0 <= run.results["all_classes_accuracy"] <= 100
 
 
 def test_zero_shot_needs_no_set_and_no_steps(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_zero_shot_needs_no_set_and_no_steps(tiny: TinyWorld, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("no_ray_yet")
 def test_more_workers_than_cpus_are_refused(tiny: TinyWorld, tmp_path: Path) -> None:
-    recipe = here(tiny, None, "training.data=real", "training.workers=4096", "training.batch=4096")
+    recipe = here(tiny, None, "training.data=real", "training.workers=4096", "training.batch_size=4096")
     with pytest.raises(UserError, match="training.workers is 4096"):
         jobs.train(recipe, str(tmp_path))
 

@@ -9,7 +9,7 @@ import pytest
 
 import syncclip
 
-IN_ORDER = ("plan", "synth", "train", "evaluate", "load", "choose", "study", "report")
+IN_ORDER = ("plan", "synth", "train", "evaluate", "load", "tune", "study", "report")
 """The functions; the example of each may need what those before it wrote."""
 
 

@@ -33,7 +33,7 @@ from syncclip.storage.locks import Lease
 from syncclip.studies import cells
 from syncclip.studies.cells import CellRun
 from syncclip.studies.run import study
-from syncclip.studies.tune import choose
+from syncclip.studies.tune import tune
 from syncclip.synthesis.captioning import write_captions
 from syncclip.synthesis.prompts.captions import WriterSettings
 from syncclip.synthetic_sets.export import export_set
@@ -117,18 +117,22 @@ def captions(world: World, folder: str) -> None:
 
 
 def candidates(world: World) -> Recipe:
-    arm = {"method": "ivlp", "data": "real", "candidates": {"training.epochs": [1, 2]}}
-    return world.recipe().with_values({"study.arms": [arm], "study.choice_seeds": [1]})
+    configuration = {"method": "ivlp", "data": "real", "candidates": {"training.epochs": [1, 2]}}
+    return world.recipe().with_values({"study.configurations": [configuration], "study.tune_seeds": [1]})
 
 
-STUDY = ("study.arms=[{method: zeroshot}, {method: ivlp, data: real}]", "study.seeds=[1]", "training.epochs=1")
+STUDY = (
+    "study.configurations=[{method: zeroshot}, {method: ivlp, data: real}]",
+    "study.seeds=[1]",
+    "training.epochs=1",
+)
 CASE = published.Case("ivlp")
 KINDS = {
     "synth": Kind("synth", lambda world, folder: jobs.synth(world.recipe(), folder)),
     "train": Kind("train", lambda world, folder: jobs.run_here(world.recipe(), folder)),
     "evaluate": Kind("evaluate", lambda world, folder: jobs.evaluate(folder), before="run"),
     "study": Kind("study", lambda world, folder: study(world.recipe(*STUDY), folder)),
-    "choose": Kind("choose", lambda world, folder: choose(candidates(world), folder)),
+    "tune": Kind("tune", lambda world, folder: tune(candidates(world), folder)),
     "reproduce": Kind(
         "reproduce",
         lambda world, folder: reproduce(Request("base-to-novel", world.literature, ["eurosat"], out=folder)),

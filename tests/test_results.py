@@ -21,15 +21,15 @@ ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "docs" / "results"
 PAGES = "README.md", "docs/results/README.md"
 METRIC = {heading: name for name, heading in METRIC_HEADINGS.items()}
-ARMS: dict[str, tuple[str, int | None]] = {
+CONFIGURATIONS: dict[str, tuple[str, int | None]] = {
     "zero-shot CLIP": ("zeroshot", None),
     "IVLP, real only": ("ivlp-real", None),
     "IVLP, naive mix with 64": ("ivlp-both", 64),
     "SYNC-CLIP, prompts shared with 64": ("syncclip-shared", 64),
-    "IVLP, real images of all classes": ("ivlp-oracle", None),
+    "IVLP, real images of all classes": ("ivlp-all_real", None),
     **{f"SYNC-CLIP with {amount}": ("syncclip-both", amount) for amount in (1, 2, 4, 8, 16, 32, 64)},
 }
-"""What the pages call each arm -> its name and its images per class."""
+"""What the pages call each configuration -> its name and its images per class."""
 
 ABLATIONS = {
     "IVLP, real only": "real-only",
@@ -45,7 +45,7 @@ ABLATIONS = {
     "prompts in the first block alone": "shallow",
     "2 text and 2 visual vectors": "two-contexts",
 }
-"""What the page of ablations calls each arm -> its name."""
+"""What the page of ablations calls each configuration -> its name."""
 
 METHODS = {
     "zero-shot CLIP": "zeroshot",
@@ -73,14 +73,14 @@ SET = {
     "CLIP-LoRA, domain_rank 2": {2, 1.0},
     "MMRL, domain_tokens 2, rate 0.01": {2, 1.0, 0.01},
 }
-"""Of arms that the page tells of: the values that they set."""
+"""Of configurations that the page tells of: the values that they set."""
 
 BESIDE = {
     "SYNC-CLIP, taught": "syncclip-taught",
     "CLIP-LoRA, updates of each domain": "cliplora-domains",
     "MMRL, tokens of each domain": "mmrl-domains",
 }
-"""What the page of methods calls the arms that are no method's own."""
+"""What the page of methods calls the configurations that are no method's own."""
 
 Row = dict[str, str]
 
@@ -90,21 +90,23 @@ def published(study: str = "") -> predictions.Recomputed:
     return predictions.recompute(str(STUDY / study))
 
 
-def mean_of(found: predictions.Recomputed, arm: str, amount: int | None) -> dict[str, float]:
-    """Metric -> mean of an arm at an amount."""
+def mean_of(found: predictions.Recomputed, configuration: str, amount: int | None) -> dict[str, float]:
+    """Metric -> mean of a configuration at an amount."""
     amounts = found.means["images_per_class"].fillna(0).astype(int)
-    (one,) = found.means[(found.means["arm"] == arm) & (amounts == (amount or 0))].to_dict("records")
+    (one,) = found.means[(found.means["configuration"] == configuration) & (amounts == (amount or 0))].to_dict(
+        "records"
+    )
     return one
 
 
 def gains_of(
     found: predictions.Recomputed, amount: int, against: tuple[str, int | None], of: str = "syncclip-both"
 ) -> Row:
-    """Metric -> the gain of an arm as the pages write it."""
+    """Metric -> the gain of a configuration as the pages write it."""
     return {
         pair.metric: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
         for pair in found.comparisons
-        if (pair.arm, pair.images_per_class, pair.unit) == (of, amount, "classes")
+        if (pair.configuration, pair.images_per_class, pair.unit) == (of, amount, "classes")
         and (pair.against, pair.against_images_per_class) == against
     }
 
@@ -126,13 +128,15 @@ def test_the_studys_files_follow_from_its_answers() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_means_follow_from_the_answers(page: str) -> None:
-    rows = rows_of(page, "arm")
+    rows = rows_of(page, "configuration")
 
-    assert {row["arm"] for row in rows} >= set(ARMS) - {f"SYNC-CLIP with {amount}" for amount in (2, 8, 32)}
+    assert {row["configuration"] for row in rows} >= set(CONFIGURATIONS) - {
+        f"SYNC-CLIP with {amount}" for amount in (2, 8, 32)
+    }
     for row in rows:
-        arm, amount = ARMS[row.pop("arm")]
-        one = mean_of(published(), arm, amount)
-        assert row == {heading: f"{one[METRIC[heading]]:.1f}" for heading in row}, arm
+        configuration, amount = CONFIGURATIONS[row.pop("configuration")]
+        one = mean_of(published(), configuration, amount)
+        assert row == {heading: f"{one[METRIC[heading]]:.1f}" for heading in row}, configuration
 
 
 @pytest.mark.parametrize(("page", "amount"), [("README.md", 16), *(("docs/results/README.md", n) for n in (16, 64))])
@@ -142,7 +146,7 @@ def test_the_gains_follow_from_the_answers(page: str, amount: int) -> None:
 
     assert rows
     for row in rows:
-        against = ARMS[row.pop(heading)]
+        against = CONFIGURATIONS[row.pop(heading)]
         found = gains_of(published(), amount, against)
         assert row == {title: found[METRIC[title]] for title in row}, against
 
@@ -159,8 +163,8 @@ def test_the_page_of_gaps_follows_from_the_answers(images: str) -> None:
 
     assert found.differ == [] and len(rows) == 5
     for row in rows:
-        if "arm" in row:
-            one = mean_of(found, names[row.pop("arm")], 16)
+        if "configuration" in row:
+            one = mean_of(found, names[row.pop("configuration")], 16)
             expected = {title: f"{one[METRIC[title]]:.1f}" for title in row if title != "gap"}
         else:
             gains = gains_of(found, 16, (names[row.pop("SYNC-CLIP over")], 16))
@@ -170,22 +174,23 @@ def test_the_page_of_gaps_follows_from_the_answers(images: str) -> None:
 
 def test_the_page_of_ablations_follows_from_the_answers() -> None:
     found = published("losses")
-    rows = rows_of("docs/results/losses/README.md", "arm")
+    rows = rows_of("docs/results/losses/README.md", "configuration")
 
     assert found.differ == []
-    assert {row["arm"] for row in rows} == set(ABLATIONS)
+    assert {row["configuration"] for row in rows} == set(ABLATIONS)
     for row in rows:
-        arm = ABLATIONS[row.pop("arm")]
-        one = mean_of(found, arm, None if arm == "real-only" else 16)
+        configuration = ABLATIONS[row.pop("configuration")]
+        one = mean_of(found, configuration, None if configuration == "real-only" else 16)
         expected = {heading: f"{one[METRIC[heading]]:.1f}" for heading in ("base", "novel", "HM", "open HM")}
-        if arm != "syncclip":
-            gains = gains_of(found, 16, (arm, None if arm == "real-only" else 16), of="syncclip")
+        if configuration != "syncclip":
+            gains = gains_of(found, 16, (configuration, None if configuration == "real-only" else 16), of="syncclip")
             expected |= {"SYNC-CLIP over it, HM": gains[METRIC["HM"]], "open HM over it": gains[METRIC["open HM"]]}
-        assert row == {"SYNC-CLIP over it, HM": "", "open HM over it": ""} | expected, arm
+        assert row == {"SYNC-CLIP over it, HM": "", "open HM over it": ""} | expected, configuration
 
 
-def arm_of(name: str) -> tuple[str, int | None]:
-    """An arm of the pages of data and its images: "SYNC-CLIP on both", "CoOp on real images", or one of `BESIDE`."""
+def configuration_of(name: str) -> tuple[str, int | None]:
+    """A configuration of the pages of data and its images: "SYNC-CLIP on both", "CoOp on real images", or one of
+    `BESIDE`."""
     if name in BESIDE:
         return BESIDE[name], 16
     method, _, data = name.partition(" on ")
@@ -207,7 +212,7 @@ def test_the_means_of_the_pages_of_data_follow_from_the_answers(study: str, meth
             if (method, data) == ("PromptKD", "real"):
                 assert shown == "–"
                 continue
-            mean = mean_of(published(study), *arm_of(f"{method} on {data}"))
+            mean = mean_of(published(study), *configuration_of(f"{method} on {data}"))
             assert shown == f"{mean[METRIC[metric]]:.1f}", (method, data)
 
 
@@ -219,7 +224,7 @@ def test_the_gains_of_the_page_of_data_follow_from_the_answers() -> None:
     assert found.differ == [] and len(rows) == 13
     for row in rows:
         name = row.pop(heading)
-        gains = gains_of(found, 16, arm_of(name))
+        gains = gains_of(found, 16, configuration_of(name))
         assert row == {title: gains[METRIC[title]] for title in row}, name
 
 
@@ -236,21 +241,28 @@ def test_the_gains_of_the_page_of_methods_follow_from_the_answers(metric: str) -
             if (method, data) in (("SYNC-CLIP", "both"), ("PromptKD", "real")):
                 assert shown == "–"
             else:
-                assert shown == gains_of(found, 16, arm_of(f"{method} on {data}"))[METRIC[metric]], (method, data)
+                assert shown == gains_of(found, 16, configuration_of(f"{method} on {data}"))[METRIC[metric]], (
+                    method,
+                    data,
+                )
 
 
 def test_what_a_teacher_and_domains_add_follows_from_the_answers() -> None:
-    """Differences of other arms than the one that the study is about."""
+    """Differences of other configurations than the one that the study is about."""
     url = str(STUDY / "methods")
     study = Recipe.load(f"{url}/recipe.yaml").study
     rows = rows_of("docs/results/methods/README.md", "what is added")
 
     assert len(rows) == 7
     for row in rows:
-        ours, theirs = map(arm_of, row.pop("what is added").split(" over "))
-        arms = [arm for arm in study.arms if arm.name in (ours[0], theirs[0])]
-        asked = study.model_copy(update={"focus": ours[0], "arms": arms})
-        pairs = analysis.comparisons(predictions.read(url, arms, storage.read_owner(f"{url}/study.json")), asked)
+        ours, theirs = map(configuration_of, row.pop("what is added").split(" over "))
+        configurations = [
+            configuration for configuration in study.configurations if configuration.name in (ours[0], theirs[0])
+        ]
+        asked = study.model_copy(update={"reference": ours[0], "configurations": configurations})
+        pairs = analysis.comparisons(
+            predictions.read(url, configurations, storage.read_owner(f"{url}/study.json")), asked
+        )
         assert row == {
             title: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
             for title in row
@@ -265,18 +277,18 @@ def test_what_a_teacher_and_domains_are_worth_follows_from_the_answers() -> None
     assert {row["on both"] for row in rows} > set(BESIDE)
     for row in rows:
         name = row.pop("on both")
-        mean = mean_of(published("methods"), *arm_of(name if name in BESIDE else f"{name} on both"))
+        mean = mean_of(published("methods"), *configuration_of(name if name in BESIDE else f"{name} on both"))
         assert row == {heading: f"{mean[METRIC[heading]]:.1f}" for heading in row}, name
 
 
 def test_the_page_of_chosen_settings_shows_what_was_tried() -> None:
-    found = json.loads((STUDY / "methods" / "chosen.json").read_text())
+    found = json.loads((STUDY / "methods" / "tuned.json").read_text())
     page = "docs/results/methods/README.md"
     rates = {row["method"].strip("`"): row["rate: open HM"] for row in rows_of(page, "method")}
     chosen = Recipe.load("studies/methods").methods
-    for arm, tried in found["arms"].items():
-        name = arm.partition("-")[0]
-        pairs = [(*one["values"].values(), one["open_hm"]) for one in tried]
+    for configuration, tried in found["configurations"].items():
+        name = configuration.partition("-")[0]
+        pairs = [(*one["values"].values(), one["all_classes_hm"]) for one in tried]
         rate, best = max(pairs, key=lambda pair: pair[1])
         shown = [f"**{rate:g}: {score:.1f}**" if score == best else f"{rate:g}: {score:.1f}" for rate, score in pairs]
         assert rates.pop(name) == ", ".join(shown)
@@ -298,20 +310,23 @@ def test_the_page_of_chosen_settings_shows_what_was_tried() -> None:
 def test_the_page_of_chosen_settings_shows_what_teachers_and_domains_were_worth(
     tried: str, heading: str, best: dict[str, str]
 ) -> None:
-    found = json.loads((STUDY / "methods" / "chosen.json").read_text())[tried]
+    found = json.loads((STUDY / "methods" / "tuned.json").read_text())[tried]
     rows = {row.pop(heading): row for row in rows_of("docs/results/methods/README.md", heading)}
     shown = {heading: name for heading, name in METRIC.items() if name in next(iter(found.values()))}
-    arms = {arm.name: arm.overrides for arm in Recipe.load("studies/methods").study.arms}
+    configurations = {
+        configuration.name: configuration.overrides
+        for configuration in Recipe.load("studies/methods").study.configurations
+    }
 
     assert rows == {
         name: {heading: f"{one[metric]:.1f}" for heading, metric in shown.items()}
         | ({"seeds": str(one["seeds"])} if "seeds" in one else {})
         for name, one in found.items()
     }
-    for chosen, arm in best.items():
+    for chosen, configuration in best.items():
         rivals = [one for name, one in found.items() if name[:4] == chosen[:4] and one.get("seeds", 2) > 1]
-        assert max(rivals, key=lambda one: one["open_hm"]) == found[chosen]
-        assert {*arms[arm].values()} == SET[chosen]
+        assert max(rivals, key=lambda one: one["all_classes_hm"]) == found[chosen]
+        assert {*configurations[configuration].values()} == SET[chosen]
 
 
 AMOUNTS = (1, 2, 4, 8, 16, 32, 64)
@@ -327,27 +342,32 @@ def drawn(metric: str, picked: int = 16) -> dict[str, str]:
         the gap to IVLP on real images of all classes.
     """
     settings = Recipe.load(f"{STUDY}/recipe.yaml", own=False).study
-    evidence = predictions.read(str(STUDY), settings.arms, storage.read_owner(f"{STUDY}/study.json"))
-    arms = {arm.name: arm for arm in settings.arms}
+    evidence = predictions.read(str(STUDY), settings.configurations, storage.read_owner(f"{STUDY}/study.json"))
+    configurations = {configuration.name: configuration for configuration in settings.configurations}
 
-    def of(arm: str, amount: int | None) -> tuple[float, np.ndarray]:
-        seeds, draws = evidence.drawn((arms[arm], amount), settings.seeds, "classes", settings.draws)[metric]
-        return float(seeds.mean()), draws
+    def of(configuration: str, amount: int | None) -> tuple[float, np.ndarray]:
+        seeds, resamples = evidence.drawn(
+            (configurations[configuration], amount), settings.seeds, "classes", settings.resamples
+        )[metric]
+        return float(seeds.mean()), resamples
 
-    (real, of_real), (every, of_every) = of("ivlp-real", None), of("ivlp-oracle", None)
+    (real, of_real), (every, of_every) = of("ivlp-real", None), of("ivlp-all_real", None)
     ours = [of("syncclip-both", amount) for amount in AMOUNTS]
-    gains, draws = np.array([mean - real for mean, _ in ours]), np.stack([one - of_real for _, one in ours])  # (7, R)
-    spread = draws.std(axis=1)
-    reach = np.quantile((abs(draws - gains[:, None]) / spread[:, None]).max(axis=0), 0.95)
+    gains, resamples = (
+        np.array([mean - real for mean, _ in ours]),
+        np.stack([one - of_real for _, one in ours]),
+    )  # (7, R)
+    spread = resamples.std(axis=1)
+    reach = np.quantile((abs(resamples - gains[:, None]) / spread[:, None]).max(axis=0), 0.95)
     at = AMOUNTS.index(picked)
 
     def text(estimate: float, low: float, high: float) -> str:
         return f"{estimate:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
 
-    share, shares = gains[at] / (every - real), np.quantile(draws[at] / (of_every - of_real), [0.025, 0.975])
+    share, shares = gains[at] / (every - real), np.quantile(resamples[at] / (of_every - of_real), [0.025, 0.975])
     return {
         "simultaneous": text(gains[at], gains[at] - reach * spread[at], gains[at] + reach * spread[at]),
-        "average": text(gains.mean(), *np.quantile(draws.mean(axis=0), [0.025, 0.975])),
+        "average": text(gains.mean(), *np.quantile(resamples.mean(axis=0), [0.025, 0.975])),
         "share": f"{share:.2f}, 95 % interval {shares[0]:.2f} to {shares[1]:.2f}",
     }
 
@@ -356,18 +376,19 @@ def drawn(metric: str, picked: int = 16) -> dict[str, str]:
 def test_the_pages_allow_for_the_choice_of_an_amount_on_test_images(page: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     simultaneous, average = (
-        {metric: drawn(metric)[kind] for metric in ("novel", "hm", "open_hm")} for kind in ("simultaneous", "average")
+        {metric: drawn(metric)[kind] for metric in ("novel", "hm", "all_classes_hm")}
+        for kind in ("simultaneous", "average")
     )
 
-    assert "novel {novel}, HM {hm}, open HM {open_hm}".format(**simultaneous) in text
-    assert "{novel} on novel classes, {hm} in HM and {open_hm} in open HM".format(**average) in text
+    assert "novel {novel}, HM {hm}, open HM {all_classes_hm}".format(**simultaneous) in text
+    assert "{novel} on novel classes, {hm} in HM and {all_classes_hm} in open HM".format(**average) in text
     assert f"({drawn('hm')['share']}" in text
     assert max(AMOUNTS, key=lambda n: mean_of(published(), "syncclip-both", n)["hm"]) == 16
 
 
 def test_the_readme_says_what_its_picture_shows() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    gain = gains_of(published(), 64, ("ivlp-real", None))["open_novel"]
+    gain = gains_of(published(), 64, ("ivlp-real", None))["all_classes_novel"]
     headline = re.search(r"<h1>(.*?)</h1>", (STUDY / "report.html").read_text(encoding="utf-8"))
 
     assert headline and gain.split()[0] in headline[1] and "may be chance" in headline[1]

@@ -55,7 +55,7 @@ def test_it_holds_every_page(site: Path) -> None:
 
 def test_its_reference_describes_the_librarys_functions_and_their_arguments(site: Path) -> None:
     text = re.sub(r"<[^>]+>", "", (site / "docs/library.html").read_text(encoding="utf-8"))
-    for function in ("plan", "synth", "train", "evaluate", "choose", "study", "report"):
+    for function in ("plan", "synth", "train", "evaluate", "tune", "study", "report"):
         assert f"{function}(" in re.sub(r"\s", "", text)
     assert "Parameters" in text
     assert "Raises" in text

@@ -117,7 +117,7 @@ def test_the_classes_of_ones_own_in_the_readme(clone: Path, tiny: TinyWorld) -> 
     recipe["synthesis"] |= {"num_gpus": 0, "images_per_class": 2}
     recipe["synthesis"]["generator"] = {"pipeline": tiny.generator, "steps": 2}
     recipe["synthesis"]["filters"] = [{"name": "blank"}, {"name": "clip_score", "top": 6}]
-    recipe["study"] = {"cpus": 1, "gpus": 0, "draws": 100}
+    recipe["study"] = {"cpus": 1, "gpus": 0, "resamples": 100}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
     typed = commands("README.md", "You have a GPU and classes of your own")
     assert len(typed) == 3
@@ -152,7 +152,7 @@ def test_a_teams_evening_on_s3(clone: Path, tiny: TinyWorld) -> None:
     for text in re.findall(r"```yaml\n(# (?:birds|cloud)\.yaml.*?)```", page, re.DOTALL):
         (clone / text.split()[1]).write_text(text)
     recipe = yaml.safe_load((clone / "birds.yaml").read_text())
-    recipe["study"] = {"images_per_class": [1, 2], "seeds": [1], "draws": 100, "cpus": 1, "gpus": 0}
+    recipe["study"] = {"images_per_class": [1, 2], "seeds": [1], "resamples": 100, "cpus": 1, "gpus": 0}
     recipe["synthesis"] = {"images_per_class": 2, "generator": {"steps": 2}, "filters": [{"name": "blank"}]}
     recipe["training"] = {"epochs": 1, "batch": 8}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))

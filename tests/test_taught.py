@@ -93,9 +93,9 @@ def test_a_training_is_the_same_bit_for_bit(
     tiny: TinyWorld, tiny_set: str, teacher: str, tmp_path: Path, values: tuple[str, ...], loaders: int
 ) -> None:
     jobs.run_here(recipe(tiny, tiny_set, teacher, *values), str(tmp_path / "a"))
-    jobs.run_here(recipe(tiny, tiny_set, teacher, *values, f"training.loaders={loaders}"), str(tmp_path / "b"))
+    jobs.run_here(recipe(tiny, tiny_set, teacher, *values, f"training.loader_processes={loaders}"), str(tmp_path / "b"))
     (tmp_path / "b" / "prompts.safetensors").unlink()  # as after a kill behind its newest checkpoint
-    jobs.run_here(recipe(tiny, tiny_set, teacher, *values, f"training.loaders={loaders}"), str(tmp_path / "b"))
+    jobs.run_here(recipe(tiny, tiny_set, teacher, *values, f"training.loader_processes={loaders}"), str(tmp_path / "b"))
     assert fakes.bits(tmp_path / "a") == fakes.bits(tmp_path / "b")
 
 
@@ -179,7 +179,7 @@ def test_files_that_do_not_fit_the_set_are_refused(
     file.pop("seal")
     cases = {
         r"this teacher tells 6 classes apart that are not the 6 of": {"classnames": [*"abcdef"]},
-        r"of 1 of 2 shards are not there \(00001\.tar\); write them with `syncclip teach": {
+        r"of 1 of 2 shards are not there \(00001\.tar\); write them with `syncclip teacher": {
             "shards": file["shards"][:1]
         },
         r"of 1 of 2 shards are of other images \(00000\.tar\); write": {

@@ -79,7 +79,7 @@ def classify(
             say(f"classify: {skipped_files(skipped)}")
 
 
-def teach(
+def teacher(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The teacher: a finished run, as for `classify`.")],
     synthetic: Annotated[str, typer.Argument(metavar="SET", help="The synthetic set: a folder or a URL.")],
     out: Out = None,
@@ -94,11 +94,11 @@ def teach(
     from syncclip.synthesis.settings import Pool
 
     places, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
-    done = teaching.teach(run, synthetic, out, batch=batch, pool=pool, places=places)
+    done = teaching.write_soft_labels(run, synthetic, out, batch=batch, pool=pool, places=places)
     text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: training.teacher={done.url}")
     if done.unread:
         others = "it by another" if done.unread == 1 else "them by others"
-        say(f"teach: {counted(done.unread, 'image')} could not be read; a training replaces {others}")
+        say(f"teacher: {counted(done.unread, 'image')} could not be read; a training replaces {others}")
 
 
 def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:

@@ -29,7 +29,7 @@ extends: demo
 dataset:
 {dataset}
 study:
-  arms:
+  configurations:
     - {{method: zeroshot}}
     - {{method: ivlp, data: real}}
     - {{method: ivlp, data: both}}
@@ -57,7 +57,7 @@ synthesis:
     - name: blank
 
 study:
-  arms:
+  configurations:
     - {{method: zeroshot}}
     - {{method: ivlp, data: real}}
     - {{method: syncclip, data: both}}
@@ -135,7 +135,7 @@ def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
     """Refuse now what the embedded CLIP would refuse only after the synthesis."""
     tokenizer, context = load_tokenizer(), context_length()
     sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
-    sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.phrase, 0)
+    sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.initial_words, 0)
     for sentence, encoding in zip(sentences, tokenizer.encode_batch(sentences), strict=True):
         if len(encoding) > context:
             raise UserError(

@@ -139,16 +139,20 @@ def study(
 
 
 def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
-    """Choose each study arm's settings among its candidates, on validation images only."""
+    """Choose each study configuration's settings among its candidates, on validation images only."""
     loaded = syncclip.Recipe.load(recipe, overrides)
-    from syncclip.studies import tune
+    from syncclip.studies import tune as tuning
 
-    record = tune.choose(loaded, out).record
+    record = tuning.tune(loaded, out).record
     rows = [
-        (arm, "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()), found[record["metric"]])
-        for arm, found in record["arms"].items()
+        (
+            configuration,
+            "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()),
+            found[record["metric"]],
+        )
+        for configuration, found in record["configurations"].items()
     ]
-    text.show(text.table("Chosen on validation images", ["arm", "values", f"{record['metric']}, %"], rows))
+    text.show(text.table("Chosen on validation images", ["configuration", "values", f"{record['metric']}, %"], rows))
 
 
 def report(folder: Folder) -> None:

@@ -53,7 +53,7 @@ def plan(
     cost = cost if rate is None else cost.model_copy(update={"rate": rate})
     cost = measured(loaded, planned, cost) if probe else cost
     text.show(expected(loaded, planned, cost))
-    for warning in dict.fromkeys([loaded.warmup_warning, *loaded.warmup_warnings_of_arms()]):
+    for warning in dict.fromkeys([loaded.warmup_warning, *loaded.warmup_warnings_of_configurations()]):
         if warning is not None:
             say(f"warning: {warning}")
 
@@ -86,13 +86,13 @@ def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Tabl
     from syncclip.synthesis.forecast import forecast
 
     synthesis = recipe.synthesis
-    if cost.rate is None:
+    if cost.throughput is None:
         return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
     least, most = synthesis.pool.size
     found = forecast(planned, cost, synthesis.pool)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"
     text.show(
-        f"{actors} at {cost.rate:.3g} images/s each: {duration(found.seconds)} a shard"
+        f"{actors} at {cost.throughput:.3g} images/s each: {duration(found.seconds)} a shard"
         + (f"; each machine is taken away {cost.preemptions:g} times an hour" if cost.preemptions else "")
     )
     return text.table("What to expect", ["", "mean", "90 % of runs"], rows(found, cost, synthesis.num_gpus > 0))

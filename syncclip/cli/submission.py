@@ -75,7 +75,7 @@ def own_python(recipe: Recipe) -> list[Path]:
 
     They are what was imported here, and what lies in the same packages; neither links nor files of another kind.
     """
-    methods = (recipe.training.method, *(arm.method for arm in recipe.study.arms))
+    methods = (recipe.training.method, *(configuration.method for configuration in recipe.study.configurations))
     here, found = Path.cwd(), set[Path]()
     for name in {method.partition(":")[0] for method in methods if ":" in method}:
         place = here / name.partition(".")[0]
@@ -97,12 +97,15 @@ def submission(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
         shared: whether every node sees this machine's paths under the same names.
 
     Raises:
-        UserError: the recipe names paths that the cluster doesn't have, or holds secrets; or a study's arm is refused.
+        UserError: the recipe names paths that the cluster doesn't have, or holds secrets; or a study's configuration
+        is refused.
     """
     if command == "study":
-        from syncclip.studies.cells import check_arms  # imports all that a cell runs, which other commands don't need
+        from syncclip.studies.cells import (
+            check_configurations,
+        )  # imports all that a cell runs, which other commands don't need
 
-        check_arms(recipe)
+        check_configurations(recipe)
     for key, name in recipe.code.items():  # on the cluster, the uploaded recipe counts as the user's own
         require_trust(name, f"recipe {recipe.name!r}: {key}: ")
     paths = _absolute_paths(recipe, {"--out": out}, shared)

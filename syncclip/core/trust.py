@@ -21,7 +21,7 @@ NAME = re.compile(r"[\w.]*:[\w.]*")
 
 MARKS = (
     *("run.json", "prompts.safetensors", "plan.json", "imported.json", "synthesis.yaml", "00000_stats.json"),
-    *("study.json", "study.parquet", "choices.json", "export.json", "dataset.json", "model_index.json"),
+    *("study.json", "study.parquet", "tuned.json", "export.json", "dataset.json", "model_index.json"),
     *("base-to-novel.parquet", "open-vocabulary.parquet", "few-shot.parquet", "cross-dataset.parquet"),
     *("domain-generalisation.parquet", "losses.parquet", "data-use.parquet", "growing.parquet"),
 )

@@ -16,10 +16,10 @@ METRIC_HEADINGS = {
     "base": "base",
     "novel": "novel",
     "hm": "HM",
-    "open_base": "open base",
-    "open_novel": "open novel",
-    "open_all": "open all",
-    "open_hm": "open HM",
+    "all_classes_base": "open base",
+    "all_classes_novel": "open novel",
+    "all_classes_accuracy": "open all",
+    "all_classes_hm": "open HM",
     "openworld_auc": "OpenworldAUC",
     "ece": "ECE",
 }
@@ -28,7 +28,7 @@ image's half."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
 """The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes; and
 OpenworldAUC."""
-HARMONIC = {"hm": ("base", "novel"), "open_hm": ("open_base", "open_novel")}
+HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all_classes_novel")}
 """Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
 
 

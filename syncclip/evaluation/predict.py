@@ -171,8 +171,9 @@ def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]
 def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
     """Every protocol's numbers, in percent; None where there are no images of a half.
 
-    Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `open_base`,
-    `open_novel`, `open_all` (among all classes) and `open_hm`; `openworld_auc`; `ece` (open vocabulary, all images),
+    Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `all_classes_base`,
+    `all_classes_novel`, `all_classes_accuracy` (among all classes) and `all_classes_hm`; `openworld_auc`; `ece`
+    (open vocabulary, all images),
     `ece_base`, `ece_novel` (own half); `counts` of images; `per_class`, a list of label, name, count, half, open;
     `confused`, the pairs of classes that were most often taken for each other, see `confusions`.
     """
@@ -182,9 +183,9 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
     numbers: dict[str, Any] = {
         "base": _share(half[is_base]),
         "novel": _share(half[~is_base]),
-        "open_base": _share(opened[is_base]),
-        "open_novel": _share(opened[~is_base]),
-        "open_all": _share(opened),
+        "all_classes_base": _share(opened[is_base]),
+        "all_classes_novel": _share(opened[~is_base]),
+        "all_classes_accuracy": _share(opened),
     }
     for prefix in ("", "open_"):
         base_share, novel_share = numbers[f"{prefix}base"], numbers[f"{prefix}novel"]

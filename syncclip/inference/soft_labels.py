@@ -53,7 +53,7 @@ class _Job(ShardJob):
     shards: Mapping[str, Shard]
 
 
-def teach(
+def write_soft_labels(
     run: str,
     url: str,
     out: str | None = None,
@@ -90,7 +90,7 @@ def teach(
     named = {shard_name(number): one for number, one in shards.items()}
     out = absolute(out or storage.join(url, "teachers", folder.name))
     asked, threads = digest([*identity(recipe, folder), batch, pool.device]), recipe.training.threads
-    with storage.lease(out, "teach") as hold:
+    with storage.lease(out, "teacher") as hold:
         job = _Job(
             run=run,
             url=url,
@@ -104,7 +104,7 @@ def teach(
             lease=hold.token,
             shards=named,
         )
-        job.work_off(partial(ShardTeacher, job), pool, "teach")
+        job.work_off(partial(ShardTeacher, job), pool, "teacher")
         done = job.done()
         _finish(job, folder.name, known, [(named[name].shard, one) for name, one in done.items()])
         storage.require(out, [TEACHER, VECTORS, *(name[:-4] + job.FILE for name in done)])
@@ -151,7 +151,7 @@ def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
     yield from problems_of_files(url, files - {TEACHER, VECTORS}, (_Job.FILE, _Job.MARKER), {})
     whole = storage.join(url, TEACHER)
     if TEACHER not in names:
-        yield f"{whole} is missing, so these files are unfinished; run the same `syncclip teach` again"
+        yield f"{whole} is missing, so these files are unfinished; run the same `syncclip teacher` again"
         return
     try:
         found = read_teacher(url)

@@ -292,7 +292,7 @@ class FixedWords(NamedTuple):
         if isinstance(settings, ContextSettings):
             tokens = context_places(clip, classnames, settings)
         else:
-            tokens = clip.text_context(classnames, settings.phrase, settings.text_tokens)
+            tokens = clip.text_context(classnames, settings.initial_words, settings.text_tokens)
         n, length = tokens.slots.shape[1], tokens.embeddings.shape[1]
         padding = clip.text.token_embedding.weight[0].detach()  # CLIP's tokenizer pads with token 0
         whole = padding.expand(len(classnames), clip.context, -1).cpu().clone()

@@ -24,7 +24,7 @@ class Ivlp(Method):
         super().__init__(clip, classnames, base, template, settings)
         visual_depth = checked_depth("visual_depth", settings.visual_depth, clip.vision.layers)
         text_depth = checked_depth("text_depth", settings.text_depth, clip.text.layers)
-        self.tokens = clip.text_context(classnames, settings.phrase, settings.text_tokens)
+        self.tokens = clip.text_context(classnames, settings.initial_words, settings.text_tokens)
         self.text_prompts = deep_prompts(text_depth, settings.text_tokens, clip.text.width, self.tokens.initial)
         self.vision_prompts = deep_prompts(visual_depth, settings.visual_tokens, clip.vision.width)
 

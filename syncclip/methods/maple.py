@@ -30,7 +30,7 @@ class Maple(Method):
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         depth = checked_depth("depth", settings.depth, min(clip.text.layers, clip.vision.layers))
-        self.tokens = clip.text_context(classnames, settings.phrase, settings.text_tokens)
+        self.tokens = clip.text_context(classnames, settings.initial_words, settings.text_tokens)
         self.text_prompts = deep_prompts(depth, settings.text_tokens, clip.text.width, self.tokens.initial)
         first, deeper = (nn.Linear(clip.text.width, clip.vision.width) for _ in range(2))
         self.projections = nn.ModuleList([first, *(deepcopy(deeper) for _ in range(depth - 1))])

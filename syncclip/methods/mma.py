@@ -51,8 +51,8 @@ class Mma(Adapted):
         super().__init__(clip, classnames, base, settings.template or template, settings)
         towers = clip.text, clip.vision
         fewest = min(tower.layers for tower in towers)
-        last = settings.last or fewest
-        first = settings.first or (5 if last >= 5 else 1)
+        last = settings.last_block or fewest
+        first = settings.first_block or (5 if last >= 5 else 1)
         if not first <= last <= fewest:
             raise UserError(
                 f"methods.mma: adapters are to stand beside blocks {first} to {last}, but there are blocks 1 to "

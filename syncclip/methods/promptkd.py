@@ -86,7 +86,7 @@ class PromptKd(Method):
         every = self.work.gather(hidden).flatten(0, 1)
         if (count := len(every)) < 2:
             raise UserError(
-                f"promptkd: {count} synthetic image(s) in a step, but batch norm needs two; raise training.batch"
+                f"promptkd: {count} synthetic image(s) in a step, but batch norm needs two; raise training.batch_size"
             )
         variance, mean = torch.var_mean(every, dim=0, correction=0)
         if self.training:

@@ -74,7 +74,7 @@ def context_places(
         TextTooLongError: a sentence with these places does not fit this CLIP.
     """
     n = settings.text_tokens
-    if n is None and not settings.phrase:
+    if n is None and not settings.initial_words:
         room = clip.context - int(clip.lengths([f"{spoken(name)}." for name in classnames]).max())
         n = max(1, min(RANDOM_TOKENS, room))
-    return clip.text_context(classnames, settings.phrase, None if settings.phrase else n, position)
+    return clip.text_context(classnames, settings.initial_words, None if settings.initial_words else n, position)

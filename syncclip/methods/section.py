@@ -71,7 +71,7 @@ class MethodsSettings(Settings):
     """CoOp whose words become each class's own inside the text tower (arXiv 2311.18231)."""
     promptkd: PromptKdSettings = PromptKdSettings()
     """Visual tokens and a projector that learn a teacher's probabilities (arXiv 2403.02781)."""
-    own: dict[str, Any] = Field(default={})
+    custom: dict[str, Any] = Field(default={})
     """Of a method outside the package, named by `training.method: package.module:Class`."""
 
     def of(self, name: str) -> MethodSettings:
@@ -85,10 +85,12 @@ class MethodsSettings(Settings):
             return settings
         method = own_method(name)
         try:
-            return method.Settings.model_validate(self.own)
+            return method.Settings.model_validate(self.custom)
         except ValidationError as error:
             key, reason = explain(error, method.Settings)
-            raise UserError(f"{'.'.join(filter(None, ('methods.own', key)))}: {reason} ({method.__name__})") from error
+            raise UserError(
+                f"{'.'.join(filter(None, ('methods.custom', key)))}: {reason} ({method.__name__})"
+            ) from error
 
 
 class OwnMethod(Protocol):

@@ -57,7 +57,7 @@ class MethodSettings(Settings):
         return False
 
     @property
-    def draws(self) -> bool:
+    def resamples(self) -> bool:
         """Whether a step draws random numbers, which are others where it is split otherwise."""
         return False
 
@@ -67,7 +67,7 @@ class ContextSettings(MethodSettings):
 
     learning_rate: float = Field(0.002, gt=0)
     """Of SGD, at its peak after the warm-up."""
-    phrase: Phrase = ""
+    initial_words: Phrase = ""
     """Words that the vectors start as; empty: random."""
     text_tokens: int | None = Field(None, ge=1, le=1024)
     """Learned vectors; None: one for each word of the phrase; without a phrase 16, or as many as a short context has
@@ -75,11 +75,11 @@ class ContextSettings(MethodSettings):
 
     @model_validator(mode="after")
     def _one_vector_a_word(self) -> ContextSettings:
-        words = len(self.phrase.split())
+        words = len(self.initial_words.split())
         if words and self.text_tokens not in (None, words):
             raise ValueError(
-                f"text_tokens is {self.text_tokens}, but the phrase '{self.phrase}' has {words} word(s), each of which "
-                f"starts one vector; set text_tokens=null, or a phrase of {self.text_tokens} words, or an empty one"
+                f"text_tokens is {self.text_tokens}, but initial_words '{self.initial_words}' has {words} word(s), each of "
+                f"which starts one vector; set text_tokens=null, or give {self.text_tokens} words, or none"
             )
         return self
 
@@ -104,7 +104,7 @@ class CoOpSettings(ContextSettings):
 class CoCoOpSettings(ContextSettings):
     """Section `methods.cocoop`."""
 
-    phrase: Phrase = "a photo of a"
+    initial_words: Phrase = "a photo of a"
     """Its words are what the learned vectors start as."""
     prompts_at_once: int | None = Field(256, ge=1)
     """Sentences in the text tower at a time; None: all. Larger numbers are encoded in turn, and recomputed for the
@@ -114,7 +114,7 @@ class CoCoOpSettings(ContextSettings):
 class KgCoOpSettings(CoOpSettings):
     """Section `methods.kgcoop`."""
 
-    phrase: Phrase = "a photo of a"
+    initial_words: Phrase = "a photo of a"
     """Its words are what the learned vectors start as."""
     knowledge_weight: float = Field(8.0, ge=0)
     """lambda of the paper: how strongly the texts are kept near the hand-written sentences."""
@@ -134,7 +134,7 @@ class TcpSettings(ContextSettings):
     block: int | None = Field(None, ge=2)
     """Before which block these take their places, a tower's first being 1; None: the ninth, or the last of a tower that
     has fewer."""
-    behind: Template | None = None
+    suffix: Template | None = None
     """What stands behind the learned vectors, with `{}` for the class name; None: the name and what follows it in the
     dataset's template."""
     knowledge_weight: float = Field(8.0, ge=0)
@@ -170,7 +170,7 @@ class IvlpSettings(MethodSettings):
     """Prompted blocks; None: 9, or all of a tower that has fewer."""
     text_depth: int | None = Field(None, ge=1)
     """Prompted blocks of the text tower; None: 9, or all of a tower that has fewer."""
-    phrase: str = "a photo of a"
+    initial_words: str = "a photo of a"
     """The text prompt starts as its first words, if it has at most four tokens."""
 
 
@@ -183,7 +183,7 @@ class MapleSettings(MethodSettings):
     """Learned vectors in each prompted block, of either tower."""
     depth: int | None = Field(None, ge=1)
     """Prompted blocks of each tower; None: 9, or all of one that has fewer."""
-    phrase: str = "a photo of a"
+    initial_words: str = "a photo of a"
     """The text prompt starts as its first words, if it has at most four tokens."""
 
 

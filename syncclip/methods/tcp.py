@@ -50,9 +50,9 @@ class Tcp(Method):
         self.frozen_texts = FrozenTexts(clip, classnames, [settings.template or template])
         self.block = checked_block(settings.block, clip.text.layers)
         learned, own = settings.text_tokens, settings.class_tokens
-        words = settings.phrase.split()
+        words = settings.initial_words.split()
         before = [*words, *["X"] * (max(learned, own) - len(words))]
-        sentence = " ".join([*before, settings.behind or behind_of(template)])
+        sentence = " ".join([*before, settings.suffix or behind_of(template)])
         self.tokens = clip.text_places(fill(sentence, [*map(spoken, classnames)]), max(learned, own))
         start, dim, width = self.tokens.initial, clip.text.dim, clip.text.width
         self.text_prompts = deep_prompts(1, learned, width, start[:learned] if words and start is not None else None)

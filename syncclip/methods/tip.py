@@ -46,7 +46,7 @@ class Tip(Method):
         self.alpha, self.beta = settings.alpha, settings.beta
         self.prepares, self.trains = settings.views, settings.finetune
         self.texts = FrozenTexts(clip, classnames, settings.templates or [template], directions=True)
-        self.keys = nn.Parameter(torch.zeros(len(classnames), settings.slots, feature_length(clip)))
+        self.keys = nn.Parameter(torch.zeros(len(classnames), settings.cache_size, feature_length(clip)))
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         features: Tensor = self.texts()

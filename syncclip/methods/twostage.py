@@ -52,9 +52,15 @@ class TwoStage(Adapted):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: TwoStageSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        text = _norms("text_first", settings.text_first, clip.text.blocks) if settings.towers != "vision" else []
+        text = (
+            _norms("first_text_block", settings.first_text_block, clip.text.blocks)
+            if settings.towers != "vision"
+            else []
+        )
         vision = (
-            _norms("visual_first", settings.visual_first, clip.vision.inside()) if settings.towers != "text" else []
+            _norms("first_visual_block", settings.first_visual_block, clip.vision.inside())
+            if settings.towers != "text"
+            else []
         )
         self.install(text, vision)
         self.classifier = nn.Parameter(torch.zeros(len(classnames), clip.text.dim))

@@ -43,7 +43,7 @@ class TipSettings(MethodSettings):
     """Weight of the cache's scores beside the zero-shot ones."""
     beta: float = Field(1.0, ge=0)
     """How much nearer keys count more."""
-    slots: int = Field(16, ge=1, le=1024)
+    cache_size: int = Field(16, ge=1, le=1024)
     """Keys of a class. Of more images than that, several share one, as their mean."""
     views: int = Field(10, ge=1)
     """Crops and flips of an image whose mean feature is its key."""
@@ -95,7 +95,7 @@ class ClipLoraSettings(MethodSettings):
         return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
 
     @property
-    def draws(self) -> bool:
+    def resamples(self) -> bool:
         return self.dropout > 0
 
 
@@ -108,9 +108,9 @@ class TwoStageSettings(MethodSettings):
     """Share of the steps in which the norms learn; in the others the class vectors do."""
     towers: Towers = "both"
     """Whose norms learn."""
-    visual_first: int = Field(1, ge=1)
+    first_visual_block: int = Field(1, ge=1)
     """First block of the vision tower whose norms learn, counted from 1."""
-    text_first: int = Field(1, ge=1)
+    first_text_block: int = Field(1, ge=1)
     """First block of the text tower whose norms learn, counted from 1."""
 
     @property
@@ -127,9 +127,9 @@ class MmaSettings(MethodSettings):
     """Of the adapters' inner layers."""
     scale: float = Field(0.001, gt=0)
     """Of what an adapter adds to its block's output."""
-    first: int | None = Field(None, ge=1)
+    first_block: int | None = Field(None, ge=1)
     """First block that has an adapter, counted from 1; None: 5, or 1 where a tower has fewer than five blocks."""
-    last: int | None = Field(None, ge=1)
+    last_block: int | None = Field(None, ge=1)
     """Last block that has one; None: the last that both towers have."""
     template: Template | None = "a photo of a {}."
     """The texts, with `{}` for the class name; None: the dataset's own."""

@@ -19,8 +19,8 @@ from syncclip.datasets.catalog import DATASETS
 TRAINED = tuple(name for name, dataset in DATASETS.items() if dataset.train is not None)
 """The eleven datasets with training images."""
 HALVES = {"base": "base", "novel": "novel", "hm": "HM"}
-OPEN = {"open_base": "open base", "open_novel": "open novel", "open_hm": "open HM"}
-ACCURACY = {"open_all": "accuracy"}
+OPEN = {"all_classes_base": "open base", "all_classes_novel": "open novel", "all_classes_hm": "open HM"}
+ACCURACY = {"all_classes_accuracy": "accuracy"}
 
 Apart = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Dataset -> method -> recipe values."""
@@ -60,8 +60,8 @@ def _of_weights(name: str) -> dict[str, dict[str, Any]]:
         found["mmrl"] |= {"methods.mmrl.dim": 2048}
         found["tip"] = {"training.epochs": 100}
     if name == "imagenet":
-        found["mmrl"] |= {"training.epochs": 5, "training.batch": 32}
-        found["mma"] = {"training.batch": 128}
+        found["mmrl"] |= {"training.epochs": 5, "training.batch_size": 32}
+        found["mma"] = {"training.batch_size": 128}
     return found
 
 
@@ -74,11 +74,12 @@ class Protocol:
     """One protocol of the literature.
 
     Attributes:
-        recipe: which arms learn what; it overrides the authors' recipe of each dataset.
+        recipe: which configurations learn what; it overrides the authors' recipe of each dataset.
         runs: the folder of its runs; protocols that read the same runs name the same.
         metrics: keys of `results.json` and their headings. Of a single one, a table shows all datasets side by side.
         datasets: that are trained on.
-        apart: values of a method's arms on datasets that its authors treat otherwise than the rest; over the recipe's.
+        apart: values of a method's configurations on datasets that its authors treat otherwise than the rest; over
+        the recipe's.
     """
 
     name: str

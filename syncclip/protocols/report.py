@@ -114,7 +114,7 @@ def growth(scores: Scores) -> dict[str, Any] | None:
         for (method, data), lines in groups.items():
             by_number = {getattr(line, along): line for line in lines if getattr(line, along) is not None}
             if len(by_number) == len(lines) > 2:
-                name = lines[0].name if len({line.arm for line in lines}) == 1 else f"{method}, {data}"
+                name = lines[0].name if len({line.configuration for line in lines}) == 1 else f"{method}, {data}"
                 curves[name] = by_number
             else:
                 levels += lines

@@ -19,7 +19,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
 from syncclip.storage import urls
 from syncclip.studies import findings, outputs
-from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
+from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
 from syncclip.studies.grid import cells
 from syncclip.studies.run import announce, ensure_set, failures, with_amounts
 
@@ -32,10 +32,11 @@ class Request:
         protocol: its name.
         root: the folder of all datasets, laid out as CoOp's.
         datasets: to train on; all of the protocol by default.
-        methods: whose arms are run; all of the protocol by default.
+        methods: whose configurations are run; all of the protocol by default.
         out: folder or URL; by default `<storage.root>/reproduction`.
         synthetic: folder or URL of synthetic sets, one for each dataset and named like it, instead of generating them.
-        overrides: "section.key=value" for the recipes of all datasets; they win, over an arm's own values, too.
+        overrides: "section.key=value" for the recipes of all datasets; they win, over a configuration's own values,
+        too.
     """
 
     protocol: str
@@ -112,27 +113,27 @@ def reproduce(request: Request) -> Reproduction:
 def recipe_of(
     protocol: Protocol, dataset: str, root: str, methods: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Recipe:
-    """The protocol's recipe over the authors' recipe of a dataset, with the arms of some methods alone.
+    """The protocol's recipe over the authors' recipe of a dataset, with the configurations of some methods alone.
 
-    An arm's own values give way to those that its authors have for this dataset, and both to the command line.
+    A configuration's own values give way to those that its authors have for this dataset, and both to the command line.
 
     Raises:
-        UserError: no arm is of one of the methods; or an override is wrong.
+        UserError: no configuration is of one of the methods; or an override is wrong.
     """
     recipe = Recipe.load(protocol.recipe, overrides, base=f"datasets/{dataset}")
-    check_arms(recipe)
-    there = {arm.method for arm in recipe.study.arms}
+    check_configurations(recipe)
+    there = {configuration.method for configuration in recipe.study.configurations}
     if unknown := [method for method in methods if method not in there]:
         raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {did_you_mean(unknown[0], sorted(there))}")
     given = {override.partition("=")[0] for override in overrides}
     apart = protocol.apart.get(dataset, {})
-    arms = []
-    for arm in recipe.study.arms:
-        if not methods or arm.method in methods:
-            own = {**arm.overrides, **apart.get(arm.method, {})}
+    configurations = []
+    for configuration in recipe.study.configurations:
+        if not methods or configuration.method in methods:
+            own = {**configuration.overrides, **apart.get(configuration.method, {})}
             kept = {key: value for key, value in own.items() if key not in given}
-            arms.append(arm.model_copy(update={"overrides": kept}).model_dump(mode="json"))
-    values = {"name": dataset, "dataset.root": root, "study.arms": arms}
+            configurations.append(configuration.model_copy(update={"overrides": kept}).model_dump(mode="json"))
+    values = {"name": dataset, "dataset.root": root, "study.configurations": configurations}
     return resolve.with_absolute_paths(recipe.with_values(values))
 
 
@@ -154,7 +155,11 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
 
 def _choices(recipe: Recipe) -> set[tuple[int, int]]:
     """The shots and seeds by which the runs of a dataset choose real images."""
-    shots = {arm.overrides.get("dataset.shots", recipe.dataset.shots) for arm in recipe.study.arms if arm.real}
+    shots = {
+        configuration.overrides.get("dataset.shots", recipe.dataset.shots)
+        for configuration in recipe.study.configurations
+        if configuration.real
+    }
     given = recipe.dataset.seed
     return {(count, seed) for count in shots for seed in (recipe.study.seeds if given is None else [given])}
 

@@ -17,9 +17,9 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """One method as a protocol runs it: the arm, and how much it learns from."""
+    """One method as a protocol runs it: the configuration, and how much it learns from."""
 
-    arm: str
+    configuration: str
     method: str
     data: str
     shots: int
@@ -27,8 +27,12 @@ class ResultLine:
 
     @property
     def name(self) -> str:
-        """For tables: `syncclip, both`; the arm's name alone, where it names the data itself."""
-        return self.arm if self.data == "none" or self.data in self.arm.split("-") else f"{self.arm}, {self.data}"
+        """For tables: `syncclip, both`; the configuration's name alone, where it names the data itself."""
+        return (
+            self.configuration
+            if self.data == "none" or self.data in self.configuration.split("-")
+            else f"{self.configuration}, {self.data}"
+        )
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,15 @@ class Scores:
 def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.DataFrame:
     """One row for each run and dataset that it is tested on, done or not.
 
-    Columns: trained_on, tested_on, backbone, arm, method, data (none for zero-shot), shots, images_per_class (null
+    Columns: trained_on, tested_on, backbone, configuration, method, data (none for zero-shot), shots,
+    images_per_class (null
     where it learns from no synthetic images), seed (null for zero-shot), status, and the protocol's metrics, per
     cent.
     """
     rows = []
     for dataset, cells in runs.items():
         for run in cells:
-            arm, recipe = run.cell.arm, run.recipe
+            configuration, recipe = run.cell.configuration, run.recipe
             for test in [dataset, *recipe.evaluation.transfer]:
                 results = {}
                 if run.status == "done":
@@ -96,9 +101,9 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
                         "trained_on": dataset,
                         "tested_on": test,
                         "backbone": " ".join(filter(None, [recipe.backbone.name, recipe.backbone.pretrained])),
-                        "arm": arm.name,
-                        "method": arm.method,
-                        "data": arm.data if arm.trained else "none",
+                        "configuration": configuration.name,
+                        "method": configuration.method,
+                        "data": configuration.data if configuration.trained else "none",
                         "shots": recipe.dataset.shots,
                         "images_per_class": run.cell.images_per_class,
                         "seed": run.cell.seed,
@@ -116,11 +121,14 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
     Prompts that are carried to other datasets are averaged over these alone, as in the literature. A mean is over the
     seeds that are done; an average is there only where every dataset has a mean.
     """
-    keys, metrics = ["arm", "method", "data", "shots", "images_per_class", "tested_on"], list(protocol.metrics)
+    keys, metrics = (
+        ["configuration", "method", "data", "shots", "images_per_class", "tested_on"],
+        list(protocol.metrics),
+    )
     groups: Any = table.groupby(keys, sort=False, dropna=False)
     found = {}
-    for (arm, method, data, shots, amount, test), rows in groups:
-        line = ResultLine(arm, method, data, int(shots), None if pd.isna(amount) else int(amount))
+    for (configuration, method, data, shots, amount, test), rows in groups:
+        line = ResultLine(configuration, method, data, int(shots), None if pd.isna(amount) else int(amount))
         done = rows[rows["status"] == "done"]
         means = {str(metric): mean for metric, mean in done[metrics].astype(float).mean().dropna().items()}
         found[line, test] = Score(_with_harmonic(means), len(done), len(rows))
@@ -133,13 +141,13 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
 
 
 def _ordered(found: Iterable[ResultLine]) -> list[ResultLine]:
-    """Lines method by method and arm by arm as they come, each with more and more images."""
+    """Lines method by method and configuration by configuration as they come, each with more and more images."""
     lines = list(dict.fromkeys(found))
-    methods, arms = ([getattr(line, key) for line in lines] for key in ("method", "arm"))
+    methods, configurations = ([getattr(line, key) for line in lines] for key in ("method", "configuration"))
     return sorted(
         lines,
         key=lambda line: (
-            methods.index(line.method), arms.index(line.arm), line.shots, line.images_per_class or 0
+            methods.index(line.method), configurations.index(line.configuration), line.shots, line.images_per_class or 0
         ),
     )  # fmt: skip
 

@@ -21,8 +21,8 @@ from syncclip.recipe.files import plain
 
 COMMAND_LINE = "command line"
 
-_ARM_VALUES = re.compile(r"(study\.arms\.\d+\.(overrides|candidates))\.(.+)")
-"""Keys of an arm's overrides and candidates, each of which is keyed by dotted keys itself."""
+_CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|candidates))\.(.+)")
+"""Keys of a configuration's overrides and candidates, each of which is keyed by dotted keys itself."""
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def as_override(key: str, text: str, model: type[BaseModel]) -> str:
 
 def types_of(key: str, model: type[BaseModel]) -> set[Any]:
     """JSON types that the value of a dotted key may have, or Any; text alone where there is no such key."""
-    if match := _ARM_VALUES.fullmatch(key):
+    if match := _CONFIGURATION_VALUES.fullmatch(key):
         return types_of(match[3], model) if match[2] == "overrides" else {list}
     found: list[Any] = [model]
     for step in key.split("."):
@@ -63,7 +63,7 @@ def types_of(key: str, model: type[BaseModel]) -> set[Any]:
 
 def steps_of(key: str) -> list[str]:
     """The parts of a dotted key, one for each level of nested values."""
-    match = _ARM_VALUES.fullmatch(key)
+    match = _CONFIGURATION_VALUES.fullmatch(key)
     return [*match[1].split("."), match[3]] if match else key.split(".")
 
 

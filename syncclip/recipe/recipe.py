@@ -34,9 +34,9 @@ NO_TRACE = (
     "cache_images",
     "cache_bytes",
     "cache_folder",
-    "check_shards",
+    "verify_shards",
     "loaders",
-    "corrupt_limit",
+    "max_corrupt_images",
     "trackers",
     "tracking_project",
     "mlflow_uri",
@@ -90,17 +90,20 @@ class Recipe(Settings):
             uses = self.methods.of(method).data
         except UserError as error:
             raise RefusalError("training.method", str(error)) from error
-        if uses and ("real" if data == "oracle" else data) not in uses:
+        if uses and ("real" if data == "all_real" else data) not in uses:
             choice = " or ".join(map(repr, uses))
             raise RefusalError("training.data", f"{method!r} can't learn from {data!r}; give it {choice}")
         if self.uses_teacher and self.training.teacher is None:
-            reason = "learns from a teacher; write its files with `syncclip teach RUN SET`, and name their folder here"
+            reason = (
+                "learns from a teacher; write its files with `syncclip teacher RUN SET`, and name their folder here"
+            )
             raise RefusalError("training.teacher", f"{method!r} {reason}")
         return self
 
     @classmethod
     def load(cls, source: str, overrides: Sequence[str] = (), base: str | None = None, own: bool = True) -> Recipe:
-        """Read a recipe and apply overrides; the overrides win. What a study's arms override is checked by the study.
+        """Read a recipe and apply overrides; the overrides win. What a study's configurations override is checked by
+        the study.
 
         Args:
             source: a shipped recipe's name ("icons", "studies/table5_losses"), or the path or URL of a YAML file. The
@@ -180,7 +183,7 @@ class Recipe(Settings):
         Neither storage nor study, neither evaluation (it can be repeated) nor other methods' settings belong to it.
         """
         method = self.methods.of(self.training.method)
-        alone = {} if method.draws else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
+        alone = {} if method.resamples else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
         training = self.training.model_copy(update=alone).model_dump(mode="json", exclude=set(NO_TRACE))
         dataset = self.dataset.model_dump(mode="json", exclude={"resize"})
         if dataset["seed"] is None:
@@ -197,7 +200,10 @@ class Recipe(Settings):
     def code(self) -> dict[str, str]:
         """Key -> `module:Class` of all code outside the package that the recipe names."""
         named = {"training.method": self.training.method, PIPELINE_CLASS: self.synthesis.generator.pipeline_class or ""}
-        named |= {f"study.arms[{place}].method": arm.method for place, arm in enumerate(self.study.arms)}
+        named |= {
+            f"study.configurations[{place}].method": configuration.method
+            for place, configuration in enumerate(self.study.configurations)
+        }
         return {key: name for key, name in named.items() if ":" in name}
 
     @property
@@ -206,15 +212,19 @@ class Recipe(Settings):
         method = self.methods.of(self.training.method)
         return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
 
-    def warmup_warnings_of_arms(self) -> list[str]:
-        """The same of the study's arms: each warning once, with the names of its arms."""
-        arms: dict[str, list[str]] = {}
-        for arm in self.study.arms:
-            values = {"training.method": arm.method, "training.data": arm.data, **arm.overrides}
+    def warmup_warnings_of_configurations(self) -> list[str]:
+        """The same of the study's configurations: each warning once, with the names of its configurations."""
+        configurations: dict[str, list[str]] = {}
+        for configuration in self.study.configurations:
+            values = {
+                "training.method": configuration.method,
+                "training.data": configuration.data,
+                **configuration.overrides,
+            }
             with suppress(UserError):  # the study itself reports it
                 if warning := self.with_values(values).warmup_warning:
-                    arms.setdefault(warning, []).append(arm.name)
-        return [f"{', '.join(names)}: {warning}" for warning, names in arms.items()]
+                    configurations.setdefault(warning, []).append(configuration.name)
+        return [f"{', '.join(names)}: {warning}" for warning, names in configurations.items()]
 
     @property
     def folder(self) -> str:

@@ -45,7 +45,8 @@ class Key:
     """A key of a recipe.
 
     Attributes:
-        path: from the top, such as `synthesis.generator.steps`; in a list `study.arms[].method`, of one kind of entry
+        path: from the top, such as `synthesis.generator.steps`; in a list `study.configurations[].method`, of one
+        kind of entry
             `synthesis.filters[blank].minimum`.
         kind: what its value may be, in words.
         default: as YAML; empty of a section, and of a key without.

@@ -1,4 +1,5 @@
-"""The arms of a study: what they are called, how they look, what they reached over seeds, and how they differ."""
+"""The configurations of a study: what they are called, how they look, what they reached over seeds, and how they
+differ."""
 
 from __future__ import annotations
 
@@ -40,21 +41,22 @@ _LOOKS = {
     ("ivlp", "synthetic"): (2, "triangle"),
     ("ivlp", "both"): (3, "diamond"),
     ("syncclip", "both"): (4, "circle"),
-    ("ivlp", "oracle"): (5, "square"),
+    ("ivlp", "all_real"): (5, "square"),
 }
-"""Colour and mark of an arm in every figure. A colour is a number: `--tone-0` to `--tone-7` in `assets/style.css`."""
-_ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3, "oracle": 4}
+"""Colour and mark of a configuration in every figure. A colour is a number: `--tone-0` to `--tone-7` in
+`assets/style.css`."""
+_ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3, "all_real": 4}
 _SHAPES = ("circle", "square", "triangle", "diamond")
 _AGAINST = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
-"""The order of the arms that the focus is compared with; others follow."""
+"""The order of the configurations that the focus is compared with; others follow."""
 
 
 @dataclass(frozen=True)
 class ArmLook:
-    """One arm: a method and the data that it learns from.
+    """One configuration: a method and the data that it learns from.
 
     Attributes:
-        id: name of the arm in the study's files.
+        id: name of the configuration in the study's files.
         label: in full; `short`: where there is little room.
         tone: number of its colour, `shape` of its mark.
     """
@@ -70,7 +72,8 @@ class ArmLook:
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """What an arm reached with `n` synthetic images per class: per cent, `se` and `seeds` only of several seeds."""
+    """What a configuration reached with `n` synthetic images per class: per cent, `se` and `seeds` only of several
+    seeds."""
 
     n: int
     mean: float
@@ -79,12 +82,12 @@ class ScorePoint:
 
 
 Points = dict[str, dict[str, list[ScorePoint]]]
-"""Arm -> metric -> points, by ascending `n`."""
+"""Configuration -> metric -> points, by ascending `n`."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm minus another in points, paired, with its interval.
+    """One configuration minus another in points, paired, with its interval.
 
     Attributes:
         n, against_n: synthetic images per class.
@@ -92,7 +95,7 @@ class Difference:
         caution: what the interval can't show.
     """
 
-    arm: ArmLook
+    configuration: ArmLook
     against: ArmLook
     metric: str
     difference: float
@@ -130,43 +133,55 @@ class Numbers:
     """
 
     table: pd.DataFrame | None = None
-    arms: list[ArmLook] = field(default_factory=list)
+    configurations: list[ArmLook] = field(default_factory=list)
     points: Points = field(default_factory=dict)
-    focus: ArmLook | None = None
+    reference: ArmLook | None = None
     differences: list[Difference] = field(default_factory=list)
     level: str = "95\u00a0%"
 
 
 def gather_numbers(found: Inputs) -> Numbers:
-    """Arms, means, and paired differences of a study; the one arm of a run.
+    """Configurations, means, and paired differences of a study; the one configuration of a run.
 
-    The focus is the arm that the study names, else SYNC-CLIP on both, else the last that uses synthetic data.
+    The focus is the configuration that the study names, else SYNC-CLIP on both, else the last that uses synthetic data.
     """
     table = found.table
     if found.kind == "run" and found.results[""]:
         training, results = found.section("training"), found.results[""]
         method, data = training.get("method", "run"), training.get("data", "none")
-        arm = method if method == "zeroshot" else f"{method}-{data}"
-        row = {"cell": "", "arm": arm, "method": method, "data": data, "images_per_class": math.nan}
+        configuration = method if method == "zeroshot" else f"{method}-{data}"
+        row = {"cell": "", "configuration": configuration, "method": method, "data": data, "images_per_class": math.nan}
         table = pd.DataFrame([row | {metric: results.get(metric) for metric in METRICS}])
     level = coverage(found.fits.level if found.fits else 0.95)
     if table is None or not len(table):
         return Numbers(level=level)
     amounts = table["images_per_class"].where(table["data"].isin(("synthetic", "both")))  # of others they say nothing
     table = table.assign(amount=amounts.fillna(0).astype(int))
-    arms = describe_arms(table[["arm", "method", "data"]].astype(str).itertuples(index=False, name=None))
+    configurations = describe_configurations(
+        table[["configuration", "method", "data"]].astype(str).itertuples(index=False, name=None)
+    )
     points = mean_scores(table)
-    named = found.state.focus if found.state else found.section("study").get("focus")
-    using = [arm for arm in arms if arm.data in ("synthetic", "both")]
-    wanted = [arm for arm in using if arm.id == named]
-    wanted = wanted or [arm for arm in using if (arm.method, arm.data) == ("syncclip", "both")] or using[-1:]
-    focus = wanted[0] if wanted else None
-    compared = differences(found.comparisons, arms) if found.kind == "study" else []
-    return Numbers(table, arms, points, focus, compared, coverage(compared[0].level) if compared else level)
+    named = found.state.reference if found.state else found.section("study").get("reference")
+    using = [configuration for configuration in configurations if configuration.data in ("synthetic", "both")]
+    wanted = [configuration for configuration in using if configuration.id == named]
+    wanted = (
+        wanted
+        or [
+            configuration
+            for configuration in using
+            if (configuration.method, configuration.data) == ("syncclip", "both")
+        ]
+        or using[-1:]
+    )
+    reference = wanted[0] if wanted else None
+    compared = differences(found.comparisons, configurations) if found.kind == "study" else []
+    return Numbers(
+        table, configurations, points, reference, compared, coverage(compared[0].level) if compared else level
+    )
 
 
-def describe_arms(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
-    """Names and looks of arms given as (id, method, data): untrained first, then real, synthetic, both."""
+def describe_configurations(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
+    """Names and looks of configurations given as (id, method, data): untrained first, then real, synthetic, both."""
     unique = {name: (method, "none" if method == "zeroshot" else data or "none") for name, method, data in found}
     methods = list(dict.fromkeys(method for method, _ in unique.values()))
     ordered = sorted(
@@ -191,14 +206,14 @@ def describe_arms(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
 
 def _names(name: str, method: str, data: str) -> tuple[str, str]:
     """Label and short label."""
-    method = method.rpartition(":")[2]  # of a user's own, the class alone, as its arms are called
+    method = method.rpartition(":")[2]  # of a user's own, the class alone, as its configurations are called
     title = _METHODS.get(method, method)
     plain = {
         "none": (title, title.replace(" CLIP", "")),
         "real": (f"{title} on real images", f"{title} real only"),
         "synthetic": (f"{title} on synthetic images", f"{title} synthetic only"),
         "both": (f"{title} on both", f"{title} on both"),
-        "oracle": (f"{title} on real images of all classes", "Oracle"),
+        "all_real": (f"{title} on real images of all classes", "Oracle"),
     }
     label, short = plain.get(data, (f"{title}, {data}", f"{title}, {data}"))
     if (method, data) == ("ivlp", "both"):
@@ -214,42 +229,50 @@ def _names(name: str, method: str, data: str) -> tuple[str, str]:
 def mean_scores(table: pd.DataFrame) -> Points:
     """Means and standard errors over seeds of `Numbers.table`; the values of seeds in the table's order."""
     points: Points = {}
-    groups: Any = table.groupby(["arm", "amount"], sort=True)
+    groups: Any = table.groupby(["configuration", "amount"], sort=True)
     measured = [metric for metric in METRICS if metric in table]
-    for (arm, n), cells in groups:
+    for (configuration, n), cells in groups:
         for metric in measured:
             values = cells[metric].dropna().astype(float)
             if len(values):
                 error, seeds = (float(values.sem()), values.tolist()) if len(values) > 1 else (None, [])
                 point = ScorePoint(int(n), float(values.mean()), error, seeds)
-                points.setdefault(str(arm), {}).setdefault(metric, []).append(point)
+                points.setdefault(str(configuration), {}).setdefault(metric, []).append(point)
     return points
 
 
-def differences(stored: Sequence[Comparison], arms: Sequence[ArmLook]) -> list[Difference]:
+def differences(stored: Sequence[Comparison], configurations: Sequence[ArmLook]) -> list[Difference]:
     """The study's comparisons at the largest amount: over classes, or over images where it has no other.
 
-    An arm may be compared with itself at another amount: then the widest step counts, and it comes last.
+    A configuration may be compared with itself at another amount: then the widest step counts, and it comes last.
     """
-    by_id = {arm.id: arm for arm in arms}
+    by_id = {configuration.id: configuration for configuration in configurations}
     largest: dict[tuple[str, str, str], tuple[tuple[bool, int, int], Difference]] = {}
     for one in stored:
         if one.unit == "datasets":
             continue
-        arm, against = by_id.get(one.arm), by_id.get(one.against)
+        configuration, against = by_id.get(one.configuration), by_id.get(one.against)
         numbers = (one.estimate, one.low, one.high)
-        if arm is None or against is None or one.metric not in METRICS or not all(map(math.isfinite, numbers)):
+        if (
+            configuration is None
+            or against is None
+            or one.metric not in METRICS
+            or not all(map(math.isfinite, numbers))
+        ):
             continue
         n, other = one.images_per_class, one.against_images_per_class
-        rank = (one.unit == "classes", n or 0, -(other or 0) if arm == against else other or 0)
-        key = (one.arm, one.against, one.metric)
+        rank = (one.unit == "classes", n or 0, -(other or 0) if configuration == against else other or 0)
+        key = (one.configuration, one.against, one.metric)
         if key not in largest or rank >= largest[key][0]:
             largest[key] = (
                 rank,
-                Difference(arm, against, one.metric, *numbers, n, other, one.level, one.unit, one.caution),
+                Difference(configuration, against, one.metric, *numbers, n, other, one.level, one.unit, one.caution),
             )
     places = {key: place for place, key in enumerate(_AGAINST)}
     return sorted(
         (difference for _, difference in largest.values()),
-        key=lambda one: (one.arm == one.against, places.get((one.against.method, one.against.data), len(places))),
+        key=lambda one: (
+            one.configuration == one.against,
+            places.get((one.against.method, one.against.data), len(places)),
+        ),
     )

@@ -40,7 +40,8 @@ class CurvePoint:
 @dataclass(frozen=True)
 class FittedCurve:
     """A fit in accuracies: the curve with its forecast, what it says, its formula for the error, and where its line
-    begins: the accuracy without synthetic images, None where no arm shows it, or where a single amount was measured,
+    begins: the accuracy without synthetic images, None where no configuration shows it, or where a single amount was
+    measured,
     which is a point without a line."""
 
     curve: list[CurvePoint]
@@ -54,11 +55,14 @@ def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: d
     values = {
         "kind": found.kind,
         "base": found.base,
-        "arms": numbers.arms,
+        "configurations": numbers.configurations,
         "points": numbers.points,
-        "fits": fitted_curves(found.fits, numbers.arms, found.worth) if found.fits else {},
+        "fits": fitted_curves(found.fits, numbers.configurations, found.worth) if found.fits else {},
         "level": numbers.level,
-        "comparisons": [vars(one) | {"arm": one.arm.id, "against": one.against.id} for one in numbers.differences],
+        "comparisons": [
+            vars(one) | {"configuration": one.configuration.id, "against": one.against.id}
+            for one in numbers.differences
+        ],
         "classes": _classes(found, numbers),
         "images": images,
         "map": _map(found),
@@ -73,23 +77,23 @@ def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: d
 
 
 def fitted_curves(
-    stored: Fits, arms: Sequence[ArmLook], worth: Worth | None = None
+    stored: Fits, configurations: Sequence[ArmLook], worth: Worth | None = None
 ) -> dict[str, dict[str, FittedCurve]]:
-    """The study's fits by arm and metric, errors turned into accuracies."""
+    """The study's fits by configuration and metric, errors turned into accuracies."""
     found: dict[str, dict[str, FittedCurve]] = {}
-    for arm in arms:
-        for metric, curve in stored.curves.get(arm.id, {}).items():
+    for configuration in configurations:
+        for metric, curve in stored.curves.get(configuration.id, {}).items():
             if metric not in METRICS:
                 continue
             if len([n for n in curve.amounts if n]) < 2:  # a point: nothing was measured between it and another
                 curve = replace(curve, verdict="too few amounts", line=(), forecast=(), reason="")
-            said = _sentences(curve, stored.models.get(arm.id, {}).get(metric, ()), coverage(stored.level))
-            if worth is not None and worth.arm == arm.id:
+            said = _sentences(curve, stored.models.get(configuration.id, {}).get(metric, ()), coverage(stored.level))
+            if worth is not None and worth.configuration == configuration.id:
                 said += _sentences_of_worth(worth, metric, curve.verdict == "falls")
             law = [curve.law[name].estimate for name in "abc"] if curve.law else []
             formula = "{:.1f} + {:.1f} · (1 + n)^(−{:.2f})".format(*law) if law else ""
             begins = curve.amounts[0] == 0 and curve.verdict != "too few amounts"
-            found.setdefault(arm.id, {})[metric] = FittedCurve(
+            found.setdefault(configuration.id, {})[metric] = FittedCurve(
                 _points(curve, law), " ".join(said), formula, 100 - curve.means[0] if begins else None
             )
     return found
@@ -179,15 +183,16 @@ def _rounded(number: float) -> str:
 
 
 def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
-    """Names of the classes, their counts of test images, and for each arm at its largest amount the accuracy of each
-    class (None where unknown), mean over seeds; and the pairs of arms that the figure compares."""
+    """Names of the classes, their counts of test images, and for each configuration at its largest amount the
+    accuracy of each
+    class (None where unknown), mean over seeds; and the pairs of configurations that the figure compares."""
     table = numbers.table
     if table is None:
         return None
     names, counts = found.classnames, []
-    arms: dict[str, dict[str, list[float | None]]] = {}
-    for arm in numbers.arms:
-        mine = table[table["arm"] == arm.id]
+    configurations: dict[str, dict[str, list[float | None]]] = {}
+    for configuration in numbers.configurations:
+        mine = table[table["configuration"] == configuration.id]
         cells = mine[mine["amount"] == mine["amount"].max()]["cell"]
         lists = [found.results.get(cell, {}).get("per_class") or [] for cell in cells]
         names = names or [str(row["name"]) for rows in lists[:1] for row in rows]
@@ -200,23 +205,38 @@ def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
             pd.DataFrame([[row.get(key) for row in rows] for rows in lists], dtype=float).mean()
             for key in ("half", "open")
         )
-        arms[arm.id] = {"own": half.tolist(), "open": opened.tolist()}
-    if not arms:
+        configurations[configuration.id] = {"own": half.tolist(), "open": opened.tolist()}
+    if not configurations:
         return None
-    pairs = _pairs([arm for arm in numbers.arms if arm.id in arms], numbers.focus)
-    return {"names": names, "count": counts, "arms": arms, "pairs": pairs}
+    pairs = _pairs(
+        [configuration for configuration in numbers.configurations if configuration.id in configurations],
+        numbers.reference,
+    )
+    return {"names": names, "count": counts, "configurations": configurations, "pairs": pairs}
 
 
-def _pairs(arms: Sequence[ArmLook], focus: ArmLook | None) -> list[tuple[str, str | None]]:
-    """Which arms the class figure can compare: the focus with all others, then the others with zero-shot; of a single
-    arm it shows the accuracies."""
-    if len(arms) == 1:
-        return [(arms[0].id, None)]
-    lead = focus if focus is not None and focus in arms else arms[-1]
+def _pairs(configurations: Sequence[ArmLook], reference: ArmLook | None) -> list[tuple[str, str | None]]:
+    """Which configurations the class figure can compare: the focus with all others, then the others with zero-shot;
+    of a single
+    configuration it shows the accuracies."""
+    if len(configurations) == 1:
+        return [(configurations[0].id, None)]
+    lead = reference if reference is not None and reference in configurations else configurations[-1]
     rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
-    others = [(lead.id, other.id) for other in sorted(arms, key=lambda arm: rank.get(arm.data, 4)) if other != lead]
-    still = next((arm for arm in arms if arm.method == "zeroshot"), None)
-    return [*others, *((arm.id, still.id) for arm in arms if still is not None and arm not in (lead, still))]
+    others = [
+        (lead.id, other.id)
+        for other in sorted(configurations, key=lambda configuration: rank.get(configuration.data, 4))
+        if other != lead
+    ]
+    still = next((configuration for configuration in configurations if configuration.method == "zeroshot"), None)
+    return [
+        *others,
+        *(
+            (configuration.id, still.id)
+            for configuration in configurations
+            if still is not None and configuration not in (lead, still)
+        ),
+    ]
 
 
 _STAGES = {"frozen": "Before: frozen CLIP", "trained": "After alignment"}

@@ -278,7 +278,7 @@ def _frame(data: bytes) -> pd.DataFrame | None:
 def _cells(data: bytes) -> pd.DataFrame | None:
     """The table of cells, whose scores may be missing, but not what a cell is."""
     table = _frame(data)
-    wanted = ("cell", "arm", "method", "data", "images_per_class")
+    wanted = ("cell", "configuration", "method", "data", "images_per_class")
     if table is not None and (missing := [name for name in wanted if name not in table]):
         raise ValueError(f"it has no column {missing[0]!r}")
     return table

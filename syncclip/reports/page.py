@@ -44,9 +44,9 @@ FACE = (
     "@font-face { font-family: Inter; font-weight: 100 900; src: url(data:font/woff2;base64,FONT) format('woff2'); }\n"
 )
 MEASURES = {
-    "open_novel": "novel classes among all",
+    "all_classes_novel": "novel classes among all",
     "novel": "novel classes",
-    "open_hm": "harmonic mean among all classes",
+    "all_classes_hm": "harmonic mean among all classes",
     "hm": "harmonic mean",
 }
 FAILED_NAMED = 10
@@ -97,7 +97,11 @@ def render_page(found: Inputs, numbers: Numbers) -> str:
     images = image_strips(found)
     tiles, bars = costs(found, numbers)
     values = payload(found, numbers, images, bars)
-    quality, rejects, runs = quality_table(found), reject_strips(found), runs_table(numbers.table, numbers.arms)
+    quality, rejects, runs = (
+        quality_table(found),
+        reject_strips(found),
+        runs_table(numbers.table, numbers.configurations),
+    )
     datasets = datasets_table(found, numbers)
     name = found.dataset.name if found.dataset is not None else found.state.dataset if found.state else ""
     shipped = name.partition("/")[0] == "icons"

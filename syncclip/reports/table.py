@@ -1,4 +1,5 @@
-"""Numbers as tables and tiles: all runs, a set's classes and the costs on the page, and the arms in the terminal."""
+"""Numbers as tables and tiles: all runs, a set's classes and the costs on the page, and the configurations in the
+terminal."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ from syncclip.reports.configurations import ArmLook, Numbers, ScorePoint
 from syncclip.reports.inputs import Inputs
 
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
-_TERMINAL = ("base", "novel", "hm", "open_base", "open_novel", "open_hm")
+_TERMINAL = ("base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm")
 _NARROW = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
 """Room matters: the whole table fits into 80 columns."""
 _QUALITY = "stats.json"
-_SUITE = ("novel", "hm", "open_hm")
+_SUITE = ("novel", "hm", "all_classes_hm")
 """What is shown of each dataset of a suite."""
 
 
@@ -108,8 +109,11 @@ def costs(found: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[P
 
     times = [("generation", 3600 * hours, "unsure")]
     if table is not None and "seconds" in table:
-        sums = table.groupby("arm")["seconds"].sum()
-        times += [(arm.short, float(sums[arm.id]), f"tone-{arm.tone}") for arm in numbers.arms]
+        sums = table.groupby("configuration")["seconds"].sum()
+        times += [
+            (configuration.short, float(sums[configuration.id]), f"tone-{configuration.tone}")
+            for configuration in numbers.configurations
+        ]
     time = [Part(name, value, " ".join(_time(value / 3600)), colour) for name, value, colour in times if value]
     colours = ("gain", "loss", "tone-3", "tone-2")
     counts = [("kept", images), *rejected.most_common()]
@@ -131,16 +135,18 @@ def _time(hours: float) -> tuple[str, str]:
     return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")
 
 
-def runs_table(table: pd.DataFrame | None, arms: Sequence[ArmLook]) -> PageTable:
-    """All runs of a study, arm by arm in their order."""
+def runs_table(table: pd.DataFrame | None, configurations: Sequence[ArmLook]) -> PageTable:
+    """All runs of a study, configuration by configuration in their order."""
     if table is None or "seed" not in table:
         return PageTable()
     shown = [key for key in _COLUMNS if key in table]
-    order = {arm.id: place for place, arm in enumerate(arms)}
-    ordered = table.assign(order=table["arm"].map(order)).sort_values(["order", "amount", "seed"], kind="stable")
+    order = {configuration.id: place for place, configuration in enumerate(configurations)}
+    ordered = table.assign(order=table["configuration"].map(order)).sort_values(
+        ["order", "amount", "seed"], kind="stable"
+    )
     rows = []
     for row in ordered.to_dict("records"):
-        label, amount, seed = arms[row["order"]].label, row["amount"], row["seed"]
+        label, amount, seed = configurations[row["order"]].label, row["amount"], row["seed"]
         cells = [
             TableCell(label, label, words=True),
             TableCell(str(amount) if amount else "–", amount),
@@ -155,24 +161,28 @@ def _percent_cell(value: float) -> TableCell:
 
 
 def datasets_table(found: Inputs, numbers: Numbers) -> PageTable | None:
-    """Of a suite: what each arm reached at its largest amount, on average and on each dataset, by the cells that have
+    """Of a suite: what each configuration reached at its largest amount, on average and on each dataset, by the
+    cells that have
     ended on all of them; else None."""
     table = found.datasets
     if table is None or found.table is None or not found.state:
         return None
-    if not {"dataset", "cell", "arm", "images_per_class", *_SUITE} <= set(table) or "cell" not in found.table:
+    if not {"dataset", "cell", "configuration", "images_per_class", *_SUITE} <= set(table) or "cell" not in found.table:
         return None
     table = table[table["cell"].isin(found.table["cell"])]
     names, rows = found.state.datasets, []
     for metric in _SUITE:
-        for arm in numbers.arms:
-            mine, average = table[table["arm"] == arm.id], numbers.points.get(arm.id, {}).get(metric)
+        for configuration in numbers.configurations:
+            mine, average = (
+                table[table["configuration"] == configuration.id],
+                numbers.points.get(configuration.id, {}).get(metric),
+            )
             if average is None:
                 continue
             if amount := average[-1].n:
                 mine = mine[mine["images_per_class"] == amount]
             values = [average[-1].mean, *(mine[mine["dataset"] == name][metric].mean() for name in names)]
-            label = f"{arm.label}, {amount}" if amount else arm.label
+            label = f"{configuration.label}, {amount}" if amount else configuration.label
             words = [TableCell(text, text, words=True) for text in (METRIC_HEADINGS[metric], label)]
             rows.append([*words, *map(_percent_cell, values)])
     return PageTable(["metric", "method and data", "average", *names], rows) if rows else None
@@ -213,7 +223,7 @@ def quality_table(found: Inputs) -> PageTable | None:
 
 
 def terminal_table(found: Inputs, numbers: Numbers) -> Table:
-    """Means and standard errors of every arm at its largest amount; what a bare set holds."""
+    """Means and standard errors of every configuration at its largest amount; what a bare set holds."""
     if found.kind == "set":
         return _set_table(found)
     points = numbers.points
@@ -225,12 +235,15 @@ def terminal_table(found: Inputs, numbers: Numbers) -> Table:
     for metric in shown:
         heading = METRIC_HEADINGS[metric].replace(" ", "\n")
         table.add_column(heading, justify="right", no_wrap=True, vertical="bottom")
-    for arm in numbers.arms:
-        scores = points.get(arm.id, {})
+    for configuration in numbers.configurations:
+        scores = points.get(configuration.id, {})
         amount = max((series[-1].n for series in scores.values()), default=0)
         cells = [_score(scores[metric][-1], best[metric]) if metric in scores else "" for metric in shown]
         table.add_row(
-            printable(arm.short), str(amount) if amount else "–", *cells, style="bold" if arm == numbers.focus else ""
+            printable(configuration.short),
+            str(amount) if amount else "–",
+            *cells,
+            style="bold" if configuration == numbers.reference else "",
         )
     return table
 
@@ -252,10 +265,10 @@ def _score(point: ScorePoint, best: float) -> Text:
 
 def _caption(numbers: Numbers) -> str:
     compared = [
-        f"{METRIC_HEADINGS[metric]}: {one.arm.short} over {one.against.short} {one.size} ({one.interval}"
+        f"{METRIC_HEADINGS[metric]}: {one.configuration.short} over {one.against.short} {one.size} ({one.interval}"
         + (f"; {one.caution})" if one.caution else ")")
-        for metric in ("hm", "open_hm")
+        for metric in ("hm", "all_classes_hm")
         for one in numbers.differences
-        if one.metric == metric and one.arm == numbers.focus and one.against != one.arm
+        if one.metric == metric and one.configuration == numbers.reference and one.against != one.configuration
     ]
     return "\n".join(["per cent, mean ± standard error over seeds", *compared])

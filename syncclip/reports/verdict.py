@@ -9,10 +9,10 @@ from syncclip.core.text import counted, coverage, thousands
 from syncclip.reports.configurations import ArmLook, Difference, Numbers, Points
 from syncclip.reports.inputs import Inputs
 
-ASKED = ("open_novel", "novel")
+ASKED = ("all_classes_novel", "novel")
 """The measures of what a study asks: classes without real images, first where any class of the dataset may be meant."""
 
-WHERE = {"open_novel": "all classes as candidates", "novel": "the novel classes alone as candidates"}
+WHERE = {"all_classes_novel": "all classes as candidates", "novel": "the novel classes alone as candidates"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Verdict:
 def verdict_on(found: Inputs, numbers: Numbers) -> Verdict:
     """The headline of a study, a run or a set."""
     if found.kind == "study":
-        if numbers.arms:
-            return judge(numbers.differences, numbers.points, numbers.focus)
+        if numbers.configurations:
+            return judge(numbers.differences, numbers.points, numbers.reference)
         return Verdict(
             "No run of this study is finished yet.", sentences=["Start the study again: it resumes where it stopped."]
         )
@@ -47,20 +47,21 @@ def verdict_on(found: Inputs, numbers: Numbers) -> Verdict:
     return Verdict(f"{images} of {counted(len(found.classnames), 'class', 'classes')}.", sentences=made)
 
 
-def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) -> Verdict:
+def judge(found: Sequence[Difference], points: Points, reference: ArmLook | None) -> Verdict:
     """The headline of a study."""
-    if focus is None:
+    if reference is None:
         return Verdict(
-            "No arm of this study learns from synthetic images.", sentences=["So it cannot show whether they help."]
+            "No configuration of this study learns from synthetic images.",
+            sentences=["So it cannot show whether they help."],
         )
-    mine = [one for one in found if one.arm == focus and one.against != focus]
+    mine = [one for one in found if one.configuration == reference and one.against != reference]
     real = [one for one in mine if one.against.data == "real"]
-    real = [one for one in real if one.against.method == focus.method] or real
+    real = [one for one in real if one.against.method == reference.method] or real
     against = real or [one for one in mine if one.against.data == "none"]
     first = {one.metric: one for one in reversed(against)}
     counts = [first[metric] for metric in ASKED if metric in first]
     if not counts:
-        return _uncompared(focus, points, _cards(mine))
+        return _uncompared(reference, points, _cards(mine))
     kinds = [one.kind for one in counts]
     lead = counts[0]
     if "gain" in kinds and "loss" in kinds:
@@ -83,9 +84,9 @@ def judge(found: Sequence[Difference], points: Points, focus: ArmLook | None) ->
     )
 
 
-def _uncompared(focus: ArmLook, points: Points, cards: list[tuple[Difference, dict[str, float]]]) -> Verdict:
-    """The headline where nothing stands beside the arm that learns from synthetic images."""
-    last = {metric: series[-1] for metric, series in points.get(focus.id, {}).items()}
+def _uncompared(reference: ArmLook, points: Points, cards: list[tuple[Difference, dict[str, float]]]) -> Verdict:
+    """The headline where nothing stands beside the configuration that learns from synthetic images."""
+    last = {metric: series[-1] for metric, series in points.get(reference.id, {}).items()}
     shown = next((metric for metric in ASKED if metric in last), None)
     level = (
         f": {last[shown].mean:.1f}\u00a0% on novel classes, {WHERE[shown]}"
@@ -93,20 +94,20 @@ def _uncompared(focus: ArmLook, points: Points, cards: list[tuple[Difference, di
         else " is not evaluated on novel classes"
     )
     reason = "This study has no run without synthetic images against which they could be compared."
-    return Verdict(f"{focus.label}{level}.", sentences=[reason], cards=cards)
+    return Verdict(f"{reference.label}{level}.", sentences=[reason], cards=cards)
 
 
 def _sentences(lead: Difference, counts: Sequence[Difference], mine: Sequence[Difference], points: Points) -> list[str]:
     """What the headline stands on, and what the other measures and zero-shot CLIP say about it."""
-    series = points.get(lead.arm.id, {}).get(lead.metric, [])
+    series = points.get(lead.configuration.id, {}).get(lead.metric, [])
     level = f" reaches {series[-1].mean:.1f}\u00a0% on novel classes and" if series else ""
     amount = lead.n or (series[-1].n if series else 0)
     given = f"Given {amount} generated image{'' if amount == 1 else 's'} per class, " if amount else ""
     verb = {"gain": "beats", "loss": "falls behind"}.get(lead.kind, "is indistinguishable from")
     other = f"{lead.against.label} alone" if lead.against.data == "real" else lead.against.label
-    first = f"{given}{lead.arm.short}{level} {verb} {other}, with {WHERE[lead.metric]}."
+    first = f"{given}{lead.configuration.short}{level} {verb} {other}, with {WHERE[lead.metric]}."
     also = [(f"With {WHERE[one.metric]}, the difference is", one) for one in counts if one != lead]
-    whole = "open_hm" if lead.metric == "open_novel" else "hm"
+    whole = "all_classes_hm" if lead.metric == "all_classes_novel" else "hm"
     both = next((one for one in mine if (one.metric, one.against) == (whole, lead.against)), None)
     if both is not None:
         also.append(("Of the harmonic mean with base classes it is", both))
@@ -122,7 +123,7 @@ def _sentences(lead: Difference, counts: Sequence[Difference], mine: Sequence[Di
 def _cards(mine: Sequence[Difference]) -> list[tuple[Difference, dict[str, float]]]:
     """The first differences of one measure, on one scale, so that they can be compared at a glance."""
     shown: list[Difference] = []
-    for metric in (*ASKED, "open_hm", "hm"):
+    for metric in (*ASKED, "all_classes_hm", "hm"):
         shown = shown or [one for one in mine if one.metric == metric]
     chosen = shown[:4]
     low = min([0.0, *(one.low for one in chosen)])
@@ -139,19 +140,27 @@ def _cards(mine: Sequence[Difference]) -> list[tuple[Difference, dict[str, float
 
 
 def _run_verdict(numbers: Numbers) -> Verdict:
-    arm = numbers.arms[0] if numbers.arms else None
-    scores = {metric: series[-1].mean for metric, series in numbers.points[arm.id].items()} if arm else {}
-    if arm is None or "hm" not in scores:
-        return Verdict(f"{arm.label if arm else 'This run'}: no results for both halves.")
+    configuration = numbers.configurations[0] if numbers.configurations else None
+    scores = (
+        {metric: series[-1].mean for metric, series in numbers.points[configuration.id].items()}
+        if configuration
+        else {}
+    )
+    if configuration is None or "hm" not in scores:
+        return Verdict(f"{configuration.label if configuration else 'This run'}: no results for both halves.")
     seen = {
         "both": "base classes, seen in real and synthetic images, and novel classes, seen only in synthetic ones",
         "real": "base classes, seen in real images, and novel classes, not seen at all",
         "synthetic": "base and novel classes, all seen only in synthetic images",
-        "oracle": "base and novel classes, all seen in real images",
-    }.get(arm.data, "base and novel classes, none of them seen before")
-    opened = f" With all classes as candidates it is {scores['open_hm']:.1f}\u00a0%." if "open_hm" in scores else ""
+        "all_real": "base and novel classes, all seen in real images",
+    }.get(configuration.data, "base and novel classes, none of them seen before")
+    opened = (
+        f" With all classes as candidates it is {scores['all_classes_hm']:.1f}\u00a0%."
+        if "all_classes_hm" in scores
+        else ""
+    )
     return Verdict(
-        f"{arm.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",
+        f"{configuration.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",
         sentences=[
             f"The harmonic mean of {seen}, is {scores['hm']:.1f}\u00a0%, each half among its own candidates.{opened}"
         ],

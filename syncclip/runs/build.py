@@ -60,7 +60,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     clip = cache.clip(recipe.backbone)
     training = recipe.training
     settings = recipe.methods.of(training.method)
-    learned = replace(dataset, base_count=len(dataset.classnames)) if training.data == "oracle" else dataset
+    learned = replace(dataset, base_count=len(dataset.classnames)) if training.data == "all_real" else dataset
     method = build_method(training.method, clip, learned, settings, training.seed)
     dataset = cache.prepared(dataset, recipe.dataset, clip.backbone)
     return RunParts(dataset, clip.backbone, method.to(device_of(training.device)).eval())
@@ -82,18 +82,18 @@ def build_stream(
     return MixedStream(
         real_sources(recipe, run.dataset),
         synthetic,
-        transform=train_transform(run.backbone, scale=training.scale, flip=training.flip),
-        batch=training.batch,
+        transform=train_transform(run.backbone, scale=training.crop_scale, flip=training.flip_probability),
+        batch=training.batch_size,
         seed=training.seed,
         base=run.dataset.base,
         novel=run.dataset.novel,
-        data="real" if training.data == "oracle" else training.data,
+        data="real" if training.data == "all_real" else training.data,
         epochs_over=training.epochs_over,
         images_per_class=training.images_per_class,
-        window=training.window,
+        window=training.shuffle_window,
         rank=rank,
         world_size=world_size,
-        corrupt_limit=training.corrupt_limit,
+        max_corrupt_images=training.max_corrupt_images,
         cache_images=training.cache_images,
         teacher=teacher,
     )
@@ -102,12 +102,12 @@ def build_stream(
 def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
     """The method's current accuracy on the validation images, in percent, among all classes."""
     found = predictions(recipe, run, "val")
-    return float(results(found, run.method.classnames, len(run.dataset.base))["open_all"])
+    return float(results(found, run.method.classnames, len(run.dataset.base))["all_classes_accuracy"])
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
     """What the method predicts for one of several parts of a split's images, see `predict`."""
-    images, batch, threads = run.dataset.split(split), recipe.evaluation.batch, recipe.training.threads
+    images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
     return predict(
         run.method, images, base, run.backbone.preprocess, batch, threads, only, part, parts, run.temperature
@@ -118,13 +118,13 @@ def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
     """The run with its temperature, where the recipe asks for one; see `fit_temperature`."""
     if not recipe.evaluation.calibrate:
         return run
-    images, batch, threads = run.dataset.split("val"), recipe.evaluation.batch, recipe.training.threads
+    images, batch, threads = run.dataset.split("val"), recipe.evaluation.batch_size, recipe.training.threads
     fitted = fit_temperature(run.method, images, len(run.dataset.base), run.backbone.preprocess, batch, threads)
     return replace(run, temperature=fitted)
 
 
 TESTED: tuple[Split, ...] = ("val", "test")
-OPENING = ("synthetic", "window", "corrupt_limit", "check_shards", "cache_bytes", "cache_folder")
+OPENING = ("synthetic", "window", "max_corrupt_images", "verify_shards", "cache_bytes", "cache_folder")
 """Keys of `training` that decide how synthetic sets are opened."""
 
 

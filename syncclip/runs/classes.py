@@ -114,7 +114,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
 
 def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method:
     """A run's method as it was before the training, for its own classes or for others."""
-    if recipe.training.data == "oracle":  # to which all classes are base classes
+    if recipe.training.data == "all_real":  # to which all classes are base classes
         classes = classes.model_copy(update={"base_count": len(classes.classnames)})
     name = recipe.training.method
     return build_method(name, clip, classes, recipe.methods.of(name), recipe.training.seed)

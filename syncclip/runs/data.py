@@ -94,7 +94,8 @@ def teacher_part(recipe: Recipe, known: KnownSets) -> tuple[int, str]:
         what = "of other images" if missing[0] in there else "not there"
         raise UserError(
             f"{url}: the teacher's probabilities of {len(missing)} of {len(wanted)} shards are {what} "
-            f"({few(map(shard_name, missing))}); write them with `syncclip teach RUN {training.synthetic} --out {url}`"
+            f"({few(map(shard_name, missing))}); "
+            f"write them with `syncclip teacher RUN {training.synthetic} --out {url}`"
         )
     return told.dim, told.digest
 
@@ -105,7 +106,7 @@ def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]
     Raises:
         UserError: one of them shows other classes, or isn't there.
     """
-    classes: Literal["base", "all"] = "all" if recipe.training.data == "oracle" else "base"
+    classes: Literal["base", "all"] = "all" if recipe.training.data == "all_real" else "base"
     found = [(dataset, 1.0)]
     for one in recipe.training.real:
         other = load_dataset(recipe.dataset.model_copy(update={"name": one.url, "root": None}))
@@ -133,7 +134,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
     shards = shard_cache(training)
     sources = []
     for one in mixed_sets(training):
-        images = ShardSet(one.url, training.corrupt_limit, shards, resolved=True)
+        images = ShardSet(one.url, training.max_corrupt_images, shards, resolved=True)
         images.check_labels(classes)
         sources.append(MixedSource(images, one.weight))
     _check_room([source.images for source in sources], training)
@@ -145,7 +146,7 @@ def shard_cache(training: TrainingSettings) -> ShardCache:
     named = training.cache_folder
     ours = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # alone below a folder that is everybody's
     folder = ours if named is None else storage.local_path(named).resolve()
-    return ShardCache(training.cache_bytes, folder=str(folder), check=training.check_shards)
+    return ShardCache(training.cache_bytes, folder=str(folder), check=training.verify_shards)
 
 
 def through(dataset: Dataset, cache: ShardCache) -> Dataset:
@@ -168,9 +169,12 @@ def _check_room(sets: Sequence[ShardSet], training: TrainingSettings) -> None:
     for images in sets:
         if not storage.is_local(images.url):
             shards = sorted((stats.bytes for stats in images.shards.values()), reverse=True)
-            needed += sum(shards if training.window is None else shards[: training.window + 1])  # the next one too
+            needed += sum(
+                shards if training.shuffle_window is None else shards[: training.shuffle_window + 1]
+            )  # the next one too
     if 0 < training.cache_bytes < needed:
         raise UserError(
             f"training.cache_bytes is {training.cache_bytes:,}, but the shards that are in use at once take "
-            f"{needed:,}; set training.window to fewer shards, give it more room, or 0 to fetch each image alone"
+            f"{needed:,}; set training.shuffle_window to fewer shards, give it more room, or 0 to fetch each image "
+            f"alone"
         )

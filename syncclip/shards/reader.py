@@ -66,12 +66,13 @@ class ShardSet(ImageSet):
     """
 
     def __init__(
-        self, url: str, corrupt_limit: int = 16, cache: ShardCache | None = None, resolved: bool = False
+        self, url: str, max_corrupt_images: int = 16, cache: ShardCache | None = None, resolved: bool = False
     ) -> None:
         """
         Args:
             url: Folder or prefix of the set.
-            corrupt_limit: How many images may be lost with shards whose table cannot be read, before it is an error.
+            max_corrupt_images: How many images may be lost with shards whose table cannot be read, before it is an
+            error.
             cache: Shared bounded cache of remote shards; None for one of its own.
             resolved: See `open_samples`.
 
@@ -80,7 +81,7 @@ class ShardSet(ImageSet):
         """
         self.url = url
         self.cache = cache or ShardCache()
-        self.corruption = Corruption(corrupt_limit)
+        self.corruption = Corruption(max_corrupt_images)
         self.shards, self.samples = open_samples(url, self.cache, self.corruption, resolved)
         self.labels = self.samples.label
         shards = self.shards

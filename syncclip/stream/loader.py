@@ -161,7 +161,8 @@ def watched() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):  # torch has no type for it
             raise
         raise LostLoaderError(
-            f"a loader process was lost ({error}); where memory is short, lower training.loaders, training.ahead or "
+            f"a loader process was lost ({error}); where memory is short, lower training.loader_processes, "
+            f"training.prefetch_threads or "
             "training.cache_images"
         ) from error
 

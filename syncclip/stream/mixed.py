@@ -78,7 +78,7 @@ class MixedStream:
         window: int | None = None,
         rank: int = 0,
         world_size: int = 1,
-        corrupt_limit: int = 16,
+        max_corrupt_images: int = 16,
         cache_images: int = 256 << 20,
         teacher: Teacher | None = None,
     ) -> None:
@@ -96,7 +96,7 @@ class MixedStream:
             images_per_class: Only the first so many synthetic images of each class of each set; None for all.
             window: Shards of a set from which the images of one step come; None for all.
             rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
-            corrupt_limit: Damaged images that may be replaced before it is an error.
+            max_corrupt_images: Damaged images that may be replaced before it is an error.
             cache_images: Bytes that decoded images may take in memory; results do not depend on it.
             teacher: Whose probabilities of synthetic images come with a batch; of the only synthetic set.
 
@@ -107,7 +107,7 @@ class MixedStream:
             raise UserError(f"a batch of {batch} cannot be shared out to {world_size} worker(s); give a multiple of it")
         assert 0 <= rank < world_size
         self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
-        self.transform, self.corruption = transform, Corruption(corrupt_limit)
+        self.transform, self.corruption = transform, Corruption(max_corrupt_images)
         self._cache_images, self._decoded, self.teacher = cache_images, DecodedImages(cache_images), teacher
         self._room: Room = empty_batch
         self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
@@ -182,7 +182,7 @@ class MixedStream:
             view: The images are the same in all; each transforms them with chance of its own, and training sees 0.
 
         Raises:
-            UserError: More images than `corrupt_limit` are damaged, or all of a class.
+            UserError: More images than `max_corrupt_images` are damaged, or all of a class.
         """
         ids = self.ids(epoch, step)
         if self.synthetic is not None:

@@ -21,7 +21,7 @@ from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.reader import ImageSet, ShardSet
 
 TEACHER, VECTORS = "teacher.json", "class_vectors.safetensors"
-AGAIN = "remove it, and run the `syncclip teach` that wrote it again"
+AGAIN = "remove it, and run the `syncclip teacher` that wrote it again"
 Probabilities = npt.NDArray[np.float32]
 
 
@@ -82,7 +82,8 @@ def read_teacher(url: str) -> TeacherFiles:
     found = storage.read_document(storage.join(url, TEACHER), TeacherFiles, AGAIN)
     if found is None:
         raise UserError(
-            f"{url}: no teacher's files there, or not all of them; write them with `syncclip teach RUN SET --out {url}`"
+            f"{url}: no teacher's files there, or not all of them; "
+            f"write them with `syncclip teacher RUN SET --out {url}`"
         )
     return found
 

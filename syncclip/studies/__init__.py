@@ -1,1 +1,2 @@
-"""From a recipe with a grid of arms, amounts and seeds to finished runs, scaling curves, comparisons and tables."""
+"""From a recipe with a grid of configurations, amounts and seeds to finished runs, scaling curves, comparisons and
+tables."""

@@ -18,7 +18,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import duration
 from syncclip.evaluation.predict import RESULTS, read_results
 from syncclip.recipe.recipe import Recipe
-from syncclip.recipe.study import Arm, StudySettings
+from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache
 from syncclip.runs.data import KnownSets
@@ -83,46 +83,48 @@ class CellRun:
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
-    """The recipe of one cell's training: one worker, the arm's own values last.
+    """The recipe of one cell's training: one worker, the configuration's own values last.
 
     Args:
         recipe: of the study.
         synthetic: where the synthetic set lies.
     """
     values: dict[str, Any] = {
-        "training.method": cell.arm.method,
-        "training.data": cell.arm.data,
+        "training.method": cell.configuration.method,
+        "training.data": cell.configuration.data,
         "training.workers": 1,
-        "training.synthetic": synthetic if cell.arm.synthetic else None,
+        "training.synthetic": synthetic if cell.configuration.synthetic else None,
         "training.images_per_class": cell.images_per_class,
     }
     if cell.seed is not None:
         values["training.seed"] = cell.seed
-    return recipe.with_values({**values, **cell.arm.overrides}, _place(recipe, cell.arm))
+    return recipe.with_values({**values, **cell.configuration.overrides}, _place(recipe, cell.configuration))
 
 
-def _place(recipe: Recipe, arm: Arm) -> str:
-    """What a sentence about an arm begins with; the arm may be of a file, of the command line or of a protocol."""
-    place = [one.name for one in recipe.study.arms].index(arm.name)
-    return f"recipe {recipe.name!r}: study.arms[{place}] {arm.name!r}"
+def _place(recipe: Recipe, configuration: Configuration) -> str:
+    """What a sentence about a configuration begins with; the configuration may be of a file, of the command line or
+    of a protocol."""
+    place = [one.name for one in recipe.study.configurations].index(configuration.name)
+    return f"recipe {recipe.name!r}: study.configurations[{place}] {configuration.name!r}"
 
 
-def check_arms(recipe: Recipe) -> None:
-    """Refuse, before anything is generated, an arm or a candidate of a study whose cells no recipe could have.
+def check_configurations(recipe: Recipe) -> None:
+    """Refuse, before anything is generated, a configuration or a candidate of a study whose cells no recipe could have.
 
     Raises:
         UserError: an unknown method or key, a wrong value or an impossible combination; or none of the amounts that
-            an arm wants is among the study's.
+            a configuration wants is among the study's.
     """
     amounts = recipe.study.amounts
-    for arm in recipe.study.arms:
-        if arm.synthetic and not arm.at(amounts):
+    for configuration in recipe.study.configurations:
+        if configuration.synthetic and not configuration.at(amounts):
             raise UserError(
-                f"{_place(recipe, arm)}: images_per_class is {arm.images_per_class}, none of which is among the "
+                f"{_place(recipe, configuration)}: images_per_class is {configuration.images_per_class}, none of "
+                f"which is among the "
                 f"study's {amounts}"
             )
-        for tried in [{}, *({key: value} for key, values in arm.candidates.items() for value in values)]:
-            changed = arm.model_copy(update={"overrides": {**arm.overrides, **tried}})
+        for tried in [{}, *({key: value} for key, values in configuration.search_space.items() for value in values)]:
+            changed = configuration.model_copy(update={"overrides": {**configuration.overrides, **tried}})
             cell_recipe(recipe, Cell(changed, None, None), None)
 
 

@@ -73,7 +73,7 @@ def feature_map(
 
 
 def _features(method: Method, sample: ChosenImages, domain: int, recipe: Recipe) -> Floats:
-    size, device = recipe.evaluation.batch, method.clip.device
+    size, device = recipe.evaluation.batch_size, method.clip.device
     found = []
     for first in range(0, len(sample.images), size):
         images = sample.images[first : first + size].to(device)

@@ -53,15 +53,18 @@ def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) ->
         base=len(dataset.base),
         split=recipe.evaluation.split,
         synthetic=synthetic if isinstance(synthetic, str) else None,
-        focus=settings.focus_arm.name,
-        arms=[outputs.ArmState(arm.name, arm.method, arm.data) for arm in settings.arms],
+        reference=settings.reference_configuration.name,
+        configurations=[
+            outputs.ConfigurationState(configuration.name, configuration.method, configuration.data)
+            for configuration in settings.configurations
+        ],
         images_per_class=settings.amounts,
         dropped=list(dropped),
         seeds=settings.seeds,
         cells=[
             outputs.CellState(
                 run.cell.name,
-                run.cell.arm.name,
+                run.cell.configuration.name,
                 run.cell.images_per_class,
                 run.cell.seed,
                 run.status,
@@ -81,17 +84,28 @@ def write_state(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
 
 def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
     """One row for each finished cell; see `outputs` for the columns."""
-    columns = ["cell", "arm", "method", "data", "images_per_class", "seed", "split", *SCORES, "seconds", "hash"]
+    columns = [
+        "cell",
+        "configuration",
+        "method",
+        "data",
+        "images_per_class",
+        "seed",
+        "split",
+        *SCORES,
+        "seconds",
+        "hash",
+    ]
     rows = []
     for run in runs:
         if run.status == "done":
-            cell, arm, results = run.cell, run.cell.arm, run.results
+            cell, configuration, results = run.cell, run.cell.configuration, run.results
             rows.append(
                 {
                     "cell": cell.name,
-                    "arm": arm.name,
-                    "method": arm.method,
-                    "data": arm.data if arm.trained else "none",
+                    "configuration": configuration.name,
+                    "method": configuration.method,
+                    "data": configuration.data if configuration.trained else "none",
                     "images_per_class": cell.images_per_class,
                     "seed": cell.seed,
                     "split": split,
@@ -120,7 +134,7 @@ def write(
         recipe: of the study.
         url: its folder.
         runs: all cells.
-        synthetic: the set, None where no arm learns from one.
+        synthetic: the set, None where no configuration learns from one.
         work: what running the cells took this time.
         state: the grid, written last.
     """
@@ -128,7 +142,7 @@ def write(
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
     finished = [(run.cell, run.folder) for run in runs if run.status == "done"]
     dataset = load_dataset(recipe.dataset)
-    evidence = analysis.gather(finished, recipe.study.arms, len(dataset.base))
+    evidence = analysis.gather(finished, recipe.study.configurations, len(dataset.base))
     if synthetic is not None:
         _write_shift(recipe, url, runs, synthetic, state.owner)
     before = outputs.read_cost(url, state.owner)
@@ -180,19 +194,26 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """Arm -> mean share of the synthetic images that its finished runs at the largest amount have shown."""
+    """Configuration -> mean share of the synthetic images that its finished runs at the largest amount have shown."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         if run.status == "done" and run.cell.images_per_class and run.results.get("seen") is not None:
-            of_arm = shares.setdefault(run.cell.arm.name, {})
-            of_arm.setdefault(run.cell.images_per_class, []).append(run.results["seen"])
-    return {arm: fmean(of_arm[max(of_arm)]) for arm, of_arm in shares.items()}
+            of_configuration = shares.setdefault(run.cell.configuration.name, {})
+            of_configuration.setdefault(run.cell.images_per_class, []).append(run.results["seen"])
+    return {
+        configuration: fmean(of_configuration[max(of_configuration)])
+        for configuration, of_configuration in shares.items()
+    }
 
 
 def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet, owner: str) -> None:
-    """Map the focus arm's first seed at its largest amount; what was mapped already is not mapped again."""
-    focus = recipe.study.focus_arm.name
-    fit = [run for run in runs if run.status == "done" and run.cell.arm.name == focus and run.cell.arm.synthetic]
+    """Map the focus configuration's first seed at its largest amount; what was mapped already is not mapped again."""
+    reference = recipe.study.reference_configuration.name
+    fit = [
+        run
+        for run in runs
+        if run.status == "done" and run.cell.configuration.name == reference and run.cell.configuration.synthetic
+    ]
     if not fit:
         return
     run = max(fit, key=lambda one: (one.cell.images_per_class or 0, -recipe.study.seeds.index(one.cell.seed or 0)))
@@ -211,7 +232,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
         place,
         outputs.StudyShift(
             cell=run.cell.name,
-            arm=focus,
+            configuration=reference,
             images_per_class=run.cell.images_per_class,
             seed=run.cell.seed,
             split=recipe.evaluation.split,

@@ -5,24 +5,24 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from syncclip.recipe.study import Arm, StudySettings
+from syncclip.recipe.study import Configuration, StudySettings
 
 
 @dataclass(frozen=True)
 class Cell:
     """One run of a study.
 
-    `images_per_class` is None where the arm learns from no synthetic images, `seed` where it learns nothing.
+    `images_per_class` is None where the configuration learns from no synthetic images, `seed` where it learns nothing.
     """
 
-    arm: Arm
+    configuration: Configuration
     images_per_class: int | None
     seed: int | None
 
     @property
     def name(self) -> str:
         """The cell's folder, e.g. `syncclip-both-16-seed1`."""
-        parts = [self.arm.name]
+        parts = [self.configuration.name]
         if self.images_per_class is not None:
             parts.append(str(self.images_per_class))
         if self.seed is not None:
@@ -49,17 +49,22 @@ def spread(amounts: list[int]) -> list[int]:
 def cells(settings: StudySettings) -> list[Cell]:
     """All cells, the most informative first.
 
-    Everything for the first seed comes before the next seed begins, and within a seed all arms at the largest amount,
+    Everything for the first seed comes before the next seed begins, and within a seed all configurations at the
+    largest amount,
     then at the smallest, then between.
     """
-    order = [Cell(arm, None, None) for arm in settings.arms if not arm.trained]
+    order = [Cell(configuration, None, None) for configuration in settings.configurations if not configuration.trained]
     for seed in settings.seeds:
-        order += [Cell(arm, None, seed) for arm in settings.arms if arm.trained and not arm.synthetic]
         order += [
-            Cell(arm, n, seed)
+            Cell(configuration, None, seed)
+            for configuration in settings.configurations
+            if configuration.trained and not configuration.synthetic
+        ]
+        order += [
+            Cell(configuration, n, seed)
             for n in spread(settings.amounts)
-            for arm in settings.arms
-            if arm.synthetic and n in arm.at(settings.amounts)
+            for configuration in settings.configurations
+            if configuration.synthetic and n in configuration.at(settings.amounts)
         ]
     return order
 

@@ -24,7 +24,7 @@ class Part:
     Attributes:
         recipe: with the set in it, and the amounts that this holds.
         url: its folder.
-        synthetic: None where no arm learns from synthetic images.
+        synthetic: None where no configuration learns from synthetic images.
         dropped: amounts that the set doesn't hold.
     """
 
@@ -61,7 +61,7 @@ def write(
     table = mean_cells(every, len(parts))
     storage.write_table(storage.join(url, outputs.DATASETS), every, state.owner)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
-    evidence = analysis.joined([one.evidence for one in found.values()], recipe.study.arms)
+    evidence = analysis.joined([one.evidence for one in found.values()], recipe.study.configurations)
     costs = [outputs.read_cost(part.url, part.state.owner).synthesis for part in parts.values()]
     before = outputs.read_cost(url, state.owner)
     cost = outputs.Cost(outputs.added_synthesis(costs), findings.training_cost(before.training, runs, work))
@@ -83,8 +83,11 @@ def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
         base=sum(len(one.base) for one in datasets),
         split=recipe.evaluation.split,
         synthetic=None,
-        focus=recipe.study.focus_arm.name,
-        arms=[outputs.ArmState(arm.name, arm.method, arm.data) for arm in recipe.study.arms],
+        reference=recipe.study.reference_configuration.name,
+        configurations=[
+            outputs.ConfigurationState(configuration.name, configuration.method, configuration.data)
+            for configuration in recipe.study.configurations
+        ],
         images_per_class=first.recipe.study.amounts,
         dropped=list(first.dropped),
         seeds=recipe.study.seeds,
@@ -102,7 +105,7 @@ def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
     status: outputs.Status = "failed" if errors else "done" if done else "waiting"
     error = "; ".join(errors) if errors else None
     hashes = digest([run.folder.recipe_hash for run in runs.values()])
-    return outputs.CellState(name, cell.arm.name, cell.images_per_class, cell.seed, status, error, hashes)
+    return outputs.CellState(name, cell.configuration.name, cell.images_per_class, cell.seed, status, error, hashes)
 
 
 def mean_cells(every: pd.DataFrame, datasets: int) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """What a study writes: the names of its files, what each holds, and how they are written and read.
 
 study.parquet
-    One row for each finished cell: cell, arm, method, data, images_per_class (null where the arm learns from no
+    One row for each finished cell: cell, configuration, method, data, images_per_class (null where the configuration
+    learns from no
     synthetic image), seed (null for zero-shot), split, every metric of `evaluation.metrics.METRICS`, ece, ece_base,
     ece_novel (all per cent), seconds (of the whole cell), hash.
 study.json, fit.json, worth.json, comparisons.json, shift.json, cost.json
@@ -10,7 +11,8 @@ features.parquet
     The map of both domains: model (frozen or trained), domain (real or synthetic), label, row (of the split, or of the
     synthetic set), x, y.
 answers.parquet
-    One row for each finished cell and test image: dataset (0 for the first), arm, images_per_class, seed, label, novel,
+    One row for each finished cell and test image: dataset (0 for the first), configuration, images_per_class, seed,
+    label, novel,
     half and open (whether the prediction was right), order (of the images by how much each looks like a base class).
     From it `syncclip recompute` computes study.parquet's accuracies, fit.json, worth.json and comparisons.json again.
 progress.json
@@ -57,7 +59,7 @@ TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cel
 DATASETS, ANSWERS = "datasets.parquet", "answers.parquet"
 FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
-COST, TABLES, CHOICES = "cost.json", "tables.md", "choices.json"
+COST, TABLES, CHOICES = "cost.json", "tables.md", "tuned.json"
 
 ALWAYS = TABLE, STATE, RECIPE, FIT, WORTH, COMPARISONS, COST, TABLES
 """What every study has once it has run."""
@@ -70,8 +72,8 @@ Status = Literal["done", "failed", "waiting"]
 
 
 @dataclass(frozen=True)
-class ArmState:
-    """An arm of the grid."""
+class ConfigurationState:
+    """A configuration of the grid."""
 
     name: str
     method: str
@@ -83,7 +85,7 @@ class CellState:
     """A cell of the grid, and what became of it."""
 
     cell: str
-    arm: str
+    configuration: str
     images_per_class: int | None
     seed: int | None
     status: Status
@@ -98,8 +100,8 @@ class StudyState:
 
     Attributes:
         base: number of base classes.
-        synthetic: URL of the set; None where no arm learns from one.
-        focus: name of the arm that comparisons are about.
+        synthetic: URL of the set; None where no configuration learns from one.
+        focus: name of the configuration that comparisons are about.
         dropped: amounts beyond what the set holds.
         datasets: of a suite, the folders of each dataset's own study; none of a single dataset.
     """
@@ -110,8 +112,8 @@ class StudyState:
     base: int
     split: str
     synthetic: str | None
-    focus: str
-    arms: list[ArmState]
+    reference: str
+    configurations: list[ConfigurationState]
     images_per_class: list[int]
     dropped: list[int]
     seeds: list[int]
@@ -127,17 +129,17 @@ class StudyState:
 
 @dataclass(frozen=True)
 class Fits:
-    """Curves of arm and metric, whose errors are 100 - accuracy.
+    """Curves of configuration and metric, whose errors are 100 - accuracy.
 
     Attributes:
         level: coverage of the intervals.
         draws: of the bootstrap.
-        models: the models of the curve, the best first, for arms with more amounts than a law needs.
-        seen: of each arm, the share of the synthetic images that its runs at the largest amount have shown.
+        models: the models of the curve, the best first, for configurations with more amounts than a law needs.
+        seen: of each configuration, the share of the synthetic images that its runs at the largest amount have shown.
     """
 
     level: float
-    draws: int
+    resamples: int
     split: str
     curves: Mapping[str, Mapping[str, Curve]]
     models: Mapping[str, Mapping[str, tuple[HeldOut, ...]]] = field(default_factory=dict)
@@ -146,13 +148,13 @@ class Fits:
 
 @dataclass(frozen=True)
 class Worth:
-    """What the focus arm's synthetic images are worth, by metric; empty where it is unknown.
+    """What the focus configuration's synthetic images are worth, by metric; empty where it is unknown.
 
     Attributes:
         images_per_hour: of one generator; None where it was not measured.
     """
 
-    arm: str
+    configuration: str
     level: float
     images_per_hour: float | None
     marginal: Mapping[str, tuple[Marginal, ...]]
@@ -161,14 +163,14 @@ class Worth:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Points of accuracy, `arm` minus `against`, with the interval over so many seeds and test images.
+    """Points of accuracy, `configuration` minus `against`, with the interval over so many seeds and test images.
 
     Attributes:
         unit: what of the test data was drawn again: its images, its classes, or the datasets.
         smaller_half: test images of the half, of any dataset, that has fewest; None: not known.
     """
 
-    arm: str
+    configuration: str
     images_per_class: int | None
     against: str
     against_images_per_class: int | None
@@ -193,10 +195,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class StudyShift:
-    """The shift of one cell's arm, under the frozen CLIP and under the trained run; `key` names what was measured."""
+    """The shift of one cell's configuration, under the frozen CLIP and under the trained run; `key` names what was
+    measured."""
 
     cell: str
-    arm: str
+    configuration: str
     images_per_class: int | None
     seed: int | None
     split: str
@@ -231,7 +234,7 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours of work; `synthesis` is None where no arm learns from synthetic images."""
+    """Hours of work; `synthesis` is None where no configuration learns from synthetic images."""
 
     synthesis: SynthesisCost | None = None
     training: TrainingCost = field(default_factory=TrainingCost)

@@ -15,7 +15,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.evaluation.metrics import METRICS
 from syncclip.recipe.recipe import Recipe
-from syncclip.recipe.study import Arm
+from syncclip.recipe.study import Configuration
 from syncclip.studies import analysis, outputs
 from syncclip.studies.analysis import Evidence
 from syncclip.studies.statistics.metrics import Answers, mean_metrics, run_metrics
@@ -23,7 +23,7 @@ from syncclip.studies.statistics.metrics import Answers, mean_metrics, run_metri
 SCHEMA = pa.schema(
     [
         ("dataset", pa.int16()),
-        ("arm", pa.string()),
+        ("configuration", pa.string()),
         ("images_per_class", pa.int32()),
         ("seed", pa.int64()),
         ("label", pa.int32()),
@@ -45,7 +45,7 @@ def write(evidence: Evidence, url: str, owner: str) -> None:
         pa.table(
             {
                 "dataset": np.full(len(one.label), dataset),
-                "arm": pa.array([arm] * len(one.label)),
+                "configuration": pa.array([configuration] * len(one.label)),
                 "images_per_class": pa.array([amount] * len(one.label), pa.int32()),
                 "seed": pa.array([seed] * len(one.label), pa.int64()),
                 "label": one.label,
@@ -55,7 +55,7 @@ def write(evidence: Evidence, url: str, owner: str) -> None:
                 "order": _order(one.base_score[0]),
             }
         ).cast(SCHEMA)
-        for (arm, amount, seed), answers in evidence.cells.items()
+        for (configuration, amount, seed), answers in evidence.cells.items()
         for dataset, one in enumerate(answers)
     ]
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
@@ -70,7 +70,7 @@ def _order(scores: np.ndarray) -> np.ndarray:
     return places
 
 
-def read(url: str, arms: Sequence[Arm], owner: str) -> Evidence:
+def read(url: str, configurations: Sequence[Configuration], owner: str) -> Evidence:
     """The evidence of a study's folder; `owner` is the identity of the study, see `storage.seals`.
 
     Raises:
@@ -81,12 +81,12 @@ def read(url: str, arms: Sequence[Arm], owner: str) -> Evidence:
         raise UserError(f"{url}: there is no {outputs.ANSWERS}, which a study writes when it ends; run it again")
     table = storage.read_table(place, SCHEMA.names, "run the study again", owner=owner).to_pandas()
     cells: dict[tuple[str, int | None, int | None], tuple[Answers, ...]] = {}
-    keys = ["arm", "images_per_class", "seed"]
+    keys = ["configuration", "images_per_class", "seed"]
     groups: Any = table.groupby(keys, sort=False, dropna=False)
-    for (arm, amount, seed), rows in groups:
-        cell = str(arm), None if pd.isna(amount) else int(amount), None if pd.isna(seed) else int(seed)
+    for (configuration, amount, seed), rows in groups:
+        cell = str(configuration), None if pd.isna(amount) else int(amount), None if pd.isna(seed) else int(seed)
         cells[cell] = tuple(_answers(of_dataset) for _, of_dataset in rows.groupby("dataset", sort=True))
-    return Evidence(arms, cells)
+    return Evidence(configurations, cells)
 
 
 def _answers(rows: pd.DataFrame) -> Answers:
@@ -102,7 +102,7 @@ class Recomputed:
     """The numbers of a study, computed again from its answers.
 
     Attributes:
-        means: one row for each arm and amount: its seeds, and the mean of every metric.
+        means: one row for each configuration and amount: its seeds, and the mean of every metric.
         comparisons: as `comparisons.json` holds them.
         differ: a sentence for each number that is another in the study's files.
         numbers: how many were held against these.
@@ -123,12 +123,12 @@ def recompute(url: str) -> Recomputed:
     owner = storage.read_owner(storage.join(url, outputs.STATE))
     storage.read_sealed(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
-    evidence = read(url, recipe.study.arms, owner)
+    evidence = read(url, recipe.study.configurations, owner)
     rows = [
-        {"arm": arm, "images_per_class": amount, "seed": seed, **_scores(answers)}
-        for (arm, amount, seed), answers in evidence.cells.items()
+        {"configuration": configuration, "images_per_class": amount, "seed": seed, **_scores(answers)}
+        for (configuration, amount, seed), answers in evidence.cells.items()
     ]
-    keys = ["arm", "images_per_class", "seed"]
+    keys = ["configuration", "images_per_class", "seed"]
     table = pd.DataFrame(rows, columns=[*keys, *METRICS])
     place = storage.join(url, outputs.TABLE)
     stored = storage.read_table(place, [*keys, *METRICS], "run the study again", owner=owner).to_pandas()
@@ -160,7 +160,7 @@ def recompute(url: str) -> Recomputed:
             numbers += 1
             if not _same(one, other):
                 differ.append(f"{place} is {other}; recomputed it is {one}")
-    groups = table.groupby(["arm", "images_per_class"], sort=False, dropna=False)
+    groups = table.groupby(["configuration", "images_per_class"], sort=False, dropna=False)
     means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
     return Recomputed(means, pairs, differ, numbers)
 

@@ -18,7 +18,7 @@ from syncclip.runs import resolve
 from syncclip.runtime.progress import Progress, say
 from syncclip.storage import urls
 from syncclip.studies import findings, multi_dataset, outputs
-from syncclip.studies.cells import CellRun, check_arms, prepare, run_cells
+from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
 from syncclip.studies.findings import Findings, SyntheticSet
 from syncclip.studies.grid import capped, cells
 from syncclip.studies.multi_dataset import Part
@@ -52,7 +52,8 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
     The synthetic set is generated first where it is missing or too small, then the cells run, then the findings are
     written; of a suite on each of its datasets, and then for their average. Killed at any time, the same call goes on:
-    shards and cells that are done are not done again. A seed, an amount or an arm that is added later only runs its
+    shards and cells that are done are not done again. A seed, an amount or a configuration that is added later only
+    runs its
     own cells.
 
     Args:
@@ -61,19 +62,19 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
     Raises:
         UserError: a cell's folder holds another recipe's run, the set is another one, or the cluster can't hold a
-            cell, or an arm's settings or the real images are refused. Cells that fail don't end the study:
+            cell, or a configuration's settings or the real images are refused. Cells that fail don't end the study:
             `Study.check` reports them.
 
     Examples:
         >>> from syncclip import Recipe, study
-        >>> arms = "study.arms=[{method: zeroshot}, {method: ivlp, data: both}]"
-        >>> grid = ["study.images_per_class=[1, 2]", "study.seeds=[1, 2]", "study.focus=ivlp-both"]
-        >>> values = [arms, *grid, "training.epochs=2", "training.synthetic=runs/set"]
+        >>> configurations = "study.configurations=[{method: zeroshot}, {method: ivlp, data: both}]"
+        >>> grid = ["study.images_per_class=[1, 2]", "study.seeds=[1, 2]", "study.reference=ivlp-both"]
+        >>> values = [configurations, *grid, "training.epochs=2", "training.synthetic=runs/set"]
         >>> done = study(Recipe.load("travel", values), "runs/study")
-        >>> done.cells, done.failed, sorted(done.table["arm"].unique())
+        >>> done.cells, done.failed, sorted(done.table["configuration"].unique())
         (5, {}, ['ivlp-both', 'zeroshot'])
     """
-    check_arms(recipe)
+    check_configurations(recipe)
     storage.configure(recipe.storage.options)
     recipes = by_dataset(recipe)
     for one in recipes.values():
@@ -106,17 +107,23 @@ def _begin(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
 
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
     """Of a suite each dataset's name in it -> its recipe, which keeps its set in a folder of its own; else "" -> the
-    recipe. Where the recipe or one of its arms names a synthetic set, or a teacher's files, it is a folder of such for
+    recipe. Where the recipe or one of its configurations names a synthetic set, or a teacher's files, it is a folder
+    of such for
     a suite."""
     found = {}
     for name, dataset in suite_of(recipe.dataset).items():
         values: dict[str, Any] = {SYNTHETIC: recipe.training.synthetic, TEACHER: recipe.training.teacher}
-        arms = [arm.model_dump(mode="json") for arm in recipe.study.arms]
-        for given in (values, *(arm["overrides"] for arm in arms)):
+        configurations = [configuration.model_dump(mode="json") for configuration in recipe.study.configurations]
+        for given in (values, *(configuration["overrides"] for configuration in configurations)):
             given |= {
                 key: storage.join(given[key], name) for key in (SYNTHETIC, TEACHER) if isinstance(given.get(key), str)
             }
-        values |= {"dataset.name": dataset.name, "name": name, "storage.root": recipe.folder, "study.arms": arms}
+        values |= {
+            "dataset.name": dataset.name,
+            "name": name,
+            "storage.root": recipe.folder,
+            "study.configurations": configurations,
+        }
         found[name] = recipe.with_values(values)
     return found or {"": recipe}
 
@@ -132,7 +139,7 @@ def announce(label: str, recipes: Mapping[str, Recipe], amount: int | None = Non
     images = sum(
         len(load_dataset(one.dataset).classnames) * (amount or one.study.amounts[-1])
         for one in recipes.values()
-        if one.training.synthetic is None and any(arm.synthetic for arm in one.study.arms)
+        if one.training.synthetic is None and any(configuration.synthetic for configuration in one.study.configurations)
     )
     runs = counted(sum(len(cells(one.study)) for one in recipes.values()), "cell")
     generated = (
@@ -140,7 +147,7 @@ def announce(label: str, recipes: Mapping[str, Recipe], amount: int | None = Non
     )
     on = f" on {counted(len(recipes), 'dataset')}" if len(recipes) > 1 else ""
     say(f"{label}: {generated}{runs}{on}")
-    for warning in next(iter(recipes.values())).warmup_warnings_of_arms():
+    for warning in next(iter(recipes.values())).warmup_warnings_of_configurations():
         say(f"warning: {warning}")
 
 
@@ -202,15 +209,19 @@ def check_data(recipe: Recipe, tested: Split) -> None:
     """Refuse real images that are missing or damaged before anything is generated, instead of in each cell after it.
 
     Raises:
-        UserError: one of the splits that the cells use can't be opened, or there is an oracle without images.
+        UserError: one of the splits that the cells use can't be opened, or there is an all_real without images.
     """
     dataset = load_dataset(recipe.dataset)
-    if any(arm.real for arm in recipe.study.arms):
+    if any(configuration.real for configuration in recipe.study.configurations):
         dataset.split("train")
-    if any(arm.data == "oracle" for arm in recipe.study.arms) and (lacking := dataset.without_training(dataset.novel)):
+    if any(configuration.data == "all_real" for configuration in recipe.study.configurations) and (
+        lacking := dataset.without_training(dataset.novel)
+    ):
         raise UserError(
-            f"study.arms: an oracle learns from real images of the novel classes, too, and {len(lacking)} of them have "
-            f"none in dataset {dataset.name!r} ({few(map(repr, lacking))}); leave this arm out or add training images"
+            f"study.configurations: an all_real learns from real images of the novel classes, too, and "
+            f"{len(lacking)} of them have "
+            f"none in dataset {dataset.name!r} ({few(map(repr, lacking))}); leave this configuration out or add "
+            f"training images"
         )
     if recipe.training.keep_best == "validation":
         dataset.split("val")
@@ -225,10 +236,10 @@ def ensure_set(recipe: Recipe, out: str | None, amount: int | None = None) -> Sy
         amount: images of each class that are generated; None: the study's largest amount.
 
     Returns:
-        None where no arm learns from synthetic images.
+        None where no configuration learns from synthetic images.
     """
     settings = recipe.study
-    if not any(arm.synthetic for arm in settings.arms):
+    if not any(configuration.synthetic for configuration in settings.configurations):
         return None
     if recipe.training.synthetic is not None:
         url = resolve.find_synthetic(recipe)

@@ -19,7 +19,7 @@ from syncclip.studies.statistics.scaling_fit import Curve
 
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
-SHOWN = ("novel", "hm", "open_hm", "openworld_auc")
+SHOWN = ("novel", "hm", "all_classes_hm", "openworld_auc")
 """Metrics of the comparisons and curves that are printed; the files hold all."""
 
 
@@ -33,24 +33,24 @@ class TextTable:
 
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
-    """Print the means, and what the focus arm gains over the others."""
+    """Print the means, and what the focus configuration gains over the others."""
     for one in [_means(recipe, table), *_compared(pairs)[:1]]:
         text.show(text.table(f"{recipe.name}: {one.title}", one.headings, one.rows), keys=2)
     text.show(url)
 
 
 def recomputed(means: pd.DataFrame, pairs: Sequence[Comparison]) -> list[TextTable]:
-    """The means of a table with one row for each arm and amount, and the comparisons."""
+    """The means of a table with one row for each configuration and amount, and the comparisons."""
     rows = [
         [
-            str(row["arm"]),
+            str(row["configuration"]),
             "" if pd.isna(row["images_per_class"]) else f"{row['images_per_class']:.0f}",
             str(row["seeds"]),
             *(f"{row[metric]:.1f}" for metric in METRICS),
         ]
         for row in means.to_dict("records")
     ]
-    headings = ["arm", "images per class", "seeds", *HEADINGS.values()]
+    headings = ["configuration", "images per class", "seeds", *HEADINGS.values()]
     return [TextTable("Accuracy, per cent; means over seeds.", headings, rows), *_compared(pairs)]
 
 
@@ -68,16 +68,16 @@ def markdown(
         tables.append(TextTable(f"By what they learn from, {shown}.", ["method", "images per class", *DATA], rows))
     tables += _compared(pairs)
     rows = [
-        [arm, HEADINGS[metric], *described(found[metric])]
-        for arm, found in curves.items()
+        [configuration, HEADINGS[metric], *described(found[metric])]
+        for configuration, found in curves.items()
         for metric in SHOWN
         if metric in found and len(recipe.study.amounts) > 1
     ]
     if rows:
-        level = f"{percent(recipe.study.level)} intervals over seeds and classes"
+        level = f"{percent(recipe.study.confidence_level)} intervals over seeds and classes"
         title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {level}."
         said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
-        tables.append(TextTable(title, ["arm", "error of", *said], rows))
+        tables.append(TextTable(title, ["configuration", "error of", *said], rows))
     tables += [_means(recipe, found, f"{name}. ") for name, found in (datasets or {}).items()]
     parts = [part for one in tables for part in (one.title, text.markdown_grid(one.headings, one.rows))]
     return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
@@ -86,10 +86,12 @@ def markdown(
 def by_data(table: pd.DataFrame) -> list[list[str]]:
     """A row for each method and amount: what it reaches on real, on synthetic images, and on both.
 
-    Empty unless several methods learned from all three, each by one arm.
+    Empty unless several methods learned from all three, each by one configuration.
     """
-    arms = table[table["data"].isin(DATA)]
-    whole = arms.groupby("method").filter(lambda cells: [*cells.groupby("data")["arm"].nunique()] == [1] * len(DATA))
+    configurations = table[table["data"].isin(DATA)]
+    whole = configurations.groupby("method").filter(
+        lambda cells: [*cells.groupby("data")["configuration"].nunique()] == [1] * len(DATA)
+    )
     if whole["method"].nunique() < 2:
         return []
     rows = []
@@ -124,18 +126,18 @@ def described(curve: Curve) -> list[str]:
 
 
 def _means(recipe: Recipe, table: pd.DataFrame, of: str = "") -> TextTable:
-    """Arm, amount, number of seeds and scores; arms in the table's order, amounts ascending."""
+    """Configuration, amount, number of seeds and scores; configurations in the table's order, amounts ascending."""
     rows = [
-        [str(arm), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
-        for arm, cells in table.groupby("arm", sort=False)
+        [str(configuration), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
+        for configuration, cells in table.groupby("configuration", sort=False)
         for amount, group in cells.groupby("images_per_class", dropna=False)
     ]
     title = f"{of}Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
-    return TextTable(title, ["arm", "images per class", "seeds", *HEADINGS.values()], rows)
+    return TextTable(title, ["configuration", "images per class", "seeds", *HEADINGS.values()], rows)
 
 
 def _compared(pairs: Sequence[Comparison]) -> list[TextTable]:
-    """The comparisons: amount, other arm, an interval for each shown metric; no table where there are none.
+    """The comparisons: amount, other configuration, an interval for each shown metric; no table where there are none.
 
     One table for each unit that was drawn again, classes first: theirs are the intervals to be quoted.
     """
@@ -147,16 +149,16 @@ def _compared(pairs: Sequence[Comparison]) -> list[TextTable]:
     caution = f" Caution: {pairs[0].caution}." if pairs and pairs[0].caution else ""
     return [
         TextTable(
-            f"{pairs[0].arm} minus the others, points; {percent(pairs[0].level)} intervals over seeds and {unit}."
-            + caution,
+            f"{pairs[0].configuration} minus the others, points; {percent(pairs[0].level)} intervals over seeds and "
+            f"{unit}." + caution,
             headings,
             [
                 [
                     "" if amount is None else str(amount),
-                    arm if other in (amount, None) else f"{arm} at {other}",
+                    configuration if other in (amount, None) else f"{configuration} at {other}",
                     *(shown.get(metric, "") for metric in SHOWN),
                 ]
-                for (amount, arm, other), shown in of_unit.items()
+                for (amount, configuration, other), shown in of_unit.items()
             ],
         )
         for unit, of_unit in found.items()

@@ -89,13 +89,13 @@ class Forecast:
 
 
 def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
-    """What the whole set of a plan takes at `cost.rate`; every shard counts as a full one.
+    """What the whole set of a plan takes at `cost.throughput`; every shard counts as a full one.
 
     Raises:
         UserError: hardly any shard would live to its end.
     """
-    assert cost.rate is not None
-    shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.rate
+    assert cost.throughput is not None
+    shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.throughput
     machines = Machines(*pool.size, cost.preemptions, cost.wait, LOAD if cost.load is None else cost.load)
     quiet = simulate(shards, seconds, machines._replace(preemptions=0.0), runs=1)
     outcomes = simulate(shards, seconds, machines, runs=_affordable(shards, seconds, machines))
@@ -106,7 +106,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
         _spread(outcomes.wall),
         hours,
         None if cost.price is None else Spread(*(hour * cost.price for hour in hours)),
-        _spread(outcomes.wasted * cost.rate),
+        _spread(outcomes.wasted * cost.throughput),
         None if cost.image_bytes is None else cost.image_bytes * plan.total,
     )
 

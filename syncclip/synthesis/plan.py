@@ -60,7 +60,7 @@ class Plan(Settings):
     """Fingerprint of the generator's weights, or its commit on the hub; empty until the first shard is generated."""
     filters: tuple[FilterSettings, ...]
     attempts: int = Field(ge=1, le=MAX_ATTEMPTS)
-    choose: Literal["first", "best"]
+    select: Literal["first", "best"]
     keep: Literal["best", "drop"]
     seed: int
     jpeg_quality: int
@@ -212,7 +212,7 @@ def draft(
                 for one in settings.filters
             ),
             attempts=settings.attempts,
-            choose=settings.choose,
+            select=settings.select,
             keep=settings.keep,
             seed=settings.seed,
             jpeg_quality=settings.jpeg_quality,

@@ -69,7 +69,7 @@ ONE_ACTOR = Pool()
 class CostSettings(Settings):
     """What `syncclip plan` estimates with. No byte depends on it."""
 
-    rate: float | None = Field(None, ge=1e-9, le=1e6)
+    throughput: float | None = Field(None, ge=1e-9, le=1e6)
     """Finished images a second of one actor; None: `--rate`, or `--probe` measures it."""
     image_bytes: float | None = Field(None, gt=0, le=1e12)
     """Bytes of an image in the set; None: `--probe` measures it."""
@@ -100,7 +100,7 @@ class SynthesisSettings(Settings):
     """In the order in which they score; what one rejects, the next doesn't see."""
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     """How often an image is generated at most."""
-    choose: Literal["first", "best"] = "first"
+    select: Literal["first", "best"] = "first"
     """Take the first attempt that passes, or make all attempts and take the one with the last filter's best score."""
     keep: Literal["best", "drop"] = "best"
     """Where no attempt passes: keep the best of them, or leave the image out."""
@@ -144,6 +144,6 @@ class SynthesisSettings(Settings):
             )
         if self.generator.offload != "none" and self.num_gpus == 0:
             raise ValueError(f"generator.offload {self.generator.offload!r} needs a GPU, and num_gpus is 0; remove it")
-        if self.choose == "best" and not self.filters:
-            raise ValueError("choose 'best' needs a filter whose score decides what is best; add one or choose 'first'")
+        if self.select == "best" and not self.filters:
+            raise ValueError("select 'best' needs a filter whose score decides what is best; add one or select 'first'")
         return self

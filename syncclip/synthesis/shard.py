@@ -114,7 +114,7 @@ def _made(
     """Yields once, when the generator has all batches: of the shard, or until the filters have rejected images."""
     size, pending = plan.batch, list(plan.shard_range(shard))
     choice, clock = _Choice(plan, shard, filters), Clock()
-    known = 1 if plan.choose == "first" else plan.attempts
+    known = 1 if plan.select == "first" else plan.attempts
 
     def batches(attempt: int) -> Iterator[_Ahead]:
         parts = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
@@ -131,7 +131,7 @@ def _made(
                     yield
                     known = 0
                 choice.take(entries, images.result()(), clock)
-            if plan.choose == "first":
+            if plan.select == "first":
                 pending = [index for index in pending if choice.chosen[index].reason is not None]
     return choice.made(clock)
 

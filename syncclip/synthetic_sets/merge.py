@@ -81,7 +81,7 @@ def _open(urls: Sequence[str]) -> list[MergeInput]:
     cache = ShardCache()
     names = _names(urls)
     sources = [
-        MergeInput(name, read_whole_set(one), ShardSet(one, corrupt_limit=0, cache=cache))
+        MergeInput(name, read_whole_set(one), ShardSet(one, max_corrupt_images=0, cache=cache))
         for name, one in names.items()
     ]
     first = sources[0]

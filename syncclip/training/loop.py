@@ -93,7 +93,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             not finite where a checkpoint or the end is due; neither is written.
     """
     settings = job.settings
-    check_shared(settings.batch, world_size)
+    check_shared(settings.batch_size, world_size)
     job.method.to(device_of(settings.device))
     with deterministic(settings.threads):
         learnable = {name: p for name, p in job.method.named_parameters() if p.requires_grad}
@@ -107,7 +107,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             return record
         with distributed.agreed(world_size):
             recorder = RunRecorder(job.run, settings, record, state, listener) if rank == 0 else None
-        job.method.work = WorkSplit(rank, world_size, settings.accumulate)
+        job.method.work = WorkSplit(rank, world_size, settings.accumulation_steps)
         try:
             _begin(job, learnable, state, world_size, recorder is not None)
             if state.step < total:
@@ -135,7 +135,7 @@ def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, wo
         return
 
     def shown(stream: MixedStream) -> Iterator[Iterator[Batch]]:
-        for number, view in enumerate(views(stream, count, job.settings.ahead), start=1):
+        for number, view in enumerate(views(stream, count, job.settings.prefetch_threads), start=1):
             if any(distributed.gathered(shutdown.requested(), world_size)):
                 raise StoppedError(f"interrupted before view {number} of {count}")
             if speaks:
@@ -167,8 +167,8 @@ def _train(
         settings.epochs,
         epoch,
         within,
-        threads=settings.ahead,
-        processes=settings.loaders,
+        threads=settings.prefetch_threads,
+        processes=settings.loader_processes,
         pin_memory=device_of(settings.device).type == "cuda",
     )
     for step, (epoch, within, batch) in enumerate(made, start=state.step):

@@ -66,10 +66,12 @@ def rate_at(
         done = step / switch if step < switch else (step - switch) / (steps - switch)
         return asked.last_rate + (base - asked.last_rate) / 2 * (1 + math.cos(math.pi * done))
     epoch = step // steps_per_epoch
-    return learning_rate(base, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_rate)
+    return learning_rate(base, epoch, settings.epochs, settings.warmup_epochs, settings.warmup_learning_rate)
 
 
-def learning_rate(base: float, epoch: int, epochs: int, warmup_epochs: int = 1, warmup_rate: float = 1e-5) -> float:
+def learning_rate(
+    base: float, epoch: int, epochs: int, warmup_epochs: int = 1, warmup_learning_rate: float = 1e-5
+) -> float:
     """The rate of a whole epoch: constant during warm-up, then a cosine that counts its epochs from there.
 
     The cosine's period is `epochs`, not `epochs - warmup_epochs`, so the rate never reaches zero: that is how the
@@ -82,5 +84,5 @@ def learning_rate(base: float, epoch: int, epochs: int, warmup_epochs: int = 1, 
     """
     assert 0 <= epoch < epochs, (epoch, epochs)
     if epoch < warmup_epochs:
-        return warmup_rate
+        return warmup_learning_rate
     return base / 2 * (1 + math.cos(math.pi * (epoch - warmup_epochs) / epochs))

@@ -111,7 +111,7 @@ class RunRecorder:
             return
         self._metrics.write(step=done, epoch=epoch, lr=rate, **losses)
         (step_before, time_before), self._logged = self._logged, (done, time.perf_counter())
-        speed = self._settings.batch * (done - step_before) / max(self._logged[1] - time_before, 1e-9)
+        speed = self._settings.batch_size * (done - step_before) / max(self._logged[1] - time_before, 1e-9)
         scalars = {f"loss/{name}": value for name, value in losses.items()}
         self._trackers.write(done, scalars | {"rate": rate, "speed/real_images_per_s": speed})
         if self._listener is not None:

@@ -38,8 +38,8 @@ class TrainingSettings(Settings):
 
     method: str = "syncclip"
     """What is trained: a method by its name in `methods`, or one of your own as `module:Class`."""
-    data: Literal["real", "synthetic", "both", "oracle"] = "both"
-    """What is learned from. "oracle": real images of the novel classes, too, as no experiment in earnest has them."""
+    data: Literal["real", "synthetic", "both", "all_real"] = "both"
+    """What is learned from. "all_real": real images of the novel classes, too, as no experiment in earnest has them."""
     synthetic: (
         Annotated[
             Annotated[str, Tag("text")] | Annotated[tuple[MixedSet, ...], Tag(MixedSet.__name__)], Discriminator(_kind)
@@ -48,8 +48,8 @@ class TrainingSettings(Settings):
     ) = None
     """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
     teacher: str | None = added(None)
-    """Folder or URL of a teacher's files of that set, as `syncclip teach` writes them, for methods that learn from its
-    probabilities."""
+    """Folder or URL of a teacher's files of that set, as `syncclip teacher` writes them, for methods that learn from
+    its probabilities."""
     real: tuple[MixedSet, ...] = added(())
     """More datasets of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
     images_per_class: int | None = Field(None, ge=1)
@@ -62,20 +62,21 @@ class TrainingSettings(Settings):
     epochs_over: Literal["real", "synthetic", "longer"] = added("real")
     """What an epoch goes through once: the real images, as many images as the synthetic set has, or the one of these
     that takes more steps. With "real", the number of steps does not grow with the synthetic images."""
-    batch: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1)
     """Real images a step over all workers; each brings a seen and a novel synthetic one."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD; see torch."""
     weight_decay: float = Field(5e-4, ge=0)
     """Of SGD; see torch."""
     warmup_epochs: int = Field(1, ge=0)
-    """First epochs, trained at `warmup_rate`; after them the method's learning rate follows a cosine. If every epoch is
+    """First epochs, trained at `warmup_learning_rate`; after them the method's learning rate follows a cosine. If
+    every epoch is
     one of these, that rate is never used."""
-    warmup_rate: float = Field(1e-5, gt=0)
+    warmup_learning_rate: float = Field(1e-5, gt=0)
     """Learning rate of the warm-up."""
-    scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[float, float] = (0.08, 1.0)
     """Range of the random resized crop's area, as a share of the image."""
-    flip: float = Field(0.5, ge=0, le=1)
+    flip_probability: float = Field(0.5, ge=0, le=1)
     """Chance of a mirrored image."""
 
     workers: int = Field(1, ge=1)
@@ -89,14 +90,14 @@ class TrainingSettings(Settings):
     node. Generation ignores it."""
     max_failures: int = added(2, ge=0)
     """Times that lost workers are replaced before a run is given up."""
-    accumulate: int = added(1, ge=1)
+    accumulation_steps: int = added(1, ge=1)
     """Parts in which a worker's images of a step pass the tower, one after the other. The step stays that of the
     whole batch; only memory is saved, for the time of one more pass."""
     threads: int = Field(1, ge=1)
     """Torch threads a worker; another number may change the last bits of a result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """On which a worker computes; auto: a GPU where there is one."""
-    window: int | None = Field(None, ge=1)
+    shuffle_window: int | None = Field(None, ge=1)
     """Shards of a set that a step samples from; None: all."""
     cache_images: int = Field(256 << 20, ge=0)
     """Bytes of decoded images that may be kept in memory."""
@@ -104,13 +105,13 @@ class TrainingSettings(Settings):
     """Local disk that copies of remote shards may take, on each machine."""
     cache_folder: str | None = added(None)
     """Where those copies are kept, for all workers of a machine; None: the user's folder among the temporary files."""
-    check_shards: bool = added(True)
+    verify_shards: bool = added(True)
     """Compare each shard with its marker's sha256 when it is copied or first opened."""
-    ahead: int = Field(1, ge=0)
+    prefetch_threads: int = Field(1, ge=0)
     """Threads of a worker that make coming batches; of loaders, batches that each has ready."""
-    loaders: int = added(0, ge=0)
+    loader_processes: int = added(0, ge=0)
     """Processes of a worker that make batches instead of threads; 0: none."""
-    corrupt_limit: int = Field(16, ge=0)
+    max_corrupt_images: int = Field(16, ge=0)
     """Unreadable images that are replaced by others before training stops."""
 
     log_every: int = Field(1, ge=1)
@@ -132,10 +133,10 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _check_consistency(self) -> TrainingSettings:
-        low, high = self.scale
+        low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(
-                f"scale is [{low}, {high}], but must hold two shares of an image, 0 < smaller <= larger <= 1"
+                f"crop_scale is [{low}, {high}], but must hold two shares of an image, 0 < smaller <= larger <= 1"
             )
         if self.synthetic == ():
             raise ValueError("synthetic is an empty list; name a set, or leave the key out")
@@ -143,11 +144,11 @@ class TrainingSettings(Settings):
             urls = [one.url.rstrip("/") for one in sets] if isinstance(sets, tuple) else []
             if twice := [url for url in urls if urls.count(url) > 1]:
                 raise ValueError(f"{twice[0]} is named twice among the sets that are mixed; give it a weight instead")
-        check_shared(self.batch, self.workers)
+        check_shared(self.batch_size, self.workers)
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, but workers is {self.workers}")
         for workers in range(self.min_workers or self.workers, self.workers):  # whatever a cluster has room for
-            check_shared(self.batch, workers, "between training.min_workers and training.workers is")
+            check_shared(self.batch_size, workers, "between training.min_workers and training.workers is")
         return self
 
 
@@ -162,7 +163,8 @@ def warmup_warning(training: TrainingSettings, rate: float, asked: Optimisation 
         return None
     return (
         f"training.epochs={training.epochs} is all warm-up (training.warmup_epochs={training.warmup_epochs}): "
-        f"{training.method} trains at {training.warmup_rate:g} and never reaches its learning rate of {rate:g}; "
+        f"{training.method} trains at {training.warmup_learning_rate:g} and never reaches its learning rate of "
+        f"{rate:g}; "
         "increase training.epochs, or set training.warmup_epochs=0"
     )
 
@@ -177,7 +179,7 @@ def check_shared(batch: int, workers: int, who: str = "training.workers is") -> 
         fitting = max(n for n in range(1, workers) if batch % n == 0)
         raise UserError(
             f"{who} {workers}, but a batch of {batch} cannot be shared out evenly to so many; "
-            f"use {fitting} worker(s), or a training.batch that is a multiple of {workers}"
+            f"use {fitting} worker(s), or a training.batch_size that is a multiple of {workers}"
         )
 
 
@@ -186,7 +188,7 @@ class EvaluationSettings(Settings):
 
     split: Literal["test", "val"] = "test"
     """On which images a run is tested. Settings are chosen on `val`."""
-    batch: int = Field(256, ge=1)
+    batch_size: int = Field(256, ge=1)
     """Images in one forward pass."""
     bins: int = Field(15, ge=1, le=1_000_000)
     """Of the calibration error."""

@@ -220,7 +220,7 @@ def _of_run(place: Path) -> dict[str, Callable[[], object]]:
     def evaluated() -> object:
         recipe, folder = finished_run(url)
         results = evaluate.results_of(recipe, folder)
-        return results or "note: not evaluated", gather([(_cell(), folder)], [_cell().arm], 2).cells
+        return results or "note: not evaluated", gather([(_cell(), folder)], [_cell().configuration], 2).cells
 
     def report() -> object:
         inputs = read_inputs(url)
@@ -248,10 +248,10 @@ def _of_run(place: Path) -> dict[str, Callable[[], object]]:
 
 
 def _cell() -> Any:
-    from syncclip.recipe.study import Arm
+    from syncclip.recipe.study import Configuration
     from syncclip.studies.grid import Cell
 
-    return Cell(Arm(method="syncclip", data="both", name="any"), 4, 1)
+    return Cell(Configuration(method="syncclip", data="both", name="any"), 4, 1)
 
 
 def _of_study(recipe: Recipe, place: Path, synthetic: Path) -> dict[str, Callable[[], object]]:

@@ -18,8 +18,8 @@ from syncclip.runtime.ray_session import ray_session
 from tests.worlds.dataset import encoded, make_image
 
 COMMANDS = ("synth", "train", "study", "classify", "report")
-ARMS = "study.arms=[{method: zeroshot}, {method: ivlp, data: real}]"
-STUDY = (ARMS, "study.seeds=[1]", "study.images_per_class=[1]", "study.draws=100")
+CONFIGURATIONS = "study.configurations=[{method: zeroshot}, {method: ivlp, data: real}]"
+STUDY = (CONFIGURATIONS, "study.seeds=[1]", "study.images_per_class=[1]", "study.resamples=100")
 WRITTEN = ("set/*.tar", "run/prompts.safetensors", "run/metrics.jsonl", "study/cells/*/prompts.safetensors", "*.jsonl")
 """Files that hold neither a path nor a time."""
 

@@ -140,15 +140,15 @@ def test_an_export_of_an_earlier_versions_run_holds_none(secretive: Recipe, tmp_
 
 @pytest.mark.attack
 @pytest.mark.ray
-@pytest.mark.parametrize("command", ["train", "synth", "study", "evaluate", "choose"])
+@pytest.mark.parametrize("command", ["train", "synth", "study", "evaluate", "tune"])
 def test_neither_rays_files_nor_a_process_list_hold_a_credential(tiny: TinyWorld, tmp_path: Path, command: str) -> None:
     (tmp_path / "own").mkdir()
-    arms = [{"method": "coop", "data": "real", "candidates": {"training.epochs": [1, 2]}}]
+    configurations = [{"method": "coop", "data": "real", "candidates": {"training.epochs": [1, 2]}}]
     mine = recipe(
         tmp_path / "own/mine.yaml",
         tiny.recipe,
         training={"method": "coop", "data": "real", "epochs": 1},
-        study={"arms": arms, "images_per_class": [1]},
+        study={"configurations": configurations, "images_per_class": [1]},
     )
     short = Path("/tmp") / f"sq{os.getpid()}{command[:2]}"  # Ray's sockets need short names
     short.mkdir()

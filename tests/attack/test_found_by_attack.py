@@ -105,7 +105,7 @@ def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypa
     [
         ("plan.json", {"classnames": 5}),
         ("results.json", {"base": 1.0, "per_class": ["x"]}),
-        ("results.json", {"base": 1.0, "open_novel": 10**400}),
+        ("results.json", {"base": 1.0, "all_classes_novel": 10**400}),
     ],
 )
 def test_a_report_is_made_of_what_can_be_read(tmp_path: Path, name: str, content: dict[str, object]) -> None:

@@ -56,7 +56,7 @@ def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["training"]["method"] = NAME
     recipe["synthesis"]["generator"]["pipeline_class"] = NAME
-    recipe["study"]["arms"] = [{"method": NAME, "data": "real"}]
+    recipe["study"]["configurations"] = [{"method": NAME, "data": "real"}]
     plan = json.loads((folder / "synthetic/plan.json").read_text())
     plan["generator"]["pipeline_class"] = NAME
     plan.pop("seal", None)

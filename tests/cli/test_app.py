@@ -19,7 +19,7 @@ from tests.object_store import ENVIRONMENT
 from tests.shards.sets import write_set
 from tests.worlds.dataset import folder_of_folders
 
-PROGRESS = ("synth: ", "train: ", "study: ", "choose: ", "verify: ")
+PROGRESS = ("synth: ", "train: ", "study: ", "tune: ", "verify: ")
 """How lines of progress begin."""
 
 HEAVY = {"torch", "torchvision", "ray", "pandas", "pyarrow", "numpy", "transformers", "open_clip"}

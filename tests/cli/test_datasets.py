@@ -93,7 +93,7 @@ def test_a_first_recipe_is_written_and_reads_the_data(
     assert len(load_dataset(recipe.dataset).classnames) == 6
     assert (recipe.backbone.name == "icons") == (not models)
     # Novel classes may have no real image to learn from.
-    assert all(arm.data != "oracle" for arm in recipe.study.arms)
+    assert all(configuration.data != "all_real" for configuration in recipe.study.configurations)
     assert "is there already" in Outcome(capsys, "init", "my images: 1", *models).refusal
 
 

@@ -72,12 +72,12 @@ def test_a_study_of_exported_images_finds_what_that_of_the_dataset_itself_finds(
     folder = exported(load_dataset(DatasetSettings(name=tiny.dataset)), tmp_path / "shapes")
     first, own = str(tmp_path / "first.yaml"), tmp_path / "own.yaml"
     assert app.run(["init", str(folder), "--out", first]) == 0
-    arms = "study.arms=[{method: zeroshot}, {method: syncclip}]"
-    small = [arms, "study.images_per_class=[1]", f"training.synthetic={synthetic}", "evaluation.split=val"]
+    configurations = "study.configurations=[{method: zeroshot}, {method: syncclip}]"
+    small = [configurations, "study.images_per_class=[1]", f"training.synthetic={synthetic}", "evaluation.split=val"]
     own.write_text(Recipe.load(tiny.recipe).model_copy(update={"dataset": Recipe.load(first).dataset}).to_yaml())
     for recipe, out in ((tiny.recipe, "before"), (str(own), "after")):
         assert app.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0
     before, after = (pd.read_parquet(tmp_path / out / "study.parquet") for out in ("before", "after"))
-    told = ["cell", "base", "novel", "hm", "open_base", "open_novel", "open_hm", "ece"]
+    told = ["cell", "base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm", "ece"]
     pd.testing.assert_frame_equal(after[told], before[told])
     assert len(before) == 2

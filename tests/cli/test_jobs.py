@@ -64,10 +64,10 @@ def test_choose_shows_what_was_chosen(
 ) -> None:
     from syncclip.studies import tune
 
-    chosen = {"chosen": {"training.epochs": 5}, "open_hm": 44.25}
-    record = {"metric": "open_hm", "arms": {"syncclip-both": chosen}}
-    monkeypatch.setattr(tune, "choose", lambda recipe, out: tune.Choice(recipe, record))
-    outcome = Outcome(capsys, "choose", tiny.recipe)
+    chosen = {"chosen": {"training.epochs": 5}, "all_classes_hm": 44.25}
+    record = {"metric": "all_classes_hm", "configurations": {"syncclip-both": chosen}}
+    monkeypatch.setattr(tune, "tune", lambda recipe, out: tune.Choice(recipe, record))
+    outcome = Outcome(capsys, "tune", tiny.recipe)
     assert outcome.status == 0
     assert "training.epochs = 5" in outcome.out
     assert "44.2" in outcome.out

@@ -50,7 +50,9 @@ def test_a_given_rate_becomes_hours_money_and_bytes(capsys: pytest.CaptureFixtur
 
 
 def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
-    outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=20", "synthesis.cost.rate=0.5", "synthesis.num_gpus=1")
+    outcome = Outcome(
+        capsys, *plan, "synthesis.cost.preemptions=20", "synthesis.cost.throughput=0.5", "synthesis.num_gpus=1"
+    )
     assert "each machine is taken away 20 times an hour" in outcome.out
     found = rows(outcome.out)
     assert list(found) == ["wall time", "without preemptions", "GPU hours", "images lost"]
@@ -135,6 +137,8 @@ def test_of_many_classes_the_first_ten_are_shown_and_all_where_asked_for(capsys:
 def test_configurations_that_are_all_warm_up_are_warned_about(
     capsys: pytest.CaptureFixture[str], plan: list[str]
 ) -> None:
-    arms = "study.arms=[{method: ivlp, data: real, overrides: {training.epochs: 1, training.warmup_epochs: 1}}]"
-    warnings = Outcome(capsys, *plan, "training.epochs=5", arms).err.splitlines()
+    configurations = (
+        "study.configurations=[{method: ivlp, data: real, overrides: {training.epochs: 1, training.warmup_epochs: 1}}]"
+    )
+    warnings = Outcome(capsys, *plan, "training.epochs=5", configurations).err.splitlines()
     assert len(warnings) == 1 and warnings[0].startswith("warning: ivlp-real: training.epochs=1 is all warm-up")

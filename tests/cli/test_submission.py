@@ -44,10 +44,10 @@ def test_the_command_on_the_cluster_reads_the_recipe_beside_it() -> None:
     assert one.entrypoint == "python -m syncclip synth icons.yaml --out 's3://bucket/a set'"
 
 
-def test_a_studys_arms_are_checked_before_it_is_submitted() -> None:
-    recipe = Recipe.load("icons", [BUCKET, "study.arms=[{method: ivp}]"])
+def test_a_studys_configurations_are_checked_before_it_is_submitted() -> None:
+    recipe = Recipe.load("icons", [BUCKET, "study.configurations=[{method: ivp}]"])
     with pytest.raises(
-        UserError, match=r"^recipe 'icons': study\.arms\[0\] 'ivp-both': training\.method: there is no method"
+        UserError, match=r"^recipe 'icons': study\.configurations\[0\] 'ivp-both': training\.method: there is no method"
     ):
         submission.submission("study", recipe, None, shared=False)
 

@@ -34,7 +34,7 @@ SET = ("*.tar", "*.parquet", "plan.json")
 RUN = ("prompts.safetensors", "metrics.jsonl", "results.json")
 CELL = (*RUN, "predictions.parquet")
 FINDINGS = ("fit.json", "comparisons.json", "shift.json", "features.parquet", "tables.md")
-GRID = ("study.arms=[{method: zeroshot}, {method: syncclip}]", "study.seeds=[1, 2]")
+GRID = ("study.configurations=[{method: zeroshot}, {method: syncclip}]", "study.seeds=[1, 2]")
 CELLS = 1 + 2 * 2
 """One of zero-shot, and one for each amount and seed."""
 

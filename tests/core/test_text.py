@@ -219,14 +219,24 @@ def test_ascii_alone_is_left_of_a_text(text: str, expected: str) -> None:
     assert as_ascii(text) == expected
 
 
-NAMES = ["zeroshot", "ivlp-oracle", "syncclip-both"]
+NAMES = ["zeroshot", "ivlp-all_real", "syncclip-both"]
 
 
 def shown_at(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, keys: int) -> str:
     """The table of a study on a terminal of this width."""
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich then takes a pipe for a terminal
-    headings = ["arm", "images per class", "seeds", "base", "novel", "HM", "open base", "open HM", "OpenworldAUC"]
+    headings = [
+        "configuration",
+        "images per class",
+        "seeds",
+        "base",
+        "novel",
+        "HM",
+        "open base",
+        "open HM",
+        "OpenworldAUC",
+    ]
     rows = [[name, "16", "4", *["54.3 ± 0.4"] * 6] for name in NAMES]
     show(table("means", headings, rows), keys=keys)
     return capsys.readouterr().out

@@ -11,7 +11,12 @@ from syncclip.protocols.protocols import PROTOCOLS
 
 
 def test_only_what_looks_like_a_name_of_code_is_one() -> None:
-    values = {"method": "a.b:C", "url": "s3://bucket/x", "text": "a photo: of {}", "arms": [{"method": "m:N"}, 3, None]}
+    values = {
+        "method": "a.b:C",
+        "url": "s3://bucket/x",
+        "text": "a photo: of {}",
+        "configurations": [{"method": "m:N"}, 3, None],
+    }
     assert names_in(values) == ["a.b:C", "m:N"]
 
 
@@ -36,7 +41,7 @@ def test_the_folder_of_every_reproduction_has_a_mark() -> None:
     assert {f"{name}.parquet" for name in PROTOCOLS} <= set(MARKS)
 
 
-@pytest.mark.parametrize("mark", ["run.json", "plan.json", "study.json", "choices.json", "00000_stats.json"])
+@pytest.mark.parametrize("mark", ["run.json", "plan.json", "study.json", "tuned.json", "00000_stats.json"])
 def test_results_mark_the_folders_below_them_too(tmp_path: Path, mark: str) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)

@@ -17,7 +17,7 @@ from syncclip.shards.reader import ShardSet
 
 README = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
 SUITE = suite_of(DatasetSettings(name="icons"))
-METRICS = ("base", "novel", "open_base", "open_novel")
+METRICS = ("base", "novel", "all_classes_base", "all_classes_novel")
 
 
 @pytest.mark.slow

@@ -74,16 +74,16 @@ def random_world(images: int = 60, classes: int = 5, base: int = 3) -> tuple[Tab
 def test_every_protocol_equals_a_loop_over_images() -> None:
     method, images, scores = random_world()
     numbers, _ = evaluate_method(method, images, batch=7)
-    hits: dict[str, list[bool]] = {"base": [], "novel": [], "open_base": [], "open_novel": []}
+    hits: dict[str, list[bool]] = {"base": [], "novel": [], "all_classes_base": [], "all_classes_novel": []}
     for row, label in enumerate(images.labels.tolist()):
         half, candidates = ("base", [0, 1, 2]) if label < 3 else ("novel", [3, 4])
         hits[half].append(max(candidates, key=lambda c: float(scores[row, c])) == label)
         hits[f"open_{half}"].append(max(range(5), key=lambda c: float(scores[row, c])) == label)
     percent = {name: 100 * sum(right) / len(right) for name, right in hits.items()}
-    everything = hits["open_base"] + hits["open_novel"]
-    percent["open_all"] = 100 * sum(everything) / len(everything)
+    everything = hits["all_classes_base"] + hits["all_classes_novel"]
+    percent["all_classes_accuracy"] = 100 * sum(everything) / len(everything)
     percent["hm"] = 2 / (1 / percent["base"] + 1 / percent["novel"])
-    percent["open_hm"] = 2 / (1 / percent["open_base"] + 1 / percent["open_novel"])
+    percent["all_classes_hm"] = 2 / (1 / percent["all_classes_base"] + 1 / percent["all_classes_novel"])
     assert {name: numbers[name] for name in percent} == pytest.approx(percent)
     assert numbers["counts"] == {"base": len(hits["base"]), "novel": len(hits["novel"]), "all": 60}
 
@@ -109,7 +109,7 @@ def test_only_candidates_are_predicted() -> None:
     numbers, predictions = evaluate_method(method, images, candidates=candidates)
     best = [max(candidates, key=lambda c: float(scores[row, c])) for row in range(60)]
     assert predictions.open_prediction.tolist() == best != scores.argmax(1).tolist()
-    assert numbers["open_all"] == pytest.approx(
+    assert numbers["all_classes_accuracy"] == pytest.approx(
         100 * sum(guess == label for guess, label in zip(best, images.labels, strict=True)) / 60
     )
     for row, label in enumerate(images.labels.tolist()):
@@ -148,9 +148,9 @@ def test_confidences_are_probabilities_of_the_predictions() -> None:
 def test_without_novel_classes_their_numbers_are_missing() -> None:
     method, images, _ = random_world(classes=3, base=3)
     numbers, _ = evaluate_method(method, images)
-    missing = ("novel", "hm", "open_novel", "open_hm", "openworld_auc", "ece_novel")
+    missing = ("novel", "hm", "all_classes_novel", "all_classes_hm", "openworld_auc", "ece_novel")
     assert [numbers[name] for name in missing] == [None] * 6
-    assert numbers["base"] == numbers["open_base"] == numbers["open_all"]
+    assert numbers["base"] == numbers["all_classes_base"] == numbers["all_classes_accuracy"]
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:

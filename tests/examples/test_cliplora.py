@@ -96,7 +96,7 @@ def test_masks_fall_on_the_update_alone_and_each_matrix_draws_its_own(monkeypatc
 
 def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path) -> None:
     trust(NAME)
-    own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.own.learning_rate": 0.5}
+    own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.custom.learning_rate": 0.5}
     run = jobs.run_here(Recipe.load(tiny.recipe).with_values(own), str(tmp_path / "run"))
     assert run.name == "ClipLora-real-seed1"
     assert {"base", "novel", "hm"} <= run.results.keys()

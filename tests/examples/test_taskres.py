@@ -30,7 +30,7 @@ def test_it_is_short() -> None:
 
 
 def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path) -> None:
-    own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.own.learning_rate": 5.0}
+    own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.custom.learning_rate": 5.0}
     trust(NAME)
     run = jobs.run_here(Recipe.load(tiny.recipe).with_values(own), str(tmp_path / "run"))
     assert run.name == "TaskRes-real-seed1"
@@ -51,7 +51,7 @@ def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path)
 def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, object], reason: str) -> None:
     trust(NAME)
     with pytest.raises(UserError, match=reason):
-        Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.own": settings})
+        Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.custom": settings})
 
 
 @pytest.mark.parametrize(

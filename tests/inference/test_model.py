@@ -68,7 +68,7 @@ def test_so_does_every_family_of_backbones(tiny: TinyWorld, train: Train, tmp_pa
 
 
 def test_an_oracle_keeps_which_classes_are_base(tiny: TinyWorld, train: Train) -> None:
-    run = train("training.method=ivlp", "training.data=oracle", "training.synthetic=null")
+    run = train("training.method=ivlp", "training.data=all_real", "training.synthetic=null")
     model = load(run.url)
     assert (model.base, model.classes) == (3, CLASSES)
     agrees_with_the_evaluation(model, run, test_images(tiny))

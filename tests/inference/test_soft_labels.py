@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.inference.passes import Passed
-from syncclip.inference.soft_labels import ShardTeacher, teach
+from syncclip.inference.soft_labels import ShardTeacher, write_soft_labels
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.teacher import TEACHER, VECTORS, Teacher, read_teacher
@@ -216,11 +216,11 @@ def test_any_number_of_actors_and_a_killed_one_write_the_same_bytes(
     run: str, tiny_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = str(shutil.copytree(tiny_set, tmp_path / "set"))
-    done = teach(run, url, batch=4)
+    done = write_soft_labels(run, url, batch=4)
     one = Path(url) / "teachers" / json.loads((Path(run) / "run.json").read_text())["name"]
     assert done == Passed(str(one), 2, 12, 0)
     monkeypatch.setattr("syncclip.inference.soft_labels.ShardTeacher", DiesOnce)
-    teach(run, url, str(tmp_path / "two"), batch=4, pool=Pool(2))
+    write_soft_labels(run, url, str(tmp_path / "two"), batch=4, pool=Pool(2))
     (tmp_path / "two" / "died").unlink()
     assert files(tmp_path / "two") == files(one)
     assert torch.equal(torch.tensor(ShardSet(url).labels), torch.tensor(ShardSet(tiny_set).labels))

@@ -188,7 +188,7 @@ def test_words_without_a_phrase_are_noticed(road: Road) -> None:
     words = published.words([f"{' '.join('X' * n)} {name}." for name in published.spoken(IVLP)])[:, 1 + n :]
     run = road(IVLP, changed(IVLP, prompt_learner__token_suffix=words))
     assert run.notes == []
-    assert resolve.finished_run(run.url)[0].methods.ivlp.phrase == ""
+    assert resolve.finished_run(run.url)[0].methods.ivlp.initial_words == ""
 
 
 def test_other_class_names_are_told_with_the_first_that_differs(road: Road) -> None:

@@ -206,7 +206,7 @@ def test_a_trained_student_comes_back_with_the_same_teacher(
     assert again_prompts.keys() == run_prompts.keys()
     assert all(torch.equal(again_prompts[name], run_prompts[name]) for name in run_prompts)
     found, expected = jobs.evaluate(again.url).results, jobs.evaluate(run.url).results
-    assert found["counts"] == expected["counts"] and found["open_hm"] == expected["open_hm"]
+    assert found["counts"] == expected["counts"] and found["all_classes_hm"] == expected["all_classes_hm"]
 
 
 def test_a_student_needs_the_files_of_a_teacher_of_its_classes(tmp_path: Path, worlds: Path) -> None:

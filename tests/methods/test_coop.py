@@ -137,7 +137,7 @@ def test_an_unknown_position_is_refused() -> None:
 
 def test_the_published_settings_are_the_defaults() -> None:
     settings = CoOp.Settings()
-    assert (settings.learning_rate, settings.phrase, settings.position, settings.class_specific) == (
+    assert (settings.learning_rate, settings.initial_words, settings.position, settings.class_specific) == (
         0.002,
         "",
         "end",

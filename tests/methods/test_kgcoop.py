@@ -63,4 +63,4 @@ def test_a_template_without_a_place_for_the_name_is_refused() -> None:
 
 def test_the_published_settings_are_the_defaults() -> None:
     settings = KgCoOp.Settings()
-    assert (settings.learning_rate, settings.phrase, settings.knowledge_weight) == (0.002, "a photo of a", 8.0)
+    assert (settings.learning_rate, settings.initial_words, settings.knowledge_weight) == (0.002, "a photo of a", 8.0)

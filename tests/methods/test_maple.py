@@ -82,4 +82,4 @@ def test_prompts_that_do_not_fit_the_context_are_refused(clip: PromptedClip) -> 
 
 def test_the_published_settings_are_the_defaults(clip: PromptedClip) -> None:
     settings = Maple.Settings()
-    assert (settings.learning_rate, settings.text_tokens, settings.phrase) == (0.0035, 2, "a photo of a")
+    assert (settings.learning_rate, settings.text_tokens, settings.initial_words) == (0.0035, 2, "a photo of a")

@@ -197,5 +197,5 @@ def test_an_image_that_is_shown_again_is_not_cached_again(clip: PromptedClip) ->
 
 def test_the_published_settings_are_the_defaults() -> None:
     settings = Tip.Settings()
-    found = settings.learning_rate, settings.alpha, settings.beta, settings.slots, settings.views
+    found = settings.learning_rate, settings.alpha, settings.beta, settings.cache_size, settings.views
     assert found == (0.001, 1.17, 1.0, 16, 10)

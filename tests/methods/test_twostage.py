@@ -42,7 +42,7 @@ def build(variant: Variant, prefix: str = "param.", classifier: Tensor | None = 
     told = variant.settings
     settings = TwoStage.Settings(
         first_stage=told["n_iters_frac"], towers=told["ln_modality"],
-        visual_first=told["ln_vision_start"] + 1, text_first=told["ln_text_start"] + 1,
+        first_visual_block=told["ln_vision_start"] + 1, first_text_block=told["ln_text_start"] + 1,
     )  # fmt: skip
     method = TwoStage(parity.tiny_clip(), variant.classnames, variant.base, told["template"], settings)
     rows = torch.zeros_like(method.classifier)

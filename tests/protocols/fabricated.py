@@ -32,7 +32,7 @@ def fabricated(
                             "trained_on": dataset,
                             "tested_on": test,
                             "backbone": "ViT-B-16 openai",
-                            "arm": method,
+                            "configuration": method,
                             "method": method,
                             "data": {"zeroshot": "none", "syncclip": "both"}.get(method, "real"),
                             "shots": 16,

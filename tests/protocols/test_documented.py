@@ -70,11 +70,11 @@ def test_the_settings_of_each_dataset_are_those_of_its_recipe() -> None:
 
 def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
     recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
-    arms = {arm.method: arm for arm in recipe.study.arms}
+    configurations = {configuration.method: configuration for configuration in recipe.study.configurations}
     for method, epochs, batch, rate, _ in table("| epochs | batch"):
-        run = recipe.with_values({"training.method": method, **arms[method].overrides})
+        run = recipe.with_values({"training.method": method, **configurations[method].overrides})
         told = (int(epochs.partition(";")[0]), int(batch.partition(";")[0]), float(rate))
-        assert told == (run.training.epochs, run.training.batch, run.methods.of(method).learning_rate), method
+        assert told == (run.training.epochs, run.training.batch_size, run.methods.of(method).learning_rate), method
 
 
 def test_published_figures_are_those_of_the_package() -> None:

@@ -11,7 +11,7 @@ from syncclip.methods.tcp import behind_of
 from syncclip.protocols.protocols import AVERAGE, PROTOCOLS, TRAINED, Protocol, find_protocol, published
 from syncclip.protocols.run import recipe_of
 from syncclip.recipe.recipe import Recipe
-from syncclip.recipe.study import Arm
+from syncclip.recipe.study import Configuration
 
 AUTHORS = {  # dataset: (epochs, w_sce, w_fs), as published
     "imagenet": (5, 0.5, 0.5),
@@ -33,8 +33,8 @@ def test_each_data_set_has_the_settings_of_the_authors(name: str) -> None:
     recipe = Recipe.load(f"datasets/{name}")
     settings, training = recipe.methods.syncclip, recipe.training
     assert (training.epochs, settings.synthetic_weight, settings.alignment_weight) == AUTHORS[name]
-    assert (settings.learning_rate, training.batch, recipe.dataset.shots) == (0.0025, 8, 16)
-    assert (training.warmup_epochs, training.warmup_rate, recipe.study.seeds) == (1, 1e-5, [1, 2, 3])
+    assert (settings.learning_rate, training.batch_size, recipe.dataset.shots) == (0.0025, 8, 16)
+    assert (training.warmup_epochs, training.warmup_learning_rate, recipe.study.seeds) == (1, 1e-5, [1, 2, 3])
     assert (recipe.dataset.name, recipe.backbone.name, recipe.backbone.pretrained) == (name, "ViT-B-16", "openai")
 
 
@@ -52,9 +52,13 @@ def test_a_protocol_says_what_is_run_and_the_data_set_how(protocol: Protocol) ->
         assert set(recipe.evaluation.transfer) <= set(DATASETS)
 
 
-def test_few_shot_has_one_arm_a_method_and_number_of_shots() -> None:
+def test_few_shot_has_one_configuration_a_method_and_number_of_shots() -> None:
     recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data")
-    shots = {(arm.method, arm.overrides["dataset.shots"]) for arm in recipe.study.arms if arm.trained}
+    shots = {
+        (configuration.method, configuration.overrides["dataset.shots"])
+        for configuration in recipe.study.configurations
+        if configuration.trained
+    }
     assert shots == {(method, k) for method in ("coop", "promptsrc", "syncclip") for k in (1, 2, 4, 8, 16)}
     assert recipe.dataset.base == "all"
 
@@ -78,26 +82,34 @@ PUBLISHED = {  # method: (epochs, batch, learning rate) of its authors' base-to-
 }
 
 
-def published_settings(recipe: Recipe, arm: Arm) -> tuple[int, int, float]:
-    """(epochs, batch, learning rate) with which a recipe trains one of its arms."""
-    run = recipe.with_values({"training.method": arm.method, **arm.overrides})
-    return run.training.epochs, run.training.batch, run.methods.of(arm.method).learning_rate
+def published_settings(recipe: Recipe, configuration: Configuration) -> tuple[int, int, float]:
+    """(epochs, batch, learning rate) with which a recipe trains one of its configurations."""
+    run = recipe.with_values({"training.method": configuration.method, **configuration.overrides})
+    return run.training.epochs, run.training.batch_size, run.methods.of(configuration.method).learning_rate
 
 
 def test_every_method_learns_from_each_kind_of_data_as_its_authors_have_it() -> None:
     recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
-    assert {arm.method for arm in recipe.study.arms} == set(METHODS) - {"promptkd"}, "which needs a teacher"
-    assert [(arm.method, arm.data) for arm in recipe.study.arms if arm.trained] == [
-        (method, data) for method in PUBLISHED for data in ("real", "synthetic", "both")
-    ]
-    for arm in recipe.study.arms[1:]:
-        assert published_settings(recipe, arm) == PUBLISHED[arm.method], arm.name
+    assert {configuration.method for configuration in recipe.study.configurations} == set(METHODS) - {"promptkd"}, (
+        "which needs a teacher"
+    )
+    assert [
+        (configuration.method, configuration.data)
+        for configuration in recipe.study.configurations
+        if configuration.trained
+    ] == [(method, data) for method in PUBLISHED for data in ("real", "synthetic", "both")]
+    for configuration in recipe.study.configurations[1:]:
+        assert published_settings(recipe, configuration) == PUBLISHED[configuration.method], configuration.name
 
 
 @pytest.mark.parametrize("name", ["base-to-novel", "data-use"])
 def test_coop_has_fewer_epochs_on_imagenet(name: str) -> None:
     found = {
-        dataset: {arm.overrides["training.epochs"] for arm in recipe.study.arms if arm.method == "coop"}
+        dataset: {
+            configuration.overrides["training.epochs"]
+            for configuration in recipe.study.configurations
+            if configuration.method == "coop"
+        }
         for dataset in ("imagenet", "dtd")
         for recipe in [recipe_of(PROTOCOLS[name], dataset, "/data")]
     }
@@ -113,10 +125,14 @@ def test_few_shots_are_learned_as_the_authors_of_a_method_have_it_for_a_data_set
     dataset: str, epochs: list[int], gaussian: tuple[float, float]
 ) -> None:
     recipe = recipe_of(PROTOCOLS["few-shot"], dataset, "/data")
-    assert [arm.overrides["training.epochs"] for arm in recipe.study.arms if arm.method == "coop"] == epochs
-    for arm in recipe.study.arms:
-        if arm.method == "promptsrc":
-            settings = recipe.with_values(arm.overrides).methods.promptsrc
+    assert [
+        configuration.overrides["training.epochs"]
+        for configuration in recipe.study.configurations
+        if configuration.method == "coop"
+    ] == epochs
+    for configuration in recipe.study.configurations:
+        if configuration.method == "promptsrc":
+            settings = recipe.with_values(configuration.overrides).methods.promptsrc
             assert (settings.aggregation_mean, settings.aggregation_std) == gaussian
 
 
@@ -126,7 +142,8 @@ def test_prompts_that_are_carried_far_are_shallow() -> None:
     assert recipe.dataset.base == "all", "each of the thousand classes has real images"
     assert (maple.depth, maple.learning_rate) == (3, 0.0026)
     assert (promptsrc.visual_depth, promptsrc.text_depth) == (3, 3)
-    assert {arm.method: published_settings(recipe, arm)[0] for arm in recipe.study.arms[1:]} == {
+    trained = recipe.study.configurations[1:]
+    assert {each.method: published_settings(recipe, each)[0] for each in trained} == {
         "coop": 50, "cocoop": 10, "maple": 2, "promptsrc": 20, "syncclip": 5,
     }  # fmt: skip
 
@@ -146,19 +163,21 @@ def test_protocols_that_share_runs_train_alike() -> None:
         assert first == second.model_copy(update=same)
 
 
-def test_the_command_line_wins_over_an_arms_own_values() -> None:
+def test_the_command_line_wins_over_an_configurations_own_values() -> None:
     recipe = recipe_of(PROTOCOLS["base-to-novel"], "dtd", "/data", overrides=["training.epochs=1"])
     assert recipe.training.epochs == 1
-    coop = next(arm for arm in recipe.study.arms if arm.method == "coop")
-    assert coop.overrides == {"training.batch": 32}
+    coop = next(configuration for configuration in recipe.study.configurations if configuration.method == "coop")
+    assert coop.overrides == {"training.batch_size": 32}
     recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data", overrides=["methods.promptsrc.aggregation_mean=7"])
-    arm = next(arm for arm in recipe.study.arms if arm.method == "promptsrc")
-    assert recipe.with_values(arm.overrides).methods.promptsrc.aggregation_mean == 7
+    configuration = next(
+        configuration for configuration in recipe.study.configurations if configuration.method == "promptsrc"
+    )
+    assert recipe.with_values(configuration.overrides).methods.promptsrc.aggregation_mean == 7
 
 
 def test_some_methods_alone() -> None:
     recipe = recipe_of(PROTOCOLS["few-shot"], "dtd", "/data", ["zeroshot", "coop"])
-    assert {arm.method for arm in recipe.study.arms} == {"zeroshot", "coop"}
+    assert {configuration.method for configuration in recipe.study.configurations} == {"zeroshot", "coop"}
     with pytest.raises(UserError, match=r"few-shot has no method 'cop'; did you mean 'coop'"):
         recipe_of(PROTOCOLS["few-shot"], "dtd", "/data", ["cop"])
 
@@ -205,8 +224,10 @@ def test_peers_are_of_other_names_than_the_figures_of_methods_here() -> None:
 def test_where_authors_count_steps_the_epochs_make_as_many(dataset: str, steps: int) -> None:
     """Steps of an epoch of 32 images, the last one filled up."""
     recipe = recipe_of(PROTOCOLS["base-to-novel"], dataset, "/data")
-    arm = next(arm for arm in recipe.study.arms if arm.method == "twostage")
-    made = arm.overrides["training.epochs"] * steps
+    configuration = next(
+        configuration for configuration in recipe.study.configurations if configuration.method == "twostage"
+    )
+    made = configuration.overrides["training.epochs"] * steps
     assert 4800 <= made < 4800 + steps
 
 
@@ -223,9 +244,11 @@ def test_where_authors_count_steps_the_epochs_make_as_many(dataset: str, steps: 
 )
 def test_tcp_has_the_sentences_of_its_authors(dataset: str, ids: str, hand_written: str) -> None:
     recipe = recipe_of(PROTOCOLS["base-to-novel"], dataset, "/data")
-    arm = next(arm for arm in recipe.study.arms if arm.method == "tcp")
-    settings, template = recipe.with_values(arm.overrides).methods.tcp, DATASETS[dataset].template
-    assert f"x x x x {settings.behind or behind_of(template)}".format("name") == ids
+    configuration = next(
+        configuration for configuration in recipe.study.configurations if configuration.method == "tcp"
+    )
+    settings, template = recipe.with_values(configuration.overrides).methods.tcp, DATASETS[dataset].template
+    assert f"x x x x {settings.suffix or behind_of(template)}".format("name") == ids
     assert (settings.template or template).format("name") == hand_written
 
 

@@ -62,14 +62,14 @@ def test_some_data_sets_have_no_published_average_beside_them() -> None:
 def test_a_published_gain_is_set_beside_ours() -> None:
     def opened(test: str, method: str, seed: int) -> dict[str, float]:
         novel = {"syncclip": 66.5}.get(method, 65.0)
-        return {"open_base": 70.0, "open_novel": novel, "open_hm": 0.0, "openworld_auc": 40.0}
+        return {"all_classes_base": 70.0, "all_classes_novel": novel, "all_classes_hm": 0.0, "openworld_auc": 40.0}
 
     told = report.sentences(summarise(OPEN, fabricated(OPEN, opened)))
     assert "syncclip over promptsrc, open novel: +1.50 points here, +3.00 published." in told
 
 
 def test_of_one_metric_all_data_sets_stand_side_by_side() -> None:
-    table = fabricated(ACROSS, lambda *_: {"open_all": 50.0}, tests=["dtd", "eurosat"])
+    table = fabricated(ACROSS, lambda *_: {"all_classes_accuracy": 50.0}, tests=["dtd", "eurosat"])
     (grid,) = report.grids(summarise(ACROSS, table))
     assert list(grid.headings) == ["method", "imagenet", "dtd", "eurosat", "average"]
 

@@ -74,8 +74,8 @@ def test_a_method_on_other_data_than_its_authors_is_not_held_against_their_figur
 
 def test_carried_prompts_are_averaged_over_the_other_data_sets_alone() -> None:
     def accuracy(test: str, method: str, seed: int) -> dict[str, float]:
-        return {"open_all": {"imagenet": 90.0, "dtd": 40.0, "eurosat": 50.0}[test]}
+        return {"all_classes_accuracy": {"imagenet": 90.0, "dtd": 40.0, "eurosat": 50.0}[test]}
 
     scores = summarise(ACROSS, fabricated(ACROSS, accuracy, tests=["dtd", "eurosat"]))
     assert scores.tests == ["imagenet", "dtd", "eurosat"]
-    assert {scores.of[line, AVERAGE].means["open_all"] for line in scores.lines} == {45.0}
+    assert {scores.of[line, AVERAGE].means["all_classes_accuracy"] for line in scores.lines} == {45.0}

@@ -14,9 +14,9 @@ from syncclip.recipe.recipe import Recipe
     [
         ("dataset.template", "{} texture."),
         ("dataset.template", "a photo: {}"),
-        ("methods.kgcoop.phrase", "no"),
-        ("methods.coop.phrase", ""),
-        ("methods.coop.phrase", "null"),
+        ("methods.kgcoop.initial_words", "no"),
+        ("methods.coop.initial_words", ""),
+        ("methods.coop.initial_words", "null"),
         ("dataset.name", "1e5"),
         ("dataset.root", "~"),
         ("dataset.root", "#data [1]"),
@@ -25,8 +25,8 @@ from syncclip.recipe.recipe import Recipe
         ("training.synthetic", "sets/a: b # c"),
         ("training.synthetic", "{a: 1}"),
         ("training.real.0.url", "yes"),
-        ("study.arms.1.method", "on"),
-        ("study.arms.1.overrides.methods.kgcoop.phrase", "off"),
+        ("study.configurations.1.method", "on"),
+        ("study.configurations.1.overrides.methods.kgcoop.initial_words", "off"),
         ("synthesis.generator.batch_size", "on"),
         ("benchmark.template", "{} texture."),
     ],
@@ -49,9 +49,9 @@ def test_the_value_of_a_text_key_is_the_text_itself(key: str, text: str) -> None
         ("synthesis.actors={actors: 2}", {"actors": 2}),
         ("methods.ivlp.learning_rate=1e-3", 0.001),
         ("storage.options.anon=true", True),
-        ("methods.own.margin=0.5", 0.5),
-        ("study.arms.1.candidates.training.epochs=[1, 2]", [1, 2]),
-        ("study.arms.1.overrides.training.epochs=3", 3),
+        ("methods.custom.margin=0.5", 0.5),
+        ("study.configurations.1.candidates.training.epochs=[1, 2]", [1, 2]),
+        ("study.configurations.1.overrides.training.epochs=3", 3),
     ],
 )
 def test_values_of_other_types_are_yaml(override: str, value: object) -> None:
@@ -60,7 +60,9 @@ def test_values_of_other_types_are_yaml(override: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["no", "a: b", "'quoted'", "null", "[1", ""])
 def test_a_text_for_a_key_of_any_type_is_read_back(text: str) -> None:
-    assert split_overrides([as_override("methods.own.phrase", text, Recipe)], Recipe) == {"methods.own.phrase": text}
+    assert split_overrides([as_override("methods.custom.initial_words", text, Recipe)], Recipe) == {
+        "methods.custom.initial_words": text
+    }
 
 
 def test_the_template_of_dtd_can_be_given() -> None:
@@ -68,25 +70,25 @@ def test_the_template_of_dtd_can_be_given() -> None:
 
 
 @pytest.mark.parametrize("kind", ["overrides", "candidates"])
-def test_values_of_an_arm_are_set_under_their_whole_key(kind: str) -> None:
+def test_values_of_an_configuration_are_set_under_their_whole_key(kind: str) -> None:
     value: Any = "training.epochs=7" if kind == "overrides" else "training.epochs=[7, 8]"
-    arm = Recipe.load("icons", [f"study.arms.1.{kind}.{value}"]).study.arms[1]
-    assert getattr(arm, kind)["training.epochs"] == (7 if kind == "overrides" else [7, 8])
-    assert "training" not in getattr(arm, kind)
+    configuration = Recipe.load("icons", [f"study.configurations.1.{kind}.{value}"]).study.configurations[1]
+    assert getattr(configuration, kind)["training.epochs"] == (7 if kind == "overrides" else [7, 8])
+    assert "training" not in getattr(configuration, kind)
 
 
 @pytest.mark.parametrize(
-    "arm",
+    "configuration",
     [
-        "{method: kgcoop, overrides: {methods.kgcoop.phrase: no}}",
-        "{method: kgcoop, candidates: {methods.kgcoop.phrase: [no, yes]}}",
+        "{method: kgcoop, overrides: {methods.kgcoop.initial_words: no}}",
+        "{method: kgcoop, candidates: {methods.kgcoop.initial_words: [no, yes]}}",
     ],
 )
-def test_a_yaml_word_that_is_no_text_is_refused_in_an_arm(arm: str) -> None:
-    from syncclip.studies.cells import check_arms
+def test_a_yaml_word_that_is_no_text_is_refused_in_an_configuration(configuration: str) -> None:
+    from syncclip.studies.cells import check_configurations
 
     with pytest.raises(UserError, match=r"methods\.kgcoop\.phrase: False is not allowed; .* in quotes in YAML"):
-        check_arms(Recipe.load("icons", [f"study.arms=[{arm}]"]))
+        check_configurations(Recipe.load("icons", [f"study.configurations=[{configuration}]"]))
 
 
 def test_a_base_class_that_yaml_reads_as_false_is_refused() -> None:

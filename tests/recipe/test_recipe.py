@@ -32,7 +32,7 @@ def test_shipped_recipes_load_by_name(name: str) -> None:
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     source = written(tmp_path, "training: {epochs: 3, batch: 8}")
     recipe = Recipe.load(source, ["training.epochs=5"])
-    assert (recipe.training.epochs, recipe.training.batch) == (5, 8)
+    assert (recipe.training.epochs, recipe.training.batch_size) == (5, 8)
 
 
 def test_a_recipe_is_called_by_its_file_unless_it_has_a_name(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_recipe_can_extend_another(tmp_path: Path) -> None:
     written(tmp_path, "extends: one.yaml\ntraining: {seed: 5}", "two.yaml")
     recipe = Recipe.load(written(tmp_path, "extends: two.yaml\ntraining: {batch: 8}"), ["training.epochs=2"])
     training = recipe.training
-    assert (training.seed, training.epochs, training.batch, recipe.synthesis.seed) == (5, 2, 8, 5)
+    assert (training.seed, training.epochs, training.batch_size, recipe.synthesis.seed) == (5, 2, 8, 5)
     assert recipe.name == "mine"
 
 
@@ -88,13 +88,13 @@ def test_of_several_extended_recipes_the_later_ones_win(tmp_path: Path) -> None:
     written(tmp_path, "name: other\ntraining: {seed: 4, batch: 8}", "two.yaml")
     recipe = Recipe.load(written(tmp_path, "extends: [one.yaml, two.yaml]\ntraining: {batch: 2}"))
     training = recipe.training
-    assert (training.seed, training.epochs, training.batch, recipe.name) == (4, 4, 2, "mine")
+    assert (training.seed, training.epochs, training.batch_size, recipe.name) == (4, 4, 2, "mine")
 
 
 def test_a_recipe_can_be_laid_over_another(tmp_path: Path) -> None:
     base = written(tmp_path, "training: {seed: 3, epochs: 4}", "one.yaml")
-    recipe = Recipe.load(written(tmp_path, "training: {seed: 5}"), ["training.batch=2"], base=base)
-    assert (recipe.training.seed, recipe.training.epochs, recipe.training.batch, recipe.name) == (5, 4, 2, "mine")
+    recipe = Recipe.load(written(tmp_path, "training: {seed: 5}"), ["training.batch_size=2"], base=base)
+    assert (recipe.training.seed, recipe.training.epochs, recipe.training.batch_size, recipe.name) == (5, 4, 2, "mine")
 
 
 def test_extending_in_a_circle_or_nothing_is_refused(tmp_path: Path) -> None:
@@ -154,28 +154,33 @@ def test_an_unknown_section_is_told_with_the_nearest(tmp_path: Path) -> None:
         ("training.epochs=", "training.epochs: None is not allowed; it must be a whole number"),
         (
             "training.data=fake",
-            "training.data: 'fake' is not allowed; it must be 'real', 'synthetic', 'both' or 'oracle'",
+            "training.data: 'fake' is not allowed; it must be 'real', 'synthetic', 'both' or 'all_real'",
         ),
         ("training=3", "training: 3 is not allowed; it must be a section with keys of its own"),
         ("training.epochs.x=3", "training.epochs: {'x': 3} is not allowed; it must be a whole number"),
         ("training.method=synclip", "training.method: there is no method 'synclip'; did you mean 'syncclip'?"),
-        ("study.arms=[{methd: ivlp}]", "study.arms[0].methd: no such key; did you mean 'method'? (and 1 more)"),
+        (
+            "study.configurations=[{methd: ivlp}]",
+            "study.configurations[0].methd: no such key; did you mean 'method'? (and 1 more)",
+        ),
         ("synthesis.filters=[{name: blanc}]", "synthesis.filters[0].name: there is no 'blanc'; did you mean 'blank'?"),
         (
             "synthesis.filters=[{name: clip_score, topp: 3}]",
             "synthesis.filters[0].topp: no such key; did you mean 'top'?",
         ),
         (
-            "study.arms=[{method: ivlp, data: real images}]",
-            "study.arms[0].data: 'real images' is not allowed; it must be 'real', 'synthetic', 'both' or 'oracle'",
+            "study.configurations=[{method: ivlp, data: real images}]",
+            "study.configurations[0].data: 'real images' is not allowed; it must be 'real', 'synthetic', 'both' or "
+            "'all_real'",
         ),
         (
-            "study.arms=[{method: ivlp, name: a/b}]",
-            "study.arms[0]: arm name 'a/b' becomes a folder's name; use letters, digits, '-' and '_'",
+            "study.configurations=[{method: ivlp, name: a/b}]",
+            "study.configurations[0]: configuration name 'a/b' becomes a folder's name; use letters, digits, '-' "
+            "and '_'",
         ),
         (
-            "study.arms=[{method: ivlp, candidates: {training.epochs: []}}]",
-            "study.arms[0].candidates.training.epochs: [] is too short; give at least 1",
+            "study.configurations=[{method: ivlp, candidates: {training.epochs: []}}]",
+            "study.configurations[0].candidates.training.epochs: [] is too short; give at least 1",
         ),
         ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),
         ("study.forecast=[4, 0]", "study.forecast[1]: 0 is not allowed; it must be at least 1"),
@@ -195,10 +200,10 @@ def test_wrong_values_are_refused_with_key_reason_and_remedy(override: str, expe
     ("overrides", "part"),
     [
         (["synthesis.images_per_class=0"], "synthesis.images_per_class: 0 is not allowed; it must be at least 1"),
-        (["training.workers=3", "training.batch=16"], "command line: training.workers is 3, but a batch of 16"),
-        (["training.workers=5", "training.batch=4"], "command line: training.workers is 5, but a batch of 4"),
+        (["training.workers=3", "training.batch_size=16"], "command line: training.workers is 3, but a batch of 16"),
+        (["training.workers=5", "training.batch_size=4"], "command line: training.workers is 5, but a batch of 4"),
         (["methods.syncclip.domain_tokens=9"], "methods.syncclip: domain_tokens is 9"),
-        (["study.arms=[{method: ivlp}, {method: ivlp}]"], "two arms are called 'ivlp-both'"),
+        (["study.configurations=[{method: ivlp}, {method: ivlp}]"], "two configurations are called 'ivlp-both'"),
     ],
 )
 def test_impossible_combinations_are_refused(overrides: list[str], part: str) -> None:
@@ -251,7 +256,7 @@ def test_what_decides_a_run_changes_its_hash(override: str) -> None:
         "training.checkpoint_every=7",
         "training.keep_best=loss",
         "training.workers=2",
-        "training.accumulate=2",
+        "training.accumulation_steps=2",
         "synthesis.actors=2",
         "name=other",
     ],
@@ -260,7 +265,7 @@ def test_what_does_not_decide_a_run_leaves_its_hash(override: str) -> None:
     assert Recipe.load("icons", [override]).hash == Recipe.load("icons").hash
 
 
-@pytest.mark.parametrize("override", ["training.workers=2", "training.accumulate=2"])
+@pytest.mark.parametrize("override", ["training.workers=2", "training.accumulation_steps=2"])
 def test_how_a_step_is_split_decides_the_run_of_a_method_that_draws_in_it(override: str) -> None:
     dropping, plain = (["training.method=cliplora", f"methods.cliplora.dropout={share}"] for share in (0.25, 0))
     assert Recipe.load("icons", [*dropping, override]).hash != Recipe.load("icons", dropping).hash
@@ -276,13 +281,15 @@ def test_with_values_gives_a_checked_copy() -> None:
 
 
 def test_each_configuration_that_is_all_warm_up_is_named() -> None:
-    arms = (
-        "study.arms=[{method: zeroshot}, {method: ivlp, data: real}, {method: ivlp, data: both},"
+    configurations = (
+        "study.configurations=[{method: zeroshot}, {method: ivlp, data: real}, {method: ivlp, data: both},"
         " {method: syncclip, name: longer, overrides: {training.epochs: 2}}, {method: promptkd, data: both}]"
     )
-    recipe = Recipe.load("icons", ["training.epochs=1", "training.method=zeroshot", "training.data=real", arms])
+    recipe = Recipe.load(
+        "icons", ["training.epochs=1", "training.method=zeroshot", "training.data=real", configurations]
+    )
     assert recipe.warmup_warning is None
-    warnings = recipe.warmup_warnings_of_arms()
+    warnings = recipe.warmup_warnings_of_configurations()
     assert len(warnings) == 1
     assert warnings[0].startswith("ivlp-real, ivlp-both: training.epochs=1 is all warm-up")
 
@@ -290,4 +297,4 @@ def test_each_configuration_that_is_all_warm_up_is_named() -> None:
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_are_warned_about_nowhere(name: str) -> None:
     recipe = Recipe.load(name)
-    assert recipe.warmup_warning is None and recipe.warmup_warnings_of_arms() == []
+    assert recipe.warmup_warning is None and recipe.warmup_warnings_of_configurations() == []

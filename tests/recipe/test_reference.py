@@ -72,7 +72,10 @@ def test_the_schema_accepts_every_recipe_of_the_package(path: Path) -> None:
         ({"training": {"epoch": 3}}, "$.training: Additional properties are not allowed ('epoch' was unexpected)"),
         ({"trainning": {}}, "$: Additional properties are not allowed ('trainning' was unexpected)"),
         ({"training": {"epochs": 0}}, "$.training.epochs: 0 is less than the minimum of 1"),
-        ({"training": {"data": "all"}}, "$.training.data: 'all' is not one of ['real', 'synthetic', 'both', 'oracle']"),
+        (
+            {"training": {"data": "all"}},
+            "$.training.data: 'all' is not one of ['real', 'synthetic', 'both', 'all_real']",
+        ),
         ({"study": {"seeds": 3}}, "$.study.seeds: 3 is not of type 'array'"),
     ],
 )

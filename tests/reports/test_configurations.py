@@ -1,39 +1,41 @@
-"""Names and looks of arms, and their means over seeds."""
+"""Names and looks of configurations, and their means over seeds."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
 
-from syncclip.reports.configurations import describe_arms, gather_numbers, mean_scores
+from syncclip.reports.configurations import describe_configurations, gather_numbers, mean_scores
 from syncclip.reports.inputs import Inputs
 
 USED = (("ivlp", "synthetic"), ("ivlp", "both"), ("ivlp", "real"), ("syncclip", "both"))
 
 
 def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
-    rows = [{"arm": "ivlp-both", "amount": 4, "seed": seed, "hm": hm} for seed, hm in ((1, 40.0), (2, 44.0))]
+    rows = [{"configuration": "ivlp-both", "amount": 4, "seed": seed, "hm": hm} for seed, hm in ((1, 40.0), (2, 44.0))]
     point = mean_scores(pd.DataFrame(rows))["ivlp-both"]["hm"][0]
     assert (point.n, point.mean, point.se) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
 
 
 def test_a_single_seed_has_no_standard_error() -> None:
-    point = mean_scores(pd.DataFrame([{"arm": "ivlp-both", "amount": 4, "hm": 40.0}]))["ivlp-both"]["hm"][0]
+    point = mean_scores(pd.DataFrame([{"configuration": "ivlp-both", "amount": 4, "hm": 40.0}]))["ivlp-both"]["hm"][0]
     assert (point.mean, point.se, point.seeds) == (40.0, None, [])
 
 
-def test_real_arms_count_as_without_synthetic_images() -> None:
-    rows = [{"arm": "ivlp-real", "method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
+def test_real_configurations_count_as_without_synthetic_images() -> None:
+    rows = [{"configuration": "ivlp-real", "method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
     found = Inputs("", "study", table=pd.DataFrame(rows).astype({"images_per_class": "Int64"}))
     assert gather_numbers(found).points["ivlp-real"]["hm"][0].n == 0
 
 
-def test_an_arm_of_a_method_of_ones_own_is_called_by_its_class() -> None:
-    (arm,) = describe_arms([("Mine-real", "package.module:Mine", "real")])
-    assert (arm.label, arm.short) == ("Mine on real images", "Mine real only")
+def test_an_configuration_of_a_method_of_ones_own_is_called_by_its_class() -> None:
+    (configuration,) = describe_configurations([("Mine-real", "package.module:Mine", "real")])
+    assert (configuration.label, configuration.short) == ("Mine on real images", "Mine real only")
 
 
-def test_an_arm_with_a_name_of_its_own_keeps_it() -> None:
-    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")])
-    assert [arm.label for arm in arms] == ["SYNC-CLIP", "SYNC-CLIP (unfiltered)"]
-    assert len({arm.tone for arm in arms}) == 2
+def test_an_configuration_with_a_name_of_its_own_keeps_it() -> None:
+    configurations = describe_configurations(
+        [("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")]
+    )
+    assert [configuration.label for configuration in configurations] == ["SYNC-CLIP", "SYNC-CLIP (unfiltered)"]
+    assert len({configuration.tone for configuration in configurations}) == 2

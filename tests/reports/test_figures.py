@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from syncclip.reports.configurations import describe_arms
+from syncclip.reports.configurations import describe_configurations
 from syncclip.reports.figures import CurvePoint, FittedCurve, fitted_curves, nearer
 from syncclip.studies import outputs
 from syncclip.studies.statistics.bootstrap import Interval
@@ -34,11 +34,11 @@ def fit_of(models: tuple[HeldOut, ...] = (), worth: outputs.Worth | None = None,
         plus_one=Interval(6.7, 5.2, math.inf),
     )
     curve = dataclasses.replace(curve, **changes)  # type: ignore[arg-type]
-    curves = {arm: {"hm": curve} for arm in ("syncclip-both", "ivlp-both")}
+    curves = {configuration: {"hm": curve} for configuration in ("syncclip-both", "ivlp-both")}
     stored = outputs.Fits(0.9, 400, "test", curves, {"syncclip-both": {"hm": models}})
-    arms = describe_arms([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
-    fits = fitted_curves(stored, arms, worth)
-    assert "synthetic images" not in fits["ivlp-both"]["hm"].text, "only the focus arm's images have a worth"
+    configurations = describe_configurations([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
+    fits = fitted_curves(stored, configurations, worth)
+    assert "synthetic images" not in fits["ivlp-both"]["hm"].text, "only the focus configuration's images have a worth"
     return fits["syncclip-both"]["hm"]
 
 
@@ -54,7 +54,7 @@ def test_a_curve_that_was_measured_without_images_begins_there() -> None:
 
 
 @pytest.mark.parametrize("amounts", [[0, 64], [16], [1]])
-def test_an_arm_that_was_measured_at_one_amount_has_no_line(amounts: list[int]) -> None:
+def test_an_configuration_that_was_measured_at_one_amount_has_no_line(amounts: list[int]) -> None:
     shown = fit_of(amounts=amounts, means=[60.0, 50.0][: len(amounts)], reason="2 amounts")
     assert (shown.begin, shown.curve) == (None, [])
     assert shown.text == "too few amounts for a curve."

@@ -114,7 +114,7 @@ def test_a_damaged_file_is_left_out_with_a_note(study: Path) -> None:
     assert "fit.json could not be read and is left out" in page_of(study)
 
 
-@pytest.mark.parametrize("column", ["cell", "arm", "method", "data", "images_per_class"])
+@pytest.mark.parametrize("column", ["cell", "configuration", "method", "data", "images_per_class"])
 def test_a_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
     reseal_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
     assert f"study.parquet could not be read and is left out (it has no column &#39;{column}&#39;)" in page_of(study)

@@ -22,7 +22,8 @@ DRAWN = (
     "Object.fromEntries([...document.querySelectorAll('figure')].map(f => [f.dataset.figure, Number(f.dataset.drawn)]))"
 )
 MARKS = {"curve": 14, "bars": 10, "differences": 5, "classes": 12, "images": 14, "map": 480, "time": 6, "rejects": 3}
-"""Marks that stand for data: 3 growing arms x 4 amounts + 2 still ones; 5 arms x 2 halves; and so on."""
+"""Marks that stand for data: 3 growing configurations x 4 amounts + 2 still ones; 5 configurations x 2 halves; and
+so on."""
 POINT = """(() => {
     const plot = document.querySelector('[data-figure=FIGURE] [data-plot] svg'), box = plot.getBoundingClientRect();
     const at = {clientX: box.left + box.width / 2, clientY: box.top + box.height / 2, bubbles: true};
@@ -135,7 +136,7 @@ def answers(browser: int, pages: dict[str, str]) -> dict[str, Any]:
         await page.run(CLICK.format("All classes"))
         found["after"] = await page.run(LABEL)
         await page.run(CLICK.format("SYNC-CLIP"))
-        found["without an arm"] = (await page.run(DRAWN))["curve"]
+        found["without a configuration"] = (await page.run(DRAWN))["curve"]
         select = "document.querySelector('[data-figure=images] select')"
         await page.run(f"{select}.value = '3'; {select}.dispatchEvent(new Event('change'))")
         found["image"] = await page.run("document.querySelector('[data-figure=images] .thumb').ariaLabel")
@@ -157,7 +158,7 @@ def expect(key: str, right: Callable[[Any], bool], answers: dict[str, Any]) -> N
     assert right(answers[key]), f"{key}: {answers[key]!r}"
 
 
-def test_pointing_at_the_curve_tells_every_arms_number(answers: dict[str, Any]) -> None:
+def test_pointing_at_the_curve_tells_every_configurations_number(answers: dict[str, Any]) -> None:
     expect("tip of curve", lambda tip: "images per class" in tip and "SYNC-CLIP" in tip and "±" in tip, answers)
 
 
@@ -177,8 +178,8 @@ def test_the_curves_metric_can_be_switched(answers: dict[str, Any]) -> None:
     expect("after", lambda label: "all classes as candidates" in label and label != answers["before"], answers)
 
 
-def test_an_arm_can_be_hidden(answers: dict[str, Any]) -> None:
-    expect("without an arm", lambda count: count == MARKS["curve"] - 4, answers)
+def test_an_configuration_can_be_hidden(answers: dict[str, Any]) -> None:
+    expect("without a configuration", lambda count: count == MARKS["curve"] - 4, answers)
 
 
 def test_any_class_can_be_chosen(answers: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.reports.configurations import Difference, ScorePoint, describe_arms
+from syncclip.reports.configurations import Difference, ScorePoint, describe_configurations
 from syncclip.reports.verdict import judge
 
 
@@ -30,23 +30,23 @@ from syncclip.reports.verdict import judge
 def test_the_headline_says_no_more_than_the_intervals_of_novel_classes(
     own: tuple[float, ...], opened: tuple[float, ...], said: str
 ) -> None:
-    real, both = describe_arms([("ivlp-real", "ivlp", "real"), ("syncclip-both", "syncclip", "both")])
+    real, both = describe_configurations([("ivlp-real", "ivlp", "real"), ("syncclip-both", "syncclip", "both")])
     found = [
         Difference(both, real, metric, *numbers)
-        for metric, numbers in (("hm", (9.0, 8.0, 9.9)), ("novel", own), ("open_novel", opened))
+        for metric, numbers in (("hm", (9.0, 8.0, 9.9)), ("novel", own), ("all_classes_novel", opened))
     ]
     assert judge(found, {}, both).headline == f"Synthetic images {said}"
 
 
 def test_without_a_run_on_real_images_zero_shot_is_what_counts() -> None:
-    zero, both = describe_arms([("zeroshot", "zeroshot", "none"), ("syncclip-both", "syncclip", "both")])
+    zero, both = describe_configurations([("zeroshot", "zeroshot", "none"), ("syncclip-both", "syncclip", "both")])
     verdict = judge([Difference(both, zero, "novel", 4.5, 2.1, 6.0)], {}, both)
     assert verdict.headline == "Synthetic images helped novel classes: +4.5 points."
     assert "beats Zero-shot CLIP, with the novel classes alone as candidates" in verdict.sentences[0]
 
 
 def test_without_any_comparison_the_headline_says_what_was_reached() -> None:
-    (both,) = describe_arms([("syncclip-both", "syncclip", "both")])
+    (both,) = describe_configurations([("syncclip-both", "syncclip", "both")])
     points = {both.id: {"novel": [ScorePoint(4, 45.4, None, [])]}}
     assert judge([], points, both).headline == (
         "SYNC-CLIP: 45.4\u00a0% on novel classes, the novel classes alone as candidates."

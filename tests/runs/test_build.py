@@ -120,7 +120,10 @@ def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
     [
         (["training.method=ivlp", "methods.ivlp.visual_depth=9"], "visual_depth: 9 blocks .* use at most 3"),
         (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
-        (["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.phrase=a photo"], "use a longer phrase"),
+        (
+            ["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.initial_words=a photo"],
+            "use a longer phrase",
+        ),
     ],
 )
 def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
@@ -157,7 +160,7 @@ def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: Tiny
 def test_an_oracle_learns_from_real_images_of_all_classes_and_is_tested_like_the_rest(
     tiny: TinyWorld, tmp_path: Path
 ) -> None:
-    recipe = Recipe.load(tiny.recipe, ["training.method=ivlp", "training.data=oracle", "training.epochs=1"])
+    recipe = Recipe.load(tiny.recipe, ["training.method=ivlp", "training.data=all_real", "training.epochs=1"])
     parts = build.build_parts(recipe)
     stream = build.build_stream(recipe, parts)
     assert stream is not None and stream.real is not None and stream.synthetic is None

@@ -68,7 +68,7 @@ def test_a_mixed_run_trains_with_loader_processes_as_without(
 ) -> None:
     named = f"training.synthetic=[{tiny_set},{{url: {copy}, weight: 3}}]"
     for name, loaders in (("none", 0), ("two", 2)):
-        jobs.run_here(recipe_of(tiny, named, f"training.loaders={loaders}"), str(tmp_path / name))
+        jobs.run_here(recipe_of(tiny, named, f"training.loader_processes={loaders}"), str(tmp_path / name))
     prompts = [(tmp_path / name / "prompts.safetensors").read_bytes() for name in ("none", "two")]
     assert prompts[0] == prompts[1]
 
@@ -186,7 +186,7 @@ def test_what_is_damaged_is_named_and_skipped_or_refused_as_the_recipe_says(
     damage(copy)
     if name == ".parquet":
         forget_index(str(copy))  # with an index no table is read
-    mixed = opened(recipe_of(tiny, f"training.synthetic={copy}", f"training.corrupt_limit={images}"))
+    mixed = opened(recipe_of(tiny, f"training.synthetic={copy}", f"training.max_corrupt_images={images}"))
     for epoch, step, batch in batches(mixed, 12):
         ids = mixed.ids(epoch, step)
         assert batch.labels[-4:].tolist() == ids.novel_labels.tolist()
@@ -195,7 +195,7 @@ def test_what_is_damaged_is_named_and_skipped_or_refused_as_the_recipe_says(
     assert reason in mixed.corruption.reasons[told]
     if images:
         with pytest.raises(UserError, match=f"{images} unreadable images, more than the limit of {images - 1}"):
-            strict = recipe_of(tiny, f"training.synthetic={copy}", f"training.corrupt_limit={images - 1}")
+            strict = recipe_of(tiny, f"training.synthetic={copy}", f"training.max_corrupt_images={images - 1}")
             list(batches(opened(strict), 12))
 
 
@@ -222,7 +222,7 @@ def test_what_cannot_be_trained_on_is_refused_with_its_name(
 ) -> None:
     damage(copy)
     with pytest.raises(UserError, match=sentence):
-        opened(recipe_of(tiny, f"training.synthetic={copy}", "training.corrupt_limit=100"))
+        opened(recipe_of(tiny, f"training.synthetic={copy}", "training.max_corrupt_images=100"))
 
 
 @pytest.mark.fault
@@ -274,7 +274,7 @@ def test_a_damaged_table_of_the_tested_split_is_refused_before_the_training(tiny
         ("train", "synthetic", "the synthesis began"),
     ],
 )
-def test_a_damaged_table_is_refused_before_the_synthesis_of_a_study_whose_arms_need_its_split(
+def test_a_damaged_table_is_refused_before_the_synthesis_of_a_study_whose_configurations_need_its_split(
     tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str, data: str, outcome: str
 ) -> None:
     def begin(*_: object) -> None:
@@ -283,9 +283,9 @@ def test_a_damaged_table_is_refused_before_the_synthesis_of_a_study_whose_arms_n
     dataset = tiny_dataset(tmp_path / "tiny")
     (dataset / split / "00000.parquet").write_bytes(b"torn")
     monkeypatch.setattr(jobs, "synth", begin)
-    arms = f"study.arms=[{{method: ivlp, data: {data}}}]"
+    configurations = f"study.configurations=[{{method: ivlp, data: {data}}}]"
     with pytest.raises(UserError, match=outcome):
-        study(recipe_of(tiny, f"dataset.name={dataset}", arms), str(tmp_path / "study"))
+        study(recipe_of(tiny, f"dataset.name={dataset}", configurations), str(tmp_path / "study"))
 
 
 @pytest.mark.fault
@@ -294,9 +294,9 @@ def test_a_damaged_validation_split_is_refused_before_candidates_are_tried_on_it
 ) -> None:
     dataset = tiny_dataset(tmp_path / "tiny")
     (dataset / "val" / "00000.parquet").write_bytes(b"torn")
-    arms = "study.arms=[{method: ivlp, candidates: {training.epochs: [1, 2]}}]"
+    configurations = "study.configurations=[{method: ivlp, candidates: {training.epochs: [1, 2]}}]"
     with pytest.raises(UserError, match="val: no shard there has a readable table"):
-        choose(recipe_of(tiny, f"dataset.name={dataset}", arms), str(tmp_path / "choice"))
+        choose(recipe_of(tiny, f"dataset.name={dataset}", configurations), str(tmp_path / "choice"))
     assert not (tmp_path / "choice").exists()
 
 

@@ -121,7 +121,7 @@ FILES = ("results.json", "predictions.parquet")
 
 @pytest.fixture(scope="module")
 def small_run(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> jobs.Run:
-    values = ["training.data=real", "training.method=ivlp", "training.epochs=1", "evaluation.batch=5"]
+    values = ["training.data=real", "training.method=ivlp", "training.epochs=1", "evaluation.batch_size=5"]
     return jobs.run_here(Recipe.load(tiny.recipe, values), str(tmp_path_factory.mktemp("run")))
 
 
@@ -150,8 +150,8 @@ def test_a_dataset_that_is_gone_is_one_sentence(small_run: jobs.Run, tmp_path: P
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_training_of_two_workers_is_evaluated_by_both(tiny: TinyWorld, tmp_path: Path) -> None:
     values = ["training.data=real", "training.method=ivlp", "training.epochs=1", "training.workers=2"]
-    trained = jobs.train(Recipe.load(tiny.recipe, [*values, "evaluation.batch=5"]), str(tmp_path))
+    trained = jobs.train(Recipe.load(tiny.recipe, [*values, "evaluation.batch_size=5"]), str(tmp_path))
     shared = [(tmp_path / file).read_bytes() for file in FILES]
     assert trained.results["counts"]["all"] == 24
-    jobs.evaluate(trained.url, ["evaluation.batch=5"])  # in this process
+    jobs.evaluate(trained.url, ["evaluation.batch_size=5"])  # in this process
     assert [(tmp_path / file).read_bytes() for file in FILES] == shared

@@ -148,7 +148,7 @@ def test_a_shard_with_an_unreadable_table_is_skipped_and_counted(url: str) -> No
     assert images.samples.index.tolist() == [0, 1, 2, 3, 4, 5, 12, 13, 14]
     assert images.corruption.names == {storage.join(url, "00001.parquet"): 6}
     with pytest.raises(UserError, match="6 unreadable images, more than the limit of 5"):
-        ShardSet(url, corrupt_limit=5)
+        ShardSet(url, max_corrupt_images=5)
 
 
 @pytest.mark.fault

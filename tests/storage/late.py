@@ -127,7 +127,7 @@ def _stopping(point: int, folder: str, pipe: Connection) -> Iterator[Any]:
                 time.sleep(0.05)  # the kernel may stop another thread a moment before this one
 
     @contextlib.contextmanager
-    def arm() -> Iterator[None]:
+    def configuration() -> Iterator[None]:
         token = armed.set(True)
         try:
             yield
@@ -143,4 +143,4 @@ def _stopping(point: int, folder: str, pipe: Connection) -> Iterator[Any]:
     else:
         events = remote(folder)[0].s3.meta.events
         events.register_first("before-send.s3", lambda event_name, **_: come(event_name.rpartition(".")[2]))
-    yield arm
+    yield configuration

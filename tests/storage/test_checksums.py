@@ -26,7 +26,7 @@ TEXTS = {
         b'{"step":1}',
         b"{}",
         b"[]",
-        b'[\n {\n  "arm": "a"\n }\n]\n',
+        b'[\n {\n  "configuration": "a"\n }\n]\n',
         b'{"a": [{"b": 1}]}',
         '{"name": "é"}\n'.encode(),
     ],

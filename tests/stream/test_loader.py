@@ -100,7 +100,7 @@ def test_what_processes_could_not_read_is_counted_here_once(tmp_path: Path) -> N
 def test_a_mistake_in_a_process_is_told_as_one_here(
     tmp_path: Path, rows: Sequence[int], limit: int, sentence: str
 ) -> None:
-    mixed = stream(synthetic=damaged(tmp_path, list(rows)), corrupt_limit=limit)
+    mixed = stream(synthetic=damaged(tmp_path, list(rows)), max_corrupt_images=limit)
     with pytest.raises(UserError, match=f"^{sentence}"):
         list(batches(mixed, 50, processes=2))
 

@@ -306,7 +306,7 @@ def test_a_damaged_real_image_is_replaced_by_another_of_the_few_shots(tmp_path: 
 
 @pytest.mark.fault
 def test_more_damaged_images_than_the_limit_are_an_error(tmp_path: Path) -> None:
-    mixed = stream(synthetic=damaged(tmp_path, list(range(10))), corrupt_limit=3)
+    mixed = stream(synthetic=damaged(tmp_path, list(range(10))), max_corrupt_images=3)
     with pytest.raises(UserError, match=r"4 unreadable images, more than the limit of 3"):
         for epoch in range(50):
             mixed.batch(epoch, 0)

@@ -24,7 +24,7 @@ from syncclip.synthetic_sets.shift import Shift
 NAMES = ["apple", "bell", "camera", "dog", "envelope", "flag", "gift", "house", "island", "jacket", "key", "lamp"]
 AMOUNTS, SEEDS = [1, 4, 16, 64], [1, 2, 3, 4, 5]
 
-ARMS = [
+CONFIGURATIONS = [
     ("zeroshot", "zeroshot", "both", 51.1, 50.0, 43.2, 44.5, 0.0),
     ("ivlp-real", "ivlp", "real", 54.1, 45.6, 46.5, 39.8, 0.0),
     ("ivlp-synthetic", "ivlp", "synthetic", 40.6, 39.5, 31.2, 31.4, 3.0),
@@ -90,13 +90,13 @@ def make_set(folder: Path, names: list[str] = NAMES, source: ShardSet | None = N
     return folder
 
 
-def seed_draws(errors: np.ndarray, draws: int, generator: np.random.Generator) -> np.ndarray:
+def seed_draws(errors: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """Mean errors with the seeds drawn again: (S, A) -> (R, A). A seed keeps its values at all amounts together."""
-    return seed_weights(len(errors), draws, generator) @ errors
+    return seed_weights(len(errors), resamples, generator) @ errors
 
 
 def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: ShardSet | None = None) -> Path:
-    """All files of a finished study of five arms, with its set and its cells."""
+    """All files of a finished study of five configurations, with its set and its cells."""
     generator = np.random.default_rng(7)
     folder.mkdir(parents=True)
     synthetic = make_set(folder / "synthetic", names, source)
@@ -109,13 +109,15 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
         base=(len(names) + 1) // 2,
         split="test",
         synthetic=str(synthetic),
-        focus="syncclip-both",
-        arms=[outputs.ArmState(name, method, data) for name, method, data, *_ in ARMS],
+        reference="syncclip-both",
+        configurations=[outputs.ConfigurationState(name, method, data) for name, method, data, *_ in CONFIGURATIONS],
         images_per_class=list(AMOUNTS),
         dropped=[],
         seeds=list(SEEDS),
         cells=[
-            outputs.CellState(row["cell"], row["arm"], row["images_per_class"], row["seed"], "done", None, row["cell"])
+            outputs.CellState(
+                row["cell"], row["configuration"], row["images_per_class"], row["seed"], "done", None, row["cell"]
+            )
             for row in rows
         ],
     )
@@ -124,7 +126,7 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
     storage.write_table(str(folder / outputs.TABLE), table, owner)
     recipe = f"name: shapes\ndataset:\n  name: {dataset}\n  shots: 4\ntraining:\n  method: syncclip\n"
     storage.write_sealed(str(folder / outputs.RECIPE), recipe.encode(), owner=owner)
-    fits = {"level": 0.95, "draws": 400, "split": "test", "curves": _curves(table, generator)}
+    fits = {"level": 0.95, "resamples": 400, "split": "test", "curves": _curves(table, generator)}
     outputs.write_json(str(folder / outputs.FIT), fits, owner)
     outputs.write_json(str(folder / outputs.COMPARISONS), _comparisons(table), owner)
     _features(folder, len(names), generator, owner)
@@ -154,10 +156,10 @@ def make_run(folder: Path, dataset: Path, names: list[str] = NAMES) -> Path:
         "base": 55.0,
         "novel": 50.5,
         "hm": 52.7,
-        "open_base": 47.0,
-        "open_novel": 45.0,
-        "open_hm": 46.0,
-        "open_all": 46.1,
+        "all_classes_base": 47.0,
+        "all_classes_novel": 45.0,
+        "all_classes_hm": 46.0,
+        "all_classes_accuracy": 46.1,
         "openworld_auc": 31.4,
     }
     results = {**scores, "per_class": _per_class(names, scores, generator)}
@@ -182,31 +184,31 @@ def make_run(folder: Path, dataset: Path, names: list[str] = NAMES) -> Path:
 
 def _cells(folder: Path, names: list[str], generator: np.random.Generator) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    shots = generator.normal(0, 0.5, (len(SEEDS), 4))  # a seed's shots move all arms alike
+    shots = generator.normal(0, 0.5, (len(SEEDS), 4))  # a seed's shots move all configurations alike
     tastes = generator.normal(0, 14, len(names))
-    for name, method, data, *levels, lacking in ARMS:
+    for name, method, data, *levels, lacking in CONFIGURATIONS:
         for amount in AMOUNTS if data != "real" and method != "zeroshot" else [None]:
             for place, seed in enumerate(SEEDS if method != "zeroshot" else [None]):
                 noise = shots[place] + generator.normal(0, 0.35, 4) if seed else np.zeros(4)
                 missing = lacking * (amount**-0.45 - 64**-0.45) if amount else 0
-                base, novel, open_base, open_novel = (
+                base, novel, all_classes_base, all_classes_novel = (
                     level - missing + move for level, move in zip(levels, noise, strict=True)
                 )
                 scores = {
                     "base": base,
                     "novel": novel,
                     "hm": 2 * base * novel / (base + novel),
-                    "open_base": open_base,
-                    "open_novel": open_novel,
-                    "open_hm": 2 * open_base * open_novel / (open_base + open_novel),
-                    "open_all": (open_base + open_novel) / 2,
-                    "openworld_auc": open_base * open_novel / 64,
+                    "all_classes_base": all_classes_base,
+                    "all_classes_novel": all_classes_novel,
+                    "all_classes_hm": 2 * all_classes_base * all_classes_novel / (all_classes_base + all_classes_novel),
+                    "all_classes_accuracy": (all_classes_base + all_classes_novel) / 2,
+                    "openworld_auc": all_classes_base * all_classes_novel / 64,
                 }
                 cell = "-".join([name, *([str(amount)] if amount else []), *([f"seed{seed}"] if seed else [])])
                 rows.append(
                     {
                         "cell": cell,
-                        "arm": name,
+                        "configuration": name,
                         "method": method,
                         "data": data,
                         "images_per_class": amount,
@@ -234,7 +236,9 @@ def _per_class(
             "name": name,
             "count": 12 + label % 9,
             "half": float(np.clip(scores["base" if label < half else "novel"] + moves[label], 0, 100)),
-            "open": float(np.clip(scores["open_base" if label < half else "open_novel"] + moves[label], 0, 100)),
+            "open": float(
+                np.clip(scores["all_classes_base" if label < half else "all_classes_novel"] + moves[label], 0, 100)
+            ),
         }
         for label, name in enumerate(names)
     ]
@@ -242,13 +246,18 @@ def _per_class(
 
 def _curves(table: pd.DataFrame, generator: np.random.Generator) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
-    for arm in ("ivlp-synthetic", "ivlp-both", "syncclip-both"):
-        mine, real = table[table["arm"] == arm], table[table["arm"] == "ivlp-real"].set_index("seed")
+    for configuration in ("ivlp-synthetic", "ivlp-both", "syncclip-both"):
+        mine, real = (
+            table[table["configuration"] == configuration],
+            table[table["configuration"] == "ivlp-real"].set_index("seed"),
+        )
         for metric in METRICS:
             grown = mine.pivot(index="seed", columns="images_per_class", values=metric)
             errors = 100 - np.column_stack([real.loc[grown.index, metric], grown])
-            draws = seed_draws(errors, 400, generator)
-            found.setdefault(arm, {})[metric] = fit_curve(Series([0, *AMOUNTS], errors, draws), forecast=[256, 1024])
+            resamples = seed_draws(errors, 400, generator)
+            found.setdefault(configuration, {})[metric] = fit_curve(
+                Series([0, *AMOUNTS], errors, resamples), forecast=[256, 1024]
+            )
     return found
 
 
@@ -256,11 +265,13 @@ def _comparisons(table: pd.DataFrame) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for amount in (1, 64):
         for metric in METRICS:
-            mine = table[(table["arm"] == "syncclip-both") & (table["images_per_class"] == amount)][metric].mean()
+            mine = table[(table["configuration"] == "syncclip-both") & (table["images_per_class"] == amount)][
+                metric
+            ].mean()
             for against in ("zeroshot", "ivlp-real", "ivlp-synthetic", "ivlp-both"):
                 theirs = table[
-                    (table["arm"] == against) & table["images_per_class"].isin([amount])
-                    | (table["arm"] == against) & table["images_per_class"].isna()
+                    (table["configuration"] == against) & table["images_per_class"].isin([amount])
+                    | (table["configuration"] == against) & table["images_per_class"].isna()
                 ][metric].mean()
                 found.append(
                     _comparison(
@@ -272,7 +283,9 @@ def _comparisons(table: pd.DataFrame) -> list[dict[str, object]]:
                     )
                 )
             if amount == 64:
-                least = table[(table["arm"] == "syncclip-both") & (table["images_per_class"] == 1)][metric].mean()
+                least = table[(table["configuration"] == "syncclip-both") & (table["images_per_class"] == 1)][
+                    metric
+                ].mean()
                 found.append(_comparison(64, "syncclip-both", 1, metric, mine - least))
     return found
 
@@ -281,7 +294,7 @@ def _comparison(
     amount: int, against: str, against_amount: int | None, metric: str, estimate: float
 ) -> dict[str, object]:
     return {
-        "arm": "syncclip-both",
+        "configuration": "syncclip-both",
         "images_per_class": amount,
         "against": against,
         "against_images_per_class": against_amount,
@@ -307,7 +320,7 @@ def _features(folder: Path, classes: int, generator: np.random.Generator, owner:
     storage.write_table(str(folder / outputs.FEATURES), pd.DataFrame(rows), storage.identity(""))
     state = outputs.StudyShift(
         cell="syncclip-both-64-seed1",
-        arm="syncclip-both",
+        configuration="syncclip-both",
         images_per_class=64,
         seed=1,
         split="test",

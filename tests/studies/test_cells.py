@@ -74,7 +74,7 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("arm", "reason"),
+    ("configuration", "reason"),
     [
         ("{method: ivp}", "training.method: there is no method 'ivp'; did you mean 'ivlp'?"),
         ("{method: ivlp, overrides: {training.epoch: 3}}", "training.epoch: no such key; did you mean 'epochs'?"),
@@ -83,14 +83,18 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
         ("{method: ivlp, candidates: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed; it must be at"),
     ],
 )
-def test_an_arm_that_no_cell_could_have_is_refused_before_anything_is_generated(
-    arm: str, reason: str, tmp_path: Path
+def test_an_configuration_that_no_cell_could_have_is_refused_before_anything_is_generated(
+    configuration: str, reason: str, tmp_path: Path
 ) -> None:
-    recipe = Recipe.load("icons", [f"study.arms=[{{method: coop, candidates: {{training.seed: [1]}}}}, {arm}]"])
+    recipe = Recipe.load(
+        "icons", [f"study.configurations=[{{method: coop, candidates: {{training.seed: [1]}}}}, {configuration}]"]
+    )
     for run in (study, choose):
         with pytest.raises(UserError) as refusal:
             run(recipe, str(tmp_path))
-        assert str(refusal.value).startswith(f"recipe 'icons': study.arms[1] '{recipe.study.arms[1].name}': ")
+        assert str(refusal.value).startswith(
+            f"recipe 'icons': study.configurations[1] '{recipe.study.configurations[1].name}': "
+        )
         assert reason in str(refusal.value)
     assert not list(tmp_path.iterdir())
 

@@ -72,10 +72,10 @@ def test_every_cell_is_a_run_of_its_own(finished: Finished) -> None:
     for name in folders:
         results = read(finished, f"cells/{name}/results.json")
         row = finished.table.set_index("cell").loc[name]
-        assert row["open_hm"] == results["open_hm"]
+        assert row["all_classes_hm"] == results["all_classes_hm"]
 
 
-def test_an_arms_own_values_reach_its_cells(finished: Finished) -> None:
+def test_an_configurations_own_values_reach_its_cells(finished: Finished) -> None:
     recipe = Recipe.load(str(Path(finished.url) / "cells" / "syncclip-both-2-seed2" / "recipe.yaml"))
     assert recipe.methods.syncclip.learning_rate == 0.01
     assert (recipe.training.images_per_class, recipe.training.seed) == (2, 2)
@@ -90,42 +90,49 @@ def test_a_cell_equals_the_same_run_by_itself(finished: Finished, tmp_path: Path
     assert (tmp_path / "alone" / "prompts.safetensors").read_bytes() == cell.read_bytes()
 
 
-def test_the_state_names_arms_amounts_and_cells(finished: Finished) -> None:
+def test_the_state_names_configurations_amounts_and_cells(finished: Finished) -> None:
     state = read(finished, "study.json")
     assert state["classnames"] == CLASSES and state["base"] == 3
-    assert [arm["name"] for arm in state["arms"]] == ["zeroshot", "ivlp-real", "ivlp-both", "syncclip-both"]
+    assert [configuration["name"] for configuration in state["configurations"]] == [
+        "zeroshot",
+        "ivlp-real",
+        "ivlp-both",
+        "syncclip-both",
+    ]
     assert {cell["status"] for cell in state["cells"]} == {"done"}
 
 
-def test_comparisons_pair_the_focus_arm_with_every_other(finished: Finished) -> None:
+def test_comparisons_pair_the_focus_configuration_with_every_other(finished: Finished) -> None:
     pairs = read(finished, "comparisons.json")
     held = {(pair["images_per_class"], pair["against"]) for pair in pairs}
-    assert held == {(n, arm) for n in (1, 2, 4) for arm in ("zeroshot", "ivlp-real", "ivlp-both")} | {
-        (4, "syncclip-both")
-    }
+    assert held == {
+        (n, configuration) for n in (1, 2, 4) for configuration in ("zeroshot", "ivlp-real", "ivlp-both")
+    } | {(4, "syncclip-both")}
     assert {pair["metric"] for pair in pairs} == set(METRICS)
     table = finished.table
-    pair = next(p for p in pairs if (p["images_per_class"], p["against"], p["metric"]) == (4, "ivlp-both", "open_hm"))
-    means = table[table["images_per_class"] == 4].groupby("arm")["open_hm"].mean()
+    pair = next(
+        p for p in pairs if (p["images_per_class"], p["against"], p["metric"]) == (4, "ivlp-both", "all_classes_hm")
+    )
+    means = table[table["images_per_class"] == 4].groupby("configuration")["all_classes_hm"].mean()
     assert pair["estimate"] == pytest.approx(means["syncclip-both"] - means["ivlp-both"])
     assert pair["low"] <= pair["estimate"] <= pair["high"]
 
 
-def test_every_arm_with_amounts_has_a_curve(finished: Finished) -> None:
+def test_every_configuration_with_amounts_has_a_curve(finished: Finished) -> None:
     curves = read(finished, "fit.json")["curves"]
     assert set(curves) == {"ivlp-both", "syncclip-both"}
     table = finished.table
-    means = table.groupby(["arm", "images_per_class"], dropna=False)["open_hm"].mean()
+    means = table.groupby(["configuration", "images_per_class"], dropna=False)["all_classes_hm"].mean()
     expected = [means["ivlp-real"].item(), *means["syncclip-both"]]
-    assert curves["syncclip-both"]["open_hm"]["amounts"] == [0, 1, 2, 4]
-    assert curves["syncclip-both"]["open_hm"]["means"] == pytest.approx([100 - mean for mean in expected])
+    assert curves["syncclip-both"]["all_classes_hm"]["amounts"] == [0, 1, 2, 4]
+    assert curves["syncclip-both"]["all_classes_hm"]["means"] == pytest.approx([100 - mean for mean in expected])
 
 
-def test_the_focus_arms_images_have_a_price_in_hours(finished: Finished) -> None:
+def test_the_focus_configurations_images_have_a_price_in_hours(finished: Finished) -> None:
     worth, drawing = read(finished, "worth.json"), read(finished, "cost.json")["synthesis"]
-    assert worth["arm"] == "syncclip-both"
+    assert worth["configuration"] == "syncclip-both"
     assert worth["images_per_hour"] == pytest.approx(3600 * drawing["images_per_second"])
-    assert [one["n"] for one in worth["marginal"]["open_hm"]] == [0, 1, 2, 4]
+    assert [one["n"] for one in worth["marginal"]["all_classes_hm"]] == [0, 1, 2, 4]
     assert worth["exchange"] == {}  # one number of shots tells nothing of another
 
 
@@ -146,6 +153,6 @@ def test_the_cost_counts_images_and_hours(finished: Finished) -> None:
     assert cost["training"]["cells"] == 15 and 0 < cost["training"]["busy_share"] <= 1
 
 
-def test_the_tables_name_every_arm(finished: Finished) -> None:
+def test_the_tables_name_every_configuration(finished: Finished) -> None:
     text = (Path(finished.url) / "tables.md").read_text()
-    assert all(arm in text for arm in ("zeroshot", "ivlp-real", "ivlp-both", "syncclip-both"))
+    assert all(configuration in text for configuration in ("zeroshot", "ivlp-real", "ivlp-both", "syncclip-both"))

@@ -5,19 +5,23 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncclip.recipe.study import Arm, StudySettings
+from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies.grid import capped, cells, spread
 
-ARMS = [Arm(method="zeroshot"), Arm(method="ivlp", data="real"), Arm(method="syncclip", data="both")]
+CONFIGURATIONS = [
+    Configuration(method="zeroshot"),
+    Configuration(method="ivlp", data="real"),
+    Configuration(method="syncclip", data="both"),
+]
 
 
 def test_the_default_grid_is_as_large_as_it_should_be() -> None:
-    # zero-shot once; real only for each of 5 seeds; three arms at 4 amounts for each of 5 seeds
+    # zero-shot once; real only for each of 5 seeds; three configurations at 4 amounts for each of 5 seeds
     assert len(cells(StudySettings())) == 1 + 5 + 3 * 4 * 5
 
 
 def test_the_first_results_tell_most() -> None:
-    settings = StudySettings(arms=ARMS, images_per_class=[1, 4, 16], seeds=[7, 8])
+    settings = StudySettings(configurations=CONFIGURATIONS, images_per_class=[1, 4, 16], seeds=[7, 8])
     assert [cell.name for cell in cells(settings)] == [
         "zeroshot",
         "ivlp-real-seed7",
@@ -61,9 +65,9 @@ def test_amounts_beyond_what_there_is_become_what_there_is() -> None:
     assert capped([1, 4, 16, 64], 16) == [1, 4, 16]
 
 
-def test_an_arm_may_keep_to_some_of_the_amounts() -> None:
-    arms = [Arm(method="ivlp", images_per_class=[16]), Arm(method="syncclip")]
-    settings = StudySettings(arms=arms, images_per_class=[1, 4, 16], seeds=[1])
+def test_an_configuration_may_keep_to_some_of_the_amounts() -> None:
+    configurations = [Configuration(method="ivlp", images_per_class=[16]), Configuration(method="syncclip")]
+    settings = StudySettings(configurations=configurations, images_per_class=[1, 4, 16], seeds=[1])
     names = [cell.name for cell in cells(settings)]
     assert names == ["ivlp-both-16-seed1", "syncclip-both-16-seed1", "syncclip-both-1-seed1", "syncclip-both-4-seed1"]
     # Of a smaller set it takes the largest amount that there is.

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.fault, pytest.mark.
 PATIENCE = 500.0
 GRID = ("study.seeds=[1,2,3,4]", "study.images_per_class=[1,2,4]", "training.epochs=6")
 CELLS = 1 + 4 + 2 * 3 * 4
-"""One of zero-shot; an arm of real images, and two with three amounts, by four seeds."""
+"""One of zero-shot; a configuration of real images, and two with three amounts, by four seeds."""
 
 BITS = ("prompts.safetensors", "metrics.jsonl", "results.json", "predictions.parquet")
 ONE_CPU = "--num-cpus=1"

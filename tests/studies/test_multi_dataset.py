@@ -66,8 +66,8 @@ def test_the_average_is_of_the_datasets_and_harmonic_means_are_those_of_the_mean
     cell = suite_study.table.set_index("cell").loc["syncclip-both-4-seed2"]
     parts = every[every["cell"] == "syncclip-both-4-seed2"]
     assert cell["novel"] == pytest.approx(parts["novel"].mean())
-    base, novel = parts["open_base"].mean(), parts["open_novel"].mean()
-    assert cell["open_hm"] == pytest.approx(2 * base * novel / (base + novel) if base + novel else 0)
+    base, novel = parts["all_classes_base"].mean(), parts["all_classes_novel"].mean()
+    assert cell["all_classes_hm"] == pytest.approx(2 * base * novel / (base + novel) if base + novel else 0)
     assert cell["seconds"] == pytest.approx(parts["seconds"].sum())
 
 
@@ -75,7 +75,7 @@ def test_comparisons_and_curves_are_of_the_average(suite_study: Study) -> None:
     pairs = [one for one in read(suite_study, "comparisons.json") if one["against"] == "ivlp-real"]
     assert {one["unit"] for one in pairs} == {"images", "classes", "datasets"}
     assert {one["images"] for one in pairs} == {6 * 4 + 6 * 6}
-    means = suite_study.table.groupby(["arm", "images_per_class"], dropna=False)["novel"].mean()
+    means = suite_study.table.groupby(["configuration", "images_per_class"], dropna=False)["novel"].mean()
     pair = next(one for one in pairs if (one["images_per_class"], one["metric"]) == (4, "novel"))
     assert pair["estimate"] == pytest.approx(means["syncclip-both", 4] - means["ivlp-real"].item())
     curve = read(suite_study, "fit.json")["curves"]["syncclip-both"]["novel"]
@@ -128,8 +128,8 @@ def test_all_datasets_are_trained_at_the_amounts_that_every_set_holds(
     for name in MEMBERS:
         amount = f"synthesis.images_per_class={4 if name == larger else 2}"
         make_set(study_recipe(suite_world, f"dataset.name={suite_world}/suite/{name}", amount), f"{tmp_path}/{name}")
-    arms = "study.arms=[{method: zeroshot}, {method: syncclip}]"
-    recipe = suite_recipe(suite_world, arms, "study.seeds=[1]", f"training.synthetic={tmp_path}")
+    configurations = "study.configurations=[{method: zeroshot}, {method: syncclip}]"
+    recipe = suite_recipe(suite_world, configurations, "study.seeds=[1]", f"training.synthetic={tmp_path}")
     done = study(recipe, f"{tmp_path}/study")
     state = read(done, "study.json")
     assert (state["images_per_class"], state["dropped"]) == ([1, 2], [4])
@@ -153,22 +153,30 @@ def test_a_cell_that_failed_on_one_dataset_is_told_with_it_and_left_out_of_the_a
     assert cells["ivlp-real-seed1"] == ("failed", "second: the disk is full")
 
 
-def test_the_set_of_an_arm_is_that_of_the_dataset(suite_world: Path) -> None:
-    arms = (
-        f"study.arms=[{{method: syncclip}}, {{method: ivlp, overrides: {{training.synthetic: {suite_world}/others}}}}]"
-    )
-    for name, recipe in running.by_dataset(suite_recipe(suite_world, arms)).items():
+def test_the_set_of_an_configuration_is_that_of_the_dataset(suite_world: Path) -> None:
+    other = f"{{method: ivlp, overrides: {{training.synthetic: {suite_world}/others}}}}"
+    configurations = f"study.configurations=[{{method: syncclip}}, {other}]"
+    for name, recipe in running.by_dataset(suite_recipe(suite_world, configurations)).items():
         assert recipe.training.synthetic == f"{suite_world}/sets/{name}"
-        own, other = (cell_recipe(recipe, Cell(arm, 1, 1), recipe.training.synthetic) for arm in recipe.study.arms)
+        own, other = (
+            cell_recipe(recipe, Cell(configuration, 1, 1), recipe.training.synthetic)
+            for configuration in recipe.study.configurations
+        )
         assert own.training.synthetic == f"{suite_world}/sets/{name}"
         assert other.training.synthetic == f"{suite_world}/others/{name}"
 
 
-def test_the_teacher_of_an_arm_is_that_of_the_dataset(suite_world: Path) -> None:
+def test_the_teacher_of_an_configuration_is_that_of_the_dataset(suite_world: Path) -> None:
     taught = f"{{training.teacher: {suite_world}/other, methods.syncclip.distillation_weight: 1.0}}"
-    values = (f"study.arms=[{{method: promptkd}}, {{method: syncclip, overrides: {taught}}}]", "training.teacher=/one")
+    values = (
+        f"study.configurations=[{{method: promptkd}}, {{method: syncclip, overrides: {taught}}}]",
+        "training.teacher=/one",
+    )
     for name, recipe in running.by_dataset(suite_recipe(suite_world, *values)).items():
-        own, other = (cell_recipe(recipe, Cell(arm, 1, 1), recipe.training.synthetic) for arm in recipe.study.arms)
+        own, other = (
+            cell_recipe(recipe, Cell(configuration, 1, 1), recipe.training.synthetic)
+            for configuration in recipe.study.configurations
+        )
         assert (own.training.teacher, other.training.teacher) == (f"/one/{name}", f"{suite_world}/other/{name}")
 
 
@@ -176,15 +184,15 @@ def test_settings_are_chosen_by_the_mean_over_datasets(
     suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choosing, "run_cells", run_cells_here)
-    arm = "study.arms=[{method: ivlp, data: real, candidates: {training.epochs: [1, 2]}}]"
-    choosing.choose(suite_recipe(suite_world, arm), str(tmp_path))
-    tried = json.loads((tmp_path / "choices.json").read_text())["arms"]["ivlp-real"]["candidates"]
+    configuration = "study.configurations=[{method: ivlp, data: real, candidates: {training.epochs: [1, 2]}}]"
+    choosing.choose(suite_recipe(suite_world, configuration), str(tmp_path))
+    tried = json.loads((tmp_path / "tuned.json").read_text())["configurations"]["ivlp-real"]["candidates"]
     for number, candidate in enumerate(tried):
         scores = [
             json.loads((tmp_path / name / "cells" / f"ivlp-real-try{number}-seed1" / "results.json").read_text())
             for name in MEMBERS
         ]
-        assert candidate["open_hm"] == pytest.approx(sum(one["open_hm"] for one in scores) / 2)
+        assert candidate["all_classes_hm"] == pytest.approx(sum(one["all_classes_hm"] for one in scores) / 2)
 
 
 def test_an_oracle_without_images_of_novel_classes_is_refused_at_once(suite_world: Path) -> None:
@@ -193,8 +201,8 @@ def test_an_oracle_without_images_of_novel_classes_is_refused_at_once(suite_worl
     shutil.rmtree(dataset / "train")
     samples = [Sample(i, i % 3, encoded(make_image(i % 3, i)), "") for i in range(24)]
     write_shard(str(dataset / "train"), 0, samples)
-    arms = "study.arms=[{method: zeroshot}, {method: ivlp, data: oracle}]"
+    configurations = "study.configurations=[{method: zeroshot}, {method: ivlp, data: all_real}]"
     with pytest.raises(
-        UserError, match=r"an oracle learns .* 3 of them have none in dataset .*; leave this arm out or"
+        UserError, match=r"an all_real learns .* 3 of them have none in dataset .*; leave this configuration out or"
     ):
-        study(study_recipe(suite_world, f"dataset.name={dataset}", arms), str(suite_world / "refused"))
+        study(study_recipe(suite_world, f"dataset.name={dataset}", configurations), str(suite_world / "refused"))

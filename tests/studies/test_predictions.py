@@ -29,8 +29,8 @@ def test_every_number_is_computed_again_without_the_cells(copy: Path) -> None:
     found = recompute(str(copy))
     assert found.differ == [] and found.numbers > 500
     table = storage.read_parquet(storage.read_bytes(str(copy / outputs.TABLE))).to_pandas()
-    means = table.groupby(["arm", "images_per_class"], dropna=False)["open_hm"].mean()
-    ours = found.means.set_index(["arm", "images_per_class"])["open_hm"]
+    means = table.groupby(["configuration", "images_per_class"], dropna=False)["all_classes_hm"].mean()
+    ours = found.means.set_index(["configuration", "images_per_class"])["all_classes_hm"]
     assert ours["syncclip-both", 4] == pytest.approx(means["syncclip-both", 4])
     assert len(ours) == len(means)
 
@@ -72,7 +72,7 @@ def test_a_study_without_a_finished_cell_has_nothing_to_recompute(copy: Path) ->
 def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
     place = str(copy / outputs.ANSWERS)
     table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
-    row = table.index[(table["arm"] == "zeroshot") & table["novel"]][0]
+    row = table.index[(table["configuration"] == "zeroshot") & table["novel"]][0]
     table.loc[row, "half"] = not table.loc[row, "half"]
     reseal_table(place, table)
     found = recompute(str(copy)).differ

@@ -106,12 +106,12 @@ def test_failed_cells_are_named_at_the_end_and_tried_again(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = ["study.images_per_class=[1]", f"training.synthetic={world}/set"]
-    failing = "study.arms=[{method: zeroshot}, {method: syncclip, overrides: {training.device: cuda}}]"
+    failing = "study.configurations=[{method: zeroshot}, {method: syncclip, overrides: {training.device: cuda}}]"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(UserError, match=r"1 of 2 cells failed .* syncclip-both-1-seed1: training.device is 'cuda'"):
         study(recipe_of(world, *values, failing), str(tmp_path)).check()
     assert read_state(tmp_path) == {"zeroshot": "done", "syncclip-both-1-seed1": "failed"}
-    study(recipe_of(world, *values, "study.arms=[{method: zeroshot}, {method: syncclip}]"), str(tmp_path))
+    study(recipe_of(world, *values, "study.configurations=[{method: zeroshot}, {method: syncclip}]"), str(tmp_path))
     assert read_state(tmp_path) == {"zeroshot": "done", "syncclip-both-1-seed1": "done"}
 
 
@@ -132,6 +132,6 @@ def test_amounts_are_cut_to_what_a_given_set_holds(world: Path) -> None:
 
 
 def test_more_cpus_than_there_are_is_refused(world: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(world, "study.cpus=99", "study.arms=[{method: zeroshot}]")
+    recipe = recipe_of(world, "study.cpus=99", "study.configurations=[{method: zeroshot}]")
     with pytest.raises(UserError, match=r"study\.cpus is 99, but the cluster has"):
         study(recipe, str(tmp_path))

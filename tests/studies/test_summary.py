@@ -6,12 +6,13 @@ from syncclip.evaluation.metrics import METRICS
 from syncclip.studies.summary import SHOWN, by_data
 
 
-def table(*arms: tuple[str, str, str, int | None]) -> pd.DataFrame:
-    """Two seeds of each (arm, method, data, amount); all scores of the n-th arm are 10 n and 10 n + 2."""
+def table(*configurations: tuple[str, str, str, int | None]) -> pd.DataFrame:
+    """Two seeds of each (configuration, method, data, amount); all scores of the n-th configuration are 10 n and 10
+    n + 2."""
     rows = [
-        {"arm": arm, "method": method, "data": data, "images_per_class": amount, "seed": seed}
+        {"configuration": configuration, "method": method, "data": data, "images_per_class": amount, "seed": seed}
         | dict.fromkeys(METRICS, 10.0 * n + 2 * seed)
-        for n, (arm, method, data, amount) in enumerate(arms, start=1)
+        for n, (configuration, method, data, amount) in enumerate(configurations, start=1)
         for seed in (0, 1)
     ]
     return pd.DataFrame(rows).astype({"images_per_class": "Int64"})
@@ -31,14 +32,14 @@ def test_methods_stand_side_by_side_by_what_they_learn_from() -> None:
 
 
 def test_each_amount_has_a_row_and_real_images_know_no_amount() -> None:
-    more = [(arm, method, data, 64) for arm, method, data, amount in WHOLE if amount]
+    more = [(configuration, method, data, 64) for configuration, method, data, amount in WHOLE if amount]
     found = by_data(table(*WHOLE, *more))
     assert [row[:2] for row in found] == [["coop", "16"], ["coop", "64"], ["vpt", "16"], ["vpt", "64"]]
     assert found[0][2] == found[1][2] and found[0][3] != found[1][3]
 
 
-def test_an_arm_that_keeps_to_other_amounts_leaves_its_cell_empty() -> None:
-    more = [(arm, method, data, 64) for arm, method, data, amount in WHOLE if data == "both"]
+def test_an_configuration_that_keeps_to_other_amounts_leaves_its_cell_empty() -> None:
+    more = [(configuration, method, data, 64) for configuration, method, data, amount in WHOLE if data == "both"]
     found = by_data(table(*WHOLE, *more))
     assert [row[1] for row in found] == ["16", "64", "16", "64"]
     assert found[1][3] == "" and found[1][2] and found[1][4]

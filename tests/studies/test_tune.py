@@ -10,7 +10,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies.tune import choose, combinations
+from syncclip.studies.tune import combinations, tune
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import tiny_dataset
 
@@ -25,13 +25,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         "dataset.name": str(root / "dataset"),
         "dataset.shots": 2,
         "backbone.name": str(root / "clip"),
-        "training.batch": 3,
+        "training.batch_size": 3,
         "training.warmup_epochs": 0,
-        "study.arms": [
+        "study.configurations": [
             {"method": "zeroshot"},
             {"method": "ivlp", "data": "real", "overrides": {"training.momentum": 0.5}, "candidates": candidates},
         ],
-        "study.choice_seeds": [1, 2],
+        "study.tune_seeds": [1, 2],
         "storage.root": str(root / "runs"),
     }
     return Recipe().with_values(values)
@@ -50,27 +50,27 @@ def test_every_combination_is_tried() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_best_on_validation_is_chosen_and_the_record_kept(recipe: Recipe, tmp_path: Path) -> None:
-    choice = choose(recipe, str(tmp_path))
-    record = json.loads((tmp_path / "choices.json").read_text())
-    tried = record["arms"]["ivlp-real"]["candidates"]
+    choice = tune(recipe, str(tmp_path))
+    record = json.loads((tmp_path / "tuned.json").read_text())
+    tried = record["configurations"]["ivlp-real"]["candidates"]
     assert record["split"] == "val" and len(tried) == 4
-    best = max(tried, key=lambda candidate: candidate["open_hm"])
-    assert record["arms"]["ivlp-real"]["chosen"] == best["values"]
+    best = max(tried, key=lambda candidate: candidate["all_classes_hm"])
+    assert record["configurations"]["ivlp-real"]["chosen"] == best["values"]
     results = json.loads((tmp_path / "cells" / "ivlp-real-try0-seed1" / "results.json").read_text())
     assert results["split"] == "val"
-    assert tried[0]["by_seed"]["1"] == results["open_hm"]
-    arm = Recipe.load(str(tmp_path / "recipe.yaml")).study.arms[1]
-    assert arm == choice.recipe.study.arms[1]
-    assert arm.overrides == {"training.momentum": 0.5, **best["values"]} and arm.candidates == {}
+    assert tried[0]["by_seed"]["1"] == results["all_classes_hm"]
+    configuration = Recipe.load(str(tmp_path / "recipe.yaml")).study.configurations[1]
+    assert configuration == choice.recipe.study.configurations[1]
+    assert configuration.overrides == {"training.momentum": 0.5, **best["values"]} and configuration.candidates == {}
     assert choice.recipe.evaluation.split == "test"
 
 
 def test_without_candidates_there_is_nothing_to_choose() -> None:
-    with pytest.raises(UserError, match="no arm has candidates"):
-        choose(Recipe())
+    with pytest.raises(UserError, match="no configuration has candidates"):
+        tune(Recipe())
 
 
 def test_without_novel_classes_nothing_can_be_chosen(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no validation image of novel classes; settings are chosen by"):
-        choose(recipe.with_values({"dataset.base": "all"}), str(tmp_path))
+        tune(recipe.with_values({"dataset.base": "all"}), str(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from syncclip.synthesis.settings import SynthesisSettings
         ({"generator": {"height": 60}}, "60 pixels is not a multiple of 8, which latent diffusion needs; try 64"),
         ({"filters": [{"name": "blank"}, {"name": "blank"}]}, "the filter 'blank' is given twice"),
         ({"filters": [{"name": "clip_score"}]}, "it would keep everything"),
-        ({"filters": [], "choose": "best"}, "choose 'best' needs a filter"),
+        ({"filters": [], "select": "best"}, "select 'best' needs a filter"),
         ({"filters": [{"name": "blnk"}]}, "blank"),
         ({"images_per_clas": 3}, "images_per_clas"),
     ],

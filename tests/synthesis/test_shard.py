@@ -210,7 +210,7 @@ class Patient(Diary):
         return super().score(batch)
 
 
-@pytest.mark.parametrize("choice", [{}, {"choose": "best"}, {"attempts": 1}])
+@pytest.mark.parametrize("choice", [{}, {"select": "best"}, {"attempts": 1}])
 def test_the_generator_goes_on_with_the_next_shard_while_filters_are_at_one(
     make_plan: Callable[..., Plan], choice: dict[str, Any]
 ) -> None:

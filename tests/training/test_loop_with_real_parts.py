@@ -97,7 +97,7 @@ def test_a_killed_loader_process_is_told_and_the_same_call_goes_on_to_the_same_b
     broken = worlds.job(world, tmp_path / "broken", "syncclip", loaders=2)
     worlds.kill_loader_once(broken, 4, tmp_path / "killed")
     with pytest.raises(
-        LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*lower training.loaders"
+        LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*lower training.loader_processes"
     ):
         run(broken)
     assert run(worlds.job(world, tmp_path / "broken", "syncclip", loaders=2)).notes[0].startswith("run 'fake' goes on")
@@ -134,7 +134,7 @@ def test_prompts_that_are_loaded_evaluate_like_those_that_were_trained(world: Pa
 def test_accuracies_equal_a_loop_over_single_images(world: Path, method: str) -> None:
     dataset, built, transform = worlds.parts(world, method)
     images = dataset.split("test")
-    right: dict[str, list[bool]] = {name: [] for name in ("base", "novel", "open_base", "open_novel")}
+    right: dict[str, list[bool]] = {name: [] for name in ("base", "novel", "all_classes_base", "all_classes_novel")}
     for row, label in enumerate(images.labels.tolist()):
         with torch.no_grad():
             text = built.text_features()

@@ -26,9 +26,9 @@ def test_a_changed_recipe_never_goes_on_with_an_old_run(tmp_path: Path) -> None:
 
 
 def test_what_decides_no_run_is_not_told_as_its_difference(tmp_path: Path) -> None:
-    run(job(tmp_path, "1" * 64, "study: {arms: [a], seeds: [1]}\ntraining: {epochs: 4}"))
+    run(job(tmp_path, "1" * 64, "study: {configurations: [a], seeds: [1]}\ntraining: {epochs: 4}"))
     with pytest.raises(UserError, match=r"of recipe 222222222222 \(training.epochs: 4 -> 5\); choose"):
-        run(job(tmp_path, "2" * 64, "study: {arms: [b], seeds: [1, 2]}\ntraining: {epochs: 5}"))
+        run(job(tmp_path, "2" * 64, "study: {configurations: [b], seeds: [1, 2]}\ntraining: {epochs: 5}"))
 
 
 def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ synthesis:
   shard_size: 6
 training: {{epochs: 2, batch: 3, window: 2}}
 study:
-  arms:
+  configurations:
     - {{method: zeroshot}}
     - {{method: ivlp, data: real}}
     - {{method: ivlp, data: both, overrides: {{training.epochs: 1, training.warmup_epochs: 0}}}}

@@ -11,14 +11,14 @@ from syncclip import jobs
 from syncclip.core.settings import UserError
 from syncclip.inference.passes import Passed, ShardJob, ShardPass
 from syncclip.inference.shards import classify_shards
-from syncclip.inference.soft_labels import teach
+from syncclip.inference.soft_labels import write_soft_labels
 from syncclip.recipe.recipe import Recipe
 
 
 def teach_here(run: str, url: str, out: str, **asked: Any) -> Passed:
-    """As `teach`, without Ray."""
+    """As `write_soft_labels`, without Ray."""
     with patch.object(ShardJob, "work_off", _in_turn):
-        return teach(run, url, out, **asked)
+        return write_soft_labels(run, url, out, **asked)
 
 
 def classify_here(run: str, url: str, out: str | None = None, **asked: Any) -> Passed:

@@ -7,10 +7,10 @@ const hatch = (id, colour) => svg("pattern", { id, width: 5, height: 5, patternU
 
 figure("bars", (part) => {
   const state = { protocol: "own", amount: null };
-  const pairs = { own: ["base", "novel", "hm"], open: ["open_base", "open_novel", "open_hm"] };
-  const series = (arm, metric) => ((payload.points[arm.id] || {})[metric] || []);
-  const ready = PROTOCOL_NAMES.filter(([protocol]) => [...arms.values()].some((arm) => series(arm, pairs[protocol][0]).length));
-  const amounts = [...new Set([...arms.values()].flatMap((arm) => series(arm, "base").map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
+  const pairs = { own: ["base", "novel", "hm"], open: ["all_classes_base", "all_classes_novel", "all_classes_hm"] };
+  const series = (configuration, metric) => ((payload.points[configuration.id] || {})[metric] || []);
+  const ready = PROTOCOL_NAMES.filter(([protocol]) => [...configurations.values()].some((configuration) => series(configuration, pairs[protocol][0]).length));
+  const amounts = [...new Set([...configurations.values()].flatMap((configuration) => series(configuration, "base").map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
   state.protocol = (ready[0] || ["own"])[0];
   state.amount = amounts.at(-1) || 0;
   const row = html("div", { class: "control-row" });
@@ -20,43 +20,43 @@ figure("bars", (part) => {
 
   return (width) => {
     const narrow = width < 640;
-    const pick = (arm, metric) => series(arm, metric).find((point) => point.n === state.amount || point.n === 0);
+    const pick = (configuration, metric) => series(configuration, metric).find((point) => point.n === state.amount || point.n === 0);
     const [base, novel, mean] = pairs[state.protocol];
-    const shown = [...arms.values()].filter((arm) => pick(arm, base));
-    const [left, right] = narrow ? [0, width - 46] : [widest(part, shown.map((arm) => arm.label)) + 14, width - 112];
+    const shown = [...configurations.values()].filter((configuration) => pick(configuration, base));
+    const [left, right] = narrow ? [0, width - 46] : [widest(part, shown.map((configuration) => configuration.label)) + 14, width - 112];
     const [thick, gap] = narrow ? [15, 3] : [17, 4];
     const head = narrow ? 24 : 6;
     const step = head + 2 * thick + gap + (narrow ? 12 : 20);
     const top = 8;
     const height = top + shown.length * step + 30;
-    const values = shown.flatMap((arm) => [base, novel].map((metric) => { const point = pick(arm, metric); return point ? point.mean + (point.se || 0) : 0; }));
+    const values = shown.flatMap((configuration) => [base, novel].map((metric) => { const point = pick(configuration, metric); return point ? point.mean + (point.se || 0) : 0; }));
     const ceiling = Math.min(100, Math.ceil(Math.max(10, ...values) / 10) * 10);
     const x = linear([0, ceiling], [left, right]);
-    const still = shown.find((arm) => arm.method === "zeroshot");
-    const image = canvas(part, width, height, shown.map((arm) => `${arm.label}: base ${fixed(pick(arm, base).mean)}, novel ${fixed((pick(arm, novel) || {}).mean)} per cent`).join("; "));
+    const still = shown.find((configuration) => configuration.method === "zeroshot");
+    const image = canvas(part, width, height, shown.map((configuration) => `${configuration.label}: base ${fixed(pick(configuration, base).mean)}, novel ${fixed((pick(configuration, novel) || {}).mean)} per cent`).join("; "));
     const defs = svg("defs");
     image.append(defs);
     for (const value of ticks(0, ceiling, narrow ? 4 : 6)) {
       image.append(line(x(value), top, x(value), height - 26, { class: "grid" }), text(x(value), height - 8, String(value), { class: "tick", "text-anchor": value ? "middle" : "start" }));
     }
     let marks = 0;
-    shown.forEach((arm, i) => {
+    shown.forEach((configuration, i) => {
       const y = top + i * step;
-      const colour = tone(arm);
+      const colour = tone(configuration);
       defs.append(hatch(`${HATCH}-${i}`, colour));
-      if (narrow) image.append(text(0, y + 15, arm.label, { class: "label strong" }));
-      else image.append(text(left - 14, y + head + thick + gap / 2 + 4, arm.label, { class: "label strong", "text-anchor": "end" }));
+      if (narrow) image.append(text(0, y + 15, configuration.label, { class: "label strong" }));
+      else image.append(text(left - 14, y + head + thick + gap / 2 + 4, configuration.label, { class: "label strong", "text-anchor": "end" }));
       [base, novel].forEach((metric, half) => {
-        const point = pick(arm, metric);
+        const point = pick(configuration, metric);
         if (!point) return;
         const at = y + head + half * (thick + gap);
         const group = svg("g", { class: "bar" });
         group.append(svg("rect", { x: x(0), y: at, width: Math.max(1, x(point.mean) - x(0)), height: thick, rx: 3, fill: half ? `url(#${HATCH}-${i})` : colour }));
-        const reference = still && still !== arm && pick(still, metric);
+        const reference = still && still !== configuration && pick(still, metric);
         if (reference) group.append(line(x(reference.mean), at - 2, x(reference.mean), at + thick + 2, { class: "zero-mark" }));
         if (point.se) group.append(whisker(x(point.mean - point.se), at + thick / 2, x(point.mean + point.se), at + thick / 2, 4, "var(--ink)"));
         group.append(text(x(point.mean + (point.se || 0)) + 7, at + thick / 2 + 4.5, fixed(point.mean), { class: "value" }));
-        const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(arm.label),
+        const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(configuration.label),
           tipRow(null, half ? "novel classes" : "base classes", `${fixed(point.mean)} %`),
           point.se ? tipRow(null, "standard error", fixed(point.se)) : null,
           point.seeds.length > 1 ? tipRow(null, "seeds", point.seeds.map((seed) => fixed(seed)).join(" · ")) : null,
@@ -67,11 +67,11 @@ figure("bars", (part) => {
         image.append(group);
         marks += 1;
       });
-      const both = pick(arm, mean);
+      const both = pick(configuration, mean);
       if (both && !narrow) image.append(text(width - 4, y + head + thick + gap / 2 + 5, `HM ${fixed(both.mean)}`, { class: "label", "text-anchor": "end" }));
     });
     const cell = (point) => (point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : "");
-    numbers(part.root, ["method and data", "base", "novel", "harmonic mean", "seeds"], shown.map((arm) => [arm.label, cell(pick(arm, base)), cell(pick(arm, novel)), cell(pick(arm, mean)), pick(arm, base).seeds.length || 1]));
+    numbers(part.root, ["method and data", "base", "novel", "harmonic mean", "seeds"], shown.map((configuration) => [configuration.label, cell(pick(configuration, base)), cell(pick(configuration, novel)), cell(pick(configuration, mean)), pick(configuration, base).seeds.length || 1]));
     return marks;
   };
 });
@@ -81,10 +81,10 @@ figure("differences", (part) => {
   const bar = html("div", { class: "control-row" });
   part.controls.append(bar);
   const state = metricControls(bar, ready, () => part.redraw());
-  /** What both sides are called in short or in full; an arm may be compared with itself at another amount. */
-  const sides = (entry, called) => (entry.arm === entry.against
-    ? [`${arms.get(entry.arm)[called]}, ${entry.n}`, `${entry.against_n} per class`]
-    : [arms.get(entry.arm)[called], arms.get(entry.against)[called]]);
+  /** What both sides are called in short or in full; a configuration may be compared with itself at another amount. */
+  const sides = (entry, called) => (entry.configuration === entry.against
+    ? [`${configurations.get(entry.configuration)[called]}, ${entry.n}`, `${entry.against_n} per class`]
+    : [configurations.get(entry.configuration)[called], configurations.get(entry.against)[called]]);
 
   return (width) => {
     const narrow = width < 720;

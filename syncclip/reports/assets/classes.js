@@ -28,9 +28,9 @@ const firstThumb = (label) => {
 
 figure("classes", (part) => {
   const state = { pair: 0, protocol: "own", half: "all" };
-  const pairs = classes.pairs.map(([arm, against]) => ({ arm: arms.get(arm), against: arms.get(against) }));
-  const title = ({ arm, against }) => (against ? `${arm.short} against ${against.short}` : arm.label);
-  const have = (protocol) => Object.values(classes.arms).some((arm) => arm[protocol]);
+  const pairs = classes.pairs.map(([configuration, against]) => ({ configuration: configurations.get(configuration), against: configurations.get(against) }));
+  const title = ({ configuration, against }) => (against ? `${configuration.short} against ${against.short}` : configuration.label);
+  const have = (protocol) => Object.values(classes.configurations).some((configuration) => configuration[protocol]);
   const row = html("div", { class: "control-row" });
   if (pairs.length > 1) row.append(dropdown("Comparison", pairs.map((pair, i) => [String(i), title(pair)]), "0", (value) => { state.pair = Number(value); part.redraw(); }));
   const protocols = PROTOCOL_NAMES.filter(([protocol]) => have(protocol));
@@ -42,7 +42,7 @@ figure("classes", (part) => {
   return (width) => {
     const narrow = width < 640;
     const pair = pairs[state.pair];
-    const [own, against] = [classes.arms[pair.arm.id], pair.against ? classes.arms[pair.against.id] : null];
+    const [own, against] = [classes.configurations[pair.configuration.id], pair.against ? classes.configurations[pair.against.id] : null];
     const bars = classes.names.map((name, label) => {
       const [value, before] = [own[state.protocol][label], against ? against[state.protocol][label] : 0];
       return { name, label, value, before, change: known(value) && known(before) ? value - before : null };
@@ -78,7 +78,7 @@ figure("classes", (part) => {
       const frame = image.getBoundingClientRect();
       showTip(clientX ?? frame.left + area.left + index * slot, clientY ?? frame.top + 40, 16,
         html("div", { class: "tip-head" }, firstThumb(bar.label), html("div", {}, tipTitle(bar.name), html("small", {}, [half(bar.label), classes.count ? plural(classes.count[bar.label], "test image") : ""].filter(Boolean).join(" · ")))),
-        tipRow(null, pair.arm.short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against.short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
+        tipRow(null, pair.configuration.short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against.short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
     };
     const indexAt = (event) => Math.floor((event.clientX - image.getBoundingClientRect().left - area.left) / slot);
     for (const kind of ["pointermove", "pointerdown"]) image.addEventListener(kind, (event) => { const i = indexAt(event); if (bars[i]) look(i, event.clientX, event.clientY); });
@@ -98,7 +98,7 @@ figure("classes", (part) => {
       html("button", { type: "button", onclick: () => chooseClass(bar.label, true), "aria-label": `${bar.name}, ${signed(bar.change)} points, show its images` }, firstThumb(bar.label), html("span", {}, bar.name), html("b", { class: kind }, against ? signed(bar.change) : fixed(bar.change)))))));
     const count = Math.min(5, Math.floor(bars.length / 2));
     if (count) part.plot.append(html("div", { class: "rankings" }, listed(against ? "Gain most" : "Easiest", bars.slice(0, count), "gain"), listed(against ? "Lose most" : "Hardest", bars.slice(-count).reverse(), "loss")));
-    numbers(part.root, ["class", "half", pair.arm.short, ...(against ? [pair.against.short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(against ? [fixed(bar.before), signed(bar.change)] : [])]));
+    numbers(part.root, ["class", "half", pair.configuration.short, ...(against ? [pair.against.short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(against ? [fixed(bar.before), signed(bar.change)] : [])]));
     return bars.length;
   };
 });
@@ -128,18 +128,18 @@ figure("images", (part) => {
     if (payload.images.real) sides.append(side("Real", "from the dataset", 0, strip.real, "real image of"));
     if (payload.images.made) sides.append(side("Synthetic", strip.prompt ? `“${strip.prompt}”` : "made by the generator", strip.real, strip.made, "synthetic image of"));
     part.plot.append(sides);
-    const scored = classes ? [...arms.values()].filter((arm) => classes.arms[arm.id]) : [];
-    const protocol = scored.length && classes.arms[scored[0].id].own ? "own" : "open";
-    const rows = scored.map((arm) => [arm, (classes.arms[arm.id][protocol] || [])[label]]).filter(([, value]) => known(value));
+    const scored = classes ? [...configurations.values()].filter((configuration) => classes.configurations[configuration.id]) : [];
+    const protocol = scored.length && classes.configurations[scored[0].id].own ? "own" : "open";
+    const rows = scored.map((configuration) => [configuration, (classes.configurations[configuration.id][protocol] || [])[label]]).filter(([, value]) => known(value));
     if (rows.length) {
-      part.plot.append(html("div", { class: "scores", role: "img", "aria-label": rows.map(([arm, value]) => `${arm.label} ${fixed(value)} per cent`).join(", ") }, ...rows.map(([arm, value]) => {
+      part.plot.append(html("div", { class: "scores", role: "img", "aria-label": rows.map(([configuration, value]) => `${configuration.label} ${fixed(value)} per cent`).join(", ") }, ...rows.map(([configuration, value]) => {
         const bar = html("span", { class: "score-bar" });
         bar.style.setProperty("--share", `${Math.min(100, value)}%`);
-        bar.style.setProperty("--colour", tone(arm));
-        return html("div", { class: "score" }, html("span", {}, arm.short), bar, html("b", {}, `${fixed(value, 0)} %`));
+        bar.style.setProperty("--colour", tone(configuration));
+        return html("div", { class: "score" }, html("span", {}, configuration.short), bar, html("b", {}, `${fixed(value, 0)} %`));
       })));
     }
-    numbers(part.root, ["class", "half", "real shown", "synthetic shown", ...rows.map(([arm]) => arm.short)], [[className(label), half(label) || "–", strip.real, strip.made, ...rows.map(([, value]) => fixed(value))]]);
+    numbers(part.root, ["class", "half", "real shown", "synthetic shown", ...rows.map(([configuration]) => configuration.short)], [[className(label), half(label) || "–", strip.real, strip.made, ...rows.map(([, value]) => fixed(value))]]);
     return strip.real + strip.made;
   };
 });

@@ -55,13 +55,13 @@ function settle(labels, gap, top, bottom) {
   return labels;
 }
 
-// ---- arms ----------------------------------------------------------------------------------------------------------
+// ---- configurations ----------------------------------------------------------------------------------------------------------
 
-const arms = new Map((payload.arms || []).map((arm) => [arm.id, arm]));
-/** An arm's colour: which number it has is said in arms.py, which colour that is in style.css. */
-const tone = (arm) => `var(--tone-${arm.tone})`;
+const configurations = new Map((payload.configurations || []).map((configuration) => [configuration.id, configuration]));
+/** A configuration's colour: which number it has is said in configurations.py, which colour that is in style.css. */
+const tone = (configuration) => `var(--tone-${configuration.tone})`;
 
-/** A point's mark: every arm has a shape of its own, so that colour is never the only difference. */
+/** A point's mark: every configuration has a shape of its own, so that colour is never the only difference. */
 function shape(name, x, y, size, attributes = {}) {
   const r = size;
   const paths = {
@@ -71,8 +71,8 @@ function shape(name, x, y, size, attributes = {}) {
   };
   return paths[name] ? svg("path", { d: paths[name], ...attributes }) : svg("circle", { cx: x, cy: y, r, ...attributes });
 }
-const swatch = (arm) =>
-  svg("svg", { width: 14, height: 14, "aria-hidden": "true", class: "swatch" }, shape(arm.shape, 7, 7, 5, { fill: tone(arm) }));
+const swatch = (configuration) =>
+  svg("svg", { width: 14, height: 14, "aria-hidden": "true", class: "swatch" }, shape(configuration.shape, 7, 7, 5, { fill: tone(configuration) }));
 
 // ---- tooltip -------------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ function dropdown(label, options, first, changed) {
 /** Two choices that together name a metric: who are the candidates, and which score. `ready(metric)` says what exists. */
 const PROTOCOLS = {
   own: [["hm", "Harmonic mean"], ["base", "Base"], ["novel", "Novel"]],
-  open: [["open_hm", "Harmonic mean"], ["open_base", "Base"], ["open_novel", "Novel"], ["open_all", "All"], ["openworld_auc", "OpenworldAUC"]],
+  open: [["all_classes_hm", "Harmonic mean"], ["all_classes_base", "Base"], ["all_classes_novel", "Novel"], ["all_classes_accuracy", "All"], ["openworld_auc", "OpenworldAUC"]],
 };
 const PROTOCOL_NAMES = [["own", "Own half"], ["open", "All classes"]];
 function metricControls(place, ready, changed) {

@@ -1,51 +1,51 @@
-// The scaling curve: accuracy over synthetic images per class, one line an arm, fit with its interval, seeds as dots.
+// The scaling curve: accuracy over synthetic images per class, one line a configuration, fit with its interval, seeds as dots.
 
 figure("curve", (part) => {
-  const ready = (metric) => [...arms.keys()].some((id) => (payload.points[id] || {})[metric]);
-  const hidden = new Set((address.get("curve.hidden") || "").split(",").filter((id) => arms.has(id)));
+  const ready = (metric) => [...configurations.keys()].some((id) => (payload.points[id] || {})[metric]);
+  const hidden = new Set((address.get("curve.hidden") || "").split(",").filter((id) => configurations.has(id)));
   const bar = html("div", { class: "control-row" });
   const chips = html("div", { class: "chips", role: "group", "aria-label": "Show or hide" });
   part.controls.append(bar, chips);
   const state = metricControls(bar, ready, () => part.redraw());
-  for (const arm of arms.values()) {
-    chips.append(html("button", { type: "button", class: "chip", "aria-pressed": String(!hidden.has(arm.id)), onclick: (event) => {
-      if (!hidden.delete(arm.id)) hidden.add(arm.id);
+  for (const configuration of configurations.values()) {
+    chips.append(html("button", { type: "button", class: "chip", "aria-pressed": String(!hidden.has(configuration.id)), onclick: (event) => {
+      if (!hidden.delete(configuration.id)) hidden.add(configuration.id);
       keep("curve.hidden", [...hidden].join(","), "");
-      event.currentTarget.setAttribute("aria-pressed", !hidden.has(arm.id));
+      event.currentTarget.setAttribute("aria-pressed", !hidden.has(configuration.id));
       part.redraw();
-    } }, swatch(arm), arm.short));
+    } }, swatch(configuration), configuration.short));
   }
 
-  const seriesOf = (arm) => ((payload.points[arm.id] || {})[state.metric] || []);
-  const fitOf = (arm) => ((payload.fits || {})[arm.id] || {})[state.metric];
-  const beginOf = (arm) => (fitOf(arm) || {}).begin;
+  const seriesOf = (configuration) => ((payload.points[configuration.id] || {})[state.metric] || []);
+  const fitOf = (configuration) => ((payload.fits || {})[configuration.id] || {})[state.metric];
+  const beginOf = (configuration) => (fitOf(configuration) || {}).begin;
 
   return (width) => {
     const narrow = width < 640;
-    const shown = [...arms.values()].filter((arm) => seriesOf(arm).length);
-    const drawn = shown.filter((arm) => !hidden.has(arm.id));
-    const begins = shown.some((arm) => known(beginOf(arm)));
-    const amounts = [...new Set(shown.flatMap((arm) => seriesOf(arm).map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
+    const shown = [...configurations.values()].filter((configuration) => seriesOf(configuration).length);
+    const drawn = shown.filter((configuration) => !hidden.has(configuration.id));
+    const begins = shown.some((configuration) => known(beginOf(configuration)));
+    const amounts = [...new Set(shown.flatMap((configuration) => seriesOf(configuration).map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
     if (begins) amounts.unshift(0);
     const [least, most] = [amounts[0] || 0, amounts[amounts.length - 1] || 1];
-    const reach = Math.max(most, ...shown.map((arm) => { const fit = fitOf(arm); return fit && fit.curve.length ? fit.curve[fit.curve.length - 1].n : 0; }));
+    const reach = Math.max(most, ...shown.map((configuration) => { const fit = fitOf(configuration); return fit && fit.curve.length ? fit.curve[fit.curve.length - 1].n : 0; }));
     const end = Math.min(reach, most * 4) * (narrow ? 1.12 : 1.05);
     const height = narrow ? 330 : 450;
-    const area = { left: 40, right: width - (narrow ? 10 : widest(part, shown.map((arm) => arm.short)) + 26), top: 26, bottom: height - 48 };
+    const area = { left: 40, right: width - (narrow ? 10 : widest(part, shown.map((configuration) => configuration.short)) + 26), top: 26, bottom: height - 48 };
     // Over 1 + n, so that the curve has a place for its beginning at 0.
     const scale = logarithmic([(1 + least) * (least === most ? 0.5 : 0.82), 1 + Math.max(end, most * 1.25)], [area.left, area.right]);
     const x = (n) => scale(1 + n);
 
     const extent = [];
-    for (const arm of drawn) {
-      for (const point of seriesOf(arm)) extent.push(point.mean - (point.se || 0), point.mean + (point.se || 0), ...point.seeds);
-      for (const point of (fitOf(arm) || { curve: [] }).curve) if (point.n <= end) extent.push(point.value);
+    for (const configuration of drawn) {
+      for (const point of seriesOf(configuration)) extent.push(point.mean - (point.se || 0), point.mean + (point.se || 0), ...point.seeds);
+      for (const point of (fitOf(configuration) || { curve: [] }).curve) if (point.n <= end) extent.push(point.value);
     }
     const [floor, ceiling] = extent.length ? [Math.min(...extent), Math.max(...extent)] : [0, 100];
     const air = Math.max((ceiling - floor) * 0.08, 0.5);
     const y = linear([floor - air, ceiling + air], [area.bottom, area.top]);
 
-    const best = drawn.map((arm) => { const last = seriesOf(arm).at(-1); return `${arm.label} ${fixed(last.mean)} % at ${last.n} images per class`; });
+    const best = drawn.map((configuration) => { const last = seriesOf(configuration).at(-1); return `${configuration.label} ${fixed(last.mean)} % at ${last.n} images per class`; });
     const image = canvas(part, width, height, `${metricName(state.metric)} in per cent over synthetic images per class. ${best.join("; ")}.`, true);
     const clip = "curve-area";
     image.append(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: area.left, y: area.top, width: area.right - area.left, height: area.bottom - area.top }))));
@@ -66,21 +66,21 @@ figure("curve", (part) => {
     const labels = [];
     const inside = svg("g", { "clip-path": `url(#${clip})` });
     const over = svg("g");
-    const growing = drawn.filter((arm) => seriesOf(arm).some((point) => point.n > 0));
+    const growing = drawn.filter((configuration) => seriesOf(configuration).some((point) => point.n > 0));
     const path = (points) => points.map((point, i) => `${i ? "L" : "M"}${x(point.n).toFixed(1)},${y(point.value).toFixed(1)}`).join("");
-    for (const arm of drawn) {
-      const series = seriesOf(arm);
-      const colour = tone(arm);
+    for (const configuration of drawn) {
+      const series = seriesOf(configuration);
+      const colour = tone(configuration);
       const still = series.filter((point) => point.n === 0);
       if (still.length) {
         const { mean, se } = still[0];
         if (se) inside.append(svg("rect", { x: area.left, y: y(mean + se), width: area.right - area.left, height: Math.max(1, y(mean - se) - y(mean + se)), fill: colour, class: "band" }));
         inside.append(line(area.left, y(mean), area.right, y(mean), { stroke: colour, class: "reference" }));
-        labels.push({ y: y(mean), arm, value: mean });
+        labels.push({ y: y(mean), configuration, value: mean });
         marks += 1;
         continue;
       }
-      const fit = fitOf(arm);
+      const fit = fitOf(configuration);
       const curve = fit ? fit.curve.filter((point) => point.n <= end * 1.001) : [];
       const banded = curve.filter((point) => known(point.low) && known(point.high));
       if (banded.length > 1) {
@@ -91,28 +91,28 @@ figure("curve", (part) => {
         inside.append(svg("path", { d: path(curve.filter((point) => point.n <= most * 1.001)), stroke: colour, class: "fit" }),
           svg("path", { d: path(curve.filter((point) => point.n >= most * 0.999)), stroke: colour, class: "fit forecast" }));
       } else {
-        const begun = known(beginOf(arm)) ? [{ n: 0, value: beginOf(arm) }] : [];
+        const begun = known(beginOf(configuration)) ? [{ n: 0, value: beginOf(configuration) }] : [];
         inside.append(svg("path", { d: path([...begun, ...series.map((point) => ({ n: point.n, value: point.mean }))]), stroke: colour, class: "fit" }));
       }
-      const shift = (growing.indexOf(arm) - (growing.length - 1) / 2) * (narrow ? 6 : 9);
+      const shift = (growing.indexOf(configuration) - (growing.length - 1) / 2) * (narrow ? 6 : 9);
       for (const point of series) {
         const at = x(point.n) + shift;
         for (const seed of point.seeds) over.append(svg("circle", { cx: at, cy: y(seed), r: 2.2, fill: colour, class: "seed" }));
         if (point.se) over.append(whisker(at, y(point.mean - point.se), at, y(point.mean + point.se), 4, colour));
-        over.append(shape(arm.shape, at, y(point.mean), narrow ? 4.5 : 5.5, { fill: colour, class: "point" }));
+        over.append(shape(configuration.shape, at, y(point.mean), narrow ? 4.5 : 5.5, { fill: colour, class: "point" }));
         marks += 1;
       }
       const last = curve.length > 1 ? curve.at(-1).value : series.at(-1).mean;
-      labels.push({ y: y(last), arm, value: series.at(-1).mean });
+      labels.push({ y: y(last), configuration, value: series.at(-1).mean });
     }
     image.append(inside, over);
     if (!narrow) {
       for (const label of settle(labels, 19, area.top + 6, area.bottom - 4)) {
-        image.append(shape(label.arm.shape, area.right + 14, label.y, 4.5, { fill: tone(label.arm) }), text(area.right + 25, label.y + 4, label.arm.short, { class: "label" }));
+        image.append(shape(label.configuration.shape, area.right + 14, label.y, 4.5, { fill: tone(label.configuration) }), text(area.right + 25, label.y + 4, label.configuration.short, { class: "label" }));
       }
     }
 
-    // The tooltip stands beside the points of all arms, which stand beside each other.
+    // The tooltip stands beside the points of all configurations, which stand beside each other.
     const beside = 18 + (growing.length / 2) * (narrow ? 6 : 9);
     const hair = line(0, area.top, 0, area.bottom, { class: "hair", visibility: "hidden" });
     image.append(hair);
@@ -123,11 +123,11 @@ figure("curve", (part) => {
       hair.setAttribute("x1", x(n));
       hair.setAttribute("x2", x(n));
       hair.setAttribute("visibility", "visible");
-      const rows = drawn.map((arm) => ({ arm, point: seriesOf(arm).find((point) => point.n === n || point.n === 0) })).filter((row) => row.point);
+      const rows = drawn.map((configuration) => ({ configuration, point: seriesOf(configuration).find((point) => point.n === n || point.n === 0) })).filter((row) => row.point);
       rows.sort((a, b) => b.point.mean - a.point.mean);
       const frame = image.getBoundingClientRect();
       showTip(frame.left + x(n), clientY ?? frame.top + height / 2, beside, tipTitle(`${plural(n, "image")} per class`),
-        ...rows.map(({ arm, point }) => tipRow(swatch(arm), arm.short, `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}`)));
+        ...rows.map(({ configuration, point }) => tipRow(swatch(configuration), configuration.short, `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}`)));
     };
     const leave = () => { hair.setAttribute("visibility", "hidden"); hideTip(); };
     if (amounts.length) {
@@ -146,13 +146,13 @@ figure("curve", (part) => {
       });
     }
 
-    const columns = [...new Set(shown.flatMap((arm) => seriesOf(arm).map((point) => point.n)))].sort((a, b) => a - b);
+    const columns = [...new Set(shown.flatMap((configuration) => seriesOf(configuration).map((point) => point.n)))].sort((a, b) => a - b);
     numbers(part.root, ["per class", ...columns.map((n) => (n ? String(n) : "no synthetic")), "fit: error at n"],
-      shown.map((arm) => [arm.label, ...columns.map((n) => { const point = seriesOf(arm).find((entry) => entry.n === n); return point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : ""; }), (fitOf(arm) || { formula: "" }).formula || ""]));
+      shown.map((configuration) => [configuration.label, ...columns.map((n) => { const point = seriesOf(configuration).find((entry) => entry.n === n); return point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : ""; }), (fitOf(configuration) || { formula: "" }).formula || ""]));
     const note = part.root.querySelector("[data-forecast]");
     if (note) {
       const said = new Map();
-      for (const arm of drawn.filter((one) => (fitOf(one) || {}).text)) said.set(fitOf(arm).text, [...(said.get(fitOf(arm).text) || []), arm.short]);
+      for (const configuration of drawn.filter((one) => (fitOf(one) || {}).text)) said.set(fitOf(configuration).text, [...(said.get(fitOf(configuration).text) || []), configuration.short]);
       note.replaceChildren(...[...said].map(([words, names]) => html("span", { class: "said" }, html("b", {}, names.join(", ")), `: ${words}`)));
     }
     return marks;

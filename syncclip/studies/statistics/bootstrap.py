@@ -1,8 +1,10 @@
-"""Bootstrap over seeds, and over test images, classes or datasets: how certain is a difference between two arms?
+"""Bootstrap over seeds, and over test images, classes or datasets: how certain is a difference between two
+configurations?
 
 Two sources of randomness are resampled together: the seed (shots, start, order of a training), and what is tested.
 That may be images of the same classes, other classes with all of their images, or other datasets: three questions, of
-which the second is that of a reader with classes of their own. Both arms of a comparison see the same seeds and the
+which the second is that of a reader with classes of their own. Both configurations of a comparison see the same
+seeds and the
 same images in every draw, so what they share cancels.
 """
 
@@ -22,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 Unit = Literal["images", "classes", "datasets"]
 """What of the test data is drawn again, beside the seeds."""
-ONE_HALF = {"base": 0, "open_base": 0, "novel": 1, "open_novel": 1}
+ONE_HALF = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
 """Metrics that only the base classes' images decide (0), or the novel ones' (1); all others rest on both."""
 
 
@@ -56,7 +58,7 @@ class Draws:
     datasets: Floats | None = None
 
 
-def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floats:
+def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> Floats:
     """Random weights that give a mean over few seeds the spread that is fair to it: (R, S), rows sum to 1.
 
     Taking whole seeds with replacement fails for the usual three or five: the variance is too small by (S - 1) / S
@@ -71,16 +73,16 @@ def seed_weights(seeds: int, draws: int, generator: np.random.Generator) -> Floa
         generator: source of randomness.
     """
     if seeds == 1:
-        return np.ones((draws, 1))
-    noise = generator.standard_normal((draws, seeds))
+        return np.ones((resamples, 1))
+    noise = generator.standard_normal((resamples, seeds))
     noise -= noise.mean(axis=1, keepdims=True)
-    scale = np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=(draws, 1)))
+    scale = np.sqrt((seeds - 1) / generator.chisquare(seeds - 1, size=(resamples, 1)))
     weights: Floats = 1 / seeds + scale * noise / np.sqrt(seeds * (seeds - 1))
     return weights
 
 
 def make_draws(
-    seeds: int, tested: Sequence[Answers], draws: int, generator: np.random.Generator, unit: Unit = "images"
+    seeds: int, tested: Sequence[Answers], resamples: int, generator: np.random.Generator, unit: Unit = "images"
 ) -> Draws:
     """Draw seeds' weights and, with replacement, images or classes; of datasets, weights.
 
@@ -96,14 +98,14 @@ def make_draws(
         unit: what is drawn; where no dataset has two classes of a half, or there is one dataset alone, the intervals
             over them are NaN.
     """
-    weights = seed_weights(seeds, draws, generator)
+    weights = seed_weights(seeds, resamples, generator)
     if unit == "datasets":
         few = len(tested) < 2
-        return Draws(weights, (), seed_weights(len(tested), draws, generator) * (np.nan if few else 1))
-    return Draws(weights, [_half(tested, novel, draws, generator, unit) for novel in (False, True)])
+        return Draws(weights, (), seed_weights(len(tested), resamples, generator) * (np.nan if few else 1))
+    return Draws(weights, [_half(tested, novel, resamples, generator, unit) for novel in (False, True)])
 
 
-def _half(tested: Sequence[Answers], novel: bool, draws: int, generator: np.random.Generator, unit: Unit) -> Half:
+def _half(tested: Sequence[Answers], novel: bool, resamples: int, generator: np.random.Generator, unit: Unit) -> Half:
     taken: list[Taken | None] = []
     sizes = []
     for one in tested:
@@ -113,11 +115,15 @@ def _half(tested: Sequence[Answers], novel: bool, draws: int, generator: np.rand
             continue
         _, units = np.unique(np.flatnonzero(half) if unit == "images" else one.label[half], return_inverse=True)
         sizes.append(int(units.max()) + 1)
-        counts = generator.multinomial(sizes[-1], np.full(sizes[-1], 1 / sizes[-1]), size=draws)
+        counts = generator.multinomial(sizes[-1], np.full(sizes[-1], 1 / sizes[-1]), size=resamples)
         taken.append(Taken(counts.astype(np.uint16), units))
-    widen, freedom = np.ones(draws), sum(sizes) - len(sizes)
+    widen, freedom = np.ones(resamples), sum(sizes) - len(sizes)
     if unit == "classes":
-        widen = np.sqrt(sum(sizes) / generator.chisquare(freedom, size=draws)) if freedom else np.full(draws, np.nan)
+        widen = (
+            np.sqrt(sum(sizes) / generator.chisquare(freedom, size=resamples))
+            if freedom
+            else np.full(resamples, np.nan)
+        )
     return Half(novel, taken, widen)
 
 
@@ -140,11 +146,12 @@ def _weighted(
 
 
 Drawn = Mapping[str, tuple[Floats, Floats]]
-"""Each metric of an arm, mean over datasets: of every seed (S,), and the mean over seeds in every draw (R,)."""
+"""Each metric of a configuration, mean over datasets: of every seed (S,), and the mean over seeds in every draw
+(R,)."""
 
 
-def arm_metrics(answers: Sequence[Answers], draws: Draws) -> Drawn:
-    """What an arm reached, and reaches in each draw.
+def configuration_metrics(answers: Sequence[Answers], resamples: Draws) -> Drawn:
+    """What a configuration reached, and reaches in each draw.
 
     One run stands for every seed. Seeds and what is tested are drawn apart and their deviations added. Drawing both at
     once would count twice what a seed answers differently by chance: in the spread between seeds, and again in the
@@ -160,17 +167,17 @@ def arm_metrics(answers: Sequence[Answers], draws: Draws) -> Drawn:
             mean_metrics([drawn_metrics(a, half.novel, b) for a, b in zip(answers, half.taken, strict=True)]),
             half.widen,
         )
-        for half in draws.halves
+        for half in resamples.halves
     ]
-    if draws.datasets is not None:
-        drawn = _weighted(each, runs, draws.datasets)
+    if resamples.datasets is not None:
+        drawn = _weighted(each, runs, resamples.datasets)
     found = {}
     for name in METRICS:
         of_seeds = runs[name][0]
-        values = np.full(len(draws.seeds), of_seeds.mean())
+        values = np.full(len(resamples.seeds), of_seeds.mean())
         if len(of_seeds) > 1:
-            values = values + (draws.seeds - 1 / len(of_seeds)) @ of_seeds
-        if draws.datasets is not None:
+            values = values + (resamples.seeds - 1 / len(of_seeds)) @ of_seeds
+        if resamples.datasets is not None:
             values = values + drawn[name].mean(axis=1) - of_seeds.mean()
         for number, (taken, widen) in enumerate(halves):
             if ONE_HALF.get(name, number) == number:
@@ -188,18 +195,19 @@ class Interval:
     high: Number
 
 
-def interval(estimate: float, draws: Floats, level: float) -> Interval:
+def interval(estimate: float, resamples: Floats, level: float) -> Interval:
     """The percentile interval over draws (R,), infinite draws included."""
     edge = (1 - level) / 2
-    low, high = np.quantile(draws, [edge, 1 - edge], method="inverted_cdf")  # never mixes a number with infinity
+    low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")  # never mixes a number with infinity
     return Interval(float(estimate), float(low), float(high))
 
 
 def difference(ours: Drawn, theirs: Drawn, level: float = 0.95) -> Mapping[str, Interval]:
-    """The first arm minus the second, in points, for every metric.
+    """The first configuration minus the second, in points, for every metric.
 
     Args:
-        ours, theirs: of both arms, with the same draws; of the same seeds in the same order, or of one run for all.
+        ours, theirs: of both configurations, with the same draws; of the same seeds in the same order, or of one run
+        for all.
         level: coverage of the intervals: percentiles over the draws.
     """
     return {

@@ -50,7 +50,7 @@ def marginal(series: Series, images_per_hour: float, classes: int, level: float 
         b, c = law.b[..., None], law.c[..., None]
         return np.asarray(b * c * (1 + n) ** (-c - 1) * each)
 
-    estimates, drawn = slopes(fit_power_law(n, series.means)), slopes(fit_power_law(n, series.draws))
+    estimates, drawn = slopes(fit_power_law(n, series.means)), slopes(fit_power_law(n, series.resamples))
     return tuple(Marginal(at, interval(estimates[i], drawn[:, i], level)) for i, at in enumerate(series.amounts))
 
 
@@ -75,7 +75,7 @@ def exchange(real: Series, synthetic: Series, own: int, level: float = 0.95) -> 
             each = np.where(more > 0, np.asarray(synthetic.amounts, dtype=np.float64) / more, np.inf)
         return equal, each
 
-    (estimate, one), (drawn, ones) = reached(real.means, synthetic.means), reached(real.draws, synthetic.draws)
+    (estimate, one), (drawn, ones) = reached(real.means, synthetic.means), reached(real.resamples, synthetic.resamples)
     return tuple(
         Exchange(n, interval(estimate[0, i], drawn[:, i], level), interval(one[0, i], ones[:, i], level))
         for i, n in enumerate(synthetic.amounts)

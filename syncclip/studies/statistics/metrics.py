@@ -17,7 +17,7 @@ DRAWS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Answers:
-    """What the runs of one arm answered on one dataset, one row a run.
+    """What the runs of one configuration answered on one dataset, one row a run.
 
     Attributes:
         own: (S, P) bool, right among the candidates of the image's own half.
@@ -105,9 +105,9 @@ def _metrics(base: _Hits, novel: _Hits, novel_drawn: bool) -> dict[str, Floats]:
     found = {
         "base": percentage(base.own, base.images),
         "novel": percentage(novel.own, novel.images),
-        "open_base": percentage(base.open, base.images),
-        "open_novel": percentage(novel.open, novel.images),
-        "open_all": percentage(base.open + novel.open, base.images + novel.images),
+        "all_classes_base": percentage(base.open, base.images),
+        "all_classes_novel": percentage(novel.open, novel.images),
+        "all_classes_accuracy": percentage(base.open + novel.open, base.images + novel.images),
         "openworld_auc": percentage(pairs, base.images * novel.images),
     }
     shape = np.broadcast_shapes(*(one.shape for one in found.values()))

@@ -31,17 +31,17 @@ Verdict = Literal["falls", "flat", "rises", "too few amounts", "too few classes"
 
 @dataclass(frozen=True)
 class Series:
-    """The errors of one arm and metric over its amounts, in points (100 - accuracy).
+    """The errors of one configuration and metric over its amounts, in points (100 - accuracy).
 
     Attributes:
         amounts: (A,) images per class, ascending.
         errors: (S, A) of each seed.
-        draws: (R, A) mean over seeds in each draw of seeds and classes; the same draws for every arm.
+        draws: (R, A) mean over seeds in each draw of seeds and classes; the same draws for every configuration.
     """
 
     amounts: Sequence[int]
     errors: Floats
-    draws: Floats
+    resamples: Floats
 
     @property
     def means(self) -> Floats:
@@ -123,7 +123,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """What a study can say about one arm and metric.
+    """What a study can say about one configuration and metric.
 
     Attributes:
         verdict: "falls" where the error's slope over log(1 + n) is below zero clearly, "rises" where above, else
@@ -152,7 +152,7 @@ class Curve:
 
 
 def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (), seen: float | None = None) -> Curve:
-    """Fit one arm's curve, with its uncertainty.
+    """Fit one configuration's curve, with its uncertainty.
 
     Args:
         series: the measured errors.
@@ -161,17 +161,17 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (),
         seen: share of the synthetic images that the trainings at the largest amount have shown; None: not known.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
-    means, errors, draws = series.means, series.errors, series.draws
+    means, errors, resamples = series.means, series.errors, series.resamples
     spread = errors.std(axis=0, ddof=1) / np.sqrt(len(errors)) if len(errors) > 1 else np.full(len(n), np.nan)
     known = {"amounts": list(series.amounts), "means": means.tolist(), "standard_errors": spread.tolist()}
     unknown = Interval(np.nan, np.nan, np.nan)
     if len(n) < 2:
         return Curve(**known, verdict="too few amounts", slope=unknown)
-    if np.isnan(draws).any():
+    if np.isnan(resamples).any():
         return Curve(**known, verdict="too few classes", slope=unknown)
     steps = np.log2(1 + n) - np.log2(1 + n).mean()
     steps /= steps @ steps
-    slope = interval(means @ steps, draws @ steps, level)
+    slope = interval(means @ steps, resamples @ steps, level)
     verdict: Verdict = "falls" if slope.high < 0 else "rises" if slope.low > 0 else "flat"
     if verdict != "falls":
         return Curve(**known, verdict=verdict, slope=slope)
@@ -179,7 +179,7 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (),
         few = (len(n), "amounts", MIN_AMOUNTS) if len(n) < MIN_AMOUNTS else (len(errors), "seed", MIN_SEEDS)
         reason = "{} {}, and a law needs {}".format(*few)
         return Curve(**known, verdict=verdict, slope=slope, reason=reason)
-    law, drawn = fit_power_law(n, means), fit_power_law(n, draws)
+    law, drawn = fit_power_law(n, means), fit_power_law(n, resamples)
     if name := law.at_bound:
         return Curve(**known, verdict=verdict, slope=slope, reason=f"its best {name} is on the bound of the search")
     return Curve(**known, verdict=verdict, slope=slope, **_of_law(n, means, law, drawn, level, forecast, seen))
@@ -272,7 +272,7 @@ def held_out(series: Series) -> tuple[HeldOut, ...]:
     n = np.asarray(series.amounts, dtype=np.float64)
     if len(n) <= MIN_AMOUNTS:
         return ()
-    rows = np.vstack([series.means, series.draws])
+    rows = np.vstack([series.means, series.resamples])
     missed = {
         name: np.sqrt(
             np.mean([(model(n[:k], rows[:, :k], n[k]) - rows[:, k]) ** 2 for k in range(MIN_AMOUNTS, len(n))], axis=0)

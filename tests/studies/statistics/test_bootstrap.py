@@ -14,7 +14,7 @@ from syncclip.studies.statistics.bootstrap import (
     Draws,
     Interval,
     Unit,
-    arm_metrics,
+    configuration_metrics,
     difference,
     make_draws,
     seed_weights,
@@ -29,16 +29,16 @@ def answers(seeds: int, images: int, right: float, generator: np.random.Generato
 
 
 def compared(
-    first: Sequence[Answers], second: Sequence[Answers], draws: Draws, level: float = 0.95
+    first: Sequence[Answers], second: Sequence[Answers], resamples: Draws, level: float = 0.95
 ) -> Mapping[str, Interval]:
-    return difference(arm_metrics(first, draws), arm_metrics(second, draws), level)
+    return difference(configuration_metrics(first, resamples), configuration_metrics(second, resamples), level)
 
 
 @pytest.mark.parametrize("unit", get_args(Unit))
 def test_one_dataset_of_several_may_have_no_novel_image(unit: Unit) -> None:
     generator = np.random.default_rng(0)
     pair = [answers(2, 40, 0.7, generator), replace(answers(2, 24, 0.5, generator), base=8)]
-    found = arm_metrics(pair, make_draws(2, pair, 50, generator, unit))
+    found = configuration_metrics(pair, make_draws(2, pair, 50, generator, unit))
     assert found["base"][1].shape == (50,) and (unit == "datasets" or np.ptp(found["base"][1]) > 0)
 
 
@@ -71,7 +71,7 @@ def test_a_class_is_drawn_with_all_of_its_images() -> None:
         assert taken.unit.tolist() == (one.label[one.novel == half.novel] - first).tolist()
 
 
-def test_an_arm_does_not_differ_from_itself() -> None:
+def test_an_configuration_does_not_differ_from_itself() -> None:
     generator = np.random.default_rng(0)
     for unit in get_args(Unit):
         pair = [answers(3, 40, 0.5, generator), answers(3, 24, 0.5, generator)]
@@ -79,19 +79,19 @@ def test_an_arm_does_not_differ_from_itself() -> None:
             assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
 
 
-def test_one_run_of_an_untrained_arm_stands_for_every_seed() -> None:
+def test_one_run_of_an_untrained_configuration_stands_for_every_seed() -> None:
     generator = np.random.default_rng(0)
     trained, untrained = answers(4, 60, 0.7, generator), answers(1, 60, 0.5, generator)
     of_seeds = (part.repeat(4, 0) for part in (untrained.own, untrained.open, untrained.base_score))
     repeated = Answers(*of_seeds, untrained.label, untrained.base)
-    draws = make_draws(4, [trained], 300, generator)
-    short, long = compared([trained], [untrained], draws), compared([trained], [repeated], draws)
+    resamples = make_draws(4, [trained], 300, generator)
+    short, long = compared([trained], [untrained], resamples), compared([trained], [repeated], resamples)
     for name in METRICS:
         assert vars(short[name]) == pytest.approx(vars(long[name]))
 
 
 def test_few_unlike_datasets_do_not_bound_a_harmonic_mean() -> None:
-    """Weights of two datasets reach far beyond them, where harmonic means would end at zero for both arms."""
+    """Weights of two datasets reach far beyond them, where harmonic means would end at zero for both configurations."""
     label = np.arange(200) % 8
 
     def part(base: float, novel: float) -> Answers:
@@ -121,41 +121,41 @@ def test_a_half_of_one_class_has_no_interval_over_classes_and_the_other_has_one(
     generator = np.random.default_rng(0)
     first, second = (replace(answers(2, 60, right, generator, 3), base=2) for right in (0.7, 0.5))
     found = compared([first], [second], make_draws(2, [first], 400, generator, "classes"))
-    assert np.isfinite([found["base"].low, found["open_base"].high]).all()
-    assert np.isnan([found[name].low for name in ("novel", "hm", "open_all", "openworld_auc")]).all()
+    assert np.isfinite([found["base"].low, found["all_classes_base"].high]).all()
+    assert np.isnan([found[name].low for name in ("novel", "hm", "all_classes_accuracy", "openworld_auc")]).all()
 
 
 @pytest.mark.parametrize(("unit", "classes", "datasets"), [("classes", 2, 3), ("datasets", 8, 1)])
 def test_a_single_unit_has_no_interval(unit: Unit, classes: int, datasets: int) -> None:
     generator = np.random.default_rng(0)
     first, second = ([answers(2, 40, 0.5, generator, classes) for _ in range(datasets)] for _ in range(2))
-    draws = make_draws(2, first, 100, generator, unit)
-    assert all(np.isnan([found.low, found.high]).all() for found in compared(first, second, draws).values())
+    resamples = make_draws(2, first, 100, generator, unit)
+    assert all(np.isnan([found.low, found.high]).all() for found in compared(first, second, resamples).values())
 
 
 def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
     hits = 0
     for trial in range(200):
         generator = np.random.default_rng(trial)
-        shared = generator.random(300)  # how hard each image is; both arms meet the same ones
-        luck = generator.normal(0, 0.02, (2, 5, 1))  # of each arm's seeds
+        shared = generator.random(300)  # how hard each image is; both configurations meet the same ones
+        luck = generator.normal(0, 0.02, (2, 5, 1))  # of each configuration's seeds
         own = [
             shared[None] < 0.5 + gain + luck[i] + generator.normal(0, 0.1, (5, 300)) for i, gain in enumerate((0.04, 0))
         ]
         label = np.arange(300) % 2
         first, second = ([Answers(right, right, right * 1.0, label, 1)] for right in own)
-        interval = compared(first, second, make_draws(5, first, 300, generator), level=0.9)["open_all"]
+        interval = compared(first, second, make_draws(5, first, 300, generator), level=0.9)["all_classes_accuracy"]
         hits += interval.low <= 4 <= interval.high
     assert hits >= 170
 
 
-def test_what_images_both_arms_share_cancels_in_the_difference() -> None:
+def test_what_images_both_configurations_share_cancels_in_the_difference() -> None:
     generator = np.random.default_rng(0)
     first = answers(1, 400, 0.5, generator)
     own = first.own.copy()
     own[0, :8] = ~own[0, :8]
     second = replace(first, own=own)
-    draws = make_draws(1, [first], 500, generator)
-    paired = compared([first], [second], draws)["hm"]
-    alone = np.quantile(arm_metrics([first], draws)["hm"][1], [0.025, 0.975])
+    resamples = make_draws(1, [first], 500, generator)
+    paired = compared([first], [second], resamples)["hm"]
+    alone = np.quantile(configuration_metrics([first], resamples)["hm"][1], [0.025, 0.975])
     assert paired.high - paired.low < 0.5 * (alone[1] - alone[0])

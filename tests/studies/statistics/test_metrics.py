@@ -72,4 +72,4 @@ def test_what_was_not_measured_has_no_area() -> None:
 
 def test_without_novel_classes_there_is_no_harmonic_mean() -> None:
     found = run_metrics(replace(answers(2, 40, 0.5, np.random.default_rng(0)), base=8))
-    assert np.isnan(found["hm"]).all() and np.isnan(found["open_hm"]).all() and np.isfinite(found["base"]).all()
+    assert np.isnan(found["hm"]).all() and np.isnan(found["all_classes_hm"]).all() and np.isfinite(found["base"]).all()
