@@ -154,12 +154,12 @@ synthesis:
   images_per_class: 2
   shard_size: 6
   generator: {{pipeline: {generator}, steps: 2, batch_size: 3}}
-training: {{epochs: 2, batch: 4, checkpoint_every: 2}}
+training: {{epochs: 2, batch_size: 4, checkpoint_every: 2}}
 study:
   configurations: [{{method: zeroshot}}, {{method: ivlp, data: real}}, {{method: syncclip}}]
   images_per_class: [1, 2]
   seeds: [1]
-  draws: 100
+  resamples: 100
   map_images: 12
 storage: {{root: {folder / "runs"}}}
 """

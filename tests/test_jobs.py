@@ -244,7 +244,7 @@ def test_a_test_set_of_few_classes_is_told_apart_among_those_only(
     run = jobs.run_here(here(tiny, None, *values, "training.data=real"), str(tmp_path))
     found = Predictions.read(f"{run.url}/predictions.parquet")
     assert len(found) == 2 * len(candidates) and len(run.results["per_class"]) == 12
-    assert set(found.open_prediction.tolist()) | set(found.half_prediction.tolist()) <= set(candidates)
+    assert set(found.all_classes_prediction.tolist()) | set(found.within_split_prediction.tolist()) <= set(candidates)
 
 
 def test_a_name_that_does_not_fit_the_context_is_told(tiny: TinyWorld, tmp_path: Path) -> None:

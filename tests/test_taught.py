@@ -60,8 +60,8 @@ def test_a_taught_method_goes_the_whole_way(
     model, said = load(run.url), Predictions.read(str(tmp_path / "run" / PREDICTIONS))
     images = jobs.load_dataset(Recipe.load(tiny.recipe).dataset).split("test")
     found = model.classify([images.image(row) for row in range(len(images))], top=1)
-    assert [model.classes.index(best.name) for (best,) in found] == said.open_prediction.tolist()
-    np.testing.assert_allclose([best.probability for (best,) in found], said.open_confidence, rtol=0, atol=1e-6)
+    assert [model.classes.index(best.name) for (best,) in found] == said.all_classes_prediction.tolist()
+    np.testing.assert_allclose([best.probability for (best,) in found], said.all_classes_confidence, rtol=0, atol=1e-6)
 
 
 def test_what_promptkd_learned_holds_the_teachers_vectors_and_moved_statistics(

@@ -28,10 +28,12 @@ SHOWN = 10
 def plan(
     recipe: RecipeName,
     overrides: Overrides,
-    probe: Annotated[bool, typer.Option("--probe", help="Generate a few batches here to measure the rate.")] = False,
-    rate: Annotated[
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Generate a few batches here to measure the throughput.")
+    ] = False,
+    throughput: Annotated[
         float | None,
-        typer.Option("--rate", min=1e-9, max=1e6, help="Finished images per second of one actor, if known."),
+        typer.Option("--throughput", min=1e-9, max=1e6, help="Finished images per second of one actor, if known."),
     ] = None,
     all_classes: Annotated[
         bool, typer.Option("--all", help="Show the prompts of every class, not of the first ten.")
@@ -50,7 +52,7 @@ def plan(
         f"{planned.shard_size}, by {planned.generator.pipeline}{unsure}"
     )
     cost = loaded.synthesis.cost
-    cost = cost if rate is None else cost.model_copy(update={"rate": rate})
+    cost = cost if throughput is None else cost.model_copy(update={"throughput": throughput})
     cost = measured(loaded, planned, cost) if probe else cost
     text.show(expected(loaded, planned, cost))
     for warning in dict.fromkeys([loaded.warmup_warning, *loaded.warmup_warnings_of_configurations()]):
@@ -77,7 +79,7 @@ def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Cost
         text.show(f"{gain:.2f} x the rate of exact in fp32, from whose images these differ by {difference:.1f} of 255")
     elif planned.generator.speed != "exact":
         text.show("exact in fp32 doesn't fit into memory here: how much images differ from its was not measured")
-    new = {"rate": found.images, "image_bytes": found.image_bytes, "load": found.load}
+    new = {"throughput": found.images, "image_bytes": found.image_bytes, "load": found.load}
     return cost.model_copy(update={key: value for key, value in new.items() if getattr(cost, key) is None})
 
 
@@ -87,7 +89,7 @@ def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Tabl
 
     synthesis = recipe.synthesis
     if cost.throughput is None:
-        return "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
+        return "for time and cost, use --probe (measure the throughput here) or --throughput (images/s)"
     least, most = synthesis.pool.size
     found = forecast(planned, cost, synthesis.pool)
     actors = counted(most, "actor") if least == most else f"{least} to {most} actors"

@@ -45,10 +45,10 @@ class Predictions:
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
-    half_prediction: npt.NDArray[np.int64]  # among the classes of the image's own half
-    open_prediction: npt.NDArray[np.int64]  # among all classes
-    half_confidence: npt.NDArray[np.float64]  # probability of the predicted class
-    open_confidence: npt.NDArray[np.float64]
+    within_split_prediction: npt.NDArray[np.int64]  # among the classes of the image's own half
+    all_classes_prediction: npt.NDArray[np.int64]  # among all classes
+    within_split_confidence: npt.NDArray[np.float64]  # probability of the predicted class
+    all_classes_confidence: npt.NDArray[np.float64]
     base_score: npt.NDArray[np.float64]  # largest probability of a base class among all classes; NaN: not measured
 
     def __len__(self) -> int:
@@ -179,7 +179,7 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
     """
     p = predictions
     is_base = p.label < base
-    half, opened = p.half_prediction == p.label, p.open_prediction == p.label
+    half, opened = p.within_split_prediction == p.label, p.all_classes_prediction == p.label
     numbers: dict[str, Any] = {
         "base": _share(half[is_base]),
         "novel": _share(half[~is_base]),
@@ -187,23 +187,23 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
         "all_classes_novel": _share(opened[~is_base]),
         "all_classes_accuracy": _share(opened),
     }
-    for prefix in ("", "open_"):
+    for prefix in ("", "all_classes_"):
         base_share, novel_share = numbers[f"{prefix}base"], numbers[f"{prefix}novel"]
         known = base_share is not None and novel_share is not None
         numbers[f"{prefix}hm"] = float(harmonic_mean(base_share, novel_share)) if known else None
     detected = openworld_auc(p.base_score, half, ~is_base)
     numbers["openworld_auc"] = None if np.isnan(detected) or np.isnan(p.base_score).any() else detected
-    numbers["ece"] = calibration_error(p.open_confidence, opened, bins)
+    numbers["ece"] = calibration_error(p.all_classes_confidence, opened, bins)
     for name, mask in (("ece_base", is_base), ("ece_novel", ~is_base)):
-        numbers[name] = calibration_error(p.half_confidence[mask], half[mask], bins) if mask.any() else None
+        numbers[name] = calibration_error(p.within_split_confidence[mask], half[mask], bins) if mask.any() else None
     numbers["counts"] = {"base": int(is_base.sum()), "novel": int((~is_base).sum()), "all": len(p)}
     numbers["per_class"] = [
         {
             "label": label,
             "name": name,
             "count": int((p.label == label).sum()),
-            "half": _share(half[p.label == label]),
-            "open": _share(opened[p.label == label]),
+            "within_split": _share(half[p.label == label]),
+            "all_classes": _share(opened[p.label == label]),
         }
         for label, name in enumerate(classnames)
     ]
@@ -218,8 +218,8 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
     images of both, in percent). Pairs of one count are in the order of their labels.
     """
     p = predictions
-    wrong = p.open_prediction != p.label
-    pairs = np.sort(np.stack([p.label[wrong], p.open_prediction[wrong]], axis=1), axis=1)
+    wrong = p.all_classes_prediction != p.label
+    pairs = np.sort(np.stack([p.label[wrong], p.all_classes_prediction[wrong]], axis=1), axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     shown = np.bincount(p.label, minlength=len(classnames))
     return [
@@ -273,12 +273,12 @@ def _choose(
         others[list(candidates)] = False
         assert not others[labels].any(), "an image's own class must be a candidate"
         logits = logits.masked_fill(others, -torch.inf)
-    open_confidence, opened = logits.softmax(1).max(1)
+    all_classes_confidence, opened = logits.softmax(1).max(1)
     in_base = torch.arange(logits.shape[1])[None, :] < base
     own_half = in_base == (labels < base)[:, None]
-    half_confidence, half = logits.masked_fill(~own_half, -torch.inf).softmax(1).max(1)
+    within_split_confidence, half = logits.masked_fill(~own_half, -torch.inf).softmax(1).max(1)
     base_score = logits.softmax(1)[:, :base].amax(1)
-    return half, opened, half_confidence, open_confidence, base_score
+    return half, opened, within_split_confidence, all_classes_confidence, base_score
 
 
 def _decoded(

@@ -78,7 +78,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
                 f"domain (methods.{name}.domain_tokens=0), or share the run as it is, by `syncclip push`"
             )
         words = None
-        if hasattr(settings, "phrase"):
+        if hasattr(settings, "initial_words"):
             words = FixedWords.of(method.clip, classes.classnames, settings)
         state = layout.saved(learned, words)
     with storage.lease(out, "prompts export"):
@@ -249,7 +249,7 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     # A null is a default that follows from the tower; the published code has its own, for the published towers.
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
     left_out = ["the state of optimiser and scheduler, so training can't be resumed from it", *layout.left_out]
-    words = " and the words of all classes around them" if hasattr(settings, "phrase") else ""
+    words = " and the words of all classes around them" if hasattr(settings, "initial_words") else ""
     epochs = recipe.training.epochs
     return (
         f"## With the published code\n\n`{layout.folder}/` is for [{layout.repository}](https://github.com/"

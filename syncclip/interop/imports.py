@@ -171,8 +171,8 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
     """The recipe with the settings that shapes imply; if it sets no phrase, with the method's default and with none."""
     section, asked = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
     values = {f"{section}.{key}": value for key, value in shape.items()}
-    phrase = getattr(asked, "phrase", None)
-    if not phrase or phrase != getattr(type(asked)(), "phrase", None):
+    phrase = getattr(asked, "initial_words", None)
+    if not phrase or phrase != getattr(type(asked)(), "initial_words", None):
         return [recipe.with_values(values)]
     without = recipe.with_values({**values, f"{section}.phrase": ""})
     try:

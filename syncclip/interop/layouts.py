@@ -121,7 +121,12 @@ VISION = {
 TEXT_SHAPE = {"text_tokens": tokens("text_prompts"), "text_depth": depth("text_prompts")}
 VISION_SHAPE = {"visual_tokens": tokens("vision_prompts"), "visual_depth": depth("vision_prompts")}
 VISION_CONFIG = {"N_CTX_VISION": "visual_tokens", "PROMPT_DEPTH_VISION": "visual_depth"}
-BOTH_CONFIG = {"N_CTX_TEXT": "text_tokens", "PROMPT_DEPTH_TEXT": "text_depth", "CTX_INIT": "phrase", **VISION_CONFIG}
+BOTH_CONFIG = {
+    "N_CTX_TEXT": "text_tokens",
+    "PROMPT_DEPTH_TEXT": "text_depth",
+    "CTX_INIT": "initial_words",
+    **VISION_CONFIG,
+}
 
 
 def _below(trainer: str, config: Mapping[str, str]) -> dict[str, str]:
@@ -139,7 +144,7 @@ COOP = Layout(
     },
     config={
         "COOP.N_CTX": "text_tokens",
-        "COOP.CTX_INIT": "phrase",
+        "COOP.CTX_INIT": "initial_words",
         "COOP.CSC": "class_specific",
         "COOP.CLASS_TOKEN_POSITION": "position",
     },
@@ -167,7 +172,7 @@ LAYOUTS = {
             "prompt_learner.meta_net.linear2.bias": "meta_net.linear2.bias",
         },
         shape={"text_tokens": tokens("text_prompts")},
-        config={"COCOOP.N_CTX": "text_tokens", "COCOOP.CTX_INIT": "phrase"},
+        config={"COCOOP.N_CTX": "text_tokens", "COCOOP.CTX_INIT": "initial_words"},
         left_out=(),
     ),
     "kgcoop": replace(
@@ -195,7 +200,7 @@ LAYOUTS = {
             "prompt_learner.compound_prompt_projections.{below}.bias": "projections.{block}.bias",
         },
         shape={"text_tokens": tokens("text_prompts"), "depth": depth("text_prompts")},
-        config={"MAPLE.N_CTX": "text_tokens", "MAPLE.PROMPT_DEPTH": "depth", "MAPLE.CTX_INIT": "phrase"},
+        config={"MAPLE.N_CTX": "text_tokens", "MAPLE.PROMPT_DEPTH": "depth", "MAPLE.CTX_INIT": "initial_words"},
     ),
     "promptsrc": replace(IVLP, repository="muzairkhattak/PromptSRC", config=_below("PROMPTSRC", BOTH_CONFIG)),
     "syncclip": Layout(

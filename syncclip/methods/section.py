@@ -80,7 +80,7 @@ class MethodsSettings(Settings):
         Raises:
             UserError: there is no such method, or `own` is invalid for it.
         """
-        if name != "own" and name in type(self).model_fields:
+        if name != "custom" and name in type(self).model_fields:
             settings: MethodSettings = getattr(self, name)
             return settings
         method = own_method(name)
@@ -108,7 +108,7 @@ def own_method(name: str) -> OwnMethod:
             no method.
     """
     if ":" not in name:
-        known = [known for known in MethodsSettings.model_fields if known != "own"]
+        known = [known for known in MethodsSettings.model_fields if known != "custom"]
         raise UserError(f"there is no method {name!r}; {did_you_mean(name, known)}")
     try:
         found = getattr(module_of(name), name.partition(":")[2])

@@ -78,8 +78,8 @@ class ContextSettings(MethodSettings):
         words = len(self.initial_words.split())
         if words and self.text_tokens not in (None, words):
             raise ValueError(
-                f"text_tokens is {self.text_tokens}, but initial_words '{self.initial_words}' has {words} word(s), each of "
-                f"which starts one vector; set text_tokens=null, or give {self.text_tokens} words, or none"
+                f"text_tokens is {self.text_tokens}, but initial_words is {self.initial_words!r}: {words} word(s), "
+                f"each of which starts one vector; set text_tokens=null, or give {self.text_tokens} words, or none"
             )
         return self
 

@@ -39,8 +39,8 @@ _PULLS = {
 """MMRL's weight of what keeps features near the frozen ones (scripts of yunncheng/MMRL)."""
 
 _SENTENCES = {
-    "stanford_cars": {"behind": "{}, a type of car"},
-    "ucf101": {"behind": "person doing {}."},
+    "stanford_cars": {"suffix": "{}, a type of car"},
+    "ucf101": {"suffix": "person doing {}."},
     "fgvc_aircraft": {"template": "a photo of an aircraft {}."},
     "dtd": {"template": "a photo of a {}, a type of texture."},
 }

@@ -21,8 +21,8 @@ from syncclip.recipe.files import plain
 
 COMMAND_LINE = "command line"
 
-_CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|candidates))\.(.+)")
-"""Keys of a configuration's overrides and candidates, each of which is keyed by dotted keys itself."""
+_CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|search_space))\.(.+)")
+"""Keys of a configuration's overrides and search_space, each of which is keyed by dotted keys itself."""
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:

@@ -30,12 +30,12 @@ from syncclip.training.settings import EvaluationSettings, TrainingSettings, war
 NO_TRACE = (
     "synthetic",
     "teacher",
-    "ahead",
+    "prefetch_threads",
     "cache_images",
     "cache_bytes",
     "cache_folder",
     "verify_shards",
-    "loaders",
+    "loader_processes",
     "max_corrupt_images",
     "trackers",
     "tracking_project",
@@ -50,7 +50,7 @@ NO_TRACE = (
 """Keys of `training` that leave no trace in a run's prompts or metrics. The places of the synthetic set and of a
 teacher's files are among them; their content is identified by the set's plan and the teacher's digest."""
 
-ROUNDING = ("workers", "min_workers", "accumulate")
+ROUNDING = ("workers", "min_workers", "accumulation_steps")
 """Keys of `training` that change a run by the order of sums alone, so that it may go on with others; not where a method
 draws random numbers in a step, as CLIP-LoRA does."""
 

@@ -203,7 +203,7 @@ def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
         # (runs, classes): a class without images has no accuracy
         half, opened = (
             pd.DataFrame([[row.get(key) for row in rows] for rows in lists], dtype=float).mean()
-            for key in ("half", "open")
+            for key in ("within_split", "all_classes")
         )
         configurations[configuration.id] = {"own": half.tolist(), "open": opened.tolist()}
     if not configurations:

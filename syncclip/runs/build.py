@@ -124,7 +124,7 @@ def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
 
 
 TESTED: tuple[Split, ...] = ("val", "test")
-OPENING = ("synthetic", "window", "max_corrupt_images", "verify_shards", "cache_bytes", "cache_folder")
+OPENING = ("synthetic", "shuffle_window", "max_corrupt_images", "verify_shards", "cache_bytes", "cache_folder")
 """Keys of `training` that decide how synthetic sets are opened."""
 
 

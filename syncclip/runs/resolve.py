@@ -148,7 +148,7 @@ def _with_teacher(recipe: Recipe, identity: str, known: KnownSets) -> tuple[Reci
     recipe = recipe.with_values({"training.teacher": url})
     dim, digest_of_teacher = teacher_part(recipe, known)
     if "teacher_dim" in type(settings).model_fields:
-        key = f"methods.{name if name in type(recipe.methods).model_fields else 'own'}.teacher_dim"
+        key = f"methods.{name if name in type(recipe.methods).model_fields else 'custom'}.teacher_dim"
         if settings.model_dump()["teacher_dim"] not in (None, dim):
             raise UserError(f"{key}: the class vectors in {url} have {dim} numbers each; leave the key out")
         recipe = recipe.with_values({key: dim})

@@ -113,7 +113,7 @@ def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -
 
 def _answers(run: RunFolder, base: int) -> Answers:
     found = Predictions.read(run.path(PREDICTIONS), run.owner)
-    half, opened = found.half_prediction == found.label, found.open_prediction == found.label
+    half, opened = found.within_split_prediction == found.label, found.all_classes_prediction == found.label
     return Answers(half[None], opened[None], found.base_score[None], found.label, base)
 
 

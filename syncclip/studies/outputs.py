@@ -101,7 +101,7 @@ class StudyState:
     Attributes:
         base: number of base classes.
         synthetic: URL of the set; None where no configuration learns from one.
-        focus: name of the configuration that comparisons are about.
+        reference: name of the configuration that comparisons are about.
         dropped: amounts beyond what the set holds.
         datasets: of a suite, the folders of each dataset's own study; none of a single dataset.
     """
@@ -133,7 +133,7 @@ class Fits:
 
     Attributes:
         level: coverage of the intervals.
-        draws: of the bootstrap.
+        resamples: of the bootstrap.
         models: the models of the curve, the best first, for configurations with more amounts than a law needs.
         seen: of each configuration, the share of the synthetic images that its runs at the largest amount have shown.
     """

@@ -28,8 +28,8 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),
         ("label", pa.int32()),
         ("novel", pa.bool_()),
-        ("half", pa.bool_()),
-        ("open", pa.bool_()),
+        ("within_split", pa.bool_()),
+        ("all_classes", pa.bool_()),
         ("order", pa.int32()),
     ]
 )
@@ -50,8 +50,8 @@ def write(evidence: Evidence, url: str, owner: str) -> None:
                 "seed": pa.array([seed] * len(one.label), pa.int64()),
                 "label": one.label,
                 "novel": one.novel,
-                "half": one.own[0],
-                "open": one.open[0],
+                "within_split": one.own[0],
+                "all_classes": one.open[0],
                 "order": _order(one.base_score[0]),
             }
         ).cast(SCHEMA)
@@ -93,7 +93,7 @@ def _answers(rows: pd.DataFrame) -> Answers:
     order, label, novel = (rows[name].to_numpy() for name in ("order", "label", "novel"))
     base = int(label[novel].min()) if novel.any() else int(label.max()) + 1
     score = np.where(order < 0, np.nan, order).astype(np.float64)
-    half, opened = (rows[name].to_numpy()[None] for name in ("half", "open"))
+    half, opened = (rows[name].to_numpy()[None] for name in ("within_split", "all_classes"))
     return Answers(half, opened, score[None], label.astype(np.int64), base)
 
 

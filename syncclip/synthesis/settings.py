@@ -70,7 +70,7 @@ class CostSettings(Settings):
     """What `syncclip plan` estimates with. No byte depends on it."""
 
     throughput: float | None = Field(None, ge=1e-9, le=1e6)
-    """Finished images a second of one actor; None: `--rate`, or `--probe` measures it."""
+    """Throughput of one actor, in finished images per second; None: `--throughput`, or measured by `--probe`."""
     image_bytes: float | None = Field(None, gt=0, le=1e12)
     """Bytes of an image in the set; None: `--probe` measures it."""
     price: float | None = Field(None, ge=0, le=1e9)

@@ -261,5 +261,5 @@ def _identity(run: RunFolder) -> str:
 
 def _facts(settings: TrainingSettings) -> dict[str, Any]:
     """Settings by which runs can be sorted."""
-    keys = ("method", "data", "images_per_class", "seed", "epochs", "batch")
+    keys = ("method", "data", "images_per_class", "seed", "epochs", "batch_size")
     return {key: getattr(settings, key) for key in keys}

@@ -242,7 +242,7 @@ flips = st.lists(st.tuples(st.integers(0, 1 << 14), st.integers(0, 255)), max_si
 labels = st.sampled_from([b"", b"0", b"1", b"-1", b"9" * 5000, b"\xff", b"[" * 2000, b'{"label": {}}', b'{"label": 1}'])
 names = st.sampled_from(["a", "b", "a/b", "../x", "/", ".", "..", "", " ", "\x1b", "\u202e", "x" * 300]) | st.text()
 kinds = st.sampled_from(["jpg", "cls", "json", "txt", "JPG", "png", "", "."])
-of_costs = st.sampled_from([key for key in KEYS if key.startswith("synthesis.")] + ["--rate"])
+of_costs = st.sampled_from([key for key in KEYS if key.startswith("synthesis.")] + ["--throughput"])
 given = st.tuples(st.sampled_from(KEYS), values.map(lambda v: json.dumps(v, default=str)) | texts).map("=".join)
 
 FEEDS: dict[str, tuple[Feed, st.SearchStrategy[Any]]] = {

@@ -32,13 +32,13 @@ def minutes(duration: str) -> int:
 def test_without_a_rate_it_says_how_to_give_one(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     outcome = Outcome(capsys, *plan)
     assert outcome.out.splitlines()[-1] == (
-        "time and money: --probe measures the rate here, --rate IMAGES_PER_SECOND gives it"
+        "for time and cost, use --probe (measure the throughput here) or --throughput (images/s)"
     )
 
 
 def test_a_given_rate_becomes_hours_money_and_bytes(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     cost = ["synthesis.cost.price=2.5", "synthesis.cost.currency=EUR", "synthesis.cost.image_bytes=1000"]
-    outcome = Outcome(capsys, *plan, *cost, "synthesis.cost.load=0", "--rate", "0.5")
+    outcome = Outcome(capsys, *plan, *cost, "synthesis.cost.load=0", "--throughput", "0.5")
     assert outcome.status == 0, outcome.err
     assert "1 to 4 actors at 0.5 images/s each: 12 s a shard" in outcome.out
     found = rows(outcome.out)
@@ -68,7 +68,7 @@ def test_a_probe_fills_in_what_nobody_gave(
     measured = "measured here: 0.25 images/s of one actor, 2.0 kB an image, 12 rejected for 100 finished, 7 s to load"
     assert measured in outcome.out
     assert rows(outcome.out)["bytes"] == ["36.0 MB", ""]
-    given = Outcome(capsys, *plan, "--probe", "--rate", "0.5")
+    given = Outcome(capsys, *plan, "--probe", "--throughput", "0.5")
     assert "at 0.5 images/s each" in given.out and rows(given.out)["bytes"] == ["36.0 MB", ""]
 
 
@@ -115,7 +115,7 @@ def test_what_drawing_would_fail_at_is_refused_before(
 
 
 def test_shards_that_no_machine_lives_through_are_refused(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
-    outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--rate", "0.001")
+    outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--throughput", "0.001")
     assert outcome.refusal.endswith("make synthesis.shard_size smaller")
 
 

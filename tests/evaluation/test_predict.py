@@ -108,15 +108,15 @@ def test_only_candidates_are_predicted() -> None:
     images = Rows([candidates[row % 3] for row in range(60)])
     numbers, predictions = evaluate_method(method, images, candidates=candidates)
     best = [max(candidates, key=lambda c: float(scores[row, c])) for row in range(60)]
-    assert predictions.open_prediction.tolist() == best != scores.argmax(1).tolist()
+    assert predictions.all_classes_prediction.tolist() == best != scores.argmax(1).tolist()
     assert numbers["all_classes_accuracy"] == pytest.approx(
         100 * sum(guess == label for guess, label in zip(best, images.labels, strict=True)) / 60
     )
     for row, label in enumerate(images.labels.tolist()):
         half = [c for c in candidates if (c < 3) == (label < 3)]
-        assert predictions.half_prediction[row] == max(half, key=lambda c: float(scores[row, c]))
+        assert predictions.within_split_prediction[row] == max(half, key=lambda c: float(scores[row, c]))
         confidence = float(scores[row, candidates].softmax(0).max())
-        assert predictions.open_confidence[row] == pytest.approx(confidence, rel=1e-5)
+        assert predictions.all_classes_confidence[row] == pytest.approx(confidence, rel=1e-5)
 
 
 def test_accuracy_of_each_class_equals_a_loop() -> None:
@@ -126,8 +126,8 @@ def test_accuracy_of_each_class_equals_a_loop() -> None:
         rows = [row for row, shown in enumerate(images.labels) if shown == label]
         right = sum(int(scores[row].argmax()) == label for row in rows)
         assert (found["label"], found["name"], found["count"]) == (label, f"class {label}", len(rows))
-        assert found["open"] == pytest.approx(100 * right / len(rows))
-        assert found["half"] >= found["open"]
+        assert found["all_classes"] == pytest.approx(100 * right / len(rows))
+        assert found["within_split"] >= found["all_classes"]
 
 
 def test_every_image_is_seen_once() -> None:
@@ -141,8 +141,10 @@ def test_confidences_are_probabilities_of_the_predictions() -> None:
     predictions = predict(method, images, method.base, transform)
     for row, label in enumerate(images.labels.tolist()):
         half = slice(0, 3) if label < 3 else slice(3, 5)
-        assert predictions.half_confidence[row] == pytest.approx(float(scores[row, half].softmax(0).max()), rel=1e-5)
-        assert predictions.open_confidence[row] == pytest.approx(float(scores[row].softmax(0).max()), rel=1e-5)
+        assert predictions.within_split_confidence[row] == pytest.approx(
+            float(scores[row, half].softmax(0).max()), rel=1e-5
+        )
+        assert predictions.all_classes_confidence[row] == pytest.approx(float(scores[row].softmax(0).max()), rel=1e-5)
 
 
 def test_without_novel_classes_their_numbers_are_missing() -> None:
@@ -156,7 +158,7 @@ def test_without_novel_classes_their_numbers_are_missing() -> None:
 def test_a_class_without_images_has_no_accuracy() -> None:
     method = TableMethod(torch.eye(3), 2)
     numbers, _ = evaluate_method(method, Rows([0, 1, 1]))
-    assert [found["open"] for found in numbers["per_class"]] == [100.0, 50.0, None]
+    assert [found["all_classes"] for found in numbers["per_class"]] == [100.0, 50.0, None]
 
 
 def test_an_empty_split_is_refused() -> None:
@@ -239,8 +241,8 @@ def test_confidences_are_those_of_the_temperature() -> None:
     method, images, _ = random_world()
     cold = predict(method, images, method.base, transform, temperature=2.0)  # type: ignore[arg-type]
     halved = predict(TableMethod(method.scores / 2, method.base), images, 3, transform)  # type: ignore[arg-type]
-    assert np.array_equal(cold.open_confidence, halved.open_confidence)
-    assert np.array_equal(cold.half_confidence, halved.half_confidence)
+    assert np.array_equal(cold.all_classes_confidence, halved.all_classes_confidence)
+    assert np.array_equal(cold.within_split_confidence, halved.within_split_confidence)
 
 
 def test_no_temperature_is_fitted_without_images_of_base_classes() -> None:

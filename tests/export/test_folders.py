@@ -47,7 +47,7 @@ def laion(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 def build(backbone: Backbone, template: str = "a {}.", names: list[str] = NAMES, **settings: Any) -> Method:
     """Zero-shot, or CoOp where there are settings of it."""
-    name = "coop" if "phrase" in settings else "zeroshot"
+    name = "coop" if "initial_words" in settings else "zeroshot"
     dataset = Dataset("few", names, template, {})
     own = MethodsSettings().of(name).model_copy(update=settings)
     return build_method(name, PromptedClip(backbone), dataset, own, seed=1).eval()
@@ -87,7 +87,7 @@ def test_every_family_is_the_same_for_open_clip_and_for_transformers_or_refused(
 
 
 ALL = "<learned-0><learned-1><learned-2><learned-3>"
-FRONT, MIDDLE = {"phrase": "", "position": "front"}, {"phrase": "", "position": "middle"}
+FRONT, MIDDLE = {"initial_words": "", "position": "front"}, {"initial_words": "", "position": "middle"}
 
 
 @pytest.mark.parametrize(
@@ -96,22 +96,22 @@ FRONT, MIDDLE = {"phrase": "", "position": "front"}, {"phrase": "", "position": 
         ({"template": "a photo of a {}."}, [*NAMES, ODD], "a photo of a {}."),
         ({"template": "a photo of {a}."}, [*NAMES, ODD], "a photo of {}."),
         ({"template": "the {nice} {}"}, NAMES, "{}"),
-        ({"phrase": ""}, [*NAMES, ODD], ALL + "{}."),
+        ({"initial_words": ""}, [*NAMES, ODD], ALL + "{}."),
         (
-            {"phrase": "a golden-ish photo", "text_tokens": None},
+            {"initial_words": "a golden-ish photo", "text_tokens": None},
             NAMES,
             "<learned-0><learned-1><learned-2>- ish photo {}.",
         ),
         (FRONT, NAMES, "{} " + ALL + "."),
         (FRONT, [*NAMES, ODD], "{}"),
         (MIDDLE, NAMES, "<learned-0><learned-1>{} <learned-2><learned-3>."),
-        ({"phrase": "", "class_specific": True}, NAMES, "{}"),
+        ({"initial_words": "", "class_specific": True}, NAMES, "{}"),
     ],
 )
 def test_every_kind_of_sentence_is_exact(
     laion: Backbone, tmp_path: Path, settings: dict[str, Any], names: list[str], template: str
 ) -> None:
-    method = build(laion, names=names, **{"text_tokens": 4, **settings} if "phrase" in settings else settings)
+    method = build(laion, names=names, **{"text_tokens": 4, **settings} if "initial_words" in settings else settings)
     write_transformers(method, list(range(len(names))), tmp_path)
     assert difference(method, tmp_path) <= EXACT
     told = json.loads((tmp_path / ZERO_SHOT).read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def test_open_clips_own_tokenizer_is_written_for_transformers(tmp_path: Path) ->
     family = Family(text={"vocab_size": 49408, "hf_tokenizer_name": None})
     backbone = load_backbone(BackboneSettings(name=str(make_family_folder(tmp_path / "clip", family))))
     assert isinstance(backbone.tokenizer, SimpleTokenizer)
-    method = build(backbone, names=[*NAMES, ODD], phrase="", text_tokens=3)
+    method = build(backbone, names=[*NAMES, ODD], initial_words="", text_tokens=3)
     for name in ("open_clip", "transformers"):
         (tmp_path / name).mkdir()
     write_transformers(method, list(range(len(NAMES) + 1)), tmp_path / "transformers")

@@ -48,8 +48,8 @@ def agrees_with_the_evaluation(model: Model, run: syncclip.Run, images: list[Ima
     said = Predictions.read(storage.join(run.url, PREDICTIONS))
     assert len(said) == len(images)
     found = model.classify(images, top=1)
-    assert [model.classes.index(best.name) for (best,) in found] == said.open_prediction.tolist()
-    np.testing.assert_allclose([best.probability for (best,) in found], said.open_confidence, rtol=0, atol=1e-6)
+    assert [model.classes.index(best.name) for (best,) in found] == said.all_classes_prediction.tolist()
+    np.testing.assert_allclose([best.probability for (best,) in found], said.all_classes_confidence, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "promptkd"])  # see test_taught.py

@@ -85,7 +85,10 @@ class Case:
         asked = [f"{section}.position={position}"] if position != "end" else []
         if phrase in (None, "", True, USUAL):
             return asked
-        return [*asked, f"{section}.template={phrase} {{}}." if self.method == "vpt" else f"{section}.phrase={phrase}"]
+        return [
+            *asked,
+            f"{section}.template={phrase} {{}}." if self.method == "vpt" else f"{section}.initial_words={phrase}",
+        ]
 
     def __str__(self) -> str:
         return f"{self.file}-{self.variant.rstrip('.')}".rstrip("-")

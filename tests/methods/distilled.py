@@ -53,7 +53,7 @@ class Distilled(Variant):
             text_tokens=told["N_CTX_TEXT"],
             visual_depth=told["depth"],
             text_depth=told["depth"],
-            phrase=told["CTX_INIT"],
+            initial_words=told["CTX_INIT"],
         )
         method = Ivlp(PromptedClip(backbone), self.classnames, self.base, "", settings)
         method.load_state_dict(self.under("teacher.param.", upstream.ours))

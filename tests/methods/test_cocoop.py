@@ -127,7 +127,7 @@ def test_bf16_keeps_context_and_net_in_float32(clip: PromptedClip) -> None:
 
 
 def test_a_phrase_with_too_few_words_is_refused() -> None:
-    with pytest.raises(ValueError, match="text_tokens is 6, but the phrase 'a photo of a' has 4 word"):
+    with pytest.raises(ValueError, match="text_tokens is 6, but initial_words is 'a photo of a': 4 word"):
         CoCoOp.Settings(text_tokens=6)
 
 

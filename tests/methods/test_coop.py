@@ -45,13 +45,13 @@ def test_a_random_start_has_the_published_spread(clip: PromptedClip) -> None:
 def test_a_phrase_starts_one_vector_a_word_in_every_class(clip: PromptedClip) -> None:
     words = clip.model.token_embedding(clip.backbone.tokenizer(["this is a photo of a"]))[0, 1:7]
     for class_specific in (False, True):
-        settings = CoOp.Settings(phrase="this is a photo of a", class_specific=class_specific)
+        settings = CoOp.Settings(initial_words="this is a photo of a", class_specific=class_specific)
         start = build_method("coop", clip, DATASET, settings).state_dict()["text_prompts.0"]
         assert torch.equal(start, words.expand_as(start))
 
 
 def test_a_context_that_starts_as_the_template_classifies_like_it(clip: PromptedClip) -> None:
-    method = build_method("coop", clip, DATASET, CoOp.Settings(phrase="a photo of a"))
+    method = build_method("coop", clip, DATASET, CoOp.Settings(initial_words="a photo of a"))
     zeroshot = build_method("zeroshot", clip, DATASET)
     torch.testing.assert_close(method.text_features(), zeroshot.text_features(), rtol=0, atol=1e-5)
 
@@ -115,8 +115,10 @@ def test_one_class_alone_is_learned_too(clip: PromptedClip) -> None:
 
 
 def test_a_phrase_with_too_few_words_is_refused() -> None:
-    with pytest.raises(ValueError, match="text_tokens is 4, but the phrase 'a photo' has 2 word.*set text_tokens=null"):
-        CoOp.Settings(phrase="a photo", text_tokens=4)
+    with pytest.raises(
+        ValueError, match="text_tokens is 4, but initial_words is 'a photo': 2 word.*set text_tokens=null"
+    ):
+        CoOp.Settings(initial_words="a photo", text_tokens=4)
 
 
 def test_a_context_longer_than_the_tower_takes_is_refused(clip: PromptedClip) -> None:

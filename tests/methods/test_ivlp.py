@@ -14,7 +14,9 @@ from tests.methods.classes import DATASET, batch
 
 
 def test_text_prompts_start_as_the_words_of_the_phrase(clip: PromptedClip) -> None:
-    method = build_method("ivlp", clip, DATASET, Ivlp.Settings(text_tokens=2, text_depth=1, phrase="a photo of a"))
+    method = build_method(
+        "ivlp", clip, DATASET, Ivlp.Settings(text_tokens=2, text_depth=1, initial_words="a photo of a")
+    )
     words = clip.model.token_embedding(clip.backbone.tokenizer(["a photo"]))[0, 1:3]
     assert torch.equal(method.state_dict()["text_prompts.0"], words)
 

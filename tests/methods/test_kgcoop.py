@@ -16,7 +16,7 @@ from tests.methods.classes import DATASET, batch
 @pytest.mark.parametrize("sizes", [(4, 0, 0), (0, 4, 4), (4, 4, 4)])
 def test_candidates_are_held_near_their_hand_written_sentences(clip: PromptedClip, sizes: tuple[int, int, int]) -> None:
     method, images = (
-        build_method("kgcoop", clip, DATASET, KgCoOp.Settings(phrase="", knowledge_weight=3)),
+        build_method("kgcoop", clip, DATASET, KgCoOp.Settings(initial_words="", knowledge_weight=3)),
         batch(*sizes),
     )
     candidates = 3 if sizes == (4, 0, 0) else 5

@@ -28,7 +28,9 @@ def variant(request: pytest.FixtureRequest) -> Variant:
 def build(variant: Variant) -> Mma:
     told = variant.settings
     settings = Mma.Settings(
-        first=told["ADAPTER_START"], last=told["ADAPTER_END"], width=told["ADAPTER_DIM"], scale=told["ADAPTER_SCALE"],
+        first_block=told["ADAPTER_START"],
+        last_block=told["ADAPTER_END"],
+        width=told["ADAPTER_DIM"], scale=told["ADAPTER_SCALE"],
         template=f"{told['TEXT_CTX_INIT']} {{}}.",
     )  # fmt: skip
     method = Mma(parity.tiny_clip(), variant.classnames, variant.base, "", settings)
@@ -100,10 +102,10 @@ def test_the_inner_layer_is_one_for_both_towers(clip: PromptedClip) -> None:
 @pytest.mark.parametrize(("first", "last"), [(3, 2), (1, 99)])
 def test_blocks_that_are_not_there_are_refused(clip: PromptedClip, first: int, last: int) -> None:
     with pytest.raises(UserError, match=f"methods.mma: adapters are to stand beside blocks {first} to {last}, but"):
-        build_method("mma", clip, DATASET, Mma.Settings(first=first, last=last))
+        build_method("mma", clip, DATASET, Mma.Settings(first_block=first, last_block=last))
 
 
 def test_nothing_is_said_of_blocks_without_an_adapter(clip: PromptedClip) -> None:
-    method = build_method("mma", clip, DATASET, Mma.Settings(first=2, last=2, scale=1.0))
+    method = build_method("mma", clip, DATASET, Mma.Settings(first_block=2, last_block=2, scale=1.0))
     assert {name.split(".")[1] for name in method.state_dict() if "parts" in name} == {"1"}
     assert torch.isfinite(method.logits(torch.randn(2, 3, 32, 32))).all()

@@ -49,7 +49,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "promptsrc": ("promptsrc", PromptSrc.Settings(templates=("a {}.",))),
     "probe": ("probe", None),
     "constrained probe": ("probe", Probe.Settings(constraint=True)),
-    "tip": ("tip", Tip.Settings(slots=2)),
+    "tip": ("tip", Tip.Settings(cache_size=2)),
     "cliplora": ("cliplora", ClipLora.Settings(dropout=0.0)),
     "cliplora by domain": ("cliplora", ClipLora.Settings(dropout=0.0, domain_rank=1, alignment_weight=2.0)),
     "twostage": ("twostage", None),

@@ -38,8 +38,8 @@ def settings(variant: Variant) -> TcpSettings:
         text_tokens=told["N_CTX"],
         class_tokens=own,
         block=told["insert_before_block"] + 1,
-        phrase="" if set(covered) == {"X"} else " ".join(covered),
-        behind=" ".join(behind),
+        initial_words="" if set(covered) == {"X"} else " ".join(covered),
+        suffix=" ".join(behind),
         knowledge_weight=told["W_KG"],
         template=told["template"],
     )
@@ -136,30 +136,30 @@ def test_a_class_may_have_more_or_fewer_vectors_than_all_share(clip: PromptedCli
 
 
 def test_a_phrase_is_what_the_shared_vectors_start_as(clip: PromptedClip) -> None:
-    method = build_method("tcp", clip, DATASET, TcpSettings(phrase="a photo of a"))
+    method = build_method("tcp", clip, DATASET, TcpSettings(initial_words="a photo of a"))
     words = clip.text.token_embedding(clip.texts(["a photo of a"]).ids[0, 1:5])
     assert torch.equal(method.text_prompts[0], words)
-    with pytest.raises(ValueError, match=r"text_tokens is 4, but the phrase 'a photo' has 2 word\(s\)"):
-        TcpSettings(phrase="a photo")
+    with pytest.raises(ValueError, match=r"text_tokens is 4, but initial_words is 'a photo': 2 word\(s\)"):
+        TcpSettings(initial_words="a photo")
 
 
 @pytest.mark.parametrize(
-    ("template", "behind"),
+    ("template", "suffix"),
     [
         ("a photo of a {}, a type of pet.", "{}, a type of pet."),
         ("{} texture.", "{} texture."),
         ("a photo of {a}.", "{}."),
     ],
 )
-def test_the_sentence_ends_as_the_template_does(clip: PromptedClip, template: str, behind: str) -> None:
-    assert behind_of(template) == behind
+def test_the_sentence_ends_as_the_template_does(clip: PromptedClip, template: str, suffix: str) -> None:
+    assert behind_of(template) == suffix
     method = build_method("tcp", clip, Classes(template=template))
-    expected = clip.texts(fill(f"X X X X {behind}", Classes().classnames))
+    expected = clip.texts(fill(f"X X X X {suffix}", Classes().classnames))
     assert torch.equal(method.tokens.ids, expected.ids)
 
 
 def test_words_may_stand_between_the_vectors_and_the_name(clip: PromptedClip) -> None:
-    method = build_method("tcp", clip, DATASET, TcpSettings(behind="one {a}."))
+    method = build_method("tcp", clip, DATASET, TcpSettings(suffix="one {a}."))
     assert torch.equal(method.tokens.ids[2], clip.texts(["X X X X one a sun.", "X X X X one a blue car."]).ids[0])
 
 

@@ -67,7 +67,7 @@ def build(found: TipVariant) -> Tip:
     settings = Tip.Settings(
         alpha=told["init_alpha"],
         beta=told["init_beta"],
-        slots=told["shots"],
+        cache_size=told["shots"],
         views=told["augment_epoch"],
         templates=tuple(told["templates"]),
         learning_rate=told["lr"],
@@ -148,7 +148,7 @@ def test_parity_of_tokens_rates_and_optimiser(name: str) -> None:
 
 
 def filled(clip: PromptedClip, **settings: object) -> Tip:
-    method = build_method("tip", clip, DATASET, Tip.Settings(slots=2, views=1, **settings))
+    method = build_method("tip", clip, DATASET, Tip.Settings(cache_size=2, views=1, **settings))
     assert isinstance(method, Tip)
     method.prepare([[batch(4, 0, 0)]])
     return method
@@ -179,7 +179,7 @@ def test_empty_slots_stay_empty_and_full_ones_are_learned(clip: PromptedClip) ->
 def test_a_key_is_the_direction_of_the_mean_over_views_and_over_images_of_its_slot(clip: PromptedClip) -> None:
     labels = torch.tensor([1, 0, 1, 1, 1])
     views = torch.randn(2, 5, 3, 32, 32)
-    method = build_method("tip", clip, DATASET, Tip.Settings(slots=3, views=2))
+    method = build_method("tip", clip, DATASET, Tip.Settings(cache_size=3, views=2))
     method.prepare([[shown(view[:2], labels[:2]), shown(view[2:], labels[2:])] for view in views])
     mean = torch.stack([clip.encode_images(view) for view in views]).mean(dim=0)
     expected = torch.zeros(5, 3, mean.shape[1])
@@ -190,7 +190,7 @@ def test_a_key_is_the_direction_of_the_mean_over_views_and_over_images_of_its_sl
 
 def test_an_image_that_is_shown_again_is_not_cached_again(clip: PromptedClip) -> None:
     images, labels = torch.randn(3, 3, 32, 32), torch.tensor([0, 1, -1])
-    method = build_method("tip", clip, DATASET, Tip.Settings(slots=2))
+    method = build_method("tip", clip, DATASET, Tip.Settings(cache_size=2))
     method.prepare([[shown(images, labels)]])
     assert (method.keys != 0).any(dim=-1).sum(dim=1).tolist() == [1, 1, 0, 0, 0]
 

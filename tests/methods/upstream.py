@@ -25,7 +25,7 @@ def _context(config: Config) -> dict[str, Any]:
     if phrase is True:  # KgCoOp only says whether there is one
         phrase = "a photo of a"
     phrase = (phrase or "").replace("_", " ")
-    settings = {"phrase": phrase, "text_tokens": None if phrase else config["N_CTX"]}
+    settings = {"initial_words": phrase, "text_tokens": None if phrase else config["N_CTX"]}
     if "CLASS_TOKEN_POSITION" in config:
         settings["position"] = config["CLASS_TOKEN_POSITION"]
         settings["class_specific"] = config["CSC"] and not phrase
@@ -42,7 +42,7 @@ def _both_towers(config: Config) -> dict[str, Any]:
         "text_tokens": config["N_CTX_TEXT"],
         "visual_depth": config["PROMPT_DEPTH_VISION"],
         "text_depth": config["PROMPT_DEPTH_TEXT"],
-        "phrase": config["CTX_INIT"],
+        "initial_words": config["CTX_INIT"],
     }
 
 
@@ -64,7 +64,7 @@ def _vpt(config: Config) -> Vpt.Settings:
 
 
 def _maple(config: Config) -> Maple.Settings:
-    return Maple.Settings(text_tokens=config["N_CTX"], depth=config["PROMPT_DEPTH"], phrase=config["CTX_INIT"])
+    return Maple.Settings(text_tokens=config["N_CTX"], depth=config["PROMPT_DEPTH"], initial_words=config["CTX_INIT"])
 
 
 def _promptsrc(config: Config) -> PromptSrc.Settings:

@@ -98,7 +98,7 @@ def test_the_plan_of_imagenet_prints_what_is_shown(capsys: pytest.CaptureFixture
             folder.mkdir(parents=True)
             (folder / "1.JPEG").write_bytes(b"")
     (tmp_path / "imagenet" / "classnames.txt").write_text("".join(f"{name} thing {name}\n" for name in names))
-    (line,) = re.findall(r"^syncclip (plan .* --rate .*)$", PAGE, re.MULTILINE)
+    (line,) = re.findall(r"^syncclip (plan .* --throughput .*)$", PAGE, re.MULTILINE)
     outcome = Outcome(capsys, *line.replace("/data", str(tmp_path)).split())
     assert outcome.status == 0, outcome.err
     shown = PAGE.partition("The second prints")[2].split("```")[1].strip().splitlines()

@@ -151,7 +151,7 @@ class TestOnRay:
             runs = [*out.glob(f"imagenet/transfer/cells/*/transfer/{name}/predictions.parquet")]
             assert len(runs) == 2
             for one in runs:
-                assert set(pd.read_parquet(one)["open_prediction"]) <= set(candidates)
+                assert set(pd.read_parquet(one)["all_classes_prediction"]) <= set(candidates)
 
     @pytest.mark.parametrize(
         ("protocol", "overrides", "methods", "runs"),

@@ -69,7 +69,7 @@ def test_the_template_of_dtd_can_be_given() -> None:
     assert Recipe.load("icons", ["dataset.template={} texture."]).dataset.template == "{} texture."
 
 
-@pytest.mark.parametrize("kind", ["overrides", "candidates"])
+@pytest.mark.parametrize("kind", ["overrides", "search_space"])
 def test_values_of_an_configuration_are_set_under_their_whole_key(kind: str) -> None:
     value: Any = "training.epochs=7" if kind == "overrides" else "training.epochs=[7, 8]"
     configuration = Recipe.load("icons", [f"study.configurations.1.{kind}.{value}"]).study.configurations[1]
@@ -81,7 +81,7 @@ def test_values_of_an_configuration_are_set_under_their_whole_key(kind: str) -> 
     "configuration",
     [
         "{method: kgcoop, overrides: {methods.kgcoop.initial_words: no}}",
-        "{method: kgcoop, candidates: {methods.kgcoop.initial_words: [no, yes]}}",
+        "{method: kgcoop, search_space: {methods.kgcoop.initial_words: [no, yes]}}",
     ],
 )
 def test_a_yaml_word_that_is_no_text_is_refused_in_an_configuration(configuration: str) -> None:

@@ -30,7 +30,7 @@ def test_shipped_recipes_load_by_name(name: str) -> None:
 
 
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
-    source = written(tmp_path, "training: {epochs: 3, batch: 8}")
+    source = written(tmp_path, "training: {epochs: 3, batch_size: 8}")
     recipe = Recipe.load(source, ["training.epochs=5"])
     assert (recipe.training.epochs, recipe.training.batch_size) == (5, 8)
 
@@ -70,7 +70,7 @@ def test_an_empty_section_changes_nothing(tmp_path: Path) -> None:
 def test_a_recipe_can_extend_another(tmp_path: Path) -> None:
     written(tmp_path, "name: first\ntraining: {seed: 3, epochs: 4}\nsynthesis: {seed: '${training.seed}'}", "one.yaml")
     written(tmp_path, "extends: one.yaml\ntraining: {seed: 5}", "two.yaml")
-    recipe = Recipe.load(written(tmp_path, "extends: two.yaml\ntraining: {batch: 8}"), ["training.epochs=2"])
+    recipe = Recipe.load(written(tmp_path, "extends: two.yaml\ntraining: {batch_size: 8}"), ["training.epochs=2"])
     training = recipe.training
     assert (training.seed, training.epochs, training.batch_size, recipe.synthesis.seed) == (5, 2, 8, 5)
     assert recipe.name == "mine"
@@ -85,8 +85,8 @@ def test_a_recipe_can_extend_a_shipped_one(tmp_path: Path) -> None:
 
 def test_of_several_extended_recipes_the_later_ones_win(tmp_path: Path) -> None:
     written(tmp_path, "training: {seed: 3, epochs: 4}", "one.yaml")
-    written(tmp_path, "name: other\ntraining: {seed: 4, batch: 8}", "two.yaml")
-    recipe = Recipe.load(written(tmp_path, "extends: [one.yaml, two.yaml]\ntraining: {batch: 2}"))
+    written(tmp_path, "name: other\ntraining: {seed: 4, batch_size: 8}", "two.yaml")
+    recipe = Recipe.load(written(tmp_path, "extends: [one.yaml, two.yaml]\ntraining: {batch_size: 2}"))
     training = recipe.training
     assert (training.seed, training.epochs, training.batch_size, recipe.name) == (4, 4, 2, "mine")
 
@@ -179,7 +179,7 @@ def test_an_unknown_section_is_told_with_the_nearest(tmp_path: Path) -> None:
             "and '_'",
         ),
         (
-            "study.configurations=[{method: ivlp, candidates: {training.epochs: []}}]",
+            "study.configurations=[{method: ivlp, search_space: {training.epochs: []}}]",
             "study.configurations[0].candidates.training.epochs: [] is too short; give at least 1",
         ),
         ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),

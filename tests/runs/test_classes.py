@@ -82,9 +82,9 @@ def test_as_many_classes_as_imagenet_21k_has_are_read(tmp_path: Path) -> None:
     assert Recipe.load(str(tmp_path / "recipe.yaml")).dataset.classnames == names
 
 
-@pytest.mark.parametrize("name", ["text_tokens", "visual_tokens", "width", "slots", "dim"])
+@pytest.mark.parametrize("name", ["text_tokens", "visual_tokens", "width", "cache_size", "dim"])
 def test_sizes_of_learned_parameters_are_limited(name: str) -> None:
-    method = {"text_tokens": "coop", "visual_tokens": "vpt", "width": "mma", "slots": "tip", "dim": "mmrl"}[name]
+    method = {"text_tokens": "coop", "visual_tokens": "vpt", "width": "mma", "cache_size": "tip", "dim": "mmrl"}[name]
     with pytest.raises(UserError, match=rf"methods\.{method}\.{name}: 100000000 is not allowed; it must be at most"):
         Recipe().with_values({f"methods.{method}.{name}": 100_000_000})
 

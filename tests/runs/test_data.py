@@ -24,7 +24,7 @@ from syncclip.shards.writer import Sample, write_shard
 from syncclip.stream.loader import batches
 from syncclip.stream.mixed import MixedStream
 from syncclip.studies.run import study
-from syncclip.studies.tune import choose
+from syncclip.studies.tune import tune
 from tests.conftest import TinyWorld
 from tests.worlds.dataset import CLASSES, tiny_dataset
 
@@ -296,7 +296,7 @@ def test_a_damaged_validation_split_is_refused_before_candidates_are_tried_on_it
     (dataset / "val" / "00000.parquet").write_bytes(b"torn")
     configurations = "study.configurations=[{method: ivlp, candidates: {training.epochs: [1, 2]}}]"
     with pytest.raises(UserError, match="val: no shard there has a readable table"):
-        choose(recipe_of(tiny, f"dataset.name={dataset}", configurations), str(tmp_path / "choice"))
+        tune(recipe_of(tiny, f"dataset.name={dataset}", configurations), str(tmp_path / "choice"))
     assert not (tmp_path / "choice").exists()
 
 

@@ -49,7 +49,7 @@ def test_of_a_variant_only_the_classes_that_it_shows_are_candidates(
     run, _ = trained(tiny, miniatures, tmp_path, "training.method=zeroshot")
     jobs.evaluate(run.url, dataset=name)
     said = Predictions.read(str(tmp_path / "transfer" / name / "predictions.parquet"))
-    assert set(np.unique(said.open_prediction)) <= set(candidates)
+    assert set(np.unique(said.all_classes_prediction)) <= set(candidates)
     assert sorted(set(said.label.tolist())) == candidates
 
 

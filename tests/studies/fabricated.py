@@ -235,8 +235,8 @@ def _per_class(
             "label": label,
             "name": name,
             "count": 12 + label % 9,
-            "half": float(np.clip(scores["base" if label < half else "novel"] + moves[label], 0, 100)),
-            "open": float(
+            "within_split": float(np.clip(scores["base" if label < half else "novel"] + moves[label], 0, 100)),
+            "all_classes": float(
                 np.clip(scores["all_classes_base" if label < half else "all_classes_novel"] + moves[label], 0, 100)
             ),
         }

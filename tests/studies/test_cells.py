@@ -16,7 +16,6 @@ from syncclip.storage import files, urls
 from syncclip.studies import cells, grid
 from syncclip.studies.cells import CellRun
 from syncclip.studies.run import study
-from syncclip.studies.tune import choose
 from syncclip.training.run_folder import RunFolder
 from tests.worlds.study import make_set, study_recipe, study_world
 
@@ -80,16 +79,16 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
         ("{method: ivlp, overrides: {training.epoch: 3}}", "training.epoch: no such key; did you mean 'epochs'?"),
         ("{method: ivlp, overrides: {benchmark.shot: 3}}", "dataset.shot: no such key; did you mean 'shots'?"),
         ("{method: ivlp, images_per_class: [3]}", "images_per_class is [3], none of which is among the study's"),
-        ("{method: ivlp, candidates: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed; it must be at"),
+        ("{method: ivlp, search_space: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed; it must be at"),
     ],
 )
 def test_an_configuration_that_no_cell_could_have_is_refused_before_anything_is_generated(
     configuration: str, reason: str, tmp_path: Path
 ) -> None:
     recipe = Recipe.load(
-        "icons", [f"study.configurations=[{{method: coop, candidates: {{training.seed: [1]}}}}, {configuration}]"]
+        "icons", [f"study.configurations=[{{method: coop, search_space: {{training.seed: [1]}}}}, {configuration}]"]
     )
-    for run in (study, choose):
+    for run in (study, tune):
         with pytest.raises(UserError) as refusal:
             run(recipe, str(tmp_path))
         assert str(refusal.value).startswith(

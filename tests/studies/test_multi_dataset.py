@@ -184,9 +184,9 @@ def test_settings_are_chosen_by_the_mean_over_datasets(
     suite_world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choosing, "run_cells", run_cells_here)
-    configuration = "study.configurations=[{method: ivlp, data: real, candidates: {training.epochs: [1, 2]}}]"
-    choosing.choose(suite_recipe(suite_world, configuration), str(tmp_path))
-    tried = json.loads((tmp_path / "tuned.json").read_text())["configurations"]["ivlp-real"]["candidates"]
+    configuration = "study.configurations=[{method: ivlp, data: real, search_space: {training.epochs: [1, 2]}}]"
+    choosing.tune(suite_recipe(suite_world, configuration), str(tmp_path))
+    tried = json.loads((tmp_path / "tuned.json").read_text())["configurations"]["ivlp-real"]["search_space"]
     for number, candidate in enumerate(tried):
         scores = [
             json.loads((tmp_path / name / "cells" / f"ivlp-real-try{number}-seed1" / "results.json").read_text())

@@ -73,7 +73,7 @@ def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
     place = str(copy / outputs.ANSWERS)
     table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
     row = table.index[(table["configuration"] == "zeroshot") & table["novel"]][0]
-    table.loc[row, "half"] = not table.loc[row, "half"]
+    table.loc[row, "within_split"] = not table.loc[row, "within_split"]
     reseal_table(place, table)
     found = recompute(str(copy)).differ
     assert any(sentence.startswith("study.parquet") for sentence in found)

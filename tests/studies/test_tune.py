@@ -29,7 +29,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         "training.warmup_epochs": 0,
         "study.configurations": [
             {"method": "zeroshot"},
-            {"method": "ivlp", "data": "real", "overrides": {"training.momentum": 0.5}, "candidates": candidates},
+            {"method": "ivlp", "data": "real", "overrides": {"training.momentum": 0.5}, "search_space": candidates},
         ],
         "study.tune_seeds": [1, 2],
         "storage.root": str(root / "runs"),
@@ -52,7 +52,7 @@ def test_every_combination_is_tried() -> None:
 def test_the_best_on_validation_is_chosen_and_the_record_kept(recipe: Recipe, tmp_path: Path) -> None:
     choice = tune(recipe, str(tmp_path))
     record = json.loads((tmp_path / "tuned.json").read_text())
-    tried = record["configurations"]["ivlp-real"]["candidates"]
+    tried = record["configurations"]["ivlp-real"]["search_space"]
     assert record["split"] == "val" and len(tried) == 4
     best = max(tried, key=lambda candidate: candidate["all_classes_hm"])
     assert record["configurations"]["ivlp-real"]["chosen"] == best["values"]

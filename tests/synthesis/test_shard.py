@@ -196,7 +196,7 @@ class Patient(Diary):
     def __init__(self, plan: Plan, generator: SeedGenerator) -> None:
         super().__init__(100)
         self.plan, self.generator = plan, generator
-        self.attempts = plan.attempts if plan.choose == "best" else 1
+        self.attempts = plan.attempts if plan.select == "best" else 1
         self.seen: list[int] = []
 
     def score(self, batch: FilterBatch) -> FilterResult:

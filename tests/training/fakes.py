@@ -88,7 +88,7 @@ class FakeMethod(nn.Module):
 
 
 def settings(**changes: Any) -> TrainingSettings:
-    values = {"epochs": 4, "batch": 6, "checkpoint_every": 3, "trackers": ["tensorboard"]}
+    values = {"epochs": 4, "batch_size": 6, "checkpoint_every": 3, "trackers": ["tensorboard"]}
     return TrainingSettings(**(values | changes))
 
 

@@ -23,8 +23,8 @@ from tests.training import fakes, worlds
 
 OWN: dict[str, tuple[str, MethodSettings]] = {
     "probe": ("probe", Probe.Settings(constraint=True)),
-    "tip": ("tip", Tip.Settings(views=2, slots=3)),
-    "cache": ("tip", Tip.Settings(views=2, slots=3, finetune=False)),
+    "tip": ("tip", Tip.Settings(views=2, cache_size=3)),
+    "cache": ("tip", Tip.Settings(views=2, cache_size=3, finetune=False)),
 }
 
 

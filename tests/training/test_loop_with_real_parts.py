@@ -85,7 +85,7 @@ def test_a_training_by_another_optimiser_broken_anywhere_ends_with_the_same_bits
 
 def test_reading_ahead_changes_no_bit(world: Path, tmp_path: Path) -> None:
     for ahead in (0, 3):
-        run(worlds.job(world, tmp_path / str(ahead), "syncclip", ahead=ahead))
+        run(worlds.job(world, tmp_path / str(ahead), "syncclip", prefetch_threads=ahead))
     assert fakes.bits(tmp_path / "0") == fakes.bits(tmp_path / "3")
 
 
@@ -94,13 +94,17 @@ def test_a_killed_loader_process_is_told_and_the_same_call_goes_on_to_the_same_b
     world: Path, tmp_path: Path
 ) -> None:
     run(worlds.job(world, tmp_path / "whole", "syncclip"))
-    broken = worlds.job(world, tmp_path / "broken", "syncclip", loaders=2)
+    broken = worlds.job(world, tmp_path / "broken", "syncclip", loader_processes=2)
     worlds.kill_loader_once(broken, 4, tmp_path / "killed")
     with pytest.raises(
         LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*lower training.loader_processes"
     ):
         run(broken)
-    assert run(worlds.job(world, tmp_path / "broken", "syncclip", loaders=2)).notes[0].startswith("run 'fake' goes on")
+    assert (
+        run(worlds.job(world, tmp_path / "broken", "syncclip", loader_processes=2))
+        .notes[0]
+        .startswith("run 'fake' goes on")
+    )
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
 
@@ -113,7 +117,7 @@ def test_the_three_losses_of_sync_clip_are_logged_by_name(world: Path, tmp_path:
 
 
 def test_training_lowers_the_loss_on_its_own_images(world: Path, tmp_path: Path) -> None:
-    run(worlds.job(world, tmp_path, "ivlp", data="real", epochs=12, scale=(1.0, 1.0), flip=0.0))
+    run(worlds.job(world, tmp_path, "ivlp", data="real", epochs=12, crop_scale=(1.0, 1.0), flip_probability=0.0))
     losses = [json.loads(line)["total"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
 
@@ -151,7 +155,7 @@ def test_accuracies_equal_a_loop_over_single_images(world: Path, method: str) ->
 
 def test_two_halves_of_a_batch_have_the_mean_gradient_of_the_whole(world: Path, tmp_path: Path) -> None:
     def gradients(rank: int, world_size: int) -> dict[str, torch.Tensor]:
-        made = worlds.job(world, tmp_path, "ivlp", rank, world_size, batch=4)
+        made = worlds.job(world, tmp_path, "ivlp", rank, world_size, batch_size=4)
         assert made.stream is not None
         made.method.loss(made.stream.batch(0, 1))["total"].backward()
         return {name: p.grad.double() for name, p in made.method.named_parameters() if p.grad is not None}
@@ -170,7 +174,7 @@ def test_sync_clip_on_ray_has_the_bits_of_the_plain_loop_also_after_a_loader_was
 ) -> None:
     run(worlds.job(world, tmp_path / "plain", "syncclip"))
     spec: dict[str, Any] = {"world": str(world), "url": str(tmp_path / "ray"), "method": "syncclip"}
-    spec |= {"settings": {"loaders": 2, "max_failures": 1}, "kill_loader_at": 4}
+    spec |= {"settings": {"loader_processes": 2, "max_failures": 1}, "kill_loader_at": 4}
     settings = worlds.job(world, tmp_path / "ray", "syncclip", **spec["settings"]).settings
     record = train_on_ray(worlds.build, spec, fakes.folder(tmp_path / "ray"), settings)
     assert (tmp_path / "ray.killed").exists()

@@ -23,7 +23,7 @@ def test_a_line_tells_the_real_images_a_second_since_the_line_before(
     now = SimpleNamespace(perf_counter=lambda: float(len(told)))
     monkeypatch.setattr(recorder, "time", now)
     record = RunRecord(name="run", recipe_hash="0", total_steps=8)
-    settings = TrainingSettings(batch=4, log_every=4)
+    settings = TrainingSettings(batch_size=4, log_every=4)
     folder = RunFolder(str(tmp_path), "run", "0")
     running = RunRecorder(folder, settings, record, Checkpoint(resumed, {}), lambda *line: told.append(line[-1]))
     now.perf_counter = lambda: len(told) + 1.0

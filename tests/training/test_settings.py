@@ -11,13 +11,13 @@ def test_more_workers_than_images_in_a_batch_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"workers is 5, but a batch of 4 cannot be shared out evenly to so many; use 4 worker"
     ):
-        TrainingSettings(workers=5, batch=4)
+        TrainingSettings(workers=5, batch_size=4)
 
 
 @pytest.mark.parametrize("scale", [(0.5, 0.2), (0.0, 1.0), (0.5, 1.5)])
 def test_an_impossible_crop_is_refused(scale: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="scale is"):
-        TrainingSettings(scale=scale)
+    with pytest.raises(ValueError, match="crop_scale is"):
+        TrainingSettings(crop_scale=scale)
 
 
 def test_an_unknown_key_is_refused() -> None:
@@ -26,17 +26,17 @@ def test_an_unknown_key_is_refused() -> None:
 
 
 def test_what_a_cluster_may_have_room_for_must_share_the_batch() -> None:
-    assert TrainingSettings(workers=4, min_workers=2, batch=12).min_workers == 2
+    assert TrainingSettings(workers=4, min_workers=2, batch_size=12).min_workers == 2
     with pytest.raises(ValueError, match=r"between training.min_workers and training.workers is 3, but a batch of 16"):
-        TrainingSettings(workers=4, min_workers=2, batch=16)
+        TrainingSettings(workers=4, min_workers=2, batch_size=16)
     with pytest.raises(ValueError, match="min_workers is 4, but workers is 2"):
         TrainingSettings(workers=2, min_workers=4)
 
 
 def test_settings_of_today_are_written_as_before() -> None:
-    new = {"accumulate", "min_workers", "max_failures", "checkpoint_minutes", "keep_best", "label_selector"}
+    new = {"accumulation_steps", "min_workers", "max_failures", "checkpoint_minutes", "keep_best", "label_selector"}
     assert not new & TrainingSettings().model_dump().keys()
-    assert TrainingSettings(accumulate=2).model_dump()["accumulate"] == 2
+    assert TrainingSettings(accumulation_steps=2).model_dump()["accumulation_steps"] == 2
 
 
 @pytest.mark.parametrize("selector", [{}, {"gpu": "!t4"}, {"ray.io/market-type": "on-demand"}, {"zone": "a.b_c-1"}])

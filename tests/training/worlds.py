@@ -75,7 +75,7 @@ def job(
         own: the method's settings.
         changes: of the training's.
     """
-    values = {"method": method, "epochs": 3, "batch": 4, "checkpoint_every": 2} | changes
+    values = {"method": method, "epochs": 3, "batch_size": 4, "checkpoint_every": 2} | changes
     settings = TrainingSettings(**values)
     dataset, built, _ = parts(world, method, settings.seed, own)
     stream = MixedStream(

@@ -25,7 +25,7 @@ backbone: {{name: {root}/clip}}
 synthesis:
   generator: {{pipeline: {root}/generator, steps: 1, batch_size: 6}}
   shard_size: 6
-training: {{epochs: 2, batch: 3, window: 2}}
+training: {{epochs: 2, batch_size: 3, shuffle_window: 2}}
 study:
   configurations:
     - {{method: zeroshot}}
@@ -34,7 +34,7 @@ study:
     - {{method: syncclip, data: both, overrides: {{methods.syncclip.learning_rate: 0.01}}}}
   images_per_class: [1, 2, 4]
   seeds: [1, 2]
-  draws: 200
+  resamples: 200
   map_images: 12
 storage: {{root: {root}/runs}}
 """

@@ -69,7 +69,7 @@ def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> 
 
     Args:
         seeds: S, at least 1.
-        draws: R.
+        resamples: R.
         generator: source of randomness.
     """
     if seeds == 1:
@@ -93,7 +93,7 @@ def make_draws(
     Args:
         seeds: S.
         tested: any run's answers on each of D datasets.
-        draws: R.
+        resamples: R.
         generator: source of randomness.
         unit: what is drawn; where no dataset has two classes of a half, or there is one dataset alone, the intervals
             over them are NaN.

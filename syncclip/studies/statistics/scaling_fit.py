@@ -36,7 +36,7 @@ class Series:
     Attributes:
         amounts: (A,) images per class, ascending.
         errors: (S, A) of each seed.
-        draws: (R, A) mean over seeds in each draw of seeds and classes; the same draws for every configuration.
+        resamples: (R, A) mean over seeds in each draw of seeds and classes; the same draws for every configuration.
     """
 
     amounts: Sequence[int]
