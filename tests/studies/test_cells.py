@@ -16,6 +16,7 @@ from syncclip.storage import files, urls
 from syncclip.studies import cells, grid
 from syncclip.studies.cells import CellRun
 from syncclip.studies.run import study
+from syncclip.studies.tune import tune
 from syncclip.training.run_folder import RunFolder
 from tests.worlds.study import make_set, study_recipe, study_world
 

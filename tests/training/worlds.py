@@ -81,8 +81,8 @@ def job(
     stream = MixedStream(
         [MixedSource(dataset.split("train"), rows=dataset.few_shot(3, settings.seed))],
         [] if settings.data == "real" else [MixedSource(ShardSet(str(world / "synthetic")))],
-        transform=train_transform(built.clip.backbone, settings.scale, settings.flip),
-        batch=settings.batch,
+        transform=train_transform(built.clip.backbone, settings.crop_scale, settings.flip_probability),
+        batch=settings.batch_size,
         seed=settings.seed,
         base=dataset.base,
         novel=dataset.novel,
