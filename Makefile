@@ -14,7 +14,7 @@ demo: $(VENV)/installed  ## End to end on the embedded world: generate, train, c
 check: $(VENV)/installed-dev lint  ## Lint, types, and the tests that take no cluster, browser or minutes (two minutes)
 	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or slow or fault or attack)"
 
-test: $(VENV)/installed-dev browser machines  ## All tests, several at once; as root first installs Chromium, sshd, Slurm and Prometheus by apt-get; ARGS="-n 0 tests/shards -k order" narrows them
+test: $(VENV)/installed-dev browser machines  ## The tests before a pull request, several at once; as root first installs Chromium, sshd, Slurm and Prometheus by apt-get; ARGS="-n 0 tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not (browser or attack)"; fi; \
 	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and what Prometheus checks."; \
@@ -34,12 +34,19 @@ gpu: $(VENV)/installed-dev  ## What needs a GPU: its tests, and benchmarks into 
 rehearsal: $(VENV)/installed-dev  ## A cluster on this machine that grows, loses a worker and shrinks (minutes)
 	$(BIN)/python -m cluster.rehearsal $(ARGS)
 
-lint: $(VENV)/installed-dev  ## Style, types, import layers, dependencies, workflow files
+nightly: $(VENV)/installed-dev browser machines  ## The long tests that CI runs each night: planted mistakes, all variants, tapes, results; ARGS as of test
+	$(BIN)/pytest -n 4 -m nightly $(ARGS)
+
+durations: $(VENV)/installed-dev browser machines  ## Record how long each test takes in .test_durations, by which CI splits them
+	$(BIN)/pytest -n 4 --store-durations --clean-durations $(ARGS)
+
+lint: $(VENV)/installed-dev  ## Style, types, import layers, dependencies, vocabulary, workflow files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/deptry .
+	$(BIN)/python -m scripts.terms
 	$(BIN)/actionlint -shellcheck= .github/workflows/*.yml
 
 docs: $(VENV)/installed-dev  ## The documentation as a site, into build/site; a link that leads nowhere fails
@@ -87,4 +94,4 @@ machines:
 	DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $(MACHINES) >/dev/null; } \
 	|| [ -z "$$CI" ] || { echo "CI needs them, and they can't be installed here."; exit 1; }
 
-.PHONY: help demo check test chaos attack gpu rehearsal lint docs study constraints icons clean browser machines
+.PHONY: help demo check test nightly durations chaos attack gpu rehearsal lint docs study constraints icons clean browser machines

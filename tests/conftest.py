@@ -225,13 +225,12 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Prepare tests to run side by side; pytest counts and reports those that are left out.
 
-    These are the long attacks, unless they are asked for (whatever else `-m` says), and Chromium's tests without it.
+    These are the nightly tests and the attacks, unless `-m` selects them, and Chromium's tests without Chromium.
     """
     from tests.browser import CHROMIUM
 
-    absent = {
-        name for name, there in (("browser", CHROMIUM), ("attack", "attack" in config.option.markexpr)) if not there
-    }
+    selected = {name: name in config.option.markexpr for name in ("attack", "nightly")} | {"browser": bool(CHROMIUM)}
+    absent = {name for name, runs in selected.items() if not runs}
     left_out = {item for item in items if any(map(item.get_closest_marker, absent))}
     config.hook.pytest_deselected(items=[*left_out])
     items[:] = [item for item in items if item not in left_out]

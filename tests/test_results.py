@@ -15,7 +15,7 @@ from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.recipe.recipe import Recipe
 from syncclip.studies import analysis, predictions
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[1]
 STUDY = ROOT / "docs" / "results"

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 3000
 """Seconds after which a command hangs; on two idle cores the longest tape takes five minutes."""
 
-pytestmark = [pytest.mark.timeout(PATIENCE + 300), *on_hosts]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(PATIENCE + 300), *on_hosts]
 
 LEFT_OUT = ("make test", "pip install", "python3 -m venv", "ray job submit")
 

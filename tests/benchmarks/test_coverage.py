@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.coverage import World, coverage
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 TRIALS = 300  # the standard error of a coverage of 95 % is 1.3 %; the seeds are fixed
 

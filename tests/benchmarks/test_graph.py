@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.graph import memory
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.nightly, pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 LEAK = 0.1
 """MB of the driver for each shard: what would make a gigabyte of 10,000."""

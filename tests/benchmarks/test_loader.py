@@ -10,7 +10,7 @@ import torch
 from benchmarks.loader import OURS, PER_SHARD, SIDES, enlarge, images_of, jpeg, opened, write
 from syncclip.shards.reader import ShardSet
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

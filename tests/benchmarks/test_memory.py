@@ -14,7 +14,7 @@ from benchmarks.methods import STEPS
 from syncclip.clip.prompted import PromptedClip
 from tests.benchmarks.test_plain import LEARNING, NOT_LEARNED, build, clip
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 __all__ = ["clip"]
 

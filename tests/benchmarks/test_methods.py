@@ -15,7 +15,7 @@ from tests.benchmarks.test_plain import build, clip
 
 __all__ = ["clip"]  # a fixture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", METHODS)

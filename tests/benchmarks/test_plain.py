@@ -16,7 +16,7 @@ from tests.methods.classes import NOT_LEARNED, Classes
 from tests.methods.parity import Batch
 from tests.worlds.clip import make_clip_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 LEARNING = [name for name, method in METHODS.items() if method.Settings.data]
 

@@ -13,6 +13,8 @@ from benchmarks.gpu.shapes import FAMILIES, write_index
 from syncclip.core.settings import UserError
 from syncclip.synthesis.generators import loading
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_is_compared_makes_the_same_images(name: str, tmp_path: Path) -> None:

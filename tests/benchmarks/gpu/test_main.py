@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from benchmarks.gpu import __main__ as command
 
+pytestmark = pytest.mark.nightly
+
 
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     """Let a shell script, whose fifth argument is the file of the rows, take the place of a part's process."""

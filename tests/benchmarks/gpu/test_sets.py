@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.gpu import sets
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.mark.ray
 @pytest.mark.slow

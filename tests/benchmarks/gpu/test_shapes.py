@@ -14,6 +14,8 @@ from benchmarks.gpu.shapes import FAMILIES, build, write_index
 from syncclip.synthesis.generators.loading import load
 from syncclip.synthesis.generators.weights import locate
 
+pytestmark = pytest.mark.nightly
+
 PUBLISHED = {
     "sd15": {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
     "sdxl": {

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.gpu.tables import tables
+
+pytestmark = pytest.mark.nightly
 
 FOUND = {
     "device": "NVIDIA Thing",

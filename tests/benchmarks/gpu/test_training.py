@@ -11,6 +11,8 @@ import torch
 
 from benchmarks.gpu import training
 
+pytestmark = pytest.mark.nightly
+
 TINY = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
