@@ -74,10 +74,11 @@ SOURCES = [
 
 
 def test_nothing_is_installed_from_an_index_that_does_not_have_it() -> None:
-    """The package is on no index, so each command names a checkout."""
+    """Commands name a checkout; only the installation page shows the index, for after the release."""
     wrong = re.compile(r"pip install (?:-\S+ )*[\"']?syncclip\b")
+    sources = [file for file in SOURCES if file.name != "installation.md"]
 
-    assert [file for file in SOURCES if wrong.search(file.read_text(encoding="utf-8"))] == []
+    assert [file for file in sources if wrong.search(file.read_text(encoding="utf-8"))] == []
     assert wrong.search("pip install -U 'syncclip[s3]'") and wrong.search("pip install syncclip")
 
 

@@ -21,7 +21,7 @@ from tests.browser import Page, serious, visit
 
 pytestmark = pytest.mark.slow
 
-VISITED = ("index.html", "docs/tutorial.html", "docs/commands.html", "docs/library.html", "docs/recipe.html")
+VISITED = ("index.html", "docs/tutorial.html", "docs/commands.html", "docs/python-api.html", "docs/recipe.html")
 
 
 class Loads(HTMLParser):
@@ -54,7 +54,7 @@ def test_it_holds_every_page(site: Path) -> None:
 
 
 def test_its_reference_describes_the_librarys_functions_and_their_arguments(site: Path) -> None:
-    text = re.sub(r"<[^>]+>", "", (site / "docs/library.html").read_text(encoding="utf-8"))
+    text = re.sub(r"<[^>]+>", "", (site / "docs/python-api.html").read_text(encoding="utf-8"))
     for function in ("plan", "synth", "train", "evaluate", "tune", "study", "report"):
         assert f"{function}(" in re.sub(r"\s", "", text)
     assert "Parameters" in text

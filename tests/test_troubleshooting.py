@@ -1,4 +1,4 @@
-"""The FAQ's refusals are those of the package, word by word."""
+"""The messages that the troubleshooting page quotes are those of the package, word by word."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HEADINGS = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), re.MULTILINE)
+HEADINGS = re.findall(r"^### `(.*)`$", (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_every_heading_is_a_piece_of_a_message() -> None:
