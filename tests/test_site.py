@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -59,6 +60,18 @@ def test_its_reference_describes_the_librarys_functions_and_their_arguments(site
         assert f"{function}(" in re.sub(r"\s", "", text)
     assert "Parameters" in text
     assert "Raises" in text
+
+
+@pytest.mark.parametrize(
+    "query",
+    "faq troubleshooting hyperparameter tune learning_rate baseline early_stopping api install leaderboard results "
+    "checkpoint resume".split(),
+)
+def test_the_search_finds_a_page_for(query: str, site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+
+    pages = [entry for entry in index["docs"] if not entry["location"].startswith(("docs/recipe", "CHANGELOG"))]
+    assert any(query.replace("_", " ") in f"{entry['title']} {entry['text']}".lower() for entry in pages)
 
 
 def test_it_asks_nothing_of_other_hosts(site: Path) -> None:
