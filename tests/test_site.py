@@ -64,7 +64,18 @@ def test_its_reference_describes_the_librarys_functions_and_their_arguments(site
 
 @pytest.mark.parametrize(
     "query",
-    ["faq", "troubleshooting", "hyperparameter", "tune", "learning_rate", "baseline", "early_stopping", "api", "install", "leaderboard", "results", "checkpoint", "resume"],
+    [
+        "faq",
+        "troubleshooting",
+        "hyperparameter",
+        "tune",
+        "learning_rate",
+        "baseline",
+        "early_stopping",
+        "api",
+        "install",
+    ]
+    + ["leaderboard", "results", "checkpoint", "resume"],
 )
 def test_the_search_finds_a_page_for(query: str, site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
