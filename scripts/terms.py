@@ -1,7 +1,7 @@
 """Check prose against docs/terms.yaml, and write docs/glossary.md from it.
 
-    python -m scripts.terms            # report discouraged words; exit status 1 if there are any
-    python -m scripts.terms --write    # write docs/glossary.md
+python -m scripts.terms            # report discouraged words; exit status 1 if there are any
+python -m scripts.terms --write    # write docs/glossary.md
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
 from syncclip.runtime.progress import say
 from syncclip.runtime.ray_session import capacity, ray_session
 from syncclip.runtime.ray_watch import cause_of
+from syncclip.storage.contents import CONTENTS
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
@@ -113,8 +114,8 @@ def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether nothing is left to be done of a resolved run: it is trained, and tested on all that the recipe names."""
-    if not folder.finished(folder.open()):
+    """Whether a resolved run is complete: trained, evaluated on all its datasets, and its files listed."""
+    if not folder.finished(folder.open()) or not storage.exists(folder.path(CONTENTS)):
         return False
     return results_of(recipe, folder) is not None and not missing_transfers(recipe, folder)
 

@@ -97,7 +97,7 @@ def test_standard_output_that_takes_nothing(
 
 @pytest.mark.parametrize("command", ["train", "synth", "study", "status", "report"])
 def test_a_name_that_is_not_utf8_is_one_line(world: Path, tmp_path: Path, command: str) -> None:
-    place = b"runs/\xff"
+    place = b"runs/%s\xff" % command.encode()
     words = [place] if command in ("status", "report") else [b"tiny.yaml", b"--out", place]
     done = subprocess.run(
         [sys.executable, "-m", "syncclip", command.encode(), *words], cwd=world, capture_output=True, check=False

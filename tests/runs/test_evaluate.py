@@ -155,3 +155,14 @@ def test_a_training_of_two_workers_is_evaluated_by_both(tiny: TinyWorld, tmp_pat
     assert trained.results["counts"]["all"] == 24
     jobs.evaluate(trained.url, ["evaluation.batch_size=5"])  # in this process
     assert [(tmp_path / file).read_bytes() for file in FILES] == shared
+
+
+@pytest.mark.parametrize("file", ["contents.json", "results.json"])
+def test_a_run_interrupted_before_its_last_files_is_completed(
+    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path, file: str
+) -> None:
+    _, recipe = trained(tiny, miniatures, tmp_path, "training.method=zeroshot")
+    expected = (tmp_path / file).read_bytes()
+    (tmp_path / file).unlink()
+    jobs.run_here(recipe, str(tmp_path))
+    assert (tmp_path / file).read_bytes() == expected
