@@ -205,7 +205,7 @@ def folder(request: pytest.FixtureRequest, kind: Kind, world: World, tmp_path: P
             if path.is_file():
                 name = str(path.relative_to(world.place(kind.before)))
                 storage.publish(path, storage.join(bucket, "out", name))
-        endpoint = storage.places.configured()
+        endpoint = storage.urls.configured()
         # A recipe configures storage anew; the test's endpoint must stay.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("syncclip.storage.urls.options_of", _with(endpoint))

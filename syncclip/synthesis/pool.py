@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any, Protocol
 
+from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.runtime import ray_session
 from syncclip.runtime.shutdown import postponed
@@ -59,7 +60,8 @@ class Worker(Protocol):
 class ShardRow:
     """What Ray Data calls for each row, from `CALLS` threads; gives up a shard whose process died too often."""
 
-    def __init__(self, log: Any, worker: Callable[[], Worker]) -> None:
+    def __init__(self, log: Any, worker: Callable[[], Worker], session: Session) -> None:
+        session.enter()
         self.log = log
         self.worker = worker()
         self._turn, self._committing = threading.Lock(), threading.Lock()
@@ -95,7 +97,13 @@ class ShardRow:
             return ended
 
 
-def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, threads: int = 1) -> Iterator[Report]:
+def run_round(
+    shards: Sequence[int],
+    worker: Callable[[], Worker],
+    pool: Pool,
+    threads: int = 1,
+    session: Session | None = None,
+) -> Iterator[Report]:
     """Generate shards on the initialised Ray; their reports come as they get done.
 
     Args:
@@ -103,6 +111,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
         worker: called once in each actor; what it returns (a `ShardWorker`) generates the shard of a row.
         pool: the actors; their number grows while queues are full.
         threads: CPUs of an actor.
+        session: entered by each actor; the current one by default.
 
     Raises:
         Interrupted: a signal came; no more shards were started, and those in flight are finished.
@@ -127,7 +136,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
             warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
             reports = specs.map(
                 shard_row,
-                fn_constructor_args=(log, worker),
+                fn_constructor_args=(log, worker, session or current()),
                 num_cpus=threads,
                 num_gpus=pool.num_gpus or None,
                 **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
