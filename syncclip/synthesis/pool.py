@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 from syncclip.core.session import Session, current
@@ -60,8 +61,7 @@ class Worker(Protocol):
 class ShardRow:
     """What Ray Data calls for each row, from `CALLS` threads; gives up a shard whose process died too often."""
 
-    def __init__(self, log: Any, worker: Callable[[], Worker], session: Session) -> None:
-        session.enter()
+    def __init__(self, log: Any, worker: Callable[[], Worker]) -> None:
         self.log = log
         self.worker = worker()
         self._turn, self._committing = threading.Lock(), threading.Lock()
@@ -95,6 +95,12 @@ class ShardRow:
             ended = report._replace(deaths=min(1, deaths))._asdict()
             ray.get(self.log.end.remote(shard, ended))
             return ended
+
+
+def _worker_of(session: Session, make: Callable[[], Worker]) -> Worker:
+    """Make the worker of an actor, whose process stays in the session."""
+    session.enter()
+    return make()
 
 
 def run_round(
@@ -136,7 +142,7 @@ def run_round(
             warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
             reports = specs.map(
                 shard_row,
-                fn_constructor_args=(log, worker, session or current()),
+                fn_constructor_args=(log, partial(_worker_of, session or current(), worker)),
                 num_cpus=threads,
                 num_gpus=pool.num_gpus or None,
                 **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),
