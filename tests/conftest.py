@@ -8,14 +8,14 @@ import os
 import signal
 import subprocess
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
-from syncclip.core import trust
+from syncclip.core.session import current
 from syncclip.runtime.ray_session import ray_session
 from tests import lanes
 
@@ -59,9 +59,10 @@ def same_numbers() -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_trusted() -> None:
-    """No test runs code of one's own because an earlier one was allowed to."""
-    trust.forget()
+def own_session() -> Iterator[None]:
+    """No test runs custom code because an earlier one was allowed to; storage options are those of the fixtures."""
+    with replace(current(), trusted={}, untrusted_sources={}):
+        yield
 
 
 class Listener(logging.Handler):

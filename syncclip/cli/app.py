@@ -18,6 +18,7 @@ from typer.main import get_command
 from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, submit, verify
 from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import remember_arguments
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import names_in, trust
@@ -94,15 +95,19 @@ def options(
             raise UserError(f"--trust: {name!r} names no code; give what a refusal names, package.module:Class")
         trust(name, anywhere=True)
     if stores:
-        from syncclip import storage
         from syncclip.recipe.recipe import Recipe
 
         context.obj = [f"storage.options.{pair}" for pair in stores]  # for `with_storage`
-        storage.give(Recipe.of_defaults(context.obj).storage.options)
+        current().default_options.update(Recipe.of_defaults(context.obj).storage.options)
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command in a session of its own; returns the exit status."""
+    with current().copy():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     remember_arguments(arguments)
     command = get_command(app)
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 
 NAME = re.compile(r"[\w.]*:[\w.]*")
@@ -27,12 +28,6 @@ MARKS = (
 )
 """Files of which each shows that a folder holds results, a data set or a model, and so may be a stranger's."""
 
-_trusted: dict[str, bool] = {}
-"""Names, and whether their module may also lie in a folder with a mark."""
-
-_marks: dict[str, Path] = {}
-"""Names that a recipe gives which is not the user's own, and the mark that makes it a stranger's."""
-
 
 def trust(*names: str, anywhere: bool = False) -> None:
     """Allow code to be imported and run, by its very name.
@@ -42,24 +37,19 @@ def trust(*names: str, anywhere: bool = False) -> None:
         anywhere: whether its module is looked for in the working folder even where that holds results, as after
             `--trust`.
     """
+    allowed = current().trusted
     for name in names:
-        _trusted[name] = anywhere or _trusted.get(name, False)
+        allowed[name] = anywhere or allowed.get(name, False)
 
 
 def trusted() -> tuple[str, ...]:
-    """The names that are trusted, for processes that are handed work by this one."""
-    return tuple(_trusted)
-
-
-def forget() -> None:
-    """Trust nothing any more."""
-    _trusted.clear()
-    _marks.clear()
+    """Return the trusted names."""
+    return tuple(current().trusted)
 
 
 def suspect(names: Iterable[str], mark: Path) -> None:
     """Remember, for a refusal, which file makes the recipe that gives these names a stranger's."""
-    _marks.update(dict.fromkeys(names, mark))
+    current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 
 COMPILED = "compile_cache:"
@@ -90,8 +80,9 @@ def require_trust(name: str | None, place: str = "") -> None:
     Raises:
         UserError: the name is not trusted.
     """
-    if name is not None and ":" in name and name not in _trusted:
-        of_results = f", as {_marks[name]} shows its folder to be" if name in _marks else ""
+    if name is not None and ":" in name and name not in current().trusted:
+        mark = current().untrusted_sources.get(name)
+        of_results = f", as {mark} shows its folder to be" if mark is not None else ""
         raise UserError(
             f"{place}{name!r} names code to be run, which only the command line or a recipe of your own may do, one "
             f"that lies in no folder of results or downloads{of_results}; if you know that code and trust it, run "
@@ -111,7 +102,7 @@ def module_of(name: str, place: str = "") -> ModuleType:
     """
     require_trust(name, place)
     module, here = name.partition(":")[0], Path.cwd()
-    mark = None if _trusted[name] else mark_around(here)
+    mark = None if current().trusted[name] else mark_around(here)
     if mark is None and str(here) not in sys.path:
         sys.path.append(str(here))
     try:

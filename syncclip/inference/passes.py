@@ -11,24 +11,22 @@ import os
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
-from syncclip.core.trust import trust, trusted
 from syncclip.inference.markers import ShardMarker, differences, parse_marker
 from syncclip.inference.model import Model, load
 from syncclip.runtime.progress import Progress, say
 from syncclip.runtime.ray_session import ray_session
 from syncclip.runtime.threads import thread_pool
 from syncclip.shards.markers import CHUNK
-from syncclip.storage.locks import working_for
-from syncclip.storage.urls import configured
 from syncclip.synthesis.driver import check_capacity
 from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.settings import Pool
@@ -84,8 +82,6 @@ class ShardJob:
     device: str
     places: Mapping[str, str | None]
     lease: str | None
-    options: Mapping[str, Any] = field(default_factory=configured)
-    code: Sequence[str] = field(default_factory=trusted)
 
     def place(self, name: str, ending: str) -> str:
         """Where a file of a shard is."""
@@ -173,7 +169,8 @@ class ShardJob:
         self.recheck()
         if todo := self.left():
             check_capacity(pool, self.threads, "--actors", "--num-gpus")
-            step = partial(run_round, worker=worker, pool=pool, threads=self.threads)
+            session = current().under_lock(self.out, self.lease)
+            step = partial(run_round, worker=worker, pool=pool, threads=self.threads, session=session)
             with Progress(len(self.tars), "shards", what, done=len(self.tars) - len(todo)) as line, ray_session():
                 images = 0
                 for report in rounds(todo, self.left, self.failure, pool.retries, step):
@@ -186,7 +183,6 @@ class ShardPass(ABC):
     """An actor's worker, see `synthesis.pool.Worker`."""
 
     def __init__(self, job: ShardJob) -> None:
-        trust(*job.code)  # as the process does that makes the actor
         self.job, self.names = job, list(job.tars)
         self._model: Model | None = None
 
@@ -222,9 +218,8 @@ class ShardPass(ABC):
                 unread=content.unread,
             )
             try:
-                with working_for(job.out, job.lease):
-                    storage.write_bytes(job.place(name, job.FILE), content.data)
-                    storage.write_document(job.place(name, job.MARKER), marker)
+                storage.write_bytes(job.place(name, job.FILE), content.data)
+                storage.write_document(job.place(name, job.MARKER), marker)
             except Exception as error:
                 report = failed(report, error)
         ended = time.time()
@@ -234,7 +229,6 @@ class ShardPass(ABC):
         """The model, loaded once, at the first shard: an error there must come back as a row, too."""
         if self._model is None:
             torch.set_num_threads(self.job.threads)  # the last bits of a sum depend on it
-            storage.give(self.job.options)  # the run says others of its own
             self._model = self.loaded()
         return self._model
 

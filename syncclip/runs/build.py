@@ -13,6 +13,7 @@ from syncclip import storage
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.transforms import cut, train_transform
+from syncclip.core.session import current
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.dataset import ImageView, Split
 from syncclip.evaluation.predict import Predictions, fit_temperature, predict, results
@@ -20,7 +21,7 @@ from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
 from syncclip.runs.resolve import from_spec
-from syncclip.shards.index import listed, read_index
+from syncclip.shards.index import read_index
 from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.mixed import MixedStream
 from syncclip.stream.sources import MixedSource
@@ -170,7 +171,7 @@ class ModelCache:
 
         When the run was resolved the index did fit; for a set that is kept since, it is held against them again.
         """
-        digest = listed().get(url)
+        digest = current().listings.get(url)
         if digest is not None and self._sets is not None:
             index = read_index(url)
             digest = None if index is None else index.sha256

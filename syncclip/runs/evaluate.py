@@ -13,7 +13,7 @@ import safetensors.torch
 
 from syncclip import storage
 from syncclip.core.custom_code import own_code_reported
-from syncclip.core.trust import trust, trusted
+from syncclip.core.session import Session, current
 from syncclip.datasets import DatasetSettings
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.recipe.recipe import Recipe
@@ -183,7 +183,7 @@ def shared_predictions(
         )
         try:
             found = ray.get(
-                [remote.remote(recipe, prompts, part, workers, trusted(), temperature) for part in range(workers)]
+                [remote.remote(recipe, prompts, part, workers, current(), temperature) for part in range(workers)]
             )
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from error
@@ -191,11 +191,10 @@ def shared_predictions(
 
 
 def predict_part(
-    recipe: Recipe, prompts: bytes, part: int, parts: int, known: Sequence[str] = (), temperature: float = 1.0
+    recipe: Recipe, prompts: bytes, part: int, parts: int, session: Session, temperature: float = 1.0
 ) -> Predictions:
-    """One part's predictions; runs on a worker, to which the code that is trusted is `known`."""
-    trust(*known)
-    with own_code_reported():
+    """Return the predictions of one part; runs on a worker."""
+    with session, own_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))
         return predictions(recipe, run, recipe.evaluation.split, part, parts)

@@ -8,12 +8,10 @@ from typing import Any
 from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
-from syncclip.core.trust import trust, trusted
 from syncclip.datasets import load_dataset
 from syncclip.datasets.loading import known
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.data import KnownSets, synthetic_part, teacher_part
-from syncclip.shards.index import know_listed, listed
 from syncclip.storage.hub import NAME, PREFIX, fetched, pinned
 from syncclip.storage.urls import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
@@ -159,17 +157,15 @@ def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """A resolved run as plain data, for another process: see `from_spec`."""
     values = recipe.model_dump(mode="json")
     known = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
-    return {"recipe": values, **known, "trusted": trusted(), "listed": listed()}
+    return {"recipe": values, **known}
 
 
 def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
-    """The resolved run that `to_spec` wrote down; its storage options and its trust in code are in force from here on.
+    """The resolved run that `to_spec` wrote down; its storage options are in force from here on.
 
     Raises:
         UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
     """
-    trust(*spec.get("trusted", ()))
-    know_listed(spec.get("listed", {}))
     recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
     storage.configure(recipe.storage.options)
     return recipe, RunFolder(spec["url"], spec["name"], spec["hash"], recipe.to_yaml())

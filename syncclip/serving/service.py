@@ -15,15 +15,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
 
-from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError, check_token, explain
 from syncclip.core.text import first_line, install_command
-from syncclip.core.trust import trust, trusted
 from syncclip.inference.model import load
 from syncclip.runs.resolve import readable_run
 from syncclip.runtime.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session
 from syncclip.runtime.shutdown import GRACE, at_once
-from syncclip.storage.urls import configured
 
 try:
     from ray import serve
@@ -97,11 +95,10 @@ def application(settings: ServiceSettings, starts: int = STARTS) -> Application:
     Args:
         starts: of a replica that fails to start, at most.
     """
-    options, names = configured(), trusted()
+    session = current()
 
     def build() -> ASGIApp:
-        storage.give(options)
-        trust(*names)
+        session.enter()
         device = "auto" if settings.num_gpus else "cpu"
         model = load(settings.run, settings.backbone, settings.pretrained, device)
         return Service(model, settings.top).app()

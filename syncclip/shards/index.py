@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from string import digits
 from typing import Literal
@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError
 from syncclip.runtime.progress import say
 from syncclip.shards.cache import ShardCache, ShardFile
@@ -27,8 +28,6 @@ from syncclip.shards.samples import SIX, SampleTable, read_samples, shards_by_ma
 
 INDEX = "index.json"
 COLUMNS = "index.safetensors"
-_listed: dict[str, str] = {}
-"""Sets whose index was held against their listing when a run was resolved, and its digest."""
 _TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 """Of safetensors, and numpy's."""
 SIGNED = ("label", "classes")
@@ -56,10 +55,10 @@ def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
     Raises:
         DamagedError: there is no index, and a marker is not as it was written.
     """
-    _listed.pop(url, None)
+    current().listings.pop(url, None)
     index = read_index(url, owner=owner)
     if index is not None:
-        _listed[url] = index.sha256
+        current().listings[url] = index.sha256
     return shards_by_markers(url, owner) if index is None else {one.shard: one for one in index.shards}
 
 
@@ -75,7 +74,7 @@ def open_samples(
     Raises:
         UserError: see `read_samples`.
     """
-    index = read_index(url, _listed.get(url, "") if resolved else "")
+    index = read_index(url, current().listings.get(url, "") if resolved else "")
     if index is not None:
         file = ShardFile(storage.join(url, COLUMNS), index.bytes, index.sha256)
         try:
@@ -114,17 +113,6 @@ def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str 
 def forget_index(url: str) -> None:
     """Remove a set's index, before shards are written."""
     storage.remove(storage.join(url, INDEX))
-
-
-def listed() -> dict[str, str]:
-    """What is known of listings, for another process of the same run; see `know_listed`."""
-    return dict(_listed)
-
-
-def know_listed(known: Mapping[str, str]) -> None:
-    """Know what the process knows that resolved a run, and nothing of earlier runs."""
-    _listed.clear()
-    _listed.update(known)
 
 
 def read_index(url: str, known: str = "", owner: str | None = None) -> Index | None:

@@ -45,7 +45,7 @@ from syncclip.storage.files import (
 )
 from syncclip.storage.locks import LostLeaseError, lease
 from syncclip.storage.retries import MissingError, UnreachableError
-from syncclip.storage.urls import StorageSettings, configure, give, is_local, join, local_path
+from syncclip.storage.urls import StorageSettings, configure, is_local, join, local_path
 
 __all__ = [
     "NOBODY",
@@ -59,7 +59,6 @@ __all__ = [
     "exists",
     "fetch",
     "file_sha256",
-    "give",
     "has_seal",
     "identity",
     "is_local",

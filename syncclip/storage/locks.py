@@ -17,13 +17,12 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from contextvars import ContextVar
-from types import MappingProxyType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from pydantic import ValidationError
 
+from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.processes import Owner
@@ -76,7 +75,8 @@ class Hold:
 
     def __init__(self, url: str, place: str, token: str, content: bytes | None = None, until: float = 0.0) -> None:
         self.url, self.place, self.token, self._content = url, place, token, content
-        self._lost, self._lock, self._thread = "", threading.Lock(), threading.current_thread()
+        self.thread = None if content is None else threading.current_thread()
+        self._lost, self._lock = "", threading.Lock()
         self._until = until
         """Until then no other process can have finished taking over."""
         self.told = False
@@ -86,7 +86,7 @@ class Hold:
         """Renew the lock, and interrupt the main thread if it is lost; an unreachable store is asked again later."""
         with suppress(UserError, OSError):
             self.renew()
-        if self._lost and not self.told and self._thread is threading.main_thread():
+        if self._lost and not self.told and self.thread is threading.main_thread():
             self.told = True
             interrupt_main(self._lost)
 
@@ -119,7 +119,7 @@ class Hold:
         if is_local(self.place) and not local_path(self.place).exists():
             self.renew()
         if self._lost:
-            self.told = self.told or threading.current_thread() is self._thread
+            self.told = self.told or threading.current_thread() is self.thread
             raise LostLeaseError(self._lost)
 
     def confirm(self) -> None:
@@ -200,12 +200,6 @@ class Hold:
         return f"{self.url}: {_named(there)}, after no sign of life of this command; this one ends here"
 
 
-_holds: list[Hold] = []
-"""All of this process."""
-_around: ContextVar[Mapping[str, Hold]] = ContextVar("leases", default=MappingProxyType({}))
-"""Those of the caller itself, by their files: none of another thread."""
-
-
 @contextmanager
 def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
     """Hold a folder as long as the block lasts; one that the caller holds already stays so until its own block ends.
@@ -226,9 +220,10 @@ def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) 
     url = _normalised(url)
     folder, _, name = url.rpartition("/")
     place = f"{folder}/.{name}.lease" if file else join(url, LEASE)
-    if place in _around.get():
-        yield _around.get()[place]
-        return
+    for hold in _holds():
+        if hold.place == place and hold.thread in (None, threading.current_thread()):
+            yield hold
+            return
     parents = local_path(place).parents if is_local(place) else ()
     made = [parent for parent in parents if not parent.exists()]
     try:
@@ -252,19 +247,6 @@ def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) 
                 parent.rmdir()
 
 
-@contextmanager
-def working_for(url: str, token: str | None) -> Iterator[None]:
-    """Write into a folder only as long as another process holds it.
-
-    Args:
-        url: the folder.
-        token: of that process's `Hold`; None: of none.
-    """
-    url = _normalised(url)
-    with _known(Hold(url, join(url, LEASE), token)) if token is not None else nullcontext():
-        yield
-
-
 def check(url: str) -> Hold | None:
     """Refuse to write something that this process held, or wrote for a process that held it, and that was lost.
 
@@ -274,23 +256,34 @@ def check(url: str) -> Hold | None:
     Raises:
         LostLeaseError: saying to what.
     """
-    place, around = _normalised(url) if _holds else "", list[Hold]()
-    for hold in _holds:
+    holds = _holds()
+    place, around = _normalised(url) if holds else "", list[Hold]()
+    for hold in holds:
         if place == hold.url or place.startswith(f"{hold.url}/"):
             hold.check()
             around.append(hold)
     return max(reversed(around), key=lambda hold: len(hold.url), default=None)
 
 
+def _holds() -> list[Hold]:
+    """Return all locks of the session, the one under which this process works for another among them."""
+    session = current()
+    holds: list[Hold] = session.holds
+    if session.lock is not None:
+        url, token = session.lock
+        if all(hold.token != token for hold in holds):
+            holds.append(Hold(_normalised(url), join(_normalised(url), LEASE), token))
+    return holds
+
+
 @contextmanager
 def _known(hold: Hold) -> Iterator[None]:
-    _holds.append(hold)
-    before = _around.set({**_around.get(), hold.place: hold})
+    holds = current().holds
+    holds.append(hold)
     try:
         yield
     finally:
-        _around.reset(before)
-        _holds.remove(hold)
+        holds.remove(hold)
 
 
 def _fence(url: str, folder: str) -> None:

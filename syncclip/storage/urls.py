@@ -13,6 +13,7 @@ import fsspec
 from pydantic import Field
 
 from syncclip.core.secrets import remember_options
+from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import cut
 from syncclip.storage import responses
@@ -30,8 +31,6 @@ The mode `standard` does not try again after a 429, and gives up the sooner the 
 LONGEST_PATH, LONGEST_NAME = 4096, 255
 """Bytes that Linux allows."""
 
-_options: dict[str, Any] = {}
-_given: dict[str, Any] = {}
 _clients: weakref.WeakSet[Any] = weakref.WeakSet()
 _inherited: list[Any] = []
 
@@ -46,22 +45,16 @@ class StorageSettings(Settings):
 
 
 def configure(options: Mapping[str, Any]) -> None:
-    """Set the fsspec storage options of all remote URLs for this process (Ray workers call it for themselves)."""
+    """Set the fsspec options of remote URLs in the current session."""
     remember_options(options)
-    _options.clear()
-    _options.update(options)
-
-
-def give(options: Mapping[str, Any]) -> None:
-    """Set options that hold where `configure` says nothing else, for this process."""
-    remember_options(options)
-    _given.clear()
-    _given.update(options)
+    present = current().options
+    present.clear()
+    present.update(options)
 
 
 def configured() -> dict[str, Any]:
-    """What `configure` and `give` were last given, for processes that are to see the same storage."""
-    return {**_given, **_options}
+    """Return the fsspec options of remote URLs in the current session."""
+    return {**current().default_options, **current().options}
 
 
 def is_local(url: str) -> bool:
@@ -141,7 +134,7 @@ def options_of(url: str) -> dict[str, Any]:
     """The fsspec options of a remote URL: the configured ones over those given to the command, over our defaults."""
     if is_web(url):
         return {}
-    options = {"use_listings_cache": False, **_given, **_options}
+    options = {"use_listings_cache": False, **configured()}
     if scheme(url) in S3:
         options["config_kwargs"] = {**CLIENT, **options.get("config_kwargs", {})}
     return options

@@ -14,6 +14,7 @@ from typing import Any
 from syncclip import jobs, storage
 from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import redacted
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.core.text import duration
 from syncclip.evaluation.predict import RESULTS, read_results
@@ -152,6 +153,11 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
         seconds, and error: None, or the sentence that says why the cell failed; and whether it was stopped, as its
         driver asked.
     """
+    with spec.get("session", current()):
+        return _run_cell(spec)
+
+
+def _run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     start = time.monotonic()
     error, stopped = None, False
     try:
@@ -267,7 +273,7 @@ def _finished(
             slots = _slots(settings, selector)  # another number whenever a machine joins or is lost
             while coming and len(running) < slots and not requested():
                 run = coming.pop()
-                running[remote.remote({**run.spec, "stop": stop})] = (run, time.monotonic())
+                running[remote.remote({**run.spec, "stop": stop, "session": current()})] = (run, time.monotonic())
             taken = {names[run.url]: time.monotonic() - since for run, since in running.values()}
             status.give(list(taken), slots)
             if taken:

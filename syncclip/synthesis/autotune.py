@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from syncclip import storage
+from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
-from syncclip.core.trust import trust, trusted
 from syncclip.runtime.ray_session import ray_session
 from syncclip.runtime.ray_watch import cause_of
 from syncclip.shards.markers import committed
@@ -35,22 +36,22 @@ def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
         remote: Any = ray.remote(num_cpus=plan.threads, num_gpus=pool.num_gpus, max_calls=1)(_answers)
         generator = located.placed(plan.generator).model_copy(update={"pipeline": located.source})
         try:
-            found = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device, trusted()))
+            found = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device, current()))
         except ray.exceptions.RayTaskError as error:
             raise cause_of(error) from error
     return plan.model_copy(update={"generator": plan.generator.model_copy(update=found)})
 
 
-def _answers(plan_text: str, generator: GeneratorSettings, device: str, known: Sequence[str]) -> dict[str, Any]:
-    """What was found, by the settings' names; `known` is the code that is trusted."""
+def _answers(plan_text: str, generator: GeneratorSettings, device: str, session: Session) -> dict[str, Any]:
+    """What was found, by the settings' names."""
     import torch
 
-    trust(*known)
     plan = Plan.model_validate_json(plan_text)
     torch.set_num_threads(plan.threads)
     largest = min(plan.total, plan.shard_size)
     prompts = [plan.entry(index).prompt for index in range(largest)]
-    found = answered(generator, device, plan.weights, prompts, largest)
+    with session:
+        found = answered(generator, device, plan.weights, prompts, largest)
     return {"batch_size": found.batch_size, "attention": found.attention}
 
 
@@ -98,7 +99,8 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
     generator = answered(plan.generator, device, located.fingerprint, prompts, plan.shard_size)
     size = min(BATCHES * int(generator.batch_size), plan.shard_size)
     plan = plan.model_copy(update={"weights": located.fingerprint, "generator": generator, "shard_size": size})
-    make = ShardWorker(plan.model_dump_json(), folder, device, located.source, dict(options or {}))
+    storage.configure(options or {})
+    make = ShardWorker(plan.model_dump_json(), folder, device, located.source)
     cold, warm = (Report(**make({"shard": 0})) for _ in range(2))
     if error := cold.error or warm.error:
         raise UserError(f"the generator failed its trial: {error}")

@@ -11,18 +11,17 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from pydantic import ValidationError
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError
 from syncclip.runtime.progress import Progress, say
 from syncclip.runtime.ray_session import cluster_address, ray_session
-from syncclip.storage.locks import working_for
-from syncclip.storage.urls import absolute, configured
+from syncclip.storage.urls import absolute
 from syncclip.synthesis.driver import check_capacity
 from syncclip.synthesis.pool import rounds, run_round
 from syncclip.synthesis.prompts.captions import Captions, Sentences, WriterSettings
@@ -55,7 +54,6 @@ class _Job:
     device: str | None
     threads: int
     lease: str
-    options: Mapping[str, Any] = field(default_factory=configured)
 
     def place(self, name: str) -> str:
         """Where the part of a class is."""
@@ -150,7 +148,9 @@ def _reports(job: _Job, todo: Sequence[int], pool: Pool, alone: bool) -> Iterato
     elif todo:
         check_capacity(pool, job.threads)
         with ray_session():
-            step = partial(run_round, worker=partial(CaptionWorker, job), pool=pool, threads=job.threads)
+            session = current().under_lock(job.url + PARTS, job.lease)
+            make = partial(CaptionWorker, job)
+            step = partial(run_round, worker=make, pool=pool, threads=job.threads, session=session)
             yield from rounds(todo, job.left, job.failure, pool.retries, step)
 
 
@@ -177,8 +177,7 @@ class CaptionWorker:
         (report, part), begun = uncommitted, time.time()
         if part is not None:
             try:
-                with working_for(self.job.url + PARTS, self.job.lease):
-                    storage.write_document(self.job.place(part.classname), part)
+                storage.write_document(self.job.place(part.classname), part)
             except Exception as error:
                 report = failed(report, error)
         ended = time.time()
@@ -190,7 +189,6 @@ class CaptionWorker:
             import torch
 
             torch.set_num_threads(self.job.threads)
-            storage.give(self.job.options)
             self._writer = Writer(self.job.settings, self.job.device)
         return self._writer
 

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.core.trust import require_trust, trusted
+from syncclip.core.trust import require_trust
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.progress import Progress
 from syncclip.runtime.ray_session import capacity, cluster_address, local_cpus, ray_session
 from syncclip.shards.index import forget_index, index_set, read_index
 from syncclip.shards.markers import committed, markers, shard_name, stats_name, table_name
 from syncclip.storage.status_file import keep_status_file
-from syncclip.storage.urls import configured
 from syncclip.synthesis.autotune import tuned
 from syncclip.synthesis.early_stop import RejectionMonitor
 from syncclip.synthesis.filters import with_absolute_paths
@@ -159,10 +159,8 @@ def _worker(job: _Job, located: Located) -> Callable[[], ShardWorker]:
     plan = job.plan
     places = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
     placed = plan.model_copy(update=places).model_dump_json()
-    source, options = located.source, configured()
     token = os.environ.get(TOKEN) if plan.generator.endpoint else None
-    place = job.url, job.pool.device, source, options, trusted()
-    return partial(ShardWorker, placed, *place, job.lease, token, plan.owner)
+    return partial(ShardWorker, placed, job.url, job.pool.device, located.source, token, plan.owner)
 
 
 def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe: Observer | None) -> Work:
@@ -171,7 +169,8 @@ def _generate(job: _Job, worker: Callable[[], ShardWorker], show: bool, observe:
     planned = sum(job.images.values())
     missing = sum(job.images[shard] for shard in job.todo)
     status = SynthesisStatus.begin(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
-    run = partial(run_round, worker=worker, pool=job.pool, threads=job.plan.threads)
+    session = current().under_lock(job.url, job.lease)
+    run = partial(run_round, worker=worker, pool=job.pool, threads=job.plan.threads, session=session)
     began = time.monotonic()
     generating = False
     try:

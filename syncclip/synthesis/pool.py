@@ -10,8 +10,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
+from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.runtime import ray_session
 from syncclip.runtime.shutdown import postponed
@@ -95,7 +97,19 @@ class ShardRow:
             return ended
 
 
-def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, threads: int = 1) -> Iterator[Report]:
+def _worker_of(session: Session, make: Callable[[], Worker]) -> Worker:
+    """Make the worker of an actor, whose process stays in the session."""
+    session.enter()
+    return make()
+
+
+def run_round(
+    shards: Sequence[int],
+    worker: Callable[[], Worker],
+    pool: Pool,
+    threads: int = 1,
+    session: Session | None = None,
+) -> Iterator[Report]:
     """Generate shards on the initialised Ray; their reports come as they get done.
 
     Args:
@@ -103,6 +117,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
         worker: called once in each actor; what it returns (a `ShardWorker`) generates the shard of a row.
         pool: the actors; their number grows while queues are full.
         threads: CPUs of an actor.
+        session: entered by each actor; the current one by default.
 
     Raises:
         Interrupted: a signal came; no more shards were started, and those in flight are finished.
@@ -127,7 +142,7 @@ def run_round(shards: Sequence[int], worker: Callable[[], Worker], pool: Pool, t
             warnings.simplefilter("ignore")  # passing the bounds is deprecated, but there is no other way yet
             reports = specs.map(
                 shard_row,
-                fn_constructor_args=(log, worker),
+                fn_constructor_args=(log, partial(_worker_of, session or current(), worker)),
                 num_cpus=threads,
                 num_gpus=pool.num_gpus or None,
                 **_actors(specs.map, *(min(size, len(shards)) for size in pool.size)),

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from syncclip import storage
@@ -18,9 +18,7 @@ from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.text import fill, first_line
-from syncclip.core.trust import trust
 from syncclip.shards.writer import write_shard
-from syncclip.storage.locks import working_for
 from syncclip.synthesis.filters import Filter, build_filters
 from syncclip.synthesis.generators.pipeline import AnyGenerator, generator_of
 from syncclip.synthesis.plan import Plan
@@ -56,17 +54,12 @@ class ShardWorker:
         url: str,
         device: str,
         source: str,
-        options: Mapping[str, Any],
-        trusted: Sequence[str] = (),
-        lease: str | None = None,
         token: str | None = None,
         owner: str = storage.NOBODY,
     ) -> None:
-        trust(*trusted)  # as the process does that makes the actor
         self.plan = Plan.model_validate_json(plan)
         self.url, self.device, self.source = url, device, source
-        self._options, self._lease, self._token = dict(options), lease, token
-        self._owner = owner
+        self._token, self._owner = token, owner
         self._tools: tuple[AnyGenerator, list[Filter]] | None = None
         self._references: ReferenceImages | None = None
 
@@ -95,10 +88,9 @@ class ShardWorker:
                 finally:
                     begun = time.time()
                 report = report._replace(**_told(made))
-                with working_for(self.url, self._lease):
-                    write_rejects(self.url, report.shard, made.gallery, self._owner)
-                    seconds = begun - report.started
-                    write_shard(self.url, report.shard, made.samples, made.rejects, seconds, self._owner)
+                write_rejects(self.url, report.shard, made.gallery, self._owner)
+                seconds = begun - report.started
+                write_shard(self.url, report.shard, made.samples, made.rejects, seconds, self._owner)
             except Exception as error:
                 report = failed(report, error)
         ended = time.time()
@@ -110,7 +102,6 @@ class ShardWorker:
             import torch
 
             torch.set_num_threads(self.plan.threads)  # the last bits of a sum depend on it
-            storage.configure(self._options)
             plan = self.plan
             prompts = fill(plan.template, plan.classnames)
             settings = plan.generator.model_copy(update={"pipeline": self.source})  # a relative path made absolute

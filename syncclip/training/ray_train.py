@@ -11,6 +11,7 @@ from typing import Any
 
 from syncclip import storage
 from syncclip.core.custom_code import OwnCodeError, own_code_reported
+from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.methods.registry import find_method
@@ -28,7 +29,6 @@ from syncclip.runtime.ray_session import (
 from syncclip.runtime.ray_stop import heed_sigterm, heeding, note_failure, noted_failure, telling, told
 from syncclip.runtime.ray_watch import cause_of
 from syncclip.runtime.tempdirs import scratch_folder
-from syncclip.storage.locks import working_for
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
@@ -99,9 +99,9 @@ def train_on_ray(
     if warning is not None:
         say(f"warning: {warning}")
     with storage.lease(folder.url, "train") as hold, ray_session():
-        scaling = _scaling(settings)
+        scaling, session = _scaling(settings), current().under_lock(folder.url, hold.token)
         with _shown(folder, heard, scaling, warning), telling() as stop:
-            _fit(build, {"spec": spec, "folder": folder, "lease": hold.token, "stop": stop}, scaling, settings)
+            _fit(build, {"spec": spec, "folder": folder, "session": session, "stop": stop}, scaling, settings)
             record = folder.record()
             assert record is not None, "the loop writes the record before anything else"
             if record.status == "failed":
@@ -219,7 +219,8 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     folder: RunFolder = config["folder"]
-    with working_for(folder.url, config["lease"] if rank == 0 else None):
+    session: Session = config["session"]
+    with session if rank == 0 else session.under_lock(folder.url, None):
         _train(config, folder, rank, world_size)
 
 

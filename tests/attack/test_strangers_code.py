@@ -15,7 +15,7 @@ import yaml
 
 from syncclip import jobs, storage
 from syncclip.cli import app
-from syncclip.core.trust import forget, trusted
+from syncclip.core.trust import trusted
 from syncclip.recipe.recipe import Recipe
 from tests.conftest import TinyWorld
 from tests.synthetic_sets.test_repair import generate_here
@@ -166,7 +166,6 @@ def test_no_file_name_grants_trust(downloaded: Path, words: list[str]) -> None:
 def test_the_very_name_can_be_trusted_on_the_command_line(downloaded: Path, command: str) -> None:
     assert app.run(["--trust", "planted:Other", "evaluate", "."]) == 2
     assert not (downloaded.parent / "canary").exists()
-    forget()
     assert app.run(command.split()) == 0
     assert (downloaded.parent / "canary").exists()
 

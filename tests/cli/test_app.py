@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from syncclip import storage
 from syncclip.cli import app
 from syncclip.core import trust
+from syncclip.core.settings import UserError
 from syncclip.core.trust import trusted
 from syncclip.storage.status_file import keep_status_file
 from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
@@ -144,9 +144,18 @@ def test_a_grace_is_a_number_of_seconds(capsys: pytest.CaptureFixture[str], grac
     assert "--grace" in Outcome(capsys, "--grace", grace, "plan", "icons").refusal
 
 
-def test_a_place_of_compiled_code_can_be_trusted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_trusts_the_named_code_until_its_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def load(*_: object, **__: object) -> None:
+        names.extend(trusted())
+        raise UserError("not loaded")
+
+    monkeypatch.setattr("syncclip.Recipe.load", load)
     Outcome(capsys, "--trust", "compile_cache:s3://bucket/code", "--trust", "a.b:C", "plan", "icons")
-    assert trusted() == ("compile_cache:s3://bucket/code", "a.b:C")
+    assert names == ["compile_cache:s3://bucket/code", "a.b:C"] and trusted() == ()
 
 
 @pytest.mark.parametrize("name", ["--class=cat.jpg", "--pretrained=theirs.jpg", "-x.jpg"])
@@ -207,18 +216,13 @@ def test_options_of_the_store_reach_commands_with_a_recipe_and_without(
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     address = "endpoint_url=http://127.0.0.1:9"
-    try:
-        for words in (
-            ("--storage", address, "report", "s3://bucket/study"),
-            ("--storage", address, "prompts", "show", "s3://bucket/run"),
-            (f"--storage={address}", "status", "s3://bucket/set"),
-            ("--storage", address, "--storage", "anon=false", "shards", "ls", "s3://bucket/set"),
-        ):
-            assert "127.0.0.1:9" in Outcome(capsys, *words).refusal
-            storage.give({})
-            storage.configure({})
-    finally:
-        storage.give({})
+    for words in (
+        ("--storage", address, "report", "s3://bucket/study"),
+        ("--storage", address, "prompts", "show", "s3://bucket/run"),
+        (f"--storage={address}", "status", "s3://bucket/set"),
+        ("--storage", address, "--storage", "anon=false", "shards", "ls", "s3://bucket/set"),
+    ):
+        assert "127.0.0.1:9" in Outcome(capsys, *words).refusal
 
 
 def test_an_unreadable_option_of_the_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

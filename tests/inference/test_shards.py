@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.inference.passes import Passed, ShardPredictions
@@ -316,11 +317,10 @@ def test_an_image_that_can_not_be_reached_fails_its_shard(
 ) -> None:
     """A row says for good that an image can't be read; a store that is away for an hour is no reason for one."""
     monkeypatch.setattr(retries, "PAUSES", (0.01,))
-    monkeypatch.setattr(urls, "_given", {})
     with faulty_bucket() as (bucket, proxy):
         for name in ("00000.tar", "00001.tar"):
             storage.write_bytes(f"{bucket}/tars/{name}", (tars / name).read_bytes())
-        monkeypatch.setitem(urls._options, "config_kwargs", {"retries": {"total_max_attempts": 1}})
+        monkeypatch.setitem(current().options, "config_kwargs", {"retries": {"total_max_attempts": 1}})
         worker = in_this_process(run, f"{bucket}/tars", str(tmp_path / "out"))
         worker.model()
         proxy.spoil("500", times=10_000, method="GET")

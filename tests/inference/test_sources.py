@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from syncclip.inference import sources
 from syncclip.inference.sources import Source, find_images
@@ -238,8 +239,8 @@ def test_a_url_is_an_image_a_table_or_a_shard(server: str, folder: Path) -> None
 def test_a_servers_refusal_is_a_reason_and_a_busy_one_is_asked_again(
     server: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("syncclip.storage.urls._given", {"endpoint_url": "http://127.0.0.1:1", "key": "a"})
     monkeypatch.setattr("syncclip.storage.retries.PAUSES", (0.01,))
-    forbidden, busy = find_images([f"{server}/no/b.png", f"{server}/busy/b.png"])
-    assert "the server answered 403; check the URL" in (refused(forbidden) or "")
-    assert busy.read() == (folder / "b.png").read_bytes() and not Server.busy
+    with Session(options={"endpoint_url": "http://127.0.0.1:1", "key": "a"}):
+        forbidden, busy = find_images([f"{server}/no/b.png", f"{server}/busy/b.png"])
+        assert "the server answered 403; check the URL" in (refused(forbidden) or "")
+        assert busy.read() == (folder / "b.png").read_bytes() and not Server.busy

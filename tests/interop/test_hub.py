@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard
 
 from syncclip import jobs, storage
 from syncclip.cli.submission import classification
+from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.interop.hub import push
@@ -283,10 +284,9 @@ def test_a_strangers_run_names_no_server_for_ones_keys(hub: Hub, mine: Path, tin
     recipe["storage"] = {"options": {"endpoint_url": "http://127.0.0.1:9"}}
     edited = sealed(yaml.safe_dump(recipe).encode(), "yaml", owner_of(files["recipe.yaml"]) or NOBODY)
     hub.repositories[REPO].commit("main", {**files, "recipe.yaml": edited})
-    storage.configure({})
-    storage.give({})  # whatever earlier tests used
-    assert load(HUB_NAME, tiny.backbone).recipe.storage.options == {}
-    assert storage.places.configured() == {}
+    with Session():
+        assert load(HUB_NAME, tiny.backbone).recipe.storage.options == {}
+        assert storage.urls.configured() == {}
 
 
 def test_every_machine_reads_the_commit_that_was_found_first(hub: Hub, mine: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from syncclip import jobs, storage
 from syncclip.clip.backbone import load_backbone
+from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build, resolve
@@ -152,8 +153,10 @@ def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: Tiny
     spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
     assert build.build_on_worker(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
     recipe["training"]["method"] = "elsewhere.mine:Mine"
-    spec["trusted"] = ["elsewhere.mine:Mine"]
-    with pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"):
+    with (
+        Session(trusted={"elsewhere.mine:Mine": False}),
+        pytest.raises(UserError, match=r"on a worker: training\.method: no method 'elsewhere\.mine:Mine'"),
+    ):
         build.build_on_worker(spec, rank=0, world_size=1)
 
 

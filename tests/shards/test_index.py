@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from syncclip import storage
+from syncclip.core.session import Session
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.index import (
     COLUMNS,
@@ -27,7 +28,6 @@ from syncclip.shards.index import (
     committed_shards,
     forget_index,
     index_set,
-    know_listed,
     read_index,
     write_index,
 )
@@ -134,8 +134,8 @@ def test_a_run_lists_a_set_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert listings == [url]
     ShardSet(url)  # of no run
     assert listings == [url, url]
-    know_listed({})  # in a process that is used again, for a run whose index didn't fit
-    ShardSet(url, resolved=True)
+    with Session():  # of a run whose index didn't match
+        ShardSet(url, resolved=True)
     assert listings == [url] * 3
     change(tmp_path, sha256="0" * 64)  # by another process
     assert len(ShardSet(url, resolved=True)) == 12

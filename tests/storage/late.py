@@ -27,7 +27,7 @@ FILE_CALLS = frozenset({"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"
 """Audit events of Python that precede each call of the file system."""
 
 PACE = ("INTERVAL", "SILENCE", "POLL", "PROMPT", "SETTLE")
-"""Times of `leases`."""
+"""Times of `locks`."""
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["tests.storage.late"])

@@ -16,6 +16,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.storage import urls
 from tests.object_store import s3_bucket
@@ -213,7 +214,7 @@ def test_no_credentials_is_one_sentence(bucket: str, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setitem(urls._options, "skip_instance_cache", True)
+    monkeypatch.setitem(current().options, "skip_instance_cache", True)
     with pytest.raises(UserError, match=r"cannot write .*credentials"):
         storage.write_bytes(storage.join(bucket, "x"), b"1")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.storage import locks
 from syncclip.storage.locks import Hold
 from tests.object_store import faulty_bucket, s3_bucket
@@ -29,7 +30,7 @@ def write_below(folder: str, _: Hold) -> None:
 
 def write_for_another(folder: str, hold: Hold) -> None:
     """As a worker does, whose driver holds the folder."""
-    with locks.working_for(folder, hold.token):
+    with current().under_lock(folder, hold.token):
         overwrite(folder, hold)
 
 
@@ -38,7 +39,7 @@ def remove(folder: str, _: Hold) -> None:
 
 
 def remove_for_another(folder: str, hold: Hold) -> None:
-    with locks.working_for(folder, hold.token):
+    with current().under_lock(folder, hold.token):
         remove(folder, hold)
 
 
@@ -83,7 +84,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def hasty(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same proportions in less time."""
-    interval = 0.3 if storage.places.scheme(folder) else 0.05  # more than a few requests take, else each renews
+    interval = 0.3 if storage.urls.scheme(folder) else 0.05  # more than a few requests take, else each renews
     for name, times in zip(PACE, (1, 3, 0.2, 0.5, 1), strict=True):
         monkeypatch.setattr(locks, name, times * interval)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from syncclip import storage
+from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.runtime.processes import Owner
 from syncclip.storage import LostLeaseError, lease, locks
@@ -33,10 +34,10 @@ SUSPENDED = """
 import platform, sys
 platform.node = lambda: "elsewhere"
 from syncclip import storage
-from syncclip.storage import leases
-leases.INTERVAL = 0.2
+from syncclip.storage import locks
+locks.INTERVAL = 0.2
 try:
-    with leases.lease(sys.argv[1], "train"):
+    with locks.lease(sys.argv[1], "train"):
         print("held", flush=True)
         sys.stdin.readline()
         storage.write_bytes(sys.argv[1] + "/run.json", b"the old owner's")
@@ -47,13 +48,13 @@ except storage.LostLeaseError as error:
 WAITING = """
 import contextlib, sys, threading
 from syncclip.runtime.shutdown import listening
-from syncclip.storage import leases
-leases.INTERVAL = 0.05
+from syncclip.storage import locks
+locks.INTERVAL = 0.05
 try:
-    with listening() if sys.argv[2] else contextlib.nullcontext(), leases.lease(sys.argv[1], "train"):
+    with listening() if sys.argv[2] else contextlib.nullcontext(), locks.lease(sys.argv[1], "train"):
         print("held", flush=True)
         threading.Event().wait()
-except leases.LostLeaseError as error:
+except locks.LostLeaseError as error:
     print(error)
 """
 
@@ -345,7 +346,7 @@ def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_
 
 
 def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with lease(str(tmp_path), "train") as hold, locks.working_for(str(tmp_path), hold.token):
+    with lease(str(tmp_path), "train") as hold, current().under_lock(str(tmp_path), hold.token):
         whole = peek(file_of(str(tmp_path))) or b""
         looks = iter([whole[:-1], None, whole])
         monkeypatch.setattr(locks, "peek", lambda place: next(looks))
@@ -380,17 +381,17 @@ def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> 
     file = storage.join(folder, "prompts")
     with lease(folder, "train") as hold:
         token = hold.token
-        with locks.working_for(folder, token):
+        with current().under_lock(folder, token):
             storage.write_bytes(file, b"1")
             hold.renew()
             storage.write_bytes(file, b"2")
-    with locks.working_for(folder, token), pytest.raises(LostLeaseError, match="removed in the middle"):
+    with current().under_lock(folder, token), pytest.raises(LostLeaseError, match="removed in the middle"):
         storage.write_bytes(file, b"3")
     taken = pytest.raises(LostLeaseError, match=r"one: `train` of .*, after no")
-    with lease(folder, "train"), locks.working_for(folder, token), taken:  # by the driver's successor
+    with lease(folder, "train"), current().under_lock(folder, token), taken:  # by the driver's successor
         storage.write_bytes(file, b"3")
     assert storage.read_bytes(file) == b"2"
-    with locks.working_for(folder, None):
+    with current().under_lock(folder, None):
         storage.write_bytes(file, b"4")
 
 

@@ -17,6 +17,7 @@ import pytest
 from fsspec.exceptions import FSTimeoutError
 
 from syncclip import storage
+from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.storage import downloads, retries, urls
 from tests.object_store import s3_server
@@ -87,7 +88,7 @@ def test_parts_of_a_large_copy_are_whole_too(
 ) -> None:
     url = storage.join(place, "x")
     storage.write_bytes(url, DATA)
-    monkeypatch.setitem(urls._options, "default_block_size", len(DATA) // 3)
+    monkeypatch.setitem(current().options, "default_block_size", len(DATA) // 3)
     monkeypatch.setattr(downloads, "PIECE", len(DATA) // 3 + 1)
     for _ in range(3):  # a client that kept its torn connections would have none left
         proxy.spoil("reset answer", 6, "GET")
@@ -216,7 +217,7 @@ def test_a_store_that_never_answers_is_told_in_one_sentence(
     place: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = {"read_timeout": 0.2, "retries": {"total_max_attempts": 1}}
-    monkeypatch.setitem(urls._options, "config_kwargs", quick)
+    monkeypatch.setitem(current().options, "config_kwargs", quick)
     proxy.spoil("hang", 10_000)
     with pytest.raises(storage.UnreachableError, match="cannot read .*; check the network"):
         storage.read_bytes(storage.join(place, "x"))
@@ -225,7 +226,7 @@ def test_a_store_that_never_answers_is_told_in_one_sentence(
 def test_a_refused_connection_is_told_in_one_sentence(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
-        monkeypatch.setitem(urls._options, "endpoint_url", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setitem(current().options, "endpoint_url", f"http://127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(storage.UnreachableError, match=r"cannot list .*connect.*; check the network"):
             storage.sizes(place)
 
@@ -256,10 +257,10 @@ def test_the_endpoint_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPat
 
     with s3_server() as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
-        monkeypatch.setattr(urls, "_options", {"skip_instance_cache": True})
         boto3.client("s3").create_bucket(Bucket="named-outside")
-        storage.write_bytes("s3://named-outside/x", b"1")
-        assert storage.sizes("s3://named-outside") == {"x": 1}
+        with Session(options={"skip_instance_cache": True}):
+            storage.write_bytes("s3://named-outside/x", b"1")
+            assert storage.sizes("s3://named-outside") == {"x": 1}
 
 
 def test_a_defect_of_ours_is_not_explained_away(tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ def _forget(url: str) -> None:
 def test_a_forked_process_takes_no_answer_from_its_parent(
     place: str, proxy: FaultyS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(urls._options, "config_kwargs", {"read_timeout": 20})  # then it would ask again
+    monkeypatch.setitem(current().options, "config_kwargs", {"read_timeout": 20})  # then it would ask again
     url = storage.join(place, "x")
     storage.write_bytes(url, DATA)
     child = multiprocessing.get_context("fork").Process(target=_forget, args=(url,))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
+from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.storage import urls
@@ -34,17 +35,11 @@ def test_paths_are_local_with_or_without_a_file_scheme(tmp_path: Path) -> None:
     assert storage.join("/", "a") == "/a" and storage.join("s3://b/", "c/", "d") == "s3://b/c/d"
 
 
-def test_the_users_own_client_settings_win_over_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urls, "_options", {"config_kwargs": {"read_timeout": 300}, "anon": True})
-    options = urls.options_of("s3://bucket/x")
+def test_the_users_own_client_settings_win_over_ours() -> None:
+    with Session(options={"config_kwargs": {"read_timeout": 300}, "anon": True}):
+        options = urls.options_of("s3://bucket/x")
     assert options["config_kwargs"] == {**urls.CLIENT, "read_timeout": 300}
-    assert options["anon"] is True
-    assert (
-        urls.options_of(
-            "s3://bucket/x",
-        )["use_listings_cache"]
-        is False
-    )
+    assert options["anon"] is True and options["use_listings_cache"] is False
 
 
 @pytest.mark.parametrize("path", ["a\0b", "half\ud800", "a" * 256, "a/" * 2048, "~nobody-of-this-name/x"])

@@ -285,7 +285,7 @@ def test_an_error_inside_a_row_comes_back_as_a_row(make_plan: MakePlan, tmp_path
     place = str(tmp_path / "file" / "set")
     plan = make_plan(1)
     report = Report(
-        **ShardWorker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, {}, owner=plan.owner)({"shard": 0})
+        **ShardWorker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, owner=plan.owner)({"shard": 0})
     )
     assert report.fatal and "cannot write" in report.error and "Traceback" in report.trace
 

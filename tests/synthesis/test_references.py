@@ -94,7 +94,7 @@ def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_starte
     for name in ("one", "two"):
         url = str(tmp_path / name)
         store(images, dataset, url)
-        make = ShardWorker(plan.model_dump_json(), url, "cpu", plan.generator.pipeline, {})
+        make = ShardWorker(plan.model_dump_json(), url, "cpu", plan.generator.pipeline)
         for shard in (1, 0) if name == "two" else (0, 1):
             assert Report(**make({"shard": shard})).error == ""
         tars.append([(tmp_path / name / f"0000{shard}.tar").read_bytes() for shard in (0, 1)])

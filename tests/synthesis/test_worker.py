@@ -26,7 +26,7 @@ def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
     assert resumed is not None
     made = []
     for plan in (fast, resumed, exact):
-        report, finish = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline), {}).generate(0)
+        report, finish = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline)).generate(0)
         assert finish is not None, report.error
         made.append([sample.image_bytes for sample in finish().samples])
     torch._dynamo.reset()
@@ -37,7 +37,7 @@ def test_what_the_processor_did_is_no_more_than_the_time_that_generating_took(
     make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path
 ) -> None:
     plan = make_plan(2, threads=1, generator={"pipeline": str(pipeline), "batch_size": 4, "steps": 2})
-    worker = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline), {})
+    worker = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline))
     report = worker.commit(worker.generate(0))
     assert 0 < report.computed <= report.generate
 

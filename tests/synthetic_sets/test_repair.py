@@ -40,7 +40,7 @@ def generate_here(plan: Plan, url: str, _: Pool = ONE_ACTOR, shards: Iterable[in
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
     if read_plan(url) != known:
         write_plan(known, url)
-    make = ShardWorker(known.model_dump_json(), url, "cpu", plan.generator.pipeline, {}, owner=known.owner)
+    make = ShardWorker(known.model_dump_json(), url, "cpu", plan.generator.pipeline, owner=known.owner)
     there = committed(url)
     assert [make({"shard": one})["error"] for one in shards or plan.shards() if one not in there] == [
         "" for one in shards or plan.shards() if one not in there
