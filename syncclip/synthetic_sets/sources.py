@@ -10,7 +10,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
-from syncclip.datasets.files import FolderSet, require_files
+from syncclip.datasets.folders import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
 from syncclip.shards.reader import ImageSet
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in

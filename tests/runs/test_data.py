@@ -250,7 +250,7 @@ def test_a_packed_dataset_has_all_its_images_or_is_refused(tmp_path: Path, split
     rows = len(load_dataset(settings).split(split))  # type: ignore[arg-type]
     owner = owner_of_split(storage.read_owner(str(tmp_path / "packed" / "dataset.json")), split)
     write_shard(str(tmp_path / "packed" / split), 0, [Sample(0, 0, jpeg((8, 8), (8, 8)), "x")], owner=owner)
-    with pytest.raises(UserError, match=rf"{split}: only 1 of {rows} images are there"):
+    with pytest.raises(UserError, match=rf"{split}: only 1 of {rows} images; find"):
         load_dataset(settings)
 
 

@@ -297,7 +297,7 @@ def test_an_exported_folder_as_a_dataset_is_compared_with_its_manifest(url: str,
         with pytest.raises(UserError, match=f"{file} is not as it was exported"):
             read_dataset(settings).split("test").read(0)
     file.unlink()
-    with pytest.raises(UserError, match=r"out, by its manifest: 1 of the 12 images that it lists are not on disk"):
+    with pytest.raises(UserError, match=r"out, by its manifest: 1 of the 12 listed images are missing"):
         read_dataset(settings)
     file.write_bytes(whole)
     flip(out / "export.json")
