@@ -33,9 +33,8 @@ from syncclip import Recipe, plan, storage
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.runs.build import build_parts, build_stream
 from syncclip.runs.resolve import resolve_run
-from syncclip.shards.index import write_index
+from syncclip.shards.index import SampleTable, write_index
 from syncclip.shards.markers import Shard, ShardStats, shard_name, stats_name, table_name
-from syncclip.shards.samples import SampleTable
 from syncclip.studies.cells import prepare
 from syncclip.studies.grid import cells
 from syncclip.synthesis.plan import Plan, write_plan

@@ -31,9 +31,8 @@ from syncclip.interop.exports import CARD
 from syncclip.runs.classes import CLASSES
 from syncclip.runs.evaluate import TRANSFER, results_owner
 from syncclip.runtime.progress import Progress
-from syncclip.shards.index import COLUMNS, INDEX, Index, read_index
+from syncclip.shards.index import COLUMNS, INDEX, Index, read_index, shards_by_markers
 from syncclip.shards.markers import markers
-from syncclip.shards.samples import shards_by_markers
 from syncclip.shards.verify import problems
 from syncclip.storage.contents import CONTENTS
 from syncclip.storage.exports import exported_files, problems_of_export

@@ -62,7 +62,7 @@ def classify(
         return
     if num_gpus:
         raise UserError("--num-gpus: an actor's; give --actors as well, or leave it out: a GPU here is used anyway")
-    from syncclip.datasets.files import skipped_files
+    from syncclip.datasets.folders import skipped_files
     from syncclip.inference import predictions
     from syncclip.inference.model import load
 

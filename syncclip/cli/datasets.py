@@ -35,7 +35,7 @@ def check_command(
     """Compare counts, decode a sample of the images, and report problems; exit status 1 if there are any."""
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, check
-    from syncclip.datasets.files import skipped_files
+    from syncclip.datasets.folders import skipped_files
 
     checks = [check(one, root, images) for one in (DATASETS if name == "all" else [name])]
     headings = ["name", *COUNTED, "state"]

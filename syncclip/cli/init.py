@@ -12,7 +12,7 @@ from syncclip import storage
 from syncclip.core.settings import RENAMED, UserError
 from syncclip.core.text import prompt_texts, too_long
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
-from syncclip.datasets.files import skipped_files
+from syncclip.datasets.folders import skipped_files
 from syncclip.embedded import context_length, load_tokenizer
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths

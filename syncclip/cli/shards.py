@@ -101,7 +101,7 @@ def import_command(
     from collections import Counter
 
     from syncclip import storage
-    from syncclip.datasets.files import skipped_files
+    from syncclip.datasets.folders import skipped_files
     from syncclip.datasets.loading import read_dataset
     from syncclip.shards.images import Corruption
     from syncclip.synthetic_sets.imported import import_set

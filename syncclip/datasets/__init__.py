@@ -1,7 +1,7 @@
-"""From the name or path of a dataset to its classes, prompt template, splits of real images, and few-shot choice."""
+"""Datasets of real images: classes, prompt template, splits and few-shot sampling."""
 
 from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Split
-from syncclip.datasets.files import FolderSet
+from syncclip.datasets.folders import FolderSet
 from syncclip.datasets.loading import load_dataset, suite_of
 
 __all__ = ["SPLITS", "Dataset", "DatasetSettings", "FolderSet", "Split", "load_dataset", "suite_of"]

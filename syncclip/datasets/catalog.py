@@ -1,7 +1,7 @@
-"""The literature's datasets as one table: eleven with training images, and four variants of ImageNet.
+"""Benchmark datasets of the literature: eleven with training images, and four variants of ImageNet.
 
-They are read from one folder in the layout of CoOp's instructions; see `layouts`. Nothing is downloaded: users get the
-images themselves, under each dataset's licence.
+They are read from one folder in CoOp's layout; see `layouts`. Nothing is downloaded: users obtain the images
+themselves, under each dataset's licence.
 """
 
 from __future__ import annotations
@@ -10,27 +10,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 INSTRUCTIONS = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
-"""Where images and split files come from, and how to arrange them."""
+"""CoOp's instructions for downloading and arranging images and split files."""
 
 Layout = Literal["split file", "name lists", "wordnet folders", "numbered folders"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """One dataset of the literature: where its files are, and what is expected in them.
+    """File locations and expected content of a benchmark dataset.
 
     Attributes:
         folder: below the root.
-        images: the images' folder below `folder`; "" for the folder itself.
-        names: the file that lists the classes: a split file (JSON), `variants.txt`, or `classnames.txt`.
-        layout: how the files are read.
-        classes: number of candidates; fewer than in `classnames.txt` where only some have images.
-        train, val, test: number of images; None where there is no such split.
-        licence: of the images, as their page or a copy of it states; None where neither does, so that `page` must be
-            consulted. `docs/data.md` names the sources.
-        page: the dataset's own.
-        splits: the folder of each split below `images`, for layouts with class folders.
-        partial: whether classes without a folder are no candidates, instead of an error.
+        images: image folder below `folder`; "" for the folder itself.
+        names: file that lists the classes: a split file (JSON), `variants.txt`, or `classnames.txt`.
+        classes: number of candidate classes; fewer than in `classnames.txt` if only some have images.
+        train, val, test: number of images; None without such a split.
+        licence: of the images, with its source in `docs/data.md`; None if unknown, see `page`.
+        page: homepage of the dataset.
+        splits: folder of each split below `images`, for layouts with class folders.
+        partial: whether classes without a folder are excluded from the candidates, instead of an error.
     """
 
     name: str
@@ -119,7 +117,7 @@ _DATASETS = (
         names="classnames.txt",
         layout="numbered folders", splits=(("test", ""),),
         classes=1_000, test=10_000,
-        licence="as ImageNet's", page="https://github.com/modestyachts/ImageNetV2",
+        licence="same as ImageNet", page="https://github.com/modestyachts/ImageNetV2",
         cite="Recht et al., arXiv 1902.10811",
     ),
     CatalogEntry(
@@ -144,4 +142,4 @@ _DATASETS = (
 )  # fmt: skip
 
 DATASETS = {entry.name: entry for entry in _DATASETS}
-"""By name. Counts are those of the published split files; templates are CoOp's hand-written ones."""
+"""Catalogue by name, with the counts of the published split files and CoOp's hand-written templates."""

@@ -1,4 +1,4 @@
-"""Whether a dataset is complete: what is missing, and whether its counts agree with the literature's."""
+"""Completeness check of a dataset: missing files, corrupt images, and counts that differ from the literature's."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
 SAMPLE = 32
-"""Images of each split that are decoded without `images`, evenly spaced."""
+"""Evenly spaced images of each split that are decoded by default."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found of one dataset.
+    """Result of checking a dataset.
 
     Attributes:
-        found, expected: number of candidate classes and of images per split; None where there is no such split,
-            nothing was found, or nothing is known of the dataset.
+        found, expected: number of candidate classes and of images per split; None if missing or unknown.
         problems: one sentence each.
-        skipped: number of files by extension that lie among the images and are not read.
-        decoded: images that were decoded.
+        skipped: extension -> files among the images that are not read.
+        decoded: number of decoded images.
     """
 
     name: str
@@ -41,14 +40,14 @@ class Check:
 
     @property
     def state(self) -> str:
-        """The number of problems, or OK with how many of the images were decoded."""
+        """Number of problems, or OK with the number of decoded images."""
         if self.problems:
             return counted(len(self.problems), "problem")
         images = sum(self.found[split] or 0 for split in SPLITS)
         return "OK" if self.decoded >= images else f"OK; decoded {self.decoded:,} of {counted(images, 'image')}"
 
     def count(self, what: str) -> str:
-        """A count as text: `2,820`, or `12 of 2,820` where another one is expected."""
+        """A count as text: `2,820`, or `12 of 2,820` if it differs from the expected one."""
         found, expected = self.found[what], self.expected[what]
         if expected is None or found == expected:
             return "" if found is None else f"{found:,}"
@@ -56,15 +55,13 @@ class Check:
 
 
 def check(name: str, root: str | None, images: bool = False) -> Check:
-    """Check one dataset of the literature, or a user's own data by its path.
+    """Check a benchmark dataset below `root`, or custom data by its path.
 
     Args:
-        root: the folder of all datasets.
-        images: decode every image, which takes minutes to hours, instead of a sample.
+        images: decode every image (minutes to hours) instead of a sample.
 
     Raises:
-        UserError: a user's own data is no dataset; a dataset of the literature is asked for without a root, or the
-            root does not exist.
+        UserError: the custom data is no dataset, or the root is missing.
     """
     entry = DATASETS.get(name)
     if entry is not None:
@@ -79,7 +76,7 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
         return Check(name, dict.fromkeys(COUNTED), expected, [str(error)])
     found: dict[str, int | None] = {"classes": len(dataset.candidates)}
     found |= {split: counts.get(split) for split in SPLITS}
-    if dataset.whole_train is not None:  # only the images of some few-shot choices were packed
+    if dataset.whole_train is not None:  # only the images of some few-shot samples are packed
         found["train"] = len(dataset.whole_train)
     problems = [
         f"{what}: {found[what] or 0:,} found, {expected[what] or 0:,} expected"
@@ -92,26 +89,15 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
 
 
 def require_root(root: str | None) -> None:
-    """Require the folder of all datasets.
-
-    Raises:
-        UserError: none is given, or it does not exist.
-    """
+    """Raise a `UserError` unless the folder of all benchmark datasets is given and exists."""
     if not root:
-        raise UserError("the literature's datasets are read from your disk; give their folder with --root DIR.")
+        raise UserError("benchmark datasets are read from a local folder; set it with --root DIR.")
     if storage.is_local(root) and not storage.local_path(root).is_dir():
-        raise UserError(
-            f"{root}: this folder of the datasets does not exist; CoOp's instructions describe its layout: "
-            f"{INSTRUCTIONS}."
-        )
+        raise UserError(f"{root}: dataset folder not found; see CoOp's instructions for its layout: {INSTRUCTIONS}.")
 
 
 def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings and a row for each dataset of the literature; with `root`, also whether it is there, packed or not.
-
-    Raises:
-        UserError: the root does not exist.
-    """
+    """Headings, and a row for each benchmark dataset; with `root`, including whether it is available there."""
     if root is not None:
         require_root(root)
     headings = ["name", "folder", *COUNTED, "template", "licence of the data", "cite"]
@@ -123,38 +109,38 @@ def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
             entry.template,
             entry.licence or "see its page",
             entry.cite,
-            *([] if root is None else ["yes" if _there(root, entry) else "no"]),
+            *([] if root is None else ["yes" if _available(root, entry) else "no"]),
         )
         for entry in DATASETS.values()
     ]
-    return headings if root is None else [*headings, "there"], rows
+    return headings if root is None else [*headings, "available"], rows
 
 
-def _there(root: str, entry: CatalogEntry) -> bool:
+def _available(root: str, entry: CatalogEntry) -> bool:
     unpacked = storage.is_local(root) and Path(storage.local_path(root), entry.folder).is_dir()
     return unpacked or find_packed(storage.join(root, entry.name)) is not None
 
 
 def _empty(dataset: Dataset) -> Iterable[str]:
-    """Classes without an image in a split that should have some."""
+    """Report classes without images in a split that needs some."""
     for split, images in dataset.splits.items():
-        without = sorted(set(dataset.candidates) - set(images.labels.tolist()))
-        if without and not (split != "test" and set(without) <= set(dataset.novel)):
-            names = few(f"{label} {dataset.classnames[label]!r}" for label in without)
-            yield f"{split}: no image of {len(without)} class(es): {names}"
+        empty = sorted(set(dataset.candidates) - set(images.labels.tolist()))
+        if empty and not (split != "test" and set(empty) <= set(dataset.novel)):
+            names = few(f"{label} {dataset.classnames[label]!r}" for label in empty)
+            yield f"{split}: no image of {len(empty)} class(es): {names}"
 
 
 def _rows(count: int, every: bool) -> Sequence[int]:
-    """The rows of a split that are decoded."""
-    return range(count) if every or count <= SAMPLE else [count * place // SAMPLE for place in range(SAMPLE)]
+    """Rows of a split to decode."""
+    return range(count) if every or count <= SAMPLE else [count * i // SAMPLE for i in range(SAMPLE)]
 
 
 def _broken(dataset: Dataset, rows: Mapping[Split, Sequence[int]]) -> Iterable[str]:
     for split, images in dataset.splits.items():
         broken = [reason for row in rows[split] if (reason := _unreadable(images, row)) is not None]
         if broken:
-            of = f"{len(broken):,} of {counted(len(rows[split]), 'decoded image')}"
-            yield f"{split}: {of} cannot be read: {few(broken)}"
+            count = f"{len(broken):,} of {counted(len(rows[split]), 'decoded image')}"
+            yield f"{split}: {count} cannot be read: {few(broken)}"
 
 
 def _unreadable(images: ImageSet, row: int) -> str | None:

@@ -1,4 +1,4 @@
-"""A dataset and its settings: classes, template, splits of real images, base and novel classes, the few-shot choice."""
+"""The `Dataset` class and its settings: classes, template, splits, base and novel classes, few-shot sampling."""
 
 from __future__ import annotations
 
@@ -22,38 +22,37 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
 
 Ids = npt.NDArray[np.int64]
-"""Class ids, or rows."""
+"""Class ids or rows."""
 
 
 class DatasetSettings(Settings):
-    """Which real images there are, and how many of them are trained on."""
+    """Section `dataset` of a recipe: the real images, their classes, and the few-shot sample of them."""
 
     name: str = "icons/travel"
-    """A shipped dataset; one of the literature, found below `root`; or a user's own data: a folder of class folders,
-    a table of paths and labels, an image folder with metadata, or WebDataset shards."""
+    """Dataset: a shipped one, a benchmark dataset below `root`, or the path of custom data (class folders, a table of
+    paths and labels, an image folder with metadata, or WebDataset shards)."""
     root: str | None = None
-    """Folder in which `name` is looked up; for the literature's, the folder of all of them in CoOp's layout."""
+    """Folder in which `name` is looked up; for benchmark datasets, the folder of all of them in CoOp's layout."""
     shots: int = Field(default=16, ge=1)
     """Real training images of each base class."""
     seed: int | None = None
-    """Of the few-shot choice; None: the training's seed."""
+    """Seed of the few-shot sample; None: the training's seed."""
     template: ShortText | None = None
-    """Prompt template with `{}` for the class name, or `{a}` for it with its article; None: the dataset's own."""
+    """Prompt template with `{}` for the class name, or `{a}` for the name with its article; None: the dataset's own."""
     classnames: Annotated[list[ShortText], MANY] | None = None
     """Class names by id; None: the dataset's own."""
     base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
-    """Which classes are base: the first half of the ids, half of them drawn by `base_seed`, all, or these ids or
-    names."""
+    """Base classes: the first half of the ids, a random half (see `base_seed`), all, or a list of ids or names."""
     base_seed: int = 0
-    """Of the half that is drawn."""
+    """Seed of the random half with `base: drawn`."""
     split_seed: int = 0
-    """Of the random split where data has no `train`, `val` and `test` of its own."""
+    """Seed of the random split of data without its own `train`, `val` and `test`."""
     resize: int | None = Field(default=None, ge=1)
-    """Shorter side, in pixels, to which `shards pack` scales images down; None keeps the files as they are."""
+    """Shorter side in pixels to which `shards pack` downscales images; None: files are packed unchanged."""
 
 
 class ImageView(ImageSet):
-    """The images of another set, by default under their own class ids. Subclasses change what they give."""
+    """A view of another image set, optionally with other class ids."""
 
     def __init__(self, images: ImageSet, labels: Ids | None = None) -> None:
         self.images = images
@@ -70,18 +69,18 @@ class ImageView(ImageSet):
 
 
 class Splits(Mapping[Split, ImageSet]):
-    """The images of each split, opened when they are first asked for."""
+    """Mapping from splits to their images, which are opened on first access."""
 
-    def __init__(self, names: Iterable[Split], opened: Callable[[Split], ImageSet]) -> None:
-        self._names, self._opened = tuple(names), cache(opened)
+    def __init__(self, names: Iterable[Split], opener: Callable[[Split], ImageSet]) -> None:
+        self._names, self._open = tuple(names), cache(opener)
 
     def __getitem__(self, name: Split) -> ImageSet:
         if name not in self._names:
             raise KeyError(name)
-        return self._opened(name)
+        return self._open(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names  # that of a mapping would open it
+        return name in self._names  # Mapping's own would open the split
 
     def __iter__(self) -> Iterator[Split]:
         return iter(self._names)
@@ -92,21 +91,18 @@ class Splits(Mapping[Split, ImageSet]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes, template and real images. A label is a position in `classnames`: names may repeat, ids never.
+    """Classes, template and real images. A label is a position in `classnames`, in which names may repeat.
 
-    The first ids, by default `ceil(C / 2)`, are the base classes, which have real training images; the others are
-    novel.
+    The first classes are the base classes, which have real training images; the others are novel.
 
     Attributes:
         base_count: number of base classes; None: half of all, rounded up.
-        only: ids of the candidate classes; None: all. A test set with images of few classes keeps the ids of the
-            training set that it belongs to, and excludes the others here.
-        whole_train: (N,) class ids of the whole training split, where `splits["train"]` has a part of it: few-shot
-            choices are made from the whole.
-        open_part: opens the split, and gives the rows of the whole that it has, ascending.
-        trained: ids of the classes that have training images, as far as is known before the split is opened; None: as
-            its labels show.
-        skipped: number of files by extension that lie among the images and are not read.
+        only: ids of the candidate classes; None: all. A test set of few classes keeps the ids of its training set.
+        whole_train: (N,) class ids of the full training split, from which few-shot samples are drawn, if
+            `splits["train"]` is a part of it.
+        open_part: opens that part and returns its rows in the full split, ascending.
+        trained: ids of the classes with training images, known without opening the split; None: from its labels.
+        skipped: extension -> files among the images that are not read.
     """
 
     name: str
@@ -122,24 +118,18 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:
-            raise UserError(
-                f"dataset {self.name!r} has {len(self.classnames)} class; base and novel classes need at least 2."
-            )
+            raise UserError(f"dataset {self.name!r} has {len(self.classnames)} class; at least 2 are required.")
         if len(self.classnames) > MOST_CLASSES:
-            raise UserError(
-                f"dataset {self.name!r} has {len(self.classnames):,} classes; at most {MOST_CLASSES:,} are supported: "
-                "choose some of them."
-            )
+            count = f"{len(self.classnames):,} classes, more than the supported {MOST_CLASSES:,}"
+            raise UserError(f"dataset {self.name!r} has {count}; select a subset.")
         for label, name in enumerate(self.classnames):
             if not name.replace("_", " ").strip() or not name.isprintable():
                 raise UserError(
-                    f"dataset {self.name!r}: class {label} has the name {name!r}, which no text encoder can read; "
-                    "rename it, or give names with dataset.classnames."
+                    f"dataset {self.name!r}: class {label} has an unreadable name, {name!r}; rename it, or set "
+                    "dataset.classnames."
                 )
         if "{}" not in self.template and ARTICLE not in self.template:
-            raise UserError(
-                f"dataset {self.name!r}: template {self.template!r} has no '{{}}' where the class name goes."
-            )
+            raise UserError(f"dataset {self.name!r}: template {self.template!r} has no '{{}}' for the class name.")
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
         assert (self.whole_train is None) == (self.open_part is None)
 
@@ -155,110 +145,99 @@ class Dataset:
 
     @property
     def candidates(self) -> list[int]:
-        """Ids of the classes that a prediction may name, ascending."""
+        """Ids of the candidate classes of predictions, ascending."""
         return list(range(len(self.classnames))) if self.only is None else sorted(self.only)
 
     def prompt(self, label: int) -> str:
-        """The template with the name of a class."""
+        """The template filled in with a class name."""
         return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Names of those of the classes that have no training image, found without opening a packed split."""
-        shown = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
-        return [self.classnames[label] for label in classes if label not in shown]
+        """Names of those classes that have no training image; does not open a packed split."""
+        labels = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
+        return [self.classnames[label] for label in classes if label not in labels]
 
     def split(self, name: Split) -> ImageSet:
-        """The images of a split.
-
-        Raises:
-            UserError: the dataset has no such split.
-        """
+        """The images of a split; raises a `UserError` if the dataset has no such split."""
         if name not in self.splits:
             raise UserError(f"dataset {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
 
     def with_images(self, change: Callable[[Split, ImageSet], ImageSet]) -> Dataset:
-        """The dataset with other images in its splits; each is changed when it is first used."""
+        """A copy with transformed splits; each is transformed on first access."""
         return replace(self, splits=Splits(self.splits, lambda split: change(split, self.splits[split])))
 
     def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> Ids:
-        """Rows of the training split for `shots` images per class, as the literature chooses them.
+        """Rows of the training split for `shots` images per class, sampled as in the literature.
 
         Args:
-            shots: images per class, at least 1; a class with fewer gives all it has.
-            seed: of the choice.
+            shots: images per class, at least 1; a class with fewer contributes all its images.
             classes: "base" for base-to-novel, "all" for few-shot learning of all classes.
 
         Raises:
-            UserError: fewer than one image is requested, a class has none, or the dataset was packed without the
-                images of this choice.
+            UserError: `shots` is below 1, a class has no image, or images of this sample were not packed.
         """
         if shots < 1:
-            raise UserError(f"dataset.shots is {shots}; training on real images needs at least 1 per class.")
+            raise UserError(f"dataset.shots is {shots}; training on real images requires at least 1 per class.")
         wanted = self.base if classes == "base" else range(len(self.classnames))
         labels = self.split("train").labels if self.whole_train is None else self.whole_train
-        shown = set(np.unique(labels).tolist())  # not `trained`: a split without a count opens with fewer images
-        if empty := [self.classnames[label] for label in wanted if label not in shown]:
+        present = set(np.unique(labels).tolist())  # not `trained`, which may count images of unreadable tables
+        if empty := [self.classnames[label] for label in wanted if label not in present]:
+            count = f"{len(empty)} of the {'base ' if classes == 'base' else ''}classes have no training image"
             raise UserError(
-                f"dataset {self.name!r}: {len(empty)} of the {'base ' if classes == 'base' else ''}classes have no "
-                "training image "
-                f"({few(map(repr, empty))}); add images or remove the class."
+                f"dataset {self.name!r}: {count} ({few(map(repr, empty))}); add images or remove the class."
             )
         rows = choose_rows(labels, shots, seed, wanted)
         return rows if self.open_part is None else self._packed(rows, shots, seed)
 
     def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:
-        """Rows of the packed part, from rows of the whole training split."""
+        """Convert rows of the full training split to rows of the packed part."""
         assert self.open_part is not None
         part = self.open_part()
-        places = np.searchsorted(part, rows)
-        there = places < len(part)
-        there[there] = part[places[there]] == rows[there]
-        if not there.all():
+        positions = np.searchsorted(part, rows)
+        packed = positions < len(part)
+        packed[packed] = part[positions[packed]] == rows[packed]
+        if not packed.all():
+            missing = f"{int((~packed).sum())} of the {len(rows)} images for {shots} shots with seed {seed}"
             raise UserError(
-                f"dataset {self.name!r} was packed without {int((~there).sum())} of the {len(rows)} images that "
-                f"{shots} shots of seed {seed} need; pack it again with --shots {shots} --seeds {seed}."
+                f"dataset {self.name!r}: {missing} are not packed; pack it again with --shots {shots} --seeds {seed}."
             )
-        return places.astype(np.int64)
+        return positions.astype(np.int64)
 
 
 def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterable[int]) -> Ids:
-    """Rows of the training split that a few-shot run uses: a pure function of its arguments.
+    """Sample training rows for few-shot learning; a pure function of its arguments.
 
-    One generator, seeded once, draws from the whole split, label by label; the wanted classes are selected afterwards.
-    So the choice for a class does not depend on which others are wanted, and equals the choice of published runs
-    wherever the split's order is theirs.
+    One seeded generator samples the whole split class by class, and the wanted classes are selected afterwards. The
+    rows of a class are therefore independent of the other classes, and equal to those of published runs (CoOp, arXiv
+    2109.01134, seeds 1 to 3) if the split has the same order.
 
     Args:
-        labels: the class id of every row, in the split's own order.
-        per_class: rows of each class, at least 1; a class with fewer gives all it has, in order, without drawing a
-            random number.
-        seed: the run's seed.
-        wanted: the class ids to keep.
+        labels: class id of every row, in the split's own order.
+        per_class: rows per class; a class with fewer contributes all, in order, without using a random number.
+        wanted: class ids to return.
 
     Returns:
-        Rows by class, classes in order of first appearance, the rows of each in the order drawn.
-
-    Source: CoOp (arXiv 2109.01134), whose published runs use seeds 1, 2, 3.
+        Rows by class, classes in order of first appearance, the rows of each in sampling order.
     """
     rows_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels):
         rows_of.setdefault(int(label), []).append(row)
     generator, keep, chosen = random.Random(seed), set(wanted), list[int]()
     for label, rows in rows_of.items():
-        drawn = rows if len(rows) < per_class else generator.sample(rows, per_class)
-        chosen += drawn if label in keep else []
+        sampled = rows if len(rows) < per_class else generator.sample(rows, per_class)
+        chosen += sampled if label in keep else []
     return np.array(chosen, dtype=np.int64)
 
 
 def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | int], seed: int) -> Dataset:
-    """The dataset with other base classes, which come first; base and novel classes each keep their order.
+    """Reorder the classes of a dataset so that the given base classes come first; otherwise the order is kept.
 
     Args:
-        base: a half "drawn" by the seed; "all" classes; or the names or ids of the base classes.
+        base: "drawn" (a random half by the seed), "all", or the names or ids of the base classes.
 
     Raises:
-        UserError: a name of no class, or of several.
+        UserError: an unknown or ambiguous name.
     """
     count = len(dataset.classnames)
     if base == "all":
@@ -267,7 +246,7 @@ def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | i
         chosen = random.Random(seed).sample(range(count), (count + 1) // 2)
     else:
         assert not isinstance(base, str)
-        chosen = [_class_id(dataset, one) for one in base]
+        chosen = [_class_id(dataset, name) for name in base]
     order = [*sorted(set(chosen)), *sorted(set(range(count)) - set(chosen))]
     ids = np.argsort(np.array(order)).astype(np.int64)
     dataset = dataset.with_images(lambda _, images: ImageView(images, ids[images.labels]))
@@ -285,12 +264,12 @@ def _class_id(dataset: Dataset, wanted: str | int) -> int:
     names = dataset.classnames
     if isinstance(wanted, int):
         if not 0 <= wanted < len(names):
-            raise UserError(f"dataset.base: {wanted} is not a class id; ids run from 0 to {len(names) - 1}.")
+            raise UserError(f"dataset.base: {wanted} is not a class id; ids range from 0 to {len(names) - 1}.")
         return wanted
-    found = [label for label, name in enumerate(names) if name == wanted]
-    if not found:
-        raise UserError(f"dataset.base: no class of {dataset.name!r} is called {wanted!r}.")
-    if len(found) > 1:
-        ids = " and ".join(map(str, found))
-        raise UserError(f"dataset.base: classes {ids} are all called {wanted!r}; give ids instead of names.")
-    return found[0]
+    matches = [label for label, name in enumerate(names) if name == wanted]
+    if not matches:
+        raise UserError(f"dataset.base: {dataset.name!r} has no class named {wanted!r}.")
+    if len(matches) > 1:
+        ids = " and ".join(map(str, matches))
+        raise UserError(f"dataset.base: classes {ids} share the name {wanted!r}; use ids instead of names.")
+    return matches[0]

@@ -1,64 +1,188 @@
-"""Users' own images in class folders.
+"""Datasets of single image files: class folders, and helpers for listing folders.
 
 Two layouts are read. Either each subfolder is a class (`cat/1.jpg`), and the images of each class are split at random;
-or the subfolders are `train`, `test` and optionally `val`, each with class folders; a missing `val` is then drawn from
+or the subfolders are `train`, `test` and optionally `val`, each with class folders; a missing `val` is sampled from
 `train`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from syncclip.core.settings import UserError
+from syncclip.core.text import counted, few
 from syncclip.datasets.dataset import Split
-from syncclip.datasets.files import extension, folders_in, has_image_extension, images_in
 from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, Labelled, names_and_splits
+from syncclip.shards.images import EXTENSIONS
+from syncclip.shards.reader import ImageSet
 
 
 def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Class names and files of a folder of class folders, or of split folders with class folders in each.
+    """Class names and files of a folder of class folders, or of split folders with class folders.
 
-    Class names are the folder names; ids follow their order. Hidden files and files without an image's extension are
-    skipped.
+    Class names are the folder names, in their order. Hidden files and files without an image extension are skipped.
 
     Args:
-        split_seed: of the random split where the folder has none, and of a missing validation split.
-        skipped: counts the files that are not read, by extension.
-
-    Raises:
-        UserError: no class folder, only one, a class without the images that it needs, or a link in a loop.
+        split_seed: of the random split if the folder has none, and of a missing validation split.
+        skipped: counts unread files by extension.
     """
     named = split_folders(folders_in(path)) or {None: path}
-    found = [
+    contents = [
         (split, folder, images_in(folder, skipped)) for split, root in named.items() for folder in folders_in(root)
     ]
     for root in {path, *named.values()}:
         names = (entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
         skipped.update(extension(name) + " outside class folders" * has_image_extension(name) for name in names)
-    classes = sorted({folder.name for _, folder, _ in found})
+    classes = sorted({folder.name for _, folder, _ in contents})
     if not classes:
-        raise UserError(
-            f"{path}: has no class folders; a dataset is a folder with one subfolder of images for each class, or a "
-            "table of paths and labels."
-        )
+        raise UserError(f"{path}: no class folders; use one subfolder per class, or a table of paths and labels.")
     if len(classes) == 1:
-        raise UserError(f"{path}: has only one class ({classes[0]!r}); classification needs at least 2.")
-    # Training images are checked once the base classes are known: a novel class needs none.
-    tested = {folder.name for split, folder, images in found if split in ("test", None) and images}
+        raise UserError(f"{path}: only one class ({classes[0]!r}); at least 2 are required.")
+    # Training images are checked when the base classes are known: novel classes need none.
+    tested = {folder.name for split, folder, images in contents if split in ("test", None) and images}
     for name in classes:
         if name not in tested:
-            place = named.get("test", path) / name
-            raise UserError(f"{place}: no image of class {name!r} to test with; add some or remove the class.")
-    files = [image for _, _, images in found for image in images]
-    records = [ImageRecord(folder.name, str(folder), split=split) for split, folder, images in found for _ in images]
+            folder = named.get("test", path) / name
+            raise UserError(f"{folder}: no test image of class {name!r}; add some or remove the class.")
+    files = [image for _, _, images in contents for image in images]
+    records = [ImageRecord(folder.name, str(folder), split=split) for split, folder, images in contents for _ in images]
     return names_and_splits(files, records, str(path), seed=split_seed)
 
 
 def split_folders(folders: list[Path]) -> dict[Split | None, Path]:
-    """The folder of each split; {} unless there are at least those of training and test."""
+    """The folder of each split; {} unless at least training and test folders exist."""
     named: dict[Split | None, Path] = {
         SPLIT_FOLDERS[folder.name]: folder for folder in folders if folder.name in SPLIT_FOLDERS
     }
     return named if "train" in named and "test" in named else {}
+
+
+class FolderSet(ImageSet):
+    """Labelled image files, read on access; a million take some 100 MB of memory."""
+
+    def __init__(self, files: Iterable[tuple[str | Path, int]], checksums: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            files: paths and labels.
+            checksums: path -> expected sha256, where known.
+        """
+        files, self._checksums = list(files), checksums or {}
+        self._files = [str(path) for path, _ in files]
+        self.labels = np.array([label for _, label in files], dtype=np.int64)
+
+    def read(self, row: int) -> bytes:
+        """Bytes of an image file; raises a `UserError` if it is unreadable or its checksum differs."""
+        path = self._files[row]
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        if path in self._checksums and hashlib.sha256(data).hexdigest() != self._checksums[path]:
+            raise UserError(f"{path} does not match its checksum in the export's manifest; export the set again.")
+        return data
+
+    def name(self, row: int) -> str:
+        """Path of an image."""
+        return self._files[row]
+
+
+def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
+    """Image files of a folder, sorted by name, since the file system's order differs between machines.
+
+    Hidden files and files of other extensions are skipped; `skipped` counts the latter (see `skipped_files`).
+    """
+    files = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if has_image_extension(entry.name) and _is_file(entry):
+                files.append(entry.path)
+            else:
+                skipped["folder" if entry.is_dir() else extension(entry.name)] += 1
+    return sorted(files)
+
+
+def extension(name: str) -> str:
+    """Extension of a file name in lower case, such as `.jpg`, or "no extension"."""
+    return Path(name).suffix.lower() or "no extension"
+
+
+def has_image_extension(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return extension(name) in EXTENSIONS
+
+
+def skipped_files(skipped: Mapping[str, int]) -> str:
+    """Summary of skipped files, the most frequent extension first: `skipped 12 files: 10 .heic, 2 .txt`."""
+    kinds = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return f"skipped {counted(sum(skipped.values()), 'file')}: " + ", ".join(
+        f"{count:,} {kind}" for kind, count in kinds
+    )
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{entry.path}: broken link ({reason}); remove it.") from error
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Subfolders, sorted by name, without hidden ones; raises a `UserError` for a link to a parent folder."""
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_symlink() and is_loop(Path(entry.path)):
+                raise UserError(f"{entry.path}: link to a parent folder; remove it.")
+            if entry.is_dir():
+                folders.append(Path(entry.path))
+    return folders
+
+
+def is_loop(link: Path) -> bool:
+    """Whether a link leads to one of its parent folders, or to itself."""
+    try:
+        target = link.resolve(strict=True)
+    except FileNotFoundError:
+        return False  # a broken link is skipped
+    except (OSError, RuntimeError):
+        return True
+    return target == link.parent.resolve() or target in link.parent.resolve().parents
+
+
+def require_files(paths: Sequence[str], source: str) -> None:
+    """Raise a `UserError` with the first missing files of a list; takes one listing per folder."""
+    listed: dict[str, set[str]] = {}
+    missing = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in listed:
+            try:
+                with os.scandir(folder or ".") as entries:
+                    listed[folder] = {entry.name for entry in entries}
+            except (OSError, ValueError):  # such as a name with a zero byte
+                listed[folder] = set()
+        if name not in listed[folder]:
+            missing.append(path)
+    if missing:
+        count = f"{len(missing):,} of {len(paths):,} listed images are missing"
+        raise UserError(f"{source}: {count} ({few(missing)}); unpack the data again, or check the path.")
+
+
+def text_lines(data: bytes, source: str) -> list[tuple[int, str]]:
+    """Non-empty lines of a UTF-8 text with their numbers; a byte order mark is ignored."""
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: byte {error.start} is not UTF-8; save the list as UTF-8.") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -1,4 +1,4 @@
-"""Users' own images: from labels and splits as they write them to class ids, names and complete splits."""
+"""Custom data: class ids, class names and complete splits from labels and splits as written."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from syncclip.core.text import counted, few
 from syncclip.datasets.dataset import Split
 
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""How folders, and cells of a table, may name a split."""
+"""Accepted split names of folders and table cells."""
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
-"""Of each class's images; the literature's proportions."""
+"""Fractions of each class's images, as in the literature."""
 
 ImageKey = TypeVar("ImageKey", str, int)
-"""What identifies an image: its file, or its number."""
+"""Identifier of an image: its file or its number."""
 Labelled = list[tuple[ImageKey, int]]
-"""Images with their class ids, in the order that the few-shot choice depends on."""
+"""Images with class ids, in the order that determines few-shot samples."""
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What the data states about one image.
+    """Label and split of an image, as written in the data.
 
     Attributes:
-        label: as written: a class name, or a number.
-        place: where it is written, for messages.
-        classname: the name written beside a number.
-        split: None where none is stated.
+        label: class name or number.
+        place: location of the record, for messages.
+        classname: name beside a number.
     """
 
     label: str | int
@@ -47,20 +46,16 @@ def names_and_splits(
     classnames: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[list[str], dict[Split, Labelled[ImageKey]]]:
-    """Class names by id, and the images of each split as the records state it; where none does, drawn by the seed.
+    """Class names by id, and the images of each split; without splits in the records, the split is random.
 
-    Labels that are all numbers are ids and need names, written beside them or given. Any other labels are the names,
-    and ids follow their sorted order.
+    Labels that are all numbers are ids and need names, in the records or in `classnames`. Any other labels are the
+    names, and ids follow their sorted order.
 
     Args:
-        images, records: one record for each image.
-        source: what messages call the data.
-        classnames: names by id, if given; they take precedence over those written in the data.
-        seed: of drawn splits, and of a missing validation split.
-
-    Raises:
-        UserError: an id out of range, without an image, without a name or with two; some records state no split, there
-            is none to train or to test, or a class has too few images.
+        images, records: one record per image.
+        source: name of the data in messages.
+        classnames: names by id; they take precedence over the records.
+        seed: of a random split, and of a missing validation split.
     """
     names, ids = assign_ids(records, source, classnames)
     labelled = list(zip(images, ids, strict=True))
@@ -69,11 +64,11 @@ def names_and_splits(
     splits: dict[Split, Labelled[ImageKey]] = {}
     for image, record in zip(labelled, records, strict=True):
         if record.split is None:
-            raise UserError(f"{record.place}: no split, though other images have one; give it for all or for none.")
+            raise UserError(f"{record.place}: no split, unlike other images; set it for all images or for none.")
         splits.setdefault(record.split, []).append(image)
     for needed in ("train", "test"):
         if needed not in splits:
-            raise UserError(f"{source}: no image of split {needed!r}; add some, or give no splits to have them drawn.")
+            raise UserError(f"{source}: no image of split {needed!r}; add some, or omit all splits for a random split.")
     return names, with_validation(splits, seed)
 
 
@@ -90,28 +85,24 @@ def assign_ids(
     limit = len(classnames) if classnames is not None else None
     for record, number in zip(records, numbers, strict=True):
         if number < 0 or (limit is not None and number >= limit):
-            valid = f"the {limit} class names run from 0 to {limit - 1}" if limit else "ids count from 0"
+            valid = f"the class names have ids 0 to {limit - 1}" if limit else "ids start at 0"
             raise UserError(f"{record.place}: label {number} is out of range; {valid}.")
         name = record.classname
         if name is not None and written.setdefault(number, name) != name:
-            raise UserError(f"{record.place}: class {number} is called both {written[number]!r} and {name!r}.")
+            raise UserError(f"{record.place}: class {number} has two names, {written[number]!r} and {name!r}.")
     if classnames is None and set(numbers) - set(written):
-        raise UserError(f"{source}: labels are numbers without names; give dataset.classnames.")
-    count, shown = max(numbers) + 1 if limit is None else limit, set(numbers)
-    # The first few: a mistaken id may make the count very large.
-    if without := list(islice((label for label in range(count) if label not in shown), 4)):
-        raise UserError(f"{source}: class(es) {few(without)} have no image; ids must count from 0 without gaps.")
+        raise UserError(f"{source}: labels are numbers without names; set dataset.classnames.")
+    count, present = max(numbers) + 1 if limit is None else limit, set(numbers)
+    # Only the first few: an erroneous id may make the count very large.
+    if empty := list(islice((label for label in range(count) if label not in present), 4)):
+        raise UserError(f"{source}: class(es) {few(empty)} have no image; ids must be contiguous from 0.")
     return list(classnames) if classnames is not None else [written[label] for label in range(count)], numbers
 
 
 def draw_splits(
     labelled: Labelled[ImageKey], names: Sequence[str], source: str, seed: int
 ) -> dict[Split, Labelled[ImageKey]]:
-    """Split the images of each class at random, in the literature's proportions.
-
-    Raises:
-        UserError: a class has fewer than three images.
-    """
+    """Split the images of each class at random, in the literature's proportions."""
     by_class = _by_class(sorted(labelled))
     splits: dict[Split, Labelled[ImageKey]] = {"train": [], "val": [], "test": []}
     generator = random.Random(seed)
@@ -119,8 +110,8 @@ def draw_splits(
         images = by_class.get(label, [])
         if len(images) < 3:
             raise UserError(
-                f"{source}: class {name!r} has {counted(len(images), 'image')}; splitting needs at least 3 "
-                "(one each to train, validate and test)."
+                f"{source}: class {name!r} has {counted(len(images), 'image')}; a random split requires at least "
+                "3, one each for training, validation and test."
             )
         generator.shuffle(images)
         val, test = max(1, round(VAL_SHARE * len(images))), max(1, round(TEST_SHARE * len(images)))
@@ -135,15 +126,15 @@ def draw_splits(
 
 
 def with_validation(splits: dict[Split, Labelled[ImageKey]], seed: int) -> dict[Split, Labelled[ImageKey]]:
-    """The splits, where a missing validation split is drawn from the training images of each class."""
+    """The splits, with a missing validation split sampled from the training images of each class."""
     if "val" in splits:
         return splits
     generator = random.Random(seed)
-    held: set[ImageKey] = set()
+    held_out: set[ImageKey] = set()
     for _, images in sorted(_by_class(splits["train"]).items()):
-        held.update(generator.sample(images, round(VAL_SHARE * len(images)) if len(images) > 1 else 0))
-    train = [one for one in splits["train"] if one[0] not in held]
-    return {**splits, "train": train, "val": [one for one in splits["train"] if one[0] in held]}
+        held_out.update(generator.sample(images, round(VAL_SHARE * len(images)) if len(images) > 1 else 0))
+    train = [item for item in splits["train"] if item[0] not in held_out]
+    return {**splits, "train": train, "val": [item for item in splits["train"] if item[0] in held_out]}
 
 
 def _by_class(labelled: Labelled[ImageKey]) -> dict[int, list[ImageKey]]:

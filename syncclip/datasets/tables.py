@@ -1,7 +1,7 @@
-"""Users' own images listed in a table of paths and labels: a CSV, JSON lines or parquet file.
+"""Custom images listed in a table of paths and labels: a CSV, JSON lines or parquet file.
 
-The table is named itself or found in an image folder as Hugging Face's `datasets` defines it: `metadata.csv`, `.jsonl`
-or `.parquet` beside the images, or one in each of the folders `train`, `validation` and `test`.
+The table is given by its path, or is part of an image folder as defined by Hugging Face's `datasets`: `metadata.csv`,
+`.jsonl` or `.parquet` beside the images, or in each of the folders `train`, `validation` and `test`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, size
 from syncclip.datasets.dataset import Split
-from syncclip.datasets.files import folders_in, require_files
-from syncclip.datasets.folders import split_folders
+from syncclip.datasets.folders import folders_in, require_files, split_folders
 from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, Labelled, names_and_splits
 
 KINDS = (".csv", ".jsonl", ".parquet")
@@ -31,29 +30,28 @@ COLUMNS = {
     "name": ("classname", "class_name", "label_name"),
     "split": ("split",),
 }
-"""What is read, and possible names of its column, of which the first found counts. Name and split are optional."""
+"""Accepted column names, in order of precedence; name and split are optional."""
 
 BATCH_ROWS = 4096
 MOST_FREE, MOST_FREE_ROWS = 1 << 25, 100_000
-"""Bytes and rows that any parquet table may decode to."""
+"""Decoded bytes and rows that every parquet table may have."""
 MOST_EXPANSION = 64
-"""How many times the size of its file a larger parquet table may decode to; it may have a row for each byte."""
+"""Maximum ratio of decoded bytes to file size of a larger parquet table, which may have one row per byte."""
 
 Row = tuple[str, ImageRecord]
-"""An image's file, and what the table states about it."""
+"""Path of an image, and its record."""
 
 
 def find_metadata(folder: Path) -> dict[Split | None, Path]:
-    """The tables of an image folder: one for all splits (None), or one in the folder of each; {} where there is none.
+    """Tables of an image folder: one for all splits (None), or one per split; {} without a table.
 
-    A table not called `metadata` counts if it is the only one and the folder is no folder of class folders.
+    A table with another name than `metadata` counts if it is the only one and there are no class folders.
     """
-    whole = _metadata(folder)
-    if whole is not None:
-        return {None: whole}
-    below = folders_in(folder)
-    found = {split: file for split, place in split_folders(below).items() if (file := _metadata(place)) is not None}
-    if found or len(below) > 1:
+    if (table := _metadata(folder)) is not None:
+        return {None: table}
+    children = folders_in(folder)
+    found = {split: file for split, child in split_folders(children).items() if (file := _metadata(child)) is not None}
+    if found or len(children) > 1:
         return found
     tables = [file for file in folder.iterdir() if file.suffix in KINDS and not file.name.startswith(".")]
     return {None: tables[0]} if len(tables) == 1 else {}
@@ -64,35 +62,31 @@ def load_table(
 ) -> tuple[list[str], dict[Split, Labelled[str]]]:
     """Class names and files of tables of paths and labels; paths are relative to the folder of their table.
 
-    Labels are texts, the class names, whose ids follow their order; or numbers, the ids, with names in a column of
-    their own or given. Splits are stated in a column or by the folder that a path begins with; else they are drawn.
+    Labels are class names, whose ids follow their order, or ids, with names in a column or in the settings. Splits are
+    in a column, or the first folder of a path; otherwise they are random.
 
     Args:
-        tables: of each split, or of all (None).
-        classnames: names by id, where labels are numbers.
-        split_seed: of the random split where the tables state none, and of a missing validation split.
-
-    Raises:
-        UserError: a table cannot be read, a column or a value is missing or wrong, images are not there, or a class
-            has too few.
+        tables: of each split, or of all splits (None).
+        classnames: names by id, if labels are numbers.
+        split_seed: of the random split if the tables have none, and of a missing validation split.
     """
     source = str(next(iter(tables.values())))
     rows = [row for split, file in tables.items() for row in _rows(file, split)]
     if not rows:
-        raise UserError(f"{source}: lists no images.")
+        raise UserError(f"{source}: no images listed.")
     paths, records = [path for path, _ in rows], [record for _, record in rows]
     require_files(paths, source)
-    found = names_and_splits(paths, records, source, classnames, split_seed)
+    dataset = names_and_splits(paths, records, source, classnames, split_seed)
     _check_unique(rows)
-    return found
+    return dataset
 
 
 def _check_unique(rows: list[Row]) -> None:
-    """An image that is listed twice could be in both training and test, or belong to two classes."""
+    """Require unique paths: an image listed twice could be in both training and test, or in two classes."""
     first: dict[str, ImageRecord] = {}
     for path, record in rows:
         if (other := first.setdefault(os.path.normpath(path), record)) is not record:
-            raise UserError(f"{record.place}: {path} is already listed in {other.place}; remove one of them.")
+            raise UserError(f"{record.place}: {path} is already listed in {other.place}; remove one.")
 
 
 def _rows(file: Path, split: Split | None) -> list[Row]:
@@ -102,49 +96,45 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
         return []
     for needed, column in zip(("path", "label"), columns, strict=False):
         if column is None:
-            raise UserError(
-                f"{file}: no column for the {needed}, which is called {' or '.join(map(repr, COLUMNS[needed]))}; "
-                f"there are {', '.join(header)}."
-            )
-    # A CSV file has texts only: labels are ids if every one of them is a number.
+            accepted = " or ".join(map(repr, COLUMNS[needed]))
+            raise UserError(f"{file}: no {needed} column, named {accepted}; existing columns are {', '.join(header)}.")
+    # CSV files contain only text: labels are ids if all of them are numbers.
     numbers = all(str(label).removeprefix("-").isdecimal() for _, label, *_ in records)
     rows = []
     for number, (path, label, name, stated) in enumerate(records, start=1):
-        place = f"{file}, row {number}"
+        location = f"{file}, row {number}"
         if path in (None, "") or label in (None, ""):
-            raise UserError(f"{place}: path or label is empty; fill it in or remove the row.")
+            raise UserError(f"{location}: empty path or label; fill it in or remove the row.")
         if not isinstance(path, str):
-            raise UserError(f"{place}: {columns[0]!r} is not a path; images must be files beside the table.")
+            raise UserError(f"{location}: {columns[0]!r} is not a path; images must be files beside the table.")
         if not isinstance(label, str | int) or isinstance(label, bool):
-            raise UserError(f"{place}: label {label!r} is neither a name nor a whole number.")
+            raise UserError(f"{location}: label {label!r} is neither a name nor an integer.")
         if columns[3] is None:
             folder = path.partition("/")[0] if "/" in path else ""
             stated = folder if folder in SPLIT_FOLDERS else None
         if stated and str(stated) not in SPLIT_FOLDERS:
-            raise UserError(f"{place}: there is no split {stated!r}; use {', '.join(SPLIT_FOLDERS)}.")
-        own = SPLIT_FOLDERS[str(stated)] if stated else None
+            raise UserError(f"{location}: unknown split {stated!r}; use {', '.join(SPLIT_FOLDERS)}.")
+        split_of_row = split or (SPLIT_FOLDERS[str(stated)] if stated else None)
         name = None if name is None else str(name)
-        record_of = ImageRecord(int(label) if numbers else str(label), place, name, split or own)
-        rows.append((str(file.parent / path), record_of))
+        record = ImageRecord(int(label) if numbers else str(label), location, name, split_of_row)
+        rows.append((str(file.parent / path), record))
     return rows
 
 
 def read_columns(
     url: str, kind: str, *alternatives: Sequence[str]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """Some columns of a table, without the others.
+    """Read some columns of a table.
 
     Args:
         kind: one of `KINDS`.
-        alternatives: for each wanted column its possible names, of which the first that the table has counts.
+        alternatives: accepted names of each wanted column, in order of precedence.
 
     Returns:
-        Names of all columns; of each wanted one, None where there is none; and the rows, each with the values of the
-        wanted columns (None for a missing one), which are read as they are iterated.
+        Names of all columns; names of the wanted columns, None if missing; and an iterator over rows of their values.
 
     Raises:
-        UserError: it can't be read as such, or a parquet file would become far larger than it is. While rows are
-            iterated, too.
+        UserError: it is unreadable, or a parquet file would expand too much; also raised while iterating.
     """
     with _readable_as(url, kind):
         data = storage.read_bytes(url)
@@ -159,13 +149,13 @@ def read_columns(
             )
             first: dict[str, Any] = next(objects, {})
             header, names = list(first), _chosen(alternatives, first)
-            rows: Iterable[list[Any]] = ([one.get(str(name)) for name in names] for one in chain([first], objects))
+            rows: Iterable[list[Any]] = ([item.get(str(name)) for name in names] for item in chain([first], objects))
             return header, names, _converted(rows if first else (), url, kind)
         lines = csv.reader(text.splitlines())
         header = next(lines, [])
         names = _chosen(alternatives, header)
-        places = [header.index(name) if name is not None else sys.maxsize for name in names]
-        cells = ([line[place] if place < len(line) else None for place in places] for line in lines if line)
+        positions = [header.index(name) if name is not None else sys.maxsize for name in names]
+        cells = ([line[i] if i < len(line) else None for i in positions] for line in lines if line)
         return header, names, _converted(cells, url, kind)
 
 
@@ -176,8 +166,8 @@ def _chosen(alternatives: Sequence[Sequence[str]], header: Collection[str]) -> l
 def _parquet_columns(
     data: bytes, url: str, alternatives: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """See `read_columns`. A few kilobytes can stand for gigabytes of text, by compression or by a dictionary."""
-    import pyarrow as pa  # late: to read a recipe takes no table
+    """See `read_columns`; guards against compression and dictionaries that expand kilobytes to gigabytes."""
+    import pyarrow as pa  # slow to import
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -189,17 +179,15 @@ def _parquet_columns(
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(
-                f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; images must be files"
-            )
+            raise UserError(f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; use image paths")
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     decoded = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
     most = max(MOST_FREE, MOST_EXPANSION * len(data))
     if metadata.num_rows > max(MOST_FREE_ROWS, len(data)) or decoded > most:
         raise UserError(
-            f"{url}: {metadata.num_rows:,} rows, {size(decoded)} in a file of {size(len(data))}, are more than is "
-            "decoded; split the table, or write it without compression"
+            f"{url}: {metadata.num_rows:,} rows, {size(decoded)} in a file of {size(len(data))}, exceed the limit; "
+            "split the table, or write it uncompressed"
         )
 
     def rows() -> Iterator[list[Any]]:
@@ -207,14 +195,14 @@ def _parquet_columns(
         texts = [name for name in wanted if not pa.types.is_primitive(schema.field(name).type)]
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=texts)
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
-            batch.validate(full=True)  # also that all text is text
+            batch.validate(full=True)  # including UTF-8
             columns: dict[str | None, list[Any]] = {None: [None] * batch.num_rows}
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 if isinstance(column, pa.DictionaryArray):
                     if not pa.types.is_primitive(column.dictionary.type):
                         left -= pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
                     if left < 0:
-                        raise UserError(f"{url}: its text is over {size(most)}, more than is decoded; split the table")
+                        raise UserError(f"{url}: its text exceeds the limit of {size(most)}; split the table")
                     column = column.dictionary_decode()
                 columns[name] = column.to_pylist()
             yield from map(list, zip(*(columns[name] for name in names), strict=True))
@@ -224,7 +212,7 @@ def _parquet_columns(
 
 @contextmanager
 def _readable_as(url: str, kind: str) -> Iterator[None]:
-    """Turn a parser's errors into one sentence."""
+    """Convert a parser's errors to a `UserError`."""
     try:
         yield
     except UserError:

@@ -1,7 +1,7 @@
-"""Users' own WebDataset shards: tars in one folder, or in folders `train`, `val` and `test`.
+"""Custom WebDataset shards: tars in one folder, or in folders `train`, `val` and `test`.
 
-Class ids are in the samples' `.cls` members, or in `label` of their `.json`. Class names are given, or listed one a
-line in `classnames.txt` beside the tars as in CLIP_benchmark's datasets, or are the labels themselves.
+Class ids are in the samples' `.cls` members, or in `label` of their `.json`. Class names are given in the settings,
+listed one per line in `classnames.txt` beside the tars (as in CLIP_benchmark), or the labels themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from syncclip import storage
 from syncclip.datasets.dataset import Split
-from syncclip.datasets.files import text_lines
+from syncclip.datasets.folders import text_lines
 from syncclip.datasets.labels import SPLIT_FOLDERS, ImageRecord, names_and_splits
 from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 
@@ -19,14 +19,14 @@ NAMES_FILE = "classnames.txt"
 
 
 def find_tars(url: str) -> dict[Split | None, list[str]]:
-    """The tars of each split, or of all (None); {} where there are none."""
+    """Tars of each split, or of all splits (None); {} without tars."""
     if whole := tars_in(url):
         return {None: whole}
-    found: dict[Split | None, list[str]] = {}
+    tars_of: dict[Split | None, list[str]] = {}
     for name in storage.listdir(url):
         if name in SPLIT_FOLDERS and (tars := tars_in(storage.join(url, name))):
-            found[SPLIT_FOLDERS[name]] = tars
-    return found
+            tars_of[SPLIT_FOLDERS[name]] = tars
+    return tars_of
 
 
 def load_webdataset(
@@ -36,20 +36,15 @@ def load_webdataset(
     split_seed: int,
     skipped: Counter[str] | None = None,
 ) -> tuple[list[str], dict[Split, TarSet]]:
-    """Class names and images of the tars of a folder or prefix, whose headers are scanned each time.
-
-    Once packed by `shards pack`, they open faster.
+    """Class names and images of tars, whose headers are scanned each time; packed with `shards pack`, they open faster.
 
     Args:
-        tars: as `find_tars` found them.
+        tars: result of `find_tars`.
         classnames: names by id.
-        split_seed: of the random split where the tars have none, and of a missing validation split.
-        skipped: counts the members of tars that are not read, by extension.
-
-    Raises:
-        UserError: a damaged tar, a sample without image or class, an id out of range, a class with too few images.
+        split_seed: of the random split if the tars have none, and of a missing validation split.
+        skipped: counts unread members by extension.
     """
-    split_of = {tar: split for split, of_split in tars.items() for tar in of_split}
+    split_of = {tar: split for split, group in tars.items() for tar in group}
     urls = list(split_of)
     members = index_tars(urls, skipped)
     if classnames is None and storage.exists(listed := storage.join(url, NAMES_FILE)):
@@ -60,6 +55,6 @@ def load_webdataset(
     ]
     names, splits = names_and_splits(range(len(members)), records, url, classnames, split_seed)
     return names, {
-        split: TarSet(urls, [members[row] for row, _ in of_split], [label for _, label in of_split])
-        for split, of_split in splits.items()
+        split: TarSet(urls, [members[row] for row, _ in items], [label for _, label in items])
+        for split, items in splits.items()
     }

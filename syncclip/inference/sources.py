@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, size
-from syncclip.datasets.files import extension, has_image_extension, is_loop
+from syncclip.datasets.folders import extension, has_image_extension, is_loop
 from syncclip.datasets.tables import COLUMNS, KINDS, read_columns
 from syncclip.shards.tars import MOST_IMAGE, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme

@@ -1,4 +1,4 @@
-"""Read pieces of shards by offset: local ones in place, remote ones from a bounded local copy."""
+"""Byte ranges of shards: local files are read in place, remote ones from a bounded local copy."""
 
 from __future__ import annotations
 
@@ -21,60 +21,58 @@ from syncclip.shards.shared_folder import SharedFolder
 from syncclip.storage.urls import open_local
 
 FETCHERS = 4
-"""Shards that are copied ahead at once."""
+"""Shards that are prefetched at once."""
 
 MAX_OPEN = 128
 """Files that a cache keeps open."""
 
 
 class ShardFile(NamedTuple):
-    """A tar, and what its commit marker records."""
+    """A tar, with the content of its commit marker."""
 
     url: str
-    bytes: int | None = None  # None: not known, so a remote one is never copied
-    sha256: str | None = None  # None: not known, so it is never checked
+    bytes: int | None = None  # None: unknown; a remote file is then never copied
+    sha256: str | None = None  # None: unknown; the file is then never verified
     images: int = 1
 
 
 class ShardCache:
-    """Open shards, the least recently used forgotten first. Safe to share between threads, and after a fork.
+    """LRU cache of open shards, safe to share between threads and after a fork.
 
-    A remote shard is copied whole: with a `folder` into files there that all processes of the machine share, else into
-    a file that has no name any more, so that nothing is left on the disk whatever happens to the process. Where there
-    is no room for a copy, the shard is read piece by piece over the network instead.
+    A remote shard is copied whole: with a `folder` to files that all processes of the machine share, otherwise to an
+    unlinked file that vanishes with the process. Without room for a copy, byte ranges are read over the network.
     """
 
     def __init__(self, limit_bytes: int = 4 << 30, folder: str | None = None, check: bool = True) -> None:
         """
         Args:
-            limit_bytes: Disk that copies of remote shards may take.
-            folder: Where shared copies are kept; None for copies of this process alone.
-            check: Whether a local shard's bytes are held against its marker's sha256 when it is first opened; those of
-                a remote one always are when it is copied.
+            limit_bytes: maximum disk space of copies.
+            folder: of shared copies; None: copies are private to this process.
+            check: verify the checksum of a local shard when it is first opened; copies are always verified.
         """
         self.limit_bytes, self.check = limit_bytes, check
         self.fetched = 0  # remote shards copied so far
         self._shared = SharedFolder(storage.local_path(folder), limit_bytes) if folder is not None else None
-        self._sound: set[str] = set()
-        self._damaged: set[str] = set()
-        self._begin()
+        self._verified: set[str] = set()
+        self._corrupt: set[str] = set()
+        self._reset()
         _CACHES.add(self)
 
-    def _begin(self) -> None:
-        """With nothing open: at first, and in a forked process, where locks and threads of the parent mean nothing."""
+    def _reset(self) -> None:
+        """Start with nothing open; also in a forked process, where the parent's locks and threads are invalid."""
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
-        self._fetching: dict[str, threading.Lock] = {}  # kept for good: two of one shard would let it be copied twice
-        self._coming = 0  # bytes of the copies under way
-        self._ahead: ThreadPoolExecutor | None = None
+        self._fetching: dict[str, threading.Lock] = {}  # never removed: a second lock would allow a second copy
+        self._incoming = 0  # bytes of the copies in progress
+        self._prefetcher: ThreadPoolExecutor | None = None
         self._wanted: set[str] = set()
 
     def read(self, shard: ShardFile, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` of a shard; fewer where it was cut off, unless that is checked.
+        """Read `size` bytes from `offset` of a shard; fewer if it is truncated and not verified.
 
         Raises:
-            UnreadableImageError: The shard does not match its marker.
-            MissingError: It is not there.
+            UnreadableImageError: the shard does not match its marker.
+            MissingError: it does not exist.
         """
         file = self._file(shard)
         if file is None:
@@ -82,116 +80,112 @@ class ShardCache:
         return file.read(offset, size)
 
     def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
-        """A whole file that has its digest, of which memory holds what is looked at; all of it where it can't be mapped
-        or copied. It isn't kept open: another of the same name may take its place.
+        """Memory-map a verified file, or read it where it can be neither mapped nor copied; raises as `read`.
 
-        Raises:
-            UnreadableImageError: It does not have its digest.
-            MissingError: It is not there.
+        The file is not kept open, so that a new file of the same name can replace it.
         """
         data: bytes | mmap.mmap | None = None
-        with contextlib.suppress(OSError):  # of a file system that maps nothing
+        with contextlib.suppress(OSError):  # the file system does not support mmap
             if storage.is_local(file.url):
                 opened: _OpenFile | None = _OpenFile(open_local(storage.local_path(file.url)), 0)
             else:
-                opened = self._copy(file) if self._copied(file) else None
+                opened = self._copy(file) if self._copyable(file) else None
             data = None if opened is None else mmap.mmap(opened.descriptor, 0, access=mmap.ACCESS_READ)
         if data is None:
             data = storage.read_bytes(file.url, sha256=file.sha256)
         if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise _damage(file)
+            raise _corruption(file)
         return data
 
-    def hold(self, shards: Iterable[ShardFile], place: str) -> None:
-        """Start to copy remote shards in the background, and release all others below `place`, a folder or prefix.
-
-        An error is raised when the shard is read.
+    def hold(self, shards: Iterable[ShardFile], prefix: str) -> None:
+        """Prefetch remote shards in the background and release all others below `prefix`; errors surface on reading.
 
         Args:
-            shards: Those that are needed first come first; the last ones are left for later where room is short.
+            shards: in the order in which they are needed; the last ones are postponed where room is short.
         """
         remote: dict[str, ShardFile] = {}
         room = self.limit_bytes
         for shard in shards:
-            if self._copied(shard) and (room := room - (shard.bytes or 0)) >= 0:
+            if self._copyable(shard) and (room := room - (shard.bytes or 0)) >= 0:
                 remote[shard.url] = shard
         with self._lock:
-            for url in [url for url in self._open if url.startswith(place) and url not in remote]:
+            for url in [url for url in self._open if url.startswith(prefix) and url not in remote]:
                 if not storage.is_local(url):
                     del self._open[url]
-            self._wanted = {url for url in self._wanted if not url.startswith(place)} | set(remote)
+            self._wanted = {url for url in self._wanted if not url.startswith(prefix)} | set(remote)
             missing = [shard for url, shard in remote.items() if url not in self._open]
-            if missing and self._ahead is None:
-                self._ahead = ThreadPoolExecutor(FETCHERS, thread_name_prefix="shards-ahead")
+            if missing and self._prefetcher is None:
+                self._prefetcher = ThreadPoolExecutor(FETCHERS, thread_name_prefix="shards-ahead")
         for shard in missing:
-            assert self._ahead is not None
-            self._ahead.submit(self._fetch_ahead, shard)
+            assert self._prefetcher is not None
+            self._prefetcher.submit(self._prefetch, shard)
 
-    def _fetch_ahead(self, shard: ShardFile) -> None:
-        if shard.url in self._wanted:  # else the window passed while it waited
+    def _prefetch(self, shard: ShardFile) -> None:
+        if shard.url in self._wanted:  # otherwise the window has moved on meanwhile
             self._file(shard)
 
-    def _copied(self, shard: ShardFile) -> bool:
+    def _copyable(self, shard: ShardFile) -> bool:
         return not storage.is_local(shard.url) and shard.bytes is not None and shard.bytes <= self.limit_bytes
 
     def _file(self, shard: ShardFile) -> _OpenFile | None:
+        """The open file of a shard; None if it must be read over the network."""
         url = shard.url
-        if not storage.is_local(url) and not self._copied(shard):
+        if not storage.is_local(url) and not self._copyable(shard):
             return None
         with self._lock:
-            if url in self._damaged:
-                raise _damage(shard)
-            if url in self._open:
-                self._open.move_to_end(url)
-                return self._open[url]
+            if (file := self._opened(shard)) is not None:
+                return file
             fetching = self._fetching.setdefault(url, threading.Lock())
-        with fetching:  # one copy at a time of one shard; others go on meanwhile
+        with fetching:  # serialises copies of one shard only
             copied_bytes = 0 if storage.is_local(url) or self._shared is not None else shard.bytes or 0
             with self._lock:
-                if url in self._damaged:
-                    raise _damage(shard)
-                if url in self._open:
-                    return self._open[url]
-                self._coming += copied_bytes
-                while self._open and (len(self._open) >= MAX_OPEN or self._taken() > self.limit_bytes):
+                if (file := self._opened(shard)) is not None:
+                    return file
+                self._incoming += copied_bytes
+                while self._open and (len(self._open) >= MAX_OPEN or self._used() > self.limit_bytes):
                     self._open.popitem(last=False)  # closed when its last reader lets go of it
-            file = None
             try:
                 file = self._local(shard) if storage.is_local(url) else self._copy(shard)
             finally:
                 with self._lock:
-                    self._coming -= copied_bytes
+                    self._incoming -= copied_bytes
                     if file is not None:
                         self._open[url] = file
             return file
 
-    def _taken(self) -> int:
-        return self._coming + sum(file.disk_bytes for file in self._open.values())
+    def _opened(self, shard: ShardFile) -> _OpenFile | None:
+        """The file if it is open, as the most recently used; raises for one known to be corrupt."""
+        if shard.url in self._corrupt:
+            raise _corruption(shard)
+        if shard.url in self._open:
+            self._open.move_to_end(shard.url)
+        return self._open.get(shard.url)
+
+    def _used(self) -> int:
+        return self._incoming + sum(file.disk_bytes for file in self._open.values())
 
     def _local(self, shard: ShardFile) -> _OpenFile:
         try:
             file = _OpenFile(open_local(storage.local_path(shard.url)), 0)
         except FileNotFoundError as error:
-            raise storage.MissingError(
-                f"cannot read {shard.url}: it is not there any more; was the set removed?"
-            ) from error
-        self._require_sound(shard, storage.local_path(shard.url))
+            raise storage.MissingError(f"cannot read {shard.url}: it no longer exists; was the set removed?") from error
+        self._verify(shard, storage.local_path(shard.url))
         return file
 
     def _copy(self, shard: ShardFile) -> _OpenFile | None:
         assert shard.bytes is not None
         if self._shared is not None:
             name = hashlib.sha256(f"{shard.url} {shard.sha256}".encode()).hexdigest()[:32]
-            while (found := self._shared.open(name, shard.bytes, lambda path: self._fetch(shard, path))) is None:
+            while (copy := self._shared.open(name, shard.bytes, lambda path: self._fetch(shard, path))) is None:
                 if not self._release_oldest():
                     return None
-            return _OpenFile(found, 0)
+            return _OpenFile(copy, 0)
         with scratch_folder() as folder:  # an open file outlives its name
             self._fetch(shard, private := folder / "shard.tar")
             return _OpenFile(os.open(private, os.O_RDONLY), shard.bytes)
 
     def _release_oldest(self) -> bool:
-        """Close the copy that was not used for longest, which then may be removed; False where there is none."""
+        """Close the least recently used copy, so that it can be removed; returns whether there was one."""
         with self._lock:
             oldest = next((url for url in self._open if not storage.is_local(url)), None)
             if oldest is not None:
@@ -200,38 +194,35 @@ class ShardCache:
 
     def _fetch(self, shard: ShardFile, path: Path) -> None:
         storage.fetch(shard.url, path, shard.sha256)
-        self._require_sound(shard, path)
+        self._verify(shard, path)
         self.fetched += 1
 
-    def _is_sound(self, shard: ShardFile, path: Path) -> bool:
+    def _verify(self, shard: ShardFile, path: Path) -> None:
+        """Raise an UnreadableImageError if the file's checksum is not that of the shard's marker."""
         local = storage.is_local(shard.url)
-        if shard.sha256 is None or (local and (not self.check or shard.url in self._sound)):
-            return True
+        if shard.sha256 is None or (local and (not self.check or shard.url in self._verified)):
+            return
         with path.open("rb") as file:
-            sound = storage.file_sha256(file) == shard.sha256
-        if sound:
-            self._sound.add(shard.url)
-        return sound
-
-    def _require_sound(self, shard: ShardFile, path: Path) -> None:
-        if not self._is_sound(shard, path):
-            self._damaged.add(shard.url)
-            raise _damage(shard)
+            matches = storage.file_sha256(file) == shard.sha256
+        if not matches:
+            self._corrupt.add(shard.url)
+            raise _corruption(shard)
+        self._verified.add(shard.url)
 
 
-def _damage(shard: ShardFile) -> UnreadableImageError:
-    reason = "its bytes are not those of its marker, it was damaged or replaced; see `syncclip shards verify`"
+def _corruption(shard: ShardFile) -> UnreadableImageError:
+    reason = "its checksum differs from its marker's, it is corrupt or replaced; see `syncclip shards verify`"
     return UnreadableImageError(shard.url, reason, shard.images)
 
 
 class _OpenFile:
-    """A descriptor that closes itself after its last reader."""
+    """A descriptor that is closed after its last reader."""
 
     def __init__(self, descriptor: int, disk_bytes: int) -> None:
         self.descriptor, self.disk_bytes = descriptor, disk_bytes
 
     def read(self, offset: int, size: int) -> bytes:
-        """A method, so that the caller's `self` keeps the file open while it is read."""
+        """Read a byte range; the caller's reference keeps the file open meanwhile."""
         return os.pread(self.descriptor, size, offset)
 
     def __del__(self) -> None:
@@ -244,7 +235,7 @@ _CACHES: weakref.WeakSet[ShardCache] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for cache in list(_CACHES):
-        cache._begin()
+        cache._reset()
 
 
 os.register_at_fork(after_in_child=_after_fork)

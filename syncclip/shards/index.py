@@ -1,8 +1,10 @@
-"""The index of a finished set: what its markers and tables tell, in two files, so that a training reads no others.
+"""The sample table of a set (where every image is stored) and the index that lets a training open a set quickly.
 
-`index.safetensors` holds the columns of `SampleTable`, which are mapped, not read. `index.json`, written last, holds
-their digest and what the shards' markers tell. An index that doesn't fit the folder's listing (a shard was added,
-removed or cut short since) or is damaged is as if it weren't there: then every marker and table is read.
+The sample table is built from the marker and the table of every shard. For a finished set it is also stored in two
+files, so that a training reads no others: `index.safetensors` holds the columns of `SampleTable`, which are
+memory-mapped; `index.json`, written last, holds their checksum and the markers' content. An index that does not match
+the folder's listing (a shard was added, removed or truncated since) or is corrupt is ignored, and every marker and
+table is read instead.
 """
 
 from __future__ import annotations
@@ -10,28 +12,197 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Sequence
-from dataclasses import fields
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from string import digits
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from syncclip import storage
 from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError
+from syncclip.core.text import counted
 from syncclip.runtime.progress import say
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError
-from syncclip.shards.markers import Shard, marked, shard_name, table_name
-from syncclip.shards.samples import SIX, SampleTable, read_samples, shards_by_markers
+from syncclip.shards.markers import Shard, marked, markers, shard_name, table_name
+from syncclip.shards.tables import parse_table
 
 INDEX = "index.json"
 COLUMNS = "index.safetensors"
-_TYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
-"""Of safetensors, and numpy's."""
+
+Rows = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.integer[Any]]
+"""Integers in the narrowest type that holds them; convert before adding to them."""
+
+SIX = ("index", "label", "shard", "place", "offset", "size")
+"""Columns of `SampleTable` that locate an image."""
 SIGNED = ("label", "classes")
-"""Columns whose numbers a dataset may choose; no others can be negative."""
+"""Columns that may hold negative numbers, since the dataset chooses their values."""
+
+_TABLES_AT_ONCE = 16
+_COLUMNS = ("index", "label", "jpg_offset", "jpg_size")
+_DTYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
+"""safetensors dtype -> numpy dtype."""
+
+
+class Places(NamedTuple):
+    """Location of some images: arrays of one length."""
+
+    shard: Rows
+    place: Rows
+    offset: Rows
+    size: Rows
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Location of every image: six arrays of one length in index-major order (ascending `index`), and the rows of each
+    class."""
+
+    index: Numbers  # position in the set
+    label: Rows
+    shard: Numbers  # shard number
+    place: Numbers  # row in the table of the shard
+    offset: Numbers  # of the image in the tar, bytes
+    size: Numbers  # of the image, bytes
+    by_label: Numbers  # rows sorted by label, ascending within a label
+    classes: Numbers  # distinct labels, ascending
+    starts: Numbers  # start of each class in `by_label`, then the total number of rows
+
+    @staticmethod
+    def of(columns: Sequence[Numbers] | Numbers) -> SampleTable:
+        """Build the table from the six columns."""
+        index, label, *location = columns
+        by_label = np.argsort(label, kind="stable")
+        ordered = label[by_label]
+        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        narrow = dict(zip(SIX, map(_narrowed, (index, label, *location)), strict=True), by_label=_narrowed(by_label))
+        narrow |= {"starts": _narrowed(np.append(starts, len(ordered))), "classes": ordered[starts].astype(np.int64)}
+        return SampleTable(**{**narrow, "label": label.astype(np.int64)})  # type: ignore[arg-type]
+
+    def at(self, rows: Rows) -> Places:
+        """Location of the images of some rows."""
+        return Places(*(getattr(self, name)[rows].astype(np.int64) for name in Places._fields))
+
+    def rows_of(self, label: int) -> Numbers:
+        """Ascending rows of a class (a view); empty for an unknown class."""
+        position = int(np.searchsorted(self.classes, label))
+        if position == len(self.classes) or self.classes[position] != label:
+            return self.by_label[:0]
+        return self.by_label[int(self.starts[position]) : int(self.starts[position + 1])]
+
+    def first(self, max_per_class: int) -> SampleTable:
+        """The table of the first images of each class; its columns are views where these images come first."""
+        begins = self.starts[:-1].astype(np.int64)
+        counts = np.minimum(self.starts[1:] - self.starts[:-1], max_per_class).astype(np.int64)
+        if counts.sum() == len(self.index):
+            return self
+        by_label = np.concatenate([self.by_label[a : a + n] for a, n in zip(begins, counts, strict=True)])
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        kept: slice | Numbers = slice(len(by_label))
+        if by_label.max() >= len(by_label):
+            kept = np.sort(by_label)
+            by_label = _narrowed(np.searchsorted(kept, by_label))
+        columns = {name: getattr(self, name)[kept] for name in SIX}
+        return SampleTable(**columns, by_label=by_label, classes=self.classes, starts=starts)
+
+
+def _narrowed(numbers: Numbers) -> Numbers:
+    """The numbers in the narrowest unsigned type; unchanged if one is negative."""
+    if not len(numbers) or numbers.min() < 0:
+        return numbers
+    return numbers.astype(np.min_scalar_type(int(numbers.max())))
+
+
+def shards_by_markers(url: str, owner: str | None = None) -> dict[int, Shard]:
+    """Number -> marker content of the committed shards, in order; raises `DamagedError` for a corrupt marker."""
+    return {stats.shard: Shard.of(stats) for stats in markers(url, owner=owner)}
+
+
+def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
+    """The shards of a set and the combined table of all of them; unreadable tables are counted and skipped.
+
+    Raises:
+        UserError: there is no committed shard, too many are corrupt, or a sample is in two shards.
+    """
+    shards, class_hashes = {}, {}
+    for stats in markers(url):
+        shards[stats.shard] = Shard.of(stats)
+        class_hashes[stats.shard] = _hash(stats.per_class)
+    if not shards:
+        raise UserError(f"{url}: no committed shard found; generate the set first, or check the path")
+    columns = _empty_columns(list(shards.values()))
+    readable, end = 0, 0
+    for shard, part in _tables(url, shards, class_hashes):
+        if isinstance(part, str):
+            corruption.skip(storage.join(url, table_name(shard)), part, shards[shard].images)
+            continue
+        if not part.shape[1]:
+            corruption.skip(storage.join(url, shard_name(shard)), "empty shard without images", 0)
+        for column, values in zip(columns, part, strict=True):
+            column[end : end + part.shape[1]] = values
+        readable, end = readable + 1, end + part.shape[1]
+    if not readable:
+        raise UserError(f"{url}: no shard has a readable table; check the set with `shards verify`")
+    if not end:
+        raise UserError(f"{url}: {counted(len(shards), 'shard')} without any image; generate the set again")
+    columns = [column[:end] for column in columns]
+    index, shard_of = columns[0], columns[2]
+    if np.any(index[1:] < index[:-1]):
+        order = np.argsort(index, kind="stable")
+        columns = [column[order] for column in columns]
+        index, shard_of = columns[0], columns[2]
+    duplicates = np.flatnonzero(index[1:] == index[:-1])
+    if len(duplicates):
+        row = int(duplicates[0])
+        first, second = shard_name(shard_of[row]), shard_name(shard_of[row + 1])
+        raise UserError(
+            f"{url}: sample {index[row]} is in both {first} and {second}: the folder mixes two sets; separate them"
+        )
+    return shards, SampleTable.of(columns)
+
+
+def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
+    """Empty columns for all images, each as wide as the markers show that its largest number needs."""
+    images, size = max(shard.images for shard in shards), max(shard.bytes for shard in shards)
+    largest = {"shard": shards[-1].shard, "place": images, "offset": size, "size": size}
+    total = sum(shard.images for shard in shards)
+    return [np.empty(total, np.min_scalar_type(largest[name]) if name in largest else np.int64) for name in SIX]
+
+
+def _tables(url: str, shards: Mapping[int, Shard], class_hashes: Mapping[int, int]) -> Iterator[tuple[int, Rows | str]]:
+    """Each shard with the rows of its table, or the reason why the table is unusable; reads several files at once."""
+    folder, numbers = storage.join(url, ""), list(shards)
+    for first in range(0, len(numbers), _TABLES_AT_ONCE):
+        urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
+        contents = storage.read_many(list(urls.values()), sealed=False)
+        for shard, table_url in urls.items():
+            yield shard, _columns(contents.get(table_url, b""), shards[shard], class_hashes[shard])
+
+
+def _columns(data: bytes, shard: Shard, class_hash: int) -> Rows | str:
+    """(6, count) columns of `SampleTable` for one shard, or the reason why the table is not that of this shard."""
+    try:
+        table = parse_table(data, shard.table_sha256, _COLUMNS)
+    except (OSError, ValueError) as error:
+        return f"unreadable table: {error}"
+    index, label, offset, size = (table[name].to_numpy().astype(np.int64, copy=False) for name in _COLUMNS)
+    if len(index) != shard.images:
+        return f"its table has {len(index)} rows, but its marker counts {shard.images}"
+    if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > shard.bytes):
+        return "its table points outside the tar"
+    if _hash(Counter(label.tolist())) != class_hash:
+        return "its table and its marker disagree on the classes"
+    return np.stack([index, label, np.full_like(index, shard.shard), np.arange(len(index)), offset, size])
+
+
+def _hash(per_class: Mapping[int, int]) -> int:
+    """Hash of the class counts; keeping the counts of ten thousand shards would take more memory than the table."""
+    return hash(tuple(sorted((label, count) for label, count in per_class.items() if count)))
 
 
 class Index(Settings):
@@ -39,21 +210,21 @@ class Index(Settings):
 
     format: Literal[1] = 1
     sha256: str
-    """Of `index.safetensors`."""
+    """Checksum of `index.safetensors`."""
     bytes: int
-    """Of `index.safetensors`."""
+    """Size of `index.safetensors`."""
     shards: tuple[Shard, ...]
-    """In the order of their numbers."""
+    """Shards in ascending order."""
 
 
 def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Shard -> what its marker tells, of the shards that exist, in order: by the index, or else by every marker.
+    """Number -> marker content of the committed shards, in order; from the index, or else from every marker.
 
     Args:
-        owner: identity that they must have, see `storage.seals`.
+        owner: required identity of the shards, see `storage.checksums`.
 
     Raises:
-        DamagedError: there is no index, and a marker is not as it was written.
+        DamagedError: there is no index, and a marker is corrupt.
     """
     current().listings.pop(url, None)
     index = read_index(url, owner=owner)
@@ -65,11 +236,11 @@ def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
 def open_samples(
     url: str, cache: ShardCache, corruption: Corruption, resolved: bool = False
 ) -> tuple[dict[int, Shard], SampleTable]:
-    """The shards of a set, and where its images are: by the index, or else by every marker and table.
+    """The shards of a set and its sample table; from the index, or else from every marker and table.
 
     Args:
-        resolved: whether `committed_shards` was asked for this run, here or where it was resolved. The listing of ten
-            thousand shards, seconds on S3, isn't asked for again then.
+        resolved: whether `committed_shards` has been called for this run, in this process or where the run was
+            resolved; skips the listing, which takes seconds for ten thousand shards on S3.
 
     Raises:
         UserError: see `read_samples`.
@@ -83,28 +254,28 @@ def open_samples(
         except storage.UnreachableError:
             raise
         except (UnreadableImageError, OSError, ValueError, LookupError, TypeError, OverflowError) as error:
-            _say_useless(url, error)
+            _report_unusable(url, error)
         else:
-            return {one.shard: one for one in index.shards}, samples
+            return {shard.shard: shard for shard in index.shards}, samples
     return read_samples(url, corruption)
 
 
 def index_set(url: str, owner: str = storage.NOBODY) -> None:
-    """Write the index of a set to which nothing will be added for now; nothing happens where a table is damaged."""
+    """Write the index of a finished set; writes nothing if a table is corrupt."""
     try:
         shards, samples = read_samples(url, Corruption(0))
     except storage.UnreachableError:
         raise
-    except UserError:  # whoever reads the set is told
+    except UserError:  # raised again when the set is read
         return
     write_index(url, list(shards.values()), samples, owner)
 
 
 def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str = storage.NOBODY) -> None:
-    """Write what `open_samples` will read; `owner` is the identity of what the set belongs to."""
+    """Write the index that `open_samples` reads; `owner` is the identity of the set's files."""
     from safetensors.numpy import save
 
-    data = save({one.name: getattr(samples, one.name) for one in fields(SampleTable)})
+    data = save({column.name: getattr(samples, column.name) for column in fields(SampleTable)})
     storage.write_bytes(storage.join(url, COLUMNS), data)
     index = Index(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), shards=tuple(shards))
     storage.write_sealed(storage.join(url, INDEX), index.model_dump_json().encode(), owner=owner)
@@ -116,80 +287,77 @@ def forget_index(url: str) -> None:
 
 
 def read_index(url: str, known: str = "", owner: str | None = None) -> Index | None:
-    """The index of a set, if there is one that fits its files: a document and a listing, however large the set is.
+    """The index of a set if it matches its files; costs one document and one listing, regardless of the set's size.
 
     Args:
-        known: digest of an index that is known to fit.
-        owner: identity that it must have, see `storage.seals`.
+        known: checksum of an index that needs no listing, as it has matched before.
+        owner: required identity, see `storage.checksums`.
     """
     try:
         index = storage.read_document(storage.join(url, INDEX), Index, "remove it", owner)
     except storage.UnreachableError:
         raise
     except UserError as error:
-        _say_useless(url, error)
+        _report_unusable(url, error)
         return None
     if index is None or index.sha256 == known:
         return index
-    sizes = storage.sizes(url, beginnings([shard_name(one.shard) for one in index.shards]))
-    if marked(sizes) != [one.shard for one in index.shards] or sizes.get(COLUMNS) != index.bytes:
+    sizes = storage.sizes(url, listing_prefixes([shard_name(shard.shard) for shard in index.shards]))
+    if marked(sizes) != [shard.shard for shard in index.shards] or sizes.get(COLUMNS) != index.bytes:
         return None
-    fits = all(sizes.get(shard_name(one.shard)) == one.bytes and table_name(one.shard) in sizes for one in index.shards)
-    return index if fits else None
+    matches = all(
+        sizes.get(shard_name(shard.shard)) == shard.bytes and table_name(shard.shard) in sizes for shard in index.shards
+    )
+    return index if matches else None
 
 
-def beginnings(names: Sequence[str], most: int = 1000) -> list[str]:
-    """Beginnings of the names of shards' files and of the index: each name has one, and few have the same.
+def listing_prefixes(names: Sequence[str], most: int = 1000) -> list[str]:
+    """Disjoint prefixes that cover the names of all shards and of the index, for listing them in parallel.
 
     Args:
         names: of shards.
-        most: so many have the same; more only where they share four digits.
+        most: names per prefix; exceeded only where names share their first four digits.
     """
 
-    def parted(begin: str, names: Sequence[str]) -> list[str]:
-        if len(names) <= most or len(begin) == 4:  # every name begins with five digits at least
-            return [begin]
-        return [
-            one for digit in digits for one in parted(begin + digit, [n for n in names if n.startswith(begin + digit)])
-        ]
+    def split(prefix: str, names: Sequence[str]) -> list[str]:
+        if len(names) <= most or len(prefix) == 4:  # every name begins with at least five digits
+            return [prefix]
+        longer = [prefix + digit for digit in digits]
+        return [part for begin in longer for part in split(begin, [name for name in names if name.startswith(begin)])]
 
-    found = parted("", names)
-    return found if len(found) == 1 else [INDEX, COLUMNS, *found]
+    prefixes = split("", names)
+    return prefixes if len(prefixes) == 1 else [INDEX, COLUMNS, *prefixes]
 
 
 def _parse(data: bytes | mmap.mmap) -> SampleTable:
-    """The columns in a safetensors file, which stay where they are: the library would copy them."""
+    """Views of the columns in a safetensors file; the library would copy them."""
     view = memoryview(data)
     begin = 8 + int.from_bytes(view[:8], "little")
     header, columns = json.loads(bytes(view[8:begin])), {}
-    for name in (one.name for one in fields(SampleTable)):
+    for name in (column.name for column in fields(SampleTable)):
         if (header[name]["dtype"] == "I64") != (name in SIGNED):
-            raise ValueError(f"its {name} are of another type")
-        kind, (count,) = np.dtype(_TYPES[header[name]["dtype"]]), header[name]["shape"]
-        columns[name] = np.frombuffer(view, kind, count, begin + header[name]["data_offsets"][0])
+            raise ValueError(f"column {name} has another type")
+        dtype, (count,) = np.dtype(_DTYPES[header[name]["dtype"]]), header[name]["shape"]
+        columns[name] = np.frombuffer(view, dtype, count, begin + header[name]["data_offsets"][0])
     return SampleTable(**columns)
 
 
 def _check(samples: SampleTable, index: Index) -> None:
-    """Refuse columns that can't be those of a set with these shards, lest a stranger's lead into another's memory.
-
-    Raises:
-        ValueError: they are of other lengths, name rows or shards that aren't there, or images larger than a shard.
-    """
-    rows = sum(one.images for one in index.shards)
+    """Raise a ValueError for columns that do not belong to these shards, so that no read leaves the mapped file."""
+    rows = sum(shard.images for shard in index.shards)
     lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
-    numbers = np.array([one.shard for one in index.shards])
+    numbers = np.array([shard.shard for shard in index.shards])
     if not rows or lengths != {rows} or samples.by_label.max() >= rows:
         raise ValueError(f"its columns are not those of {rows} images")
-    if samples.size.max() > max(one.bytes for one in index.shards):
-        raise ValueError("it tells of images that are larger than their shard")
+    if samples.size.max() > max(shard.bytes for shard in index.shards):
+        raise ValueError("an image is larger than its shard")
     if not np.isin(np.unique(samples.shard), numbers).all():
-        raise ValueError("it names a shard that isn't there")
+        raise ValueError("it contains an unknown shard")
     starts = samples.starts.astype(np.int64)
     if len(starts) != len(samples.classes) + 1 or (np.diff(starts) < 1).any() or (starts[0], starts[-1]) != (0, rows):
-        raise ValueError("its classes are not those of its images")
+        raise ValueError("its classes do not match its images")
 
 
-def _say_useless(url: str, error: Exception) -> None:
+def _report_unusable(url: str, error: Exception) -> None:
     reason = str(error).partition(";")[0]
-    say(f"{url}: its index is of no use ({reason}), so every marker and table is read; remove {INDEX}, a mere shortcut")
+    say(f"{url}: unusable index ({reason}); reading every marker and table instead; remove {INDEX} to silence this")

@@ -1,4 +1,4 @@
-"""Names of a set's files, the commit marker, and which shards exist; how a tar is laid out is `writer`'s."""
+"""File names of a set, commit markers, and the list of committed shards."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from syncclip.storage.checksums import NOBODY
 
 FORMAT = 1
 CHUNK = 256
-"""Markers that are read at once."""
+"""Markers read at once."""
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
 
 
 class ShardStats(BaseModel):
-    """The commit marker of one shard: what was written, and what it took."""
+    """Commit marker of a shard."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,14 +32,14 @@ class ShardStats(BaseModel):
     sha256: str  # of the tar
     table_sha256: str
     per_class: dict[int, int]  # label -> samples
-    rejects: dict[str, int] = {}  # reason -> images that a filter sent back
-    seconds: float = 0.0  # wall time of making the shard
-    owner: str = NOBODY  # identity of the plan or dataset that it belongs to
+    rejects: dict[str, int] = {}  # reason -> images rejected by filters
+    seconds: float = 0.0  # wall time of generating the shard
+    owner: str = NOBODY  # identity of the plan or dataset
     format: int = FORMAT
 
 
 class Shard(NamedTuple):
-    """What a training needs of a committed shard's marker."""
+    """The part of a committed shard's marker that a training needs."""
 
     shard: int
     images: int
@@ -49,7 +49,7 @@ class Shard(NamedTuple):
 
     @staticmethod
     def of(stats: ShardStats) -> Shard:
-        """What is needed of a marker."""
+        """Extract it from a marker."""
         return Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
 
 
@@ -69,38 +69,37 @@ def stats_name(shard: int) -> str:
 
 
 def sample_key(index: int) -> str:
-    """`000000017`: the name that the members of sample `index` share."""
+    """`000000017`: common name of the members of a sample."""
     return f"{index:09d}"
 
 
 def committed(url: str, report: Report | None = None, owner: str | None = None) -> dict[int, ShardStats]:
-    """Shard -> marker of the shards that exist, in order; see `markers`, which needs less memory."""
+    """Number -> marker of the committed shards, in order; see `markers`, which needs less memory."""
     return {stats.shard: stats for stats in markers(url, report, owner)}
 
 
 def markers(url: str, report: Report | None = None, owner: str | None = None) -> Iterator[ShardStats]:
-    """The markers of the shards that exist, in order; none for a missing folder.
+    """Markers of the committed shards, in order; none for a missing folder.
 
-    A shard exists if it has a marker, its tar has the marker's byte count and its table is there. A marker that was
-    changed, cut short or exchanged since is an error that names it, because its images would be lost or replaced
-    silently. One listing, and `CHUNK` markers in memory.
+    A shard is committed if it has a marker and a table and its tar has the marker's byte count. A marker that was
+    modified, truncated or replaced is an error, since its images would otherwise be lost silently. Needs one listing,
+    and keeps `CHUNK` markers in memory.
 
     Args:
-        report: called with number and error of a damaged marker, whose shard is then left out; None: the error is
-            raised.
-        owner: identity that the shards must have, see `storage.seals`; None: all the same.
+        report: called with the number and the error of a corrupt marker, whose shard is skipped; None: raise it.
+        owner: required identity of the shards, see `storage.checksums`; None: any, the same for all.
 
     Raises:
-        UserError: A marker is of a newer format than this version reads.
-        DamagedError: A marker is not as it was written.
+        UserError: a marker has a newer format than this version reads.
+        DamagedError: a marker is corrupt.
     """
-    sizes, folder, asked_again = _listing(url), storage.join(url, ""), False
-    there, first_owner = marked(sizes), ""
-    for first in range(0, len(there), CHUNK):
-        chunk = there[first : first + CHUNK]
-        places = {folder + stats_name(shard): shard for shard in chunk}
-        told = None if report is None else partial(_report, places, report)
-        texts = storage.read_many(list(places), told, owner)
+    sizes, folder, listed_again = _listing(url), storage.join(url, ""), False
+    numbers, first_owner = marked(sizes), ""
+    for first in range(0, len(numbers), CHUNK):
+        chunk = numbers[first : first + CHUNK]
+        urls = {folder + stats_name(shard): shard for shard in chunk}
+        report_url = None if report is None else partial(_report, urls, report)
+        texts = storage.read_many(list(urls), report_url, owner)
         for shard in chunk:
             name = stats_name(shard)
             if (text := texts.get(folder + name)) is None:
@@ -108,40 +107,38 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
             try:
                 stats = ShardStats.model_validate_json(text)
             except ValidationError as error:
-                raise UserError(
-                    f"{url}/{name} can't be read by this version of syncclip ({first_complaint(error)}); upgrade it"
-                ) from error
+                reason = first_complaint(error)
+                raise UserError(f"{url}/{name}: unsupported by this version of syncclip ({reason}); upgrade") from error
             if stats.format > FORMAT:
-                raise UserError(f"{url}/{name}: format {stats.format}, this syncclip reads up to {FORMAT}; upgrade it")
+                raise UserError(f"{url}/{name}: format {stats.format}, but this syncclip reads up to {FORMAT}; upgrade")
             first_owner = first_owner or stats.owner
             if stats.shard != shard or stats.owner != first_owner:
-                what = f"shard {stats.shard}" if stats.shard != shard else "another set than the shards before it"
-                exchanged = storage.DamagedError(f"{url}/{name} belongs to {what}: it was exchanged")
+                other = f"shard {stats.shard}" if stats.shard != shard else "another set than the previous shards"
+                mismatch = storage.DamagedError(f"{url}/{name} belongs to {other}; restore the original file")
                 if report is None:
-                    raise exchanged
-                report(shard, exchanged)
+                    raise mismatch
+                report(shard, mismatch)
                 continue
-            if sizes.get(shard_name(shard)) != stats.bytes and not (asked_again or storage.is_local(url)):
-                sizes, asked_again = storage.sizes(url), True
+            if sizes.get(shard_name(shard)) != stats.bytes and not (listed_again or storage.is_local(url)):
+                sizes, listed_again = storage.sizes(url), True
             if sizes.get(shard_name(shard)) == stats.bytes and table_name(shard) in sizes:
                 yield stats
 
 
 def marked(names: Iterable[str]) -> list[int]:
-    """The shards of which there is a marker among a folder's files, ascending."""
+    """Numbers of the shards with a marker among a folder's files, ascending."""
     return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
 
 
 def _listing(url: str) -> dict[str, int]:
-    """Name -> bytes of a folder's files. No checksum holds an answer of a store: where a shard lacks a file, it is
-    asked again."""
+    """Name -> bytes of a folder's files; an object store is listed again if a shard seems to lack a file."""
     sizes = storage.sizes(url)
     if not storage.is_local(url):
-        shards = {int(found[0]) for name in sizes if (found := re.match(r"\d{5,}", name))}
+        shards = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}
         if any(name(shard) not in sizes for shard in shards for name in (shard_name, table_name, stats_name)):
             return storage.sizes(url) | sizes
     return sizes
 
 
-def _report(places: Mapping[str, int], report: Report, url: str, error: storage.DamagedError) -> None:
-    report(places[url], error)
+def _report(urls: Mapping[str, int], report: Report, url: str, error: storage.DamagedError) -> None:
+    report(urls[url], error)

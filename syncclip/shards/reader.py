@@ -1,4 +1,4 @@
-"""Random access to the images of a set, by the offset tables of its committed shards."""
+"""Random access to the images of a set."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
-from syncclip.shards.index import open_samples
+from syncclip.shards.index import Rows, open_samples
 from syncclip.shards.markers import sample_key, shard_name
-from syncclip.shards.samples import Rows
 from syncclip.shards.tables import read_table
 
 
 class ImageSet(ABC):
-    """Labelled images by row number: what streams, evaluations and packing need of a set, wherever it is stored."""
+    """Labelled images by row number, independent of how they are stored."""
 
     labels: Rows
     """(len,) class ids."""
@@ -33,36 +32,28 @@ class ImageSet(ABC):
         return len(self.labels)
 
     def rows_of(self, label: int) -> Rows:
-        """Ascending rows of a class; empty where it has none."""
+        """Ascending rows of a class; empty for an unknown class."""
         return np.flatnonzero(self.labels == label).astype(np.int64)
 
     @abstractmethod
     def read(self, row: int) -> bytes:
-        """The image file of a row.
-
-        Raises:
-            UserError: it is gone or cannot be read.
-        """
+        """Bytes of the image file of a row; raises a `UserError` if it cannot be read."""
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """What an image is called in a message."""
+        """Name of an image in messages."""
 
     def image(self, row: int) -> Image.Image:
-        """The RGB image of a row.
-
-        Raises:
-            UnreadableImageError: it cannot be decoded.
-        """
+        """RGB image of a row; raises an `UnreadableImageError` if it cannot be decoded."""
         return decode_image(self.read(row), self.name(row))
 
 
 class ShardSet(ImageSet):
-    """The committed shards of a set, as a list of images in index-major order.
+    """The images of a set's committed shards, in index-major order.
 
-    Where each image is and what it shows is mapped from the set's index; memory holds it (some 30 bytes an image) where
-    that isn't written yet. Images, texts and provenance are read where they are asked for. Later shards do not appear
-    in an open set. Safe to share between threads; open it again in another process.
+    The sample table is mapped from the set's index, or held in memory (some 30 bytes per image) without one; images,
+    texts and provenance are read on access. Shards that are committed later do not appear. Safe to share between
+    threads; open it again in another process.
     """
 
     def __init__(
@@ -70,14 +61,12 @@ class ShardSet(ImageSet):
     ) -> None:
         """
         Args:
-            url: Folder or prefix of the set.
-            max_corrupt_images: How many images may be lost with shards whose table cannot be read, before it is an
-            error.
-            cache: Shared bounded cache of remote shards; None for one of its own.
-            resolved: See `open_samples`.
+            max_corrupt_images: images that may be lost with unreadable tables before it is an error.
+            cache: shared cache of remote shards; None: a cache for this set alone.
+            resolved: see `open_samples`.
 
         Raises:
-            UserError: No committed shard, too many corrupt ones, or a sample that is in two shards.
+            UserError: there is no committed shard, too many are corrupt, or a sample is in two shards.
         """
         self.url = url
         self.cache = cache or ShardCache()
@@ -91,19 +80,16 @@ class ShardSet(ImageSet):
         return self.samples.rows_of(label).astype(np.int64)
 
     def subset(self, max_per_class: int) -> ShardSet:
-        """A view of the first `max_per_class` images of each class (a prefix of the set's order).
-
-        Rows of the view count from 0 in the set's order; both share files and caches.
-        """
+        """A view of the first `max_per_class` images of each class, in the set's order; it shares files and caches."""
         if max_per_class < 1:
-            raise UserError(f"at most {max_per_class} images per class leaves none; give 1 or more")
+            raise UserError(f"{max_per_class} images per class is an empty subset; use 1 or more")
         view = copy.copy(self)
         view.samples = self.samples.first(max_per_class)
         view.labels = view.samples.label
         return view
 
     def name(self, row: int) -> str:
-        """What an image is called in a message: `…/00003.tar:000000017.jpg`."""
+        """Name of an image in messages: `…/00003.tar:000000017.jpg`."""
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
@@ -129,58 +115,55 @@ class ShardSet(ImageSet):
             raise UnreadableImageError(shard.url, str(error), shard.images) from error
 
     def read_many(self, rows: Rows) -> list[bytes]:
-        """The image files of some rows, from each shard in one piece; b"" of a shard that was removed since."""
+        """Image files of some rows, with one read per shard; b"" if a shard has been removed."""
         samples, files = self.samples.at(rows), [b""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
-            places = np.flatnonzero(samples.shard == shard)
-            starts, ends = samples.offset[places], samples.offset[places] + samples.size[places]
+            positions = np.flatnonzero(samples.shard == shard)
+            starts, ends = samples.offset[positions], samples.offset[positions] + samples.size[positions]
             first = int(starts.min())
             with suppress(storage.MissingError):
                 piece = storage.read_bytes(storage.join(self.url, shard_name(shard)), first, int(ends.max()))
-                for place, start, end in zip(places.tolist(), starts - first, ends - first, strict=True):
-                    files[place] = piece[start:end]
+                for position, start, end in zip(positions.tolist(), starts - first, ends - first, strict=True):
+                    files[position] = piece[start:end]
         return files
 
     def texts(self, rows: Rows) -> list[str]:
-        """The prompts or captions of some rows, from the table of each shard at once."""
+        """Prompts or captions of some rows, with one table read per shard."""
         samples, texts = self.samples.at(rows), [""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
-            places = np.flatnonzero(samples.shard == shard).tolist()
-            column = self._table(shard)["text"].take(samples.place[places]).to_pylist()
-            for place, text in zip(places, column, strict=True):
-                texts[place] = str(text)
+            positions = np.flatnonzero(samples.shard == shard).tolist()
+            column = self._table(shard)["text"].take(samples.place[positions]).to_pylist()
+            for position, text in zip(positions, column, strict=True):
+                texts[position] = str(text)
         return texts
 
     def text(self, row: int) -> str:
-        """The prompt or caption of a row."""
+        """Prompt or caption of a row."""
         return self.texts(np.array([row]))[0]
 
     def provenance(self, row: int) -> dict[str, Any]:
-        """Where the image of a row came from."""
+        """Provenance of the image of a row."""
         table = self._table(int(self.samples.shard[row]))
         text = table["provenance"][int(self.samples.place[row])].as_py()
         return parse_json(text, f"{self.name(row)}: provenance", dict, "see `syncclip shards verify`")
 
     def check_labels(self, classes: int) -> None:
-        """Refuse a set with a class id that `classes` classes don't have.
-
-        Raises:
-            UserError: The sentence names the first such image.
-        """
-        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
-        if len(wrong):
+        """Raise a `UserError` with the first image whose class id is not below `classes`."""
+        invalid = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
+        if len(invalid):
+            name, label = self.name(int(invalid[0])), self.labels[invalid[0]]
             raise UserError(
-                f"{self.name(int(wrong[0]))}: class {self.labels[wrong[0]]} is out of range, there are {classes} "
-                f"(0 to {classes - 1}); {len(wrong)} image(s) have such a .cls, make a new set for these classes"
+                f"{name}: class {label} is out of range (0 to {classes - 1}), like {len(invalid)} image(s) in total; "
+                "use a set of these classes"
             )
 
     def hold(self, shards: Iterable[int]) -> None:
-        """Start to copy these remote shards in the background, and release the others; nothing for local ones."""
+        """Prefetch these remote shards in the background and release all others; no effect on local shards."""
         if not storage.is_local(self.url):
             self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 
     def through(self, cache: ShardCache) -> ShardSet:
-        """The same images, read through another cache."""
+        """A view of the set that reads through another cache."""
         view = copy.copy(self)
         view.cache = cache
         return view

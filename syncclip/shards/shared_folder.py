@@ -1,4 +1,4 @@
-"""A bounded folder of copied files that all processes of a machine share: each file is copied once for all of them."""
+"""A bounded folder of copied files, shared by all processes of a machine: each file is copied only once."""
 
 from __future__ import annotations
 
@@ -13,73 +13,72 @@ from pathlib import Path
 from syncclip.storage.permissions import make_private, open_private
 
 STRIPES = 64
-"""Lock files; two files of one stripe are copied one after the other."""
+"""Number of lock files; files of one stripe are copied one after the other."""
 PART = ".part"
 _FILE = re.compile(r".+-\d+(\.part)?")
 
 
 class SharedFolder:
-    """Files by name, the least recently opened removed first. Safe between threads and processes of one machine.
+    """LRU cache of files by name, safe between threads and processes of one machine.
 
-    Who reads a file holds a lock on it, which ends with the process, however it ends; a held file is never removed.
-    A file appears by a rename when it is whole. What a killed process was copying is removed when room is needed.
+    Readers hold a shared `flock` on a file, which ends with their process; a locked file is never removed. A file is
+    renamed into place when it is complete. Partial copies of killed processes are removed when room is needed.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """
         Args:
-            folder: Made with its first file, for this user alone; it must be on this machine's disk, and hold nothing
-                else.
-            limit_bytes: What all files in it may take; all processes that share it should give the same.
+            folder: on a local disk, for this purpose alone; created for this user with the first file.
+            limit_bytes: maximum total size; should be the same in all processes.
         """
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
-        """A descriptor of a file, copied here first where it is not; None where held files take all the room.
+        """Open a file, copying it first if needed, and return its descriptor; None if locked files take all the room.
 
         Args:
-            name: Must identify the content, for a file of that name is taken as it is.
-            size: Of the file, bytes.
-            fetch: Writes it to a path; its errors pass through.
+            name: identifies the content: an existing file of this name is used as it is.
+            size: bytes of the file.
+            fetch: writes the file to a path; may raise.
 
         Raises:
-            UserError: The folder or the file is another user's, or a link.
+            UserError: the folder or the file belongs to another user or is a link.
         """
         make_private(self.folder)
         path = self.folder / f"{name}-{size}"
-        if (descriptor := _held(path)) is not None:
+        if (descriptor := _locked(path)) is not None:
             return descriptor
-        with self._locked(f"lock{zlib.crc32(name.encode()) % STRIPES:02d}"):
-            if (descriptor := _held(path)) is not None:
-                return descriptor  # another process was quicker
+        with self._exclusive(f"lock{zlib.crc32(name.encode()) % STRIPES:02d}"):
+            if (descriptor := _locked(path)) is not None:
+                return descriptor  # copied by another process meanwhile
             part = path.with_name(path.name + PART)
-            with self._locked("lock"):
+            with self._exclusive("lock"):
                 if not self._make_room(size):
                     return None
                 copying = open_private(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 fcntl.flock(copying, fcntl.LOCK_SH)
             try:
                 fetch(part)
-                with self._locked("lock"):  # whoever makes room meanwhile would see neither of the two names
+                with self._exclusive("lock"):  # otherwise `_make_room` could miss both names
                     part.replace(path)
-                return _held(path)
+                return _locked(path)
             finally:
                 _release(copying)
                 part.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
-        """Remove files that are not held until `size` bytes more fit, the least recently opened first."""
+        """Remove unlocked files, the least recently opened first, until another `size` bytes fit."""
         files = [path for path in self.folder.iterdir() if _FILE.fullmatch(path.name)]
-        taken = sum(map(_size, files))
+        used = sum(map(_size, files))
         for path in sorted(files, key=_last_opened):
-            if taken + size <= self.limit_bytes:
+            if used + size <= self.limit_bytes:
                 break
             if _removed(path):
-                taken -= _size(path)
-        return taken + size <= self.limit_bytes
+                used -= _size(path)
+        return used + size <= self.limit_bytes
 
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
+    def _exclusive(self, name: str) -> Iterator[None]:
         descriptor = open_private(self.folder / name, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -89,13 +88,13 @@ class SharedFolder:
 
 
 def _release(descriptor: int) -> None:
-    """Unlock, then close: a process that was forked meanwhile has a copy, which would keep the lock for ever."""
+    """Unlock before closing: a forked process may have inherited the descriptor, and with it the lock."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
-def _held(path: Path) -> int | None:
-    """A descriptor that keeps the file from being removed; None where there is none, or no longer."""
+def _locked(path: Path) -> int | None:
+    """Descriptor with a shared lock, which protects the file from removal; None if it does not exist."""
     try:
         descriptor = open_private(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -109,7 +108,7 @@ def _held(path: Path) -> int | None:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file unless it is held."""
+    """Remove a file unless it is locked; returns whether it is gone."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = open_private(path, os.O_RDONLY)
         try:
@@ -123,7 +122,7 @@ def _removed(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """The bytes that a file has, or will have when it is whole, from its name."""
+    """Bytes of the complete file, from its name."""
     return int(path.name.removesuffix(PART).rpartition("-")[2])
 
 

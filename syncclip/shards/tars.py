@@ -1,4 +1,4 @@
-"""Tars that others made: their headers are believed only as far as they can be true."""
+"""Reading of untrusted tars: headers are validated before anything is allocated."""
 
 from __future__ import annotations
 
@@ -9,33 +9,31 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 MOST_TEXT, MOST_IMAGE = 1 << 20, 1 << 27
-"""Bytes of a member that is no image (its long name or its text), and of an image."""
+"""Maximum bytes of a text or long-name member, and of an image."""
 
-BEFORE_A_MEMBER = (b"x", b"g", b"X", b"L", b"K")
-"""Types of headers that tell of the next one, whose content tarfile reads into memory: pax's and GNU's long names."""
+EXTENSION_HEADERS = (b"x", b"g", b"X", b"L", b"K")
+"""Types of pax headers and GNU long names, whose content tarfile reads into memory."""
 
 
 @contextmanager
 def open_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
-    """A tar whose members can be gone through. A damaged header is no end to it, as it is to tarfile.
-
-    Raises:
-        tarfile.ReadError: whatever is wrong with it.
-    """
+    """Open a tar for iteration; any defect, even a corrupt header that tarfile takes for the end, is a `ReadError`."""
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             yield tar
-    except (EOFError, IndexError, OverflowError, RecursionError, UnicodeError) as error:  # tarfile's, of false headers
-        raise tarfile.ReadError(f"false header ({error})") from error
+    except (EOFError, IndexError, OverflowError, RecursionError, UnicodeError) as error:  # tarfile, on invalid headers
+        raise tarfile.ReadError(f"invalid header ({error})") from error
 
 
 def files_in(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo | None]]:
-    """The name of each file of an open tar, and the member with its content: for a hard or symbolic link, the file that
-    it points to; None where that is not in the tar. Memory does not grow with the tar, unless it contains links.
+    """Names of the files of an open tar, each with the member that has its content.
+
+    A hard or symbolic link resolves to its target, or to None if the target is not in the tar. Memory does not grow
+    with the tar unless it contains links.
     """
     files: dict[str, tarfile.TarInfo] | None = None
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # else it keeps every header
+        tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header
         name = member.name
         if member.islnk() or member.issym():
             files = _files(tar.fileobj) if files is None else files
@@ -50,22 +48,22 @@ def files_in(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo | None
 
 
 def _files(file: Any) -> dict[str, tarfile.TarInfo]:
-    """The files and links of a tar by name; reading continues where it was."""
-    place = file.tell()
+    """Files and links of a tar by name; the file position is restored."""
+    position = file.tell()
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
-        found = {posixpath.normpath(member.name): member for member in tar if not member.isdir()}
-    file.seek(place)
-    return found
+        members = {posixpath.normpath(member.name): member for member in tar if not member.isdir()}
+    file.seek(position)
+    return members
 
 
 class _Header(tarfile.TarInfo):
-    """A header whose size is no lie that costs memory or leads back to where the reader was."""
+    """A header without sizes that exhaust memory or move the reader backwards."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
-        if self.size < 0 or (self.size > MOST_TEXT and self.type in BEFORE_A_MEMBER):
-            raise tarfile.ReadError(f"false header of {self.size:,} bytes")
-        found = super()._proc_member(archive)  # type: ignore[misc]
-        if found.size < 0 or found.issparse():
-            raise tarfile.ReadError(f"member {found.name!r} has holes, or less than nothing")
-        return found
+        if self.size < 0 or (self.size > MOST_TEXT and self.type in EXTENSION_HEADERS):
+            raise tarfile.ReadError(f"invalid header of {self.size:,} bytes")
+        member = super()._proc_member(archive)  # type: ignore[misc]
+        if member.size < 0 or member.issparse():
+            raise tarfile.ReadError(f"member {member.name!r} is sparse or has a negative size")
+        return member

@@ -1,10 +1,11 @@
-"""The check of a whole set: every byte is read and compared with marker and table."""
+"""Verification of a whole set: every byte is read and compared with marker and table."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -12,44 +13,44 @@ from typing import Any, NamedTuple
 from syncclip import storage
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.markers import ShardStats, committed, shard_name, stats_name, table_name
-from syncclip.shards.tables import faults, parse_table
+from syncclip.shards.tables import parse_table
+from syncclip.shards.tars import open_tar
 
+MEMBERS = ("cls", "jpg", "json", "txt")
+"""Members of a sample; .json only with provenance."""
+_MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
 _FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
 
 class Problem(NamedTuple):
-    """Something wrong with a shard, described in a sentence."""
+    """A defect of a shard, described in one sentence."""
 
     shard: int
     sentence: str
 
 
 def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str | None = None) -> Iterator[Problem]:
-    """Read a whole set, one shard in memory at a time, and report what is wrong with it.
+    """Read a whole set, one shard in memory at a time, and report its defects.
 
-    Compared with each other: sha256 of the tar and of the table, the tar's members and their names, the table with its
-    offsets, the counts per class, labels, texts and provenance, indices that are there twice; and every image must
-    decode. A marker must have the seal that it was written with.
+    Compares the checksums of tar, table and marker; the tar's members with the table's offsets, labels, texts and
+    provenance; class counts; and duplicate indices. Every image must decode.
 
     Args:
         checked: called before each shard.
-        owner: identity that the shards must have, see `storage.seals`; None: all the same.
-
-    Raises:
-        UserError: a marker is of a newer format than this version reads, or the place can't be read.
+        owner: required identity of the shards, see `storage.checksums`; None: any, the same for all.
     """
-    damaged: dict[int, str] = {}
-    exist = committed(url, lambda shard, error: damaged.update({shard: str(error)}), owner)
-    begun: dict[int, str] = {}
+    corrupt: dict[int, str] = {}
+    existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
+    uncommitted: set[int] = set()
     for name in storage.sizes(url):
-        if (match := _FILE.fullmatch(name)) and int(match[1]) not in {*exist, *damaged}:
-            begun.setdefault(int(match[1]), f"{int(match[1]):05d}.tar")
-    for shard, sentence in damaged.items():
+        if (match := _FILE.fullmatch(name)) and int(match[1]) not in {*existing, *corrupt}:
+            uncommitted.add(int(match[1]))
+    for shard, sentence in corrupt.items():
         yield Problem(shard, f"{stats_name(shard)}: {sentence}")
-    for shard, name in sorted(begun.items()):
-        yield Problem(shard, f"{name}: no valid marker, so this shard does not exist; the next `synth` makes it anew")
+    for shard in sorted(uncommitted):
+        yield Problem(shard, f"{shard_name(shard)}: no valid marker, so the shard does not exist; run `synth` again")
     shard_of: dict[int, int] = {}
-    for shard, stats in exist.items():
+    for shard, stats in existing.items():
         checked()
         archive = storage.read_bytes(storage.join(url, shard_name(shard)), sha256=stats.sha256)
         try:
@@ -60,30 +61,56 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
         except (OSError, ValueError) as error:
             yield Problem(shard, f"{table_name(shard)}: unreadable table: {error}")
             if hashlib.sha256(archive).hexdigest() != stats.sha256:
-                yield Problem(shard, _exchanged(shard))
+                yield Problem(shard, _mismatch(shard))
             continue
-        wrong = list(_wrong(shard, archive, stats, rows))
-        yield from (Problem(shard, sentence) for sentence in wrong)
-        for row in () if wrong else rows:
+        defects = list(_defects(shard, archive, stats, rows))
+        yield from (Problem(shard, sentence) for sentence in defects)
+        for row in () if defects else rows:
             if (other := shard_of.setdefault(row["index"], shard)) != shard:
-                yield Problem(shard, f"{shard_name(shard)}: sample {row['index']} is in {shard_name(other)} too")
+                yield Problem(shard, f"{shard_name(shard)}: sample {row['index']} is also in {shard_name(other)}")
 
 
-def _exchanged(shard: int) -> str:
-    return f"{shard_name(shard)}: sha256 differs from its marker's; the tar was damaged or exchanged"
+def _mismatch(shard: int) -> str:
+    return f"{shard_name(shard)}: sha256 differs from its marker's; the tar is corrupt or from another shard"
 
 
-def _wrong(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """What is wrong with a tar, one sentence each."""
+def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Defects of a tar, one sentence each."""
     name = shard_name(shard)
     if hashlib.sha256(archive).hexdigest() != stats.sha256:
-        yield _exchanged(shard)
+        yield _mismatch(shard)
     if len(rows) != stats.count or Counter(row["label"] for row in rows) != Counter(stats.per_class):
         yield f"{name}: the table's counts differ from the marker's"
-    yield from faults(name, io.BytesIO(archive), rows)
+    yield from _differences(name, archive, rows)
     for row in rows:
         offset = row["jpg_offset"]
         try:
             decode_image(archive[offset : offset + row["jpg_size"]], f"{name}:{row['key']}.jpg")
         except UnreadableImageError as error:
             yield str(error)
+
+
+def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Differences between a tar and its table, one sentence each: members, offsets, labels, texts and provenance."""
+    ranges: dict[str, tuple[int, int]] = {}
+    texts: dict[str, str] = {}
+    try:
+        with open_tar(io.BytesIO(archive)) as tar:
+            for member in tar:
+                if not member.isfile() or not _MEMBER.fullmatch(member.name):
+                    yield f"{name}: foreign member {member.name!r}"
+                ranges[member.name] = (member.offset_data, member.size)
+                if member.isfile() and not member.name.endswith(".jpg") and (text := tar.extractfile(member)):
+                    texts[member.name] = text.read().decode(errors="replace")
+    except (tarfile.TarError, OSError) as error:
+        yield f"{name}: corrupt tar: {error}"
+        return
+    expected = {f"{row['key']}.{ext}" for row in rows for ext in MEMBERS if ext != "json" or row["provenance"] != "{}"}
+    if expected != set(ranges):
+        yield f"{name}: {len(expected ^ set(ranges))} members are missing or not in the table"
+    for row in rows:
+        described = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
+        if any(texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()):
+            yield f"{name}: the table describes sample {row['key']} differently"
+        if ranges.get(f"{row['key']}.jpg") != (row["jpg_offset"], row["jpg_size"]):
+            yield f"{name}: the table's offset of {row['key']}.jpg is wrong"

@@ -1,4 +1,4 @@
-"""Any WebDataset of images with classes, as others write it: read in place, without tables or commit markers."""
+"""Labelled images in any WebDataset, read in place, without tables or commit markers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from syncclip.shards.reader import ImageSet
 from syncclip.shards.tars import MOST_IMAGE, MOST_TEXT, files_in, open_tar
 
 IMAGES = tuple(extension[1:] for extensions in FORMATS.values() for extension in extensions)
-"""Kinds of members that are images; of several in a sample, the first in this order counts."""
+"""Extensions of image members, in order of precedence within a sample."""
 LABEL_KEYS = ("label", "cls", "class")
-"""Where a sample has no `.cls` member: the keys of its `.json` that may hold the class."""
+"""Keys of `.json` that may contain the class of a sample without a `.cls` member."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where one image is, and what is beside it in the tar."""
+    """Location, label and caption of an image in a tar."""
 
     tar: int
     offset: int
@@ -40,60 +40,59 @@ class Member:
 
 
 def tars_in(url: str) -> list[str]:
-    """The tar files of a folder or prefix, by name; [] where there are none."""
+    """Tar files of a folder or prefix, sorted by name."""
     return [
         storage.join(url, name) for name in storage.sizes(url) if name.endswith(".tar") and not name.startswith(".")
     ]
 
 
 def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list[Member]:
-    """Read the headers of all tars, and the small members with classes; images are not read.
+    """Read headers, classes and captions of all tars, without their images.
 
     Args:
-        skipped: counts, by extension, the members that are not used.
+        skipped: counts unused members by extension.
 
     Raises:
-        UserError: a tar is damaged, or a sample has no image or no class.
+        UserError: a tar is corrupt, or a sample has no image or no class.
     """
-    found: list[Member] = []
+    members: list[Member] = []
     skipped = Counter() if skipped is None else skipped
     for number, url in enumerate(urls):
-        before = len(found)
+        before = len(members)
         try:
-            found.extend(_members(number, url, skipped))
+            members.extend(_members(number, url, skipped))
         except tarfile.TarError as error:
-            raise UserError(f"{url}: not a sound tar file ({error}); fetch it anew.") from error
-        if len(found) == before:
-            raise UserError(f"{url}: an empty tar, it has no image; fetch it anew, or remove it.")
-    return found
+            raise UserError(f"{url}: not a valid tar file ({error}); download it again.") from error
+        if len(members) == before:
+            raise UserError(f"{url}: empty tar without images; download it again, or remove it.")
+    return members
 
 
 class TarSet(ImageSet):
-    """Labelled images in tars, read by offset. Safe to share between threads; open it again in another process."""
+    """Labelled images in tars, read by offset; safe to share between threads, not between processes."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
         """
         Args:
-            urls: of the tars that `members` count.
-            members: one for each image.
-            labels: their class ids.
+            urls: tars to which `Member.tar` refers.
+            members, labels: one for each image.
         """
         self._urls, self._members = list(urls), list(members)
         self.labels = np.asarray(labels, np.int64)
         self._cache = ShardCache()
 
     def name(self, row: int) -> str:
-        """What an image is called in a message: `…/0.tar:s0000017`."""
+        """Name of an image in messages: `…/0.tar:s0000017`."""
         return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
 
     def read(self, row: int) -> bytes:
-        """The image's file, as it is in the tar."""
+        """Bytes of the image file of a row."""
         member = self._members[row]
         url = self._urls[member.tar]
         return self._cache.read(ShardFile(url), member.offset, member.size)
 
     def text(self, row: int) -> str:
-        """The caption beside an image; "" where it has none."""
+        """Caption of an image, "" by default."""
         return self._members[row].text
 
 
@@ -105,36 +104,34 @@ def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
             path = PurePosixPath(name)
             stem, _, kind = path.name.partition(".")
             if not stem or (member is None and kind.lower() not in (*IMAGES, "cls")):
-                continue  # a name that begins with a dot is an operating system's
+                continue  # hidden files of an operating system
             if member is None:
-                raise UserError(
-                    f"{url}: {cut(name)!r} is a link to a file that is not in the tar; pack it with that file."
-                )
-            if (of := str(path.with_name(stem))) != key and parts:
+                raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add that file.")
+            if (sample := str(path.with_name(stem))) != key and parts:
                 yield _member(number, url, key, parts, tar, skipped)
                 parts = {}
-            if of in keys if of != key else kind.lower() in parts:
-                raise UserError(f"{url}: two samples have the key {cut(of)!r}; give each a key of its own.")
-            key = of
+            if sample in keys if sample != key else kind.lower() in parts:
+                raise UserError(f"{url}: two samples have the key {cut(sample)!r}; make the keys unique.")
+            key = sample
             keys.add(key)
             parts[kind.lower()] = member
         if parts:
             yield _member(number, url, key, parts, tar, skipped)
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a damaged header for the end
-            raise tarfile.ReadError(f"damaged header at byte {tar.offset}")
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a corrupt header for the end
+            raise tarfile.ReadError(f"corrupt header at byte {tar.offset}")
 
 
 def _member(
     number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile, skipped: Counter[str]
 ) -> Member:
-    shown = next((kind for kind in IMAGES if kind in parts), None)
-    if shown is None:
+    extension = next((kind for kind in IMAGES if kind in parts), None)
+    if extension is None:
         raise UserError(f"{url}: sample {key!r} has no image ({READABLE}), only {few(parts)}.")
-    image = parts[shown]
-    skipped.update(f".{kind}" for kind in parts if kind not in (shown, "cls", "json", "txt"))
-    if large := [one for one in parts.values() if one.size > (MOST_IMAGE if one is image else MOST_TEXT)]:
-        raise UserError(f"{url}: {cut(large[0].name)!r} has {size(large[0].size)}, more than is read; remove it.")
+    image = parts[extension]
+    skipped.update(f".{kind}" for kind in parts if kind not in (extension, "cls", "json", "txt"))
+    if large := [part for part in parts.values() if part.size > (MOST_IMAGE if part is image else MOST_TEXT)]:
+        raise UserError(f"{url}: {cut(large[0].name)!r} exceeds the size limit ({size(large[0].size)}); remove it.")
     label = _text(tar, parts.get("cls"))
     if label is None and "json" in parts:
         keys: dict[str, object] = {}
@@ -142,7 +139,7 @@ def _member(
             keys = parse_json(_text(tar, parts["json"]) or "", key, dict)
         label = next((str(keys[name]) for name in LABEL_KEYS if keys.get(name) is not None), None)
     if not label:
-        raise UserError(f"{url}: sample {key!r} has no class; give each a .cls member, or {LABEL_KEYS[0]!r} in .json.")
+        raise UserError(f"{url}: sample {key!r} has no class; add a .cls member, or {LABEL_KEYS[0]!r} in .json.")
     number_or_name = int(label) if re.fullmatch(r"-?\d{1,18}", label) else label
     text = _text(tar, parts.get("txt")) or ""
     return Member(number, image.offset_data, image.size, key, number_or_name, text)

@@ -1,4 +1,4 @@
-"""Write one shard: the tar, then its table, then its commit marker."""
+"""Writing of a shard: the tar, then its table, then its commit marker."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from syncclip.shards.tables import schema
 class Sample:
     """One image of a set, ready to be written."""
 
-    index: int  # its place in the whole set; unique
+    index: int  # unique position in the set
     label: int  # class id
-    image_bytes: bytes  # a JPEG file
-    text: str  # the prompt that it was generated from, or its caption
+    image_bytes: bytes  # JPEG file
+    text: str  # prompt or caption
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON values: seed, attempt, scores, source, …
 
 
@@ -37,25 +37,16 @@ def write_shard(
     seconds: float = 0.0,
     owner: str = storage.NOBODY,
 ) -> ShardStats:
-    """Write a shard of the set at `url` and commit it. The shard is made in memory.
+    """Write a shard of the set at `url` and commit it; returns the marker. The shard is built in memory.
 
-    The bytes of the tar and the table are a function of the samples alone, so two writers of one shard, or a second
-    attempt, write the same. After a crash at any time the shard either exists whole or does not exist: its marker is
-    written last, and each of the three files appears whole or not at all.
+    The bytes of tar and table depend on the samples alone, so two writers of one shard write the same files. The write
+    is atomic: the marker comes last, and each of the three files appears whole or not at all.
 
     Args:
-        url: Folder or prefix of the set.
-        shard: Number of the shard.
-        samples: In ascending order of their index.
-        rejects: Reason -> images that the filters sent back while this shard was made; kept in the marker.
-        seconds: What making the shard took; kept in the marker.
-        owner: Identity of the plan or dataset that it belongs to, see `storage.seals`.
-
-    Returns:
-        The marker as written.
-
-    Raises:
-        UserError: The place cannot be written to.
+        samples: in ascending order of their index.
+        rejects: reason -> rejected images, for the marker.
+        seconds: wall time of generating the shard, for the marker.
+        owner: identity of the plan or dataset, see `storage.checksums`.
     """
     samples = list(samples)
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"
@@ -63,8 +54,8 @@ def write_shard(
         json.dumps(dict(sample.provenance), sort_keys=True, ensure_ascii=False, allow_nan=False) for sample in samples
     ]
     archive, offsets = _archive(samples, provenances)
-    with ThreadPoolExecutor(1) as beside:
-        digest = beside.submit(hashlib.sha256, archive)  # takes as long as the disk
+    with ThreadPoolExecutor(1) as hasher:
+        checksum = hasher.submit(hashlib.sha256, archive)  # takes as long as the disk
         storage.write_bytes(storage.join(url, shard_name(shard)), archive)
         table = _table(samples, provenances, offsets)
         storage.write_bytes(storage.join(url, table_name(shard)), table)
@@ -72,7 +63,7 @@ def write_shard(
         shard=shard,
         count=len(samples),
         bytes=len(archive),
-        sha256=digest.result().hexdigest(),
+        sha256=checksum.result().hexdigest(),
         table_sha256=hashlib.sha256(table).hexdigest(),
         per_class=dict(sorted(Counter(sample.label for sample in samples).items())),
         rejects=dict(sorted((rejects or {}).items())),
@@ -84,14 +75,14 @@ def write_shard(
 
 
 def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
-    """The tar, and where in it each JPEG begins."""
-    from webdataset import TarWriter  # imports torch, which whoever only reads shards goes without
+    """The tar, and the offset of each JPEG in it."""
+    from webdataset import TarWriter  # imports torch, which readers do not need
 
     file = io.BytesIO()
     with TarWriter(file, encoder=False, mtime=0) as tar:
         for sample, provenance in zip(samples, provenances, strict=True):
             members = {"cls": str(sample.label).encode(), "jpg": sample.image_bytes, "txt": sample.text.encode()}
-            if sample.provenance:  # every member takes at least 1 KiB, so none stands for nothing
+            if sample.provenance:  # an empty member would still take 1 KiB
                 members["json"] = provenance.encode()
             tar.write({"__key__": sample_key(sample.index), **members})
     file.seek(0)
@@ -101,8 +92,8 @@ def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[byt
 
 
 def _table(samples: Sequence[Sample], provenances: Sequence[str], offsets: Sequence[int]) -> bytes:
-    """The parquet table, with the place of every JPEG in the tar."""
-    import pyarrow as pa  # late: to read a recipe takes no table
+    """The parquet table, with the offset of every JPEG in the tar."""
+    import pyarrow as pa  # slow to import
     import pyarrow.parquet as pq
 
     columns = {

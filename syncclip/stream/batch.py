@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from syncclip.shards.samples import Rows
+from syncclip.shards.index import Rows
 from syncclip.stream.teacher import Probabilities
 
 

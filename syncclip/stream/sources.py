@@ -15,8 +15,8 @@ from PIL import Image
 
 from syncclip.core import order
 from syncclip.core.settings import UserError
+from syncclip.shards.index import Numbers, Rows
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.shards.samples import Numbers, Rows
 
 Set = TypeVar("Set", bound=ImageSet)
 

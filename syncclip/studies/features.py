@@ -16,8 +16,8 @@ from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import RunParts, build_parts
 from syncclip.runtime.determinism import deterministic
+from syncclip.shards.index import Rows
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.shards.samples import Rows
 from syncclip.stream.mixed import REAL, SYNTHETIC
 from syncclip.studies.statistics.bootstrap import Floats
 from syncclip.synthetic_sets.shift import Shift, measure, project

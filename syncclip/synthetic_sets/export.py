@@ -1,4 +1,4 @@
-"""Synthetic sets in the layouts of others: a folder of folders, a dataset of the Hugging Face hub, a split file."""
+"""Export of synthetic sets: class folders, a Hugging Face dataset, or class folders with a split file."""
 
 from __future__ import annotations
 
@@ -30,18 +30,17 @@ WRITERS = 8
 
 @dataclass(frozen=True)
 class ExportedSet:
-    """A set that is exported."""
+    """The set to export."""
 
     url: str
     known: Plan | ImportedSet
     shards: dict[int, ShardStats]
-    """Of their tables."""
     folders: list[str]
-    """A folder's name for each class."""
+    """Folder name of each class."""
 
     @property
     def images(self) -> int:
-        """Images of the set."""
+        """Number of images."""
         return sum(stats.count for stats in self.shards.values())
 
     def table(self, shard: int) -> pa.Table:
@@ -50,7 +49,7 @@ class ExportedSet:
 
 
 class Image(NamedTuple):
-    """A file to be written, named by class and sample."""
+    """A file to write, named by class and sample."""
 
     path: str
     label: int
@@ -58,49 +57,48 @@ class Image(NamedTuple):
 
 
 def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
-    """Write a whole set in a layout that others read; how many images.
+    """Export a complete set in another layout; returns the number of images.
 
-    A shard is in memory (or in a temporary file) at a time. Killed at any time, the same call goes on: files appear
-    whole or not at all, and those that are there are not written again. `export.json`, completed last, holds the
-    checksums of all files; see `storage.exports`.
+    Keeps one shard in memory or in a temporary file. After a crash, the same call resumes without writing existing
+    files again. `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
 
     Args:
         url: folder or URL of the set.
         out: folder or URL to write to.
         to: one of `LAYOUTS`.
-        licence: of the images, as the hub abbreviates it; the card states it.
+        licence: of the images, as a Hub identifier, for the card.
 
     Raises:
-        UserError: no such layout; no whole set is there, or it is damaged; the folder holds something else.
+        UserError: the layout is unknown, the set is incomplete or corrupt, or the folder has other content.
     """
     if to not in LAYOUTS:
-        raise UserError(f"--to {to}: there is no such layout; there are {', '.join(LAYOUTS)}")
+        raise UserError(f"--to {to}: unknown layout; available are {', '.join(LAYOUTS)}")
     out = absolute(out)
     known = read_whole_set(url)
-    there = committed(url, owner=known.owner)
-    shards = {shard: there[shard] for shard in known.shards()}
+    existing = committed(url, owner=known.owner)
+    shards = {shard: existing[shard] for shard in known.shards()}
     source = ExportedSet(url, known, shards, folder_names(known.classnames))
-    with exporting(out, to, {"set": content_of(url, known.owner)}, "shards export") as written:
-        written.begin()
+    with exporting(out, to, {"set": content_of(url, known.owner)}, "shards export") as export:
+        export.begin()
         with Progress(source.images, "images", "export") as progress:
-            LAYOUTS[to](source, written, progress, licence)
+            LAYOUTS[to](source, export, progress, licence)
     return source.images
 
 
 def folder_names(classnames: tuple[str, ...]) -> list[str]:
-    """A folder's name for each class: the class's own where a file system takes it and no other class has it."""
+    """Folder name of each class: its own name if valid in file systems and unique."""
     names = [re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", name).strip(" .") or "class" for name in classnames]
-    twice = {name for name in names if [other.lower() for other in names].count(name.lower()) > 1}
-    return [f"{name} {label}" if name in twice else name for label, name in enumerate(names)]
+    ambiguous = {name for name in names if [other.lower() for other in names].count(name.lower()) > 1}
+    return [f"{name} {label}" if name in ambiguous else name for label, name in enumerate(names)]
 
 
 def _folder(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
-    """A folder of folders, one a class."""
+    """Class folders."""
     deque(_written(source, out, "", progress), maxlen=0)
 
 
 def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
-    """A split file as CoOp's readers take it, with all images in `train`, and the images beside it in `images`."""
+    """A split file in CoOp's format with all images in `train`, and class folders in `images`."""
     names = source.known.classnames
     train = [(image.path, image.label, names[image.label]) for image in _written(source, out, "images", progress)]
     name = re.sub(r"\W+", "_", source.known.dataset).strip("_") or "synthetic"
@@ -109,17 +107,17 @@ def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) ->
 
 
 def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
-    """The tars as they are, named as the hub's datasets name them, with a card last."""
+    """The unchanged tars, named as in datasets of the Hub, and a card written last."""
     folder = storage.join(out.url, "data")
     storage.sweep(folder)
-    there = storage.sizes(folder)
-    kind: pa.DataType = pa.null()
-    for place, (shard, stats) in enumerate(source.shards.items()):
-        name = _train_name(source, place)
-        if there.get(name) != stats.bytes or not _is_same(storage.join(folder, name), stats.sha256):
+    existing = storage.sizes(folder)
+    provenance: pa.DataType = pa.null()
+    for position, (shard, stats) in enumerate(source.shards.items()):
+        name = f"train-{position:05d}-of-{len(source.shards):05d}.tar"
+        if existing.get(name) != stats.bytes or not _is_same(storage.join(folder, name), stats.sha256):
             _copy(source, shard, storage.join(folder, name))
         out.record(f"data/{name}", stats.bytes, stats.sha256)
-        kind = provenance_type(source.table(shard)["provenance"], kind)
+        provenance = provenance_type(source.table(shard)["provenance"], provenance)
         progress.update(stats.count)
     for name in (PLAN_NAME, "imported.json"):
         if storage.exists(storage.join(source.url, name)):
@@ -127,7 +125,7 @@ def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence:
             out.record_small(name)
     recipe = storage.join(source.url, SET_RECIPE)
     text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
-    card = dataset_card(source.known, list(source.shards.values()), kind, licence, text)
+    card = dataset_card(source.known, list(source.shards.values()), provenance, licence, text)
     storage.write_sealed(storage.join(out.url, CARD), card.encode())
     out.record_small(CARD)
 
@@ -139,14 +137,10 @@ LAYOUTS: dict[str, Callable[[ExportedSet, Export, Progress, str], None]] = {
 }
 
 
-def _train_name(source: ExportedSet, place: int) -> str:
-    return f"train-{place:05d}-of-{len(source.shards):05d}.tar"
-
-
 def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
     """The images of a shard."""
     archive = storage.read_bytes(storage.join(source.url, shard_name(shard)), sha256=source.shards[shard].sha256)
-    _same(source, shard, hashlib.sha256(archive).hexdigest())
+    _require_checksum(source, shard, hashlib.sha256(archive).hexdigest())
     for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
         start = row["jpg_offset"]
         path = f"{source.folders[row['label']]}/{row['key']}.jpg"
@@ -154,17 +148,17 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
 
 
 def _written(source: ExportedSet, out: Export, below: str, progress: Progress) -> Iterator[Image]:
-    """Write all images into the folder `below`, except those that are there, and yield each once it is there."""
+    """Write all images into the folder `below`, except existing ones, and yield each when it is complete."""
     folder = storage.join(out.url, below) if below else out.url
     for name in source.folders:
         storage.sweep(storage.join(folder, name))
-    there = _there(source, folder)
+    existing = _existing(source, folder)
 
     def write(image: Image) -> Image:
-        place, digest = storage.join(folder, image.path), hashlib.sha256(image.data).hexdigest()
-        if there.get(image.path) != len(image.data) or not _is_same(place, digest):
-            storage.write_bytes(place, image.data)
-        out.record(f"{below}/{image.path}".lstrip("/"), len(image.data), digest)
+        url, checksum = storage.join(folder, image.path), hashlib.sha256(image.data).hexdigest()
+        if existing.get(image.path) != len(image.data) or not _is_same(url, checksum):
+            storage.write_bytes(url, image.data)
+        out.record(f"{below}/{image.path}".lstrip("/"), len(image.data), checksum)
         return image
 
     with thread_pool(WRITERS, "export") as writers:
@@ -172,12 +166,12 @@ def _written(source: ExportedSet, out: Export, below: str, progress: Progress) -
             for image in writers.map(write, _images(source, shard)):
                 progress.update(1)
                 yield image
-    if missing := source.images - len(_there(source, folder)):
-        raise UserError(f"{out.url}: {missing:,} of its images were removed meanwhile; run the same command again")
+    if missing := source.images - len(_existing(source, folder)):
+        raise UserError(f"{out.url}: {missing:,} images were removed during the export; run the same command again")
 
 
-def _there(source: ExportedSet, folder: str) -> dict[str, int]:
-    """Path -> bytes of what is in the folders of the classes."""
+def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
+    """Path -> bytes of the files in the class folders."""
     return {
         f"{name}/{file}": size
         for name in source.folders
@@ -185,28 +179,27 @@ def _there(source: ExportedSet, folder: str) -> dict[str, int]:
     }
 
 
-def _is_same(place: str, sha256: str) -> bool:
-    """Whether what an earlier call wrote on a disk still has this digest; a store answers for its own objects."""
-    if not storage.is_local(place):
+def _is_same(url: str, sha256: str) -> bool:
+    """Whether a local file still has this checksum; object stores verify their own objects."""
+    if not storage.is_local(url):
         return True
-    with storage.open_read(place) as file:
+    with storage.open_read(url) as file:
         return storage.file_sha256(file) == sha256
 
 
 def _copy(source: ExportedSet, shard: int, target: str) -> None:
-    """Copy a tar, by way of a temporary file where it is remote."""
+    """Copy a tar, through a temporary file if it is remote."""
     url = storage.join(source.url, shard_name(shard))
     with scratch_folder() as folder:
-        here = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
+        path = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
         if not storage.is_local(url):
-            storage.fetch(url, here, source.shards[shard].sha256)
-        with here.open("rb") as file:
-            _same(source, shard, storage.file_sha256(file))
-        storage.publish(here, target)
+            storage.fetch(url, path, source.shards[shard].sha256)
+        with path.open("rb") as file:
+            _require_checksum(source, shard, storage.file_sha256(file))
+        storage.publish(path, target)
 
 
-def _same(source: ExportedSet, shard: int, digest: str) -> None:
-    if digest != source.shards[shard].sha256:
-        raise UserError(
-            f"{source.url}: {shard_name(shard)} is damaged; repair the set with `syncclip shards verify --repair` first"
-        )
+def _require_checksum(source: ExportedSet, shard: int, sha256: str) -> None:
+    if sha256 != source.shards[shard].sha256:
+        name = shard_name(shard)
+        raise UserError(f"{source.url}: {name} is corrupt; repair the set with `syncclip shards verify --repair` first")

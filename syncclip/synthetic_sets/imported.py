@@ -1,7 +1,7 @@
-"""Synthetic sets that others made: imported into shards, they take the place of our own synthesis.
+"""Import of synthetic images from other sources into shards, in place of our own synthesis.
 
-Two kinds are read: a folder of images with a split file, as the authors' DALL-E and Stable Diffusion sets have it,
-and any WebDataset whose samples carry class ids. Files are kept as they are; only their order becomes index-major.
+Two formats are read: a folder of images with a split file, like the authors' DALL-E and Stable Diffusion sets, and any
+WebDataset with class ids. Files are unchanged; their order becomes index-major.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -19,27 +20,31 @@ from syncclip import storage
 from syncclip.core.order import ranks
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added
+from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
+from syncclip.datasets.folders import FolderSet, require_files
+from syncclip.datasets.layouts import split_entries
 from syncclip.runtime.progress import Progress
 from syncclip.shards.images import Corruption, UnreadableImageError, decode_image
 from syncclip.shards.index import committed_shards, forget_index, index_set
 from syncclip.shards.reader import ImageSet
+from syncclip.shards.webdataset import TarSet, index_tars, tars_in
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.storage.exports import require_export
 from syncclip.synthesis.plan import PLAN_NAME, SHARD_IMAGES, Plan, read_plan
 from syncclip.synthesis.seeds import MAX_IMAGES
-from syncclip.synthetic_sets.sources import open_source
 
 IMPORTED = "imported.json"
 SET_RECIPE = "synthesis.yaml"
-"""The resolved recipe beside a set; a run in the same folder has its own `recipe.yaml`."""
+"""Resolved recipe of a set; a run in the same folder has its own `recipe.yaml`."""
 
 Rows = npt.NDArray[np.int64]
 
 
 class ImportedSet(Settings):
-    """What takes the place of a plan; stored in the set's folder as imported.json.
+    """Description of an imported or merged set, in place of a plan; content of `imported.json`.
 
-    Image k of class c is sample `k * classes + c`, where there is such an image.
+    Image k of class c is sample `k * classes + c`, if that image exists.
     """
 
     format: int = 1
@@ -47,24 +52,24 @@ class ImportedSet(Settings):
     dataset: Annotated[str, DATASET]
     classnames: Annotated[tuple[ShortText, ...], MANY]
     counts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], MANY] = Field(min_length=1)
-    """Images of each class in the source."""
+    """Number of images of each class in the source."""
     shard_size: int = Field(ge=1)
     parts: tuple[str, ...] = added(())
-    """Digests of the sets that it was merged of; none where it was imported."""
+    """Checksums of the merged sets; empty for an imported set."""
     content: str = ""
-    """Digest of all shards; empty until the last one is written."""
+    """Checksum of all shards; empty until the last one is written."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> ImportedSet:
         if len(self.counts) != len(self.classnames):
-            raise ValueError(f"{len(self.counts)} counts of {len(self.classnames)} classes")
+            raise ValueError(f"{len(self.counts)} counts for {len(self.classnames)} classes")
         if self.images_per_class * self.classes > MAX_IMAGES:
-            raise ValueError(f"{self.images_per_class} images of a class are more than a set can hold")
+            raise ValueError(f"{self.images_per_class} images per class exceed the limit of a set")
         return self
 
     @property
     def owner(self) -> str:
-        """Identity of the set's files, see `storage.seals`."""
+        """Identity of the set's files, see `storage.checksums`."""
         return storage.identity(self.model_dump_json(exclude={"content"}))
 
     @property
@@ -74,53 +79,49 @@ class ImportedSet(Settings):
 
     @property
     def images_per_class(self) -> int:
-        """Of the class that has most; the others give all they have."""
+        """Number of images of the largest class."""
         return max(self.counts)
 
     @property
     def amounts(self) -> tuple[int, ...]:
-        """As a plan's."""
+        """Numbers of images per class, as of a plan."""
         return (self.images_per_class,)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Numbers of the shards that hold the first `images_per_class` images of each class; all by default."""
-        wanted = self.images_per_class if images_per_class is None else images_per_class
-        return range(-(-wanted * self.classes // self.shard_size))
+        """Shards with the first `images_per_class` images of each class; all by default."""
+        count = self.images_per_class if images_per_class is None else images_per_class
+        return range(-(-count * self.classes // self.shard_size))
 
 
 def read_set(url: str) -> Plan | ImportedSet | None:
-    """What the synthetic set at `url` holds, generated or imported; None where there is none.
+    """The plan or description of the synthetic set at `url`; None without a set.
 
     Raises:
-        UserError: it cannot be read, or its import was not finished.
+        UserError: it is unreadable, or its import was interrupted.
     """
-    found = _read(url)
-    if found is None:
+    imported = _read(url)
+    if imported is None:
         return read_plan(url)
-    if not found.content:
-        made = "merge" if found.parts else "import"
-        raise UserError(f"{url}: this {made} was interrupted; run the same `syncclip shards {made}` again.")
-    return found
+    if not imported.content:
+        command = "merge" if imported.parts else "import"
+        raise UserError(f"{url}: interrupted {command}; run the same `syncclip shards {command}` again.")
+    return imported
 
 
 def read_whole_set(url: str) -> Plan | ImportedSet:
-    """As `read_set`, of a set whose shards are all there.
-
-    Raises:
-        UserError: there is no set, or it isn't complete.
-    """
+    """`read_set` of a complete set; raises a `UserError` if it is missing or incomplete."""
     known = read_set(url)
     if known is None:
-        raise UserError(f"{url}: no synthetic set there; name one that `synth` or `shards import` made.")
-    there = committed_shards(url, known.owner)
-    if missing := [shard for shard in known.shards() if shard not in there]:
-        raise UserError(f"{url}: {len(missing)} of its {len(known.shards())} shards are not there; complete it first.")
+        raise UserError(f"{url}: no synthetic set found; use one created by `synth` or `shards import`.")
+    existing = committed_shards(url, known.owner)
+    if missing := [shard for shard in known.shards() if shard not in existing]:
+        raise UserError(f"{url}: {len(missing)} of {len(known.shards())} shards are missing; complete the set first.")
     require_content(known, url)
     return known
 
 
 def holds_set(url: str) -> bool:
-    """Whether a plan, or what takes the place of one, is there."""
+    """Whether there is a generated or imported set."""
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
 
 
@@ -132,29 +133,28 @@ def import_set(
     unreadable: Corruption | None = None,
     skipped: Counter[str] | None = None,
 ) -> ImportedSet:
-    """Take over a synthetic set. Images that cannot be read leave a gap and are counted in their shard's marker.
+    """Import a synthetic set; unreadable images leave gaps and are counted in their shard's marker.
 
-    Killed at any time, the same call writes the same shards.
+    After a crash, the same call writes the same shards.
 
     Args:
-        source: a split file or the folder that holds it, of which the split `train` is read; or a folder or URL of
-            tars, of which those of `train/` are read where there is one.
-        dataset: whose class ids the set uses, in its first order.
+        source: a split file or its folder, of which the split `train` is read; or a folder or URL of tars, or of
+            `train/` with tars.
+        dataset: defines the class ids, in its original order.
         url: folder or URL to write to.
-        images: where the images of a split file are; looked for beside it where not given.
-        unreadable: counts the images that cannot be read, by name.
-        skipped: counts the members of tars that are not used, by extension.
+        images: folder of a split file's images; default: beside the file.
+        unreadable: counts unreadable images by name.
+        skipped: counts unused members of tars by extension.
 
     Raises:
-        UserError: nothing of the kind is there, class ids are out of range or of other classes, or the folder holds
-            another set.
+        UserError: the source is missing or malformed, its class ids do not match, or the folder has other content.
     """
-    source_images, texts = open_source(source, dataset, images, skipped)
+    source_images, texts = _open_source(source, dataset, images, skipped)
     unreadable = unreadable or Corruption(limit=None)
     classes = len(dataset.classnames)
     counts = np.bincount(source_images.labels, minlength=classes)
     rounds = -(-SHARD_IMAGES // classes)
-    found = ImportedSet(
+    imported = ImportedSet(
         source=without_secrets(source.rstrip("/").rpartition("/")[2]),
         dataset=dataset.name,
         classnames=tuple(dataset.classnames),
@@ -162,74 +162,63 @@ def import_set(
         shard_size=rounds * classes,
     )
     with storage.lease(url, "shards import"):
-        claim(found, url)
+        claim(imported, url)
         index = index_major(np.asarray(source_images.labels, np.int64), classes)
         order = np.argsort(index)
         with Progress(len(order), "images", "import") as progress:
-            for shard in found.shards():
-                rows = order[index[order] // found.shard_size == shard]
+            for shard in imported.shards():
+                rows = order[index[order] // imported.shard_size == shard]
                 samples = [
                     _sample(source_images, texts, dataset, int(index[row]), int(row), unreadable) for row in rows
                 ]
-                sound = [sample for sample in samples if sample is not None]
-                lost = len(samples) - len(sound)
-                write_shard(url, shard, sound, {"unreadable": lost} if lost else None, owner=found.owner)
+                readable = [sample for sample in samples if sample is not None]
+                lost = len(samples) - len(readable)
+                write_shard(url, shard, readable, {"unreadable": lost} if lost else None, owner=imported.owner)
                 progress.update(len(rows))
-        return finish(found, url)
+        return finish(imported, url)
 
 
-def claim(found: ImportedSet, url: str) -> None:
-    """Record in a folder what will be written there; a folder with the same record goes on.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    before = _read(url)
-    if storage.listdir(url) if before is None else before.model_copy(update={"content": ""}) != found:
-        raise UserError(f"{url}: holds something else already; choose another folder.")
-    _write(found, url)
+def claim(imported: ImportedSet, url: str) -> None:
+    """Write the description of an unfinished set to its folder; raises a `UserError` if that has other content."""
+    existing = _read(url)
+    if storage.listdir(url) if existing is None else existing.model_copy(update={"content": ""}) != imported:
+        raise UserError(f"{url}: not empty; use another folder.")
+    _write(imported, url)
     forget_index(url)
 
 
-def finish(found: ImportedSet, url: str) -> ImportedSet:
-    """Record in a folder that all is written, and what: from then on it is a set."""
-    finished = found.model_copy(update={"content": content_of(url, found.owner)})
+def finish(imported: ImportedSet, url: str) -> ImportedSet:
+    """Mark a set as complete, and return its description with the checksum of its content."""
+    finished = imported.model_copy(update={"content": content_of(url, imported.owner)})
     _write(finished, url)
-    index_set(url, found.owner)
-    storage.write_contents(url, found.owner)
+    index_set(url, imported.owner)
+    storage.write_contents(url, imported.owner)
     if read_whole_set(url) != finished:
         raise UserError(f"{url}: shards were removed while the set was written; run the same command again")
     return finished
 
 
 def content_of(url: str, owner: str | None = None) -> str:
-    """Digest of the committed tars of a set; `owner` is the identity that they must have, see `storage.seals`."""
+    """Checksum of the committed tars of a set; `owner` is their required identity, see `storage.checksums`."""
     shards = committed_shards(url, owner).values()
     return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
 
-def require_content(found: Plan | ImportedSet, url: str) -> None:
-    """Refuse an imported or merged set whose shards are not those that were written with it.
-
-    Raises:
-        UserError: some were exchanged or removed.
-    """
-    if isinstance(found, ImportedSet) and content_of(url, found.owner) != found.content:
-        raise UserError(
-            f"{url}: its shards are not those of its {IMPORTED}, some were exchanged or removed; copy the set again, "
-            "or make it anew"
-        )
+def require_content(known: Plan | ImportedSet, url: str) -> None:
+    """Raise a `UserError` if shards of an imported or merged set have been replaced or removed."""
+    if isinstance(known, ImportedSet) and content_of(url, known.owner) != known.content:
+        raise UserError(f"{url}: shards were replaced or removed since {IMPORTED} was written; copy or import it again")
 
 
 def index_major(labels: Rows, classes: int) -> Rows:
-    """(n,) the index of each image: `k * classes + label`, where it is image k of its class in the given order."""
+    """(n,) index of each image, `k * classes + label` for the k-th image of its class."""
     return ranks(labels) * classes + labels
 
 
 def _sample(
     images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int, unreadable: Corruption
 ) -> Sample | None:
-    """The sample of a row; None where the image cannot be read."""
+    """The sample of a row; None if the image is unreadable."""
     label, name = int(images.labels[row]), images.name(row)
     data = images.read(row)
     try:
@@ -245,5 +234,72 @@ def _read(url: str) -> ImportedSet | None:
     return storage.read_document(storage.join(url, IMPORTED), ImportedSet, "import the set again")
 
 
-def _write(found: ImportedSet, url: str) -> None:
-    storage.write_document(storage.join(url, IMPORTED), found, found.owner)
+def _write(imported: ImportedSet, url: str) -> None:
+    storage.write_document(storage.join(url, IMPORTED), imported, imported.owner)
+
+
+def _open_source(
+    source: str, dataset: Dataset, images: str | None, skipped: Counter[str] | None
+) -> tuple[ImageSet, Sequence[str]]:
+    """The images of a source with class ids of the dataset, and a text for each ("" by default)."""
+    require_export(source, source.rstrip("/").rpartition("/")[0] or ".")  # exported tars are in a subfolder
+    if tars := _tars(source):
+        members = index_tars(tars, skipped)
+        labels = [_class_id(member.label, dataset, f"{tars[member.tar]}:{member.key}") for member in members]
+        return TarSet(tars, members, labels), [member.text for member in members]
+    file = _split_file(source)
+    entries = split_entries(file)["train"]
+    folder = Path(images) if images is not None else _image_folder(file, entries[0][0])
+    labels = [_class_id(label, dataset, f"{file}: {path}") for path, label, _ in entries]
+    files = [f"{folder}/{path}" for path, _, _ in entries]
+    require_files(files, str(file))
+    names = {label: name for _, label, name in entries}
+    differences = [
+        f"{dataset.classnames[label]!r} is {name!r}"
+        for label, name in names.items()
+        if spoken(name).lower() != dataset.classnames[label].lower()
+    ]
+    if 2 * len(differences) > len(names):
+        raise UserError(
+            f"{file}: {len(differences)} of {len(names)} class names differ from {dataset.name!r} "
+            f"({few(differences)}); use the dataset of these images."
+        )
+    return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
+
+
+def _tars(source: str) -> list[str]:
+    if storage.is_local(source) and not storage.local_path(source).is_dir():
+        return []
+    return tars_in(source) or tars_in(storage.join(source, "train"))
+
+
+def _split_file(source: str) -> Path:
+    path = storage.local_path(source) if storage.is_local(source) else None
+    if path is None or not path.exists():
+        raise UserError(f"{source}: no such folder, or no tars in it; use a split file, its folder, or tars.")
+    if path.is_file():
+        return path
+    files = sorted(path.glob("split_*.json")) or sorted(path.glob("*.json"))
+    if len(files) != 1:
+        content = (
+            f"several split files ({few(file.name for file in files)})" if files else "neither tars nor a split file"
+        )
+        raise UserError(f"{source}: {content}; specify a split file.")
+    return files[0]
+
+
+def _image_folder(file: Path, first: str) -> Path:
+    """The folder of a split file's images, found by the first one: the file's own folder, or a subfolder."""
+    for folder in [file.parent, *sorted(child for child in file.parent.iterdir() if child.is_dir())]:
+        if (folder / first).is_file():
+            return folder
+    raise UserError(f"{file}: {first} is neither beside it nor in a subfolder; set the folder with --images.")
+
+
+def _class_id(label: str | int, dataset: Dataset, location: str) -> int:
+    if not isinstance(label, int):
+        raise UserError(f"{location}: class {label!r} is not a number; use the class ids of {dataset.name!r}.")
+    if not 0 <= label < len(dataset.classnames):
+        count = len(dataset.classnames)
+        raise UserError(f"{location}: label {label} is out of range; {dataset.name!r} has {count} classes from 0.")
+    return label

@@ -1,4 +1,4 @@
-"""One set of several that show the same classes: the images of the first come first, then those of the next."""
+"""Merging of sets with the same classes: the images of the first set come first, then those of the next."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from syncclip.synthetic_sets.imported import ImportedSet, claim, content_of, fin
 
 @dataclass(frozen=True)
 class MergeInput:
-    """One of the sets that are merged."""
+    """One of the merged sets."""
 
     name: str
-    """What the merged images' provenance calls it."""
+    """Name of the set in the provenance of merged images."""
     known: Plan | ImportedSet
     images: ShardSet
 
@@ -31,89 +31,86 @@ class MergeInput:
 def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
     """Write the images of several sets as one, index-major: image k of class c is sample k * classes + c.
 
-    In each class the images of the first set come first, so that its smaller amounts are those of the merged set.
-    Where a class has fewer images than others it leaves gaps at the end. Files, texts and provenance are kept; to the
-    provenance come the set and the index there. The merged set describes itself as an imported one does.
-
-    A shard is in memory at a time; remote ones are copied to a bounded place on the disk. Killed at any time, the same
-    call goes on with the shards that are missing.
+    In each class the images of the first set come first; a class with fewer images than others leaves gaps at the end.
+    Files, texts and provenance are kept; set and index are added to the provenance. The result is described like an
+    imported set. One shard is in memory at a time. After a crash, the same call resumes with the missing shards.
 
     Args:
-        urls: folders or URLs of the sets, two or more.
+        urls: folders or URLs of two or more sets.
         url: folder or URL to write to.
 
     Raises:
-        UserError: one holds no whole set, is named twice or has the same plan as another; they show other classes; the
-            folder holds something else.
+        UserError: a set is incomplete, duplicate, of other classes or of the same plan as another; or the folder has
+            other content.
     """
     sources = _open(urls)
     known = sources[0].known
-    sets = np.concatenate([np.full(len(one.images), number) for number, one in enumerate(sources)])
-    rows = np.concatenate([np.arange(len(one.images)) for one in sources])
-    index = index_major(np.concatenate([one.images.labels for one in sources]), known.classes)
+    sets = np.concatenate([np.full(len(source.images), number) for number, source in enumerate(sources)])
+    rows = np.concatenate([np.arange(len(source.images)) for source in sources])
+    index = index_major(np.concatenate([source.images.labels for source in sources]), known.classes)
     order = np.argsort(index, kind="stable")
     counts = np.bincount(index % known.classes, minlength=known.classes)
-    found = ImportedSet(
-        source=" + ".join(one.name for one in sources),
+    merged = ImportedSet(
+        source=" + ".join(source.name for source in sources),
         dataset=known.dataset,
         classnames=known.classnames,
         counts=tuple(counts.tolist()),
         shard_size=-(-SHARD_IMAGES // known.classes) * known.classes,
-        parts=tuple(content_of(one) for one in urls),
+        parts=tuple(content_of(part) for part in urls),
     )
     with storage.lease(url, "shards merge"):
-        claim(found, url)
-        bounds = np.searchsorted(index[order], np.arange(len(found.shards()) + 1) * found.shard_size)
-        there = committed(url, owner=found.owner)
+        claim(merged, url)
+        bounds = np.searchsorted(index[order], np.arange(len(merged.shards()) + 1) * merged.shard_size)
+        existing = committed(url, owner=merged.owner)
         with Progress(len(order), "images", "merge") as progress:
-            for shard in found.shards():
-                places = order[bounds[shard] : bounds[shard + 1]]
-                if shard not in there:
-                    samples = [_sample(sources[sets[place]], int(rows[place]), int(index[place])) for place in places]
-                    write_shard(url, shard, samples, owner=found.owner)
-                progress.update(len(places))
-        return finish(found, url)
+            for shard in merged.shards():
+                positions = order[bounds[shard] : bounds[shard + 1]]
+                if shard not in existing:
+                    samples = [_sample(sources[sets[i]], int(rows[i]), int(index[i])) for i in positions]
+                    write_shard(url, shard, samples, owner=merged.owner)
+                progress.update(len(positions))
+        return finish(merged, url)
 
 
 def _open(urls: Sequence[str]) -> list[MergeInput]:
-    if len({one.rstrip("/") for one in urls}) < max(2, len(urls)):
-        raise UserError(f"merging takes two sets or more, each once; {' '.join(urls) or 'nothing'} was given")
+    if len({url.rstrip("/") for url in urls}) < max(2, len(urls)):
+        raise UserError(f"merging requires two or more different sets; got {' '.join(urls) or 'none'}")
     cache = ShardCache()
     names = _names(urls)
     sources = [
-        MergeInput(name, read_whole_set(one), ShardSet(one, max_corrupt_images=0, cache=cache))
-        for name, one in names.items()
+        MergeInput(name, read_whole_set(url), ShardSet(url, max_corrupt_images=0, cache=cache))
+        for name, url in names.items()
     ]
     first = sources[0]
     for other in sources[1:]:
         if other.known.classnames != first.known.classnames:
             raise UserError(
-                f"{other.images.url} shows other classes than {first.images.url}: {_difference(other, first)}; only "
-                "sets of the same classes in the same order can be merged"
+                f"{other.images.url} and {first.images.url} have different classes: {_difference(other, first)}; merge "
+                "only sets with the same classes in the same order"
             )
     generated: dict[str, str] = {}
-    for one in sources:
-        if isinstance(one.known, Plan):
-            plan = one.known.model_dump_json(exclude={"amounts", "shard_size"})
-            if (same := generated.setdefault(plan, one.images.url)) != one.images.url:
+    for source in sources:
+        if isinstance(source.known, Plan):
+            plan = source.known.model_dump_json(exclude={"amounts", "shard_size"})
+            if (other_url := generated.setdefault(plan, source.images.url)) != source.images.url:
                 raise UserError(
-                    f"{one.images.url} and {same} were generated by the same plan, so their images are the same; "
+                    f"{source.images.url} and {other_url} were generated by the same plan, so their images are equal; "
                     "generate one with another synthesis.seed"
                 )
     return sources
 
 
 def _names(urls: Sequence[str]) -> dict[str, str]:
-    """Name -> URL: the last part of each URL, or all of it where two would be called alike."""
-    last = [one.rstrip("/").rpartition("/")[2] for one in urls]
+    """Name -> URL: the last part of each URL, or the whole URL if these are ambiguous."""
+    last = [url.rstrip("/").rpartition("/")[2] for url in urls]
     return dict(zip(last if len(set(last)) == len(last) else urls, urls, strict=True))
 
 
-def _difference(one: MergeInput, other: MergeInput) -> str:
-    pairs = zip(one.known.classnames, other.known.classnames, strict=False)
+def _difference(first: MergeInput, second: MergeInput) -> str:
+    pairs = zip(first.known.classnames, second.known.classnames, strict=False)
     return next(
         (f"class {label} is {a!r} and {b!r}" for label, (a, b) in enumerate(pairs) if a != b),
-        f"{one.known.classes} and {other.known.classes} of them",
+        f"{first.known.classes} and {second.known.classes} classes",
     )
 
 

@@ -1,4 +1,4 @@
-"""From a recipe to the plan of its set, and to what the plan needs beside it."""
+"""The plan of a recipe's synthetic set, and the assets that it needs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from syncclip.synthesis.references import digests, real_images, store
 
 
 def plan(recipe: Recipe) -> Plan:
-    """What `synth` would generate: class, prompt and seed of every image. Nothing is generated or written.
+    """Plan a synthetic set: class, prompt and seed of every image. Nothing is generated or written.
 
     Raises:
-        UserError: the dataset isn't there, or can't be generated like this.
+        UserError: the dataset is missing, or the settings are invalid for it.
 
     Examples:
         >>> from syncclip import Recipe, plan
@@ -30,9 +30,9 @@ def plan(recipe: Recipe) -> Plan:
     synthesis = recipe.synthesis
     if synthesis.generator.scheduler is not None:
         find_scheduler(synthesis.generator.scheduler)
-    for one in synthesis.filters:
-        if isinstance(one, SafetySettings):
-            check_safety(one, synthesis.generator)
+    for settings in synthesis.filters:
+        if isinstance(settings, SafetySettings):
+            check_safety(settings, synthesis.generator)
     storage.configure(recipe.storage.options)
     dataset = load_dataset(recipe.dataset)
     guides = digests(real_images(dataset, *recipe.shots)) if synthesis.generator.guide else ()
@@ -49,24 +49,23 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
-    """The plan with the digests of all that it needs, which is in the set's folder then: real images to start from,
-    filters' heads, features of test images.
+    """Store the assets of a plan (reference images, filter heads, features of test images) and add their checksums.
 
     Raises:
-        UserError: something is missing or isn't what the set was started with.
+        UserError: an asset is missing, or differs from that of the existing set.
     """
     if plan.guides:
         dataset = load_dataset(recipe.dataset)
         store(real_images(dataset, *recipe.shots), dataset, url)
     filters: list[AnyFilterSettings] = []
-    for one in plan.filters:
-        match one:
+    for settings in plan.filters:
+        match settings:
             case ClipHeadSettings():
-                filters.append(with_head_digest(one, url))
+                filters.append(with_head_digest(settings, url))
             case LeakageSettings():
-                filters.append(with_leakage_digest(one, url, lambda: load_dataset(recipe.dataset).split("test")))
+                filters.append(with_leakage_digest(settings, url, lambda: load_dataset(recipe.dataset).split("test")))
             case SafetySettings():
-                filters.append(with_safety_digest(one))
+                filters.append(with_safety_digest(settings))
             case _:
-                filters.append(one)
+                filters.append(settings)
     return plan.model_copy(update={"filters": tuple(filters)})

@@ -1,4 +1,4 @@
-"""How good a synthetic set is, by a frozen CLIP: read right, varied, near the real images, nothing twice."""
+"""Quality of a synthetic set under a frozen CLIP: accuracy, diversity, domain shift and near-duplicates."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from syncclip.synthetic_sets.shift import Floats, Labels, Shift, measure
 
 STATS_NAME = "stats.json"
 MOST = 20_000
-"""Images of each domain that are looked at: as many of each class as go into it, the first ones."""
+"""Maximum number of measured images of each domain, the first ones of each class."""
 DUPLICATE = 0.99
-"""Cosine from which on two images are near-duplicates."""
+"""Minimum cosine similarity of near-duplicates."""
 PAIRS = 20
-"""Pairs of near-duplicates that are named."""
+"""Maximum number of listed near-duplicates."""
 BLOCK = 2048
 DIGITS = 5
 
 
 class ClassQuality(Settings):
-    """Of one class."""
+    """Quality of one class."""
 
     name: str
     images: int
-    """That were looked at."""
+    """Number of measured images."""
     accuracy: float | None
-    """Per cent that the frozen CLIP reads as this class, among all; None where there is no image."""
+    """Zero-shot accuracy among all classes, in percent; None without images."""
     similarity: float | None
-    """Mean cosine of two different images; None of fewer than two."""
+    """Mean cosine similarity of two different images; None for fewer than two."""
     shift: float | None
-    """1 - cosine between the centres of real and synthetic images; None where one is missing."""
+    """1 - cosine between the centroids of real and synthetic images; None if one is missing."""
 
 
 class ShiftNumbers(Settings):
-    """Of a `sets.shift.Shift`, short enough for a file."""
+    """Summary of a `shift.Shift`."""
 
     centroid_distance: float
     relative_distance: float | None
@@ -56,35 +56,35 @@ class ShiftNumbers(Settings):
 
 
 class SetQuality(Settings):
-    """What `stats.json` holds beside a set."""
+    """Content of a set's `stats.json`."""
 
     format: int = 1
     backbone: str
-    """The CLIP that looked at them."""
+    """Name of the CLIP."""
     images: int
-    """Images of the set."""
+    """Number of images in the set."""
     measured: int
-    """Images that were looked at."""
+    """Number of measured images."""
     accuracy: float
-    """Per cent that the frozen CLIP reads as their own class, among all."""
+    """Zero-shot accuracy among all classes, in percent."""
     similarity: float | None
-    """Mean cosine of two images of one class, mean over classes: the lower, the more varied."""
+    """Mean cosine similarity of two images of a class, averaged over classes; lower means more diverse."""
     real_similarity: float | None
-    """The same of the real images, as a yardstick."""
+    """Mean cosine similarity of the real images, as a baseline."""
     shift: ShiftNumbers | None
-    """From the real images to the synthetic ones; None without real images."""
+    """Shift from the real to the synthetic images; None without real images."""
     near_duplicates: int
-    """Images that resemble an earlier one, of any class, by a cosine of at least `duplicate`."""
+    """Number of images with a cosine similarity of at least `duplicate` to an earlier image of any class."""
     duplicate: float
     pairs: tuple[tuple[int, int], ...]
-    """Sample numbers of the first of them, each with the nearest earlier image."""
+    """Sample numbers of the first near-duplicates, each with its nearest earlier image."""
     prompts: PromptCoverage | None
-    """None for a set that was not generated here."""
+    """Coverage of the prompts; None for an imported set."""
     classes: tuple[ClassQuality, ...]
 
 
-class Seen(NamedTuple):
-    """Images as the CLIP sees them: (N, D) features of length 1, (N,) class ids and rows."""
+class Features(NamedTuple):
+    """CLIP features of some images: (N, D) unit vectors, (N,) class ids and rows."""
 
     features: Floats
     labels: Labels
@@ -92,44 +92,45 @@ class Seen(NamedTuple):
 
 
 def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = MOST) -> SetQuality:
-    """Measure the set at `url` and keep the numbers there as stats.json, in the place of older ones.
+    """Measure a set and write the result to its `stats.json`.
 
     Args:
         url: folder or URL of the set.
-        clip: looks at the images, with one sentence for each class.
-        real: real images of the same classes, None for none.
-        most: images of each domain that are looked at.
+        clip: frozen CLIP with one prompt for each class.
+        real: real images of the same classes, or None.
+        most: maximum number of measured images of each domain.
 
     Raises:
-        UserError: there is no set, or not one image can be read.
+        UserError: there is no set, or no image is readable.
     """
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic set there; generate one with `syncclip synth RECIPE --out {url}`")
+        raise UserError(f"{url}: no synthetic set found; generate one with `syncclip synth RECIPE --out {url}`")
     images = ShardSet(url)
-    made = _see(images, clip, most, "synthetic")
-    if not len(made.rows):
-        raise UserError(f"{url}: not one image can be read; see `syncclip shards verify {url}`")
-    true = None if real is None else _see(real, clip, most, "real")
+    synthetic = _encode(images, clip, most, "synthetic")
+    if not len(synthetic.rows):
+        raise UserError(f"{url}: no readable image; see `syncclip shards verify {url}`")
+    reference = None if real is None else _encode(real, clip, most, "real")
     shift = numbers = None
-    if true is not None and np.intersect1d(made.labels, true.labels).size:
-        shift = measure(true.features, true.labels, made.features, made.labels)
-        numbers = ShiftNumbers(**{name: _known(getattr(shift, name)) for name in ShiftNumbers.model_fields})
-    right = (made.features @ clip.classes.double().cpu().numpy().T).argmax(axis=1) == made.labels
-    classes = _classes(plan.classnames, made, right, shift)
-    count, pairs = near_duplicates(made.features)
-    index = images.samples.index[made.rows]
+    if reference is not None and np.intersect1d(synthetic.labels, reference.labels).size:
+        shift = measure(reference.features, reference.labels, synthetic.features, synthetic.labels)
+        numbers = ShiftNumbers(**{name: _rounded(getattr(shift, name)) for name in ShiftNumbers.model_fields})
+    correct = (synthetic.features @ clip.classes.double().cpu().numpy().T).argmax(axis=1) == synthetic.labels
+    classes = _classes(plan.classnames, synthetic, correct, shift)
+    count, pairs = near_duplicates(synthetic.features)
+    index = images.samples.index[synthetic.rows]
     real_similarity = prompts = None
-    if true is not None:
-        real_similarity = _mean([similarity(true.features[true.labels == label]) for label in np.unique(true.labels)])
+    if reference is not None:
+        labels = np.unique(reference.labels)
+        real_similarity = _mean([similarity(reference.features[reference.labels == label]) for label in labels])
     if isinstance(plan, Plan):
         prompts = coverage(plan.prompts, plan.template, plan.classnames, plan.images_per_class)
     quality = SetQuality(
         backbone=clip.backbone.name,
         images=len(images),
-        measured=len(made.rows),
-        accuracy=round(100 * float(right.mean()), DIGITS),
-        similarity=_mean([one.similarity for one in classes]),
+        measured=len(synthetic.rows),
+        accuracy=round(100 * float(correct.mean()), DIGITS),
+        similarity=_mean([quality.similarity for quality in classes]),
         real_similarity=real_similarity,
         shift=numbers,
         near_duplicates=count,
@@ -145,15 +146,15 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
 
 
 def similarity(features: Floats) -> float | None:
-    """Mean cosine of two different rows of (n, D) features of length 1; None of fewer than two."""
+    """Mean cosine similarity of two different rows of (n, D) unit vectors; None for fewer than two."""
     count = len(features)
     return None if count < 2 else float(((features.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
 
 
 def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
-    """How many rows of (N, D) features have an earlier near-duplicate, and the first `PAIRS` of them with the nearest.
+    """Count rows of (N, D) features with an earlier near-duplicate, and pair the first `PAIRS` with the nearest one.
 
-    Compares all pairs, a block at a time: 20,000 images take seconds.
+    Compares all pairs in blocks; 20,000 images take seconds.
     """
     small = features.astype(np.float32)
     count = 0
@@ -162,62 +163,62 @@ def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
         block = small[start : start + BLOCK]
         cosines = block @ small[: start + len(block)].T
         cosines[np.arange(cosines.shape[1]) >= np.arange(start, start + len(block))[:, None]] = -1  # not earlier
-        found = np.flatnonzero(cosines.max(axis=1) >= DUPLICATE)
-        count += len(found)
-        pairs += [(start + int(row), int(cosines[row].argmax())) for row in found[: PAIRS - len(pairs)]]
+        duplicates = np.flatnonzero(cosines.max(axis=1) >= DUPLICATE)
+        count += len(duplicates)
+        pairs += [(start + int(row), int(cosines[row].argmax())) for row in duplicates[: PAIRS - len(pairs)]]
     return count, pairs
 
 
 def _classes(
-    names: Sequence[str], made: Seen, right: npt.NDArray[np.bool_], shift: Shift | None
+    names: Sequence[str], synthetic: Features, correct: npt.NDArray[np.bool_], shift: Shift | None
 ) -> tuple[ClassQuality, ...]:
-    found = []
+    classes = []
     for label, name in enumerate(names):
-        mine = made.labels == label
-        accuracy = _known(100 * float(right[mine].mean())) if mine.any() else None
-        apart = None if shift is None else _known(shift.per_class.get(label))
-        alike = _known(similarity(made.features[mine]))
-        found.append(ClassQuality(name=name, images=int(mine.sum()), accuracy=accuracy, similarity=alike, shift=apart))
-    return tuple(found)
+        rows = synthetic.labels == label
+        quality = ClassQuality(
+            name=name,
+            images=int(rows.sum()),
+            accuracy=_rounded(100 * float(correct[rows].mean())) if rows.any() else None,
+            similarity=_rounded(similarity(synthetic.features[rows])),
+            shift=None if shift is None else _rounded(shift.per_class.get(label)),
+        )
+        classes.append(quality)
+    return tuple(classes)
 
 
-def _see(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Seen:
-    """What the CLIP sees of a set; images that can't be read are left out."""
+def _encode(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Features:
+    """CLIP features of a set; unreadable images are skipped."""
     labels = np.asarray(images.labels)
     kept, features = encode_set(images, clip, evenly(labels, most).tolist(), f"quality ({name})")
-    return Seen(features.double().numpy(), labels[kept], np.array(kept, np.int64))
+    return Features(features.double().numpy(), labels[kept], np.array(kept, np.int64))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return _known(float(np.mean(known))) if known else None
+    defined = [value for value in values if value is not None]
+    return _rounded(float(np.mean(defined))) if defined else None
 
 
-def _known(value: float | None) -> float | None:
-    """JSON knows no NaN."""
+def _rounded(value: float | None) -> float | None:
+    """The rounded number; None for NaN, which JSON lacks."""
     return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
 
 
 def measure_quality(recipe: Recipe, url: str) -> SetQuality:
-    """Measure the set at `url` and keep the numbers beside it as stats.json.
+    """Measure the set at `url` with a recipe's backbone and real images, and write the result to its `stats.json`.
 
-    The real images are those of `evaluation.split`; a dataset without that split has no shift.
-
-    Args:
-        recipe: names dataset and backbone.
-        url: folder or URL of the set.
+    The real images are those of `evaluation.split`; without that split there is no shift.
 
     Raises:
-        UserError: there is no set, or it shows other classes than the dataset.
+        UserError: there is no set, or its classes are not those of the recipe's dataset.
     """
-    import torch  # for this alone: whoever reads what was measured goes without
+    import torch  # slow to import, and not needed to read `stats.json`
 
     dataset = load_dataset(recipe.dataset)
     plan = read_set(url)
     if plan is not None and list(plan.classnames) != dataset.classnames:
         raise UserError(
-            f"{url} shows {plan.classes} classes of dataset {plan.dataset!r}, not the {len(dataset.classnames)} "
-            f"of {dataset.name!r}; name its dataset with dataset.name=NAME"
+            f"{url} has {plan.classes} classes of dataset {plan.dataset!r}, not the {len(dataset.classnames)} "
+            f"of {dataset.name!r}; set its dataset with dataset.name=NAME"
         )
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")

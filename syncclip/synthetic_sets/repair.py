@@ -1,4 +1,4 @@
-"""Repairing a set: what is damaged is thrown away and generated again by the plan, to the same bytes."""
+"""Repair of a set: corrupt shards are removed and regenerated from the plan, to the same bytes."""
 
 from __future__ import annotations
 
@@ -22,83 +22,66 @@ from syncclip.synthetic_sets.imported import ImportedSet, read_set
 
 
 def examine(url: str) -> list[Problem]:
-    """What is wrong with the shards of a set, by shard, and which of its plan are not there at all.
-
-    Raises:
-        UserError: a file of the set is of a newer version than this one.
-    """
-    found = list(problems(url))
-    return sorted([*found, *absent(url, {problem.shard for problem in found})], key=lambda problem: problem.shard)
+    """Problems of a set's shards, sorted by shard, including missing shards of its plan."""
+    corrupt = list(problems(url))
+    return sorted([*corrupt, *absent(url, {problem.shard for problem in corrupt})], key=lambda problem: problem.shard)
 
 
-def absent(url: str, there: Collection[int]) -> list[Problem]:
-    """Which shards of a set's plan are not there at all; `there` are some that have another problem.
-
-    Raises:
-        UserError: the plan can't be read.
-    """
+def absent(url: str, corrupt: Collection[int]) -> list[Problem]:
+    """Missing shards of a set's plan, without those that are known to be corrupt."""
     expected = read_set(url)
     tars = {int(name[:-4]) for name in storage.sizes(url) if re.fullmatch(r"[0-9]{5,18}\.tar", name)}
     return [
-        Problem(shard, f"{shard_name(shard)}: not there, though it belongs to the set")
+        Problem(shard, f"{shard_name(shard)}: missing, although it belongs to the set")
         for shard in (expected.shards() if expected is not None else ())
-        if shard not in {*there, *tars}
+        if shard not in {*corrupt, *tars}
     ]
 
 
 def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[int]:
-    """Generate the `broken` shards of the set at `url` again, to the bytes that they had; all others stay untouched.
+    """Regenerate the `broken` shards of a set to their original bytes, and return them; others are not touched.
 
-    Killed at any time, it leaves whole shards and gaps; the next repair, or `synth`, fills these.
-
-    Args:
-        broken: numbers of shards, as `examine` found them.
-        pool: who generates.
-
-    Returns:
-        The shards that were generated again.
+    If it is interrupted, the next repair or `synth` fills the gaps.
 
     Raises:
-        UserError: the set has no plan, so that it can only be copied or imported again; shards that are none of the
-            plan's, or a plan that is not that of the shards; this machine can't generate them, or something that they
-            need is missing or another than the set was generated with. Nothing is thrown away then.
+        UserError: the set has no plan, a shard is not part of it, or a required asset or device is missing. Nothing is
+            removed then.
     """
-    again = sorted(set(broken))
-    plan = _plan(url, len(again))
-    if foreign := [shard for shard in again if shard not in plan.shards()]:
-        raise UserError(
-            f"{url}: {shard_name(foreign[0])} is none of the {len(plan.shards())} shards of its plan; move it away"
-        )
-    if not again:
+    shards = sorted(set(broken))
+    plan = _plan(url, len(shards))
+    if foreign := [shard for shard in shards if shard not in plan.shards()]:
+        count = len(plan.shards())
+        raise UserError(f"{url}: {shard_name(foreign[0])} is not one of the {count} shards of the plan; move it away")
+    if not shards:
         return []
     check_capacity(pool, plan.threads)
-    _check_assets(plan, again, url)
+    _check_assets(plan, shards, url)
     if committed(url, _ignore) and not committed(url, _ignore, plan.owner):
-        raise UserError(f"{url}: {PLAN_NAME} is not the plan of these shards, it was exchanged; restore it")
+        raise UserError(f"{url}: {PLAN_NAME} is not the plan of these shards; restore the original file")
     with storage.lease(url, "shards verify --repair"):
         forget_index(url)
-        for shard in again:
+        for shard in shards:
             discard(url, shard)
         synthesise_set(plan, url, pool)
-    return again
+    return shards
 
 
 def _ignore(_: int, error: storage.DamagedError) -> None:
-    """Leave a damaged marker out."""
+    """Skip a corrupt marker."""
 
 
 def discard(url: str, shard: int) -> None:
-    """Remove a shard, its marker first: from then on it does not exist."""
+    """Remove a shard, its marker first."""
     for name in (stats_name, shard_name, table_name):
         storage.remove(storage.join(url, name(shard)))
 
 
 def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
-    """Refuse where something is missing that generation needs: weights, what filters need, images to start from."""
+    """Raise a `UserError` if an asset of the generation is missing: weights, filter assets, reference images."""
     located = locate(plan.generator, plan.weights)
-    if located.revision is not None:  # the plan knew the commit, so it has not been looked for yet
+    if located.revision is not None:  # the plan contains the commit, so it has not been looked up yet
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
-    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one sentence will do, for nothing is scored
+    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one prompt is enough, as nothing is scored
     if plan.generator.guide is not None:
         references = ReferenceImages(plan, url)
         for shard in broken:
@@ -106,15 +89,15 @@ def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
 
 
 def _plan(url: str, broken: int) -> Plan:
-    found = read_set(url)
-    if isinstance(found, Plan) and not found.generator.endpoint:
-        require_trust(found.generator.pipeline_class, f"{storage.join(url, PLAN_NAME)}: generator.pipeline_class: ")
-        return found
-    count = f"{counted(broken, 'shard')} can't be generated again"
-    if isinstance(found, Plan):
-        remedy = "remove their files and run synth with the recipe of the set again"
-        raise UserError(f"{url}: {count}, for an endpoint made them, which promises no equal images; {remedy}")
-    if isinstance(found, ImportedSet):
-        remedy = "merge them" if found.parts else "import it"
-        raise UserError(f"{url}: {count}, for this set was not generated but made of {found.source}; {remedy} again")
-    raise UserError(f"{url}: {count}, for there is no plan beside them; pack the dataset or copy the set again")
+    known = read_set(url)
+    if isinstance(known, Plan) and not known.generator.endpoint:
+        require_trust(known.generator.pipeline_class, f"{storage.join(url, PLAN_NAME)}: generator.pipeline_class: ")
+        return known
+    count = f"{counted(broken, 'shard')} can't be regenerated"
+    if isinstance(known, Plan):
+        remedy = "remove their files and run `synth` with the recipe of the set again"
+        raise UserError(f"{url}: {count}, as endpoints are not deterministic; {remedy}")
+    if isinstance(known, ImportedSet):
+        remedy = "merge them" if known.parts else "import it"
+        raise UserError(f"{url}: {count}, as the set was not generated but created from {known.source}; {remedy} again")
+    raise UserError(f"{url}: {count} without a plan; pack the dataset or copy the set again")

@@ -1,8 +1,7 @@
-"""How far synthetic images are from real ones, as a CLIP sees them, and a map of both.
+"""Domain shift between real and synthetic images in CLIP's feature space, and a 2-d projection of both.
 
-Features have length 1 before anything is measured. Numbers are given for the frozen CLIP and for a trained one, whose
-feature space is another: so beside the plain distance there is one relative to the distance between classes, which a
-space that merely shrank does not make smaller.
+Features are normalised first. The relative distance makes frozen and trained CLIPs comparable, since a feature space
+that merely shrinks does not reduce it.
 """
 
 from __future__ import annotations
@@ -23,12 +22,11 @@ class Shift:
     """The shift between two domains under one model.
 
     Attributes:
-        centroid_distance: mean over classes of 1 - cosine between the class's real and its synthetic centre.
-        relative_distance: the same, divided by the mean of 1 - cosine between centres of different classes, both real.
-        overlap: per cent of synthetic images whose nearest real class centre is that of their own class.
-        frechet: Fréchet distance of the two clouds, each taken as a normal distribution (as FID, on CLIP features of
-            length 1).
-        per_class: class id -> its centroid distance.
+        centroid_distance: 1 - cosine between the real and the synthetic centroid, averaged over classes.
+        relative_distance: `centroid_distance` divided by the mean distance of real centroids of different classes.
+        overlap: percentage of synthetic images whose nearest real centroid is that of their own class.
+        frechet: Fréchet distance of the two distributions, assumed normal (as FID, on unit CLIP features).
+        per_class: class id -> centroid distance.
     """
 
     centroid_distance: float
@@ -42,45 +40,45 @@ def measure(real: Floats, real_labels: Labels, synthetic: Floats, synthetic_labe
     """Measure the shift.
 
     Args:
-        real, synthetic: (N, D), (M, D) features, of any length but zero.
-        real_labels, synthetic_labels: (N,), (M,) class ids; classes seen in one domain alone are left out of the means.
+        real, synthetic: (N, D), (M, D) non-zero features.
+        real_labels, synthetic_labels: (N,), (M,) class ids; classes of one domain alone are excluded from the means.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     shared = np.intersect1d(real_labels, synthetic_labels)
-    assert len(shared), "the domains have a class in common"
+    assert len(shared), "the domains share a class"
     real_centres = centres(real, real_labels, shared)
     synthetic_centres = centres(synthetic, synthetic_labels, shared)
     distances = 1 - (real_centres * synthetic_centres).sum(axis=1)
     between = 1 - real_centres @ real_centres.T
     others = ~np.eye(len(shared), dtype=bool)
     apart = float(between[others].mean()) if others.any() else np.nan
-    known = np.isin(synthetic_labels, shared)
-    nearest = shared[(synthetic[known] @ real_centres.T).argmax(axis=1)]
+    comparable = np.isin(synthetic_labels, shared)
+    nearest = shared[(synthetic[comparable] @ real_centres.T).argmax(axis=1)]
     return Shift(
         centroid_distance=float(distances.mean()),
         relative_distance=float(distances.mean() / apart) if apart else np.nan,
-        overlap=float(100 * (nearest == synthetic_labels[known]).mean()),
+        overlap=float(100 * (nearest == synthetic_labels[comparable]).mean()),
         frechet=frechet(real, synthetic),
         per_class={int(label): float(value) for label, value in zip(shared, distances, strict=True)},
     )
 
 
 def normalise(features: Floats) -> Floats:
-    """Features of length 1."""
+    """Normalise features to unit length."""
     unit: Floats = features / np.linalg.norm(features, axis=-1, keepdims=True)
     return unit
 
 
 def centres(features: Floats, labels: Labels, classes: Labels) -> Floats:
-    """The mean feature of each class, length 1: (len(classes), D)."""
+    """(len(classes), D) normalised mean feature of each class."""
     return normalise(np.stack([features[labels == label].mean(axis=0) for label in classes]))
 
 
 def frechet(first: Floats, second: Floats) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of the normal distributions with the samples' means and covariances.
+    """Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two samples, assumed normal.
 
-    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2), which exists for any number of
-    samples. Few samples make it too large: compare numbers only between clouds of equal sizes.
+    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2). Small samples bias the distance
+    upwards: compare only samples of equal size.
     """
     scaled = [(cloud - cloud.mean(axis=0)) / np.sqrt(max(1, len(cloud) - 1)) for cloud in (first, second)]
     # The eigenvalues of C1 C2 are the squared singular values of X1 X2', where Ci = Xi' Xi.
@@ -90,9 +88,9 @@ def frechet(first: Floats, second: Floats) -> float:
 
 
 def project(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
-    """Both clouds on the first two principal axes of the union, in which each domain weighs the same: (N, 2), (M, 2).
+    """Project both domains, weighted equally, on their first two principal axes: (N, 2), (M, 2).
 
-    The sign of an axis is fixed by its largest entry, so that the same features give the same map.
+    The sign of an axis is fixed by its largest entry, so that the projection is deterministic.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     middle = (real.mean(axis=0) + synthetic.mean(axis=0)) / 2

@@ -44,12 +44,18 @@ def test_sound_data_of_ones_own_is_told_so(capsys: pytest.CaptureFixture[str], t
     ("arguments", "part"),
     [
         (["check", "dtdd"], "unknown dataset 'dtdd'; did you mean 'dtd'?"),
-        (["check", "icons/food"], "there is no dataset 'icons/food' in syncclip; choose one of icons/devices, icons/"),
-        (["check", "icons/travle"], "there is no dataset 'icons/travle' in syncclip; choose one of icons/devices"),
-        (["check", "icons/travel/x"], "there is no dataset 'icons/travel/x' in syncclip; choose one of icons/devices"),
-        (["check", "dtd"], "give their folder with --root DIR"),
-        (["check", "all", "--root", "nowhere"], "nowhere: this folder of the datasets does not exist; CoOp's"),
-        (["ls", "--root", "nowhere"], "nowhere: this folder of the datasets does not exist; CoOp's"),
+        (
+            ["check", "icons/food"],
+            "unknown shipped dataset 'icons/food'; available are icons/devices, icons/",
+        ),
+        (["check", "icons/travle"], "unknown shipped dataset 'icons/travle'; available are icons/devices"),
+        (
+            ["check", "icons/travel/x"],
+            "unknown shipped dataset 'icons/travel/x'; available are icons/devices",
+        ),
+        (["check", "dtd"], "set it with --root DIR"),
+        (["check", "all", "--root", "nowhere"], "nowhere: dataset folder not found; see CoOp's"),
+        (["ls", "--root", "nowhere"], "nowhere: dataset folder not found; see CoOp's"),
     ],
 )
 def test_nothing_to_be_looked_at_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], part: str) -> None:
@@ -127,7 +133,7 @@ def test_what_a_first_recipe_describes_can_be_planned(capsys: pytest.CaptureFixt
     assert "6 classes x 16 images = 96 images" in Outcome(capsys, "plan", place).out
 
 
-@pytest.mark.parametrize(("place", "part"), [("nowhere", "does not exist"), ("empty", "has no class folders")])
+@pytest.mark.parametrize(("place", "part"), [("nowhere", "does not exist"), ("empty", "no class folders")])
 def test_data_that_is_no_dataset_gets_no_recipe(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, place: str, part: str
 ) -> None:

@@ -45,7 +45,7 @@ def test_a_set_without_a_plan_can_not_be_repaired_and_says_so(
     capsys: pytest.CaptureFixture[str], damaged: Path
 ) -> None:
     (damaged / "plan.json").unlink()
-    assert "there is no plan beside them" in Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
+    assert "regenerated without a plan" in Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
     assert (damaged / "00001.tar").exists()
 
 
@@ -72,7 +72,7 @@ def test_a_marker_of_a_newer_format_is_refused(
     reseal(marker, storage.read_bytes(marker).replace(b'"format": 1', b'"format": 2'))
     forget_index(str(folder))  # as whatever adds a shard does: an index tells what all markers tell
     refusal = Outcome(capsys, "shards", command, str(folder)).refusal
-    assert refusal.endswith("00001_stats.json: format 2, this syncclip reads up to 1; upgrade it")
+    assert "00001_stats.json: format 2, but this syncclip reads up to 1" in refusal
 
 
 def test_sets_are_merged_and_exported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_sets_are_merged_and_exported(capsys: pytest.CaptureFixture[str], tmp_pa
         assert "7 images" in outcome.out, outcome.err
         assert Path(out, file).exists()
     other = Outcome(capsys, "shards", "export", f"{tmp_path}/all", "--to", "tape", "--out", f"{tmp_path}/tape")
-    assert "there is no such layout" in other.refusal
+    assert "unknown layout" in other.refusal
 
 
 def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(

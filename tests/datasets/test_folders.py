@@ -17,11 +17,6 @@ def load_folder(folder: Path, split_seed: int = 0) -> Dataset:
     return load_dataset(DatasetSettings(name=str(folder), split_seed=split_seed))
 
 
-def test_class_names_are_folder_names_with_spaces(tmp_path: Path) -> None:
-    folder_of_folders(tmp_path, per_class=3)
-    assert load_folder(tmp_path).classnames == sorted(CLASSES)
-
-
 def test_plain_class_folders_are_split_class_by_class(tmp_path: Path) -> None:
     dataset = load_folder(folder_of_folders(tmp_path, per_class=10))
     for split, count in (("train", 5), ("val", 2), ("test", 3)):
@@ -66,16 +61,6 @@ def test_a_base_class_without_training_images_is_named(tmp_path: Path) -> None:
         load_folder(tmp_path)
 
 
-def test_other_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
-    folder_of_folders(tmp_path, per_class=4)
-    (tmp_path / "README.txt").write_text("about")
-    (tmp_path / ".cache").mkdir()
-    (tmp_path / "red_circle" / "notes.txt").write_text("about")
-    (tmp_path / "red_circle" / ".hidden.png").write_bytes(b"?")
-    dataset = load_folder(tmp_path)
-    assert sum(len(dataset.split(split)) for split in ("train", "val", "test")) == 24
-
-
 def test_images_are_read_as_rgb(tmp_path: Path) -> None:
     folder_of_folders(tmp_path, per_class=4)
     train = load_folder(tmp_path).split("train")
@@ -85,43 +70,11 @@ def test_images_are_read_as_rgb(tmp_path: Path) -> None:
     assert train.image(row).tobytes() == make_image(0, variant).tobytes()
 
 
-def test_a_broken_image_is_one_sentence_with_its_path(tmp_path: Path) -> None:
-    folder_of_folders(tmp_path, per_class=4)
-    broken = tmp_path / "red_circle" / "000.png"
-    broken.write_bytes(broken.read_bytes()[:40])
-    dataset = load_folder(tmp_path)
-    split, row = next(
-        (s, paths_of(dataset.split(s)).index(broken)) for s in dataset.splits if broken in paths_of(dataset.split(s))
-    )
-    with pytest.raises(UserError, match=f"{broken}: unreadable image"):
-        dataset.split(split).image(row)
-
-
-def test_one_class_only_is_refused(tmp_path: Path) -> None:
-    folder_of_folders(tmp_path, per_class=4)
-    for name in CLASSES[1:]:
-        shutil.rmtree(tmp_path / name.replace(" ", "_"))
-    with pytest.raises(UserError, match=r"only one class \('red_circle'\)"):
-        load_folder(tmp_path)
-
-
-def test_an_empty_class_is_named(tmp_path: Path) -> None:
-    folder_of_folders(tmp_path, per_class=4)
-    (tmp_path / "yellow_star").mkdir()
-    with pytest.raises(UserError, match="no image of class 'yellow_star' to test with"):
-        load_folder(tmp_path)
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no class folders"):
-        load_folder(tmp_path)
-
-
 @pytest.mark.parametrize("target", [".", "..", "loop"])
 def test_a_link_that_leads_back_is_refused(tmp_path: Path, target: str) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     (folder / "loop").symlink_to(target)
-    with pytest.raises(UserError, match=f"{folder / 'loop'}: this link points to a folder that contains it"):
+    with pytest.raises(UserError, match=f"{folder / 'loop'}: link to a parent folder"):
         folders.load_folder(folder, 0, Counter())
 
 
@@ -130,13 +83,6 @@ def test_a_link_to_a_class_folder_elsewhere_is_followed(tmp_path: Path) -> None:
     shutil.move(folder / "red_circle", tmp_path / "elsewhere")
     (folder / "red_circle").symlink_to(tmp_path / "elsewhere")
     assert load_folder(folder).classnames == sorted(CLASSES)
-
-
-def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
-    folder = folder_of_folders(tmp_path, per_class=4)
-    shutil.copytree(folder / "red_circle", folder / "red circle")
-    with pytest.raises(UserError, match="classes 4 and 5 are all called 'red circle'"):
-        load_folder(folder)
 
 
 def test_given_names_stand_for_those_of_the_folders(tmp_path: Path) -> None:
@@ -149,7 +95,7 @@ def test_given_names_stand_for_those_of_the_folders(tmp_path: Path) -> None:
 def test_a_name_that_no_text_encoder_can_read_is_refused(tmp_path: Path, name: str) -> None:
     folder = folder_of_folders(tmp_path, per_class=4)
     (folder / "red_circle").rename(folder / name)
-    with pytest.raises(UserError, match="which no text encoder can read"):
+    with pytest.raises(UserError, match="unreadable name"):
         load_folder(folder)
 
 

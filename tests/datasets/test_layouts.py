@@ -7,7 +7,6 @@ import os
 import pickle
 import random
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.catalog import DATASETS
-from tests.worlds.dataset import make_image, paths_of
+from tests.worlds.dataset import paths_of
 from tests.worlds.literature import ADVERSARIAL, RENDITION, WORDNET, Miniatures, miniature
 
 ALL = sorted(DATASETS)
@@ -57,12 +56,6 @@ def test_files_and_ids_of_every_split_are_in_the_published_order(miniatures: Min
         images = dataset.split(split)  # type: ignore[arg-type]
         paths = [path.relative_to(miniatures.root).as_posix() for path in paths_of(images)]
         assert list(zip(paths, images.labels.tolist(), strict=True)) == listed
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_images_can_be_looked_at(miniatures: Miniatures, name: str) -> None:
-    test = load(miniatures.root, name).split("test")
-    assert test.image(len(test) - 1).size == make_image(0, 0, 24).size
 
 
 def test_classes_that_share_a_name_stay_two(miniatures: Miniatures) -> None:
@@ -154,81 +147,27 @@ def rewrite(root: Path, change: Callable[[dict[str, list[list[object]]]], None])
     return file
 
 
-def test_a_name_of_the_literature_needs_a_root() -> None:
-    with pytest.raises(UserError, match="dataset.root=DIR"):
-        load_dataset(DatasetSettings(name="dtd"))
-
-
-def test_a_missing_root_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'nowhere'}: this folder of the datasets does not exist" in refusal(tmp_path / "nowhere")
-
-
-def test_a_missing_data_set_is_named_with_where_to_get_it(tmp_path: Path) -> None:
-    assert "this folder of dtd does not exist; CoOp's instructions" in refusal(tmp_path)
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_missing_split_file_is_named_with_where_to_get_it(tmp_path: Path, name: str) -> None:
     miniature(tmp_path, name)
     file = tmp_path / DATASETS[name].folder / DATASETS[name].names
     file.unlink()
     said = refusal(tmp_path, name)
-    assert said.startswith(f"{file}: missing; CoOp's instructions") and "https://github.com/KaiyangZhou/CoOp" in said
+    assert (
+        said.startswith(f"{file}: missing; see CoOp's instructions") and "https://github.com/KaiyangZhou/CoOp" in said
+    )
 
 
 def test_a_missing_list_of_a_split_is_named(tmp_path: Path) -> None:
     miniature(tmp_path, "fgvc_aircraft")
     (tmp_path / "fgvc_aircraft" / "images_variant_val.txt").unlink()
-    assert "images_variant_val.txt: missing; CoOp's instructions" in refusal(tmp_path, "fgvc_aircraft")
-
-
-@pytest.mark.parametrize("name", ["dtd", "fgvc_aircraft"])
-def test_images_that_are_not_on_disk_are_counted_and_the_first_named(tmp_path: Path, name: str) -> None:
-    made = miniature(tmp_path, name)
-    gone = [path for path, _ in made.items["train"][:5]]
-    for path in gone:
-        (tmp_path / path).unlink()
-    said = refusal(tmp_path, name)
-    assert "5 of the " in said and "images that it lists are not on disk" in said
-    assert sum(Path(path).name in said for path in gone) == 3
-
-
-def test_a_class_without_a_folder_is_named(tmp_path: Path) -> None:
-    miniature(tmp_path, "imagenet")
-    shutil.rmtree(tmp_path / "imagenet" / "images" / "train" / WORDNET[4])
-    assert "1 of 12 classes of classnames.txt have no folder there (maillot)" in refusal(tmp_path, "imagenet")
+    assert "images_variant_val.txt: missing; see CoOp's instructions" in refusal(tmp_path, "fgvc_aircraft")
 
 
 def test_a_folder_that_no_class_is_called_by_is_named(tmp_path: Path) -> None:
     miniature(tmp_path, "imagenet_a")
     (tmp_path / "imagenet-adversarial" / "imagenet-a" / "n99999999").mkdir()
-    assert "n99999999: no class of this name in classnames.txt" in refusal(tmp_path, "imagenet_a")
-
-
-@pytest.mark.parametrize("called", ["12", "tench"])
-def test_a_numbered_folder_out_of_range_is_named(tmp_path: Path, called: str) -> None:
-    miniature(tmp_path, "imagenet_v2")
-    folder = tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val" / called
-    folder.mkdir()
-    assert f"{folder}: label out of range" in refusal(tmp_path, "imagenet_v2")
-
-
-def test_a_class_without_an_image_is_named(tmp_path: Path) -> None:
-    miniature(tmp_path, "dtd")
-    rewrite(tmp_path, lambda content: content.update({s: [i for i in v if i[1] != 1] for s, v in content.items()}))
-    assert "class(es) 1 have no image" in refusal(tmp_path)
-
-
-def test_one_class_only_is_refused(tmp_path: Path) -> None:
-    miniature(tmp_path, "dtd")
-    rewrite(tmp_path, lambda content: content.update({s: [i for i in v if i[1] == 0] for s, v in content.items()}))
-    assert "has 1 class; base and novel classes need at least 2" in refusal(tmp_path)
-
-
-def test_an_id_with_two_names_is_refused(tmp_path: Path) -> None:
-    miniature(tmp_path, "dtd")
-    rewrite(tmp_path, lambda content: content["test"].append([content["test"][0][0], content["test"][0][1], "other"]))
-    assert "is called both" in refusal(tmp_path)
+    assert "n99999999: unknown class, not in classnames.txt" in refusal(tmp_path, "imagenet_a")
 
 
 @pytest.mark.parametrize(
@@ -249,43 +188,9 @@ def test_a_wrong_entry_is_named_with_its_place(tmp_path: Path, item: list[object
 
 
 @pytest.mark.parametrize(
-    ("text", "part"), [("{", "not readable as JSON"), ("[]", "no split file"), ('{"train": []}', "lists no images")]
+    ("text", "part"), [("{", "not readable as JSON"), ("[]", "not a split file"), ('{"train": []}', "no images listed")]
 )
 def test_another_file_in_place_of_the_split_file_is_refused(tmp_path: Path, text: str, part: str) -> None:
     miniature(tmp_path, "dtd")
     (tmp_path / "dtd" / "split_zhou_DescribableTextures.json").write_text(text)
     assert part in refusal(tmp_path)
-
-
-def test_a_name_that_no_text_encoder_can_read_is_refused(tmp_path: Path) -> None:
-    miniature(tmp_path, "dtd")
-    rewrite(
-        tmp_path,
-        lambda content: content.update(
-            {s: [[p, i, "__" if i == 2 else n] for p, i, n in v] for s, v in content.items()}
-        ),
-    )
-    assert "class 2 has the name '', which no text encoder can read" in refusal(tmp_path)
-
-
-def test_a_broken_image_is_named_where_it_is_used(tmp_path: Path) -> None:
-    made = miniature(tmp_path, "dtd")
-    file = tmp_path / made.items["test"][2][0]
-    file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(UserError, match=f"{file}: unreadable image"):
-        load(tmp_path, "dtd").split("test").image(2)
-
-
-def test_a_file_that_is_no_image_is_named_where_it_is_used(tmp_path: Path) -> None:
-    made = miniature(tmp_path, "dtd")
-    file = tmp_path / made.items["test"][2][0]
-    file.write_text("about")
-    with pytest.raises(UserError, match=f"{file}: unreadable image: not a JPEG, PNG, WebP, GIF, BMP or TIFF image"):
-        load(tmp_path, "dtd").split("test").image(2)
-
-
-def test_a_link_that_leads_back_is_refused(tmp_path: Path) -> None:
-    miniature(tmp_path, "imagenet_a")
-    folder = tmp_path / "imagenet-adversarial" / "imagenet-a"
-    (folder / "n00000001").symlink_to(folder)
-    assert f"{folder / 'n00000001'}: this link points to a folder that contains it" in refusal(tmp_path, "imagenet_a")

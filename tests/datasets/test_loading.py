@@ -51,16 +51,6 @@ def test_few_shots_are_of_base_classes_only(tmp_path: Path) -> None:
     assert sorted(dataset.split("train").labels[rows].tolist()) == [0, 0, 1, 1, 2, 2]
 
 
-def test_few_shots_of_all_classes_hold_the_base_shots(tmp_path: Path) -> None:
-    dataset = load(tiny_dataset(tmp_path / "b", train=4))
-    assert set(dataset.few_shot(2, seed=1)) < set(dataset.few_shot(2, seed=1, classes="all"))
-
-
-def test_more_shots_than_there_are_gives_all_there_are(tmp_path: Path) -> None:
-    dataset = load(tiny_dataset(tmp_path / "b", train=4))
-    assert len(dataset.few_shot(16, seed=1)) == 12
-
-
 def test_zero_shots_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="at least 1"):
         load(tiny_dataset(tmp_path / "b")).few_shot(0, seed=1)
@@ -70,9 +60,7 @@ def test_a_shipped_dataset_that_is_gone_is_to_be_installed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncclip.embedded.FOLDER", tmp_path)
-    with pytest.raises(
-        UserError, match=r"no dataset 'icons' in syncclip; .*/icons/dataset is missing; install syncclip again"
-    ):
+    with pytest.raises(UserError, match=r"unknown shipped dataset 'icons'; .*/icons/dataset is missing"):
         load_dataset(DatasetSettings(name="icons"))
 
 
@@ -81,15 +69,10 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         load_dataset(DatasetSettings(name="icon"))
 
 
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere does not exist"):
-        load(tmp_path / "nowhere")
-
-
 def test_labels_outside_the_class_list_are_refused(tmp_path: Path) -> None:
     folder = tiny_dataset(tmp_path / "b")
     (folder / "dataset.json").write_text(json.dumps({"classnames": CLASSES[:4]}))
-    with pytest.raises(UserError, match="labels run from 0 to 5, but there are 4 classes"):
+    with pytest.raises(UserError, match="labels range from 0 to 5, but the 4 classes"):
         load(folder)
 
 
@@ -107,7 +90,7 @@ def test_a_split_without_shards_is_named(tmp_path: Path) -> None:
     folder = tiny_dataset(tmp_path / "b")
     (folder / "dataset.json").write_text(json.dumps({"classnames": CLASSES}))
     (folder / "val" / "00000_stats.json").unlink()
-    with pytest.raises(UserError, match="val: no image is there, as a shard is missing or damaged"):
+    with pytest.raises(UserError, match="val: no images; find"):
         load(folder)
 
 
@@ -123,7 +106,7 @@ def test_given_class_names_that_stand_twice_are_refused_with_both_places(tmp_pat
     for names in ([*CLASSES[:5], CLASSES[1]], []):
         with pytest.raises(UserError) as refusal:
             load_dataset(DatasetSettings(name=str(folder), classnames=names))
-        told = f"classes 1 and 5 are all called {CLASSES[1]!r}" if names else "classnames holds 0 names"
+        told = f"classes 1 and 5 share the name {CLASSES[1]!r}" if names else "classnames has 0 names"
         assert told in str(refusal.value)
 
 
@@ -145,9 +128,9 @@ def test_two_names_that_clip_reads_alike_are_refused_with_both(one: str, other: 
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     assert torch.equal(*(tokenizer(f"a photo of a {spoken(name)}.") for name in (one, other)))
     folder = tiny_dataset(tmp_path / "b")
-    with pytest.raises(UserError, match=r"classes 0 and 5 are .*, so their prompts would be the same") as refusal:
+    with pytest.raises(UserError, match=r"classes 0 and 5 read alike, ") as refusal:
         load_dataset(DatasetSettings(name=str(folder), classnames=[one, *CLASSES[1:5], other]))
-    assert f"{one!a} and {other!a}, one name to CLIP" in str(refusal.value)
+    assert f"{one!a} and {other!a}, so CLIP gets the same prompt" in str(refusal.value)
 
 
 def test_names_that_clip_tells_apart_are_two_classes(tmp_path: Path) -> None:

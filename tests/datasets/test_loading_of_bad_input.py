@@ -1,4 +1,4 @@
-"""Data that cannot be read, as a user meets it: the command ends with one sentence that tells what is wrong, where."""
+"""Malformed data: the command reports location and cause in one sentence."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Item = list[str | int]
 """[path, class id, class name], as a split file has it."""
 
 
-def told(capsys: pytest.CaptureFixture[str], name: str, root: Path | None, out: Path) -> str:
-    """What a user hears who packs the data; nothing else may stand there but progress."""
+def message_of(capsys: pytest.CaptureFixture[str], name: str, root: Path | None, out: Path) -> str:
+    """Error message of packing the data; stderr contains nothing else but progress."""
     outcome = Outcome(
         capsys, "shards", "pack", name, "--out", str(out), *([] if root is None else ["--root", str(root)])
     )
@@ -73,10 +73,13 @@ def first_image(data: bytes) -> Spoil:
 
 HALF = encoded(make_image(0, 0))[:60]
 PUBLISHED: dict[str, tuple[Spoil, str]] = {
-    "no root": (remove("."), "data: this folder of the datasets does not exist; CoOp's instructions"),
-    "no dataset": (remove("dtd"), "data/dtd: this folder of dtd does not exist; CoOp's instructions"),
-    "no split file": (remove(SPLIT_FILE), f"{SPLIT_FILE}: missing; CoOp's instructions describe where to get it"),
-    "images not on disk": (five_gone, "5 of the 35 images that it lists are not on disk ("),
+    "no root": (remove("."), "data: dataset folder not found; see CoOp's instructions"),
+    "no dataset": (remove("dtd"), "data/dtd: folder of dtd not found; see CoOp's instructions"),
+    "not a split file": (
+        remove(SPLIT_FILE),
+        f"{SPLIT_FILE}: missing; see CoOp's instructions",
+    ),
+    "images not on disk": (five_gone, "5 of 35 listed images are missing ("),
     "a broken image": (first_image(HALF), ".jpg: unreadable image: "),
     "an empty image": (first_image(b""), ".jpg: unreadable image: "),
     "another file": (first_image(b"notes"), ".jpg: unreadable image: not a JPEG, PNG, WebP, GIF, BMP or TIFF image"),
@@ -84,18 +87,18 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
         entries(lambda item: None if item[1] == 1 else item),
         f"{SPLIT_FILE}: class(es) 1 have no image",
     ),
-    "one class": (entries(lambda item: item if item[1] == 0 else None), "'dtd' has 1 class; base and novel classes"),
+    "one class": (entries(lambda item: item if item[1] == 0 else None), "'dtd' has 1 class; at least 2"),
     "a name without a token": (
         entries(lambda item: [*item[:2], "_" if item[1] == 2 else item[2]]),
-        "'dtd': class 2 has the name '', which no text encoder can read",
+        "'dtd': class 2 has an unreadable name, ''",
     ),
     "two names for a class": (
         entries(lambda item: [*item[:2], str(item[0]) if item[1] == 2 else item[2]]),
-        f"{SPLIT_FILE}: class 2 is called both ",
+        f"{SPLIT_FILE}: class 2 has two names, ",
     ),
     "a label out of range": (
         entries(lambda item: [item[0], -1, item[2]] if item[1] == 2 else item),
-        "label -1 is out of range; ids count from 0",
+        "label -1 is out of range; ids start at 0",
     ),
     "a label far beyond all others": (
         entries(lambda item: [item[0], 10**15, item[2]] if item[1] == 2 else item),
@@ -107,7 +110,7 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
     ),
     "a name that no file can have": (
         entries(lambda item: [f"x\0/{item[0]}", *item[1:]] if item[1] == 2 else item),
-        "9 of the 35 images that it lists are not on disk (",
+        "9 of 35 listed images are missing (",
     ),
     "brackets without end": (write(SPLIT_FILE, b"[" * 100_000), f"{SPLIT_FILE}: not readable as JSON"),
     "another text": (write(SPLIT_FILE, b"\xff\xfe"), f"{SPLIT_FILE}: not readable as JSON"),
@@ -118,19 +121,19 @@ PUBLISHED: dict[str, tuple[Spoil, str]] = {
 def test_of_the_literature(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: Spoil, part: str) -> None:
     miniature(tmp_path / "data", "dtd")
     spoil(tmp_path / "data")
-    assert part in told(capsys, "dtd", tmp_path / "data", tmp_path / "packed")
+    assert part in message_of(capsys, "dtd", tmp_path / "data", tmp_path / "packed")
 
 
 LISTS: dict[str, tuple[str, Spoil, str]] = {
     "a loop": (
         "imagenet_a",
         link("imagenet-adversarial/imagenet-a/n00000001", "."),
-        "imagenet-a/n00000001: this link points to a folder that contains it; remove it",
+        "imagenet-a/n00000001: link to a parent folder",
     ),
     "an image that leads to itself": (
         "imagenet_a",
         link("imagenet-adversarial/imagenet-a/n01440764/loop.jpg", "loop.jpg"),
-        "n01440764/loop.jpg: this link leads to no file",
+        "n01440764/loop.jpg: broken link",
     ),
     "class names of another encoding": (
         "imagenet",
@@ -145,7 +148,7 @@ LISTS: dict[str, tuple[str, Spoil, str]] = {
     "a name that is not listed": (
         "fgvc_aircraft",
         write("fgvc_aircraft/images_variant_val.txt", b"\n1025794 Zeppelin\n"),
-        "fgvc_aircraft/images_variant_val.txt, line 2: 'Zeppelin' is not among the names of variants.txt",
+        "fgvc_aircraft/images_variant_val.txt, line 2: 'Zeppelin' is not listed in variants.txt",
     ),
     "no folder for a class": (
         "imagenet",
@@ -155,7 +158,7 @@ LISTS: dict[str, tuple[str, Spoil, str]] = {
     "a number out of range": (
         "imagenet_v2",
         lambda root: (root / "imagenetv2/imagenetv2-matched-frequency-format-val/12").mkdir(),
-        "val/12: label out of range; folders are numbered by their line in classnames.txt, 0 to 11",
+        "val/12: label out of range; folder names are line numbers of classnames.txt, 0 to 11",
     ),
 }
 
@@ -166,7 +169,7 @@ def test_of_lists_and_folders(
 ) -> None:
     miniature(tmp_path / "data", name)
     spoil(tmp_path / "data")
-    assert part in told(capsys, name, tmp_path / "data", tmp_path / "packed")
+    assert part in message_of(capsys, name, tmp_path / "data", tmp_path / "packed")
 
 
 def test_a_mark_of_the_encoding_before_a_list_changes_nothing(
@@ -196,24 +199,24 @@ OWN: dict[str, tuple[Spoil, str]] = {
     "no folder": (remove("."), "mine does not exist"),
     "no images": (
         lambda folder: [shutil.rmtree(path) for path in folder.iterdir()],
-        "has no class folders",
+        "no class folders",
     ),
-    "a class without an image": (emptied, "no image of class 'red_circle' to test with; add some or remove the class"),
-    "one class": (one_class, "has only one class ('red_circle'); classification needs at least 2"),
+    "a class without an image": (emptied, "no test image of class 'red_circle'"),
+    "one class": (one_class, "only one class ('red_circle')"),
     "two classes of one name": (
         lambda folder: shutil.copytree(folder / "red_circle", folder / "red circle"),
-        "classes 4 and 5 are all called 'red circle', so their prompts would be the same",
+        "classes 4 and 5 share the name 'red circle'",
     ),
     "a name without a token": (
         lambda folder: (folder / "red_circle").rename(folder / "_"),
-        "has the name '', which no text encoder can read",
+        "has an unreadable name, ''",
     ),
     "a broken image": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
     "another file": (write("red_circle/000.png", b"notes"), "red_circle/000.png: unreadable image: not a JPEG"),
-    "a loop": (link("loop", ".."), "mine/loop: this link points to a folder that contains it; remove it"),
+    "a loop": (link("loop", ".."), "mine/loop: link to a parent folder"),
     "an image that leads to itself": (
         link("red_circle/x.png", "x.png"),
-        "red_circle/x.png: this link leads to no file",
+        "red_circle/x.png: broken link",
     ),
 }
 
@@ -222,19 +225,19 @@ OWN: dict[str, tuple[Spoil, str]] = {
 def test_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path, spoil: Spoil, part: str) -> None:
     folder_of_folders(tmp_path / "mine", per_class=4)
     spoil(tmp_path / "mine")
-    assert part in told(capsys, str(tmp_path / "mine"), None, tmp_path / "packed")
+    assert part in message_of(capsys, str(tmp_path / "mine"), None, tmp_path / "packed")
 
 
 @pytest.mark.parametrize(
     ("row", "part"),
     [
-        ("none.png,1,b", "table.csv: 1 of the 4 images that it lists are not on disk ("),
-        ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; ids count from 0"),
-        ("red_circle/000.png,0,b", "table.csv, row 4: class 0 is called both 'a' and 'b'"),
-        ("red_circle/000.png,2,c", "class(es) 1 have no image; ids must count from 0 without gaps"),
+        ("none.png,1,b", "table.csv: 1 of 4 listed images are missing ("),
+        ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; ids start at 0"),
+        ("red_circle/000.png,0,b", "table.csv, row 4: class 0 has two names, 'a' and 'b'"),
+        ("red_circle/000.png,2,c", "class(es) 1 have no image; ids must be contiguous"),
         ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no image"),
-        ("red_circle/003.png,²,b", "class '²' has 1 image; splitting needs at least 3"),
-        ("red_circle/003.png,0,a", "has 1 class; base and novel classes need at least 2"),
+        ("red_circle/003.png,²,b", "class '²' has 1 image; a random split requires at least 3"),
+        ("red_circle/003.png,0,a", "has 1 class; at least 2"),
         ("./red_circle/000.png,0,a", "red_circle/000.png is already listed in "),
     ],
 )
@@ -242,4 +245,4 @@ def test_of_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path, row: str
     folder_of_folders(tmp_path, per_class=4)
     lines = ["path,label,classname", *(f"red_circle/{number:03d}.png,0,a" for number in range(3)), row]
     (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
-    assert part in told(capsys, str(tmp_path / "table.csv"), None, tmp_path / "packed")
+    assert part in message_of(capsys, str(tmp_path / "table.csv"), None, tmp_path / "packed")

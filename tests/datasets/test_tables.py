@@ -57,12 +57,6 @@ def test_a_split_column_is_followed_and_a_missing_validation_split_taken_from_tr
     assert of_test == {Path(row["path"]).name for row in rows[36:]}
 
 
-def test_the_split_that_is_drawn_is_a_function_of_its_seed(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
-    first, again, other = (paths_of(load(table, split_seed=seed).split("test")) for seed in (0, 0, 1))
-    assert first == again != other
-
-
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_an_image_folder_with_metadata_in_each_split(tmp_path: Path, kind: str) -> None:
     for split in ("train", "validation", "test"):
@@ -90,20 +84,14 @@ def test_the_only_table_of_a_folder_is_read_and_class_folders_come_before_any(tm
     assert load(tmp_path).classnames == ["back", "front", "side"]
 
 
-def test_an_image_folder_without_splits(tmp_path: Path) -> None:
-    rows = [{"file_name": row["path"], "label": row["label"]} for row in write_images(tmp_path)]
-    write_table(tmp_path / "metadata.jsonl", rows)
-    assert sizes(load(tmp_path)) == [30, 12, 18]
-
-
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"path": ""}, "row 4: path or label is empty"),
-        ({"label": ""}, "row 4: path or label is empty"),
-        ({"path": "images/none.png"}, "1 of the 60 images that it lists are not on disk"),
-        ({"split": "trian"}, "row 4: there is no split 'trian'; use train, val"),
-        ({"split": ""}, "row 4: no split, though other images have one"),
+        ({"path": ""}, "row 4: empty path or label"),
+        ({"label": ""}, "row 4: empty path or label"),
+        ({"path": "images/none.png"}, "1 of 60 listed images are missing"),
+        ({"split": "trian"}, "row 4: unknown split 'trian'; use train, val"),
+        ({"split": ""}, "row 4: no split, unlike other images"),
     ],
 )
 def test_a_wrong_row_is_one_sentence(tmp_path: Path, change: Record, part: str) -> None:
@@ -129,7 +117,7 @@ def test_an_image_stands_in_a_table_once(tmp_path: Path, split: str | None) -> N
 @pytest.mark.parametrize(
     ("values", "part"),
     [
-        ({"label": 0.5}, "row 2: label 0.5 is neither a name nor a whole number"),
+        ({"label": 0.5}, "row 2: label 0.5 is neither a name nor an integer"),
         ({"label": True}, "row 2: label True is neither"),
         ({"path": {"bytes": "?"}}, "row 2: 'path' is not a path; images must be files"),
     ],
@@ -141,47 +129,12 @@ def test_values_of_other_types_are_refused(tmp_path: Path, values: Record, part:
         load(write_table(tmp_path / "mine.jsonl", rows))
 
 
-@pytest.mark.parametrize(("label", "part"), [(-1, "label -1 is out of range"), (6, "label 6 is out of range")])
-def test_a_label_out_of_range_is_named_with_its_row(tmp_path: Path, label: int, part: str) -> None:
-    rows = [{**row, "label": i % 6} for i, row in enumerate(write_images(tmp_path))]
-    rows[7]["label"] = label
-    with pytest.raises(UserError, match=f"row 8: {part}"):
-        load(write_table(tmp_path / "mine.parquet", rows), classnames=CLASSES)
-
-
-def test_a_number_without_an_image_is_named(tmp_path: Path) -> None:
-    rows = [{**row, "label": [0, 1, 2, 3, 4, 6][i % 6]} for i, row in enumerate(write_images(tmp_path))]
-    with pytest.raises(UserError, match=r"class\(es\) 5 have no image"):
-        load(write_table(tmp_path / "mine.parquet", rows), classnames=[*CLASSES, "more"])
-
-
-def test_one_class_only_is_refused(tmp_path: Path) -> None:
-    rows = [{**row, "label": "thing"} for row in write_images(tmp_path)]
-    with pytest.raises(UserError, match="has 1 class; base and novel classes need at least 2"):
-        load(write_table(tmp_path / "mine.csv", rows))
-
-
-def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
-    rows = write_images(tmp_path)
-    for row in rows[:30]:
-        row["label"] = row["label"].replace("_", " ")
-    table = write_table(tmp_path / "mine.csv", rows)
-    with pytest.raises(UserError, match=r"classes \d+ and \d+ are all called 'blue circle'"):
-        load(table)
-
-
-def test_given_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "mine.csv", write_images(tmp_path))
-    with pytest.raises(UserError, match="dataset.classnames holds 2 names, but 'mine' has 6 classes"):
-        load(table, classnames=["a", "b"])
-
-
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("file,colour\na.png,red\n", "no column for the path|no column for the label"),
-        ("label\nred\n", "no column for the path"),
-        ("path,label\n", "lists no images"),
+        ("file,colour\na.png,red\n", "no path column|no label column"),
+        ("label\nred\n", "no path column"),
+        ("path,label\n", "no images listed"),
     ],
 )
 def test_a_table_without_its_columns_is_refused(tmp_path: Path, text: str, part: str) -> None:
@@ -193,7 +146,7 @@ def test_a_table_without_its_columns_is_refused(tmp_path: Path, text: str, part:
 @pytest.mark.parametrize("name", ["mine.parquet", "mine.jsonl", "mine.txt"])
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("about")
-    with pytest.raises(UserError, match="not readable as|a table must end in"):
+    with pytest.raises(UserError, match="not readable as|tables must end in"):
         load(tmp_path / name)
 
 
@@ -213,9 +166,9 @@ def bomb(file: Path, rows: int, column: Any, **how: Any) -> Path:
 @pytest.mark.parametrize(
     ("rows", "text", "part"),
     [
-        (10_000, "a" * 1_000_000, "its text is over 33.6 MB, more than is decoded"),
-        (2_000_000, "a.png", r"2,000,000 rows, .* in a file of .* kB, are more than is decoded"),
-        (1, "a" * 100_000_000, r"1 rows, 100.0 MB in a file of .* kB, are more than is decoded"),
+        (10_000, "a" * 1_000_000, "its text exceeds the limit of 33.6 MB"),
+        (2_000_000, "a.png", r"2,000,000 rows, .* in a file of .* kB, exceed the limit"),
+        (1, "a" * 100_000_000, r"1 rows, 100.0 MB in a file of .* kB, exceed the limit"),
     ],
     ids=["dictionary", "rows", "compression"],
 )
@@ -253,7 +206,7 @@ def test_a_wide_header_is_not_repeated_in_each_row(tmp_path: Path) -> None:
 
     (tmp_path / "mine.csv").write_text("path,label," + "a," * 100_000 + "\n" + "x,cat\n" * 1_000)
     tracemalloc.start()
-    with pytest.raises(UserError, match="1,000 of the 1,000 images that it lists are not on disk"):
+    with pytest.raises(UserError, match="1,000 of 1,000 listed images are missing"):
         load(tmp_path / "mine.csv")
     assert tracemalloc.get_traced_memory()[1] < 50_000_000, "as dictionaries, these would be 5 GB"
     tracemalloc.stop()

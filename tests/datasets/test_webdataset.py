@@ -69,5 +69,5 @@ def test_a_sample_without_image_or_class_is_named(tmp_path: Path, sample: dict[s
 def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
     file = tar(tmp_path / "0.tar", samples())
     file.write_bytes(file.read_bytes()[:9000] + b"x" * 9000)
-    with pytest.raises(UserError, match=f"{file}: not a sound tar file"):
+    with pytest.raises(UserError, match=f"{file}: not a valid tar file"):
         load(tmp_path, classnames=CLASSES)

@@ -209,13 +209,13 @@ def test_data_that_is_missing_is_told_before_anything_is_drawn(tmp_path: Path) -
 
 def test_shots_that_were_not_packed_are_told_before_anything_is_drawn(miniatures: Miniatures, tmp_path: Path) -> None:
     pack(load_dataset(DatasetSettings(name="dtd", root=str(miniatures.root))), str(tmp_path / "dtd"), [1, 2], [1])
-    with pytest.raises(UserError, match=r"images that 1 shots of seed 2 need; pack it again with --shots 1 --seeds 2"):
+    with pytest.raises(UserError, match=r"not packed; pack it again with --shots 1 --seeds 2"):
         reproduce(Request("few-shot", str(tmp_path), ["dtd"], out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_folder_of_all_data_sets_is_told_once() -> None:
-    with pytest.raises(UserError, match=r"^nowhere: this folder of the datasets does not exist"):
+    with pytest.raises(UserError, match=r"^nowhere: dataset folder not found"):
         reproduce(Request("base-to-novel", "nowhere"))
 
 

@@ -84,7 +84,7 @@ def test_a_flipped_byte_is_found_and_named(url: str, tmp_path: Path, place: str)
     images = ShardSet(url, cache=cache)
     assert index_of(images.image(0)) == 0
     for row in (3, 4):
-        with pytest.raises(UnreadableImageError, match=r"00001.tar: its bytes are not those of its marker") as caught:
+        with pytest.raises(UnreadableImageError, match=r"00001.tar: its checksum differs") as caught:
             images.image(row)
         assert caught.value.images == 3
 

@@ -173,7 +173,7 @@ def test_a_line_of_pixels_is_refused_which_a_clip_would_resize_to_gigabytes() ->
     for height, width in ((1, 500), (500, 1)):
         assert decode_image(encoded("PNG", size=(width, height)), "x").size == (width, height)
     for height, width in ((1, 501), (2000, 2)):
-        with pytest.raises(UnreadableImageError, match=f"x: {width} x {height} pixels: one side is over 500 times"):
+        with pytest.raises(UnreadableImageError, match=f"x: {width} x {height} pixels: aspect ratio above 500"):
             decode_image(encoded("PNG", size=(width, height)), "x")
 
 
@@ -212,7 +212,7 @@ def test_greys_of_12_bits_and_of_white_zero_are_as_a_viewer_shows_them() -> None
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_numbers_of_32_bits_have_no_white_and_are_refused(mode: str) -> None:
-    with pytest.raises(UnreadableImageError, match="x: unreadable image: its pixels are 32-bit or signed numbers"):
+    with pytest.raises(UnreadableImageError, match="x: unreadable image: its pixels are 32-bit"):
         decode_image(encoded("TIFF", mode), "x")
 
 

@@ -24,16 +24,16 @@ from syncclip.shards.index import (
     COLUMNS,
     INDEX,
     Index,
-    beginnings,
+    SampleTable,
     committed_shards,
     forget_index,
     index_set,
+    listing_prefixes,
     read_index,
     write_index,
 )
 from syncclip.shards.markers import Shard, committed, shard_name, stats_name, table_name
 from syncclip.shards.reader import ShardSet
-from syncclip.shards.samples import SampleTable
 from syncclip.shards.writer import write_shard
 from tests.object_store import s3_bucket
 from tests.shards.sets import jpeg, sample, write_set
@@ -106,7 +106,7 @@ def test_on_s3_it_takes_two_files_however_many_shards_there_are(monkeypatch: pyt
         with monkeypatch.context() as patch:
             for place in ("files.read_bytes", "fetch", "read_many"):
                 patch.setattr(f"syncclip.storage.{place}", counting(attrgetter(place)(storage)))
-            patch.setattr("syncclip.shards.index.beginnings", partial(beginnings, most=8))
+            patch.setattr("syncclip.shards.index.listing_prefixes", partial(listing_prefixes, most=8))
             images = ShardSet(f"{bucket}/set")
         assert asked == [f"{bucket}/set/{INDEX}", f"{bucket}/set/{COLUMNS}"]
         assert images.read(59) == jpeg(59)
@@ -115,7 +115,7 @@ def test_on_s3_it_takes_two_files_however_many_shards_there_are(monkeypatch: pyt
 @given(st.sets(st.integers(0, 250_000), max_size=300), st.integers(1, 40), st.integers(0, 10**6))
 def test_each_file_of_a_shard_has_one_beginning_and_few_share_one(shards: set[int], most: int, other: int) -> None:
     names = [shard_name(one) for one in sorted(shards)]
-    found = beginnings(names, most)
+    found = listing_prefixes(names, most)
     for name in (*names, table_name(other), stats_name(other), INDEX, COLUMNS):
         assert sum(name.startswith(one) for one in found) == 1
     for one in found:
@@ -277,7 +277,7 @@ def test_a_strangers_index_leads_nowhere(tmp_path: Path, how: str, capsys: pytes
     (tmp_path / COLUMNS).write_bytes(data := save(table))
     change(tmp_path, sha256=storage.file_sha256((tmp_path / COLUMNS).open("rb")), bytes=len(data))
     found = ShardSet(str(tmp_path))
-    assert "its index is of no use" in capsys.readouterr().err
+    assert "unusable index" in capsys.readouterr().err
     assert columns(found) == columns(by_tables(str(tmp_path)))
 
 

@@ -100,7 +100,7 @@ def test_a_marker_of_another_kind_is_an_error_that_names_it(url: str, content: b
 @pytest.mark.fault
 def test_the_marker_of_another_shard_is_an_error_that_names_it(url: str) -> None:
     shutil.copy(Path(url, "00000_stats.json"), Path(url, "00001_stats.json"))
-    damaged_marker(url, r"/00001_stats.json belongs to shard 0: it was exchanged")
+    damaged_marker(url, r"/00001_stats.json belongs to shard 0")
 
 
 @pytest.mark.fault
@@ -109,7 +109,7 @@ def test_a_shard_of_another_set_is_an_error_that_names_it(url: str, tmp_path: Pa
     write_set(str(other), classes=3, rounds=4, rounds_per_shard=2, owner=storage.identity("another plan"))
     for name in ("00001.tar", "00001.parquet", "00001_stats.json"):
         shutil.copy(other / name, Path(url, name))
-    damaged_marker(url, r"/00001_stats.json belongs to another set than the shards before it: it was exchanged")
+    damaged_marker(url, r"/00001_stats.json belongs to another set")
     with pytest.raises(storage.DamagedError, match=r"/00000_stats.json .*belongs to another run, study or set"):
         committed(url, owner=storage.identity("another plan"))
 
@@ -133,7 +133,7 @@ def test_every_flip_in_a_marker_is_told_by_its_name_and_never_loses_or_changes_a
 def test_a_marker_of_a_newer_format_is_refused(url: str) -> None:
     marker = Path(url, "00001_stats.json")
     storage.write_sealed(str(marker), storage.read_bytes(str(marker)).replace(b'"format": 1', b'"format": 2'))
-    with pytest.raises(UserError, match=r"00001_stats.json: format 2, this syncclip reads up to 1"):
+    with pytest.raises(UserError, match=r"00001_stats.json: format 2"):
         committed(url)
 
 

@@ -50,7 +50,7 @@ def test_no_image_is_lost_or_repeated(tmp_path: Path, processes: int, monkeypatc
         assert sum(proxy.spoilt.values()) > 0
         assert not ranks[0].corruption.names
         for mixed in ranks:
-            if (ahead := mixed.synthetic.cache._ahead) is not None:
+            if (ahead := mixed.synthetic.cache._prefetcher) is not None:
                 ahead.shutdown()  # waits for what is still being copied, and renamed
         taken = sum(path.stat().st_size for path in tmp_path.glob("*-*"))
         assert 0 < taken <= 6 * ShardSet(url).shards[0].bytes

@@ -363,7 +363,7 @@ def test_a_remote_set_larger_than_its_cache_streams_within_the_window(tmp_path: 
     for epoch in range(12):
         assert shown(mixed.batch(epoch, 0)) == shown(local.batch(epoch, 0))
         with cache._lock:
-            assert cache._taken() <= 3 * size
+            assert cache._used() <= 3 * size
 
 
 def steps(**changes: Any) -> int:

@@ -69,14 +69,6 @@ def test_a_folder_with_a_split_file_becomes_a_set_in_index_major_order(shapes: D
     assert images.provenance(0) == {"source": "red_circle/0.jpg"}
 
 
-def test_images_may_lie_elsewhere(shapes: Dataset, tmp_path: Path) -> None:
-    source = authors_folder(tmp_path / "dalle_shapes", images="../StableDiffusion/shapes")
-    with pytest.raises(UserError, match="red_circle/0.jpg is neither beside it nor .* --images"):
-        import_set(str(source), shapes, str(tmp_path / "set"))
-    found = import_set(str(source), shapes, str(tmp_path / "set"), str(tmp_path / "StableDiffusion" / "shapes"))
-    assert sum(found.counts) == sum(COUNTS)
-
-
 @pytest.mark.parametrize("below", ["", "train"])
 def test_a_webdataset_with_class_ids_becomes_a_set(shapes: Dataset, tmp_path: Path, below: str) -> None:
     tar(tmp_path / "wds" / below / "0.tar", samples(0, 3))
@@ -133,7 +125,7 @@ def test_an_interrupted_import_is_no_set_and_goes_on(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("syncclip.synthetic_sets.imported.write_shard", dying)
         import_set(source, shapes, url)
-    with pytest.raises(UserError, match="this import was interrupted; run the same"):
+    with pytest.raises(UserError, match="interrupted import; run the same"):
         read_set(url)
     assert import_set(source, shapes, url) == read_set(url) == import_set(source, shapes, url)
 
@@ -141,7 +133,7 @@ def test_an_interrupted_import_is_no_set_and_goes_on(
 def test_a_folder_that_holds_something_else_is_refused(shapes: Dataset, tiny_set: str, tmp_path: Path) -> None:
     source = str(authors_folder(tmp_path / "dalle_shapes"))
     before = sorted(Path(tiny_set).iterdir())
-    with pytest.raises(UserError, match="holds something else already"):
+    with pytest.raises(UserError, match="not empty; use another folder"):
         import_set(source, shapes, tiny_set)
     assert sorted(Path(tiny_set).iterdir()) == before
 
@@ -154,8 +146,8 @@ def shifted(listed: list[list[object]]) -> list[list[object]]:
     ("change", "part"),
     [
         (lambda listed: [*listed, ["red_circle/0.jpg", 6, "puce circle"]], "label 6 is out of range; 'shapes' has 6"),
-        (lambda listed: [*listed, ["red_circle/9.jpg", 0, "red_circle"]], "1 of the 25 images that it lists"),
-        (shifted, "6 of 6 names differ"),
+        (lambda listed: [*listed, ["red_circle/9.jpg", 0, "red_circle"]], "1 of 25 listed images are missing"),
+        (shifted, "6 of 6 class names differ"),
     ],
 )
 def test_a_split_file_that_does_not_fit_is_refused(
@@ -167,12 +159,6 @@ def test_a_split_file_that_does_not_fit_is_refused(
     with pytest.raises(UserError, match=part):
         import_set(str(source), shapes, str(tmp_path / "set"))
     assert not (tmp_path / "set").exists()
-
-
-def test_a_webdataset_of_names_is_refused(shapes: Dataset, tmp_path: Path) -> None:
-    tar(tmp_path / "wds" / "0.tar", [{"jpg": b"?", "cls": b"red circle"}])
-    with pytest.raises(UserError, match="the class is given as 'red circle'; class ids are numbers"):
-        import_set(str(tmp_path / "wds"), shapes, str(tmp_path / "set"))
 
 
 @pytest.mark.parametrize(

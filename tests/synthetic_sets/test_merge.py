@@ -76,13 +76,6 @@ def test_what_one_set_lacks_of_a_class_the_next_one_fills(tmp_path: Path) -> Non
         assert sorted(row.tolist()) == [0, 1, 2]
 
 
-def test_three_sets_and_a_merged_one_again(tmp_path: Path) -> None:
-    parts = [make_set(f"{tmp_path}/{name}", (1, 1, 1), first) for first, name in enumerate("pqr")]
-    merge_sets(parts[:2], f"{tmp_path}/two")
-    assert merge_sets([f"{tmp_path}/two", parts[2]], f"{tmp_path}/all").counts == (3, 3, 3)
-    assert [row[2] for row in rows(f"{tmp_path}/all")] == [row[2] for part in parts for row in rows(part)]
-
-
 @pytest.mark.fault
 def test_a_merge_that_was_killed_is_no_set_and_goes_on_with_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,7 +94,7 @@ def test_a_merge_that_was_killed_is_no_set_and_goes_on_with_what_is_missing(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(merge, "write_shard", killed)
         merge_sets([one, two], f"{tmp_path}/all")
-    with pytest.raises(UserError, match="this merge was interrupted; run the same `syncclip shards merge` again"):
+    with pytest.raises(UserError, match="interrupted merge; run the same `syncclip shards merge` again"):
         read_set(f"{tmp_path}/all")
     times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "all").glob("0000[01]*")}
     merge_sets([one, two], f"{tmp_path}/all")
@@ -121,12 +114,12 @@ def test_what_can_not_be_merged_is_told_in_one_sentence(tmp_path: Path, pair: li
     storage.remove(f"{gap}/00001_stats.json")
     out = f"{tmp_path}/out"
     for urls, part in (
-        (pair[:1], "takes two sets or more"),
-        ([pair[0], pair[0] + "/"], "each once"),
-        ([pair[0], other], "class 1 is 'x' and 'b'; only sets of the same classes"),
-        ([pair[0], fewer], "2 and 3 of them"),
-        ([pair[0], str(tmp_path / "nowhere")], "no synthetic set there"),
-        ([pair[0], gap], "1 of its 2 shards are not there; complete it first"),
+        (pair[:1], "requires two or more different sets"),
+        ([pair[0], pair[0] + "/"], "requires two or more different sets"),
+        ([pair[0], other], "class 1 is 'x' and 'b'"),
+        ([pair[0], fewer], "2 and 3 classes"),
+        ([pair[0], str(tmp_path / "nowhere")], "no synthetic set found"),
+        ([pair[0], gap], "1 of 2 shards are missing; complete the set first"),
     ):
         with pytest.raises(UserError, match=part):
             merge_sets(urls, out)
@@ -136,10 +129,10 @@ def test_what_can_not_be_merged_is_told_in_one_sentence(tmp_path: Path, pair: li
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, pair: list[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else already"):
+    with pytest.raises(UserError, match="not empty; use another folder"):
         merge_sets(pair, f"{tmp_path}/out")
     merge_sets(pair, f"{tmp_path}/all")
-    with pytest.raises(UserError, match="holds something else already"):
+    with pytest.raises(UserError, match="not empty; use another folder"):
         merge_sets(pair[::-1], f"{tmp_path}/all")
     assert merge_sets(pair, f"{tmp_path}/all").counts == (2, 2, 2)
 

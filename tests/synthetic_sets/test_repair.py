@@ -129,19 +129,11 @@ def test_a_description_that_was_changed_in_the_table_is_found(folder: Path) -> N
     data = file.read_bytes()
     assert data.count(b"a photo of a ") > 0
     file.write_bytes(data.replace(b"a photo of a ", b"a phone of a "))
-    assert any("its bytes are not those that were written" in sentence for sentence in verify(str(folder)))
+    assert any("its checksum differs" in sentence for sentence in verify(str(folder)))
     marker = json.loads(storage.read_bytes(str(folder / "00001_stats.json")))
     marker["table_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     reseal(folder / "00001_stats.json", json.dumps(marker).encode())
-    assert any("is described otherwise" in sentence for sentence in verify(str(folder)))
-
-
-@pytest.mark.usefixtures("generated_here")
-def test_a_sound_set_is_left_alone(folder: Path) -> None:
-    times = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert examine(str(folder)) == []
-    assert repair_set(str(folder), []) == []
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == times
+    assert any("describes sample" in sentence for sentence in verify(str(folder)))
 
 
 def test_a_repair_that_was_killed_leaves_gaps_that_the_next_one_fills(
@@ -171,7 +163,7 @@ def test_nothing_is_thrown_away_where_the_plan_is_that_of_another_set(folder: Pa
     reseal(folder / "plan.json", json.dumps({**plan, "seed": plan["seed"] + 1}).encode())
     broken = {problem.shard for problem in examine(str(folder))}
     before = digests(folder)
-    with pytest.raises(UserError, match=r"plan\.json is not the plan of these shards, it was exchanged"):
+    with pytest.raises(UserError, match=r"plan\.json is not the plan of these shards"):
         repair_set(str(folder), broken or [1])
     assert digests(folder) == before
 
@@ -233,7 +225,7 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     (tmp_path / "00000.tar").write_bytes(b"damaged")
     (album,) = (tmp_path / "guides").iterdir()
     flip(album / "00000.tar", 2000)
-    with pytest.raises(UserError, match="00000.tar: its bytes are not those of its marker"):
+    with pytest.raises(UserError, match="00000.tar: its checksum differs"):
         repair_set(url, [0])
     assert (tmp_path / "00000.tar").exists()
 
@@ -260,20 +252,11 @@ def test_a_damaged_plan_is_never_drawn_by(folder: Path) -> None:
     assert len(committed(str(folder))) == 4
 
 
-@pytest.mark.usefixtures("generated_here")
-def test_a_shard_with_a_flipped_marker_is_generated_again(folder: Path) -> None:
-    before = digests(folder)
-    flip(folder / "00001_stats.json", 60)
-    assert [problem.shard for problem in examine(str(folder))] == [1]
-    assert repair_set(str(folder), [1]) == [1]
-    assert digests(folder) == before
-
-
 def test_a_shard_that_is_none_of_the_plans_is_not_guessed_at(folder: Path) -> None:
     for name in (".tar", ".parquet"):
         shutil.copy(folder / f"00001{name}", folder / f"00009{name}")
     assert {problem.shard for problem in examine(str(folder))} == {9}
-    with pytest.raises(UserError, match="00009.tar is none of the 4 shards of its plan"):
+    with pytest.raises(UserError, match="00009.tar is not one of the 4 shards of the plan"):
         repair_set(str(folder), [9])
     assert (folder / "00009.tar").exists()
 
@@ -282,7 +265,7 @@ def test_a_set_without_a_plan_says_where_to_get_it_again(tmp_path: Path) -> None
     write_set(str(tmp_path), classes=2, rounds=2)
     flip(tmp_path / "00000.tar")
     assert {problem.shard for problem in examine(str(tmp_path))} == {0}
-    with pytest.raises(UserError, match=r"1 shard can't be generated again, for there is no plan beside them; pack"):
+    with pytest.raises(UserError, match=r"1 shard can't be regenerated without a plan; pack"):
         repair_set(str(tmp_path), [0])
 
 
@@ -291,9 +274,9 @@ def test_an_imported_set_says_what_it_was_made_of(tmp_path: Path) -> None:
     storage.write_document(str(tmp_path / "imported.json"), found, found.owner)
     write_set(str(tmp_path), classes=2, rounds=1, owner=found.owner)
     assert [problem.sentence for problem in examine(str(tmp_path))] == [
-        "00001.tar: not there, though it belongs to the set"
+        "00001.tar: missing, although it belongs to the set"
     ]
-    with pytest.raises(UserError, match="this set was not generated but made of dalle; import it again"):
+    with pytest.raises(UserError, match="not generated but created from dalle; import it again"):
         repair_set(str(tmp_path), [1])
 
 

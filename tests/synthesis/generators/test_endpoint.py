@@ -411,7 +411,7 @@ def test_a_set_is_not_continued_with_another_model_nor_repaired(
     server.model["root"] = "/models/other"
     with pytest.raises(UserError, match="not the tiny/painter that the set was started with"):
         synthesise_set(make_plan(4, generator=server.settings()), str(tmp_path), show=False)
-    with pytest.raises(UserError, match=r"can't be generated again, for an endpoint made them.*run synth"):
+    with pytest.raises(UserError, match=r"can't be regenerated, as endpoints are not deterministic.*run synth"):
         repair_set(str(tmp_path), [0])
     assert (tmp_path / "00000.tar").exists()
 
