@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -13,9 +12,8 @@ from torch.nn.functional import normalize
 
 from syncclip.methods import frozen, tip
 from syncclip.methods.probe import Probe
-from syncclip.methods.settings import Optimisation
+from syncclip.methods.settings import Optimisation, ProbeSettings, TipSettings
 from syncclip.methods.tip import Tip
-from syncclip.methods.weight_settings import ProbeSettings, TipSettings
 from tests.methods import parity, test_probe, test_tip
 
 pytestmark = pytest.mark.slow
@@ -212,7 +210,7 @@ def without_mistakes_all_is_well() -> Iterator[None]:
 def test_parity_catches_a_planted_mistake(
     plant: Plant, check: Callable[[str], None], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen, "_ENCODED", WeakKeyDictionary())  # nothing is known that was encoded rightly
+    monkeypatch.setattr(parity.tiny_clip(), "text_cache", {})  # without features that were encoded correctly
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="differs by|traj|schedule"):
         check(name)

@@ -15,9 +15,8 @@ from syncclip.methods import mma, twostage
 from syncclip.methods.adapted import Adapted
 from syncclip.methods.cliplora import ClipLora, LowRank
 from syncclip.methods.mma import Adapter
-from syncclip.methods.settings import Optimisation
+from syncclip.methods.settings import ClipLoraSettings, Optimisation, TwoStageSettings
 from syncclip.methods.twostage import Norms, TwoStage
-from syncclip.methods.weight_settings import ClipLoraSettings, TwoStageSettings
 from tests.methods import parity, test_cliplora, test_mma, test_twostage
 from tests.methods.variants import Variant
 
@@ -67,7 +66,7 @@ def mask_of_the_query_for_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def masks_without_rescaling(patch: pytest.MonkeyPatch) -> None:
-    OTHERWISE.append(lambda right: lambda part, name, x: right(part, name, x) * (1 - part.chance))
+    OTHERWISE.append(lambda right: lambda part, name, x: right(part, name, x) * (1 - part.dropout))
     patch.setattr(test_cliplora, "drop", drop_otherwise)
 
 
