@@ -90,7 +90,7 @@ class PlainClipLora(PlainAdapted):
         weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
         heads = []
         for name, weight, bias in zip("qkv", weights, biases, strict=True):
-            update = linear(linear(dropout(normed, part.chance, part.training), part.a[name]), part.b[name])
+            update = linear(linear(dropout(normed, part.dropout, part.training), part.a[name]), part.b[name])
             each = linear(normed, weight, bias) + part.scale * update
             heads.append(each.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2))
         q, k, v = heads

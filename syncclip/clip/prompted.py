@@ -54,6 +54,8 @@ class PromptedClip(nn.Module):
         self.backbone = backbone
         self.model: Any = backbone.model.eval().requires_grad_(False)
         self._text, self._vision = text_tower(self.model), vision_tower(self.model)
+        self.text_cache: dict[tuple[str | int, ...], Tensor] = {}
+        """Features of hand-written prompts by all that determines their bits, see `methods.frozen`."""
 
     @property
     def text(self) -> TextTower:

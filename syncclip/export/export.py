@@ -87,17 +87,17 @@ def export(model: Model, to: Format, out: str) -> str:
     """
     if to not in FORMATS:
         raise UserError(f"--to: there is no format {to!r}; choose one of {', '.join(FORMATS)}")
-    if type(model.method).logits is not Method.logits:
+    if model.method.text_depends_on_image:
         raise UserError(
             f"{model.url}: {model.recipe.training.method!r} has class vectors of its own for every image, so there are "
             "none to be exported; use `syncclip classify`, or a run of another method"
         )
-    if to not in ("onnx", "torch") and type(model.method).scores is not Method.scores:
+    if to not in ("onnx", "torch") and model.method.has_extra_scores:
         raise UserError(
             f"--to {to}: {model.recipe.training.method!r} has scores beyond those of its class vectors, and {to} has "
             "no place for them; use --to onnx or torch"
         )
-    if to == "vectors" and type(model.method).logits_given is not Method.logits_given:
+    if to == "vectors" and model.method.has_several_image_features:
         raise UserError(
             f"--to vectors: {model.recipe.training.method!r} classifies by more than one feature of an image; use --to "
             "onnx or torch"

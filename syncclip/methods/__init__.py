@@ -1,7 +1,6 @@
-"""Methods of prompt learning, one file each: from a frozen CLIP and class names to prompts, scores and losses.
+"""Prompt-learning methods, one file each: from a frozen CLIP and class names to prompts, scores and losses.
 
-The names below are what a method of one's own needs; they are imported at first use, since a recipe is read without
-torch.
+The exported names are what a custom method needs. They are imported on first use, since recipes are read without torch.
 """
 
 from __future__ import annotations
@@ -10,34 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from syncclip.methods.base import Method, TrainingBatch
-    from syncclip.methods.registry import METHODS, build_method, find_method
-    from syncclip.methods.settings import DataUse, MethodSettings, Optimisation
+    from syncclip.methods.base import Method as Method
+    from syncclip.methods.base import TrainingBatch as TrainingBatch
+    from syncclip.methods.registry import METHODS as METHODS
+    from syncclip.methods.registry import build_method as build_method
+    from syncclip.methods.registry import find_method as find_method
+    from syncclip.methods.settings import DataUse as DataUse
+    from syncclip.methods.settings import MethodSettings as MethodSettings
+    from syncclip.methods.settings import Optimisation as Optimisation
 
-__all__ = [
-    "METHODS",
-    "DataUse",
-    "Method",
-    "MethodSettings",
-    "Optimisation",
-    "TrainingBatch",
-    "build_method",
-    "find_method",
-]
 
-_HOMES = {
-    "METHODS": "registry",
-    "DataUse": "settings",
-    "Method": "base",
-    "MethodSettings": "settings",
-    "Optimisation": "settings",
-    "TrainingBatch": "base",
-    "build_method": "registry",
-    "find_method": "registry",
+_EXPORTS = {
+    "settings": ("DataUse", "MethodSettings", "Optimisation"),
+    "base": ("Method", "TrainingBatch"),
+    "registry": ("METHODS", "build_method", "find_method"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for module, names in _EXPORTS.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

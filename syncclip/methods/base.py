@@ -35,34 +35,48 @@ class TrainingBatch(Protocol):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """(real, seen, novel), of sum N."""
+        """(real, seen, novel), whose sum is N."""
 
     @property
     def teacher(self) -> Tensor | None:
-        """(N, C) float32, a teacher's probabilities of all classes; zeros for images it was not asked about, as real
-        ones. None without a teacher."""
+        """(N, C) float32 probabilities of a teacher over all classes, zeros for images without any (such as real ones);
+        None without a teacher."""
 
 
 class Method(nn.Module):
-    """A frozen CLIP and what is learned around it.
+    """A frozen CLIP with learned parameters.
 
-    Parameters and state dict have only what is learned; the CLIP moves with the method, but is not part of it.
+    Parameters and state dict contain only what is learned; the CLIP moves to devices with the method, but is not
+    registered.
 
     Attributes:
-        Settings: the class of its settings, which also tells what it can learn from.
-        base: number of classes that have real training images, which come first.
-        known: number of classes, from the first, that have been learned from real images; 0 among others than those of
-            the training.
-        weights: of the loss terms; 1 where not given.
+        Settings: class of the method's settings, which also declares the data that it can learn from.
+        text_depends_on_image: whether each image has text features of its own (set where `logits` is overridden).
+        has_extra_scores: whether scores are more than cosines of features (set where `scores` is overridden).
+        has_several_image_features: whether scores use several features of an image (set where `logits_given` is
+            overridden).
+        base: number of classes with real training images, which come first.
+        known: number of classes, from the first, that were learned from real images; 0 for a set of classes other than
+            the training's.
+        weights: weights of the loss terms; 1 where missing.
         work: how a training step is split; set by the training loop.
-        prepares: how many views of its training images the method has to see before the first step, see `prepare`.
-        trains: whether steps follow; otherwise what `prepare` made is all that is learned.
+        prepares: number of augmented views of the training images for `prepare`.
+        trains: whether training steps follow `prepare`.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    text_depends_on_image: ClassVar[bool] = False
+    has_extra_scores: ClassVar[bool] = False
+    has_several_image_features: ClassVar[bool] = False
     clip: PromptedClip
     prepares: int = 0
     trains: bool = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.text_depends_on_image = cls.logits is not Method.logits
+        cls.has_extra_scores = cls.scores is not Method.scores
+        cls.has_several_image_features = cls.logits_given is not Method.logits_given
 
     def __init__(
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: MethodSettings
@@ -76,11 +90,11 @@ class Method(nn.Module):
         self.settings = settings
         self.weights: Mapping[str, float] = {}
         self.work = WorkSplit()
-        self._evaluated: tuple[tuple[int, ...], Tensor] | None = None
+        self._cached_text: tuple[tuple[int, ...], Tensor] | None = None
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) features of all classes, or of a slice of them, of length 1."""
+        """(C, D) unit-length features of all classes, or of a slice of them."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """(B, D) features of images, not normalised.
@@ -95,14 +109,14 @@ class Method(nn.Module):
         return self.work.texts(self.text_features, count)
 
     def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, D) `image_features`, for a loss; in pieces if the training accumulates gradients."""
+        """(B, D) `image_features`, for a loss; in chunks if the training accumulates gradients."""
         return self.work.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """(B, C) scaled cosines of raw image features (B, D) with normalised text features (C, D), or (B, C, D).
+        """(B, C) scaled cosines of raw image features (B, D) with unit-length text features (C, D) or (B, C, D).
 
-        SigLIP's bias is added, so that these are the logits of its sigmoids. Losses and evaluation of all methods here
-        use their softmax nevertheless, which a bias does not change.
+        SigLIP's bias is added, which makes these the logits of its sigmoids. The softmax, which losses and evaluation
+        use, does not depend on it.
         """
         images = normalize(images, dim=-1)
         cosines = images @ text.T if text.dim() == 2 else torch.einsum("bd,bcd->bc", images, text)
@@ -110,18 +124,15 @@ class Method(nn.Module):
         return scores if self.clip.logit_bias is None else scores + self.clip.logit_bias
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, C) scores over all classes; in evaluation mode without gradients, texts are encoded only once."""
+        """(B, C) scores over all classes. In evaluation mode without gradients, texts are encoded only once."""
         return self.logits_given(self._text_features_once(), images, domains)
 
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """`logits`, where the text features (C, D) of all classes are known already."""
+        """`logits` from precomputed text features (C, D) of all classes."""
         return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Number of classes, from the first, among which a batch's images are classified.
-
-        The base classes for real images only, as there are no others; all classes with synthetic images.
-        """
+        """Number of candidate classes of a batch, from the first: base classes without synthetic images, else all."""
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -136,57 +147,49 @@ class Method(nn.Module):
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
 
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
-        """Called by the training loop on every rank before the first step, if the method asks for views.
+        """Hook called on every rank before the first step, if `prepares` > 0.
 
-        What it makes of the images belongs in parameters or in `memory`, is the same on every rank, and takes no random
-        numbers: a resumed training finds it in its checkpoint, or makes it again.
+        Results belong in parameters or `memory`, must be the same on every rank, and must not use random numbers: a
+        resumed training reads them from its checkpoint or computes them again.
 
         Args:
-            views: passes over this rank's batches of the first epoch. All have the same images in the same order, each
-                with crops and flips of its own. Real images that a pass shows again, to fill its last batch, have the
-                label -1.
+            views: passes over this rank's batches of the first epoch, with the same images in the same order and
+                different augmentations. Real images that pad the last batch have the label -1.
         """
 
     def meet_teacher(self, class_vectors: Tensor) -> None:
-        """Called before a training with a teacher, also before one that is resumed.
+        """Hook called before a training with a teacher, including a resumed one.
 
         Args:
-            class_vectors: (C, D_t) the teacher's, of length 1.
+            class_vectors: (C, D_t) unit-length class vectors of the teacher.
         """
 
     def step_begins(self, step: int, steps: int) -> None:
-        """Called by the training loop on every rank before each step, counted from 0, of so many in all.
-
-        For a method that learns in stages. A resumed training begins at a step in the middle.
-        """
+        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed training starts later."""
 
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Called by the training loop on every rank after the last step of an epoch, when `done` of `epochs` are over.
+        """Hook called on every rank after the last step of an epoch, when `done` of `epochs` are complete.
 
-        State that is carried from epoch to epoch belongs in `memory`. The parameters after the last call are the
-        training's result.
+        State that is carried across epochs belongs in `memory`. The parameters after the last call are the result.
         """
 
     def memory(self) -> dict[str, Tensor]:
-        """State besides the parameters that is carried from epoch to epoch; saved in checkpoints, but not in results.
-
-        A resumed training writes into these tensors.
-        """
+        """State besides the parameters that is saved in checkpoints but not in results; resuming writes into it."""
         return {}
 
     def train(self, mode: bool = True) -> Method:
-        self._evaluated = None
+        self._cached_text = None
         return super().train(mode)
 
     def _text_features_once(self) -> Tensor:
         if self.training or torch.is_grad_enabled():
             return self.text_features()
-        state = tuple(parameter._version for parameter in self.parameters())
-        if self._evaluated is None or self._evaluated[0] != state:
-            self._evaluated = (state, self.text_features())
-        return self._evaluated[1]
+        versions = tuple(parameter._version for parameter in self.parameters())
+        if self._cached_text is None or self._cached_text[0] != versions:
+            self._cached_text = (versions, self.text_features())
+        return self._cached_text[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self._evaluated = None
+        self._cached_text = None
         self.clip._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

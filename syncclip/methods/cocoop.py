@@ -1,4 +1,4 @@
-"""CoCoOp: a learned context that is shifted by each image."""
+"""CoCoOp: a learned context, shifted by each image."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from syncclip.methods.settings import CoCoOpSettings
 class CoCoOp(Method):
     """Conditional context optimisation (arXiv 2203.05557).
 
-    A small network maps an image's feature, of length 1, to one vector, which is added to each learned vector of the
-    context: [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). So every image has class features of its own,
-    and a step encodes a sentence for each pair of an image and a candidate. The loss is the cross entropy.
+    A small network maps an image's unit-length feature to one vector, which is added to each learned vector of the
+    context: [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). Text features therefore depend on the image,
+    and a step encodes a prompt for each pair of an image and a candidate class. The loss is the cross entropy.
 
     Source: the paper and its published code.
     """
@@ -44,7 +44,7 @@ class CoCoOp(Method):
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) features of all classes, of length 1, without an image's shift."""
+        """(C, D) unit-length features of all classes, without an image's shift."""
         return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def contexts(self, images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class CoCoOp(Method):
         return contexts
 
     def conditional_features(self, contexts: Tensor, classes: slice) -> Tensor:
-        """(B, C, D) text features of a slice of the classes, of length 1, with each image's context."""
+        """(B, C, D) unit-length text features of a slice of the classes, with each image's context."""
         return normalize(self.clip.encode_text(self.tokens[classes], [contexts[:, None]]), dim=-1)
 
     def conditional_scores(self, images: Tensor, candidates: int) -> Tensor:
@@ -63,11 +63,11 @@ class CoCoOp(Method):
         if self.at_once is None or len(images) * candidates <= self.at_once:
             return self._scores(images, contexts, slice(candidates))
         rows = max(self.at_once // candidates, 1)
-        classes = [slice(i, min(i + self.at_once, candidates)) for i in range(0, candidates, self.at_once)]
+        slices = [slice(i, min(i + self.at_once, candidates)) for i in range(0, candidates, self.at_once)]
         recomputed = partial(checkpoint, self._scores, use_reentrant=False, preserve_rng_state=False)
         scores = [
-            torch.cat([recomputed(some, theirs, each) for each in classes], dim=1)
-            for some, theirs in zip(torch.split(images, rows), torch.split(contexts, rows), strict=True)
+            torch.cat([recomputed(*chunk, classes) for classes in slices], dim=1)
+            for chunk in zip(torch.split(images, rows), torch.split(contexts, rows), strict=True)
         ]
         return torch.cat(scores)
 

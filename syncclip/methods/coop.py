@@ -1,4 +1,4 @@
-"""CoOp: a learned context around a class name in place of a hand-written one."""
+"""CoOp: a learned context around the class name instead of a hand-written one."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from syncclip.methods.settings import CoOpSettings
 class CoOp(Method):
     """Context optimisation (arXiv 2109.01134).
 
-    A class's sentence is [V1]...[Vn][name] with learned vectors V (equation 2 of the paper); the name may also stand
-    between them (equation 4) or in front of them. All classes share the vectors, or each has its own (section 3.2:
-    unified and class-specific context). The loss is the cross entropy.
+    A class's prompt is [V1]...[Vn][name] with learned vectors V (equation 2 of the paper); the name can also be between
+    them (equation 4) or before them. The vectors are shared by all classes or class-specific (section 3.2). The loss is
+    the cross entropy.
 
-    A class's own vectors are learned only where it is a candidate. Novel classes without images are not, so their
-    vectors stay as they started (weight decay shrinks them a little): noise, or the words of the phrase. With synthetic
-    images all classes are candidates.
+    Class-specific vectors are learned only for candidate classes. Novel classes without images are no candidates, so
+    their vectors keep their initial values, up to weight decay. With synthetic images all classes are candidates.
 
-    Source: the paper and its published code; there, a phrase disables class-specific vectors, while here each class's
-    start from it.
+    Source: the paper and its published code. There, initial words disable class-specific vectors; here they initialise
+    the vectors of each class.
     """
 
     Settings = CoOpSettings
@@ -46,5 +45,5 @@ class CoOp(Method):
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         (context,) = self.text_prompts
-        own = context[classes] if context.dim() == 3 else context
-        return normalize(self.clip.encode_text(self.tokens[classes], [own]), dim=-1)
+        prompt = context[classes] if context.dim() == 3 else context
+        return normalize(self.clip.encode_text(self.tokens[classes], [prompt]), dim=-1)

@@ -1,9 +1,8 @@
-"""Features of hand-written sentences from the frozen text tower: a method's texts, or the teacher of learned ones."""
+"""Features of hand-written prompts from the frozen text tower: a method's texts, or the target of learned ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +13,19 @@ from syncclip.clip.tokens import TextTooLongError
 from syncclip.core.settings import Template
 from syncclip.core.text import fill, spoken
 
-_ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()
-"""CLIP -> the features of sentences that it encoded, by all that decides their bits: names, templates, device, dtype,
-threads."""
-
 
 class FrozenTexts(nn.Module):
-    """Features of hand-written sentences, encoded on first use and then shared by all methods on one CLIP.
+    """Features of hand-written prompts, encoded on first use and cached on the CLIP for all its methods.
 
     A module without parameters, so that the features move with the method that owns it; absent from its state dict.
-    Neither tokens nor embeddings are kept: for sixty templates of a thousand classes they would take gigabytes.
+    Tokens and embeddings are not kept: for sixty templates of a thousand classes they would take gigabytes.
 
     Args:
-        templates: sentences of every class.
-        leave_out_long: omit templates that are too long for the context of this CLIP.
-        directions: normalise features before their mean too, so that every sentence counts the same, as in CLIP's own
+        templates: prompt templates of every class.
+        leave_out_long: omit templates that exceed the context of this CLIP.
+        directions: normalise features before averaging, too, so that all prompts have equal weight, as in CLIP's own
             ensemble.
-        raw: leave the mean as it is.
+        raw: do not normalise the mean.
     """
 
     clip: PromptedClip
@@ -52,15 +47,13 @@ class FrozenTexts(nn.Module):
         self.register_buffer("features", None, persistent=False)
 
     def forward(self) -> Tensor:
-        """(C, D) without gradient: the mean of a class's features, at length 1 unless it is to stay `raw`.
-
-        The features are not normalised, unless `directions` asks for it.
+        """(C, D) mean of each class's features, without gradient, of unit length unless `raw`.
 
         Raises:
-            TextTooLongError: a sentence does not fit the context; or, where those are omitted, none fits.
+            TextTooLongError: a prompt does not fit the context; or, where those are omitted, none fits.
         """
         if self.features is None:
-            encoded = _ENCODED.setdefault(self.clip, {})
+            cache = self.clip.text_cache
             key: tuple[str | int, ...] = (
                 *self.names,
                 "",
@@ -71,22 +64,23 @@ class FrozenTexts(nn.Module):
                 self.directions,
                 self.raw,
             )
-            if key not in encoded:
+            if key not in cache:
                 # The first caller may be in inference mode, and a tensor created there can't be used in training.
                 with torch.inference_mode(False), torch.no_grad():
-                    each = [found for template in self.templates if (found := self._encode(template)) is not None]
-                    if not each:
+                    encoded = [self._encode(template) for template in self.templates]
+                    features = [each for each in encoded if each is not None]
+                    if not features:
                         raise TextTooLongError(
                             f"none of {len(self.templates)} templates fits the {self.clip.context} tokens of this "
                             "CLIP's context; use shorter templates or shorter class names"
                         )
-                    mean = torch.stack(each).mean(dim=0)
-                    encoded[key] = mean if self.raw else normalize(mean, dim=-1)
-            self.features = encoded[key]
+                    mean = torch.stack(features).mean(dim=0)
+                    cache[key] = mean if self.raw else normalize(mean, dim=-1)
+            self.features = cache[key]
         return self.features
 
     def _encode(self, template: str) -> Tensor | None:
-        """(C, D) features of one sentence a class; None for a template that is omitted."""
+        """(C, D) features of one prompt per class; None for a template that is omitted."""
         try:
             texts = self.clip.texts(fill(template, self.names))
         except TextTooLongError:
@@ -98,6 +92,6 @@ class FrozenTexts(nn.Module):
 
 
 def feature_length(clip: PromptedClip) -> int:
-    """D, of text and image features alike."""
+    """The dimension D of text and image features."""
     projection = clip.model.visual
     return int(projection.output_dim) if hasattr(projection, "output_dim") else clip.text.dim

@@ -1,4 +1,4 @@
-"""IVLP: independent prompts in both towers, the simplest baseline."""
+"""IVLP: independent prompts in both towers, the simplest multi-modal baseline."""
 
 from __future__ import annotations
 

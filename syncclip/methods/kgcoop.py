@@ -1,4 +1,4 @@
-"""KgCoOp: CoOp with class features kept near those of hand-written sentences."""
+"""KgCoOp: CoOp with text features regularised towards those of hand-written prompts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from syncclip.methods.settings import KgCoOpSettings
 class KgCoOp(CoOp):
     """Knowledge-guided context optimisation (arXiv 2303.13283).
 
-    The loss is the cross entropy plus the weighted mean distance of each candidate's text feature from that of its
-    hand-written sentence (L_kg of section 3.2). The frozen features are computed once.
+    The loss is the cross entropy plus the weighted mean distance between each candidate's text feature and that of its
+    hand-written prompt (L_kg of section 3.2).
 
-    Source: the paper and its published code. The paper's distance is the squared Euclidean one, which for features of
-    length 1 is twice that of the code: 1 - cosine.
+    Source: the paper and its published code. The paper's squared Euclidean distance is, for unit-length features, twice
+    the code's distance 1 - cosine.
     """
 
     Settings = KgCoOpSettings
@@ -38,11 +38,7 @@ class KgCoOp(CoOp):
 
 
 def knowledge_terms(method: Method, batch: TrainingBatch, frozen: Tensor) -> dict[str, Tensor]:
-    """The losses of KgCoOp, of any method that is kept near the texts of hand-written sentences.
-
-    Args:
-        frozen: (C, D) these, of all classes.
-    """
+    """The losses of KgCoOp: cross entropy, and distance from the features (C, D) of hand-written prompts."""
     candidates = method.candidates(batch)
     text = method.candidate_features(candidates)
     return {

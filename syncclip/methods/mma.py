@@ -1,4 +1,4 @@
-"""MMA: adapters beside the higher blocks of both towers, with an inner layer that the towers share."""
+"""MMA: adapters beside the higher blocks of both towers, with a shared inner layer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from syncclip.clip.parts import BlockPart
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods.adapted import Adapted
-from syncclip.methods.weight_settings import MmaSettings
+from syncclip.methods.settings import MmaSettings
 
 
 class Adapter(BlockPart):
-    """scale * up(relu(shared(relu(down(x))))) beside a block, of its input behind the first norm.
+    """scale * up(relu(shared(relu(down(x))))) beside a block, with x its input after the first norm.
 
-    Gradients pass as published: the adapter's own are those of scale 1, and what lies before it gets the true one.
+    Gradients are as published: the adapter's parameters get those of scale 1, earlier layers get the true ones.
     """
 
     shared: nn.Linear
@@ -28,7 +28,7 @@ class Adapter(BlockPart):
         super().__init__()
         self.down, self.up = nn.Linear(width, shared.in_features), nn.Linear(shared.out_features, width)
         self.scale = scale
-        object.__setattr__(self, "shared", shared)  # bypasses nn.Module: the method holds it, for both towers
+        object.__setattr__(self, "shared", shared)  # bypasses nn.Module: the method owns it, for both towers
         for layer in (self.down, self.up):
             start(layer)
 
@@ -55,8 +55,8 @@ class Mma(Adapted):
         first = settings.first_block or (5 if last >= 5 else 1)
         if not first <= last <= fewest:
             raise UserError(
-                f"methods.mma: adapters are to stand beside blocks {first} to {last}, but there are blocks 1 to "
-                f"{fewest}; choose first and last among them"
+                f"methods.mma: adapters of blocks {first} to {last} do not fit towers with blocks 1 to {fewest}; "
+                "correct first_block or last_block"
             )
         self.shared = nn.ModuleList(nn.Linear(settings.width, settings.width) for _ in range(first, last + 1))
         for layer in self.shared:
@@ -66,23 +66,23 @@ class Mma(Adapted):
 
 
 def _adapters(width: int, layers: int, shared: Mapping[int, nn.Linear], scale: float) -> list[BlockPart]:
-    """One for each block of a tower that has any, and for the others a part that does nothing."""
-    return [Adapter(width, shared[at], scale) if at in shared else BlockPart() for at in range(1, layers + 1)]
+    """A part for each block of a tower: an adapter, or one that changes nothing."""
+    return [Adapter(width, shared[i], scale) if i in shared else BlockPart() for i in range(1, layers + 1)]
 
 
 def start(layer: Any) -> None:
-    """Weights at random by the number of outputs, biases zero."""
+    """Initialise a linear layer: Kaiming weights by fan-out, zero bias."""
     nn.init.kaiming_normal_(layer.weight, mode="fan_out")
     nn.init.zeros_(layer.bias)
 
 
 def _scaled(x: Tensor, value: float, gradient: float) -> Tensor:
-    found: Tensor = _Scaled.apply(x, value, gradient)  # type: ignore[no-untyped-call]
-    return found
+    scaled: Tensor = _Scaled.apply(x, value, gradient)  # type: ignore[no-untyped-call]
+    return scaled
 
 
 class _Scaled(torch.autograd.Function):
-    """Multiplies the value on the way forward and the gradient on the way back, by a factor each."""
+    """Scale the value in the forward pass and the gradient in the backward pass by separate factors."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: float, gradient: float) -> Tensor:

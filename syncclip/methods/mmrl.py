@@ -1,4 +1,4 @@
-"""MMRL: tokens of a space that both towers share, which later blocks see and whose outputs classify too."""
+"""MMRL: representation tokens of a space shared by both towers, inserted into later blocks and used as classifiers."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from syncclip.core.text import fill, spoken
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.prompts import INITIAL_STD, checked_layers
+from syncclip.methods.settings import MmrlSettings
 from syncclip.methods.syncclip import domain_terms
-from syncclip.methods.weight_settings import MmrlSettings
 
 
 class Mmrl(Method):
     """Multi-modal representation learning (arXiv 2503.08497).
 
-    K tokens of a space of its own are mapped, for each of the later blocks, to the width of either tower. There they
-    stand behind the first token: inserted before the first of these blocks, replaced before the others. With v the
-    image feature, r the mean of the tokens' outputs under a projection that is learned, t the text features, all of
-    length 1, v0 and t0 those of the frozen CLIP, and s its scale, the loss is
+    K tokens of a learned space are mapped, for each of the later blocks, to the width of each tower. They follow the
+    first token: inserted before the first of these blocks, replaced before the others. With v the image feature, r the
+    mean of the tokens' outputs under a learned projection, t the text features, all of unit length, v0 and t0 those of
+    the frozen CLIP, and s its logit scale, the loss is
 
         a CE(s v t) + (1 - a) CE(s r t) + l (1 - mean cos(v, v0)) + l (1 - mean cos(t, t0))
 
-    At test time base classes are decided by a s v t + (1 - a) s r t, novel ones by s v t alone, since r has learned
-    what tells the base classes apart. The authors test either half by itself; `logits` over all classes has for each
-    class what decides its half. Other classes than those of the training are all decided by s v t.
+    At test time base classes are scored by a s v t + (1 - a) s r t, novel ones by s v t alone, since r is fitted to the
+    base classes. The authors test each split separately; `logits` over all classes contains the score of each class's
+    split. Classes outside the training are all scored by s v t.
 
-    With `domain_tokens` k, the first k tokens are of the real domain alone, and synthetic images see k others in their
-    place in the vision tower; v then has the losses of `SyncClip` instead of its cross entropy. Test images are real.
+    With `domain_tokens` k, the first k tokens are specific to the real domain and replaced by k others for synthetic
+    images in the vision tower; v then has the losses of `SyncClip` instead of its cross entropy. Test images are real.
     """
 
     Settings = MmrlSettings
@@ -60,8 +60,8 @@ class Mmrl(Method):
         self.texts = clip.texts(fill(template, [*map(spoken, classnames)]))
         self.frozen_texts = FrozenTexts(clip, classnames, [template])
         self.shared_tokens = nn.Parameter(INITIAL_STD * torch.randn(settings.tokens, settings.dim))
-        starts = [nn.Linear(settings.dim, tower.width) for tower in (vision, text)]  # as published, of all layers alike
-        self.to_vision, self.to_text = (nn.ModuleList(deepcopy(start) for _ in self.layers) for start in starts)
+        maps = [nn.Linear(settings.dim, tower.width) for tower in (vision, text)]  # as published, same for all layers
+        self.to_vision, self.to_text = (nn.ModuleList(deepcopy(linear) for _ in self.layers) for linear in maps)
         self.projection = nn.Parameter(torch.randn(vision.width, text.dim) / vision.width**0.5)
         if settings.domain_tokens:
             self.synthetic_tokens = nn.Parameter(INITIAL_STD * torch.randn(settings.domain_tokens, settings.dim))
@@ -71,40 +71,41 @@ class Mmrl(Method):
         return normalize(self.clip.encode_text(self.texts[classes], inserted=inserted), dim=-1)
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, D) of the class token, not normalised."""
+        """(B, D) features of the class token, not normalised."""
         return self.both_features(images, domains)[:, 0]
 
     def both_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, 2, D) of the class token and of the learned tokens, not normalised."""
+        """(B, 2, D) features of the class token and of the learned tokens, not normalised."""
         tokens: Tensor = self.shared_tokens
-        if domains is not None and (own := self.settings.domain_tokens):
-            others = torch.cat([self.synthetic_tokens, tokens[own:]])
-            tokens = torch.where(domains.bool()[:, None, None], others, tokens)
+        if domains is not None and (specific := self.settings.domain_tokens):
+            synthetic = torch.cat([self.synthetic_tokens, tokens[specific:]])
+            tokens = torch.where(domains.bool()[:, None, None], synthetic, tokens)
         encoded = self.clip.encode_images(images, inserted=self._inserted(tokens, self.to_vision))
         width = len(self.projection)
         return torch.stack([encoded[:, :-width], encoded[:, -width:] @ self.projection], dim=1)
 
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        own, others = (self.scores(features, text) for features in self.both_features(images, domains).unbind(dim=1))
-        fused = self.class_weight * own + (1 - self.class_weight) * others
-        return torch.cat([fused[:, : self.known], own[:, self.known :]], dim=1)
+        features = self.both_features(images, domains).unbind(dim=1)
+        main, extra = (self.scores(feature, text) for feature in features)
+        fused = self.class_weight * main + (1 - self.class_weight) * extra
+        return torch.cat([fused[:, : self.known], main[:, self.known :]], dim=1)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
         candidates = self.candidates(batch)
         text, frozen_text = self.candidate_features(candidates), self.frozen_texts()[:candidates]
-        own, others = self.work.images(self.both_features, batch.images, batch.domains).unbind(dim=1)
+        main, extra = self.work.images(self.both_features, batch.images, batch.domains).unbind(dim=1)
         with torch.no_grad():
             frozen_image = self.clip.encode_images(batch.images)
         if self.settings.domain_tokens:
-            first = domain_terms(self, batch, own, text, self.settings.negatives)
+            terms = domain_terms(self, batch, main, text, self.settings.negatives)
         else:
-            first = {"classification": cross_entropy(self.scores(own, text), batch.labels)}
-        return first | {
-            "representation": cross_entropy(self.scores(others, text), batch.labels),
-            "image": 1 - cosine_similarity(own, frozen_image).mean(),
+            terms = {"classification": cross_entropy(self.scores(main, text), batch.labels)}
+        return terms | {
+            "representation": cross_entropy(self.scores(extra, text), batch.labels),
+            "image": 1 - cosine_similarity(main, frozen_image).mean(),
             "text": 1 - cosine_similarity(text, frozen_text).mean(),
         }
 
     def _inserted(self, tokens: Tensor, maps: nn.ModuleList) -> Inserted:
-        """Tokens (*, K, dim) in the width of a tower, by block."""
+        """Tokens (*, K, dim), mapped to the width of a tower, by block."""
         return Inserted({layer - 1: to_width(tokens) for layer, to_width in zip(self.layers, maps, strict=True)})

@@ -1,4 +1,4 @@
-"""Linear probe: a learned vector for each class, which starts as the feature of its sentence."""
+"""Linear probe: a learned vector for each class, initialised with the feature of its prompt."""
 
 from __future__ import annotations
 
@@ -11,30 +11,26 @@ from torch.nn.functional import normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts, feature_length
-from syncclip.methods.weight_settings import ProbeSettings
+from syncclip.methods.settings import ProbeSettings
 
 
 class Probe(Method):
-    """The linear probe of CLAP (arXiv 2312.12730), which starts as the zero-shot classifier; with or without CLAP.
+    """Linear probe initialised as the zero-shot classifier, with or without the constraint of CLAP (arXiv 2312.12730).
 
-    The vector w of a class starts as t, the mean feature of its sentences, these not normalised, and enters the scores
-    at length 1. Images see the frozen vision tower. The loss is the cross entropy; with the class-adaptive constraint
-    (section 4 of the paper, as its published code has it) there is added to it
+    The vector w of a class is initialised with t, the mean of its prompts' unnormalised features, and normalised in the
+    scores. The vision tower is frozen. The loss is the cross entropy; the class-adaptive constraint (section 4 of the
+    paper, as in its published code) adds
 
         mean over the candidates of m ||w - t||^2,    m: mean zero-shot probability of the class for its own images
 
-    where m is found before the first step, and is 0 for a class without images.
+    where m is computed before the first step, and is 0 for a class without images.
 
-    A class's vector is learned only where it is a candidate. Without weight decay, those of novel classes without
-    images keep their start to the bit, and so their zero-shot scores.
+    Only the vectors of candidate classes are learned. Without weight decay, those of novel classes without images stay
+    bitwise equal to their initial values, and so do their zero-shot scores.
 
-    Source: the paper and its published code, from which this differs:
-
-    | here                                                     | there                                          |
-    |----------------------------------------------------------|------------------------------------------------|
-    | underscores in class names are spaces, as for all methods | they stay                                      |
-    | images are cropped, flipped and encoded anew in each step | features of 20 crops of each are computed once |
-    | m is of one crop of each image                            | of those 20                                    |
+    Source: the paper and its published code, with these differences: as for all methods, underscores in class names are
+    replaced by spaces; images are augmented and encoded in each step, instead of computing features of 20 crops once;
+    m uses one crop of each image instead of those 20.
     """
 
     multipliers: Tensor
@@ -46,7 +42,7 @@ class Probe(Method):
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.start = FrozenTexts(clip, classnames, settings.templates or (template,), raw=True)
-        self.vectors = nn.Parameter(torch.zeros(len(classnames), feature_length(clip)))  # until the first step
+        self.vectors = nn.Parameter(torch.zeros(len(classnames), feature_length(clip)))  # set in the first step
         self.begun = False
         self.constrained, self.prepares = settings.constraint, int(settings.constraint)
         if self.constrained:
@@ -72,15 +68,15 @@ class Probe(Method):
 
     @torch.no_grad()
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
-        """Find the multipliers of the constraint."""
+        """Compute the multipliers of the constraint."""
         start = self.start()
-        text, found = normalize(start, dim=-1), start.new_zeros(2, len(self.classnames))
+        text, totals = normalize(start, dim=-1), start.new_zeros(2, len(self.classnames))
         for batch in (batch for view in views for batch in view):
             counted, labels = batch.labels >= 0, batch.labels.clamp(min=0)
             scores = self.scores(self.loss_features(batch.images), text[: self.candidates(batch)])
-            own = scores.softmax(dim=1).gather(1, labels[:, None])[:, 0]
-            found.index_add_(1, labels, torch.stack([own, torch.ones_like(own)]) * counted)
-        sums, images = self.work.gather(found).sum(dim=0)
+            probability = scores.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            totals.index_add_(1, labels, torch.stack([probability, torch.ones_like(probability)]) * counted)
+        sums, images = self.work.gather(totals).sum(dim=0)
         self.multipliers.copy_(sums / images.clamp(min=1))
 
     def memory(self) -> dict[str, Tensor]:

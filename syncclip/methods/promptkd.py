@@ -1,4 +1,4 @@
-"""PromptKD: visual prompts and a projector that learn to say what a larger, prompted CLIP says."""
+"""PromptKD: visual prompts and a projector, distilled from a larger prompted CLIP."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from syncclip.core.settings import UserError
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.distillation import distillation
 from syncclip.methods.prompts import checked_depth, deep_prompts
-from syncclip.methods.weight_settings import PromptKdSettings
+from syncclip.methods.settings import PromptKdSettings
 
 MOMENTUM, EPS = 0.1, 1e-5
-"""Of the running statistics, and beside the variance; torch's defaults, which the published code has."""
+"""Momentum and eps of batch norm: torch's defaults, as in the published code."""
 
 
 class PromptKd(Method):
     """Unsupervised prompt distillation (arXiv 2403.02781).
 
-    The student has visual prompts, as VPT does, and a projector to the teacher's width: two linear layers, the first
-    with batch norm and ReLU behind it. It has no text tower: its class vectors are the teacher's, which become part of
-    what a run results in. With the teacher's probabilities p and the student's q, both over all C classes, the loss is
-    w T^2 KL(p || q) / C, a mean over images; no label is used.
+    The student has visual prompts, as in VPT, and a projector to the teacher's dimension: two linear layers, the first
+    followed by batch norm and ReLU. It has no text tower: its class vectors are the teacher's and become part of the
+    run's results. With the teacher's probabilities p and the student's q over all C classes, the loss is
+    w T^2 KL(p || q) / C, averaged over images; labels are not used.
 
-    The paper learns from all real training images without their labels, those of novel classes included. Here real
-    images of novel classes aren't known, and the teacher speaks of the synthetic images: only these are learned from.
-    Real ones of base classes, which a recipe may also give, take no part.
+    The paper uses all real training images without labels, including those of novel classes. Here real images of novel
+    classes are unavailable, and the teacher's probabilities are of the synthetic images: only these are used, not the
+    real images of base classes that a recipe may contain.
 
-    Batch norm has the statistics of the step's images, on all ranks, in the loss, and the running ones in
-    `image_features`. Like the class vectors, these are parameters that no loss reaches: an optimiser leaves them alone,
-    and checkpoints and results hold them.
+    Batch norm uses the statistics of the step's images on all ranks in the loss, and running ones in `image_features`.
+    Like the class vectors, the running statistics are parameters without gradient: optimisers ignore them, checkpoints
+    and results contain them.
 
     Source: the paper and its published code.
     """
@@ -58,7 +58,7 @@ class PromptKd(Method):
         self.class_vectors.copy_(class_vectors)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D_t) the teacher's class vectors; zeros before it was met."""
+        """(C, D_t) the teacher's class vectors; zeros before `meet_teacher`."""
         return self.class_vectors[classes].detach()
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
@@ -71,24 +71,24 @@ class PromptKd(Method):
         return self.clip.encode_images(images, list(self.vision_prompts))
 
     def projected(self, hidden: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """(B, D_t) the projector's output from that of its first layer, with the statistics (D_t,) of batch norm."""
+        """(B, D_t) the projector's output, given that of its first layer and batch norm's statistics (D_t,)."""
         normal = (hidden - mean) * (variance + EPS).rsqrt() * self.norm_weight + self.norm_bias
         features: Tensor = self.last(relu(normal))
         return features
 
     def training_features(self, images: Tensor) -> Tensor:
-        """(B, D_t) projected features, not normalised, with the statistics of the step; the running ones follow them.
+        """(B, D_t) projected features, not normalised, with the step's statistics; updates the running ones.
 
         Raises:
             UserError: the step has fewer than two images.
         """
         hidden = self.narrow(self.work.images(self.raw_features, images))
-        every = self.work.gather(hidden).flatten(0, 1)
-        if (count := len(every)) < 2:
+        gathered = self.work.gather(hidden).flatten(0, 1)
+        if (count := len(gathered)) < 2:
             raise UserError(
                 f"promptkd: {count} synthetic image(s) in a step, but batch norm needs two; raise training.batch_size"
             )
-        variance, mean = torch.var_mean(every, dim=0, correction=0)
+        variance, mean = torch.var_mean(gathered, dim=0, correction=0)
         if self.training:
             with torch.no_grad():
                 self.running_mean.lerp_(mean, MOMENTUM)
@@ -96,10 +96,10 @@ class PromptKd(Method):
         return self.projected(hidden, mean, variance)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """One term, which its weight is part of: a single one has none besides."""
+        """One term, which includes its weight, since `loss` does not weight a single term."""
         if batch.teacher is None:
-            raise UserError("promptkd learns from a teacher alone; name the folder of one's files in training.teacher")
+            raise UserError("promptkd requires a teacher; set training.teacher to the folder of its files")
         real, settings = batch.sizes[0], self.settings
         scores = self.scores(self.training_features(batch.images[real:]), self.text_features())
-        each = distillation(batch.teacher[real:], scores, settings.temperature)
-        return {"distillation": settings.distillation_weight * each.mean() / scores.shape[1]}
+        divergence = distillation(batch.teacher[real:], scores, settings.temperature)
+        return {"distillation": settings.distillation_weight * divergence.mean() / scores.shape[1]}

@@ -1,4 +1,4 @@
-"""The learnable vectors of prompts: how many, in how many blocks, where they start, and the context of CoOp's kind."""
+"""Learnable prompt vectors: their number, depth and initialisation, and the context of CoOp and its variants."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from syncclip.core.text import spoken
 from syncclip.methods.settings import ContextSettings
 
 INITIAL_STD = 0.02
-DEFAULT_DEPTH = 9  # of the published settings, on towers of 12 blocks
-FIRST_LAYER = 6  # of MMRL's published settings, on such towers
-RANDOM_TOKENS = 16  # of the published settings, for a context that starts at random
+DEFAULT_DEPTH = 9  # published setting for towers of 12 blocks
+FIRST_LAYER = 6  # published setting of MMRL for such towers
+RANDOM_TOKENS = 16  # published setting for a randomly initialised context
 
 
 def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = None) -> nn.ParameterList:
     """One (tokens, width) prompt per block, initialised from torch's global generator.
 
     Args:
-        first: (tokens, width) start of the first block's prompt, such as the embeddings of words.
+        first: (tokens, width) initial value of the first block's prompt, such as word embeddings.
     """
     prompts = [INITIAL_STD * torch.randn(tokens, width) for _ in range(depth)]
     if first is not None:
@@ -33,7 +33,7 @@ def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = Non
 
 
 def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAULT_DEPTH) -> int:
-    """The number of prompted blocks; None: the default, or all of a tower that has fewer.
+    """The number of prompted blocks; None: the default, or all blocks of a shallower tower.
 
     Raises:
         UserError: the tower has fewer blocks.
@@ -41,15 +41,15 @@ def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAU
     if depth is None:
         return min(default, layers)
     if depth > layers:
-        raise UserError(f"{key}: {depth} blocks are to have prompts, but this tower has {layers}; use at most {layers}")
+        raise UserError(f"{key}: cannot prompt {depth} blocks of a tower with {layers}; use at most {layers}")
     return depth
 
 
 def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
-    """The blocks that the tokens enter, the first one being 1; None: the published ones, see `MmrlSettings.layers`.
+    """The blocks into which MMRL's tokens are inserted, counted from 1; None: see `MmrlSettings.layers`.
 
     Args:
-        towers: number of blocks of each.
+        towers: number of blocks of each tower.
 
     Raises:
         UserError: a tower has fewer blocks.
@@ -59,8 +59,8 @@ def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
         return list(range(min(FIRST_LAYER, last), last + 1))
     if max(layers) > last:
         raise UserError(
-            f"methods.mmrl.layers: the tokens are to enter block {max(layers)}, but a tower has only {last}; give "
-            f"blocks up to {last}"
+            f"methods.mmrl.layers: there is no block {max(layers)} in a tower with {last} blocks; give blocks up to "
+            f"{last}"
         )
     return list(layers)
 
@@ -68,10 +68,10 @@ def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
 def context_places(
     clip: PromptedClip, classnames: Sequence[str], settings: ContextSettings, position: Position = "end"
 ) -> PromptTokens:
-    """The classes' sentences, with places for the context.
+    """The classes' prompts, with slots for the context.
 
     Raises:
-        TextTooLongError: a sentence with these places does not fit this CLIP.
+        TextTooLongError: a prompt with these slots does not fit this CLIP.
     """
     n = settings.text_tokens
     if n is None and not settings.initial_words:

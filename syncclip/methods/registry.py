@@ -1,4 +1,4 @@
-"""The methods by name, and a method built for the classes of a dataset."""
+"""The table of methods by name, and the construction of a method for a dataset's classes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.probe import Probe
 from syncclip.methods.promptkd import PromptKd
 from syncclip.methods.promptsrc import PromptSrc
-from syncclip.methods.section import own_method
-from syncclip.methods.settings import MethodSettings
+from syncclip.methods.settings import MethodSettings, custom_method
 from syncclip.methods.syncclip import SyncClip
 from syncclip.methods.tcp import Tcp
 from syncclip.methods.tip import Tip
@@ -52,7 +51,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 class ClassList(Protocol):
-    """What a method needs to know of a dataset."""
+    """The part of a dataset that a method needs."""
 
     @property
     def classnames(self) -> Sequence[str]: ...
@@ -65,17 +64,17 @@ class ClassList(Protocol):
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method, by its name here or as "package.module:Class".
+    """The class of a method, by its name in `METHODS` or as "package.module:Class".
 
     Raises:
-        UserError: see `section.own_method`.
+        UserError: see `settings.custom_method`.
     """
     if name in METHODS:
         return METHODS[name]
-    found = own_method(name)
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    method = custom_method(name)
+    if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
-    return found
+    return method
 
 
 def build_method(
@@ -85,11 +84,11 @@ def build_method(
     settings: MethodSettings | None = None,
     seed: int | None = None,
 ) -> Method:
-    """A method with fresh prompts for the classes of a dataset.
+    """Build a method with newly initialised prompts for the classes of a dataset.
 
     Args:
         settings: of the method's type; None: its defaults.
-        seed: of the prompts' random start; None: torch's global generator is used in its current state.
+        seed: seed of the random initialisation; None: torch's global generator in its current state.
 
     Raises:
         UserError: unknown name, a tower that cannot take prompts, or settings with more blocks or tokens than this

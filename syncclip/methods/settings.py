@@ -1,54 +1,56 @@
-"""What is particular to each method that learns prompts, and what all methods' settings have in common.
-
-It stands apart from the methods, so that a recipe is read without torch.
-"""
+"""Section `methods` of a recipe: the settings of every method. Without torch, so that recipes are read quickly."""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from syncclip.core.settings import Position, Settings, Template, added
+from syncclip.core.settings import Position, Settings, Template, UserError, added, explain
+from syncclip.core.text import did_you_mean
+from syncclip.core.trust import module_of
 
 DataUse = Literal["real", "synthetic", "both"]
 Negatives = Literal["hardest", "all"]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True)]
+Towers = Literal["both", "text", "vision"]
+Projection = Literal["q", "k", "v", "out"]
 
 
 class Optimisation(NamedTuple):
-    """How a method learns by its paper, where that is not the recipe's SGD with a cosine over the epochs."""
+    """Optimiser and schedule of a method whose paper does not use the recipe's SGD with a cosine over the epochs."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    """SGD with the recipe's momentum, or Adam, with the decay in the gradient or apart from it (arXiv 1711.05101)."""
+    """SGD with the recipe's momentum, Adam (L2 penalty), or AdamW (decoupled decay, arXiv 1711.05101)."""
     weight_decay: float = 0.01
     eps: float = 1e-8
     by_step: bool = False
-    """The rate follows a cosine from step to step, from the first on, and not from epoch to epoch behind a warm-up."""
+    """Cosine schedule over steps, without warm-up, instead of over epochs."""
     last_rate: float = 0.0
-    """What that cosine would reach one step after the last."""
+    """Learning rate that this cosine would reach one step after the last."""
     first_stage: float = 1.0
-    """Share of the steps, rounded down, after which that cosine begins once more, for a second stage."""
+    """Fraction of the steps (rounded down) after which the cosine restarts for a second stage."""
 
     def switch(self, steps: int) -> int:
-        """The first step of the second stage, of so many in all."""
+        """The first step of the second stage, given the total number of steps."""
         return int(steps * self.first_stage)
 
 
 class MethodSettings(Settings):
-    """Settings of a method, which extends them in a class of its own, its attribute `Settings`.
+    """Base of a method's settings; each method has a subclass as its attribute `Settings`.
 
     Attributes:
-        data: what the method can learn from; empty if it learns nothing.
+        data: data that the method can be trained on; empty if it learns nothing.
     """
 
     data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
     learning_rate: float = Field(0.0025, gt=0)
-    """Of SGD, at its peak after the warm-up."""
+    """Peak SGD learning rate, after the warm-up."""
 
     @property
     def optimisation(self) -> Optimisation | None:
-        """How the method learns; None: by the recipe's SGD."""
+        """The method's own optimiser and schedule; None: the recipe's SGD."""
         return None
 
     @property
@@ -58,28 +60,27 @@ class MethodSettings(Settings):
 
     @property
     def resamples(self) -> bool:
-        """Whether a step draws random numbers, which are others where it is split otherwise."""
+        """Whether a step draws random numbers, so that its result depends on how it is split."""
         return False
 
 
 class ContextSettings(MethodSettings):
-    """Settings of a learned context, which starts as the words of a phrase, one vector a word, or at random."""
+    """A learned context, initialised from words (one vector each) or at random."""
 
     learning_rate: float = Field(0.002, gt=0)
-    """Of SGD, at its peak after the warm-up."""
+    """Peak SGD learning rate, after the warm-up."""
     initial_words: Phrase = ""
-    """Words that the vectors start as; empty: random."""
+    """Words that initialise the vectors; empty: random initialisation."""
     text_tokens: int | None = Field(None, ge=1, le=1024)
-    """Learned vectors; None: one for each word of the phrase; without a phrase 16, or as many as a short context has
-    room for."""
+    """Number of learned vectors; None: one per initial word, or without words 16 (fewer in a short context)."""
 
     @model_validator(mode="after")
-    def _one_vector_a_word(self) -> ContextSettings:
+    def _check_vector_count(self) -> ContextSettings:
         words = len(self.initial_words.split())
         if words and self.text_tokens not in (None, words):
             raise ValueError(
                 f"text_tokens is {self.text_tokens}, but initial_words is {self.initial_words!r}: {words} word(s), "
-                f"each of which starts one vector; set text_tokens=null, or give {self.text_tokens} words, or none"
+                f"one vector each; set text_tokens=null, or give {self.text_tokens} words, or none"
             )
         return self
 
@@ -89,62 +90,62 @@ class ZeroShotSettings(MethodSettings):
 
     data = ()
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Sentences whose features are averaged, with `{}` for the class name; None: the dataset's own one."""
+    """Prompt templates whose features are averaged, with `{}` for the class name; None: the dataset's own template."""
 
 
 class CoOpSettings(ContextSettings):
     """Section `methods.coop`."""
 
     position: Position = "end"
-    """Where the class name stands among the learned words."""
+    """Position of the class name relative to the learned vectors."""
     class_specific: bool = False
-    """Each class has vectors of its own."""
+    """Learn separate vectors for each class."""
 
 
 class CoCoOpSettings(ContextSettings):
     """Section `methods.cocoop`."""
 
     initial_words: Phrase = "a photo of a"
-    """Its words are what the learned vectors start as."""
+    """Words that initialise the learned vectors."""
     prompts_at_once: int | None = Field(256, ge=1)
-    """Sentences in the text tower at a time; None: all. Larger numbers are encoded in turn, and recomputed for the
-    gradient, so that memory depends neither on the batch nor on the number of classes."""
+    """Maximum number of prompts in one pass of the text tower, with recomputation for the gradient, so that memory
+    depends neither on the batch nor on the number of classes; None: all at once."""
 
 
 class KgCoOpSettings(CoOpSettings):
     """Section `methods.kgcoop`."""
 
     initial_words: Phrase = "a photo of a"
-    """Its words are what the learned vectors start as."""
+    """Words that initialise the learned vectors."""
     knowledge_weight: float = Field(8.0, ge=0)
-    """lambda of the paper: how strongly the texts are kept near the hand-written sentences."""
+    """Weight of the loss that keeps text features near those of the hand-written prompts (lambda of the paper)."""
     template: Template | None = None
-    """The hand-written sentences, with `{}` for the class name; None: the dataset's own."""
+    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's own."""
 
 
 class TcpSettings(ContextSettings):
     """Section `methods.tcp`."""
 
     learning_rate: float = Field(0.002, gt=0)
-    """Of Adam, at its peak after the warm-up."""
+    """Peak Adam learning rate, after the warm-up."""
     text_tokens: int = Field(4, ge=1, le=1024)
-    """Learned vectors at the input, which all classes share."""
+    """Number of learned vectors at the input, shared by all classes."""
     class_tokens: int = Field(4, ge=1, le=1024)
-    """Vectors that each class has of its own further up; four in the published code, whatever the number above is."""
+    """Number of class-specific vectors in the later block; 4 in the published code, whatever `text_tokens` is."""
     block: int | None = Field(None, ge=2)
-    """Before which block these take their places, a tower's first being 1; None: the ninth, or the last of a tower that
-    has fewer."""
+    """Block before which the class-specific vectors are inserted, counted from 1; None: 9, or the last block of a
+    shallower tower."""
     suffix: Template | None = None
-    """What stands behind the learned vectors, with `{}` for the class name; None: the name and what follows it in the
-    dataset's template."""
+    """Text after the learned vectors, with `{}` for the class name; None: the rest of the dataset's template from the
+    class name on."""
     knowledge_weight: float = Field(8.0, ge=0)
-    """How strongly the texts are kept near the hand-written sentences."""
+    """Weight of the loss that keeps text features near those of the hand-written prompts."""
     template: Template | None = None
-    """The hand-written sentences, with `{}` for the class name; None: the dataset's own."""
+    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's own."""
 
     @property
     def optimisation(self) -> Optimisation:
-        """The eps of the published code, which is there for half precision."""
+        """Adam with the eps of the published code, which trains in half precision."""
         return Optimisation("adam", weight_decay=5e-4, eps=1e-3)
 
 
@@ -152,84 +153,363 @@ class VptSettings(MethodSettings):
     """Section `methods.vpt`."""
 
     visual_tokens: int = Field(8, ge=1, le=1024)
-    """Learned vectors among the image tokens of each prompted block."""
+    """Number of learned vectors among the image tokens of each prompted block."""
     visual_depth: int | None = Field(None, ge=1)
-    """Prompted blocks; 1: shallow; None: all."""
+    """Number of prompted blocks; 1: shallow VPT; None: all."""
     template: Template | None = "a photo of a {}."
-    """The frozen texts, with `{}` for the class name; None: the dataset's own."""
+    """Template of the frozen texts, with `{}` for the class name; None: the dataset's own."""
 
 
 class IvlpSettings(MethodSettings):
     """Section `methods.ivlp`."""
 
     visual_tokens: int = Field(4, ge=1, le=1024)
-    """Learned vectors among the image tokens of each prompted block."""
+    """Number of learned vectors among the image tokens of each prompted block."""
     text_tokens: int = Field(4, ge=1, le=1024)
-    """Learned vectors among the text tokens of each prompted block."""
+    """Number of learned vectors among the text tokens of each prompted block."""
     visual_depth: int | None = Field(None, ge=1)
-    """Prompted blocks; None: 9, or all of a tower that has fewer."""
+    """Number of prompted blocks of the vision tower; None: 9, or all blocks of a shallower tower."""
     text_depth: int | None = Field(None, ge=1)
-    """Prompted blocks of the text tower; None: 9, or all of a tower that has fewer."""
+    """Number of prompted blocks of the text tower; None: 9, or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
-    """The text prompt starts as its first words, if it has at most four tokens."""
+    """Words whose first tokens initialise the text prompt, if it has at most four tokens."""
 
 
 class MapleSettings(MethodSettings):
     """Section `methods.maple`."""
 
     learning_rate: float = Field(0.0035, gt=0)
-    """Of SGD, at its peak after the warm-up."""
+    """Peak SGD learning rate, after the warm-up."""
     text_tokens: int = Field(2, ge=1, le=1024)
-    """Learned vectors in each prompted block, of either tower."""
+    """Number of learned vectors in each prompted block of both towers."""
     depth: int | None = Field(None, ge=1)
-    """Prompted blocks of each tower; None: 9, or all of one that has fewer."""
+    """Number of prompted blocks of each tower; None: 9, or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
-    """The text prompt starts as its first words, if it has at most four tokens."""
+    """Words whose first tokens initialise the text prompt, if it has at most four tokens."""
 
 
 class PromptSrcSettings(IvlpSettings):
     """Section `methods.promptsrc`."""
 
     text_weight: float = Field(25.0, ge=0)
-    """w_t of the paper: how strongly text features are kept near the frozen ones."""
+    """Weight of the distance between prompted and frozen text features (w_t of the paper)."""
     image_weight: float = Field(10.0, ge=0)
-    """w_v of the paper: how strongly image features are kept near the frozen ones."""
+    """Weight of the distance between prompted and frozen image features (w_v of the paper)."""
     logits_weight: float = Field(1.0, ge=0)
-    """w_l of the paper: how strongly logits are kept near the frozen ones."""
+    """Weight of the divergence between prompted and frozen logits (w_l of the paper)."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Of the frozen texts; None: the published ones that are not too long for this CLIP."""
+    """Templates of the frozen texts; None: the published ones that fit this CLIP's context."""
     aggregation_mean: float = 15.0
-    """Epoch with the largest weight in the final prompts; the first epoch is 1."""
+    """Epoch with the largest weight in the final prompts, counted from 1."""
     aggregation_std: float = Field(1.0, gt=0)
-    """Spread of those weights, in epochs."""
+    """Standard deviation of these weights, in epochs."""
 
 
 class SyncClipSettings(IvlpSettings):
     """Section `methods.syncclip`."""
 
     domain_tokens: int = Field(2, ge=0, le=1024)
-    """k of the paper: how many of the visual tokens each domain has of its own; 0: none."""
+    """Number of domain-specific tokens among the visual tokens (k of the paper); 0: none."""
     synthetic_weight: float = Field(0.4, ge=0)
-    """Of both cross entropies on synthetic images (L_SCE); 0 leaves them out."""
+    """Weight of both cross entropies on synthetic images (L_SCE); 0 disables them."""
     alignment_weight: float = Field(0.1, ge=0)
-    """Of the loss that aligns the features of both domains (L_FS); 0 leaves it out."""
+    """Weight of the loss that aligns the features of both domains (L_FS); 0 disables it."""
     negatives: Negatives = "hardest"
-    """Real features of other classes that a synthetic one is pushed away from."""
+    """Real features of other classes that a synthetic feature is pushed away from."""
     distillation_weight: float = added(0.0, ge=0)
-    """Of the divergence from a teacher on synthetic images, whose probabilities are in `training.teacher`; 0 leaves it
-    out."""
+    """Weight of the divergence from the teacher (`training.teacher`) on synthetic images; 0 disables it."""
     temperature: float = added(1.0, gt=0)
-    """By which, in that divergence, the logits of both are divided before the softmax."""
+    """Distillation temperature of teacher and student."""
 
     @property
     def taught(self) -> bool:
         return self.distillation_weight > 0
 
     @model_validator(mode="after")
-    def _domain_within_visual(self) -> SyncClipSettings:
+    def _check_domain_tokens(self) -> SyncClipSettings:
         if self.domain_tokens > self.visual_tokens:
             raise ValueError(
-                f"domain_tokens is {self.domain_tokens}, but they are part of the visual_tokens, of which there "
-                f"are only {self.visual_tokens}; lower domain_tokens or raise visual_tokens"
+                f"domain_tokens is {self.domain_tokens}, but they are part of the {self.visual_tokens} visual_tokens; "
+                "lower domain_tokens or raise visual_tokens"
             )
         return self
+
+
+class ProbeSettings(MethodSettings):
+    """Section `methods.probe`."""
+
+    learning_rate: float = Field(0.1, gt=0)
+    """Peak SGD learning rate (without weight decay), after the warm-up."""
+    templates: tuple[Template, ...] | None = Field(None, min_length=1)
+    """Prompt templates whose mean feature initialises a class's vector, with `{}` for its name; None: the dataset's
+    own template."""
+    constraint: bool = False
+    """Keep each class's vector near its start, the more the better zero-shot CLIP recognises the class (CLAP)."""
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """SGD without decay, so that the vector of a class without images does not move."""
+        return Optimisation("sgd", weight_decay=0.0)
+
+
+class TipSettings(MethodSettings):
+    """Section `methods.tip`."""
+
+    learning_rate: float = Field(0.001, gt=0)
+    """Initial AdamW learning rate."""
+    finetune: bool = True
+    """Fine-tune the cache keys (Tip-Adapter-F); false: training-free Tip-Adapter, whose keys are image features."""
+    alpha: float = Field(1.17, ge=0)
+    """Weight of the cache scores relative to the zero-shot scores (alpha of the paper)."""
+    beta: float = Field(1.0, ge=0)
+    """Sharpness of the cache affinity (beta of the paper)."""
+    cache_size: int = Field(16, ge=1, le=1024)
+    """Number of cache keys per class; where a class has more images, several share one key, as their mean."""
+    views: int = Field(10, ge=1)
+    """Number of augmented views of an image whose mean feature is its cache key."""
+    templates: tuple[Template, ...] | None = Field(None, min_length=1)
+    """Prompt templates of every class, with `{}` for its name; None: the dataset's own template."""
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """AdamW with a cosine over steps."""
+        return Optimisation("adamw", weight_decay=0.01, eps=1e-4, by_step=True)
+
+
+class ClipLoraSettings(MethodSettings):
+    """Section `methods.cliplora`."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    """Initial AdamW learning rate."""
+    rank: int = Field(2, ge=1)
+    """Rank of the updates (r of the paper)."""
+    alpha: float = Field(1.0, gt=0)
+    """Scale of the updates, which are multiplied by alpha / sqrt(rank)."""
+    dropout: float = Field(0.25, ge=0, lt=1)
+    """Dropout probability of the updates' inputs in training."""
+    projections: tuple[Projection, ...] = Field(("q", "k", "v"), min_length=1)
+    """Adapted matrices of each attention: query, key, value and output."""
+    towers: Towers = "both"
+    """Adapted towers."""
+    domain_rank: int = Field(0, ge=0, le=16384)
+    """Rank of domain-specific updates in the vision tower beside the shared one, with the losses of SYNC-CLIP; 0: none,
+    and one cross entropy, as published."""
+    synthetic_weight: float = Field(0.4, ge=0)
+    """With a `domain_rank`: as in `methods.syncclip`."""
+    alignment_weight: float = Field(0.1, ge=0)
+    """With a `domain_rank`: as in `methods.syncclip`."""
+    negatives: Negatives = "hardest"
+    """With a `domain_rank`: as in `methods.syncclip`."""
+
+    @model_validator(mode="after")
+    def _check_domain_rank(self) -> ClipLoraSettings:
+        if self.domain_rank and self.towers == "text":
+            raise ValueError(
+                f"domain_rank is {self.domain_rank}, but towers=text excludes the vision tower, in which the domains "
+                "differ; set towers=both or domain_rank=0"
+            )
+        return self
+
+    @property
+    def optimisation(self) -> Optimisation:
+        return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
+
+    @property
+    def resamples(self) -> bool:
+        return self.dropout > 0
+
+
+class TwoStageSettings(MethodSettings):
+    """Section `methods.twostage`."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    """Initial AdamW learning rate of each stage."""
+    first_stage: float = Field(0.6, gt=0, lt=1)
+    """Fraction of the steps that train the norms; the remaining ones train the class vectors."""
+    towers: Towers = "both"
+    """Towers whose norms are trained."""
+    first_visual_block: int = Field(1, ge=1)
+    """First block of the vision tower whose norms are trained, counted from 1."""
+    first_text_block: int = Field(1, ge=1)
+    """First block of the text tower whose norms are trained, counted from 1."""
+
+    @property
+    def optimisation(self) -> Optimisation:
+        return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6, first_stage=self.first_stage)
+
+
+class MmaSettings(MethodSettings):
+    """Section `methods.mma`."""
+
+    learning_rate: float = Field(0.0015, gt=0)
+    """Peak SGD learning rate, after the warm-up."""
+    width: int = Field(32, ge=1, le=16384)
+    """Width of the adapters' inner layers."""
+    scale: float = Field(0.001, gt=0)
+    """Scale of an adapter's output before it is added to its block's output."""
+    first_block: int | None = Field(None, ge=1)
+    """First block with an adapter, counted from 1; None: 5, or 1 in a tower with fewer than five blocks."""
+    last_block: int | None = Field(None, ge=1)
+    """Last block with an adapter; None: the last block that both towers have."""
+    template: Template | None = "a photo of a {}."
+    """Prompt template, with `{}` for the class name; None: the dataset's own."""
+
+
+class MmrlSettings(MethodSettings):
+    """Section `methods.mmrl`."""
+
+    learning_rate: float = Field(0.001, gt=0)
+    """Peak AdamW learning rate, after the warm-up."""
+    layers: tuple[int, ...] | None = Field(None, min_length=1)
+    """Blocks into which the tokens are inserted, counted from 1; None: from 6 to the last block of the shallower tower,
+    or only its last if it has fewer than six."""
+    tokens: int = Field(5, ge=1, le=1024)
+    """Number of learned tokens, shared by all layers and both towers (K of the paper)."""
+    dim: int = Field(512, ge=1, le=16384)
+    """Dimension of the shared token space, which each layer maps to its tower's width."""
+    class_weight: float = Field(0.7, ge=0, le=1)
+    """Weight of the class token in the loss and in the scores of base classes (alpha of the paper); the learned tokens
+    have the rest."""
+    regularisation_weight: float = Field(0.5, ge=0)
+    """Weight of the losses that keep class-token and text features near the frozen ones (lambda of the paper).
+    Published values are 0.01 to 7, depending on the dataset; 0.5 on ImageNet."""
+    domain_tokens: int = Field(0, ge=0, le=1024)
+    """Number of domain-specific tokens among the tokens in the vision tower, with the losses of SYNC-CLIP; 0: none, as
+    published."""
+    synthetic_weight: float = Field(0.4, ge=0)
+    """With `domain_tokens`: as in `methods.syncclip`."""
+    alignment_weight: float = Field(0.1, ge=0)
+    """With `domain_tokens`: as in `methods.syncclip`."""
+    negatives: Negatives = "hardest"
+    """With `domain_tokens`: as in `methods.syncclip`."""
+
+    @model_validator(mode="after")
+    def _check_domain_tokens(self) -> MmrlSettings:
+        if self.domain_tokens > self.tokens:
+            raise ValueError(
+                f"domain_tokens is {self.domain_tokens}, but they are part of the {self.tokens} tokens; lower "
+                "domain_tokens or raise tokens"
+            )
+        return self
+
+    @field_validator("layers")
+    @classmethod
+    def _check_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if layers is not None and (layers[0] < 1 or list(layers) != sorted({*layers})):
+            raise ValueError(f"{list(layers)} must be block numbers in ascending order, counted from 1")
+        return layers
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """AdamW with the weight decay of the recipe's SGD, as published."""
+        return Optimisation("adamw", weight_decay=5e-4)
+
+
+class PromptKdSettings(MethodSettings):
+    """Section `methods.promptkd`."""
+
+    data = ("synthetic", "both")
+    learning_rate: float = Field(0.005, gt=0)
+    """Peak SGD learning rate, after the warm-up."""
+    visual_tokens: int = Field(4, ge=1, le=1024)
+    """Number of learned vectors among the image tokens of each prompted block."""
+    visual_depth: int | None = Field(None, ge=1)
+    """Number of prompted blocks; None: 9, or all blocks of a shallower tower."""
+    temperature: float = Field(1.0, gt=0)
+    """Distillation temperature of teacher and student."""
+    distillation_weight: float = Field(1000.0, gt=0)
+    """Weight of the divergence from the teacher; 200 in the paper for datasets with few or fine-grained classes."""
+    teacher_dim: int | None = Field(None, ge=1)
+    """Dimension of the teacher's class vectors; None: that of the files in `training.teacher`."""
+
+    @property
+    def taught(self) -> bool:
+        return True
+
+
+class MethodsSettings(Settings):
+    """Section `methods` of a recipe: the settings of every method, so that a study can tune each."""
+
+    zeroshot: ZeroShotSettings = ZeroShotSettings()
+    """Frozen CLIP with hand-written prompts."""
+    coop: CoOpSettings = CoOpSettings()
+    """Learned context around the class name (arXiv 2109.01134)."""
+    cocoop: CoCoOpSettings = CoCoOpSettings()
+    """CoOp with a context shifted by each image (arXiv 2203.05557)."""
+    kgcoop: KgCoOpSettings = KgCoOpSettings()
+    """CoOp regularised towards the hand-written prompts (arXiv 2303.13283)."""
+    vpt: VptSettings = VptSettings()
+    """Learned tokens among the image patches (arXiv 2203.12119)."""
+    ivlp: IvlpSettings = IvlpSettings()
+    """Independent learned tokens in both towers (arXiv 2210.03117)."""
+    maple: MapleSettings = MapleSettings()
+    """Visual tokens projected from text tokens (arXiv 2210.03117)."""
+    promptsrc: PromptSrcSettings = PromptSrcSettings()
+    """IVLP regularised towards the frozen CLIP and averaged over epochs (arXiv 2307.06948)."""
+    syncclip: SyncClipSettings = SyncClipSettings()
+    """IVLP with domain-specific visual tokens and aligned features (arXiv 2312.03805)."""
+    probe: ProbeSettings = ProbeSettings()
+    """Linear probe: a learned vector for each class (arXiv 2312.12730)."""
+    tip: TipSettings = TipSettings()
+    """Zero-shot CLIP with a cache of image features, fine-tuned or not (arXiv 2207.09519)."""
+    cliplora: ClipLoraSettings = ClipLoraSettings()
+    """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
+    twostage: TwoStageSettings = TwoStageSettings()
+    """Norms first, then a vector for each seen class (2SFS, arXiv 2503.11609)."""
+    mma: MmaSettings = MmaSettings()
+    """Adapters beside the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
+    mmrl: MmrlSettings = MmrlSettings()
+    """Tokens of a space shared by both towers, in their later blocks (arXiv 2503.08497)."""
+    tcp: TcpSettings = TcpSettings()
+    """CoOp with class-specific vectors inside the text tower (arXiv 2311.18231)."""
+    promptkd: PromptKdSettings = PromptKdSettings()
+    """Visual tokens and a projector distilled from a teacher (arXiv 2403.02781)."""
+    custom: dict[str, Any] = Field(default={})
+    """Settings of a custom method, named by `training.method: package.module:Class`."""
+
+    def of(self, name: str) -> MethodSettings:
+        """The settings of a method by name.
+
+        Raises:
+            UserError: there is no such method, or `custom` is invalid for it.
+        """
+        if name != "custom" and name in type(self).model_fields:
+            settings: MethodSettings = getattr(self, name)
+            return settings
+        method = custom_method(name)
+        try:
+            return method.Settings.model_validate(self.custom)
+        except ValidationError as error:
+            key, reason = explain(error, method.Settings)
+            path = f"methods.custom.{key}" if key else "methods.custom"
+            raise UserError(f"{path}: {reason} ({method.__name__})") from error
+
+
+class MethodClass(Protocol):
+    """The part of a method's class that is used before torch is imported."""
+
+    __name__: str
+    Settings: type[MethodSettings]
+
+
+def custom_method(name: str) -> MethodClass:
+    """Import a method outside the package, "package.module:Class"; the working folder is searched, too.
+
+    Raises:
+        UserError: the name is unknown or not trusted (see `core.trust`), the import fails, or it is no method.
+    """
+    if ":" not in name:
+        names = [field for field in MethodsSettings.model_fields if field != "custom"]
+        raise UserError(f"there is no method {name!r}; {did_you_mean(name, names)}")
+    try:
+        method = getattr(module_of(name), name.partition(":")[2])
+    except UserError:
+        raise
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"no method {name!r} ({error}); give package.module:Class as it is imported from {Path.cwd()}"
+        ) from error
+    settings = getattr(method, "Settings", None)
+    if not (isinstance(method, type) and isinstance(settings, type) and issubclass(settings, MethodSettings)):
+        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
+    return cast(MethodClass, method)

@@ -1,4 +1,4 @@
-"""SYNC-CLIP: domain-specific prompts beside shared ones, with the features of both domains aligned."""
+"""SYNC-CLIP: domain-specific and shared prompts, with the features of both domains aligned."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from syncclip.methods.settings import Negatives, SyncClipSettings
 
 
 class SyncClip(Ivlp):
-    """SYNC-CLIP (arXiv 2312.03805): real and synthetic images have visual prompts of their own and share the rest.
+    """SYNC-CLIP (arXiv 2312.03805): visual prompts that are partly domain-specific, partly shared.
 
     In each prompted block, with real prompt R and synthetic prompt S, real images are encoded with R and synthetic ones
-    with S followed by R[k:]. So R[:k] is specific to the real domain, S to the synthetic one, and R[k:] is shared. Text
-    prompts serve both domains. Test images are real.
+    with S followed by R[k:]: R[:k] is specific to the real domain, S to the synthetic one, and R[k:] is shared. Text
+    prompts are shared by both domains. Test images are real.
 
-    Three losses: real images among the base classes; synthetic images of base and of novel classes among all classes;
-    and the alignment of the domains.
-
-    A fourth one, which the paper doesn't have, is left out unless it is given a weight: the divergence from a teacher's
-    probabilities, over all classes, as a mean over the synthetic images of base and of novel classes.
+    Three losses: cross entropy of real images over the base classes; cross entropies of synthetic images of base and of
+    novel classes over all classes; and the alignment of the domains. A fourth one, not in the paper, is disabled by
+    default: the divergence from a teacher's probabilities over all classes, averaged over the synthetic images.
     """
 
     Settings = SyncClipSettings
@@ -44,11 +42,11 @@ class SyncClip(Ivlp):
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
-        """Per block (B, N, width): the prompts of each image, by its domain."""
+        """The prompts (B, N, width) of each image's domain, by block."""
         synthetic = domains.bool()[:, None, None]
         return [
-            torch.where(synthetic, torch.cat([own, real[len(own) :]]), real)
-            for real, own in zip(self.vision_prompts, self.synthetic_prompts, strict=True)
+            torch.where(synthetic, torch.cat([specific, real[len(specific) :]]), real)
+            for real, specific in zip(self.vision_prompts, self.synthetic_prompts, strict=True)
         ]
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
@@ -70,11 +68,11 @@ class SyncClip(Ivlp):
 def domain_terms(
     method: Method, batch: TrainingBatch, features: Tensor, text: Tensor, negatives: Negatives
 ) -> dict[str, Tensor]:
-    """SYNC-CLIP's losses, of any method whose image features depend on the domain.
+    """SYNC-CLIP's losses, for any method whose image features depend on the domain.
 
     Args:
-        features: (N, D) of the batch's images, not normalised.
-        text: (C, D) of the candidates.
+        features: (N, D) features of the batch's images, not normalised.
+        text: (C, D) features of the candidate classes.
     """
     sizes = list(batch.sizes)
     real, seen, novel = torch.split(features, sizes)
@@ -91,7 +89,7 @@ def domain_terms(
             ]
         ).sum()
     if len(real) and len(seen):
-        # Among the real images of all ranks, as the nearest would otherwise depend on the number of ranks.
+        # The nearest negative is searched among all ranks' real images, so that it does not depend on their number.
         all_real, all_labels = (method.work.gather(rows).flatten(0, 1) for rows in (real, real_labels))
         terms["alignment"] = alignment(all_real, seen, all_labels, negatives, method.work.rank * len(real))
     return terms
@@ -102,7 +100,7 @@ def alignment(
 ) -> Tensor:
     """Pull each synthetic feature towards its real partner, and closer to it than to real features of other classes.
 
-    With d the mean absolute difference, p = d(partner) and q = d(nearest of another class), this is the mean of
+    With d the mean absolute difference, p = d(partner) and q = d(nearest feature of another class), this is the mean of
     max(0, p - q) + p. If the batch has no other class, q = p.
 
     Args:
@@ -111,7 +109,7 @@ def alignment(
         labels: (N,) class ids of the real rows.
         negatives: "all" replaces max(0, p - q) by the mean of max(0, p - d) over all features of other classes.
 
-    Source: the feature alignment of arXiv 2312.03805, as its published code computes it (margin 0, hardest negative).
+    Source: the feature alignment of arXiv 2312.03805, as in its published code (margin 0, hardest negative).
     """
     distance = distances(synthetic, real)
     positive = distance.diagonal(first)

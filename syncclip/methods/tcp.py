@@ -1,4 +1,4 @@
-"""TCP: CoOp whose words become, inside the text tower, vectors made from each class's hand-written sentence."""
+"""TCP: CoOp with class-specific vectors inside the text tower, generated from each class's hand-written prompt."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from syncclip.methods.kgcoop import knowledge_terms
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import TcpSettings
 
-BLOCK = 9  # of the published settings, on towers of 12 blocks
+BLOCK = 9  # published setting for towers of 12 blocks
 
 
 class QuickGelu(nn.Module):
-    """x sigmoid(1.702 x), which the published network has whatever the CLIP's own activation is."""
+    """x sigmoid(1.702 x), the activation of the published network, independent of the CLIP's."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
@@ -30,13 +30,12 @@ class QuickGelu(nn.Module):
 class Tcp(Method):
     """Textual-based class-aware prompt tuning (arXiv 2311.18231).
 
-    A class's sentence is [V1]...[Vn][name] and what follows, with learned vectors V that all classes share. Before one
-    of the tower's later blocks, what has become of them is replaced by the class's own vectors: a small network maps
-    the feature of its hand-written sentence, of length 1 and frozen, to all of them at once. So novel classes have
-    theirs too. The loss is that of KgCoOp: the cross entropy, plus the weighted mean distance 1 - cosine of each
-    candidate's text feature from that of its hand-written sentence.
+    A class's prompt is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the later
+    blocks, their states are replaced by class-specific vectors, which a small network generates from the frozen,
+    unit-length feature of the class's hand-written prompt; this works for novel classes, too. The loss is that of
+    KgCoOp.
 
-    Source: the paper and its published code, which mixes both kinds of vectors with a weight, a constant 1, so that
+    Source: the paper and its published code, which mixes both kinds of vectors with a constant weight of 1, so that
     nothing of the shared ones is left.
     """
 
@@ -49,25 +48,25 @@ class Tcp(Method):
         self.weights = {"knowledge": settings.knowledge_weight}
         self.frozen_texts = FrozenTexts(clip, classnames, [settings.template or template])
         self.block = checked_block(settings.block, clip.text.layers)
-        learned, own = settings.text_tokens, settings.class_tokens
-        words = settings.initial_words.split()
-        before = [*words, *["X"] * (max(learned, own) - len(words))]
-        sentence = " ".join([*before, settings.suffix or behind_of(template)])
-        self.tokens = clip.text_places(fill(sentence, [*map(spoken, classnames)]), max(learned, own))
+        shared, specific = settings.text_tokens, settings.class_tokens
+        words, slots = settings.initial_words.split(), max(shared, specific)
+        context = [*words, *["X"] * (slots - len(words))]
+        sentence = " ".join([*context, settings.suffix or suffix_of(template)])
+        self.tokens = clip.text_places(fill(sentence, [*map(spoken, classnames)]), slots)
         start, dim, width = self.tokens.initial, clip.text.dim, clip.text.width
-        self.text_prompts = deep_prompts(1, learned, width, start[:learned] if words and start is not None else None)
+        self.text_prompts = deep_prompts(1, shared, width, start[:shared] if words and start is not None else None)
         hidden = max(dim // 4, 1)
         self.meta_net = nn.Sequential(
-            OrderedDict(linear1=nn.Linear(dim, hidden), gelu=QuickGelu(), linear2=nn.Linear(hidden, own * width))
+            OrderedDict(linear1=nn.Linear(dim, hidden), gelu=QuickGelu(), linear2=nn.Linear(hidden, specific * width))
         )
 
     def class_prompts(self, classes: slice = slice(None)) -> Tensor:
-        """(C, m, width) the vectors of each class's own."""
-        made: Tensor = self.meta_net(self.frozen_texts()[classes])
-        return made.view(len(made), -1, self.clip.text.width)
+        """(C, m, width) the class-specific vectors."""
+        vectors: Tensor = self.meta_net(self.frozen_texts()[classes])
+        return vectors.view(len(vectors), -1, self.clip.text.width)
 
     def prompts(self, classes: slice = slice(None)) -> list[Tensor | None]:
-        """What stands at the places, by block; see `PromptedClip.encode_text`."""
+        """The prompts by block; see `PromptedClip.encode_text`."""
         return [self.text_prompts[0], *[None] * (self.block - 2), self.class_prompts(classes)]
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
@@ -77,27 +76,21 @@ class Tcp(Method):
         return knowledge_terms(self, batch, self.frozen_texts())
 
 
-def behind_of(template: str) -> str:
-    """The place of a class name in a template and what follows it, as the published sentences have it: `{}, a type of
-    pet.`."""
-    place = "{}" if "{}" in template else ARTICLE
-    return "{}" + template.partition(place)[2]
+def suffix_of(template: str) -> str:
+    """A template from the class name on, as in the published prompts: `{}, a type of pet.`."""
+    return "{}" + template.partition("{}" if "{}" in template else ARTICLE)[2]
 
 
 def checked_block(block: int | None, layers: int) -> int:
-    """The block before which a class's own vectors take their places, the first one being 1.
-
-    Args:
-        block: None: the published one, or the last of a tower that has fewer.
-        layers: of the text tower.
+    """The block before which class-specific vectors are inserted, counted from 1; see `TcpSettings.block`.
 
     Raises:
         UserError: the tower has no such block, or only one.
     """
-    found = min(BLOCK, layers) if block is None else block
-    if not 2 <= found <= layers:
+    resolved = min(BLOCK, layers) if block is None else block
+    if not 2 <= resolved <= layers:
         raise UserError(
-            f"methods.tcp.block: vectors of each class are to enter block {max(found, 2)}, but the text tower has "
-            f"{layers}; give one of its blocks from the second on, or use a method that learns at the input"
+            f"methods.tcp.block: there is no block {max(resolved, 2)} in a text tower with {layers}; give one of its "
+            "blocks from the second on, or use a method that learns at the input"
         )
-    return found
+    return resolved

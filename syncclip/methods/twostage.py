@@ -1,4 +1,4 @@
-"""2SFS: first the towers' norms learn, then a vector for each class that was seen."""
+"""2SFS: train the towers' norms first, then a vector for each class seen in training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods.adapted import Adapted
 from syncclip.methods.base import TrainingBatch
-from syncclip.methods.weight_settings import TwoStageSettings
+from syncclip.methods.settings import TwoStageSettings
 
 Norm = Literal["ln_1", "ln_2"]
 
 
 class Norms(BlockPart):
-    """Gains and biases of a block's two norms, which start as the frozen ones."""
+    """Gains and biases of a block's two norms, initialised with the frozen ones."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class Norms(BlockPart):
 class TwoStage(Adapted):
     """Rethinking few-shot adaptation in two stages (2SFS, arXiv 2503.11609).
 
-    In the first stage the norms of both towers learn by the cross entropy with the texts. Then the towers stay as they
-    are, and a vector for each candidate class learns, which starts as its text feature, of length 1. A class that was
-    seen in training is recognised by its vector, any other by its text.
+    The first stage trains the norms of both towers by the cross entropy with the texts. The second one freezes the
+    towers and trains a vector for each candidate class, initialised with its unit-length text feature. Classes seen in
+    training are scored by their vector, others by their text.
 
-    Source: the paper and its published code, in which the norms outside the blocks do not learn either.
+    Source: the paper and its published code, which does not train the norms outside the blocks either.
 
     Attributes:
-        classifier: (C, D) the class vectors; zero for a class that has none.
+        classifier: (C, D) class vectors; zero for a class without one.
     """
 
     Settings = TwoStageSettings
@@ -52,16 +52,12 @@ class TwoStage(Adapted):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: TwoStageSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        text = (
-            _norms("first_text_block", settings.first_text_block, clip.text.blocks)
-            if settings.towers != "vision"
-            else []
-        )
-        vision = (
-            _norms("first_visual_block", settings.first_visual_block, clip.vision.inside())
-            if settings.towers != "text"
-            else []
-        )
+        text: list[BlockPart] = []
+        vision: list[BlockPart] = []
+        if settings.towers != "vision":
+            text = _norms("first_text_block", settings.first_text_block, clip.text.blocks)
+        if settings.towers != "text":
+            vision = _norms("first_visual_block", settings.first_visual_block, clip.vision.inside())
         self.install(text, vision)
         self.classifier = nn.Parameter(torch.zeros(len(classnames), clip.text.dim))
         self.second = self.switches = False
@@ -94,13 +90,13 @@ class TwoStage(Adapted):
 
 
 def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
-    """Those of the blocks from the first one on that learns, counted from 1."""
+    """Trainable norms of the blocks from `first` on, counted from 1."""
     layers = len(blocks := [*blocks])
     if first > layers:
         raise UserError(f"methods.twostage.{key}: there is no block {first}, only 1 to {layers}; choose one of them")
-    return [Norms(block) if at >= first else BlockPart() for at, block in enumerate(blocks, start=1)]
+    return [Norms(block) if number >= first else BlockPart() for number, block in enumerate(blocks, start=1)]
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """A learnable copy, of the device and type of what starts at random."""
+    """A learnable copy with torch's default device and dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

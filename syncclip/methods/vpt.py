@@ -1,4 +1,4 @@
-"""VPT: learned tokens in the vision tower only, with frozen text features."""
+"""VPT: learned tokens in the vision tower alone, with frozen text features."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from syncclip.methods.settings import VptSettings
 class Vpt(Method):
     """Visual prompt tuning (arXiv 2203.12119) of CLIP's vision tower.
 
-    Shallow, the learned tokens enter at the input and pass through all blocks (equations 4 and 5 of the paper); deep,
-    they are replaced in each prompted block by tokens of its own (equation 7). The paper's learned classifier is
-    replaced by the text features of one frozen sentence a class.
+    Shallow: the learned tokens are inserted at the input and pass through all blocks (equations 4 and 5 of the paper).
+    Deep: each prompted block replaces them by its own (equation 7). The paper's learned classifier is replaced by the
+    text features of one frozen prompt per class.
 
-    Source: the paper, and the VPT of MaPLe's published code, which has the tokens after the patches and the same
-    sentence for every dataset.
+    Source: the paper, and the VPT of MaPLe's published code, which places the tokens after the patches and uses the
+    same template for every dataset.
     """
 
     Settings = VptSettings

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: hand-written sentences, nothing learned."""
+"""Zero-shot CLIP: hand-written prompts, nothing learned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.methods.settings import ZeroShotSettings
 
 
 class ZeroShot(Method):
-    """CLIP (arXiv 2103.00020): an image's class is the one whose sentence is nearest."""
+    """CLIP (arXiv 2103.00020): an image is assigned to the class with the nearest prompt."""
 
     Settings = ZeroShotSettings
 
@@ -30,8 +30,6 @@ class ZeroShot(Method):
         self.sentences = nn.ModuleList(clip.texts(fill(each, names)) for each in templates)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) mean direction of each class's sentences, of length 1."""
-        each = [
-            normalize(self.clip.encode_text(cast(PromptTokens, texts)[classes]), dim=-1) for texts in self.sentences
-        ]
-        return normalize(torch.stack(each).mean(dim=0), dim=-1)
+        """(C, D) normalised mean of the unit-length features of each class's prompts."""
+        features = [self.clip.encode_text(cast(PromptTokens, texts)[classes]) for texts in self.sentences]
+        return normalize(torch.stack([normalize(each, dim=-1) for each in features]).mean(dim=0), dim=-1)

@@ -19,7 +19,7 @@ from syncclip.core.secrets import remember_options, remember_urls, shareable
 from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, UserError, explain, with_first_names
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
-from syncclip.methods.section import MethodsSettings
+from syncclip.methods.settings import MethodsSettings
 from syncclip.recipe.files import read, shipped, with_present_keys
 from syncclip.recipe.overrides import COMMAND_LINE, set_value, split_overrides
 from syncclip.recipe.study import StudySettings

@@ -21,7 +21,7 @@ from syncclip.core.text import spoken, with_article
 from syncclip.datasets import Dataset
 from syncclip.export.folders import EXACT, ZERO_SHOT, write_open_clip, write_transformers
 from syncclip.methods import Method, build_method
-from syncclip.methods.section import MethodsSettings
+from syncclip.methods.settings import MethodsSettings
 from tests.worlds.families import Family, families, make_family_folder
 
 NAMES = ["golden_retriever", "MD80", "owl", "photo", "it's", "crème"]

@@ -87,7 +87,7 @@ def drop(method: ClipLora, variant: Variant, patch: pytest.MonkeyPatch) -> None:
         mask = masks.get(f"vision_parts.{blocks.get(id(part))}.a.{name}")
         if not part.training or mask is None:
             return x
-        return x * mask[:, : x.shape[1]] / (1 - part.chance)
+        return x * mask[:, : x.shape[1]] / (1 - part.dropout)
 
     patch.setattr(LowRank, "dropped", dropped)
 
@@ -116,12 +116,12 @@ def test_it_starts_as_the_frozen_clip(clip: PromptedClip) -> None:
 
 
 def test_a_rank_above_the_width_is_refused(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match=r"rank 999 is not of low rank in a tower of width \d+; use a rank of at most"):
+    with pytest.raises(UserError, match="rank 999 exceeds"):
         build_method("cliplora", clip, DATASET, ClipLora.Settings(rank=999))
 
 
 def test_domains_without_a_tower_that_learns_are_refused() -> None:
-    with pytest.raises(ValueError, match="towers=text leaves the vision tower"):
+    with pytest.raises(ValueError, match="towers=text excludes"):
         ClipLora.Settings(domain_rank=1, towers="text")
 
 

@@ -115,14 +115,12 @@ def test_one_class_alone_is_learned_too(clip: PromptedClip) -> None:
 
 
 def test_a_phrase_with_too_few_words_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="text_tokens is 4, but initial_words is 'a photo': 2 word.*set text_tokens=null"
-    ):
+    with pytest.raises(ValueError, match="text_tokens is 4"):
         CoOp.Settings(initial_words="a photo", text_tokens=4)
 
 
 def test_a_context_longer_than_the_tower_takes_is_refused(clip: PromptedClip) -> None:
-    with pytest.raises(TextTooLongError, match="does not fit the 16 tokens .* use fewer text tokens"):
+    with pytest.raises(TextTooLongError, match="does not fit"):
         build_method("coop", clip, DATASET, CoOp.Settings(text_tokens=12))
 
 

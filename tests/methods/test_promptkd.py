@@ -108,11 +108,11 @@ def test_class_vectors_are_the_teachers_and_come_with_the_results(clip: Prompted
 
 
 def test_without_a_teacher_nothing_is_learned(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match=r"promptkd learns from a teacher alone; name the folder .* training\.teacher"):
+    with pytest.raises(UserError, match=r"requires a teacher"):
         built(clip).loss(batch())
 
 
 def test_a_single_image_is_too_few_for_batch_norm(clip: PromptedClip) -> None:
     given = batch(0, 1, 0)._replace(teacher=torch.full((1, 5), 0.2))
-    with pytest.raises(UserError, match=r"1 synthetic image\(s\) in a step, .* needs two; raise training\.batch"):
+    with pytest.raises(UserError, match="batch norm needs two"):
         built(clip).loss(given)

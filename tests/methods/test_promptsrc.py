@@ -94,19 +94,19 @@ def _fits(clip: PromptedClip, template: str) -> bool:
 
 def test_templates_of_ones_own_must_fit(clip: PromptedClip) -> None:
     long = "one two three four five six seven eight nine ten eleven twelve {}"
-    with pytest.raises(UserError, match="does not fit the 16 tokens"):
+    with pytest.raises(UserError, match="does not fit"):
         built(clip, templates=("a {}.", long)).loss(batch())
 
 
 @pytest.mark.parametrize("templates", [(), ("a photo",), ("{} or {}",)])
 def test_templates_without_one_place_for_the_name_are_refused(templates: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"at least 1 item|must hold \{\} exactly once"):
+    with pytest.raises(ValueError, match="at least 1 item|exactly once"):
         PromptSrc.Settings(templates=templates)
 
 
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, tower: str) -> None:
-    with pytest.raises(UserError, match=rf"{tower}_depth: 4 blocks .* this tower has 3"):
+    with pytest.raises(UserError, match=rf"{tower}_depth: .* at most 3"):
         built(clip, **{f"{tower}_depth": 4})
 
 

@@ -68,7 +68,7 @@ def test_alignment_is_what_a_loop_over_images_gives(negatives: Literal["hardest"
 
 
 def test_more_domain_tokens_than_visual_tokens_are_refused() -> None:
-    with pytest.raises(ValueError, match="domain_tokens is 3, but .* visual_tokens, of which there are only 2"):
+    with pytest.raises(ValueError, match="domain_tokens is 3"):
         SyncClip.Settings(visual_tokens=2, domain_tokens=3)
 
 

@@ -12,7 +12,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import fill, spoken
 from syncclip.methods import build_method
 from syncclip.methods.settings import Optimisation, TcpSettings
-from syncclip.methods.tcp import Tcp, behind_of, checked_block
+from syncclip.methods.tcp import Tcp, checked_block, suffix_of
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
 from tests.methods.classes import DATASET, Classes, batch
@@ -139,7 +139,7 @@ def test_a_phrase_is_what_the_shared_vectors_start_as(clip: PromptedClip) -> Non
     method = build_method("tcp", clip, DATASET, TcpSettings(initial_words="a photo of a"))
     words = clip.text.token_embedding(clip.texts(["a photo of a"]).ids[0, 1:5])
     assert torch.equal(method.text_prompts[0], words)
-    with pytest.raises(ValueError, match=r"text_tokens is 4, but initial_words is 'a photo': 2 word\(s\)"):
+    with pytest.raises(ValueError, match="text_tokens is 4"):
         TcpSettings(initial_words="a photo")
 
 
@@ -152,7 +152,7 @@ def test_a_phrase_is_what_the_shared_vectors_start_as(clip: PromptedClip) -> Non
     ],
 )
 def test_the_sentence_ends_as_the_template_does(clip: PromptedClip, template: str, suffix: str) -> None:
-    assert behind_of(template) == suffix
+    assert suffix_of(template) == suffix
     method = build_method("tcp", clip, Classes(template=template))
     expected = clip.texts(fill(f"X X X X {suffix}", Classes().classnames))
     assert torch.equal(method.tokens.ids, expected.ids)
@@ -170,9 +170,7 @@ def test_the_block_is_the_published_one_or_the_last_of_a_short_tower() -> None:
 
 @pytest.mark.parametrize(("block", "layers"), [(4, 3), (None, 1)])
 def test_a_block_that_is_not_there_is_refused_in_one_sentence(block: int | None, layers: int) -> None:
-    with pytest.raises(
-        UserError, match=rf"^methods\.tcp\.block: .* has {layers}; give one of its blocks from the second"
-    ):
+    with pytest.raises(UserError, match=r"methods\.tcp\.block: there is no block"):
         checked_block(block, layers)
     with pytest.raises(ValueError, match="greater than or equal to 2"):
         TcpSettings(block=1)

@@ -164,6 +164,6 @@ def test_with_synthetic_images_every_class_gets_a_vector(clip: PromptedClip) -> 
 
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_a_block_that_is_not_there_is_refused(clip: PromptedClip, tower: str) -> None:
-    settings = TwoStage.Settings.model_validate({f"{tower}_first": 99})
-    with pytest.raises(UserError, match=rf"methods.twostage.{tower}_first: there is no block 99, only 1 to"):
+    settings = TwoStage.Settings.model_validate({f"first_{tower}_block": 99})
+    with pytest.raises(UserError, match=rf"methods.twostage.first_{tower}_block: there is no block 99"):
         build_method("twostage", clip, DATASET, settings)

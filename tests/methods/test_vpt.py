@@ -60,12 +60,12 @@ def test_a_training_encodes_the_sentences_once(clip: PromptedClip, monkeypatch: 
 
 
 def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match=r"visual_depth: 4 blocks .* this tower has 3; use at most 3"):
+    with pytest.raises(UserError, match="visual_depth: .* at most 3"):
         build_method("vpt", clip, DATASET, Vpt.Settings(visual_depth=4))
 
 
 def test_a_template_without_a_place_for_the_name_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the template 'a photo\.' must hold \{\} exactly once"):
+    with pytest.raises(ValueError, match="exactly once"):
         Vpt.Settings(template="a photo.")
 
 

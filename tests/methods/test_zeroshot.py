@@ -19,5 +19,5 @@ def test_zero_shot_of_one_template_twice_is_that_template(clip: PromptedClip) ->
 
 @pytest.mark.parametrize("template", ["a photo.", "a {thing}.", "a {} and a {}."])
 def test_a_template_of_an_ensemble_without_one_place_for_the_name_is_refused(template: str) -> None:
-    with pytest.raises(ValueError, match=r"must hold \{\} exactly once"):
+    with pytest.raises(ValueError, match="exactly once"):
         ZeroShot.Settings(templates=("a photo of a {}.", template))

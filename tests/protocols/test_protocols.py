@@ -7,7 +7,7 @@ import pytest
 from syncclip.core.settings import UserError
 from syncclip.datasets.catalog import DATASETS
 from syncclip.methods import METHODS
-from syncclip.methods.tcp import behind_of
+from syncclip.methods.tcp import suffix_of
 from syncclip.protocols.protocols import AVERAGE, PROTOCOLS, TRAINED, Protocol, find_protocol, published
 from syncclip.protocols.run import recipe_of
 from syncclip.recipe.recipe import Recipe
@@ -248,7 +248,7 @@ def test_tcp_has_the_sentences_of_its_authors(dataset: str, ids: str, hand_writt
         configuration for configuration in recipe.study.configurations if configuration.method == "tcp"
     )
     settings, template = recipe.with_values(configuration.overrides).methods.tcp, DATASETS[dataset].template
-    assert f"x x x x {settings.suffix or behind_of(template)}".format("name") == ids
+    assert f"x x x x {settings.suffix or suffix_of(template)}".format("name") == ids
     assert (settings.template or template).format("name") == hand_written
 
 

@@ -1,10 +1,8 @@
-"""The parity checks of MMRL notice mistakes: each is planted, and must be caught."""
+"""Mistakes in MMRL."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -16,18 +14,12 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.text_tower import TextTower
 from syncclip.clip.tokens import PromptTokens
 from syncclip.clip.vision_tower import PlainVision
-from syncclip.methods import frozen, mmrl
+from syncclip.methods import mmrl
 from syncclip.methods.base import Method
 from syncclip.methods.mmrl import Mmrl
-from syncclip.methods.settings import Optimisation
-from tests.methods import parity
+from tests.methods import parity, test_mmrl
 from tests.methods.mistakes import weigh
-from tests.methods.test_mmrl import VARIANTS, build, check, ours
 from tests.methods.variants import Variant
-
-pytestmark = pytest.mark.slow
-
-Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def tokens_at_the_end(patch: pytest.MonkeyPatch) -> None:
@@ -154,42 +146,5 @@ def another_template(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(mmrl, "fill", lambda template, names: right("{}.", names))
 
 
-MISTAKES = [
-    tokens_at_the_end,
-    tokens_before_the_first,
-    one_block_later,
-    maps_of_the_other_blocks,
-    end_not_moved,
-    end_sees_too_little,
-    mean_before_the_norm,
-    frozen_projection,
-    tokens_kept_near,
-    swapped_weights,
-    half_of_the_distance,
-    detached_texts,
-    fused_for_novel_classes,
-    class_token_alone,
-    another_template,
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_mistakes_all_is_well() -> Iterator[None]:
-    with parity.committed():
-        for name in VARIANTS:
-            check(Variant("mmrl", name))
-        yield
-
-
-@pytest.mark.parametrize("plant", MISTAKES, ids=lambda plant: plant.__name__)
-def test_parity_catches_a_planted_mistake(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "_ENCODED", WeakKeyDictionary())  # nothing is known that was encoded rightly
-    plant(monkeypatch)
-    with pytest.raises(AssertionError, match="differs by"):
-        check(Variant("mmrl", "main"))
-
-
-def test_parity_catches_missing_weight_decay() -> None:
-    variant, careless = Variant("mmrl", "main"), Optimisation("adamw", weight_decay=0.0)
-    with pytest.raises(AssertionError, match=r"mmrl:main: traj\."):
-        variant.check_course(build(variant), careless, ours, (2.5e-4, 2e-7))
+def check(_: pytest.MonkeyPatch) -> None:
+    test_mmrl.check(Variant("mmrl", "main"))

@@ -1,9 +1,6 @@
-"""The parity checks of TCP notice mistakes: each is planted, and must be caught."""
+"""Mistakes in TCP."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -13,17 +10,11 @@ from torch.nn.functional import gelu, relu
 from syncclip.clip import blocks, prompted
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
-from syncclip.methods import frozen, kgcoop, tcp
-from syncclip.methods.settings import Optimisation, TcpSettings
+from syncclip.methods import kgcoop, tcp
 from syncclip.methods.tcp import QuickGelu, Tcp
-from tests.methods import parity
+from tests.methods import test_tcp
 from tests.methods.mistakes import weigh
-from tests.methods.test_tcp import LIMITS, build, check, ours
 from tests.methods.variants import Variant
-
-pytestmark = pytest.mark.slow
-
-Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def another_activation(patch: pytest.MonkeyPatch) -> None:
@@ -123,53 +114,5 @@ def detached_texts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kgcoop, "cosine_similarity", lambda a, b, dim: right(a.detach(), b, dim=dim))
 
 
-MISTAKES = [
-    another_activation,
-    exact_gelu,
-    one_block_later,
-    one_block_earlier,
-    in_each_block_from_there_on,
-    added_instead_of_replaced,
-    one_place_further,
-    vectors_in_another_order,
-    vectors_of_base_classes_alone,
-    no_context_at_the_input,
-    ending_of_coop,
-    hand_written_sentence_of_the_ending,
-    half_of_the_distance,
-    detached_texts,
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_mistakes_all_is_well() -> Iterator[None]:
-    with parity.committed():
-        check(Variant("tcp", "main"))
-        yield
-
-
-@pytest.mark.parametrize("plant", MISTAKES, ids=lambda plant: plant.__name__)
-def test_parity_catches_a_planted_mistake(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "_ENCODED", WeakKeyDictionary())  # nothing is known that was encoded rightly
-    plant(monkeypatch)
-    with pytest.raises(AssertionError, match="differs by"):
-        check(Variant("tcp", "main"))
-
-
-@pytest.mark.parametrize(
-    "careless",
-    [
-        Optimisation("adam", weight_decay=5e-4),
-        Optimisation("adamw", weight_decay=5e-4, eps=1e-3),
-        Optimisation("adam", weight_decay=0.0, eps=1e-3),
-        Optimisation("sgd", weight_decay=5e-4),
-    ],
-    ids=["usual eps", "decay apart from the gradient", "no decay", "sgd"],
-)
-def test_parity_catches_another_optimiser(careless: Optimisation, monkeypatch: pytest.MonkeyPatch) -> None:
-    variant = Variant("tcp", "main")
-    with pytest.raises(AssertionError, match=r"tcp:main:? ?traj\."):
-        variant.check_course(build(variant), careless, ours, LIMITS)
-    monkeypatch.setattr(TcpSettings, "optimisation", careless)
-    with pytest.raises(AssertionError):
-        variant.check_optimisation(TcpSettings())
+def check(_: pytest.MonkeyPatch) -> None:
+    test_tcp.check(Variant("tcp", "main"))
