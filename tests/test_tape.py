@@ -154,10 +154,10 @@ def test_a_teams_evening_on_s3(clone: Path, tiny: TinyWorld) -> None:
     recipe = yaml.safe_load((clone / "birds.yaml").read_text())
     recipe["study"] = {"images_per_class": [1, 2], "seeds": [1], "resamples": 100, "cpus": 1, "gpus": 0}
     recipe["synthesis"] = {"images_per_class": 2, "generator": {"steps": 2}, "filters": [{"name": "blank"}]}
-    recipe["training"] = {"epochs": 1, "batch": 8}
+    recipe["training"] = {"epochs": 1, "batch_size": 8}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
     (clone / "photographs").symlink_to(tiny.dataset)
-    typed = commands("docs/clusters.md", "An evening on S3")
+    typed = commands("docs/clusters.md", "Example: a study on S3")
     assert len(typed) >= 10
     assert not any("storage" in line or "endpoint" in line for line in typed)
 
