@@ -17,7 +17,14 @@ def publish(study: Path, target: Path) -> None:
     left in the target goes."""
     here = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
-    for name in (*outputs.ALWAYS, outputs.DATASETS, outputs.ANSWERS, outputs.SHIFT, outputs.FEATURES, outputs.CHOICES):
+    for name in (
+        *outputs.ALWAYS,
+        outputs.DATASETS,
+        outputs.PREDICTIONS,
+        outputs.SHIFT,
+        outputs.FEATURES,
+        outputs.TUNED,
+    ):
         (target / name).unlink(missing_ok=True)
     files = [path for path in study.iterdir() if path.is_file() and path.name != PROGRESS]
     for file in sorted(path for path in files if not path.name.startswith(".")):

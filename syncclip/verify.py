@@ -59,12 +59,12 @@ _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
 _MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
-ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, PACKING, outputs.CHOICES)
+ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, PACKING, outputs.TUNED)
 """Files that say what a folder holds."""
 SEALED = frozenset(
     {*ROOTS, CONTENTS, SET_RECIPE, STATUS_NAME, SUMMARY_NAME, STATS_NAME, INDEX, RECIPE, PROMPTS, CLASSES, RESULTS}
     | {PREDICTIONS, STATUS, TIMING, CARD, PACKED_FILE, WHOLE_TRAIN, PROGRESS, "report.html", *outputs.ALWAYS}
-    | {outputs.DATASETS, outputs.ANSWERS, outputs.SHIFT, outputs.FEATURES}
+    | {outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES}
 )
 """Files that carry a checksum."""
 
@@ -386,7 +386,8 @@ def _expected(folder: _Folder) -> Iterator[tuple[str, str]]:
             yield f"{match[1]}.json", "a checkpoint has a marker"
             yield f"{match[1]}.safetensors", "its marker is there"
     shared = CARD in names and METRICS not in names  # a copy for others, which has no predictions
-    if PREDICTIONS in names or (RESULTS in names and not shared):
+    of_run = PREDICTIONS in names and outputs.STATE not in names  # a study has a table of this name, too
+    if of_run or (RESULTS in names and not shared):
         yield PREDICTIONS, "a tested run has them"
         yield RESULTS, "a tested run has them"
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):
@@ -420,7 +421,7 @@ def _is_finished(folder: _Folder) -> bool:
     if outputs.STATE in folder.owners:
         state = outputs.read_json(folder.place(outputs.STATE))
         return all(cell["status"] in ("done", "failed") for cell in state["cells"])
-    return outputs.CHOICES in folder.names or SUMMARY_NAME in folder.names
+    return outputs.TUNED in folder.names or SUMMARY_NAME in folder.names
 
 
 def _missing_cells(folder: _Folder) -> Iterator[str]:

@@ -59,7 +59,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     yield "docs/training.md", f"| against `webdataset` | {span(readers['webdataset'], '×')} |"
     yield "docs/training.md", f"| against `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
 
-    (training,) = (row for row in rows("# How a training of ten million") if row[:2] == ["disk", "a training"])
+    (training,) = (row for row in rows("# Start-up of a training on ten million") if row[:2] == ["disk", "a training"])
     yield "README.md", f"a training begins after {numbers(training[2])[0]:.1f} s of processor time"
     planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]
     assert {round(one) for one in planned} == {1}
@@ -74,7 +74,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     time, memory = method(100, "cocoop")
     yield "README.md", f"CoCoOp's at 100 classes 1/{time:.1f} and 1/{memory:.1f}"
     steps = {n: numbers(rows(f": {n} classes, batch 8")[2][1])[0] for n in (100, 1000)}
-    yield "docs/scaling.md", f"{steps[1000]:.0f} s against {steps[100]:.0f} s"
+    yield "docs/studies.md", f"{steps[1000]:.0f} s against {steps[100]:.0f} s"
 
     chaos = page("docs/synthesis.md").partition("killed with -9 |")[2]
     killed = re.match(r" (\d+) actors, (\d+) drivers \(with 4 actors\), (\d+) other workers, the counter", chaos)

@@ -157,7 +157,7 @@ def test_a_teams_evening_on_s3(clone: Path, tiny: TinyWorld) -> None:
     recipe["training"] = {"epochs": 1, "batch_size": 8}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
     (clone / "photographs").symlink_to(tiny.dataset)
-    typed = commands("docs/clusters.md", "An evening on S3")
+    typed = commands("docs/clusters.md", "Example: a study on S3")
     assert len(typed) >= 10
     assert not any("storage" in line or "endpoint" in line for line in typed)
 

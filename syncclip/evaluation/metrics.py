@@ -16,15 +16,15 @@ METRIC_HEADINGS = {
     "base": "base",
     "novel": "novel",
     "hm": "HM",
-    "all_classes_base": "open base",
-    "all_classes_novel": "open novel",
-    "all_classes_accuracy": "open all",
-    "all_classes_hm": "open HM",
+    "all_classes_base": "base (all)",
+    "all_classes_novel": "novel (all)",
+    "all_classes_accuracy": "accuracy (all)",
+    "all_classes_hm": "HM (all)",
     "openworld_auc": "OpenworldAUC",
     "ece": "ECE",
 }
-"""Keys of `results.json` and their headings, all per cent. Open: among all classes; otherwise among those of the
-image's half."""
+"""Keys of `results.json` and their headings, all in per cent. "(all)": with all classes as candidates; otherwise those
+of the image's own split."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
 """The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes; and
 OpenworldAUC."""

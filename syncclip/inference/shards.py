@@ -28,7 +28,7 @@ from syncclip.storage.urls import absolute
 from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.training.run_folder import PROMPTS, RunFolder
 
-TABLE, MARKER = "_answers.parquet", "_answers.json"
+TABLE, MARKER = "_predictions.parquet", "_predictions.json"
 """What the files of a shard end with, in place of `.tar`."""
 
 
@@ -53,7 +53,7 @@ def classify_shards(
 ) -> Passed:
     """Classify the images of all tars in a folder, on a pool of Ray's actors.
 
-    Of `00000.tar` the table is `00000_answers.parquet`, its columns `answers.SCHEMA`, with images called
+    Of `00000.tar` the table is `00000_predictions.parquet`, its columns `answers.SCHEMA`, with images called
     `00000.tar/000000017.jpg`. Killed at any time, the same call goes on with the shards that have none, and with those
     whose tar or table has other content than its marker records.
 

@@ -19,7 +19,7 @@ from syncclip.datasets.catalog import DATASETS
 TRAINED = tuple(name for name, dataset in DATASETS.items() if dataset.train is not None)
 """The eleven datasets with training images."""
 HALVES = {"base": "base", "novel": "novel", "hm": "HM"}
-OPEN = {"all_classes_base": "open base", "all_classes_novel": "open novel", "all_classes_hm": "open HM"}
+OPEN = {"all_classes_base": "base (all)", "all_classes_novel": "novel (all)", "all_classes_hm": "HM (all)"}
 ACCURACY = {"all_classes_accuracy": "accuracy"}
 
 Apart = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -154,7 +154,7 @@ class Gain(Settings):
     protocol: str
     over: str
     method: str
-    against: str
+    baseline: str
     metric: str
     points: float
     source: str

@@ -163,7 +163,7 @@ def _metrics(scores: Scores, over: str) -> TextTable:
 
 
 def _peers(scores: Scores) -> Iterator[TextTable]:
-    """What methods reach that are not among those here, where an average can be held against theirs."""
+    """What methods reach that are not among those here, where an average can be held baseline theirs."""
     for peers in published().peers if scores.whole else ():
         if (peers.protocol, peers.over) == (scores.protocol.name, AVERAGE):
             rows = [
@@ -182,7 +182,7 @@ def _gains(scores: Scores) -> Iterator[str]:
         if gain.protocol != scores.protocol.name or (gain.over == AVERAGE and not scores.whole):
             continue
         found = {line.method: scores.of[line, gain.over].means.get(gain.metric) for line in scores.lines}
-        ours, other = found.get(gain.method), found.get(gain.against)
+        ours, other = found.get(gain.method), found.get(gain.baseline)
         here = MISSING if ours is None or other is None else f"{ours - other:+.2f}"
         heading = scores.protocol.metrics[gain.metric]
-        yield f"{gain.method} over {gain.against}, {heading}: {here} points here, {gain.points:+.2f} published."
+        yield f"{gain.method} over {gain.baseline}, {heading}: {here} points here, {gain.points:+.2f} published."

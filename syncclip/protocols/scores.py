@@ -55,7 +55,7 @@ class Scores:
     Attributes:
         tests: datasets that runs are tested on, in order.
         setting: what the runs stand on: backbone and seeds, in words.
-        whole: whether these are all that the protocol is about, so that an average can be held against published ones.
+        whole: whether these are all that the protocol is about, so that an average can be held baseline published ones.
         of: (line, dataset or "average") -> its score.
     """
 
@@ -67,7 +67,7 @@ class Scores:
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Published figures that this line can be held against; averages only with all datasets."""
+        """Published figures that this line can be held baseline; averages only with all datasets."""
         if over == AVERAGE and not self.whole:
             return {}
         usual = line.data in ("none", "both" if line.method == "syncclip" else "real")

@@ -90,20 +90,20 @@ class Difference:
     """One configuration minus another in points, paired, with its interval.
 
     Attributes:
-        n, against_n: synthetic images per class.
+        n, baseline_n: synthetic images per class.
         unit: what the interval is over, beside seeds; empty where it is over seeds alone.
         caution: what the interval can't show.
     """
 
     configuration: ArmLook
-    against: ArmLook
+    baseline: ArmLook
     metric: str
     difference: float
     low: float
     high: float
     n: int | None = None
-    against_n: int | None = None
-    level: float = 0.95
+    baseline_n: int | None = None
+    confidence_level: float = 0.95
     unit: str = ""
     caution: str = ""
 
@@ -152,7 +152,7 @@ def gather_numbers(found: Inputs) -> Numbers:
         configuration = method if method == "zeroshot" else f"{method}-{data}"
         row = {"cell": "", "configuration": configuration, "method": method, "data": data, "images_per_class": math.nan}
         table = pd.DataFrame([row | {metric: results.get(metric) for metric in METRICS}])
-    level = coverage(found.fits.level if found.fits else 0.95)
+    level = coverage(found.fits.confidence_level if found.fits else 0.95)
     if table is None or not len(table):
         return Numbers(level=level)
     amounts = table["images_per_class"].where(table["data"].isin(("synthetic", "both")))  # of others they say nothing
@@ -176,7 +176,12 @@ def gather_numbers(found: Inputs) -> Numbers:
     reference = wanted[0] if wanted else None
     compared = differences(found.comparisons, configurations) if found.kind == "study" else []
     return Numbers(
-        table, configurations, points, reference, compared, coverage(compared[0].level) if compared else level
+        table,
+        configurations,
+        points,
+        reference,
+        compared,
+        coverage(compared[0].confidence_level) if compared else level,
     )
 
 
@@ -251,28 +256,30 @@ def differences(stored: Sequence[Comparison], configurations: Sequence[ArmLook])
     for one in stored:
         if one.unit == "datasets":
             continue
-        configuration, against = by_id.get(one.configuration), by_id.get(one.against)
+        configuration, baseline = by_id.get(one.configuration), by_id.get(one.baseline)
         numbers = (one.estimate, one.low, one.high)
         if (
             configuration is None
-            or against is None
+            or baseline is None
             or one.metric not in METRICS
             or not all(map(math.isfinite, numbers))
         ):
             continue
-        n, other = one.images_per_class, one.against_images_per_class
-        rank = (one.unit == "classes", n or 0, -(other or 0) if configuration == against else other or 0)
-        key = (one.configuration, one.against, one.metric)
+        n, other = one.images_per_class, one.baseline_images_per_class
+        rank = (one.unit == "classes", n or 0, -(other or 0) if configuration == baseline else other or 0)
+        key = (one.configuration, one.baseline, one.metric)
         if key not in largest or rank >= largest[key][0]:
             largest[key] = (
                 rank,
-                Difference(configuration, against, one.metric, *numbers, n, other, one.level, one.unit, one.caution),
+                Difference(
+                    configuration, baseline, one.metric, *numbers, n, other, one.confidence_level, one.unit, one.caution
+                ),
             )
     places = {key: place for place, key in enumerate(_AGAINST)}
     return sorted(
         (difference for _, difference in largest.values()),
         key=lambda one: (
-            one.configuration == one.against,
-            places.get((one.against.method, one.against.data), len(places)),
+            one.configuration == one.baseline,
+            places.get((one.baseline.method, one.baseline.data), len(places)),
         ),
     )

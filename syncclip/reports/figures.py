@@ -17,7 +17,7 @@ from syncclip.reports.configurations import ArmLook, Numbers
 from syncclip.reports.images import ImageStrips
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.table import Part
-from syncclip.studies.outputs import Fits, StudyShift, Worth
+from syncclip.studies.outputs import DataEfficiency, Fits, StudyShift
 from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 
 MOST_POINTS = 600
@@ -60,7 +60,7 @@ def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: d
         "fits": fitted_curves(found.fits, numbers.configurations, found.worth) if found.fits else {},
         "level": numbers.level,
         "comparisons": [
-            vars(one) | {"configuration": one.configuration.id, "against": one.against.id}
+            vars(one) | {"configuration": one.configuration.id, "baseline": one.baseline.id}
             for one in numbers.differences
         ],
         "classes": _classes(found, numbers),
@@ -77,7 +77,7 @@ def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: d
 
 
 def fitted_curves(
-    stored: Fits, configurations: Sequence[ArmLook], worth: Worth | None = None
+    stored: Fits, configurations: Sequence[ArmLook], worth: DataEfficiency | None = None
 ) -> dict[str, dict[str, FittedCurve]]:
     """The study's fits by configuration and metric, errors turned into accuracies."""
     found: dict[str, dict[str, FittedCurve]] = {}
@@ -87,7 +87,9 @@ def fitted_curves(
                 continue
             if len([n for n in curve.amounts if n]) < 2:  # a point: nothing was measured between it and another
                 curve = replace(curve, verdict="too few amounts", line=(), forecast=(), reason="")
-            said = _sentences(curve, stored.models.get(configuration.id, {}).get(metric, ()), coverage(stored.level))
+            said = _sentences(
+                curve, stored.models.get(configuration.id, {}).get(metric, ()), coverage(stored.confidence_level)
+            )
             if worth is not None and worth.configuration == configuration.id:
                 said += _sentences_of_worth(worth, metric, curve.verdict == "falls")
             law = [curve.law[name].estimate for name in "abc"] if curve.law else []
@@ -154,7 +156,7 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
     ]
 
 
-def _sentences_of_worth(worth: Worth, metric: str, falls: bool) -> list[str]:
+def _sentences_of_worth(worth: DataEfficiency, metric: str, falls: bool) -> list[str]:
     """What the images of the largest amount are worth: in points per hour where the error falls, and in real images."""
     said = []
     slopes, steps = worth.marginal.get(metric, ()), worth.exchange.get(metric, ())

@@ -73,7 +73,7 @@ class Inputs:
     table: pd.DataFrame | None = None
     datasets: pd.DataFrame | None = None
     fits: outputs.Fits | None = None
-    worth: outputs.Worth | None = None
+    worth: outputs.DataEfficiency | None = None
     comparisons: list[outputs.Comparison] = field(default_factory=list)
     shift: outputs.StudyShift | None = None
     features: pd.DataFrame | None = None
@@ -136,7 +136,7 @@ def read_inputs(url: str) -> Inputs:
         found.table = read(outputs.TABLE, _cells, None)
         found.datasets = read(outputs.DATASETS, _cells, None)
         found.fits = read(outputs.FIT, TypeAdapter(outputs.Fits).validate_json, None)
-        found.worth = read(outputs.WORTH, TypeAdapter(outputs.Worth).validate_json, None)
+        found.worth = read(outputs.DATA_EFFICIENCY, TypeAdapter(outputs.DataEfficiency).validate_json, None)
         found.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
         found.shift = read(outputs.SHIFT, TypeAdapter(outputs.StudyShift).validate_json, None)
         of_shift = storage.identity(found.shift.key) if found.shift else None

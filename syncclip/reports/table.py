@@ -265,10 +265,10 @@ def _score(point: ScorePoint, best: float) -> Text:
 
 def _caption(numbers: Numbers) -> str:
     compared = [
-        f"{METRIC_HEADINGS[metric]}: {one.configuration.short} over {one.against.short} {one.size} ({one.interval}"
+        f"{METRIC_HEADINGS[metric]}: {one.configuration.short} over {one.baseline.short} {one.size} ({one.interval}"
         + (f"; {one.caution})" if one.caution else ")")
         for metric in ("hm", "all_classes_hm")
         for one in numbers.differences
-        if one.metric == metric and one.configuration == numbers.reference and one.against != one.configuration
+        if one.metric == metric and one.configuration == numbers.reference and one.baseline != one.configuration
     ]
     return "\n".join(["per cent, mean ± standard error over seeds", *compared])

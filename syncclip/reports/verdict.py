@@ -54,11 +54,11 @@ def judge(found: Sequence[Difference], points: Points, reference: ArmLook | None
             "No configuration of this study learns from synthetic images.",
             sentences=["So it cannot show whether they help."],
         )
-    mine = [one for one in found if one.configuration == reference and one.against != reference]
-    real = [one for one in mine if one.against.data == "real"]
-    real = [one for one in real if one.against.method == reference.method] or real
-    against = real or [one for one in mine if one.against.data == "none"]
-    first = {one.metric: one for one in reversed(against)}
+    mine = [one for one in found if one.configuration == reference and one.baseline != reference]
+    real = [one for one in mine if one.baseline.data == "real"]
+    real = [one for one in real if one.baseline.method == reference.method] or real
+    baseline = real or [one for one in mine if one.baseline.data == "none"]
+    first = {one.metric: one for one in reversed(baseline)}
     counts = [first[metric] for metric in ASKED if metric in first]
     if not counts:
         return _uncompared(reference, points, _cards(mine))
@@ -75,7 +75,7 @@ def judge(found: Sequence[Difference], points: Points, reference: ArmLook | None
         headline = f"Synthetic images made a difference of {lead.size} points on novel classes, which may be chance"
     size = f"{lead.size} points"
     over = f" over {lead.unit}" if lead.unit else ""
-    sure = f"{coverage(lead.level)} interval{over} {lead.interval}"
+    sure = f"{coverage(lead.confidence_level)} interval{over} {lead.interval}"
     return Verdict(
         f"{headline}." if lead.kind == "unsure" else f"{headline}: {size}.",
         sure,
@@ -93,7 +93,7 @@ def _uncompared(reference: ArmLook, points: Points, cards: list[tuple[Difference
         if shown
         else " is not evaluated on novel classes"
     )
-    reason = "This study has no run without synthetic images against which they could be compared."
+    reason = "This study has no run without synthetic images baseline which they could be compared."
     return Verdict(f"{reference.label}{level}.", sentences=[reason], cards=cards)
 
 
@@ -104,14 +104,14 @@ def _sentences(lead: Difference, counts: Sequence[Difference], mine: Sequence[Di
     amount = lead.n or (series[-1].n if series else 0)
     given = f"Given {amount} generated image{'' if amount == 1 else 's'} per class, " if amount else ""
     verb = {"gain": "beats", "loss": "falls behind"}.get(lead.kind, "is indistinguishable from")
-    other = f"{lead.against.label} alone" if lead.against.data == "real" else lead.against.label
+    other = f"{lead.baseline.label} alone" if lead.baseline.data == "real" else lead.baseline.label
     first = f"{given}{lead.configuration.short}{level} {verb} {other}, with {WHERE[lead.metric]}."
     also = [(f"With {WHERE[one.metric]}, the difference is", one) for one in counts if one != lead]
     whole = "all_classes_hm" if lead.metric == "all_classes_novel" else "hm"
-    both = next((one for one in mine if (one.metric, one.against) == (whole, lead.against)), None)
+    both = next((one for one in mine if (one.metric, one.baseline) == (whole, lead.baseline)), None)
     if both is not None:
         also.append(("Of the harmonic mean with base classes it is", both))
-    zero = next((one for one in mine if one.metric == lead.metric and one.against.method == "zeroshot"), None)
+    zero = next((one for one in mine if one.metric == lead.metric and one.baseline.method == "zeroshot"), None)
     if zero is not None and zero != lead:
         verb = {"gain": "is above", "loss": "stays below", "unsure": "is indistinguishable from"}[zero.kind]
         also.append((f"On novel classes it {verb} zero‑shot CLIP, which learns nothing:", zero))

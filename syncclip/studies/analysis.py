@@ -12,7 +12,7 @@ from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies.grid import Cell
-from syncclip.studies.outputs import Comparison, Fits, Worth
+from syncclip.studies.outputs import Comparison, DataEfficiency, Fits
 from syncclip.studies.statistics.bootstrap import Drawn, Draws, Unit, configuration_metrics, difference, make_draws
 from syncclip.studies.statistics.data_efficiency import Exchange, exchange, marginal
 from syncclip.studies.statistics.metrics import Answers
@@ -206,7 +206,7 @@ def worth(
     shots: int,
     images_per_hour: float | None,
     classes: int,
-) -> Worth:
+) -> DataEfficiency:
     """What the focus configuration's images are worth: in points per hour of generation, where the speed is known,
     and in real
     images, where configurations with several numbers of shots show it.
@@ -218,9 +218,9 @@ def worth(
         classes: that share the hour's images.
     """
     reference = found.get(settings.reference_configuration.name, {}) if images_per_hour else {}
-    return Worth(
+    return DataEfficiency(
         configuration=settings.reference_configuration.name,
-        level=settings.confidence_level,
+        confidence_level=settings.confidence_level,
         images_per_hour=images_per_hour,
         marginal={
             metric: marginal(one, images_per_hour or 0.0, classes, settings.confidence_level)
@@ -269,9 +269,9 @@ def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Configuration]:
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """The focus configuration against every other at each of its amounts, and against itself at its smallest amount.
+    """The focus configuration baseline every other at each of its amounts, and baseline itself at its smallest amount.
 
-    A configuration without amounts is held against every amount; the pairs use the seeds that both configurations
+    A configuration without amounts is held baseline every amount; the pairs use the seeds that both configurations
     have finished. Each
     has an interval over seeds and images, one over seeds and classes, and with several datasets one over these.
     """
@@ -301,14 +301,14 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]
                     Comparison(
                         configuration=reference.name,
                         images_per_class=point[1],
-                        against=other[0].name,
-                        against_images_per_class=other[1],
+                        baseline=other[0].name,
+                        baseline_images_per_class=other[1],
                         metric=metric,
                         **vars(interval),
-                        level=settings.confidence_level,
+                        confidence_level=settings.confidence_level,
                         seeds=len(seeds),
                         images=sum(len(one.label) for one in first),
-                        smaller_half=min(min((~one.novel).sum(), one.novel.sum()) for one in first).item(),
+                        smaller_split=min(min((~one.novel).sum(), one.novel.sum()) for one in first).item(),
                         unit=unit,
                     )
                 )

@@ -182,7 +182,7 @@ def write_conclusions(
         outputs.FIT: fits,
         outputs.COMPARISONS: pairs,
         outputs.COST: cost,
-        outputs.WORTH: worth,
+        outputs.DATA_EFFICIENCY: worth,
     }.items():
         outputs.write_json(storage.join(url, name), value, state.owner)
     predictions.write(evidence, url, state.owner)

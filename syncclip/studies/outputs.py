@@ -5,16 +5,17 @@ study.parquet
     learns from no
     synthetic image), seed (null for zero-shot), split, every metric of `evaluation.metrics.METRICS`, ece, ece_base,
     ece_novel (all per cent), seconds (of the whole cell), hash.
-study.json, fit.json, worth.json, comparisons.json, shift.json, cost.json
-    `StudyState`, `Fits`, `Worth`, a list of `Comparison`, `StudyShift`, `Cost`.
+study.json, fit.json, data_efficiency.json, comparisons.json, shift.json, cost.json
+    `StudyState`, `Fits`, `DataEfficiency`, a list of `Comparison`, `StudyShift`, `Cost`.
 features.parquet
     The map of both domains: model (frozen or trained), domain (real or synthetic), label, row (of the split, or of the
     synthetic set), x, y.
-answers.parquet
+predictions.parquet
     One row for each finished cell and test image: dataset (0 for the first), configuration, images_per_class, seed,
     label, novel,
     half and open (whether the prediction was right), order (of the images by how much each looks like a base class).
-    From it `syncclip recompute` computes study.parquet's accuracies, fit.json, worth.json and comparisons.json again.
+    From it `syncclip recompute` computes study.parquet's accuracies, fit.json, data_efficiency.json
+    and comparisons.json again.
 progress.json
     How far the study is, for `--status`; see `status.StudyStatus`.
 recipe.yaml
@@ -56,12 +57,12 @@ from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 from syncclip.synthetic_sets.shift import Shift
 
 TABLE, STATE, RECIPE, CELLS = "study.parquet", "study.json", "recipe.yaml", "cells"
-DATASETS, ANSWERS = "datasets.parquet", "answers.parquet"
-FIT, WORTH, COMPARISONS = "fit.json", "worth.json", "comparisons.json"
+DATASETS, PREDICTIONS = "datasets.parquet", "predictions.parquet"
+FIT, DATA_EFFICIENCY, COMPARISONS = "fit.json", "data_efficiency.json", "comparisons.json"
 SHIFT, FEATURES = "shift.json", "features.parquet"
-COST, TABLES, CHOICES = "cost.json", "tables.md", "tuned.json"
+COST, TABLES, TUNED = "cost.json", "tables.md", "tuned.json"
 
-ALWAYS = TABLE, STATE, RECIPE, FIT, WORTH, COMPARISONS, COST, TABLES
+ALWAYS = TABLE, STATE, RECIPE, FIT, DATA_EFFICIENCY, COMPARISONS, COST, TABLES
 """What every study has once it has run."""
 
 FEW_IMAGES = 100
@@ -132,13 +133,13 @@ class Fits:
     """Curves of configuration and metric, whose errors are 100 - accuracy.
 
     Attributes:
-        level: coverage of the intervals.
+        confidence_level: coverage of the intervals.
         resamples: of the bootstrap.
         models: the models of the curve, the best first, for configurations with more amounts than a law needs.
         seen: of each configuration, the share of the synthetic images that its runs at the largest amount have shown.
     """
 
-    level: float
+    confidence_level: float
     resamples: int
     split: str
     curves: Mapping[str, Mapping[str, Curve]]
@@ -147,7 +148,7 @@ class Fits:
 
 
 @dataclass(frozen=True)
-class Worth:
+class DataEfficiency:
     """What the focus configuration's synthetic images are worth, by metric; empty where it is unknown.
 
     Attributes:
@@ -155,7 +156,7 @@ class Worth:
     """
 
     configuration: str
-    level: float
+    confidence_level: float
     images_per_hour: float | None
     marginal: Mapping[str, tuple[Marginal, ...]]
     exchange: Mapping[str, tuple[Exchange, ...]]
@@ -163,33 +164,33 @@ class Worth:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Points of accuracy, `configuration` minus `against`, with the interval over so many seeds and test images.
+    """Points of accuracy, `configuration` minus `baseline`, with the interval over so many seeds and test images.
 
     Attributes:
         unit: what of the test data was drawn again: its images, its classes, or the datasets.
-        smaller_half: test images of the half, of any dataset, that has fewest; None: not known.
+        smaller_split: test images of the half, of any dataset, that has fewest; None: not known.
     """
 
     configuration: str
     images_per_class: int | None
-    against: str
-    against_images_per_class: int | None
+    baseline: str
+    baseline_images_per_class: int | None
     metric: str
     estimate: Number
     low: Number
     high: Number
-    level: float
+    confidence_level: float
     seeds: int
     images: Annotated[int, Field(validation_alias=AliasChoices("images", "pictures"))]
     unit: Unit = "images"
-    smaller_half: int | None = None
+    smaller_split: int | None = None
 
     @property
     def caution(self) -> str:
         """What the interval can't show for want of runs or images; empty where there are enough of both."""
         found = ["one seed"] if self.seeds == 1 else []
-        if self.smaller_half is not None and self.smaller_half < FEW_IMAGES:
-            found.append(f"a half has only {counted(self.smaller_half, 'test image')}")
+        if self.smaller_split is not None and self.smaller_split < FEW_IMAGES:
+            found.append(f"a half has only {counted(self.smaller_split, 'test image')}")
         return ", ".join(found)
 
 

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("order", pa.int32()),
     ]
 )
-"""Of answers.parquet, see `outputs`."""
+"""Of predictions.parquet, see `outputs`."""
 
 TOLERANCE = 1e-6
 """By how many points a number may be off on another machine, where sums are taken in another order."""
@@ -59,7 +59,7 @@ def write(evidence: Evidence, url: str, owner: str) -> None:
         for dataset, one in enumerate(answers)
     ]
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
-    storage.write_table(storage.join(url, outputs.ANSWERS), table, owner)
+    storage.write_table(storage.join(url, outputs.PREDICTIONS), table, owner)
 
 
 def _order(scores: np.ndarray) -> np.ndarray:
@@ -76,9 +76,9 @@ def read(url: str, configurations: Sequence[Configuration], owner: str) -> Evide
     Raises:
         UserError: it has no such table, or that is damaged.
     """
-    place = storage.join(url, outputs.ANSWERS)
+    place = storage.join(url, outputs.PREDICTIONS)
     if not storage.exists(place):
-        raise UserError(f"{url}: there is no {outputs.ANSWERS}, which a study writes when it ends; run it again")
+        raise UserError(f"{url}: there is no {outputs.PREDICTIONS}, which a study writes when it ends; run it again")
     table = storage.read_table(place, SCHEMA.names, "run the study again", owner=owner).to_pandas()
     cells: dict[tuple[str, int | None, int | None], tuple[Answers, ...]] = {}
     keys = ["configuration", "images_per_class", "seed"]
@@ -105,7 +105,7 @@ class Recomputed:
         means: one row for each configuration and amount: its seeds, and the mean of every metric.
         comparisons: as `comparisons.json` holds them.
         differ: a sentence for each number that is another in the study's files.
-        numbers: how many were held against these.
+        numbers: how many were held baseline these.
     """
 
     means: pd.DataFrame
@@ -115,7 +115,7 @@ class Recomputed:
 
 
 def recompute(url: str) -> Recomputed:
-    """Compute every mean, interval and curve of a study's folder again, and hold it against the study's files.
+    """Compute every mean, interval and curve of a study's folder again, and hold it baseline the study's files.
 
     Raises:
         UserError: there is no study, or it has no answers.
@@ -139,11 +139,11 @@ def recompute(url: str) -> Recomputed:
         raise UserError(f"{url}: {outputs.FIT} tells no shares that were seen; run the study again")
     series = analysis.series(evidence, recipe.study)
     curves = analysis.fits(series, recipe.study, recipe.evaluation.split, seen)
-    stored_worth = outputs.read_json(storage.join(url, outputs.WORTH), owner)
+    stored_worth = outputs.read_json(storage.join(url, outputs.DATA_EFFICIENCY), owner)
     classes = len(outputs.read_json(storage.join(url, outputs.STATE), owner).get("classnames", ()))
     speed = stored_worth.get("images_per_hour")
     if not isinstance(speed, float | int | None):
-        raise UserError(f"{url}: {outputs.WORTH} tells no speed of generation; run the study again")
+        raise UserError(f"{url}: {outputs.DATA_EFFICIENCY} tells no speed of generation; run the study again")
     worth = analysis.worth(evidence, series, recipe.study, recipe.dataset.shots, speed, classes)
     found = {
         outputs.TABLE: ([*_by_cell(table, keys)], [*_by_cell(stored, keys)]),
@@ -152,7 +152,7 @@ def recompute(url: str) -> Recomputed:
             outputs.read_list(storage.join(url, outputs.COMPARISONS), owner),
         ),
         outputs.FIT: (outputs.plain(curves), fit),
-        outputs.WORTH: (outputs.plain(worth), stored_worth),
+        outputs.DATA_EFFICIENCY: (outputs.plain(worth), stored_worth),
     }
     numbers, differ = 0, list[str]()
     for name, (ours, theirs) in found.items():

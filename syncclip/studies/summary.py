@@ -74,8 +74,8 @@ def markdown(
         if metric in found and len(recipe.study.amounts) > 1
     ]
     if rows:
-        level = f"{percent(recipe.study.confidence_level)} intervals over seeds and classes"
-        title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {level}."
+        confidence_level = f"{percent(recipe.study.confidence_level)} intervals over seeds and classes"
+        title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {confidence_level}."
         said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
         tables.append(TextTable(title, ["configuration", "error of", *said], rows))
     tables += [_means(recipe, found, f"{name}. ") for name, found in (datasets or {}).items()]
@@ -143,14 +143,14 @@ def _compared(pairs: Sequence[Comparison]) -> list[TextTable]:
     """
     found: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
     for pair in sorted(pairs, key=lambda pair: pair.unit != "classes"):
-        key = (pair.images_per_class, pair.against, pair.against_images_per_class)
+        key = (pair.images_per_class, pair.baseline, pair.baseline_images_per_class)
         found.setdefault(pair.unit, {}).setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
-    headings = ["images per class", "against", *(HEADINGS[metric] for metric in SHOWN)]
+    headings = ["images per class", "baseline", *(HEADINGS[metric] for metric in SHOWN)]
     caution = f" Caution: {pairs[0].caution}." if pairs and pairs[0].caution else ""
     return [
         TextTable(
-            f"{pairs[0].configuration} minus the others, points; {percent(pairs[0].level)} intervals over seeds and "
-            f"{unit}." + caution,
+            f"{pairs[0].configuration} minus the others, points; {percent(pairs[0].confidence_level)} intervals "
+            f"over seeds and {unit}." + caution,
             headings,
             [
                 [

@@ -85,9 +85,9 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
         }
         chosen = _with_choices(recipe, {name: found["chosen"] for name, found in record["configurations"].items()})
         owner = storage.identity(chosen.to_yaml())
-        outputs.write_json(storage.join(url, outputs.CHOICES), record, owner)
+        outputs.write_json(storage.join(url, outputs.TUNED), record, owner)
         storage.write_sealed(storage.join(url, outputs.RECIPE), chosen.to_yaml().encode(), owner=owner)
-        storage.require(url, (outputs.CHOICES, outputs.RECIPE))
+        storage.require(url, (outputs.TUNED, outputs.RECIPE))
         storage.write_contents(url, owner)
         return Choice(chosen, record)
 

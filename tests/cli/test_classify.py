@@ -70,9 +70,9 @@ def test_shards_get_tables(capsys: pytest.CaptureFixture[str], train: Train, tin
     run = train("training.method=zeroshot").url
     found = Outcome(capsys, "classify", run, tiny_set, "--actors", "1", "--out", str(tmp_path / "answers"))
     shards = sorted(path.stem for path in Path(tiny_set).glob("*.tar"))
-    assert found.status == 0 and found.out.endswith(f"{tmp_path}/answers/*_answers.parquet\n")
+    assert found.status == 0 and found.out.endswith(f"{tmp_path}/answers/*_predictions.parquet\n")
     assert sorted(path.name for path in (tmp_path / "answers").glob("*.parquet")) == [
-        f"{shard}_answers.parquet" for shard in shards
+        f"{shard}_predictions.parquet" for shard in shards
     ]
 
 

@@ -26,7 +26,7 @@ def test_from_synth_to_report_in_one_folder_with_the_bits_of_the_plain_loop(
     alone = Path(shutil.copytree(tiny_set, tmp_path / "alone"))
     trained = Outcome(capsys, "train", tiny.recipe, "--out", folder, "training.method=syncclip")
     assert trained.status == 0, trained.err
-    assert "open HM" in trained.out
+    assert "HM (all)" in trained.out
     jobs.run_here(Recipe.load(tiny.recipe, ["training.method=syncclip"]), str(alone))
     for name in ("prompts.safetensors", "metrics.jsonl", "results.json"):
         assert Path(folder, name).read_bytes() == (alone / name).read_bytes()

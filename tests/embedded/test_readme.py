@@ -29,7 +29,7 @@ def test_zero_shot_accuracy_is_that_of_the_shipped_clip() -> None:
         found = predictions(recipe, parts, "val")
         numbers = results(found, parts.method.classnames, len(parts.dataset.base), recipe.evaluation.bins)
         reached.append([numbers[metric] for metric in METRICS])
-    sentence = "base {:.1f} %, novel {:.1f} % within their half; {:.1f} % and {:.1f} % among all classes"
+    sentence = "base {:.1f} %, novel {:.1f} % within split; {:.1f} % and {:.1f} % among all classes"
 
     assert sentence.format(*np.mean(reached, axis=0)) in README
 

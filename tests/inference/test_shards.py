@@ -73,7 +73,7 @@ class DiesOnce(ShardClassifier):
 
 
 def answers(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.glob("*_answers.*"))}
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("*_predictions.*"))}
 
 
 def in_this_process(run: str, url: str, out: str) -> ShardClassifier:
@@ -91,8 +91,8 @@ def test_any_number_of_actors_writes_what_the_model_says(run: str, tars: Path, t
     one = answers(tars)
     assert classify_shards(run, str(tars), str(tmp_path / "two"), batch=4, pool=Pool(2))[1:] == done[1:]
     assert answers(tmp_path / "two") == one and len(one) == 2 * SHARDS
-    (tars / "00003_answers.parquet").unlink()
-    (tars / "00004_answers.json").write_bytes(one["00004_answers.json"][:20])
+    (tars / "00003_predictions.parquet").unlink()
+    (tars / "00004_predictions.json").write_bytes(one["00004_predictions.json"][:20])
     assert classify_shards(run, str(tars), batch=4) == done and answers(tars) == one
 
     model, rows = load(run), pq.read_table(tars / f"00001{TABLE}").to_pylist()
@@ -104,7 +104,7 @@ def test_any_number_of_actors_writes_what_the_model_says(run: str, tars: Path, t
             assert row["classes"] == [label.name for label in labels]
             assert row["probabilities"] == pytest.approx([label.probability for label in labels], abs=1e-6)
     with pytest.raises(
-        UserError, match=r"00000_answers.json: these predictions are of another run, other classes or set"
+        UserError, match=r"00000_predictions.json: these predictions are of another run, other classes or set"
     ):
         classify_shards(run, str(tars), classes=["blue car", "red car"])
 
@@ -260,8 +260,10 @@ def test_a_tar_without_predictions_and_those_of_another_run_are_reported(run: st
     classify_here(run, str(plain), top=3)
     for name, data in other.items():
         (plain / name).write_bytes(data)
-    assert ["b_answers.json is of another run, other classes or settings" in one for one in verified(plain)] == [True]
-    with pytest.raises(UserError, match=r"b_answers\.json: these predictions are of another run, other classes"):
+    assert ["b_predictions.json is of another run, other classes or settings" in one for one in verified(plain)] == [
+        True
+    ]
+    with pytest.raises(UserError, match=r"b_predictions\.json: these predictions are of another run, other classes"):
         classify_here(run, str(plain), top=3)
 
 
@@ -299,7 +301,7 @@ def test_a_tar_of_a_set_is_compared_with_its_commit_marker(run: str, tiny_set: s
     assert classify_here(run, str(url)).images == 12 and verified(url) == []
     tar = url / "00001.tar"
     whole = tar.read_bytes()
-    for file in url.glob("00001_answers.*"):
+    for file in url.glob("00001_predictions.*"):
         file.unlink()
     tar.write_bytes(whole[:-1] + b"1")
     with pytest.raises(UserError, match=r"00001\.tar is not the tar that its commit marker describes; see"):

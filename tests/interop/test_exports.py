@@ -109,7 +109,7 @@ def test_the_card_has_the_head_that_the_hub_reads(exported: ExportedRun, tmp_pat
     assert (data.library_name, data.model_name) == ("syncclip", "ivlp-imported")
     assert "ivlp" in data.tags
     told = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert told["open all, %"] == round(results["all_classes_accuracy"], 4)
+    assert told["accuracy (all), %"] == round(results["all_classes_accuracy"], 4)
     assert {result.dataset_name for result in data.eval_results} == {"published"}
 
 

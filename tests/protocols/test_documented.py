@@ -32,7 +32,7 @@ def test_the_estimate_is_what_the_command_prints() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_protocols_counts_their_runs() -> None:
-    told = {name: runs for name, _, runs, _ in table("protocol | what it is")}
+    told = {name: runs for name, _, runs, _ in table("protocol | description")}
     assert list(told) == list(PROTOCOLS)
     counted = {name: load(protocol).runs for name, protocol in PROTOCOLS.items()}
     assert {name: int(runs) for name, runs in told.items() if runs != "the same"} == {

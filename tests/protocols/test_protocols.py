@@ -201,7 +201,7 @@ def test_figures_are_of_methods_protocols_and_metrics_that_there_are() -> None:
         assert all(set(numbers) <= set(PROTOCOLS[figures.protocol].metrics) for numbers in figures.methods.values())
         assert figures.source
     for gain in published().gains:
-        assert {gain.method, gain.against} <= set(METHODS)
+        assert {gain.method, gain.baseline} <= set(METHODS)
         assert gain.metric in PROTOCOLS[gain.protocol].metrics
 
 

@@ -65,7 +65,7 @@ def test_a_published_gain_is_set_beside_ours() -> None:
         return {"all_classes_base": 70.0, "all_classes_novel": novel, "all_classes_hm": 0.0, "openworld_auc": 40.0}
 
     told = report.sentences(summarise(OPEN, fabricated(OPEN, opened)))
-    assert "syncclip over promptsrc, open novel: +1.50 points here, +3.00 published." in told
+    assert "syncclip over promptsrc, novel (all): +1.50 points here, +3.00 published." in told
 
 
 def test_of_one_metric_all_data_sets_stand_side_by_side() -> None:

@@ -20,7 +20,9 @@ def around(value: float) -> Interval:
     return Interval(value, value - 1, value + 2)
 
 
-def fit_of(models: tuple[HeldOut, ...] = (), worth: outputs.Worth | None = None, **changes: object) -> FittedCurve:
+def fit_of(
+    models: tuple[HeldOut, ...] = (), worth: outputs.DataEfficiency | None = None, **changes: object
+) -> FittedCurve:
     """What the page shows of the curve of SYNC-CLIP: error 40 + 20 / (1 + n)."""
     curve = Curve(
         amounts=[1, 2, 4],
@@ -109,7 +111,7 @@ def test_a_fits_sentence_says_which_model_predicted_best() -> None:
 def test_a_fits_sentence_says_what_images_are_worth(shots: float, per_real: float, said: str) -> None:
     marginal = {"hm": (Marginal(64, around(0.0512)),)}
     exchange = {"hm": (Exchange(64, around(shots), around(per_real)),)}
-    text = fit_of(worth=outputs.Worth("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
+    text = fit_of(worth=outputs.DataEfficiency("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
     assert "At 64 per class, an hour of generation adds 0.051 points." in text
     assert said in text
 

@@ -202,7 +202,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
     rows = json.loads(storage.read_bytes(str(study / outputs.COMPARISONS)))
-    reseal_json(study / outputs.COMPARISONS, [row | {"level": 0.9} for row in rows])
+    reseal_json(study / outputs.COMPARISONS, [row | {"confidence_level": 0.9} for row in rows])
     page = page_of(study)
     assert "90 % interval" in page and "Paired differences with 90 % intervals" in page
 

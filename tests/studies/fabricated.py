@@ -126,7 +126,7 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
     storage.write_table(str(folder / outputs.TABLE), table, owner)
     recipe = f"name: shapes\ndataset:\n  name: {dataset}\n  shots: 4\ntraining:\n  method: syncclip\n"
     storage.write_sealed(str(folder / outputs.RECIPE), recipe.encode(), owner=owner)
-    fits = {"level": 0.95, "resamples": 400, "split": "test", "curves": _curves(table, generator)}
+    fits = {"confidence_level": 0.95, "resamples": 400, "split": "test", "curves": _curves(table, generator)}
     outputs.write_json(str(folder / outputs.FIT), fits, owner)
     outputs.write_json(str(folder / outputs.COMPARISONS), _comparisons(table), owner)
     _features(folder, len(names), generator, owner)
@@ -268,16 +268,16 @@ def _comparisons(table: pd.DataFrame) -> list[dict[str, object]]:
             mine = table[(table["configuration"] == "syncclip-both") & (table["images_per_class"] == amount)][
                 metric
             ].mean()
-            for against in ("zeroshot", "ivlp-real", "ivlp-synthetic", "ivlp-both"):
+            for baseline in ("zeroshot", "ivlp-real", "ivlp-synthetic", "ivlp-both"):
                 theirs = table[
-                    (table["configuration"] == against) & table["images_per_class"].isin([amount])
-                    | (table["configuration"] == against) & table["images_per_class"].isna()
+                    (table["configuration"] == baseline) & table["images_per_class"].isin([amount])
+                    | (table["configuration"] == baseline) & table["images_per_class"].isna()
                 ][metric].mean()
                 found.append(
                     _comparison(
                         amount,
-                        against,
-                        amount if "synthetic" in against or "both" in against else None,
+                        baseline,
+                        amount if "synthetic" in baseline or "both" in baseline else None,
                         metric,
                         mine - theirs,
                     )
@@ -291,18 +291,18 @@ def _comparisons(table: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _comparison(
-    amount: int, against: str, against_amount: int | None, metric: str, estimate: float
+    amount: int, baseline: str, baseline_amount: int | None, metric: str, estimate: float
 ) -> dict[str, object]:
     return {
         "configuration": "syncclip-both",
         "images_per_class": amount,
-        "against": against,
-        "against_images_per_class": against_amount,
+        "baseline": baseline,
+        "baseline_images_per_class": baseline_amount,
         "metric": metric,
         "estimate": estimate,
         "low": estimate - 1.3,
         "high": estimate + 1.3,
-        "level": 0.95,
+        "confidence_level": 0.95,
         "seeds": len(SEEDS),
         "images": 400,
     }

@@ -132,10 +132,10 @@ def test_an_configuration_without_real_images_begins_where_nothing_was_learned()
 def test_every_pair_has_an_interval_over_images_and_one_over_classes() -> None:
     found, settings = evidence({4: 0.5}, own=4)
     pairs = [one for one in comparisons(found, settings) if one.metric == "hm" and one.images_per_class == 64]
-    images, classes = (one for one in pairs if one.against == "real4")
+    images, classes = (one for one in pairs if one.baseline == "real4")
     assert (images.unit, classes.unit) == ("images", "classes")
     assert images.estimate == classes.estimate == pytest.approx(15)
-    assert (classes.images, classes.smaller_half, classes.caution) == (IMAGES, IMAGES // 2, "")
+    assert (classes.images, classes.smaller_split, classes.caution) == (IMAGES, IMAGES // 2, "")
 
 
 def test_several_datasets_have_an_interval_over_datasets_too() -> None:
@@ -175,7 +175,13 @@ def test_each_interval_draws_again_what_it_says() -> None:
 
 
 def test_few_images_and_one_seed_are_cautioned_against() -> None:
-    common = {"images_per_class": 4, "against": "b", "against_images_per_class": None, "metric": "hm", "level": 0.95}
-    one = Comparison("a", estimate=1, low=0, high=2, seeds=1, images=150, smaller_half=64, **common)
+    common = {
+        "images_per_class": 4,
+        "baseline": "b",
+        "baseline_images_per_class": None,
+        "metric": "hm",
+        "confidence_level": 0.95,
+    }
+    one = Comparison("a", estimate=1, low=0, high=2, seeds=1, images=150, smaller_split=64, **common)
     assert one.caution == "one seed, a half has only 64 test images"
-    assert replace(one, seeds=2, smaller_half=100).caution == ""
+    assert replace(one, seeds=2, smaller_split=100).caution == ""

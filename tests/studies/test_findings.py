@@ -104,14 +104,14 @@ def test_the_state_names_configurations_amounts_and_cells(finished: Finished) ->
 
 def test_comparisons_pair_the_focus_configuration_with_every_other(finished: Finished) -> None:
     pairs = read(finished, "comparisons.json")
-    held = {(pair["images_per_class"], pair["against"]) for pair in pairs}
+    held = {(pair["images_per_class"], pair["baseline"]) for pair in pairs}
     assert held == {
         (n, configuration) for n in (1, 2, 4) for configuration in ("zeroshot", "ivlp-real", "ivlp-both")
     } | {(4, "syncclip-both")}
     assert {pair["metric"] for pair in pairs} == set(METRICS)
     table = finished.table
     pair = next(
-        p for p in pairs if (p["images_per_class"], p["against"], p["metric"]) == (4, "ivlp-both", "all_classes_hm")
+        p for p in pairs if (p["images_per_class"], p["baseline"], p["metric"]) == (4, "ivlp-both", "all_classes_hm")
     )
     means = table[table["images_per_class"] == 4].groupby("configuration")["all_classes_hm"].mean()
     assert pair["estimate"] == pytest.approx(means["syncclip-both"] - means["ivlp-both"])
@@ -129,7 +129,7 @@ def test_every_configuration_with_amounts_has_a_curve(finished: Finished) -> Non
 
 
 def test_the_focus_configurations_images_have_a_price_in_hours(finished: Finished) -> None:
-    worth, drawing = read(finished, "worth.json"), read(finished, "cost.json")["synthesis"]
+    worth, drawing = read(finished, "data_efficiency.json"), read(finished, "cost.json")["synthesis"]
     assert worth["configuration"] == "syncclip-both"
     assert worth["images_per_hour"] == pytest.approx(3600 * drawing["images_per_second"])
     assert [one["n"] for one in worth["marginal"]["all_classes_hm"]] == [0, 1, 2, 4]

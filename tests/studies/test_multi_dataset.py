@@ -72,7 +72,7 @@ def test_the_average_is_of_the_datasets_and_harmonic_means_are_those_of_the_mean
 
 
 def test_comparisons_and_curves_are_of_the_average(suite_study: Study) -> None:
-    pairs = [one for one in read(suite_study, "comparisons.json") if one["against"] == "ivlp-real"]
+    pairs = [one for one in read(suite_study, "comparisons.json") if one["baseline"] == "ivlp-real"]
     assert {one["unit"] for one in pairs} == {"images", "classes", "datasets"}
     assert {one["images"] for one in pairs} == {6 * 4 + 6 * 6}
     means = suite_study.table.groupby(["configuration", "images_per_class"], dropna=False)["novel"].mean()
@@ -106,7 +106,9 @@ def test_every_file_of_a_suites_study_is_verified(suite_study: Study) -> None:
     place.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["answers.parquet", "datasets.parquet", "second/answers.parquet", "second/study.json"])
+@pytest.mark.parametrize(
+    "name", ["predictions.parquet", "datasets.parquet", "second/predictions.parquet", "second/study.json"]
+)
 def test_a_file_that_is_missing_from_a_suites_study_is_told(suite_study: Study, name: str, tmp_path: Path) -> None:
     shutil.copytree(suite_study.url, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).unlink()

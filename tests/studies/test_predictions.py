@@ -53,24 +53,24 @@ def test_what_the_files_hold_beyond_the_answers_is_told(copy: Path) -> None:
 
 
 def test_a_changed_worth_is_told(copy: Path) -> None:
-    place = copy / outputs.WORTH
+    place = copy / outputs.DATA_EFFICIENCY
     worth = outputs.read_json(str(place))
     worth["marginal"]["novel"][0]["points_per_hour"]["low"] -= 1
     reseal_json(place, worth)
     (sentence,) = recompute(str(copy)).differ
-    assert sentence.startswith("worth.json: marginal: novel[0]: points_per_hour: low is ")
+    assert sentence.startswith("data_efficiency.json: marginal: novel[0]: points_per_hour: low is ")
 
 
 def test_a_study_without_a_finished_cell_has_nothing_to_recompute(copy: Path) -> None:
-    table = storage.read_parquet(storage.read_bytes(str(copy / outputs.ANSWERS))).to_pandas()
-    reseal_table(copy / outputs.ANSWERS, table[:0])
+    table = storage.read_parquet(storage.read_bytes(str(copy / outputs.PREDICTIONS))).to_pandas()
+    reseal_table(copy / outputs.PREDICTIONS, table[:0])
     reseal_table(copy / outputs.TABLE, pd.read_parquet(copy / outputs.TABLE)[:0])
     found = recompute(str(copy))
     assert found.comparisons == [] and len(found.means) == 0
 
 
 def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
-    place = str(copy / outputs.ANSWERS)
+    place = str(copy / outputs.PREDICTIONS)
     table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
     row = table.index[(table["configuration"] == "zeroshot") & table["novel"]][0]
     table.loc[row, "within_split"] = not table.loc[row, "within_split"]
@@ -94,6 +94,6 @@ def test_a_table_without_a_metric_is_refused(copy: Path) -> None:
 
 
 def test_a_study_without_answers_is_an_error(copy: Path) -> None:
-    (copy / outputs.ANSWERS).unlink()
-    with pytest.raises(UserError, match=r"there is no answers\.parquet"):
+    (copy / outputs.PREDICTIONS).unlink()
+    with pytest.raises(UserError, match=r"there is no predictions\.parquet"):
         recompute(str(copy))

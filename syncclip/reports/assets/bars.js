@@ -60,7 +60,7 @@ figure("bars", (part) => {
           tipRow(null, half ? "novel classes" : "base classes", `${fixed(point.mean)} %`),
           point.se ? tipRow(null, "standard error", fixed(point.se)) : null,
           point.seeds.length > 1 ? tipRow(null, "seeds", point.seeds.map((seed) => fixed(seed)).join(" · ")) : null,
-          reference ? tipRow(null, "against zero-shot", signed(point.mean - reference.mean)) : null);
+          reference ? tipRow(null, "baseline zero-shot", signed(point.mean - reference.mean)) : null);
         group.addEventListener("pointermove", show);
         group.addEventListener("pointerdown", show);
         group.addEventListener("pointerleave", hideTip);
@@ -82,9 +82,9 @@ figure("differences", (part) => {
   part.controls.append(bar);
   const state = metricControls(bar, ready, () => part.redraw());
   /** What both sides are called in short or in full; a configuration may be compared with itself at another amount. */
-  const sides = (entry, called) => (entry.configuration === entry.against
-    ? [`${configurations.get(entry.configuration)[called]}, ${entry.n}`, `${entry.against_n} per class`]
-    : [configurations.get(entry.configuration)[called], configurations.get(entry.against)[called]]);
+  const sides = (entry, called) => (entry.configuration === entry.baseline
+    ? [`${configurations.get(entry.configuration)[called]}, ${entry.n}`, `${entry.baseline_n} per class`]
+    : [configurations.get(entry.configuration)[called], configurations.get(entry.baseline)[called]]);
 
   return (width) => {
     const narrow = width < 720;

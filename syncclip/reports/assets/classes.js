@@ -28,8 +28,8 @@ const firstThumb = (label) => {
 
 figure("classes", (part) => {
   const state = { pair: 0, protocol: "own", half: "all" };
-  const pairs = classes.pairs.map(([configuration, against]) => ({ configuration: configurations.get(configuration), against: configurations.get(against) }));
-  const title = ({ configuration, against }) => (against ? `${configuration.short} against ${against.short}` : configuration.label);
+  const pairs = classes.pairs.map(([configuration, baseline]) => ({ configuration: configurations.get(configuration), baseline: configurations.get(baseline) }));
+  const title = ({ configuration, baseline }) => (baseline ? `${configuration.short} baseline ${baseline.short}` : configuration.label);
   const have = (protocol) => Object.values(classes.configurations).some((configuration) => configuration[protocol]);
   const row = html("div", { class: "control-row" });
   if (pairs.length > 1) row.append(dropdown("Comparison", pairs.map((pair, i) => [String(i), title(pair)]), "0", (value) => { state.pair = Number(value); part.redraw(); }));
@@ -42,23 +42,23 @@ figure("classes", (part) => {
   return (width) => {
     const narrow = width < 640;
     const pair = pairs[state.pair];
-    const [own, against] = [classes.configurations[pair.configuration.id], pair.against ? classes.configurations[pair.against.id] : null];
+    const [own, baseline] = [classes.configurations[pair.configuration.id], pair.baseline ? classes.configurations[pair.baseline.id] : null];
     const bars = classes.names.map((name, label) => {
-      const [value, before] = [own[state.protocol][label], against ? against[state.protocol][label] : 0];
+      const [value, before] = [own[state.protocol][label], baseline ? baseline[state.protocol][label] : 0];
       return { name, label, value, before, change: known(value) && known(before) ? value - before : null };
     }).filter((bar) => bar.change !== null && (state.half === "all" || half(bar.label) === state.half));
     bars.sort((a, b) => b.change - a.change || a.label - b.label);
     const height = narrow ? 240 : 320;
     const area = { left: 40, right: width - 4, top: 14, bottom: height - 16 };
     const changes = bars.map((bar) => bar.change);
-    const [low, high] = [Math.min(0, ...changes), Math.max(against ? 1 : 100, ...changes)];
-    const y = linear([low - (low ? (high - low) * 0.05 : 0), high + (against ? (high - low) * 0.05 : 0)], [area.bottom, area.top]);
+    const [low, high] = [Math.min(0, ...changes), Math.max(baseline ? 1 : 100, ...changes)];
+    const y = linear([low - (low ? (high - low) * 0.05 : 0), high + (baseline ? (high - low) * 0.05 : 0)], [area.bottom, area.top]);
     const slot = (area.right - area.left) / Math.max(1, bars.length);
     const wins = bars.filter((bar) => bar.change > 0).length;
     const losses = bars.filter((bar) => bar.change < 0).length;
-    const image = canvas(part, width, height, against ? `${title(pair)}: ${wins} classes gain, ${losses} lose. Most: ${bars.slice(0, 3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}; least: ${bars.slice(-3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}.` : `Accuracy of ${bars.length} classes, sorted.`, true);
+    const image = canvas(part, width, height, baseline ? `${title(pair)}: ${wins} classes gain, ${losses} lose. Most: ${bars.slice(0, 3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}; least: ${bars.slice(-3).map((bar) => `${bar.name} ${signed(bar.change, 0)}`).join(", ")}.` : `Accuracy of ${bars.length} classes, sorted.`, true);
     image.append(svg("defs", {}, hatch("class-gain", "var(--gain)"), hatch("class-loss", "var(--loss)")));
-    for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) image.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, against ? (value ? signed(value, 0) : "0") : fixed(value, 0), { class: "tick", "text-anchor": "end" }));
+    for (const value of ticks(y.invert(area.bottom), y.invert(area.top), 5)) image.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, baseline ? (value ? signed(value, 0) : "0") : fixed(value, 0), { class: "tick", "text-anchor": "end" }));
     const rects = bars.map((bar, i) => {
       const kind = bar.change >= 0 ? "gain" : "loss";
       const rect = svg("rect", { x: area.left + i * slot + Math.min(1.5, slot * 0.12), width: Math.max(1, slot - Math.min(3, slot * 0.24)), y: Math.min(y(0), y(bar.change)),
@@ -67,8 +67,8 @@ figure("classes", (part) => {
       return rect;
     });
     image.append(line(area.left, y(0), area.right, y(0), { class: "axis" }));
-    if (against && wins) image.append(text(area.left + 4, y(0) + 19, `${wins} of ${bars.length} gain`, { class: "axis-note" }));
-    if (against && losses) image.append(text(area.right - 2, y(0) - 9, `${losses} lose`, { class: "axis-note", "text-anchor": "end" }));
+    if (baseline && wins) image.append(text(area.left + 4, y(0) + 19, `${wins} of ${bars.length} gain`, { class: "axis-note" }));
+    if (baseline && losses) image.append(text(area.right - 2, y(0) - 9, `${losses} lose`, { class: "axis-note", "text-anchor": "end" }));
     let place = -1;
     const look = (index, clientX, clientY) => {
       if (rects[place]) rects[place].classList.remove("on");
@@ -78,7 +78,7 @@ figure("classes", (part) => {
       const frame = image.getBoundingClientRect();
       showTip(clientX ?? frame.left + area.left + index * slot, clientY ?? frame.top + 40, 16,
         html("div", { class: "tip-head" }, firstThumb(bar.label), html("div", {}, tipTitle(bar.name), html("small", {}, [half(bar.label), classes.count ? plural(classes.count[bar.label], "test image") : ""].filter(Boolean).join(" · ")))),
-        tipRow(null, pair.configuration.short, `${fixed(bar.value)} %`), against ? tipRow(null, pair.against.short, `${fixed(bar.before)} %`) : null, against ? tipRow(null, "change", signed(bar.change)) : null);
+        tipRow(null, pair.configuration.short, `${fixed(bar.value)} %`), baseline ? tipRow(null, pair.baseline.short, `${fixed(bar.before)} %`) : null, baseline ? tipRow(null, "change", signed(bar.change)) : null);
     };
     const indexAt = (event) => Math.floor((event.clientX - image.getBoundingClientRect().left - area.left) / slot);
     for (const kind of ["pointermove", "pointerdown"]) image.addEventListener(kind, (event) => { const i = indexAt(event); if (bars[i]) look(i, event.clientX, event.clientY); });
@@ -95,10 +95,10 @@ figure("classes", (part) => {
     });
 
     const listed = (title, chosen, kind) => html("div", { class: "ranking" }, html("h4", {}, title), html("ol", {}, ...chosen.map((bar) => html("li", {},
-      html("button", { type: "button", onclick: () => chooseClass(bar.label, true), "aria-label": `${bar.name}, ${signed(bar.change)} points, show its images` }, firstThumb(bar.label), html("span", {}, bar.name), html("b", { class: kind }, against ? signed(bar.change) : fixed(bar.change)))))));
+      html("button", { type: "button", onclick: () => chooseClass(bar.label, true), "aria-label": `${bar.name}, ${signed(bar.change)} points, show its images` }, firstThumb(bar.label), html("span", {}, bar.name), html("b", { class: kind }, baseline ? signed(bar.change) : fixed(bar.change)))))));
     const count = Math.min(5, Math.floor(bars.length / 2));
-    if (count) part.plot.append(html("div", { class: "rankings" }, listed(against ? "Gain most" : "Easiest", bars.slice(0, count), "gain"), listed(against ? "Lose most" : "Hardest", bars.slice(-count).reverse(), "loss")));
-    numbers(part.root, ["class", "half", pair.configuration.short, ...(against ? [pair.against.short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(against ? [fixed(bar.before), signed(bar.change)] : [])]));
+    if (count) part.plot.append(html("div", { class: "rankings" }, listed(baseline ? "Gain most" : "Easiest", bars.slice(0, count), "gain"), listed(baseline ? "Lose most" : "Hardest", bars.slice(-count).reverse(), "loss")));
+    numbers(part.root, ["class", "half", pair.configuration.short, ...(baseline ? [pair.baseline.short, "change"] : [])], bars.map((bar) => [bar.name, half(bar.label), fixed(bar.value), ...(baseline ? [fixed(bar.before), signed(bar.change)] : [])]));
     return bars.length;
   };
 });

@@ -1,4 +1,4 @@
-// A protocol's figures, a panel for each metric: ours against published figures, and averages over a growing number of images.
+// A protocol's figures, a panel for each metric: ours baseline published figures, and averages over a growing number of images.
 
 /** Panels for all metrics, as many side by side as have room for `least` pixels; `draw(part, width, metric)` fills one. */
 function panels(part, width, least, draw) {

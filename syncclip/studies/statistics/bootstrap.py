@@ -195,22 +195,22 @@ class Interval:
     high: Number
 
 
-def interval(estimate: float, resamples: Floats, level: float) -> Interval:
+def interval(estimate: float, resamples: Floats, confidence_level: float) -> Interval:
     """The percentile interval over draws (R,), infinite draws included."""
-    edge = (1 - level) / 2
+    edge = (1 - confidence_level) / 2
     low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")  # never mixes a number with infinity
     return Interval(float(estimate), float(low), float(high))
 
 
-def difference(ours: Drawn, theirs: Drawn, level: float = 0.95) -> Mapping[str, Interval]:
+def difference(ours: Drawn, theirs: Drawn, confidence_level: float = 0.95) -> Mapping[str, Interval]:
     """The first configuration minus the second, in points, for every metric.
 
     Args:
         ours, theirs: of both configurations, with the same draws; of the same seeds in the same order, or of one run
         for all.
-        level: coverage of the intervals: percentiles over the draws.
+        confidence_level: coverage of the intervals: percentiles over the draws.
     """
     return {
-        name: interval((ours[name][0] - theirs[name][0]).mean(), ours[name][1] - theirs[name][1], level)
+        name: interval((ours[name][0] - theirs[name][0]).mean(), ours[name][1] - theirs[name][1], confidence_level)
         for name in METRICS
     }

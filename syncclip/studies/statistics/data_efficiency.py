@@ -34,14 +34,16 @@ class Exchange:
     per_real: Interval
 
 
-def marginal(series: Series, images_per_hour: float, classes: int, level: float = 0.95) -> tuple[Marginal, ...]:
+def marginal(
+    series: Series, images_per_hour: float, classes: int, confidence_level: float = 0.95
+) -> tuple[Marginal, ...]:
     """The slope of the fitted power law at each amount, paid in hours.
 
     Args:
         series: the measured errors, at as many amounts as a law needs.
         images_per_hour: what one generator makes, rejects included.
         classes: that share the hour's images.
-        level: coverage of the intervals.
+        confidence_level: coverage of the intervals.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     each = images_per_hour / classes
@@ -51,10 +53,12 @@ def marginal(series: Series, images_per_hour: float, classes: int, level: float 
         return np.asarray(b * c * (1 + n) ** (-c - 1) * each)
 
     estimates, drawn = slopes(fit_power_law(n, series.means)), slopes(fit_power_law(n, series.resamples))
-    return tuple(Marginal(at, interval(estimates[i], drawn[:, i], level)) for i, at in enumerate(series.amounts))
+    return tuple(
+        Marginal(at, interval(estimates[i], drawn[:, i], confidence_level)) for i, at in enumerate(series.amounts)
+    )
 
 
-def exchange(real: Series, synthetic: Series, own: int, level: float = 0.95) -> tuple[Exchange, ...]:
+def exchange(real: Series, synthetic: Series, own: int, confidence_level: float = 0.95) -> tuple[Exchange, ...]:
     """How many synthetic images a real one is worth.
 
     The errors of real images alone over their number are a power law too. Where it reaches the error that `own`
@@ -64,7 +68,7 @@ def exchange(real: Series, synthetic: Series, own: int, level: float = 0.95) -> 
         real: over the shots of the runs without synthetic images, as many numbers as a law needs.
         synthetic: over the synthetic images per class of the runs with `own` shots, with the same number of draws.
         own: real images per class beside the synthetic ones.
-        level: coverage of the intervals.
+        confidence_level: coverage of the intervals.
     """
 
     def reached(errors: Floats, targets: Floats) -> tuple[Floats, Floats]:
@@ -77,6 +81,10 @@ def exchange(real: Series, synthetic: Series, own: int, level: float = 0.95) -> 
 
     (estimate, one), (drawn, ones) = reached(real.means, synthetic.means), reached(real.resamples, synthetic.resamples)
     return tuple(
-        Exchange(n, interval(estimate[0, i], drawn[:, i], level), interval(one[0, i], ones[:, i], level))
+        Exchange(
+            n,
+            interval(estimate[0, i], drawn[:, i], confidence_level),
+            interval(one[0, i], ones[:, i], confidence_level),
+        )
         for i, n in enumerate(synthetic.amounts)
     )

@@ -151,12 +151,14 @@ class Curve:
     reason: str = ""
 
 
-def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (), seen: float | None = None) -> Curve:
+def fit_curve(
+    series: Series, confidence_level: float = 0.95, forecast: Sequence[int] = (), seen: float | None = None
+) -> Curve:
     """Fit one configuration's curve, with its uncertainty.
 
     Args:
         series: the measured errors.
-        level: coverage of the intervals.
+        confidence_level: coverage of the intervals.
         forecast: amounts to forecast; only a falling curve is forecast.
         seen: share of the synthetic images that the trainings at the largest amount have shown; None: not known.
     """
@@ -171,7 +173,7 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (),
         return Curve(**known, verdict="too few classes", slope=unknown)
     steps = np.log2(1 + n) - np.log2(1 + n).mean()
     steps /= steps @ steps
-    slope = interval(means @ steps, resamples @ steps, level)
+    slope = interval(means @ steps, resamples @ steps, confidence_level)
     verdict: Verdict = "falls" if slope.high < 0 else "rises" if slope.low > 0 else "flat"
     if verdict != "falls":
         return Curve(**known, verdict=verdict, slope=slope)
@@ -182,7 +184,9 @@ def fit_curve(series: Series, level: float = 0.95, forecast: Sequence[int] = (),
     law, drawn = fit_power_law(n, means), fit_power_law(n, resamples)
     if name := law.at_bound:
         return Curve(**known, verdict=verdict, slope=slope, reason=f"its best {name} is on the bound of the search")
-    return Curve(**known, verdict=verdict, slope=slope, **_of_law(n, means, law, drawn, level, forecast, seen))
+    return Curve(
+        **known, verdict=verdict, slope=slope, **_of_law(n, means, law, drawn, confidence_level, forecast, seen)
+    )
 
 
 def _of_law(
@@ -190,7 +194,7 @@ def _of_law(
     means: Floats,
     law: PowerLaw,
     drawn: PowerLaw,
-    level: float,
+    confidence_level: float,
     forecast: Sequence[int],
     seen: float | None,
 ) -> dict[str, Any]:
@@ -198,11 +202,11 @@ def _of_law(
 
     def points(at: Floats) -> tuple[Point, ...]:
         estimates, values = law(at), drawn(at)
-        return tuple(Point(float(x), interval(estimates[i], values[:, i], level)) for i, x in enumerate(at))
+        return tuple(Point(float(x), interval(estimates[i], values[:, i], confidence_level)) for i, x in enumerate(at))
 
     largest = n.max()
     measured = {
-        "law": {name: interval(getattr(law, name), getattr(drawn, name), level) for name in "abc"},
+        "law": {name: interval(getattr(law, name), getattr(drawn, name), confidence_level) for name in "abc"},
         "rmse": float(np.sqrt(np.mean((law(n) - means) ** 2))),
         "line": points(np.geomspace(1 + n.min(), 1 + largest, 33) - 1),
     }
@@ -217,7 +221,7 @@ def _of_law(
     return {
         **measured,
         "forecast": points(np.asarray(forecast, dtype=np.float64)),
-        "plus_one": interval(float(law.amount_for(np.asarray(target[0]))), needed, level),
+        "plus_one": interval(float(law.amount_for(np.asarray(target[0]))), needed, confidence_level),
         "reachable": float(np.isfinite(needed).mean()),
     }
 

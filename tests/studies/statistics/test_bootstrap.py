@@ -29,9 +29,11 @@ def answers(seeds: int, images: int, right: float, generator: np.random.Generato
 
 
 def compared(
-    first: Sequence[Answers], second: Sequence[Answers], resamples: Draws, level: float = 0.95
+    first: Sequence[Answers], second: Sequence[Answers], resamples: Draws, confidence_level: float = 0.95
 ) -> Mapping[str, Interval]:
-    return difference(configuration_metrics(first, resamples), configuration_metrics(second, resamples), level)
+    return difference(
+        configuration_metrics(first, resamples), configuration_metrics(second, resamples), confidence_level
+    )
 
 
 @pytest.mark.parametrize("unit", get_args(Unit))
@@ -144,7 +146,9 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says() -> None:
         ]
         label = np.arange(300) % 2
         first, second = ([Answers(right, right, right * 1.0, label, 1)] for right in own)
-        interval = compared(first, second, make_draws(5, first, 300, generator), level=0.9)["all_classes_accuracy"]
+        interval = compared(first, second, make_draws(5, first, 300, generator), confidence_level=0.9)[
+            "all_classes_accuracy"
+        ]
         hits += interval.low <= 4 <= interval.high
     assert hits >= 170
 

@@ -62,6 +62,6 @@ def test_intervals_hold_the_true_number_of_shots() -> None:
         mixed = np.full(3, 26.0) + generator.normal(0, 0.3, (5, 3))
         joint = seed_draws(np.hstack([real, mixed]), 300, generator)
         alone, beside = joint[:, : len(SHOTS)], joint[:, len(SHOTS) :]
-        one = exchange(Series(SHOTS, real, alone), Series([4, 16, 64], mixed, beside), own=4, level=0.9)[0]
+        one = exchange(Series(SHOTS, real, alone), Series([4, 16, 64], mixed, beside), own=4, confidence_level=0.9)[0]
         hits += one.shots.low <= (16 / 6) ** 2 - 1 <= one.shots.high
     assert hits >= 40

@@ -1,4 +1,4 @@
-"""The scaling fit, held against curves whose parameters are known."""
+"""The scaling fit, held baseline curves whose parameters are known."""
 
 from __future__ import annotations
 
@@ -28,12 +28,19 @@ AMOUNTS = {"few": FEW, "many": MANY}
 
 @cache
 def noisy_curve(
-    seed: int, a: float, b: float, c: float, which: str, seeds: int = 5, noise: float = 0.5, level: float = 0.9
+    seed: int,
+    a: float,
+    b: float,
+    c: float,
+    which: str,
+    seeds: int = 5,
+    noise: float = 0.5,
+    confidence_level: float = 0.9,
 ) -> Curve:
     generator, amounts = np.random.default_rng(seed), AMOUNTS[which]
     shared = generator.normal(0, 0.3, (seeds, 1))  # some seeds have luckier shots than others, at every amount
     errors = a + b * (1 + np.array(amounts, float)) ** -c + shared + generator.normal(0, noise, (seeds, len(amounts)))
-    return fit_curve(Series(amounts, errors, seed_draws(errors, 400, generator)), level, [256, 1024])
+    return fit_curve(Series(amounts, errors, seed_draws(errors, 400, generator)), confidence_level, [256, 1024])
 
 
 def test_parameters_of_a_curve_without_noise_are_found() -> None:
@@ -92,7 +99,7 @@ def test_the_forecast_interval_holds_the_true_error() -> None:
 
 
 def test_a_flat_curve_is_called_flat_and_not_forecast() -> None:
-    curves = [noisy_curve(seed, 40, 0, 1, "few", level=0.95) for seed in range(100)]
+    curves = [noisy_curve(seed, 40, 0, 1, "few", confidence_level=0.95) for seed in range(100)]
     assert sum(curve.verdict == "flat" for curve in curves) >= 90
     assert all(curve.law is None and curve.forecast == () for curve in curves if curve.verdict == "flat")
 
