@@ -111,7 +111,7 @@ def test_a_missing_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "no run there" in Outcome(capsys, "evaluate", str(tmp_path)).refusal
+    assert "no run found" in Outcome(capsys, "evaluate", str(tmp_path)).refusal
     assert str(tmp_path) in Outcome(capsys, "report", str(tmp_path)).refusal
     assert "no committed shard" in Outcome(capsys, "shards", "ls", str(tmp_path)).refusal
 

@@ -89,7 +89,7 @@ def test_a_run_learns_from_an_imported_set(tiny: TinyWorld, shapes: Dataset, tmp
     few = jobs.run_here(Recipe.load(tiny.recipe, [*values, "training.images_per_class=2"]), str(tmp_path / "few"))
     prompts = [Path(one.url, "prompts.safetensors").read_bytes() for one in (run, few)]
     assert prompts[0] != prompts[1]
-    with pytest.raises(UserError, match="holds 5 images per class"):
+    with pytest.raises(UserError, match="has 5 images per class"):
         jobs.run_here(Recipe.load(tiny.recipe, [*values, "training.images_per_class=6"]), str(tmp_path / "more"))
 
 
