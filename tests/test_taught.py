@@ -190,14 +190,17 @@ def test_files_that_do_not_fit_the_set_are_refused(
         storage.write_sealed(str(place / TEACHER), json.dumps({**file, **change}).encode())
         refused(told, tiny_set, place)
     refused(
-        r"promptkd\.teacher_dim: the class vectors in .* have 40 ", tiny_set, teacher, "methods.promptkd.teacher_dim=9"
+        r"promptkd\.teacher_dim: class vectors in .* dimension 40",
+        tiny_set,
+        teacher,
+        "methods.promptkd.teacher_dim=9",
     )
     storage.write_sealed(str(tmp_path / "0" / TEACHER), b'{"format": 2}')
     refused(
         r"teacher\.json can't be read by this version .*; remove it, and run the `syncclip", tiny_set, tmp_path / "0"
     )
     both = f"[{tiny_set}, {shutil.copytree(tiny_set, tmp_path / 'set')}]"
-    refused(r"files are of one set, but training\.synthetic is a list; name one set, which `", both, teacher)
+    refused(r"requires a single synthetic set, but training\.synthetic is a list", both, teacher)
 
 
 def test_fewer_images_need_the_probabilities_of_their_shards_alone(

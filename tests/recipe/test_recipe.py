@@ -259,6 +259,7 @@ def test_each_configuration_that_is_all_warm_up_is_named() -> None:
     assert warnings[0].startswith("ivlp-real, ivlp-both: training.epochs=1 is all warm-up")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_recipes_are_warned_about_nowhere(name: str) -> None:
     recipe = Recipe.load(name)

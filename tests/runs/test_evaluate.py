@@ -53,14 +53,6 @@ def test_of_a_variant_only_the_classes_that_it_shows_are_candidates(
     assert sorted(set(said.label.tolist())) == candidates
 
 
-def test_a_recipe_names_the_datasets_that_its_run_is_tested_on(
-    tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
-) -> None:
-    run, recipe = trained(tiny, miniatures, tmp_path, "training.method=ivlp", "evaluation.transfer=[imagenet_v2, dtd]")
-    assert evaluate.missing_transfers(recipe, finished_run(run.url)[1]) == []
-    assert evaluate.transfer_results(finished_run(run.url)[1], "imagenet_v2")["counts"]["all"] == 24
-
-
 def test_a_dataset_that_is_added_is_tested_without_another_training(
     tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
@@ -127,14 +119,6 @@ def test_any_number_of_workers_writes_the_same_bytes(small_run: jobs.Run, worker
         (Path(small_run.url) / file).unlink()
     jobs.evaluate(small_run.url, [f"evaluation.workers={workers}"])
     assert [(Path(small_run.url) / file).read_bytes() for file in FILES] == alone
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_dataset_that_is_gone_is_one_sentence(small_run: jobs.Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        jobs.evaluate(small_run.url, ["evaluation.workers=2"], dataset=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.ray
