@@ -93,10 +93,10 @@ class ShardSet(ImageSet):
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
-        """The image file of a row, as it is in the tar; shorter where the tar was cut off since.
+        """Bytes of the image file of a row; fewer if the tar has been truncated.
 
         Raises:
-            UnreadableImageError: The cache checks shards, and this one is damaged.
+            UnreadableImageError: the shard is corrupt, and the cache verifies checksums.
             MissingError: Its shard was removed after the set was opened.
         """
         samples = self.samples
