@@ -97,17 +97,13 @@ class ShardSet(ImageSet):
 
         Raises:
             UnreadableImageError: the shard is corrupt, and the cache verifies checksums.
-            MissingError: Its shard was removed after the set was opened.
+            MissingError: the shard has been removed.
         """
         samples = self.samples
         return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
-        """The RGB image of a row.
-
-        Raises:
-            UnreadableImageError: It cannot be decoded, or its shard is damaged or was removed after the set was opened.
-        """
+        """RGB image of a row; raises an `UnreadableImageError`, also if its shard is corrupt or has been removed."""
         try:
             return super().image(row)
         except storage.MissingError as error:
