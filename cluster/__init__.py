@@ -1,1 +1,1 @@
-"""Clusters: files for `ray up`, scripts for Slurm, and a cluster simulated on one machine."""
+"""Cluster configurations for `ray up` and Slurm, and a simulated cluster on one machine."""

@@ -1,4 +1,4 @@
-"""The provider of `rehearsal.yaml`: what Ray's autoscaler calls to get nodes of this machine."""
+"""Node provider of `rehearsal.yaml`, which lets Ray's autoscaler start nodes on this machine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeP
 
 
 class Machines(FakeMultiNodeProvider):  # type: ignore[misc]
-    """Ray's own nodes on one machine, but each with a folder of its own for what jobs upload.
+    """Ray's local nodes, each with its own folder for job uploads.
 
-    By default all would share one, and each new node removes and unpacks its contents while others use them: a driver
-    whose working folder disappears fails.
+    By default all share one, which each new node empties and unpacks while others use it, so that drivers fail.
     """
 
-    def _create_node_with_resources_and_labels(self, *given: Any) -> None:
+    def _create_node_with_resources_and_labels(self, *arguments: Any) -> None:
         with self.lock:
             ray_constants.DEFAULT_RUNTIME_ENV_DIR_NAME = f"uploads_{self._next_node_id}"
-            super()._create_node_with_resources_and_labels(*given)
+            super()._create_node_with_resources_and_labels(*arguments)

@@ -1,5 +1,4 @@
-"""A Ray head and nodes that join it, all on this machine: their ports, folder and processes are separate from those of
-any other Ray."""
+"""A Ray head and worker nodes on this machine, with ports, folder and processes separate from any other Ray."""
 
 from __future__ import annotations
 
@@ -18,26 +17,26 @@ from pathlib import Path
 import psutil
 
 PORTS = range(20_000, 32_000)
-"""Above those that Ray gives its workers, below those that Linux gives to whoever asks for any."""
+"""Ports above those of Ray's workers and below Linux's ephemeral ports."""
 
 PATIENCE = 600.0
-"""Seconds after which something is broken; busy machines take long to start Ray."""
+"""Timeout in seconds; starting Ray on a busy machine is slow."""
 
 ATTEMPTS = 5
-"""How often a node's start is tried; Ray gives up on a node after 30 s, and on some of its parts after 15 s."""
+"""Attempts to start a node; Ray's own timeouts are 30 s for a node and 15 s for some components."""
 
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray requires a token where an earlier `ray.init` of the user left one; here nobody has it.
+    # Ray would require the token of an earlier `ray.init` of the user.
     "RAY_AUTH_MODE": "disabled",
-    # By default a worker yields to all else that this machine does, and whoever waits for it waits long.
+    # By default workers have low priority on the machine.
     "RAY_worker_niceness": "0",
-    # Otherwise a node that is stopped waits half a minute for its last task, while some of Ray's own never end.
+    # Otherwise a stopped node waits half a minute for its last tasks, some of which are Ray's own and never end.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 
 MARK = "SYNCCLIP_HEAD"
-"""Variable by which all processes of a head are known: they write titles over their command lines."""
+"""Environment variable that identifies the processes of a head, which overwrite their command lines."""
 
 NODE_PORTS = (
     "node-manager",
@@ -50,46 +49,45 @@ NODE_PORTS = (
 
 
 class NotUpError(RuntimeError):
-    """A node ended, or never came; the message is its log."""
+    """A node failed to start; the message is its log."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now, all different."""
+    """Different unused ports."""
     with contextlib.ExitStack() as stack:
-        found: list[int] = []
+        ports: list[int] = []
         for port in random.sample(PORTS, len(PORTS)):
-            one = stack.enter_context(socket.socket())
+            listener = stack.enter_context(socket.socket())
             with contextlib.suppress(OSError):
-                one.bind(("", port))
-                found.append(port)
-            if len(found) == count:
-                return found
+                listener.bind(("", port))
+                ports.append(port)
+            if len(ports) == count:
+                return ports
     raise RuntimeError(f"no {count} ports between {PORTS.start} and {PORTS.stop} are free")
 
 
 class Head:
-    """A head, and what joins it, until the end of a `with` block.
+    """Context manager of a head and its worker nodes.
 
     Attributes:
-        port: at which nodes join.
-        address: of the dashboard, as `syncclip submit` takes it.
-        to_join: variables by which a program's `ray.init` joins it.
-        folder: for what Ray stores in /tmp/ray by default.
+        port: for worker nodes.
+        address: of the dashboard, for `syncclip submit`.
+        to_join: environment variables that make a program's `ray.init` join the cluster.
+        folder: in place of /tmp/ray.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:
-        """Nothing runs yet.
-
+        """
         Args:
-            folder: empty, with a short path: it holds sockets, whose names the system limits.
-            variables: of the environment of all nodes.
+            folder: empty, with a short path, since it contains sockets.
+            variables: environment variables of all nodes.
         """
         self.port, self._dashboard, self._client = free_ports(3)
         self.address = f"http://127.0.0.1:{self._dashboard}"
         self.to_join = {"RAY_ADDRESS": f"127.0.0.1:{self.port}", "RAY_AUTH_MODE": VARIABLES["RAY_AUTH_MODE"]}
         self.folder = folder
         bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        # A job's `python` is looked up on the PATH with which the head was started.
+        # A job's `python` is looked up on the head's PATH.
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._environment = {**bare, **VARIABLES, "PATH": path, **variables, MARK: str(folder)}
         self._started: list[subprocess.Popen[bytes]] = []
@@ -110,24 +108,12 @@ class Head:
         self.lose()
 
     def start(self, *options: str) -> None:
-        """Start the head with options of `ray start`.
-
-        Its dashboard answers before its own node is there, which may still fail: the node is waited for.
-
-        Raises:
-            NotUpError: it didn't start.
-        """
+        """Start the head with options of `ray start`, and wait for its own node, which may fail later."""
         ports = f"--port={self.port}", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={self._client}"
         self._up("--head", *ports, *options)
 
     def join(self, *options: str) -> None:
-        """Start a node that joins, with options of `ray start`.
-
-        It has its own folder: a node unpacks a job's files over existing ones, while others may use them.
-
-        Raises:
-            NotUpError: it didn't start.
-        """
+        """Start a worker node with options of `ray start`, in its own folder, since nodes overwrite a job's files."""
         self._up(f"--address=127.0.0.1:{self.port}", *options)
 
     def _up(self, *options: str) -> None:
@@ -135,8 +121,8 @@ class Head:
         for attempt in range(1, ATTEMPTS + 1):
             folder = self.folder if self._joined == 1 else self.folder / str(self._joined)
             log = self.folder / f"node-{self._joined}-{attempt}.log"
-            known = set(self._nodes)
-            if self._comes(self._node(log, [f"--temp-dir={folder}", *options]), known):
+            existing = set(self._nodes)
+            if self._joins(self._node(log, [f"--temp-dir={folder}", *options]), existing):
                 return
             if attempt == ATTEMPTS:
                 raise NotUpError(log.read_text(errors="replace"))
@@ -145,54 +131,54 @@ class Head:
         ports = [f"--{name}-port={port}" for name, port in zip(NODE_PORTS, free_ports(6), strict=True)]
         ray = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--min-worker-port=0"]
         command = [*ray, "--max-worker-port=0", *ports, *options]
-        with log.open("wb") as told:
+        with log.open("wb") as output:
             self._started.append(
-                subprocess.Popen(command, env=self._environment, stdout=told, stderr=told, start_new_session=True)
+                subprocess.Popen(command, env=self._environment, stdout=output, stderr=output, start_new_session=True)
             )
         return self._started[-1]
 
-    def _comes(self, process: subprocess.Popen[bytes], known: set[str]) -> bool:
-        waited(lambda: bool(self.nodes().keys() - known) or process.poll() is not None)
-        return bool(self.nodes().keys() - known) and process.poll() is None
+    def _joins(self, process: subprocess.Popen[bytes], existing: set[str]) -> bool:
+        waited(lambda: bool(self.nodes().keys() - existing) or process.poll() is not None)
+        return bool(self.nodes().keys() - existing) and process.poll() is None
 
     def nodes(self) -> dict[str, bool]:
-        """Id of each node that lives -> whether it is the head; as before where the dashboard is too busy to answer."""
+        """Id of each live node -> whether it is the head; unchanged if the dashboard does not respond."""
         token = self._environment.get("RAY_AUTH_TOKEN")
-        asked = urllib.request.Request(
+        request = urllib.request.Request(
             f"{self.address}/nodes?view=summary&nocache=1",
             headers={"Authorization": f"Bearer {token}"} if token else {},
         )
         with (
             contextlib.suppress(OSError, ValueError, KeyError),
-            urllib.request.urlopen(asked, timeout=10) as answer,
+            urllib.request.urlopen(request, timeout=10) as response,
         ):
-            nodes = [node["raylet"] for node in json.load(answer)["data"]["summary"]]
+            nodes = [node["raylet"] for node in json.load(response)["data"]["summary"]]
             self._nodes = {node["nodeId"]: bool(node["isHeadNode"]) for node in nodes if node["state"] == "ALIVE"}
         return self._nodes
 
     def lose(self, node: str = "") -> None:
-        """Pull a node's plug, or all: kill processes until none is left, since those listed may have started others."""
-        while found := self.processes(node):
-            for process in found:
-                with contextlib.suppress(psutil.Error):  # ended meanwhile, as daemons do that lose one another
+        """Kill the processes of a node, or of all nodes, until none is left."""
+        while processes := self.processes(node):
+            for process in processes:
+                with contextlib.suppress(psutil.Error):  # already ended
                     process.kill()
-            psutil.wait_procs(found, timeout=30)
+            psutil.wait_procs(processes, timeout=30)
 
     def processes(self, node: str = "") -> list[psutil.Process]:
-        """All its processes, or those of the node with this id, including workers."""
-        found: dict[int, psutil.Process] = {}
+        """Processes of all nodes, or of the node with this id, including workers."""
+        processes: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 ours = process.environ().get(MARK) == str(self.folder)
                 if ours and node in " ".join(process.cmdline()):
-                    found |= {one.pid: one for one in [process, *process.children(recursive=True)]}
-        return list(found.values())
+                    processes |= {member.pid: member for member in [process, *process.children(recursive=True)]}
+        return list(processes.values())
 
 
-def waited(there: Callable[[], bool], pause: float = 0.25) -> bool:
-    """Wait for a condition; returns whether it held within `PATIENCE`."""
+def waited(condition: Callable[[], bool], pause: float = 0.25) -> bool:
+    """Wait for a condition; returns whether it became true within `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
-    while not there():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(pause)

@@ -1,10 +1,9 @@
-"""A rehearsal of a cluster that grows on demand, on this machine: no ssh, no account, no container.
+"""Test of an autoscaling cluster on this machine, without ssh, cloud account or containers.
 
     make rehearsal                                   # or: python -m cluster.rehearsal RECIPE [KEY=VALUE]..
 
-A head that generates nothing; workers that come when a job needs them (`rehearsal.yaml`); one is killed midway and
-replaced, while the other stands still; all go when there is nothing left to do. The set must equal, byte for byte, the
-one generated here without a cluster.
+Workers join the head when a job needs them (`rehearsal.yaml`); one is killed and replaced while the other is
+suspended; all leave when the job is finished. The set must equal, byte for byte, one generated without a cluster.
 """
 
 from __future__ import annotations
@@ -31,43 +30,43 @@ from syncclip.synthesis.plan import read_plan
 CONFIG = Path(__file__).with_suffix(".yaml")
 
 WORKERS = 2
-"""As many as `rehearsal.yaml` may start, each with the CPU of an actor."""
+"""Maximum number of workers in `rehearsal.yaml`, each with the CPU of one actor."""
 
 SMALL = ("synthesis.images_per_class=8", "synthesis.shard_size=44", f"synthesis.actors={WORKERS}")
-"""Placed before the given values: a set that is generated within a minute."""
+"""Default overrides: a set that is generated within a minute."""
 
 MIDDLE = 2
-"""Shards committed when a worker is killed."""
+"""Number of committed shards after which a worker is killed."""
 
 HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
-"""By default the head takes half a minute to notice that a worker is lost."""
+"""Faster detection of lost workers than by default (half a minute)."""
 
 BYTES = ("*.tar", "*.parquet", "plan.json")
-"""Files of a set that are the same to the last bit, however it was generated; the others hold times."""
+"""Files of a set that are bit-identical however it is generated; others contain times."""
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def rehearse(
-    recipe: Annotated[str, typer.Argument(help="As for `syncclip synth`.")] = "travel",
+    recipe: Annotated[str, typer.Argument(help="Recipe, as for `syncclip synth`.")] = "travel",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where both sets are kept; by default they aren't.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder in which both sets are kept; temporary by default.")] = None,
 ) -> None:
-    """Generate a set on workers that come on demand, losing one; compare it with one generated undisturbed."""
+    """Generate a set on autoscaled workers, kill one, and compare the set with an undisturbed one."""
     with tempfile.TemporaryDirectory(prefix="sc", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         sets = (out or folder / "sets").absolute()
         figures = play(folder, [recipe, *SMALL, *(overrides or [])], sets / "cluster", sets / "quiet")
         same = contents(sets / "cluster") == contents(sets / "quiet")
     text.show(text.table("The rehearsal", ["", "figure"], figures.items()))
-    text.show(f"the bytes are {'those' if same else 'NOT those'} of an undisturbed run")
+    text.show(f"the bytes are {'equal' if same else 'NOT equal'} to those of an undisturbed run")
     if not same:
         sys.exit(1)
 
 
 def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str, float]:
-    """The whole rehearsal; the set is generated into `far` by the cluster, and into `near` without it."""
+    """Run the test; the set is generated in `far` by the cluster, and in `near` without it."""
     for part in ("home", "ray"):
         (folder / part).mkdir()
     config = folder / "home" / "ray_bootstrap_config.yaml"
@@ -76,7 +75,7 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
         options = f"--autoscaling-config={config}", f"--system-config={json.dumps(HEALTH)}", "--num-cpus=0"
         head.start(*options, "--object-store-memory=200000000")
         course = Course(head)
-        course.tell("the head is up, alone")
+        course.log("the head is up, alone")
         course.began = time.monotonic()
         with syncclip(
             folder / "job.log", "submit", "synth", *recipe, "--out", str(far), "--address", head.address
@@ -87,7 +86,7 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
             there, lost = shards(far), min(course.workers())
             with suspended(head, course.workers() - {lost}):
                 head.lose(lost)
-                pulled = course.tell(f"a worker is lost, with {there} shards committed")
+                pulled = course.log(f"a worker is lost, with {there} shards committed")
                 course.until(lambda: lost not in course.workers(), "the head noticed", job)
                 again = course.until(lambda: len(course.workers()) >= WORKERS, "it was replaced", job)
             plan = read_plan(str(far))
@@ -113,41 +112,37 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
 
 
 class Course:
-    """Reports what happens on the cluster, as it happens."""
+    """Log of events on the cluster."""
 
     def __init__(self, head: Head) -> None:
         self.head = head
         self.began = time.monotonic()
         self.seen: set[str] = set()
-        """Every worker that ever joined."""
+        """All workers that have joined."""
 
     def workers(self) -> set[str]:
-        """Ids of the workers that are up."""
+        """Ids of live workers."""
         now = {node for node, is_head in self.head.nodes().items() if not is_head}
         self.seen |= now
         return now
 
-    def tell(self, what: str) -> float:
-        """Print what happened; returns when, in seconds."""
+    def log(self, event: str) -> float:
+        """Print an event; returns its time in seconds."""
         seconds = time.monotonic() - self.began
-        print(f"{seconds:6.1f} s  {what}", flush=True)
+        print(f"{seconds:6.1f} s  {event}", flush=True)
         return seconds
 
-    def until(self, there: Callable[[], bool], what: str, job: subprocess.Popen[bytes] | None = None) -> float:
-        """Wait for something, and report it.
-
-        Raises:
-            RuntimeError: it didn't happen, or the job ended before.
-        """
-        happened = waited(lambda: there() or (job is not None and job.poll() is not None))
-        if not happened or not there():
-            raise RuntimeError(f"waited in vain for this: {what}")
-        return self.tell(what)
+    def until(self, condition: Callable[[], bool], event: str, job: subprocess.Popen[bytes] | None = None) -> float:
+        """Wait for a condition and log it; raises a `RuntimeError` at the timeout or if the job ends first."""
+        finished = waited(lambda: condition() or (job is not None and job.poll() is not None))
+        if not finished or not condition():
+            raise RuntimeError(f"this event did not occur: {event}")
+        return self.log(event)
 
 
 @contextlib.contextmanager
 def suspended(head: Head, nodes: Iterable[str]) -> Iterator[None]:
-    """The actors of these nodes stand still: a quick one would finish the job alone, and nobody would be replaced."""
+    """Suspend the actors of these nodes, which could otherwise finish the job before the lost node is replaced."""
     actors: list[psutil.Process] = []
     try:
         for process in (one for node in nodes for one in head.processes(node)):
@@ -163,11 +158,11 @@ def suspended(head: Head, nodes: Iterable[str]) -> Iterator[None]:
 
 
 def variables(home: Path) -> dict[str, str]:
-    """The environment in which Ray's autoscaler starts nodes on this machine, and a job knows what it may expect."""
+    """Environment in which Ray's autoscaler starts nodes on this machine."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
     return {
-        "HOME": str(home),  # `ray up` leaves the cluster's file there
+        "HOME": str(home),  # location of the cluster file
         "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser()),
         "PYTHONPATH": os.pathsep.join([str(CONFIG.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -184,14 +179,14 @@ def configured(head: Head) -> dict[str, Any]:
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
     config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
-    where = {"head_node_id": FAKE_HEAD_NODE_ID, "gcs_address": f"{ray.util.get_node_ip_address()}:{head.port}"}
-    config["provider"] |= where
+    address = {"head_node_id": FAKE_HEAD_NODE_ID, "gcs_address": f"{ray.util.get_node_ip_address()}:{head.port}"}
+    config["provider"] |= address
     return config
 
 
 @contextlib.contextmanager
 def syncclip(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a syncclip command in the background; it has ended when the block ends."""
+    """Run a syncclip command in the background; it is terminated at the end of the block."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {**bare, **VARIABLES}
     with log.open("wb") as output:
@@ -209,7 +204,7 @@ def syncclip(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def shards(folder: Path) -> int:
-    """Committed ones."""
+    """Number of committed shards."""
     return len(list(folder.glob("*_stats.json")))
 
 

@@ -1,6 +1,6 @@
-"""The versions that the images install, infra/docker/constraints.txt: what pip resolves today. `make constraints`.
+"""Update infra/docker/constraints.txt, the pinned versions of the container images: `make constraints`.
 
-They are also for whoever wants today's versions later: `pip install -c infra/docker/constraints.txt -e .`.
+They can also be used for installation: `pip install -c infra/docker/constraints.txt -e .`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 FILE = ROOT / "infra" / "docker" / "constraints.txt"
 
 EXTRAS = "s3,gcs,serve"
-"""Those of the images."""
+"""Extras installed in the images."""
 
 BY_TORCH = ("nvidia-", "cuda-", "triton")
-"""How the names begin of what PyTorch pins itself, to other versions on other machines."""
+"""Name prefixes of packages that PyTorch pins itself, depending on the platform."""
 
 HEAD = """\
 # The versions in the images, with which the tests of this commit ran. `make constraints` updates them.
@@ -26,20 +26,20 @@ HEAD = """\
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """name==version of every entry of pip's report, but for this package and what PyTorch pins itself."""
-    found = {entry["metadata"]["name"].lower(): entry["metadata"]["version"] for entry in report["install"]}
+    """name==version of every entry of pip's report, without this package and those that PyTorch pins."""
+    versions = {entry["metadata"]["name"].lower(): entry["metadata"]["version"] for entry in report["install"]}
     return [
         f"{name.replace('_', '-')}=={version.partition('+')[0]}"
-        for name, version in sorted(found.items())
+        for name, version in sorted(versions.items())
         if name != "syncclip" and not name.startswith(BY_TORCH)
     ]
 
 
 def main() -> None:
-    """Write the file anew."""
+    """Write the file."""
     command = ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", f"{ROOT}[{EXTRAS}]"]
-    told = subprocess.check_output([sys.executable, "-m", "pip", *command], text=True)
-    FILE.write_text(HEAD + "".join(f"{line}\n" for line in lines(json.loads(told))), encoding="utf-8")
+    report = subprocess.check_output([sys.executable, "-m", "pip", *command], text=True)
+    FILE.write_text(HEAD + "".join(f"{line}\n" for line in lines(json.loads(report))), encoding="utf-8")
 
 
 if __name__ == "__main__":

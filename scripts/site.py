@@ -1,7 +1,7 @@
-"""A hook of MkDocs: the site's pages are the repository's Markdown files, under the paths that they have in it.
+"""MkDocs hook that builds the site from the repository's Markdown files, with unchanged paths.
 
-So each link between them is the same on the site, in an editor and where the repository is hosted, and `make docs`
-fails on one that leads nowhere. What they link to beside pages, such as pictures, becomes part of the site.
+Links are therefore the same on the site, in an editor and on the code host, and `make docs` fails on broken ones.
+Other linked files, such as images, become part of the site.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Of the files that MkDocs found keep those of the theme, and add the repository's."""
-    own = [file for file in files if file.src_dir != config.docs_dir]
-    found = sorted({*pages(), *linked(), STYLE})
-    return Files([*own, *(File(one, str(ROOT), config.site_dir, config.use_directory_urls) for one in found)])
+    """Keep the theme's files, and add the repository's."""
+    theme = [file for file in files if file.src_dir != config.docs_dir]
+    paths = sorted({*pages(), *linked(), STYLE})
+    return Files([*theme, *(File(path, str(ROOT), config.site_dir, config.use_directory_urls) for path in paths)])
 
 
 def on_post_page(output: str, **_: object) -> str:
-    """Name the theme's search for those who can't see it."""
+    """Label the theme's search for screen readers."""
     return output.replace(
         'data-md-component="search" role="dialog"', 'data-md-component="search" role="dialog" aria-label="Search"'
     )
 
 
 def pages() -> list[str]:
-    """Paths of all pages, from the repository's root."""
+    """Paths of all pages, relative to the repository's root."""
     return [path.relative_to(ROOT).as_posix() for pattern in PAGES for path in ROOT.glob(pattern)]
 
 
 def linked() -> list[str]:
-    """Paths of the files beside pages to which pages link."""
+    """Paths of other files that pages link to."""
     targets = {
         (ROOT / page).parent.joinpath(target).resolve()
         for page in pages()

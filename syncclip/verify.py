@@ -1,9 +1,9 @@
-"""The check of a folder: every file of a set, run, study, packed dataset, export or of predictions by its checksum.
+"""Verification of the checksums of all files in a set, run, study, packed dataset, export or folder of predictions.
 
-A file that syncclip writes is damaged where its checksum is missing or wrong, and exchanged where its seal names
-another owner than the files beside it, whose owner follows from a root: `plan.json` or `imported.json` of a set,
-`run.json` of a run, `study.json` of a study, `packing.json` of a packed dataset. `contents.json` lists what a finished
-command left, so that a removed file is noticed.
+A file is corrupt if its checksum is missing or wrong, and foreign if the owner in its checksum differs from that of the
+folder. The owner follows from a root file: `plan.json` or `imported.json` of a set, `run.json` of a run, `study.json`
+of a study, `packing.json` of a packed dataset. `contents.json` lists the files of a finished command, so that removed
+files are detected.
 """
 
 from __future__ import annotations
@@ -55,29 +55,29 @@ from syncclip.training.status import STATUS
 
 _SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
-"""Files of a set beside its shards; without one of them and without a marker, a tar is not ours."""
+"""Files of a set beside its shards; without one of them and without markers, tars are from other tools."""
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
 _MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
 ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, PACKING, outputs.TUNED)
-"""Files that say what a folder holds."""
+"""Files that identify the content of a folder."""
 SEALED = frozenset(
     {*ROOTS, CONTENTS, SET_RECIPE, STATUS_NAME, SUMMARY_NAME, STATS_NAME, INDEX, RECIPE, PROMPTS, CLASSES, RESULTS}
     | {PREDICTIONS, STATUS, TIMING, CARD, PACKED_FILE, WHOLE_TRAIN, PROGRESS, "report.html", *outputs.ALWAYS}
     | {outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES}
 )
-"""Files that carry a checksum."""
+"""Files with a checksum."""
 
 
 @dataclass
 class Verification:
-    """The result of checking a folder.
+    """Result of verifying a folder.
 
     Attributes:
-        files: how many were read.
-        foreign: those that syncclip does not write, and so cannot check.
-        problems: a sentence for each damaged, exchanged or missing file.
-        shards: of the folder's own set those to be generated again; `mendable` of the problems are theirs.
+        files: number of files read.
+        foreign: files that syncclip does not write and cannot verify.
+        problems: one sentence for each corrupt, replaced or missing file.
+        shards: shards of the folder's set to regenerate, which fixes `mendable` of the problems.
     """
 
     files: int = 0
@@ -89,12 +89,12 @@ class Verification:
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder to be checked.
+    """A folder to verify.
 
     Attributes:
         names: of its files.
-        owners: root -> identity that follows from its content, see `storage.seals`; without those that are damaged.
-        parent: the folder that it lies in, as far as that is checked, too.
+        owners: root -> identity from its content, see `storage.checksums`; without corrupt roots.
+        parent: parent folder, if it is verified as well.
     """
 
     url: str
@@ -104,20 +104,20 @@ class _Folder:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """Last part of the path."""
         return self.url.rstrip("/").rpartition("/")[2]
 
-    def place(self, name: str) -> str:
+    def file(self, name: str) -> str:
         """Path or URL of a file."""
         return storage.join(self.url, name)
 
     def expected(self, name: str) -> set[str]:
-        """The identities that a sealed file here may have; none: any."""
+        """Allowed identities of a file in this folder; empty: any."""
         set_owner = self.owners.get(PLAN_NAME)
         if (match := REJECTS.fullmatch(name)) and set_owner:
             return {owner_of_shard(set_owner, int(match[1]))}
         if name == outputs.FEATURES and outputs.SHIFT in self.names:
-            return {storage.identity(str(outputs.read_json(self.place(outputs.SHIFT)).get("key")))}
+            return {storage.identity(str(outputs.read_json(self.file(outputs.SHIFT)).get("key")))}
         if self.owners:
             return {*self.owners.values()}
         if self.parent is not None and (split := self.parent.owners.get(PACKING)):
@@ -126,45 +126,40 @@ class _Folder:
             return {storage.identity(self.name)}
         if self.parent is not None and self.name == CHECKPOINTS and (run := self.parent.owners.get(RECORD)):
             return {run}
-        above = None if self.parent is None else self.parent.parent
-        if above is not None and self.parent is not None and self.parent.name == TRANSFER and RECORD in above.owners:
-            record = RunFolder(above.url, "", "").record()
+        run_folder = None if self.parent is None or self.parent.name != TRANSFER else self.parent.parent
+        if run_folder is not None and RECORD in run_folder.owners:
+            record = RunFolder(run_folder.url, "", "").record()
             assert record is not None
-            return {results_owner(RunFolder(above.url, record.name, record.recipe_hash), self.name)}
+            return {results_owner(RunFolder(run_folder.url, record.name, record.recipe_hash), self.name)}
         return set()
 
 
 def verify(url: str, tell: Callable[[str], None]) -> Verification:
-    """Read every file in a folder and those below, and compare it with its checksum and its owner.
+    """Read every file in a folder and its subfolders, and compare it with its checksum and owner.
 
     Args:
-        tell: called with each problem when it is found.
-
-    Raises:
-        UserError: there is no such folder, or it can't be read.
+        tell: called with each problem as soon as it is detected.
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
-        raise UserError(
-            f"{url}: there is no file; give the folder of a set, a run, a study, a packed dataset, an export or of "
-            "predictions"
-        )
+        kinds = "set, run, study, packed dataset, export or predictions"
+        raise UserError(f"{url}: no files; specify the folder of a {kinds}")
     with Progress(sum(len(folder.names) for folder in folders), "files", "verify") as progress:
         exported: set[str] = set()
         for folder in folders:
             exported |= exported_files(folder.url) if MANIFEST in folder.names else set()
-            own = [name for name in folder.names if folder.place(name) not in exported]
-            result.files += len(folder.names) - len(own)
-            progress.update(len(folder.names) - len(own))
-            found = chain(_problems_of_export(folder), _problems(replace(folder, names=own), result, progress))
-            for sentence in found:
+            names = [name for name in folder.names if folder.file(name) not in exported]
+            result.files += len(folder.names) - len(names)
+            progress.update(len(folder.names) - len(names))
+            sentences = chain(_problems_of_export(folder), _problems(replace(folder, names=names), result, progress))
+            for sentence in sentences:
                 result.problems.append(sentence)
                 tell(sentence)
     return result
 
 
 def _folders(url: str, parent: _Folder | None = None) -> Iterator[_Folder]:
-    """A folder and those below."""
+    """A folder and its subfolders."""
     sizes = storage.sizes(url)
     folder = _Folder(url, list(sizes), _owners(url, list(sizes)), parent)
     yield folder
@@ -174,7 +169,7 @@ def _folders(url: str, parent: _Folder | None = None) -> Iterator[_Folder]:
 
 
 def _owners(url: str, names: Sequence[str]) -> dict[str, str]:
-    """Root -> identity of what a folder holds, by its content; damaged roots are left out, their own check reports."""
+    """Root -> identity of a folder's content; corrupt roots are skipped, as their own check reports them."""
     owners = {}
     for root in ROOTS:
         if root in names:
@@ -186,38 +181,38 @@ def _owners(url: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def _owner(url: str, root: str) -> str:
-    place = storage.join(url, root)
+    file = storage.join(url, root)
     if root == PLAN_NAME and (plan := read_plan(url)) is not None:
         return plan.owner
     if root == IMPORTED:
-        imported = storage.read_document(place, ImportedSet, "import the set again")
+        imported = storage.read_document(file, ImportedSet, "import the set again")
         assert imported is not None
         return imported.owner
     if root == RECORD and (record := RunFolder(url, "", "").record()) is not None:
         return storage.identity(record.recipe_hash)
     if root == outputs.STATE:
-        return TypeAdapter(outputs.StudyState).validate_json(storage.read_sealed(place)).owner
-    return storage.read_owner(place)
+        return TypeAdapter(outputs.StudyState).validate_json(storage.read_sealed(file)).owner
+    return storage.read_owner(file)
 
 
 def _problems_of_export(folder: _Folder) -> Iterator[str]:
-    """The problems of an export in a folder, one sentence each."""
+    """Problems of an export in a folder."""
     of_run = folder.parent is not None and RECORD in folder.parent.names
     if MANIFEST in folder.names:
         yield from problems_of_export(folder.url)
     elif is_export_without_manifest(list(folder.names)) or (of_run and BEST in folder.names):
-        yield f"{folder.place(MANIFEST)} is missing, though this is an export; export again into a new folder"
+        yield f"{folder.file(MANIFEST)} is missing, although this is an export; export again into a new folder"
 
 
 def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iterator[str]:
-    """The problems of one folder, one sentence each."""
+    """Problems of a single folder."""
     derived = predictions_among(folder.names) | teacher_files_among(folder.names)
     yield from problems_of_predictions(folder.url, folder.names)
     yield from problems_of_teacher(folder.url, folder.names)
-    own = [name for name in folder.names if name not in derived]
-    shards = {name: int(match[1]) for name in own if (match := _SHARD.fullmatch(name))}
-    if _OF_SET.isdisjoint(own) and not any(name.endswith("_stats.json") for name in shards):
-        shards = {}  # such as tars that others wrote
+    names = [name for name in folder.names if name not in derived]
+    shards = {name: int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
+    if _OF_SET.isdisjoint(names) and not any(name.endswith("_stats.json") for name in shards):
+        shards = {}  # tars of other tools
     broken: set[int] = set()
     if shards or {PLAN_NAME, IMPORTED} & {*folder.names}:
         yield from _shard_problems(folder, bool(shards), broken, result, progress)
@@ -227,9 +222,9 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
     for name in sorted({*folder.names} - checked):
         try:
             if not _check(folder, name):
-                result.foreign.append(folder.place(name))
+                result.foreign.append(folder.file(name))
         except storage.MissingError:
-            continue  # removed since it was listed, as by a run that goes on
+            continue  # removed since the listing, for example by a running training
         except storage.UnreachableError:
             raise
         except UserError as error:
@@ -241,64 +236,60 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
 def _shard_problems(
     folder: _Folder, any_shards: bool, broken: set[int], result: Verification, progress: Progress
 ) -> Iterator[str]:
-    """The problems of a folder's shards; `broken` takes the numbers of those to be generated again."""
-    url, first = folder.url, folder.parent is None
+    """Problems of a folder's shards; adds the shards to regenerate to `broken`."""
+    url, top = folder.url, folder.parent is None
     owner = next(iter(folder.expected(INDEX)), None)
     if any_shards:
         for problem in problems(url, lambda: progress.update(2), owner):
             broken.add(problem.shard)
-            result.mendable += first
+            result.mendable += top
             yield f"{url}: {problem.sentence}"
     index = read_index(url, owner=owner) if any_shards and not broken else None
     if index is not None:
         marked = shards_by_markers(url, owner).values()
         if [shard[:4] for shard in index.shards] != [shard[:4] for shard in marked]:
-            yield f"{url}: {INDEX} is not that of these shards, some were exchanged; remove it, it is written again"
+            yield f"{url}: {INDEX} does not match the shards; remove it, as it is written again"
     missing = []
     try:
         missing = absent(url, broken)
         if not broken and not missing and (known := read_set(url)) is not None:
             require_content(known, url)
     except UserError as error:
-        if {PLAN_NAME, IMPORTED} & folder.owners.keys():  # else the check of that file reports it
+        if {PLAN_NAME, IMPORTED} & folder.owners.keys():  # otherwise the check of that file reports it
             yield str(error)
     broken.update(problem.shard for problem in missing)
-    result.mendable += first * len(missing)
+    result.mendable += top * len(missing)
     yield from (f"{url}: {problem.sentence}" for problem in missing)
-    if first:
+    if top:
         result.shards = sorted(broken)
 
 
 def _check(folder: _Folder, name: str) -> bool:
-    """Compare a file with its checksum; False for one that syncclip does not write.
-
-    Raises:
-        UserError: it is damaged or exchanged.
-    """
-    place = folder.place(name)
+    """Compare a file with its checksum; False for a foreign file, a `UserError` for a corrupt one."""
+    file = folder.file(name)
     if folder.name == CHECKPOINTS and (match := _STEP.fullmatch(name)):
-        marker = storage.read_document(folder.place(f"{match[1]}.json"), Marker, "remove it")
+        marker = storage.read_document(folder.file(f"{match[1]}.json"), Marker, "remove it")
         if name.endswith(".json"):
             _require_owner(folder, name)
-        return marker is not None and (name.endswith(".json") or _same(place, marker.sha256))
+        return marker is not None and (name.endswith(".json") or _same(file, marker.sha256))
     if folder.name == FILTERS and name.endswith(".safetensors"):
-        _require(place, digest_of(storage.read_bytes(place)) == name.removesuffix(".safetensors"))
+        _require(file, digest_of(storage.read_bytes(file)) == name.removesuffix(".safetensors"))
         return True
     if name == COLUMNS and INDEX in folder.names:
-        index = storage.read_document(folder.place(INDEX), Index, "remove it")
-        return index is not None and _same(place, index.sha256)
+        index = storage.read_document(folder.file(INDEX), Index, "remove it")
+        return index is not None and _same(file, index.sha256)
     if name == METRICS or EVENTS in name:
         return _log(folder, name)
     if _is_ours(folder, name):
         _require_owner(folder, name)
         return True
-    if name.endswith(".json"):  # captions, or someone else's
-        parse_json(storage.read_bytes(place), place, object)
-    return storage.has_seal(place)
+    if name.endswith(".json"):  # captions, or a foreign file
+        parse_json(storage.read_bytes(file), file, object)
+    return storage.has_seal(file)
 
 
 def _is_ours(folder: _Folder, name: str) -> bool:
-    """Whether syncclip writes a file of this name there, with a checksum."""
+    """Whether syncclip writes a file of this name with a checksum in this folder."""
     if name == CARD:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
@@ -308,138 +299,138 @@ def _is_ours(folder: _Folder, name: str) -> bool:
 
 
 def _require_owner(folder: _Folder, name: str) -> None:
-    """Read a sealed file, which must belong to what its folder holds."""
-    expected, place = folder.expected(name), folder.place(name)
-    if (owner := storage.read_owner(place)) not in expected and expected:
-        storage.read_sealed(place, next(iter(expected)))
+    """Verify the checksum and owner of a file."""
+    expected, file = folder.expected(name), folder.file(name)
+    if (owner := storage.read_owner(file)) not in expected and expected:
+        storage.read_sealed(file, next(iter(expected)))
     if name in folder.owners and owner != folder.owners[name]:
-        storage.read_sealed(place, folder.owners[name])
+        storage.read_sealed(file, folder.owners[name])
     if name in ROOTS and name not in folder.owners:
         try:
             _owner(folder.url, name)
         except ValidationError as error:
-            raise UserError(f"{place} can't be read by this version of syncclip ({first_complaint(error)})") from error
+            raise UserError(f"{file}: unsupported by this version of syncclip ({first_complaint(error)})") from error
 
 
 def _protocol(folder: _Folder) -> str | None:
-    """The protocol whose tables and page a folder has."""
+    """Name of the protocol whose tables and page are in a folder."""
     stems = {name.rpartition(".")[0] for name in folder.names if name.endswith(".md")}
     return next((stem for stem in stems if {f"{stem}.parquet", f"{stem}.html"} & {*folder.names}), None)
 
 
-def _same(place: str, sha256: str) -> bool:
-    _require(place, hashlib.sha256(storage.read_bytes(place)).hexdigest() == sha256)
+def _same(file: str, sha256: str) -> bool:
+    _require(file, hashlib.sha256(storage.read_bytes(file)).hexdigest() == sha256)
     return True
 
 
-def _require(place: str, same: bool) -> None:
-    if not same:
-        raise storage.DamagedError(f"{place} is not as it was written, it was damaged, edited or exchanged")
+def _require(file: str, matches: bool) -> None:
+    if not matches:
+        raise storage.DamagedError(f"{file} is not as it was written: its checksum does not match")
 
 
 def _log(folder: _Folder, name: str) -> bool:
-    """Compare metrics or events with the checksum in the record of a finished run; those of others still grow."""
+    """Compare metrics or events with the checksum in the record of a finished run; in other runs they still grow."""
     record = RunFolder(folder.url, "", "").record()
     if record is None or record.status != "finished" or not record.logs:
         return True
-    return name in record.logs and _same(folder.place(name), record.logs[name])
+    return name in record.logs and _same(folder.file(name), record.logs[name])
 
 
 def _missing(folder: _Folder) -> Iterator[str]:
-    """A sentence for each file or folder that another one requires."""
+    """A sentence for each missing file or folder."""
     try:
         for name, why in _expected(folder):
             if name not in folder.names:
-                yield f"{folder.place(name)} is missing, though {why}"
+                yield f"{folder.file(name)} is missing, although {why}"
         if PACKED_FILE in folder.names:
             try:
-                load_packed(folder.place(PACKED_FILE)).split("train")
+                load_packed(folder.file(PACKED_FILE)).split("train")
             except (storage.DamagedError, KeyError):
-                pass  # its own check reports it; no training split was packed
+                pass  # reported by its own check; or there is no training split
             except UserError as error:
                 yield str(error)
         if outputs.STATE in folder.owners:
             yield from _missing_cells(folder)
     except (UserError, json.JSONDecodeError, KeyError, TypeError):
-        return  # of a damaged record its own check reports
+        return  # a corrupt record is reported by its own check
 
 
 def _expected(folder: _Folder) -> Iterator[tuple[str, str]]:
-    """The files that must lie in a folder beside others, and why."""
+    """Files that must exist beside others, each with the reason."""
     names = folder.names
     try:
         contents = storage.read_contents(folder.url)
     except UserError:
-        contents = ()  # its own check reports it
+        contents = ()  # reported by its own check
     yield from ((name, f"{CONTENTS} lists it") for name in contents or () if _is_ours(folder, name))
     if _is_finished(folder):
-        yield CONTENTS, "what is there is finished"
+        yield CONTENTS, "its content is finished"
     if RECORD in folder.owners and (record := RunFolder(folder.url, "", "").record()) is not None:
-        yield RECIPE, "a run has one"
-        yield from ((name, f"{RECORD} holds its checksum") for name in record.logs)
+        yield RECIPE, "this is a run"
+        yield from ((name, f"{RECORD} contains its checksum") for name in record.logs)
         if record.status == "finished":
             yield PROMPTS, "the run is finished"
     elif PROMPTS in names:
-        yield RECORD, "a run has one"
+        yield RECORD, "this is a run"
     for name in names if folder.name == CHECKPOINTS else ():
         if match := _STEP.fullmatch(name):
             yield f"{match[1]}.json", "a checkpoint has a marker"
-            yield f"{match[1]}.safetensors", "its marker is there"
-    shared = CARD in names and METRICS not in names  # a copy for others, which has no predictions
+            yield f"{match[1]}.safetensors", "its marker exists"
+    shared = CARD in names and METRICS not in names  # a shared copy has no predictions
     of_run = PREDICTIONS in names and outputs.STATE not in names  # a study has a table of this name, too
     if of_run or (RESULTS in names and not shared):
-        yield PREDICTIONS, "a tested run has them"
-        yield RESULTS, "a tested run has them"
+        yield PREDICTIONS, "the run is evaluated"
+        yield RESULTS, "the run is evaluated"
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):
-        yield INDEX, "it belongs to the set's index"
-        yield COLUMNS, f"{INDEX} holds its checksum"
+        yield INDEX, "it is part of the set's index"
+        yield COLUMNS, f"{INDEX} contains its checksum"
     if SET_RECIPE in names and IMPORTED not in names:
-        yield PLAN_NAME, "a synthesis has one"
+        yield PLAN_NAME, "this is a generated set"
     if PACKED_FILE in names and CONTENTS in names:
-        yield PACKING, "a dataset was packed there"
+        yield PACKING, "this is a packed dataset"
     if any(_SHARD.fullmatch(name) for name in names) and _belongs_to_a_plan(folder):
-        yield PLAN_NAME, "the markers name a plan"
+        yield PLAN_NAME, "the markers belong to a plan"
     if outputs.TABLE in names:
-        yield outputs.STATE, "a study has one"
+        yield outputs.STATE, "this is a study"
 
 
 def _belongs_to_a_plan(folder: _Folder) -> bool:
-    """Whether shards were generated or imported, and are not a split of a packed dataset."""
-    above = folder.url.rstrip("/").rpartition("/")[0]
-    if IMPORTED in folder.names or folder.parent is not None or storage.exists(storage.join(above, PACKED_FILE)):
+    """Whether shards are generated or imported, not a split of a packed dataset."""
+    parent = folder.url.rstrip("/").rpartition("/")[0]
+    if IMPORTED in folder.names or folder.parent is not None or storage.exists(storage.join(parent, PACKED_FILE)):
         return False
     stats = next(markers(folder.url, lambda *_: None), None)
     return stats is not None and stats.owner != storage.NOBODY
 
 
 def _is_finished(folder: _Folder) -> bool:
-    """Whether a command that records the folder's contents has ended there."""
+    """Whether a command that writes the folder's contents file has finished."""
     if PACKED_FILE in folder.names and PACKING in folder.names:
         return True
     if RECORD in folder.owners and (record := RunFolder(folder.url, "", "").record()) is not None:
         return record.status == "finished" and (RESULTS in folder.names or record.origin is not None)
     if outputs.STATE in folder.owners:
-        state = outputs.read_json(folder.place(outputs.STATE))
+        state = outputs.read_json(folder.file(outputs.STATE))
         return all(cell["status"] in ("done", "failed") for cell in state["cells"])
     return outputs.TUNED in folder.names or SUMMARY_NAME in folder.names
 
 
 def _missing_cells(folder: _Folder) -> Iterator[str]:
-    """A sentence for each run or dataset of a study that is missing, or that is another one's."""
-    state = outputs.read_json(folder.place(outputs.STATE))
-    cells, datasets = folder.place(outputs.CELLS), state.get("datasets", [])
+    """A sentence for each missing or replaced run or dataset of a study."""
+    state = outputs.read_json(folder.file(outputs.STATE))
+    cells, datasets = folder.file(outputs.CELLS), state.get("datasets", [])
     names = {*storage.listdir(folder.url)}
     for name in sorted({*datasets} - names) if datasets and outputs.CELLS not in names else ():
         if names & {*datasets}:
-            yield f"{folder.place(name)} is missing, though it is one of the datasets of this study"
-    there = {*storage.listdir(cells)} if outputs.CELLS in names else set[str]()
-    for cell in state["cells"] if there else ():
-        place = storage.join(cells, cell["cell"])
+            yield f"{folder.file(name)} is missing, although it is a dataset of this study"
+    existing = {*storage.listdir(cells)} if outputs.CELLS in names else set[str]()
+    for cell in state["cells"] if existing else ():
+        url = storage.join(cells, cell["cell"])
         if cell["status"] != "done":
             continue
-        if cell["cell"] not in there or RESULTS not in storage.sizes(place):
-            yield f"{place} is missing or has no {RESULTS}, though the study says that it is done"
+        if cell["cell"] not in existing or RESULTS not in storage.sizes(url):
+            yield f"{url} is missing or has no {RESULTS}, although the study records it as done"
             continue
-        record = RunFolder(place, "", "").record()
+        record = RunFolder(url, "", "").record()
         if record is not None and record.recipe_hash != cell["hash"]:
-            yield f"{place} is another run than the one that {outputs.STATE} names; it was exchanged"
+            yield f"{url} is another run than the one in {outputs.STATE}; restore the original"

@@ -170,14 +170,14 @@ def test_another_recipe_in_the_same_folder_is_refused(tiny: TinyWorld, tiny_set:
 
 
 def test_more_images_than_the_set_holds_are_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds 2 images per class; generate more with `syncclip synth tiny"):
+    with pytest.raises(UserError, match="has 2 images per class; generate more with `syncclip synth tiny"):
         jobs.train(here(tiny, tiny_set, "training.images_per_class=3"), str(tmp_path))
 
 
 def test_an_unfinished_set_is_refused(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     part = shutil.copytree(tiny_set, tmp_path / "part")
     (part / "00001_stats.json").unlink()
-    with pytest.raises(UserError, match=r"1 of 2 shards are missing or cut short \(.*\); finish the set"):
+    with pytest.raises(UserError, match=r"1 of 2 shards are missing or truncated \(.*\); complete the set"):
         jobs.train(here(tiny, str(part)), str(tmp_path / "run"))
 
 
@@ -185,7 +185,7 @@ def test_a_set_of_other_classes_is_refused(tiny: TinyWorld, tiny_set: str, tmp_p
     from tests.worlds.dataset import folder_of_folders
 
     other = folder_of_folders(tmp_path / "other")
-    with pytest.raises(UserError, match="not the 6 of"):
+    with pytest.raises(UserError, match="its 6 classes differ"):
         jobs.train(here(tiny, tiny_set, f"dataset.name={other}"), str(tmp_path / "run"))
 
 
@@ -221,7 +221,7 @@ def test_evaluation_cannot_change_the_run(tiny: TinyWorld, tmp_path: Path) -> No
 
 
 def test_a_folder_without_a_run_cannot_be_evaluated(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run there; train one with `syncclip train"):
+    with pytest.raises(UserError, match="no run found; train one with `syncclip train"):
         jobs.evaluate(str(tmp_path))
 
 

@@ -99,7 +99,7 @@ def test_a_file_that_was_removed_is_missed(run: Path, name: str) -> None:
     storage.write_contents(str(run), storage.read_owner(str(run / "run.json")))
     assert problems(run) == []
     (run / name).unlink()
-    assert any(f"{run}/{name} is missing, though" in sentence for sentence in problems(run))
+    assert any(f"{run}/{name} is missing, although" in sentence for sentence in problems(run))
 
 
 @pytest.mark.fault
@@ -112,7 +112,7 @@ def test_a_file_of_another_run_is_reported_by_name(run: Path, other: Path, name:
 @pytest.mark.fault
 def test_what_a_record_says_is_there_is_missed(run: Path, tmp_path: Path) -> None:
     (run / "prompts.safetensors").unlink()
-    assert f"{run}/prompts.safetensors is missing, though the run is finished" in problems(run)
+    assert f"{run}/prompts.safetensors is missing, although the run is finished" in problems(run)
     assert problems(run)[0].startswith(f"{run}/prompts.safetensors is missing")
 
 
@@ -125,5 +125,5 @@ def test_a_file_of_ours_without_a_checksum_is_a_problem_and_one_of_others_is_cou
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no file; give the folder of a set, a run"):
+    with pytest.raises(UserError, match="no files; specify the folder of a set"):
         verify(str(tmp_path / "nowhere"), print)

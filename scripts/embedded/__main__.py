@@ -1,8 +1,7 @@
-"""Make the embedded world `icons` again: `python -m scripts.embedded PACKAGE WORK [OUT [PART]]`.
+"""Rebuild the embedded toy benchmark `icons`: `python -m scripts.embedded PACKAGE WORK [OUT [PART]]`.
 
-PACKAGE is the unpacked npm package `@iconify/json`, WORK a folder for checkpoints (a killed run goes on from there).
-PART is datasets, clip or generator; the last two take one core for hours and may run at the same time. All of them by
-default.
+PACKAGE is the unpacked npm package `@iconify/json`, WORK a folder for checkpoints, from which a run resumes. PART is
+datasets, clip or generator (default: all); the last two take one core for hours and can run in parallel.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ PARTS = ("datasets", "clip", "generator")
 
 def main(package: Path, work: Path, out: Path, parts: Sequence[str] = PARTS) -> None:
     logging.getLogger().setLevel(logging.ERROR)
-    # One thread, so that sums are taken in one order and the weights come out the same.
+    # A single thread makes the order of summation, and so the weights, deterministic.
     torch.set_num_threads(1)
     if not (work / "masks.npz").exists():
         make_masks(package, work / "masks.npz")

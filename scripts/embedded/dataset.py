@@ -1,7 +1,7 @@
-"""The datasets of `icons`: drawings by designers that no pretraining saw, as images, in three splits of shards.
+"""The datasets of `icons`: images of drawings by designers excluded from pretraining, in three splits of shards.
 
-As in the literature's datasets, the splits are alike: a designer's drawings are in all of them. But what one designer
-drew for a class is in one split, so none shows a variant of another one's drawing.
+All splits contain drawings of the same designers, as in the literature's datasets, but a designer's drawings of a class
+are in a single split, so that no split contains variants of another split's drawings.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .real import image
 TEMPLATE = "a photo of a {}."
 PER_SET = 3
 MOST_TRAINING = 20
-"""Images of a class."""
+"""Maximum number of training images per class."""
 TRAINING_ALONE = {"noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat"}
-"""Emoji of firms of which other people drew interface icons for pretraining."""
+"""Emoji of firms whose interface icons, by other designers, are in pretraining."""
 SHARES = {"test": 1 / 2, "val": 1 / 6}
-"""Of the images of a class; the others are for training."""
+"""Fractions of the images of a class; the others are for training."""
 TWIN, LEAK = 0.93, 0.98
 SETS: dict[str, dict[str, str]] = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
 
@@ -41,13 +41,13 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
     drawings = _drawings(package, masks, counts)
     for name, classnames in CONCEPTS["datasets"].items():
         splits: dict[str, list[tuple[int, Drawing]]] = {"train": [], "val": [], "test": []}
-        for label, one in enumerate(classnames):
-            for split, dealt in deal(drawings[one]).items():
-                splits[split] += [(label, drawing) for drawing in dealt]
+        for label, classname in enumerate(classnames):
+            for split, part in split_drawings(drawings[classname]).items():
+                splits[split] += [(label, drawing) for drawing in part]
         for split, members in splits.items():
-            # Shards mix the classes, so that any part of a split shows all of them.
+            # Mix the classes, so that any part of a split contains all of them.
             members.sort(key=lambda member: member[1].order)
-            samples = [_sample(place, label, drawing) for place, (label, drawing) in enumerate(members)]
+            samples = [_sample(index, label, drawing) for index, (label, drawing) in enumerate(members)]
             write_shard(str(out / name / split), 0, samples)
             counts[split] += len(members)
         facts = {"name": f"icons/{name}", "classnames": classnames, "template": TEMPLATE}
@@ -56,7 +56,7 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
     return dict(counts)
 
 
-def deal(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
+def split_drawings(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
     """Split the drawings of a class, designer by designer in the order of a hash.
 
     Args:
@@ -88,7 +88,7 @@ def _hash(text: str) -> bytes:
 
 
 def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, list[Drawing]]:
-    """The drawings of each class, in the order of a hash, without those that pretraining or another one shows."""
+    """The drawings of each class, in hash order, without duplicates and those in pretraining."""
     by_class: dict[str, list[Drawing]] = defaultdict(list)
     for family, facts in SETS.items():
         for drawing in choose(read_family(package, family, facts["licence"]), most=PER_SET, most_other=0):

@@ -26,7 +26,7 @@ class Average:
 
     @contextmanager
     def on(self, module: nn.Module) -> Iterator[None]:
-        """Put the average into the module for the length of a block."""
+        """Context manager that loads the average into the module."""
         own: dict[str, Tensor] = {name: value.detach().clone() for name, value in module.state_dict().items()}
         module.load_state_dict(self.state)
         training = module.training
@@ -47,7 +47,7 @@ def save_state(path: Path, step: int, module: nn.Module, optimizer: torch.optim.
 
 
 def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> int:
-    """Read the state if there is one; the step to go on from."""
+    """Load the state if it exists; returns the step to resume from."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -1,8 +1,8 @@
-"""Train the CLIP's text tower anew, with its image tower locked: locked-image tuning (LiT, arXiv 2111.07991).
+"""Retrain CLIP's text tower with a locked image tower: locked-image tuning (LiT, arXiv 2111.07991).
 
-A caption seldom says which of the dataset's classes an image shows: it says "vehicle", as captions of the web do. So
-the images are told apart, but the names aren't known well, and a class without real images is one that CLIP confuses
-with its siblings.
+Most captions name a hypernym, such as "vehicle", as on the web, and few the class itself. Image features therefore
+separate the classes, while their names are learned poorly, so that CLIP confuses a class without real images with
+similar ones.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .near import near
 from .resume import Average, load_state, save_state
 
 HYPERNYMS: dict[str, str] = {name: word for word, names in CONCEPTS["hypernyms"].items() for name in names}
-"""Class -> the word that captions use in its place."""
+"""Class -> hypernym in captions."""
 OTHERS = 8000
-"""Images of other concepts: half of them look like the dataset's, camera included."""
+"""Number of images of other concepts, half of them in the dataset's look with camera noise."""
 WEIGHTS, SEEN = "open_clip_model.safetensors", "pretraining.json"
 
 
@@ -117,7 +117,7 @@ def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
 def retrain(masks: Masks, clip: Path, out: Path, work: Path, schedule: Schedule) -> None:
     """Write to `out` the CLIP in `clip` with a text tower that starts afresh.
 
-    `work` holds the checkpoint from which a killed run goes on.
+    `work` contains the checkpoint for resuming.
     """
     torch.manual_seed(schedule.seed)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{clip}")

@@ -29,12 +29,12 @@ class ImageRecord:
 
     Attributes:
         label: class name or number.
-        place: location of the record, for messages.
+        location: location of the record, for messages.
         classname: name beside a number.
     """
 
     label: str | int
-    place: str
+    location: str
     classname: str | None = None
     split: Split | None = None
 
@@ -64,7 +64,7 @@ def names_and_splits(
     splits: dict[Split, Labelled[ImageKey]] = {}
     for image, record in zip(labelled, records, strict=True):
         if record.split is None:
-            raise UserError(f"{record.place}: no split, unlike other images; set it for all images or for none.")
+            raise UserError(f"{record.location}: no split, unlike other images; set it for all images or for none.")
         splits.setdefault(record.split, []).append(image)
     for needed in ("train", "test"):
         if needed not in splits:
@@ -86,10 +86,10 @@ def assign_ids(
     for record, number in zip(records, numbers, strict=True):
         if number < 0 or (limit is not None and number >= limit):
             valid = f"the class names have ids 0 to {limit - 1}" if limit else "ids start at 0"
-            raise UserError(f"{record.place}: label {number} is out of range; {valid}.")
+            raise UserError(f"{record.location}: label {number} is out of range; {valid}.")
         name = record.classname
         if name is not None and written.setdefault(number, name) != name:
-            raise UserError(f"{record.place}: class {number} has two names, {written[number]!r} and {name!r}.")
+            raise UserError(f"{record.location}: class {number} has two names, {written[number]!r} and {name!r}.")
     if classnames is None and set(numbers) - set(written):
         raise UserError(f"{source}: labels are numbers without names; set dataset.classnames.")
     count, present = max(numbers) + 1 if limit is None else limit, set(numbers)

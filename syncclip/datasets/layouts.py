@@ -75,15 +75,15 @@ def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
     }
 
 
-def _entry(item: Any, place: str) -> tuple[str, int, str]:
+def _entry(item: Any, location: str) -> tuple[str, int, str]:
     match item:
         case [str(path), int(label) | str(label), str(name)] if str(label).removeprefix("-").isdecimal():
             if int(label) < 0:
-                raise UserError(f"{place}: label {label} is out of range; ids start at 0.")
+                raise UserError(f"{location}: label {label} is out of range; ids start at 0.")
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
-                raise UserError(f"{place}: {path!r} is outside the image folder; fix the file.")
+                raise UserError(f"{location}: {path!r} is outside the image folder; fix the file.")
             return path, int(label), name
-    raise UserError(f"{place}: {cut(repr(item))} is not [path, class id, class name]; fix the file.")
+    raise UserError(f"{location}: {cut(repr(item))} is not [path, class id, class name]; fix the file.")
 
 
 def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:

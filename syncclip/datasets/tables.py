@@ -86,7 +86,7 @@ def _check_unique(rows: list[Row]) -> None:
     first: dict[str, ImageRecord] = {}
     for path, record in rows:
         if (other := first.setdefault(os.path.normpath(path), record)) is not record:
-            raise UserError(f"{record.place}: {path} is already listed in {other.place}; remove one.")
+            raise UserError(f"{record.location}: {path} is already listed in {other.location}; remove one.")
 
 
 def _rows(file: Path, split: Split | None) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Data and weights of the embedded world `icons`: they travel with the package, so that it runs without a network."""
+"""Data and weights of the embedded toy benchmark `icons`, shipped with the package for offline use."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FOLDER = Path(__file__).parent
-"""It holds "icons/clip", "icons/generator" and "icons/dataset"."""
+"""Folder of "icons/clip", "icons/generator" and "icons/dataset"."""
 CLIP = FOLDER / "icons/clip"
 
 
 def context_length() -> int:
-    """Tokens that the embedded CLIP reads of a text, with the first and the last one."""
+    """Context length of the embedded CLIP in tokens, including the start and end tokens."""
     length: int = json.loads((CLIP / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]["context_length"]
     return length
 
 
 def load_tokenizer() -> Tokenizer:
-    """The embedded CLIP's tokenizer, built from its files in milliseconds; transformers takes seconds to import."""
+    """Build the embedded CLIP's tokenizer from its files, without the slow import of transformers."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    names = json.loads((CLIP / "special_tokens_map.json").read_bytes())
-    start, end = names["bos_token"], names["eos_token"]
-    pairs = models.BPE.from_file(
-        str(CLIP / "vocab.json"), str(CLIP / "merges.txt"), unk_token=end, end_of_word_suffix="</w>"
-    )
-    tokenizer = Tokenizer(pairs)
+    special = json.loads((CLIP / "special_tokens_map.json").read_bytes())
+    start, end = special["bos_token"], special["eos_token"]
+    files = str(CLIP / "vocab.json"), str(CLIP / "merges.txt")
+    tokenizer = Tokenizer(models.BPE.from_file(*files, unk_token=end, end_of_word_suffix="</w>"))
     whitespace = normalizers.Replace(Regex(r"\s+"), " ")
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), whitespace, normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(CLIP_WORD), "removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.add_special_tokens(sorted(set(names.values())))
+    tokenizer.add_special_tokens(sorted(set(special.values())))
     vocabulary = tokenizer.get_vocab()
     first, last = ((token, vocabulary[token]) for token in (start, end))
     tokenizer.post_processor = processors.RobertaProcessing(last, first, trim_offsets=False, add_prefix_space=False)

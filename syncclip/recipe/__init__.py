@@ -1,1 +1,1 @@
-"""Recipes: YAML files and overrides come in, typed and checked settings of one experiment go out."""
+"""Recipes: typed experiment configuration, YAML files, command-line overrides and reference."""

@@ -1,4 +1,4 @@
-"""Overrides of recipe values, "section.key=value", parsed by the types of their keys."""
+"""Overrides of recipe values, `section.key=value`, parsed by the type of the key."""
 
 from __future__ import annotations
 
@@ -15,65 +15,60 @@ from pydantic import BaseModel
 
 from syncclip.core.formats import check_yaml, readable
 from syncclip.core.secrets import remember_arguments
-from syncclip.core.settings import RENAMED, UserError
+from syncclip.core.settings import UserError
 from syncclip.core.text import cut
 from syncclip.recipe.files import plain
 
 COMMAND_LINE = "command line"
 
 _CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|search_space))\.(.+)")
-"""Keys of a configuration's overrides and search_space, each of which is keyed by dotted keys itself."""
+"""Keys of a configuration's `overrides` and `search_space`, which contain dotted keys themselves."""
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
-    """{"section.key": value} of "section.key=value", whose value is parsed by the type of the key in `model`.
+    """Parse "section.key=value" to {"section.key": value} by the type of the key in `model`.
 
-    The value of a text key is the text itself; `null` is None where the key allows None. All other values are YAML.
-    Where a key allows a text or another type, such as a path or a list of paths, YAML of the other type is read as
-    such.
-
-    Raises:
-        UserError: an override has another form, or its value is not YAML.
+    The value of a text key is the text itself, or None for `null` if allowed; all other values are YAML. If a key
+    allows text and another type, such as a path or a list of paths, YAML of the other type takes precedence.
     """
     remember_arguments(overrides)
     values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise UserError(f"{COMMAND_LINE}: {cut(override)!r} is no override; write section.key=value")
+            raise UserError(f"{COMMAND_LINE}: invalid override {cut(override)!r}; expected section.key=value")
         values[key] = _parsed(key, text, types_of(key, model))
     return values
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """The override that sets a key to a text; `split_overrides` reads it back."""
+    """The override that sets a key to a text; inverse of `split_overrides`."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 
 def types_of(key: str, model: type[BaseModel]) -> set[Any]:
-    """JSON types that the value of a dotted key may have, or Any; text alone where there is no such key."""
+    """JSON types of the value of a dotted key, or Any; text for an unknown key."""
     if match := _CONFIGURATION_VALUES.fullmatch(key):
         return types_of(match[3], model) if match[2] == "overrides" else {list}
-    found: list[Any] = [model]
+    types: list[Any] = [model]
     for step in key.split("."):
-        name = RENAMED.get(step, step) if found == [model] else step
-        found = [kind for one in found for inner in _below(one, name) for kind in _alternatives(inner)]
-    return {_json_type(typing.get_origin(kind) or kind) for kind in found} or {str}
+        types = [option for kind in types for inner in _below(kind, step) for option in _alternatives(inner)]
+    return {_json_type(typing.get_origin(kind) or kind) for kind in types} or {str}
 
 
 def steps_of(key: str) -> list[str]:
-    """The parts of a dotted key, one for each level of nested values."""
+    """The parts of a dotted key, one per nesting level."""
     match = _CONFIGURATION_VALUES.fullmatch(key)
     return [*match[1].split("."), match[3]] if match else key.split(".")
 
 
 def _below(kind: Any, step: str) -> list[Any]:
-    """Annotations of what a value of this type holds under a key, or at a position."""
+    """Annotations of the values of this type under a key or at a position."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [kind.model_fields[step].annotation] if step in kind.model_fields else []
     if kind is Any:
         return [Any]
-    inner = [one for one in typing.get_args(kind) if one is not Ellipsis]
+    inner = [argument for argument in typing.get_args(kind) if argument is not Ellipsis]
     return inner[1:] if typing.get_origin(kind) is dict else inner
 
 
@@ -89,8 +84,8 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
     if origin is Annotated:
         yield from _alternatives(inner[0])
     elif origin in (typing.Union, types.UnionType):
-        for one in inner:
-            yield from _alternatives(one)
+        for option in inner:
+            yield from _alternatives(option)
     elif origin is Literal:
         yield from map(type, inner)
     else:
@@ -114,26 +109,22 @@ def _parsed(key: str, text: str, kinds: set[Any]) -> Any:
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    """Set a dotted key in nested plain values; numbers count in lists.
-
-    Raises:
-        UserError: the key leads into a single value, or past the end of a list; `origin` is where it was given.
-    """
+    """Set a dotted key in nested plain values; numbers are positions in lists, and `origin` is for messages."""
     *path, last = steps_of(key)
-    place: Any = values
+    node: Any = values
     for step in path:
-        if isinstance(place, list):
-            place = place[_position(place, step, key, origin)]
+        if isinstance(node, list):
+            node = node[_position(node, step, key, origin)]
         else:
-            if place.get(step) is None:
-                place[step] = {}
-            place = place[step]
-        if not isinstance(place, dict | list):
-            raise UserError(f"{origin}: {key}: {step!r} is a single value and holds no keys")
-    place[_position(place, last, key, origin) if isinstance(place, list) else last] = value
+            if node.get(step) is None:
+                node[step] = {}
+            node = node[step]
+        if not isinstance(node, dict | list):
+            raise UserError(f"{origin}: {key}: {step!r} is a single value without keys")
+    node[_position(node, last, key, origin) if isinstance(node, list) else last] = value
 
 
 def _position(items: list[Any], step: str, key: str, origin: str) -> int:
     if not step.isdigit() or int(step) >= len(items):
-        raise UserError(f"{origin}: {key}: {step!r} is no place in a list of {len(items)}; places count from 0")
+        raise UserError(f"{origin}: {key}: {step!r} is not a position in a list of {len(items)}; positions start at 0")
     return int(step)

@@ -1,4 +1,4 @@
-"""The recipe: one experiment as one typed value, composed of the settings that live beside their parts."""
+"""The recipe: the typed configuration of an experiment, composed of the settings of its parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -16,11 +16,11 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import remember_options, remember_urls, shareable
-from syncclip.core.settings import DATASET, RENAMED, RefusalError, Settings, UserError, explain, with_first_names
+from syncclip.core.settings import RefusalError, Settings, UserError, explain
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
 from syncclip.methods.settings import MethodsSettings
-from syncclip.recipe.files import read, shipped, with_present_keys
+from syncclip.recipe.files import read, shipped
 from syncclip.recipe.overrides import COMMAND_LINE, set_value, split_overrides
 from syncclip.recipe.study import StudySettings
 from syncclip.storage import StorageSettings
@@ -47,41 +47,40 @@ NO_TRACE = (
     "label_selector",
     "max_failures",
 )
-"""Keys of `training` that leave no trace in a run's prompts or metrics. The places of the synthetic set and of a
-teacher's files are among them; their content is identified by the set's plan and the teacher's digest."""
+"""Keys of `training` that do not affect a run's prompts or metrics. The content of the synthetic set and of a teacher's
+files is identified by the set's plan and the teacher's checksum instead of their locations."""
 
 ROUNDING = ("workers", "min_workers", "accumulation_steps")
-"""Keys of `training` that change a run by the order of sums alone, so that it may go on with others; not where a method
-draws random numbers in a step, as CLIP-LoRA does."""
+"""Keys of `training` that only change the order of summation, so that a run can resume with other values; they are
+part of the hash of methods with random numbers in a step, such as CLIP-LoRA."""
 
 PIPELINE_CLASS = "synthesis.generator.pipeline_class"
 
 
 class Recipe(Settings):
-    """Everything that decides an experiment. Each section is documented at its class.
+    """Configuration of an experiment; each section is documented at its class.
 
-    `methods` holds the settings of every method, so that a study can give each its own learning rate; a run reads
-    only those of `training.method`.
+    `methods` contains the settings of every method for studies; a run uses only those of `training.method`.
     """
 
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The name of folders; the file's name where it is not given."""
-    dataset: Annotated[DatasetSettings, DATASET] = DatasetSettings()
-    """The real images: which, how many of each class, and which classes are base."""
+    """Name of the experiment and its folders; default: name of the file."""
+    dataset: DatasetSettings = DatasetSettings()
+    """Real images: dataset, few-shot sample, and base classes."""
     backbone: BackboneSettings = BackboneSettings()
-    """The frozen CLIP."""
+    """Frozen CLIP."""
     synthesis: SynthesisSettings = SynthesisSettings()
-    """The synthetic images: how many, of which prompts, by which generator, on how many machines."""
+    """Synthetic images: number, prompts, generator, filters and machines."""
     methods: MethodsSettings = MethodsSettings()
-    """What is particular to each method; a run reads the keys of its own method alone."""
+    """Hyperparameters of each method; a run uses those of its own method."""
     training: TrainingSettings = TrainingSettings()
-    """What learns from what, how long, and what is kept on the way."""
+    """Training: method, data, schedule and checkpoints."""
     evaluation: EvaluationSettings = EvaluationSettings()
-    """On which images a run is tested."""
+    """Evaluation: split, calibration and transfer datasets."""
     study: StudySettings = StudySettings()
-    """The grid of a study, its statistics and its machines."""
+    """Study: grid of runs, statistics and machines."""
     storage: StorageSettings = StorageSettings()
-    """Where results go, and what an object store needs to know."""
+    """Storage: root folder of results and options of object stores."""
 
     @model_validator(mode="after")
     def _check_method(self) -> Recipe:
@@ -92,32 +91,28 @@ class Recipe(Settings):
             raise RefusalError("training.method", str(error)) from error
         if uses and ("real" if data == "all_real" else data) not in uses:
             choice = " or ".join(map(repr, uses))
-            raise RefusalError("training.data", f"{method!r} can't learn from {data!r}; give it {choice}")
+            raise RefusalError("training.data", f"{method!r} cannot train on {data!r}; use {choice}")
         if self.uses_teacher and self.training.teacher is None:
-            reason = (
-                "learns from a teacher; write its files with `syncclip teacher RUN SET`, and name their folder here"
-            )
+            reason = "requires a teacher; create it with `syncclip teacher RUN SET`, and set its folder here"
             raise RefusalError("training.teacher", f"{method!r} {reason}")
         return self
 
     @classmethod
     def load(cls, source: str, overrides: Sequence[str] = (), base: str | None = None, own: bool = True) -> Recipe:
-        """Read a recipe and apply overrides; the overrides win. What a study's configurations override is checked by
-        the study.
+        """Read a recipe and apply overrides, which take precedence.
 
         Args:
-            source: a shipped recipe's name ("icons", "studies/table5_losses"), or the path or URL of a YAML file. The
-                file may use OmegaConf's interpolation, such as `${training.seed}`, omit whatever has a default, and
-                begin with `extends: RECIPE`, another recipe whose values apply where it has none of its own; in a
-                list of such, later ones win.
-            overrides: "section.key=value"; a text is taken as it is, other values are YAML (see `split_overrides`).
+            source: name of a shipped recipe ("icons", "studies/table5_losses"), or path or URL of a YAML file. The file
+                may use OmegaConf interpolation, such as `${training.seed}`, and inherit with `extends: RECIPE` (or a
+                list, in which later ones take precedence).
+            overrides: "section.key=value"; values of text keys are literal, others are YAML (see `split_overrides`).
             base: a recipe that is extended as if it came first in the file's list.
-            own: whether the user has named this very file, so that it may name code to be run (see `core.trust`). What
-                lies in a folder of results, or is not on this machine, may not in any case.
+            own: whether the user has specified this file, so that it is trusted to name code (see `core.trust`); files
+                in result folders or on other machines never are.
 
         Raises:
-            UserError: no such recipe, no YAML, an unknown key, a wrong value or an impossible combination; the sentence
-                holds file, key, reason and remedy.
+            UserError: the recipe is missing or malformed, a key is unknown, or a value or combination is invalid; the
+                message contains file, key, reason and fix.
         """
         given = split_overrides(overrides, cls)
         trust(*names_in(given))
@@ -135,19 +130,16 @@ class Recipe(Settings):
         values: Mapping[str, Any] | None = None,
         overrides: Sequence[str] = (),
     ) -> Recipe:
-        """A recipe file, or for a dataset's name or path a recipe of defaults.
+        """The recipe of a file, or the default recipe for a dataset's name or path.
 
         Args:
-            root: the folder in which the dataset is looked up.
-            values: further values to set; None leaves a value as it is.
-            overrides: "section.key=value", which win over all others.
-
-        Raises:
-            UserError: see `load`.
+            root: folder in which the dataset is looked up.
+            values: further values to set; None keeps a value.
+            overrides: "section.key=value"; they take precedence.
         """
-        own = split_overrides(overrides, cls)
-        trust(*names_in(own))
-        given = {"dataset.root": root, **(values or {}), **own}
+        parsed = split_overrides(overrides, cls)
+        trust(*names_in(parsed))
+        given = {"dataset.root": root, **(values or {}), **parsed}
         given = {key: value for key, value in given.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(given)
@@ -156,35 +148,27 @@ class Recipe(Settings):
 
     @classmethod
     def of_defaults(cls, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe of an empty file, with overrides ("section.key=value").
-
-        Raises:
-            UserError: see `load`.
-        """
+        """The default recipe with overrides ("section.key=value")."""
         given = split_overrides(overrides, cls)
         trust(*names_in(given))
         return cls().with_values(given)
 
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
-        """A copy with `{"section.key": value}` set, checked like any recipe. Code that they name isn't trusted by that.
-
-        Raises:
-            UserError: an unknown key, a wrong value or an impossible combination.
-        """
-        sections = {RENAMED.get(section, section) for section in (key.partition(".")[0] for key in values)}
-        plain = {name: getattr(self, name) for name in Recipe.model_fields}  # of settings, none is checked again
-        derived = {"synthesis": {"generator": self.synthesis.generator.derived}}  # they may follow from another value
+        """A validated copy with `{"section.key": value}` set; code that the values name is not trusted."""
+        sections = {key.partition(".")[0] for key in values}
+        plain = {name: getattr(self, name) for name in Recipe.model_fields}  # not validated again
+        derived = {"synthesis": {"generator": self.synthesis.generator.derived}}  # may depend on a changed value
         return _checked(plain | self.model_dump(mode="json", include=sections, exclude=derived), values, origin, origin)
 
     @property
     def hash(self) -> str:
-        """Hex digest (16 digits) of all that decides a run's prompts and metrics, but for the synthetic set's content.
+        """Hash (16 hex digits) of everything that determines a run's prompts and metrics, except the synthetic images.
 
-        Neither storage nor study, neither evaluation (it can be repeated) nor other methods' settings belong to it.
+        Excludes storage, study, evaluation (which can be repeated) and the settings of other methods.
         """
         method = self.methods.of(self.training.method)
-        alone = {} if method.resamples else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
-        training = self.training.model_copy(update=alone).model_dump(mode="json", exclude=set(NO_TRACE))
+        neutral = {} if method.resamples else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
+        training = self.training.model_copy(update=neutral).model_dump(mode="json", exclude=set(NO_TRACE))
         dataset = self.dataset.model_dump(mode="json", exclude={"resize"})
         if dataset["seed"] is None:
             dataset["seed"] = self.training.seed
@@ -194,82 +178,75 @@ class Recipe(Settings):
             "method": method.model_dump(mode="json"),
             "training": training,
         }
-        return digest(with_first_names(parts))
+        return digest(parts)
 
     @property
     def code(self) -> dict[str, str]:
-        """Key -> `module:Class` of all code outside the package that the recipe names."""
+        """Key -> `module:Class` of all external code in the recipe."""
         named = {"training.method": self.training.method, PIPELINE_CLASS: self.synthesis.generator.pipeline_class or ""}
         named |= {
-            f"study.configurations[{place}].method": configuration.method
-            for place, configuration in enumerate(self.study.configurations)
+            f"study.configurations[{i}].method": configuration.method
+            for i, configuration in enumerate(self.study.configurations)
         }
         return {key: name for key, name in named.items() if ":" in name}
 
     @property
     def warmup_warning(self) -> str | None:
-        """A warning that a run of this recipe never reaches its learning rate; None if it does, or learns nothing."""
+        """Warning that the run ends before the learning rate reaches its peak; None otherwise."""
         method = self.methods.of(self.training.method)
         return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
 
     def warmup_warnings_of_configurations(self) -> list[str]:
-        """The same of the study's configurations: each warning once, with the names of its configurations."""
+        """The warnings of the study's configurations, each with the names of its configurations."""
         configurations: dict[str, list[str]] = {}
         for configuration in self.study.configurations:
-            values = {
-                "training.method": configuration.method,
-                "training.data": configuration.data,
-                **configuration.overrides,
-            }
-            with suppress(UserError):  # the study itself reports it
+            values = {"training.method": configuration.method, "training.data": configuration.data}
+            values |= configuration.overrides
+            with suppress(UserError):  # reported by the study itself
                 if warning := self.with_values(values).warmup_warning:
                     configurations.setdefault(warning, []).append(configuration.name)
         return [f"{', '.join(names)}: {warning}" for warning, names in configurations.items()]
 
     @property
     def folder(self) -> str:
-        """Where the results of this recipe go unless `--out` names another place: `<storage.root>/<name>`."""
+        """Default folder of results: `<storage.root>/<name>`."""
         return storage.join(self.storage.root, self.name)
 
     @property
     def argument(self) -> str:
-        """What names this recipe on the command line: a shipped recipe's name, else its file's."""
-        return next((one for one in shipped() if one.rpartition("/")[2] == self.name), f"{self.name}.yaml")
+        """Command-line argument for this recipe: the name of a shipped recipe, or its file name."""
+        return next((name for name in shipped() if name.rpartition("/")[2] == self.name), f"{self.name}.yaml")
 
     @property
     def uses_synthetic(self) -> bool:
-        """Whether a run of this recipe reads the synthetic set."""
+        """Whether a run of this recipe uses the synthetic set."""
         return bool(self.methods.of(self.training.method).data) and self.training.data in ("synthetic", "both")
 
     @property
     def uses_teacher(self) -> bool:
-        """Whether a run of this recipe reads a teacher's files, which tell of synthetic images."""
+        """Whether a run of this recipe uses teacher predictions for synthetic images."""
         return self.uses_synthetic and self.methods.of(self.training.method).taught
 
     @property
     def shots(self) -> tuple[int, int]:
-        """(real images per class, the seed that they are chosen by), as trainings of the recipe see them."""
+        """(real images per class, sampling seed) of trainings of this recipe."""
         seed = self.training.seed if self.dataset.seed is None else self.dataset.seed
         return self.dataset.shots, seed
 
     def to_yaml(self) -> str:
-        """The whole recipe with every default filled in; `load` reads it back as an equal recipe.
-
-        What may be secret is left out, for the text is stored beside results: see `core.secrets`.
-        """
+        """The recipe as YAML with all defaults, readable by `load`; omits potential secrets, see `core.secrets`."""
         values = shareable(self.model_dump(mode="json"))
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
         return text
 
 
 def digest(value: object) -> str:
-    """Hex digest (16 digits) of a value made of JSON's types, independent of the order of keys."""
+    """Hash (16 hex digits) of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
-    """A recipe of these values; a mistake is reported with `origin` if an override made it, else with `label`."""
-    overrides = with_present_keys(overrides, origin)
+    """Validate these values with overrides; errors of overrides are reported with `origin`, others with `label`."""
     for key, value in overrides.items():
         set_value(values, key, value, origin)
     remember_urls(values)
@@ -282,6 +259,6 @@ def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, o
         key, reason = explain(error, Recipe)
         dotted = re.sub(r"\[(\d+)\]", r".\1", key)
         section = f"{dotted}." if dotted else ""
-        of_override = any(f"{dotted}.".startswith(f"{one}.") or f"{one}.".startswith(section) for one in overrides)
-        place = f"{key}: " if key and not reason.startswith(key) else ""
-        raise UserError(f"{origin if of_override else label}: {place}{reason}") from error
+        of_override = any(f"{dotted}.".startswith(f"{name}.") or f"{name}.".startswith(section) for name in overrides)
+        prefix = f"{key}: " if key and not reason.startswith(key) else ""
+        raise UserError(f"{origin if of_override else label}: {prefix}{reason}") from error

@@ -1,4 +1,4 @@
-"""From a recipe to the built parts of a run: dataset, frozen CLIP with its method, stream of batches."""
+"""Build the parts of a run from its recipe: dataset, frozen CLIP with its method, stream of batches."""
 
 from __future__ import annotations
 
@@ -32,28 +32,25 @@ from syncclip.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunParts:
-    """The parts of a run. The method is on its device, in evaluation mode, with its initial prompts."""
+    """The parts of a run; the method is on its device, in evaluation mode, with its initial prompts."""
 
     dataset: Dataset
     backbone: Backbone
     method: Method
     temperature: float = 1.0
-    """Of its confidences."""
+    """Calibration temperature."""
 
     @property
     def device(self) -> torch.device:
-        """Where the method is."""
+        """Device of the method."""
         return self.method.clip.device
 
 
 def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
-    """Load dataset and backbone and build the method; the prompts' start depends on the training's seed.
+    """Load dataset and backbone and build the method, initialised by the training's seed.
 
     Args:
-        cache: of what earlier recipes of this process loaded. Methods built on it share a CLIP, and so its device.
-
-    Raises:
-        UserError: one of them is not there, or they do not fit each other.
+        cache: of this process; methods built with it share a CLIP, and so its device.
     """
     storage.configure(recipe.storage.options)
     cache = cache or ModelCache()
@@ -70,10 +67,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
 def build_stream(
     recipe: Recipe, run: RunParts, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> MixedStream | None:
-    """This rank's batches; None for a method that learns nothing.
-
-    The few shots are chosen by `dataset.seed`, or by the training's seed where none is given.
-    """
+    """This rank's batches; None for a method without training."""
     cache = cache or ModelCache()
     training = recipe.training
     if not run.method.settings.data:
@@ -101,13 +95,13 @@ def build_stream(
 
 
 def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
-    """The method's current accuracy on the validation images, in percent, among all classes."""
-    found = predictions(recipe, run, "val")
-    return float(results(found, run.method.classnames, len(run.dataset.base))["all_classes_accuracy"])
+    """The method's current accuracy on the validation images among all classes, in percent."""
+    numbers = results(predictions(recipe, run, "val"), run.method.classnames, len(run.dataset.base))
+    return float(numbers["all_classes_accuracy"])
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
-    """What the method predicts for one of several parts of a split's images, see `predict`."""
+    """Predictions for one of several parts of a split's images, see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
     return predict(
@@ -116,7 +110,7 @@ def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, part
 
 
 def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
-    """The run with its temperature, where the recipe asks for one; see `fit_temperature`."""
+    """The run with a fitted temperature if the recipe enables calibration; see `fit_temperature`."""
     if not recipe.evaluation.calibrate:
         return run
     images, batch, threads = run.dataset.split("val"), recipe.evaluation.batch_size, recipe.training.threads
@@ -126,31 +120,31 @@ def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
 
 TESTED: tuple[Split, ...] = ("val", "test")
 OPENING = ("synthetic", "shuffle_window", "max_corrupt_images", "verify_shards", "cache_bytes", "cache_folder")
-"""Keys of `training` that decide how synthetic sets are opened."""
+"""Keys of `training` that affect how synthetic sets are opened."""
 
 
 class ModelCache:
-    """Loads what recipes name, and keeps it while they name the same. Runs are the same bit for bit either way.
+    """Cache of datasets, synthetic sets, one CLIP and tested images for runs that follow each other.
 
-    Datasets are kept as lists of images, the last synthetic sets as tables, one CLIP with all its weights, and of
-    tested images as many as have room: decoded, and cut to the size that the CLIP sees. Not for several threads.
+    Runs are bit-identical with and without it. Tested images are kept decoded and cropped to CLIP's size. Not
+    thread-safe.
 
     Args:
-        keep_bytes: memory that kept images may take; those beyond are decoded each time.
+        keep_bytes: maximum memory of kept images; further images are decoded each time.
     """
 
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
-        """How often each kind was really loaded."""
+        """Number of actual loads by kind."""
         self._keep_bytes = keep_bytes
-        self._room = keep_bytes  # that kept images may still take
+        self._room = keep_bytes  # remaining memory for images
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
         self._images: dict[tuple[str, str], dict[int, Image.Image]] = {}
 
     def dataset(self, settings: DatasetSettings) -> Dataset:
-        """The dataset, as `load_dataset` has it."""
+        """The cached result of `load_dataset`."""
         key = _key(settings)
         if key not in self._datasets:
             self.loads["dataset"] += 1
@@ -158,9 +152,9 @@ class ModelCache:
         return self._datasets[key]
 
     def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-        """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened again where their files changed."""
+        """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened again if their files changed."""
         training = recipe.training.model_dump(include=set(OPENING))
-        key = training, classes, [self._files(one.url) for one in mixed_sets(recipe.training)]
+        key = training, classes, [self._files(mixed.url) for mixed in mixed_sets(recipe.training)]
         if self._sets is None or self._sets[0] != key:
             self.loads["sets"] += 1
             self._sets = key, synthetic_sources(recipe, classes)
@@ -178,9 +172,9 @@ class ModelCache:
         return digest or storage.sizes(url)
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
-        """The CLIP, on the device of the last run: `build_parts` moves it to its own. Only one is kept."""
+        """The CLIP, on the device of the last run; only one is kept."""
         if self._clip is None or self._clip[0] != settings:
-            self._clip = None  # its memory is needed for the next
+            self._clip = None  # free its memory first
             self._images.clear()
             self._room = self._keep_bytes
             self.loads["clip"] += 1
@@ -188,10 +182,8 @@ class ModelCache:
         return self._clip[1]
 
     def prepared(self, dataset: Dataset, settings: DatasetSettings, backbone: Backbone) -> Dataset:
-        """The same dataset; each image of its tested splits is decoded once, and cut to the CLIP's size.
-
-        The CLIP's `preprocess` gives the same for the cut ones, to the bit.
-        """
+        """A view of the dataset that decodes each tested image once and keeps it cropped to CLIP's size, which does not
+        change the result of `preprocess`."""
         if not self._keep_bytes:
             return dataset
         kept: dict[Split, dict[int, Image.Image]] = {
@@ -202,7 +194,7 @@ class ModelCache:
         )
 
     def keep(self, kept: dict[int, Image.Image], row: int, image: Image.Image) -> None:
-        """Count an image that was decoded, and add it to those kept where it has room."""
+        """Count a decoded image, and keep it if there is room."""
         self.loads["image"] += 1
         size = 3 * image.width * image.height
         if size <= self._room:
@@ -211,14 +203,14 @@ class ModelCache:
 
 
 class CachedImages(ImageView):
-    """Images of which those that have room are decoded once. The first ones are kept: they are read in order."""
+    """Images that are decoded once, as far as the cache has room; the first ones are kept."""
 
     def __init__(self, cache: ModelCache, images: ImageSet, kept: dict[int, Image.Image], backbone: Backbone) -> None:
         super().__init__(images)
         self._cache, self._kept, self._backbone = cache, kept, backbone
 
     def image(self, row: int) -> Image.Image:
-        """The RGB image of a row, cut to the CLIP's size."""
+        """RGB image of a row, cropped to CLIP's size."""
         if row in self._kept:
             return self._kept[row]
         image = cut(super().image(row), self._backbone.preprocess)
@@ -227,33 +219,25 @@ class CachedImages(ImageView):
 
 
 def _key(settings: DatasetSettings) -> str:
-    """What decides a dataset, but for its shots, which are chosen later."""
+    """Cache key of a dataset, independent of its few-shot sample."""
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 
 
 def build_on_worker(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """One rank's job from what `to_spec` wrote down; runs on the workers.
-
-    Raises:
-        UserError: see `from_spec`.
-    """
+    """One rank's job from the result of `to_spec`; runs on the workers."""
     return build_job(*from_spec(spec), rank, world_size)
 
 
 def build_job(
     recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> TrainJob:
-    """One rank's job for a resolved run.
-
-    Raises:
-        UserError: see `build_parts`; or a split that the run will need is missing or damaged.
-    """
+    """One rank's job for a resolved run; raises a `UserError` if a split that the run needs is missing or corrupt."""
     run = build_parts(recipe, cache)
-    run.dataset.split(recipe.evaluation.split)  # a damaged one is refused now, not after the training
+    run.dataset.split(recipe.evaluation.split)  # raises now instead of after the training
     settings = recipe.methods.of(recipe.training.method)
     validate = None
     if recipe.training.keep_best == "validation":
-        run.dataset.split("val")  # where there is none, that is refused now, not at the first checkpoint
+        run.dataset.split("val")  # raises now instead of at the first checkpoint
         validate = partial(validation_accuracy, recipe, run)
     stream = build_stream(recipe, run, rank, world_size, cache)
     if stream is not None and stream.teacher is not None:

@@ -1,4 +1,4 @@
-"""What a run tells apart, and by which CLIP: kept in its folder, so that whoever has the run needs no dataset."""
+"""Classes and CLIP of a run, kept in its folder so that inference needs no dataset."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 CLASSES = "classes.json"
 FILES = (RECIPE, PROMPTS, RECORD, CLASSES, RESULTS)
-"""The files of a run that others need; the first three are required."""
+"""Files of a run needed for inference; the first three are required."""
 
 
 class RunClasses(Settings):
-    """Content of `classes.json`. Labels are positions in `classnames`, of which the base classes come first."""
+    """Content of `classes.json`; labels are positions in `classnames`, with the base classes first."""
 
     format: Literal[1] = 1
     dataset: str
-    """Its name; the dataset itself is not needed."""
+    """Name of the dataset."""
     classnames: Annotated[list[ShortText], MANY] = Field(min_length=1)
     template: Template
     base_count: int = Field(ge=1)
-    """How many of the classes, the first ones, are base classes."""
+    """Number of base classes."""
     only: Annotated[list[int], MANY] | None = None
-    """Labels that a prediction may have, the others being those of a larger dataset; None: all."""
+    """Labels of the candidate classes; None: all."""
     clip: str
     """Name and tag of the CLIP."""
     clip_sha256: str | None = None
-    """`Backbone.sha256`; None: unknown, as of runs of earlier versions."""
+    """`Backbone.sha256`; None: unknown."""
     temperature: float = Field(1.0, gt=0)
-    """By which logits are divided before the softmax."""
+    """Divisor of the logits before the softmax."""
     preprocess: dict[str, Any] = Field(default={})
-    """How images become its input, as open_clip writes it: size, mean, std, interpolation and resize_mode."""
+    """Preprocessing settings in open_clip's format: size, mean, std, interpolation and resize_mode."""
 
     @model_validator(mode="after")
     def _check_labels(self) -> RunClasses:
         count, only = len(self.classnames), self.only
         if self.base_count > count or (only is not None and not (only and {*only} <= {*range(count)})):
-            raise ValueError(f"base_count or only names labels that {count} classes don't have")
+            raise ValueError(f"base_count or only contains labels outside the {count} classes")
         return self
 
     @property
@@ -59,7 +59,7 @@ class RunClasses(Settings):
 def describe(
     recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None, temperature: float = 1.0
 ) -> RunClasses:
-    """What is kept of a run's dataset and CLIP; without a backbone, its weights are not known."""
+    """Describe a run's dataset and CLIP; without a backbone, the CLIP's weights remain unknown."""
     return RunClasses(
         dataset=dataset.name,
         classnames=dataset.classnames,
@@ -79,33 +79,28 @@ def clip_of(recipe: Recipe) -> str:
 
 
 def read_classes(folder: RunFolder) -> RunClasses:
-    """What a run tells apart, as its folder says.
-
-    Raises:
-        UserError: the file is damaged, or missing because the run was never evaluated.
-    """
-    found = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
-    if found is None:
+    """Read a run's `classes.json`; raises a `UserError` if it is corrupt, or if the run has not been evaluated."""
+    classes = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
+    if classes is None:
         raise UserError(f"{folder.path(CLASSES)} is missing; evaluate the run once: `syncclip evaluate {folder.url}`")
-    return found
+    return classes
 
 
 def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses]:
-    """The method of a finished run with what it learned, on the CPU, and what it tells apart.
+    """The trained method of a finished run, on the CPU, and its classes.
 
     Raises:
-        UserError: see `read_classes`; or the CLIP is not there, or another than in the training, with which the prompts
-            mean nothing.
+        UserError: see `read_classes`; or the CLIP is missing, or not that of the training.
     """
     storage.configure(recipe.storage.options)
     classes, backbone = read_classes(folder), load_backbone(recipe.backbone)
-    now = backbone.preprocess_settings
-    others = [key for key, value in classes.preprocess.items() if key in now and now[key] != value]
-    if others or classes.clip_sha256 not in (None, backbone.sha256):
-        what = f"its {others[0]} of images differs" if others else "its weights or activations differ"
+    current = backbone.preprocess_settings
+    changed = [key for key, value in classes.preprocess.items() if key in current and current[key] != value]
+    if changed or classes.clip_sha256 not in (None, backbone.sha256):
+        difference = f"preprocessing ({changed[0]})" if changed else "weights or activations"
         raise UserError(
-            f"{folder.url}: the CLIP {recipe.backbone.name!r} here is not that of the run's training, {what}; "
-            "bring that back, or name its place with `backbone` (on the command line, --backbone)"
+            f"{folder.url}: CLIP {recipe.backbone.name!r} differs from that of the training in its {difference}; "
+            "restore it, or set its path with `backbone` (--backbone)"
         )
     method = build_for(recipe, PromptedClip(backbone), classes)
     load_prompts(folder, method)
@@ -113,45 +108,44 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
 
 
 def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method:
-    """A run's method as it was before the training, for its own classes or for others."""
-    if recipe.training.data == "all_real":  # to which all classes are base classes
+    """A run's untrained method, for its own or other classes."""
+    if recipe.training.data == "all_real":  # all classes are base classes
         classes = classes.model_copy(update={"base_count": len(classes.classnames)})
     name = recipe.training.method
     return build_method(name, clip, classes, recipe.methods.of(name), recipe.training.seed)
 
 
 def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> None:
-    """Put the prompts of a run into its method built for other classes.
-
-    Args:
-        whose: the other classes, for a message.
+    """Load the prompts of a run into its method built for other classes, described by `whose` in messages.
 
     Raises:
-        UserError: what was learned belongs to the run's own classes, or has other shapes for these.
+        UserError: the learned parameters are class-specific, or their shapes differ.
     """
-    if _learns_for_each_class(recipe, method):
+    if _is_class_specific(recipe, method):
         raise UserError(
-            f"{run.url}: {recipe.training.method!r} learned something for each class of {recipe.dataset.name!r}, "
-            f"which does not carry over to {whose}; use a run whose prompts all classes share"
+            f"{run.url}: {recipe.training.method!r} learned class-specific parameters for {recipe.dataset.name!r}, "
+            f"which do not transfer to {whose}; use a run with shared prompts"
         )
     prompts = read_prompts(run)
-    ours, theirs = ({key: tuple(value.shape) for key, value in one.items()} for one in (method.state_dict(), prompts))
-    if other_shapes := sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)):
+    expected, actual = (
+        {key: tuple(value.shape) for key, value in state.items()} for state in (method.state_dict(), prompts)
+    )
+    if differing := sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)):
         raise UserError(
-            f"{run.path(PROMPTS)}: {other_shapes[0]} doesn't fit {whose}, whose names leave other room for "
-            "learned words; train the run with a phrase or fewer text_tokens"
+            f"{run.path(PROMPTS)}: {differing[0]} has another shape for {whose}, as their names leave different "
+            "room for learned tokens; train with initial_words or fewer text_tokens"
         )
     method.load_state_dict(prompts)
     method.known = 0
 
 
-def _learns_for_each_class(recipe: Recipe, method: Method) -> bool:
-    """Whether what a method learns grows with the number of classes, so that it belongs to just these."""
+def _is_class_specific(recipe: Recipe, method: Method) -> bool:
+    """Whether a method's learned parameters grow with the number of classes."""
     settings, name = recipe.methods.of(recipe.training.method), method.classnames[0]
 
     def shapes(classes: int) -> list[tuple[int, ...]]:
-        few = Dataset("few", [name] * classes, method.template, {})
-        built: Method = build_method(recipe.training.method, method.clip, few, settings, seed=0)
+        dataset = Dataset("small", [name] * classes, method.template, {})
+        built: Method = build_method(recipe.training.method, method.clip, dataset, settings, seed=0)
         return [tuple(parameter.shape) for parameter in built.parameters()]
 
     return shapes(2) != shapes(3)

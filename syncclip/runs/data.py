@@ -1,4 +1,4 @@
-"""The sets that a training learns from: found whole and of the right classes, and opened."""
+"""The training data of a run: checks of completeness and classes, and opening of sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from syncclip import storage
-from syncclip.core.settings import UserError, with_first_names
+from syncclip.core.settings import UserError
 from syncclip.core.text import counted, few, first_difference
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe, digest
@@ -26,7 +26,7 @@ from syncclip.training.settings import MixedSet, TrainingSettings
 
 
 class KnownSets:
-    """What synthetic sets and datasets hold, each read once, for runs that are resolved together."""
+    """Cache of the content of synthetic sets and datasets, for runs that are resolved together."""
 
     def __init__(self) -> None:
         self.holds_set = cache(holds_set)
@@ -36,145 +36,139 @@ class KnownSets:
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:
-        """Those of a dataset, by class id."""
+        """Class names of a dataset by id."""
         return self._classnames(dataset.model_dump_json())
 
 
 def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str]:
-    """(images per class, identity) of the part of the set at `url` that a run of this recipe learns from.
+    """(images per class, identity) of the part of the set at `url` that a run of this recipe trains on.
 
-    The identity is a digest of all that decides those images; a set that grew since keeps the identity of its parts.
+    The identity is a hash of everything that determines these images; it does not change when the set grows.
 
     Raises:
-        UserError: the set is of other classes, holds too few images, or isn't finished that far.
+        UserError: the set has other classes, too few images, or missing shards.
     """
     plan = known.plan(url)
     if plan is None:
-        raise UserError(
-            f"{url}: no synthetic set there; generate one with `syncclip synth {recipe.argument} --out {url}`"
-        )
+        raise UserError(f"{url}: no synthetic set found; run `syncclip synth {recipe.argument} --out {url}`")
     _require_same(plan.classnames, known.classnames(recipe.dataset), url, recipe)
-    wanted = recipe.training.images_per_class or plan.images_per_class
-    again = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={wanted}`"
-    if wanted > plan.images_per_class:
+    count = recipe.training.images_per_class or plan.images_per_class
+    command = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={count}`"
+    if count > plan.images_per_class:
+        available = counted(plan.images_per_class, "image")
         raise UserError(
-            f"training.images_per_class is {wanted}, but {url} holds "
-            f"{counted(plan.images_per_class, 'image')} per class; generate more with {again}"
+            f"training.images_per_class is {count}, but {url} has {available} per class; generate more with {command}"
         )
-    there, shards = known.committed(url, plan.owner), plan.shards(wanted)
-    if missing := [shard for shard in shards if shard not in there]:
+    existing, shards = known.committed(url, plan.owner), plan.shards(count)
+    if missing := [shard for shard in shards if shard not in existing]:
+        names = few(map(shard_name, missing))
         raise UserError(
-            f"{url}: {len(missing)} of {len(shards)} shards are missing or cut short "
-            f"({few(map(shard_name, missing))}); finish the set with {again}"
+            f"{url}: {len(missing)} of {len(shards)} shards are missing or truncated ({names}); complete the set with "
+            f"{command}"
         )
     require_content(plan, url)
-    amounts = [*(amount for amount in plan.amounts if amount < wanted), wanted]
-    return wanted, digest({**with_first_names(plan.model_dump(mode="json")), "amounts": amounts})
+    amounts = [*(amount for amount in plan.amounts if amount < count), count]
+    return count, digest({**plan.model_dump(mode="json"), "amounts": amounts})
 
 
 def teacher_part(recipe: Recipe, known: KnownSets) -> tuple[int, str]:
-    """(length of the class vectors, digest) of the teacher that a run learns from, whose synthetic set is resolved.
+    """(dimension of the class vectors, checksum) of the teacher of a run whose synthetic set is resolved.
 
     Raises:
-        UserError: the run learns from several sets, or the teacher's files are of other classes, of other shards, or
-            not there for all images that are learned from.
+        UserError: the run has several synthetic sets, or the teacher's files do not match the classes and shards.
     """
     training, url = recipe.training, str(recipe.training.teacher)
     if not isinstance(training.synthetic, str):
         raise UserError(
-            "training.teacher: a teacher's files are of one set, but training.synthetic is a list; name one set, "
-            "which `syncclip shards merge` makes of several"
+            "training.teacher: requires a single synthetic set, but training.synthetic is a list; combine its sets "
+            "with `syncclip shards merge`"
         )
-    told, plan = known.teacher(url), known.plan(training.synthetic)
+    teacher, plan = known.teacher(url), known.plan(training.synthetic)
     assert plan is not None, "the set is resolved"
-    told.require_classes(plan.classnames, url, training.synthetic)
-    there, tars = {one.shard: one.tar_sha256 for one in told.shards}, known.committed(training.synthetic, plan.owner)
-    wanted = plan.shards(training.images_per_class)
-    if missing := [shard for shard in wanted if there.get(shard) != tars[shard].sha256]:
-        what = "of other images" if missing[0] in there else "not there"
+    teacher.require_classes(plan.classnames, url, training.synthetic)
+    existing = {shard.shard: shard.tar_sha256 for shard in teacher.shards}
+    tars, shards = known.committed(training.synthetic, plan.owner), plan.shards(training.images_per_class)
+    if missing := [shard for shard in shards if existing.get(shard) != tars[shard].sha256]:
+        problem = "are for other images" if missing[0] in existing else "are missing"
         raise UserError(
-            f"{url}: the teacher's probabilities of {len(missing)} of {len(wanted)} shards are {what} "
-            f"({few(map(shard_name, missing))}); "
-            f"write them with `syncclip teacher RUN {training.synthetic} --out {url}`"
+            f"{url}: teacher predictions of {len(missing)} of {len(shards)} shards {problem} "
+            f"({few(map(shard_name, missing))}); run `syncclip teacher RUN {training.synthetic} --out {url}`"
         )
-    return told.dim, told.digest
+    return teacher.dim, teacher.digest
 
 
 def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]]:
-    """The shots of the dataset, which `build_parts` has put behind the cache, and those of the sets in `training.real`.
+    """The few-shot samples of the dataset and of the sets in `training.real`.
 
     Raises:
-        UserError: one of them shows other classes, or isn't there.
+        UserError: one of them is missing or has other classes.
     """
     classes: Literal["base", "all"] = "all" if recipe.training.data == "all_real" else "base"
-    found = [(dataset, 1.0)]
-    for one in recipe.training.real:
-        other = load_dataset(recipe.dataset.model_copy(update={"name": one.url, "root": None}))
-        _require_same(other.classnames, dataset.classnames, f"{one.url} (training.real)", recipe)
-        found.append((through(other, shard_cache(recipe.training)), one.weight))
+    datasets = [(dataset, 1.0)]
+    for mixed in recipe.training.real:
+        other = load_dataset(recipe.dataset.model_copy(update={"name": mixed.url, "root": None}))
+        _require_same(other.classnames, dataset.classnames, f"{mixed.url} (training.real)", recipe)
+        datasets.append((through(other, shard_cache(recipe.training)), mixed.weight))
     return [
-        MixedSource(each.split("train"), weight, np.asarray(each.few_shot(*recipe.shots, classes)))
-        for each, weight in found
+        MixedSource(item.split("train"), weight, np.asarray(item.few_shot(*recipe.shots, classes)))
+        for item, weight in datasets
     ]
 
 
 def mixed_sets(training: TrainingSettings) -> Sequence[MixedSet]:
-    """The synthetic sets that a resolved recipe names."""
-    assert training.synthetic is not None, "`resolve_run` names the set before anything is built"
+    """The synthetic sets of a resolved recipe."""
+    assert training.synthetic is not None, "`resolve_run` has set it"
     return (MixedSet(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
 
 
 def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-    """The synthetic sets of a resolved recipe, opened.
+    """Open the synthetic sets of a resolved recipe.
 
     Raises:
-        UserError: one is empty or damaged, shows a class that there is none of, or its window doesn't fit the cache.
+        UserError: a set is empty, corrupt or of other classes, or its shuffle window exceeds the cache.
     """
     training = recipe.training
     shards = shard_cache(training)
     sources = []
-    for one in mixed_sets(training):
-        images = ShardSet(one.url, training.max_corrupt_images, shards, resolved=True)
+    for mixed in mixed_sets(training):
+        images = ShardSet(mixed.url, training.max_corrupt_images, shards, resolved=True)
         images.check_labels(classes)
-        sources.append(MixedSource(images, one.weight))
+        sources.append(MixedSource(images, mixed.weight))
     _check_room([source.images for source in sources], training)
     return sources
 
 
 def shard_cache(training: TrainingSettings) -> ShardCache:
-    """Where remote shards are copied to: a folder that all workers of a machine share."""
-    named = training.cache_folder
-    ours = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # alone below a folder that is everybody's
-    folder = ours if named is None else storage.local_path(named).resolve()
+    """The cache of remote shards, in a folder that all workers of a machine share."""
+    default = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # private to the user
+    folder = default if training.cache_folder is None else storage.local_path(training.cache_folder).resolve()
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.verify_shards)
 
 
 def through(dataset: Dataset, cache: ShardCache) -> Dataset:
-    """The dataset, with those of its splits that are shards read through a cache."""
+    """The dataset with its sharded splits read through a cache."""
     return dataset.with_images(lambda _, images: images.through(cache) if isinstance(images, ShardSet) else images)
 
 
-def _require_same(found: Sequence[str], wanted: Sequence[str], place: str, recipe: Recipe) -> None:
-    if list(found) != list(wanted):
+def _require_same(names: Sequence[str], expected: Sequence[str], source: str, recipe: Recipe) -> None:
+    if list(names) != list(expected):
+        difference = first_difference(names, expected)
         raise UserError(
-            f"{place} shows {len(found)} classes that are not the {len(wanted)} of {recipe.dataset.name!r}"
-            f"{first_difference(found, wanted)}; take a set of this dataset, or name another with "
-            "training.synthetic=DIR"
+            f"{source}: its {len(names)} classes differ from the {len(expected)} of {recipe.dataset.name!r}"
+            f"{difference}; set another with training.synthetic=DIR"
         )
 
 
 def _check_room(sets: Sequence[ShardSet], training: TrainingSettings) -> None:
-    """Refuse a window of remote shards that would be copied again and again; with no room at all none is copied."""
+    """Raise a `UserError` if the shuffle window of remote shards exceeds the cache."""
     needed = 0
     for images in sets:
         if not storage.is_local(images.url):
             shards = sorted((stats.bytes for stats in images.shards.values()), reverse=True)
-            needed += sum(
-                shards if training.shuffle_window is None else shards[: training.shuffle_window + 1]
-            )  # the next one too
+            window = training.shuffle_window
+            needed += sum(shards if window is None else shards[: window + 1])  # including the next one
     if 0 < training.cache_bytes < needed:
         raise UserError(
-            f"training.cache_bytes is {training.cache_bytes:,}, but the shards that are in use at once take "
-            f"{needed:,}; set training.shuffle_window to fewer shards, give it more room, or 0 to fetch each image "
-            f"alone"
+            f"training.cache_bytes is {training.cache_bytes:,}, but the shards in use take {needed:,}; reduce "
+            "training.shuffle_window, increase the cache, or set it to 0 to fetch single images"
         )

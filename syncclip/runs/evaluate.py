@@ -1,6 +1,6 @@
-"""What a finished run scores on its own dataset, and on others with its prompts around their class names.
+"""Evaluation of a finished run on its own dataset, and of its prompts on other datasets (transfer).
 
-Workers of a Ray cluster can share the images; the results are those of one process, bit for bit.
+Images can be distributed over workers of a Ray cluster; the results are bit-identical to those of one process.
 """
 
 from __future__ import annotations
@@ -28,33 +28,32 @@ from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
 
 TRANSFER = "transfer"
-"""In a run's folder: a folder for each other dataset that it was tested on."""
+"""Subfolder of a run with the results on other datasets."""
 
 RETRIES = 4
-"""How often a part of the images starts again after its process died or its machine was lost."""
+"""Retries of a part of the images after a process or machine is lost."""
 
 
 def scored(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """The results of a finished run on its dataset; computed where they are missing or of other settings.
+    """The results of a finished run on its dataset; computed if they are missing or of other settings.
 
-    So are those on the datasets of `evaluation.transfer`, which `transfer_results` reads.
+    Also computes missing results on the datasets of `evaluation.transfer`, which `transfer_results` reads.
 
     Args:
-        cache: of what earlier runs of this process loaded.
-        workers: of a cluster, which share the images; None: this process takes all of them. The results are the same.
+        workers: number of cluster workers that share the images; None: this process alone.
     """
-    found = results_of(recipe, folder) or score(recipe, folder, cache, workers)
+    numbers = results_of(recipe, folder) or score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder):
         transfer(recipe, folder, DatasetSettings(name=name, root=recipe.dataset.root), cache, workers)
-    return found
+    return numbers
 
 
 def score(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Evaluate a finished run on its own dataset, and write the results into its folder."""
+    """Evaluate a finished run on its own dataset, and write the results to its folder."""
     parts = build_parts(recipe, cache)
     load_prompts(folder, parts.method)
     parts = calibrated(recipe, parts)
@@ -70,46 +69,42 @@ def transfer(
     cache: ModelCache | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a finished run over the classes of another dataset; results go to its folder's `transfer/<name>`.
+    """Evaluate a finished run on another dataset, and write the results to `transfer/<name>` in its folder.
 
     Raises:
-        UserError: what the method learned belongs to its own classes, or the dataset isn't there.
+        UserError: the learned parameters are class-specific, or the dataset is missing.
     """
-    elsewhere = recipe.model_copy(update={"dataset": other})
-    parts = build_parts(elsewhere, cache)
+    transferred = recipe.model_copy(update={"dataset": other})
+    parts = build_parts(transferred, cache)
     carry_over(recipe, folder, parts.method, f"those of {parts.dataset.name!r}")
     parts = replace(parts, temperature=read_classes(folder).temperature)
-    return _evaluate(elsewhere, folder, parts, other.name, workers)
+    return _evaluate(transferred, folder, parts, other.name, workers)
 
 
 def transfer_results(folder: RunFolder, name: str) -> dict[str, Any]:
-    """What `transfer` wrote about one dataset."""
+    """The results of `transfer` on one dataset."""
     return read_results(storage.join(transfer_url(folder.url, name), RESULTS), results_owner(folder, name))
 
 
 def results_owner(folder: RunFolder, transfer: str | None = None) -> str:
-    """Identity of a run's results and predictions, see `storage.seals`; on another dataset, if one is named."""
+    """Identity of a run's results and predictions on its own or another dataset, see `storage.checksums`."""
     if transfer is None:
         return folder.owner
     return storage.identity(f"{folder.owner}/{transfer_url('', transfer)}")
 
 
 def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -> dict[str, Any] | None:
-    """The results of a run; None where there are none for the recipe's evaluation settings, or no predictions.
-
-    Args:
-        transfer: name of another dataset that it was tested on.
-    """
+    """The results of a run on its own or another dataset; None if missing or of other evaluation settings."""
     url = folder.url if transfer is None else transfer_url(folder.url, transfer)
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
-    found = read_results(storage.join(url, RESULTS), results_owner(folder, transfer))
-    same = found.get("split") == recipe.evaluation.split and found.get("bins") == recipe.evaluation.bins
-    return found if same and ("temperature" in found) == recipe.evaluation.calibrate else None
+    numbers = read_results(storage.join(url, RESULTS), results_owner(folder, transfer))
+    same = numbers.get("split") == recipe.evaluation.split and numbers.get("bins") == recipe.evaluation.bins
+    return numbers if same and ("temperature" in numbers) == recipe.evaluation.calibrate else None
 
 
 def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
-    """Those datasets of `evaluation.transfer` that the run was not tested on."""
+    """Datasets of `evaluation.transfer` without results."""
     return [name for name in recipe.evaluation.transfer if results_of(recipe, folder, name) is None]
 
 
@@ -150,27 +145,22 @@ def _evaluate(
 
 
 def transfer_url(run_url: str, name: str) -> str:
-    """Where the results on another dataset are kept; a path goes by its last part."""
+    """Folder of the results on another dataset, named after the last part of its path."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
 def shared_predictions(
     recipe: Recipe, prompts: bytes, workers: int, images: int, temperature: float = 1.0
 ) -> Predictions:
-    """A run's predictions for all images of its split, each part of them by a Ray task.
+    """A run's predictions for all images of its split, computed by Ray tasks.
 
-    A part is a pure function of what it is given, so one that is lost with its worker gives the same when repeated.
-    Where the cluster has room for fewer workers, parts wait for each other.
+    Each task is a pure function of its arguments, so a lost one can be repeated; tasks queue on a small cluster.
 
     Args:
-        recipe: of the run; its dataset is the one that is tested on.
-        prompts: of the run, as its safetensors file has them.
-        workers: parts that the images are cut in.
-        images: how many there are.
-        temperature: of the run.
-
-    Raises:
-        UserError: a worker can't read what the recipe names.
+        recipe: of the run, with the tested dataset.
+        prompts: content of the run's safetensors file.
+        workers: number of tasks.
+        images: total number of images.
     """
     import ray
 

@@ -1,4 +1,4 @@
-"""Which run a recipe stands for: the sets that it learns from, its identity, and where it is kept."""
+"""Resolution of a recipe to a run: its synthetic sets, identity and folder."""
 
 from __future__ import annotations
 
@@ -18,86 +18,68 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
 
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
-    """The recipe of the finished run in a folder or URL, and the folder.
-
-    Raises:
-        UserError: no run is there, or it isn't finished; or it is named on the Hugging Face hub, where nothing can be
-            written.
-    """
+    """The recipe and the folder of the finished run at a path or URL; raises a `UserError` without a finished run."""
     if run.startswith(PREFIX):
-        raise UserError(
-            f"{run}: this command needs the run's own folder; `hf download` the repository, and name its copy"
-        )
-    hint = f"; of a run on the Hugging Face hub, write {PREFIX}{run}" if NAME.fullmatch(run) else ""
+        raise UserError(f"{run}: this command requires a local run; `hf download` the repository and use its copy")
+    hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
     run = absolute(run)
-    place = storage.join(run, RECIPE)
-    if not storage.exists(place) or not storage.exists(storage.join(run, PROMPTS)):
-        begun = "the run there is not finished" if storage.exists(place) else "no run there"
-        raise UserError(f"{run}: {begun}; train one with `syncclip train RECIPE --out {run}`{hint}")
+    recipe = storage.join(run, RECIPE)
+    if not storage.exists(recipe) or not storage.exists(storage.join(run, PROMPTS)):
+        state = "the run is not finished" if storage.exists(recipe) else "no run found"
+        raise UserError(f"{run}: {state}; train one with `syncclip train RECIPE --out {run}`{hint}")
     record = RunFolder(run, "", "").record()
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in another folder")
     folder = RunFolder(run, record.name, record.recipe_hash)
-    storage.read_sealed(place, folder.owner)  # another run's recipe would build another method
-    return Recipe.load(place, overrides, own=False), folder
+    storage.read_sealed(recipe, folder.owner)  # raises for the recipe of another run
+    return Recipe.load(recipe, overrides, own=False), folder
 
 
 def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
-    """The recipe and folder of a finished run that is only read, and the name by which any machine finds the same run.
+    """The recipe and folder of a finished run for reading, and a location that is valid on any machine.
 
     Args:
-        run: folder or URL; or `hf://owner/name` on the Hugging Face hub, with `@revision` where it isn't the main
-            branch. The latter's files are kept in the hub's cache, and its storage options are not used.
-
-    Raises:
-        UserError: there is no finished run.
+        run: folder or URL; or `hf://owner/name` on the Hugging Face Hub, optionally with `@revision`. Files from the
+            Hub are kept in its cache, and the storage options of their recipe are ignored.
     """
-    from syncclip.runs.classes import FILES  # needs torch, which other commands start without
+    from syncclip.runs.classes import FILES  # imports torch
 
     copy = fetched(run, FILES[:3], FILES[3:])
     recipe, folder = finished_run(copy or run)
     if copy is None:
         return recipe, folder, folder.url
-    # A stranger's server would be asked with the user's keys.
+    # Otherwise the user's credentials could be sent to a third-party server.
     return recipe.with_values({"storage.options": {}}), folder, pinned(run, copy)
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> str:
-    """Where the recipe's synthetic set is: `training.synthetic`, else `out`, `out/synthetic`, or where `synth`
-    puts it without `out`: the first that holds a plan.
-
-    Raises:
-        UserError: it is in none of these places (the sentence names the command that makes it), or several are named.
-    """
-    named = recipe.training.synthetic
-    if isinstance(named, tuple):
-        raise UserError(
-            "training.synthetic lists several sets where only one can stand; make one of them: `syncclip shards merge`"
-        )
-    if named is not None:
-        places = [named, storage.join(named, "synthetic")]
+    """Locate the recipe's synthetic set: `training.synthetic`, else `out`, `out/synthetic`, or the default folder of
+    `synth`. Raises a `UserError` if it is in none of them, or if several sets are specified."""
+    specified = recipe.training.synthetic
+    if isinstance(specified, tuple):
+        raise UserError("training.synthetic must be a single set here; combine several with `syncclip shards merge`")
+    if specified is not None:
+        candidates = [specified, storage.join(specified, "synthetic")]
     else:
-        places = [*([out, storage.join(out, "synthetic")] if out else []), storage.join(recipe.folder, "synthetic")]
+        default = storage.join(recipe.folder, "synthetic")
+        candidates = [*([out, storage.join(out, "synthetic")] if out else []), default]
     known = known or KnownSets()
-    for place in map(absolute, places):
-        if known.holds_set(place):
-            return place
+    for url in map(absolute, candidates):
+        if known.holds_set(url):
+            return url
     raise UserError(
-        f"there is no synthetic set in {' or '.join(places)}; first run `syncclip synth {recipe.argument} --out "
-        f"{places[0]}`, or name a set with training.synthetic=DIR"
+        f"there is no synthetic set in {' or '.join(candidates)}; first run `syncclip synth {recipe.argument} --out "
+        f"{candidates[0]}`, or set training.synthetic=DIR"
     )
 
 
 def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> tuple[Recipe, RunFolder]:
-    """The recipe with the set and amount that it will learn from written into it, and the run's folder.
+    """The recipe with its synthetic set and number of images filled in, and the run's folder.
 
-    The folder's hash stands for all that decides the run: the recipe's own, and what the set's part shows.
+    The folder's hash covers everything that determines the run: the recipe and the used part of the set.
 
     Args:
-        known: what was read for other runs that are resolved together with this one.
-
-    Raises:
-        UserError: see `train`.
+        known: cache for runs that are resolved together.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
@@ -106,7 +88,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
         try:
             recipe, identity = _with_sets(recipe, out, known)
         except UserError:
-            load_dataset(recipe.dataset)  # if it is missing too, that is the mistake to report first
+            load_dataset(recipe.dataset)  # a missing dataset is the error to report first
             raise
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
@@ -115,7 +97,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
     else:
         recipe = recipe.with_values({"training.teacher": None})
     training = recipe.training
-    method = training.method.rpartition(":")[2]  # of one's own, the class alone: ':' has a meaning in paths and URLs
+    method = training.method.rpartition(":")[2]  # without the module, as ':' is special in paths and URLs
     parts = [method, training.data, training.images_per_class, f"seed{training.seed}"]
     name = "-".join(str(part) for part in parts if part is not None)
     run_hash = digest([recipe.hash, identity])
@@ -124,33 +106,32 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
 
 
 def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recipe, str]:
-    """The recipe with the synthetic sets written into it that it learns from, and the identity of what it learns."""
-    named = recipe.training.synthetic
-    if not isinstance(named, tuple):
+    """The recipe with its synthetic sets filled in, and the identity of the used images."""
+    mixed = recipe.training.synthetic
+    if not isinstance(mixed, tuple):
         url = find_synthetic(recipe, out, known)
-        amount, identity = synthetic_part(recipe, url, known)
-        return recipe.with_values({"training.synthetic": url, "training.images_per_class": amount}), identity
-    alone = [_with_sets(recipe.with_values({"training.synthetic": one.url}), out, known) for one in named]
+        count, identity = synthetic_part(recipe, url, known)
+        return recipe.with_values({"training.synthetic": url, "training.images_per_class": count}), identity
+    resolved = [_with_sets(recipe.with_values({"training.synthetic": item.url}), out, known) for item in mixed]
     sets = [
-        {"url": resolved.training.synthetic, "weight": one.weight}
-        for (resolved, _), one in zip(alone, named, strict=True)
+        {"url": part.training.synthetic, "weight": item.weight} for (part, _), item in zip(resolved, mixed, strict=True)
     ]
-    identity = digest([[identity, one.weight] for (_, identity), one in zip(alone, named, strict=True)])
+    identity = digest([[identity, item.weight] for (_, identity), item in zip(resolved, mixed, strict=True)])
     return recipe.with_values({"training.synthetic": sets}), identity
 
 
 def _with_teacher(recipe: Recipe, identity: str, known: KnownSets) -> tuple[Recipe, str]:
-    """The recipe with its teacher's place, and the length of its vectors where the method has room for them."""
+    """The recipe with its teacher's URL, and the dimension of its class vectors if the method uses them."""
     name, settings = recipe.training.method, recipe.methods.of(recipe.training.method)
     url = absolute(str(recipe.training.teacher))
     recipe = recipe.with_values({"training.teacher": url})
-    dim, digest_of_teacher = teacher_part(recipe, known)
+    dim, teacher_digest = teacher_part(recipe, known)
     if "teacher_dim" in type(settings).model_fields:
         key = f"methods.{name if name in type(recipe.methods).model_fields else 'custom'}.teacher_dim"
         if settings.model_dump()["teacher_dim"] not in (None, dim):
-            raise UserError(f"{key}: the class vectors in {url} have {dim} numbers each; leave the key out")
+            raise UserError(f"{key}: the class vectors in {url} have dimension {dim}; omit the key")
         recipe = recipe.with_values({key: dim})
-    return recipe, digest([identity, digest_of_teacher])
+    return recipe, digest([identity, teacher_digest])
 
 
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
@@ -172,15 +153,15 @@ def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths for the local folders that it names: Ray Train's workers run in another folder."""
+    """The recipe with absolute local paths, since Ray Train's workers run in another folder."""
     dataset, backbone = recipe.dataset, recipe.backbone
-    own = dataset.root is None and not known(dataset.name)
-    names = {
+    custom = dataset.root is None and not known(dataset.name)
+    paths = {
         "dataset.root": dataset.root,
-        "dataset.name": dataset.name if own else None,
+        "dataset.name": dataset.name if custom else None,
         "backbone.name": backbone.name.removeprefix("local-dir:") if backbone.name != EMBEDDED else None,
         "backbone.pretrained": backbone.pretrained,
     }
-    names |= {f"training.real.{place}.url": one.url for place, one in enumerate(recipe.training.real)}
-    there = {key: name for key, name in names.items() if name and storage.is_local(name) and home_path(name).exists()}
-    return recipe.with_values({key: absolute(str(home_path(name))) for key, name in there.items()})
+    paths |= {f"training.real.{i}.url": mixed.url for i, mixed in enumerate(recipe.training.real)}
+    local = {key: path for key, path in paths.items() if path and storage.is_local(path) and home_path(path).exists()}
+    return recipe.with_values({key: absolute(str(home_path(path))) for key, path in local.items()})

@@ -93,21 +93,17 @@ class ShardSet(ImageSet):
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
-        """The image file of a row, as it is in the tar; shorter where the tar was cut off since.
+        """Bytes of the image file of a row; fewer if the tar has been truncated.
 
         Raises:
-            UnreadableImageError: The cache checks shards, and this one is damaged.
-            MissingError: Its shard was removed after the set was opened.
+            UnreadableImageError: the shard is corrupt, and the cache verifies checksums.
+            MissingError: the shard has been removed.
         """
         samples = self.samples
         return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
-        """The RGB image of a row.
-
-        Raises:
-            UnreadableImageError: It cannot be decoded, or its shard is damaged or was removed after the set was opened.
-        """
+        """RGB image of a row; raises an `UnreadableImageError`, also if its shard is corrupt or has been removed."""
         try:
             return super().image(row)
         except storage.MissingError as error:

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from syncclip import storage
 from syncclip.core.order import ranks
 from syncclip.core.secrets import without_secrets
-from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added
+from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
 from syncclip.core.text import few, spoken
 from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.folders import FolderSet, require_files
@@ -49,7 +49,7 @@ class ImportedSet(Settings):
 
     format: int = 1
     source: str
-    dataset: Annotated[str, DATASET]
+    dataset: str
     classnames: Annotated[tuple[ShortText, ...], MANY]
     counts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], MANY] = Field(min_length=1)
     """Number of images of each class in the source."""

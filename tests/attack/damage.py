@@ -229,7 +229,7 @@ def _of_run(place: Path) -> dict[str, Callable[[], object]]:
     def resume() -> object:
         notes: list[str] = []
         if (record := RunFolder(url, "", "").record()) is None:
-            raise UserError("no run there")
+            raise UserError("no run found")
         metrics, folder = f"{url}/metrics.jsonl", f"{url}/checkpoints"
         state = checkpoints.newest(
             folder, record.recipe_hash, notes.append, lambda step: digest_of(lines_until(metrics, step))

@@ -200,7 +200,7 @@ def test_a_downloaded_recipe_extends_nothing_of_ones_own(
 ) -> None:
     forge(downloaded / "recipe.yaml", f"extends: {base}\n")
     assert app.run(["evaluate", "."]) == 2
-    assert "only your own recipe may extend what lies elsewhere" in capsys.readouterr().err
+    assert "only your own recipes may extend files elsewhere" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_a_missing_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "no run there" in Outcome(capsys, "evaluate", str(tmp_path)).refusal
+    assert "no run found" in Outcome(capsys, "evaluate", str(tmp_path)).refusal
     assert str(tmp_path) in Outcome(capsys, "report", str(tmp_path)).refusal
     assert "no committed shard" in Outcome(capsys, "shards", "ls", str(tmp_path)).refusal
 
@@ -128,7 +128,7 @@ def test_links_in_a_loop_are_told_in_one_sentence(
 
 def test_debug_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCCLIP_DEBUG", "0")
-    with pytest.raises(ValueError, match="there is no recipe"):
+    with pytest.raises(ValueError, match="unknown recipe"):
         app.run(["--debug", "synth", "icon"])
 
 
@@ -227,7 +227,7 @@ def test_options_of_the_store_reach_commands_with_a_recipe_and_without(
 
 def test_an_unreadable_option_of_the_store_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
-        "'storage.options.nonsense' is no override" in Outcome(capsys, "--storage", "nonsense", "report", "x").refusal
+        "invalid override 'storage.options.nonsense'" in Outcome(capsys, "--storage", "nonsense", "report", "x").refusal
     )
 
 

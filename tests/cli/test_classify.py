@@ -56,7 +56,7 @@ def test_a_terminal_gets_a_table(
 def test_mistakes_are_one_sentence_before_anything_is_computed(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
 ) -> None:
-    assert "no run there" in Outcome(capsys, "classify", str(tmp_path), "a.png").refusal
+    assert "no run found" in Outcome(capsys, "classify", str(tmp_path), "a.png").refusal
     assert "is none of .jsonl" in Outcome(capsys, "classify", str(tmp_path), "a.png", "--out", "a.txt").refusal
     assert "and 2 names were given" in Outcome(capsys, "classify", "run", "a", "b", "--actors", "2").refusal
     assert "give --actors as well" in Outcome(capsys, "classify", "run", "a", "--num-gpus", "1").refusal
@@ -112,11 +112,11 @@ def test_a_missing_folder_is_not_looked_for_on_the_hub(
     monkeypatch.chdir(tmp_path)
     write_set("folder", classes=2, rounds=1)
     refusal = Outcome(capsys, *command).refusal
-    assert "alice/shapes: no run there" in refusal and "on the Hugging Face hub, write hf://alice/shapes" in refusal
+    assert "alice/shapes: no run found" in refusal and "on the Hugging Face Hub, use hf://alice/shapes" in refusal
     assert hub.fetched == []
 
 
 def test_a_command_that_writes_into_a_run_takes_none_of_the_hub(capsys: pytest.CaptureFixture[str], hub: Hub) -> None:
     for command in (("evaluate", "hf://alice/shapes"), ("push", "hf://alice/shapes", "alice/other")):
-        assert "hf://alice/shapes: this command needs" in Outcome(capsys, *command).refusal
+        assert "hf://alice/shapes: this command requires" in Outcome(capsys, *command).refusal
     assert hub.fetched == []

@@ -131,7 +131,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(
 
 def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("export", "show"):
-        assert "no run there" in Outcome(capsys, "prompts", command, str(tmp_path)).refusal
+        assert "no run found" in Outcome(capsys, "prompts", command, str(tmp_path)).refusal
 
 
 def test_an_unknown_command_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,17 +29,17 @@ def test_a_recipe_is_shown_whole_and_can_be_read_again(tmp_path: Path, capsys: p
 def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "explain", "methods.syncclip.domain_tokens"]) == 0
     first, meaning = capsys.readouterr().out.splitlines()
-    assert first == "methods.syncclip.domain_tokens: whole number at least 0 and at most 1024; default 2"
+    assert first == "methods.syncclip.domain_tokens: integer ≥ 0 and ≤ 1024; default 2"
     assert meaning == "    k of the paper: how many of the visual tokens each domain has of its own; 0: none."
 
 
 def test_a_key_that_does_not_exist_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "explain", "training.epoch"]) == 2
-    said = "syncclip: there is no key 'training.epoch'; did you mean 'training.epochs'?\n"
+    said = "syncclip: unknown key 'training.epoch'; did you mean 'training.epochs'?\n"
     assert capsys.readouterr().err == said
 
 
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
-    assert schema["properties"]["training"]["description"].startswith("What learns from what")
+    assert schema["properties"]["training"]["description"].startswith("Training: ")

@@ -30,5 +30,5 @@ def test_a_run_that_is_not_there_is_a_mistake(
     capsys: pytest.CaptureFixture[str], tiny_set: str, tmp_path: Path
 ) -> None:
     found = Outcome(capsys, "teacher", str(tmp_path / "gone"), tiny_set, "--out", str(tmp_path / "out"))
-    assert found.status == 2 and "gone: no run there; train one" in found.err
+    assert found.status == 2 and "gone: no run found; train one" in found.err
     assert not (tmp_path / "out").exists()

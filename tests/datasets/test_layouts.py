@@ -117,6 +117,7 @@ def published_choice(items: list[tuple[str, int]], shots: int) -> list[tuple[str
     return chosen
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", [name for name in ALL if DATASETS[name].train])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_shots_are_the_very_images_of_published_runs(miniatures: Miniatures, name: str, seed: int) -> None:
@@ -147,7 +148,7 @@ def rewrite(root: Path, change: Callable[[dict[str, list[list[object]]]], None])
     return file
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ["dtd", "fgvc_aircraft", "imagenet"])
 def test_a_missing_split_file_is_named_with_where_to_get_it(tmp_path: Path, name: str) -> None:
     miniature(tmp_path, name)
     file = tmp_path / DATASETS[name].folder / DATASETS[name].names

@@ -61,10 +61,6 @@ def test_a_part_of_a_name_is_not_enough(tmp_path: Path) -> None:
     assert names(package_with(tmp_path, star={}, starfish={}, star_of_david={})) == {"star": "star"}
 
 
-def test_hidden_icons_and_aliases_are_left_out(tmp_path: Path) -> None:
-    assert names(package_with(tmp_path, star={"hidden": True}, cat={})) == {"cat": "cat"}
-
-
 def drawing(name: str, concept: str = "star", body: str = SQUARE, box: tuple[int, ...] = (0, 0, 16, 16)) -> Drawing:
     left, top, width, height = box
     return Drawing("mine", name, concept, concept, body, (left, top, width, height))
@@ -76,20 +72,6 @@ def test_a_class_gets_more_drawings_of_a_set_than_another_concept() -> None:
     chosen = choose(iter(many), most=5, most_other=2)
 
     assert [one.concept for one in chosen] == ["star"] * 5 + ["wifi"] * 2
-
-
-def test_the_choice_does_not_depend_on_the_order_in_the_file() -> None:
-    many = [drawing(f"star{n}") for n in range(9)]
-
-    assert choose(iter(many), most=4, most_other=0) == choose(iter(many[::-1]), most=4, most_other=0)
-
-
-def test_a_drawing_takes_the_colour_that_it_is_given() -> None:
-    pixels = render(drawing("star"), 32, "#ff0000")
-
-    assert pixels.shape == (32, 32, 4)
-    assert pixels[16, 16].tolist() == [255, 0, 0, 255]
-    assert pixels[0, 0, 3] == 0
 
 
 def test_a_wide_drawing_is_centred_in_a_square() -> None:

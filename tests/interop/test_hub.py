@@ -245,7 +245,7 @@ def test_without_a_network_it_is_one_sentence(hub: Hub, mine: Path, monkeypatch:
 
 def test_what_is_no_finished_run_does_not_travel(hub: Hub, mine: Path) -> None:
     (mine / "prompts.safetensors").unlink()
-    with pytest.raises(UserError, match="the run there is not finished"):
+    with pytest.raises(UserError, match="the run is not finished"):
         push(str(mine), REPO)
     assert not hub.repositories
 

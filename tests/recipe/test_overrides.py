@@ -28,7 +28,6 @@ from syncclip.recipe.recipe import Recipe
         ("study.configurations.1.method", "on"),
         ("study.configurations.1.overrides.methods.kgcoop.initial_words", "off"),
         ("synthesis.generator.batch_size", "on"),
-        ("benchmark.template", "{} texture."),
     ],
 )
 def test_the_value_of_a_text_key_is_the_text_itself(key: str, text: str) -> None:
@@ -50,7 +49,7 @@ def test_the_value_of_a_text_key_is_the_text_itself(key: str, text: str) -> None
         ("methods.ivlp.learning_rate=1e-3", 0.001),
         ("storage.options.anon=true", True),
         ("methods.custom.margin=0.5", 0.5),
-        ("study.configurations.1.candidates.training.epochs=[1, 2]", [1, 2]),
+        ("study.configurations.1.search_space.training.epochs=[1, 2]", [1, 2]),
         ("study.configurations.1.overrides.training.epochs=3", 3),
     ],
 )
@@ -63,10 +62,6 @@ def test_a_text_for_a_key_of_any_type_is_read_back(text: str) -> None:
     assert split_overrides([as_override("methods.custom.initial_words", text, Recipe)], Recipe) == {
         "methods.custom.initial_words": text
     }
-
-
-def test_the_template_of_dtd_can_be_given() -> None:
-    assert Recipe.load("icons", ["dataset.template={} texture."]).dataset.template == "{} texture."
 
 
 @pytest.mark.parametrize("kind", ["overrides", "search_space"])
@@ -87,7 +82,7 @@ def test_values_of_an_configuration_are_set_under_their_whole_key(kind: str) -> 
 def test_a_yaml_word_that_is_no_text_is_refused_in_an_configuration(configuration: str) -> None:
     from syncclip.studies.cells import check_configurations
 
-    with pytest.raises(UserError, match=r"methods\.kgcoop\.phrase: False is not allowed; .* in quotes in YAML"):
+    with pytest.raises(UserError, match=r"methods\.kgcoop\.initial_words: False is not allowed; .* in quotes in YAML"):
         check_configurations(Recipe.load("icons", [f"study.configurations=[{configuration}]"]))
 
 

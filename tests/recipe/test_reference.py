@@ -1,8 +1,9 @@
-"""The reference of recipes' keys: each is described, and the schema for editors knows what recipes may say."""
+"""Reference of recipe keys: descriptions, and the JSON Schema for editors."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from scripts.reference import pages
+from scripts.reference import anchor, pages, recipes
 from syncclip.core.settings import Settings, UserError
 from syncclip.recipe import reference
 from syncclip.recipe.files import SHIPPED
@@ -20,19 +21,19 @@ from syncclip.recipe.recipe import Recipe
 
 class _Base(Settings):
     kept: int = 1
-    """Of the base."""
+    """Kept setting."""
     changed: int = Field(1)
-    """Of the base, too."""
+    """Setting of the base."""
 
 
 class Nearest(_Base):
     changed: int = 2
-    """Of the
-    derived."""
+    """Setting of the
+    derived class."""
 
 
 def errors(recipe: dict[str, Any]) -> list[str]:
-    """What an editor would say about a recipe's file, with the place."""
+    """Schema errors of a recipe file, with their location."""
     validator = jsonschema.Draft202012Validator(reference.schema())
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(recipe)]
 
@@ -85,7 +86,7 @@ def test_the_schema_tells_a_mistake_by_its_place(recipe: dict[str, Any], said: s
 
 def test_a_key_is_explained_with_its_type_its_default_and_its_meaning() -> None:
     (epochs,) = reference.explain("training.epochs")
-    assert (epochs.kind, epochs.default) == ("whole number at least 1", "10")
+    assert (epochs.kind, epochs.default) == ("integer ≥ 1", "10")
     assert "`epochs_over`" in epochs.meaning
 
 
@@ -97,14 +98,23 @@ def test_a_section_is_explained_with_all_its_keys() -> None:
 
 
 def test_a_key_that_does_not_exist_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(UserError, match=r"^there is no key 'training\.epoch'; did you mean 'training\.epochs'\?$"):
+    with pytest.raises(UserError, match=r"^unknown key 'training\.epoch'; did you mean 'training\.epochs'\?$"):
         reference.explain("training.epoch")
 
 
 def test_the_meaning_of_an_inherited_field_is_that_of_the_nearest_class() -> None:
-    assert reference.meanings(Nearest) == {"kept": "Of the base.", "changed": "Of the derived."}
+    assert reference.meanings(Nearest) == {"kept": "Kept setting.", "changed": "Setting of the derived class."}
+
+
+def test_every_setting_has_a_unique_anchor_in_a_table_of_two_columns() -> None:
+    page = recipes()
+    anchors = re.findall(r'<a id="([^"]+)"></a>', page)
+    assert len(anchors) == len(set(anchors))
+    assert {anchor(path) for path in list(reference.keys()) if "." in path and ".backbone." not in path} <= set(anchors)
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
-def test_a_page_of_reference_is_that_of_what_it_describes(path: Path) -> None:
-    assert path.read_text(encoding="utf-8") == pages()[path], "python -m scripts.reference writes it anew"
+def test_reference_pages_are_up_to_date(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == pages()[path], "regenerate it with `python -m scripts.reference`"

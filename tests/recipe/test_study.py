@@ -24,20 +24,20 @@ def test_only_configurations_that_learn_from_synthetic_images_have_amounts() -> 
 
 
 def test_configurations_of_one_name_are_refused() -> None:
-    with pytest.raises(ValidationError, match="two configurations are called 'ivlp-real'"):
+    with pytest.raises(ValidationError, match="two configurations are named 'ivlp-real'"):
         StudySettings(
             configurations=[Configuration(method="ivlp", data="real"), Configuration(method="ivlp", data="real")]
         )
 
 
 def test_a_name_that_is_no_folder_name_is_refused() -> None:
-    with pytest.raises(ValidationError, match="becomes a folder's name"):
+    with pytest.raises(ValidationError, match="is not a folder name"):
         Configuration(method="ivlp", name="a/b")
 
 
 @pytest.mark.parametrize("key", ["images_per_class", "seeds"])
 def test_values_given_twice_are_refused(key: str) -> None:
-    with pytest.raises(ValidationError, match="holds a value twice"):
+    with pytest.raises(ValidationError, match="contains duplicates"):
         StudySettings(**{key: [4, 1, 4]})
 
 

@@ -81,12 +81,6 @@ def test_a_set_that_has_changed_since_its_runs_were_resolved_is_opened_anew(
         assert cache.loads["sets"] == opened
 
 
-def test_one_run_loads_once(tiny: TinyWorld, tmp_path: Path) -> None:
-    cache = ModelCache()
-    jobs.run_here(recipe_of(tiny, "kgcoop", 1), str(tmp_path), cache=cache)
-    assert (cache.loads["dataset"], cache.loads["clip"]) == (1, 1)
-
-
 def test_sentences_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     from syncclip.methods.frozen import FrozenTexts
     from syncclip.runs.build import build_parts

@@ -63,16 +63,6 @@ def test_a_run_is_named_by_its_sets_and_their_weights(tiny: TinyWorld, tiny_set:
     assert mixed == run_hash(f"[{{url: {copy}}},{{url: {tiny_set}, weight: 3}}]")
 
 
-def test_a_mixed_run_trains_with_loader_processes_as_without(
-    tiny: TinyWorld, tiny_set: str, copy: Path, tmp_path: Path
-) -> None:
-    named = f"training.synthetic=[{tiny_set},{{url: {copy}, weight: 3}}]"
-    for name, loaders in (("none", 0), ("two", 2)):
-        jobs.run_here(recipe_of(tiny, named, f"training.loader_processes={loaders}"), str(tmp_path / name))
-    prompts = [(tmp_path / name / "prompts.safetensors").read_bytes() for name in ("none", "two")]
-    assert prompts[0] == prompts[1]
-
-
 def test_shots_of_more_real_sets_are_learned_from_too(tiny: TinyWorld, tmp_path: Path) -> None:
     other = tiny_dataset(tmp_path / "other", train=2)
     recipe = recipe_of(
@@ -100,7 +90,7 @@ def test_lists_of_sets_that_make_no_sense_are_refused(tiny: TinyWorld, value: st
 
 
 def test_a_study_is_of_one_set(tiny: TinyWorld, tiny_set: str, copy: Path) -> None:
-    with pytest.raises(UserError, match="lists several sets where only one can stand; .*shards merge"):
+    with pytest.raises(UserError, match="must be a single set here; .*shards merge"):
         resolve.find_synthetic(recipe_of(tiny, f"training.synthetic=[{tiny_set},{copy}]"))
 
 
@@ -167,11 +157,11 @@ SKIPPED: list[tuple[str, Callable[[Path], None], str, int, str]] = [
     ),
     ("a damaged table", lambda at: (at / "00001.parquet").write_bytes(b"PAR1") and None, ".parquet", 6, "unreadable"),
     (
-        "an empty shard",
+        "empty shard",
         lambda at: write_shard(str(at), 1, [], owner=owner_of(at)) and None,
         "00001.tar",
         0,
-        "an empty shard",
+        "empty shard",
     ),
 ]
 
@@ -203,10 +193,10 @@ def test_what_is_damaged_is_named_and_skipped_or_refused_as_the_recipe_says(
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda at: (at / "00001.tar").unlink(), r"1 of 2 shards are missing or cut short \(00001.tar\); finish"),
+        (lambda at: (at / "00001.tar").unlink(), r"1 of 2 shards are missing or truncated \(00001.tar\); complete"),
         (
             lambda at: (at / "00001.tar").write_bytes((at / "00001.tar").read_bytes()[:-600]),
-            r"1 of 2 shards are missing or cut short \(00001.tar\); finish",
+            r"1 of 2 shards are missing or truncated \(00001.tar\); complete",
         ),
         (
             lambda at: rewrite(
@@ -294,8 +284,8 @@ def test_a_damaged_validation_split_is_refused_before_candidates_are_tried_on_it
 ) -> None:
     dataset = tiny_dataset(tmp_path / "tiny")
     (dataset / "val" / "00000.parquet").write_bytes(b"torn")
-    configurations = "study.configurations=[{method: ivlp, candidates: {training.epochs: [1, 2]}}]"
-    with pytest.raises(UserError, match="val: no shard there has a readable table"):
+    configurations = "study.configurations=[{method: ivlp, search_space: {training.epochs: [1, 2]}}]"
+    with pytest.raises(UserError, match="val: no shard has a readable table"):
         tune(recipe_of(tiny, f"dataset.name={dataset}", configurations), str(tmp_path / "choice"))
     assert not (tmp_path / "choice").exists()
 
@@ -306,6 +296,6 @@ def test_remote_shards_that_do_not_fit_the_cache_are_refused(tiny: TinyWorld, ti
         storage.write_bytes(f"{url}/{name}", Path(tiny_set, name).read_bytes())
     size = ShardSet(tiny_set).shards[0].bytes
     named = f"training.synthetic={url}"
-    with pytest.raises(UserError, match=r"training.cache_bytes is .*, but the shards that are in use at once"):
+    with pytest.raises(UserError, match=r"training.cache_bytes is .*, but the shards in use"):
         synthetic_sources(recipe_of(tiny, named, f"training.cache_bytes={size}"), 6)
     assert len(synthetic_sources(recipe_of(tiny, named, "training.cache_bytes=0"), 6)) == 1

@@ -83,17 +83,6 @@ def test_an_index_tells_what_markers_and_tables_tell(
             assert (one.text(row), one.provenance(row)) == (other.text(row), other.provenance(row))
 
 
-def test_no_other_file_is_opened(tmp_path: Path) -> None:
-    write_set(str(tmp_path), classes=3, rounds=4)
-    index_set(str(tmp_path))
-    for shard in range(4):  # what is never read may hold anything
-        (tmp_path / table_name(shard)).write_bytes(b"?")
-        (tmp_path / stats_name(shard)).write_bytes(b"?")
-    images = ShardSet(str(tmp_path))
-    assert [images.read(row) for row in range(12)] == [jpeg(row) for row in range(12)]
-    assert list(committed_shards(str(tmp_path))) == [0, 1, 2, 3]
-
-
 def test_on_s3_it_takes_two_files_however_many_shards_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_bucket() as bucket:
         write_set(f"{bucket}/set", classes=2, rounds=30)

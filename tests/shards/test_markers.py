@@ -91,13 +91,6 @@ def test_every_cut_of_a_marker_is_an_error_that_names_it(url: str) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("content", [b'{"count": 6, "successes": 6}', b"\xff\x00\xfe", bytes(400)])
-def test_a_marker_of_another_kind_is_an_error_that_names_it(url: str, content: bytes) -> None:
-    Path(url, "00001_stats.json").write_bytes(content)
-    damaged_marker(url, r"/00001_stats.json is not as it was written: its checksum is missing")
-
-
-@pytest.mark.fault
 def test_the_marker_of_another_shard_is_an_error_that_names_it(url: str) -> None:
     shutil.copy(Path(url, "00000_stats.json"), Path(url, "00001_stats.json"))
     damaged_marker(url, r"/00001_stats.json belongs to shard 0")
@@ -115,6 +108,7 @@ def test_a_shard_of_another_set_is_an_error_that_names_it(url: str, tmp_path: Pa
 
 
 @pytest.mark.fault
+@pytest.mark.nightly
 def test_every_flip_in_a_marker_is_told_by_its_name_and_never_loses_or_changes_an_image(url: str) -> None:
     marker = Path(url, "00001_stats.json")
     text = marker.read_bytes()

@@ -46,6 +46,7 @@ def test_a_table_that_was_changed_is_named_and_none_of_its_images_is_used(
 
 
 @pytest.mark.fault
+@pytest.mark.nightly
 def test_every_flip_in_a_table_is_found(folder: Path) -> None:
     digest = committed(str(folder))[0].table_sha256
     data = (folder / "00000.parquet").read_bytes()

@@ -31,13 +31,6 @@ def test_two_writers_write_the_same_bytes_at_different_times(tmp_path: Path, mon
     assert one.model_dump(exclude={"seconds"}) == two.model_dump(exclude={"seconds"})
 
 
-def test_writing_a_shard_again_changes_nothing(tmp_path: Path) -> None:
-    write_set(str(tmp_path), classes=2, rounds=1)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    write_set(str(tmp_path), classes=2, rounds=1)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
 def test_the_marker_says_what_was_written(tmp_path: Path) -> None:
     stats = write_shard(str(tmp_path), 3, [sample(i, 3) for i in (9, 10, 12, 13)], {"blank": 2}, seconds=1.25)
     tar = (tmp_path / "00003.tar").read_bytes()

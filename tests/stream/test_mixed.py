@@ -337,7 +337,7 @@ def test_labels_without_a_synthetic_image_are_refused_at_once() -> None:
         ({"synthetic": None, "data": "synthetic"}, "training on 'synthetic' data needs a synthetic set"),
         ({"real_rows": []}, "no real image to train on"),
         ({"window": 0}, "a window of 0 shards holds no image"),
-        ({"images_per_class": 0}, "at most 0 images per class leaves none"),
+        ({"images_per_class": 0}, "0 images per class is an empty subset"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(changes: dict[str, Any], sentence: str) -> None:

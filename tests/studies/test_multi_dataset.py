@@ -40,14 +40,14 @@ def test_a_suite_names_its_datasets(suite_world: Path) -> None:
 
 
 def test_what_runs_on_one_dataset_refuses_a_suite_and_names_one_of_its(suite_world: Path) -> None:
-    with pytest.raises(UserError, match=r"is a suite of 2 datasets; name one of them, such as '.*/suite/first'"):
+    with pytest.raises(UserError, match=r"is a suite of 2 datasets; use one of them, such as '.*/suite/first'"):
         load_dataset(suite_recipe(suite_world).dataset)
 
 
 @pytest.mark.parametrize("content", ['{"datasets": ["one"]}', '{"datasets": ["../up", "b"]}', "[]", "{"])
 def test_a_suite_that_names_no_datasets_is_refused_by_its_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "suite.json").write_text(content)
-    with pytest.raises(UserError, match=r"suite\.json.*name the folders of its datasets in it"):
+    with pytest.raises(UserError, match=r"suite\.json.*list the folders of its datasets in it"):
         load_dataset(Recipe.of_defaults([f"dataset.name={tmp_path}"]).dataset)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import webdataset
 import yaml
 
 from syncclip import storage
@@ -24,7 +23,6 @@ from syncclip.synthetic_sets.export import export_set, folder_names
 from syncclip.synthetic_sets.imported import import_set
 from syncclip.verify import Verification, verify
 from tests.object_store import faulty_bucket
-from tests.shards.readers import read_by_open_clip
 from tests.shards.sets import index_of
 from tests.synthetic_sets.test_merge import make_set
 
@@ -143,18 +141,6 @@ def test_a_card_shows_what_was_generated_and_no_credentials() -> None:
     }
 
 
-@pytest.mark.slow
-def test_plain_webdataset_and_open_clip_read_the_export(url: str, tmp_path: Path) -> None:
-    export_set(url, f"{tmp_path}/out", "huggingface")
-    pattern = f"{tmp_path}/out/data/train-{{00000..00002}}-of-00003.tar"
-    read = list(webdataset.WebDataset(pattern, shardshuffle=False).decode("pil"))
-    assert [(one["cls"], index_of(one["jpg"])) for one in read] == [
-        (int(label), int(index)) for label, index in zip(ShardSet(url).labels, ShardSet(url).samples.index, strict=True)
-    ]
-    seen = read_by_open_clip(pattern, 12, tmp_path / "webdataset")
-    assert sorted(index for index, _ in seen) == ShardSet(url).samples.index.tolist()
-
-
 @pytest.mark.fault
 @pytest.mark.parametrize("to", ["folder", "split-zhou", "huggingface"])
 def test_an_export_that_was_killed_goes_on_and_writes_nothing_twice(
@@ -245,6 +231,7 @@ def halve(file: Path) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.nightly
 @pytest.mark.parametrize("damage", [flip, halve, Path.unlink])
 @pytest.mark.parametrize("to", ["folder", "huggingface", "split-zhou"])
 def test_verify_reports_damage_of_any_file_of_an_export(

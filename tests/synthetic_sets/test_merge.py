@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from syncclip.synthesis.plan import Plan
 from syncclip.synthetic_sets import merge
 from syncclip.synthetic_sets.imported import ImportedSet, claim, finish, read_set
 from syncclip.synthetic_sets.merge import merge_sets
-from tests.object_store import faulty_bucket
 from tests.shards.sets import jpeg, verify
 from tests.synthetic_sets.test_repair import generate_here
 
@@ -147,21 +145,3 @@ def test_the_same_plan_twice_would_be_the_same_images_twice(make_plan: Callable[
     assert [(one["set"], one["index"], one["attempt"]) for one in told] == [
         (name, index, 0) for name in ("one", "three") for index in range(3)
     ]
-
-
-@pytest.mark.fault
-def test_sets_in_a_bucket_with_faults_merge_to_the_same_bytes(
-    tmp_path: Path, pair: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("syncclip.storage.retries.PAUSES", (0.01,) * 3)
-    monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
-    merge_sets(pair, f"{tmp_path}/all")
-    with faulty_bucket("merging") as (bucket, proxy):
-        urls = [make_set(f"{bucket}/{name}", (1, 1, 1), first) for name, first in (("one", 0), ("two", 100))]
-        proxy.spoil_some(0.2, seed=3)
-        merge_sets(urls, f"{bucket}/all")
-        proxy.soothe()
-        assert sum(proxy.spoilt.values()) > 3
-        for name in ("00000.tar", "00000.parquet", "imported.json"):
-            assert storage.read_bytes(f"{bucket}/all/{name}") == storage.read_bytes(f"{tmp_path}/all/{name}")
-        assert json.loads(storage.read_bytes(f"{bucket}/all/00000_stats.json"))["count"] == 6

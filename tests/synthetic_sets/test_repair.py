@@ -168,15 +168,6 @@ def test_nothing_is_thrown_away_where_the_plan_is_that_of_another_set(folder: Pa
     assert digests(folder) == before
 
 
-def test_nothing_is_thrown_away_where_the_generator_is_gone(folder: Path, pipeline: Path) -> None:
-    flip(folder / "00001.tar")
-    plan = folder / "plan.json"
-    reseal(plan, storage.read_bytes(str(plan)).replace(str(pipeline).encode(), b"/no/such/pipeline"))
-    with pytest.raises(UserError, match="/no/such/pipeline"):
-        repair_set(str(folder), [1])
-    assert len(committed(str(folder))) == 4
-
-
 @pytest.mark.usefixtures("generated_here")
 def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -228,18 +219,6 @@ def test_nothing_is_thrown_away_where_a_image_to_start_from_is_damaged(
     with pytest.raises(UserError, match="00000.tar: its checksum differs"):
         repair_set(url, [0])
     assert (tmp_path / "00000.tar").exists()
-
-
-@pytest.mark.usefixtures("generated_here", "no_ray_yet")
-def test_nothing_is_thrown_away_where_the_machine_can_not_generate(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flip(folder / "00001.tar")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(UserError, match="this machine has no GPU"):
-        repair_set(str(folder), [1], Pool(num_gpus=1.0))
-    assert len(committed(str(folder))) == 4
 
 
 @pytest.mark.usefixtures("generated_here")
