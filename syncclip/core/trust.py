@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
@@ -119,25 +118,3 @@ def mark_around(folder: Path) -> Path | None:
     """The first mark of results, a data set or a model in a local folder or those that it lies in; None: none."""
     marks = (one / mark for one in (folder, *folder.parents) for mark in MARKS)
     return next((mark for mark in marks if mark.exists()), None)
-
-
-def own_paths(variables: Mapping[str, str] | None = None) -> Any:
-    """A job's configuration for `ray.init` by which workers find modules where this process finds them.
-
-    Left to itself, Ray puts the working folder before all other places, where a stranger's `torch.py` may lie.
-
-    Args:
-        variables: environment variables of the job's workers.
-    """
-    from ray.job_config import JobConfig
-
-    class SearchPath(list[str]):
-        """What Ray adds to, as far as this process has it, too."""
-
-        def extend(self, paths: Iterable[str]) -> None:
-            known = {str(Path(one or ".").absolute()) for one in sys.path}
-            super().extend(path for path in paths if path in known)
-
-    config = JobConfig(runtime_env={"env_vars": dict(variables)} if variables else None)
-    config._py_driver_sys_path = SearchPath()
-    return config
