@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import html
 import re
 import shlex
 import sys
@@ -13,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
-
-import regex
 
 from syncclip.core.secrets import redacted
 
@@ -29,8 +26,6 @@ LONGEST_WORD = 24
 
 JOINERS = "\u200c\u200d"
 """Letters of some scripts, and the parts of emoji, are spelled with them."""
-CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""Regular expression of what CLIP's tokenizers take for a word."""
 _ASCII = "".join(map(chr, range(32, 127)))
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
@@ -114,68 +109,6 @@ def size(count: int) -> str:
 
 ARTICLE = "{a}"
 """A template's place for a class name with its article."""
-
-_VOWEL = re.compile(
-    r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
-)
-"""Beginnings of lower-case words that are spoken with a vowel first."""
-_SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
-"""Beginnings of words that are spoken letter by letter."""
-
-
-def spoken(classname: str) -> str:
-    """A class name as it is written in a sentence: underscores are spaces, and runs of white space are one space.
-
-    CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
-    """
-    return " ".join(classname.replace("_", " ").split())
-
-
-def fill(template: str, classnames: Iterable[str]) -> list[str]:
-    """The template with each class name at `{}`, or with its article at `{a}`."""
-    if ARTICLE in template:
-        template, classnames = template.replace(ARTICLE, "{}"), map(with_article, classnames)
-    parts = template.split("{}")
-    return [name.join(parts) for name in classnames]
-
-
-def filled(template: str, classname: str) -> str:
-    """See `fill`."""
-    return fill(template, [classname])[0]
-
-
-def with_article(classname: str) -> str:
-    """A class name after "a" or "an", by how English speaks it: "an hour", "a unicorn", "an F-16", "an 80s car"."""
-    word = spoken(classname).partition(" ")[0]
-    vowel = word[0] in "AEFHILMNORSX" if _SPELLED.match(word) else _VOWEL.match(word.lower())
-    return f"{'an' if vowel else 'a'} {classname}"
-
-
-def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
-    """The sentence "<phrase> <name>." of every class; an empty phrase is replaced by n times "X"."""
-    prefix = phrase or " ".join(["X"] * n)
-    return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
-
-
-def too_long(sentence: str, context: int) -> str:
-    """What is wrong with a text of more than `context` tokens."""
-    return f"the text '{sentence}' does not fit the {context} tokens of this CLIP's context"
-
-
-def as_clip_reads(classname: str) -> str:
-    """The words that CLIP's tokenizers see in a class name: equal texts have equal tokens.
-
-    They drop the spaces, and part letters, each digit and signs by themselves: "MD80" and "MD 80" are one name.
-
-    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer, which are those of OpenAI's CLIP.
-    """
-    if classname.isascii():
-        text = html.unescape(html.unescape(classname))
-    else:
-        from open_clip.tokenizer import basic_clean  # takes seconds
-
-        text = basic_clean(classname)
-    return " ".join(regex.findall(CLIP_WORD, spoken(text).lower()))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

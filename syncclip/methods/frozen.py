@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from syncclip.clip.prompt_text import fill, spoken
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import TextTooLongError
 from syncclip.core.settings import Template
-from syncclip.core.text import fill, spoken
 
 _ENCODED: WeakKeyDictionary[PromptedClip, dict[tuple[str | int, ...], Tensor]] = WeakKeyDictionary()
 """CLIP -> the features of sentences that it encoded, by all that decides their bits: names, templates, device, dtype,

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from syncclip import storage
+from syncclip.clip.prompt_text import spoken
 from syncclip.core.settings import UserError
-from syncclip.core.text import few, spoken
+from syncclip.core.text import few
 from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.files import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries
