@@ -218,13 +218,13 @@ def test_a_branch_is_made_and_loaded(hub: Hub, mine: Path, trained: dict[str, st
     ("repo", "token", "reason"),
     [
         ("birds", True, "'birds' is no repository on the hub; write owner/name"),
-        ("alice/bi..rds", True, "alice/bi..rds: it can be no name on the hub"),
+        ("alice/bi..rds", True, "alice/bi..rds: not a valid name on the Hub"),
         (
             "bob/birds",
             True,
-            r"bob/birds: the hub refuses \(.*403 Forbidden.*\); log in \(`hf auth login`, or HF_TOKEN\)",
+            r"bob/birds: the Hub rejected the request \(.*403 Forbidden.*\); log in \(`hf auth login`, or HF_TOKEN\)",
         ),
-        (REPO, False, r"alice/birds: the hub refuses \(.*401 Unauthorized.*\); log in"),
+        (REPO, False, r"alice/birds: the Hub rejected the request \(.*401 Unauthorized.*\); log in"),
     ],
 )
 def test_what_the_hub_does_not_take_is_one_sentence(
@@ -239,7 +239,7 @@ def test_what_the_hub_does_not_take_is_one_sentence(
 
 def test_without_a_network_it_is_one_sentence(hub: Hub, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"alice/birds: the hub can't be reached \(.*refused\); check path and network"):
+    with pytest.raises(UserError, match=r"alice/birds: the Hub is unreachable \(.*refused\); check path and network"):
         push(str(mine), REPO)
 
 

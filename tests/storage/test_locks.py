@@ -397,7 +397,7 @@ def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> 
 
 def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*file/\.syncclip\.lease: .*; choose a place that you may"):
+    with pytest.raises(UserError, match=r"cannot write .*file/\.syncclip\.lease: .*; choose a location that you may"):
         take(str(tmp_path / "file"))
 
 

@@ -54,9 +54,9 @@ def test_a_folder_or_file_that_another_user_made_is_refused(tmp_path: Path, monk
     (tmp_path / "folder").mkdir(0o777)
     (tmp_path / "file").write_bytes(b"planted")
     another_users(monkeypatch)
-    with pytest.raises(UserError, match="folder was made by the user of number 4712"):
+    with pytest.raises(UserError, match="folder belongs to user 4712"):
         make_private(tmp_path / "folder")
-    with pytest.raises(UserError, match="file was made by the user of number 4712"):
+    with pytest.raises(UserError, match="file belongs to user 4712"):
         open_private(tmp_path / "file", os.O_RDONLY)
 
 
