@@ -272,7 +272,7 @@ def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: 
         "of_a_stranger_on_the_hub.py": b"raise SystemExit('it was run')",
     }
     hub.repositories[REPO].commit("main", files)
-    with pytest.raises(UserError, match=rf"recipe\.yaml: .*'{name}' names code to be run.*--trust {name} "):
+    with pytest.raises(UserError, match=rf"recipe\.yaml: .*'{name}' is custom code.*--trust {name} "):
         load(HUB_NAME, tiny.backbone)
     assert "of_a_stranger_on_the_hub.py" not in hub.fetched and "of_a_stranger_on_the_hub" not in sys.modules
 
