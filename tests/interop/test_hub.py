@@ -193,7 +193,7 @@ def test_a_private_one_is_for_those_who_may(
     assert load(HUB_NAME, tiny.backbone).classes == load(str(mine)).classes
     shutil.rmtree(hub.home)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="has no such repository, or a private one"):
+    with pytest.raises(UserError, match="no such repository on the Hub, or a private one"):
         load(HUB_NAME, tiny.backbone)
 
 

@@ -72,7 +72,7 @@ def test_an_export_that_is_cut_off_is_unfinished_until_the_same_command_complete
         ] == [True]
         with pytest.raises(UserError, match="unfinished"):
             require_whole_folder(folder)
-        with pytest.raises(UserError, match="holds the export of another run already"):
+        with pytest.raises(UserError, match="already contains the export of another run"):
             write(str(folder), run="b")
         write(str(folder))
         assert list(problems_of_export(str(folder))) == []
