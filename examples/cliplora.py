@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from syncclip.clip.parts import BlockPart, Matrix
-from syncclip.core.text import fill, spoken
+from syncclip.clip.prompt_text import fill, spoken
 from syncclip.methods import Method, MethodSettings, Optimisation
 
 

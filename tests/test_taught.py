@@ -197,7 +197,7 @@ def test_files_that_do_not_fit_the_set_are_refused(
     )
     storage.write_sealed(str(tmp_path / "0" / TEACHER), b'{"format": 2}')
     refused(
-        r"teacher\.json can't be read by this version .*; remove it, and run the `syncclip", tiny_set, tmp_path / "0"
+        r"teacher\.json cannot be read by this version .*; remove it, and run the `syncclip", tiny_set, tmp_path / "0"
     )
     both = f"[{tiny_set}, {shutil.copytree(tiny_set, tmp_path / 'set')}]"
     refused(r"requires a single synthetic set, but training\.synthetic is a list", both, teacher)

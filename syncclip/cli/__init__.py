@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             say(SENTENCE)
             status = listener.status
-        for number in listener.reception.numbers:  # while the interpreter ends, a signal leaves nothing to be said
+        for number in listener.numbers:  # while the interpreter ends, a signal leaves nothing to be said
             atexit.register(signal.signal, number, signal.SIG_DFL)
     sys.exit(status)
 

@@ -23,8 +23,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import names_in, trust
 from syncclip.runtime.progress import say
-from syncclip.runtime.ray_session import debugging
-from syncclip.runtime.ray_watch import EXIT_STATUS, LostRayError, cause_of
+from syncclip.runtime.ray_session import EXIT_STATUS, LostRayError, cause_of, debugging
 from syncclip.runtime.shutdown import GRACE, SENTENCE, listening
 
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from syncclip import storage
+from syncclip.clip.prompt_text import prompt_texts, too_long
 from syncclip.core.settings import RENAMED, UserError
-from syncclip.core.text import prompt_texts, too_long
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.folders import skipped_files
 from syncclip.embedded import context_length, load_tokenizer

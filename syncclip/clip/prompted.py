@@ -26,6 +26,7 @@ from syncclip.clip.backbone import Backbone
 from syncclip.clip.blocks import Prompts, attend, autocast, check_prompts, float32, place, spread
 from syncclip.clip.inserted import Inserted
 from syncclip.clip.parts import Parts, for_blocks, learned
+from syncclip.clip.prompt_text import prompt_texts, spoken
 from syncclip.clip.text_tower import TextTower, no_text_prompts, text_tower
 from syncclip.clip.tokens import (
     PHRASE_TOKENS,
@@ -40,7 +41,6 @@ from syncclip.clip.tokens import (
 )
 from syncclip.clip.vision_tower import VisionTower, no_vision_prompts, vision_tower
 from syncclip.core.settings import Position
-from syncclip.core.text import prompt_texts, spoken
 
 
 class PromptedClip(nn.Module):

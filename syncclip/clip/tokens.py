@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from syncclip.clip.blocks import Prompts, of_each_class
+from syncclip.clip.prompt_text import too_long
 from syncclip.core.settings import Position, UserError
-from syncclip.core.text import counted, too_long
+from syncclip.core.text import counted
 
 # Where the number of learned tokens is given beside a phrase, the phrase initialises at most this many; longer contexts
 # start at random. The published code of IVLP, MaPLe and their followers does so, and published numbers depend on it.

@@ -1,1 +1,1 @@
-"""What every room builds on: settings and their refusals, text and tables, progress, orders from hashes, and Ray."""
+"""Foundations: the session, settings and their errors, text and tables, secrets, trust, and sample orders."""

@@ -1,4 +1,4 @@
-"""Errors raised in the user's own code, `module:Class`, as one line."""
+"""Errors of custom code, `module:Class`, as one line."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from syncclip.core.text import first_line
 from syncclip.core.trust import trusted
 
 _REPEATED = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
-"""Errors of the operating system that a retry repeats."""
+"""Errors of the operating system that are not transient."""
 
 
 class OwnCodeError(UserError):
-    """An exception that passed through the user's own code; a retry would raise it again."""
+    """An exception of custom code; a retry would raise it again."""
 
 
 def own_code_error(error: BaseException) -> OwnCodeError | None:
-    """The last line of the user's own code in an exception's traceback, with its type and message.
+    """Return the last line of custom code in an exception's traceback, with its type and message.
 
     Returns:
-        None where no such code is in the traceback, or where a retry may succeed: errors of memory, disk or network.
+        None if the traceback contains no custom code, or if a retry may succeed: errors of memory, disk or network.
     """
     transient = isinstance(error, OSError) and not isinstance(error, _REPEATED)
     if transient or isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -33,21 +33,21 @@ def own_code_error(error: BaseException) -> OwnCodeError | None:
         (str(frame.f_globals.get("__name__")), frame.f_code, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    own = [(code, line) for module, code, line in frames if module.partition(".")[0] in packages]
-    if not own or any(module.startswith("torch.distributed.") for module, _, _ in frames):  # another rank was lost
+    custom = [(code, line) for module, code, line in frames if module.partition(".")[0] in packages]
+    if not custom or any(module.startswith("torch.distributed.") for module, _, _ in frames):  # another rank was lost
         return None
-    code, line = own[-1]
+    code, line = custom[-1]
     message = first_line(error) if str(error).strip() else ""
-    kind = ": ".join(filter(None, (type(error).__name__, message)))
-    return OwnCodeError(f"{code.co_filename}, line {line}, in {code.co_name}: {kind}")
+    description = ": ".join(filter(None, (type(error).__name__, message)))
+    return OwnCodeError(f"{code.co_filename}, line {line}, in {code.co_name}: {description}")
 
 
 @contextmanager
 def own_code_reported() -> Iterator[None]:
-    """Raise exceptions of the user's own code as `OwnCodeError`."""
+    """Raise exceptions of custom code as `OwnCodeError`."""
     try:
         yield
     except Exception as error:
-        if (found := own_code_error(error)) is None:
+        if (own := own_code_error(error)) is None:
             raise
-        raise found from error
+        raise own from error

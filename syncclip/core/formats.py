@@ -1,4 +1,4 @@
-"""JSON and YAML of others into plain values: whatever is in a text, the user gets its value or one sentence."""
+"""Safe parsing of JSON and YAML from untrusted files: returns plain values, or raises a one-line error."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import yaml
 from syncclip.core.settings import UserError
 
 DEEPEST = 100
-"""Levels of lists and mappings. Ours have ten; with a thousand, those who visit them run out of stack."""
+"""Maximum nesting depth. Valid files have ten levels; a thousand would exhaust the stack of recursive functions."""
 
 MOST_NODES = 100_000
-"""Values of a YAML text, those that aliases repeat counted each time; OmegaConf takes 80 us for each."""
+"""Maximum number of values of a YAML text, with aliases expanded; OmegaConf takes 80 us for each."""
 
 NODE_BYTES = 100
-"""Upper bound of a YAML text's mean size per value that it may hold."""
+"""Maximum mean size in bytes of a value in a YAML text."""
 
 MOST_JSON = 128 << 20
-"""Bytes of a JSON document; Python's values take up to 20 times as many."""
+"""Maximum size in bytes of a JSON document; Python's values take up to 20 times as much."""
 
 KINDS: dict[object, str] = {dict: "keys with values", list: "list"}
 
@@ -34,70 +34,70 @@ def parse_json(
     data: str | bytes,
     source: str,
     kind: type[T],
-    remedy: str = "get or make it anew",
+    remedy: str = "download or create it again",
     each: Callable[..., Any] | None = None,
 ) -> T:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
-        source: what messages call it.
-        kind: what it must be, such as a dict.
-        remedy: what a message tells the user to do.
-        each: takes the (key, value) pairs of each object, and returns what stands for it; a dict by default.
+        source: name of the text in messages.
+        kind: required type, such as a dict.
+        remedy: end of the message: what the user can do.
+        each: converts the (key, value) pairs of each object; to a dict by default.
 
     Raises:
-        UserError: it is no JSON, of another kind, too large, nested too deeply, or holds a character that no file can.
+        UserError: it is not JSON, of another type, too large, nested too deeply, or contains an invalid character.
     """
     with readable(source, "JSON", remedy):
         check_size(data, MOST_JSON)
         text = data if isinstance(data, str) else data.decode(json.detect_encoding(data))
         value = json.loads(text, object_pairs_hook=each)
-        if text.count("[") + text.count("{") > DEEPEST:  # else it can't be, and need not be looked through
+        if text.count("[") + text.count("{") > DEEPEST:  # otherwise it cannot be too deep
             _check_depth([value])
         if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode()  # an escaped half of a character is a character to JSON
+            json.dumps(value, ensure_ascii=False).encode()  # JSON accepts escaped unpaired surrogates
     if not isinstance(value, kind):
         raise UserError(f"{source}: holds no {KINDS[kind]}; {remedy}")
     return value
 
 
 def check_size(data: str | bytes, most: int) -> None:
-    """Refuse a text before a parser makes many times its size of it.
-
-    Raises:
-        ValueError: it is longer than `most`.
-    """
+    """Raise ValueError for a text longer than `most`, before a parser expands it to many times its size."""
     if len(data) > most:
-        raise ValueError(f"{len(data):,} bytes, at most {most:,} are read")
+        raise ValueError(f"{len(data):,} bytes, the maximum is {most:,}")
 
 
 def parse_yaml(text: str | bytes, source: str, remedy: str = "correct it") -> Any:
-    """The value of a YAML text, as OmegaConf reads it: `1e-3` is a number, a date is a text.
+    """Parse a YAML text like OmegaConf: `1e-3` is a number, a date is a string.
 
     Args:
         source, remedy: see `parse_json`.
 
     Raises:
-        UserError: it is no YAML, larger than `check_yaml` allows, or gives a key twice.
+        UserError: it is not YAML, larger than `check_yaml` allows, or has a duplicate key.
     """
     with readable(source, remedy=remedy):
         check_yaml(text)
         return yaml.load(text, _Loader)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C where it can be
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # in C if available
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()
         for key, _ in node.value:
             if key.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG and key.value in keys:
                 raise yaml.MarkedYAMLError(problem=f"found duplicate key {key.value}", problem_mark=key.start_mark)
             keys.add(str(key.value))
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [one for one in resolvers if one[0] not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")]
+    first: [
+        resolver
+        for resolver in resolvers
+        if resolver[0] not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+    ]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -110,13 +110,13 @@ _Loader.add_implicit_resolver(
 
 
 def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
-    """The root of a YAML text whose size, also with all aliases written out, is within limits; None of an empty one.
+    """Return the root of a YAML text whose size is within limits with all aliases expanded; None if it is empty.
 
     Args:
-        nodes: how many values it may hold; it may be `NODE_BYTES` times as long.
+        nodes: maximum number of values; the text may be `NODE_BYTES` times as long.
 
     Raises:
-        yaml.YAMLError, ValueError: it isn't, or is no YAML; see `readable`.
+        yaml.YAMLError, ValueError: it is too large, or not YAML; see `readable`.
     """
     check_size(text, NODE_BYTES * nodes)
     root: yaml.Node | None = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -133,7 +133,7 @@ def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
 
 @contextmanager
 def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Iterator[None]:
-    """Turn what parsers raise of a text that is none of theirs into one sentence.
+    """Turn the errors of parsers into one-line messages.
 
     Args:
         source, remedy: see `parse_json`.
@@ -147,10 +147,10 @@ def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Ite
         raise UserError(f"{source}: not readable as {form} (nested too deeply); {remedy}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place, problem = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or error
-        raise UserError(f"{source}{place}: not readable as {form} ({problem}); {remedy}") from error
+        line, problem = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or error
+        raise UserError(f"{source}{line}: not readable as {form} ({problem}); {remedy}") from error
     except UnicodeError as error:
-        raise UserError(f"{source}: not readable as {form} (it holds what is no character); {remedy}") from error
+        raise UserError(f"{source}: not readable as {form} (it contains an invalid character); {remedy}") from error
     except (
         ValueError,
         LookupError,
@@ -162,8 +162,8 @@ def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Ite
 
 def _check_depth(level: list[Any]) -> None:
     for _ in range(DEEPEST):
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
-        level = [one for one in level if isinstance(one, dict | list)]
+        level = [inner for node in level for inner in (node.values() if isinstance(node, dict) else node)]
+        level = [node for node in level if isinstance(node, dict | list)]
         if not level:
             return
     raise RecursionError
@@ -171,5 +171,5 @@ def _check_depth(level: list[Any]) -> None:
 
 def _inner(node: yaml.Node) -> list[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
-        return [one for pair in node.value for one in pair]
+        return [inner for pair in node.value for inner in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []

@@ -1,4 +1,4 @@
-"""The manifest of an export: which run or set it is of, and the checksum of each of its files."""
+"""Manifest of an export: its source, and the checksum of each of its files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANIFEST = "export.json"
 
 
 class ExportedFile(NamedTuple):
-    """Size and checksum of a file."""
+    """Size and checksum of an exported file."""
 
     bytes: int
     sha256: str
@@ -26,35 +26,36 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Identifies what was exported, by digests of its parts."""
+    """Identifies the exported run or dataset by checksums of its parts."""
     version: str
-    """Of syncclip."""
+    """Version of syncclip."""
     files: dict[str, ExportedFile] | None = None
     """Path relative to the manifest's folder -> file; None: the export is unfinished."""
 
 
 def require_whole_folder(folder: Path) -> None:
-    """Compare the files of a local export with its manifest; a folder without a manifest passes.
+    """Verify the files of a local export by its manifest; a folder without a manifest passes.
 
     Raises:
-        UserError: the export is unfinished, or one of its files was damaged, exchanged or removed.
+        UserError: the export is unfinished, or one of its files was damaged, swapped or removed.
     """
-    place = folder / MANIFEST
-    if not place.is_file():
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
         return
     try:
-        files = {path: ExportedFile(*file) for path, file in json.loads(place.read_bytes())["files"].items()}
+        files = {path: ExportedFile(*file) for path, file in json.loads(manifest.read_bytes())["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{place} is damaged, or its export is unfinished; export again into a new folder") from error
+        raise UserError(
+            f"{manifest} is damaged, or its export is unfinished; export again into a new folder"
+        ) from error
     for path, file in files.items():
         try:
-            same = _sha256(folder / path) == file.sha256
+            matches = _sha256(folder / path) == file.sha256
         except FileNotFoundError:
-            same = False
-        if not same:
+            matches = False
+        if not matches:
             raise UserError(
-                f"{folder / path} is missing or not as it was exported: it was damaged or exchanged; export again into "
-                "a new folder"
+                f"{folder / path} is missing or does not match its checksum; export again into a new folder"
             )
 
 

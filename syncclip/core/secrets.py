@@ -1,8 +1,8 @@
-"""Passwords, keys and tokens: which settings may be written down, and what is masked wherever a text leaves a process.
+"""Passwords, keys and tokens: removed from files, and masked in all messages and logs.
 
-Of storage options those on a list are harmless; all others count as secret. Of a URL that is the part before the `@`
-and each parameter whose name tells of a signature, a token or a key; of a tracker's URL also its path. What has been
-seen of either is masked by its value, too, in whatever library's words it turns up.
+Storage options outside of an allowlist are secret. In a URL, the part before the `@` and each parameter whose name
+indicates a signature, token or key are secret; in a tracker's URL, also the path. Secrets seen by this process are also
+masked by value, in messages of any library.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ import yaml
 
 HARMLESS = frozenset(
     {
-        # where, and as whom by a name that only the user's own files explain
+        # location and account
         *("endpoint_url", "region", "region_name", "project", "account_name", "profile", "host", "port", "protocol"),
         *("anon", "use_ssl", "verify", "requester_pays", "version_aware", "default_location", "access", "consistency"),
-        # how
+        # behaviour
         *("retries", "mode", "max_attempts", "total_max_attempts", "timeout", "connect_timeout", "read_timeout"),
         *("max_concurrency", "max_pool_connections", "tcp_keepalive", "batch_size", "block_size", "blocksize"),
         *("default_block_size", "default_fill_cache", "default_cache_type", "fixed_upload_size", "cache_regions"),
         *("signature_version", "addressing_style", "payload_signing_enabled", "use_accelerate_endpoint"),
         *("use_dualstack_endpoint", "request_checksum_calculation", "response_checksum_validation", "location_mode"),
         *("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache", "cache_timeout"),
-        # what holds some of these
+        # sections with these options
         *("client_kwargs", "config_kwargs", "s3", "proxies", "http", "https"),
     }
 )
-"""Storage options that tell no secret, at any depth."""
+"""Storage options without secrets, at any depth."""
 
 MASK = "***"
 USERINFO = re.compile(
     r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+['\"/\s]|\s)[^\n\"<>@]{0,128})@"
 )
-"""Also of a password with a `/` or a blank, which no URL may hold; but not what follows a port, nor `github://owner:repository@`,
-nor the container of `abfs://container@account`."""
+"""User and password in a URL, including invalid passwords with a `/` or a blank; not the part after a port, nor
+`github://owner:repository@`, nor the container of `abfs://container@account`."""
 
 WHOLE_USERINFO = re.compile(
     r"\A((?:az|abfss?)://)[^/@]*:[^/]*@|\A((?!github:|az:|abfss?:)\w[\w+.-]*://)(?:[^/]*@|[^:@/]+:(?!\d+/).*@)", re.S
 )
-"""The same at the beginning of a value that is a URL as a whole, whose user and password may hold any character."""
+"""User and password in a value that is a URL, where they may contain any character."""
 
 DELIMITER = re.compile(r"[?&;#]|%3f|%26|%23", re.IGNORECASE)
 NAMED = re.compile(r"([\w.%\[\]-]{1,128}?)(?:=|%3d)([^&;#\s'\"<>]+)", re.IGNORECASE)
 WHOLE_NAMED = re.compile(r"([^&#=]{1,128}?)(?:=|%3d)([^&#]+)", re.IGNORECASE)
-"""A parameter behind a delimiter, in a text and in a value that is a URL as a whole."""
+"""A parameter after a delimiter, in a text and in a value that is a URL."""
 
 SECRET_NAME = re.compile(
     r".*(token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie).*"
@@ -67,61 +67,63 @@ SECRET_NAME = re.compile(
 URL = re.compile(r"\w[\w+.-]*://")
 HOST = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 WORD = re.compile(r"[a-z][a-z._-]{0,11}|v?\d{1,2}(?:\.\d{1,2})?")
-"""A part of a path that can hardly be a token."""
+"""A part of a path that is unlikely to be a token."""
 
 TRACKER = "mlflow_uri"
-"""The setting that names a tracker's server."""
+"""Setting with the URL of a tracker's server."""
 
 BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
-"""What is missing of a URL that begins with user and password, as proxies may."""
+"""Start of a URL without scheme that begins with user and password, as of proxies."""
 
 HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",}]+", re.IGNORECASE)
 
 SHORT, LONG = 4, 8
-"""Characters: a shorter value isn't masked by itself; one of less than `LONG` only where it stands as a word."""
+"""Minimum characters of a value that is masked, and of one that is masked within words."""
 
 ORDINARY = frozenset({"anon", "cloud", "cache", "browser", "google_default"})
-"""Values of gcsfs' option `token` that say where the token is found, which would be masked wherever they are words."""
+"""Values of gcsfs' option `token` that name a source of tokens, and are not masked."""
 
+# The hooks that mask secrets belong to the process and outlive a session, as at the traceback of a command's error.
 _seen: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 _lock = threading.Lock()
 
 
 def harmless(options: Any) -> Any:
-    """Those storage options that tell no secret, without the secrets of their URLs."""
+    """Return the storage options without secrets, including those in URLs."""
     if isinstance(options, Mapping):
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):
-        return [harmless(one) for one in options]
+        return [harmless(option) for option in options]
     return value_without_secrets(BARE.sub("http://", options)) if isinstance(options, str) else options
 
 
 def without_secrets(text: str) -> str:
-    """A text whose URLs have neither users with passwords nor signatures and tokens."""
+    """Remove users, passwords, signatures and tokens from the URLs in a text."""
     return _masked(USERINFO.sub("", text), NAMED) if "://" in text or "=" in text or "%3" in text else text
 
 
 def json_without_secrets(text: str) -> str:
-    """The text of a JSON document whose strings hold no secrets."""
+    """Remove secrets from the strings of a JSON document."""
 
     def clean(string: re.Match[str]) -> str:
         if not any(sign in string[0] for sign in ("://", "=", "%3", "\\")):
             return string[0]
         value = json.loads(string[0])
-        return string[0] if (found := value_without_secrets(value)) == value else json.dumps(found, ensure_ascii=False)
+        cleaned = value_without_secrets(value)
+        return string[0] if cleaned == value else json.dumps(cleaned, ensure_ascii=False)
 
     return re.sub(r'"(?:[^"\\]|\\.)*"', clean, text)
 
 
 def tracker_address(url: str) -> str | None:
-    """What may be written down of a tracker's URL: scheme, host, port and a path of plain words; None: nothing.
+    """Return the public part of a tracker's URL: scheme, host, port and a path of plain words; None: nothing.
 
-    Its user, query and fragment are left out, and a path that may hold a token.
+    User, query and fragment are removed, and a path that may contain a token.
     """
     scheme, separator, rest = url.partition("://")
     if scheme in ("file", "sqlite") or not (separator or "@" in url):
-        return url  # a path of this machine
+        return url  # a local path
     split = re.match(r"([^/?#]*)([^?#]*)(.*)", rest, re.DOTALL)
     assert split is not None, "each part may be empty"
     host, path = split[1].rpartition("@")[2], split[2]
@@ -131,7 +133,7 @@ def tracker_address(url: str) -> str | None:
 
 
 def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's plain values without secrets, for files that lie beside results or travel."""
+    """Return a recipe's plain values without secrets, for files beside results."""
     clean: dict[str, Any] = _clean(recipe)
     storage = clean.get("storage")
     if isinstance(storage, dict) and "options" in storage:
@@ -151,14 +153,14 @@ def _clean(value: Any) -> Any:
 
 
 def value_without_secrets(value: str) -> str:
-    """A setting, of which a URL's user and parameters may hold any character, without secrets."""
+    """Remove secrets from a setting, in which a URL's user and parameters may contain any character."""
     if URL.match(value) is None:
         return without_secrets(value)
     return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)
 
 
 def _masked(text: str, named: re.Pattern[str]) -> str:
-    """A text with a mask in place of each secret parameter's value."""
+    """Mask the value of each secret parameter in a text."""
     pieces, end = [], 0
     for value in _parameters(text, named):
         if value.start(2) >= end:
@@ -168,7 +170,7 @@ def _masked(text: str, named: re.Pattern[str]) -> str:
 
 
 def _parameters(text: str, named: re.Pattern[str] = NAMED) -> Iterator[re.Match[str]]:
-    """The parameters of a text's URLs whose names, percent-encoded or not, tell of a secret; group 2 is the value."""
+    """Yield the parameters in URLs of a text with names, percent-encoded or not, of secrets; group 2 is the value."""
     for delimiter in DELIMITER.finditer(text):
         parameter = named.match(text, delimiter.end())
         if parameter is not None and SECRET_NAME.fullmatch(unquote(unquote(parameter[1]))):
@@ -176,18 +178,18 @@ def _parameters(text: str, named: re.Pattern[str] = NAMED) -> Iterator[re.Match[
 
 
 def redacted(text: str) -> str:
-    """A text for people, a log or a note: without the secrets of its URLs, and those that were seen are masked."""
+    """Remove secrets from the URLs of a message or log record, and mask those that this process has seen."""
     text = HEADER.sub(rf"\1{MASK}", without_secrets(text))
     return text if _pattern is None else _pattern.sub(MASK, text)
 
 
 def remember_options(options: Any) -> None:
-    """Note the secrets among storage options, to mask them wherever they turn up."""
+    """Record the secrets in storage options, to mask them everywhere."""
     _note(_of_options(options, not isinstance(options, Mapping)))
 
 
 def remember_arguments(arguments: Sequence[str]) -> None:
-    """Note the secrets of a command's arguments, in URLs or storage options, before any of them is read or refused."""
+    """Record the secrets in a command's arguments, in URLs or storage options, before the arguments are parsed."""
     remember_urls([*arguments, *(argument.partition("=")[2] for argument in arguments)])
     for argument in arguments:
         key, _, text = argument.partition("=")
@@ -197,7 +199,7 @@ def remember_arguments(arguments: Sequence[str]) -> None:
             continue
         try:
             value = yaml.safe_load(text)
-        except Exception:  # of whatever kind, as a date that is none: it is refused where it is read
+        except Exception:  # any error, such as an invalid date, is reported when the argument is parsed
             value = [text, *re.findall(r"[^\s{}\[\],:'\"]+", text)]
         if key.endswith("storage") and isinstance(value, Mapping):
             value = value.get("options")
@@ -207,12 +209,12 @@ def remember_arguments(arguments: Sequence[str]) -> None:
 
 
 def remember_urls(values: Any) -> None:
-    """Note the secrets of all URLs among nested values, as those of a recipe."""
+    """Record the secrets in all URLs of nested values, such as a recipe."""
     _note(chain(_of_trackers(values), *map(_of_urls, _texts(values))))
 
 
 def remember_tracker(url: str) -> None:
-    """Note all of a tracker's URL that `tracker_address` leaves out."""
+    """Record the parts of a tracker's URL that `tracker_address` removes."""
     _note(_of_tracker(url))
 
 
@@ -230,19 +232,18 @@ def _of_trackers(values: Any) -> Iterator[str]:
 
 
 def _of_tracker(url: str) -> Iterator[str]:
-    known = tracker_address(url)
-    if known == url:
+    if tracker_address(url) == url:
         return
     rest = url.partition("://")[2] or url
     if "@" in rest:
         userinfo, _, rest = rest.rpartition("@")
         yield from _of_userinfo(userinfo)
     path = rest[len(re.split(r"[/?#]", rest)[0]) :]
-    yield from (path, *(one for one in re.split(r"[/?#&;=]", path) if not WORD.fullmatch(one)))
+    yield from (path, *(part for part in re.split(r"[/?#&;=]", path) if not WORD.fullmatch(part)))
 
 
 def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
-    """The texts of options that are none of the harmless ones, and what URLs hold."""
+    """Yield the values of secret options, and the secrets in URLs."""
     if isinstance(options, Mapping):
         for name, inner in options.items():
             yield from _of_options(inner, secret or name not in HARMLESS)
@@ -253,7 +254,7 @@ def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
         yield from _of_urls(BARE.sub("http://", options))
         if secret and options not in ORDINARY:
             yield options
-    elif secret and isinstance(options, int) and abs(options) >= 10 ** (LONG - 1):  # a smaller one is a setting
+    elif secret and isinstance(options, int) and abs(options) >= 10 ** (LONG - 1):  # a smaller number is a setting
         yield str(options)
 
 
@@ -271,20 +272,20 @@ def _of_userinfo(userinfo: str) -> Iterator[str]:
 
 def _note(secrets: Iterable[str]) -> None:
     global _pattern
-    found = {form for secret in secrets for form in _forms(secret) if len(form) >= SHORT}
+    forms = {form for secret in secrets for form in _forms(secret) if len(form) >= SHORT}
     with _lock:
-        if found <= _seen:
+        if forms <= _seen:
             return
         if not _seen:
             _guard_process()
-        _seen.update(found)
+        _seen.update(forms)
         longest_first = sorted(_seen, key=len, reverse=True)
-        words = (re.escape(one) if len(one) >= LONG else rf"(?<!\w){re.escape(one)}(?!\w)" for one in longest_first)
+        words = (re.escape(form) if len(form) >= LONG else rf"(?<!\w){re.escape(form)}(?!\w)" for form in longest_first)
         _pattern = re.compile("|".join(words))
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """How a secret may be written: as it is, in a URL, in JSON, in one line, or a line of it alone."""
+    """Yield the forms of a secret: unchanged, in a URL, in JSON, in one line, or one of its lines."""
     for quoted in (quote(secret, safe="", errors="replace"), quote(secret, errors="replace")):
         spaced = quoted.replace("%20", "+")
         yield from (
@@ -301,12 +302,12 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def _guard_process() -> None:
-    """From the first secret on, mask them in every library's log and in the traceback of a defect."""
+    """Mask secrets in the log records of all libraries and in tracebacks, from the first secret on."""
     make, show, show_in_thread = logging.getLogRecordFactory(), sys.excepthook, threading.excepthook
 
     def make_record(*arguments: Any, **keywords: Any) -> logging.LogRecord:
         record = make(*arguments, **keywords)
-        with suppress(Exception):  # of a message that doesn't fit its arguments, which logging itself reports
+        with suppress(Exception):  # a message that does not match its arguments is reported by logging itself
             text = record.getMessage()
             if (clean := redacted(text)) != text:
                 record.msg, record.args = clean, ()

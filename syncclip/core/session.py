@@ -32,6 +32,8 @@ class Session:
     """URL and token of the lock under which a worker writes, held by the driver."""
     holds: list[Any] = field(default_factory=list, compare=False, repr=False)
     """Locks held by this process; they are not pickled."""
+    untagged_buckets: set[str] = field(default_factory=set, compare=False, repr=False)
+    """URLs of buckets whose ETags are not MD5s, as this process has found; not pickled."""
 
     def copy(self) -> Session:
         """Return a session for a command inside this one: its changes end with it, the process's locks are shared."""
@@ -43,6 +45,7 @@ class Session:
             dict(self.listings),
             self.lock,
             self.holds,
+            self.untagged_buckets,
         )
 
     def under_lock(self, url: str, token: str | None) -> Session:

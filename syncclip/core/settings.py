@@ -1,4 +1,4 @@
-"""The base of all settings classes, a user's mistake as an error, and what pydantic refuses as one sentence."""
+"""Base class of all settings, user errors, and one-line messages for pydantic's validation errors."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from syncclip.core.text import ARTICLE, LONGEST, cut, did_you_mean
 
 
 class UserError(ValueError):
-    """A user's mistake in one sentence: where, what is wrong, and what to do; never longer than a screen, and without
-    secrets."""
+    """A user error with a one-line message: location, cause and fix; at most a screen long, and without secrets."""
 
     def __init__(self, sentence: str = "") -> None:
         super().__init__(cut(redacted(sentence), LONGEST))
 
 
 class RefusalError(ValueError):
-    """What a validator of several sections refuses, with the key that is to blame."""
+    """An error of a validator of several sections, with the invalid key."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -31,7 +30,7 @@ class RefusalError(ValueError):
 def check_token(name: str, token: str) -> None:
     """Raise a UserError if a token, given as `name`, does not fit into an HTTP header."""
     if not (token.isascii() and token.isprintable()):
-        raise UserError(f"{name}: the token holds characters other than printable ASCII; correct it")
+        raise UserError(f"{name}: the token contains characters other than printable ASCII; correct it")
 
 
 RENAMED = {"benchmark": "dataset"}
@@ -53,9 +52,9 @@ def with_first_names(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Settings(BaseModel):
-    """Typed settings, defined beside the part that they configure.
+    """Base class of typed settings, defined beside the component that they configure.
 
-    Unknown keys are refused; values are checked once and never change afterwards.
+    Unknown keys are errors; values are validated once and immutable.
     """
 
     model_config = ConfigDict(
@@ -64,48 +63,48 @@ class Settings(BaseModel):
 
 
 def added(default: Any, **constraints: Any) -> Any:
-    """A field of a later version. It isn't written while it has its default, so that plans, and the digests that name
-    sets and runs, stay as they were; with a `default_factory` too, while it is `default`."""
+    """Declare a field that is only serialised if it differs from its default, so that plans and checksums without it
+    stay valid; with a `default_factory`, if it differs from `default`."""
     given = {} if "default_factory" in constraints else {"default": default}
     return Field(exclude_if=lambda value: value == default, **given, **constraints)
 
 
 def with_one_place(template: str) -> str:
-    """The template, if it has one place for the class name.
+    """Return the template if it has exactly one placeholder for the class name.
 
     Raises:
         ValueError: it has none or several.
     """
     if template.count("{}") + template.count(ARTICLE) != 1:
         raise ValueError(
-            f"the template {template!r} must hold {{}} exactly once, where the class name goes, "
+            f"the template {template!r} must contain {{}} exactly once, where the class name goes, "
             "as in 'a photo of a {}.'; or {a}, for the name with its article"
         )
     return template
 
 
 MOST_CLASSES = 50_000
-"""Of a dataset; ImageNet-21k has 21,841. A prompt learner keeps some 100 kB for each."""
+"""Maximum number of classes of a dataset; ImageNet-21k has 21,841. A prompt learner needs about 100 kB for each."""
 
 LONGEST_TEXT = 1_000
-"""Characters of a class name or a template, far more than a text encoder reads."""
+"""Maximum characters of a class name or template, far more than a text encoder reads."""
 
 MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
-"""Of a list with a value for each class, of which pydantic would keep a complaint about each."""
+"""Constraint of a list with a value for each class, for which pydantic would collect an error each."""
 
 ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Template = Annotated[ShortText, AfterValidator(with_one_place)]
 
 Position = Literal["end", "middle", "front"]
-"""Where a class name stands among learned words."""
+"""Position of a class name among learned words."""
 
 
 def first_complaint(error: ValidationError) -> str:
-    """Pydantic's first complaint, with its place."""
+    """Return pydantic's first error with its location."""
     first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
+    key = ".".join(map(str, first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {text}" if place else text
+    return f"{key}: {text}" if key else text
 
 
 KINDS = {
@@ -127,9 +126,9 @@ LIMITS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
-    """(key, reason and remedy) of the first thing wrong, e.g. ("training.epochs", "0 is not allowed; …").
+    """Return (key, reason and remedy) of the first error, e.g. ("training.epochs", "0 is not allowed; …").
 
-    Unknown keys come first: correcting them may cure the rest.
+    Unknown keys come first: correcting them may fix other errors.
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
@@ -143,7 +142,7 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
     kind, shown, context = detail["type"], cut(repr(detail["input"])), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
     if kind == "extra_forbidden":
-        known = dict.fromkeys(name for one in models for name in one.model_fields)
+        known = dict.fromkeys(name for candidate in models for name in candidate.model_fields)
         return path, f"no such key; {did_you_mean(str(detail['loc'][-1]), known)}"
     if kind in LIMITS:
         name, words = LIMITS[kind]
@@ -172,16 +171,16 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
 
 
 def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
-    """The models that may hold the last place of `loc`, and `loc` as the user writes it, without unions' choices."""
+    """Return the models that may contain the last key of `loc`, and `loc` as users write it, without union tags."""
     models, path = [model], ""
     for step in loc:
         if isinstance(step, int):
             path += f"[{step}]"
         elif fields := [one.model_fields[step] for one in models if step in one.model_fields]:
-            models = [found for field in fields for found in _models(field.annotation)]
+            models = [inner for field in fields for inner in _models(field.annotation)]
             path += f".{step}"
-        elif chosen := [one for one in models if step in (*_tags(one), one.__name__)]:
-            models = chosen
+        elif tagged := [one for one in models if step in (*_tags(one), one.__name__)]:
+            models = tagged
         elif step:
             path += f".{step}"
     return models, path.removeprefix(".")
@@ -190,7 +189,7 @@ def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[B
 def _models(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [found for part in typing.get_args(annotation) for found in _models(part)]
+    return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:

@@ -1,9 +1,8 @@
-"""How messages and tables write counts, quantities and names; tables for the terminal and for Markdown."""
+"""Formatting of counts, quantities and names in messages; tables for the terminal and for Markdown."""
 
 from __future__ import annotations
 
 import difflib
-import html
 import re
 import shlex
 import sys
@@ -14,32 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
-import regex
-
 from syncclip.core.secrets import redacted
 
 if TYPE_CHECKING:
     from rich.table import Column, Table
 
 CUT, LONGEST = 200, 2000
-"""Characters of a value that a message repeats, and of a message."""
+"""Maximum characters of a value in a message, and of a message."""
 
 LONGEST_WORD = 24
-"""Characters of a word in a table that are never broken."""
+"""Maximum characters of a word in a table that is never broken."""
 
 JOINERS = "\u200c\u200d"
-"""Letters of some scripts, and the parts of emoji, are spelled with them."""
-CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""Regular expression of what CLIP's tokenizers take for a word."""
+"""Zero-width joiners, used in some scripts and in emoji."""
 _ASCII = "".join(map(chr, range(32, 127)))
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of characters that steer a terminal, turn or hide text, end a line, or are half of one."""
+"""Unicode categories of characters that control a terminal, reorder or hide text, end a line, or are surrogates."""
 
 
 def install_command(extra: str, checkout: Path = Path(__file__).parents[2]) -> str:
-    """The command that installs an optional dependency group of this package, as part of a message.
+    """Return the command that installs an optional dependency group of this package.
 
-    The package is on no index: the command names the checkout that it runs from, or "." where it runs from none.
+    The package is on no index: the command names the checkout that it runs from, or ".".
     """
     if (checkout / "pyproject.toml").is_file():
         return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"
@@ -47,32 +42,31 @@ def install_command(extra: str, checkout: Path = Path(__file__).parents[2]) -> s
 
 
 def printable(text: str, keep: str = "") -> str:
-    """A text that does nothing to a terminal, a log or a page but appear there: other characters become escapes, and
-    secrets are masked.
+    """Escape control characters in a text for a terminal, log or page, and mask secrets.
 
     Args:
-        text: perhaps of another's file.
-        keep: characters that stay as they are, such as the line ends of what is printed in several lines.
+        text: may come from an untrusted file.
+        keep: characters that are not escaped, such as line ends.
     """
     text = redacted(text)
     if text.isprintable():
         return text
     return "".join(
-        one.encode("unicode_escape").decode()
-        if unicodedata.category(one) in UNPRINTABLE and one not in keep + JOINERS
-        else one
-        for one in text
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in UNPRINTABLE and character not in keep + JOINERS
+        else character
+        for character in text
     )
 
 
 def as_ascii(text: str) -> str:
-    """A text for an interface that takes ASCII alone: all but its printable ASCII characters are percent-encoded."""
+    """Percent-encode all but printable ASCII characters."""
     return quote(text, safe=_ASCII, errors="surrogateescape")
 
 
 def cut(text: str, length: int = CUT) -> str:
-    """A text, without its middle where it is longer; what a message ends with is what to do."""
-    text = redacted(text)  # half a secret would not be known any more
+    """Shorten a long text in its middle, since a message ends with the remedy."""
+    text = redacted(text)  # part of a secret would not be recognised
     return text if len(text) <= length else f"{text[: length // 2]}…{text[1 - length // 2 :]}"
 
 
@@ -113,116 +107,55 @@ def size(count: int) -> str:
 
 
 ARTICLE = "{a}"
-"""A template's place for a class name with its article."""
-
-_VOWEL = re.compile(
-    r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
-)
-"""Beginnings of lower-case words that are spoken with a vowel first."""
-_SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
-"""Beginnings of words that are spoken letter by letter."""
-
-
-def spoken(classname: str) -> str:
-    """A class name as it is written in a sentence: underscores are spaces, and runs of white space are one space.
-
-    CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
-    """
-    return " ".join(classname.replace("_", " ").split())
-
-
-def fill(template: str, classnames: Iterable[str]) -> list[str]:
-    """The template with each class name at `{}`, or with its article at `{a}`."""
-    if ARTICLE in template:
-        template, classnames = template.replace(ARTICLE, "{}"), map(with_article, classnames)
-    parts = template.split("{}")
-    return [name.join(parts) for name in classnames]
-
-
-def filled(template: str, classname: str) -> str:
-    """See `fill`."""
-    return fill(template, [classname])[0]
-
-
-def with_article(classname: str) -> str:
-    """A class name after "a" or "an", by how English speaks it: "an hour", "a unicorn", "an F-16", "an 80s car"."""
-    word = spoken(classname).partition(" ")[0]
-    vowel = word[0] in "AEFHILMNORSX" if _SPELLED.match(word) else _VOWEL.match(word.lower())
-    return f"{'an' if vowel else 'a'} {classname}"
-
-
-def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
-    """The sentence "<phrase> <name>." of every class; an empty phrase is replaced by n times "X"."""
-    prefix = phrase or " ".join(["X"] * n)
-    return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
-
-
-def too_long(sentence: str, context: int) -> str:
-    """What is wrong with a text of more than `context` tokens."""
-    return f"the text '{sentence}' does not fit the {context} tokens of this CLIP's context"
-
-
-def as_clip_reads(classname: str) -> str:
-    """The words that CLIP's tokenizers see in a class name: equal texts have equal tokens.
-
-    They drop the spaces, and part letters, each digit and signs by themselves: "MD80" and "MD 80" are one name.
-
-    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer, which are those of OpenAI's CLIP.
-    """
-    if classname.isascii():
-        text = html.unescape(html.unescape(classname))
-    else:
-        from open_clip.tokenizer import basic_clean  # takes seconds
-
-        text = basic_clean(classname)
-    return " ".join(regex.findall(CLIP_WORD, spoken(text).lower()))
+"""Placeholder of a template for a class name with its article."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that was probably meant: one that begins with `name`, else the one most alike; None if none is."""
+    """Return the known name that begins with `name`, else the most similar one; None if none is similar."""
     known = list(known)
-    begun = [one for one in known if name and one.startswith(name)]
-    return next(iter(begun or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+    completions = [candidate for candidate in known if name and candidate.startswith(name)]
+    return next(iter(completions or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
 
 
 def first_difference(classnames: Sequence[str], others: Sequence[str]) -> str:
-    """` (class 1 is 'a', not 'b')`, for a message; nothing if one list begins with the other."""
+    """Return ` (class 1 is 'a', not 'b')` for a message; "" if one list begins with the other."""
     pairs = enumerate(zip(classnames, others, strict=False))
     return next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The remedy for an unknown name: `did you mean 'x'?`, or all known names where none is near."""
+    """Return the remedy for an unknown name: `did you mean 'x'?`, or all known names if none is similar."""
     known = list(known)
     near = nearest(name, known)
     return f"there are {', '.join(known)}" if near is None else f"did you mean {near!r}?"
 
 
 def signed(*values: float) -> str:
-    """A number with its sign, a real minus; of two, an interval: `−0.3 to +2.0`."""
-    return " to ".join(f"{one:+.1f}".replace("-", "−") if one else "0.0" for one in (round(one, 1) for one in values))
+    """Format a number with its sign, as a true minus; two numbers as an interval: `−0.3 to +2.0`."""
+    rounded = (round(value, 1) for value in values)
+    return " to ".join(f"{value:+.1f}".replace("-", "−") if value else "0.0" for value in rounded)
 
 
 def coverage(level: float) -> str:
-    """The coverage of an interval: 0.95 -> "95 %", kept on one line."""
+    """Format the coverage of an interval with a non-breaking space: 0.95 -> "95 %"."""
     return f"{100 * level:g}\u00a0%"
 
 
 def thousands(value: float) -> str:
-    """A count in groups of three digits: 12 345."""
+    """Format a count in groups of three digits: 12 345."""
     return f"{int(value):,}".replace(",", " ")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, for a sentence of ours."""
+    """Return the first line of a library's error message."""
     return cut((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
 def show(text: Table | str, keys: int = 1) -> None:
-    """Print to stdout; a table as wide as the terminal, or 200 columns wide where there is none.
+    """Print a text or table to stdout; a table as wide as the terminal, or 200 columns without one.
 
     Args:
-        keys: first columns, which are repeated where a table is too wide and printed in several parts.
+        keys: number of first columns that each part of a too wide table repeats.
     """
     if isinstance(text, str):
         sys.stdout.write(printable(text, keep="\n") + "\n")
@@ -238,9 +171,9 @@ def show(text: Table | str, keys: int = 1) -> None:
 
 
 def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
-    """The table in parts that are as wide as a terminal: the key columns with as many others as fit.
+    """Split a table into parts that fit the terminal: the key columns with as many others as possible.
 
-    No column is narrower than its longest word, to which rich would shorten all of them.
+    No column is narrower than its longest word.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -274,14 +207,14 @@ def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
 
 
 def _least_width(cells: Iterable[str]) -> int:
-    """Columns of a terminal in which no word of some cells is cut, nor a number with its error."""
+    """Return the width at which no word is broken, nor a number with its error."""
     from rich.cells import cell_len
 
     return max((cell_len(word) for cell in cells for word in ([cell] if "±" in cell else cell.split())), default=1)
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table whose numbers are aligned to the right; None is an empty cell, floats get one decimal."""
+    """Make a table with right-aligned numbers; None is an empty cell, floats have one decimal."""
     from rich.table import Table
     from rich.text import Text
 
@@ -293,18 +226,18 @@ def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]])
         justify: Literal["left", "right"] = "right" if numbers and rows else "left"
         shown.add_column(Text(printable(heading)), justify=justify, min_width=least, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(printable(_cell(value), "\n")) for value in row))  # no markup, whatever a cell holds
+        shown.add_row(*(Text(printable(_cell(value), "\n")) for value in row))  # never markup
     return shown
 
 
 def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown."""
+    """Format a table as Markdown."""
     marks = ["---"] * len(headings)
     return "\n".join(f"| {' | '.join(map(markdown_text, row))} |" for row in [headings, marks, *rows])
 
 
 def markdown_text(text: str) -> str:
-    """A text, perhaps of another's file, that stays text in a line or a cell of Markdown: no link, image or element."""
+    """Escape an untrusted text for a line or cell of Markdown: no link, image or element."""
     return re.sub(r"[\[\]|]", r"\\\g<0>", printable(text)).replace("<", "&lt;")
 
 

@@ -1,7 +1,7 @@
-"""Which code outside the package may run: what the user names as `module:Class`, and nothing that is merely read.
+"""Trust in custom code: only code that the user names as `module:Class` is imported.
 
-A name is trusted once the user's own recipe, an override or `--trust NAME` has given it. What a set, a run, a study or
-another folder that may be a stranger's names is refused, whichever part of the package is asked to import it.
+A name is trusted once it is given by the user's own recipe, an override or `--trust NAME`. Names in a dataset, run,
+study or other folder that may be downloaded are rejected wherever they would be imported.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 
 NAME = re.compile(r"[\w.]*:[\w.]*")
-"""How code is named."""
+"""Regular expression of a name of custom code."""
 
 MARKS = (
     *("run.json", "prompts.safetensors", "plan.json", "imported.json", "synthesis.yaml", "00000_stats.json"),
@@ -26,16 +25,15 @@ MARKS = (
     *("base-to-novel.parquet", "open-vocabulary.parquet", "few-shot.parquet", "cross-dataset.parquet"),
     *("domain-generalisation.parquet", "losses.parquet", "data-use.parquet", "growing.parquet"),
 )
-"""Files of which each shows that a folder holds results, a data set or a model, and so may be a stranger's."""
+"""Files that identify a folder of results, a dataset or a model, which may be downloaded."""
 
 
 def trust(*names: str, anywhere: bool = False) -> None:
-    """Allow code to be imported and run, by its very name.
+    """Trust custom code by its exact name.
 
     Args:
         names: each a `module:Class`.
-        anywhere: whether its module is looked for in the working folder even where that holds results, as after
-            `--trust`.
+        anywhere: whether the module may also be in a working folder with results, as after `--trust`.
     """
     allowed = current().trusted
     for name in names:
@@ -48,50 +46,49 @@ def trusted() -> tuple[str, ...]:
 
 
 def suspect(names: Iterable[str], mark: Path) -> None:
-    """Remember, for a refusal, which file makes the recipe that gives these names a stranger's."""
+    """Record, for error messages, the file that marks the recipe with these names as not the user's own."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 
 COMPILED = "compile_cache:"
-"""Before a place of compiled code, which is run as it is read: a name like others."""
+"""Prefix of a location of compiled code, which runs as it is loaded and so needs trust like a name."""
 
 
 def texts_in(value: object) -> Iterator[str]:
-    """Every text among nested values, places of compiled code by their names."""
+    """Yield every string in nested values, locations of compiled code with their prefix."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
         for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-            place = isinstance(inner, str) and f".{key}:".endswith(f".{COMPILED}")
-            yield from texts_in(f"{COMPILED}{inner}" if place else inner)
+            compiled = isinstance(inner, str) and f".{key}:".endswith(f".{COMPILED}")
+            yield from texts_in(f"{COMPILED}{inner}" if compiled else inner)
 
 
 def names_in(value: object) -> list[str]:
-    """Every name of code among nested values."""
+    """Return all names of custom code in nested values."""
     return [text for text in texts_in(value) if NAME.fullmatch(text) or text.startswith(COMPILED)]
 
 
 def require_trust(name: str | None, place: str = "") -> None:
-    """Refuse a name that the user has not given; what holds no colon names no code.
+    """Raise if a name of custom code is not trusted; a text without a colon is no such name.
 
     Args:
-        place: what the sentence begins with, such as "FILE: key: ".
+        place: beginning of the message, such as "FILE: key: ".
 
     Raises:
         UserError: the name is not trusted.
     """
     if name is not None and ":" in name and name not in current().trusted:
         mark = current().untrusted_sources.get(name)
-        of_results = f", as {mark} shows its folder to be" if mark is not None else ""
+        source = f" ({mark} marks its folder as results)" if mark is not None else ""
         raise UserError(
-            f"{place}{name!r} names code to be run, which only the command line or a recipe of your own may do, one "
-            f"that lies in no folder of results or downloads{of_results}; if you know that code and trust it, run "
-            f"syncclip --trust {name} ..."
+            f"{place}{name!r} is custom code, which only the command line or your own recipe outside of result folders "
+            f"may load{source}; if you trust it, run syncclip --trust {name} ..."
         )
 
 
 def module_of(name: str, place: str = "") -> ModuleType:
-    """The module of `module:Class`, imported; it is looked for in the working folder after all other places.
+    """Import the module of `module:Class`; the working folder is searched last.
 
     Args:
         place: see `require_trust`.
@@ -111,33 +108,11 @@ def module_of(name: str, place: str = "") -> ModuleType:
         if mark is None:
             raise
         raise ImportError(
-            f"{error}; in {mark.parent}, a folder of results by its {mark.name}, none is looked for without --trust"
+            f"{error}; {mark.parent} is a folder of results ({mark.name}), which is only searched with --trust"
         ) from error
 
 
 def mark_around(folder: Path) -> Path | None:
-    """The first mark of results, a data set or a model in a local folder or those that it lies in; None: none."""
-    marks = (one / mark for one in (folder, *folder.parents) for mark in MARKS)
+    """Return the first mark of results, a dataset or a model in a local folder or its parents; None if none."""
+    marks = (parent / mark for parent in (folder, *folder.parents) for mark in MARKS)
     return next((mark for mark in marks if mark.exists()), None)
-
-
-def own_paths(variables: Mapping[str, str] | None = None) -> Any:
-    """A job's configuration for `ray.init` by which workers find modules where this process finds them.
-
-    Left to itself, Ray puts the working folder before all other places, where a stranger's `torch.py` may lie.
-
-    Args:
-        variables: environment variables of the job's workers.
-    """
-    from ray.job_config import JobConfig
-
-    class SearchPath(list[str]):
-        """What Ray adds to, as far as this process has it, too."""
-
-        def extend(self, paths: Iterable[str]) -> None:
-            known = {str(Path(one or ".").absolute()) for one in sys.path}
-            super().extend(path for path in paths if path in known)
-
-    config = JobConfig(runtime_env={"env_vars": dict(variables)} if variables else None)
-    config._py_driver_sys_path = SearchPath()
-    return config

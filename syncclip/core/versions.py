@@ -6,7 +6,7 @@ import importlib.metadata
 
 
 def package_version(package: str) -> str:
-    """The version of a package; "not installed" of one that is run from a working folder."""
+    """Return the version of a package; "not installed" if it runs from a working folder."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

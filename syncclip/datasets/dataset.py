@@ -13,8 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field, StrictInt
 
+from syncclip.clip.prompt_text import filled
 from syncclip.core.settings import MANY, MOST_CLASSES, Settings, ShortText, UserError
-from syncclip.core.text import ARTICLE, few, filled
+from syncclip.core.text import ARTICLE, few
 from syncclip.shards.reader import ImageSet
 
 Split = Literal["train", "val", "test"]

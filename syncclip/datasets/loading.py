@@ -11,8 +11,9 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from syncclip import embedded, storage
+from syncclip.clip.prompt_text import as_clip_reads, spoken
 from syncclip.core.settings import UserError
-from syncclip.core.text import as_clip_reads, nearest, spoken
+from syncclip.core.text import nearest
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
 from syncclip.datasets.folders import FolderSet, folders_in, load_folder, require_files

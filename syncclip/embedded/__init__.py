@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from syncclip.core.text import CLIP_WORD
-
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FOLDER = Path(__file__).parent
 """Folder of "icons/clip", "icons/generator" and "icons/dataset"."""
 CLIP = FOLDER / "icons/clip"
+
+CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+"""Regular expression of a word in CLIP's tokenizers."""
 
 
 def context_length() -> int:

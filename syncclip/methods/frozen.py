@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from syncclip.clip.prompt_text import fill, spoken
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import TextTooLongError
 from syncclip.core.settings import Template
-from syncclip.core.text import fill, spoken
 
 
 class FrozenTexts(nn.Module):

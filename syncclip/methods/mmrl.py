@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from syncclip.clip.inserted import Inserted, check_towers
+from syncclip.clip.prompt_text import fill, spoken
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.text import fill, spoken
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.prompts import INITIAL_STD, checked_layers

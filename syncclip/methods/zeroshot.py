@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from syncclip.clip.prompt_text import fill, spoken
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
-from syncclip.core.text import fill, spoken
 from syncclip.methods.base import Method
 from syncclip.methods.settings import ZeroShotSettings
 

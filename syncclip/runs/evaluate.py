@@ -20,8 +20,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, predictions
 from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
 from syncclip.runtime.progress import say
-from syncclip.runtime.ray_session import capacity, ray_session
-from syncclip.runtime.ray_watch import cause_of
+from syncclip.runtime.ray_session import capacity, cause_of, ray_session
 from syncclip.storage.contents import CONTENTS
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder

@@ -1,1 +1,1 @@
-"""The process and its Ray: sessions, shutdown, temporary folders, threads."""
+"""Processes and Ray: sessions, shutdown, temporary folders, threads."""

@@ -1,4 +1,4 @@
-"""What must be fixed for two runs to be equal bit for bit."""
+"""Determinism of torch on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Fix the number of torch's threads, which decides the order of sums, and restore torch's generator at the end."""
+    """Fix torch's number of threads, which determines the order of sums, and restore its generator at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,4 +1,4 @@
-"""Doing something again and again beside the work."""
+"""Periodic calls from a background thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def repeating(action: Callable[[], None], interval: float) -> Iterator[None]:
     """Call `action`, which must not raise, every `interval` seconds from another thread while the block runs.
 
-    The block's end waits for a call that has begun; afterwards there is none.
+    At its end the block waits for a running call; there is none afterwards.
     """
     ended = threading.Event()
 

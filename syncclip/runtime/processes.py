@@ -1,4 +1,4 @@
-"""Which process something belongs to, and whether that process still lives: by what no clock decides."""
+"""Identity of processes, and whether a process still runs, determined without clocks."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from syncclip.core.settings import Settings
 
 
 class Owner(Settings):
-    """A process of some machine, told from all that ever have its number there."""
+    """A process of a machine, distinct from later processes with the same ID."""
 
     host: str
     machine: str
-    """Of this start of the machine, and of the container, in which numbers of processes mean something."""
+    """Identifies the boot of the machine and the PID namespace."""
     pid: int
     started: str
-    """When the process began, as the machine's kernel counts."""
+    """Start time of the process in the kernel's units."""
     user: str
 
     @classmethod
     def here(cls) -> Owner:
-        """This process."""
+        """Return the current process."""
         user = str(os.getuid())
-        with suppress(OSError, KeyError):  # a container may run under a number without a name
+        with suppress(OSError, KeyError):  # a container may run under a user ID without a name
             user = getpass.getuser()
         pid = os.getpid()
         return cls(host=platform.node(), machine=_machine(), pid=pid, started=_started(pid) or "", user=user)
 
     def alive(self) -> bool | None:
-        """Whether the process runs, or is only stopped; None where it can't be known, as it is another machine's."""
+        """Return whether the process runs or is suspended; None if unknown, on another machine."""
         if (self.host, self.machine) != (platform.node(), _machine()):
             return None
         return _exists(self.pid) and _started(self.pid) in (self.started, None)
@@ -43,22 +43,22 @@ class Owner(Settings):
 
 
 MARK = r"[0-9a-f]{6}-[0-9a-f]+-[0-9a-f]{6}"
-"""Regular expression of what `mark` gives."""
+"""Regular expression of `mark()`."""
 
 
 def mark() -> str:
-    """Names this process in the name of a file: in few characters, without a clock, and never again on this machine."""
+    """Return a short identifier of this process for file names, never reused on this machine."""
     pid = os.getpid()
     return f"{_brief(platform.node() + _machine())}-{pid:x}-{_brief(_started(pid) or '')}"
 
 
 def living(mark: str) -> bool | None:
-    """Whether the process that a mark names runs; None where it can't be known, as it is another machine's."""
+    """Return whether the process with a mark runs; None if unknown, on another machine."""
     machine, pid, started = mark.split("-")
     if machine != _brief(platform.node() + _machine()):
         return None
-    there = _started(int(pid, 16))
-    return _exists(int(pid, 16)) and (there is None or _brief(there) == started)
+    present = _started(int(pid, 16))
+    return _exists(int(pid, 16)) and (present is None or _brief(present) == started)
 
 
 def _exists(pid: int) -> bool:
@@ -76,7 +76,7 @@ def _brief(text: str) -> str:
 
 
 def _machine() -> str:
-    """The start of this machine and the name space of its processes; "" where the system names neither."""
+    """Return the boot ID and PID namespace of this machine; "" if the system has none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -85,7 +85,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began; "ended" of one that waits only for its parent to notice; None where this is hidden."""
+    """Return a process's start time; "ended" for a zombie; None if hidden."""
     if Path("/proc/self/stat").exists():
         with suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -19,24 +19,23 @@ if TYPE_CHECKING:
 Fact = str | int | float | None
 
 LOG_INTERVAL = 60.0
-"""Seconds between two lines where the output is no terminal."""
+"""Seconds between two lines if the output is not a terminal."""
 
 
 class Progress:
     """Counts items towards a total and shows the rate, the time left and facts such as the workers' busy share.
 
-    Use as a context manager. On a terminal one line is redrawn in place; elsewhere (a log, a job's output) a line is
-    printed at once, one at the first update, then one a minute, also while nothing is done, and one on leaving; none
-    where neither a total nor an item is known. A fact is shown as it is; floats get three digits, and those whose name
-    ends in `busy` or `share` are shown as per cent, and None ends the showing of a fact.
+    Use as a context manager. On a terminal one line is redrawn in place. Elsewhere (a log, a job's output) a line is
+    printed at the start, at the first update, then once a minute, and at the end; none without a total and items.
+    Floats are shown with three digits, as per cent if their name ends in `busy` or `share`; None removes a fact.
 
     Args:
-        total: number of items to come, None if unknown.
-        unit: what is counted, in the plural ("images").
+        total: number of items, None if unknown.
+        unit: the items, in the plural ("images").
         label: the name of the job ("synth").
-        stream: where to show it, stderr by default (stdout is for results).
-        done: items that earlier runs finished: they count, but not towards the rate.
-        clock: seconds, monotonic; tests pass their own.
+        stream: stderr by default (stdout is for results).
+        done: items that earlier runs finished; they do not count towards the rate.
+        clock: returns monotonic seconds; for tests.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.done = done
         self.rate: float | None = None
-        """Items per second, where the job itself measures them."""
+        """Items per second, if the job measures them."""
         self._clock = clock
         self._before = done
         self._start = clock()
@@ -62,7 +61,7 @@ class Progress:
         self._facts: dict[str, Fact] = {}
         self._live: RichProgress | None = None
         self._task: TaskID | None = None
-        self._lock = threading.RLock()  # the main thread counts while another one shows that the job is alive
+        self._lock = threading.RLock()  # used by the main thread and the heartbeat
         self._alive = contextlib.ExitStack()
 
     def __enter__(self) -> Progress:
@@ -72,7 +71,7 @@ class Progress:
             self._live.start()
         elif self._known:
             self._show()
-            self._printed = None  # the first update is shown whenever it comes
+            self._printed = None  # the first update is always shown
         self._alive.enter_context(repeating(self._beat, LOG_INTERVAL))
         return self
 
@@ -88,7 +87,7 @@ class Progress:
         return self.total is not None or self.done > 0
 
     def _beat(self) -> None:
-        """Show once a minute that the job is alive, whatever it waits for."""
+        """Show once a minute that the job is alive."""
         with self._lock:
             if self._due():
                 self._show()
@@ -97,7 +96,7 @@ class Progress:
         return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
 
     def update(self, n: int = 1, **facts: Fact) -> None:
-        """Count `n` more items (0 to change the facts alone) and show the newest `facts`."""
+        """Count `n` more items (0 to update only the facts) and show the newest `facts`."""
         with self._lock:
             self.done += n
             self._facts = {name: value for name, value in (self._facts | facts).items() if value is not None}
@@ -147,6 +146,6 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
 
 
 def say(sentence: str) -> None:
-    """Print a message for the user to stderr; stdout is for results."""
-    sys.stderr.write(f"{printable(sentence)}\n")  # at once, lest two threads' sentences mix
+    """Print a message to stderr; stdout is for results."""
+    sys.stderr.write(f"{printable(sentence)}\n")  # in one call, so that messages of threads do not mix
     sys.stderr.flush()

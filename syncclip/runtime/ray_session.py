@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting a quiet one on this machine."""
+"""Ray in a command: joining a cluster or starting a private local Ray, noticing its loss, stopping its workers."""
 
 from __future__ import annotations
 
@@ -7,44 +7,47 @@ import math
 import os
 import re
 import secrets
+import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from syncclip.core.settings import UserError, check_token
-from syncclip.core.trust import own_paths
-from syncclip.runtime.ray_watch import lives, native_words_dropped, place_of, watched, witnessed
-from syncclip.runtime.shutdown import at_once, handle_again
+from syncclip.runtime import shutdown
+from syncclip.runtime.heartbeat import repeating
+from syncclip.runtime.progress import say
 from syncclip.runtime.tempdirs import kept_apart, scratch_folder
 
 if TYPE_CHECKING:
     import psutil
 
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Local Ray's object store. Only shard specs and rows of statistics pass through it, so it need not grow."""
+"""Size of a local Ray's object store, which only holds shard specs and rows of statistics."""
 
 START_ATTEMPTS = 5
-TOO_SLOW = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
-"""What Ray says of a start that took longer than it waits; on a busy machine the next may not."""
+START_TIMEOUTS = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
+"""Messages of a start that exceeded Ray's timeout; on a busy machine the next attempt may succeed."""
 
 END_SECONDS = 10.0
-"""For the workers of a local Ray to notice its end, before they are killed: Ray does not wait for them, and until then
-they hold their GPU's memory."""
+"""Grace period for the workers of a local Ray to end before they are killed: Ray does not wait for them, and they hold
+GPU memory until then."""
 
 KILL_SECONDS = 10.0
-"""For what was killed to end; nothing ends a process that waits for a broken disk."""
+"""Timeout for killed processes to end; a process that waits for a broken disk never does."""
 
 LONGEST_BASE, LONGEST_PLAIN = 6, 28
-"""Characters of a folder in which a local Ray's own is made, under a name that says whose it is, or a shorter one; Ray
-allows 107 for the names of its sockets in there."""
+"""Maximum length of the folder in which a local Ray's own folder is made, under a name with the owner's mark or a
+shorter one; Ray allows 107 characters for the paths of its sockets."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""Where `ray up` writes, on the head, which machines it may start."""
+"""File on the head in which `ray up` lists the machines that it may start."""
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -54,19 +57,45 @@ QUIET_ENVIRONMENT = {
     # Ray Train's controller polls every 2 s and `report` waits for it; short epochs would spend their time there.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # By default a raylet that misses 5 health checks, as on an overloaded machine, is declared dead and aborts. A local
-    # Ray needs none: `watched` sees whether its processes exist.
+    # Ray needs none: `watched` waits for its processes.
     "RAY_health_check_failure_threshold": "1000000",
 }
-"""Read by Ray while it is imported or started; a value that the user has set stays."""
+"""Environment variables read by Ray when it is imported or started; values set by the user take precedence."""
+
+WATCH_INTERVAL = 2.0
+"""Seconds between two connection attempts to a cluster's head, and the timeout of each."""
+
+PATIENCE = 30.0
+"""Seconds without a connection after which a cluster counts as lost."""
+
+DAEMONS = ("raylet", "gcs_server")
+"""Processes without which a local Ray does not work."""
+
+STUCK_SECONDS = 5.0
+"""Seconds after which the process is ended if the main thread has not noticed that Ray was lost: some of Ray's calls
+wait for a lost head."""
+
+EXIT_STATUS = 1
+"""Exit status of a command whose Ray was lost."""
+
+FAILED = "-failed"
+"""Suffix of the key with the error of a job that failed permanently."""
+
+STOP_INTERVAL = 1.0
+"""Seconds between two reads of the stop key by a worker."""
+
+
+class LostRayError(UserError):
+    """A part of Ray was lost, which has been reported to the user."""
 
 
 def debugging() -> bool:
-    """Whether `--debug` (or SYNCCLIP_DEBUG=1) asks for tracebacks and Ray's own output."""
+    """Return whether `--debug` (or SYNCCLIP_DEBUG=1) enables tracebacks and Ray's own output."""
     return os.environ.get("SYNCCLIP_DEBUG", "") not in ("", "0")
 
 
 def local_cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS has no affinity
@@ -74,12 +103,12 @@ def local_cpus() -> int:
 
 
 def cluster_address() -> str | None:
-    """The cluster to join (RAY_ADDRESS); None to start a local one."""
+    """Return the address of the cluster to join (RAY_ADDRESS); None to start a local Ray."""
     return os.environ.get("RAY_ADDRESS") or None
 
 
 def quiet() -> None:
-    """Silence Ray's own messages, unless `--debug` was given. Call before Ray starts."""
+    """Silence Ray's own messages unless `--debug` was given; call before Ray starts."""
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not debugging():
@@ -88,12 +117,12 @@ def quiet() -> None:
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Whether a node with these labels satisfies a label selector, whose values are "value" or "!value"."""
+    """Return whether a node's labels satisfy a label selector, whose values are "value" or "!value"."""
     return all((labels.get(key) == value.removeprefix("!")) != value.startswith("!") for key, value in selector.items())
 
 
 def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
-    """CPUs, GPUs and other resources of the live nodes that satisfy a label selector."""
+    """Return the CPUs, GPUs and other resources of the live nodes that satisfy a label selector."""
     import ray
 
     total = {"CPU": 0.0, "GPU": 0.0}
@@ -105,50 +134,50 @@ def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
 
 
 def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
-    """CPUs, GPUs and other resources that the joined cluster has, or would have with every machine that it may start.
+    """Return the resources of the joined cluster, including the machines that it may still start.
 
-    A cluster that grows on demand is its head alone until something asks for more. Its limits are known on a head that
-    `ray up` started; on Kubernetes they aren't, and count as infinite.
+    An autoscaling cluster consists of its head until something requests more. Its limits are known on a head that
+    `ray up` started; on Kubernetes they are unknown and count as infinite.
 
     Args:
-        selector: a label selector; counts only the nodes that satisfy it.
+        selector: label selector; only nodes that satisfy it are counted.
     """
     selector = selector or {}
-    there = current_resources(selector)
+    present = current_resources(selector)
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
-        return dict.fromkeys(there, math.inf)
+        return dict.fromkeys(present, math.inf)
     config = BOOTSTRAP.expanduser()
     if cluster_address() is None or not config.is_file():
-        return there
+        return present
     import yaml
 
-    promised = dict.fromkeys(there, 0.0)
+    limits = dict.fromkeys(present, 0.0)
     for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
         machines = node.get("max_workers") or 0
         if not machines or not matches(node.get("labels") or {}, selector):
             continue
-        for name in promised:
-            # a type without resources reports them only once it runs
+        for name in limits:
+            # a node type without resources reports them only once it runs
             each = node["resources"].get(name, 0.0) if node.get("resources") else math.inf
-            promised[name] += machines * each
-    return {name: max(there[name], promised[name]) for name in there}
+            limits[name] += machines * each
+    return {name: max(present[name], limits[name]) for name in present}
 
 
 @contextmanager
 def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Ray, ready for use inside the `with` block.
+    """Initialise Ray for the block.
 
-    Uses the Ray that this process has already initialised; else joins the cluster that RAY_ADDRESS names (it is
-    always set inside `ray job submit`); else starts Ray on this machine. What was started or joined here is shut
-    down at the end, also after an error, and no process of a Ray that was started here outlives it; a Ray that the
-    caller initialised stays as it is. Never searches the machine for other clusters, as `address="auto"` does.
+    Uses the Ray that this process has already initialised; otherwise joins the cluster at RAY_ADDRESS (always set
+    inside `ray job submit`); otherwise starts Ray on this machine. A Ray that was started or joined here is shut down
+    at the end, and no process of a Ray that was started here outlives the block. Never searches the machine for other
+    clusters, as `address="auto"` does.
 
     Args:
-        cpus: CPUs of a Ray that is started here, by default all of this machine's; ignored where one is joined.
-        variables: environment variables of this job's workers, for Ray's own use of them.
+        cpus: CPUs of a local Ray, by default all of this machine; ignored when joining a cluster.
+        variables: environment variables of this job's workers, for Ray itself.
 
     Raises:
-        ValueError: the cluster of RAY_ADDRESS can't be reached, or is of another version of Ray or Python.
+        ValueError: the cluster at RAY_ADDRESS is unreachable, or runs another version of Ray or Python.
     """
     quiet()
     import ray
@@ -160,31 +189,53 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
     address = cluster_address() or "local"
     daemons: list[psutil.Process] = []
     with ExitStack() as stack:
-        witness = stack.enter_context(witnessed(place_of(address)))
         if not debugging():
-            stack.enter_context(native_words_dropped())
+            stack.enter_context(_native_logs_dropped())
         if address != "local":
-            _knock(address)
+            _check_reachable(address)
             _join(address, level, variables)
             stack.callback(_shut_down)
         else:
-            folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # as Ray itself decides
+            folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # Ray's own default
             private = stack.enter_context(scratch_folder())
             stack.enter_context(_guarded(private))
             with kept_apart(private):
                 daemons = _start(cpus if cpus is not None else local_cpus(), level, folder, variables)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
-        handle_again()
-        stack.enter_context(watched(address, witness, daemons))
+        shutdown.handle_again()
+        stack.enter_context(watched(address, daemons))
         yield
 
 
 @contextmanager
-def _guarded(folder: Path) -> Iterator[None]:
-    """Have a local Ray listen on loopback alone, and answer those only who read a token in a private folder.
+def _native_logs_dropped() -> Iterator[None]:
+    """Drop what Ray's C++ and its daemons write to this process's stderr, for which Ray has no option."""
+    import ray._private.worker as ray_worker
 
-    Left to itself, Ray listens on all of the machine's addresses, and writes its token so that other users can read it.
+    ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages
+    sys.stderr.flush()
+    visible, python = os.dup(2), sys.stderr
+    with suppress(OSError, ValueError, AttributeError):  # no file, as in a notebook
+        if python.fileno() == 2:
+            sys.stderr = os.fdopen(visible, "w", buffering=1, encoding=python.encoding, errors=python.errors)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(visible, 2)
+        sys.stderr = python
+        ray_worker._worker_logs_enabled = True
+
+
+@contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Restrict a local Ray to loopback, and to clients that can read a token in a private folder.
+
+    By default Ray listens on all addresses of the machine and writes its token where other users can read it.
     """
     from ray import __version__, _raylet
     from ray._private import ray_constants
@@ -192,7 +243,7 @@ def _guarded(folder: Path) -> Iterator[None]:
     native: Any = _raylet
     if not hasattr(native, "AuthenticationTokenLoader"):
         raise UserError(
-            f"Ray {__version__} is installed, which knows no token; run pip install -U 'ray[default,train,data]>=2.52'"
+            f"Ray {__version__} does not support tokens; run pip install -U 'ray[default,train,data]>=2.52'"
         )
 
     def refresh() -> None:
@@ -202,20 +253,20 @@ def _guarded(folder: Path) -> Iterator[None]:
     token, clusters = folder / "token", ray_constants.ENABLE_RAY_CLUSTER
     token.touch(0o600, exist_ok=False)
     token.write_text(secrets.token_hex(32))
-    given = {
+    values = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     }
-    before = {name: os.environ.pop(name, None) for name in (*given, "RAY_AUTH_TOKEN")}
-    os.environ.update(given)
-    ray_constants.ENABLE_RAY_CLUSTER = False  # with which nodes of other machines are not expected
+    previous = {name: os.environ.pop(name, None) for name in (*values, "RAY_AUTH_TOKEN")}
+    os.environ.update(values)
+    ray_constants.ENABLE_RAY_CLUSTER = False  # no nodes on other machines
     refresh()
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
-        for name, value in before.items():
+        for name, value in previous.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
@@ -224,7 +275,7 @@ def _guarded(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _folder_around(base: str) -> Iterator[Path | None]:
-    """A private folder for that of a local Ray, which Ray opens to all users; None: names in it would be too long."""
+    """Make a private folder around a local Ray's own, which all users can read; None if paths would be too long."""
     if len(base) <= LONGEST_BASE:
         with scratch_folder(base) as folder:
             yield folder
@@ -237,43 +288,76 @@ def _folder_around(base: str) -> Iterator[Path | None]:
 
 @contextmanager
 def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
-    """Let no process of a local Ray outlive the block, nor a second signal in it."""
-    with at_once(lambda: _see_end(_with_descendants(daemons), 0)):
+    """End all processes of a local Ray with the block, also at a second signal."""
+    with shutdown.at_once(lambda: _end(_with_descendants(daemons), 0)):
         try:
             yield
         finally:
             family = _with_descendants(daemons)
             _shut_down()
-            _see_end(family, END_SECONDS)
+            _end(family, END_SECONDS)
 
 
 def _shut_down() -> None:
-    """Leave Ray once Ray Data's threads have ended: one that asks Ray anything afterwards ends the whole process."""
+    """Leave Ray after Ray Data's threads have ended: one that calls Ray afterwards would end the process."""
     import ray
 
     deadline = time.monotonic() + END_SECONDS
     for thread in threading.enumerate():
         kinds = type(thread), getattr(thread, "_target", None)
-        if any(str(getattr(one, "__module__", "")).startswith("ray.data") for one in kinds):
+        if any(str(getattr(kind, "__module__", "")).startswith("ray.data") for kind in kinds):
             thread.join(max(0.0, deadline - time.monotonic()))
     ray.shutdown()
 
 
-def _in_session_of_its_own() -> None:
-    """In a child process: what a terminal or timeout(1) sends to all processes of the command doesn't reach Ray's."""
+def _detach_child() -> None:
+    """In a child process: start a session, so that signals of a terminal or timeout(1) do not reach Ray's processes."""
     if _starting:
         os.setsid()
 
 
 _starting = False
-os.register_at_fork(after_in_child=_in_session_of_its_own)
+os.register_at_fork(after_in_child=_detach_child)
+
+
+def _job_config(variables: Mapping[str, str] | None) -> Any:
+    """Return the configuration with which workers find modules where this process finds them.
+
+    By default Ray searches the working folder first, which may contain somebody else's `torch.py`.
+    """
+    from ray.job_config import JobConfig
+
+    class SearchPath(list[str]):
+        """Accepts the paths that this process has, too."""
+
+        def extend(self, paths: Iterable[str]) -> None:
+            known = {str(Path(path or ".").absolute()) for path in sys.path}
+            super().extend(path for path in paths if path in known)
+
+    config = JobConfig(runtime_env={"env_vars": dict(variables)} if variables else None)
+    config._py_driver_sys_path = SearchPath()
+    return config
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ValueError if nothing listens at an address: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        reachable = _listens((host, int(port)), 10.0)
+    except ValueError:
+        reachable = False
+    if not reachable:
+        raise ValueError(
+            f"no Ray cluster responds at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of the head), "
+            "or unset RAY_ADDRESS to run on this machine"
+        )
 
 
 def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None:
     """Join a cluster.
 
     Raises:
-        ValueError: the cluster rejects the token, does not answer, or runs other versions of Ray or Python.
+        ValueError: the cluster rejects the token, does not respond, or runs other versions of Ray or Python.
     """
     import ray
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
@@ -283,43 +367,42 @@ def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None
     check_token("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", ""))
     try:
         if not address.startswith("ray://"):
-            # Reports a wrong token at once, `ray.init` after 20 s and as a lost connection; without one it would abort.
+            # Reports a wrong token at once; `ray.init` reports it after 20 s as a lost connection, or aborts.
             ensure_token_if_auth_enabled(create_token_if_missing=False)
             GcsClient(address=address)
-        ray.init(address=address, logging_level=level, log_to_driver=debugging(), job_config=own_paths(variables))
+        ray.init(address=address, logging_level=level, log_to_driver=debugging(), job_config=_job_config(variables))
     except AuthenticationError as error:
         raise ValueError(
-            f"the Ray cluster at RAY_ADDRESS={address} rejects the token, or there is none; set RAY_AUTH_MODE=token, "
-            "and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to the cluster's own"
+            f"the Ray cluster at RAY_ADDRESS={address} rejected the token, or none was given; set RAY_AUTH_MODE=token, "
+            "and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to the cluster's token"
         ) from error
     except (ConnectionError, RpcError) as error:
         raise ValueError(
-            f"what listens at RAY_ADDRESS={address} does not answer as a Ray cluster; correct the address (HOST:PORT "
-            "of the head), or unset RAY_ADDRESS to run on this machine"
+            f"the service at RAY_ADDRESS={address} is not a Ray cluster; correct the address (HOST:PORT of the head), "
+            "or unset RAY_ADDRESS to run on this machine"
         ) from error
     except RuntimeError as error:
         versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
         if "Version mismatch" not in str(error) or len(versions) != 2:
             raise
-        (ray_there, python_there), (ray_here, python_here) = versions
+        (cluster_ray, cluster_python), (local_ray, local_python) = versions
         raise ValueError(
-            f"the cluster at RAY_ADDRESS={address} runs Ray {ray_there} on Python {python_there}, and here is Ray "
-            f"{ray_here} on Python {python_here}; use the same versions, or `syncclip submit`, which runs on the "
-            "cluster's own"
+            f"the cluster at RAY_ADDRESS={address} runs Ray {cluster_ray} on Python {cluster_python}, but this machine "
+            f"runs Ray {local_ray} on Python {local_python}; use the same versions, or `syncclip submit`"
         ) from error
 
 
 def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, str] | None) -> list[psutil.Process]:
-    """Start a local Ray and return its daemons; on a machine so busy that it isn't up within Ray's 30 s, try again.
+    """Start a local Ray and return its daemons; retry on a machine too busy to start it within Ray's 30 s.
 
-    Ray leaves the daemons of a start that failed: they are killed, or they would slow down the next one.
+    Ray leaves the daemons of a failed start running; they are killed, as they would slow down the next attempt.
     """
     import psutil
     import ray
 
     global _starting
-    before = psutil.Process().children()
-    place = {} if folder is None else {"_temp_dir": str(folder / "r")}
+    previous = psutil.Process().children()
+    location = {} if folder is None else {"_temp_dir": str(folder / "r")}
     for _ in range(START_ATTEMPTS):
         failure: Exception | None = None
         _starting = True
@@ -331,20 +414,20 @@ def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, s
                 include_dashboard=False,
                 logging_level=level,
                 log_to_driver=debugging(),
-                job_config=own_paths(variables),
-                **place,
+                job_config=_job_config(variables),
+                **location,
             )
         except Exception as error:
             failure = error
         finally:
             _starting = False
-        daemons = [process for process in psutil.Process().children() if process not in before]
+        daemons = [process for process in psutil.Process().children() if process not in previous]
         if failure is None:
             return daemons
         family = _with_descendants(daemons)
         ray.shutdown()
-        _see_end(family, 0)
-        if not any(words in str(failure) for words in TOO_SLOW):
+        _end(family, 0)
+        if not any(message in str(failure) for message in START_TIMEOUTS):
             break
     assert failure is not None
     raise failure
@@ -353,15 +436,15 @@ def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, s
 def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
     import psutil
 
-    found = []
+    family = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):
-            found += [process, *process.children(recursive=True)]
-    return found
+            family += [process, *process.children(recursive=True)]
+    return family
 
 
-def _see_end(family: list[psutil.Process], grace: float) -> None:
-    """Wait until all have ended; kill those that haven't after so many seconds."""
+def _end(family: list[psutil.Process], grace: float) -> None:
+    """Wait for processes to end, and kill those that have not after `grace` seconds."""
     import psutil
 
     for seconds in (grace, KILL_SECONDS):
@@ -376,14 +459,195 @@ def _see_end(family: list[psutil.Process], grace: float) -> None:
                 process.kill()
 
 
-def _knock(address: str) -> None:
-    """Refuse an address at which nothing listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def lives(process: psutil.Process) -> bool:
+    """Return whether a process runs; zombies don't, which remain in a container whose first process reaps none."""
+    import psutil
+
     try:
-        with socket.create_connection((host, int(port)), timeout=10.0):
-            pass
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no Ray cluster answers at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of the head), "
-            "or unset RAY_ADDRESS to run on this machine"
-        ) from error
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextmanager
+def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[None]:
+    """Report the loss of the initialised Ray, for which the main thread might wait forever.
+
+    Args:
+        address: address of a cluster, or "local".
+        daemons: of a local Ray.
+
+    Raises:
+        LostRayError: a part of Ray was lost; the message names it.
+    """
+    name = "this machine's Ray" if address == "local" else f"the Ray cluster at {address}"
+    lost, ended = threading.Event(), threading.Event()
+    message = f"{name} {{}} (killed, stopped, or out of memory); run the same command to resume"
+    gone = message.format("stopped responding")
+    stuck = threading.Timer(STUCK_SECONDS, shutdown.end_process, [None, EXIT_STATUS])
+    stuck.daemon = True
+
+    def report() -> None:
+        if not ended.is_set() and not lost.is_set():
+            lost.set()
+            stuck.start()
+            say(f"syncclip: {gone}")  # first of all: Ray may end the process at its next call
+            shutdown.interrupt_main(f"{name} was lost")
+
+    with ExitStack() as stack:
+        if address == "local":
+            for daemon in daemons:
+                if daemon.name() in DAEMONS:
+                    threading.Thread(target=_wait, args=[daemon, report], daemon=True).start()
+        else:
+            stack.enter_context(repeating(_connection_check(_endpoints(address), report), WATCH_INTERVAL))
+        try:
+            yield
+        except BaseException as error:
+            if lost.is_set():
+                raise LostRayError(gone) from error
+            if not _is_lost_part(error):
+                raise
+            part = message.format(f"lost a process or a machine: {type(error).__name__}")
+            say(f"syncclip: {part}")
+            raise LostRayError(part) from error
+        finally:
+            ended.set()
+            stuck.cancel()
+
+
+def _wait(process: psutil.Process, report: Any) -> None:
+    import psutil
+
+    with suppress(psutil.Error):
+        process.wait()
+    report()
+
+
+def _connection_check(endpoints: Sequence[tuple[str, int]], report: Any) -> Any:
+    """Return a function that counts failed connections, and reports a cluster that has not responded for long."""
+    failures = 0
+
+    def check() -> None:
+        nonlocal failures
+        failures = 0 if all(map(_listens, endpoints)) else failures + 1
+        if failures * WATCH_INTERVAL >= PATIENCE:
+            report()
+
+    return check
+
+
+def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool:
+    try:
+        with socket.create_connection(endpoint, timeout=timeout):
+            return True
+    except OSError:
+        return False
+
+
+def _endpoints(address: str) -> list[tuple[str, int]]:
+    """Return host and port of a cluster's head and of this machine's raylet."""
+    import ray
+
+    if address.startswith("ray://"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        return [(host, int(port))]
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    node = next((node for node in ray.nodes() if node["NodeID"] == context.get_node_id()), None)
+    raylet = [] if node is None else [(node["NodeManagerAddress"], node["NodeManagerPort"])]
+    return [(host, int(port)), *raylet]
+
+
+def _is_lost_part(error: BaseException) -> bool:
+    """Return whether an error reports the loss of a part of Ray, rather than an exception of a task."""
+    from ray import exceptions
+
+    lost = (
+        *(exceptions.RayActorError, exceptions.RaySystemError, exceptions.ObjectLostError, exceptions.RpcError),
+        *(exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.WorkerCrashedError),
+        *(exceptions.ObjectStoreFullError, exceptions.OutOfDiskError, exceptions.OutOfMemoryError),
+    )
+    return isinstance(cause_of(error), lost)
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the exception that our code raised on a worker, without Ray's wrappers; else the error itself."""
+    inner: object = error
+    while isinstance(inner, BaseException):
+        error = inner
+        inner = getattr(error, "cause", None) or getattr(error, "health_check_failure", None)
+        if inner is None and type(error).__module__.startswith("ray."):
+            inner = error.__cause__
+    return error
+
+
+@contextmanager
+def telling() -> Iterator[str]:
+    """Postpone an interrupt until the workers of a job have stopped; yields the key that `heeding` takes.
+
+    Raises:
+        Interrupted: at the block's end, or inside it after the grace period.
+    """
+    from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+    key = f"syncclip-stop-{secrets.token_hex(8)}"
+    with shutdown.postponed(partial(_internal_kv_put, key, b"stop")):
+        yield key
+    with suppress(Exception):
+        _internal_kv_del(key)
+        _internal_kv_del(key + FAILED)
+
+
+@contextmanager
+def heeding(key: str | None) -> Iterator[None]:
+    """In a worker: make `shutdown.requested` true once the driver stops the job; None: there is no driver."""
+    if key is None:
+        yield
+        return
+
+    def check() -> None:
+        if told(key):
+            shutdown.request()
+
+    try:
+        with repeating(check, STOP_INTERVAL):
+            yield
+    finally:
+        shutdown.withdraw()  # the process may serve another job
+
+
+def told(key: str) -> bool:
+    """Return whether the driver has stopped the job."""
+    from ray.experimental.internal_kv import _internal_kv_exists
+
+    with suppress(Exception):  # if the head is lost, the worker ends anyway
+        return bool(_internal_kv_exists(key))
+    return False
+
+
+def note_failure(key: str, message: str) -> None:
+    """In a worker: record why the job failed permanently, for the workers that Ray starts as replacements."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    _internal_kv_put(key + FAILED, message.encode())
+
+
+def noted_failure(key: str) -> str | None:
+    """In a worker: return why the job failed permanently; None if no worker has recorded a failure."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    message = _internal_kv_get(key + FAILED)
+    return None if message is None else message.decode()
+
+
+def heed_sigterm() -> None:
+    """In a worker's main thread: request a stop at SIGTERM, which only this machine may receive, and exit later."""
+
+    def receive(*_: object) -> None:
+        shutdown.request()
+        end = threading.Timer(shutdown.GRACE, signal.raise_signal, [signal.SIGKILL])
+        end.daemon = True
+        end.start()
+
+    signal.signal(signal.SIGTERM, receive)

@@ -1,7 +1,11 @@
-"""Ctrl-C, SIGTERM (Slurm, Kubernetes, a spot machine's notice) and SIGHUP: how a command is interrupted.
+"""Interruption of a command by Ctrl-C, SIGTERM (Slurm, Kubernetes, spot preemption) or SIGHUP.
 
-The first signal interrupts the main thread, or lets a block that knows how to stop finish what is in flight, as long
-as the grace allows; another one ends the process at once.
+The first signal interrupts the main thread, or lets a `postponed` block finish its in-flight work within the grace
+period. A second signal ends the process at once.
+
+Signals are blocked in the main thread and in all threads that it starts, and received by a thread of the listener,
+whatever the main thread waits for and whatever handlers libraries install (Ray Train has one for SIGINT). An older
+thread, or one in which a library unblocks signals, may still receive them; Python's wakeup pipe passes those on.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator
 
 from syncclip.runtime.progress import say
-from syncclip.runtime.signals import Reception, wake
 
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
@@ -22,19 +25,25 @@ GRACE = 20.0
 """Seconds for a checkpoint or a shard in flight. Kubernetes and Slurm send SIGKILL 30 s after SIGTERM by default."""
 
 ECHO = 1.0
-"""Seconds within which a signal that comes again is the same one: timeout(1) and shells send it to a process and then
-to its whole group."""
+"""Seconds within which a repeated signal counts as the same one: timeout(1) and shells send it to a process, then to
+its group."""
 
 LAST_SECONDS = 5.0
-"""For each of the last actions of a process that is ended at once."""
+"""Timeout of each last action of a process that is ended at once."""
 
-SENTENCE = "syncclip: interrupted; the same command goes on from what is committed"
+WAKE = signal.SIGURG
+"""Signal that interrupts a blocking call of the main thread; ignored by default, and sent by nothing else."""
+
+WAKE_INTERVAL = 0.1
+"""Seconds between two WAKE signals: one that arrives just before a blocking call does not interrupt it."""
+
+SENTENCE = "syncclip: interrupted; run the same command to resume"
 
 SIGNALLED = "Ctrl-C or a signal"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread. Libraries, Ray among them, know KeyboardInterrupt alone, so it must be one."""
+    """Raised in the main thread; a KeyboardInterrupt because libraries such as Ray handle no other."""
 
 
 _requested = threading.Event()
@@ -42,98 +51,164 @@ _reason = SIGNALLED
 
 
 def requested() -> bool:
-    """Whether what runs in this process should stop at the next place from which it can be resumed."""
+    """Return whether work in this process should stop at the next point from which it can resume."""
     return _requested.is_set()
 
 
 def request() -> None:
-    """Ask what runs in this process to stop, see `requested`."""
+    """Request that work in this process stops, see `requested`."""
     _requested.set()
 
 
 def withdraw() -> None:
-    """Take the request back."""
+    """Withdraw the request."""
     _requested.clear()
 
 
 def reason() -> str:
-    """Why the main thread was interrupted, in a few words."""
+    """Return why the main thread was interrupted, in a few words."""
     return _reason
 
 
 class Listener:
-    """Waits for signals while a command runs, see `listening`."""
+    """Receives signals while a command runs, see `listening`."""
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
-        self.signal = 0  # the first that came; 0: none
+        self.signal = 0
+        """The first signal received; 0 if none."""
         self.last_actions: list[Callable[[], None]] = []
         """Called before the process is ended at once, the newest first."""
-        self.raised = False  # whether the main thread was interrupted: it is only once, and then cleans up
+        self._interrupted = False  # the main thread is interrupted only once; then it cleans up
         self._stop: Callable[[], None] | None = None
-        self._came = 0.0
+        self._received_at = 0.0
         self._lock = threading.RLock()
         self._stopping = threading.Lock()
-        self.reception = Reception(SIGNALS, self._receive, self._raise)
+        self.numbers = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+        """Signals that are received; ignored ones stay ignored."""
+        self._previous = {number: signal.getsignal(number) for number in (*self.numbers, WAKE)}
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._wait, self._read_pipe)]
+        self._ended = False
 
     @property
     def status(self) -> int:
-        """The exit status of a command that a signal ended, as shells have it: 130, 143 or 129; 0 without one."""
+        """Exit status of a command that a signal ended, as in shells: 130, 143 or 129; 0 if there was none."""
         return 128 + self.signal if self.signal else 0
 
+    def begin(self) -> None:
+        """Receive signals from now on; call in the main thread."""
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self.numbers, WAKE})  # inherited by the threads
+        self._read_end, self._write_end = os.pipe()
+        os.set_blocking(self._write_end, False)
+        for thread in self._threads:
+            thread.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {WAKE})
+        self._previous_fd = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        self.install_handlers()
+
+    def install_handlers(self) -> None:
+        """Install the handlers with which Python writes a signal's number to the pipe."""
+        for number in self.numbers:
+            signal.signal(number, lambda *_: None)
+        signal.signal(WAKE, lambda *_: self._raise())
+        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+
+    def restore_handlers(self) -> None:
+        """Restore the previous handlers."""
+        signal.set_wakeup_fd(self._previous_fd)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that is not Python's
+
+    def end(self) -> None:
+        """Stop receiving signals."""
+        self._ended = True
+        os.write(self._write_end, bytes(1))
+        waiting = self._threads[0]
+        if waiting.ident is not None and waiting.is_alive():
+            signal.pthread_kill(waiting.ident, WAKE)
+        for thread in self._threads:
+            thread.join()
+        self.restore_handlers()
+        os.close(self._read_end)
+        os.close(self._write_end)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+
+    def leave_in_child(self) -> None:
+        """Let a forked child process receive signals as usual."""
+        self.restore_handlers()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.numbers)
+
     def postpone(self, stop: Callable[[], None] | None) -> None:
-        """From now on call `stop` at a signal; None: interrupt the main thread, also for one that has come meanwhile.
+        """Call `stop` at the next signal; None: interrupt the main thread, also for a signal received meanwhile.
 
         Raises:
-            Interrupted: a signal has come.
+            Interrupted: a signal was received.
         """
         with self._lock:
             self._stop = stop
             if stop is not None:
-                self._end_if_signalled()
+                self._raise_if_signalled()
                 return
-        if self._stopping.acquire(timeout=max(self.grace, 0.0)):  # else it is under way for too long
+        if self._stopping.acquire(timeout=max(self.grace, 0.0)):
             self._stopping.release()
         with self._lock:
-            self._end_if_signalled()
+            self._raise_if_signalled()
 
     def interrupt(self) -> None:
-        """Interrupt the main thread, from another one."""
-        wake(lambda: self.raised or _listener is not self)
+        """Interrupt the main thread, from another thread."""
 
-    def _end_if_signalled(self) -> None:
+        def send() -> None:
+            while not self._interrupted and _listener is self:
+                signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
+                time.sleep(WAKE_INTERVAL)
+
+        threading.Thread(target=send, daemon=True).start()  # the caller may hold a lock that the main thread needs
+
+    def _raise(self) -> None:
+        if not self._interrupted:
+            self._interrupted = True
+            raise Interrupted
+
+    def _raise_if_signalled(self) -> None:
         if self.signal:
             self._raise()
 
-    def _raise(self) -> None:
-        if not self.raised:
-            self.raised = True
-            raise Interrupted
+    def _wait(self) -> None:
+        while not self._ended:
+            number = signal.sigwait({*self.numbers, WAKE})
+            if not self._ended and number != WAKE:
+                self._receive(number)
+
+    def _read_pipe(self) -> None:
+        while not self._ended:
+            for number in os.read(self._read_end, 64):
+                if number in self.numbers:
+                    self._receive(number)
 
     def _receive(self, number: int) -> None:
         with self._lock:
             if self.signal:
-                if time.monotonic() - self._came > ECHO:
+                if time.monotonic() - self._received_at > ECHO:
                     end_process(SENTENCE, self.status)
                 return
-            self.signal, self._came = number, time.monotonic()
+            self.signal, self._received_at = number, time.monotonic()
             stop = self._stop
             if stop is None or self.grace <= 0:
                 _requested.set()
                 self.interrupt()
                 return
-            self._stopping.acquire()  # whoever ends the block waits until `stop` has come back
-        overdue = threading.Timer(self.grace, self._lose_patience, [stop])
+            self._stopping.acquire()  # the block's end waits until `stop` has returned
+        overdue = threading.Timer(self.grace, self._end_grace, [stop])
         overdue.daemon = True
         overdue.start()
-        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone, as after SIGHUP
-            say(f"finishing what is in flight, within {self.grace:g} s; a second signal ends it at once")
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be closed, as after SIGHUP
+            say(f"finishing in-flight work, within {self.grace:g} s; a second signal ends it at once")
         _requested.set()
-        with contextlib.suppress(Exception):  # where nothing can be told any more, the grace ends the waiting
+        with contextlib.suppress(Exception):  # the grace period ends what `stop` cannot
             stop()
         self._stopping.release()
 
-    def _lose_patience(self, stop: Callable[[], None]) -> None:
+    def _end_grace(self, stop: Callable[[], None]) -> None:
         with self._lock:
             if self._stop is stop:
                 self.interrupt()
@@ -144,13 +219,13 @@ _listener: Listener | None = None
 
 @contextlib.contextmanager
 def listening(grace: float = GRACE) -> Iterator[Listener]:
-    """Listen to the signals while a command runs in the main thread; elsewhere they stay as they are.
+    """Receive signals while a command runs in the main thread; in other threads, signals are unaffected.
 
-    What is ignored stays so, as SIGHUP under nohup and SIGINT in the background of a script. Inside another such
-    block, that one goes on to listen.
+    Ignored signals stay ignored, such as SIGHUP under nohup and SIGINT in a script's background job. Inside another
+    such block, the outer listener continues.
 
     Args:
-        grace: seconds that what is in flight may take, see `postponed`.
+        grace: seconds that in-flight work may take, see `postponed`.
     """
     global _listener, _reason
     _reason = SIGNALLED
@@ -159,29 +234,29 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
     if threading.current_thread() is not threading.main_thread() or _listener is not None:
         yield listener
         return
-    listener.reception.begin()
+    listener.begin()
     _listener = listener
     try:
-        if listener.signal:  # it has come since
+        if listener.signal:  # received before `_listener` was set
             listener.interrupt()
         yield listener
     finally:
         _listener = None
-        listener.reception.end()
+        listener.end()
         _requested.clear()
 
 
 @contextlib.contextmanager
 def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let this block end by itself at the first signal, if it does so within the grace; it is interrupted afterwards.
+    """Let this block end by itself at the first signal; interrupt it after the grace period.
 
-    Where no command listens, as in a program of the user's, Ctrl-C interrupts as ever.
+    Without a listener, as in a user's own program, Ctrl-C interrupts the block immediately.
 
     Args:
-        stop: called once, from another thread, when a signal comes; `requested` is true from then on.
+        stop: called once, from another thread, when a signal is received; `requested` is true from then on.
 
     Raises:
-        Interrupted: a signal came: at the block's end, or inside it when the grace was over.
+        Interrupted: a signal was received: at the block's end, or inside it after the grace period.
     """
     listener = _listener
     if listener is None:
@@ -196,7 +271,7 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once(action: Callable[[], None]) -> Iterator[None]:
-    """Have `action` called, from another thread, where the process is ended at once inside this block."""
+    """Call `action`, from another thread, if the process is ended at once inside this block."""
     actions = _listener.last_actions if _listener is not None else []
     actions.append(action)
     try:
@@ -205,35 +280,35 @@ def at_once(action: Callable[[], None]) -> Iterator[None]:
         actions.remove(action)
 
 
-def end_process(sentence: str | None, status: int) -> None:
-    """End the command from another thread, whatever its main thread waits for; nothing where no command listens."""
+def end_process(message: str | None, status: int) -> None:
+    """End the command from another thread, whatever its main thread waits for; nothing happens without a listener."""
     if _listener is None:
         return
     for action in reversed(_listener.last_actions):
         last = threading.Thread(target=action, daemon=True)
         last.start()
         last.join(LAST_SECONDS)
-    if sentence is not None:
+    if message is not None:
         with contextlib.suppress(OSError, ValueError):
-            say(sentence)
+            say(message)
     os._exit(status)
 
 
 def handle_again() -> None:
-    """To be called after a library has installed handlers of its own, as Ray does."""
+    """Install the listener's handlers again after a library has installed its own, as Ray does."""
     if _listener is not None and threading.current_thread() is threading.main_thread():
-        _listener.reception.handle()
+        _listener.install_handlers()
 
 
 def exit_status() -> int:
-    """`Listener.status` of the command that runs; 0 where none listens."""
+    """Return `Listener.status` of the running command; 0 without a listener."""
     return _listener.status if _listener is not None else 0
 
 
 def interrupt_main(why: str) -> None:
-    """Raise KeyboardInterrupt in the main thread, from any other: what it waits for will never come.
+    """Raise KeyboardInterrupt in the main thread, from another thread, because its wait would never end.
 
-    Nothing happens where no command listens and SIGINT is ignored: what is lost is then noticed at the next write.
+    Nothing happens if there is no listener and SIGINT is ignored; the next write then reports the loss.
     """
     global _reason
     _reason = why
@@ -243,12 +318,11 @@ def interrupt_main(why: str) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def _unblock() -> None:
-    """In a child process: signals reach it as they reach others, and nobody listens."""
+def _leave_in_child() -> None:
     global _listener
     if _listener is not None:
-        _listener.reception.unblock()
+        _listener.leave_in_child()
         _listener = None
 
 
-os.register_at_fork(after_in_child=_unblock)
+os.register_at_fork(after_in_child=_leave_in_child)

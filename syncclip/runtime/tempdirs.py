@@ -1,6 +1,6 @@
-"""Private folders for what is of use to one process only; those of a process that was killed are removed by the next.
+"""Private temporary folders of one process; those of a killed process are removed by the next.
 
-Their names say whose they are, so that neither age nor clock decides what is swept.
+Their names identify the process, so that neither age nor clock decides which are removed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 from syncclip.runtime.processes import MARK, living, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
-"""Environment variable of the processes of a local Ray, whose own temporary files go with it: see `kept_apart`."""
+"""Environment variable of a local Ray's processes with the machine's folder for temporary files; see `kept_apart`."""
 
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
 
 
 def temporary_folder() -> Path:
-    """The machine's folder for temporary files, where processes of the user may share some."""
+    """Return the machine's folder for temporary files, which the user's processes may share."""
     return Path(os.environ.get(MACHINE) or tempfile.gettempdir())
 
 
 @contextmanager
 def kept_apart(folder: Path) -> Iterator[None]:
-    """Have processes that are started in the block put temporary files into a folder, whatever library makes them.
+    """Make processes that are started in the block write all temporary files into a folder.
 
-    Ray kills its workers, so that nothing removes what they would leave.
+    Ray kills its workers, which then cannot remove their files.
     """
-    before = {name: os.environ.get(name) for name in (MACHINE, "TMPDIR")}
+    previous = {name: os.environ.get(name) for name in (MACHINE, "TMPDIR")}
     os.environ.update({MACHINE: str(temporary_folder()), "TMPDIR": str(folder)})
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:
@@ -48,10 +48,10 @@ def kept_apart(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder(base: str | None = None) -> Iterator[Path]:
-    """An empty folder that only this user can read; it is removed with all that is in it.
+    """Make an empty folder that only this user can read, and remove it with its content at the end.
 
     Args:
-        base: where it is made; by default the folder for temporary files.
+        base: its parent; by default the folder for temporary files.
     """
     where = Path(base or tempfile.gettempdir())
     sweep_scratch(where)
@@ -63,20 +63,20 @@ def scratch_folder(base: str | None = None) -> Iterator[Path]:
 
 
 def sweep_scratch(base: Path) -> None:
-    """Remove this user's scratch folders whose process is gone from this machine."""
+    """Remove this user's scratch folders of ended processes of this machine."""
     for path in base.iterdir():
-        found = _NAME.fullmatch(path.name)
-        if found is None:
+        match = _NAME.fullmatch(path.name)
+        if match is None:
             continue
-        with suppress(OSError):  # another sweeper was quicker
+        with suppress(OSError):  # removed by another process
             status = path.lstat()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and living(found["mark"]) is False:
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and living(match["mark"]) is False:
                 _end_daemons(path)
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _end_daemons(folder: Path) -> None:
-    """Kill what is left of a local Ray in a folder of the dead: some of its processes notice only after a minute."""
+    """Kill the rest of a local Ray in a folder of an ended process, which may take a minute to end itself."""
     import psutil
 
     for process in psutil.process_iter():
@@ -90,7 +90,7 @@ def _end_daemons(folder: Path) -> None:
 def _new(base: Path) -> Path:
     for number in itertools.count():
         folder = base / f"syncclip-{mark()}-{number}"
-        with suppress(FileExistsError):  # also where another user took the name: nothing of theirs is used
+        with suppress(FileExistsError):  # also if another user has made it
             folder.mkdir(0o700)
             return folder
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Threads that work for a generator."""
+"""Thread pools of generators."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @contextmanager
 def thread_pool(count: int, name: str, **options: Any) -> Iterator[ThreadPoolExecutor]:
-    """Threads for the body of a generator; where it is left before its end, nothing waits for them.
+    """Provide threads for the body of a generator, without waiting for them if it is closed before its end.
 
-    The garbage collector ends a forgotten generator at any moment in any thread, also where `threading` holds the lock
-    that waiting for a thread takes: `with ThreadPoolExecutor(...)` would then let the process stand still for good.
+    The garbage collector closes an abandoned generator at any moment in any thread, even while `threading` holds the
+    lock that joining a thread takes: `with ThreadPoolExecutor(...)` could then deadlock.
 
     Args:
-        options: further ones of `ThreadPoolExecutor`.
+        options: further arguments of `ThreadPoolExecutor`.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix=name, **options)
     try:

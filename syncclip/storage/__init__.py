@@ -1,16 +1,16 @@
-"""Every byte that syncclip reads or writes goes through here: local folders and any fsspec URL (`s3://`, `gs://`, …).
+"""All file access of syncclip: local folders and any fsspec URL (`s3://`, `gs://`, …).
 
-Promises, which the commit markers of the shards build on:
+Guarantees, on which the commit markers of shards rely:
 
-* What is written appears whole or not at all. Locally: a hidden temporary file, fsync, rename. On an object store: one
-  put, or one multipart upload that is completed last and aborted on an exception. (On other remote file systems, such
-  as sftp, a write that is cut off can leave a short file behind; a marker's byte count then shows it.)
-* Listings are never answered from a cache, since other machines write into the same folder.
-* A fault that passes (a busy store, a torn connection) is waited for; see `faults`.
-* A user's mistake (no permission, no space, a missing file, no credentials) is one sentence.
-* What a folder's writer holds (see `leases`) no other writes.
-* A sealed file that was changed, cut short or exchanged is reported by name when it is read; see `seals`.
-* A fork breaks nothing: a child gets file systems of its own, and takes nothing from its parent's.
+* Writes are atomic. Locally: a hidden temporary file, fsync, rename. On an object store: one put, or one multipart
+  upload that is completed last and aborted on an exception. (On other remote file systems, such as sftp, an interrupted
+  write can leave a short file; a marker's byte count then shows it.)
+* Listings are never cached, since other machines write into the same folder.
+* Transient errors (a busy store, a torn connection) are retried; see `retries`.
+* User errors (no permission, no space, a missing file, no credentials) are one-line messages.
+* A locked folder has one writer; see `locks`.
+* A file whose checksum does not match is reported by name when it is read; see `checksums`.
+* Forking is safe: a child process has its own file systems and does not affect its parent's.
 """
 
 from syncclip.storage.checksums import NOBODY, DamagedError, identity

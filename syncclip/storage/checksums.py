@@ -1,8 +1,8 @@
-"""Checksums that files carry themselves, with the identity of what they belong to.
+"""Checksums inside files, with the identity of their owner.
 
-A sealed file contains `seal-sha256:`, 64 hex digits and, after a colon, 16 more. The first are the sha256 of the file
-with zeros in their place, so that a changed file is never used. The others identify the owner (a run, a study, a
-synthetic set, a packed dataset), so that a file of another owner is never used in place of this one's. In JSON they are
+Such a file contains `seal-sha256:`, 64 hex digits and, after a colon, 16 more. The first are the sha256 of the file
+with zeros in their place, so that a modified file is never used. The others identify the owner (a run, a study, a
+synthetic or packed dataset), so that a file of another owner is never used instead. In JSON they are
 the value of a last key `seal`, in YAML a first comment (YAML that is cut short is still YAML), in Markdown and HTML a
 last comment, in parquet a key of the footer's metadata, in safetensors a key of the header's.
 """
@@ -17,11 +17,11 @@ from syncclip.core.settings import UserError
 MARK = b"seal-sha256:"
 KEY = "seal"
 NOBODY = "0" * 16
-"""Identity in files that belong to no run, study or set."""
+"""Identity in files without an owner."""
 _DIGITS = b"0" * 64
 _SIZE = len(_DIGITS) + 1 + len(NOBODY)
 _TAIL, _HEAD = 64 << 10, 1 << 10
-"""Bytes at the end and at the start of a file in which its seal is searched for."""
+"""Bytes at the end and the start of a file in which its checksum is searched."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
 _SEAL = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
@@ -29,49 +29,49 @@ _IN_TEXT = re.compile(
     rb'(?:,?\n "seal": "%(seal)s"|(?<=\[)"%(seal)s"|# %(seal)s\n|<!-- %(seal)s -->\n)' % {b"seal": _SEAL}
 )
 KINDS = ("json", "yaml", "md", "html", "parquet", "safetensors")
-"""File name extensions of what can be sealed."""
+"""File name extensions of files with checksums."""
 _REMEDY = "restore it, or remove it and run the command that wrote it again"
 
 
 class DamagedError(UserError):
-    """A file that was changed, cut short or exchanged since it was written."""
+    """A file was modified, truncated or swapped since it was written."""
 
 
 def identity(text: str) -> str:
-    """The 16 hex digits that stand for an owner in its files, from a text that no other owner has."""
+    """Return the 16 hex digits that identify an owner in its files, from a text unique to it."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def blank(owner: str = NOBODY) -> bytes:
-    """A seal whose checksum is still zeros."""
+    """Return a checksum mark whose digits are still zeros."""
     assert len(owner) == len(NOBODY), owner
     return b"%s%s:%s" % (MARK, _DIGITS, owner.encode())
 
 
 def sealed(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
-    """The bytes of a file with its seal.
+    """Return the bytes of a file with its checksum.
 
     Args:
-        data: the file without a seal; a parquet file contains a `blank` one already.
+        data: the file without a checksum; a parquet file already contains a `blank` one.
         kind: one of `KINDS`.
-        owner: `identity` of what the file belongs to.
+        owner: `identity` of the file's owner.
     """
     whole = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
     start = _find(whole)
-    assert start is not None and whole[start : start + 64] == _DIGITS, "the seal is near an end of the file"
+    assert start is not None and whole[start : start + 64] == _DIGITS, "the checksum is near an end of the file"
     return whole[:start] + _checksum(whole, start) + whole[start + 64 :]
 
 
 def content(url: str, data: bytes, owner: str | None = None, required: bool = True) -> bytes:
-    """The content of a file whose seal is valid: a text without the seal, any other file unchanged.
+    """Verify the checksum of a file and return its content: a text without the checksum, any other file unchanged.
 
     Args:
-        url: named in messages; its extension decides whether a seal is searched for.
-        owner: `identity` that the file must have; None: any.
-        required: whether a file without a seal is an error; False for files that users write themselves.
+        url: used in messages; its extension decides whether a checksum is searched.
+        owner: required `identity`; None: any.
+        required: whether a missing checksum is an error; False for files that users write themselves.
 
     Raises:
-        DamagedError: the seal is missing, does not match the bytes, or names another owner.
+        DamagedError: the checksum is missing, does not match the bytes, or has another owner.
     """
     if url.rpartition(".")[2] not in KINDS:
         return data
@@ -92,7 +92,7 @@ def content(url: str, data: bytes, owner: str | None = None, required: bool = Tr
 
 
 def owner_of(data: bytes) -> str | None:
-    """The identity in a file's seal; None without a seal."""
+    """Return the owner's identity in a file's checksum; None without one."""
     start = _find(data)
     return None if start is None else _owner(data, start)
 
@@ -102,7 +102,7 @@ def _owner(data: bytes, start: int) -> str:
 
 
 def _find(data: bytes) -> int | None:
-    """Offset of the checksum."""
+    """Return the offset of the checksum's digits."""
     start = data.rfind(MARK, max(0, len(data) - _TAIL))
     if start < 0:
         start = data.find(MARK, 0, _HEAD)
@@ -110,8 +110,8 @@ def _find(data: bytes) -> int | None:
 
 
 def _has_damaged_mark(data: bytes) -> bool:
-    """Whether there is a mark but for one or two bytes; otherwise a flip in it would remove the seal."""
-    for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # one of them is whole
+    """Return whether there is a mark with one or two wrong bytes; a flip in it would otherwise hide the checksum."""
+    for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # one of them is intact
         for start in (data.rfind(half, max(0, len(data) - _TAIL)), data.find(half, 0, _HEAD)):
             mark = data[start - before : start - before + len(MARK)] if start >= before else b""
             if len(mark) == len(MARK) and sum(a != b for a, b in zip(mark, MARK, strict=True)) <= 2:
@@ -127,7 +127,7 @@ def _checksum(data: bytes, start: int) -> bytes:
 
 
 def _with_blank(data: bytes, kind: str, seal: bytes) -> bytes:
-    """A text or safetensors file with a seal put in."""
+    """Insert a blank checksum into a text or safetensors file."""
     if kind == "safetensors":  # its header, a JSON object after its own length, is padded to eight bytes
         size = 8 + int.from_bytes(data[:8], "little")
         header = data[8:size].rstrip()

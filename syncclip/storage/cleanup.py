@@ -1,4 +1,4 @@
-"""What killed writers left behind: parts of files and uploads, told from those of living ones without this clock."""
+"""Leftovers of killed writers: partial files and uploads, told apart from active ones without the local clock."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PART = re.compile(rf"\..*\.(?P<mark>{MARK})-[0-9a-f]{{8}}\.part")
 
 
 def part_of(path: Path) -> Path:
-    """Where a file is written before it takes its name: a hidden one, which says whose it is."""
+    """Return the hidden path, with the mark of this process, at which a file is written before it is renamed."""
     return path.with_name(f".{path.name}.{mark()}-{secrets.token_hex(4)}.part")
 
 
 def sweep(url: str, older_than: float = 3600.0) -> int:
-    """Remove what killed writers left in a folder; how many.
+    """Remove the leftovers of killed writers in a folder, and return their number.
 
-    Locally `.part` files, on S3 uploads that were never completed, which no listing shows but which cost money. A part
-    whose process is gone from this machine goes at once. Of what may be another machine's, and of all uploads, goes
-    what is `older_than` seconds by the clock of its disk or store.
+    Leftovers are local `.part` files, and incomplete uploads to S3, which no listing contains but which are billed. A
+    part of an ended process of this machine is removed immediately; one of another machine, and an upload, when it is
+    `older_than` seconds by the clock of its disk or store.
     """
     if is_local(url):
         return _sweep_parts(local_path(url), older_than)
@@ -39,8 +39,8 @@ def sweep(url: str, older_than: float = 3600.0) -> int:
 def _sweep_parts(folder: Path, older_than: float) -> int:
     swept, oldest = 0, None
     for path in folder.glob(".*.part"):
-        found = _PART.fullmatch(path.name)  # those of earlier versions name no machine
-        alive = living(found["mark"]) if found else None
+        match = _PART.fullmatch(path.name)
+        alive = living(match["mark"]) if match else None
         with contextlib.suppress(FileNotFoundError):
             if alive is None:
                 oldest = oldest or _now_on_disk(folder) - older_than
@@ -52,35 +52,35 @@ def _sweep_parts(folder: Path, older_than: float) -> int:
 
 
 def _now_on_disk(folder: Path) -> float:
-    """The time that a file gets that is written now; a disk of another machine goes by that one's clock."""
+    """Return the modification time of a file written now, by the clock of the machine with the disk."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.", suffix=".part") as file:
         return Path(file.name).stat().st_mtime
 
 
 def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> int:
-    """Abort all uploads to S3 of a file, or below a prefix, so that they can't be completed; returns how many.
+    """Abort all uploads to S3 of a file, or below a prefix, so that they cannot be completed; return their number.
 
     Args:
-        but: the ID of an upload that stays.
-        older_than: seconds by the clock of the store; None: of any age.
+        but: ID of an upload to keep.
+        older_than: minimum age in seconds by the clock of the store; None: any age.
 
     Raises:
-        OSError: the store doesn't list uploads, or not for this account.
+        OSError: the store does not support listing uploads, or does not permit it to this account.
     """
     fs, path = remote(url)
     bucket, prefix, _ = fs.split_path(path.rstrip("/"))
-    asked: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
+    query: dict[str, str] = {"Bucket": bucket, "Prefix": prefix}
     aborted = 0
     while True:
-        answer = fs.call_s3("list_multipart_uploads", **asked)
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-        for upload in answer.get("Uploads", []):
-            key, name = upload["Key"], upload["UploadId"]
+        response = fs.call_s3("list_multipart_uploads", **query)
+        now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+        for upload in response.get("Uploads", []):
+            key, upload_id = upload["Key"], upload["UploadId"]
             young = older_than is not None and upload["Initiated"] >= now - datetime.timedelta(seconds=older_than)
-            if (key == prefix or key.startswith(f"{prefix}/")) and name != but and not young:
-                with contextlib.suppress(FileNotFoundError):  # completed, or aborted by another
-                    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=name)
+            if (key == prefix or key.startswith(f"{prefix}/")) and upload_id != but and not young:
+                with contextlib.suppress(FileNotFoundError):  # completed, or aborted by another process
+                    fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
                     aborted += 1
-        if not answer.get("IsTruncated"):
+        if not response.get("IsTruncated"):
             return aborted
-        asked |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+        query |= {"KeyMarker": response["NextKeyMarker"], "UploadIdMarker": response["NextUploadIdMarker"]}

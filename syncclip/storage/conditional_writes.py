@@ -1,13 +1,12 @@
-"""Compare-and-swap of a small file: of several processes that try, on however many machines, at most one succeeds.
+"""Compare-and-swap of a small file: of concurrent processes, on any number of machines, at most one succeeds.
 
-On a disk the file is a directory that holds the content in a file of its own name. A new one is prepared beside it and
-renamed over an empty one, which the file system does for one process only.
+On a disk the file is a directory that contains the content in a file of its own name. A new directory is prepared and
+renamed over an empty one, which the file system permits to one process only.
 
-On S3 the new content is a multipart upload. Whoever creates one aborts all others of the same key, then compares, then
-completes its own: of two uploads, at least one finds itself aborted, or the other's content. If both are aborted, the
-caller tries again after a random pause. This needs no conditional requests, and a process that was stopped in the
-middle can't complete an upload that another has aborted. Other stores have no such fence: there the content is read
-again after a pause.
+On S3 the new content is a multipart upload. A process creates its upload, aborts all others of the key, compares, and
+completes its own: of two uploads, at least one is aborted or finds the other's content. If both are aborted, the caller
+retries after a random pause. This needs no conditional requests, and a process that was stopped in between cannot
+complete an upload that another has aborted. Other stores have no such fence: the content is read again after a pause.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from syncclip.storage.retries import answered, explained, persistently
 from syncclip.storage.urls import S3, is_local, local_path, scheme
 
 SETTLE = 3.0
-"""Seconds after which a request is answered that another process sent before; stores without a fence need them."""
+"""Seconds after which requests sent earlier by another process have taken effect, for stores without a fence."""
 PART = 64 << 20
-"""Bytes of one part of an upload."""
+"""Size of an upload's part in bytes."""
 UNLISTED = (403, 405, 501)
-"""HTTP answers of a store that doesn't list uploads, or not for this account; such a store has no fence."""
+"""HTTP statuses of a store that does not list uploads, or not to this account, and so has no fence."""
 _OWNER = ".owner-"
 
 
 class AbortedError(FileNotFoundError):
-    """Another process has aborted an upload."""
+    """An upload was aborted by another process."""
 
 
 def peek(url: str) -> bytes | None:
-    """The content now; None where there is none."""
+    """Return the current content; None if there is no file."""
     with explained(url, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not is_local(url):
             return downloads.whole(url)
@@ -54,12 +53,12 @@ def peek(url: str) -> bytes | None:
 
 
 def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
-    """Replace the content if it is `before` (None: no file); returns whether it was.
+    """Replace the content if it equals `before` (None: no file); return whether it did.
 
-    An `after` that begins with `before` renews it, which only the process that wrote it does.
+    An `after` that begins with `before` renews it; only the process that wrote `before` does that.
 
     Raises:
-        UserError: the place can't be written to.
+        UserError: the location is not writable.
     """
     with explained(url, "write"):
         if is_local(url):
@@ -77,10 +76,10 @@ def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A descriptor of a directory; once that is removed, no file can be made in it or renamed from it.
+    """Open a directory; once it is removed, no file can be created in it or renamed from it.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is none.
+        FileNotFoundError, NotADirectoryError: there is no directory.
     """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -91,16 +90,18 @@ def opened(path: Path) -> Iterator[int]:
 
 @contextmanager
 def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Send `content` to S3 as a multipart upload; yields its ID and what completes it, without which it is aborted.
+    """Upload `content` to S3 in parts; yields the upload's ID and a function that completes it.
+
+    An upload that is not completed in the block is aborted.
 
     Raises:
         AbortedError: another process has aborted it.
     """
     bucket, key, _ = fs.split_path(path)
-    kind, completed = mimetypes.guess_type(key)[0], False
+    content_type, completed = mimetypes.guess_type(key)[0], False
     upload = {"Bucket": bucket, "Key": key}
-    answer = fs.call_s3("create_multipart_upload", **upload, **({"ContentType": kind} if kind else {}))
-    upload["UploadId"] = answer["UploadId"]
+    headers = {"ContentType": content_type} if content_type else {}
+    upload["UploadId"] = fs.call_s3("create_multipart_upload", **upload, **headers)["UploadId"]
     parts: list[dict[str, Any]] = []
 
     def complete() -> None:
@@ -112,9 +113,9 @@ def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Cal
         content.seek(0)
         while (data := content.read(PART)) or not parts:
             number = len(parts) + 1
-            answer = fs.call_s3("upload_part", **upload, PartNumber=number, Body=data)
-            sums = {name: value for name, value in answer.items() if name.startswith("ChecksumC")}
-            parts.append({"PartNumber": number, "ETag": answer["ETag"], **sums})
+            response = fs.call_s3("upload_part", **upload, PartNumber=number, Body=data)
+            checksums = {name: value for name, value in response.items() if name.startswith("ChecksumC")}
+            parts.append({"PartNumber": number, "ETag": response["ETag"], **checksums})
         yield upload["UploadId"], complete
     except FileNotFoundError as error:
         raise AbortedError(*error.args) from error
@@ -124,16 +125,8 @@ def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Cal
                 fs.call_s3("abort_multipart_upload", **upload)
 
 
-def clear(folder: int) -> None:
-    """Remove all that is in an open directory, the content of a swapped file first."""
-    for name in sorted(os.listdir(folder), key=lambda name: not name.startswith(_OWNER)):
-        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
-        with suppress(FileNotFoundError, IsADirectoryError):
-            os.unlink(name, dir_fd=folder)
-
-
 def _content(folder: int) -> tuple[str, bytes | None]:
-    """The name and the content of the file in the directory that stands for it."""
+    """Return name and content of the file in a directory that stands for a swapped file."""
     for name in os.listdir(folder):
         if name.startswith(_OWNER):
             with suppress(FileNotFoundError), open(name, "rb", opener=partial(os.open, dir_fd=folder)) as file:
@@ -141,17 +134,25 @@ def _content(folder: int) -> tuple[str, bytes | None]:
     return "", None
 
 
+def _clear(folder: int) -> None:
+    """Remove everything in an open directory, the content of a swapped file first."""
+    for name in sorted(os.listdir(folder), key=lambda name: not name.startswith(_OWNER)):
+        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
+        with suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(name, dir_fd=folder)
+
+
 def _swap_disk(path: Path, before: bytes | None, after: bytes | None) -> bool:
     try:
         with opened(path) as folder:
-            name, there = _content(folder)
-            if there != before:
+            name, content = _content(folder)
+            if content != before:
                 return False
             if before is not None and after is not None and after.startswith(before):
                 with open(os.open(name, os.O_WRONLY | os.O_APPEND, dir_fd=folder), "wb") as file:
                     file.write(after[len(before) :])
                 return True
-            clear(folder)
+            _clear(folder)
     except (FileNotFoundError, NotADirectoryError):
         if before is not None:
             return False
@@ -163,7 +164,7 @@ def _swap_disk(path: Path, before: bytes | None, after: bytes | None) -> bool:
     prepared = part_of(path)
     prepared.mkdir()
     try:
-        name = _OWNER + hashlib.sha256(after).hexdigest()[:16]  # another's is never removed by this name
+        name = _OWNER + hashlib.sha256(after).hexdigest()[:16]  # never the name of another owner's content
         (prepared / name).write_bytes(after)
         with suppress(OSError):
             path.rmdir()
@@ -180,15 +181,15 @@ def _swap_disk(path: Path, before: bytes | None, after: bytes | None) -> bool:
 def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -> bool:
     fenced = True
     try:
-        with uploading(fs, path, io.BytesIO(after)) as (upload, complete):
+        with uploading(fs, path, io.BytesIO(after)) as (upload_id, complete):
             try:
-                abort_uploads(url, but=upload)
+                abort_uploads(url, but=upload_id)
             except OSError as error:
                 if answered(error) not in UNLISTED:
                     raise
                 fenced = False
-            if (there := peek(url)) != before:
-                return there == after  # by an upload whose answer was lost
+            if (content := peek(url)) != before:
+                return content == after  # by an upload whose response was lost
             complete()
     except AbortedError:
         return peek(url) == after
@@ -196,7 +197,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
 
 
 def _settled(url: str, before: bytes | None, after: bytes) -> bool:
-    """Whether a content is still there once another process, which compared before it was written, has written its."""
+    """Return whether the content remains after another process, which compared before the write, has written."""
     if before is None or not after.startswith(before):
         time.sleep(SETTLE)
     return peek(url) == after

@@ -1,4 +1,4 @@
-"""`contents.json`: names of the files that a finished command left in a folder, so that a removed one is noticed."""
+"""`contents.json`: names of the files that a finished command wrote into a folder, so that deletions are noticed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from syncclip.storage.urls import join
 
 CONTENTS = "contents.json"
 _SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")
-"""Files of shards, which their plan and their markers account for."""
+"""Files of shards, which plan and markers list."""
 
 
 class Contents(Settings):
     """Content of `contents.json`."""
 
     files: tuple[str, ...]
-    """Names of the folder's own files, sorted; without hidden ones and those of shards."""
+    """Names of the folder's files, sorted; without hidden ones and those of shards."""
 
 
 def write_contents(url: str, owner: str = NOBODY) -> None:
-    """Record which files a folder has, at the end of a command that wrote there.
+    """Record the files of a folder at the end of a command that wrote there.
 
     Args:
-        url: of the folder.
-        owner: identity of what it holds, see `seals`.
+        url: the folder.
+        owner: identity of its content, see `checksums`.
 
     Raises:
         MissingError: a file was removed meanwhile.
@@ -36,7 +36,7 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
     files = tuple(sorted(name for name in names if name != CONTENTS))
     try:
         recorded = read_contents(url, owner)
-    except DamagedError:  # or that of a set in the same folder as this run
+    except DamagedError:  # or that of a synthetic dataset in the same folder
         recorded = None
     if recorded != files:
         write_document(join(url, CONTENTS), Contents(files=files), owner)
@@ -44,10 +44,10 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
 
 
 def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:
-    """The names that were recorded; None where no command has finished.
+    """Return the recorded names; None if no command has finished.
 
     Raises:
-        DamagedError: the record was changed, cut short or exchanged.
+        DamagedError: the record was modified, truncated or swapped.
     """
     document = read_document(join(url, CONTENTS), Contents, "remove it and run the command that wrote it again", owner)
     return None if document is None else document.files

@@ -1,4 +1,4 @@
-"""Whole files, whose seals are checked on reading: documents (pydantic models as JSON), parquet tables, others."""
+"""Whole files with verified checksums: documents (pydantic models as JSON), parquet tables, others."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
 
 MOST_HEADER = 4 << 20
-"""Bytes of what names the tensors of a safetensors file, some 100 for each."""
+"""Maximum size in bytes of a safetensors file's header, which has about 100 for each tensor."""
 
 MOST_ROWS = 1 << 28
-"""More than any table of ours has; a few bytes can tell of far more."""
+"""Maximum number of rows of a table; a few bytes can claim far more."""
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
-    """The bytes [start, end) of a file that may have no seal, fewer where it ends before that.
+    """Return the bytes [start, end) of a file that may have no checksum, fewer if it ends before.
 
-    Without start and end, the whole file; a seal that it has must be valid, and is removed from a text.
+    Without start and end, return the whole file; if it has a checksum, it is verified, and removed from a text.
 
     Args:
-        sha256: of the whole file, where it is known: the bytes that S3 returns are compared with it; whether the file
-            itself is damaged is for the caller to find.
+        sha256: known checksum of the whole file, with which responses of S3 are compared; the caller finds out whether
+            the file itself is damaged.
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is read whole, and its seal does not match; see `seals`.
+        DamagedError: the whole file was read, and its checksum does not match; see `checksums`.
     """
     data = files.read_bytes(url, start, end, sha256)
     return content(url, data, required=False) if start is None and end is None else data
 
 
 def read_sealed(url: str, owner: str | None = None) -> bytes:
-    """The content of a file that syncclip wrote with a seal.
+    """Return the content of a file that syncclip wrote with a checksum.
 
     Args:
-        owner: identity that it must have, see `seals`; None: any.
+        owner: required identity, see `checksums`; None: any.
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it was changed, cut short, or belongs to another owner.
+        DamagedError: it was modified, truncated, or has another owner.
     """
     return content(url, files.read_bytes(url), owner)
 
@@ -67,18 +67,18 @@ def read_many(
     owner: str | Mapping[str, str] | None = None,
     sealed: bool = True,
 ) -> dict[str, bytes]:
-    """URL -> content of several small files of one filesystem, fetched at once; missing ones are left out.
+    """Read several small files of one file system at once into URL -> content; missing files are omitted.
 
     Args:
-        report: called with the URL and error of each damaged file, which is left out. None: the error is raised.
-        owner: as in `read_sealed`; of all, or URL -> that of each.
-        sealed: whether each must have a seal.
+        report: called with the URL and error of each damaged file, which is omitted. None: the error is raised.
+        owner: as in `read_sealed`; for all files, or URL -> owner.
+        sealed: whether each file must have a checksum.
     """
     contents = {}
     for url, data in files.read_many(urls).items():
         try:
             contents[url] = content(url, data, owner[url] if isinstance(owner, Mapping) else owner, sealed)
-        except DamagedError as error:  # noqa: PERF203  each by itself
+        except DamagedError as error:  # noqa: PERF203  each file separately
             if report is None:
                 raise
             report(url, error)
@@ -86,11 +86,11 @@ def read_many(
 
 
 def read_owner(url: str) -> str:
-    """Identity of what a sealed file belongs to, see `seals`.
+    """Return the identity of a file's owner, see `checksums`.
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: its seal is missing or does not match.
+        DamagedError: its checksum is missing or does not match.
     """
     data = files.read_bytes(url)
     content(url, data)
@@ -98,10 +98,10 @@ def read_owner(url: str) -> str:
 
 
 def has_seal(url: str) -> bool:
-    """Whether a file has a seal, which must match.
+    """Return whether a file has a checksum, and verify it.
 
     Raises:
-        DamagedError: it does not.
+        DamagedError: it does not match.
     """
     if url.rpartition(".")[2] not in KINDS:
         return False
@@ -111,7 +111,7 @@ def has_seal(url: str) -> bool:
 
 
 def copy(url: str, target: str) -> None:
-    """Copy a small sealed file unchanged; a damaged one is not copied (`DamagedError`)."""
+    """Copy a small file with a checksum; a damaged one is not copied (`DamagedError`)."""
     data = files.read_bytes(url)
     content(url, data)
     files.write_bytes(target, data)
@@ -120,12 +120,12 @@ def copy(url: str, target: str) -> None:
 def read_document(
     url: str, kind: type[Document], remedy: str, owner: str | None = None, sealed: bool = True
 ) -> Document | None:
-    """The document at `url`; None where there is none.
+    """Return the document at `url`; None if there is none.
 
     Args:
-        remedy: what to do, the end of the message where the document can't be read.
+        remedy: end of the error message: what the user can do.
         owner: as in `read_sealed`.
-        sealed: whether it must have a seal; False for documents that users write themselves.
+        sealed: whether it must have a checksum; False for documents that users write themselves.
 
     Raises:
         UserError: it is damaged, or of another version.
@@ -140,27 +140,27 @@ def read_document(
         return kind.model_validate_json(data)
     except ValidationError as error:
         raise UserError(
-            f"{url} can't be read by this version of syncclip ({first_complaint(error)}); {remedy}"
+            f"{url} cannot be read by this version of syncclip ({first_complaint(error)}); {remedy}"
         ) from error
 
 
 def write_document(url: str, document: BaseModel, owner: str = NOBODY) -> None:
-    """Write a document, whole or not at all, and sealed; its URLs without secrets."""
+    """Write a document atomically with a checksum, and without secrets in its URLs."""
     write_sealed(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
 
 
 def write_sealed(url: str, data: bytes, kind: str | None = None, owner: str = NOBODY) -> None:
-    """Write a file that is checked wherever it is read whole; see `seals`.
+    """Write a file with a checksum, which is verified wherever it is read whole; see `checksums`.
 
     Args:
-        kind: as `seals.sealed` takes it; by default the file name's extension.
-        owner: identity of what it belongs to.
+        kind: as in `checksums.sealed`; by default the file name's extension.
+        owner: identity of its owner.
     """
     files.write_bytes(url, sealed(data, kind or url.rpartition(".")[2], owner))
 
 
 def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -> None:
-    """Write a sealed parquet table, whole or not at all; of a data frame without its index."""
+    """Write a parquet table atomically with a checksum; a data frame without its index."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -172,10 +172,10 @@ def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -
 
 
 def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file by their names.
+    """Return the tensors of a safetensors file by name.
 
     Raises:
-        UserError: it is none, or tells of tensors that can't be; begins with `source`, ends with `remedy`.
+        UserError: it is invalid; begins with `source`, ends with `remedy`.
     """
     import safetensors.torch
 
@@ -190,10 +190,10 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
 def read_table(
     url: str, columns: Sequence[str], remedy: str, optional: Sequence[str] = (), owner: str | None = None
 ) -> pa.Table:
-    """Columns of a sealed table; the optional ones as far as they are there.
+    """Return columns of a table with a checksum; optional ones if present.
 
     Raises:
-        UserError: it is missing, damaged, or has no such columns; ends with `remedy`, what to do.
+        UserError: it is missing, damaged, or has no such columns; ends with `remedy`.
     """
     try:
         return read_parquet(read_sealed(url, owner), columns=columns, optional=optional)
@@ -209,19 +209,18 @@ def read_parquet(
     columns: Sequence[str] | None = None,
     optional: Sequence[str] = (),
 ) -> pa.Table:
-    """The table that the bytes of a parquet file hold, read by the calling thread alone.
+    """Parse a parquet file in the calling thread.
 
-    By default pyarrow leaves it to threads of its own to free the bytes. Where one of them does so while the
-    interpreter ends, as after a command that reads a table and is refused, the process aborts.
+    By default pyarrow's own threads free the bytes; if one does so while the interpreter exits, the process aborts.
 
     Args:
         data: the whole file.
-        schema: types of the columns; None: as they are in the file.
-        columns: the ones that are wanted; None: those of the schema, else all.
-        optional: further ones that are wanted where they are there.
+        schema: types of the columns; None: as in the file.
+        columns: columns to read; None: those of the schema, else all.
+        optional: further columns to read if present.
 
     Raises:
-        ValueError, OSError: the bytes are no parquet file, a column is missing, or one is of another type.
+        ValueError, OSError: the bytes are not a parquet file, a column is missing or of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -234,11 +233,11 @@ def read_parquet(
         if missing := set(wanted or ()) - set(file.schema_arrow.names):
             raise ValueError(f"there is no column {sorted(missing)[0]!r}")
         if file.metadata.num_rows > MOST_ROWS:
-            raise ValueError(f"it tells of {file.metadata.num_rows:,} rows")
+            raise ValueError(f"it claims {file.metadata.num_rows:,} rows")
         table = file.read(wanted, use_threads=False)
-        table.validate(full=True)  # also that all text is text, which otherwise shows where a row of it is used
+        table.validate(full=True)  # including text encoding, which would otherwise fail where a row is used
         if wanted is not None:
-            table = table.select(wanted)  # else they come in the file's order
+            table = table.select(wanted)  # otherwise in the file's order
         typed = table.schema if schema is None else pa.schema([schema.field(name) for name in table.column_names])
         return table if table.schema.equals(typed) else table.cast(typed)
     except pa.ArrowException as error:

@@ -1,4 +1,4 @@
-"""Remote files, read until what came is proven by a checksum, or the store said it several times; see `answers`."""
+"""Reads of remote files, repeated until a checksum verifies the bytes or several responses agree; see `responses`."""
 
 from __future__ import annotations
 
@@ -17,94 +17,97 @@ PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
 
 MOST_WEB = 1 << 27
-"""Bytes of a response of a web server that states no size, or is read at once."""
+"""Maximum size in bytes of a web server's response that states no size, or is read at once."""
 
 
 def whole(url: str, sha256: str | None = None) -> bytes:
-    """All bytes of a file.
+    """Return all bytes of a file.
 
     Args:
-        sha256: of the file, where it is known: what decides. If all answers have another, it is the file's.
+        sha256: known checksum of the file, which decides; if all responses have another, so has the file.
     """
-    found = b""
+    data = b""
 
-    def ask() -> tuple[str, bool]:
-        nonlocal found
-        found = persistently(url, _ask)
-        held = sha256 is None and getattr(found, "held", True)
-        digest = "" if held else hashlib.sha256(found).hexdigest()
-        return digest, held or digest == sha256
+    def request() -> tuple[str, bool]:
+        nonlocal data
+        data = persistently(url, _read)
+        verified = sha256 is None and getattr(data, "held", True)
+        digest = "" if verified else hashlib.sha256(data).hexdigest()
+        return digest, verified or digest == sha256
 
-    responses.agreed(url, ask)
-    return found
+    responses.agreed(url, request)
+    return data
 
 
 def part(url: str, start: int, end: int | None) -> bytes:
-    """The bytes [start, end) of a file, fewer where it ends before that. Of S3, no checksum holds them: it is asked
-    twice, the second time for some bytes more, lest the same damage falls on the same place."""
+    """Return the bytes [start, end) of a file, fewer if it ends before.
+
+    No checksum verifies a range of S3: it is read twice, the second time with some bytes more, so that the same damage
+    does not hit the same position.
+    """
     early, late = (responses.SHIFT, 0) if start >= responses.SHIFT else (0, responses.SHIFT)
 
-    def ask(fs: Any, path: str) -> bytes:
-        data = _ask(fs, path, start, end)
+    def request(fs: Any, path: str) -> bytes:
+        data = _read(fs, path, start, end)
         if isinstance(data, responses.Answer) and len(data) < data.total:
-            again = _ask(fs, path, start - early, None if end is None else end + late)
-            if again[early : early + len(data)] != data:
-                raise responses.spoilt("two answers that differ")
+            second = _read(fs, path, start - early, None if end is None else end + late)
+            if second[early : early + len(data)] != data:
+                raise responses.corrupt("two responses differ")
         return data
 
-    data = persistently(url, ask)
+    data = persistently(url, request)
     return whole(url) if len(data) == getattr(data, "total", None) else data
 
 
 def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
-    """Copy a file into an open one, piece by piece; `sha256` as of `whole`."""
-    said = persistently(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # some web servers don't tell
-    if said <= PIECE:
+    """Copy a file into an open one, piece by piece; `sha256` as in `whole`."""
+    stated = persistently(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # some web servers state none
+    if stated <= PIECE:
         file.write(whole(url, sha256))
         return
 
-    def ask() -> tuple[str, bool]:
+    def request() -> tuple[str, bool]:
         file.seek(0)
         file.truncate()
-        digest, md5, size, tag = hashlib.sha256(), hashlib.md5(usedforsecurity=False), said, None
-        while (at := file.tell()) < size:
-            data = persistently(url, partial(_ask, start=at, end=min(size, at + PIECE)))
-            size, tag = getattr(data, "total", size), getattr(data, "tag", None)  # a HEAD may lie
-            for one in (digest, md5):
-                one.update(data)
+        digest, md5, size, tag = hashlib.sha256(), hashlib.md5(usedforsecurity=False), stated, None
+        while (position := file.tell()) < size:
+            data = persistently(url, partial(_read, start=position, end=min(size, position + PIECE)))
+            size, tag = getattr(data, "total", size), getattr(data, "tag", None)  # the size of a HEAD may be wrong
+            digest.update(data)
+            md5.update(data)
             file.write(data)
-        held = sha256 is None and (tag is None or responses.fits(md5, tag))
-        return digest.hexdigest(), held or digest.hexdigest() == sha256
+        verified = sha256 is None and (tag is None or responses.fits(md5, tag))
+        return digest.hexdigest(), verified or digest.hexdigest() == sha256
 
-    responses.agreed(url, ask)
+    responses.agreed(url, request)
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Arguments for reading an object of S3 by one request; its parts would be those of a size that a HEAD claims."""
+    """Return arguments to read an S3 object by one request; the sizes of parts would come from an unverified HEAD."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 
-def _ask(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
+def _read(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
     if type(fs).__name__ == "HTTPFileSystem":
-        return cast(bytes, sync(fs.loop, _from_web, fs, path, start or 0, end, timeout=SILENCE))
-    bound = {"timeout": SILENCE} if fs.async_impl else {}  # others would not know it
-    return cast(bytes, fs.cat_file(path, start=start, end=end, **bound, **at_once(fs)))
+        return cast(bytes, sync(fs.loop, _read_web, fs, path, start or 0, end, timeout=SILENCE))
+    timeout = {"timeout": SILENCE} if fs.async_impl else {}  # an unknown argument of other file systems
+    return cast(bytes, fs.cat_file(path, start=start, end=end, **timeout, **at_once(fs)))
 
 
-async def _from_web(fs: Any, path: str, start: int, end: int | None) -> bytes:
-    """Bytes of a web server's response, which may be endless, or ignore the range that was requested."""
-    ranged = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
+async def _read_web(fs: Any, path: str, start: int, end: int | None) -> bytes:
+    """Read a web server's response, which may be endless, or ignore the requested range."""
+    headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
     data, most = bytearray(), MOST_WEB if end is None else end - start
-    async with (await fs.set_session()).get(fs.encode_url(path), headers=ranged) as response:
+    async with (await fs.set_session()).get(fs.encode_url(path), headers=headers) as response:
         fs._raise_not_found_for_status(response, path)
-        before = 0 if response.status == 206 else start
+        skipped = 0 if response.status == 206 else start
         async for piece in response.content.iter_chunked(1 << 20):
-            data += piece[before:]
-            before = max(0, before - len(piece))
+            data += piece[skipped:]
+            skipped = max(0, skipped - len(piece))
             if len(data) > most:
                 if end is None:
                     raise UserError(
-                        f"{path}: the server sends more than {bytes_text(most)}; download the file, and name the copy"
+                        f"{path}: the response exceeds {bytes_text(most)}; download the file, and give the local path"
                     )
                 break
     return bytes(data[:most])

@@ -1,7 +1,7 @@
-"""Writing exports: under the folder's lock, with a manifest of checksums that is completed last; and their check.
+"""Exports: written under the folder's lock, with a manifest of checksums that is completed last; and verified.
 
-A folder holds the export of one run or set in one format. Its manifest says that the export is unfinished before the
-first file is changed, so a killed export is never taken for a whole one; the same command completes it.
+A folder contains the export of one run or synthetic dataset in one format. Its manifest marks the export as unfinished
+before the first file changes, so that a killed export is never used; the same command completes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEDY = "export again into a new folder"
 
 
 class Export:
-    """An export that is being written, see `exporting`. Its methods may be called from several threads."""
+    """An export that is being written, see `exporting`; its methods are thread-safe."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
         self.url, self._manifest = url, manifest
@@ -46,11 +46,11 @@ class Export:
             self.record(path, source.stat().st_size, files.file_sha256(content))
 
     def record(self, path: str, size: int, sha256: str) -> None:
-        """List a file in the manifest that was written by other means."""
+        """Add a file to the manifest that was written by other means."""
         self._files[path] = ExportedFile(size, sha256)
 
     def record_small(self, path: str) -> None:
-        """List a file that was written by other means, and compute its checksum by reading it."""
+        """Add a file that was written by other means, and compute its checksum by reading it."""
         data = files.read_bytes(join(self.url, path))
         self.record(path, len(data), hashlib.sha256(data).hexdigest())
 
@@ -72,48 +72,48 @@ class Export:
 
 @contextmanager
 def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Iterator[Export]:
-    """Hold the folder of an export, and complete its manifest at the end of the block.
+    """Lock the folder of an export, and complete its manifest at the end of the block.
 
-    The block calls `Export.begin` before it writes, and passes each file to the export.
+    The block calls `Export.begin` before it writes, and adds each file to the export.
 
     Args:
         to: format or layout.
-        source: identifies what is exported.
-        command: that exports, as a user calls it.
+        source: identifies the exported run or dataset.
+        command: the exporting command, as users call it.
 
     Raises:
-        UserError: the folder holds something else, such as another run's export; or another command writes there.
+        UserError: the folder contains something else, such as another run's export; or another command writes there.
     """
     with locks.lease(url, command):
-        found = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
+        existing = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
         other = ""
-        if found is None:
+        if existing is None:
             other = few(files.listdir(url))
-        elif found.to != to:
-            other = f"an export to {found.to!r}"
-        elif differ := [name for name in source if found.source.get(name) != source[name]]:
+        elif existing.to != to:
+            other = f"an export to {existing.to!r}"
+        elif differ := [name for name in source if existing.source.get(name) != source[name]]:
             other = f"the export of {'other' if differ[0].endswith('s') else 'another'} {differ[0]}"
         if other:
-            raise UserError(f"{url} holds {other} already; choose another --out, or remove the folder")
+            raise UserError(f"{url} already contains {other}; choose another --out, or remove the folder")
         export = Export(url, Manifest(to=to, source=dict(source), version=package_version("syncclip")))
         yield export
         export.finish()
 
 
 def read_manifest(url: str) -> Manifest | None:
-    """The manifest of a finished export; None of a folder without one.
+    """Return the manifest of a finished export; None for a folder without one.
 
     Raises:
         UserError: it is damaged, or the export is unfinished.
     """
-    found = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
-    if found is not None and found.files is None:
-        raise UserError(f"{url}: this export to {found.to!r} is unfinished; run the command that wrote it again")
-    return found
+    manifest = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
+    if manifest is not None and manifest.files is None:
+        raise UserError(f"{url}: this export to {manifest.to!r} is unfinished; run the command that wrote it again")
+    return manifest
 
 
 def problems_of_export(url: str) -> Iterator[str]:
-    """What is wrong with the export in a folder, a sentence each; every file of it is read."""
+    """Read every file of the export in a folder, and yield a message for each problem."""
     try:
         manifest = read_manifest(url)
     except UnreachableError:
@@ -122,27 +122,27 @@ def problems_of_export(url: str) -> Iterator[str]:
         yield str(error)
         return
     for path, file in ((manifest.files if manifest is not None else None) or {}).items():
-        place = join(url, path)
+        file_url = join(url, path)
         try:
-            with files.open_read(place, file.sha256) as content:
+            with files.open_read(file_url, file.sha256) as content:
                 if files.file_sha256(content) != file.sha256:
-                    yield f"{place} is not as it was exported: it was damaged or exchanged"
+                    yield f"{file_url} does not match its checksum: it was damaged or swapped"
         except MissingError:
-            yield f"{place} is missing, though {join(url, MANIFEST)} lists it"
+            yield f"{file_url} is missing, but listed in {join(url, MANIFEST)}"
 
 
 def exported_files(url: str) -> set[str]:
-    """The paths or URLs of the files that an export's manifest lists, and of itself; none where it is unreadable."""
+    """Return the paths or URLs of an export's manifest and of the files in it; only its own if it is unreadable."""
     try:
         manifest = read_manifest(url)
     except UserError:
         return {join(url, MANIFEST)}
-    found = (manifest.files if manifest is not None else None) or {}
-    return {join(url, path) for path in (MANIFEST, *found)}
+    listed = (manifest.files if manifest is not None else None) or {}
+    return {join(url, path) for path in (MANIFEST, *listed)}
 
 
 def require_export(*folders: str) -> None:
-    """Compare exports with their manifests before they are used; a folder without a manifest passes.
+    """Verify exports by their manifests before they are used; a folder without a manifest passes.
 
     Raises:
         UserError: an export is unfinished, or a file of it is damaged or missing.

@@ -1,4 +1,4 @@
-"""Reading, writing, listing and removing files. What is written appears whole or not at all."""
+"""Reading, writing, listing and removing files. Writes are atomic."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from syncclip.storage.retries import MissingError, explained, persistently
 from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 ABORTED = 3
-"""Repetitions of an upload that another process aborted while the lock is held: it took a lock of a folder around."""
+"""Retries of an upload that another process aborted although the lock is held: it locked a parent folder."""
 
 
 def exists(url: str) -> bool:
-    """Whether a file or folder is there now."""
+    """Return whether a file or folder exists now."""
     if is_local(url):
         return local_path(url).exists()
     with explained(url, "read"):
@@ -36,11 +36,11 @@ def exists(url: str) -> bool:
 
 
 def sizes(url: str, beginnings: Sequence[str] = ("",)) -> dict[str, int]:
-    """Name -> bytes of the files in a folder, sorted by name; {} where there is no such folder. One listing.
+    """List a folder's files as name -> size in bytes, sorted by name; {} if there is no such folder.
 
     Args:
-        beginnings: names that begin with none of these are left out. A store returns a long listing page by page; S3
-            is asked for all beginnings at the same time.
+        beginnings: prefixes of the names to list. S3 returns a long listing page by page, so that several prefixes
+            are listed concurrently.
     """
     return {
         name: size
@@ -50,30 +50,30 @@ def sizes(url: str, beginnings: Sequence[str] = ("",)) -> dict[str, int]:
 
 
 def listdir(url: str) -> list[str]:
-    """Names of the files and folders in a folder, sorted; [] where there is no such folder."""
+    """List the names of files and folders in a folder, sorted; [] if there is no such folder."""
     return [name for name, _ in _entries(url)]
 
 
 def require(url: str, names: Iterable[str]) -> None:
-    """Refuse to call done what is no longer there; one listing if all is.
+    """Require that files which were written still exist, by one listing.
 
     Raises:
-        MissingError: naming the first file of those that the folder lacks.
+        MissingError: names the first missing file.
     """
-    there = sizes(url)
+    present = sizes(url)
     for name in names:
-        if name not in there and (is_local(url) or name not in sizes(url)):  # no checksum holds an answer of a store
+        if name not in present and (is_local(url) or name not in sizes(url)):  # a listing has no checksum: repeat it
             raise MissingError(
-                f"{join(url, name)}: not there any more, though it was written; whatever removes files there must end "
-                "before the same command is run again"
+                f"{join(url, name)}: removed after it was written; stop the process that removes files there, then "
+                "run the same command again"
             )
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
-    """The bytes [start, end) of a file, fewer where it ends before that; `MissingError` where there is none.
+    """Return the bytes [start, end) of a file, fewer if it ends before; `MissingError` if there is none.
 
     Args:
-        sha256: of the whole file, as of `fetch`; for a remote one that is read whole.
+        sha256: known checksum of a remote file that is read whole, as in `fetch`.
     """
     with explained(url, "read"):
         if is_local(url):
@@ -87,41 +87,41 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None, sha25
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:
-    """URL -> bytes of several small files of one filesystem, fetched at once; those that are gone are left out."""
+    """Read several small files of one file system at once into URL -> bytes; missing files are omitted."""
     if not urls or is_local(urls[0]):
-        found = {}
+        contents = {}
         for url in urls:
             try:
                 with open(local_path(url), "rb", opener=open_local) as file:
-                    found[url] = file.read()
-            except OSError:  # noqa: PERF203  a missing file ends nothing
+                    contents[url] = file.read()
+            except OSError:  # noqa: PERF203  missing files are omitted
                 with contextlib.suppress(MissingError):
-                    found[url] = read_bytes(url)  # whose sentence says why it can't be read
-        return found
+                    contents[url] = read_bytes(url)  # raises the message of any other error
+        return contents
     with explained(urls[0], "read"):
 
         def read(fs: Any, _: str) -> dict[str, bytes]:
             by_path = {fs._strip_protocol(url): url for url in urls}
-            found = fs.cat(list(by_path), on_error="return", **downloads.at_once(fs))
-            for answer in found.values():
-                if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
-                    raise answer
-            return {by_path[path]: answer for path, answer in found.items() if isinstance(answer, bytes)}
+            results = fs.cat(list(by_path), on_error="return", **downloads.at_once(fs))
+            for result in results.values():
+                if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
+                    raise result
+            return {by_path[path]: result for path, result in results.items() if isinstance(result, bytes)}
 
-        texts = persistently(urls[0], read)
-        return {url: data if getattr(data, "held", True) else downloads.whole(url) for url, data in texts.items()}
+        contents = persistently(urls[0], read)
+        return {url: data if getattr(data, "held", True) else downloads.whole(url) for url, data in contents.items()}
 
 
 def open_read(url: str, sha256: str | None = None) -> IO[bytes]:
-    """A seekable binary file for reading, of a remote one a copy without a name; the caller closes it.
+    """Open a seekable binary file for reading, a remote one as an unnamed copy; the caller closes it.
 
     Args:
-        sha256: as of `fetch`.
+        sha256: as in `fetch`.
     """
     with explained(url, "read"):
         if is_local(url):
             return open(local_path(url), "rb", opener=open_local)
-        copy = tempfile.TemporaryFile()  # noqa: SIM115  the caller's
+        copy = tempfile.TemporaryFile()  # noqa: SIM115  closed by the caller
         try:
             downloads.copy(url, copy, sha256)
         except BaseException:
@@ -132,13 +132,13 @@ def open_read(url: str, sha256: str | None = None) -> IO[bytes]:
 
 
 def fetch(url: str, target: Path, sha256: str | None = None) -> None:
-    """Copy a file to a local path; after an exception or a crash the target may be short, never another name.
+    """Copy a file to a local path; after an exception or a crash the target may be incomplete.
 
-    A remote one comes piece by piece, each with its own tries and its own limit of time.
+    A remote file is copied in pieces, each with its own retries and timeout.
 
     Args:
-        sha256: of the file, where it is known: a copy with another is made again. If it stays so, the file itself is
-            damaged, which is for the caller to find.
+        sha256: known checksum of the file: a copy with another is repeated. If all copies agree on another, the file
+            itself is damaged, which the caller finds out.
     """
     with explained(url, "read"):
         if is_local(url):
@@ -150,13 +150,13 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a file whole or not at all, over whatever was there; missing folders are made.
+    """Write a file atomically, replacing an existing one; missing folders are created.
 
-    After a crash at any time: either the old file (or none), or the new one. Locally a hidden `.part` file may stay
-    behind, which no listing shows and `sweep` removes.
+    After a crash there is either the old file (or none), or the new one. Locally a hidden `.part` file may be left,
+    which no listing contains and `sweep` removes.
 
     Raises:
-        UserError: No permission, no space, or a place that cannot be written to; or a lease on it was lost.
+        UserError: no permission, no space, or a location that is not writable; or a lock of it was lost.
     """
     hold = locks.check(url)
     with explained(url, "write"):
@@ -167,7 +167,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def publish(source: str | Path, url: str) -> None:
-    """Copy a finished local file to `url` with the promise of `write_bytes`; the source stays."""
+    """Copy a finished local file to `url` atomically, like `write_bytes`."""
     hold = locks.check(url)
     with explained(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
@@ -177,7 +177,7 @@ def publish(source: str | Path, url: str) -> None:
 
 
 def remove(url: str, recursive: bool = False) -> None:
-    """Remove a file (or a folder with all that is in it, if `recursive`); nothing happens where there is none."""
+    """Remove a file, or a folder with its content if `recursive`; nothing happens if there is none."""
     hold = locks.check(url)
     with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
@@ -189,14 +189,14 @@ def remove(url: str, recursive: bool = False) -> None:
                 if hold is not None:
                     hold.confirm()
                     stack.enter_context(hold.promptly())
-                # One file, so that a refusal is raised: s3fs drops the errors of files that are removed many at once.
+                # One file, so that errors are raised: s3fs drops those of files that are removed together.
                 fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
 
         persistently(url, discard)
 
 
 def file_sha256(file: IO[bytes]) -> str:
-    """Hex sha256 of what is left to read of an open file, 1 MiB at a time."""
+    """Return the hex sha256 of the rest of an open file, read 1 MiB at a time."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
@@ -204,44 +204,44 @@ def file_sha256(file: IO[bytes]) -> str:
 
 
 def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
-    """(name, bytes or None for a folder) of what is in a folder, sorted, without `.part` files and leases.
+    """List (name, bytes or None for a folder) in a folder, sorted, without `.part` files and locks.
 
     Args:
-        beginnings: what begins with none of these need not be told.
+        beginnings: prefixes of the names to list; others may be included.
     """
-    found: list[tuple[str, int | None]] = []
+    entries: list[tuple[str, int | None]] = []
     with explained(url, "list"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
-            with os.scandir(local_path(url)) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it just now
-                        found.append((entry.name, None if entry.is_dir() else entry.stat().st_size))
+            with os.scandir(local_path(url)) as items:
+                for item in items:
+                    with contextlib.suppress(FileNotFoundError):  # another process has just removed or renamed it
+                        entries.append((item.name, None if item.is_dir() else item.stat().st_size))
         else:
-            apart = len(beginnings) > 1 and scheme(url) in S3
+            separately = len(beginnings) > 1 and scheme(url) in S3
             path, listed = persistently(
-                url, lambda fs, path: (path, _found(fs, path, beginnings) if apart else fs.ls(path, detail=True))
+                url, lambda fs, path: (path, _listed(fs, path, beginnings) if separately else fs.ls(path, detail=True))
             )
             for info in listed:
                 name = info["name"].rstrip("/").rsplit("/", 1)[-1]
-                if info["name"].rstrip("/") != path.rstrip("/"):  # object stores list a folder's own key with it
-                    found.append((name, None if info["type"] == "directory" else int(info["size"])))
+                if info["name"].rstrip("/") != path.rstrip("/"):  # object stores also list the folder's own key
+                    entries.append((name, None if info["type"] == "directory" else int(info["size"])))
     hidden = re.compile(r"\..*\.(part|lease)")
-    return sorted((entry for entry in found if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
+    return sorted((entry for entry in entries if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
 
 
-def _found(fs: Any, path: str, beginnings: Sequence[str]) -> list[dict[str, Any]]:
-    """What is in a folder, each beginning listed by itself and all at once."""
+def _listed(fs: Any, path: str, beginnings: Sequence[str]) -> list[dict[str, Any]]:
+    """List a folder by all prefixes concurrently."""
 
     async def listed() -> list[Any]:
-        return [*await asyncio.gather(*(fs._lsdir(path, prefix=one) for one in beginnings))]
+        return [*await asyncio.gather(*(fs._lsdir(path, prefix=beginning) for beginning in beginnings))]
 
     return [info for part in fsspec.asyn.sync(fs.loop, listed) for info in part]
 
 
 def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
-    """Write a local file under another name, then rename it to `path`; after an exception nothing is left of it.
+    """Write a local file under another name, then rename it to `path`; after an exception it is removed.
 
-    Under a lock that is a name in the lock's directory, from which nothing can be renamed once the lock is lost.
+    Under a lock, the other name is in the lock's directory, from which nothing can be renamed once the lock is lost.
     """
     with hold.staged() if hold is not None else contextlib.nullcontext() as folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +262,7 @@ def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
 
 
 def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
-    """Remove a local file or folder; under a lock it is renamed into the lock's directory before, as in `_replace`."""
+    """Remove a local file or folder; under a lock, first rename it into the lock's directory, see `_replace`."""
     tree = recursive and path.is_dir()
     if hold is None or local_path(hold.place).is_relative_to(path) or (path.is_dir() and not tree):
         shutil.rmtree(path) if tree else path.unlink()
@@ -273,24 +273,24 @@ def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
 
 
 def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: locks.Hold | None) -> None:
-    """Send a file, and forgive an upload whose answer was lost: the retry fails (upload gone, object there)."""
+    """Send a file; an upload whose response was lost counts as success if the object exists with the same content."""
     fenced = hold is not None and scheme(url) in S3
 
     def put(fs: Any, path: str) -> None:
         if hold is not None and fenced:
             with uploading(fs, path, content) as (_, complete):
-                hold.confirm()  # an upload that began before is aborted by whoever takes over afterwards
+                hold.confirm()  # a new owner aborts uploads that began before
                 complete()
             return
         if hold is not None:
             hold.confirm()
         try:
             send(fs, path)
-        except Exception:  # each driver has an error of its own for a missing folder
+        except Exception:  # each driver has its own error for a missing folder
             folder = path.rpartition("/")[0]
             if scheme(url) in OBJECT_STORES or fs.exists(folder):
                 raise
-            fs.makedirs(folder, exist_ok=True)  # not before each write: that is one more request
+            fs.makedirs(folder, exist_ok=True)  # not before each write: that would be one more request
             send(fs, path)
 
     for left in range(ABORTED if fenced else 0, -1, -1):

@@ -1,4 +1,4 @@
-"""Repositories on the Hugging Face hub: what is a name of one, a copy of its files, and what the hub refuses."""
+"""Repositories on the Hugging Face Hub: their names, downloads of their files, and errors."""
 
 from __future__ import annotations
 
@@ -12,55 +12,55 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import few, first_line
 
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-"""`owner/name`, or `owner/name@revision` of a branch, a tag or a commit."""
+"""`owner/name`, or `owner/name@revision` with a branch, tag or commit."""
 
 PREFIX = "hf://"
-"""What a name on the hub begins with wherever a path or a URL may stand in its place."""
+"""Prefix of a name on the Hub where paths and URLs are accepted, too."""
 
 LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
 
 
 def fetched(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
-    """The folder in the hub's cache with some files of a repository; None where `name` does not begin with `PREFIX`.
+    """Download files of a repository into the Hub's cache and return the folder; None if `name` has no `PREFIX`.
 
-    Without a network, what was fetched before is used.
+    Without a network, earlier downloads are used.
 
     Args:
         name: `PREFIX` and a `NAME`; or any path or URL.
-        needed: files that the repository must hold.
-        others: files that come with them where they are there. Nothing else is fetched.
+        needed: required files.
+        others: optional files. No other files are downloaded.
 
     Raises:
-        UserError: there is no such repository, it has not all that is needed, or the hub can't be reached.
+        UserError: there is no such repository, required files are missing, or the Hub is unreachable.
     """
     if not name.startswith(PREFIX):
         return None
-    found = NAME.fullmatch(name.removeprefix(PREFIX))
-    if found is None:
-        raise UserError(f"{name}: not a repository of the Hugging Face hub; write {PREFIX}owner/name[@revision]")
+    match = NAME.fullmatch(name.removeprefix(PREFIX))
+    if match is None:
+        raise UserError(f"{name}: not a repository name of the Hugging Face Hub; write {PREFIX}owner/name[@revision]")
     from huggingface_hub import snapshot_download
 
     with asking(f"{name}:"):
-        folder = snapshot_download(found["repo"], revision=found["revision"], allow_patterns=[*needed, *others])
+        folder = snapshot_download(match["repo"], revision=match["revision"], allow_patterns=[*needed, *others])
     if missing := [file for file in needed if not Path(folder, file).is_file()]:
-        raise UserError(f"{name}: no run of syncclip is in that repository of the hub, as it has no {few(missing)}")
+        raise UserError(f"{name}: this repository on the Hub is not a syncclip run: it has no {few(missing)}")
     return folder
 
 
 def pinned(name: str, folder: str) -> str:
-    """The name of the very commit that `fetched` put into a folder."""
+    """Return the name with the commit that `fetched` has downloaded into a folder."""
     return f"{name.partition('@')[0]}@{Path(folder).name}"
 
 
 @contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Ask the hub without its bars and warnings.
+    """Access the Hub without its progress bars and warnings.
 
     Args:
-        what: which the sentence begins with that tells of a refusal.
+        what: beginning of error messages.
 
     Raises:
-        UserError: the hub can't be reached, or refuses.
+        UserError: the Hub is unreachable, or rejects the request.
     """
     from huggingface_hub import errors
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -75,18 +75,20 @@ def asking(what: str) -> Iterator[None]:
     except UserError:
         raise
     except errors.HFValidationError as error:
-        raise UserError(f"{what} it can be no name on the hub; write owner/name, or check the path") from error
+        raise UserError(f"{what} not a valid name on the Hub; write owner/name, or check the path") from error
     except errors.RevisionNotFoundError as error:
-        raise UserError(f"{what} the repository on the hub has no such revision; check what follows the @") from error
+        raise UserError(f"{what} the repository on the Hub has no such revision; check the part after the @") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"{what} the hub has no such repository, or a private one; check the name, or {LOGIN}"
+            f"{what} no such repository on the Hub, or a private one; check the name, or {LOGIN}"
         ) from error
     except errors.HfHubHTTPError as error:
-        raise UserError(f"{what} the hub refuses ({first_line(error)}); {LOGIN} as who may, or try later") from error
-    except Exception as error:  # no route, no name server, a proxy's refusal: each HTTP library has its own errors
+        raise UserError(
+            f"{what} the Hub rejected the request ({first_line(error)}); {LOGIN} with access, or try later"
+        ) from error
+    except Exception as error:  # no route, no name server, a proxy's error: each HTTP library has its own
         reason = first_line(error.__cause__ or error)
-        raise UserError(f"{what} the hub can't be reached ({reason}); check path and network") from error
+        raise UserError(f"{what} the Hub is unreachable ({reason}); check path and network") from error
     finally:
         library.setLevel(level)
         if bars:

@@ -1,12 +1,13 @@
-"""Locks of folders: one process writes into a folder, a second one is refused in one sentence, on any machine.
+"""Locks of folders: one process writes into a folder; a second one, on any machine, is rejected with one message.
 
-The lock is a small hidden file. Its owner renews it, and removes it at the end. If the owner's process is gone from
-this machine, the lock is taken over at once. Whether a process of another machine is alive shows only in renewals:
-without one for `SILENCE` seconds of the observer's own count of time the lock is taken over; clocks are not compared.
+The lock is a small hidden file. Its owner renews it, and removes it at the end. If the owner's process has ended on
+this machine, the lock is taken over immediately. Whether a process of another machine is alive shows only in renewals:
+after `SILENCE` seconds without one, by the observer's own monotonic clock, the lock is taken over; clocks are not
+compared.
 
-The old owner may only have been stopped, at any point of a write, yet none of its writes succeeds afterwards. Locally a
-file is renamed to its name from the lock's directory, which the new owner has removed. On S3 it is a multipart upload:
-the new owner aborts all that were created before, and one that is created later sees the new lock before it completes.
+The previous owner may only have been suspended, at any point of a write, yet none of its writes succeeds afterwards.
+Locally a file is renamed to its name from the lock's directory, which the new owner has removed. On S3 a write is a
+multipart upload: the new owner aborts all earlier ones, and a later one reads the new lock before it is completed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from syncclip.runtime.progress import say
 from syncclip.runtime.shutdown import interrupt_main
 from syncclip.storage.cleanup import abort_uploads, sweep
 from syncclip.storage.conditional_writes import SETTLE, UNLISTED, opened, peek, swap
-from syncclip.storage.responses import last_look, spoilt
+from syncclip.storage.responses import before_send, corrupt
 from syncclip.storage.retries import UnreachableError, answered, persistently
 from syncclip.storage.urls import S3, is_local, join, local_path, scheme
 
@@ -38,52 +39,53 @@ LEASE = ".syncclip.lease"
 INTERVAL = 15.0
 """Seconds between two renewals."""
 SILENCE = 3 * INTERVAL
-"""Seconds without a renewal after which a lease of another machine is taken over."""
+"""Seconds without a renewal after which a lock of another machine is taken over."""
 GRACE = 30.0
-"""Seconds that a process of another machine may take to end: it may be the one in whose place this one was started."""
+"""Seconds that a process of another machine may take to end: this process may be its replacement."""
 PROMPT = 2.0
-"""Seconds after reading a lock within which a delete must be sent; shorter than a new owner waits (`SETTLE`)."""
+"""Seconds after reading a lock within which a delete must be sent; less than a new owner waits (`SETTLE`)."""
 LOOKS = 3
-"""At a lease that seems to be gone, or is none, before it counts as lost."""
+"""Reads of a lock that is missing or invalid before it counts as lost."""
 POLL = 1.0
-"""Seconds between two looks at a lease that is waited for."""
+"""Seconds between two reads of another owner's lock."""
 
 
 class LostLeaseError(UserError):
-    """A folder that was held has been removed, or taken over by another."""
+    """A locked folder was removed, or taken over by another process."""
 
 
 class Lease(Settings):
-    """What the file holds: who writes there."""
+    """Content of the lock file: who writes into the folder."""
 
     command: str
     owner: Owner
     since: str
-    """For people; nothing is compared with it."""
+    """Start time, for messages only."""
     token: str
 
     def __str__(self) -> str:
         return f"`{self.command}` of {self.owner} writes there since {self.since}"
 
     def encoded(self) -> bytes:
-        """As the file has it."""
+        """Return the bytes of the file."""
         return self.model_dump_json().encode()
 
 
 class Hold:
-    """A lock of this process or, without its `content`, of the process that it works for."""
+    """A lock of this process or, without `content`, of the process that it works for."""
 
     def __init__(self, url: str, place: str, token: str, content: bytes | None = None, until: float = 0.0) -> None:
         self.url, self.place, self.token, self._content = url, place, token, content
         self.thread = None if content is None else threading.current_thread()
+        """The thread that acquired it."""
         self._lost, self._lock = "", threading.Lock()
         self._until = until
-        """Until then no other process can have finished taking over."""
+        """Time before which no other process can have taken over."""
         self.told = False
-        """Whether the thread that holds it knows of its loss."""
+        """Whether the loss was reported to the thread that acquired the lock."""
 
     def beat(self) -> None:
-        """Renew the lock, and interrupt the main thread if it is lost; an unreachable store is asked again later."""
+        """Renew the lock, and interrupt the main thread if it is lost; an unreachable store is retried later."""
         with suppress(UserError, OSError):
             self.renew()
         if self._lost and not self.told and self.thread is threading.main_thread():
@@ -91,27 +93,27 @@ class Hold:
             interrupt_main(self._lost)
 
     def renew(self) -> None:
-        """Renew the lock, or read whether it is held.
+        """Renew the lock, or read whether the process that owns it still does.
 
         Raises:
-            UserError: the store can't be reached.
+            UserError: the store is unreachable.
         """
         with self._lock:
             began = _now()
-            later = None if self._content is None else self._content + b"\n"
-            if later is not None and swap(self.place, self._content, later):
-                self._content, self._until, self._lost = later, began + 2 * INTERVAL, ""
+            renewed = None if self._content is None else self._content + b"\n"
+            if renewed is not None and swap(self.place, self._content, renewed):
+                self._content, self._until, self._lost = renewed, began + 2 * INTERVAL, ""
                 return
-            there = self._there()
-            if there is None:
+            content = self._own_content()
+            if content is None:
                 self._lost = self._loss()
                 return
             self._lost = ""
-            self._content = self._content and there  # a write that seemed to fail may have renewed it
+            self._content = self._content and content  # a write that seemed to fail may have renewed it
             self._until = max(self._until, began + PROMPT)
 
     def check(self) -> None:
-        """Refuse to go on where the lock is known to be lost; no store is asked.
+        """Raise if the lock is known to be lost, without a request to the store.
 
         Raises:
             LostLeaseError: it is lost.
@@ -123,11 +125,11 @@ class Hold:
             raise LostLeaseError(self._lost)
 
     def confirm(self) -> None:
-        """Refuse to go on unless the lock is held now; its owner, who renews it, need not ask each time.
+        """Raise unless the lock is held now; its owner, who renews it, needs no request each time.
 
         Raises:
             LostLeaseError: it is lost.
-            UserError: the store can't be reached.
+            UserError: the store is unreachable.
         """
         if self._content is None or _now() >= self._until:
             self.renew()
@@ -135,14 +137,14 @@ class Hold:
 
     @contextmanager
     def staged(self) -> Iterator[int]:
-        """A descriptor of the local lock's directory, from which files are renamed; that fails once the lock is lost.
+        """Open the local lock's directory, from which files are renamed; that fails once the lock is lost.
 
         Raises:
-            LostLeaseError: it is lost, or an error inside the block came of that.
+            LostLeaseError: it is lost, or an error inside the block was caused by the loss.
         """
         try:
             with opened(local_path(self.place)) as folder:
-                if self._there() is None:
+                if self._own_content() is None:
                     raise FileNotFoundError
                 yield folder
         except FileNotFoundError:
@@ -152,70 +154,70 @@ class Hold:
 
     @contextmanager
     def promptly(self) -> Iterator[None]:
-        """In this block, a request to S3 is only sent if the lock was confirmed a moment ago: deletes have no fence."""
+        """Send requests to S3 only if the lock was confirmed a moment ago: deletes have no fence."""
 
-        def look() -> None:
+        def check() -> None:
             if _now() >= self._until:
-                raise spoilt(f"{self.url}: delayed for too long")
+                raise corrupt(f"{self.url}: the request was delayed for too long")
 
-        before = last_look.set(look)
+        token = before_send.set(check)
         try:
             yield
         finally:
-            last_look.reset(before)
+            before_send.reset(token)
 
     def release(self) -> LostLeaseError | None:
-        """Remove the lock; the error to raise where it was lost before."""
+        """Remove the lock; return the error to raise if it was lost before."""
         for left in range(LOOKS - 1, -1, -1):
             if _now() >= self._until:
                 self.renew()
             with self._lock:
-                if (there := self._there()) is None:
+                if (content := self._own_content()) is None:
                     break
                 try:
                     with self.promptly():
-                        if swap(self.place, there, None):
+                        if swap(self.place, content, None):
                             return None
                 except UnreachableError:  # also if it was delayed for too long
                     if not left:
                         raise
         return LostLeaseError(self._loss())
 
-    def _there(self) -> bytes | None:
-        """The file, if it is still this lock's; an answer may be spoilt."""
+    def _own_content(self) -> bytes | None:
+        """Return the file's content if it is still this lock's; a corrupt response is read again."""
         for _ in range(LOOKS):
-            there = peek(self.place)
-            found = _read(there)
-            if found is not None:
-                return there if found.token == self.token else None
+            content = peek(self.place)
+            lock = _read(content)
+            if lock is not None:
+                return content if lock.token == self.token else None
         return None
 
     def _loss(self) -> str:
-        there = peek(self.place)
-        if there is None:
+        content = peek(self.place)
+        if content is None:
             return (
-                f"{self.url}: removed in the middle of the work, or the file {self.place.rpartition('/')[2]} was; what "
-                "is left may not be whole, so remove it and run the same command again"
+                f"{self.url}: removed in the middle of the work, or its file {self.place.rpartition('/')[2]} was; the "
+                "rest may be incomplete, so remove it and run the same command again"
             )
-        return f"{self.url}: {_named(there)}, after no sign of life of this command; this one ends here"
+        return f"{self.url}: {_named(content)}, after this command stopped renewing its lock; this one ends here"
 
 
 @contextmanager
 def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
-    """Hold a folder as long as the block lasts; one that the caller holds already stays so until its own block ends.
+    """Lock a folder for the block; a lock that the caller already has lasts until its own block ends.
 
-    Folders that are made for it and stay empty are removed at the end.
+    Folders that are created for the lock and stay empty are removed at the end.
 
     Args:
-        url: the folder; it may not be there yet.
-        command: that writes there, as a user calls it.
-        file: whether `url` is a file, and all that is held.
+        url: the folder, which need not exist.
+        command: the command that writes there, as users call it.
+        file: whether `url` is a file; only that file is locked.
         patience: seconds to wait for another owner that is alive.
 
     Raises:
-        UserError: another holds it; or the place can't be written to.
-        LostLeaseError: at the end, where the folder was removed or taken over meanwhile. It also takes the place of an
-            error, other than a user's mistake, that came of the loss.
+        UserError: another process has the lock, or the location is not writable.
+        LostLeaseError: at the end, if the folder was removed or taken over meanwhile. It replaces an error, other than
+            a user error, that the loss caused.
     """
     url = _normalised(url)
     folder, _, name = url.rpartition("/")
@@ -225,48 +227,49 @@ def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) 
             yield hold
             return
     parents = local_path(place).parents if is_local(place) else ()
-    made = [parent for parent in parents if not parent.exists()]
+    created = [parent for parent in parents if not parent.exists()]
     try:
-        hold = _acquired(url, place, command, patience)
+        hold = _acquire(url, place, command, patience)
+        holds = current().holds
+        holds.append(hold)
         try:
             _fence(url, folder if file else url)
-            with _known(hold), repeating(hold.beat, INTERVAL):
+            with repeating(hold.beat, INTERVAL):
                 yield hold
         except BaseException as error:
-            with suppress(UserError, OSError):  # the first error matters, unless it came of the loss
+            with suppress(UserError, OSError):  # the first error is raised unless the loss caused it
                 lost = hold.release()
                 mistake = isinstance(error, UserError) or not isinstance(error, Exception)
                 if lost is not None and (hold.told or not mistake):
                     error = lost
             raise error
+        finally:
+            holds.remove(hold)
         if (lost := hold.release()) is not None:
             raise lost
     finally:
-        for parent in made:
+        for parent in created:
             with suppress(OSError):
                 parent.rmdir()
 
 
 def check(url: str) -> Hold | None:
-    """Refuse to write something that this process held, or wrote for a process that held it, and that was lost.
-
-    Returns:
-        The lock of the innermost folder, under which it is to be written.
+    """Return the lock of the innermost folder under which `url` is written; None if it is not locked.
 
     Raises:
-        LostLeaseError: saying to what.
+        LostLeaseError: this process, or the one it works for, has lost a lock of a folder around it.
     """
     holds = _holds()
-    place, around = _normalised(url) if holds else "", list[Hold]()
+    path, around = _normalised(url) if holds else "", list[Hold]()
     for hold in holds:
-        if place == hold.url or place.startswith(f"{hold.url}/"):
+        if path == hold.url or path.startswith(f"{hold.url}/"):
             hold.check()
             around.append(hold)
     return max(reversed(around), key=lambda hold: len(hold.url), default=None)
 
 
 def _holds() -> list[Hold]:
-    """Return all locks of the session, the one under which this process works for another among them."""
+    """Return all locks of the session, including the one under which this process works for another."""
     session = current()
     holds: list[Hold] = session.holds
     if session.lock is not None:
@@ -276,61 +279,51 @@ def _holds() -> list[Hold]:
     return holds
 
 
-@contextmanager
-def _known(hold: Hold) -> Iterator[None]:
-    holds = current().holds
-    holds.append(hold)
-    try:
-        yield
-    finally:
-        holds.remove(hold)
-
-
 def _fence(url: str, folder: str) -> None:
-    """Let no write succeed that an earlier owner began; remove what killed writers have left."""
+    """Make all writes fail that a previous owner began, and remove leftovers of killed writers."""
     if scheme(url) in S3:
         try:
             persistently(url, lambda *_: abort_uploads(url))
         except OSError as error:
             if answered(error) not in UNLISTED:
                 raise
-    with suppress(Exception):  # it can wait
+    with suppress(Exception):  # not urgent
         sweep(folder)
 
 
-def _acquired(url: str, place: str, command: str, patience: float) -> Hold:
-    """Put a lock of one's own there, after whatever has to be waited for."""
+def _acquire(url: str, place: str, command: str, patience: float) -> Hold:
+    """Write a lock, after waiting for a previous owner as long as necessary."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    mine = Lease(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
-    began = watched = _now()
-    before: bytes | None = None
-    told = False
+    lock = Lease(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
+    began = seen = _now()
+    previous: bytes | None = None
+    reported = False
     while True:
-        there = peek(place)
-        found = _read(there)
-        lives = found.owner.alive() if found is not None else None
-        changed = before is not None and there != before
-        if there != before:
-            before, watched = there, _now()
-        if there is None or lives is False or (lives is None and not changed and _now() - watched >= SILENCE):
+        content = peek(place)
+        existing = _read(content)
+        alive = existing.owner.alive() if existing is not None else None
+        renewed = previous is not None and content != previous
+        if content != previous:
+            previous, seen = content, _now()
+        if content is None or alive is False or (alive is None and not renewed and _now() - seen >= SILENCE):
             now = _now()
-            if swap(place, there, mine.encoded()):
-                if there is not None and not is_local(place):
-                    time.sleep(SETTLE)  # for what an old owner sent just now, see `promptly`
-                return Hold(url, place, mine.token, mine.encoded(), now + 2 * INTERVAL)
-            time.sleep(random.uniform(0, POLL))  # another tries at the same time
+            if swap(place, content, lock.encoded()):
+                if content is not None and not is_local(place):
+                    time.sleep(SETTLE)  # for requests that the previous owner has just sent, see `promptly`
+                return Hold(url, place, lock.token, lock.encoded(), now + 2 * INTERVAL)
+            time.sleep(random.uniform(0, POLL))  # another process tries at the same time
             continue
-        if (lives or changed) and _now() - began >= (patience if lives else max(patience, GRACE)):
-            raise UserError(f"{url}: {_named(there)}; wait for its end, or choose another folder")
-        if not told:
-            long = f"for up to {patience if lives else max(patience, SILENCE):.0f} s"
-            say(f"{url}: {_named(there)}; this waits {long}, in case that command is no more")
-            told = True
+        if (alive or renewed) and _now() - began >= (patience if alive else max(patience, GRACE)):
+            raise UserError(f"{url}: {_named(content)}; wait for its end, or choose another folder")
+        if not reported:
+            seconds = patience if alive else max(patience, SILENCE)
+            say(f"{url}: {_named(content)}; waiting for up to {seconds:.0f} s, in case that command has ended")
+            reported = True
         time.sleep(POLL)
 
 
 def _read(content: bytes | None) -> Lease | None:
-    """The lease that a file holds; None where it is none, or not wholly written."""
+    """Parse a lock file; None if it is none, or incomplete."""
     with suppress(ValidationError):
         return Lease.model_validate_json(content or b"")
     return None
@@ -341,10 +334,10 @@ def _named(content: bytes) -> str:
 
 
 def _normalised(url: str) -> str:
-    """One name for one folder, as far as paths show it."""
+    """Return one name for a folder that several paths may name."""
     return os.path.realpath(local_path(url)) if is_local(url) else url.rstrip("/")
 
 
 def _now() -> float:
-    """Seconds, which pass also while the machine sleeps, and whatever its clock is set to."""
+    """Return seconds that also pass while the machine sleeps, whatever its clock is set to."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,6 +1,6 @@
-"""What has a name that others on the machine can guess: this user's own, or refused.
+"""Files and folders with predictable names in shared temporary folders: only those of this user are used.
 
-Who makes a folder first among the temporary files owns all that is read there afterwards.
+Otherwise another user who creates such a folder first would control its content.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from syncclip.core.settings import UserError
 
 NOT_OURS = (errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ENXIO)
-"""What opening says of a link, a file in a folder's place, what we may not open, a folder, a pipe."""
+"""Errors of opening a link, a file instead of a folder, an inaccessible file, a folder, a pipe."""
 
-REMEDY = "remove it, or name another folder with training.cache_folder or, for all that is temporary, TMPDIR"
+REMEDY = "remove it, or set another folder with training.cache_folder or, for all temporary files, TMPDIR"
 
 
 def make_private(path: Path) -> None:
-    """Make a folder that only this user may enter; one that is there becomes so.
+    """Create a folder that only this user can access, or restrict an existing one.
 
     Raises:
         UserError: it belongs to neither this user nor root, or is a link or a file.
@@ -29,29 +29,29 @@ def make_private(path: Path) -> None:
     except FileExistsError:
         folder = open_private(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            found = os.fstat(folder)
-            if found.st_uid == os.geteuid() and found.st_mode & 0o077:  # one of root's may be a mounted disk
+            status = os.fstat(folder)
+            if status.st_uid == os.geteuid() and status.st_mode & 0o077:  # root's folder may be a mounted disk
                 os.fchmod(folder, 0o700)
         finally:
             os.close(folder)
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A descriptor of a file or (`O_DIRECTORY`) folder of this user's or root's; a new one is for this user alone.
+    """Open a file or (`O_DIRECTORY`) folder of this user or root; a new file is private to this user.
 
     Raises:
-        UserError: somebody else made it, or it is a link or of another kind.
-        OSError: for any other reason, such as FileNotFoundError where `flags` don't let it be made.
+        UserError: it belongs to another user, or is a link or of another type.
+        OSError: any other error, such as FileNotFoundError if `flags` do not create it.
     """
-    wanted = stat.S_ISDIR if flags & os.O_DIRECTORY else stat.S_ISREG
+    expected = stat.S_ISDIR if flags & os.O_DIRECTORY else stat.S_ISREG
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in NOT_OURS:
             raise
-        raise UserError(f"{path} is a link, of another user or of another kind ({error.strerror}); {REMEDY}") from error
-    found = os.fstat(descriptor)
-    if not wanted(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
+        raise UserError(f"{path} is a link, of another user or of another type ({error.strerror}); {REMEDY}") from error
+    status = os.fstat(descriptor)
+    if not expected(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
         os.close(descriptor)
-        raise UserError(f"{path} was made by the user of number {found.st_uid}, or is of another kind; {REMEDY}")
+        raise UserError(f"{path} belongs to user {status.st_uid}, or is of another type; {REMEDY}")
     return descriptor

@@ -1,8 +1,8 @@
-"""What S3 answers, held against what was asked: a flipped, cut or garbled answer is no answer, and asked for again.
+"""Verification of S3 responses: one that is flipped, truncated or garbled is an error, and retried.
 
-A range is held by its `Content-Range`, a listing by its own count and order, a whole object by the checksum that it
-was stored with (which the client checks) or its `ETag`, where that is an MD5. What nothing holds is believed once the
-store said it several times, see `agreed`.
+botocore verifies the body of a whole object with a stored checksum, and nothing else. Here a whole object without one
+is verified by its `ETag` if that is an MD5, a byte range by its `Content-Range`, and a listing by its count and order.
+What none of these verifies is read until several responses agree, see `agreed`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-AGREEING = 3
-"""Equal answers after which bytes are believed that their `ETag` doesn't hold: the object itself is so."""
-TRIES = 9
-"""Answers that are compared before the store counts as unreachable."""
+from syncclip.core.session import current
 
+AGREEING = 3
+"""Equal responses after which bytes that do not match their `ETag` are accepted; two in a bucket with such tags."""
+TRIES = 9
+"""Responses that are compared before the store counts as unreachable."""
 SHIFT = 64
-"""Bytes by which a range is asked for differently the second time, lest the same damage falls on the same place."""
+"""Bytes by which the second request of a range differs, so that the same damage does not hit the same position."""
 
 _FIELDS = {
     "HeadObject": "ETag",
@@ -32,63 +33,59 @@ _FIELDS = {
     "CompleteMultipartUpload": "ETag",
     "ListObjectsV2": "IsTruncated",
 }
-"""What every honest answer to a request holds."""
+"""Operation -> a field that every valid response contains."""
 
-_other_tags: set[str] = set()
-"""Buckets whose ETags turned out not to be MD5s."""
+before_send: ContextVar[Callable[[], None] | None] = ContextVar("before send", default=None)
+"""Called before each request of the context is sent, also when it is repeated; may raise."""
 
 
 class Answer(bytes):
-    """Bytes of an object, and what the store said of the whole."""
+    """Bytes of an object, with metadata of the whole."""
 
     total: int
-    """Bytes of the whole object."""
+    """Size of the whole object in bytes."""
     tag: str
-    """Its ETag."""
+    """ETag of the whole object."""
     held: bool
-    """Whether a checksum proves the bytes."""
+    """Whether a checksum verifies the bytes."""
 
 
-last_look: ContextVar[Callable[[], None] | None] = ContextVar("last look", default=None)
-"""Called immediately before each request of the context is sent, also when it is sent again; may raise."""
-
-
-def spoilt(sentence: str) -> Exception:
-    """An error that every layer above takes for a torn answer."""
+def corrupt(message: str) -> Exception:
+    """Return an error that all layers above treat like a torn connection."""
     parsers = importlib.import_module("botocore.parsers")  # the driver may not be installed
-    error: Exception = parsers.ResponseParserError(sentence)
+    error: Exception = parsers.ResponseParserError(message)
     return error
 
 
 def watch(client: Any) -> None:
-    """Check all answers that a client of S3 gets from now on; again and again does no harm."""
+    """Verify all responses that an S3 client receives from now on; idempotent."""
     client.meta.events.register("before-call.s3.GetObject", _remember_range, unique_id="syncclip-range")
-    client.meta.events.register("after-call.s3", _check, unique_id="syncclip-check")
-    client.meta.events.register("before-send.s3", _look_again, unique_id="syncclip-look")
+    client.meta.events.register("after-call.s3", _verify, unique_id="syncclip-verify")
+    client.meta.events.register("before-send.s3", _before_send, unique_id="syncclip-before-send")
 
 
-def agreed(url: str, ask: Callable[[], tuple[str, bool]]) -> None:
-    """Ask until an answer is proven, or the same one came several times.
+def agreed(url: str, request: Callable[[], tuple[str, bool]]) -> None:
+    """Repeat a request until a response is verified, or several are equal.
 
     Args:
-        url: of the object.
-        ask: gets an answer; returns its fingerprint, and whether a checksum proves it.
+        url: URL of the object.
+        request: returns a response's fingerprint, and whether a checksum verifies it.
     """
-    said: Counter[str] = Counter()
-    bucket = "/".join(url.split("/")[:3])
-    while said.total() < TRIES:
-        fingerprint, proven = ask()
-        said[fingerprint] += 1
-        if proven:
+    counts: Counter[str] = Counter()
+    bucket, untagged = "/".join(url.split("/")[:3]), current().untagged_buckets
+    while counts.total() < TRIES:
+        fingerprint, verified = request()
+        counts[fingerprint] += 1
+        if verified:
             return
-        if said[fingerprint] >= (2 if bucket in _other_tags else AGREEING):
-            _other_tags.add(bucket)
+        if counts[fingerprint] >= (2 if bucket in untagged else AGREEING):
+            untagged.add(bucket)
             return
-    raise spoilt(f"{TRIES} answers, and no two that agree")
+    raise corrupt(f"{TRIES} responses, of which too few agree")
 
 
 def fits(md5: Any, tag: str) -> bool:
-    """Whether an ETag is that of an object with this MD5, sent by one request or as an upload of one part."""
+    """Return whether an ETag is that of an object with this MD5, uploaded whole or in one part."""
     return tag in (md5.hexdigest(), f"{hashlib.md5(md5.digest(), usedforsecurity=False).hexdigest()}-1")
 
 
@@ -96,57 +93,58 @@ def _remember_range(params: dict[str, Any], context: dict[str, Any], **_: Any) -
     context["syncclip-range"] = params["headers"].get("Range")
 
 
-def _look_again(**_: Any) -> None:
-    if (look := last_look.get()) is not None:
-        look()
+def _before_send(**_: Any) -> None:
+    if (check := before_send.get()) is not None:
+        check()
 
 
-def _check(http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
-    """Refuse an answer that can't be true; the body of an object is checked when it is read."""
+def _verify(http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
+    """Raise an error for an invalid response; the body of an object is verified when it is read."""
     if http_response.status_code >= 300:
         return
-    if (needed := _FIELDS.get(model.name)) is not None and needed not in parsed:
-        raise spoilt(f"{model.name} was answered without {needed}")
+    if (field := _FIELDS.get(model.name)) is not None and field not in parsed:
+        raise corrupt(f"the response to {model.name} has no {field}")
     if model.name == "GetObject":
         parsed["Body"] = _Body(parsed["Body"], parsed, context["syncclip-range"])
     elif model.name == "ListObjectsV2":
-        found = [*(one.get("Key") for one in parsed.get("Contents", []))]
-        found += [one.get("Prefix") for one in parsed.get("CommonPrefixes", [])]
-        goes_on = "NextContinuationToken" in parsed
-        if len(found) < parsed.get("KeyCount", 0) or goes_on != parsed["IsTruncated"]:
-            raise spoilt("a listing was cut")
-        if not all(isinstance(key, str) and key.startswith(parsed.get("Prefix", "")) for key in found):
-            raise spoilt("a listing of something else")
-        if not all("Size" in one for one in parsed.get("Contents", [])):
-            raise spoilt("a listing without sizes")
+        contents = parsed.get("Contents", [])
+        keys = [item.get("Key") for item in contents]
+        keys += [item.get("Prefix") for item in parsed.get("CommonPrefixes", [])]
+        if len(keys) < parsed.get("KeyCount", 0) or ("NextContinuationToken" in parsed) != parsed["IsTruncated"]:
+            raise corrupt("a listing is incomplete")
+        if not all(isinstance(key, str) and key.startswith(parsed.get("Prefix", "")) for key in keys):
+            raise corrupt("a listing has another prefix")
+        if not all("Size" in item for item in contents):
+            raise corrupt("a listing has no sizes")
 
 
 class _Body:
-    """The body of an object, which is checked when it is read whole."""
+    """The body of an object, verified when it is read whole."""
 
-    def __init__(self, body: Any, parsed: dict[str, Any], asked: str | None) -> None:
-        self._body, self._parsed, self._asked = body, parsed, asked
+    def __init__(self, body: Any, parsed: dict[str, Any], requested: str | None) -> None:
+        self._body, self._parsed, self._requested = body, parsed, requested
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._body, name)
 
     async def read(self, amount: int | None = None) -> bytes:
         data = await self._body.read(amount)
-        return data if amount is not None else self._checked(data)
+        return data if amount is not None else self._verified(data)
 
-    def _checked(self, data: bytes) -> Answer:
+    def _verified(self, data: bytes) -> Answer:
         answer = Answer(data)
         answer.tag, answer.total, answer.held = str(self._parsed["ETag"]).strip('"'), len(data), False
-        if self._asked is None:
-            checked = hasattr(self._body, "checksum")  # by the client, while it was read
-            answer.held = checked or fits(hashlib.md5(data, usedforsecurity=False), answer.tag)
+        if self._requested is None:
+            by_client = hasattr(self._body, "checksum")  # while it was read
+            answer.held = by_client or fits(hashlib.md5(data, usedforsecurity=False), answer.tag)
             return answer
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self._asked)
-        given = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", self._parsed.get("ContentRange", ""))
-        if asked is None or given is None:
-            raise spoilt(f"{self._asked} was answered by {self._parsed.get('ContentRange', 'no range')}")
-        first, last, answer.total = map(int, given.groups())
-        wanted = min(int(asked[2] or answer.total), answer.total - 1)
-        if (first, last, len(data)) != (int(asked[1]), wanted, wanted - int(asked[1]) + 1):
-            raise spoilt(f"{self._asked} was answered by {len(data)} bytes, {self._parsed['ContentRange']}")
+        content_range = self._parsed.get("ContentRange", "")
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self._requested)
+        returned = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", content_range)
+        if requested is None or returned is None:
+            raise corrupt(f"the response to {self._requested} has the range {content_range!r}")
+        first, last, answer.total = map(int, returned.groups())
+        end = min(int(requested[2] or answer.total), answer.total - 1)
+        if (first, last, len(data)) != (int(requested[1]), end, end - int(requested[1]) + 1):
+            raise corrupt(f"the response to {self._requested} has {len(data)} bytes, {content_range}")
         return answer

@@ -1,4 +1,4 @@
-"""What goes wrong on the way to a file: waited for where it passes, one sentence where a user can mend it."""
+"""Errors of storage: transient ones are retried, and those that users can fix become one-line messages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from syncclip.core.text import cut, install_command, printable
 from syncclip.storage.urls import is_local, is_web, remote
 
 PAUSES = (1.0, 4.0, 15.0)
-"""Seconds (at most) between our own tries; the store's client has tried several times in each."""
+"""Maximum seconds between attempts; the store's client makes several requests in each."""
 
 SILENCE = 240.0
-"""Seconds that a read may take before it is repeated with a new client: some wait for an answer for ever."""
+"""Timeout of a read in seconds, after which it is repeated with a new client: some clients have none."""
 
 BUSY = frozenset({429, 500, 502, 503, 504})
-"""HTTP answers that mean: not now."""
+"""HTTP statuses of transient errors."""
 TORN = (
     "ClientPayloadError",
     "IncompleteRead",
@@ -34,9 +34,9 @@ TORN = (
     "FlexibleChecksumError",
 )
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
-"""Refusals of a request that didn't arrive as it was sent."""
+"""Error codes of a request that was damaged on the way."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
-"""botocore's, aiohttp's and fsspec's errors are named, not imported: a driver may not be installed."""
+"""Errors of botocore, aiohttp and fsspec by name: a driver may not be installed."""
 
 FULL = {
     errno.ENOSPC: "no space left",
@@ -45,26 +45,26 @@ FULL = {
     errno.EROFS: "the file system is read-only",
 }
 
-AGAIN = "no results keep secrets of storage.options, which must be given again"
+AGAIN = "results do not contain secrets of storage.options, which must be given again"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class MissingError(UserError, FileNotFoundError):
-    """Something that should be there is not."""
+    """A required file is missing."""
 
 
 class UnreachableError(UserError):
-    """A store that does not answer, or keeps refusing; later it may."""
+    """A store does not respond, or keeps failing; it may work later."""
 
 
 def persistently(url: str, call: Callable[[Any, str], T]) -> T:
-    """Call until it works, or fails for a reason that does not pass, or all pauses are used up.
+    """Call until it succeeds, fails permanently, or all retries are used.
 
     Args:
         url: a remote file or folder.
-        call: a whole read or a whole write, which can be done again; gets the file system and the path in it.
+        call: a complete, repeatable read or write; takes the file system and the path in it.
     """
     for pause in PAUSES:
         fs, path = remote(url)
@@ -73,15 +73,15 @@ def persistently(url: str, call: Callable[[Any, str], T]) -> T:
         except Exception as error:
             if not passes(error):
                 raise
-            log.warning("trying again in a moment: %s", _line(error))
-            if answered(error) is None:  # no answer: the client may keep a torn connection, and it has ten of them
+            log.warning("retrying: %s", _line(error))
+            if answered(error) is None:  # no response: the client may keep a torn connection
                 type(fs).clear_instance_cache()
         time.sleep(pause * random.uniform(0.5, 1.0))
     return call(*remote(url))
 
 
 def passes(error: BaseException) -> bool:
-    """Whether the same call may work a moment later: a busy store, or a connection torn in the middle."""
+    """Return whether an error is transient: a busy store, or a torn connection."""
     answer: Any = _answer(error)
     code = None if answer is None else answer.response.get("Error", {}).get("Code")
     if code in GARBLED or answered(error) in BUSY:
@@ -90,14 +90,14 @@ def passes(error: BaseException) -> bool:
 
 
 def _unparsed(error: BaseException) -> bool:
-    """Whether an error comes of what the store's client made of an answer, in which a number or a date was garbled."""
+    """Return whether the store's client could not parse a response, as with a garbled number or date."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame in frames)
 
 
 @dataclass(frozen=True)
 class explained(AbstractContextManager[None]):  # noqa: N801  it is used like a function
-    """Turn the errors that a user can mend into one sentence; all others pass through."""
+    """Turn errors that users can fix into one-line messages; all others are raised unchanged."""
 
     url: str
     verb: str
@@ -110,35 +110,35 @@ class explained(AbstractContextManager[None]):  # noqa: N801  it is used like a 
 
 
 def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
-    """The sentence for an error; None for a defect of ours."""
+    """Return the message for an error; None for a bug."""
     cannot, local = f"cannot {verb} {url}", is_local(url)
     if isinstance(error, FileNotFoundError) or (isinstance(error, NotADirectoryError) and verb == "read"):
         remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
-        return MissingError(f"{cannot}: it is not there; {remedy}")
+        return MissingError(f"{cannot}: not found; {remedy}")
     names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
     if not local and (passes(error) or names.intersection(SILENT)):
         return UnreachableError(
-            f"{cannot}: {_line(error)}; check the network and storage.options.endpoint_url, or try again later: "
-            "what is committed stays"
+            f"{cannot}: {_line(error)}; check the network and storage.options.endpoint_url, or try again later; "
+            "committed work is kept"
         )
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)):
-        where = f"{AGAIN}; check the credentials and whether they may {verb}"
-        where = f"choose a place that you may {verb}" if local else where
-        return UserError(f"{cannot}: {error.strerror or _line(error) or 'not allowed'}; {where}")
+        remedy = f"{AGAIN}; check the credentials and whether they permit to {verb}"
+        remedy = f"choose a location that you may {verb}" if local else remedy
+        return UserError(f"{cannot}: {error.strerror or _line(error) or 'not allowed'}; {remedy}")
     if isinstance(error, ImportError):
         group = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.partition("://")[0])
         extra = f"run `{install_command(group)}`" if group else "install the fsspec driver of its scheme"
         return UserError(f"{cannot}: {_line(error)}; {extra}")
     if isinstance(error, OSError) and error.errno in FULL:
-        return UserError(f"{cannot}: {FULL[error.errno]}; choose another place or free some space")
+        return UserError(f"{cannot}: {FULL[error.errno]}; choose another location or free some space")
     if is_web(url) and answered(error) is not None:
         return UserError(
-            f"{cannot}: the server answered {answered(error)}; check the URL, and whether it asks for a login"
+            f"{cannot}: the server returned {answered(error)}; check the URL, and whether it requires a login"
         )
     for sign, remedy in _REMEDIES.items():
         if any(sign in f"{name}: {error}" for name in names):
-            again = f"{AGAIN}; " if sign.startswith("Credential") else ""
-            return UserError(f"{cannot}: {_line(error)}; {again}{remedy}")
+            secrets = f"{AGAIN}; " if sign.startswith("Credential") else ""
+            return UserError(f"{cannot}: {_line(error)}; {secrets}{remedy}")
     if isinstance(error, OSError) and not local:
         return UserError(f"{cannot}: {_line(error)}; check the URL and storage.options")
     if isinstance(error, OSError) and error.errno not in (None, errno.ELOOP):  # EIO, ESTALE, ENAMETOOLONG, ENXIO, …
@@ -156,20 +156,20 @@ _REMEDIES = {
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it came from."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
+    """Yield an error and its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def _answer(error: BaseException) -> BaseException | None:
-    """The error of botocore that holds what the store answered."""
+    """Return the botocore error with the store's response."""
     return next((cause for cause in _causes(error) if isinstance(getattr(cause, "response", None), dict)), None)
 
 
 def answered(error: BaseException) -> int | None:
-    """The HTTP status that the store, or a web server, answered."""
+    """Return the HTTP status in the response of a store or web server; None without a response."""
     answer: Any = _answer(error)
     if answer is None:
         statuses = (getattr(cause, "status", None) for cause in _causes(error))
@@ -179,5 +179,5 @@ def answered(error: BaseException) -> int | None:
 
 
 def _line(error: BaseException) -> str:
-    """An error's message in one line."""
+    """Return an error's message in one line."""
     return cut(printable(" ".join(str(_answer(error) or error).split())))

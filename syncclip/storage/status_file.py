@@ -1,4 +1,4 @@
-"""A status file shows from anywhere how a job is doing, and that its driver is alive."""
+"""Status files: progress of a job, and a heartbeat of its driver, readable from anywhere."""
 
 from __future__ import annotations
 
@@ -18,35 +18,34 @@ from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.shutdown import at_once, reason
 
 INTERVAL = 15.0
-"""Seconds between two writes; each waits for a disk, or is a request to an object store."""
+"""Seconds between two writes."""
 
 SILENCE = 8 * INTERVAL
-"""Seconds without a sign of life after which a driver counts as dead."""
+"""Seconds without a heartbeat after which a driver counts as dead."""
 
 logger = logging.getLogger(__name__)
 Status = TypeVar("Status", bound="JobStatus")
 
 
 class JobStatus(Settings):
-    """What every status file holds. Times are seconds since the epoch.
+    """Fields of every status file. Times are seconds since the epoch.
 
-    A status changes while another thread writes it: replace its lists and dictionaries, never change them in place.
+    A status changes while another thread writes it: replace its lists and dictionaries instead of modifying them.
     """
 
     model_config = ConfigDict(frozen=False)
 
-    state: Literal["running", "complete", "ended", "failed", "interrupted", "stopped"] = "running"
-    """"stopped" is what earlier versions called an interrupted job."""
+    state: Literal["running", "complete", "ended", "failed", "interrupted"] = "running"
     reason: str = ""
-    """Why it failed or was interrupted."""
+    """Reason of a failure or interruption."""
     began: float
-    """When this call began."""
+    """Start of this call."""
     seen: float
-    """The last sign of life."""
+    """Time of the last heartbeat."""
 
     @classmethod
     def begin(cls: type[Status], **values: Any) -> Status:
-        """The status of a job that begins now."""
+        """Return the status of a job that begins now."""
         now = round(time.time(), 3)
         return cls(began=now, seen=now, **values)
 
@@ -61,17 +60,15 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Why the job failed or was interrupted, as a line for people; none where there is no reason."""
+        """Return the reason of a failure or interruption as a line to print; none without a reason."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
-        """When the driver was last seen, as a line for people; `command` restarts a job whose driver is gone."""
+        """Return the time of the last heartbeat as a line to print; `command` restarts a job whose driver is gone."""
         silence = time.time() - self.seen
         line = f"last sign of life: {duration(silence)} ago"
         if self.state == "running" and silence > SILENCE:
-            line += (
-                f"; the driver is gone or can't write here: the same `{command}` command continues from what is there"
-            )
+            line += f"; the driver is gone or cannot write here; run the same `{command}` command to resume"
         return line
 
 
@@ -83,23 +80,23 @@ def keep_status_file(
     interval: float = INTERVAL,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[None]:
-    """Keep the file at `url` up to date while the block runs, and record there how the block ended.
+    """Keep the file at `url` up to date while the block runs, and record how the block ended.
 
-    Whoever runs the job changes `status`; the file follows within its interval. After a crash of the process the file
-    says "running", and its last sign of life grows old. The job goes on where the file can't be written.
+    The job modifies `status`; the file follows within the interval. After a crash the file's state remains "running",
+    with an old heartbeat. The job continues if the file cannot be written.
 
     Args:
-        owner: identity of what the job works on, see `storage.seals`.
+        owner: identity of the job's output, see `storage.checksums`.
         interval: seconds between two writes.
-        clock: seconds since the epoch; tests pass their own.
+        clock: returns seconds since the epoch; for tests.
     """
 
     def write() -> None:
         status.seen = round(clock(), 3)
         try:
             storage.write_document(url, status, owner)
-        except Exception as error:  # what matters is the job
-            logger.debug("no status at %s: %s", url, error)
+        except Exception as error:  # the job continues
+            logger.debug("cannot write the status to %s: %s", url, error)
 
     def end_at_once() -> None:
         status.end(KeyboardInterrupt())

@@ -1,4 +1,4 @@
-"""Where things are stored: paths and URLs, and the file systems behind them."""
+"""Paths and URLs of storage, and the file systems behind them."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import cut
 from syncclip.storage import responses
 
-# No folders there, and "making" one could make a bucket out of a typing error.
+# Without folders: creating one could create a bucket from a typing error.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
 S3 = frozenset({"s3", "s3a"})
 
 CLIENT = {"retries": {"mode": "legacy", "total_max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
-"""botocore's settings for S3: five tries of a request with growing pauses, which s3fs goes through up to five times.
+"""botocore's settings for S3: five attempts at a request with growing pauses, which s3fs repeats up to five times.
 
-The mode `standard` does not try again after a 429, and gives up the sooner the more requests fail.
+The mode `standard` does not retry after a 429, and gives up sooner the more requests fail.
 """
 
 LONGEST_PATH, LONGEST_NAME = 4096, 255
-"""Bytes that Linux allows."""
+"""Limits of Linux in bytes."""
 
 _clients: weakref.WeakSet[Any] = weakref.WeakSet()
 _inherited: list[Any] = []
 
 
 class StorageSettings(Settings):
-    """Where runs are kept, and what fsspec needs to get there."""
+    """Location of runs, and the options of its file system."""
 
     root: str = "runs"
-    """A folder or any fsspec URL; a run is stored at <root>/<name of the recipe>."""
+    """Folder or fsspec URL; a run is stored at <root>/<name of the recipe>."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """fsspec's options of remote URLs, such as `endpoint_url` or `anon`."""
+    """fsspec options of remote URLs, such as `endpoint_url` or `anon`."""
 
 
 def configure(options: Mapping[str, Any]) -> None:
@@ -58,64 +58,64 @@ def configured() -> dict[str, Any]:
 
 
 def is_local(url: str) -> bool:
-    """Whether `url` is a path of this machine: without a scheme, or with `file://`."""
+    """Return whether `url` is a path of this machine: without a scheme, or with `file://`."""
     return "://" not in url or url.startswith(("file://", "local://"))
 
 
 def local_path(url: str) -> Path:
-    """The path of a local `url`; `~` stands for the home folder.
+    """Return the path of a local `url`; `~` stands for the home folder.
 
     Raises:
-        UserError: no file of this machine can have it.
+        UserError: it is not a valid path.
     """
-    kind, _, path = url.rpartition("://")
-    assert kind in ("", "file", "local"), f"{url} is not local"
+    prefix, _, path = url.rpartition("://")
+    assert prefix in ("", "file", "local"), f"{url} is not local"
     return home_path(path)
 
 
 def home_path(text: str) -> Path:
-    """`local_path` of a text that may also be another kind of name, such as one on the hub."""
+    """Return the path of a text that may also be another kind of name, such as one on the Hub; see `local_path`."""
     try:
         raw = os.fsencode(text)
         if b"\0" not in raw and len(raw) < LONGEST_PATH and max(map(len, raw.split(b"/"))) <= LONGEST_NAME:
             return Path(text).expanduser()
-    except (UnicodeError, RuntimeError):  # half a character; the home of a user who doesn't exist
+    except (UnicodeError, RuntimeError):  # an unpaired surrogate; the home folder of an unknown user
         pass
-    raise UserError(f"{cut(text)!r} can't be a path here: it is too long, or holds what none may; correct it")
+    raise UserError(f"{cut(text)!r} is not a valid path: it is too long, or contains invalid characters; correct it")
 
 
 def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a file; what would have to be waited for is refused. An `opener` of `open`.
+    """Open a file without blocking; an `opener` of `open`.
 
     Raises:
-        UserError: it is a pipe or a device.
-        OSError: it can't be opened.
+        UserError: it is a pipe or a device, which could block.
+        OSError: it cannot be opened.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # of a folder, `open` says so itself
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` itself reports a folder
         return descriptor
     os.close(descriptor)
-    raise UserError(f"{path} is no file but a pipe or a device; name a file")
+    raise UserError(f"{path} is a pipe or a device; give a file")
 
 
 def join(url: str, *parts: str) -> str:
-    """`url/part/…`, for paths and URLs alike."""
+    """Return `url/part/…` for a path or URL."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def scheme(url: str) -> str:
-    """`s3` of `s3://…`; "" of a path."""
+    """Return the scheme of a URL (`s3` of `s3://…`); "" of a path."""
     return url.split("://", 1)[0] if "://" in url else ""
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is of a web server, which lists nothing and takes no options of a store."""
+    """Return whether a URL names a web server, which has no listings and takes no storage options."""
     return scheme(url) in ("http", "https")
 
 
 def remote(url: str) -> tuple[Any, str]:
-    """The file system of a remote URL, which keeps no listings, and the path in it; answers of S3 are checked."""
+    """Return the file system of a remote URL, without cached listings, and the path; S3 responses are verified."""
     fs, path = fsspec.core.url_to_fs(url, **options_of(url))
     fs.invalidate_cache()
     if scheme(url) in S3:
@@ -124,14 +124,13 @@ def remote(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-# A forked process never releases the parent's clients. fsspec makes new ones there. But the end of an old one would
-# close its connections, and so take them out of the selector that both processes share: answers to the parent would be
-# noticed when it gives up waiting, if at all.
+# A forked process never releases its parent's clients; fsspec creates new ones there. Closing an old client would
+# remove its connections from the selector that both processes share, so that the parent would miss responses.
 os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients))
 
 
 def options_of(url: str) -> dict[str, Any]:
-    """The fsspec options of a remote URL: the configured ones over those given to the command, over our defaults."""
+    """Return the fsspec options of a remote URL: those of the session, over defaults."""
     if is_web(url):
         return {}
     options = {"use_listings_cache": False, **configured()}
@@ -141,17 +140,17 @@ def options_of(url: str) -> dict[str, Any]:
 
 
 def absolute(url: str) -> str:
-    """A local path made independent of the working folder, for workers may have another; URLs as they are.
+    """Return a local path as an absolute one, since workers may have another working folder; URLs unchanged.
 
     Raises:
-        UserError: the path is relative, and this is a submitted Ray job, whose working folder is a temporary one.
+        UserError: the path is relative in a submitted Ray job, whose working folder is temporary.
     """
     if not is_local(url):
         return url
     path = local_path(url)
     if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
-            f"{url} is a relative path, which in a submitted job is in a temporary folder; give an absolute path or "
+            f"{url} is a relative path, which a submitted job resolves in a temporary folder; give an absolute path or "
             "a URL with --out or storage.root"
         )
     return os.path.normpath(Path.cwd() / path)

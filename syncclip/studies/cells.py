@@ -25,9 +25,7 @@ from syncclip.runs.build import ModelCache
 from syncclip.runs.data import KnownSets
 from syncclip.runs.resolve import from_spec, resolve_run, to_spec
 from syncclip.runtime.progress import Progress, say
-from syncclip.runtime.ray_session import capacity, debugging, ray_session
-from syncclip.runtime.ray_stop import heeding, telling
-from syncclip.runtime.ray_watch import cause_of
+from syncclip.runtime.ray_session import capacity, cause_of, debugging, heeding, ray_session, telling
 from syncclip.runtime.shutdown import requested
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from syncclip import storage
 from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
-from syncclip.runtime.ray_session import ray_session
-from syncclip.runtime.ray_watch import cause_of
+from syncclip.runtime.ray_session import cause_of, ray_session
 from syncclip.shards.markers import committed
 from syncclip.synthesis.generators.autotune import Effect, answered, effect
 from syncclip.synthesis.generators.settings import GeneratorSettings

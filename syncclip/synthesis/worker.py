@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from syncclip import storage
+from syncclip.clip.prompt_text import fill
 from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
-from syncclip.core.text import fill, first_line
+from syncclip.core.text import first_line
 from syncclip.shards.writer import write_shard
 from syncclip.synthesis.filters import Filter, build_filters
 from syncclip.synthesis.generators.pipeline import AnyGenerator, generator_of

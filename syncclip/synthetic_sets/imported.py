@@ -17,10 +17,11 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from syncclip import storage
+from syncclip.clip.prompt_text import spoken
 from syncclip.core.order import ranks
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
-from syncclip.core.text import few, spoken
+from syncclip.core.text import few
 from syncclip.datasets.dataset import Dataset
 from syncclip.datasets.folders import FolderSet, require_files
 from syncclip.datasets.layouts import split_entries

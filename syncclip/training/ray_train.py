@@ -19,15 +19,20 @@ from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.progress import Progress, say
 from syncclip.runtime.ray_session import (
     capacity,
+    cause_of,
     cluster_address,
     current_resources,
     debugging,
+    heed_sigterm,
+    heeding,
     local_cpus,
+    note_failure,
+    noted_failure,
     quiet,
     ray_session,
+    telling,
+    told,
 )
-from syncclip.runtime.ray_stop import heed_sigterm, heeding, note_failure, noted_failure, telling, told
-from syncclip.runtime.ray_watch import cause_of
 from syncclip.runtime.tempdirs import scratch_folder
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError

@@ -13,8 +13,8 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.cli import app
+from syncclip.clip.prompt_text import as_clip_reads
 from syncclip.core.settings import UserError
-from syncclip.core.text import as_clip_reads
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import read_dataset
 from syncclip.datasets.packed import pack

@@ -124,7 +124,7 @@ def test_the_refusal_names_file_key_and_name(
 ) -> None:
     assert app.run(command.split()) == 2
     said = capsys.readouterr().err
-    assert f"{place}: {NAME!r} names code to be run" in said
+    assert f"{place}: {NAME!r} is custom code" in said
     assert f"--trust {NAME}" in said
 
 
@@ -133,7 +133,7 @@ def test_the_refusal_of_a_recipe_names_what_makes_it_a_strangers(
 ) -> None:
     """A recipe of one's own may lie there, too, as beside a run written to the working folder."""
     (tmp_path / "plan.json").touch()
-    for text, key in ((f"training: {{method: '{NAME}'}}", "names code"), ("name: ${oc.env:HOME}", "the environment")):
+    for text, key in ((f"training: {{method: '{NAME}'}}", "custom code"), ("name: ${oc.env:HOME}", "the environment")):
         (tmp_path / "own.yaml").write_text(text)
         assert app.run(["plan", str(tmp_path / "own.yaml")]) == 2
         said = capsys.readouterr().err
@@ -176,7 +176,7 @@ def test_a_recipe_of_ones_own_finds_no_code_in_a_downloaded_folder(
     own = downloaded.parent / "own.yaml"
     own.write_text(f"training: {{method: '{NAME}'}}\n")
     assert app.run(["train", str(own)]) == 2
-    assert "a folder of results by its run.json, none is looked for without --trust" in capsys.readouterr().err
+    assert "is a folder of results (run.json), which is only searched with --trust" in capsys.readouterr().err
     assert not (downloaded.parent / "canary").exists()
 
 

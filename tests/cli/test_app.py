@@ -187,7 +187,7 @@ def test_an_interrupt_is_no_mistake(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr("syncclip.Recipe.load", interrupted)
     outcome = Outcome(capsys, "synth", "icons")
     assert outcome.status == 130
-    assert "the same command goes on from what is committed" in outcome.err
+    assert "run the same command to resume" in outcome.err
 
 
 def test_a_mistake_inside_a_worker_is_told_like_any_other() -> None:

@@ -85,7 +85,7 @@ def test_a_run_is_shared_and_used_by_its_name_on_the_hub(
     found = Outcome(capsys, "classify", "hf://alice/shapes", *arguments)
     assert found.status == 0 and all(line.startswith("classify: ") for line in found.err.splitlines())
     assert found.out == Outcome(capsys, "classify", run, *arguments).out
-    assert "the hub has no such repository" in Outcome(capsys, "classify", "hf://alice/gone", *arguments).refusal
+    assert "no such repository on the Hub" in Outcome(capsys, "classify", "hf://alice/gone", *arguments).refusal
     assert "'shapes' is no repository on the hub" in Outcome(capsys, "push", run, "shapes").refusal
 
 

@@ -24,11 +24,11 @@ def refusal_of_yaml(text: str) -> str:
     ("text", "reason"),
     [
         (b"", "Expecting value"),
-        (b"\xff\xfe\xff", "it holds what is no character"),
+        (b"\xff\xfe\xff", "it contains an invalid character"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a":' * 200_000, "nested too deeply"),
         (b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), "nested too deeply"),
-        (b'{"a": "\\ud83d"}', "it holds what is no character"),
+        (b'{"a": "\\ud83d"}', "it contains an invalid character"),
         (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
     ],
 )
@@ -89,7 +89,7 @@ def test_yaml_that_is_too_large_is_refused_before_it_becomes_values(text: str, m
 def test_json_that_is_too_large_is_refused_before_it_becomes_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncclip.core.formats.MOST_JSON", 1000)
     assert parse_json("[" + "1," * 498 + "1]", "a.json", list)
-    assert "(1,001 bytes, at most 1,000 are read)" in refusal_of_json("[" + "1," * 499 + "1]")
+    assert "(1,001 bytes, the maximum is 1,000)" in refusal_of_json("[" + "1," * 499 + "1]")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_added_fields_with_another_value_are_written(change: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("token", ["clé", "日本", "a\nb", "tab\t", "\udcff"])
 def test_a_token_that_no_header_can_hold_is_refused_without_showing_it(token: str) -> None:
-    with pytest.raises(UserError, match="SOME_TOKEN: the token holds characters other than printable ASCII") as caught:
+    with pytest.raises(UserError, match="SOME_TOKEN: the token contains characters other") as caught:
         check_token("SOME_TOKEN", token)
     assert token not in str(caught.value)
 

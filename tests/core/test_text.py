@@ -13,8 +13,6 @@ from syncclip.core.text import (
     cut,
     did_you_mean,
     duration,
-    fill,
-    filled,
     first_difference,
     first_line,
     install_command,
@@ -25,9 +23,7 @@ from syncclip.core.text import (
     show,
     signed,
     size,
-    spoken,
     table,
-    with_article,
 )
 from syncclip.runtime.progress import Progress, say
 
@@ -67,10 +63,6 @@ def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
 
 def test_sizes_have_decimal_units() -> None:
     assert [size(count) for count in (0, 999, 1400, 2_500_000_000)] == ["0 B", "999 B", "1.4 kB", "2.5 GB"]
-
-
-def test_underscores_of_class_names_are_spaces_in_sentences() -> None:
-    assert [spoken(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3
 
 
 def test_the_nearest_name_begins_alike_or_is_spelled_alike() -> None:
@@ -152,42 +144,6 @@ def test_a_long_value_loses_its_middle() -> None:
 
 def test_joined_letters_and_emoji_are_printed_as_they_are() -> None:
     assert printable("می\u200cخواهم 👩\u200d🔬") == "می\u200cخواهم 👩\u200d🔬"
-
-
-@pytest.mark.parametrize(
-    ("classname", "expected"),
-    [
-        ("dog", "a dog"),
-        ("airplane", "an airplane"),
-        ("hot_air balloon", "a hot_air balloon"),
-        ("umbrella", "an umbrella"),
-        ("unicorn", "a unicorn"),
-        ("uninhabited island", "an uninhabited island"),
-        ("USB stick", "a USB stick"),
-        ("UMBRELLA", "an UMBRELLA"),
-        ("hourglass", "an hourglass"),
-        ("house", "a house"),
-        ("European robin", "a European robin"),
-        ("one-way street", "a one-way street"),
-        ("F-16A/B", "an F-16A/B"),
-        ("BMW 3 Series", "a BMW 3 Series"),
-        ("SUV", "an SUV"),
-        ("A380", "an A380"),
-        ("747-400", "a 747-400"),
-        ("8-ball", "an 8-ball"),
-        ("11th hour", "an 11th hour"),
-        ("118 bus", "a 118 bus"),
-        ("X-ray", "an X-ray"),
-    ],
-)
-def test_the_article_is_that_of_the_spoken_word(classname: str, expected: str) -> None:
-    assert with_article(classname) == expected
-
-
-def test_a_template_is_filled_with_the_name_or_with_its_article() -> None:
-    assert fill("a photo of a {}.", ["owl", "cat"]) == ["a photo of a owl.", "a photo of a cat."]
-    assert fill("a photo of {a}.", ["owl", "cat"]) == ["a photo of an owl.", "a photo of a cat."]
-    assert filled("a sentence of its own", "owl") == "a sentence of its own"
 
 
 def test_the_first_class_that_differs_is_named() -> None:

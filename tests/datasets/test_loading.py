@@ -9,8 +9,8 @@ import open_clip
 import pytest
 import torch
 
+from syncclip.clip.prompt_text import spoken
 from syncclip.core.settings import UserError
-from syncclip.core.text import spoken
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.shards.writer import Sample, write_shard
 from tests.worlds.dataset import CLASSES, tiny_dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from syncclip.clip.backbone import BackboneSettings, load_backbone
-from syncclip.core.text import filled
+from syncclip.clip.prompt_text import filled
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.embedded import context_length, load_tokenizer
 

@@ -15,9 +15,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from syncclip.clip.backbone import CONFIG, Backbone, BackboneSettings, load_backbone
+from syncclip.clip.prompt_text import spoken, with_article
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.core.text import spoken, with_article
 from syncclip.datasets import Dataset
 from syncclip.export.folders import EXACT, ZERO_SHOT, write_open_clip, write_transformers
 from syncclip.methods import Method, build_method

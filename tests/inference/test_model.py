@@ -199,7 +199,7 @@ def test_a_strange_file_of_classes_is_one_sentence(train: Train, values: dict[st
     held = storage.read_document(place, RunClasses, "")
     assert held is not None
     reseal(place, json.dumps(held.model_dump() | values).encode())
-    with pytest.raises(UserError, match=r"classes\.json can't be read by this version of syncclip"):
+    with pytest.raises(UserError, match=r"classes\.json cannot be read by this version of syncclip"):
         load(run.url)
 
 

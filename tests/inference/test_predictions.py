@@ -45,7 +45,7 @@ def test_unreadable_images_are_rows_with_a_reason(model: Model, mixed: list[str]
     rows = [answer.row for answer in classify(model, mixed)]
     assert rows[5]["error"].startswith("unreadable image: not a JPEG, PNG, WebP, GIF, BMP or TIFF image")
     assert rows[5]["class"] is None
-    assert "it is not there" in rows[6]["error"] and rows[6]["classes"] == []
+    assert "not found" in rows[6]["error"] and rows[6]["classes"] == []
     assert rows[0]["class"] == rows[0]["classes"][0] and rows[0]["probability"] == rows[0]["probabilities"][0]
 
 

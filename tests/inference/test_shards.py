@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from syncclip import storage
-from syncclip.core.session import current
+from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.inference.passes import Passed, ShardPredictions
@@ -322,16 +322,17 @@ def test_an_image_that_can_not_be_reached_fails_its_shard(
     with faulty_bucket() as (bucket, proxy):
         for name in ("00000.tar", "00001.tar"):
             storage.write_bytes(f"{bucket}/tars/{name}", (tars / name).read_bytes())
-        monkeypatch.setitem(current().options, "config_kwargs", {"retries": {"total_max_attempts": 1}})
-        worker = in_this_process(run, f"{bucket}/tars", str(tmp_path / "out"))
-        worker.model()
-        proxy.spoil("500", times=10_000, method="GET")
-        report = worker.commit(worker.generate(0))
-        assert report.error and not report.fatal and not any((tmp_path / "out").glob("*"))
-        proxy.soothe()
-        report = worker.commit(worker.generate(1))
-        assert (report.error, report.images) == ("", IMAGES)
-        assert pq.read_table(tmp_path / "out" / f"00001{TABLE}")["error"].null_count == IMAGES - 1
+        once = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+        with Session({**urls.configured(), **once}):  # as an actor receives it
+            worker = in_this_process(run, f"{bucket}/tars", str(tmp_path / "out"))
+            worker.model()
+            proxy.spoil("500", times=10_000, method="GET")
+            report = worker.commit(worker.generate(0))
+            assert report.error and not report.fatal and not any((tmp_path / "out").glob("*"))
+            proxy.soothe()
+            report = worker.commit(worker.generate(1))
+            assert (report.error, report.images) == ("", IMAGES)
+            assert pq.read_table(tmp_path / "out" / f"00001{TABLE}")["error"].null_count == IMAGES - 1
 
 
 @pytest.mark.usefixtures("tiny")

@@ -242,5 +242,5 @@ def test_a_servers_refusal_is_a_reason_and_a_busy_one_is_asked_again(
     monkeypatch.setattr("syncclip.storage.retries.PAUSES", (0.01,))
     with Session(options={"endpoint_url": "http://127.0.0.1:1", "key": "a"}):
         forbidden, busy = find_images([f"{server}/no/b.png", f"{server}/busy/b.png"])
-        assert "the server answered 403; check the URL" in (refused(forbidden) or "")
+        assert "the server returned 403; check the URL" in (refused(forbidden) or "")
         assert busy.read() == (folder / "b.png").read_bytes() and not Server.busy

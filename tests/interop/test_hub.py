@@ -193,7 +193,7 @@ def test_a_private_one_is_for_those_who_may(
     assert load(HUB_NAME, tiny.backbone).classes == load(str(mine)).classes
     shutil.rmtree(hub.home)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="has no such repository, or a private one"):
+    with pytest.raises(UserError, match="no such repository on the Hub, or a private one"):
         load(HUB_NAME, tiny.backbone)
 
 
@@ -218,13 +218,13 @@ def test_a_branch_is_made_and_loaded(hub: Hub, mine: Path, trained: dict[str, st
     ("repo", "token", "reason"),
     [
         ("birds", True, "'birds' is no repository on the hub; write owner/name"),
-        ("alice/bi..rds", True, "alice/bi..rds: it can be no name on the hub"),
+        ("alice/bi..rds", True, "alice/bi..rds: not a valid name on the Hub"),
         (
             "bob/birds",
             True,
-            r"bob/birds: the hub refuses \(.*403 Forbidden.*\); log in \(`hf auth login`, or HF_TOKEN\)",
+            r"bob/birds: the Hub rejected the request \(.*403 Forbidden.*\); log in \(`hf auth login`, or HF_TOKEN\)",
         ),
-        (REPO, False, r"alice/birds: the hub refuses \(.*401 Unauthorized.*\); log in"),
+        (REPO, False, r"alice/birds: the Hub rejected the request \(.*401 Unauthorized.*\); log in"),
     ],
 )
 def test_what_the_hub_does_not_take_is_one_sentence(
@@ -239,7 +239,7 @@ def test_what_the_hub_does_not_take_is_one_sentence(
 
 def test_without_a_network_it_is_one_sentence(hub: Hub, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"alice/birds: the hub can't be reached \(.*refused\); check path and network"):
+    with pytest.raises(UserError, match=r"alice/birds: the Hub is unreachable \(.*refused\); check path and network"):
         push(str(mine), REPO)
 
 
@@ -272,7 +272,7 @@ def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: 
         "of_a_stranger_on_the_hub.py": b"raise SystemExit('it was run')",
     }
     hub.repositories[REPO].commit("main", files)
-    with pytest.raises(UserError, match=rf"recipe\.yaml: .*'{name}' names code to be run.*--trust {name} "):
+    with pytest.raises(UserError, match=rf"recipe\.yaml: .*'{name}' is custom code.*--trust {name} "):
         load(HUB_NAME, tiny.backbone)
     assert "of_a_stranger_on_the_hub.py" not in hub.fetched and "of_a_stranger_on_the_hub" not in sys.modules
 

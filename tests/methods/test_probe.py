@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
+from syncclip.clip.prompt_text import fill
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.text import fill
 from syncclip.methods import build_method
 from syncclip.methods.probe import Probe
 from tests.methods import parity

@@ -7,9 +7,9 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.plain_weights import PlainTcp
+from syncclip.clip.prompt_text import fill, spoken
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.core.text import fill, spoken
 from syncclip.methods import build_method
 from syncclip.methods.settings import Optimisation, TcpSettings
 from syncclip.methods.tcp import Tcp, checked_block, suffix_of

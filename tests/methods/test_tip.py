@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from syncclip.clip.prompt_text import fill, spoken
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.text import fill, spoken
 from syncclip.methods import build_method
 from syncclip.methods.tip import Tip, search
 from syncclip.training.optimizers import rate_at

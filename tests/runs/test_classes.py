@@ -63,7 +63,7 @@ def test_a_list_of_mistakes_costs_no_complaint_about_each(tmp_path: Path) -> Non
 
 def test_a_document_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncclip.storage.documents.MOST_JSON", 100)
-    assert "at most 100 are read" in refusal(tmp_path, RunClasses, RUN | {"dataset": "d" * 100})
+    assert "the maximum is 100" in refusal(tmp_path, RunClasses, RUN | {"dataset": "d" * 100})
 
 
 def test_the_classes_of_a_dataset_and_of_a_recipe_are_limited() -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.runtime import ray_session
-from syncclip.runtime.ray_watch import cause_of, lives
+from syncclip.runtime.ray_session import cause_of, lives
+from tests.conftest import TinyWorld
 from tests.ray_head import ray_head
 
 
@@ -126,7 +127,7 @@ def test_a_ray_without_tokens_is_refused_with_the_version_that_has_them(
 ) -> None:
     monkeypatch.delattr("ray._raylet.AuthenticationTokenLoader")
     with (
-        pytest.raises(UserError, match=r"^Ray [\d.]+ is installed, which knows no token; run pip install -U .*2\.52"),
+        pytest.raises(UserError, match=r"^Ray [\d.]+ does not support tokens; run pip install -U .*2\.52"),
         ray_session._guarded(tmp_path),
     ):
         pass
@@ -207,7 +208,7 @@ def test_an_unreachable_cluster_is_told_in_one_sentence(address: str) -> None:
     )
     environment = {**os.environ, "RAY_ADDRESS": address}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert f"no Ray cluster answers at RAY_ADDRESS={address}" in done.stdout, done.stderr
+    assert f"no Ray cluster responds at RAY_ADDRESS={address}" in done.stdout, done.stderr
 
 
 def promise(folder: Path, monkeypatch: pytest.MonkeyPatch, types: str) -> None:
@@ -283,11 +284,11 @@ def test_another_version_is_told_with_both(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setattr(ray_session, "_knock", lambda _: None)
+    monkeypatch.setattr(ray_session, "_check_reachable", lambda _: None)
     monkeypatch.setattr("ray._raylet.GcsClient", lambda **_: None)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
 
-    sentence = r"runs Ray 2\.11\.0 on Python 3\.9\.2, and here is Ray 2\.60\.0 on Python 3\.11\.7"
+    sentence = r"runs Ray 2\.11\.0 on Python 3\.9\.2, but this machine runs Ray 2\.60\.0 on Python 3\.11\.7"
     with pytest.raises(ValueError, match=sentence), ray_session.ray_session():
         pass
 
@@ -309,13 +310,16 @@ except ValueError as error:
 def test_a_wrong_or_missing_token_is_one_sentence(tmp_path: Path) -> None:
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     token = "a" * 64
-    rejected = "rejects the token, or there is none; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"
+    rejected = "rejected the token, or none was given; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"
     cases: list[tuple[dict[str, str], str]] = [
         ({}, rejected),
         ({"RAY_AUTH_MODE": "token"}, rejected),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}, rejected),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")}, rejected),
-        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "clé"}, "RAY_AUTH_TOKEN: the token holds characters other than"),
+        (
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "clé"},
+            "RAY_AUTH_TOKEN: the token contains characters",
+        ),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}, "joined"),
     ]
     with ray_head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token) as head:
@@ -326,3 +330,101 @@ def test_a_wrong_or_missing_token_is_one_sentence(tmp_path: Path) -> None:
             )
             assert done.returncode == 0 and done.stdout.count("\n") == 1 and expected in done.stdout, done
             assert token not in done.stdout
+
+
+def test_workers_find_modules_where_this_process_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, unknown = str(tmp_path / "known"), str(tmp_path / "unknown")
+    monkeypatch.setattr(sys, "path", [*sys.path, known])
+    paths = ray_session._job_config(None)._py_driver_sys_path
+    paths.extend([known, unknown])
+    assert paths == [known]
+
+
+LOST = """
+import sys, time
+import psutil
+from syncclip.runtime import ray_session
+from syncclip.runtime.shutdown import listening
+ray_session.DAEMONS, ray_session.STUCK_SECONDS = ("sleep",), 0.5
+with listening():
+    daemon = psutil.Popen(["sleep", "600"])
+    try:
+        with ray_session.watched("local", [daemon]):
+            daemon.kill()
+            while True:
+                try:
+                    time.sleep(60)
+                except KeyboardInterrupt:
+                    if len(sys.argv) == 1:
+                        raise
+    except ray_session.LostRayError:
+        print("raised")
+"""
+
+
+@pytest.mark.parametrize(("stuck", "status", "out"), [([], 0, "raised\n"), (["stuck"], 1, "")])
+def test_a_daemons_end_is_reported_and_interrupts_the_main_thread(stuck: list[str], status: int, out: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOST, *stuck], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, out)
+    assert done.stderr.startswith("syncclip: this machine's Ray stopped responding") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.xdist_group("heads")
+def test_a_command_ends_with_one_message_if_the_clusters_head_is_lost(tiny: TinyWorld, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    with ray_head() as head:
+        command = [sys.executable, "-m", "syncclip", "synth", tiny.recipe, "--out", str(out)]
+        with (tmp_path / "log").open("w+") as log:
+            driver = subprocess.Popen(
+                [*command, "synthesis.images_per_class=400"], env={**os.environ, **head.to_join}, stdout=log, stderr=log
+            )
+            try:
+                while not (out / "00000_stats.json").exists():
+                    assert driver.poll() is None, (tmp_path / "log").read_text()
+                    time.sleep(0.05)
+                head.lose()
+                status = driver.wait(300)
+            finally:
+                driver.kill()
+                driver.wait()
+            log.seek(0)
+            messages = [line for line in log.read().splitlines() if not line.startswith("synth: ")]
+    assert status == 1, messages
+    (message,) = messages
+    assert f"the Ray cluster at {head.to_join['RAY_ADDRESS']} " in message
+    assert message.endswith("run the same command to resume")
+
+
+BUSY = """
+import sys, time
+import psutil, ray
+from syncclip.runtime.ray_session import ray_session
+with ray_session(1):
+    family = psutil.Process().children(recursive=True)
+    paused = [one for one in family if sys.argv[1] in one.name() or any(sys.argv[1] in word for word in one.cmdline())]
+    assert paused
+    for one in paused:
+        one.suspend()
+    time.sleep(10)
+    for one in paused:
+        one.resume()
+    time.sleep(5)
+    print(ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("part", ["raylet", "gcs_server", "DashboardAgent", "RuntimeEnvAgent"])
+def test_a_local_ray_that_is_unresponsive_for_a_while_is_not_lost(part: str) -> None:
+    """As on an overloaded machine; health checks are made 50 times as strict, to fail within seconds."""
+    strict = {"RAY_health_check_period_ms": "200", "RAY_health_check_timeout_ms": "200"}
+    strict |= {"RAY_health_check_initial_delay_ms": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", BUSY, part]
+    done = subprocess.run(command, env={**environment, **strict}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")

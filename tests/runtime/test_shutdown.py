@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from subprocess import PIPE
 
 import pytest
@@ -71,6 +72,38 @@ def test_handlers_that_a_library_installs_never_run() -> None:
     assert (running.returncode, err) == (143, shutdown.SENTENCE + "\n")
 
 
+def test_a_signal_that_an_older_thread_receives_interrupts_a_waiting_main_thread() -> None:
+    body = """
+    import threading
+    older = threading.Thread(target=time.sleep, args=[600], daemon=True)
+    older.start()
+    threading.Timer(0.3, lambda: signal.pthread_kill(older.ident, signal.SIGINT)).start()
+    signalled(lambda: time.sleep(600))
+    """
+    with process(body) as running:
+        _, err = running.communicate()
+    assert (running.returncode, err) == (130, shutdown.SENTENCE + "\n")
+
+
+def test_a_wake_up_just_before_the_main_thread_waits_is_repeated() -> None:
+    """A signal that arrives after Python has checked for signals does not interrupt the system call that follows."""
+    body = """
+    pthread_kill, sent = signal.pthread_kill, []
+
+    def too_early_at_first(thread, number):
+        sent.append(number)
+        if len(sent) > 1:
+            pthread_kill(thread, number)
+
+    signal.pthread_kill = too_early_at_first
+    signalled(lambda: time.sleep(600))
+    """
+    with process(body) as running:
+        running.terminate()
+        _, err = running.communicate()
+    assert (running.returncode, err) == (143, shutdown.SENTENCE + "\n")
+
+
 def test_signals_that_a_library_unblocks_are_waited_for_like_others() -> None:
     """As multiprocessing's resource tracker does in the thread that needs it first."""
     body = """
@@ -110,7 +143,7 @@ def test_what_is_in_flight_is_finished_before_the_command_is_interrupted() -> No
         out, err = running.communicate()
     assert (running.returncode, out) == (143, "finished 1\n")
     assert err.splitlines() == [
-        "finishing what is in flight, within 60 s; a second signal ends it at once",
+        "finishing in-flight work, within 60 s; a second signal ends it at once",
         shutdown.SENTENCE,
     ]
 
@@ -186,12 +219,16 @@ def test_where_nobody_listens_a_block_is_interrupted_as_ever() -> None:
 
 
 def test_afterwards_signals_are_as_they_were() -> None:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    def state() -> object:
+        handlers = [signal.getsignal(number) for number in (*shutdown.SIGNALS, shutdown.WAKE)]
+        return signal.pthread_sigmask(signal.SIG_BLOCK, []), handlers, len([*Path("/proc/self/fd").iterdir()])
+
+    before = state()
     with shutdown.listening():
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) >= shutdown.SIGNALS
         with shutdown.listening(3) as inner:
             assert inner.grace == 3
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    assert state() == before
     assert not shutdown.requested()
 
 

@@ -80,5 +80,5 @@ def test_a_lost_answer_is_no_refusal(before: bytes | None) -> None:
 
 def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*below: .*; choose a place that you may write"):
+    with pytest.raises(UserError, match=r"cannot write .*below: .*; choose a location that you may write"):
         swap(str(tmp_path / "file" / "below"), None, b"")

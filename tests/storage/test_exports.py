@@ -42,7 +42,7 @@ def test_a_manifest_lists_size_and_sha256_of_each_file(tmp_path: Path) -> None:
 def test_another_export_is_refused_and_changes_nothing(tmp_path: Path, to: str, run: str, told: str) -> None:
     write(str(tmp_path))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=f"holds {told} already; choose another --out, or remove the folder"):
+    with pytest.raises(UserError, match=f"already contains {told}; choose another --out, or remove the folder"):
         write(str(tmp_path), {"classes.json": b"{}"}, to, run)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     write(str(tmp_path))
@@ -50,7 +50,7 @@ def test_another_export_is_refused_and_changes_nothing(tmp_path: Path, to: str, 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(UserError, match=r"holds mine.txt already; choose another --out"):
+    with pytest.raises(UserError, match=r"already contains mine.txt; choose another --out"):
         write(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -72,7 +72,7 @@ def test_an_export_that_is_cut_off_is_unfinished_until_the_same_command_complete
         ] == [True]
         with pytest.raises(UserError, match="unfinished"):
             require_whole_folder(folder)
-        with pytest.raises(UserError, match="holds the export of another run already"):
+        with pytest.raises(UserError, match="already contains the export of another run"):
             write(str(folder), run="b")
         write(str(folder))
         assert list(problems_of_export(str(folder))) == []
@@ -134,7 +134,7 @@ def test_a_manifest_of_another_export_is_reported(tmp_path: Path) -> None:
     write(str(tmp_path / "a")), write(str(tmp_path / "b"), {**FILES, "other.bin": b"b"}, run="b")
     shutil.copy(tmp_path / "b" / MANIFEST, tmp_path / "a" / MANIFEST)
     (problem,) = problems_of_export(f"{tmp_path}/a")
-    assert problem.startswith(f"{tmp_path}/a/other.bin is not as it was exported")
+    assert problem.startswith(f"{tmp_path}/a/other.bin does not match its checksum")
 
 
 def test_two_exports_into_one_folder_at_a_time_are_refused(tmp_path: Path) -> None:

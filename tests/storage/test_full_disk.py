@@ -48,7 +48,7 @@ def assert_whole(folder: Path) -> int:
 def test_a_full_file_system_ends_in_one_sentence_and_keeps_what_was_committed(small_disk: Path) -> None:
     folder = small_disk / "set"
     done = subprocess.run([sys.executable, "-c", FILLS, str(folder)], capture_output=True, text=True)
-    assert "no space left; choose another place or free some space" in done.stdout, done.stderr
+    assert "no space left; choose another location or free some space" in done.stdout, done.stderr
     assert 0 < assert_whole(folder) < 20
 
 
@@ -66,6 +66,6 @@ def test_other_ways_of_having_no_room_read_alike(tmp_path: Path, monkeypatch: py
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="choose another place or free some space"):
+    with pytest.raises(UserError, match="choose another location or free some space"):
         storage.write_bytes(str(tmp_path / "x"), b"new")
     assert list(tmp_path.iterdir()) == []

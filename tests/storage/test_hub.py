@@ -59,7 +59,9 @@ def test_paths_and_urls_are_no_names_on_the_hub(hub: Hub, name: str) -> None:
     "name", ["hf://", "hf://birds", "hf://datasets/alice/birds", "hf://alice/birds/x", "hf://a b/c"]
 )
 def test_what_cannot_be_a_repository_is_refused(hub: Hub, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name}: not a repository of the Hugging Face hub; write hf://owner/name\["):
+    with pytest.raises(
+        UserError, match=rf"{name}: not a repository name of the Hugging Face Hub; write hf://owner/name\["
+    ):
         fetched(name, ["recipe.yaml"])
 
 
@@ -72,9 +74,9 @@ def test_the_commit_that_was_fetched_has_a_name_of_its_own(birds: Repository) ->
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("hf://alice/bird", "the hub has no such repository, or a private one; check the name"),
-        ("hf://alice/birds@v9", "the repository on the hub has no such revision; check what follows the @"),
-        ("hf://alice/bi..rds", "it can be no name on the hub; write owner/name"),
+        ("hf://alice/bird", "no such repository on the Hub, or a private one; check the name"),
+        ("hf://alice/birds@v9", "the repository on the Hub has no such revision; check the part after the @"),
+        ("hf://alice/bi..rds", "not a valid name on the Hub; write owner/name"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(birds: Repository, name: str, reason: str) -> None:
@@ -95,9 +97,7 @@ def test_a_private_one_needs_the_token(birds: Repository, monkeypatch: pytest.Mo
 def test_another_model_is_refused(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     hub.repositories["alice/bert"] = bert = Repository()
     bert.commit("main", {"config.json": b"{}", "pytorch_model.bin": b"a pickle"})
-    with pytest.raises(
-        UserError, match=r"hf://alice/bert: no run of syncclip is in .*, as it has no recipe\.yaml, prompts"
-    ):
+    with pytest.raises(UserError, match=r"hf://alice/bert: .* is not a syncclip run: it has no recipe\.yaml, prompts"):
         fetch("hf://alice/bert")
     assert hub.fetched == [] and capfd.readouterr().err == ""
 
@@ -106,9 +106,7 @@ def test_without_a_network_what_was_fetched_before_is_used(birds: Repository, mo
     folder = fetch()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert fetch() == folder
-    with pytest.raises(
-        UserError, match=r"hf://alice/bird: the hub can't be reached \(.*refused.*\); check path and net"
-    ):
+    with pytest.raises(UserError, match=r"hf://alice/bird: the Hub is unreachable \(.*refused.*\); check path and net"):
         fetch("hf://alice/bird")
 
 

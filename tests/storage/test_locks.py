@@ -205,8 +205,8 @@ def test_a_silent_lease_of_another_machine_is_taken_over_after_three_renewals(
     take(folder)
     assert clock[0] == 1045.0 + settled(folder)
     assert capsys.readouterr().err == (
-        f"{folder}: `synth` of ada@node7 (process 12) writes there since 2026-01-01 00:00 UTC; this waits for up to "
-        "45 s, in case that command is no more\n"
+        f"{folder}: `synth` of ada@node7 (process 12) writes there since 2026-01-01 00:00 UTC; waiting for up to "
+        "45 s, in case that command has ended\n"
     )
 
 
@@ -282,7 +282,7 @@ def test_a_lease_is_renewed_beside_the_work(tmp_path: Path, monkeypatch: pytest.
 
 def test_an_owner_that_stood_still_and_was_robbed_writes_nothing_more(folder: str, clock: list[float]) -> None:
     file = storage.join(folder, "run.json")
-    robbed = r"one: `synth` of ada@node7 .* after no sign of life of this command"
+    robbed = r"one: `synth` of ada@node7 .* after this command stopped renewing"
     with pytest.raises(LostLeaseError, match=robbed), lease(folder, "train"):
         storage.write_bytes(file, b"first")
         from_elsewhere(folder)
@@ -341,7 +341,7 @@ def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_
             storage.write_bytes(str(tmp_path / "run.json"), b"the new owner's")
             process.send_signal(signal.SIGCONT)
             said, _ = process.communicate(b"write\n")
-        assert b"after no sign of life of this command; this one ends here" in said
+        assert b"after this command stopped renewing its lock; this one ends here" in said
     assert (tmp_path / "run.json").read_bytes() == b"the new owner's"
 
 
@@ -387,7 +387,7 @@ def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> 
             storage.write_bytes(file, b"2")
     with current().under_lock(folder, token), pytest.raises(LostLeaseError, match="removed in the middle"):
         storage.write_bytes(file, b"3")
-    taken = pytest.raises(LostLeaseError, match=r"one: `train` of .*, after no")
+    taken = pytest.raises(LostLeaseError, match=r"`train` of .*, after this")
     with lease(folder, "train"), current().under_lock(folder, token), taken:  # by the driver's successor
         storage.write_bytes(file, b"3")
     assert storage.read_bytes(file) == b"2"
@@ -397,7 +397,7 @@ def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> 
 
 def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*file/\.syncclip\.lease: .*; choose a place that you may"):
+    with pytest.raises(UserError, match=r"cannot write .*file/\.syncclip\.lease: .*; choose a location that you may"):
         take(str(tmp_path / "file"))
 
 

@@ -54,9 +54,9 @@ def test_a_folder_or_file_that_another_user_made_is_refused(tmp_path: Path, monk
     (tmp_path / "folder").mkdir(0o777)
     (tmp_path / "file").write_bytes(b"planted")
     another_users(monkeypatch)
-    with pytest.raises(UserError, match="folder was made by the user of number 4712"):
+    with pytest.raises(UserError, match="folder belongs to user 4712"):
         make_private(tmp_path / "folder")
-    with pytest.raises(UserError, match="file was made by the user of number 4712"):
+    with pytest.raises(UserError, match="file belongs to user 4712"):
         open_private(tmp_path / "file", os.O_RDONLY)
 
 
@@ -64,7 +64,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     (tmp_path / "link").symlink_to(target)
-    with pytest.raises(UserError, match="link is a link, of another user or of another kind"):
+    with pytest.raises(UserError, match="link is a link, of another user or of another type"):
         SharedFolder(tmp_path / "link", 100).open("a", 5, lambda path: None)
     assert list(target.iterdir()) == []
     (tmp_path / "shards").mkdir()
@@ -79,8 +79,8 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
 
 def test_a_pipe_or_a_file_in_a_folders_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="of another kind"):
+    with pytest.raises(UserError, match="of another type"):
         open_private(tmp_path / "pipe", os.O_RDONLY)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="of another kind"):
+    with pytest.raises(UserError, match="of another type"):
         make_private(tmp_path / "file")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from syncclip import storage
-from syncclip.storage import downloads, responses
+from syncclip.core.session import current
+from syncclip.storage import downloads
 from tests.worlds.faulty_s3 import DAMAGING, Fault, FaultyS3
 
 pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("impatient")]
@@ -140,7 +141,7 @@ def test_an_object_whose_tag_is_no_digest_is_believed_when_answers_agree(
     place: str, proxy: FaultyS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of encrypted objects, and of those that were uploaded in parts. At first three, since one may be damaged."""
-    monkeypatch.setattr(responses, "_other_tags", set())
+    current().untagged_buckets.clear()
     monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 5 << 20)
     data = DATA * 110  # two parts
     (tmp_path / "large").write_bytes(data)

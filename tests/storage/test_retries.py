@@ -234,7 +234,7 @@ def test_a_refused_connection_is_told_in_one_sentence(place: str, monkeypatch: p
 def test_wrong_credentials_are_told_in_one_sentence(place: str, proxy: FaultyS3) -> None:
     for call in (storage.listdir, storage.read_bytes, storage.remove, lambda url: storage.write_bytes(url, b"1")):
         proxy.spoil("403", 10)
-        with pytest.raises(UserError, match=r"cannot \w+ .*; check the credentials and whether they may \w+$"):
+        with pytest.raises(UserError, match=r"cannot \w+ .*; check the credentials and whether they permit to \w+$"):
             call(place)
         assert len(proxy.seen) <= 2  # trying again would not help, and could lock an account
 
@@ -246,7 +246,7 @@ def test_a_missing_right_is_told_by_its_name(place: str, proxy: FaultyS3) -> Non
 
 
 def test_an_absent_bucket_is_told_in_one_sentence(behind: tuple[str, FaultyS3]) -> None:
-    with pytest.raises(UserError, match=r"cannot write s3://absent/x: it is not there; check the bucket's name"):
+    with pytest.raises(UserError, match=r"cannot write s3://absent/x: not found; check the bucket's name"):
         storage.write_bytes("s3://absent/x", b"1")
     with pytest.raises(UserError, match=r"cannot write s3://Not A Bucket/x: .*bucket"):
         storage.write_bytes("s3://Not A Bucket/x", b"1")

@@ -56,7 +56,7 @@ def test_what_no_path_can_be_is_refused_in_one_sentence(path: str) -> None:
         lambda url: storage.fetch(url, Path("never")),
     ]
     for call in calls:
-        with pytest.raises(UserError, match="can't be a path here"):
+        with pytest.raises(UserError, match="is not a valid path"):
             call(path)
 
 
@@ -65,11 +65,11 @@ def test_a_pipe_or_a_device_is_refused_and_not_waited_for(path: str, tmp_path: P
     os.mkfifo(tmp_path / "pipe")
     place = str(tmp_path / path)  # an absolute one stays as it is
     for call in (storage.read_bytes, storage.open_read, lambda url: storage.read_many([url])):
-        with pytest.raises(UserError, match="is no file but a pipe or a device"):
+        with pytest.raises(UserError, match="is a pipe or a device"):
             call(place)
-    with pytest.raises(UserError, match="is no file but a pipe or a device"):
+    with pytest.raises(UserError, match="is a pipe or a device"):
         storage.fetch(place, tmp_path / "copy")
-    with pytest.raises(UserError, match="is no file but a pipe or a device"):
+    with pytest.raises(UserError, match="is a pipe or a device"):
         ShardCache().read(ShardFile(place), 0, 5)
 
 

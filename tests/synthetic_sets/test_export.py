@@ -257,7 +257,7 @@ def test_a_damaged_export_is_not_imported(url: str, tmp_path: Path, to: str) -> 
     dataset = Dataset(name="b", classnames=list(NAMES), template="a {}", splits={})
     file = sorted(path for path in Path(source).rglob("*") if path.suffix in (".tar", ".jpg"))[-1]
     flip(file)
-    with pytest.raises(UserError, match=f"{file} is not as it was exported: it was damaged or exchanged"):
+    with pytest.raises(UserError, match=f"{file} does not match its checksum: it was damaged or swapped"):
         import_set(source, dataset, f"{tmp_path}/again")
     assert not (tmp_path / "again").exists()
 

@@ -68,7 +68,9 @@ def test_a_disk_that_fills_up_stops_a_run_and_with_space_it_goes_on(
         if done == 11:
             fill(small_disk)
 
-    with pytest.raises(UserError, match=r"^cannot write .*/run/.*: no space left; choose another place or free some"):
+    with pytest.raises(
+        UserError, match=r"^cannot write .*/run/.*: no space left; choose another location or free some"
+    ):
         run(fakes.job(broken, **changes), listener=fill_after_eleven)
     assert [int(path.stem[5:]) for path in sorted((broken / "checkpoints").glob("*.json"))] == committed
     assert not list(broken.rglob("*.part"))
@@ -82,7 +84,7 @@ def test_a_disk_that_fills_up_stops_a_run_and_with_space_it_goes_on(
 
 def test_a_run_that_finds_no_room_at_its_start_is_told(small_disk: Path) -> None:
     fill(small_disk)
-    with pytest.raises(UserError, match=r"^cannot write .*/run.json: no space left; choose another place"):
+    with pytest.raises(UserError, match=r"^cannot write .*/run.json: no space left; choose another location"):
         run(fakes.job(small_disk))
 
 

@@ -53,7 +53,7 @@ def test_a_lost_driver_and_a_wait_for_machines_show(tmp_path: Path) -> None:
     lines = status.run_lines(str(tmp_path))
     assert lines is not None
     assert lines[:2] == ["running: no step made yet", "training waits for machines"]
-    assert "the driver is gone" in lines[2] and "the same `train` command continues" in lines[2]
+    assert "the driver is gone" in lines[2] and "run the same `train` command" in lines[2]
 
 
 def test_what_ended_is_told_by_its_record(tmp_path: Path) -> None:

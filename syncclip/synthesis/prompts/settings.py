@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 
 from pydantic import model_validator
 
+from syncclip.clip.prompt_text import filled
 from syncclip.core.settings import Settings, Template, added
-from syncclip.core.text import filled, nearest
+from syncclip.core.text import nearest
 from syncclip.synthesis.prompts.captions import Sentences
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 

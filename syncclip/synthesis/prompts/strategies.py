@@ -10,8 +10,9 @@ from typing import Annotated, Literal, overload
 
 from pydantic import Field, model_validator
 
+from syncclip.clip.prompt_text import fill, filled
 from syncclip.core.settings import Settings, Template, with_one_place
-from syncclip.core.text import ARTICLE, fill, filled
+from syncclip.core.text import ARTICLE
 from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSettings
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from syncclip.clip.prompt_text import filled
 from syncclip.core.settings import UserError
-from syncclip.core.text import filled
 from syncclip.storage.urls import home_path
 from syncclip.synthesis.generators.loading import load_pretrained, quiet
 from syncclip.synthesis.generators.weights import commit_on_hub

@@ -278,7 +278,7 @@ def test_only_a_recipe_of_ones_own_names_a_place_of_compiled_code(tmp_path: Path
 
 def test_a_generator_shares_what_it_compiles_only_where_the_user_says(family: Family, tmp_path: Path) -> None:
     place = str(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match=f"compile_cache: '{COMPILED}{place}' names code to be run"):
+    with pytest.raises(UserError, match=f"compile_cache: '{COMPILED}{place}' is custom code"):
         Generator(family("sd", speed="fast", compile_cache=place))
     trust(COMPILED + place)
     generator = Generator(family("sd", speed="fast", compile_cache=place))

@@ -231,7 +231,7 @@ def test_a_token_is_sent_where_one_is_asked_for_and_told_nowhere(
     monkeypatch.setenv(TOKEN, f"{SECRET}\n")
     assert are_their_own(make(server))
     monkeypatch.setenv(TOKEN, "sk-in\ntwo-lines")
-    with pytest.raises(UserError, match=f"{TOKEN}: the token holds characters other than printable ASCII") as refusal:
+    with pytest.raises(UserError, match=f"{TOKEN}: the token contains characters other") as refusal:
         make(server)
     assert "two-lines" not in str(refusal.value)
 

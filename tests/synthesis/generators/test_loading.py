@@ -244,7 +244,7 @@ def test_a_pipeline_whose_index_names_code_is_refused(
     (folder / "model_index.json").write_text(json.dumps(index | {part: place}))
     (folder / part).mkdir(exist_ok=True)
     (folder / part / "diffusers.py").write_text("raise SystemExit")
-    with pytest.raises(UserError, match=rf"model_index\.json: {part}: '{name}' names code to be run"):
+    with pytest.raises(UserError, match=rf"model_index\.json: {part}: '{name}' is custom code"):
         Generator(settings_of(folder))
 
 

@@ -1,0 +1,74 @@
+"""Class names in prompts: templates, English articles, and the words that CLIP's tokenizers read."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+import regex
+
+from syncclip.core.text import ARTICLE
+from syncclip.embedded import CLIP_WORD
+
+_VOWEL = re.compile(
+    r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
+)
+"""Beginnings of lower-case words that are pronounced with a vowel first."""
+_SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
+"""Beginnings of words that are pronounced letter by letter."""
+
+
+def spoken(classname: str) -> str:
+    """Return a class name as written in a sentence: underscores become spaces, and white space is collapsed.
+
+    CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
+    """
+    return " ".join(classname.replace("_", " ").split())
+
+
+def fill(template: str, classnames: Iterable[str]) -> list[str]:
+    """Insert each class name into the template at `{}`, or with its article at `{a}`."""
+    if ARTICLE in template:
+        template, classnames = template.replace(ARTICLE, "{}"), map(with_article, classnames)
+    parts = template.split("{}")
+    return [name.join(parts) for name in classnames]
+
+
+def filled(template: str, classname: str) -> str:
+    """Insert one class name into the template, see `fill`."""
+    return fill(template, [classname])[0]
+
+
+def with_article(classname: str) -> str:
+    """Prepend "a" or "an" to a class name by its pronunciation: "an hour", "a unicorn", "an F-16", "an 80s car"."""
+    word = spoken(classname).partition(" ")[0]
+    vowel = word[0] in "AEFHILMNORSX" if _SPELLED.match(word) else _VOWEL.match(word.lower())
+    return f"{'an' if vowel else 'a'} {classname}"
+
+
+def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
+    """Return "<phrase> <name>." for every class; an empty phrase is replaced by n times "X"."""
+    prefix = phrase or " ".join(["X"] * n)
+    return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
+
+
+def too_long(sentence: str, context: int) -> str:
+    """Return the message for a text of more than `context` tokens."""
+    return f"the text '{sentence}' does not fit the {context} tokens of this CLIP's context"
+
+
+def as_clip_reads(classname: str) -> str:
+    """Return the words that CLIP's tokenizers read in a class name: equal texts have equal tokens.
+
+    The tokenizers drop spaces and split letters, single digits and signs: "MD80" and "MD 80" are the same name.
+
+    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer, which are those of OpenAI's CLIP.
+    """
+    if classname.isascii():
+        text = html.unescape(html.unescape(classname))
+    else:
+        from open_clip.tokenizer import basic_clean  # takes seconds
+
+        text = basic_clean(classname)
+    return " ".join(regex.findall(CLIP_WORD, spoken(text).lower()))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from syncclip.clip.prompt_text import fill, filled, spoken, with_article
+
+
+def test_underscores_of_class_names_are_spaces_in_sentences() -> None:
+    assert [spoken(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3
+
+
+@pytest.mark.parametrize(
+    ("classname", "expected"),
+    [
+        ("dog", "a dog"),
+        ("airplane", "an airplane"),
+        ("hot_air balloon", "a hot_air balloon"),
+        ("umbrella", "an umbrella"),
+        ("unicorn", "a unicorn"),
+        ("uninhabited island", "an uninhabited island"),
+        ("USB stick", "a USB stick"),
+        ("UMBRELLA", "an UMBRELLA"),
+        ("hourglass", "an hourglass"),
+        ("house", "a house"),
+        ("European robin", "a European robin"),
+        ("one-way street", "a one-way street"),
+        ("F-16A/B", "an F-16A/B"),
+        ("BMW 3 Series", "a BMW 3 Series"),
+        ("SUV", "an SUV"),
+        ("A380", "an A380"),
+        ("747-400", "a 747-400"),
+        ("8-ball", "an 8-ball"),
+        ("11th hour", "an 11th hour"),
+        ("118 bus", "a 118 bus"),
+        ("X-ray", "an X-ray"),
+    ],
+)
+def test_the_article_is_that_of_the_spoken_word(classname: str, expected: str) -> None:
+    assert with_article(classname) == expected
+
+
+def test_a_template_is_filled_with_the_name_or_with_its_article() -> None:
+    assert fill("a photo of a {}.", ["owl", "cat"]) == ["a photo of a owl.", "a photo of a cat."]
+    assert fill("a photo of {a}.", ["owl", "cat"]) == ["a photo of an owl.", "a photo of a cat."]
+    assert filled("a sentence of its own", "owl") == "a sentence of its own"
