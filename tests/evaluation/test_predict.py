@@ -76,9 +76,9 @@ def test_every_protocol_equals_a_loop_over_images() -> None:
     numbers, _ = evaluate_method(method, images, batch=7)
     hits: dict[str, list[bool]] = {"base": [], "novel": [], "all_classes_base": [], "all_classes_novel": []}
     for row, label in enumerate(images.labels.tolist()):
-        half, candidates = ("base", [0, 1, 2]) if label < 3 else ("novel", [3, 4])
-        hits[half].append(max(candidates, key=lambda c: float(scores[row, c])) == label)
-        hits[f"open_{half}"].append(max(range(5), key=lambda c: float(scores[row, c])) == label)
+        split, candidates = ("base", [0, 1, 2]) if label < 3 else ("novel", [3, 4])
+        hits[split].append(max(candidates, key=lambda c: float(scores[row, c])) == label)
+        hits[f"all_classes_{split}"].append(max(range(5), key=lambda c: float(scores[row, c])) == label)
     percent = {name: 100 * sum(right) / len(right) for name, right in hits.items()}
     everything = hits["all_classes_base"] + hits["all_classes_novel"]
     percent["all_classes_accuracy"] = 100 * sum(everything) / len(everything)
