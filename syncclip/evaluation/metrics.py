@@ -23,13 +23,11 @@ METRIC_HEADINGS = {
     "openworld_auc": "OpenworldAUC",
     "ece": "ECE",
 }
-"""Keys of `results.json` and their headings, all per cent. Open: among all classes; otherwise among those of the
-image's half."""
+"""Keys of `results.json`, in percent, and their headings. Open: among all classes; otherwise within the split."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
-"""The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes; and
-OpenworldAUC."""
+"""The accuracies within each split and among all classes with their harmonic means, and OpenworldAUC."""
 HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all_classes_novel")}
-"""Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
+"""Harmonic means, which the literature computes from means over datasets."""
 
 
 Floats = npt.NDArray[np.float64]
