@@ -174,11 +174,11 @@ def test_files_that_do_not_fit_the_set_are_refused(
         with pytest.raises(UserError, match=told):
             resolve.resolve_run(recipe(tiny, synthetic, str(place), *PROMPTKD, *values))
 
-    refused(r"gone: no teacher's files there, or not all of them; write them with `sync", tiny_set, tmp_path / "gone")
+    refused(r"gone: the teacher's files are missing or incomplete", tiny_set, tmp_path / "gone")
     file = json.loads((Path(teacher) / TEACHER).read_text())
     file.pop("seal")
     cases = {
-        r"this teacher tells 6 classes apart that are not the 6 of": {"classnames": [*"abcdef"]},
+        r"the teacher's 6 classes are not the 6 of": {"classnames": [*"abcdef"]},
         r"of 1 of 2 shards are not there \(00001\.tar\); write them with `syncclip teacher": {
             "shards": file["shards"][:1]
         },

@@ -162,7 +162,7 @@ def test_a_class_without_images_has_no_accuracy() -> None:
 
 
 def test_an_empty_split_is_refused() -> None:
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="contains no images"):
         predict(TableMethod(torch.eye(3), 2), Rows([]), 2, transform)
 
 
@@ -206,7 +206,7 @@ def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None
 def test_a_part_that_is_missing_or_came_twice_is_never_counted(chosen: list[int]) -> None:
     method, images, _ = random_world()
     found = [predict(method, images, method.base, transform, batch=7, part=part, parts=2) for part in chosen]
-    with pytest.raises(AssertionError, match="came twice, or not at all"):
+    with pytest.raises(AssertionError, match="missing or duplicated"):
         Predictions.joined(found, len(images))
 
 
