@@ -49,7 +49,7 @@ class Predictions:
     all_classes_prediction: npt.NDArray[np.int64]  # among all classes
     within_split_confidence: npt.NDArray[np.float64]  # probability of the predicted class
     all_classes_confidence: npt.NDArray[np.float64]
-    base_score: npt.NDArray[np.float64]  # largest probability of a base class among all classes; NaN: not measured
+    base_score: npt.NDArray[np.float64]  # largest probability of a base class among all classes; NaN: missing
 
     def __len__(self) -> int:
         return len(self.label)
