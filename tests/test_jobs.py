@@ -40,7 +40,7 @@ def test_the_checkpoint_that_is_best_on_validation_images_is_named_and_changes_n
     plain, best = tmp_path / "plain", tmp_path / "best"
     jobs.run_here(recipe, str(plain))
     jobs.run_here(recipe.with_values({"training.keep_best": "validation"}), str(best))
-    named = r"of the checkpoints the best by validation is that of step [24] \([0-9.]+\)"
+    named = r"the best checkpoint by validation is that of step [24] \([0-9.]+\)"
     (note,) = json.loads((best / "run.json").read_text())["notes"]
     assert re.fullmatch(named, note)
     assert (best / "prompts.safetensors").read_bytes() == (plain / "prompts.safetensors").read_bytes()

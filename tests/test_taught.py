@@ -174,11 +174,11 @@ def test_files_that_do_not_fit_the_set_are_refused(
         with pytest.raises(UserError, match=told):
             resolve.resolve_run(recipe(tiny, synthetic, str(place), *PROMPTKD, *values))
 
-    refused(r"gone: no teacher's files there, or not all of them; write them with `sync", tiny_set, tmp_path / "gone")
+    refused(r"gone: the teacher's files are missing or incomplete", tiny_set, tmp_path / "gone")
     file = json.loads((Path(teacher) / TEACHER).read_text())
     file.pop("seal")
     cases = {
-        r"this teacher tells 6 classes apart that are not the 6 of": {"classnames": [*"abcdef"]},
+        r"the teacher's 6 classes are not the 6 of": {"classnames": [*"abcdef"]},
         r"of 1 of 2 shards are missing \(00001\.tar\); run `syncclip teacher": {"shards": file["shards"][:1]},
         r"of 1 of 2 shards are for other images \(00000\.tar\); run": {
             "shards": [[*file["shards"][0][:4], "0" * 64], file["shards"][1]]

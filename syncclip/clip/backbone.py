@@ -1,4 +1,4 @@
-"""Loading a frozen CLIP: the embedded one, a folder, or any model of open_clip."""
+"""Load a frozen CLIP: the embedded one, a folder, or any model of open_clip."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import nearest
 from syncclip.embedded import CLIP
 
-if TYPE_CHECKING:  # a set's plan names its backbone, and whoever reads it goes without torch
+if TYPE_CHECKING:  # plans contain a backbone and are read without torch
     from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -35,11 +35,12 @@ class BackboneSettings(Settings):
     """
 
     name: str = EMBEDDED
-    """open_clip's name, such as `ViT-B-16`, `local-dir:FOLDER` or `hf-hub:REPOSITORY`; `icons` is the embedded CLIP."""
+    """open_clip model name, such as `ViT-B-16`, `local-dir:FOLDER` or `hf-hub:REPOSITORY`; `icons` is the embedded
+    CLIP."""
     pretrained: str | None = None
-    """open_clip's tag of the weights, such as `openai`, or a file; None for models that bring theirs."""
+    """open_clip tag of the weights, such as `openai`, or a file; None for models that include weights."""
     precision: Precision = "fp32"
-    """Of the towers; prompts and losses stay in fp32. fp16: on GPUs, only for evaluation."""
+    """Precision of the image and text towers; prompts and losses stay in fp32. fp16: on GPUs, for evaluation only."""
     checkpoint_activations: bool = False
     """Recompute each block for the gradient: less memory, more time."""
 
@@ -47,7 +48,7 @@ class BackboneSettings(Settings):
         """The same CLIP with absolute paths of local files, for processes with another working folder."""
         folder, weights = Path(self.name.removeprefix("local-dir:")), Path(self.pretrained or "")
         return self.model_copy(
-            update={  # links are kept: the hub's cache links to files without an extension
+            update={  # do not resolve links: the hub's cache links to files without an extension
                 "name": str(folder.absolute()) if self.name != EMBEDDED and folder.is_dir() else self.name,
                 "pretrained": str(weights.absolute()) if weights.is_file() else self.pretrained,
             }
@@ -62,7 +63,7 @@ class Backbone:
         model: open_clip's model, in evaluation mode; no parameter requires a gradient.
         tokenizer: texts -> (n, context) token ids; takes `context_length`.
         preprocess: PIL image -> (3, image_size, image_size), for evaluation.
-        mean, std: of the three channels, on a scale from 0 to 1.
+        mean, std: statistics of the three channels, on a scale from 0 to 1.
         config: open_clip's `model_cfg`, from which it builds the towers.
     """
 
@@ -85,19 +86,19 @@ class Backbone:
 
     @property
     def preprocess_settings(self) -> dict[str, Any]:
-        """What `preprocess` does, as open_clip writes it: size, mean, std, interpolation, resize_mode."""
+        """The parameters of `preprocess` in open_clip's format: size, mean, std, interpolation, resize_mode."""
         visual: Any = self.model.visual
-        settings: dict[str, Any] = json.loads(json.dumps(visual.preprocess_cfg))  # as a file has them: lists, no tuples
+        settings: dict[str, Any] = json.loads(json.dumps(visual.preprocess_cfg))  # lists instead of tuples
         return settings
 
     @cached_property
     def sha256(self) -> str:
-        """Of all parameters and buffers, their names, types, shapes and bytes, and of the kinds of activation, which
-        weights don't tell. It takes seconds for a large CLIP."""
-        import torch  # late, as above
+        """Checksum of all parameters and buffers (names, types, shapes, bytes) and of the activation functions; takes
+        seconds for a large CLIP."""
+        import torch  # imported late, as above
 
-        kinds = {type(module).__name__ for module in self.model.modules()}
-        digest = hashlib.sha256(" ".join(sorted(kind for kind in kinds if "gelu" in kind.lower())).encode())
+        classes = {type(module).__name__ for module in self.model.modules()}
+        digest = hashlib.sha256(" ".join(sorted(name for name in classes if "gelu" in name.lower())).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -108,13 +109,13 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     """Load a CLIP on the CPU.
 
     Raises:
-        UserError: the name or tag is unknown, or the weights are neither here nor available; or it is a folder of
-            `syncclip export` that is damaged or unfinished.
+        UserError: the name or tag is unknown, or the weights are neither cached nor available; or it is a damaged or
+            incomplete folder of `syncclip export`.
     """
-    import open_clip  # late: it takes seconds, which reading settings should not
+    import open_clip  # imported late: it takes seconds
     from transformers import dynamic_module_utils
 
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # refuse a model's own code instead of asking at the terminal
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # reject a model's own code without a prompt at the terminal
     name = _source(settings)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -124,7 +125,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         tokenizer = open_clip.get_tokenizer(name)
     except UserError:
         raise
-    except Exception as error:  # whatever the reason, the remedy is the same
+    except Exception as error:  # of any library involved
         reason = str(error).strip().partition("\n")[0][:200]
         weights = f" with the weights '{settings.pretrained}'" if settings.pretrained else ""
         raise UserError(
@@ -148,31 +149,31 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """open_clip's `model_cfg` of a model, whose files are here by now.
+    """open_clip's `model_cfg` of a loaded model.
 
     Raises:
-        UserError: the model would have code of its own run for its tokenizer.
+        UserError: the tokenizer requires remote code.
     """
     import open_clip
     from huggingface_hub import hf_hub_download
 
-    scheme, _, place = name.partition(":")
+    scheme, _, path = name.partition(":")
     if scheme == "local-dir":
-        file = Path(place) / CONFIG
+        file = Path(path) / CONFIG
     elif scheme == "hf-hub":
-        file = Path(hf_hub_download(place, CONFIG, local_files_only=True))
+        file = Path(hf_hub_download(path, CONFIG, local_files_only=True))
     else:
-        own: dict[str, Any] = open_clip.get_model_config(name.replace("/", "-"))
-        return own
-    whole: dict[str, Any] = json.loads(file.read_bytes())
-    config: dict[str, Any] = whole.get("model_cfg", whole)
+        builtin: dict[str, Any] = open_clip.get_model_config(name.replace("/", "-"))
+        return builtin
+    content: dict[str, Any] = json.loads(file.read_bytes())
+    config: dict[str, Any] = content.get("model_cfg", content)
     if config.get("text_cfg", {}).get("tokenizer_kwargs", {}).get("trust_remote_code"):
-        raise UserError(f"backbone.name: {file} asks for code of its own to be run, which no model may; choose another")
+        raise UserError(f"backbone.name: {file} requires remote code, which is not supported; choose another model")
     return config
 
 
 def _source(settings: BackboneSettings) -> str:
-    """The model's name for open_clip; an unknown one is refused before anything is downloaded."""
+    """The model's name for open_clip; an unknown one raises a UserError before anything is downloaded."""
     import open_clip
 
     name = settings.name
@@ -184,12 +185,12 @@ def _source(settings: BackboneSettings) -> str:
         return _local(folder, "give a folder with open_clip_config.json and weights")
     if name.startswith(SCHEMAS):
         return name
-    known = open_clip.list_models()
-    if name.replace("/", "-") not in known:
-        near = nearest(name, [EMBEDDED, *known]) or EMBEDDED
+    models = open_clip.list_models()
+    if name.replace("/", "-") not in models:
+        near = nearest(name, [EMBEDDED, *models]) or EMBEDDED
         raise UserError(
-            f"backbone.name: no CLIP is called '{name}'; did you mean '{near}'? "
-            f"Known are '{EMBEDDED}', a folder, 'hf-hub:owner/name' and open_clip's models"
+            f"backbone.name: unknown CLIP '{name}'; did you mean '{near}'? "
+            f"Use '{EMBEDDED}', a folder, 'hf-hub:owner/name' or a model of open_clip"
         )
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
     if settings.pretrained not in tags and not Path(settings.pretrained or "").is_file():
@@ -202,7 +203,7 @@ def _source(settings: BackboneSettings) -> str:
 
 
 def _quick_gelu(settings: BackboneSettings) -> bool:
-    """Whether the weights were trained with QuickGELU, as OpenAI's were; open_clip only warns about a model's GELU."""
+    """Whether the weights were trained with QuickGELU, such as OpenAI's; open_clip only warns about a mismatch."""
     import open_clip
 
     published = open_clip.get_pretrained_cfg(settings.name.replace("/", "-"), settings.pretrained or "")

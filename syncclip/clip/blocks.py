@@ -1,4 +1,4 @@
-"""What both towers are run with: one block of open_clip, vectors placed among its tokens, and the number format."""
+"""Operations of both towers: a transformer block of open_clip, vectors inserted into its tokens, and the precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.clip.parts import SHORT, BlockPart, attend_with
 from syncclip.core.settings import UserError
 
 Prompts = Sequence[Tensor | None]
-"""Of the blocks of a tower, from the first on; see `PromptedClip.encode_text`."""
+"""Prompts of a tower's blocks, from the first on; see `PromptedClip.encode_text`."""
 
 
 def attend(
@@ -30,10 +30,10 @@ def attend(
 
     Args:
         block: open_clip's `ResidualAttentionBlock`.
-        query, tokens: (*, Q, width) and (*, T, width); without a query all tokens ask.
+        query, tokens: (*, Q, width) and (*, T, width); without a query all tokens are queries.
         head: (*, S, width), broadcast over the leading dimensions.
-        mask: (Q, S + T), or (C, 1, S + T) with one query a text; added to the attention scores.
-        part: what is learned inside the block.
+        mask: (Q, S + T), or (C, 1, S + T) with one query per text; added to the attention scores.
+        part: learned part inside the block.
 
     Returns:
         (*, Q, width).
@@ -46,20 +46,19 @@ def attend(
     if head is not None:
         keys = torch.cat([block.ln_1(head).expand(*lead, -1, -1), keys], dim=-2)
     flat = keys.flatten(0, -3)
-    asked = flat if normed is keys else normed.flatten(0, -3)  # one tensor for all three is projected in one go
+    queries = flat if normed is keys else normed.flatten(0, -3)  # one tensor for q, k and v is projected at once
     if mask is not None and mask.dim() == 3:
         heads = block.attn.num_heads
         mask = mask[:, None].expand(*lead, heads, *mask.shape[1:]).reshape(-1, *mask.shape[1:])
     short = flat.device.type == "cpu" and flat.shape[-2] <= SHORT
     with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
-        x = query + block.ls_1(block.attention(asked, flat, flat, mask)).view_as(query)
+        x = query + block.ls_1(block.attention(queries, flat, flat, mask)).view_as(query)
     after: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return after
 
 
 def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """x (*, C, L, width) with vectors (…, m, width), broadcast over the leading dimensions, at the first m of the slots
-    (C, n)."""
+    """x (*, C, L, width) with vectors (…, m, width), broadcast over leading dimensions, at the first m slots (C, n)."""
     shape = *x.shape[:-2], *vectors.shape[-2:]
     return x.scatter(-2, slots[:, : shape[-2], None].expand(shape), vectors.to(x.dtype).expand(shape))
 
@@ -70,27 +69,21 @@ def of_each_class(vectors: Tensor | None) -> bool:
 
 
 def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
-    """The leading dimensions of texts with these prompts, and the block, counted from 0, from which on their first
-    tokens differ from class to class; None if they never do."""
+    """The leading dimensions of texts with these prompts, and the first block, counted from 0, with class-specific
+    prompts; None if there is none."""
     leads = (vectors.shape[:-2] for vectors in prompts if vectors is not None)
     lead: torch.Size = torch.broadcast_shapes((classes,), *leads)  # type: ignore[no-untyped-call]
     return lead, next((i for i, vectors in enumerate(prompts) if of_each_class(vectors)), None)
 
 
 def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> None:
-    """Refuse more prompts than a tower has blocks; each has a vector for every place.
+    """Raise a UserError for more prompts than a tower has blocks.
 
-    Only where vectors that all share stand beside a class's own, as TCP's do, one of the two may be fewer, which leave
-    the last places to what is there.
-
-    Args:
-        tokens: places.
-
-    Raises:
-        UserError: there are more.
+    Each prompt must have a vector for every slot (`tokens`). If shared and class-specific vectors are mixed, as in TCP,
+    one of the two may have fewer, which do not change the last slots.
     """
     if len(prompts) > layers:
-        raise UserError(f"{len(prompts)} {tower} blocks are to have prompts, but there are {layers}; lower the depth")
+        raise UserError(f"cannot prompt {len(prompts)} blocks of a {tower} tower with {layers}; lower the depth")
     shapes = [tuple(vectors.shape) for vectors in prompts if vectors is not None]
     mixed = len({len(shape) for shape in shapes}) > 1
     counts = {shape[-2] for shape in shapes}
@@ -98,24 +91,23 @@ def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> Non
 
 
 def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor | None]) -> torch.autocast:
-    """The autocast context in which a tower runs.
+    """The autocast context of a tower.
 
-    bf16 has the range of float32, so nothing overflows or underflows. fp16 does not: it is for GPUs on which bf16 is
-    slow, and only without gradients, as many of a prompt's gradients are so small that they would become zero.
+    bf16 has the range of float32, so nothing overflows or underflows. fp16 is for GPUs on which bf16 is slow, and for
+    evaluation only, since many of a prompt's gradients would underflow to zero.
 
     Args:
         learned: prompts and parameters of parts; without any, no gradient passes through the tower.
 
     Raises:
-        UserError: fp16 on another device than a GPU, or for learning.
+        UserError: fp16 without a GPU, or with gradients.
     """
     if precision == "fp16":
         if device.type != "cuda":
-            raise UserError(f"backbone.precision: fp16 needs a GPU, and this is a {device.type}; use bf16 or fp32")
-        if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in learned):
+            raise UserError(f"backbone.precision: fp16 requires a GPU, and this is a {device.type}; use bf16 or fp32")
+        if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in learned):
             raise UserError(
-                "backbone.precision: in fp16 the small gradients of what is learned vanish inside the towers; train in "
-                "bf16 or fp32, and keep fp16 for evaluation"
+                "backbone.precision: gradients underflow in fp16; train in bf16 or fp32, and use fp16 for evaluation"
             )
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != "fp32")
@@ -125,8 +117,8 @@ def float32(features: Tensor, precision: Precision) -> Tensor:
     """Features (*, D) in float32.
 
     Raises:
-        UserError: fp16 has overflowed, as it may with weights that were trained in bf16.
+        UserError: fp16 overflowed, which happens with some weights that were trained in bf16.
     """
     if precision == "fp16" and not features.isfinite().all():
-        raise UserError("backbone.precision: these weights give numbers too large for fp16; use bf16 or fp32")
+        raise UserError("backbone.precision: these weights overflow in fp16; use bf16 or fp32")
     return features.float()

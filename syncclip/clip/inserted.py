@@ -1,4 +1,4 @@
-"""Learned vectors behind a tower's first token, which later tokens see and which have outputs of their own."""
+"""Learned vectors after a tower's first token, to which later tokens attend and whose outputs are used."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from syncclip.core.settings import UserError
 
 @dataclass(frozen=True)
 class Inserted:
-    """K vectors behind the start token of a text or the class token of an image; they have no positions.
+    """K vectors after the start token of a text or the class token of an image, without positions.
 
     Attributes:
-        vectors: (K, width), or (B, K, width) for each image, by block, counted from 0. Before the first of these blocks
-            they are inserted; before each further one they take the place of what has become of those before.
+        vectors: (K, width), or (B, K, width) for each image, by block, counted from 0. They are inserted before the
+            first of these blocks and replaced before each further one.
     """
 
     vectors: Mapping[int, Tensor]
@@ -30,22 +30,19 @@ class Inserted:
         return next(iter(self.vectors.values())).shape[-2]
 
     def enter(self, x: Tensor, block: int) -> Tensor:
-        """What enters a block: tokens (*, T, width), with the block's vectors among them if it has any."""
+        """The input of a block: tokens (*, T, width), with the block's vectors, if it has any."""
         if block not in self.vectors:
             return x
         vectors = self.vectors[block].to(x.dtype).expand(*x.shape[:-2], -1, -1)
-        behind = 1 if block == min(self.vectors) else 1 + self.count
-        return torch.cat([x[..., :1, :], vectors, x[..., behind:, :]], dim=-2)
+        rest = 1 if block == min(self.vectors) else 1 + self.count
+        return torch.cat([x[..., :1, :], vectors, x[..., rest:, :]], dim=-2)
 
 
 def check_towers(text: TextTower, vision: VisionTower, backbone: str) -> None:
-    """Refuse towers without a first token that serves.
+    """Raise a UserError for towers without a suitable first token.
 
-    A text's later tokens must be all that sees it, since texts share what stands before the class name; an image's must
-    be the one that is read.
-
-    Raises:
-        UserError: a tower is of another kind.
+    The text tower must be causal, since texts share the tokens before the class name; the vision tower must read its
+    class token.
     """
     if not text.causal:
         reason = "in its text tower every token attends to all others"
@@ -54,6 +51,6 @@ def check_towers(text: TextTower, vision: VisionTower, backbone: str) -> None:
     else:
         return
     raise UserError(
-        f"backbone.name: the method's tokens stand behind the first one of either tower, and '{backbone}' has no place "
-        f"for them ({reason}); use a model such as 'ViT-B-16', or a method that learns prompts"
+        f"backbone.name: the method inserts tokens after the first one of each tower, which '{backbone}' does not "
+        f"support ({reason}); use a model such as 'ViT-B-16', or a method that learns prompts"
     )

@@ -1,7 +1,6 @@
-"""Learnable parts inside a tower's blocks, as methods need them that adapt weights: low-rank updates, norms, adapters.
+"""Learnable parts inside a tower's blocks, for methods that adapt weights: low-rank updates, norms, adapters.
 
-The frozen blocks stay as they are and are shared by all methods; a part computes beside them, and belongs to its
-method: parameters, state dict, checkpoints.
+The frozen blocks are unchanged and shared by all methods; a part's parameters belong to its method.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from syncclip.core.settings import UserError
 
 Matrix = Literal["q", "k", "v", "out", "fc", "proj"]
-"""Of a block: query, key, value and output of its attention; the two of its MLP, wide and narrow."""
+"""Matrices of a block: query, key, value and output of its attention; the two of its MLP."""
 
 SHORT = 64
-"""Tokens up to which plain attention is faster than the fused one on a CPU: with 21, a bf16 training step takes 91 ms
-instead of 141."""
+"""Number of tokens up to which unfused attention is faster on a CPU: with 21, a bf16 training step takes 91 ms instead
+of 141."""
 
 
 class BlockPart(nn.Module):
-    """What a method learns inside one block. This one changes nothing: derive, and override what is to change.
+    """The learned part of one block; this base class changes nothing.
 
-    It has to compute each token by itself: a text's tokens come in several calls, those that all texts share in one of
-    their own, and of a tower's last block only the token that is read asks (`q`, `out`, the MLP, `beside`).
+    It must compute each token independently: the tokens that all texts share are passed in a separate call, and in a
+    tower's last block only the token that is read passes `q`, `out`, the MLP and `beside`.
     """
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG002
-        """(*, T, out) of tokens x (*, T, in) by one of the block's matrices, which is frozen."""
+        """(*, T, out) output of one of the block's frozen matrices for tokens x (*, T, in)."""
         return F.linear(x, weight, bias)
 
     def norm(self, name: Literal["ln_1", "ln_2"], frozen: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
@@ -42,7 +41,7 @@ class BlockPart(nn.Module):
         return normed
 
     def beside(self, normed: Tensor) -> Tensor | None:  # noqa: ARG002
-        """(*, T, width) that is added to the block's output, of its input behind `ln_1`; None: nothing."""
+        """(*, T, width) addition to the block's output, from its input after `ln_1`; None: nothing."""
         return None
 
 
@@ -56,11 +55,7 @@ def learned(parts: Parts) -> Iterable[Tensor]:
 
 
 def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
-    """The part of each block; None where nothing is learned inside.
-
-    Raises:
-        UserError: they are neither none nor one for each block.
-    """
+    """The part of each block, or None for each; a UserError for any other number of parts."""
     if len(parts) not in (0, layers):
         raise UserError(
             f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; give one for each"
@@ -76,7 +71,7 @@ def attend_with(
     head: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """What `blocks.attend` computes, with a part inside the block; the arguments are the same."""
+    """`blocks.attend` with a part inside the block; the arguments are the same."""
     attention, lead = block.attn, tokens.shape[:-2]
     keys = part.norm("ln_1", block.ln_1, tokens)
     normed, query = (keys, tokens) if query is None else (part.norm("ln_1", block.ln_1, query), query)
@@ -92,11 +87,11 @@ def attend_with(
         rows = mask if mask.dim() == 2 else mask[:, None].expand(*lead, 1, *mask.shape[1:]).flatten(0, -4)
         mask = rows.to(q.dtype)
     short = q.device.type == "cpu" and k.shape[-2] <= SHORT
-    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():  # fused ones take four dimensions
-        seen = F.scaled_dot_product_attention(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), mask)
-    seen = seen.transpose(1, 2).reshape(*query.shape)
+    with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():  # fused kernels require four dimensions
+        attended = F.scaled_dot_product_attention(q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), mask)
+    attended = attended.transpose(1, 2).reshape(*query.shape)
     out, mlp = attention.out_proj, block.mlp
-    x = query + block.ls_1(part.linear("out", seen, out.weight, out.bias))
+    x = query + block.ls_1(part.linear("out", attended, out.weight, out.bias))
     wide = part.linear("fc", part.norm("ln_2", block.ln_2, x), mlp.c_fc.weight, mlp.c_fc.bias)
     after: Tensor = x + block.ls_2(part.linear("proj", mlp.gelu(wide), mlp.c_proj.weight, mlp.c_proj.bias))
     added = part.beside(normed)

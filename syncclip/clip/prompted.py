@@ -1,15 +1,14 @@
-"""A frozen CLIP whose two towers take prompts: learned vectors among the tokens, at the input and before deeper blocks.
+"""A frozen CLIP with prompts in both towers: learned vectors among the tokens, at the input and before deeper blocks.
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
-* text: [start][n vectors][name][.][end]; each prompted block has vectors of its own at these places.
+* text: [start][n vectors][name][.][end]; each prompted block has its own vectors in these slots.
 * vision: [class][patches][N vectors]; appended without position before the first norm, replaced before deeper blocks.
-* A list of prompts has one entry per prompted block, counted from the input. In that of a text, None leaves what stands
-  at the places as the blocks before have made it; and so do fewer vectors than places with the last of them.
+* A list of prompts has one entry per prompted block, counted from the input. For texts, None leaves the slots'
+  current states unchanged, and fewer vectors than slots leave the last ones unchanged.
 
-What it saves: texts of similar length are cut to the longest of them, first tokens that all share are computed once,
-the last block computes only the token that is read, and frozen weights keep nothing for gradients of their own.
-Where text tokens attend to later ones, as in SigLIP, padding is part of a text and the first two savings are lost.
+Optimisations: texts of similar length are cut to the longest of them, tokens shared by all texts are computed once, and
+the last block computes only the token that is read. The first two require a causal text tower, unlike SigLIP's.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from syncclip.clip.parts import Parts, for_blocks, learned
 from syncclip.clip.prompt_text import prompt_texts, spoken
 from syncclip.clip.text_tower import TextTower, no_text_prompts, text_tower
 from syncclip.clip.tokens import (
-    PHRASE_TOKENS,
+    WORD_TOKENS,
     PromptTokens,
     arrange,
-    check_phrase,
+    check_words,
     frame,
     in_groups,
     of_like_length,
@@ -59,22 +58,14 @@ class PromptedClip(nn.Module):
 
     @property
     def text(self) -> TextTower:
-        """The text tower, if prompts can enter it.
-
-        Raises:
-            UserError: they cannot.
-        """
+        """The text tower; a UserError if it does not support prompts."""
         if self._text is None:
             raise no_text_prompts(self.backbone.name)
         return self._text
 
     @property
     def vision(self) -> VisionTower:
-        """The vision tower, if prompts can enter it.
-
-        Raises:
-            UserError: they cannot.
-        """
+        """The vision tower; a UserError if it does not support prompts."""
         if self._vision is None:
             raise no_vision_prompts(self.model, self.backbone.name)
         return self._vision
@@ -100,7 +91,7 @@ class PromptedClip(nn.Module):
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """A scalar that is added to the scaled cosines; None for all but SigLIP and similar models."""
+        """A scalar added to the scaled cosines; None for all but SigLIP and similar models."""
         bias: Tensor | None = self.model.logit_bias
         return bias if bias is None else bias.reshape(())
 
@@ -109,48 +100,48 @@ class PromptedClip(nn.Module):
         return self._tokenize(sentences)[1] + 1
 
     def texts(self, sentences: Sequence[str]) -> PromptTokens:
-        """Texts without places for learned vectors."""
+        """Texts without slots for learned vectors."""
         return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
     def text_places(self, sentences: Sequence[str], n: int) -> PromptTokens:
-        """Texts whose first n tokens are places for learned vectors, which may start as the first text's words there.
+        """Texts whose first n tokens are slots for learned vectors, with the first text's words as initial values.
 
         Raises:
-            UserError: a text does not fit the context.
+            UserError: a text exceeds the context.
         """
         (ids, _), (start, _) = self._tokenize(sentences), self._frame
         initial = self.text.token_embedding(ids[0, start : start + n].to(self.device)).clone()
         return self._embed(ids, torch.arange(start, start + n).repeat(len(ids), 1), initial)
 
     def text_context(
-        self, classnames: Sequence[str], phrase: str, n: int | None, position: Position = "end"
+        self, classnames: Sequence[str], initial_words: str, n: int | None, position: Position = "end"
     ) -> PromptTokens:
-        """The sentences "<phrase> <name>." with n places for learned vectors.
+        """The prompts "<initial words> <name>." with n slots for learned vectors.
 
-        The first n tokens of the phrase become the places; the rest of it stays as words. With n above `PHRASE_TOKENS`,
-        or an empty phrase, there are n places and the name.
+        The first n tokens of the initial words become the slots; the rest of them remains as text. With n above
+        `WORD_TOKENS`, or without words, there are n slots and the name.
 
         Args:
-            n: None: as many as the phrase has words.
-            position: of the class name: after, between or before the places.
+            n: number of slots; None: the number of words.
+            position: position of the class name relative to the slots.
 
         Raises:
-            UserError: the phrase has fewer than n tokens, or a text does not fit the context.
+            UserError: the words have fewer than n tokens, or a text exceeds the context.
         """
         if n is None:
-            n = len(phrase.split())
-        elif n > PHRASE_TOKENS:
-            phrase = ""
+            n = len(initial_words.split())
+        elif n > WORD_TOKENS:
+            initial_words = ""
         embedding, (start, _) = self.text.token_embedding, self._frame
-        ids, _ = self._tokenize(prompt_texts(classnames, phrase, n))
-        held, initial = n, None
-        if phrase and n:
-            held = int(self._tokenize([phrase])[1]) - start
-            check_phrase(phrase, held, n)
+        ids, _ = self._tokenize(prompt_texts(classnames, initial_words, n))
+        count, initial = n, None
+        if initial_words and n:
+            count = int(self._tokenize([initial_words])[1]) - start
+            check_words(initial_words, count, n)
             initial = embedding(ids[0, start : start + n].to(self.device)).clone()
-        # Names are counted alone: the last token of "St. (old)" and the full stop after it may be one in the sentence.
+        # Names are tokenised alone: a name's last token and the full stop after it may be merged in the prompt.
         names = self._tokenize([spoken(name) for name in classnames])[1] - start
-        ids, slots = arrange(ids, start, start + held + names, n, position)
+        ids, slots = arrange(ids, start, start + count + names, n, position)
         return self._embed(ids, slots, initial)
 
     def encode_text(
@@ -159,11 +150,11 @@ class PromptedClip(nn.Module):
         """Text features.
 
         Args:
-            tokens: C texts with n places for learned vectors.
+            tokens: C texts with n slots for learned vectors.
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) for each class, or
                 (B, C, n, width) or (B, 1, n, width) for each of B images; None: nothing is replaced before this block.
-            parts: what is learned inside the blocks, one for each.
-            inserted: vectors behind the start token of a causal tower (see `inserted.check_towers`), without prompts.
+            parts: learned parts inside the blocks, one for each.
+            inserted: vectors after the start token of a causal tower (see `inserted.check_towers`), without prompts.
 
         Returns:
             (C, D), or (B, C, D) where prompts are per image.
@@ -179,18 +170,18 @@ class PromptedClip(nn.Module):
         lead, apart = spread(prompts, classes)
         shared = 0 if apart == 0 else tokens.shared
         assert inserted is None or (shared and not prompts)
-        run = partial(self._run, chance=len(parts) > 0)
+        run = partial(self._run, random=len(parts) > 0)
 
         with self._autocast(prompts, parts, inserted):
             x = tokens.embeddings.expand(*lead, length, width)
             if prompts and prompts[0] is not None:
                 x = place(x, prompts[0], tokens.slots)
             x = x + tower.positions(length)
-            # First tokens that are the same for all classes attend, by the causal mask, only to each other.
+            # Tokens shared by all classes attend, by the causal mask, only to each other.
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
             for i, (block, part) in enumerate(blocks):
-                if i == apart and head is not None:  # from here on no two classes share a token
+                if i == apart and head is not None:  # from here on classes share no token
                     x, head, shared = torch.cat([head.expand(*lead, -1, -1), x], dim=-2), None, 0
                 if 0 < i < len(prompts) and (vectors := prompts[i]) is not None:
                     if head is None:
@@ -200,16 +191,16 @@ class PromptedClip(nn.Module):
                 if inserted is not None and head is not None:
                     head = inserted.enter(head, i)
                 first = 0 if head is None else head.shape[-2]
-                whole = first + x.shape[-2]
+                length = first + x.shape[-2]
                 if i + 1 < len(blocks):
-                    deeper = run(attend, block, None, x, head, tower.mask(slice(first, whole), whole), part)
+                    deeper = run(attend, block, None, x, head, tower.mask(slice(first, length), length), part)
                     if head is not None:
                         head = run(attend, block, None, head, None, tower.mask(slice(0, first), first), part)
                     x = deeper
                 else:
                     read = tokens.read - shared
                     at = read[:, None, None].expand(*lead, 1, width)
-                    x = run(attend, block, x.gather(-2, at), x, head, tower.mask(first + read, whole), part)
+                    x = run(attend, block, x.gather(-2, at), x, head, tower.mask(first + read, length), part)
             x = tower.project(x.squeeze(-2))
         return float32(x, self.backbone.precision)
 
@@ -222,13 +213,12 @@ class PromptedClip(nn.Module):
             images: (B, 3, H, W), normalised.
             prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) for each image, so
                 that images of several domains share one pass.
-            parts: what is learned inside the blocks, one for each.
-            inserted: vectors behind the class token of a tower that reads it (see `inserted.check_towers`), without
+            parts: learned parts inside the blocks, one for each.
+            inserted: vectors after the class token of a tower that reads it (see `inserted.check_towers`), without
                 prompts.
 
         Returns:
-            (B, D); with inserted vectors (B, D + width): then follows the mean of these vectors' outputs, each
-            normalised as the class token's is before its projection.
+            (B, D); with inserted vectors (B, D + width), with the mean of these vectors' outputs after the last norm.
         """
         if not prompts and not len(parts) and inserted is None and self._vision is None:
             return self._whole(self.model.encode_image, images)
@@ -239,18 +229,18 @@ class PromptedClip(nn.Module):
 
         with self._autocast(prompts, parts, inserted):
             x = tower.embed(images)
-            seen = x.shape[1]  # class and patches, followed by the prompts
+            tokens = x.shape[1]  # class and patches, followed by the prompts
             for i, block in enumerate(tower.blocks(added, parts)):
                 if i < len(prompts):
-                    x = torch.cat([x[:, :seen], prompts[i].expand(x.shape[0], -1, -1).to(x.dtype)], dim=1)
+                    x = torch.cat([x[:, :tokens], prompts[i].expand(x.shape[0], -1, -1).to(x.dtype)], dim=1)
                 if i == 0:
                     x = tower.norm(x)
                 if inserted is not None:
                     x = inserted.enter(x, i)
                 query = None
                 if i + 1 == tower.layers:
-                    query = tower.read(x[:, :seen]) if inserted is None else x[:, : 1 + inserted.count]
-                x = self._run(block, query, x, chance=len(parts) > 0)
+                    query = tower.read(x[:, :tokens]) if inserted is None else x[:, : 1 + inserted.count]
+                x = self._run(block, query, x, random=len(parts) > 0)
             if inserted is None:
                 x = tower.pool(x)
             else:
@@ -258,16 +248,16 @@ class PromptedClip(nn.Module):
         return float32(x, self.backbone.precision)
 
     def _whole(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
-        """Features of whole texts or images by open_clip itself."""
+        """Features of texts or images by open_clip itself."""
         with self._autocast():
             features = encode(inputs, normalize=False)
         return float32(features, self.backbone.precision)
 
-    def _run(self, block: Callable[..., Tensor], *arguments: Any, chance: bool = False) -> Tensor:
-        """One block; with `chance`, a part of it may draw random numbers, and has to draw the same again."""
+    def _run(self, block: Callable[..., Tensor], *arguments: Any, random: bool = False) -> Tensor:
+        """Run a block; `random`: its part may draw random numbers, which recomputation must reproduce."""
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
-            again: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=chance)
-            return again
+            output: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
+            return output
         return block(*arguments)
 
     @cached_property
@@ -278,9 +268,9 @@ class PromptedClip(nn.Module):
         return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame[1])
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Embedded texts; for a causal tower cut after the last token that is read, as it sees none after it."""
+        """Embedded texts; for a causal tower cut after the last token that is read."""
         tower, shared = self._text, 0
-        if tower is None:  # open_clip embeds whole texts itself
+        if tower is None:  # open_clip embeds texts itself
             return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)
         read = tower.read(ids)
         if tower.causal:
@@ -290,5 +280,5 @@ class PromptedClip(nn.Module):
         return PromptTokens(ids, embeddings, read, slots, shared, initial).to(self.device)
 
     def _autocast(self, prompts: Prompts = (), parts: Parts = (), inserted: Inserted | None = None) -> torch.autocast:
-        behind = () if inserted is None else inserted.vectors.values()
-        return autocast(self.backbone.precision, self.device, [*prompts, *learned(parts), *behind])
+        vectors = () if inserted is None else inserted.vectors.values()
+        return autocast(self.backbone.precision, self.device, [*prompts, *learned(parts), *vectors])

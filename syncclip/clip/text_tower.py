@@ -1,4 +1,4 @@
-"""The text tower in the parts that prompts need: open_clip's own transformer, causal or not."""
+"""The components of open_clip's text transformer that prompts require, causal or not."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from syncclip.core.settings import UserError
 
 
 class TextTower:
-    """The parts of a text transformer. Not a module, so that nothing is registered twice.
+    """The components of a text transformer; not a module, so that nothing is registered twice.
 
     Attributes:
+        module: open_clip's `CLIP` or `TextTransformer`.
         pool: the token whose output is the feature: the one with the largest id (CLIP's end token), the first one with
             id `end`, or the last one of the context, usually padding (SigLIP, CLIPA).
         context: maximum number of tokens of a text.
-        dim: length of the features.
-        causal: whether a token attends only to earlier ones. Only then may texts be cut after the token that is read.
+        dim: dimension of the features.
+        causal: whether a token attends only to earlier ones, so that texts may be cut after the token that is read.
     """
 
     def __init__(self, module: Any, pool: Literal["argmax", "eos", "last"], end: int) -> None:
-        """
-        Args:
-            module: open_clip's `CLIP`, which has the parts itself, or its `TextTransformer`.
-            pool, end: see above.
-        """
         self.module, self.pool, self.end = module, pool, end
         self.token_embedding: nn.Embedding = module.token_embedding
         self.blocks: nn.ModuleList = module.transformer.resblocks
@@ -39,7 +35,7 @@ class TextTower:
             self.dim = self.width if projection is None else int(projection.shape[1])
 
     def read(self, ids: Tensor) -> Tensor:
-        """Positions (C,) of the tokens whose output is the feature, for whole texts (C, context)."""
+        """Positions (C,) of the tokens whose output is the feature, for padded texts (C, context)."""
         if self.pool == "last":
             return torch.full((len(ids),), ids.shape[1] - 1)
         return ids.argmax(dim=-1) if self.pool == "argmax" else (ids == self.end).int().argmax(dim=-1)
@@ -50,11 +46,11 @@ class TextTower:
         return positions
 
     def mask(self, rows: slice | Tensor, length: int) -> Tensor | None:
-        """Attention mask of these tokens over the first `length`: (Q, length), or (C, 1, length) for one a text."""
+        """Attention mask of these tokens over the first `length`: (Q, length), or (C, 1, length) for one per text."""
         if not self.causal:
             return None
         mask: Tensor = self.module.attn_mask
-        if length > len(mask):  # with vectors among them, the tokens may be more than the context
+        if length > len(mask):  # inserted vectors may exceed the context
             mask = mask.new_full((length, length), -torch.inf).triu_(1)
         mask = mask[rows, :length]
         return mask if isinstance(rows, slice) else mask[:, None]
@@ -71,8 +67,8 @@ class TextTower:
 
 
 def text_tower(model: Any) -> TextTower | None:
-    """The text tower of an open_clip model; None for one that works differently, such as CoCa's or RoBERTa."""
-    # Imported late: these take seconds, which reading settings should not.
+    """The text tower of an open_clip model; None for other architectures, such as CoCa's or RoBERTa."""
+    # Imported late: these take seconds.
     from open_clip.model import CLIP
     from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
@@ -88,7 +84,7 @@ def text_tower(model: Any) -> TextTower | None:
 
 
 def no_text_prompts(backbone: str) -> UserError:
-    """What is said of a backbone whose `text_tower` is None."""
+    """The error for a backbone whose `text_tower` is None."""
     return UserError(
         f"backbone.name: the text tower of '{backbone}' is not a plain CLIP transformer, so it cannot take prompts; "
         "use a ViT model such as 'ViT-B-16', or a method that learns only in the vision tower"

@@ -1,4 +1,4 @@
-"""From class names to token embeddings, with places among them for learned vectors."""
+"""Token embeddings of class names and prompts, with slots for learned vectors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from syncclip.clip.prompt_text import too_long
 from syncclip.core.settings import Position, UserError
 from syncclip.core.text import counted
 
-# Where the number of learned tokens is given beside a phrase, the phrase initialises at most this many; longer contexts
-# start at random. The published code of IVLP, MaPLe and their followers does so, and published numbers depend on it.
-PHRASE_TOKENS = 4
+# Words initialise at most this many learned tokens; longer contexts are initialised at random, as in the published code
+# of IVLP, MaPLe and their successors.
+WORD_TOKENS = 4
 
-LENGTH_STEP = 3  # lengths that differ by less go through a causal tower together
-SMALL_GROUP = 32  # fewer texts than this join the next longer ones
+LENGTH_STEP = 3  # texts whose lengths differ by less are encoded together
+SMALL_GROUP = 32  # smaller groups are merged with the next longer one
 
 
 class TextTooLongError(UserError):
-    """A text does not fit the context. (Tokenizers would silently truncate it, and with it the class name.)"""
+    """A text exceeds the context; tokenizers would silently truncate it."""
 
 
 class PromptTokens(nn.Module):
@@ -35,10 +35,10 @@ class PromptTokens(nn.Module):
         embeddings: (C, L, width) without positions.
         read: (C,) position where the tower's output is read: in CLIP the end token.
         slots: (C, n) positions of the learned vectors.
-        shared: number of first tokens that are the same in all texts and before every read position; they include all
-            slots, or it is 0. A causal tower runs over them once instead of once a class; for others it is 0.
-        initial: (n, width) embeddings of the phrase's words at the slots, if vectors start as words; else None.
-        lengths: of each text up to the token that is read.
+        shared: number of first tokens, including all slots, that are equal in all texts and precede every read
+            position, or 0. A causal tower computes them once instead of once per class; for others it is 0.
+        initial: (n, width) embeddings of the words at the slots, if vectors are initialised with words; else None.
+        lengths: length of each text up to the token that is read.
     """
 
     ids: Tensor
@@ -64,11 +64,11 @@ class PromptTokens(nn.Module):
         self.lengths: list[int] = (read + 1).tolist() if lengths is None else lengths
 
     def __getitem__(self, rows: slice) -> PromptTokens:
-        """Some of the texts, with the length and shared tokens of all."""
+        """A slice of the texts, with the length and shared tokens of all."""
         return self._some(rows, self.lengths[rows], self.ids.shape[1])
 
     def group(self, rows: list[int]) -> PromptTokens:
-        """Some of the texts, cut to the longest of them, with the shared tokens of all."""
+        """The texts of these rows, cut to the longest of them, with the shared tokens of all."""
         lengths = [self.lengths[row] for row in rows]
         return self._some(rows, lengths, max(lengths))
 
@@ -78,7 +78,7 @@ class PromptTokens(nn.Module):
 
 
 def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in groups of similar length, the shortest first; a small group also takes longer ones, if any."""
+    """Rows in groups of similar length, the shortest first; small groups are merged with longer ones."""
     groups: list[list[int]] = [[]]
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     for _, rows in groupby(by_length, key=lambda row: lengths[row] // LENGTH_STEP):
@@ -94,12 +94,7 @@ def in_groups(
     prompts: Prompts,
     groups: list[list[int]],
 ) -> Tensor:
-    """Text features of all rows, (C, D) or (B, C, D), encoded one group after the other.
-
-    Args:
-        encode: features of some rows with their prompts, see `PromptedClip.encode_text`.
-        prompts: of all rows.
-    """
+    """Text features of all rows, (C, D) or (B, C, D), encoded one group after the other by `encode`."""
     features = [
         encode(
             tokens.group(rows),
@@ -112,12 +107,8 @@ def in_groups(
 
 
 def frame(tokenizer: Callable[..., Tensor], context: int) -> tuple[int, int]:
-    """What a tokenizer adds around the words, found by comparing an empty text with one of a single word.
-
-    Returns:
-        The number of tokens before them: one in CLIP, none in SigLIP; and the id of the token after them: padding,
-        where a tokenizer has no end token.
-    """
+    """The number of tokens that a tokenizer adds before the words (1 in CLIP, 0 in SigLIP), and the id of the end token
+    after them (padding, if there is none)."""
     empty, word = tokenizer(["", "a"], context_length=context)
     start = int((empty != word).int().argmax())
     return start, int(empty[start])
@@ -127,11 +118,11 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: in
     """Token ids (C, context) and the positions (C,) after the last word, where the id is `end`.
 
     Raises:
-        TextTooLongError: a text does not fit the context.
+        TextTooLongError: a text exceeds the context.
     """
-    ids = tokenizer(list(texts), context_length=context + 1)  # one more than fits, to detect truncation
-    found = ids == end
-    ends = torch.where(found.any(dim=-1), found.int().argmax(dim=-1), context)
+    ids = tokenizer(list(texts), context_length=context + 1)  # one more, to detect truncation
+    matches = ids == end
+    ends = torch.where(matches.any(dim=-1), matches.int().argmax(dim=-1), context)
     if int(ends.max()) >= context:
         worst = texts[int(ends.argmax())]
         raise TextTooLongError(
@@ -140,35 +131,27 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: in
     return ids[:, :context], ends
 
 
-def check_phrase(phrase: str, held: int, n: int) -> None:
-    """Refuse a phrase of fewer than n tokens.
-
-    Args:
-        held: how many it has.
-
-    Raises:
-        UserError: they are fewer.
-    """
-    if held < n:
+def check_words(initial_words: str, tokens: int, n: int) -> None:
+    """Raise a UserError if the initial words have fewer than n tokens."""
+    if tokens < n:
         raise UserError(
-            f"the phrase '{phrase}' has {counted(held, 'token')}, but {n} text tokens are to start from it; "
-            f"use a longer phrase, an empty one, or {counted(held, 'text token')}"
+            f"initial_words '{initial_words}' has {counted(tokens, 'token')}, but initialises {n} text tokens; "
+            f"use more words, none, or {counted(tokens, 'text token')}"
         )
 
 
 def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
-    """Move the name before, between or after the n places.
+    """Move the name before, between or after the n slots.
 
     Args:
-        ids: (C, L) [start][n places][name][.][end][padding], with `start` start tokens.
+        ids: (C, L) [start][n slots][name][.][end][padding], with `start` start tokens.
         stops: (C,) positions after the names; tokens from there on are not moved.
 
     Returns:
-        The ids in their new order, and the positions (C, n) of the places.
+        The ids in their new order, and the positions (C, n) of the slots.
     """
     before = {"end": n, "middle": n // 2, "front": 0}[position]
-    places = torch.arange(start, start + n)
-    slots = places.repeat(len(ids), 1)
+    slots = torch.arange(start, start + n).repeat(len(ids), 1)
     if before == n:
         return ids, slots
     ids = ids.clone()

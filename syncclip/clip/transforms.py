@@ -1,6 +1,6 @@
-"""From an image to a tensor for training, randomly cropped and flipped; evaluation uses the backbone's `preprocess`.
+"""Training transform: random crop and flip; evaluation uses the backbone's `preprocess`.
 
-The transform can be pickled for worker processes. The same image and generator state give the same tensor anywhere.
+The transform can be pickled for worker processes, and is deterministic given the image and the generator's state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TrainTransform:
     """A crop of random area and aspect ratio, resized to `size`; a random horizontal flip; normalisation.
 
     Args:
-        scale: range of the crop's area, as shares of the image's.
+        scale: range of the crop's area, as fractions of the image's.
         flip: probability of the flip.
     """
 
@@ -55,15 +55,15 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """The image resized and cropped by `preprocess`, but not yet a tensor; unchanged if that step can't be found.
+    """The image resized and cropped by `preprocess`, before its conversion to a tensor; unchanged without such a step.
 
-    Resize and crop leave such an image unchanged, so `preprocess` makes the same tensor of both.
+    Resizing and cropping are idempotent, so `preprocess` converts both images to the same tensor.
     """
-    found = image
+    result = image
     for step in getattr(preprocess, "transforms", ()):
         if isinstance(step, ToTensor):
-            return found
-        found = step(found)
+            return result
+        result = step(result)
     return image
 
 
@@ -72,7 +72,7 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a crop: area uniform, aspect log-uniform, as in torchvision's `RandomResizedCrop`.
 
-    If no try of `ATTEMPTS` fits the image, the largest central crop of an allowed aspect.
+    If no attempt fits the image, the largest central crop of an allowed aspect.
     """
     for _ in range(ATTEMPTS):
         area = height * width * _uniform(*scale, generator)

@@ -1,7 +1,6 @@
-"""The vision tower in the steps that prompts need, whichever library its transformer is from.
+"""The computation of open_clip's and timm's vision transformers in the steps that prompts require.
 
-Prompts always come after the patches, have no position, pass the norm before the first block if there is one, and are
-excluded from pooling.
+Prompts follow the patches, have no position, pass the norm before the first block, and are excluded from pooling.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from syncclip.clip.parts import Parts, for_blocks
 from syncclip.core.settings import UserError
 
 Block = Callable[[Tensor | None, Tensor], Tensor]
-"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first of the `tokens`; None: for all of them."""
+"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first `tokens`; None: for all of them."""
 
 
 class VisionTower(Protocol):
-    """A vision transformer in the steps between which prompts enter.
+    """A vision transformer in the steps between which prompts are inserted.
 
     Attributes:
         reads_class_token: whether the feature is the class token's output alone.
@@ -33,7 +32,7 @@ class VisionTower(Protocol):
     reads_class_token: bool
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, T, width) of images (B, 3, H, W): class token, if there is one, and patches, with positions."""
+        """(B, T, width) tokens of images (B, 3, H, W): class token, if there is one, and patches, with positions."""
 
     def norm(self, x: Tensor) -> Tensor:
         """The normalisation of tokens and prompts before the first block."""
@@ -42,18 +41,18 @@ class VisionTower(Protocol):
         """The blocks, for this number of prompts after the T tokens, and with parts inside them.
 
         Raises:
-            UserError: the blocks take no parts.
+            UserError: the blocks do not support parts.
         """
 
     def inside(self) -> Sequence[Any]:
-        """The blocks themselves, for parts that start as what they replace.
+        """The modules of the blocks, from which parts are initialised.
 
         Raises:
-            UserError: the blocks take no parts.
+            UserError: the blocks do not support parts.
         """
 
     def read(self, x: Tensor) -> Tensor:
-        """Those of the T tokens whose output of the last block is pooled."""
+        """The tokens among the T whose output of the last block is pooled."""
 
     def last_norm(self, x: Tensor) -> Tensor:
         """The normalisation of the last block's output."""
@@ -108,14 +107,14 @@ class PlainVision:
 class TimmVision:
     """A `VisionTransformer` or `Eva` of timm: SigLIP, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B."""
 
-    reads_class_token = False  # some do, but which, is known to timm alone
+    reads_class_token = False  # unknown: timm does not expose it
 
     def __init__(self, trunk: Any, head: Any) -> None:
         self.trunk, self.head = trunk, head
         self.width, self.layers = int(trunk.embed_dim), len(trunk.blocks)
 
     def embed(self, images: Tensor) -> Tensor:
-        # No public function of timm stops here, and which tokens have positions differs between towers.
+        # timm has no public function for this, and which tokens have positions differs between towers.
         embedded: Any = self.trunk._pos_embed(self.trunk.patch_embed(images))
         tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva also returns its rotations
         return tokens
@@ -129,13 +128,13 @@ class TimmVision:
             self.inside()
         if getattr(self.trunk, "rope", None) is None:
             return [partial(_whole, block) for block in self.trunk.blocks]
-        turns = self._rotations(prompts)
-        return [partial(_whole, block, rope=rope) for block, rope in zip(self.trunk.blocks, turns, strict=True)]
+        rotations = self._rotations(prompts)
+        return [partial(_whole, block, rope=rope) for block, rope in zip(self.trunk.blocks, rotations, strict=True)]
 
     def inside(self) -> Sequence[Any]:
         raise UserError(
-            "backbone.name: what the method learns inside the blocks fits open_clip's own vision transformer, and this "
-            f"is timm's {type(self.trunk).__name__}; use a model such as 'ViT-B-16', or a method that learns prompts"
+            "backbone.name: the method requires open_clip's own vision transformer, and this is timm's "
+            f"{type(self.trunk).__name__}; use a model such as 'ViT-B-16', or a method that learns prompts"
         )
 
     def read(self, x: Tensor) -> Tensor:
@@ -152,24 +151,24 @@ class TimmVision:
     def _rotations(self, prompts: int) -> Sequence[Tensor]:
         """Each block's sines and cosines of patches and prompts: (…, patches + prompts, 2 × head width).
 
-        A prompt has no place in the image, so like the class token it is not rotated: sine 0, cosine 1.
+        Prompts have no position in the image, so like the class token they are not rotated: sine 0, cosine 1.
         """
-        turns: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
-        still = turns.new_zeros(*turns.shape[:-2], prompts, turns.shape[-1])
-        still[..., turns.shape[-1] // 2 :] = 1
-        turns = torch.cat([turns, still], dim=-2)
-        return list(turns) if getattr(self.trunk, "rope_mixed", False) else [turns] * self.layers
+        rotations: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
+        identity = rotations.new_zeros(*rotations.shape[:-2], prompts, rotations.shape[-1])
+        identity[..., rotations.shape[-1] // 2 :] = 1
+        rotations = torch.cat([rotations, identity], dim=-2)
+        return list(rotations) if getattr(self.trunk, "rope_mixed", False) else [rotations] * self.layers
 
 
 def _whole(block: Any, query: Tensor | None, tokens: Tensor, **positions: Tensor) -> Tensor:
     """The output for `query` of a block that computes all tokens."""
-    after: Tensor = block(tokens, **positions)
-    return after if query is None else after[:, : query.shape[1]]
+    output: Tensor = block(tokens, **positions)
+    return output if query is None else output[:, : query.shape[1]]
 
 
 def vision_tower(model: Any) -> VisionTower | None:
-    """The vision tower of an open_clip model; None for one without tokens, such as a ResNet, or of another kind."""
-    # Imported late: these take seconds, which reading settings should not.
+    """The vision tower of an open_clip model; None for other architectures, such as a ResNet."""
+    # Imported late: these take seconds.
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
     from timm.models import eva, vision_transformer
@@ -177,18 +176,18 @@ def vision_tower(model: Any) -> VisionTower | None:
     visual = model.visual
     if isinstance(visual, VisionTransformer):
         plain = all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks)
-        own_pool = visual.attn_pool is not None and visual.attn_pool_contrastive is not None
-        known = visual.pool_type == "tok" or (visual.pool_type == "avg" and visual.attn_pool is None)
-        return PlainVision(visual) if plain and known and not own_pool else None
+        contrastive_pool = visual.attn_pool is not None and visual.attn_pool_contrastive is not None
+        supported = visual.pool_type == "tok" or (visual.pool_type == "avg" and visual.attn_pool is None)
+        return PlainVision(visual) if plain and supported and not contrastive_pool else None
     if isinstance(visual, TimmModel):
-        trunk: Any = visual.trunk  # exactly these two types: classes derived from them work differently
-        known = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
-        return TimmVision(trunk, visual.head) if known else None
+        trunk: Any = visual.trunk  # exactly these two types: their subclasses work differently
+        supported = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
+        return TimmVision(trunk, visual.head) if supported else None
     return None
 
 
 def no_vision_prompts(model: Any, backbone: str) -> UserError:
-    """What is said of a backbone whose `vision_tower` is None."""
+    """The error for a backbone whose `vision_tower` is None."""
     kind = type(getattr(model.visual, "trunk", model.visual)).__name__
     return UserError(
         f"backbone.name: the vision tower of '{backbone}' is not a plain vision transformer (it is a {kind}), so it "

@@ -26,10 +26,9 @@ METRIC_HEADINGS = {
 """Keys of `results.json` and their headings, all in per cent. "(all)": with all classes as candidates; otherwise those
 of the image's own split."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
-"""The accuracies: of each half among its own classes with their harmonic mean, and the same among all classes; and
-OpenworldAUC."""
+"""The accuracies within each split and among all classes with their harmonic means, and OpenworldAUC."""
 HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all_classes_novel")}
-"""Metrics that are made of means, as the literature makes them: first the means over datasets, then theirs."""
+"""Harmonic means, which the literature computes from means over datasets."""
 
 
 Floats = npt.NDArray[np.float64]
@@ -44,21 +43,21 @@ def harmonic_mean(first: Floats | float, second: Floats | float) -> Floats:
 def percentage(part: Floats | float, whole: Floats | float) -> Floats:
     """100 part / whole element by element, NaN where the whole is 0."""
     part, whole = np.broadcast_arrays(100 * np.asarray(part, np.float64), whole)
-    found: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-    return found
+    result: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return result
 
 
 def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
-    """(P,) of each image the rightly classified ones of the other half from which its score tells it apart.
+    """(P,) number of correctly classified images of the other split that each image is ranked correctly against.
 
-    A base image is told apart from a novel one if it looks more like a base class; of equal ones none is.
+    A pair is ranked correctly if the base image's score is higher than the novel image's; ties are not.
 
     Args:
-        base_score: (P,) how much an image looks like a base class, see `Predictions`.
-        right: (P,) whether the prediction within the image's half is right.
-        novel: (P,) whether an image shows a novel class.
+        base_score: (P,) score of being a base class, see `Predictions`.
+        right: (P,) whether the prediction within the image's split is correct.
+        novel: (P,) whether the image's class is novel.
     """
-    of_base, of_novel = (np.sort(base_score[right & half]) for half in (~novel, novel))
+    of_base, of_novel = (np.sort(base_score[right & split]) for split in (~novel, novel))
     won = np.empty(len(novel), np.float64)
     won[~novel] = np.searchsorted(of_novel, base_score[~novel], side="left")
     won[novel] = len(of_base) - np.searchsorted(of_base, base_score[novel], side="right")
@@ -66,14 +65,8 @@ def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArr
 
 
 def openworld_auc(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> float:
-    """Of the pairs of a base and a novel image, the percentage in which all three are true: each is classified rightly
-    among the classes of its half, and the base image looks more like a base class than the novel one does.
-
-    Args:
-        base_score, right, novel: see `pairs_won`.
-
-    Returns:
-        NaN where a half has no images.
+    """OpenworldAUC: the percentage of pairs of a base and a novel image that are both classified correctly within their
+    split and ranked correctly; NaN if a split has no images. Arguments as for `pairs_won`.
 
     Source: OpenworldAUC, ICML 2025, arXiv 2505.05180.
     """
@@ -86,12 +79,12 @@ def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np
 
     Args:
         confidence: (n,) probability of the predicted class, n > 0.
-        right: (n,) whether the prediction is right.
-        bins: of equal width over (0, 1], each open below and closed above.
+        right: (n,) whether the prediction is correct.
+        bins: number of bins of equal width over (0, 1], each open below and closed above.
 
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
     """
     assert len(confidence) == len(right) > 0
-    places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(places, weights=right.astype(np.float64) - confidence, minlength=bins)
+    indices = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(indices, weights=right.astype(np.float64) - confidence, minlength=bins)
     return float(100 * np.abs(gaps).sum() / len(confidence))

@@ -1,9 +1,9 @@
-"""Every protocol from one pass over the test images.
+"""All evaluation protocols from one pass over the test images.
 
-An image gets two predictions: among the classes of its own half (the base-to-novel protocol of CoCoOp and its
-successors), and among all classes (open vocabulary). Of both, a dataset may leave out classes that none of its
-images shows, as the 800 of ImageNet that ImageNet-A and -R are without. All numbers are percentages; an accuracy is
-the share of images that are right, as in the CoOp family, not a mean over classes.
+An image has two predictions: among the classes of its base or novel split (the base-to-novel protocol of CoCoOp and its
+successors), and among all classes. Datasets may exclude candidate classes, such as the 800 classes of ImageNet that are
+not in ImageNet-A and -R. All numbers are percentages; accuracy is the fraction of correct images, as in the CoOp
+family, not a mean over classes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
 WORST_PAIRS = 10
-"""Pairs of classes that results name as most often taken for each other."""
+"""Number of most frequently confused pairs of classes in the results."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +45,26 @@ class Predictions:
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
-    within_split_prediction: npt.NDArray[np.int64]  # among the classes of the image's own half
+    within_split_prediction: npt.NDArray[np.int64]  # among the classes of the image's split
     all_classes_prediction: npt.NDArray[np.int64]  # among all classes
     within_split_confidence: npt.NDArray[np.float64]  # probability of the predicted class
     all_classes_confidence: npt.NDArray[np.float64]
-    base_score: npt.NDArray[np.float64]  # largest probability of a base class among all classes; NaN: not measured
+    base_score: npt.NDArray[np.float64]  # largest probability of a base class among all classes; NaN: missing
 
     def __len__(self) -> int:
         return len(self.label)
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], count: int) -> Predictions:
-        """One of several, in the order of the rows: all `count` images of a split, each once."""
+        """Concatenate the parts in the order of the rows; together they have each of `count` images once."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
         order = np.argsort(columns["row"], kind="stable")
-        assert np.array_equal(columns["row"][order], np.arange(count)), "an image came twice, or not at all"
+        assert np.array_equal(columns["row"][order], np.arange(count)), "an image is missing or duplicated"
         return cls(**{name: column[order] for name, column in columns.items()})
 
     @classmethod
     def read(cls, url: str, owner: str | None = None) -> Predictions:
-        """The predictions that `save_evaluation` wrote; `owner` is the identity of the run, see `storage.seals`."""
+        """The predictions that `save_evaluation` wrote; `owner` is the identity of the run, see `storage.checksums`."""
         table = storage.read_table(url, [*cls.__dataclass_fields__], "evaluate the run again", owner=owner)
         return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
@@ -81,45 +81,44 @@ def predict(
     parts: int = 1,
     temperature: float = 1.0,
 ) -> Predictions:
-    """Run the method once over all images, or over one of several parts of them; texts are encoded once.
+    """Predict all images, or one of several parts of them; texts are encoded once.
 
-    Parts are made of whole batches, so a forward pass holds the same images whatever the number of parts, and the
-    bits of its predictions are the same too. Where there are fewer batches than parts, some parts are empty.
+    Parts consist of whole batches, so that predictions do not depend on the number of parts, to the bit. With fewer
+    batches than parts, some parts are empty.
 
     Args:
         method: on the device to be used.
         images: at least one.
         base: number of base classes, which come first.
         transform: the backbone's evaluation transform, image -> (3, H, W).
-        batch: images a forward pass; may change the last bits of a confidence.
-        threads: of torch.
-        candidates: ids that may be predicted, the images' own among them; None for all.
-        part: which of the parts, from 0.
-        parts: in how many the images are cut.
-        temperature: by which logits are divided.
+        batch: images per forward pass; may change the last bits of a confidence.
+        threads: number of torch threads.
+        candidates: candidate class ids, including those of the images; None: all.
+        part, parts: number of this part, from 0, and of all parts.
+        temperature: divisor of the logits.
 
     Raises:
         UserError: there are no images, or one can't be read.
     """
     if len(images) == 0:
-        raise UserError("the split holds no images, so there is nothing to evaluate; add some or choose another")
+        raise UserError("the split contains no images to evaluate; add some or choose another split")
     labels = torch.from_numpy(np.array(images.labels, np.int64))
     slices = batches(len(images), batch, part, parts)
-    rows = np.concatenate([np.arange(0), *(np.arange(one.start, one.stop) for one in slices)])
-    nothing = torch.zeros(0, len(method.classnames), dtype=torch.float64)
-    found = [_choose(nothing, labels[:0], base, None)]
-    for one, logits in _logits(method, images, transform, slices, threads):
-        found.append(_choose(logits / temperature, labels[one], base, candidates))
-    columns = (torch.cat(column).numpy() for column in zip(*found, strict=True))
+    rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in slices)])
+    empty = torch.zeros(0, len(method.classnames), dtype=torch.float64)
+    batch_columns = [_predict(empty, labels[:0], base, None)]
+    for each, logits in _logits(method, images, transform, slices, threads):
+        batch_columns.append(_predict(logits / temperature, labels[each], base, candidates))
+    columns = (torch.cat(column).numpy() for column in zip(*batch_columns, strict=True))
     return Predictions(rows, labels.numpy()[rows], *columns)
 
 
 def fit_temperature(
     method: Method, images: ImageSet, base: int, transform: Callable[[Image.Image], Tensor], batch: int, threads: int
 ) -> float:
-    """The temperature T that makes images' right classes likeliest among all, softmax(logits / T); of base classes.
+    """The temperature T that minimises the cross entropy of softmax(logits / T) on images of base classes.
 
-    The loss is convex in 1/T; between 1/100 and 100, the sign of its derivative is bisected. Arguments as of `predict`.
+    The loss is convex in 1/T; T is found by bisection of its derivative in [1/100, 100]. Arguments as for `predict`.
 
     Raises:
         UserError: no image is of a base class, or one can't be read.
@@ -131,12 +130,12 @@ def fit_temperature(
         raise UserError(
             "evaluation.calibrate: there are no validation images of base classes to fit a temperature on; leave it out"
         )
-    found = [logits for _, logits in _logits(method, images, transform, batches(len(images), batch), threads)]
-    logits, right = torch.cat(found)[of_base], labels[of_base, None]
+    batch_logits = [logits for _, logits in _logits(method, images, transform, batches(len(images), batch), threads)]
+    logits, target = torch.cat(batch_logits)[of_base], labels[of_base, None]
     low, high = 1e-2, 1e2
     for _ in range(60):
         middle = (low * high) ** 0.5
-        excess = ((middle * logits).softmax(1) * logits).sum(1) - logits.gather(1, right)[:, 0]
+        excess = ((middle * logits).softmax(1) * logits).sum(1) - logits.gather(1, target)[:, 0]
         low, high = (middle, high) if excess.mean() < 0 else (low, middle)
     return 1 / low
 
@@ -152,13 +151,13 @@ def _logits(
     training = method.training
     method.eval()
     with deterministic(threads), torch.no_grad():
-        for one, pixels in _decoded(images, transform, slices):
-            yield one, method.logits(pixels.to(method.clip.device)).double().cpu()
+        for rows, pixels in _decoded(images, transform, slices):
+            yield rows, method.logits(pixels.to(method.clip.device)).double().cpu()
     method.train(training)
 
 
 def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
-    """The rows of each forward pass over one of several parts of `count` images: neighbours, of whole batches.
+    """The rows of each forward pass over one of several parts of `count` images.
 
     >>> batches(10, 4, 1, 2)
     [slice(4, 8, None), slice(8, 10, None)]
@@ -169,41 +168,40 @@ def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]
 
 
 def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
-    """Every protocol's numbers, in percent; None where there are no images of a half.
+    """The numbers of every protocol, in percent; None for a split without images.
 
-    Keys: `base`, `novel` (each among the candidates of its own half) and their harmonic mean `hm`; `all_classes_base`,
-    `all_classes_novel`, `all_classes_accuracy` (among all classes) and `all_classes_hm`; `openworld_auc`; `ece`
-    (open vocabulary, all images),
-    `ece_base`, `ece_novel` (own half); `counts` of images; `per_class`, a list of label, name, count, half, open;
-    `confused`, the pairs of classes that were most often taken for each other, see `confusions`.
+    Keys: `base`, `novel` (each within its split) and their harmonic mean `hm`; `all_classes_base`, `all_classes_novel`,
+    `all_classes_accuracy` and `all_classes_hm` (among all classes); `openworld_auc`; `ece` (among all classes),
+    `ece_base`, `ece_novel` (within split); `counts` of images; `per_class`, a list of label, name, count, within_split,
+    all_classes; `confused`, see `confusions`.
     """
     p = predictions
     is_base = p.label < base
-    half, opened = p.within_split_prediction == p.label, p.all_classes_prediction == p.label
+    within, among_all = p.within_split_prediction == p.label, p.all_classes_prediction == p.label
     numbers: dict[str, Any] = {
-        "base": _share(half[is_base]),
-        "novel": _share(half[~is_base]),
-        "all_classes_base": _share(opened[is_base]),
-        "all_classes_novel": _share(opened[~is_base]),
-        "all_classes_accuracy": _share(opened),
+        "base": _accuracy(within[is_base]),
+        "novel": _accuracy(within[~is_base]),
+        "all_classes_base": _accuracy(among_all[is_base]),
+        "all_classes_novel": _accuracy(among_all[~is_base]),
+        "all_classes_accuracy": _accuracy(among_all),
     }
     for prefix in ("", "all_classes_"):
-        base_share, novel_share = numbers[f"{prefix}base"], numbers[f"{prefix}novel"]
-        known = base_share is not None and novel_share is not None
-        numbers[f"{prefix}hm"] = float(harmonic_mean(base_share, novel_share)) if known else None
-    detected = openworld_auc(p.base_score, half, ~is_base)
-    numbers["openworld_auc"] = None if np.isnan(detected) or np.isnan(p.base_score).any() else detected
-    numbers["ece"] = calibration_error(p.all_classes_confidence, opened, bins)
+        first, second = numbers[f"{prefix}base"], numbers[f"{prefix}novel"]
+        defined = first is not None and second is not None
+        numbers[f"{prefix}hm"] = float(harmonic_mean(first, second)) if defined else None
+    auc = openworld_auc(p.base_score, within, ~is_base)
+    numbers["openworld_auc"] = None if np.isnan(auc) or np.isnan(p.base_score).any() else auc
+    numbers["ece"] = calibration_error(p.all_classes_confidence, among_all, bins)
     for name, mask in (("ece_base", is_base), ("ece_novel", ~is_base)):
-        numbers[name] = calibration_error(p.within_split_confidence[mask], half[mask], bins) if mask.any() else None
+        numbers[name] = calibration_error(p.within_split_confidence[mask], within[mask], bins) if mask.any() else None
     numbers["counts"] = {"base": int(is_base.sum()), "novel": int((~is_base).sum()), "all": len(p)}
     numbers["per_class"] = [
         {
             "label": label,
             "name": name,
             "count": int((p.label == label).sum()),
-            "within_split": _share(half[p.label == label]),
-            "all_classes": _share(opened[p.label == label]),
+            "within_split": _accuracy(within[p.label == label]),
+            "all_classes": _accuracy(among_all[p.label == label]),
         }
         for label, name in enumerate(classnames)
     ]
@@ -212,34 +210,35 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
 
 
 def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of classes that were most often taken for each other among all classes, the worst first.
+    """The most frequently confused pairs of classes among all classes, in descending order.
 
-    Each is labels (ascending), names, count (images of either that were taken for the other) and share (of the
-    images of both, in percent). Pairs of one count are in the order of their labels.
+    Each has labels (ascending), names, count (images of either predicted as the other) and share (of the images of
+    both, in percent). Ties are in the order of their labels.
     """
     p = predictions
     wrong = p.all_classes_prediction != p.label
     pairs = np.sort(np.stack([p.label[wrong], p.all_classes_prediction[wrong]], axis=1), axis=1)
-    found, counts = np.unique(pairs, axis=0, return_counts=True)
-    shown = np.bincount(p.label, minlength=len(classnames))
+    distinct, counts = np.unique(pairs, axis=0, return_counts=True)
+    totals = np.bincount(p.label, minlength=len(classnames))
     return [
         {
             "labels": [a, b],
             "names": [classnames[a], classnames[b]],
             "count": int(count),
-            "share": float(100 * count / (shown[a] + shown[b])),
+            "share": float(100 * count / (totals[a] + totals[b])),
         }
-        for (a, b), count in ((found[i].tolist(), counts[i]) for i in np.argsort(-counts, kind="stable")[:WORST_PAIRS])
+        for i in np.argsort(-counts, kind="stable")[:WORST_PAIRS]
+        for (a, b), count in [(distinct[i].tolist(), counts[i])]
     ]
 
 
 def save_evaluation(
     run_url: str, numbers: dict[str, Any], predictions: Predictions, owner: str = storage.NOBODY
 ) -> None:
-    """Write `predictions.parquet` and then `results.json` into a run folder, each whole or not at all.
+    """Write `predictions.parquet` and then `results.json` into a run folder, each atomically.
 
     Args:
-        owner: identity of the run, see `storage.seals`.
+        owner: identity of the run, see `storage.checksums`.
     """
     storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)), owner)
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
@@ -250,53 +249,54 @@ def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
     """The content of `results.json` at `url`.
 
     Args:
-        owner: identity of the run, see `storage.seals`.
+        owner: identity of the run, see `storage.checksums`.
 
     Raises:
         UserError: it is damaged, or another run's.
     """
-    found = parse_json(storage.read_sealed(url, owner), url, dict, remedy := "evaluate the run again")
-    counts = found.get("counts", {})
-    numbers = [found[key] for key in METRIC_HEADINGS if found.get(key) is not None]
+    content = parse_json(storage.read_sealed(url, owner), url, dict, remedy := "evaluate the run again")
+    counts = content.get("counts", {})
+    numbers = [content[key] for key in METRIC_HEADINGS if content.get(key) is not None]
     numbers += counts.values() if isinstance(counts, dict) else [counts]
-    if wrong := [one for one in numbers if not isinstance(one, int | float)]:
+    if wrong := [number for number in numbers if not isinstance(number, int | float)]:
         raise UserError(f"{url}: {cut(repr(wrong[0]))} is no number; {remedy}")
-    return found
+    return content
 
 
-def _choose(
+def _predict(
     logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(half prediction, open prediction, half confidence, open confidence, base score) of (B, C) logits."""
+    """The columns of `Predictions` after `label`, from (B, C) logits."""
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False
-        assert not others[labels].any(), "an image's own class must be a candidate"
+        assert not others[labels].any(), "an image's class must be a candidate"
         logits = logits.masked_fill(others, -torch.inf)
-    all_classes_confidence, opened = logits.softmax(1).max(1)
+    all_classes_confidence, all_classes_prediction = logits.softmax(1).max(1)
     in_base = torch.arange(logits.shape[1])[None, :] < base
-    own_half = in_base == (labels < base)[:, None]
-    within_split_confidence, half = logits.masked_fill(~own_half, -torch.inf).softmax(1).max(1)
+    in_split = in_base == (labels < base)[:, None]
+    within_split_confidence, within_split_prediction = logits.masked_fill(~in_split, -torch.inf).softmax(1).max(1)
     base_score = logits.softmax(1)[:, :base].amax(1)
-    return half, opened, within_split_confidence, all_classes_confidence, base_score
+    confidences = within_split_confidence, all_classes_confidence
+    return within_split_prediction, all_classes_prediction, *confidences, base_score
 
 
 def _decoded(
     images: ImageSet, transform: Callable[[Image.Image], Tensor], slices: Sequence[slice]
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows with their (B, 3, H, W) images; the next batch is decoded while the last one is used."""
+    """Slices of rows with their (B, 3, H, W) images; the next batch is decoded while the current one is used."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
 
     with thread_pool(1, "decode") as decoder:
-        ahead = [decoder.submit(load, rows) for rows in slices[:1]]
+        pending = [decoder.submit(load, rows) for rows in slices[:1]]
         for rows, following in zip(slices, [*slices[1:], None], strict=False):
-            pixels = ahead.pop().result()
+            pixels = pending.pop().result()
             if following is not None:
-                ahead.append(decoder.submit(load, following))
+                pending.append(decoder.submit(load, following))
             yield rows, pixels
 
 
-def _share(right: npt.NDArray[np.bool_]) -> float | None:
-    return float(100 * right.mean()) if len(right) else None
+def _accuracy(correct: npt.NDArray[np.bool_]) -> float | None:
+    return float(100 * correct.mean()) if len(correct) else None

@@ -25,8 +25,7 @@ from syncclip.shards.reader import ShardSet
 from syncclip.storage.contents import CONTENTS
 from syncclip.studies import outputs
 from syncclip.synthetic_sets.imported import read_set
-from syncclip.training.metrics_file import digest_of
-from syncclip.training.run_folder import METRICS, RECORD
+from syncclip.training.run_folder import METRICS, RECORD, digest_of
 
 Kind = Literal["study", "run", "set"]
 T = TypeVar("T")

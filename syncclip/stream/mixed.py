@@ -1,7 +1,7 @@
-"""The mixed stream: real images beside synthetic ones of the same and of novel classes, batch by batch.
+"""The mixed stream: batches of real images and synthetic ones of the same and of novel classes.
 
-Which images make batch `step` of epoch `epoch` is a pure function of (seed, epoch, step) over the committed shards:
-resuming is a counter, and 1 × 8, 2 × 4 and 4 × 2 (ranks × batch) see the same global batches.
+The images of a batch are a pure function of (seed, epoch, step) over the committed shards: resuming needs only a
+counter, and 1 × 8, 2 × 4 and 4 × 2 (ranks × batch) result in the same global batches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REAL, SYNTHETIC = 0, 1  # domains
 
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
 Room = Callable[[int, Tensor], Tensor]
-"""(images, one of them) -> (images, 3, H, W) of its type and layout, to be filled."""
+"""(number of images, one of them) -> uninitialised (images, 3, H, W) with its type and layout."""
 Data = Literal["real", "synthetic", "both"]
 EpochsOver = Literal["real", "synthetic", "longer"]
 
@@ -39,27 +39,26 @@ _NONE: Rows = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class BatchIds:
-    """The whole batch of all ranks together, as rows of the two sets; a group that is not trained on is empty."""
+    """The global batch of all ranks, as rows of the two datasets; a group that is not trained on is empty."""
 
-    real: Rows  # (B,) rows of the real set, showing `labels`
-    seen: Rows  # (B,) rows of the synthetic set, showing `labels`
-    novel: Rows  # (B,) rows of the synthetic set, showing `novel_labels`
+    real: Rows  # (B,) rows of the real dataset, with `labels`
+    seen: Rows  # (B,) rows of the synthetic dataset, with `labels`
+    novel: Rows  # (B,) rows of the synthetic dataset, with `novel_labels`
     labels: Rows  # (B,)
     novel_labels: Rows  # (B,)
 
 
 class MixedStream:
-    """Endless global batches of B images a group: real, seen (synthetic, same labels), novel (synthetic, novel labels).
+    """Endless global batches of B images per group: real, seen (synthetic, same labels), novel (synthetic).
 
-    `data="real"` gives the first group alone, `"synthetic"` the other two, `"both"` all; without novel classes there is
-    no novel group. Real images come in rounds, each once through all of them in a new order; a last batch that is not
-    full goes on with the first images of the round. Synthetic images are sampled uniformly from those of their class
-    in the window, a few shards at a time (from all of its images, where the window holds none). An epoch is a round,
-    or as many steps as it takes to sample as many synthetic images as there are.
+    `data="real"` yields the first group alone, `"synthetic"` the other two, `"both"` all; without novel classes there
+    is no novel group. Real images are shuffled in rounds, each a pass over all of them; an incomplete last batch is
+    filled with the first images of the round. Synthetic images are sampled uniformly from those of their class in a
+    window of a few shards (from all of the class, if the window contains none). An epoch is a round, or as many steps
+    as it takes to sample as many synthetic images as there are.
 
-    Reading is one path for all: bytes by offset, decode, cache, transform. A damaged image is replaced by the next
-    sound one of its class, counted, and named in the log. Safe to use from several threads; make a new one in another
-    process.
+    A damaged image is replaced by the next intact one of its class, counted, and logged. Thread-safe; create a new
+    stream in another process.
     """
 
     def __init__(
@@ -84,27 +83,27 @@ class MixedStream:
     ) -> None:
         """
         Args:
-            real: Sets of real images; with `data="synthetic"` only their labels are used, and without any, labels are
-                sampled from `base`.
-            synthetic: The synthetic sets; without any only with `data="real"`.
+            real: real datasets; with `data="synthetic"` only their labels are used, and without any, labels are sampled
+                from `base`.
+            synthetic: synthetic datasets; may be empty only with `data="real"`.
             transform: (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
                 step, group, position); the image is shared and must not be changed in place.
-            batch: Global B, a multiple of `world_size`.
-            seed: Of everything that is random.
-            base, novel: Class ids.
-            epochs_over: What an epoch's length follows; "longer" is the one of both that takes more steps.
-            images_per_class: Only the first so many synthetic images of each class of each set; None for all.
-            window: Shards of a set from which the images of one step come; None for all.
-            rank, world_size: Which part is this process's: positions rank, rank + world_size, … of every group.
-            max_corrupt_images: Damaged images that may be replaced before it is an error.
-            cache_images: Bytes that decoded images may take in memory; results do not depend on it.
-            teacher: Whose probabilities of synthetic images come with a batch; of the only synthetic set.
+            batch: global batch size B, a multiple of `world_size`.
+            seed: random seed.
+            base, novel: class ids.
+            epochs_over: length of an epoch; "longer" is that of "real" and "synthetic" with more steps.
+            images_per_class: number of synthetic images per class and dataset (the first ones); None: all.
+            window: number of shards of a dataset from which the images of a step are sampled; None: all.
+            rank, world_size: this process's part of every group: positions rank, rank + world_size, …
+            max_corrupt_images: number of damaged images that may be replaced.
+            cache_images: memory for decoded images in bytes; results do not depend on it.
+            teacher: source of the probabilities of synthetic images; requires a single synthetic dataset.
 
         Raises:
-            UserError: A set or an image that is needed is missing, or the numbers do not fit each other.
+            UserError: a required dataset or image is missing, or the arguments are inconsistent.
         """
         if batch < 1 or batch % world_size:
-            raise UserError(f"a batch of {batch} cannot be shared out to {world_size} worker(s); give a multiple of it")
+            raise UserError(f"a batch of {batch} can't be split among {world_size} worker(s); give a multiple of it")
         assert 0 <= rank < world_size
         self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
         self.transform, self.corruption = transform, Corruption(max_corrupt_images)
@@ -112,14 +111,14 @@ class MixedStream:
         self._room: Room = empty_batch
         self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
-            raise UserError(f"training on {data!r} data needs real images; give them or train on 'synthetic'")
+            raise UserError(f"training on {data!r} data requires real images; add some or train on 'synthetic'")
         if not synthetic and data != "real":
-            raise UserError(f"training on {data!r} data needs a synthetic set; make one first or train on 'real'")
+            raise UserError(f"training on {data!r} data requires a synthetic dataset; generate one or train on 'real'")
         self.real = joined(real) if real else None
         self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None
         self.steps_per_round = order.steps(self._round_images(), batch)
-        """Batches in which each real image is shown once, the last one filled up."""
+        """Batches of a pass over the real images."""
         self.steps_per_epoch = self._steps(epochs_over)
         """Batches of an epoch."""
 
@@ -127,20 +126,20 @@ class MixedStream:
         self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
     ) -> ImageSet:
         if images_per_class is not None:
-            sources = [replace(one, images=one.images.subset(images_per_class)) for one in sources]
+            sources = [replace(source, images=source.images.subset(images_per_class)) for source in sources]
         images = joined(sources)
-        self._check_labels(images, ", ".join(one.images.url for one in sources))
-        for one in sources:
-            self.corruption.include(one.images.corruption.account())
+        self._check_labels(images, ", ".join(source.images.url for source in sources))
+        for source in sources:
+            self.corruption.include(source.images.corruption.account())
         drawn = self.batch_size * (2 if len(self.novel) else 1)
         self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, drawn=drawn)
         return images
 
     def _round_images(self) -> int:
-        """Real images, or where none are given, synthetic ones of base classes."""
+        """Number of real images, or without any, of synthetic ones of base classes."""
         if self._epochs is not None:
             return len(self._epochs)
-        assert self.synthetic is not None, "one of both is there"
+        assert self.synthetic is not None
         return int(np.isin(self.synthetic.labels, self._base).sum())
 
     def _steps(self, epochs_over: EpochsOver) -> int:
@@ -153,9 +152,9 @@ class MixedStream:
         """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         if self._epochs is not None and self.real is not None:
-            number, place = divmod(self._global_step(epoch, step), self.steps_per_round)
-            batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, number, place)
-            real = self._epochs.shown(number)[batch]
+            round_number, step_in_round = divmod(self._global_step(epoch, step), self.steps_per_round)
+            batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, round_number, step_in_round)
+            real = self._epochs.shown(round_number)[batch]
             labels = self.real.labels[real]
         else:
             real = _NONE
@@ -179,62 +178,62 @@ class MixedStream:
         """This rank's part of the batch of a step, decoded and transformed.
 
         Args:
-            view: The images are the same in all; each transforms them with chance of its own, and training sees 0.
+            view: number of the augmentation; training uses 0.
 
         Raises:
-            UserError: More images than `max_corrupt_images` are damaged, or all of a class.
+            UserError: more than `max_corrupt_images` images are damaged, or all of a class.
         """
         ids = self.ids(epoch, step)
         if self.synthetic is not None:
             self._sampler.fetch(self._global_step(epoch, step))
-        mine = slice(self.rank, None, self.world_size)
+        local = slice(self.rank, None, self.world_size)
         groups = [
-            (self.real, ids.real[mine], ids.labels[mine], REAL),
-            (self.synthetic, ids.seen[mine], ids.labels[mine], SYNTHETIC),
-            (self.synthetic, ids.novel[mine], ids.novel_labels[mine], SYNTHETIC),
+            (self.real, ids.real[local], ids.labels[local], REAL),
+            (self.synthetic, ids.seen[local], ids.labels[local], SYNTHETIC),
+            (self.synthetic, ids.novel[local], ids.novel_labels[local], SYNTHETIC),
         ]
         count = sum(len(rows) for _, rows, _, _ in groups)
         images: Tensor | None = None
         generator = torch.Generator()
         labels, domains, read = [], [], list[int]()
-        for number, (source, rows, shown, domain) in enumerate(groups):
+        for number, (source, rows, group_labels, domain) in enumerate(groups):
             positions = self.rank + np.arange(len(rows)) * self.world_size
             seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number + view * len(groups), last=positions)
             for row, seed in zip(rows.tolist(), seeds, strict=True):
                 assert source is not None
                 generator.manual_seed(seed >> 1)
-                found, row = self._image(source, row, domain)
-                image = self.transform(found, generator)
+                decoded, row = self._image(source, row, domain)
+                image = self.transform(decoded, generator)
                 if images is None:
                     images = self._room(count, image)
-                assert image.shape == images.shape[1:], "a transform gives one shape"  # another might be spread over it
-                images[len(read)].copy_(image)  # at once, while it is in the processor's cache
+                assert image.shape == images.shape[1:], "transforms return one shape"  # `copy_` would broadcast
+                images[len(read)].copy_(image)  # immediately, while it is in the CPU's cache
                 read.append(row)
-            labels.append(shown[: len(rows)])
+            labels.append(group_labels[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
-        assert images is not None, "a batch shows something"
-        taught = None if self.teacher is None else self.teacher.of_batch(self.synthetic, read, len(groups[0][1]))
+        assert images is not None, "a batch has images"
+        soft = None if self.teacher is None else self.teacher.of_batch(self.synthetic, read, len(groups[0][1]))
         return Batch(
             images=images,
             labels=torch.from_numpy(np.concatenate(labels)),
             domains=torch.from_numpy(np.concatenate(domains)),
             sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
-            teacher=None if taught is None else torch.from_numpy(taught),
+            teacher=None if soft is None else torch.from_numpy(soft),
         )
 
     def repeated(self, step: int) -> int:
-        """How many of this rank's real images of a step, counted over epochs, the last ones, were shown before."""
+        """The number of this rank's real images of a step (counted over epochs), the last ones, that are repeated."""
         if self._epochs is None or self.data == "synthetic":
             return 0
         positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
         return int((positions >= len(self._epochs)).sum())
 
     def window(self, epoch: int, step: int) -> list[list[int]]:
-        """The numbers of the shards from which the synthetic images of a step come, for each set."""
+        """The numbers of the shards from which the synthetic images of a step are sampled, for each dataset."""
         return [window.shards(self._global_step(epoch, step)) for window in self._sampler.windows]
 
     def share_seen(self, epochs: int) -> float | None:
-        """Share of the synthetic images that so many epochs show at least once; None without synthetic images."""
+        """Fraction of the synthetic images that occur in so many epochs; None without synthetic images."""
         if self.synthetic is None:
             return None
         seen = np.zeros(len(self.synthetic), bool)
@@ -243,12 +242,11 @@ class MixedStream:
             seen[ids.seen] = seen[ids.novel] = True
         return float(seen.mean())
 
-    def begin_anew(self, processes: int, room: Room) -> None:
-        """In one of several forked processes: count what is lost from here on, and keep a share of the memory.
+    def after_fork(self, processes: int, room: Room) -> None:
+        """In one of `processes` forked processes: reset the count of damaged images, and split the cache memory.
 
         Args:
-            processes: How many there are.
-            room: Gives the memory for a batch's images.
+            room: allocates a batch's images.
         """
         self._room = room
         self.corruption = Corruption(None)
@@ -262,7 +260,7 @@ class MixedStream:
         return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> tuple[Image.Image, int]:
-        """The image of a row, or of the next sound row of its class; and which row it is."""
+        """The image of a row, or of the next intact row of its class; and the number of the row."""
         image = self._decoded_or_none(source, row, domain)
         if image is not None:
             return image, row
@@ -275,7 +273,7 @@ class MixedStream:
             image = self._decoded_or_none(source, candidate, domain)
             if image is not None:
                 return image, candidate
-        raise UserError(f"class {label}: not one of its images ({len(rows)}) can be read; the log names them")
+        raise UserError(f"class {label}: none of its {len(rows)} images can be read; they are listed in the log")
 
     def _decoded_or_none(self, source: ImageSet, row: int, domain: int) -> Image.Image | None:
         try:
@@ -284,14 +282,14 @@ class MixedStream:
             self.corruption.skip(error.name, error, error.images)
             return None
 
-    def _check_labels(self, synthetic: ImageSet, place: str) -> None:
-        shown = self._base
+    def _check_labels(self, synthetic: ImageSet, url: str) -> None:
+        base = self._base
         if self.real is not None and self._epochs is not None:
-            shown = np.unique(self.real.labels[self._epochs.rows])
-        wanted = np.unique(np.concatenate([shown, self.novel])).tolist()
-        missing = [label for label in wanted if not len(synthetic.rows_of(label))]
-        if len(missing):
+            base = np.unique(self.real.labels[self._epochs.rows])
+        labels = np.unique(np.concatenate([base, self.novel])).tolist()
+        missing = [label for label in labels if not len(synthetic.rows_of(label))]
+        if missing:
             raise UserError(
-                f"{place}: no synthetic image of {len(missing)} class(es) that are trained on (ids {few(missing)}); "
-                "make a set of this dataset, or loosen the filters"
+                f"{url}: no synthetic image of {len(missing)} class(es) to train on (ids {few(missing)}); generate "
+                "images for this dataset, or loosen the filters"
             )

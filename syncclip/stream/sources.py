@@ -1,6 +1,6 @@
-"""Several sets of the same classes, mixed: real ones by how often an epoch shows each, synthetic ones by chance.
+"""Mixing of several datasets of the same classes: real ones by repetition, synthetic ones by sampling weights.
 
-Synthetic images are drawn for given labels, from a window that moves over the shards of each set.
+Synthetic images are sampled for given labels, from a window that moves over the shards of each dataset.
 """
 
 from __future__ import annotations
@@ -23,54 +23,54 @@ Set = TypeVar("Set", bound=ImageSet)
 
 @dataclass(frozen=True)
 class MixedSource(Generic[Set]):
-    """One of the sets that are mixed.
+    """One of the mixed datasets.
 
-    Of synthetic sets, `weight` is the chance among the sets that show a class. Of real ones it is how
-    often an epoch shows each image: 1 once, 2 twice, 0.5 every other epoch.
+    The `weight` of a synthetic dataset is its relative sampling probability among those with images of a class. That of
+    a real dataset is the number of times that an epoch contains each image: 2 twice, 0.5 every other epoch.
     """
 
     images: Set
     weight: float = 1.0
     rows: Sequence[int] | Rows | None = None
-    """The rows to be used; None for all."""
+    """The rows to use; None: all."""
 
 
 class JoinedSet(ImageSet):
-    """The images of several sets, those of the first before those of the next: one set again."""
+    """The concatenation of several datasets."""
 
     def __init__(self, sets: Sequence[ImageSet]) -> None:
         self.sets = list(sets)
         self.starts: Rows = np.cumsum([0, *map(len, self.sets)]).astype(np.int64)
-        self.labels = np.concatenate([np.asarray(one.labels, np.int64) for one in self.sets])
+        self.labels = np.concatenate([np.asarray(images.labels, np.int64) for images in self.sets])
 
     def rows_of(self, label: int) -> Rows:
         pairs = zip(self.sets, self.starts, strict=False)
-        return np.concatenate([one.rows_of(label) + start for one, start in pairs]).astype(np.int64)
+        return np.concatenate([images.rows_of(label) + start for images, start in pairs]).astype(np.int64)
 
     def read(self, row: int) -> bytes:
-        images, row = self._place(row)
+        images, row = self._locate(row)
         return images.read(row)
 
     def name(self, row: int) -> str:
-        images, row = self._place(row)
+        images, row = self._locate(row)
         return images.name(row)
 
     def image(self, row: int) -> Image.Image:
-        images, row = self._place(row)
+        images, row = self._locate(row)
         return images.image(row)
 
-    def _place(self, row: int) -> tuple[ImageSet, int]:
+    def _locate(self, row: int) -> tuple[ImageSet, int]:
         number = int(np.searchsorted(self.starts, row, side="right")) - 1
         return self.sets[number], row - int(self.starts[number])
 
 
 def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:
-    """The images of all sources; those of the only one as they are."""
+    """The images of all sources, unchanged if there is only one."""
     return sources[0].images if len(sources) == 1 else JoinedSet([source.images for source in sources])
 
 
 class RealEpochs:
-    """Which real images an epoch shows, as rows of the joined sets."""
+    """The real images of each epoch, as rows of the joined datasets."""
 
     def __init__(self, sources: Sequence[MixedSource[Set]], seed: int) -> None:
         self._seed = seed
@@ -83,10 +83,10 @@ class RealEpochs:
             max(1, round(source.weight * len(rows))) for source, rows in zip(sources, self._rows, strict=True)
         ]
         if empty := [number for number, rows in enumerate(self._rows) if not len(rows)]:
-            which = f" in set {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
-            raise UserError(f"there is no real image to train on{which}; give at least one shot per class")
+            which = f" in dataset {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
+            raise UserError(f"there is no real image to train on{which}; use at least one shot per class")
         self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
-        """All that are ever shown."""
+        """The rows of all epochs."""
         self._even = self._counts == [len(rows) for rows in self._rows]
         self._uneven = lru_cache(maxsize=2)(self._shown_unevenly)
 
@@ -94,7 +94,7 @@ class RealEpochs:
         return sum(self._counts)
 
     def shown(self, epoch: int) -> Rows:
-        """(len,) rows, before they are shuffled: each once where its set's weight is 1."""
+        """(len,) rows of an epoch before shuffling: each once if its dataset's weight is 1."""
         return self.rows if self._even else self._uneven(epoch)
 
     def _shown_unevenly(self, epoch: int) -> Rows:
@@ -106,23 +106,22 @@ class RealEpochs:
 
 
 AHEAD = 4
-"""Coming positions of the window whose shards are fetched ahead, as far as the cache has room: that leaves time to
-ask a busy store again."""
+"""Number of window positions whose shards are prefetched, as the cache permits: this leaves time for retries."""
 
 
 class SyntheticSampler:
-    """Samples several sets: first the set, by its weight among those that show the class, then the image, uniformly.
+    """Sampling from several datasets: first the dataset, by weight among those with the class, then the image.
 
-    The image comes from the set's window, or from all of its images of the class where the window holds none.
+    Images are sampled uniformly from the dataset's window, or from all of the class, if the window contains none.
     """
 
     def __init__(self, sources: Sequence[MixedSource[ShardSet]], *, seed: int, width: int | None, drawn: int) -> None:
         """
         Args:
             sources: at least one.
-            seed: of the samples.
-            width: shards of each set that are in use at once; None for all.
-            drawn: images that a step takes from all sets together.
+            seed: random seed.
+            width: number of shards of each dataset in the window; None: all.
+            drawn: images per step from all datasets together.
         """
         self._seed = seed
         self._weights = np.array([source.weight for source in sources])
@@ -139,18 +138,18 @@ class SyntheticSampler:
         self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
 
     def fetch(self, global_step: int) -> None:
-        """Have the shards from which a step samples, and those of the next windows, copied to this machine."""
+        """Copy the shards of a step's window, and those of the next windows, to this machine."""
         for window in self.windows:
             window.fetch(global_step)
 
     def sample(self, labels: Rows, purpose: int, epoch: int, step: int, global_step: int) -> Rows:
-        """(len(labels),) rows of the joined sets that show `labels`; `global_step` counts through all epochs."""
+        """(len(labels),) rows of the joined datasets with `labels`; `global_step` is counted over all epochs."""
         choices = [window.choices(labels, global_step) for window in self.windows]
         if len(self.windows) == 1:
             sets = np.zeros(len(labels), np.int64)
         else:
-            there = np.array([[len(rows) > 0 for rows in of_set] for of_set in choices]).T
-            sets = order.choose(there * self._weights, order.key(order.SOURCE, purpose, self._seed, epoch, step))
+            available = np.array([[len(rows) > 0 for rows in per_set] for per_set in choices]).T
+            sets = order.choose(available * self._weights, order.key(order.SOURCE, purpose, self._seed, epoch, step))
         bounds = np.array([len(choices[number][i]) for i, number in enumerate(sets)], np.int64)
         numbers = order.below(bounds, order.key(purpose, self._seed, epoch, step))
         rows = [
@@ -161,7 +160,7 @@ class SyntheticSampler:
 
 
 class MovingWindow:
-    """The few shards of one set from which the images of a step come; those of coming places are fetched ahead."""
+    """The few shards of a dataset from which the images of a step are sampled; next ones are prefetched."""
 
     def __init__(self, images: ShardSet, *, width: int | None, seed: int, drawn: int) -> None:
         self._images, self._seed = images, seed
@@ -171,10 +170,10 @@ class MovingWindow:
         by_shard = np.argsort(which, kind="stable")
         runs = np.stack([edges[:-1], edges[1:]], axis=1)[by_shard]
         self._runs = np.split(runs, np.flatnonzero(np.diff(which[by_shard])) + 1)
-        """For each shard the first row of each run of its rows, and the row behind; it is one run, as a rule."""
+        """The start and end row of each run of a shard's rows (usually one run)."""
         self._width = len(self._shards) if width is None else width
         if self._width < 1:
-            raise UserError(f"a window of {width} shards holds no image; give 1 or more")
+            raise UserError(f"a window of {width} shards contains no image; use 1 or more")
         self._steps_per_window = order.steps_per_window(len(images), len(self._shards), drawn)
         self._index = lru_cache(maxsize=4)(self._by_label)
 
@@ -183,14 +182,14 @@ class MovingWindow:
         return [int(self._shards[shard]) for shard in self._window(global_step // self._steps_per_window)]
 
     def fetch(self, global_step: int) -> None:
-        """Have the shards of the window, and those of its coming places, copied to this machine."""
+        """Copy the shards of the window, and those of its next positions, to this machine."""
         if self._width < len(self._shards):
             position = global_step // self._steps_per_window
-            coming = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(position + ahead))
-            self._images.hold(int(self._shards[shard]) for shard in coming)
+            shards = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(position + ahead))
+            self._images.hold(int(self._shards[shard]) for shard in shards)
 
     def choices(self, labels: Rows, global_step: int) -> Sequence[Numbers]:
-        """For each label the rows that show it: those in the window, or all where it holds none."""
+        """For each label its rows: those in the window, or all if it contains none."""
         if self._width >= len(self._shards):
             return [self._images.samples.rows_of(int(label)) for label in labels]
         by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))

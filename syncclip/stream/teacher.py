@@ -1,7 +1,7 @@
-"""A teacher's files: its probabilities of a synthetic set's images, shard by shard, and its class vectors.
+"""A teacher's files: its probabilities of a synthetic dataset's images, shard by shard, and its class vectors.
 
-`00000.safetensors` holds a tensor (n, C) of float32 whose rows are those of the table of the set's first shard; zeros
-stand for an image that can't be read. `teacher.json`, written last, tells whose they are, and of which tars.
+`00000.safetensors` contains a tensor (n, C) of float32 with a row for each row of the table of the dataset's first
+shard; zeros mean an unreadable image. `teacher.json`, written last, identifies the teacher and the tars.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class TaughtShard(NamedTuple):
-    """A file of probabilities, and the tar that it belongs to."""
+    """A file of probabilities, and its tar."""
 
     shard: int
     images: int
@@ -40,31 +40,28 @@ class TeacherFiles(Settings):
 
     format: Literal[1] = 1
     name: str
-    """Of the teacher's run."""
+    """Name of the teacher's run."""
     digest: str
-    """Of all that decides what it says: the run, what it learned, its CLIP's weights."""
+    """Checksum of all that determines the probabilities: the run, its prompts, its CLIP's weights."""
     classnames: Annotated[tuple[ShortText, ...], MANY]
     dim: int
-    """Length of its class vectors."""
+    """Dimension of the class vectors."""
     vectors_sha256: str
-    """Of `class_vectors.safetensors`."""
+    """Checksum of `class_vectors.safetensors`."""
     shards: tuple[TaughtShard, ...]
-    """In the order of their numbers."""
+    """Files of probabilities in the order of their numbers."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
-        """Refuse a teacher of other classes than those of a set or dataset.
+        """Raise a UserError if the classes differ from those of a dataset.
 
         Args:
-            url: of the teacher's files.
-            of: the set or dataset, in the message.
-
-        Raises:
-            UserError: they differ.
+            url: URL of the teacher's files.
+            of: the dataset, for the message.
         """
         if self.classnames != tuple(classnames):
             raise UserError(
-                f"{url}: this teacher tells {len(self.classnames)} classes apart that are not the {len(classnames)} "
-                f"of {of}{first_difference(self.classnames, classnames)}; name the files of another in training.teacher"
+                f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} of {of}"
+                f"{first_difference(self.classnames, classnames)}; set training.teacher to the files of another teacher"
             )
 
 
@@ -74,26 +71,26 @@ def probabilities_name(shard: int) -> str:
 
 
 def read_teacher(url: str) -> TeacherFiles:
-    """What the folder of a teacher's files tells.
+    """The content of `teacher.json` in a folder.
 
     Raises:
-        UserError: it holds none, or not yet those of a whole set.
+        UserError: it contains no teacher's files, or they are incomplete.
     """
-    found = storage.read_document(storage.join(url, TEACHER), TeacherFiles, AGAIN)
-    if found is None:
+    files = storage.read_document(storage.join(url, TEACHER), TeacherFiles, AGAIN)
+    if files is None:
         raise UserError(
-            f"{url}: no teacher's files there, or not all of them; "
+            f"{url}: the teacher's files are missing or incomplete; "
             f"write them with `syncclip teacher RUN SET --out {url}`"
         )
-    return found
+    return files
 
 
 class Teacher:
-    """A teacher's files, opened. Safe to share between threads, and after a fork.
+    """A teacher's files, opened; thread-safe and fork-safe.
 
     Args:
         url: folder or URL of the files.
-        cache: through which they are read, row by row; not that of the set, whose window would close them.
+        cache: cache for reading them row by row; not the dataset's, whose window would evict them.
 
     Raises:
         UserError: see `read_teacher`.
@@ -101,56 +98,56 @@ class Teacher:
 
     def __init__(self, url: str, cache: ShardCache) -> None:
         self.url, self.told, self._cache = url, read_teacher(url), cache
-        self._shards = {one.shard: one for one in self.told.shards}
+        self._shards = {shard.shard: shard for shard in self.told.shards}
 
     def class_vectors(self) -> Probabilities:
-        """(C, D_t) of length 1.
+        """(C, D_t) unit-length class vectors.
 
         Raises:
             UserError: they are missing or damaged.
         """
         from safetensors.numpy import load
 
-        place = storage.join(self.url, VECTORS)
+        url = storage.join(self.url, VECTORS)
         try:
-            data = storage.read_bytes(place, sha256=self.told.vectors_sha256)
+            data = storage.read_bytes(url, sha256=self.told.vectors_sha256)
         except storage.MissingError as error:
-            raise _damage(place) from error
+            raise _damage(url) from error
         if hashlib.sha256(data).hexdigest() != self.told.vectors_sha256:
-            raise _damage(place)
+            raise _damage(url)
         vectors: Probabilities = load(data)["class_vectors"]
         return vectors
 
     def of_batch(self, synthetic: ImageSet | None, rows: Sequence[int], real: int) -> Probabilities | None:
-        """(N, C) of a batch's images, of which the first are real: zeros for these; None if all are."""
+        """(N, C) probabilities of a batch, with zeros for the first `real` images; None without synthetic images."""
         if synthetic is None:
             return None
-        found = np.zeros((len(rows), len(self.told.classnames)), np.float32)
-        found[real:] = self.probabilities(synthetic, rows[real:])
-        return found
+        batch = np.zeros((len(rows), len(self.told.classnames)), np.float32)
+        batch[real:] = self.probabilities(synthetic, rows[real:])
+        return batch
 
     def probabilities(self, images: ImageSet, rows: Sequence[int]) -> Probabilities:
-        """(n, C) of rows of the set that the teacher was asked about; zeros where it could not read an image.
+        """(n, C) probabilities of rows of the dataset; zeros for unreadable images.
 
         Raises:
             UserError: a file is missing or damaged.
         """
-        assert isinstance(images, ShardSet), "several sets are refused where a run is resolved"
-        places, width = images.samples.at(np.asarray(rows, np.int64)), 4 * len(self.told.classnames)
-        found = np.empty((len(rows), len(self.told.classnames)), "<f4")
-        for number, (shard, place) in enumerate(zip(places.shard.tolist(), places.place.tolist(), strict=True)):
-            one = self._shards[shard]
+        assert isinstance(images, ShardSet), "recipes reject a teacher with several datasets"
+        samples, width = images.samples.at(np.asarray(rows, np.int64)), 4 * len(self.told.classnames)
+        result = np.empty((len(rows), len(self.told.classnames)), "<f4")
+        for number, (shard, row) in enumerate(zip(samples.shard.tolist(), samples.place.tolist(), strict=True)):
+            file = self._shards[shard]
             url = storage.join(self.url, probabilities_name(shard))
-            first = one.bytes - width * (one.images - place)  # the numbers end with the file
+            first = file.bytes - width * (file.images - row)  # the tensor is at the end of the file
             try:
-                data = self._cache.read(ShardFile(url, one.bytes, one.sha256, one.images), first, width)
+                data = self._cache.read(ShardFile(url, file.bytes, file.sha256, file.images), first, width)
             except (UnreadableImageError, storage.MissingError) as error:
                 raise _damage(url) from error
             if len(data) != width:
                 raise _damage(url)
-            found[number] = np.frombuffer(data, "<f4")
-        return found
+            result[number] = np.frombuffer(data, "<f4")
+        return result
 
 
-def _damage(place: str) -> UserError:
-    return UserError(f"{place}: missing, or not as it was written; {AGAIN}")
+def _damage(url: str) -> UserError:
+    return UserError(f"{url}: missing or damaged; {AGAIN}")

@@ -1,4 +1,4 @@
-"""What the workers of one run do together: agree on a start, and average what each found on its share of a batch."""
+"""Communication between the workers of a run: shared start and errors, averaged gradients and losses."""
 
 from __future__ import annotations
 
@@ -17,71 +17,71 @@ T = TypeVar("T")
 
 
 class SharedError(UserError):
-    """A user's mistake that one rank met and every rank knows of."""
+    """A user error of one rank, raised on every rank."""
 
 
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
-    """What rank 0 computes, on every rank; a user's mistake there is raised everywhere, see `agreed`."""
-    found: list[T | None] = [None]
+    """The result of rank 0 on every rank; its user errors are raised everywhere, see `agreed`."""
+    result: list[T | None] = [None]
     with agreed(world_size):
         if rank == 0:
-            found = [compute()]
+            result = [compute()]
     if world_size > 1:
-        dist.broadcast_object_list(found, src=0)
-    return found[0]  # type: ignore[return-value]
+        dist.broadcast_object_list(result, src=0)
+    return result[0]  # type: ignore[return-value]
 
 
-def gathered(mine: T, world_size: int) -> list[T]:
-    """What each rank has, in their order, on every rank."""
+def gathered(value: T, world_size: int) -> list[T]:
+    """The values of all ranks, in order, on every rank."""
     if world_size == 1:
-        return [mine]
-    found: list[T | None] = [None] * world_size
-    dist.all_gather_object(found, mine)
-    return found  # type: ignore[return-value]
+        return [value]
+    values: list[T | None] = [None] * world_size
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
 
 
 @contextlib.contextmanager
 def agreed(world_size: int) -> Iterator[None]:
-    """A user's mistake that a rank meets in this block is raised on all of them, so that none waits for ever.
+    """Raise a user error of one rank in this block on all ranks, so that none waits forever.
 
     Raises:
-        UserError: the mistake itself, where there is one rank.
-        SharedError: the first rank's mistake, where there are several.
+        UserError: the error itself, with one rank.
+        SharedError: the first rank's error, with several.
     """
-    mistake: str | None = None
+    message: str | None = None
     try:
         yield
     except UserError as error:
         if world_size == 1:
             raise
-        mistake = str(error)
-    for sentence in gathered(mistake, world_size):
-        if sentence is not None:
-            raise SharedError(sentence)
+        message = str(error)
+    for each in gathered(message, world_size):
+        if each is not None:
+            raise SharedError(each)
 
 
 def average(
-    parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int, wish: bool = False
+    parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int, flag: bool = False
 ) -> tuple[dict[str, float], bool]:
-    """Replace each gradient by its mean over the ranks, in one message for all of it.
+    """Replace each gradient by its mean over the ranks, in one all-reduce.
 
-    Ranks have equal parts of a batch, so these are means over the global batch. A parameter that has no gradient on
-    any rank keeps none: SGD then leaves it alone, its decay included.
+    Ranks have equal parts of a batch, so these are means over the global batch. A parameter without gradient on any
+    rank keeps none, so that the optimiser ignores it, including its decay.
 
     Returns:
-        The losses' means, and whether any rank had the wish.
+        The means of the losses, and whether any rank's flag was set.
     """
     if world_size == 1:
-        return {name: value.item() for name, value in losses.items()}, wish
+        return {name: value.item() for name, value in losses.items()}, flag
     present = torch.tensor([float(p.grad is not None) for p in parameters])
     pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     values = torch.stack([value.detach().float() for value in losses.values()])
-    values = torch.cat([values, values.new_tensor([float(wish)])])
+    values = torch.cat([values, values.new_tensor([float(flag)])])
     flat = torch.cat([piece.flatten() for piece in pieces] + [present.to(values.device), values])
     dist.all_reduce(flat)
     flat /= world_size
     *sums, present, values = torch.split(flat, [p.numel() for p in parameters] + [len(parameters), len(losses) + 1])
     for parameter, total, somewhere in zip(parameters, sums, present.tolist(), strict=True):
         parameter.grad = total.view_as(parameter).to(parameter.dtype) if somewhere else None
-    *means, wishes = values.tolist()
-    return dict(zip(losses, means, strict=True)), wishes > 0
+    *means, flags = values.tolist()
+    return dict(zip(losses, means, strict=True)), flags > 0

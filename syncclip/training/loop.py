@@ -1,4 +1,4 @@
-"""The one training loop: step after step, each a pure function of the state and the step's number."""
+"""The training loop: each step is a pure function of the state and the step's number."""
 
 from __future__ import annotations
 
@@ -34,27 +34,25 @@ if TYPE_CHECKING:
 
 
 class DivergedError(UserError):
-    """A loss, or what is learned, is no longer a number. Every rank raises it in the same step."""
+    """A loss or a parameter is not finite. Every rank raises it in the same step."""
 
 
 class StoppedError(RuntimeError):
-    """The run was asked to stop, see `interruption.requested`, and has written a checkpoint. Every rank raises it."""
+    """The run was interrupted (see `shutdown.requested`) and has written a checkpoint. Every rank raises it."""
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What one rank needs to train, built and ready.
+    """The input of a training on one rank.
 
     Args:
-        run: where the results go.
-        method: its parameters that require gradients are learned; the builder has seeded them
-            (rank 0's are sent to the others).
+        run: folder of the results.
+        method: its parameters that require gradients are learned; rank 0's initial values are sent to the others.
         stream: this rank's part of every batch; None for a method that learns nothing.
-        settings: of the training.
+        settings: settings of the training.
         rate: the method's learning rate after the warm-up.
-        optimisation: the method's own; None: the recipe's SGD.
-        validate: what the best checkpoint is chosen by where the settings ask for it, higher being better; called on
-            the first rank alone.
+        optimisation: the method's own optimiser; None: the recipe's SGD.
+        validate: score of a checkpoint, the higher the better, for `keep_best=validation`; called on the first rank.
     """
 
     run: RunFolder
@@ -67,30 +65,28 @@ class TrainJob:
 
 
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
-    """Train to the end, from the newest whole checkpoint if there is one; do nothing if the run is finished.
+    """Train to the end, from the newest intact checkpoint if there is one; do nothing if the run is finished.
 
-    After a crash at any moment, the same call on the same number of workers ends with bitwise the same
-    `prompts.safetensors` and `metrics.jsonl` as an unbroken run (on CPU, with the same versions and `threads`). At
-    most the steps since the last checkpoint are repeated.
+    After a crash at any moment, the same call on the same number of workers results in bitwise the same
+    `prompts.safetensors` and `metrics.jsonl` as an uninterrupted run (on CPU, with the same versions and `threads`).
 
-    With several ranks each takes an equal part of every global batch, and the gradients are averaged: for losses
-    that are means over images this is what one rank computes, up to the order of summation. What a loss compares
-    across the images of a batch, or across classes, the method gathers from all ranks (see `WorkSplit`).
+    With several ranks each takes an equal part of every global batch, and gradients are averaged: for losses that are
+    means over images this equals one rank's result, up to the order of summation. Methods gather from all ranks what a
+    loss compares across images or classes (see `WorkSplit`).
 
     Args:
-        job: what to train on what.
-        rank, world_size: this worker among all; torch.distributed must be initialised if there are several.
+        job: the method, its data and settings.
+        rank, world_size: this worker among all; several require torch.distributed to be initialised.
         listener: called at every logged step, on rank 0.
 
     Returns:
-        The run's record, on rank 0 as it was written.
+        The run's record.
 
     Raises:
-        UserError: the folder holds another recipe's run, or its checkpoints do.
-        StoppedError: it was asked to stop; the same call goes on.
-        LostLoaderError: a loader process was killed; the same call goes on.
-        DivergedError: a loss is not finite; the step is not made, checkpoints before it stay. Or what was learned is
-            not finite where a checkpoint or the end is due; neither is written.
+        UserError: the folder or its checkpoints belong to another recipe.
+        StoppedError: the run was interrupted; the same call resumes it.
+        LostLoaderError: a loader process was killed; the same call resumes the run.
+        DivergedError: a loss is not finite, or a parameter when a checkpoint or the end is due; nothing is written.
     """
     settings = job.settings
     check_shared(settings.batch_size, world_size)
@@ -116,7 +112,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if recorder is not None:
-                    epochs = settings.epochs if job.method.trains else 1  # the one that it was prepared from
+                    epochs = settings.epochs if job.method.trains else 1  # `prepare` uses one
                     seen = job.stream.share_seen(epochs) if job.stream is not None else None
                     recorder.finish(learnable, _reading_notes(job.stream), seen)
         finally:
@@ -127,7 +123,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, speaks: bool) -> None:
-    """Put the state into the method; before the first step, show it its images if it asks. A stop loses what it saw."""
+    """Load the state into the method and, before the first step, call its `prepare`; an interruption discards that."""
     _put(state.parameters, learnable)
     _put(state.memory, job.method.memory())
     count, device = job.method.prepares, device_of(job.settings.device)
@@ -162,7 +158,7 @@ def _train(
     restore(optimizer, learnable, state.momentum)
     epoch, within = divmod(state.step, stream.steps_per_epoch)
     job.method.train()
-    made = batches(
+    prepared = batches(
         stream,
         settings.epochs,
         epoch,
@@ -171,17 +167,17 @@ def _train(
         processes=settings.loader_processes,
         pin_memory=device_of(settings.device).type == "cuda",
     )
-    for step, (epoch, within, batch) in enumerate(made, start=state.step):
+    for step, (epoch, within, batch) in enumerate(prepared, start=state.step):
         rate = rate_at(job.rate, step, stream.steps_per_epoch, settings, job.optimisation)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        # A method's random numbers are then a function of the step too: no checkpoint has to hold a generator's state.
+        # Random numbers are a function of the step, so that checkpoints need no generator state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         job.method.step_begins(step, total)
         losses = _backward(job.method, optimizer, batch)
-        # Only one clock counts, but any rank may be asked to stop; every rank learns of it.
-        wish = shutdown.requested() or (recorder is not None and recorder.waited())
-        values, waited = distributed.average(list(learnable.values()), losses, world_size, wish)
+        # Rank 0's clock decides, but any rank may be interrupted; the flag is shared with all.
+        flag = shutdown.requested() or (recorder is not None and recorder.waited())
+        values, waited = distributed.average(list(learnable.values()), losses, world_size, flag)
         _check_finite(values, step + 1, epoch)
         optimizer.step()
         if within + 1 == stream.steps_per_epoch:
@@ -210,10 +206,10 @@ def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) ->
 
 
 def device_of(name: str, key: str = "training.device") -> torch.device:
-    """The device that a recipe's `training.device`, or another key, stands for here.
+    """The torch device of `training.device` or another setting.
 
     Raises:
-        UserError: it asks for a GPU, and there is none.
+        UserError: it is a GPU, and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{key} is 'cuda', but there is no GPU here; use {key}=auto")
@@ -221,14 +217,14 @@ def device_of(name: str, key: str = "training.device") -> torch.device:
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
-    """Share with every rank what the others could not read; a user's mistake where that is too much."""
+    """Share unreadable images with all ranks; a user error if they are too many."""
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
 
 
 def _reading_notes(stream: MixedStream | None) -> list[str]:
-    """Notes on what could not be read, and on shards that hold nothing."""
+    """Notes on unreadable images and empty shards."""
     names = stream.corruption.names if stream is not None else {}
     lost, empty = ([name for name, images in names.items() if (images > 0) == unread] for unread in (True, False))
     notes = []
@@ -236,12 +232,12 @@ def _reading_notes(stream: MixedStream | None) -> list[str]:
         count = sum(names[name] for name in lost)
         notes.append(f"{count} unreadable image(s) were replaced by others of their class: {few(lost)}")
     if empty:
-        notes.append(f"{counted(len(empty), 'shard')} without any image passed over: {few(empty)}")
+        notes.append(f"{counted(len(empty), 'shard')} without any image skipped: {few(empty)}")
     return notes
 
 
 def load_prompts(run: RunFolder, method: Method) -> None:
-    """Put the prompts of a finished run into a method built from the same recipe.
+    """Load the prompts of a finished run into a method built from the same recipe.
 
     Raises:
         UserError: the run has no prompts yet, or those of another method or backbone.
@@ -250,31 +246,31 @@ def load_prompts(run: RunFolder, method: Method) -> None:
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
     if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in learnable.items()}:
         raise UserError(
-            f"{run.path(PROMPTS)} holds prompts of another method or backbone; evaluate with the run's own recipe"
+            f"{run.path(PROMPTS)} contains prompts of another method or backbone; evaluate with the run's own recipe"
         )
     _put(saved, learnable)
 
 
 def read_prompts(run: RunFolder) -> dict[str, Tensor]:
-    """The prompts of a finished run, by their names.
+    """The prompts of a finished run by name.
 
     Raises:
-        UserError: the run has none yet, or they are damaged; the sentence names the file.
+        UserError: the run has none yet, or their file is damaged.
     """
     path = run.path(PROMPTS)
     if not storage.exists(path):
-        raise UserError(f"{run.url} holds no {PROMPTS}; train first (syncclip train), or check the path")
+        raise UserError(f"{run.url} contains no {PROMPTS}; train first (syncclip train), or check the path")
     saved = storage.parse_tensors(storage.read_sealed(path, run.owner), path, "train again in another folder")
     if wrong := [name for name, tensor in saved.items() if not tensor.to(torch.float64).isfinite().all()]:
-        raise UserError(f"{path}: {wrong[0]} holds numbers that are not finite; train again in another folder")
+        raise UserError(f"{path}: {wrong[0]} contains numbers that are not finite; train again in another folder")
     return saved
 
 
 def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (saved, into)]
-    if shapes[0] != shapes[1]:  # a recipe's hash decides which there are, unless somebody made the file
+    if shapes[0] != shapes[1]:  # the recipe's hash determines them, unless the file was edited
         raise UserError(
-            "the checkpoint holds tensors of another method or backbone; remove it, or train in another folder"
+            "the checkpoint contains tensors of another method or backbone; remove it, or train in another folder"
         )
     with torch.no_grad():
         for name, tensor in into.items():
@@ -282,7 +278,7 @@ def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
 
 
 def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
-    for name in sorted(losses, key=lambda name: name == "total"):  # the term to blame before the sum of all
+    for name in sorted(losses, key=lambda name: name == "total"):  # the term before the sum
         if not math.isfinite(losses[name]):
             raise DivergedError(
                 f"training stopped in step {step} (epoch {epoch + 1}): loss '{name}' is {losses[name]}; lower the "
@@ -291,10 +287,10 @@ def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
 
 
 def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) -> None:
-    """What a finite loss with an infinite gradient leaves behind must not become the newest checkpoint."""
+    """Raise a DivergedError if a finite loss with an infinite gradient has spoiled a parameter."""
     for name, parameter in learnable.items():
         if not parameter.isfinite().all():
             raise DivergedError(
-                f"training stopped after step {step} (epoch {epoch + 1}): {name} holds numbers that are not finite; "
+                f"training stopped after step {step} (epoch {epoch + 1}): {name} contains numbers that are not finite; "
                 "lower the method's learning_rate or its loss weights"
             )

@@ -1,4 +1,4 @@
-"""A training on Ray Train: the plain loop on one worker or many, restarted where a worker or a node is lost."""
+"""A training on Ray Train: the training loop on one or more workers, restarted when a worker or node is lost."""
 
 from __future__ import annotations
 
@@ -38,77 +38,69 @@ from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
 from syncclip.training.loop import DivergedError, StoppedError, TrainJob, run
-from syncclip.training.metrics_file import last_line
-from syncclip.training.prometheus import TrainingGauges
-from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord
+from syncclip.training.run_folder import CHECKPOINTS, METRICS, RunFolder, RunRecord, last_line
 from syncclip.training.settings import TrainingSettings
-from syncclip.training.status import STATUS, TrainingStatus
+from syncclip.training.status import STATUS, TrainingGauges, TrainingStatus
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
-"""(spec, rank, world size) -> what this rank needs; a function of a module that the workers can import."""
+"""(spec, rank, world size) -> this rank's job; a function of a module that the workers can import."""
 
 RESIZE_SECONDS = 30.0
-"""How often an elastic training checks whether the cluster has room for more workers; a change restarts all of them."""
+"""Interval at which an elastic training checks for room for more workers; a change restarts all of them."""
 
 LOOK_SECONDS = 10.0
-"""How often it is checked whether the cluster still has room for the workers."""
+"""Interval of checking whether the cluster has room for the workers."""
 
 
 def check_cpus(training: TrainingSettings) -> None:
-    """Refuse, before Ray starts, more workers than this machine has CPUs; a cluster may be larger or grow.
-
-    Raises:
-        UserError: there are more.
-    """
+    """Raise a UserError, before a local Ray starts, if there are more workers than this machine has CPUs."""
     import ray
 
     workers, cpus = training.min_workers or training.workers, local_cpus()
     if workers > cpus and cluster_address() is None and not ray.is_initialized():
         raise UserError(
             f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many, or "
-            "name a cluster in RAY_ADDRESS"
+            "set RAY_ADDRESS to a cluster"
         )
 
 
 def train_on_ray(
     build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, warning: str | None = None
 ) -> RunRecord:
-    """Run the loop on `settings.workers` workers of a Ray cluster, the initialised one or one of this machine.
+    """Run the loop on `settings.workers` workers of the initialised Ray cluster, or of one on this machine.
 
-    A finished run returns at once, without Ray. Up to `max_failures` losses of a worker or a node are survived: all
-    workers start again from the newest checkpoint, which the loop writes itself, so a killed driver loses no more than
-    that when the same call is made again, with as many workers or with others. With `min_workers` they are as many as
-    the cluster has room for at the time.
+    A finished run returns immediately, without Ray. After each of up to `max_failures` lost workers or nodes, all
+    workers restart from the newest checkpoint. The same call resumes the run after a killed driver, also with another
+    number of workers. With `min_workers`, their number is as many as the cluster has room for.
 
     Args:
-        build: makes the job on each worker from `spec` alone; it also configures that process's storage.
-        spec: plain data (JSON), for instance a resolved recipe.
-        folder: of the run; on a cluster of several machines a URL or a path that all of them share.
+        build: builds the job on each worker from `spec` alone; it also configures that process's storage.
+        spec: plain data (JSON), such as a resolved recipe.
+        folder: folder of the run; for several machines a URL or a shared path.
         settings: the same that `build` will give to the job.
-        warning: shown before the training starts; the record's notes repeat it.
+        warning: printed before the training starts; the record's notes contain it.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe; more workers than the cluster has CPUs, or,
-            with `device: cuda`, than it has GPUs; the workers met a user's mistake or a loss that is no number; or more
-            of them were lost than `max_failures`.
+            with `device: cuda`, GPUs; a worker raised a user error or diverged; or more than `max_failures` were lost.
     """
-    json.dumps(spec)  # only plain data may travel
+    json.dumps(spec)  # only plain data can be sent
     before = folder.open()
     if before is not None and folder.finished(before):
-        say(f"run '{folder.name}' is finished: {folder.url} holds its prompts; nothing to do")
+        say(f"run '{folder.name}' is finished: {folder.url} contains its prompts; nothing to do")
         return before
     checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
-    heard = len(before.notes) if before is not None else 0
+    reported = len(before.notes) if before is not None else 0
     course = f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
     say(f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'which learns nothing'}")
     if warning is not None:
         say(f"warning: {warning}")
     with storage.lease(folder.url, "train") as hold, ray_session():
         scaling, session = _scaling(settings), current().under_lock(folder.url, hold.token)
-        with _shown(folder, heard, scaling, warning), telling() as stop:
+        with _shown(folder, reported, scaling, warning), telling() as stop:
             _fit(build, {"spec": spec, "folder": folder, "session": session, "stop": stop}, scaling, settings)
             record = folder.record()
-            assert record is not None, "the loop writes the record before anything else"
+            assert record is not None, "the loop writes the record first"
             if record.status == "failed":
                 raise UserError(record.error or "training failed")
             assert record.status == "finished", record
@@ -116,11 +108,11 @@ def train_on_ray(
 
 
 def _scaling(settings: TrainingSettings) -> Any:
-    """What each worker takes of the cluster; refused at once where it could never be had."""
+    """The resources of the workers; a UserError if the cluster can never provide them."""
     from ray.train import ScalingConfig
 
-    there, everywhere = capacity(settings.label_selector), capacity()
-    cpus, gpus = there["CPU"], there["GPU"]
+    selected, everywhere = capacity(settings.label_selector), capacity()
+    cpus, gpus = selected["CPU"], selected["GPU"]
     least = settings.min_workers or settings.workers
     key = "min_workers" if settings.min_workers else "workers"
     if least > cpus:
@@ -133,9 +125,9 @@ def _scaling(settings: TrainingSettings) -> Any:
             f"training.device is cuda with {counted(least, 'worker')}, but the cluster has {counted(int(gpus), 'GPU')}"
             + _where(settings.label_selector, gpus < everywhere["GPU"])
         )
-    # Where it is unknown what the cluster may become, a GPU is waited for only if it was asked for.
-    sure = least <= gpus < math.inf
-    use_gpu = settings.device == "cuda" or (settings.device == "auto" and sure)
+    # On an autoscaling cluster of unknown size, wait for GPUs only if they were requested.
+    available = least <= gpus < math.inf
+    use_gpu = settings.device == "cuda" or (settings.device == "auto" and available)
     return ScalingConfig(
         num_workers=(least, settings.workers) if settings.min_workers else settings.workers,
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,
@@ -146,27 +138,28 @@ def _scaling(settings: TrainingSettings) -> Any:
 
 
 def _lack(scaling: Any) -> str:
-    """What keeps the workers from running, if the cluster as it stands has no room for them; "" where it has."""
+    """The reason why the workers can't run, if the cluster currently has no room for them; else ""."""
     from ray.util import placement_group_table
 
-    selector, takes = scaling.label_selector or {}, scaling.resources_per_worker
+    selector, required = scaling.label_selector or {}, scaling.resources_per_worker
     workers = scaling.num_workers
     least, most = (workers, workers) if isinstance(workers, int) else workers
     room, everywhere = (
-        min(int(there.get(name, 0) // each) for name, each in takes.items())
-        for there in (current_resources(selector), current_resources({}))
+        min(int(resources.get(name, 0) // amount) for name, amount in required.items())
+        for resources in (current_resources(selector), current_resources({}))
     )
     if room < least:
         where = _where(selector, room < everywhere)
         return f"the cluster has room for {room} of {counted(least, 'worker')}{where}; training waits for machines"
-    waiting = [list(one["bundles"].values()) for one in placement_group_table().values() if one["state"] == "PENDING"]
-    if any(least <= len(asked) <= most and all(one == takes for one in asked) for asked in waiting):
+    groups = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
+    pending = [list(group["bundles"].values()) for group in groups]
+    if any(least <= len(bundles) <= most and all(each == required for each in bundles) for bundles in pending):
         return f"the cluster is in use by others; training waits for room for {counted(least, 'worker')}"
     return ""
 
 
 def _where(selector: Mapping[str, str], narrows: bool) -> str:
-    """A label selector as part of a message, if it `narrows` what is there: " on nodes with gpu!=t4"."""
+    """A label selector as part of a message, if it excludes nodes: " on nodes with gpu!=t4"."""
     terms = (f"{key}{'!=' if value[0] == '!' else '='}{value.removeprefix('!')}" for key, value in selector.items())
     return f" on nodes with {','.join(terms)} (training.label_selector)" if narrows else ""
 
@@ -177,8 +170,8 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
 
     folder: RunFolder = config["folder"]
     quiet()  # importing Ray Train resets its logger
-    # Ray's own state is of no use to a loop that saves its own: a place that disappears keeps runs clean, and a run
-    # on S3 needs no second S3 client. (Workers look at it only when they report checkpoints, which ours never do.)
+    # The loop writes its own checkpoints, so Ray's state goes to a temporary folder: runs stay clean, and a run on S3
+    # needs no second S3 client. (Workers use it only to report checkpoints.)
     with scratch_folder() as state:
         trainer = TorchTrainer(
             _worker,
@@ -194,20 +187,20 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            mistake = _explanation(getattr(error, "worker_failures", {}), settings.max_failures)
-            if mistake is None:
+            explanation = _explanation(getattr(error, "worker_failures", {}), settings.max_failures)
+            if explanation is None:
                 raise
-            raise mistake from error
+            raise explanation from error
 
 
 def _torch_config(backend: str) -> Any:
-    """Ray Train's, with workers that also stop where only they are told: on a machine that is about to go away."""
+    """Ray Train's TorchConfig, with workers that also handle a SIGTERM of their own, on a machine being preempted."""
     from ray.train.torch import TorchConfig
 
     class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             super().on_start(worker_group, backend_config)
-            worker_group.execute(heed_sigterm)  # in their main threads; the loop runs in another
+            worker_group.execute(heed_sigterm)  # in their main threads; the loop has its own
 
     class Config(TorchConfig):  # type: ignore[misc]
         @property
@@ -218,7 +211,7 @@ def _torch_config(backend: str) -> Any:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Train as one rank. A mistake that every rank knows of goes into the record, so that it isn't tried again."""
+    """Train as one rank. A user error that every rank raises is recorded, so that Ray does not retry."""
     import ray.train
 
     context = ray.train.get_context()
@@ -240,7 +233,7 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
         with heeding(config["stop"]), own_code_reported():
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
-        if not told(config["stop"]):  # another machine may take the place of the one that goes away
+        if not told(config["stop"]):  # only this machine is stopped, and another one may replace it
             raise
     except UserError as error:
         if debugging():
@@ -254,68 +247,68 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
             try:
                 record = folder.open() or RunRecord(name=folder.name, recipe_hash=folder.recipe_hash)
                 folder.write(record.model_copy(update={"status": "failed", "error": str(error)}))
-            except UserError:  # no room even for that: then Ray reports it, after another try
+            except UserError:  # the disk is full: Ray retries and reports the error
                 raise error from None
 
 
 def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
-    """One sentence for what ended a training on its workers, by rank; None for a defect."""
+    """The user error for the workers' failures by rank; None for a defect."""
     from ray.exceptions import RayActorError
 
     causes = {rank: cause_of(failure) for rank, failure in failures.items()}
     for cause in causes.values():
         if isinstance(cause, UserError):
             return cause
-    for rank, cause in sorted(causes.items()):  # the others report that they lost touch with it
+    for rank, cause in sorted(causes.items()):  # the others report a lost connection to it
         if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
             what = "its process or its machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
-                f"worker {rank}: {what}; that is once more than training.max_failures={max_failures} allows, but the "
-                "same command goes on from the newest checkpoint"
+                f"worker {rank}: {what}; training.max_failures={max_failures} restarts are used up, but the same "
+                "command resumes from the newest checkpoint"
             )
     return None
 
 
 @contextlib.contextmanager
-def _shown(folder: RunFolder, heard: int, scaling: Any, warning: str | None) -> Iterator[None]:
-    """Progress, notes and a status file while the workers train, from what they write: their output stays there.
+def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) -> Iterator[None]:
+    """Show progress and notes, and write a status file, from the run's files while the workers train.
 
     Args:
-        heard: notes of earlier starts, which are not repeated.
-        scaling: what the workers take; where the cluster hasn't that, what they wait for is reported.
-        warning: a note that was shown already.
+        reported: number of notes of earlier starts.
+        scaling: resources of the workers; a lack of them is reported.
+        warning: a note that was printed before.
     """
     from ray.exceptions import RayError
 
     status = TrainingStatus.begin()
     with keep_status_file(folder.path(STATUS), status, folder.owner), Progress(None, "steps", "train") as progress:
 
-        def look_at_run() -> None:
-            nonlocal heard
+        def update() -> None:
+            nonlocal reported
             with contextlib.suppress(OSError, UserError):
                 record, line = folder.record(), last_line(folder.path(METRICS))
                 if record is None:
                     return
-                for note in record.notes[heard:]:
+                for note in record.notes[reported:]:
                     if note != warning:
                         say(note)
-                heard = max(heard, len(record.notes))
+                reported = max(reported, len(record.notes))
                 if line is not None:
                     loss = float(line["total"])
                     progress.total = record.total_steps
                     progress.update(max(0, line["step"] - progress.done), loss=loss)
                     status.count(line["step"], record.total_steps, loss)
 
-        def look_at_cluster() -> None:
+        def check_cluster() -> None:
             before = status.waits
-            with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # the training itself reports it
+            with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # the training itself reports these
                 status.waits = _lack(scaling)
             if status.waits not in ("", before):
                 say(status.waits)
 
         every = 1.0 if storage.is_local(folder.url) else 10.0
         try:
-            with repeating(look_at_run, every), repeating(look_at_cluster, LOOK_SECONDS):
+            with repeating(update, every), repeating(check_cluster, LOOK_SECONDS):
                 yield
         finally:
-            look_at_run()
+            update()

@@ -1,4 +1,4 @@
-"""What rank 0 does with the run folder: open it, record what happens in it, close it as finished."""
+"""Rank 0's records in the run folder: metrics, trackers, checkpoints, and the finished run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,24 @@ from syncclip.core.text import counted
 from syncclip.runtime.progress import say
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
-from syncclip.training.metrics_file import MetricsFile, digest_of, lines_until
 from syncclip.training.optimizers import state_of
-from syncclip.training.run_folder import CHECKPOINTS, EVENTS, METRICS, PROMPTS, RunFolder, RunRecord, versions
+from syncclip.training.run_folder import (
+    CHECKPOINTS,
+    EVENTS,
+    METRICS,
+    PROMPTS,
+    MetricsFile,
+    RunFolder,
+    RunRecord,
+    digest_of,
+    lines_until,
+    versions,
+)
 from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
 Listener = Callable[[int, int, dict[str, float], float], None]
-"""Called with (steps made, steps in all, losses, real images a second since the last line) at every line of metrics."""
+"""Called with (completed steps, total steps, losses, real images/s since the last line) at every line of metrics."""
 
 
 def open_run(
@@ -35,17 +45,17 @@ def open_run(
     workers: int,
     warning: str | None = None,
 ) -> tuple[RunRecord, Checkpoint | None]:
-    """The run's record, and the state to go on from; None as state where nothing is left to do, which is reported.
+    """The run's record, and the state to start from; None as state if the run is finished, which is reported.
 
-    The state is the newest whole checkpoint, else the parameters as they were built. Damaged checkpoints are
-    reported and removed. The record's notes hold what was resumed and what may differ because of it, and `warning`.
+    The state is the newest intact checkpoint, else the initial parameters. Damaged checkpoints are reported and
+    removed. The record's notes contain `warning`, and what was resumed and may differ because of it.
 
     Raises:
         UserError: the folder, or a checkpoint in it, belongs to another recipe.
     """
     earlier = run.open()
     if earlier is not None and run.finished(earlier):
-        say(f"run '{run.name}' is finished: {run.url} holds its prompts; nothing to do")
+        say(f"run '{run.name}' is finished: {run.url} contains its prompts; nothing to do")
         return earlier, None
     record = RunRecord(
         name=run.name,
@@ -55,7 +65,6 @@ def open_run(
         versions=versions(),
         notes=earlier.notes if earlier is not None else [],
     )
-
     if warning is not None and warning not in record.notes:
         record.notes.append(warning)
     folder = run.path(CHECKPOINTS)
@@ -65,13 +74,13 @@ def open_run(
     if state is None:
         state = Checkpoint(0, _copied(learnable), memory=_copied(memory), workers=workers)
     else:
-        record.note(f"run '{run.name}' goes on after step {state.step} of {total_steps}")
+        record.note(f"run '{run.name}' resumes after step {state.step} of {total_steps}")
         if state.workers != workers:
-            made = counted(state.workers, "worker")
-            record.note(f"the checkpoint is of {made}, the run goes on with {workers}: the last bits may differ")
+            before = counted(state.workers, "worker")
+            record.note(f"the checkpoint is of {before}, the run resumes with {workers}: the last bits may differ")
         if earlier is not None and earlier.versions != record.versions:
             changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
-            record.note(f"the run began with other versions ({', '.join(changed)}): the last bits may differ")
+            record.note(f"the run started with other versions ({', '.join(changed)}): the last bits may differ")
     checkpoints.discard_after(folder, state.step)
     record.steps, record.seconds = state.step, state.seconds
     run.write_recipe()
@@ -84,7 +93,7 @@ def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class RunRecorder:
-    """MetricsFile, events, checkpoints and the record of a run that goes on from `state`."""
+    """Metrics, trackers, checkpoints and the record of a run that starts or resumes from `state`."""
 
     def __init__(
         self,
@@ -101,10 +110,10 @@ class RunRecorder:
         self._began = time.perf_counter()
         self._logged = (state.step, self._began)
         self._saved = self._began
-        self._totals = list(state.unscored)  # of the steps since the last checkpoint with a score
+        self._totals = list(state.unscored)  # total losses since the last scored checkpoint
 
     def log(self, done: int, epoch: int, rate: float, losses: dict[str, float]) -> None:
-        """Write the losses of step number `done` where a line is due."""
+        """Write the losses of step number `done` if a line is due."""
         total = self._record.total_steps
         self._totals.append(losses["total"])
         if not log_due(done, total, self._settings.log_every):
@@ -126,19 +135,19 @@ class RunRecorder:
         validate: Callable[[], float] | None = None,
         last: bool = False,
     ) -> None:
-        """Commit a checkpoint; the lines of its steps are made durable before it.
+        """Commit a checkpoint, after making the metrics of its steps durable.
 
         Args:
-            validate: what the best one is chosen by, if it's that.
-            last: the run is interrupted. Such a checkpoint is no candidate for the best: whatever is chosen in the
-                end, an unbroken run would choose it.
+            validate: see `TrainJob`.
+            last: the run is interrupted. Such a checkpoint gets no score, so that the best one is the same as in an
+                uninterrupted run.
         """
         self._metrics.sync()
         self._trackers.sync()
         score = None if last else self._score(validate)
         unscored = self._totals if last and self._settings.keep_best == "loss" else ()
-        known = self._record.workers, self._seconds(), score, unscored, self._metrics.digest
-        state = Checkpoint(done, dict(learnable), state_of(optimizer, learnable), dict(memory), *known)
+        facts = self._record.workers, self._seconds(), score, unscored, self._metrics.digest
+        state = Checkpoint(done, dict(learnable), state_of(optimizer, learnable), dict(memory), *facts)
         checkpoints.write(self._run.path(CHECKPOINTS), state, self._run.recipe_hash, self._settings.keep_checkpoints)
         self._saved, self._totals = time.perf_counter(), []
         self._record.steps, self._record.seconds = done, state.seconds
@@ -146,17 +155,16 @@ class RunRecorder:
         self._run.write(self._record)
 
     def waited(self) -> bool:
-        """Whether a checkpoint is due by what only this rank knows.
+        """Whether this rank requires a checkpoint: `checkpoint_minutes` have passed, or the disk was full.
 
-        Because more time has passed since the last one, or the start, than the settings allow; or because there was no
-        room for a line of metrics: all ranks then meet, and all stop if there still is none.
+        In the latter case all ranks synchronise, and all stop if the disk is still full.
         """
         minutes = self._settings.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
         return late or self._metrics.behind
 
     def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = (), seen: float | None = None) -> None:
-        """Write the prompts and, last, that the run is finished, and what share of the synthetic images it saw."""
+        """Write the prompts and, last, the record of the finished run."""
         self._metrics.sync()
         self._trackers.sync()
         tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
@@ -167,27 +175,27 @@ class RunRecorder:
         self._record.notes.extend(notes)
         if (best := checkpoints.best(self._run.path(CHECKPOINTS))) is not None:
             by, value = self._settings.keep_best, abs(best[1])
-            self._record.notes.append(f"of the checkpoints the best by {by} is that of step {best[0]} ({value:.4g})")
+            self._record.notes.append(f"the best checkpoint by {by} is that of step {best[0]} ({value:.4g})")
         self._run.write(self._record)
 
     def close(self) -> None:
-        """Let go of the files; called also after an error."""
+        """Close the files; also called after an error."""
         self._metrics.close()
         self._trackers.close(self._record.status == "finished")
 
     def _events(self) -> dict[str, str]:
-        """File -> sha256 of TensorBoard's events."""
+        """File name -> sha256 of TensorBoard's events."""
         if "tensorboard" not in self._settings.trackers:
             return {}
         names = [name for name in storage.sizes(self._run.url) if EVENTS in name]
         return {name: hashlib.sha256(storage.read_bytes(self._run.path(name))).hexdigest() for name in sorted(names)}
 
     def _score(self, validate: Callable[[], float] | None) -> float | None:
-        """How good the state is, higher being better; None where the settings don't ask."""
+        """Score of the state, the higher the better; None without `keep_best`."""
         if self._settings.keep_best == "loss":
             return -statistics.fmean(self._totals)
         if self._settings.keep_best == "validation":
-            assert validate is not None, "whoever builds the job knows the validation images"
+            assert validate is not None, "required for keep_best=validation"
             return validate()
         return None
 
@@ -196,14 +204,14 @@ class RunRecorder:
 
 
 def checkpoint_due(done: int, total: int, every: int, waited: bool = False) -> bool:
-    """Whether a checkpoint is written once `done` of `total` steps are made; the end has the prompts instead.
+    """Whether a checkpoint is due after `done` of `total` steps; after the last one there are the prompts instead.
 
     Args:
-        waited: whether more time has passed since the last one than the settings allow.
+        waited: see `RunRecorder.waited`.
     """
     return 0 < done < total and (waited or done % every == 0)
 
 
 def log_due(done: int, total: int, every: int) -> bool:
-    """Whether the losses of step number `done`, counted from 1, become a line of metrics: first, last, `every`-th."""
+    """Whether step number `done`, counted from 1, becomes a line of metrics: the first, the last, every n-th."""
     return done in (1, total) or done % every == 0

@@ -1,16 +1,20 @@
-"""The run folder: which recipe it belongs to, with which versions it was made, and whether it is finished."""
+"""The run folder: the run's record, its recipe, and its losses in `metrics.jsonl`."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel
 
 from syncclip import storage
-from syncclip.core.formats import parse_yaml
+from syncclip.core.formats import parse_json, parse_yaml
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.versions import package_version
@@ -21,36 +25,36 @@ CHECKPOINTS = "checkpoints"
 EVENTS = ".tfevents."
 """Part of the names of TensorBoard's files."""
 DECIDING = ("dataset.", "backbone.", "methods.", "training.")
-"""Keys of a recipe that may make a run another one; the settings of a study or an evaluation do not."""
+"""Prefixes of the recipe's settings that identify a run, unlike those of a study or an evaluation."""
 
 
 class RunRecord(BaseModel):
-    """What `run.json` holds. Times are facts about one machine; everything else follows from recipe and versions."""
+    """Content of `run.json`. Times depend on the machine; everything else follows from recipe and versions."""
 
-    format: int = 2  # 1: of versions that kept no classes.json beside the results
+    format: int = 2
     name: str
     recipe_hash: str
     status: Literal["running", "interrupted", "finished", "failed"] = "running"
-    steps: int = 0  # made when this was written
+    steps: int = 0  # completed when this was written
     total_steps: int = 0
     workers: int = 1
     versions: dict[str, str] = {}
     logs: dict[str, str] = {}  # of a finished run, file -> sha256 of metrics.jsonl and TensorBoard's events
-    origin: str | None = None  # of prompts that were not learned here: the checkpoint that they are from
-    notes: list[str] = []  # what happened on the way: resumed, a damaged checkpoint skipped, other versions
+    origin: str | None = None  # checkpoint from which prompts were imported
+    notes: list[str] = []  # events: resumed, damaged checkpoint skipped, other versions
     error: str | None = None
     seconds: float = 0.0  # spent in training steps, over all starts
-    seen: float | None = None  # share of the synthetic images that a finished run has seen
+    seen: float | None = None  # fraction of the synthetic images that a finished run has used
 
     def note(self, sentence: str) -> None:
-        """Print what happened, and keep it."""
+        """Print an event and add it to the notes."""
         say(sentence)
         self.notes.append(redacted(sentence))
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run is kept (a path or URL) and which recipe it follows; `recipe_text` is the resolved recipe as YAML."""
+    """The location of a run (a path or URL) and its recipe; `recipe_text` is the resolved recipe as YAML."""
 
     url: str
     name: str
@@ -59,28 +63,28 @@ class RunFolder:
 
     @property
     def owner(self) -> str:
-        """Identity of the run's files, see `storage.seals`."""
+        """Identity of the run's files, see `storage.checksums`."""
         return storage.identity(self.recipe_hash)
 
     def path(self, *parts: str) -> str:
-        """The path of something in the folder."""
+        """The path of a file in the folder."""
         return storage.join(self.url, *parts)
 
     def record(self) -> RunRecord | None:
-        """What `run.json` says, None for a new folder.
+        """The content of `run.json`, None for a new folder.
 
         Raises:
-            UserError: `run.json` is there but can't be read.
+            UserError: `run.json` can't be read.
         """
         return storage.read_document(self.path(RECORD), RunRecord, "choose another folder")
 
     def open(self) -> RunRecord | None:
-        """The record of an earlier start of this same run, None for a new one; changes nothing.
+        """The record of an earlier start of this run, None for a new one; changes nothing.
 
-        What failed before its first step, as over an empty set, binds the folder to no recipe.
+        A run that failed before its first step does not occupy its folder.
 
         Raises:
-            UserError: the folder holds a run of another recipe; the sentence names both and what differs.
+            UserError: the folder contains a run of another recipe.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:
@@ -88,20 +92,20 @@ class RunFolder:
         if record.status == "failed" and not record.total_steps:
             return None
         raise UserError(
-            f"{self.url} holds run '{record.name}' of recipe {record.recipe_hash[:12]}, but this is run '{self.name}' "
-            f"of recipe {self.recipe_hash[:12]}{self._changes()}; choose another folder or remove that one"
+            f"{self.url} contains run '{record.name}' of recipe {record.recipe_hash[:12]}, but this is run "
+            f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; choose another folder, or remove it"
         )
 
     def finished(self, record: RunRecord | None) -> bool:
-        """Whether nothing is left to be done."""
+        """Whether the run is complete."""
         return record is not None and record.status == "finished" and storage.exists(self.path(PROMPTS))
 
     def write(self, record: RunRecord) -> None:
-        """Replace `run.json`; after a crash either the old or the new one is there."""
+        """Replace `run.json` atomically."""
         storage.write_document(self.path(RECORD), record, self.owner)
 
     def write_recipe(self) -> None:
-        """Write the resolved recipe beside the results, where one was given."""
+        """Write the resolved recipe beside the results, if there is one."""
         if self.recipe_text:
             storage.write_sealed(self.path(RECIPE), self.recipe_text.encode(), owner=self.owner)
 
@@ -109,19 +113,19 @@ class RunFolder:
         path = self.path(RECIPE)
         if not self.recipe_text or not storage.exists(path):
             return ""
-        found = differences(storage.read_sealed(path).decode(), self.recipe_text)
-        changes = [change for change in found if change.startswith(DECIDING)]
+        differing = differences(storage.read_sealed(path).decode(), self.recipe_text)
+        changes = [change for change in differing if change.startswith(DECIDING)]
         return f" ({', '.join(changes[:5])}{', ...' if len(changes) > 5 else ''})" if changes else ""
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run's bits depend on."""
+    """The package versions on which a run's bits depend."""
     packages = ("syncclip", "torch", "open_clip_torch", "ray")
     return {"python": platform.python_version()} | {package: package_version(package) for package in packages}
 
 
 def differences(old: str, new: str) -> list[str]:
-    """The keys in which two YAML recipes differ, as `section.key: old -> new`, in the order of the keys."""
+    """The settings in which two YAML recipes differ, sorted, as `section.key: old -> new`."""
     before, after = (_flat(parse_yaml(text, RECIPE)) for text in (old, new))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
@@ -133,11 +137,118 @@ def differences(old: str, new: str) -> list[str]:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {prefix: value}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, inner in value.items():
-        found.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return found
+        flat.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
 
 
 def _shown(values: dict[str, Any], key: str) -> str:
     return json.dumps(values[key], default=str) if key in values else "absent"
+
+
+class MetricsFile:
+    """The losses of a run, one JSON object per line in order of the steps, without times: reproducible to the byte.
+
+    A local file is appended to immediately; elsewhere the file is replaced at every `sync`. The lines of a checkpoint
+    are therefore written before the checkpoint.
+
+    A full disk does not end the run: the file is `behind`, and the next `sync` writes all lines again or raises an
+    error.
+
+    Args:
+        path: of the file. Existing lines are kept up to `step`; later ones, including one truncated by a crash, are
+            dropped, since their steps will be repeated.
+        step: number of completed steps.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+
+    def __init__(self, path: str, step: int) -> None:
+        self._path = path
+        self._lines = lines_until(path, step) if step else []
+        self._step = step
+        self._file: IO[bytes] | None = None
+        self._replace()
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the lines."""
+        return digest_of(self._lines)
+
+    @property
+    def behind(self) -> bool:
+        """Whether lines could not be appended to a local file."""
+        return self._file is None and storage.is_local(self._path)
+
+    def write(self, **values: Any) -> None:
+        """Add the line of a step."""
+        assert values["step"] > self._step
+        self._step = values["step"]
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()
+        self._lines.append(line)
+        if self._file is not None:
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError:
+                self._close_file()
+
+    def sync(self) -> None:
+        """Make every line durable.
+
+        Raises:
+            UserError: the disk is full or the storage unavailable.
+        """
+        if self._file is not None:
+            try:
+                os.fsync(self._file.fileno())
+                return
+            except OSError:
+                self._close_file()
+        self._replace()
+
+    def close(self) -> None:
+        """Make every line durable, if possible, and close the file."""
+        with contextlib.suppress(UserError):  # do not mask an earlier error
+            self.sync()
+        self._close_file()
+
+    def _replace(self) -> None:
+        storage.write_bytes(self._path, b"".join(self._lines))
+        if storage.is_local(self._path):
+            self._file = storage.local_path(self._path).open("ab")
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # of flushing its buffer; the file is closed nevertheless
+                self._file.close()
+            self._file = None
+
+
+def last_line(path: str) -> dict[str, Any] | None:
+    """The newest complete line of a metrics file, None if there is none."""
+    lines = _lines(path)
+    return lines[-1][1] if lines else None
+
+
+def lines_until(path: str, step: int) -> list[bytes]:
+    """The complete lines of a metrics file up to `step`, as bytes."""
+    return [line for line, values in _lines(path) if values["step"] <= step]
+
+
+def digest_of(lines: Iterable[bytes]) -> str:
+    """Hex sha256 of some lines, as in a run's record and its checkpoints' markers."""
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def _lines(path: str) -> list[tuple[bytes, dict[str, Any]]]:
+    """The complete lines with their values; truncated or unreadable lines are skipped."""
+    lines: list[tuple[bytes, dict[str, Any]]] = []
+    if storage.exists(path):
+        for line in storage.read_bytes(path).splitlines(keepends=True):
+            with contextlib.suppress(UserError):
+                if line.endswith(b"\n") and "step" in (values := parse_json(line, path, dict)):
+                    lines.append((line, values))
+    return lines

@@ -1,4 +1,4 @@
-"""Settings of a training: what learns from what, how long, how fast, and what is kept on the way."""
+"""Settings of a training (method, data, schedule, checkpoints) and of an evaluation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
 
 
 class MixedSet(Settings):
-    """One of several sets that a training mixes: `{url: sets/a, weight: 2}`, or just its folder or URL."""
+    """One of several mixed datasets: `{url: sets/a, weight: 2}`, or just its folder or URL."""
 
     url: str
-    """Folder or URL of the set."""
+    """Folder or URL of the dataset."""
     weight: float = Field(1.0, gt=0)
-    """Of a synthetic set: its chance among the sets that show a class. Of a real one: how often an
-    epoch shows each image."""
+    """Sampling weight: of a synthetic dataset among those with images of a class; of a real dataset the number of
+    times that an epoch contains each image."""
 
     @model_validator(mode="before")
     @classmethod
@@ -37,149 +37,142 @@ class TrainingSettings(Settings):
     """Section `training` of a recipe. The learning rate is the method's own (`methods.<name>.learning_rate`)."""
 
     method: str = "syncclip"
-    """What is trained: a method by its name in `methods`, or one of your own as `module:Class`."""
+    """Method to train, by its name in `methods`, or a custom method as `module:Class`."""
     data: Literal["real", "synthetic", "both", "all_real"] = "both"
-    """What is learned from. "all_real": real images of the novel classes, too, as no experiment in earnest has them."""
+    """Training data. "all_real" is the upper bound: it includes real images of novel classes, which are not available
+    in practice."""
     synthetic: (
         Annotated[
             Annotated[str, Tag("text")] | Annotated[tuple[MixedSet, ...], Tag(MixedSet.__name__)], Discriminator(_kind)
         ]
         | None
     ) = None
-    """Folder or URL of the synthetic set, or a list of several; None: where this recipe's `synth` wrote it."""
+    """Folder or URL of the synthetic dataset, or a list of several; None: the output of this recipe's `synth`."""
     teacher: str | None = added(None)
-    """Folder or URL of a teacher's files of that set, as `syncclip teacher` writes them, for methods that learn from
-    its probabilities."""
+    """Folder or URL of the soft labels by `syncclip teacher` for that dataset, for methods with distillation."""
     real: tuple[MixedSet, ...] = added(())
-    """More datasets of the same classes, such as packed ones, whose shots are learned from beside the own ones."""
+    """Additional datasets of the same classes, such as packed ones, whose few-shot images are mixed in."""
     images_per_class: int | None = Field(None, ge=1)
-    """The first so many synthetic images of each class; None: all."""
+    """Number of synthetic images per class (the first ones); None: all."""
     seed: int = Field(1, ge=0)
-    """Of the shots, the initial prompts, the order and the crops."""
+    """Random seed of the few-shot sample, the initial prompts, the order and the augmentations."""
 
     epochs: int = Field(10, ge=1)
-    """How often the images are gone through; `epochs_over` says which."""
+    """Number of passes over the training data (see `epochs_over`)."""
     epochs_over: Literal["real", "synthetic", "longer"] = added("real")
-    """What an epoch goes through once: the real images, as many images as the synthetic set has, or the one of these
-    that takes more steps. With "real", the number of steps does not grow with the synthetic images."""
+    """Length of an epoch: one pass over the real images, as many images as the synthetic dataset has, or the longer of
+    both. With "real", the number of steps does not depend on the number of synthetic images."""
     batch_size: int = Field(16, ge=1)
-    """Real images a step over all workers; each brings a seen and a novel synthetic one."""
+    """Real images per step over all workers; each comes with one synthetic image of its class and one of a novel
+    class."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD; see torch."""
+    """Momentum of SGD."""
     weight_decay: float = Field(5e-4, ge=0)
-    """Of SGD; see torch."""
+    """Weight decay of SGD."""
     warmup_epochs: int = Field(1, ge=0)
-    """First epochs, trained at `warmup_learning_rate`; after them the method's learning rate follows a cosine. If
-    every epoch is
-    one of these, that rate is never used."""
+    """Number of warm-up epochs at `warmup_learning_rate`; afterwards the method's learning rate follows a cosine."""
     warmup_learning_rate: float = Field(1e-5, gt=0)
     """Learning rate of the warm-up."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Range of the random resized crop's area, as a share of the image."""
+    """Range of the random resized crop's area, as a fraction of the image."""
     flip_probability: float = Field(0.5, ge=0, le=1)
-    """Chance of a mirrored image."""
+    """Probability of a horizontal flip."""
 
     workers: int = Field(1, ge=1)
-    """Ranks that share every batch."""
+    """Number of data-parallel workers (ranks), which share every batch."""
     min_workers: int | None = added(None, ge=1)
-    """As few are enough: a training goes on with the workers that the cluster has room for, up to `workers`. None: as
-    many as `workers`."""
+    """Minimum number of workers of an elastic training, which uses up to `workers` as the cluster has room; None:
+    exactly `workers`."""
     label_selector: dict[LabelKey, LabelValue] = added({"ray.io/market-type": "!spot"})
-    """Labels that a Ray node requires to train or to run a cell of a study: label -> value, or "!value" for any other
-    value or none. The default avoids nodes labelled as spot, and selects every node where none has labels; {}: any
-    node. Generation ignores it."""
+    """Labels of the Ray nodes on which to train or to run a study's trainings: label -> value, or "!value" to exclude
+    it. The default excludes nodes labelled as spot; {}: any node. Generation ignores it."""
     max_failures: int = added(2, ge=0)
-    """Times that lost workers are replaced before a run is given up."""
+    """Number of restarts after lost workers before the run fails."""
     accumulation_steps: int = added(1, ge=1)
-    """Parts in which a worker's images of a step pass the tower, one after the other. The step stays that of the
-    whole batch; only memory is saved, for the time of one more pass."""
+    """Number of chunks in which a worker encodes its images of a step, to save memory. Activations are recomputed for
+    the gradient; the result is that of the whole batch."""
     threads: int = Field(1, ge=1)
-    """Torch threads a worker; another number may change the last bits of a result."""
+    """Torch threads per worker; another number may change the last bits of a result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """On which a worker computes; auto: a GPU where there is one."""
+    """Device of a worker; auto: a GPU if available."""
     shuffle_window: int | None = Field(None, ge=1)
-    """Shards of a set that a step samples from; None: all."""
+    """Number of shards of a synthetic dataset that a step samples from; None: all."""
     cache_images: int = Field(256 << 20, ge=0)
-    """Bytes of decoded images that may be kept in memory."""
+    """Memory for decoded images per worker, in bytes."""
     cache_bytes: int = added(4 << 30, ge=0)
-    """Local disk that copies of remote shards may take, on each machine."""
+    """Local disk space for copies of remote shards per machine, in bytes."""
     cache_folder: str | None = added(None)
-    """Where those copies are kept, for all workers of a machine; None: the user's folder among the temporary files."""
+    """Folder of these copies, shared by the workers of a machine; None: a per-user temporary folder."""
     verify_shards: bool = added(True)
     """Compare each shard with its marker's sha256 when it is copied or first opened."""
     prefetch_threads: int = Field(1, ge=0)
-    """Threads of a worker that make coming batches; of loaders, batches that each has ready."""
+    """Threads per worker that prepare batches ahead; with `loader_processes`, batches that each process keeps ready."""
     loader_processes: int = added(0, ge=0)
-    """Processes of a worker that make batches instead of threads; 0: none."""
+    """Processes per worker that prepare batches instead of threads; 0: none."""
     max_corrupt_images: int = Field(16, ge=0)
-    """Unreadable images that are replaced by others before training stops."""
+    """Number of unreadable images that are replaced by others before training stops."""
 
     log_every: int = Field(1, ge=1)
     """Steps between two lines of metrics."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(())
-    """Where the numbers are shown as well, beside metrics.jsonl; the `tracking` extra installs the libraries."""
+    """Experiment trackers to use besides metrics.jsonl; the `tracking` extra installs their libraries."""
     tracking_project: str = added("syncclip")
-    """Name of MLflow's experiment, or Weights & Biases' project."""
+    """MLflow experiment or Weights & Biases project."""
     mlflow_uri: str | None = added(None)
-    """MLflow's server; None: MLFLOW_TRACKING_URI. Files hold neither its user nor a path that may be a token."""
+    """URI of the MLflow server; None: MLFLOW_TRACKING_URI. Credentials in it are not written to files."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between two checkpoints."""
     checkpoint_minutes: float | None = added(None, gt=0)
-    """One more whenever so much time went by since the last."""
+    """Maximum time between two checkpoints, in minutes; None: no limit."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Newest ones kept; with 1 a damaged one costs the whole run."""
+    """Number of newest checkpoints to keep; with 1, a damaged checkpoint loses the whole run."""
     keep_best: Literal["loss", "validation"] | None = added(None)
-    """Keep the best one too: by the mean loss of the steps before it, or by the accuracy on the validation images."""
+    """Also keep the best checkpoint, by the mean loss of the steps before it or by the validation accuracy."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> TrainingSettings:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(
-                f"crop_scale is [{low}, {high}], but must hold two shares of an image, 0 < smaller <= larger <= 1"
+                f"crop_scale is [{low}, {high}], but must be two fractions of an image, 0 < smaller <= larger <= 1"
             )
         if self.synthetic == ():
-            raise ValueError("synthetic is an empty list; name a set, or leave the key out")
-        for sets in (self.real, self.synthetic):
-            urls = [one.url.rstrip("/") for one in sets] if isinstance(sets, tuple) else []
+            raise ValueError("synthetic is an empty list; name a synthetic dataset, or leave the setting out")
+        for mixed in (self.real, self.synthetic):
+            urls = [each.url.rstrip("/") for each in mixed] if isinstance(mixed, tuple) else []
             if twice := [url for url in urls if urls.count(url) > 1]:
-                raise ValueError(f"{twice[0]} is named twice among the sets that are mixed; give it a weight instead")
+                raise ValueError(f"{twice[0]} is listed twice among the mixed datasets; give it a weight instead")
         check_shared(self.batch_size, self.workers)
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers is {self.min_workers}, but workers is {self.workers}")
-        for workers in range(self.min_workers or self.workers, self.workers):  # whatever a cluster has room for
+        for workers in range(self.min_workers or self.workers, self.workers):  # any number in between must work
             check_shared(self.batch_size, workers, "between training.min_workers and training.workers is")
         return self
 
 
-def warmup_warning(training: TrainingSettings, rate: float, asked: Optimisation | None) -> str | None:
-    """A warning that every epoch of a training is warm-up, so that it never reaches its learning rate; None otherwise.
+def warmup_warning(training: TrainingSettings, rate: float, own: Optimisation | None) -> str | None:
+    """A warning if every epoch of a training is warm-up, so that it never reaches its learning rate; else None.
 
     Args:
         rate: the method's learning rate.
-        asked: how the method learns, see `Optimisation`.
+        own: the method's own optimiser and schedule.
     """
-    if training.epochs > training.warmup_epochs or (asked is not None and asked.by_step):
+    if training.epochs > training.warmup_epochs or (own is not None and own.by_step):
         return None
     return (
         f"training.epochs={training.epochs} is all warm-up (training.warmup_epochs={training.warmup_epochs}): "
         f"{training.method} trains at {training.warmup_learning_rate:g} and never reaches its learning rate of "
-        f"{rate:g}; "
-        "increase training.epochs, or set training.warmup_epochs=0"
+        f"{rate:g}; increase training.epochs, or set training.warmup_epochs=0"
     )
 
 
 def check_shared(batch: int, workers: int, who: str = "training.workers is") -> None:
-    """Refuse a number of workers that cannot take equal parts of a batch.
-
-    Raises:
-        UserError: more workers than images, or parts of different size.
-    """
+    """Raise a UserError if a batch can't be split into equal parts for the workers."""
     if batch % workers:
         fitting = max(n for n in range(1, workers) if batch % n == 0)
         raise UserError(
-            f"{who} {workers}, but a batch of {batch} cannot be shared out evenly to so many; "
-            f"use {fitting} worker(s), or a training.batch_size that is a multiple of {workers}"
+            f"{who} {workers}, but a batch of {batch} can't be split evenly; use {fitting} worker(s), or a "
+            f"training.batch_size that is a multiple of {workers}"
         )
 
 
@@ -187,14 +180,14 @@ class EvaluationSettings(Settings):
     """Section `evaluation` of a recipe."""
 
     split: Literal["test", "val"] = "test"
-    """On which images a run is tested. Settings are chosen on `val`."""
+    """Images to evaluate on; hyperparameters are tuned on `val`."""
     batch_size: int = Field(256, ge=1)
-    """Images in one forward pass."""
+    """Images per forward pass."""
     bins: int = Field(15, ge=1, le=1_000_000)
-    """Of the calibration error."""
+    """Number of bins of the calibration error."""
     calibrate: bool = added(False)
-    """Whether confidences are those of a temperature, fitted on the validation images of base classes."""
+    """Calibrate confidences by a temperature fitted on the validation images of base classes."""
     workers: int | None = added(None, ge=1)
-    """Workers of a cluster that share the images; None: after a training as many as trained, else this process."""
+    """Number of cluster workers that share the images; None: those of the training, else this process alone."""
     transfer: list[str] = Field(default=[])
-    """Other datasets that a finished run is tested on, over their classes; looked up in `dataset.root`."""
+    """Other datasets in `dataset.root` on which to evaluate a finished run, over their own classes."""

@@ -1,6 +1,6 @@
-"""How a training is doing, for whoever looks from elsewhere: `training.json` in the run's folder.
+"""The progress of a training for other processes: `training.json` in the run's folder, and Prometheus gauges.
 
-The driver writes it, also while no step ends, so its time is a sign of life. Nothing reads it to decide what to run.
+The driver writes `training.json` even while no step ends, so its time is a heartbeat. Nothing depends on its content.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from pydantic import PrivateAttr
 
 from syncclip import storage
-from syncclip.core.text import counted, duration
+from syncclip.core.text import as_ascii, counted, duration
 from syncclip.storage.status_file import JobStatus
 from syncclip.training.run_folder import RunFolder
 
@@ -18,19 +18,19 @@ STATUS = "training.json"
 
 
 class TrainingStatus(JobStatus):
-    """What `training.json` holds. Times are seconds."""
+    """Content of `training.json`. Times are seconds."""
 
     steps: int = 0
     total_steps: int = 0
     rate: float = 0.0
-    """Steps a second of this call."""
+    """Steps per second since this start."""
     loss: float | None = None
-    """The total of the newest line of metrics."""
+    """Total loss of the newest line of metrics."""
     waits: str = ""
-    """Why no worker runs, where the cluster has no room for them."""
+    """Reason why no worker runs, if the cluster has no room for them."""
 
     _first: tuple[int, float] | None = PrivateAttr(None)
-    """The steps of the first line that this call saw, and when that was."""
+    """Steps and time of the first line since this start."""
 
     def count(self, steps: int, total_steps: int, loss: float) -> None:
         """Record the newest line of metrics."""
@@ -41,7 +41,7 @@ class TrainingStatus(JobStatus):
             self.rate = round((steps - before) / (now - since), 4)
 
     def lines(self) -> list[str]:
-        """The status for people, while the training runs or after its driver was lost."""
+        """The status as text, while the training runs or after its driver was lost."""
         done = f"{self.state}: {self.steps:,} of {counted(self.total_steps, 'step')}"
         if not self.steps:
             done = f"{self.state}: no step made yet"
@@ -56,10 +56,10 @@ class TrainingStatus(JobStatus):
 
 
 def run_lines(url: str) -> list[str] | None:
-    """How the run at `url` is doing, for people; None where there is no run.
+    """The status of the run at `url` as text; None if there is no run.
 
     Raises:
-        UserError: another version wrote its record or its status.
+        UserError: its record or its status can't be read.
     """
     record = RunFolder(url, "", "").record()
     owner = None if record is None else storage.identity(record.recipe_hash)
@@ -68,3 +68,28 @@ def run_lines(url: str) -> list[str] | None:
         return status.lines() if status is not None else None
     lines = [f"{record.status}: {record.steps:,} of {counted(record.total_steps, 'step')}"]
     return [*lines, f"why: {record.error}"] if record.error else lines
+
+
+class TrainingGauges:
+    """A listener of the training loop that sets Prometheus gauges, exported by Ray with the prefix `ray_`.
+
+    Every series has the tags `run` and `url`; Ray accepts ASCII tags only, so other characters are percent-encoded. Ray
+    drops a gauge that is not set again within two export intervals (20 s by default), so each line of metrics sets all.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        from ray.util.metrics import Gauge
+
+        self._run = {"run": as_ascii(name), "url": as_ascii(url)}
+        tags = tuple(self._run)
+        self._done = Gauge("syncclip_training_steps_done", "Completed steps, including those of earlier starts.", tags)
+        self._planned = Gauge("syncclip_training_steps_planned", "Steps of the whole training.", tags)
+        self._loss = Gauge("syncclip_training_loss", "Each term of the loss, and their weighted sum.", (*tags, "term"))
+        self._speed = Gauge("syncclip_training_images_per_second", "Real images of all workers.", tags)
+
+    def __call__(self, done: int, total: int, losses: dict[str, float], speed: float) -> None:
+        self._speed.set(speed, self._run)
+        self._done.set(done, self._run)
+        self._planned.set(total, self._run)
+        for term, value in losses.items():
+            self._loss.set(value, self._run | {"term": as_ascii(term)})

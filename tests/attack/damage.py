@@ -50,8 +50,7 @@ from syncclip.synthetic_sets.imported import SET_RECIPE, read_set, read_whole_se
 from syncclip.synthetic_sets.quality import measure_quality
 from syncclip.training import checkpoints
 from syncclip.training.loop import read_prompts
-from syncclip.training.metrics_file import digest_of, lines_until
-from syncclip.training.run_folder import RunFolder
+from syncclip.training.run_folder import RunFolder, digest_of, lines_until
 from syncclip.verify import verify
 from tests.worlds.derived import make_captions, make_exports, make_predictions, make_set_exports, make_teacher
 from tests.worlds.language import asked

@@ -139,7 +139,7 @@ def test_bf16_stays_near_and_hands_out_float32(backbone: Backbone, clip: Prompte
 def test_fp16_is_not_for_learning_them(backbone: Backbone) -> None:
     half = PromptedClip(replace(backbone, precision="fp16"))
     inserted = Inserted({1: torch.zeros(2, half.vision.width, requires_grad=True)})
-    with pytest.raises(UserError, match="backbone.precision: fp16 needs a GPU"):
+    with pytest.raises(UserError, match="backbone.precision: fp16 requires a GPU"):
         half.encode_images(images(), inserted=inserted)
 
 
@@ -161,6 +161,6 @@ def test_towers_without_such_a_first_token_are_refused_in_one_sentence(
     if reason is None:
         check_towers(clip.text, clip.vision, "it")
         return
-    with pytest.raises(UserError, match=rf"^backbone\.name: .*'it' has no place for them \({reason}\); use") as caught:
+    with pytest.raises(UserError, match=rf"'it' does not support \({reason}\)") as caught:
         check_towers(clip.text, clip.vision, "it")
     assert "\n" not in str(caught.value)

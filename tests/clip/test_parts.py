@@ -174,8 +174,8 @@ def test_computing_activations_twice_draws_the_same_again(clip: PromptedClip) ->
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("eva02", "fits open_clip's own vision transformer, and this is timm's Eva; use a model such as 'ViT-B-16'"),
-        ("siglip", "and this is timm's VisionTransformer"),
+        ("eva02", "this is timm's Eva"),
+        ("siglip", "this is timm's VisionTransformer"),
         ("resnet", "is not a plain vision transformer"),
     ],
 )
@@ -193,9 +193,9 @@ def test_a_text_tower_that_takes_no_parts_is_told(clip: PromptedClip) -> None:
 
 @pytest.mark.parametrize("name", ["openai"])
 def test_parts_for_another_number_of_blocks_are_refused(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="parts for 2 blocks, but the vision tower has 3; give one for each"):
+    with pytest.raises(UserError, match="parts for 2 blocks"):
         clip.encode_images(images(), parts=[BlockPart(), BlockPart()])
-    with pytest.raises(UserError, match="parts for 4 blocks, but the text tower has 3"):
+    with pytest.raises(UserError, match="parts for 4 blocks"):
         clip.encode_text(clip.texts(SENTENCES), parts=[BlockPart() for _ in range(4)])
 
 

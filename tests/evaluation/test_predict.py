@@ -76,9 +76,9 @@ def test_every_protocol_equals_a_loop_over_images() -> None:
     numbers, _ = evaluate_method(method, images, batch=7)
     hits: dict[str, list[bool]] = {"base": [], "novel": [], "all_classes_base": [], "all_classes_novel": []}
     for row, label in enumerate(images.labels.tolist()):
-        half, candidates = ("base", [0, 1, 2]) if label < 3 else ("novel", [3, 4])
-        hits[half].append(max(candidates, key=lambda c: float(scores[row, c])) == label)
-        hits[f"open_{half}"].append(max(range(5), key=lambda c: float(scores[row, c])) == label)
+        split, candidates = ("base", [0, 1, 2]) if label < 3 else ("novel", [3, 4])
+        hits[split].append(max(candidates, key=lambda c: float(scores[row, c])) == label)
+        hits[f"all_classes_{split}"].append(max(range(5), key=lambda c: float(scores[row, c])) == label)
     percent = {name: 100 * sum(right) / len(right) for name, right in hits.items()}
     everything = hits["all_classes_base"] + hits["all_classes_novel"]
     percent["all_classes_accuracy"] = 100 * sum(everything) / len(everything)
@@ -162,7 +162,7 @@ def test_a_class_without_images_has_no_accuracy() -> None:
 
 
 def test_an_empty_split_is_refused() -> None:
-    with pytest.raises(UserError, match="holds no images"):
+    with pytest.raises(UserError, match="contains no images"):
         predict(TableMethod(torch.eye(3), 2), Rows([]), 2, transform)
 
 
@@ -206,7 +206,7 @@ def test_joined_parts_write_the_bytes_of_one(tmp_path: Path, parts: int) -> None
 def test_a_part_that_is_missing_or_came_twice_is_never_counted(chosen: list[int]) -> None:
     method, images, _ = random_world()
     found = [predict(method, images, method.base, transform, batch=7, part=part, parts=2) for part in chosen]
-    with pytest.raises(AssertionError, match="came twice, or not at all"):
+    with pytest.raises(AssertionError, match="missing or duplicated"):
         Predictions.joined(found, len(images))
 
 

@@ -213,13 +213,11 @@ def test_a_student_needs_the_files_of_a_teacher_of_its_classes(tmp_path: Path, w
     case = PromptKdCase(distilled.VARIANTS[0], tmp_path)
     case.write_teacher(case.variant.classnames[::-1])
     count, first, last = len(case.variant.classnames), case.variant.classnames[0], case.variant.classnames[-1]
-    sentence = (
-        f"tells {count} classes apart that are not the {count} of .* \\(class 0 is '{last}', not '{first}'\\); name"
-    )
+    sentence = f"{count} classes are not the {count} of .* \\(class 0 is '{last}', not '{first}'\\)"
     with pytest.raises(UserError, match=sentence):
         case.import_from(tmp_path, worlds)
     shutil.rmtree(case.teacher)
-    with pytest.raises(UserError, match=r"teacher: no teacher's files there, or not all of them; write them with"):
+    with pytest.raises(UserError, match="teacher: the teacher's files are missing or incomplete"):
         case.import_from(tmp_path, worlds)
 
 

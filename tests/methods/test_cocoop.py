@@ -134,7 +134,3 @@ def test_a_phrase_with_too_few_words_is_refused() -> None:
 def test_no_sentence_at_a_time_is_refused() -> None:
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         CoCoOp.Settings(prompts_at_once=0)
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    assert (CoCoOp.Settings().learning_rate, CoCoOp.Settings().initial_words) == (0.002, "a photo of a")

@@ -135,16 +135,6 @@ def test_an_unknown_position_is_refused() -> None:
         CoOp.Settings(position="back")  # type: ignore[arg-type]
 
 
-def test_the_published_settings_are_the_defaults() -> None:
-    settings = CoOp.Settings()
-    assert (settings.learning_rate, settings.initial_words, settings.position, settings.class_specific) == (
-        0.002,
-        "",
-        "end",
-        False,
-    )
-
-
 def test_the_name_may_stand_in_front_for_one_class_as_for_many(clip: PromptedClip) -> None:
     many = build_method("coop", clip, DATASET, CoOp.Settings(text_tokens=4, position="front"))
     for label, name in enumerate(DATASET.classnames):

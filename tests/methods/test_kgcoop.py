@@ -54,13 +54,3 @@ def test_only_the_context_is_learned(clip: PromptedClip) -> None:
     method = build_method("kgcoop", clip, DATASET)
     method.loss(batch())
     assert list(method.state_dict()) == ["text_prompts.0"] == [name for name, _ in method.named_parameters()]
-
-
-def test_a_template_without_a_place_for_the_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="exactly once"):
-        KgCoOp.Settings(template="a photo")
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    settings = KgCoOp.Settings()
-    assert (settings.learning_rate, settings.initial_words, settings.knowledge_weight) == (0.002, "a photo of a", 8.0)

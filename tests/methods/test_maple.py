@@ -78,8 +78,3 @@ def test_the_depth_is_bounded_by_the_lower_tower() -> None:
 def test_prompts_that_do_not_fit_the_context_are_refused(clip: PromptedClip) -> None:
     with pytest.raises(UserError, match="fewer text tokens"):
         build_method("maple", clip, DATASET, Maple.Settings(text_tokens=15))
-
-
-def test_the_published_settings_are_the_defaults(clip: PromptedClip) -> None:
-    settings = Maple.Settings()
-    assert (settings.learning_rate, settings.text_tokens, settings.initial_words) == (0.0035, 2, "a photo of a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
 from syncclip.core.settings import UserError
 from syncclip.methods import METHODS, build_method, find_method
-from syncclip.methods.settings import MethodsSettings
+from syncclip.methods.settings import MethodsSettings, Optimisation
 from syncclip.methods.syncclip import SyncClip
 from tests.methods.classes import DATASET, batch
 
@@ -153,13 +154,6 @@ def test_bf16_keeps_prompts_gradients_and_losses_in_float32(folder: Path) -> Non
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in method.parameters())
 
 
-@pytest.mark.parametrize("tower", ["visual", "text"])
-def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, tower: str) -> None:
-    settings = SyncClip.Settings.model_validate({f"{tower}_depth": 4})
-    with pytest.raises(UserError, match=rf"{tower}_depth: .* at most 3"):
-        build_method("syncclip", clip, DATASET, settings)
-
-
 def test_a_resnet_serves_zero_shot_but_not_prompts() -> None:
     vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32)
     model = CLIP(8, vision, CLIPTextCfg(context_length=16, vocab_size=49408, width=8, heads=1, layers=1))
@@ -173,3 +167,42 @@ def test_a_resnet_serves_zero_shot_but_not_prompts() -> None:
 def test_a_method_for_a_gpu_alone_is_built_before_it_is_there(folder: Path, name: str) -> None:
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder), precision="fp16")))
     build_method(name, clip, DATASET)  # encodes nothing: half precision needs a GPU, to which it is moved later
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [*itertools.product(("ivlp", "syncclip", "promptsrc"), ("visual_depth", "text_depth")), ("vpt", "visual_depth")],
+)
+def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, name: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"{key}: .* at most 3"):
+        build_method(name, clip, DATASET, METHODS[name].Settings.model_validate({key: 4}))
+
+
+@pytest.mark.parametrize("name", ["kgcoop", "vpt", "tcp"])
+def test_a_template_without_the_class_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="exactly once"):
+        METHODS[name].Settings.model_validate({"template": "a photo."})
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("coop", {"learning_rate": 0.002, "initial_words": "", "position": "end", "class_specific": False}),
+        ("cocoop", {"learning_rate": 0.002, "initial_words": "a photo of a"}),
+        ("kgcoop", {"learning_rate": 0.002, "initial_words": "a photo of a", "knowledge_weight": 8.0}),
+        ("tcp", {"learning_rate": 0.002, "text_tokens": 4, "class_tokens": 4, "knowledge_weight": 8.0}),
+        ("tcp", {"optimisation": Optimisation("adam", weight_decay=5e-4, eps=1e-3)}),
+        ("vpt", {"learning_rate": 0.0025, "visual_tokens": 8, "template": "a photo of a {}."}),
+        ("maple", {"learning_rate": 0.0035, "text_tokens": 2, "initial_words": "a photo of a"}),
+        ("promptsrc", {"learning_rate": 0.0025, "visual_tokens": 4, "text_tokens": 4}),
+        ("promptsrc", {"text_weight": 25, "image_weight": 10, "logits_weight": 1}),
+        ("promptsrc", {"aggregation_mean": 15, "aggregation_std": 1}),
+        ("probe", {"learning_rate": 0.1, "optimisation": Optimisation("sgd", weight_decay=0.0)}),
+        ("tip", {"learning_rate": 0.001, "alpha": 1.17, "beta": 1.0, "cache_size": 16, "views": 10}),
+        ("mmrl", {"learning_rate": 0.001, "tokens": 5, "dim": 512, "class_weight": 0.7}),
+        ("mmrl", {"optimisation": Optimisation("adamw", weight_decay=5e-4)}),
+    ],
+)
+def test_the_published_settings_are_the_defaults(name: str, published: dict[str, object]) -> None:
+    settings = METHODS[name].Settings()
+    assert {key: getattr(settings, key) for key in published} == published

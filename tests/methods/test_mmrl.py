@@ -11,7 +11,6 @@ from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.mmrl import Mmrl
 from syncclip.methods.prompts import checked_layers
-from syncclip.methods.settings import Optimisation
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
 from tests.methods.classes import DATASET, Classes, batch
@@ -151,12 +150,6 @@ def test_only_tokens_maps_and_projection_are_learned(clip: PromptedClip) -> None
     assert sorted(method.state_dict()) == ["projection", "shared_tokens", *maps]
     first, second = method.to_text
     assert first is not second and torch.equal(first.weight, second.weight)
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    told = Mmrl.Settings()
-    assert (told.learning_rate, told.tokens, told.dim, told.class_weight) == (0.001, 5, 512, 0.7)
-    assert told.optimisation == Optimisation("adamw", weight_decay=5e-4)
 
 
 @pytest.fixture

@@ -9,10 +9,13 @@ from torch.nn.functional import cross_entropy, normalize
 from syncclip.methods.syncclip import alignment, distances
 from syncclip.methods.zeroshot import ZeroShot
 from syncclip.training.optimizers import learning_rate
-from tests.methods import parity
+from tests.methods import parity, text_methods, vision_methods
 
 SYNCCLIP = parity.names("synclip", "synclip_shallow")
 PROMPTED = parity.names("ivlp", "synclip", "synclip_shallow")
+COOP = text_methods.coop_variants()
+CONTEXT = [*COOP, *(parity.load(name) for name in parity.names("cocoop", "kgcoop"))]
+VISUAL = parity.names("vpt", "maple", "promptsrc")
 
 
 def test_zero_shot_parity() -> None:
@@ -69,9 +72,35 @@ def test_syncclip_parity_of_what_enters_the_losses(name: str) -> None:
         fixture.differs("loss", f"loss.syn_{part}", method.loss(half)["total"])
 
 
-@pytest.mark.parametrize("name", PROMPTED)
-def test_five_steps_of_sgd_parity(name: str) -> None:
-    parity.check_steps(parity.load(name))
+@pytest.mark.parametrize("fixture", COOP, ids=lambda fixture: fixture.name)
+def test_coop_parity(fixture: parity.Fixture) -> None:
+    text_methods.check_coop(fixture)
+
+
+@pytest.mark.parametrize("name", parity.names("cocoop"))
+def test_cocoop_parity(name: str) -> None:
+    text_methods.check_cocoop(parity.load(name))
+
+
+@pytest.mark.parametrize("name", parity.names("kgcoop"))
+def test_kgcoop_parity(name: str) -> None:
+    text_methods.check_kgcoop(parity.load(name))
+    text_methods.check_template(parity.load(name))
+
+
+@pytest.mark.parametrize("fixture", CONTEXT, ids=lambda fixture: fixture.name)
+def test_texts_and_initial_words_of_a_context_parity(fixture: parity.Fixture) -> None:
+    text_methods.check_start(fixture)
+
+
+@pytest.mark.parametrize("name", VISUAL)
+def test_visual_prompts_parity(name: str) -> None:
+    vision_methods.CHECKS[name](parity.load(name))
+
+
+@pytest.mark.parametrize("fixture", [*map(parity.load, [*PROMPTED, *VISUAL]), *CONTEXT], ids=lambda each: each.name)
+def test_five_steps_of_sgd_parity(fixture: parity.Fixture) -> None:
+    parity.check_steps(fixture)
 
 
 @pytest.mark.parametrize("case", ["generic", "same", "single", "distinct"])

@@ -134,8 +134,3 @@ def test_a_vectors_length_changes_no_score(clip: PromptedClip) -> None:
         method.vectors *= torch.tensor([[1.0], [3.0], [0.5], [2.0], [9.0]])
         torch.testing.assert_close(method.logits(images), before)
     torch.testing.assert_close(method.text_features(), normalize(method.vectors, dim=-1))
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    settings = Probe.Settings()
-    assert (settings.learning_rate, settings.optimisation.weight_decay) == (0.1, 0.0)

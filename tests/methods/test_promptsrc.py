@@ -104,12 +104,6 @@ def test_templates_without_one_place_for_the_name_are_refused(templates: tuple[s
         PromptSrc.Settings(templates=templates)
 
 
-@pytest.mark.parametrize("tower", ["visual", "text"])
-def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, tower: str) -> None:
-    with pytest.raises(UserError, match=rf"{tower}_depth: .* at most 3"):
-        built(clip, **{f"{tower}_depth": 4})
-
-
 def test_the_weights_are_a_normal_density_over_the_epochs_counted_from_one() -> None:
     density = [math.exp(-((epoch - 3.5) ** 2) / (2 * 2.0**2)) for epoch in (1, 2, 3, 4, 5)]
     assert gaussian_weights(5, 3.5, 2.0) == pytest.approx([value / sum(density) for value in density])
@@ -156,13 +150,6 @@ def test_the_average_is_carried_in_the_memory_and_not_in_the_state_dict(clip: Pr
     assert average.numel() == sum(prompt.numel() for prompt in method.parameters()) and not average.any()
     method.epoch_ended(1, 2)
     assert method.memory()["average"] is average and average.any()
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    settings = PromptSrc.Settings()
-    assert (settings.learning_rate, settings.visual_tokens, settings.text_tokens) == (0.0025, 4, 4)
-    assert (settings.text_weight, settings.image_weight, settings.logits_weight) == (25, 10, 1)
-    assert (settings.aggregation_mean, settings.aggregation_std) == (15, 1)
 
 
 def test_the_published_templates_are_those_of_the_published_code_in_its_order() -> None:

@@ -11,7 +11,7 @@ from syncclip.clip.prompt_text import fill, spoken
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
-from syncclip.methods.settings import Optimisation, TcpSettings
+from syncclip.methods.settings import TcpSettings
 from syncclip.methods.tcp import Tcp, checked_block, suffix_of
 from syncclip.training.optimizers import learning_rate
 from tests.methods import parity
@@ -180,9 +180,3 @@ def test_only_context_and_network_are_learned(clip: PromptedClip) -> None:
     method = build_method("tcp", clip, DATASET)
     layers = [f"meta_net.linear{layer}.{kind}" for layer in (1, 2) for kind in ("bias", "weight")]
     assert sorted(method.state_dict()) == [*layers, "text_prompts.0"]
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    told = TcpSettings()
-    assert (told.learning_rate, told.text_tokens, told.class_tokens, told.knowledge_weight) == (0.002, 4, 4, 8.0)
-    assert told.optimisation == Optimisation("adam", weight_decay=5e-4, eps=1e-3)

@@ -193,9 +193,3 @@ def test_an_image_that_is_shown_again_is_not_cached_again(clip: PromptedClip) ->
     method = build_method("tip", clip, DATASET, Tip.Settings(cache_size=2))
     method.prepare([[shown(images, labels)]])
     assert (method.keys != 0).any(dim=-1).sum(dim=1).tolist() == [1, 1, 0, 0, 0]
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    settings = Tip.Settings()
-    found = settings.learning_rate, settings.alpha, settings.beta, settings.cache_size, settings.views
-    assert found == (0.001, 1.17, 1.0, 16, 10)

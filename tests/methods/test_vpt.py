@@ -7,7 +7,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import UserError
 from syncclip.methods import build_method
 from syncclip.methods.vpt import Vpt
 from tests.methods.classes import DATASET, Classes, batch
@@ -57,18 +56,3 @@ def test_a_training_encodes_the_sentences_once(clip: PromptedClip, monkeypatch: 
     for _ in range(3):
         method.loss(batch())["total"].backward()
     assert len(calls) == 1
-
-
-def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="visual_depth: .* at most 3"):
-        build_method("vpt", clip, DATASET, Vpt.Settings(visual_depth=4))
-
-
-def test_a_template_without_a_place_for_the_name_is_refused() -> None:
-    with pytest.raises(ValueError, match="exactly once"):
-        Vpt.Settings(template="a photo.")
-
-
-def test_the_published_settings_are_the_defaults() -> None:
-    settings = Vpt.Settings()
-    assert (settings.learning_rate, settings.visual_tokens, settings.template) == (0.0025, 8, "a photo of a {}.")

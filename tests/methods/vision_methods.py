@@ -16,7 +16,7 @@ from tests.methods.upstream import ours
 
 def check(fixture: Fixture) -> None:
     """All that a file holds."""
-    {"vpt": check_vpt, "maple": check_maple, "promptsrc": check_promptsrc}[fixture.info["method"]](fixture)
+    CHECKS[fixture.info["method"]](fixture)
     parity.check_steps(fixture)
 
 
@@ -92,3 +92,6 @@ def check_parameters(fixture: Fixture, prefix: str, method: Method) -> None:
     end = dict(method.named_parameters())
     for name, value in fixture.under(prefix).items():
         parity.differs("parameter", f"{fixture.name}: {prefix}{name}", end[ours(name)], value)
+
+
+CHECKS = {"vpt": check_vpt, "maple": check_maple, "promptsrc": check_promptsrc}

@@ -79,7 +79,7 @@ def test_shots_of_more_real_sets_are_learned_from_too(tiny: TinyWorld, tmp_path:
     ("value", "sentence"),
     [
         ("[]", "synthetic is an empty list"),
-        ("[a,{url: a/}]", "a is named twice among the sets that are mixed"),
+        ("[a,{url: a/}]", "a is listed twice"),
         ("[{url: a, weight: 0}]", r"training.synthetic\[0\].weight: 0 is not allowed; it must be"),
         ("[{url: a, wieght: 1}]", r"training.synthetic\[0\].wieght: no such key; did you mean 'weight'"),
     ],

@@ -94,7 +94,7 @@ def test_what_processes_could_not_read_is_counted_here_once(tmp_path: Path) -> N
     ("rows", "limit", "sentence"),
     [
         (list(range(10)), 3, "4 unreadable images, more than the limit of 3"),
-        (list(range(3, 30, 5)), 16, "class 3: not one of its images \\(6\\) can be read"),
+        (list(range(3, 30, 5)), 16, "class 3: none of its 6 images"),
     ],
 )
 def test_a_mistake_in_a_process_is_told_as_one_here(
@@ -151,7 +151,7 @@ def test_a_process_that_is_killed_is_told_and_the_rest_can_be_made_anew(tmp_path
                 kill()
 
     with (
-        pytest.raises(LostLoaderError, match=r"^a loader process was lost \(DataLoader worker .*; where memory"),
+        pytest.raises(LostLoaderError, match="a loader process was lost"),
         watched(),
     ):
         read_and_kill()

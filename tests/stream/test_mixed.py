@@ -307,7 +307,7 @@ def test_a_damaged_real_image_is_replaced_by_another_of_the_few_shots(tmp_path: 
 @pytest.mark.fault
 def test_more_damaged_images_than_the_limit_are_an_error(tmp_path: Path) -> None:
     mixed = stream(synthetic=damaged(tmp_path, list(range(10))), max_corrupt_images=3)
-    with pytest.raises(UserError, match=r"4 unreadable images, more than the limit of 3"):
+    with pytest.raises(UserError, match="4 unreadable images"):
         for epoch in range(50):
             mixed.batch(epoch, 0)
 
@@ -315,12 +315,12 @@ def test_more_damaged_images_than_the_limit_are_an_error(tmp_path: Path) -> None
 @pytest.mark.fault
 def test_a_class_with_damaged_images_only_is_an_error(tmp_path: Path) -> None:
     mixed = stream(synthetic=damaged(tmp_path, list(range(3, 30, 5))), novel=[3])
-    with pytest.raises(UserError, match=r"class 3: not one of its images \(6\) can be read"):
+    with pytest.raises(UserError, match="class 3: none of its 6 images"):
         mixed.batch(0, 0)
 
 
 def test_labels_without_a_synthetic_image_are_refused_at_once() -> None:
-    with pytest.raises(UserError, match=r"no synthetic image of 2 class\(es\) that are trained on \(ids 7, 9\)"):
+    with pytest.raises(UserError, match=r"no synthetic image of 2 class.*\(ids 7, 9\)"):
         stream(novel=[3, 7, 9])
     with pytest.raises(UserError, match=r"no synthetic image of 1 class\(es\) .*\(ids 2\)"):
         stream(synthetic=stored(2, 2, 1), novel=[0])
@@ -329,14 +329,14 @@ def test_labels_without_a_synthetic_image_are_refused_at_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"batch": 8, "world_size": 3}, r"a batch of 8 cannot be shared out to 3 worker\(s\)"),
-        ({"batch": 0}, "a batch of 0 cannot"),
-        ({"real": None}, "training on 'both' data needs real images"),
-        ({"real": None, "data": "real"}, "training on 'real' data needs real images"),
-        ({"synthetic": None}, "training on 'both' data needs a synthetic set"),
-        ({"synthetic": None, "data": "synthetic"}, "training on 'synthetic' data needs a synthetic set"),
+        ({"batch": 8, "world_size": 3}, r"a batch of 8 can't be split among 3"),
+        ({"batch": 0}, "a batch of 0 can't"),
+        ({"real": None}, "training on 'both' data requires real images"),
+        ({"real": None, "data": "real"}, "training on 'real' data requires real images"),
+        ({"synthetic": None}, "training on 'both' data requires a synthetic dataset"),
+        ({"synthetic": None, "data": "synthetic"}, "training on 'synthetic' data requires a synthetic dataset"),
         ({"real_rows": []}, "no real image to train on"),
-        ({"window": 0}, "a window of 0 shards holds no image"),
+        ({"window": 0}, "a window of 0 shards contains no image"),
         ({"images_per_class": 0}, "0 images per class is an empty subset"),
     ],
 )

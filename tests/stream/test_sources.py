@@ -105,5 +105,5 @@ def test_a_weight_is_how_often_an_epoch_shows_a_image(weight: float, seed: int, 
 
 
 def test_a_set_without_a_image_is_named() -> None:
-    with pytest.raises(UserError, match="no real image to train on in set 2 of 2"):
+    with pytest.raises(UserError, match="no real image to train on in dataset 2 of 2"):
         RealEpochs([MixedSource(stored(3, 4, 4)), MixedSource(stored(3, 4, 4), rows=[])], seed=1)

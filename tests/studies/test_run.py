@@ -121,7 +121,7 @@ def read_state(folder: Path) -> dict[str, str]:
 
 @pytest.mark.usefixtures("finished")
 def test_a_changed_recipe_does_not_go_on_in_an_old_folder(world: Path) -> None:
-    with pytest.raises(UserError, match=r"holds run .*training\.epochs: 2 -> 3"):
+    with pytest.raises(UserError, match=r"contains run .*training\.epochs: 2 -> 3"):
         study(recipe_of(world, "training.epochs=3"))
 
 

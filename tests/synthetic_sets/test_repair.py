@@ -187,7 +187,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
 @pytest.mark.parametrize(
     ("judge", "sentence"),
     [
-        ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "no CLIP is called '/gone'"),
+        ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "unknown CLIP '/gone'"),
         ({"name": "safety", "checker": "/gone", "digest": "0" * 16}, "/gone holds no safety checker"),
         ({"name": "leakage", "backbone": {"name": "icons"}, "digest": "0" * 16}, "0{16}.safetensors is not there"),
     ],

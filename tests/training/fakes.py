@@ -99,7 +99,7 @@ def folder(url: str | Path, recipe: str = "a" * 64, text: str = "") -> RunFolder
 def job(url: str | Path, rank: int = 0, world_size: int = 1, noise: float = 0.1, **changes: Any) -> TrainJob:
     chosen = settings(**changes)
     torch.manual_seed(chosen.seed)
-    stream = FakeStream(chosen.batch, rank, world_size)
+    stream = FakeStream(chosen.batch_size, rank, world_size)
     return TrainJob(folder(url), FakeMethod(noise), stream, chosen, rate=0.1)
 
 

@@ -110,7 +110,7 @@ def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
     told: list[str] = []
     assert newest_step(tmp_path, told) is None
     assert [one.partition("; ")[2] for one in told] == [
-        "going back to the one before",
+        "using the previous one",
         "none is left, so training starts over",
     ]
 

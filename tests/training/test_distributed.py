@@ -34,7 +34,7 @@ def _average(rank: int, _: Path) -> None:
     both.grad = torch.tensor([1.0, 2.0]) * (rank + 1)
     if rank == 1:
         one.grad = torch.tensor([4.0, 0.0])
-    losses, wished = distributed.average([both, one, none], {"total": torch.tensor(3.0 + rank)}, 2, wish=rank == 1)
+    losses, wished = distributed.average([both, one, none], {"total": torch.tensor(3.0 + rank)}, 2, flag=rank == 1)
     assert both.grad.tolist() == [1.5, 3.0]
     assert one.grad is not None and one.grad.tolist() == [2.0, 0.0]
     assert none.grad is None
@@ -258,9 +258,9 @@ def test_a_run_has_the_curve_of_one_worker_however_many_go_on_with_it(ranks_done
     assert losses(name) == pytest.approx(losses("one"), rel=1e-5, abs=1e-5)  # rtol as for the prompts
     record = json.loads((ranks_done / "restarts" / name / "run.json").read_text())
     assert record["status"] == "finished"
-    assert record["notes"][0] == "run 'fake' goes on after step 4 of 9"
+    assert record["notes"][0] == "run 'fake' resumes after step 4 of 9"
     before, after = RESTARTS[name]
-    assert (f"the run goes on with {after}: the last bits may differ" in str(record["notes"])) == (before != after)
+    assert (f"the run resumes with {after}: the last bits may differ" in str(record["notes"])) == (before != after)
 
 
 def test_ranks_get_the_same_batches_however_many_they_are(ranks_done: Path) -> None:

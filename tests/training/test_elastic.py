@@ -72,10 +72,10 @@ def test_a_training_begins_with_one_worker_goes_on_with_two_and_ends_with_one(tm
             driver.wait()
     assert (record(folder).status, record(folder).workers) == ("finished", 1)
     assert record(folder).notes == [
-        "run 'fake' goes on after step 9 of 20",
-        "the checkpoint is of 1 worker, the run goes on with 2: the last bits may differ",
-        "run 'fake' goes on after step 12 of 20",
-        "the checkpoint is of 2 workers, the run goes on with 1: the last bits may differ",
+        "run 'fake' resumes after step 9 of 20",
+        "the checkpoint is of 1 worker, the run resumes with 2: the last bits may differ",
+        "run 'fake' resumes after step 12 of 20",
+        "the checkpoint is of 2 workers, the run resumes with 1: the last bits may differ",
     ]
 
     run(fakes.job(tmp_path / "alone", noise=0.0))  # the same images in the same steps give the same curve

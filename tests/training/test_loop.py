@@ -132,7 +132,7 @@ def test_resuming_makes_only_the_steps_after_the_checkpoint(tmp_path: Path) -> N
     resumed = fakes.job(tmp_path)
     run(resumed)
     assert resumed.stream.asked[0] == (1, 1)  # step 6, the newest multiple of 3 that was committed
-    assert record(tmp_path).notes == ["run 'fake' goes on after step 6 of 20"]
+    assert record(tmp_path).notes == ["run 'fake' resumes after step 6 of 20"]
 
 
 def test_a_run_on_another_file_system_has_the_same_bits_and_resumes(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_run_on_another_file_system_has_the_same_bits_and_resumes(tmp_path: Pa
     url = "memory://loop-test/run"
     with pytest.raises(StoppedError):
         run(fakes.job(url), listener=stop_at(8))
-    assert run(fakes.job(url)).notes == ["run 'fake' goes on after step 6 of 20"]
+    assert run(fakes.job(url)).notes == ["run 'fake' resumes after step 6 of 20"]
     assert {name: storage.read_bytes(f"{url}/{name}") for name in fakes.bits(tmp_path)} == fakes.bits(tmp_path)
     storage.remove("memory://loop-test", recursive=True)
 
@@ -169,7 +169,7 @@ def test_a_line_of_metrics_that_was_changed_is_written_again_from_a_checkpoint_b
     file.write_bytes(b"".join(lines))
     resumed = run(fakes.job(tmp_path / "broken", keep_checkpoints=9))
     assert "metrics.jsonl lacks lines that checkpoint" in capsys.readouterr().err
-    assert f"run 'fake' goes on after step {goes_on} of 20" in resumed.notes
+    assert f"run 'fake' resumes after step {goes_on} of 20" in resumed.notes
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
 
@@ -180,7 +180,7 @@ def test_lost_metrics_cost_no_step_that_a_checkpoint_holds(tmp_path: Path) -> No
         run(fakes.job(tmp_path / "broken"), listener=stop_at(11))
     (tmp_path / "broken" / "metrics.jsonl").unlink()
     resumed = run(fakes.job(tmp_path / "broken"))
-    assert any("metrics.jsonl lacks lines" in note and "going on from step 9" in note for note in resumed.notes)
+    assert any("metrics.jsonl lacks lines" in note and "resuming from step 9" in note for note in resumed.notes)
     prompts = [(tmp_path / name / "prompts.safetensors").read_bytes() for name in ("whole", "broken")]
     assert prompts[0] == prompts[1]
     assert [line["step"] for line in metrics(tmp_path / "broken")] == list(range(10, 21))
@@ -203,7 +203,7 @@ def test_a_truncated_newest_checkpoint_is_told_of_and_the_one_before_is_taken(
     newest.write_bytes(newest.read_bytes()[:-7])
     run(fakes.job(tmp_path / "broken"))
     assert "step-00000009.safetensors is damaged" in capsys.readouterr().err
-    assert record(tmp_path / "broken").notes[1] == "run 'fake' goes on after step 6 of 20"
+    assert record(tmp_path / "broken").notes[1] == "run 'fake' resumes after step 6 of 20"
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
 
@@ -212,7 +212,7 @@ def test_a_checkpoint_by_time_changes_no_bit(tmp_path: Path) -> None:
     timed = {"checkpoint_every": 1000, "checkpoint_minutes": 1e-9}
     with pytest.raises(StoppedError):
         run(fakes.job(tmp_path / "broken", **timed), listener=stop_at(8))
-    assert run(fakes.job(tmp_path / "broken", **timed)).notes == ["run 'fake' goes on after step 7 of 20"]
+    assert run(fakes.job(tmp_path / "broken", **timed)).notes == ["run 'fake' resumes after step 7 of 20"]
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
 
@@ -238,7 +238,7 @@ def test_the_checkpoint_of_the_lowest_loss_is_kept_and_named(tmp_path: Path) -> 
     means = {step: sum(totals[step - 3 : step]) / 3 for step in (3, 6, 9, 12, 15, 18)}
     best = min(means, key=lambda step: means[step])
     assert kept(tmp_path) == pytest.approx({step: -means[step] for step in {best, 18}})
-    assert record(tmp_path).notes == [f"of the checkpoints the best by loss is that of step {best} ({means[best]:.4g})"]
+    assert record(tmp_path).notes == [f"the best checkpoint by loss is that of step {best} ({means[best]:.4g})"]
 
 
 def test_the_best_checkpoint_on_validation_images_is_kept(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_the_best_checkpoint_on_validation_images_is_kept(tmp_path: Path) -> Non
     made = fakes.job(tmp_path, keep_best="validation", keep_checkpoints=1)
     run(replace(made, validate=lambda: next(accuracies)))
     assert kept(tmp_path) == {6: 70.0, 18: 30.0}
-    assert "best by validation is that of step 6 (70)" in record(tmp_path).notes[0]
+    assert "by validation is that of step 6 (70)" in record(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize("step", [1, 7, 16])
@@ -293,7 +293,7 @@ def test_a_gradient_that_is_no_number_reaches_neither_checkpoint_nor_prompts(tmp
     poisoned = fakes.job(tmp_path)
     poisoned.method.weight.register_hook(lambda g: g * torch.nan if poisoned.method.calls == call else g)
     with pytest.raises(
-        DivergedError, match=rf"after step {call} \(epoch .\): weight holds numbers that are not finite"
+        DivergedError, match=rf"after step {call} \(epoch .\): weight contains numbers that are not finite"
     ):
         run(poisoned)
     assert not (tmp_path / "prompts.safetensors").exists()
@@ -335,7 +335,7 @@ def test_what_could_not_be_read_is_named_in_the_record_apart_from_empty_shards(t
         made.stream.corruption.skip(name, "so it is", images)
     assert run(made).notes == [
         "7 unreadable image(s) were replaced by others of their class: a.jpg, b.tar",
-        "1 shard without any image passed over: 00001.tar",
+        "1 shard without any image skipped: 00001.tar",
     ]
 
 
@@ -361,7 +361,7 @@ def test_prompts_that_are_no_numbers_or_were_changed_are_refused_by_their_file(t
         load_prompts(trained.run, trained.method)
     tensors = {**safetensors.torch.load(whole), "unused": torch.tensor([1.0, torch.nan, 1.0])}
     storage.write_sealed(str(place), safetensors.torch.save(tensors), owner=trained.run.owner)
-    with pytest.raises(UserError, match=r"prompts\.safetensors: unused holds numbers that are not finite"):
+    with pytest.raises(UserError, match=r"prompts\.safetensors: unused contains numbers that are not finite"):
         load_prompts(trained.run, trained.method)
 
 
@@ -375,7 +375,7 @@ def test_prompts_of_another_method_are_refused(tmp_path: Path) -> None:
 
 
 def test_prompts_that_are_not_there_are_told_of(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no prompts\.safetensors; train first"):
+    with pytest.raises(UserError, match=r"contains no prompts\.safetensors; train first"):
         load_prompts(fakes.job(tmp_path).run, fakes.FakeMethod())
 
 

@@ -103,7 +103,7 @@ def test_a_killed_loader_process_is_told_and_the_same_call_goes_on_to_the_same_b
     assert (
         run(worlds.job(world, tmp_path / "broken", "syncclip", loader_processes=2))
         .notes[0]
-        .startswith("run 'fake' goes on")
+        .startswith("run 'fake' resumes")
     )
     assert fakes.bits(tmp_path / "broken") == fakes.bits(tmp_path / "whole")
 
@@ -144,9 +144,9 @@ def test_accuracies_equal_a_loop_over_single_images(world: Path, method: str) ->
             text = built.text_features()
             image = built.image_features(transform(images.image(row))[None])[0]
         cosines = [float(torch.nn.functional.cosine_similarity(image, one, dim=0)) for one in text]
-        half, candidates = ("base", dataset.base) if label in dataset.base else ("novel", dataset.novel)
-        right[half].append(max(candidates, key=cosines.__getitem__) == label)
-        right[f"open_{half}"].append(cosines.index(max(cosines)) == label)
+        split, candidates = ("base", dataset.base) if label in dataset.base else ("novel", dataset.novel)
+        right[split].append(max(candidates, key=cosines.__getitem__) == label)
+        right[f"all_classes_{split}"].append(cosines.index(max(cosines)) == label)
     numbers = results(predict(built, images, built.base, transform, batch=5), built.classnames, built.base)
     assert {name: numbers[name] for name in right} == {
         n: pytest.approx(100 * sum(r) / len(r)) for n, r in right.items()
@@ -178,7 +178,7 @@ def test_sync_clip_on_ray_has_the_bits_of_the_plain_loop_also_after_a_loader_was
     settings = worlds.job(world, tmp_path / "ray", "syncclip", **spec["settings"]).settings
     record = train_on_ray(worlds.build, spec, fakes.folder(tmp_path / "ray"), settings)
     assert (tmp_path / "ray.killed").exists()
-    assert record.notes[0].startswith("run 'fake' goes on after step")
+    assert record.notes[0].startswith("run 'fake' resumes after step")
     assert fakes.bits(tmp_path / "ray") == fakes.bits(tmp_path / "plain")
     found = safetensors.torch.load_file(tmp_path / "ray" / "prompts.safetensors")
     assert sum(value.numel() for value in found.values()) > 0

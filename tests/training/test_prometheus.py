@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from syncclip.training.prometheus import TrainingGauges
+from syncclip.training.status import TrainingGauges
 from tests.metrics_port import PATIENCE, scraped
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

@@ -72,7 +72,7 @@ def test_a_run_on_s3_outlives_its_worker_and_its_newest_checkpoint(tmp_path: Pat
         proxy.soothe()
         assert (tmp_path / "killed").exists()
         assert damaged.startswith(f"checkpoint {bucket}/runs/broken/checkpoints/step-00000009.safetensors is damaged")
-        assert gone_on == "run 'fake' goes on after step 6 of 20"
+        assert gone_on == "run 'fake' resumes after step 6 of 20"
         assert fakes.bits(f"{bucket}/runs/broken") == fakes.bits(two_workers)
         assert any(name.startswith("events") for name in storage.listdir(f"{bucket}/runs/broken"))
 
@@ -122,13 +122,13 @@ def test_a_killed_job_goes_on_before_its_truncated_checkpoint_and_ends_with_the_
     alone = broken.with_name("alone")
     shutil.copytree(broken, alone)
     damaged, gone_on = train(broken, workers=2, noise=0.0).notes
-    assert "step-00000012.safetensors is damaged" in damaged and "going back to the one before" in damaged
-    assert gone_on == "run 'fake' goes on after step 9 of 20"
+    assert "step-00000012.safetensors is damaged" in damaged and "using the previous one" in damaged
+    assert gone_on == "run 'fake' resumes after step 9 of 20"
     assert damaged in capsys.readouterr().err
     assert fakes.bits(broken) == fakes.bits(two_workers)
 
     notes = run(fakes.job(alone, noise=0.0)).notes
-    assert notes[-1] == "the checkpoint is of 2 workers, the run goes on with 1: the last bits may differ"
+    assert notes[-1] == "the checkpoint is of 2 workers, the run resumes with 1: the last bits may differ"
     assert curve(alone) == pytest.approx(curve(two_workers), abs=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_as_many_workers_are_replaced_as_the_recipe_says(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"^worker 0: its process or its machine was lost; .*max_failures=0 allows"):
         train(tmp_path / "run", settings={"max_failures": 0}, kill_once_at=10)
     assert (tmp_path / "run.killed").exists()
-    assert run(fakes.job(tmp_path / "run")).notes == ["run 'fake' goes on after step 9 of 20"]
+    assert run(fakes.job(tmp_path / "run")).notes == ["run 'fake' resumes after step 9 of 20"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.training.loop import TrainJob, run
-from syncclip.training.run_folder import RunRecord, differences
+from syncclip.training.run_folder import MetricsFile, RunRecord, differences, last_line
 from tests.training import fakes
 
 
@@ -36,7 +36,7 @@ def test_a_run_that_failed_before_its_first_step_leaves_its_folder_free(tmp_path
     fakes.folder(tmp_path).write(failed)
     assert run(job(tmp_path, "2" * 64, "")).recipe_hash == "2" * 64
     fakes.folder(tmp_path).write(failed.model_copy(update={"total_steps": 20, "steps": 3}))
-    with pytest.raises(UserError, match="holds run 'fake' of recipe 111111111111"):
+    with pytest.raises(UserError, match="contains run 'fake' of recipe 111111111111"):
         run(job(tmp_path, "2" * 64, ""))
 
 
@@ -55,3 +55,38 @@ def test_differences_name_keys_that_changed_came_or_went() -> None:
     old = "a: {b: 1, c: [1, 2]}\ngone: yes\nsame: 0.5"
     new = "a: {b: 2, c: [1, 2]}\ncame: x\nsame: 0.5"
     assert differences(old, new) == ["a.b: 1 -> 2", 'came: absent -> "x"', "gone: true -> absent"]
+
+
+def test_lines_after_the_step_are_dropped_on_resuming(tmp_path: Path) -> None:
+    path = str(tmp_path / "metrics.jsonl")
+    first = MetricsFile(path, 0)
+    for step in (1, 2, 3):
+        first.write(step=step, total=0.5 * step)
+    first.close()
+    second = MetricsFile(path, 2)
+    second.write(step=3, total=9.0)
+    second.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines == ['{"step": 1, "total": 0.5}', '{"step": 2, "total": 1.0}', '{"step": 3, "total": 9.0}']
+
+
+def test_a_run_from_the_start_leaves_nothing_of_an_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    MetricsFile(str(path), 0).close()
+    assert path.read_bytes() == b""
+
+
+def test_elsewhere_the_file_is_replaced_at_every_sync() -> None:
+    url = "memory://metrics-test/metrics.jsonl"
+    metrics = MetricsFile(url, 0)
+    metrics.write(step=1, total=1.0)
+    assert last_line(url) is None
+    metrics.sync()
+    assert last_line(url) == {"step": 1, "total": 1.0}
+    metrics.close()
+
+
+def test_a_loss_that_is_no_number_never_gets_into_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        MetricsFile(str(tmp_path / "metrics.jsonl"), 0).write(step=1, total=float("nan"))

@@ -8,9 +8,7 @@ from syncclip.training.settings import TrainingSettings, warmup_warning
 
 
 def test_more_workers_than_images_in_a_batch_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"workers is 5, but a batch of 4 cannot be shared out evenly to so many; use 4 worker"
-    ):
+    with pytest.raises(ValueError, match=r"workers is 5, but a batch of 4 can't be split evenly"):
         TrainingSettings(workers=5, batch_size=4)
 
 

@@ -94,7 +94,7 @@ class Dying:
 def test_a_server_that_goes_away_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "Mlflow", lambda run, settings: Dying(4))
     assert train(tmp_path, trackers=["mlflow"]) == [
-        "mlflow can't be reached (gone away); the run goes on without it, metrics.jsonl has its numbers"
+        "mlflow can't be reached (gone away); the run continues without it, metrics.jsonl has its numbers"
     ]
 
 
