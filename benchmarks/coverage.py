@@ -15,8 +15,8 @@ from typing import get_args
 import numpy as np
 
 from syncclip.core.text import markdown_grid
-from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_draws
-from syncclip.studies.statistics.metrics import Answers
+from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_resamples
+from syncclip.studies.statistics.metrics import Outcomes
 
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")
@@ -47,11 +47,11 @@ class World:
     luck: float = 0.015
 
 
-def answers(world: World, generator: np.random.Generator) -> tuple[list[Answers], list[Answers]]:
+def answers(world: World, generator: np.random.Generator) -> tuple[list[Outcomes], list[Outcomes]]:
     """What both configurations answer on each dataset; half of the images of an average class are easy enough for
     the second."""
-    first: list[Answers] = []
-    second: list[Answers] = []
+    first: list[Outcomes] = []
+    second: list[Outcomes] = []
     for _ in range(world.datasets):
         count = world.classes + (world.novel or world.classes)
         label = np.repeat(np.arange(count), 3 + generator.poisson(world.images - 3, count))
@@ -60,7 +60,7 @@ def answers(world: World, generator: np.random.Generator) -> tuple[list[Answers]
         for configuration, added in ((first, gain), (second, np.zeros(count))):
             luck = generator.normal(0, world.luck, (world.seeds, 1))
             right = hardness + generator.normal(0, 0.1, (world.seeds, len(label))) < (ease + added)[label] + luck
-            configuration.append(Answers(right, right, np.full(right.shape, np.nan), label, world.classes))
+            configuration.append(Outcomes(right, right, np.full(right.shape, np.nan), label, world.classes))
     return first, second
 
 
@@ -70,7 +70,7 @@ def coverage(world: World, unit: Unit, trials: int, resamples: int = 400, level:
     for trial in range(trials):
         generator = np.random.default_rng((2025, trial))
         first, second = answers(world, generator)
-        drawn = make_draws(world.seeds, first, resamples, generator, unit)
+        drawn = make_resamples(world.seeds, first, resamples, generator, unit)
         found = difference(configuration_metrics(first, drawn), configuration_metrics(second, drawn), level)
         for metric in METRICS:
             held[metric] += found[metric].low <= 100 * GAIN <= found[metric].high

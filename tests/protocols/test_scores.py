@@ -60,7 +60,7 @@ def test_there_is_no_average_where_a_data_set_has_no_run() -> None:
 def test_published_averages_stand_beside_all_data_sets_only() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves, datasets=["dtd", "eurosat"]))
     line = next(line for line in scores.lines if line.method == "promptsrc")
-    assert not scores.whole
+    assert not scores.complete
     assert scores.published(line, AVERAGE) == {}
 
 

