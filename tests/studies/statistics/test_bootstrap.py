@@ -11,8 +11,8 @@ import pytest
 
 from syncclip.studies.statistics.bootstrap import (
     METRICS,
-    Resamples,
     Interval,
+    Resamples,
     Unit,
     configuration_metrics,
     difference,

@@ -10,7 +10,7 @@ import pytest
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import Predictions, results
 from syncclip.studies.statistics.bootstrap import Unit, make_resamples
-from syncclip.studies.statistics.metrics import Outcomes, resampled_metrics, mean_metrics, run_metrics
+from syncclip.studies.statistics.metrics import Outcomes, mean_metrics, resampled_metrics, run_metrics
 from tests.studies.statistics.test_bootstrap import answers
 
 
