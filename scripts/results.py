@@ -13,7 +13,7 @@ TEXTS = (".json", ".yaml", ".html")
 
 
 def publish(study: Path, target: Path) -> None:
-    """Copy the study's own files except its progress; texts get new checksums. Removes the files of a previous study."""
+    """Copy the study's own files except its progress, and remove those of a previous study."""
     working_folder = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
     for name in (

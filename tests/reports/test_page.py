@@ -186,16 +186,9 @@ def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     assert payload_of(page)["images"]["strips"][0]["name"] == names[0]
 
 
-def test_the_same_folder_gives_the_same_page(study: Path) -> None:
-    assert page_of(study) == page_of(study)
-
-
 def test_a_folder_that_is_neither_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no study\.parquet, results\.json, plan\.json"):
         report(str(tmp_path))
-
-
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it doesn't exist"):
         report(str(tmp_path / "nowhere"))
 
@@ -226,8 +219,5 @@ def test_an_unreadable_image_is_counted_and_left_out(study: Path) -> None:
 def test_the_terminal_table_fits_into_80_columns(study: Path) -> None:
     text = printed(write_report(str(study)).table)
     assert "SYNC-CLIP" in text and "…" not in text
-
-
-def test_a_set_has_a_terminal_table_too(tmp_path: Path) -> None:
-    text = printed(write_report(str(fabricated.make_set(tmp_path / "set"))).table)
+    text = printed(write_report(str(study / "synthetic")).table)
     assert "72 of 12 classes in 2 shards" in text and "rejected: clip_score" in text
