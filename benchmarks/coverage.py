@@ -1,8 +1,7 @@
-"""How often do a study's intervals hold the truth? `python -m benchmarks.coverage` simulates studies and counts.
+"""Coverage of a study's confidence intervals on simulated studies: `python -m benchmarks.coverage`.
 
-Two configurations answer about images of classes. What the first gains differs from class to class by as much as was
-measured on
-`icons`; both meet the same images. The table goes to `docs/results/coverage.md`.
+Two configurations are tested on the same images. Their difference varies between classes as much as measured on
+`icons`. The table goes to `docs/results/coverage.md`.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ from typing import get_args
 import numpy as np
 
 from syncclip.core.text import markdown_grid
-from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_draws
-from syncclip.studies.statistics.metrics import Answers
+from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_resamples
+from syncclip.studies.statistics.metrics import Outcomes
 
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")
 GAIN = 0.05
-"""What the first configuration gains, a share of the images: on average over classes, and over datasets."""
+"""True gain of the first configuration, a share of the images, averaged over classes and datasets."""
 
 
 @dataclass(frozen=True)
-class World:
-    """What is simulated.
+class Simulation:
+    """Parameters of a simulation.
 
     Attributes:
-        classes: of each half of each dataset.
-        novel: of the novel half, where it has another number.
-        images: of a class on average.
+        classes: classes per split of a dataset.
+        novel: classes of the novel split, if it differs.
+        images: mean number of images per class.
         seeds: runs of each configuration.
         class_spread, dataset_spread: standard deviation of the gain over the classes of a dataset, and over datasets.
-        luck: of a run, standard deviation.
+        seed_spread: standard deviation over runs.
     """
 
     datasets: int = 6
@@ -44,67 +43,72 @@ class World:
     seeds: int = 10
     class_spread: float = 0.15
     dataset_spread: float = 0.0
-    luck: float = 0.015
+    seed_spread: float = 0.015
 
 
-def answers(world: World, generator: np.random.Generator) -> tuple[list[Answers], list[Answers]]:
-    """What both configurations answer on each dataset; half of the images of an average class are easy enough for
-    the second."""
-    first: list[Answers] = []
-    second: list[Answers] = []
-    for _ in range(world.datasets):
-        count = world.classes + (world.novel or world.classes)
-        label = np.repeat(np.arange(count), 3 + generator.poisson(world.images - 3, count))
-        gain = GAIN + generator.normal(0, world.dataset_spread) + generator.normal(0, world.class_spread, count)
+def outcomes(simulation: Simulation, generator: np.random.Generator) -> tuple[list[Outcomes], list[Outcomes]]:
+    """Outcomes of both configurations on each dataset; the second is correct on half of the images on average."""
+    first: list[Outcomes] = []
+    second: list[Outcomes] = []
+    for _ in range(simulation.datasets):
+        count = simulation.classes + (simulation.novel or simulation.classes)
+        label = np.repeat(np.arange(count), 3 + generator.poisson(simulation.images - 3, count))
+        gain = (
+            GAIN + generator.normal(0, simulation.dataset_spread) + generator.normal(0, simulation.class_spread, count)
+        )
         ease, hardness = generator.normal(0.5, 0.1, count), generator.random(len(label))
         for configuration, added in ((first, gain), (second, np.zeros(count))):
-            luck = generator.normal(0, world.luck, (world.seeds, 1))
-            right = hardness + generator.normal(0, 0.1, (world.seeds, len(label))) < (ease + added)[label] + luck
-            configuration.append(Answers(right, right, np.full(right.shape, np.nan), label, world.classes))
+            shift = generator.normal(0, simulation.seed_spread, (simulation.seeds, 1))
+            right = hardness + generator.normal(0, 0.1, (simulation.seeds, len(label))) < (ease + added)[label] + shift
+            configuration.append(Outcomes(right, right, np.full(right.shape, np.nan), label, simulation.classes))
     return first, second
 
 
-def coverage(world: World, unit: Unit, trials: int, resamples: int = 400, level: float = 0.95) -> dict[str, float]:
-    """Metric -> percentage of the trials whose interval holds the true gain."""
-    held = dict.fromkeys(METRICS, 0)
+def coverage(
+    simulation: Simulation, unit: Unit, trials: int, resamples: int = 400, confidence_level: float = 0.95
+) -> dict[str, float]:
+    """Metric -> percentage of the trials whose interval contains the true gain."""
+    hits = dict.fromkeys(METRICS, 0)
     for trial in range(trials):
         generator = np.random.default_rng((2025, trial))
-        first, second = answers(world, generator)
-        drawn = make_draws(world.seeds, first, resamples, generator, unit)
-        found = difference(configuration_metrics(first, drawn), configuration_metrics(second, drawn), level)
+        first, second = outcomes(simulation, generator)
+        drawn = make_resamples(simulation.seeds, first, resamples, generator, unit)
+        intervals = difference(
+            configuration_metrics(first, drawn), configuration_metrics(second, drawn), confidence_level
+        )
         for metric in METRICS:
-            held[metric] += found[metric].low <= 100 * GAIN <= found[metric].high
-    return {metric: 100 * count / trials for metric, count in held.items()}
+            hits[metric] += intervals[metric].low <= 100 * GAIN <= intervals[metric].high
+    return {metric: 100 * count / trials for metric, count in hits.items()}
 
 
-WORLDS = {
-    "six datasets of 14 classes, 10 seeds": World(),
-    "six datasets of 14 classes, 2 seeds": World(seeds=2),
-    "six datasets that differ, too, 10 seeds": World(dataset_spread=0.05),
-    "two datasets that differ, too, 5 seeds": World(datasets=2, seeds=5, dataset_spread=0.05),
-    "one dataset of 88 classes, 5 seeds": World(datasets=1, classes=44, images=18, seeds=5),
-    "one dataset of 14 classes, 5 seeds": World(datasets=1, seeds=5),
-    "one dataset of 12 base and 3 novel classes, 5 seeds": World(datasets=1, classes=12, novel=3, seeds=5),
-    "six datasets, classes alike, 10 seeds": World(class_spread=0.0),
+SIMULATIONS = {
+    "six datasets of 14 classes, 10 seeds": Simulation(),
+    "six datasets of 14 classes, 2 seeds": Simulation(seeds=2),
+    "six datasets with different gains, 10 seeds": Simulation(dataset_spread=0.05),
+    "two datasets with different gains, 5 seeds": Simulation(datasets=2, seeds=5, dataset_spread=0.05),
+    "one dataset of 88 classes, 5 seeds": Simulation(datasets=1, classes=44, images=18, seeds=5),
+    "one dataset of 14 classes, 5 seeds": Simulation(datasets=1, seeds=5),
+    "one dataset of 12 base and 3 novel classes, 5 seeds": Simulation(datasets=1, classes=12, novel=3, seeds=5),
+    "six datasets, equal gain in all classes, 10 seeds": Simulation(class_spread=0.0),
 }
 
 
 def main(trials: int) -> None:
     """Write the table."""
     rows = []
-    for name, world in WORLDS.items():
+    for name, simulation in SIMULATIONS.items():
         for unit in get_args(Unit):
-            if unit != "datasets" or world.datasets > 1:
-                found = coverage(world, unit, trials)
-                rows.append([name, unit, *(f"{found[metric]:.1f}" for metric in METRICS)])
+            if unit != "datasets" or simulation.datasets > 1:
+                percentages = coverage(simulation, unit, trials)
+                rows.append([name, unit, *(f"{percentages[metric]:.1f}" for metric in METRICS)])
                 print(*rows[-1], flush=True)
     words = (
-        f"# Coverage of the intervals\n\nPercentage of {trials:,} simulated studies whose 95 % interval holds the true "
-        "gain of 5 points, by what is drawn\nagain beside the seeds (`python -m benchmarks.coverage`). Unless the row "
-        "says otherwise, the gain differs from\nclass to class with a standard deviation of 15 points, as on "
-        "`icons`.\n\n"
+        f"# Coverage of the confidence intervals\n\nPercentage of {trials:,} simulated studies whose 95 % interval "
+        "contains the true gain of 5 points, by the unit that is\nresampled besides the seeds "
+        "(`python -m benchmarks.coverage`). Unless stated otherwise, the gain varies between classes with a\nstandard "
+        "deviation of 15 points, as on `icons`.\n\n"
     )
-    TABLE.write_text(words + markdown_grid(["study", "drawn again", "novel", "HM"], rows) + "\n")
+    TABLE.write_text(words + markdown_grid(["study", "resampled unit", "novel", "HM"], rows) + "\n")
 
 
 if __name__ == "__main__":

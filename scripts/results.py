@@ -1,4 +1,4 @@
-"""Copy the files of a finished study to where they are published, without the paths of this machine in them."""
+"""Publish the files of a finished study, without paths of this machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ TEXTS = (".json", ".yaml", ".html")
 
 
 def publish(study: Path, target: Path) -> None:
-    """Copy what lies in the study's folder itself, but for its progress; texts are sealed anew. What an earlier study
-    left in the target goes."""
-    here = f"{Path.cwd()}/".encode()
+    """Copy the study's own files except its progress, and remove those of a previous study."""
+    working_folder = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
     for name in (
         *outputs.ALWAYS,
@@ -26,14 +25,14 @@ def publish(study: Path, target: Path) -> None:
         outputs.TUNED,
     ):
         (target / name).unlink(missing_ok=True)
-    files = [path for path in study.iterdir() if path.is_file() and path.name != PROGRESS]
-    for file in sorted(path for path in files if not path.name.startswith(".")):
-        place = str(target / file.name)
+    files = [file for file in study.iterdir() if file.is_file() and file.name != PROGRESS]
+    for file in sorted(file for file in files if not file.name.startswith(".")):
+        path = str(target / file.name)
         if file.suffix in TEXTS:
             text, owner = storage.read_sealed(str(file)), storage.read_owner(str(file))
-            storage.write_sealed(place, text.replace(here, b""), owner=owner)
+            storage.write_sealed(path, text.replace(working_folder, b""), owner=owner)
         else:
-            storage.copy(str(file), place)
+            storage.copy(str(file), path)
     storage.write_contents(str(target), storage.read_owner(str(target / outputs.STATE)))
 
 

@@ -343,7 +343,7 @@ def drawn(metric: str, selected: int = 16) -> dict[str, str]:
     configurations = {configuration.name: configuration for configuration in settings.configurations}
 
     def of(configuration: str, amount: int | None) -> tuple[float, np.ndarray]:
-        seeds, resamples = evidence.drawn(
+        seeds, resamples = evidence.resampled(
             (configurations[configuration], amount), settings.seeds, "classes", settings.resamples
         )[metric]
         return float(seeds.mean()), resamples

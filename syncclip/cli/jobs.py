@@ -147,12 +147,12 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     rows = [
         (
             configuration,
-            "; ".join(f"{key} = {value}" for key, value in found["chosen"].items()),
+            "; ".join(f"{key} = {value}" for key, value in found["selected"].items()),
             found[record["metric"]],
         )
         for configuration, found in record["configurations"].items()
     ]
-    text.show(text.table("Chosen on validation images", ["configuration", "values", f"{record['metric']}, %"], rows))
+    text.show(text.table("Tuned on validation images", ["configuration", "values", f"{record['metric']}, %"], rows))
 
 
 def report(folder: Folder) -> None:

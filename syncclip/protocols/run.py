@@ -1,4 +1,4 @@
-"""A protocol from beginning to end: synthetic sets, runs on all datasets and seeds, tables beside published ones."""
+"""Run a protocol: synthetic datasets, trainings on all datasets and seeds, tables next to published results."""
 
 from __future__ import annotations
 
@@ -26,17 +26,15 @@ from syncclip.studies.run import announce, ensure_set, failures, with_amounts
 
 @dataclass(frozen=True)
 class Request:
-    """What to reproduce.
+    """Protocol to reproduce.
 
     Attributes:
-        protocol: its name.
-        root: the folder of all datasets, laid out as CoOp's.
-        datasets: to train on; all of the protocol by default.
-        methods: whose configurations are run; all of the protocol by default.
+        root: folder of all datasets, laid out as CoOp's.
+        datasets: training datasets; by default all of the protocol.
+        methods: by default all of the protocol.
         out: folder or URL; by default `<storage.root>/reproduction`.
-        synthetic: folder or URL of synthetic sets, one for each dataset and named like it, instead of generating them.
-        overrides: "section.key=value" for the recipes of all datasets; they win, over a configuration's own values,
-        too.
+        synthetic: folder or URL with one synthetic dataset per dataset, named like it; by default they are generated.
+        overrides: "section.key=value" for all recipes; they take precedence over a configuration's overrides.
     """
 
     protocol: str
@@ -48,23 +46,23 @@ class Request:
     overrides: Sequence[str] = ()
 
     def recipes(self) -> dict[str, Recipe]:
-        """Dataset -> its recipe, of each that is trained on.
+        """Training dataset -> its recipe.
 
         Raises:
-            UserError: no such protocol; it trains on no such dataset; see `recipe_of` for the rest.
+            UserError: the protocol doesn't exist or doesn't train on a dataset; see `recipe_of` for the rest.
         """
         protocol = find_protocol(self.protocol)
-        if unknown := [one for one in self.datasets if one not in protocol.datasets]:
+        if unknown := [name for name in self.datasets if name not in protocol.datasets]:
             raise UserError(
-                f"{protocol.name} is not trained on {unknown[0]!r}; {did_you_mean(unknown[0], protocol.datasets)}"
+                f"{protocol.name} does not train on {unknown[0]!r}; {did_you_mean(unknown[0], protocol.datasets)}"
             )
-        chosen = [one for one in protocol.datasets if not self.datasets or one in self.datasets]
-        return {one: recipe_of(protocol, one, self.root, self.methods, self.overrides) for one in chosen}
+        names = [name for name in protocol.datasets if not self.datasets or name in self.datasets]
+        return {name: recipe_of(protocol, name, self.root, self.methods, self.overrides) for name in names}
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A finished reproduction: where it lies, its rows (see `scores.gather`), and its page."""
+    """A finished reproduction: its folder, its rows (see `scores.gather`), and its page."""
 
     url: str
     table: pd.DataFrame
@@ -72,14 +70,14 @@ class Reproduction:
 
 
 def reproduce(request: Request) -> Reproduction:
-    """Run a protocol on the cluster that Ray finds, and write its tables and its page; see the package for the files.
+    """Run a protocol on the cluster that Ray finds, and write its tables and its page.
 
-    Killed at any time, the same call goes on: shards, runs and tests that are done are not done again. All runs of the
-    first seed come before those of the next. A run that fails doesn't stop the others.
+    A repeated call resumes. All trainings of the first seed run before those of the next. A failed training stops no
+    other.
 
     Raises:
-        UserError: no such protocol, dataset or method; data or a set is missing; or, after everything else was
-            written, some runs failed: the sentence names them.
+        UserError: the protocol, a dataset or a method doesn't exist, data is missing, or, after all files were written,
+            trainings failed.
     """
     protocol, recipes = find_protocol(request.protocol), request.recipes()
     first = next(iter(recipes.values()))
@@ -87,107 +85,116 @@ def reproduce(request: Request) -> Reproduction:
     require_root(request.root)
     _check_data(recipes)
     url = urls.absolute(request.out or storage.join(first.storage.root, "reproduction"))
-    sets = {one: request.synthetic and storage.join(request.synthetic, one) for one in recipes}
     with storage.lease(url, "reproduce"):
         given = {} if request.synthetic is None else {"training.synthetic": request.synthetic}
-        announce(protocol.name, {name: one.with_values(given) for name, one in recipes.items()})
-        prepared = {
-            one: _prepared(recipe, protocol, storage.join(url, one), sets[one]) for one, recipe in recipes.items()
+        announce(protocol.name, {name: recipe.with_values(given) for name, recipe in recipes.items()})
+        runs = {
+            name: _prepared(
+                recipe,
+                storage.join(url, name),
+                protocol.runs,
+                request.synthetic and storage.join(request.synthetic, name),
+            )
+            for name, recipe in recipes.items()
         }
-        waiting = [run for runs in prepared.values() for run in runs]
-        ended, _ = run_cells(sorted(waiting, key=lambda run: run.cell.seed or 0), first.study, label=protocol.name)
-        found = {run.url: run for run in ended}
-        prepared = {one: [found[run.url] for run in runs] for one, runs in prepared.items()}
-        for one, runs in prepared.items():
-            _write_study(recipes[one], storage.join(url, one, protocol.runs), runs)
-        table = gather(protocol, prepared)
+        queue = sorted((run for of in runs.values() for run in of), key=lambda run: run.cell.seed or 0)
+        ended, _ = run_cells(queue, first.study, label=protocol.name)
+        by_url = {run.url: run for run in ended}
+        runs = {name: [by_url[run.url] for run in of] for name, of in runs.items()}
+        for name, of in runs.items():
+            _write_study(recipes[name], storage.join(url, name, protocol.runs), of)
+        table = gather(protocol, runs)
         page = report.write(protocol, table, url)
         storage.require(url, [page.rpartition("/")[2]])
         if failed := {
-            f"{one} {run.cell.name}": run.error or "" for one in prepared for run in prepared[one] if run.error
+            f"{name} {run.cell.name}": run.error or "" for name, of in runs.items() for run in of if run.error
         }:
-            raise UserError(failures(failed, len(waiting), url))
+            raise UserError(failures(failed, len(queue), url))
     return Reproduction(url, table, page)
 
 
 def recipe_of(
     protocol: Protocol, dataset: str, root: str, methods: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Recipe:
-    """The protocol's recipe over the authors' recipe of a dataset, with the configurations of some methods alone.
+    """The protocol's recipe on top of the authors' recipe of a dataset, with the configurations of the given methods.
 
-    A configuration's own values give way to those that its authors have for this dataset, and both to the command line.
+    The authors' values for this dataset override those of a configuration, and the command line overrides both.
 
     Raises:
-        UserError: no configuration is of one of the methods; or an override is wrong.
+        UserError: a method has no configuration, or an override is invalid.
     """
     recipe = Recipe.load(protocol.recipe, overrides, base=f"datasets/{dataset}")
     check_configurations(recipe)
-    there = {configuration.method for configuration in recipe.study.configurations}
-    if unknown := [method for method in methods if method not in there]:
-        raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {did_you_mean(unknown[0], sorted(there))}")
+    available = {configuration.method for configuration in recipe.study.configurations}
+    if unknown := [method for method in methods if method not in available]:
+        raise UserError(f"{protocol.name} has no method {unknown[0]!r}; {did_you_mean(unknown[0], sorted(available))}")
     given = {override.partition("=")[0] for override in overrides}
-    apart = protocol.apart.get(dataset, {})
+    of_dataset = protocol.overrides.get(dataset, {})
     configurations = []
     for configuration in recipe.study.configurations:
         if not methods or configuration.method in methods:
-            own = {**configuration.overrides, **apart.get(configuration.method, {})}
-            kept = {key: value for key, value in own.items() if key not in given}
+            merged = {**configuration.overrides, **of_dataset.get(configuration.method, {})}
+            kept = {key: value for key, value in merged.items() if key not in given}
             configurations.append(configuration.model_copy(update={"overrides": kept}).model_dump(mode="json"))
     values = {"name": dataset, "dataset.root": root, "study.configurations": configurations}
     return resolve.with_absolute_paths(recipe.with_values(values))
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
-    """Refuse now what would fail only hours later."""
+    """Check all datasets before anything is generated.
+
+    Raises:
+        UserError: some can't be read.
+    """
     wanted: list[tuple[DatasetSettings, set[tuple[int, int]]]] = []
     for recipe in recipes.values():
-        wanted.append((recipe.dataset, _choices(recipe)))
+        wanted.append((recipe.dataset, _samplings(recipe)))
         wanted += [(DatasetSettings(name=name, root=recipe.dataset.root), set()) for name in recipe.evaluation.transfer]
-    problems = {one.name: problem for one, choices in wanted if (problem := _problem(one, choices)) is not None}
+    problems = {of.name: problem for of, samplings in wanted if (problem := _problem(of, samplings)) is not None}
     if problems:
         name, reason = next(iter(problems.items()))
-        also = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
+        others = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
         raise UserError(
-            f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason}{also}; see `syncclip datasets "
-            "check`, and name those to go on with by --dataset"
+            f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason}{others}; "
+            "run `syncclip datasets check`, or select datasets with --dataset"
         )
 
 
-def _choices(recipe: Recipe) -> set[tuple[int, int]]:
-    """The shots and seeds by which the runs of a dataset choose real images."""
+def _samplings(recipe: Recipe) -> set[tuple[int, int]]:
+    """Shots and seeds with which the runs of a dataset sample real images."""
     shots = {
         configuration.overrides.get("dataset.shots", recipe.dataset.shots)
         for configuration in recipe.study.configurations
         if configuration.real
     }
-    given = recipe.dataset.seed
-    return {(count, seed) for count in shots for seed in (recipe.study.seeds if given is None else [given])}
+    seeds = recipe.study.seeds if recipe.dataset.seed is None else [recipe.dataset.seed]
+    return {(count, seed) for count in shots for seed in seeds}
 
 
-def _problem(settings: DatasetSettings, choices: set[tuple[int, int]]) -> str | None:
+def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str | None:
     try:
         dataset = load_dataset(settings)
         for split in dataset.splits:
-            dataset.split(split)  # damaged images are found now, not where they are used
-        if dataset.whole_train is not None:  # packed, perhaps without the images of a choice
-            for shots, seed in sorted(choices):
+            dataset.split(split)  # finds damaged files
+        if dataset.whole_train is not None:  # packed, possibly without the images of a sampling
+            for shots, seed in sorted(samplings):
                 dataset.few_shot(shots, seed)
     except UserError as error:
         return str(error)
     return None
 
 
-def _prepared(recipe: Recipe, protocol: Protocol, url: str, synthetic: str | None) -> list[CellRun]:
-    """The runs of one dataset, its synthetic set generated where there is none."""
+def _prepared(recipe: Recipe, url: str, runs: str, synthetic: str | None) -> list[CellRun]:
+    """The runs of one dataset; its synthetic dataset is generated if it is missing."""
     if synthetic is not None:
         recipe = recipe.with_values({"training.synthetic": synthetic})
-    there = ensure_set(recipe, url)
-    recipe, _ = with_amounts(recipe, there)
-    return prepare(recipe, cells(recipe.study), storage.join(url, protocol.runs), there.url if there else None)
+    dataset = ensure_set(recipe, url)
+    recipe, _ = with_amounts(recipe, dataset)
+    return prepare(recipe, cells(recipe.study), storage.join(url, runs), dataset.url if dataset else None)
 
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
-    """What makes the folder of a dataset one that `syncclip report` reads."""
+    """Write the files with which `syncclip report` reads the folder of a dataset."""
     state = findings.state_of(recipe, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)

@@ -1,4 +1,4 @@
-"""From runs to numbers: one row a run and dataset, means over seeds, averages over datasets."""
+"""Scores of a reproduction: one row per run and test dataset, means over seeds, averages over datasets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """One method as a protocol runs it: the configuration, and how much it learns from."""
+    """A configuration of a protocol at a number of shots and of synthetic images."""
 
     configuration: str
     method: str
@@ -27,21 +27,14 @@ class ResultLine:
 
     @property
     def name(self) -> str:
-        """For tables: `syncclip, both`; the configuration's name alone, where it names the data itself."""
-        return (
-            self.configuration
-            if self.data == "none" or self.data in self.configuration.split("-")
-            else f"{self.configuration}, {self.data}"
-        )
+        """Label: `syncclip, both`, or only the configuration's name if it contains the data."""
+        named = self.data == "none" or self.data in self.configuration.split("-")
+        return self.configuration if named else f"{self.configuration}, {self.data}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a line reached on one dataset, or on average; metrics without a finished run are absent.
-
-    Attributes:
-        done, wanted: runs.
-    """
+    """Means of a line on one dataset or on average, and numbers of finished and of all runs."""
 
     means: Mapping[str, float]
     done: int
@@ -50,43 +43,41 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """All numbers of a protocol.
+    """All scores of a protocol.
 
     Attributes:
-        tests: datasets that runs are tested on, in order.
-        setting: what the runs stand on: backbone and seeds, in words.
-        whole: whether these are all that the protocol is about, so that an average can be held baseline published ones.
-        of: (line, dataset or "average") -> its score.
+        tests: test datasets.
+        setting: backbone and seeds as text.
+        complete: whether all datasets of the protocol were tested, so that the published average applies.
+        of: (line, dataset or "average") -> score.
     """
 
     protocol: Protocol
     lines: Sequence[ResultLine]
     tests: Sequence[str]
     setting: str
-    whole: bool
+    complete: bool
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Published figures that this line can be held baseline; averages only with all datasets."""
-        if over == AVERAGE and not self.whole:
+        """Published results that are comparable with a line; averages only if complete."""
+        if over == AVERAGE and not self.complete:
             return {}
-        usual = line.data in ("none", "both" if line.method == "syncclip" else "real")
-        return published().of(self.protocol.name, over, line.method) if usual else {}
+        comparable = line.data in ("none", "both" if line.method == "syncclip" else "real")
+        return published().of(self.protocol.name, over, line.method) if comparable else {}
 
     def label(self, line: ResultLine) -> str:
-        """What a table calls a line: its amount of synthetic images stands there where lines differ in it."""
-        amounts = {one.images_per_class for one in self.lines} - {None}
+        """Label of a line in tables, with its number of synthetic images if lines differ in it."""
+        amounts = {other.images_per_class for other in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")
 
 
 def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.DataFrame:
-    """One row for each run and dataset that it is tested on, done or not.
+    """One row per run and test dataset, finished or not.
 
-    Columns: trained_on, tested_on, backbone, configuration, method, data (none for zero-shot), shots,
-    images_per_class (null
-    where it learns from no synthetic images), seed (null for zero-shot), status, and the protocol's metrics, per
-    cent.
+    Columns: trained_on, tested_on, backbone, configuration, method, data (none for zero-shot), shots, images_per_class
+    (null without synthetic images), seed (null for zero-shot), status, and the protocol's metrics in per cent.
     """
     rows = []
     for dataset, cells in runs.items():
@@ -116,33 +107,31 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 
 
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
-    """Means over seeds of every line on every dataset, and averages over the datasets.
+    """Means over the finished seeds of every line on every dataset, and averages over the datasets.
 
-    Prompts that are carried to other datasets are averaged over these alone, as in the literature. A mean is over the
-    seeds that are done; an average is there only where every dataset has a mean.
+    An average requires a mean on every dataset. Averages of transferred prompts exclude the training dataset, as in the
+    literature.
     """
-    keys, metrics = (
-        ["configuration", "method", "data", "shots", "images_per_class", "tested_on"],
-        list(protocol.metrics),
-    )
+    keys = ["configuration", "method", "data", "shots", "images_per_class", "tested_on"]
+    metrics = list(protocol.metrics)
     groups: Any = table.groupby(keys, sort=False, dropna=False)
-    found = {}
+    scores = {}
     for (configuration, method, data, shots, amount, test), rows in groups:
         line = ResultLine(configuration, method, data, int(shots), None if pd.isna(amount) else int(amount))
         done = rows[rows["status"] == "done"]
         means = {str(metric): mean for metric, mean in done[metrics].astype(float).mean().dropna().items()}
-        found[line, test] = Score(_with_harmonic(means), len(done), len(rows))
-    lines, tests = _ordered(line for line, _ in found), list(dict.fromkeys(test for _, test in found))
+        scores[line, test] = Score(_with_harmonic(means), len(done), len(rows))
+    lines, tests = _ordered(line for line, _ in scores), list(dict.fromkeys(test for _, test in scores))
     targets = [test for test in tests if test not in set(table["trained_on"])] or tests
     for line in lines:
-        found[line, AVERAGE] = _average(protocol, [found[line, test] for test in targets])
-    whole = set(tests) >= set(protocol.datasets)
-    return Scores(protocol, lines, tests, _setting(table), whole, found)
+        scores[line, AVERAGE] = _average(protocol, [scores[line, test] for test in targets])
+    complete = set(tests) >= set(protocol.datasets)
+    return Scores(protocol, lines, tests, _setting(table), complete, scores)
 
 
-def _ordered(found: Iterable[ResultLine]) -> list[ResultLine]:
-    """Lines method by method and configuration by configuration as they come, each with more and more images."""
-    lines = list(dict.fromkeys(found))
+def _ordered(unordered: Iterable[ResultLine]) -> list[ResultLine]:
+    """Lines by method and configuration in their first order, then by ascending numbers of images."""
+    lines = list(dict.fromkeys(unordered))
     methods, configurations = ([getattr(line, key) for line in lines] for key in ("method", "configuration"))
     return sorted(
         lines,
@@ -153,22 +142,22 @@ def _ordered(found: Iterable[ResultLine]) -> list[ResultLine]:
 
 
 def _setting(table: pd.DataFrame) -> str:
-    found = [", ".join(dict.fromkeys(table["backbone"]))]
+    parts = [", ".join(dict.fromkeys(table["backbone"]))]
     amounts, seeds = (sorted(set(table[name].dropna())) for name in ("images_per_class", "seed"))
     if len(amounts) == 1:
-        found.append(f"{counted(amounts[0], 'synthetic image')} per class")
+        parts.append(f"{counted(amounts[0], 'synthetic image')} per class")
     if seeds:
-        found.append(f"seeds {', '.join(map(str, seeds))}")
-    return "; ".join(found)
+        parts.append(f"seeds {', '.join(map(str, seeds))}")
+    return "; ".join(parts)
 
 
 def _average(protocol: Protocol, scores: Sequence[Score]) -> Score:
     means = {
-        metric: sum(one.means[metric] for one in scores) / len(scores)
+        metric: sum(score.means[metric] for score in scores) / len(scores)
         for metric in protocol.metrics
-        if all(metric in one.means for one in scores)
+        if all(metric in score.means for score in scores)
     }
-    done, wanted = sum(one.done for one in scores), sum(one.wanted for one in scores)
+    done, wanted = sum(score.done for score in scores), sum(score.wanted for score in scores)
     return Score(_with_harmonic(means), done, wanted)
 
 

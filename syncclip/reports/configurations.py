@@ -1,5 +1,4 @@
-"""The configurations of a study: what they are called, how they look, what they reached over seeds, and how they
-differ."""
+"""Scores of a report: how its configurations are labelled and drawn, their means over seeds, and their differences."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ _METHODS = {
     "tcp": "TCP",
     "promptkd": "PromptKD",
 }
-_LOOKS = {
+_STYLES = {
     ("zeroshot", "none"): (0, "circle"),
     ("ivlp", "real"): (1, "square"),
     ("ivlp", "synthetic"): (2, "triangle"),
@@ -43,22 +42,22 @@ _LOOKS = {
     ("syncclip", "both"): (4, "circle"),
     ("ivlp", "all_real"): (5, "square"),
 }
-"""Colour and mark of a configuration in every figure. A colour is a number: `--tone-0` to `--tone-7` in
-`assets/style.css`."""
+"""(Method, data) -> colour and marker in every figure; colours are `--tone-0` to `--tone-7` in `assets/style.css`."""
 _ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3, "all_real": 4}
 _SHAPES = ("circle", "square", "triangle", "diamond")
-_AGAINST = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
-"""The order of the configurations that the focus is compared with; others follow."""
+_BASELINES = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
+"""Order of the baselines (method, data) of the reference configuration; others follow."""
 
 
 @dataclass(frozen=True)
-class ArmLook:
-    """One configuration: a method and the data that it learns from.
+class ReportConfiguration:
+    """A configuration as the report shows it.
 
     Attributes:
-        id: name of the configuration in the study's files.
-        label: in full; `short`: where there is little room.
-        tone: number of its colour, `shape` of its mark.
+        id: its name in the study's files.
+        label, short: full and short label.
+        tone: number of its colour.
+        shape: of its marker.
     """
 
     id: str
@@ -69,11 +68,15 @@ class ArmLook:
     tone: int
     shape: str
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether it uses synthetic images."""
+        return self.data in ("synthetic", "both")
+
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """What a configuration reached with `n` synthetic images per class: per cent, `se` and `seeds` only of several
-    seeds."""
+    """Score of a configuration with `n` synthetic images per class; `se` and `seeds` only for several seeds."""
 
     n: int
     mean: float
@@ -87,16 +90,15 @@ Points = dict[str, dict[str, list[ScorePoint]]]
 
 @dataclass(frozen=True)
 class Difference:
-    """One configuration minus another in points, paired, with its interval.
+    """Paired difference between a configuration and a baseline, in points, with its confidence interval.
 
     Attributes:
         n, baseline_n: synthetic images per class.
-        unit: what the interval is over, beside seeds; empty where it is over seeds alone.
-        caution: what the interval can't show.
+        unit: resampled unit besides seeds; empty for seeds only.
     """
 
-    configuration: ArmLook
-    baseline: ArmLook
+    configuration: ReportConfiguration
+    baseline: ReportConfiguration
     metric: str
     difference: float
     low: float
@@ -109,7 +111,7 @@ class Difference:
 
     @property
     def kind(self) -> Literal["gain", "loss", "unsure"]:
-        """Whether the interval excludes zero, and on which side it lies."""
+        """Sign of a significant difference; "unsure" if the interval includes zero."""
         return "gain" if self.low > 0 else "loss" if self.high < 0 else "unsure"
 
     @cached_property
@@ -125,119 +127,106 @@ class Difference:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What both the page's words and its figures are made from; nothing of a bare set.
+    """Scores from which text and figures are made; empty for a synthetic dataset.
 
     Attributes:
-        table: a row for each finished run, with its `amount` of synthetic images per class, 0 for none.
-        level: coverage of the intervals.
+        table: a row per finished run, with `amount`, its synthetic images per class, 0 for none.
+        level: confidence level as text.
     """
 
     table: pd.DataFrame | None = None
-    configurations: list[ArmLook] = field(default_factory=list)
+    configurations: list[ReportConfiguration] = field(default_factory=list)
     points: Points = field(default_factory=dict)
-    reference: ArmLook | None = None
+    reference: ReportConfiguration | None = None
     differences: list[Difference] = field(default_factory=list)
     level: str = "95\u00a0%"
 
 
-def gather_numbers(found: Inputs) -> Numbers:
-    """Configurations, means, and paired differences of a study; the one configuration of a run.
+def gather_numbers(inputs: Inputs) -> Numbers:
+    """Configurations, means and paired differences of a study, or the scores of a run.
 
-    The focus is the configuration that the study names, else SYNC-CLIP on both, else the last that uses synthetic data.
+    The reference is the study's, otherwise SYNC-CLIP on both, otherwise the last configuration with synthetic images.
     """
-    table = found.table
-    if found.kind == "run" and found.results[""]:
-        training, results = found.section("training"), found.results[""]
+    table = inputs.table
+    if inputs.kind == "run" and inputs.results[""]:
+        training, results = inputs.section("training"), inputs.results[""]
         method, data = training.get("method", "run"), training.get("data", "none")
-        configuration = method if method == "zeroshot" else f"{method}-{data}"
-        row = {"cell": "", "configuration": configuration, "method": method, "data": data, "images_per_class": math.nan}
+        name = method if method == "zeroshot" else f"{method}-{data}"
+        row = {"cell": "", "configuration": name, "method": method, "data": data, "images_per_class": math.nan}
         table = pd.DataFrame([row | {metric: results.get(metric) for metric in METRICS}])
-    level = coverage(found.fits.confidence_level if found.fits else 0.95)
+    level = coverage(inputs.fits.confidence_level if inputs.fits else 0.95)
     if table is None or not len(table):
         return Numbers(level=level)
-    amounts = table["images_per_class"].where(table["data"].isin(("synthetic", "both")))  # of others they say nothing
+    amounts = table["images_per_class"].where(table["data"].isin(("synthetic", "both")))
     table = table.assign(amount=amounts.fillna(0).astype(int))
-    configurations = describe_configurations(
-        table[["configuration", "method", "data"]].astype(str).itertuples(index=False, name=None)
-    )
-    points = mean_scores(table)
-    named = found.state.reference if found.state else found.section("study").get("reference")
-    using = [configuration for configuration in configurations if configuration.data in ("synthetic", "both")]
-    wanted = [configuration for configuration in using if configuration.id == named]
-    wanted = (
-        wanted
-        or [
-            configuration
-            for configuration in using
-            if (configuration.method, configuration.data) == ("syncclip", "both")
-        ]
-        or using[-1:]
-    )
-    reference = wanted[0] if wanted else None
-    compared = differences(found.comparisons, configurations) if found.kind == "study" else []
-    return Numbers(
-        table,
-        configurations,
-        points,
-        reference,
-        compared,
-        coverage(compared[0].confidence_level) if compared else level,
-    )
+    names = table[["configuration", "method", "data"]].astype(str).itertuples(index=False, name=None)
+    configurations = describe_configurations(names)
+    synthetic = [of for of in configurations if of.synthetic]
+    named = inputs.state.reference if inputs.state else inputs.section("study").get("reference")
+    candidates = [
+        *(of for of in synthetic if of.id == named),
+        *(of for of in synthetic if (of.method, of.data) == ("syncclip", "both")),
+        *reversed(synthetic),
+    ]
+    compared = differences(inputs.comparisons, configurations) if inputs.kind == "study" else []
+    if compared:
+        level = coverage(compared[0].confidence_level)
+    return Numbers(table, configurations, mean_scores(table), next(iter(candidates), None), compared, level)
 
 
-def describe_configurations(found: Iterable[tuple[str, str, str]]) -> list[ArmLook]:
-    """Names and looks of configurations given as (id, method, data): untrained first, then real, synthetic, both."""
-    unique = {name: (method, "none" if method == "zeroshot" else data or "none") for name, method, data in found}
+def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[ReportConfiguration]:
+    """Labels and styles of configurations (id, method, data): untrained first, then real, synthetic, both, all_real."""
+    unique = {name: (method, "none" if method == "zeroshot" else data or "none") for name, method, data in names}
     methods = list(dict.fromkeys(method for method, _ in unique.values()))
     ordered = sorted(
         unique.items(),
         key=lambda item: (_ORDER.get(item[1][1], 9), item[1][0] == "syncclip", methods.index(item[1][0])),
     )
-    taken = {_LOOKS[key][0] for key in unique.values() if key in _LOOKS}
+    taken = {_STYLES[key][0] for key in unique.values() if key in _STYLES}
     spare = [tone for tone in (5, 6, 7, 3, 2, 1, 0, 4) if tone not in taken] or [5, 6, 7]
-    looks: list[ArmLook] = []
+    configurations: list[ReportConfiguration] = []
     used: set[tuple[str, str]] = set()
     for name, key in ordered:
-        if key in _LOOKS and key not in used:
-            tone, shape = _LOOKS[key]
+        if key in _STYLES and key not in used:
+            tone, shape = _STYLES[key]
             used.add(key)
         else:
-            tone, shape = spare[len(looks) % len(spare)], _SHAPES[len(looks) % len(_SHAPES)]
+            number = len(configurations)
+            tone, shape = spare[number % len(spare)], _SHAPES[number % len(_SHAPES)]
             spare = spare[1:] + spare[:1]
-        label, short = _names(name, *key)
-        looks.append(ArmLook(name, *key, label=label, short=short, tone=tone, shape=shape))
-    return looks
+        label, short = _labels(name, *key)
+        configurations.append(ReportConfiguration(name, *key, label=label, short=short, tone=tone, shape=shape))
+    return configurations
 
 
-def _names(name: str, method: str, data: str) -> tuple[str, str]:
+def _labels(name: str, method: str, data: str) -> tuple[str, str]:
     """Label and short label."""
-    method = method.rpartition(":")[2]  # of a user's own, the class alone, as its configurations are called
+    method = method.rpartition(":")[2]  # class of a custom method
     title = _METHODS.get(method, method)
-    plain = {
+    labels = {
         "none": (title, title.replace(" CLIP", "")),
         "real": (f"{title} on real images", f"{title} real only"),
         "synthetic": (f"{title} on synthetic images", f"{title} synthetic only"),
         "both": (f"{title} on both", f"{title} on both"),
-        "all_real": (f"{title} on real images of all classes", "Oracle"),
+        "all_real": (f"{title} on real images of all classes", "Upper bound"),
     }
-    label, short = plain.get(data, (f"{title}, {data}", f"{title}, {data}"))
+    label, short = labels.get(data, (f"{title}, {data}", f"{title}, {data}"))
     if (method, data) == ("ivlp", "both"):
         label, short = "IVLP, naive mix", "IVLP naive mix"
     elif (method, data) == ("syncclip", "both"):
         label = short = "SYNC-CLIP"
     if name in ("", method, f"{method}-{data}"):
         return label, short
-    own = name.removeprefix(f"{method}-{data}").removeprefix(method).strip("-_ ") or name
-    return f"{label} ({own})", f"{short} ({own})"
+    suffix = name.removeprefix(f"{method}-{data}").removeprefix(method).strip("-_ ") or name
+    return f"{label} ({suffix})", f"{short} ({suffix})"
 
 
 def mean_scores(table: pd.DataFrame) -> Points:
-    """Means and standard errors over seeds of `Numbers.table`; the values of seeds in the table's order."""
+    """Means and standard errors over the seeds of `Numbers.table`."""
     points: Points = {}
     groups: Any = table.groupby(["configuration", "amount"], sort=True)
-    measured = [metric for metric in METRICS if metric in table]
     for (configuration, n), cells in groups:
-        for metric in measured:
+        for metric in [metric for metric in METRICS if metric in table]:
             values = cells[metric].dropna().astype(float)
             if len(values):
                 error, seeds = (float(values.sem()), values.tolist()) if len(values) > 1 else (None, [])
@@ -246,40 +235,44 @@ def mean_scores(table: pd.DataFrame) -> Points:
     return points
 
 
-def differences(stored: Sequence[Comparison], configurations: Sequence[ArmLook]) -> list[Difference]:
-    """The study's comparisons at the largest amount: over classes, or over images where it has no other.
+def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
+    """The study's comparisons at the largest number of images, over classes if there are such, otherwise over images.
 
-    A configuration may be compared with itself at another amount: then the widest step counts, and it comes last.
+    A configuration that is compared with itself comes last, with the smallest number of images as its baseline.
     """
     by_id = {configuration.id: configuration for configuration in configurations}
     largest: dict[tuple[str, str, str], tuple[tuple[bool, int, int], Difference]] = {}
-    for one in stored:
-        if one.unit == "datasets":
+    for pair in stored:
+        configuration, baseline = by_id.get(pair.configuration), by_id.get(pair.baseline)
+        if configuration is None or baseline is None or pair.unit == "datasets" or pair.metric not in METRICS:
             continue
-        configuration, baseline = by_id.get(one.configuration), by_id.get(one.baseline)
-        numbers = (one.estimate, one.low, one.high)
-        if (
-            configuration is None
-            or baseline is None
-            or one.metric not in METRICS
-            or not all(map(math.isfinite, numbers))
-        ):
+        if not all(map(math.isfinite, (pair.estimate, pair.low, pair.high))):
             continue
-        n, other = one.images_per_class, one.baseline_images_per_class
-        rank = (one.unit == "classes", n or 0, -(other or 0) if configuration == baseline else other or 0)
-        key = (one.configuration, one.baseline, one.metric)
+        n, other = pair.images_per_class, pair.baseline_images_per_class
+        rank = (pair.unit == "classes", n or 0, -(other or 0) if configuration == baseline else other or 0)
+        key = (pair.configuration, pair.baseline, pair.metric)
         if key not in largest or rank >= largest[key][0]:
             largest[key] = (
                 rank,
                 Difference(
-                    configuration, baseline, one.metric, *numbers, n, other, one.confidence_level, one.unit, one.caution
+                    configuration=configuration,
+                    baseline=baseline,
+                    metric=pair.metric,
+                    difference=pair.estimate,
+                    low=pair.low,
+                    high=pair.high,
+                    n=n,
+                    baseline_n=other,
+                    confidence_level=pair.confidence_level,
+                    unit=pair.unit,
+                    caution=pair.caution,
                 ),
             )
-    places = {key: place for place, key in enumerate(_AGAINST)}
+    order = {key: number for number, key in enumerate(_BASELINES)}
     return sorted(
-        (difference for _, difference in largest.values()),
-        key=lambda one: (
-            one.configuration == one.baseline,
-            places.get((one.baseline.method, one.baseline.data), len(places)),
+        (pair for _, pair in largest.values()),
+        key=lambda pair: (
+            pair.configuration == pair.baseline,
+            order.get((pair.baseline.method, pair.baseline.data), len(order)),
         ),
     )

@@ -1,4 +1,4 @@
-"""What the figures draw, as the page's script reads it: scores, fitted curves, classes, maps of features, losses."""
+"""Data of the figures for the page's script: scores, scaling curves, classes, feature maps and losses."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import pandas as pd
 
 from syncclip.core.text import coverage, signed, thousands
 from syncclip.evaluation.metrics import METRICS
-from syncclip.reports.configurations import ArmLook, Numbers
+from syncclip.reports.configurations import Numbers, ReportConfiguration
 from syncclip.reports.images import ImageStrips
 from syncclip.reports.inputs import Inputs
 from syncclip.reports.table import Part
 from syncclip.studies.outputs import DataEfficiency, Fits, StudyShift
 from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 
-MOST_POINTS = 600
-"""Points of each domain and stage in the feature map: more make the page heavy and the map no clearer."""
-MOST_STEPS = 400
-STEPS_AHEAD = 8
-"""Points of a curve between the largest amount and a forecast."""
+MAX_POINTS = 600
+"""Points per domain and stage in the feature map."""
+MAX_STEPS = 400
+"""Steps of the loss curves."""
+FORECAST_STEPS = 8
+"""Points of a curve between the largest number of images and a forecast."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy of a fitted curve at `n` synthetic images per class; where it has no band, its edges are not finite."""
+    """Accuracy and band of a fitted curve at `n` synthetic images per class."""
 
     n: float
     value: float
@@ -39,10 +40,11 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class FittedCurve:
-    """A fit in accuracies: the curve with its forecast, what it says, its formula for the error, and where its line
-    begins: the accuracy without synthetic images, None where no configuration shows it, or where a single amount was
-    measured,
-    which is a point without a line."""
+    """A fit in accuracies: points with extrapolation, description, and formula for the error.
+
+    Attributes:
+        begin: accuracy without synthetic images; None if unknown, or with a single number of images.
+    """
 
     curve: list[CurvePoint]
     text: str
@@ -50,26 +52,28 @@ class FittedCurve:
     begin: float | None = None
 
 
-def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]) -> dict[str, Any]:
-    """Everything that the script draws; what is missing is None, and every number is finite or None."""
+def payload(
+    inputs: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
+) -> dict[str, Any]:
+    """Data of all figures; missing parts are None, and every number is finite or None."""
     values = {
-        "kind": found.kind,
-        "base": found.base,
+        "kind": inputs.kind,
+        "base": inputs.base,
         "configurations": numbers.configurations,
         "points": numbers.points,
-        "fits": fitted_curves(found.fits, numbers.configurations, found.worth) if found.fits else {},
+        "fits": fitted_curves(inputs.fits, numbers.configurations, inputs.data_efficiency) if inputs.fits else {},
         "level": numbers.level,
         "comparisons": [
-            vars(one) | {"configuration": one.configuration.id, "baseline": one.baseline.id}
-            for one in numbers.differences
+            vars(pair) | {"configuration": pair.configuration.id, "baseline": pair.baseline.id}
+            for pair in numbers.differences
         ],
-        "classes": _classes(found, numbers),
+        "classes": _classes(inputs, numbers),
         "images": images,
-        "map": _map(found),
+        "map": _map(inputs),
         "cost": bars,
-        "history": _history(found.history),
+        "history": _history(inputs.history),
     }
-    text = json.dumps(values, default=vars)  # of dataclasses
+    text = json.dumps(values, default=vars)
     plain: dict[str, Any] = json.loads(
         text, parse_float=lambda number: round(float(number), 4), parse_constant=lambda _: None
     )
@@ -77,33 +81,33 @@ def payload(found: Inputs, numbers: Numbers, images: ImageStrips | None, bars: d
 
 
 def fitted_curves(
-    stored: Fits, configurations: Sequence[ArmLook], worth: DataEfficiency | None = None
+    stored: Fits, configurations: Sequence[ReportConfiguration], efficiency: DataEfficiency | None = None
 ) -> dict[str, dict[str, FittedCurve]]:
-    """The study's fits by configuration and metric, errors turned into accuracies."""
-    found: dict[str, dict[str, FittedCurve]] = {}
+    """The study's fits by configuration and metric, errors converted to accuracies."""
+    fits: dict[str, dict[str, FittedCurve]] = {}
+    level = coverage(stored.confidence_level)
     for configuration in configurations:
         for metric, curve in stored.curves.get(configuration.id, {}).items():
             if metric not in METRICS:
                 continue
-            if len([n for n in curve.amounts if n]) < 2:  # a point: nothing was measured between it and another
-                curve = replace(curve, verdict="too few amounts", line=(), forecast=(), reason="")
-            said = _sentences(
-                curve, stored.models.get(configuration.id, {}).get(metric, ()), coverage(stored.confidence_level)
-            )
-            if worth is not None and worth.configuration == configuration.id:
-                said += _sentences_of_worth(worth, metric, curve.verdict == "falls")
+            if len([n for n in curve.amounts if n]) < 2:  # a point without a line
+                curve = replace(curve, verdict="too few points", line=(), forecast=(), reason="")
+            sentences = _sentences(curve, stored.models.get(configuration.id, {}).get(metric, ()), level)
+            if efficiency is not None and efficiency.configuration == configuration.id:
+                sentences += _efficiency_sentences(efficiency, metric, curve.verdict == "falls")
             law = [curve.law[name].estimate for name in "abc"] if curve.law else []
             formula = "{:.1f} + {:.1f} · (1 + n)^(−{:.2f})".format(*law) if law else ""
-            begins = curve.amounts[0] == 0 and curve.verdict != "too few amounts"
-            found.setdefault(configuration.id, {})[metric] = FittedCurve(
-                _points(curve, law), " ".join(said), formula, 100 - curve.means[0] if begins else None
+            begins = curve.amounts[0] == 0 and curve.verdict != "too few points"
+            begin = 100 - curve.means[0] if begins else None
+            fits.setdefault(configuration.id, {})[metric] = FittedCurve(
+                _points(curve, law), " ".join(sentences), formula, begin
             )
-    return found
+    return fits
 
 
 def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
-    """The curve over the measured range, and on to each forecast: the band's edges there are straight over log n."""
-    line, ahead = (
+    """The curve over the measured range and up to each forecast, with band edges that are linear in log n."""
+    line, forecast = (
         [
             CurvePoint(point.n, 100 - point.error.estimate, 100 - point.error.high, 100 - point.error.low)
             for point in points
@@ -114,9 +118,9 @@ def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
     if not line or not law:
         return line
     a, b, c = law
-    for end in [point for point in ahead if point.n > line[-1].n]:
+    for end in [point for point in forecast if point.n > line[-1].n]:
         start = line[-1]
-        for share in np.arange(1, STEPS_AHEAD + 1) / STEPS_AHEAD:
+        for share in np.arange(1, FORECAST_STEPS + 1) / FORECAST_STEPS:
             n = start.n * (end.n / start.n) ** share
             low, high = start.low + share * (end.low - start.low), start.high + share * (end.high - start.high)
             line.append(CurvePoint(n, 100 - a - b * (1 + n) ** -c, low, high))
@@ -124,137 +128,123 @@ def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
 
 
 def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]:
-    """What a curve says, and which of its models predicts best."""
-    slope, wanted = curve.slope, curve.plus_one
+    """Describe a curve, and the model with the smallest held-out error."""
+    slope, needed = curve.slope, curve.plus_one
+    gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
+    per_doubling = f"({gain} points per doubling, {level} CI {low} to {high})"
     if curve.verdict in ("rises", "flat"):
-        trends = {"rises": "gets worse with more images", "flat": "flat, no amount is clearly better than another"}
-        gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
-        said = f"{trends[curve.verdict]} ({gain} points per doubling, {level} interval {low} to {high})."
+        trends = {"rises": "accuracy falls with more images", "flat": "no significant trend"}
+        sentence = f"{trends[curve.verdict]} {per_doubling}."
     elif curve.verdict != "falls":
-        said = f"{curve.verdict} for a curve."
-    elif wanted is None:
-        gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
-        said = f"rises ({gain} points per doubling, {level} interval {low} to {high})."
-    elif not math.isfinite(wanted.estimate):
-        said = "rises but has nearly levelled off; according to this fit, no amount adds another whole point."
+        sentence = f"{curve.verdict} for a curve."
+    elif needed is None:
+        sentence = f"accuracy rises {per_doubling}."
+    elif not math.isfinite(needed.estimate):
+        sentence = "accuracy rises but has nearly levelled off; by this fit, no number of images adds another point."
     else:
-        sure = ""
-        if math.isfinite(wanted.low):
-            low = _rounded(wanted.low)
-            sure = f" (at least {low}, perhaps never)"
-            if math.isfinite(wanted.high):
-                sure = f" ({level} interval {low} to {_rounded(wanted.high)})"
-        said = f"one more point would take about {_rounded(wanted.estimate)} images per class{sure}."
-    found = [said, f"It has no {'forecast' if curve.law else 'law'}: {curve.reason}."] if curve.reason else [said]
-    if not models or not math.isfinite(models[0].miss):
-        return found
-    best = models[0]
-    return [
-        *found,
-        f"Of {len(models)} models, a {best.model} predicted held-out amounts best: it missed by {best.miss:.1f} "
-        f"points, and least of all in {100 * best.best:.0f} % of the draws.",
-    ]
+        interval = ""
+        if math.isfinite(needed.low):
+            low = _rounded(needed.low)
+            interval = f" (at least {low}, possibly never)"
+            if math.isfinite(needed.high):
+                interval = f" ({level} CI {low} to {_rounded(needed.high)})"
+        sentence = f"one more point requires about {_rounded(needed.estimate)} images per class{interval}."
+    sentences = [sentence]
+    if curve.reason:
+        sentences.append(f"No {'extrapolation' if curve.law else 'power law'}: {curve.reason}.")
+    if models and math.isfinite(models[0].miss):
+        best = models[0]
+        sentences.append(
+            f"Of {len(models)} models, the {best.model} has the smallest held-out error ({best.miss:.1f} points; "
+            f"smallest in {100 * best.best:.0f} % of the resamples)."
+        )
+    return sentences
 
 
-def _sentences_of_worth(worth: DataEfficiency, metric: str, falls: bool) -> list[str]:
-    """What the images of the largest amount are worth: in points per hour where the error falls, and in real images."""
-    said = []
-    slopes, steps = worth.marginal.get(metric, ()), worth.exchange.get(metric, ())
+def _efficiency_sentences(efficiency: DataEfficiency, metric: str, falls: bool) -> list[str]:
+    """Describe the marginal value and the real-image equivalent at the largest number of images."""
+    sentences = []
+    slopes, steps = efficiency.marginal.get(metric, ()), efficiency.exchange.get(metric, ())
     if falls and slopes and math.isfinite(slopes[-1].points_per_hour.estimate):
         gain = slopes[-1].points_per_hour.estimate
-        said.append(f"At {slopes[-1].n} per class, an hour of generation adds {gain:.2g} points.")
+        sentences.append(f"At {slopes[-1].n} per class, an hour of generation adds {gain:.2g} points.")
     if steps:
         shots, per_real = steps[-1].shots.estimate, steps[-1].per_real.estimate
-        given = f"{steps[-1].n} synthetic images per class"
+        images = f"{steps[-1].n} synthetic images per class"
         if not math.isfinite(shots):
-            said.append(f"With {given} it does better than any number of real ones alone, according to this fit.")
+            sentences.append(f"{images} exceed any number of real images alone, by this fit.")
         elif not math.isfinite(per_real):
-            said.append(f"{given} replace no real one.")
+            sentences.append(f"{images} replace no real image.")
         else:
-            equal = f"{given} do as well as {shots:.1f} real ones alone"
-            said.append(f"{equal}: {per_real:.1f} of them are worth one more real image.")
-    return said
+            sentences.append(f"{images} equal {shots:.1f} real images alone: {per_real:.1f} replace one real image.")
+    return sentences
 
 
 def _rounded(number: float) -> str:
-    """A count to two digits."""
+    """A count with two significant digits."""
     if number > 1e6:
         return "over a million"
     digits = max(0, math.floor(math.log10(number)) - 1) if number >= 1 else 0
     return thousands(round(number / 10**digits) * 10**digits)
 
 
-def _classes(found: Inputs, numbers: Numbers) -> dict[str, Any] | None:
-    """Names of the classes, their counts of test images, and for each configuration at its largest amount the
-    accuracy of each
-    class (None where unknown), mean over seeds; and the pairs of configurations that the figure compares."""
+def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
+    """Class names, numbers of test images, mean accuracies of each class (None if unknown) for each configuration at
+    its largest number of images, and the pairs of configurations to compare."""
     table = numbers.table
     if table is None:
         return None
-    names, counts = found.classnames, []
-    configurations: dict[str, dict[str, list[float | None]]] = {}
+    names, counts = inputs.classnames, []
+    accuracies: dict[str, dict[str, list[float | None]]] = {}
     for configuration in numbers.configurations:
-        mine = table[table["configuration"] == configuration.id]
-        cells = mine[mine["amount"] == mine["amount"].max()]["cell"]
-        lists = [found.results.get(cell, {}).get("per_class") or [] for cell in cells]
-        names = names or [str(row["name"]) for rows in lists[:1] for row in rows]
-        lists = [rows for rows in lists if rows and len(rows) == len(names)]
-        if not lists:
+        rows = table[table["configuration"] == configuration.id]
+        cells = rows[rows["amount"] == rows["amount"].max()]["cell"]
+        runs = [inputs.results.get(cell, {}).get("per_class") or [] for cell in cells]
+        names = names or [str(entry["name"]) for entries in runs[:1] for entry in entries]
+        runs = [entries for entries in runs if entries and len(entries) == len(names)]
+        if not runs:
             continue
-        counts = [int(row.get("count") or 0) for row in lists[0]]
-        # (runs, classes): a class without images has no accuracy
-        half, opened = (
-            pd.DataFrame([[row.get(key) for row in rows] for rows in lists], dtype=float).mean()
+        counts = [int(entry.get("count") or 0) for entry in runs[0]]
+        accuracies[configuration.id] = {
+            key: pd.DataFrame([[entry.get(key) for entry in entries] for entries in runs], dtype=float).mean().tolist()
             for key in ("within_split", "all_classes")
-        )
-        configurations[configuration.id] = {"own": half.tolist(), "open": opened.tolist()}
-    if not configurations:
+        }
+    if not accuracies:
         return None
-    pairs = _pairs(
-        [configuration for configuration in numbers.configurations if configuration.id in configurations],
-        numbers.reference,
-    )
-    return {"names": names, "count": counts, "configurations": configurations, "pairs": pairs}
+    pairs = _pairs([of for of in numbers.configurations if of.id in accuracies], numbers.reference)
+    return {"names": names, "count": counts, "configurations": accuracies, "pairs": pairs}
 
 
-def _pairs(configurations: Sequence[ArmLook], reference: ArmLook | None) -> list[tuple[str, str | None]]:
-    """Which configurations the class figure can compare: the focus with all others, then the others with zero-shot;
-    of a single
-    configuration it shows the accuracies."""
+def _pairs(
+    configurations: Sequence[ReportConfiguration], reference: ReportConfiguration | None
+) -> list[tuple[str, str | None]]:
+    """Pairs of the class figure: the reference with all others, then the others with zero-shot CLIP. A single
+    configuration has no baseline."""
     if len(configurations) == 1:
         return [(configurations[0].id, None)]
     lead = reference if reference is not None and reference in configurations else configurations[-1]
     rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
-    others = [
-        (lead.id, other.id)
-        for other in sorted(configurations, key=lambda configuration: rank.get(configuration.data, 4))
-        if other != lead
-    ]
-    still = next((configuration for configuration in configurations if configuration.method == "zeroshot"), None)
+    others = sorted((of for of in configurations if of != lead), key=lambda of: rank.get(of.data, 4))
+    zero = next((of for of in configurations if of.method == "zeroshot"), None)
     return [
-        *others,
-        *(
-            (configuration.id, still.id)
-            for configuration in configurations
-            if still is not None and configuration not in (lead, still)
-        ),
+        *((lead.id, other.id) for other in others),
+        *((of.id, zero.id) for of in configurations if zero is not None and of not in (lead, zero)),
     ]
 
 
-_STAGES = {"frozen": "Before: frozen CLIP", "trained": "After alignment"}
+_STAGES = {"frozen": "Before training: frozen CLIP", "trained": "After training"}
 _MEASURES = {
-    "relative_distance": ("distance of a class's two centres, relative to that between classes", 2),
-    "centroid_distance": ("distance of a class's two centres (1 − cosine)", 3),
-    "overlap": ("synthetic images nearest to their own class's real centre, %", 1),
-    "frechet": ("Fréchet distance of the two domains", 3),
+    "relative_distance": ("distance between a class's two centres, relative to that between classes", 2),
+    "centroid_distance": ("distance between a class's two centres (1 − cosine)", 3),
+    "overlap": ("synthetic images closest to the real centre of their class, %", 1),
+    "frechet": ("Fréchet distance between the domains", 3),
 }
-"""Numbers of `sets.shift.Shift` and their digits."""
+"""Field of `Shift` -> label and digits."""
 
 
-def _map(found: Inputs) -> dict[str, Any] | None:
-    """The maps of features before and after training, `domain` 1 for synthetic images; and the shift of both, each
-    measure as text."""
-    features = found.features
+def _map(inputs: Inputs) -> dict[str, Any] | None:
+    """Feature maps before and after training, with `domain` 1 for synthetic images, and the shift of both as text."""
+    features = inputs.features
     if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
         return None
     stages: list[dict[str, Any]] = []
@@ -262,9 +252,9 @@ def _map(found: Inputs) -> dict[str, Any] | None:
         rows = features[features["model"] == model]
         if not len(rows):
             continue
-        # The same evenly spread rows of both stages and domains, whatever their number.
+        # Evenly spaced rows, the same for both stages.
         shown = pd.concat(
-            part.iloc[np.unique(np.linspace(0, len(part) - 1, min(len(part), MOST_POINTS)).round()).astype(int)]
+            part.iloc[np.unique(np.linspace(0, len(part) - 1, min(len(part), MAX_POINTS)).round()).astype(int)]
             for _, part in rows.groupby("domain", sort=True)
         )
         stages.append(
@@ -275,36 +265,36 @@ def _map(found: Inputs) -> dict[str, Any] | None:
                 "y": shown["y"].astype(float).round(3).tolist(),
                 "domain": (shown["domain"] == "synthetic").astype(int).tolist(),
                 "label": shown["label"].astype(int).tolist(),
-                "number": f"shift {getattr(found.shift, model).relative_distance:.2f}" if found.shift else "",
+                "number": f"shift {getattr(inputs.shift, model).relative_distance:.2f}" if inputs.shift else "",
             }
         )
     measures = [
         {
             "label": label,
-            "values": [f"{getattr(getattr(found.shift, stage['key']), name):.{digits}f}" for stage in stages],
+            "values": [f"{getattr(getattr(inputs.shift, stage['key']), name):.{digits}f}" for stage in stages],
         }
-        for name, (label, digits) in (_MEASURES.items() if found.shift else ())
+        for name, (label, digits) in (_MEASURES.items() if inputs.shift else ())
     ]
     return {"stages": stages, "measures": measures} if stages else None
 
 
 def nearer(shift: StudyShift | None) -> str:
-    """Whether training brought the domains together, as a sentence; empty where that was not measured."""
+    """Sentence about the effect of training on the domain shift; empty if it was not measured."""
     if shift is None:
         return ""
-    before, after = (round(one.relative_distance, 2) for one in (shift.frozen, shift.trained))
+    before, after = (round(of.relative_distance, 2) for of in (shift.frozen, shift.trained))
     if not (math.isfinite(before) and math.isfinite(after)):
         return ""
     if before == after:
-        return f"Training left the domains as far apart as they were: a shift of {after:.2f}."
-    how = "brought the domains nearer to each other" if after < before else "moved the domains farther apart"
-    return f"Training {how}: a shift of {before:.2f} became {after:.2f}."
+        return f"Training left the domain shift at {after:.2f}."
+    verb = "reduced" if after < before else "increased"
+    return f"Training {verb} the domain shift from {before:.2f} to {after:.2f}."
 
 
 def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Terms of the loss over steps, thinned to what a screen can show."""
+    """Loss terms over steps, at most `MAX_STEPS` of them."""
     rows = [row for row in rows if isinstance(row.get("step"), int)]
-    rows = rows[:: max(1, math.ceil(len(rows) / MOST_STEPS))]
+    rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]
     if len(rows) < 2:
         return None
     skipped = {"step", "epoch", "lr"}

@@ -1,4 +1,4 @@
-"""What the report is made from: the files that a study, a run or a synthetic set left behind, none of them required."""
+"""Read the files of a study, a run or a synthetic dataset for its report; none of them is required."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
-import yaml
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from syncclip import storage
 from syncclip.core.formats import parse_yaml
-from syncclip.core.secrets import shareable
-from syncclip.core.settings import RENAMED, UserError, first_complaint
+from syncclip.core.settings import UserError, first_complaint
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
@@ -31,37 +29,37 @@ Kind = Literal["study", "run", "set"]
 T = TypeVar("T")
 
 SIGNS: dict[Kind, str] = {"study": outputs.TABLE, "run": "results.json", "set": "plan.json"}
-"""The file by which a folder is known for what it is; the first that is there counts."""
+"""File that identifies what a folder holds; the first that exists decides."""
 
 
-def _usable(found: dict[str, Any]) -> dict[str, Any]:
-    """An object whose numbers are floats to others, and whose lists of classes are lists."""
-    inner: list[Any] = [found]
-    for one in inner:
-        if isinstance(one, int) and abs(one) >= 1 << 63:
-            raise ValueError("it holds a number that is too large")
-        inner.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+def _check_values(content: dict[str, Any]) -> dict[str, Any]:
+    """Reject integers that are not representable as floats, and class lists of another type."""
+    values: list[Any] = [content]
+    for value in values:
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            raise ValueError("it has a number that is too large")
+        values.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
     for name, kind in (("classnames", str), ("per_class", dict)):
-        there = found.get(name) or []
-        if not isinstance(there, list) or not all(isinstance(one, kind) for one in there):
-            raise ValueError(f"its {name} are no list of classes")
-    return found
+        entries = content.get(name) or []
+        if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
+            raise ValueError(f"its {name} are not a list of classes")
+    return content
 
 
-_OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_usable)])
+_OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_check_values)])
 
 
 @dataclass
 class Inputs:
-    """All that was found. What is missing is empty, and `notes` says so in a sentence where a reader would miss it.
+    """Content of the files; missing files are empty, and `notes` reports those that a reader would miss.
 
     Attributes:
-        table: one row for each finished cell of the study.
-        results: cell name -> its results.json; a single run is the cell "".
-        record: run.json of a run; `history`: its metrics.jsonl.
-        plan: plan.json of the synthetic set.
-        owner, folder_owner: identity of the set, and of what the folder holds, see `storage.seals`.
-        shards, images, seconds, rejects: of the set, by the markers of its shards; `seconds` of one generator.
+        table: a row for each finished run of the study.
+        results: run name -> its results.json; the name of a single run is "".
+        record, history: run.json and metrics.jsonl of a single run.
+        plan: plan.json of the synthetic dataset.
+        owner, folder_owner: identity of the synthetic dataset, and of the folder's content.
+        shards, images, seconds, rejects: of the synthetic dataset, from the markers; `seconds` of one generator.
     """
 
     url: str
@@ -72,7 +70,7 @@ class Inputs:
     table: pd.DataFrame | None = None
     datasets: pd.DataFrame | None = None
     fits: outputs.Fits | None = None
-    worth: outputs.DataEfficiency | None = None
+    data_efficiency: outputs.DataEfficiency | None = None
     comparisons: list[outputs.Comparison] = field(default_factory=list)
     shift: outputs.StudyShift | None = None
     features: pd.DataFrame | None = None
@@ -95,158 +93,166 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
 
     def section(self, name: str) -> dict[str, Any]:
-        """A section of the recipe, {} where there is none."""
-        found = self.recipe.get(name)
-        return found if isinstance(found, dict) else {}
+        """Section of the recipe; {} if missing."""
+        section = self.recipe.get(name)
+        return section if isinstance(section, dict) else {}
 
 
 def read_inputs(url: str) -> Inputs:
-    """Read a folder or prefix for what it holds; of a recipe's own folder, its study.
+    """Read a folder or URL; for a recipe's folder, the study in it.
 
-    A file that is there but cannot be read becomes a note, never an error: a report of the rest is worth having.
+    A file that can't be read becomes a note, not an error.
 
     Raises:
-        UserError: the folder holds neither a study, nor a run, nor a synthetic set.
+        UserError: the folder holds neither a study, nor a run, nor a synthetic dataset.
     """
     names = set(storage.listdir(url))
-    if "study" in names and not names & set(SIGNS.values()):  # a recipe's own folder, with its study in it
+    if "study" in names and not names & set(SIGNS.values()):  # a recipe's folder
         url = storage.join(url, "study")
         names = set(storage.listdir(url))
     kind = next((kind for kind, sign in SIGNS.items() if sign in names), None)
     if kind is None:
-        there = f"it holds no {', '.join(SIGNS.values())}" if storage.exists(url) else "it is not there"
-        raise UserError(f"cannot report on {url}: {there}; give the folder of a study, a run or a synthetic set")
-    found = Inputs(url, kind)
+        reason = f"it has no {', '.join(SIGNS.values())}" if storage.exists(url) else "it doesn't exist"
+        raise UserError(f"cannot report on {url}: {reason}; give the folder of a study, a run or a synthetic dataset")
+    inputs = Inputs(url, kind)
 
     roots = {"study": outputs.STATE, "run": RECORD, "set": SIGNS["set"]}
     owner = storage.read_owner(storage.join(url, root)) if (root := roots[kind]) in names else None
-    found.folder_owner = owner or storage.NOBODY
-    storage.read_sealed(storage.join(url, SIGNS[kind]), owner)  # without it there is nothing to report
+    inputs.folder_owner = owner or storage.NOBODY
+    storage.read_sealed(storage.join(url, SIGNS[kind]), owner)  # required
 
-    def read(name: str, parse: Callable[[bytes], T], otherwise: T, owner: str | None = owner) -> T:
+    def read(name: str, parse: Callable[[bytes], T], default: T, owner: str | None = owner) -> T:
         if name not in names:
-            return otherwise
-        return _parsed(found, name, lambda: parse(storage.read_sealed(storage.join(url, name), owner)), otherwise)
+            return default
+        return _parsed(inputs, name, lambda: parse(storage.read_sealed(storage.join(url, name), owner)), default)
 
     none: tuple[str, dict[str, Any]] = ("", {})
-    found.recipe_text, found.recipe = read("recipe.yaml", _recipe, none)
+    inputs.recipe_text, inputs.recipe = read("recipe.yaml", _recipe, none)
     if kind == "study":
-        found.state = read(outputs.STATE, TypeAdapter(outputs.StudyState).validate_json, None)
-        found.table = read(outputs.TABLE, _cells, None)
-        found.datasets = read(outputs.DATASETS, _cells, None)
-        found.fits = read(outputs.FIT, TypeAdapter(outputs.Fits).validate_json, None)
-        found.worth = read(outputs.DATA_EFFICIENCY, TypeAdapter(outputs.DataEfficiency).validate_json, None)
-        found.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
-        found.shift = read(outputs.SHIFT, TypeAdapter(outputs.StudyShift).validate_json, None)
-        of_shift = storage.identity(found.shift.key) if found.shift else None
-        found.features = read(outputs.FEATURES, _frame, None, of_shift)
-        found.cost = read(outputs.COST, TypeAdapter(outputs.Cost).validate_json, found.cost)
-        cells = storage.join(url, outputs.CELLS)
-        places = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
-        hashes = {cell.cell: cell.hash for cell in found.state.cells} if found.state else {}
-        owners = {place: storage.identity(hashes.get(name, "")) for place, name in places.items()}
-
-        present = set(places)
-
-        def leave_out(place: str, error: storage.DamagedError) -> None:
-            present.discard(place)
-            found.notes.append(f"{str(error).partition(';')[0]}; {places[place]} is left out.")
-
-        for place, data in storage.read_many(list(places), leave_out, owners).items():  # all at once
-            name = places[place]
-            present.discard(place)
-            found.results[name] = _parsed(found, f"results.json of {name}", partial(_OBJECT.validate_json, data), {})
-        done = {cell.cell for cell in found.state.cells if cell.status == "done"} if found.state else set()
-        found.notes += [f"{place} is missing." for place in sorted(present) if places[place] in done]
+        inputs.state = read(outputs.STATE, TypeAdapter(outputs.StudyState).validate_json, None)
+        inputs.table = read(outputs.TABLE, _cells, None)
+        inputs.datasets = read(outputs.DATASETS, _cells, None)
+        inputs.fits = read(outputs.FIT, TypeAdapter(outputs.Fits).validate_json, None)
+        inputs.data_efficiency = read(outputs.DATA_EFFICIENCY, TypeAdapter(outputs.DataEfficiency).validate_json, None)
+        inputs.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
+        inputs.shift = read(outputs.SHIFT, TypeAdapter(outputs.StudyShift).validate_json, None)
+        of_shift = storage.identity(inputs.shift.key) if inputs.shift else None
+        inputs.features = read(outputs.FEATURES, _frame, None, of_shift)
+        inputs.cost = read(outputs.COST, TypeAdapter(outputs.Cost).validate_json, inputs.cost)
+        _read_results(inputs)
     elif kind == "run":
-        found.results = {"": read("results.json", _results, {})}
-        found.record = read("run.json", _OBJECT.validate_json, {})
+        inputs.results = {"": read("results.json", _results, {})}
+        inputs.record = read("run.json", _OBJECT.validate_json, {})
         if METRICS in names:
             lines = partial(storage.read_bytes, storage.join(url, METRICS))
-            found.history = _parsed(found, METRICS, lambda: _history(found.record, lines()), [])
-    _read_set(found)
-    _read_dataset(found)
-    _note_missing(found, url)
-    return found
+            inputs.history = _parsed(inputs, METRICS, lambda: _history(inputs.record, lines()), [])
+    _read_set(inputs)
+    _read_dataset(inputs)
+    _note_missing(inputs)
+    return inputs
 
 
-def _note_missing(found: Inputs, url: str) -> None:
-    """Note files that a finished command left in the folder and that are not there any more."""
+def _read_results(inputs: Inputs) -> None:
+    """Read the results of a study's runs, all at once."""
+    cells = storage.join(inputs.url, outputs.CELLS)
+    paths = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
+    states = {cell.cell: cell for cell in inputs.state.cells} if inputs.state else {}
+    owners = {path: storage.identity(states[name].hash if name in states else "") for path, name in paths.items()}
+    missing = set(paths)
+
+    def leave_out(path: str, error: storage.DamagedError) -> None:
+        missing.discard(path)
+        inputs.notes.append(f"{str(error).partition(';')[0]}; {paths[path]} is left out.")
+
+    for path, data in storage.read_many(list(paths), leave_out, owners).items():
+        missing.discard(path)
+        parse = partial(_OBJECT.validate_json, data)
+        inputs.results[paths[path]] = _parsed(inputs, f"results.json of {paths[path]}", parse, {})
+    done = {name for name, state in states.items() if state.status == "done"}
+    inputs.notes += [f"{path} is missing." for path in sorted(missing) if paths[path] in done]
+
+
+def _note_missing(inputs: Inputs) -> None:
+    """Note removed files that `contents.json` lists."""
+    url = inputs.url
     try:
-        lost = sorted({*(storage.read_contents(url) or ())} - {*storage.sizes(url)})
+        missing = sorted({*(storage.read_contents(url) or ())} - {*storage.sizes(url)})
     except UserError as error:
-        found.notes.append(f"{first_line(error)}.")
+        inputs.notes.append(f"{first_line(error)}.")
         return
-    found.notes += [f"{name} is missing, though {CONTENTS} lists it." for name in lost]
+    inputs.notes += [f"{name} is missing, though {CONTENTS} lists it." for name in missing]
 
 
-def _read_set(found: Inputs) -> None:
-    """Open the synthetic set: where the recipe says, the folder itself, or beside it."""
-    local = storage.is_local(found.url)
-    parent = str(storage.local_path(found.url).resolve().parent) if local else found.url.rstrip("/").rpartition("/")[0]
-    root, name = found.section("storage").get("root"), found.recipe.get("name")
-    places = [
-        found.state.synthetic if found.state else None,
-        found.section("training").get("synthetic"),
-        found.url,
-        f"{found.url.rstrip('/')}/synthetic",
+def _read_set(inputs: Inputs) -> None:
+    """Open the synthetic dataset: that of the study or recipe, the folder itself, or one beside it."""
+    local = storage.is_local(inputs.url)
+    parent = (
+        str(storage.local_path(inputs.url).resolve().parent) if local else inputs.url.rstrip("/").rpartition("/")[0]
+    )
+    root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")
+    candidates = [
+        inputs.state.synthetic if inputs.state else None,
+        inputs.section("training").get("synthetic"),
+        inputs.url,
+        f"{inputs.url.rstrip('/')}/synthetic",
         f"{parent}/synthetic",
         f"{root}/{name}/synthetic" if root and name else None,
     ]
-    for place in [str(place) for place in places if place]:
-        names = set(storage.listdir(place))
-        plan = next((one for one in ("plan.json", "imported.json") if one in names), None)
+    for folder in [str(candidate) for candidate in candidates if candidate]:
+        names = set(storage.listdir(folder))
+        plan = next((name for name in ("plan.json", "imported.json") if name in names), None)
         if plan is None:
             continue
         try:
-            values = _OBJECT.validate_json(storage.read_sealed(storage.join(place, plan)))
-            found.plan = {RENAMED.get(key, key): value for key, value in values.items()}
+            inputs.plan = _OBJECT.validate_json(storage.read_sealed(storage.join(folder, plan)))
             if any(name.endswith("_stats.json") for name in names):
-                found.owner = storage.read_owner(storage.join(place, plan))
-                images, stats = ShardSet(place), list(markers(place, owner=found.owner))
-                found.shards, found.images = len(stats), sum(one.count for one in stats)
-                _note_missing_shards(found, place)
-                found.seconds = math.fsum(one.seconds for one in stats)
-                found.rejects.update(sum((Counter(one.rejects) for one in stats), Counter()))
-                found.synthetic = images
-            found.set_files = sorted(names)
+                inputs.owner = storage.read_owner(storage.join(folder, plan))
+                images, shards = ShardSet(folder), list(markers(folder, owner=inputs.owner))
+                inputs.shards, inputs.images = len(shards), sum(marker.count for marker in shards)
+                _note_missing_shards(inputs, folder)
+                inputs.seconds = math.fsum(marker.seconds for marker in shards)
+                inputs.rejects.update(sum((Counter(marker.rejects) for marker in shards), Counter()))
+                inputs.synthetic = images
+            inputs.set_files = sorted(names)
         except Exception as error:
-            found.notes.append(f"The synthetic set at {place} could not be read and is left out ({_reason(error)}).")
+            inputs.notes.append(
+                f"The synthetic dataset at {folder} could not be read and is left out ({_reason(error)})."
+            )
         break
 
 
-def _note_missing_shards(found: Inputs, place: str) -> None:
+def _note_missing_shards(inputs: Inputs, folder: str) -> None:
     try:
-        known = read_set(place)
+        plan = read_set(folder)
     except UserError:
-        return  # of a plan that is not understood, only what is shown is read
-    planned = 0 if known is None else len(known.shards())
-    if planned > found.shards:
-        lost = f"{planned - found.shards} of its {planned} shards are missing or damaged"
-        found.notes.append(f"The synthetic set at {place} is not complete: {lost}.")
+        return  # an invalid plan doesn't give the number of shards
+    planned = 0 if plan is None else len(plan.shards())
+    if planned > inputs.shards:
+        missing = f"{planned - inputs.shards} of its {planned} shards are missing or damaged"
+        inputs.notes.append(f"The synthetic dataset at {folder} is not complete: {missing}.")
 
 
-def _read_dataset(found: Inputs) -> None:
-    """Load the dataset, and name the classes by it, by the study, or by the plan of the set."""
-    named = (found.state.dataset if found.state else None) or found.plan.get("dataset")
-    settings = found.section("dataset") or ({"name": named} if named else {})
-    if settings and not (found.state and found.state.datasets):  # of a suite, each dataset's report has its images
+def _read_dataset(inputs: Inputs) -> None:
+    """Load the dataset; class names are its own, the study's, or those of the synthetic dataset's plan."""
+    named = (inputs.state.dataset if inputs.state else None) or inputs.plan.get("dataset")
+    settings = inputs.section("dataset") or ({"name": named} if named else {})
+    if settings and not (inputs.state and inputs.state.datasets):  # the reports of a suite's datasets have the images
         try:
-            found.dataset = load_dataset(DatasetSettings(**settings))
+            inputs.dataset = load_dataset(DatasetSettings(**settings))
         except Exception as error:
-            found.notes.append(f"The dataset's images are not available and are left out ({_reason(error)}).")
-    known = found.state.classnames if found.state else found.plan.get("classnames") or []
-    found.classnames = [str(name) for name in (found.dataset.classnames if found.dataset else known)]
-    found.base = found.state.base if found.state else (len(found.classnames) + 1) // 2
+            inputs.notes.append(f"The dataset's images are not available and are left out ({_reason(error)}).")
+    names = inputs.state.classnames if inputs.state else inputs.plan.get("classnames") or []
+    inputs.classnames = [str(name) for name in (inputs.dataset.classnames if inputs.dataset else names)]
+    inputs.base = inputs.state.base if inputs.state else (len(inputs.classnames) + 1) // 2
 
 
-def _parsed(found: Inputs, what: str, parse: Callable[[], T], otherwise: T) -> T:
-    """What `parse` returns; where it fails, a note says so, and `otherwise` stands in."""
+def _parsed(inputs: Inputs, what: str, parse: Callable[[], T], default: T) -> T:
+    """The result of `parse`; if it fails, the default and a note."""
     try:
         return parse()
-    except Exception as error:  # damaged files make parsers raise nearly anything
-        found.notes.append(f"{what} could not be read and is left out ({_reason(error)}).")
-        return otherwise
+    except Exception as error:  # parsers raise many types for damaged files
+        inputs.notes.append(f"{what} could not be read and is left out ({_reason(error)}).")
+        return default
 
 
 def _reason(error: Exception) -> str:
@@ -254,19 +260,19 @@ def _reason(error: Exception) -> str:
 
 
 def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:
-    """The lines of a run's metrics, which a finished run's record has a digest of."""
+    """Lines of a run's metrics, verified against the checksum in the record of a finished run."""
     if (record.get("logs") or {}).get(METRICS) not in (None, digest_of([data])):
-        raise ValueError("its lines are not those that were written")
+        raise ValueError("its checksum does not match")
     return [*map(_OBJECT.validate_json, data.splitlines())]
 
 
 def _results(data: bytes) -> dict[str, Any]:
-    """The results of a run, which has a metric at least."""
-    found = _OBJECT.validate_json(data)
-    metrics = [found[key] for key in METRIC_HEADINGS if found.get(key) is not None]
-    if not metrics or not all(isinstance(one, int | float) for one in metrics):
-        raise ValueError("it holds no metrics, or some that are no numbers")
-    return found
+    """Results of a run, with at least one metric."""
+    results = _OBJECT.validate_json(data)
+    metrics = [results[key] for key in METRIC_HEADINGS if results.get(key) is not None]
+    if not metrics or not all(isinstance(value, int | float) for value in metrics):
+        raise ValueError("it has no metrics, or some that are not numbers")
+    return results
 
 
 def _frame(data: bytes) -> pd.DataFrame | None:
@@ -275,7 +281,7 @@ def _frame(data: bytes) -> pd.DataFrame | None:
 
 
 def _cells(data: bytes) -> pd.DataFrame | None:
-    """The table of cells, whose scores may be missing, but not what a cell is."""
+    """Table of a study's runs; columns of scores may be missing."""
     table = _frame(data)
     wanted = ("cell", "configuration", "method", "data", "images_per_class")
     if table is not None and (missing := [name for name in wanted if name not in table]):
@@ -284,12 +290,9 @@ def _cells(data: bytes) -> pd.DataFrame | None:
 
 
 def _recipe(data: bytes) -> tuple[str, dict[str, Any]]:
-    """The recipe as it is written, and its values."""
+    """Text and values of a recipe."""
     text = data.decode()
     values = parse_yaml(text, "recipe.yaml")
     if not isinstance(values, dict):
         raise ValueError("it is not a mapping")
-    plain = {str(key): value for key, value in values.items()}
-    if (clean := shareable(plain)) != plain:  # as earlier versions wrote it
-        text, values = yaml.safe_dump(clean, sort_keys=False, allow_unicode=True), clean
-    return text, {RENAMED.get(str(key), str(key)): value for key, value in values.items()}
+    return text, {str(key): value for key, value in values.items()}

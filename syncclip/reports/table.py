@@ -1,5 +1,4 @@
-"""Numbers as tables and tiles: all runs, a set's classes and the costs on the page, and the configurations in the
-terminal."""
+"""Tables and tiles of the page, and the table in the terminal."""
 
 from __future__ import annotations
 
@@ -17,16 +16,16 @@ from rich.text import Text
 from syncclip import storage
 from syncclip.core.text import counted, printable, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
-from syncclip.reports.configurations import ArmLook, Numbers, ScorePoint
+from syncclip.reports.configurations import Numbers, ReportConfiguration, ScorePoint
 from syncclip.reports.inputs import Inputs
 
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
 _TERMINAL = ("base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm")
 _NARROW = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-"""Room matters: the whole table fits into 80 columns."""
+"""Compact, so that the table fits into 80 columns."""
 _QUALITY = "stats.json"
 _SUITE = ("novel", "hm", "all_classes_hm")
-"""What is shown of each dataset of a suite."""
+"""Metrics shown for each dataset of a suite."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a bar; `text` is its value in words, `colour` a variable of the page's style."""
+    """Part of a bar: `text` is its formatted value, `colour` a variable of the page's style."""
 
     name: str
     value: float
@@ -50,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell of a table that can be sorted: what it shows, what it is sorted by, and whether it is no number."""
+    """Cell of a sortable table: text, sort key, and whether it is left-aligned text."""
 
     text: str
     value: str | float
@@ -59,7 +58,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of the page; `tiles` are numbers that stand above it."""
+    """Table of the page, with tiles above it."""
 
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[TableCell]] = ()
@@ -67,45 +66,45 @@ class PageTable:
 
     @property
     def csv(self) -> str:
-        """The values as CSV, with headings."""
+        """Values as CSV, with headings."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerows([self.columns, *([cell.value for cell in row] for row in self.rows)])
         return buffer.getvalue()
 
 
-def costs(found: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[Part]]]:
-    """What the study, the run or the set took: by its own account, else by the markers of the shards.
+def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[Part]]]:
+    """Cost of a study, a run or a synthetic dataset, from cost.json or the markers of the shards.
 
     Returns:
-        Its tiles, and two bars: where the `time` went, and what was kept or rejected (`rejects`). A bar of fewer than
-        two parts says nothing and is empty.
+        Tiles, and the parts of two bars: `time` by process, and images kept or `rejects` by reason. A bar with a single
+        part is empty.
     """
-    synthesis, training, table = found.cost.synthesis, found.cost.training, numbers.table
+    synthesis, training, table = inputs.cost.synthesis, inputs.cost.training, numbers.table
     speed = (synthesis and synthesis.images_per_second) or 0.0
     busy = synthesis.busy_share if synthesis else None
-    hours = (synthesis and synthesis.hours) or found.seconds / 3600
-    trained = training.cells or (0 if found.table is None else len(found.table))
-    images = found.images or (synthesis.images if synthesis else 0)
-    rejected = found.rejects or Counter(synthesis.rejects if synthesis else {})
-    spent = training.wall_hours or training.hours or float(found.record.get("seconds") or 0) / 3600
+    hours = (synthesis and synthesis.hours) or inputs.seconds / 3600
+    trained = training.cells or (0 if inputs.table is None else len(inputs.table))
+    images = inputs.images or (synthesis.images if synthesis else 0)
+    rejected = inputs.rejects or Counter(synthesis.rejects if synthesis else {})
+    spent = training.wall_hours or training.hours or float(inputs.record.get("seconds") or 0) / 3600
     tiles = []
     if images:
         tiles.append(Tile("images generated", thousands(images)))
     if speed:
         tiles.append(Tile("images generated per second", _short(speed)))
-    elif found.images and found.seconds:
-        tiles.append(Tile("images per second and actor", _short(found.images / found.seconds)))
+    elif inputs.images and inputs.seconds:
+        tiles.append(Tile("images per second and actor", _short(inputs.images / inputs.seconds)))
     if hours:
-        tiles.append(Tile("of generation", *_time((synthesis and synthesis.wall_hours) or hours)))
+        tiles.append(Tile("generation", *_time((synthesis and synthesis.wall_hours) or hours)))
     if busy is not None:
-        tiles.append(Tile("of the generation time busy", f"{100 * busy:.0f}", "%"))
+        tiles.append(Tile("utilisation during generation", f"{100 * busy:.0f}", "%"))
     if trained:
         tiles.append(Tile("runs trained and tested", thousands(trained)))
     if spent:
-        tiles.append(Tile("of training" if found.kind == "run" else "of training and testing", *_time(spent)))
+        tiles.append(Tile("training" if inputs.kind == "run" else "training and testing", *_time(spent)))
     if training.busy_share is not None:
-        tiles.append(Tile("of the training time busy", f"{100 * training.busy_share:.0f}", "%"))
+        tiles.append(Tile("utilisation during training", f"{100 * training.busy_share:.0f}", "%"))
 
     times = [("generation", 3600 * hours, "unsure")]
     if table is not None and "seconds" in table:
@@ -118,8 +117,8 @@ def costs(found: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[P
     colours = ("gain", "loss", "tone-3", "tone-2")
     counts = [("kept", images), *rejected.most_common()]
     rejects = [
-        Part(name.replace("_", " "), count, thousands(count), colours[place] if place < len(colours) else "tone-0")
-        for place, (name, count) in enumerate(counts)
+        Part(name.replace("_", " "), count, thousands(count), colours[number] if number < len(colours) else "tone-0")
+        for number, (name, count) in enumerate(counts)
     ]
     return tiles, {"time": time if len(time) > 1 else [], "rejects": rejects if images and rejected else []}
 
@@ -129,18 +128,18 @@ def _short(value: float) -> str:
 
 
 def _time(hours: float) -> tuple[str, str]:
-    """A duration and its unit."""
+    """Duration and its unit."""
     if hours < 1.5 / 60:
         return f"{3600 * hours:.0f}", "s"
     return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")
 
 
-def runs_table(table: pd.DataFrame | None, configurations: Sequence[ArmLook]) -> PageTable:
-    """All runs of a study, configuration by configuration in their order."""
+def runs_table(table: pd.DataFrame | None, configurations: Sequence[ReportConfiguration]) -> PageTable:
+    """All runs of a study, in the order of the configurations."""
     if table is None or "seed" not in table:
         return PageTable()
     shown = [key for key in _COLUMNS if key in table]
-    order = {configuration.id: place for place, configuration in enumerate(configurations)}
+    order = {configuration.id: number for number, configuration in enumerate(configurations)}
     ordered = table.assign(order=table["configuration"].map(order)).sort_values(
         ["order", "amount", "seed"], kind="stable"
     )
@@ -153,79 +152,77 @@ def runs_table(table: pd.DataFrame | None, configurations: Sequence[ArmLook]) ->
             TableCell("–", -1) if pd.isna(seed) else TableCell(f"{seed:.0f}", int(seed)),
         ]
         rows.append([*cells, *(_percent_cell(row[key]) for key in shown)])
-    return PageTable(["method and data", "per class", "seed", *(_COLUMNS[key] for key in shown)], rows)
+    return PageTable(["method", "per class", "seed", *(_COLUMNS[key] for key in shown)], rows)
 
 
 def _percent_cell(value: float) -> TableCell:
     return TableCell("", "") if pd.isna(value) else TableCell(f"{value:.1f}", f"{value:.6g}")
 
 
-def datasets_table(found: Inputs, numbers: Numbers) -> PageTable | None:
-    """Of a suite: what each configuration reached at its largest amount, on average and on each dataset, by the
-    cells that have
-    ended on all of them; else None."""
-    table = found.datasets
-    if table is None or found.table is None or not found.state:
+def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
+    """Scores of each configuration of a suite at its largest number of images, on average and on each dataset, over
+    runs that are finished on all; None for a single dataset."""
+    table = inputs.datasets
+    if table is None or inputs.table is None or not inputs.state:
         return None
-    if not {"dataset", "cell", "configuration", "images_per_class", *_SUITE} <= set(table) or "cell" not in found.table:
+    if not {"dataset", "cell", "configuration", "images_per_class", *_SUITE} <= set(table):
         return None
-    table = table[table["cell"].isin(found.table["cell"])]
-    names, rows = found.state.datasets, []
+    table = table[table["cell"].isin(inputs.table["cell"])]
+    names, rows = inputs.state.datasets, []
     for metric in _SUITE:
         for configuration in numbers.configurations:
-            mine, average = (
-                table[table["configuration"] == configuration.id],
-                numbers.points.get(configuration.id, {}).get(metric),
-            )
+            average = numbers.points.get(configuration.id, {}).get(metric)
             if average is None:
                 continue
-            if amount := average[-1].n:
-                mine = mine[mine["images_per_class"] == amount]
-            values = [average[-1].mean, *(mine[mine["dataset"] == name][metric].mean() for name in names)]
-            label = f"{configuration.label}, {amount}" if amount else configuration.label
+            cells = table[table["configuration"] == configuration.id]
+            if n := average[-1].n:
+                cells = cells[cells["images_per_class"] == n]
+            values = [average[-1].mean, *(cells[cells["dataset"] == name][metric].mean() for name in names)]
+            label = f"{configuration.label}, {n}" if n else configuration.label
             words = [TableCell(text, text, words=True) for text in (METRIC_HEADINGS[metric], label)]
             rows.append([*words, *map(_percent_cell, values)])
-    return PageTable(["metric", "method and data", "average", *names], rows) if rows else None
+    return PageTable(["metric", "method", "average", *names], rows) if rows else None
 
 
-def quality_table(found: Inputs) -> PageTable | None:
-    """What stats.json says of a set and of each class, the worst read class first; None where a set has none."""
-    if found.synthetic is None or _QUALITY not in found.set_files:
+def quality_table(inputs: Inputs) -> PageTable | None:
+    """Quality metrics of a synthetic dataset and its classes, sorted by accuracy; None without stats.json."""
+    if inputs.synthetic is None or _QUALITY not in inputs.set_files:
         return None
-    from syncclip.synthetic_sets.quality import SetQuality  # needs torch, which the other reports don't
+    from syncclip.synthetic_sets.quality import SetQuality  # imports torch
 
     try:
         quality = SetQuality.model_validate_json(
-            storage.read_sealed(storage.join(found.synthetic.url, _QUALITY), found.owner)
+            storage.read_sealed(storage.join(inputs.synthetic.url, _QUALITY), inputs.owner)
         )
     except (OSError, ValueError):
-        found.notes.append(f"{_QUALITY} of the synthetic set could not be read and is left out.")
+        inputs.notes.append(f"{_QUALITY} of the synthetic dataset could not be read and is left out.")
         return None
-    tiles = [Tile("classified as their own class by the frozen CLIP", f"{quality.accuracy:.0f}", "%")]
+    tiles = [Tile("assigned to their class by the frozen CLIP", f"{quality.accuracy:.0f}", "%")]
     if quality.similarity is not None:
-        real = "" if quality.real_similarity is None else f" (real ones: {quality.real_similarity:.2f})"
-        tiles.append(Tile(f"similarity of two images of a class{real}", f"{quality.similarity:.2f}"))
+        real = "" if quality.real_similarity is None else f" (real images: {quality.real_similarity:.2f})"
+        tiles.append(Tile(f"similarity of images within a class{real}", f"{quality.similarity:.2f}"))
     if quality.shift is not None and quality.shift.relative_distance is not None:
-        tiles.append(Tile("shift from the real images", f"{quality.shift.relative_distance:.2f}"))
+        tiles.append(Tile("domain shift", f"{quality.shift.relative_distance:.2f}"))
     tiles.append(
         Tile(f"near-duplicates among {thousands(quality.measured)} images", thousands(quality.near_duplicates))
     )
     if quality.prompts is not None:
-        tiles.append(Tile("different prompts", thousands(quality.prompts.distinct)))
+        tiles.append(Tile("distinct prompts", thousands(quality.prompts.distinct)))
     rows = []
-    for one in sorted(quality.classes, key=lambda one: (101 if one.accuracy is None else one.accuracy, one.name)):
-        numbers = ((one.accuracy, 0), (one.similarity, 2), (one.shift, 2))
+    for of in sorted(quality.classes, key=lambda of: (101 if of.accuracy is None else of.accuracy, of.name)):
         cells = [
-            TableCell("", "") if value is None else TableCell(f"{value:.{digits}f}", value) for value, digits in numbers
+            TableCell("", "") if value is None else TableCell(f"{value:.{digits}f}", value)
+            for value, digits in ((of.accuracy, 0), (of.similarity, 2), (of.shift, 2))
         ]
-        rows.append([TableCell(one.name, one.name, words=True), TableCell(str(one.images), one.images), *cells])
+        rows.append([TableCell(of.name, of.name, words=True), TableCell(str(of.images), of.images), *cells])
     return PageTable(["class", "images", "accuracy, %", "similarity", "shift"], rows, tiles)
 
 
-def terminal_table(found: Inputs, numbers: Numbers) -> Table:
-    """Means and standard errors of every configuration at its largest amount; what a bare set holds."""
-    if found.kind == "set":
-        return _set_table(found)
+def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
+    """Means and standard errors of every configuration at its largest number of images; counts of a synthetic
+    dataset."""
+    if inputs.kind == "set":
+        return _set_table(inputs)
     points = numbers.points
     shown = [metric for metric in _TERMINAL if any(metric in scores for scores in points.values())]
     best = {metric: max(scores[metric][-1].mean for scores in points.values() if metric in scores) for metric in shown}
@@ -248,12 +245,12 @@ def terminal_table(found: Inputs, numbers: Numbers) -> Table:
     return table
 
 
-def _set_table(found: Inputs) -> Table:
-    """What a bare set holds, one fact a row."""
+def _set_table(inputs: Inputs) -> Table:
+    """Counts of a synthetic dataset."""
     table = Table(box=_NARROW, show_edge=False, show_header=False)
-    classes, shards = counted(len(found.classnames), "class", "classes"), counted(found.shards, "shard")
-    table.add_row("images", f"{found.images} of {classes} in {shards}")
-    for reason, number in found.rejects.most_common():
+    classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
+    table.add_row("images", f"{inputs.images} of {classes} in {shards}")
+    for reason, number in inputs.rejects.most_common():
         table.add_row(printable(f"rejected: {reason}"), str(number))
     return table
 
@@ -264,11 +261,11 @@ def _score(point: ScorePoint, best: float) -> Text:
 
 
 def _caption(numbers: Numbers) -> str:
-    compared = [
-        f"{METRIC_HEADINGS[metric]}: {one.configuration.short} over {one.baseline.short} {one.size} ({one.interval}"
-        + (f"; {one.caution})" if one.caution else ")")
-        for metric in ("hm", "all_classes_hm")
-        for one in numbers.differences
-        if one.metric == metric and one.configuration == numbers.reference and one.baseline != one.configuration
-    ]
-    return "\n".join(["per cent, mean ± standard error over seeds", *compared])
+    lines = ["per cent, mean ± standard error over seeds"]
+    for metric in ("hm", "all_classes_hm"):
+        for pair in numbers.differences:
+            if pair.metric == metric and pair.configuration == numbers.reference != pair.baseline:
+                caution = f"; {pair.caution}" if pair.caution else ""
+                gain = f"{pair.configuration.short} over {pair.baseline.short} {pair.size} ({pair.interval}{caution})"
+                lines.append(f"{METRIC_HEADINGS[metric]}: {gain}")
+    return "\n".join(lines)

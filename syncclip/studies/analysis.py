@@ -1,4 +1,4 @@
-"""From the finished cells to the study's findings: scaling curves, worth, and paired comparisons."""
+"""From the predictions of finished trainings to scaling curves, data efficiency and paired comparisons."""
 
 from __future__ import annotations
 
@@ -13,267 +13,248 @@ from syncclip.evaluation.predict import PREDICTIONS, Predictions
 from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies.grid import Cell
 from syncclip.studies.outputs import Comparison, DataEfficiency, Fits
-from syncclip.studies.statistics.bootstrap import Drawn, Draws, Unit, configuration_metrics, difference, make_draws
+from syncclip.studies.statistics.bootstrap import (
+    Resampled,
+    Resamples,
+    Unit,
+    configuration_metrics,
+    difference,
+    make_resamples,
+)
 from syncclip.studies.statistics.data_efficiency import Exchange, exchange, marginal
-from syncclip.studies.statistics.metrics import Answers
+from syncclip.studies.statistics.metrics import Outcomes
 from syncclip.studies.statistics.scaling_fit import MIN_AMOUNTS, Series, fit_curve, held_out
 from syncclip.training.run_folder import RunFolder
 
 SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
-"""The draws of an analysis are always the same, so repeating it gives the same file."""
+"""Fixed, so that repeating an analysis gives the same file."""
 
-ON_REAL_ALONE = {"syncclip": "ivlp"}
-"""Method -> what it is on real images alone."""
+REAL_ONLY_METHOD = {"syncclip": "ivlp"}
+"""Method -> the method that it reduces to on real images only."""
 
 Point = tuple[Configuration, int | None]
-"""A configuration at an amount of images per class; None where it learns from no synthetic ones."""
+"""A configuration at a number of synthetic images per class; None without synthetic images."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The answers of every finished cell.
+    """Outcomes of all finished trainings.
 
     Attributes:
-        configurations: the study's configurations, in its order.
-        cells: (configuration name, images per class, seed) -> the answers of that one run, on each of the datasets.
+        cells: (configuration, images per class, seed) -> outcomes of that run on each dataset.
     """
 
     configurations: Sequence[Configuration]
-    cells: Mapping[tuple[str, int | None, int | None], tuple[Answers, ...]]
-    _drawn: dict[Hashable, Drawn] = field(default_factory=dict, repr=False, compare=False)
-    _made: dict[Hashable, Draws] = field(default_factory=dict, repr=False, compare=False)
+    cells: Mapping[tuple[str, int | None, int | None], tuple[Outcomes, ...]]
+    _metrics: dict[Hashable, Resampled] = field(default_factory=dict, repr=False, compare=False)
+    _resamples: dict[Hashable, Resamples] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, configuration: Configuration) -> list[Point]:
-        """The configuration at each amount of which a cell is finished, ascending."""
+        """The configuration at each number of images with a finished training, ascending."""
         amounts = {n for name, n, _ in self.cells if name == configuration.name}
         return [(configuration, n) for n in sorted(amounts, key=lambda n: n or 0)]
 
     def seeds(self, points: Iterable[Point]) -> list[int | None]:
-        """The seeds finished at every one of some points, ascending."""
-        found = [
+        """Seeds that are finished at every point, ascending."""
+        finished = [
             {seed for name, n, seed in self.cells if (name, n) == (configuration.name, at)}
             for configuration, at in points
         ]
-        return sorted(set.intersection(*found), key=lambda seed: seed or 0)
+        return sorted(set.intersection(*finished), key=lambda seed: seed or 0)
 
-    def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Answers]:
-        """The answers of several seeds as one, for each dataset; an untrained configuration's one run stands for
-        all."""
-        configuration, amount = point
-        runs = [self.cells[configuration.name, amount, seed] for seed in (seeds if configuration.trained else [None])]
+    def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Outcomes]:
+        """Outcomes of several seeds at a point, for each dataset; an untrained configuration has a single run."""
+        configuration, n = point
+        runs = [self.cells[configuration.name, n, seed] for seed in (seeds if configuration.trained else [None])]
+        keys = ("within_split", "all_classes", "base_score")
         return [
-            replace(
-                of_dataset[0],
-                own=np.concatenate([run.own for run in of_dataset]),
-                open=np.concatenate([run.open for run in of_dataset]),
-                base_score=np.concatenate([run.base_score for run in of_dataset]),
-            )
-            for of_dataset in zip(*runs, strict=True)
+            replace(parts[0], **{key: np.concatenate([getattr(part, key) for part in parts]) for key in keys})
+            for parts in zip(*runs, strict=True)
         ]
 
-    def drawn(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Drawn:
-        """Every metric at a point, of each seed and in `count` draws of seeds and unit; worked out once.
-
-        The draws are the same for every point, so what two of them share cancels in their difference.
-        """
+    def resampled(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Resampled:
+        """All metrics at a point, for each seed and in `count` resamples, which all points share; cached."""
         key = (point[0].name, point[1], *seeds, unit, count)
-        if key not in self._drawn:
-            answers = self.stack(point, seeds)
-            found = configuration_metrics(answers, self._draws(len(seeds), answers, unit, count)).items()
-            self._drawn[key] = {name: (np.broadcast_to(runs, len(seeds)), drawn) for name, (runs, drawn) in found}
-        return self._drawn[key]
+        if key not in self._metrics:
+            outcomes = self.stack(point, seeds)
+            metrics = configuration_metrics(outcomes, self._make_resamples(len(seeds), outcomes, unit, count))
+            self._metrics[key] = {
+                name: (np.broadcast_to(runs, len(seeds)), values) for name, (runs, values) in metrics.items()
+            }
+        return self._metrics[key]
 
-    def _draws(self, seeds: int, answers: Sequence[Answers], unit: Unit, count: int) -> Draws:
-        key = (seeds, unit, count, *((one.base, one.label.tobytes()) for one in answers))
-        if key not in self._made:
-            self._made.clear()  # of tens of thousands of images each takes 200 MB
-            self._made[key] = make_draws(seeds, answers, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
-        return self._made[key]
+    def _make_resamples(self, seeds: int, tested: Sequence[Outcomes], unit: Unit, count: int) -> Resamples:
+        key = (seeds, unit, count, *((part.base, part.label.tobytes()) for part in tested))
+        if key not in self._resamples:
+            self._resamples.clear()  # each takes 200 MB for tens of thousands of images
+            self._resamples[key] = make_resamples(seeds, tested, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
+        return self._resamples[key]
 
 
 def gather(finished: Sequence[tuple[Cell, RunFolder]], configurations: Sequence[Configuration], base: int) -> Evidence:
-    """Read the predictions of finished cells of one dataset.
+    """Read the predictions of the finished trainings of one dataset, which has `base` base classes."""
+    keys = [(cell.configuration.name, cell.images_per_class, cell.seed) for cell, _ in finished]
+    runs = (run for _, run in finished)
+    return Evidence(configurations, {key: (_outcomes(run, base),) for key, run in zip(keys, runs, strict=True)})
 
-    Args:
-        finished: each cell with its run's folder.
-        base: the dataset's number of base classes.
-    """
-    return Evidence(
-        configurations,
-        {(cell.configuration.name, cell.images_per_class, cell.seed): (_answers(run, base),) for cell, run in finished},
-    )
+
+def _outcomes(run: RunFolder, base: int) -> Outcomes:
+    rows = Predictions.read(run.path(PREDICTIONS), run.owner)
+    within_split, all_classes = rows.within_split_prediction == rows.label, rows.all_classes_prediction == rows.label
+    return Outcomes(within_split[None], all_classes[None], rows.base_score[None], rows.label, base)
 
 
 def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -> Evidence:
-    """The evidence of several datasets as one's: of the cells that have ended on each of them."""
-    whole = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
-    return Evidence(configurations, {key: tuple(one for part in parts for one in part.cells[key]) for key in whole})
-
-
-def _answers(run: RunFolder, base: int) -> Answers:
-    found = Predictions.read(run.path(PREDICTIONS), run.owner)
-    half, opened = found.within_split_prediction == found.label, found.all_classes_prediction == found.label
-    return Answers(half[None], opened[None], found.base_score[None], found.label, base)
+    """Evidence of a suite: the trainings that are finished on each of its datasets."""
+    keys = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
+    return Evidence(configurations, {key: tuple(of for part in parts for of in part.cells[key]) for key in keys})
 
 
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
-    """The errors of every configuration that learns from synthetic images, for every metric: {configuration:
-    {metric: Series}}.
+    """Errors of every configuration that uses synthetic images: {configuration: {metric: Series}}.
 
-    A series begins at 0 images with the configuration that does without them, where there is one. Only seeds
-    finished at every
-    amount count, so that all points of a curve stand on the same shots.
+    A series starts at 0 images with `origin`, if the study has it. Only seeds that are finished at every number of
+    images are used, so that all points of a curve share the same shots.
     """
-    found = {}
+    result = {}
     for configuration in evidence.configurations:
         points = evidence.points(configuration) if configuration.synthetic else []
         amounts = [n for _, n in points if n]
-        if points and (begin := origin(evidence, configuration)) is not None:
-            points, amounts = [(begin, None), *points], [0, *amounts]
+        if points and (start := origin(evidence, configuration)) is not None:
+            points, amounts = [(start, None), *points], [0, *amounts]
         if points and (seeds := evidence.seeds(point for point in points if point[0].trained)):
-            found[configuration.name] = _series(evidence, points, seeds, amounts, settings.resamples)
-    return found
+            result[configuration.name] = _series(evidence, points, seeds, amounts, settings.resamples)
+    return result
 
 
 def origin(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """The configuration that shows what a configuration reaches without synthetic images: of the same shots and of
-    the same method, or of
-    the one that this method is on real images alone; the untrained one for a configuration without real images."""
+    """The same training without synthetic images: on the same shots with the same method, or the method that this one
+    reduces to on real images only; for a configuration without real images, the untrained one."""
+    finished = [other for other in evidence.configurations if evidence.points(other)]
     if not configuration.real:
-        return next((one for one in evidence.configurations if not one.trained and evidence.points(one)), None)
-    alone = [
-        one
-        for one in evidence.configurations
-        if one.data == "real" and one.trained and evidence.points(one)
-        and one.overrides.get(SHOTS) == configuration.overrides.get(SHOTS)
-    ]  # fmt: skip
-    methods = (configuration.method, ON_REAL_ALONE.get(configuration.method))
-    return next((one for method in methods for one in alone if one.method == method), None)
+        return next((other for other in finished if not other.trained), None)
+    shots = configuration.overrides.get(SHOTS)
+    real_only = [
+        other for other in finished if other.data == "real" and other.trained and other.overrides.get(SHOTS) == shots
+    ]
+    methods = (configuration.method, REAL_ONLY_METHOD.get(configuration.method))
+    return next((other for method in methods for other in real_only if other.method == method), None)
 
 
 def _series(
     evidence: Evidence, points: Sequence[Point], seeds: Sequence[int | None], amounts: Sequence[int], count: int
 ) -> dict[str, Series]:
-    """A series for each metric that all points have, with so many draws of seeds and classes."""
-    configurations = [evidence.drawn(point, seeds, "classes", count) for point in points]
-    return {
-        metric: Series(
-            amounts,
-            *(
-                100 - np.stack(columns, axis=1)
-                for columns in zip(*(configuration[metric] for configuration in configurations), strict=True)
-            ),
-        )
-        for metric in METRICS
-        if not any(np.isnan(configuration[metric][0]).any() for configuration in configurations)
-    }
+    """A series for each metric that all points have, over seeds and classes."""
+    metrics = [evidence.resampled(point, seeds, "classes", count) for point in points]
+    result = {}
+    for name in METRICS:
+        columns = zip(*(of[name] for of in metrics), strict=True)
+        errors, resamples = (100 - np.stack(column, axis=1) for column in columns)
+        if not np.isnan(errors).any():
+            result[name] = Series(amounts, errors, resamples)
+    return result
 
 
 def fits(
-    found: Mapping[str, Mapping[str, Series]], settings: StudySettings, split: str, seen: Mapping[str, float]
+    errors: Mapping[str, Mapping[str, Series]], settings: StudySettings, split: str, seen: Mapping[str, float]
 ) -> Fits:
-    """The scaling curve of every series, and of those with amounts to hold out which model predicts best.
+    """Fit the scaling curve of every series, and compare the models by their held-out errors.
 
     Args:
-        seen: of each configuration the share of the synthetic images that its trainings at the largest amount have
-        shown.
+        errors: see `series`.
+        seen: see `Fits`.
     """
     curves = {
         configuration: {
             metric: fit_curve(
-                one,
+                of,
                 settings.confidence_level,
-                settings.forecast or [4 * one.amounts[-1], 16 * one.amounts[-1]],
+                settings.forecast or [4 * of.amounts[-1], 16 * of.amounts[-1]],
                 seen.get(configuration),
             )
-            for metric, one in metrics.items()
+            for metric, of in metrics.items()
         }
-        for configuration, metrics in found.items()
+        for configuration, metrics in errors.items()
     }
     models = {
-        configuration: {metric: held_out(one) for metric, one in metrics.items()}
-        for configuration, metrics in found.items()
-        if all(len(one.amounts) > MIN_AMOUNTS for one in metrics.values())
+        configuration: {metric: held_out(of) for metric, of in metrics.items()}
+        for configuration, metrics in errors.items()
+        if all(len(of.amounts) > MIN_AMOUNTS for of in metrics.values())
     }
     return Fits(settings.confidence_level, settings.resamples, split, curves, models, seen)
 
 
-def worth(
+def data_efficiency(
     evidence: Evidence,
-    found: Mapping[str, Mapping[str, Series]],
+    errors: Mapping[str, Mapping[str, Series]],
     settings: StudySettings,
     shots: int,
     images_per_hour: float | None,
     classes: int,
 ) -> DataEfficiency:
-    """What the focus configuration's images are worth: in points per hour of generation, where the speed is known,
-    and in real
-    images, where configurations with several numbers of shots show it.
+    """Marginal value of the reference configuration's images per hour of generation, and their real-image equivalents.
 
     Args:
-        found: as `series` returns them.
-        shots: of the configurations that override nothing.
-        images_per_hour: of one generator.
-        classes: that share the hour's images.
+        errors: see `series`.
+        shots: of configurations that don't override it.
+        images_per_hour: throughput of one generator; None if not measured.
+        classes: number of classes that share it.
     """
-    reference = found.get(settings.reference_configuration.name, {}) if images_per_hour else {}
+    reference = settings.reference_configuration.name
     return DataEfficiency(
-        configuration=settings.reference_configuration.name,
+        configuration=reference,
         confidence_level=settings.confidence_level,
         images_per_hour=images_per_hour,
         marginal={
-            metric: marginal(one, images_per_hour or 0.0, classes, settings.confidence_level)
-            for metric, one in reference.items()
-            if len(one.amounts) >= MIN_AMOUNTS
+            metric: marginal(of, images_per_hour, classes, settings.confidence_level)
+            for metric, of in errors.get(reference, {}).items()
+            if images_per_hour and len(of.amounts) >= MIN_AMOUNTS
         },
         exchange=exchanges(evidence, settings, shots),
     )
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
-    """What the focus configuration's synthetic images are worth in real ones, for every metric.
+    """Real-image equivalents of the reference configuration's synthetic images, for every metric.
 
-    Empty unless a method learned from real images alone with as many numbers of shots (`dataset.shots` in the
-    configurations'
-    overrides) as a law needs.
+    Empty unless a method was trained on real images only with as many numbers of shots (`dataset.shots` in the
+    overrides of the configurations) as a power law requires.
 
     Args:
-        shots: of the configurations that override nothing.
+        shots: of configurations that don't override it.
     """
-    reference, grown = settings.reference_configuration, _grown_by_shots(evidence, shots)
+    reference, by_shots = settings.reference_configuration, _real_only_by_shots(evidence, shots)
     synthetic = evidence.points(reference) if reference.synthetic else []
-    real = [(configuration, None) for configuration in grown.values()]
-    if not synthetic or len(grown) < MIN_AMOUNTS or not (seeds := evidence.seeds([*synthetic, *real])):
+    real = [(configuration, None) for configuration in by_shots.values()]
+    if not synthetic or len(by_shots) < MIN_AMOUNTS or not (seeds := evidence.seeds([*synthetic, *real])):
         return {}
     mixed = _series(evidence, synthetic, seeds, [n for _, n in synthetic if n], settings.resamples)
-    alone = _series(evidence, real, seeds, list(grown), settings.resamples)
+    real_only = _series(evidence, real, seeds, list(by_shots), settings.resamples)
     own = int(reference.overrides.get(SHOTS, shots))
     return {
-        metric: exchange(alone[metric], mixed[metric], own, settings.confidence_level)
+        metric: exchange(real_only[metric], mixed[metric], own, settings.confidence_level)
         for metric in mixed
-        if metric in alone
+        if metric in real_only
     }
 
 
-def _grown_by_shots(evidence: Evidence, shots: int) -> dict[int, Configuration]:
-    """Shots, ascending -> the configuration that learned from so many real images alone, of the method with most
-    such configurations."""
+def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configuration]:
+    """Shots, ascending -> configuration on real images only, of the method with most numbers of shots."""
     methods: dict[str, dict[int, Configuration]] = {}
     for configuration in evidence.configurations:
         if configuration.trained and configuration.data == "real" and evidence.points(configuration):
-            methods.setdefault(configuration.method, {}).setdefault(
-                int(configuration.overrides.get(SHOTS, shots)), configuration
-            )
+            of_method = methods.setdefault(configuration.method, {})
+            of_method.setdefault(int(configuration.overrides.get(SHOTS, shots)), configuration)
     return dict(sorted(max(methods.values(), key=len, default={}).items()))
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """The focus configuration baseline every other at each of its amounts, and baseline itself at its smallest amount.
+    """Compare the reference configuration with all others at each number of images, and with itself at the smallest.
 
-    A configuration without amounts is held baseline every amount; the pairs use the seeds that both configurations
-    have finished. Each
-    has an interval over seeds and images, one over seeds and classes, and with several datasets one over these.
+    A configuration without synthetic images is compared with every number. Pairs use the seeds that both have finished.
+    Each has an interval over seeds and images, over seeds and classes, and with several datasets over seeds and
+    datasets.
     """
     reference = settings.reference_configuration
     points = evidence.points(reference)
@@ -286,30 +267,30 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]
     ]
     if len(points) > 1:
         pairs.append((points[-1], points[0]))
-    found = []
+    result = []
     for point, other in pairs:
         seeds = evidence.seeds([point, other] if other[0].trained else [point])
         if not seeds:
             continue
-        first, second = evidence.stack(point, seeds), evidence.stack(other, seeds)
-        for one, its in zip(first, second, strict=True):
-            assert np.array_equal(one.label, its.label), "both configurations answer about the same images"
-        for unit in get_args(Unit)[: 2 if len(first) == 1 else None]:
-            ours, theirs = (evidence.drawn(at, seeds, unit, settings.resamples) for at in (point, other))
-            for metric, interval in difference(ours, theirs, settings.confidence_level).items():
-                found.append(
-                    Comparison(
-                        configuration=reference.name,
-                        images_per_class=point[1],
-                        baseline=other[0].name,
-                        baseline_images_per_class=other[1],
-                        metric=metric,
-                        **vars(interval),
-                        confidence_level=settings.confidence_level,
-                        seeds=len(seeds),
-                        images=sum(len(one.label) for one in first),
-                        smaller_split=min(min((~one.novel).sum(), one.novel.sum()) for one in first).item(),
-                        unit=unit,
-                    )
+        tested = evidence.stack(point, seeds)
+        for first, second in zip(tested, evidence.stack(other, seeds), strict=True):
+            assert np.array_equal(first.label, second.label), "both configurations have the same test images"
+        for unit in get_args(Unit)[: 2 if len(tested) == 1 else None]:
+            ours, theirs = (evidence.resampled(at, seeds, unit, settings.resamples) for at in (point, other))
+            result += [
+                Comparison(
+                    configuration=reference.name,
+                    images_per_class=point[1],
+                    baseline=other[0].name,
+                    baseline_images_per_class=other[1],
+                    metric=metric,
+                    **vars(interval),
+                    confidence_level=settings.confidence_level,
+                    seeds=len(seeds),
+                    images=sum(len(of.label) for of in tested),
+                    unit=unit,
+                    smaller_split=min(min((~of.novel).sum(), of.novel.sum()) for of in tested).item(),
                 )
-    return found
+                for metric, interval in difference(ours, theirs, settings.confidence_level).items()
+            ]
+    return result

@@ -1,4 +1,4 @@
-"""Running the cells of a grid: each is one short training in a Ray task, resumable and independent of the others."""
+"""Run the trainings of a grid: one Ray task each, resumable and independent of the others."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from syncclip.training.loop import StoppedError
 from syncclip.training.run_folder import RunFolder
 
 TIMING = "cell.json"
-"""In a cell's folder: seconds that the whole cell took, over all starts."""
+"""File in a training's folder with the seconds that it took, over all starts."""
 
-MOST_CELLS = 256
-"""Cells that are handed to a cluster at once, however far it may grow."""
+MAX_CELLS = 256
+"""Maximum number of trainings submitted at a time, however far the cluster may grow."""
 
-PATIENCE = 60.0
-"""Seconds for which a cell waits for another process that runs it: that of a killed study ends soon."""
+LOCK_TIMEOUT_SECONDS = 60.0
+"""A training waits this long for another process that runs it; the process of a killed study ends soon."""
 
-POLL = 2.0
-"""Seconds between two looks at the running cells, for the progress line."""
+POLL_SECONDS = 2.0
+"""Interval between updates of the progress line."""
 
 
 @dataclass(frozen=True)
 class CellRun:
-    """A cell with what is to be run and where, and what became of it."""
+    """A training with its recipe, run folder and status."""
 
     cell: Cell
     recipe: Recipe
@@ -59,97 +59,95 @@ class CellRun:
 
     @property
     def url(self) -> str:
-        """Where its run is."""
+        """URL of its run."""
         return self.folder.url
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The run as plain data, see `run_cell`."""
+        """The run as plain data for `run_cell`."""
         return to_spec(self.recipe, self.folder)
 
     @property
     def seconds(self) -> float | None:
-        """What the cell took, None where it was not finished here; reported where its file was removed."""
+        """Seconds of the training; None if it was not finished here. A removed file is reported."""
         seconds = _seconds_of(self.folder)
         if seconds is None and self.status == "done" and TIMING in (storage.read_contents(self.url) or ()):
-            say(f"{self.folder.path(TIMING)} is missing, so the cost leaves this run out")
+            say(f"{self.folder.path(TIMING)} is missing, so the cost excludes this run")
         return seconds
 
     @property
     def results(self) -> dict[str, Any]:
-        """The numbers of a finished cell."""
+        """Metrics of a finished training."""
         return read_results(storage.join(self.url, RESULTS), self.folder.owner)
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
-    """The recipe of one cell's training: one worker, the configuration's own values last.
+    """Recipe of one training: one worker, and the overrides of its configuration.
 
     Args:
         recipe: of the study.
-        synthetic: where the synthetic set lies.
+        synthetic: URL of the synthetic dataset.
     """
+    configuration = cell.configuration
     values: dict[str, Any] = {
-        "training.method": cell.configuration.method,
-        "training.data": cell.configuration.data,
+        "training.method": configuration.method,
+        "training.data": configuration.data,
         "training.workers": 1,
-        "training.synthetic": synthetic if cell.configuration.synthetic else None,
+        "training.synthetic": synthetic if configuration.synthetic else None,
         "training.images_per_class": cell.images_per_class,
     }
     if cell.seed is not None:
         values["training.seed"] = cell.seed
-    return recipe.with_values({**values, **cell.configuration.overrides}, _place(recipe, cell.configuration))
+    return recipe.with_values({**values, **configuration.overrides}, _origin(recipe, configuration))
 
 
-def _place(recipe: Recipe, configuration: Configuration) -> str:
-    """What a sentence about a configuration begins with; the configuration may be of a file, of the command line or
-    of a protocol."""
-    place = [one.name for one in recipe.study.configurations].index(configuration.name)
-    return f"recipe {recipe.name!r}: study.configurations[{place}] {configuration.name!r}"
+def _origin(recipe: Recipe, configuration: Configuration) -> str:
+    """Prefix of messages about a configuration, which may be from a file, the command line or a protocol."""
+    number = [of.name for of in recipe.study.configurations].index(configuration.name)
+    return f"recipe {recipe.name!r}: study.configurations[{number}] {configuration.name!r}"
 
 
 def check_configurations(recipe: Recipe) -> None:
-    """Refuse, before anything is generated, a configuration or a candidate of a study whose cells no recipe could have.
+    """Check every configuration and every value of its search space before anything is generated.
 
     Raises:
-        UserError: an unknown method or key, a wrong value or an impossible combination; or none of the amounts that
-            a configuration wants is among the study's.
+        UserError: an unknown method or key, an invalid value or combination; or none of the configuration's numbers of
+            images is among the study's.
     """
     amounts = recipe.study.amounts
     for configuration in recipe.study.configurations:
         if configuration.synthetic and not configuration.at(amounts):
             raise UserError(
-                f"{_place(recipe, configuration)}: images_per_class is {configuration.images_per_class}, none of "
-                f"which is among the "
-                f"study's {amounts}"
+                f"{_origin(recipe, configuration)}: images_per_class is {configuration.images_per_class}; none "
+                f"of them is among the study's {amounts}"
             )
-        for tried in [{}, *({key: value} for key, values in configuration.search_space.items() for value in values)]:
-            changed = configuration.model_copy(update={"overrides": {**configuration.overrides, **tried}})
+        for values in [{}, *({key: value} for key, tried in configuration.search_space.items() for value in tried)]:
+            changed = configuration.model_copy(update={"overrides": {**configuration.overrides, **values}})
             cell_recipe(recipe, Cell(changed, None, None), None)
 
 
 def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | None) -> list[CellRun]:
-    """Resolve every cell's recipe and see which are done. Nothing is written, and the set is read once for all.
+    """Resolve the recipe of every training and find the finished ones. Writes nothing.
 
     Raises:
-        UserError: a cell's folder holds the run of another recipe or another synthetic set.
+        UserError: a folder holds the run of another recipe or another synthetic dataset.
     """
-    found, known = [], KnownSets()
+    runs, sets = [], KnownSets()  # reads the synthetic dataset once for all
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
-        resolved, folder = resolve_run(cell_recipe(recipe, cell, synthetic), url, known)
-        found.append(CellRun(cell, resolved, folder, "done" if scoring.done(resolved, folder) else "waiting"))
-    return found
+        resolved, folder = resolve_run(cell_recipe(recipe, cell, synthetic), url, sets)
+        runs.append(CellRun(cell, resolved, folder, "done" if scoring.done(resolved, folder) else "waiting"))
+    return runs
 
 
 def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
-    """Train and evaluate one cell in this process. Runs as a Ray task.
+    """Train and evaluate one cell in this process; the body of the Ray task.
 
     Args:
-        spec: the cell's resolved run, see `CellRun.spec`.
+        spec: see `CellRun.spec`.
 
     Returns:
-        seconds, and error: None, or the sentence that says why the cell failed; and whether it was stopped, as its
-        driver asked.
+        seconds; error, None or why it failed; stopped, whether its driver stopped it.
     """
     with spec.get("session", current()):
         return _run_cell(spec)
@@ -160,7 +158,7 @@ def _run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     error, stopped = None, False
     try:
         recipe, folder = from_spec(spec)
-        with storage.lease(folder.url, "study", patience=PATIENCE):
+        with storage.lease(folder.url, "study", patience=LOCK_TIMEOUT_SECONDS):
             try:
                 with heeding(spec.get("stop")):
                     jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
@@ -169,23 +167,23 @@ def _run_cell(spec: dict[str, Any]) -> dict[str, Any]:
             seconds = (_seconds_of(folder) or 0.0) + time.monotonic() - start
             write_json(folder.path(TIMING), {"seconds": round(seconds, 3)}, folder.owner)
             storage.write_contents(folder.url, folder.owner)
-    except Exception as problem:
+    except Exception as exception:
         if debugging():
             raise
-        error = _sentence(problem)
+        error = _sentence(exception)
     return {"seconds": time.monotonic() - start, "error": error, "stopped": stopped}
 
 
 def _seconds_of(folder: RunFolder) -> float | None:
-    if not storage.exists(place := folder.path(TIMING)):
+    if not storage.exists(path := folder.path(TIMING)):
         return None
-    seconds = read_json(place, folder.owner).get("seconds")
+    seconds = read_json(path, folder.owner).get("seconds")
     return float(seconds) if isinstance(seconds, int | float) else 0.0
 
 
 @functools.lru_cache(maxsize=1)
 def _model_cache(keep_bytes: int) -> ModelCache:
-    """What this process keeps from cell to cell; Ray gives it one after the other."""
+    """Cache that a worker process keeps between trainings, which Ray runs one after the other."""
     return ModelCache(keep_bytes)
 
 
@@ -197,34 +195,33 @@ def run_cells(
     out: str | None = None,
     owner: str = storage.NOBODY,
 ) -> tuple[list[CellRun], StudyStatus]:
-    """Run the waiting cells on Ray, in order, as many at a time as there is room for; machines may come and go.
+    """Run the waiting trainings on Ray, in order, as many at a time as the cluster has room for.
 
-    A cell that fails is marked and the others go on; one whose process dies, or whose machine is lost, starts again up
-    to `settings.retries` times, from its newest checkpoint. Killed at any time, the same call runs what is not done.
+    A failed training stops no other. If its process dies or its machine is lost, it restarts from its newest
+    checkpoint, up to `settings.retries` times. A repeated call runs what is not finished.
 
     Args:
         runs: from `prepare`.
-        settings: of the study, for what a cell takes and how often it may start.
         label: of the progress line.
-        task: what runs a cell; the same signature as `run_cell`.
-        out: the study's folder, in which its status is kept; None for no status.
-        owner: identity of the study, see `storage.seals`.
+        task: runs a training; same signature as `run_cell`.
+        out: folder of the study for its status file; None for none.
+        owner: identity of the study.
 
     Returns:
-        The runs with their new status, in the order given, and what they took.
+        The runs with their new status, in the given order, and the work of this call.
 
     Raises:
-        UserError: the cluster can never hold a cell.
+        UserError: no machine of the cluster can hold a training.
     """
     waiting = [run for run in runs if run.status == "waiting"]
     done = sum(run.status == "done" for run in runs)
     if not waiting:
         return list(runs), StudyStatus.begin(cells=len(runs), done=done)
     outcomes: dict[str, CellRun] = {}
-    names = told_apart(runs)
-    with Progress(len(runs), "cells", label, done=done) as progress, ray_session(), ExitStack() as stack:
+    names = _unique_names(runs)
+    with Progress(len(runs), "trainings", label, done=done) as progress, ray_session(), ExitStack() as stack:
         slots = _slots(settings, waiting[0].recipe.training.label_selector, first=True)
-        status = StudyStatus.begin(cells=len(runs), done=done)  # here, so that its wall time counts no start of Ray
+        status = StudyStatus.begin(cells=len(runs), done=done)  # after the start of Ray, which its wall time excludes
         status.give([], slots)
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
@@ -240,12 +237,11 @@ def run_cells(
     return [outcomes.get(run.url, run) for run in runs], status
 
 
-def told_apart(runs: Sequence[CellRun]) -> dict[str, str]:
-    """URL of each run -> its cell's name, with as much of its place as tells those of several datasets apart."""
+def _unique_names(runs: Sequence[CellRun]) -> dict[str, str]:
+    """URL of each run -> name of its cell, with the dataset's folder if several datasets have one of this name."""
     folders = [run.url.split("/")[:-1] for run in runs]
     shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
-    names = ("/".join(part for part in run.url.split("/")[shared:] if part != CELLS) for run in runs)
-    return dict(zip((run.url for run in runs), names, strict=True))
+    return {run.url: "/".join(part for part in run.url.split("/")[shared:] if part != CELLS) for run in runs}
 
 
 def _finished(
@@ -257,62 +253,62 @@ def _finished(
     progress: Progress,
     stop: str,
 ) -> Iterable[tuple[CellRun, float, str | None]]:
-    """(run, seconds, error) of each cell as it ends; every few seconds, status and progress learn what is running."""
+    """(run, seconds, error) of each training as it ends; updates status and progress every few seconds."""
     import ray
 
     selector = waiting[0].recipe.training.label_selector
     remote = ray.remote(task).options(
         num_cpus=settings.cpus, num_gpus=settings.gpus, max_retries=settings.retries, label_selector=selector or None
     )
-    coming = list(reversed(waiting))
+    queued = list(reversed(waiting))
     running: dict[Any, tuple[CellRun, float]] = {}
     try:
-        while running or (coming and not requested()):
-            slots = _slots(settings, selector)  # another number whenever a machine joins or is lost
-            while coming and len(running) < slots and not requested():
-                run = coming.pop()
+        while running or (queued and not requested()):
+            slots = _slots(settings, selector)  # changes when a machine joins or is lost
+            while queued and len(running) < slots and not requested():
+                run = queued.pop()
                 running[remote.remote({**run.spec, "stop": stop, "session": current()})] = (run, time.monotonic())
-            taken = {names[run.url]: time.monotonic() - since for run, since in running.values()}
-            status.give(list(taken), slots)
-            if taken:
-                longest = max(taken, key=taken.__getitem__)
-                progress.update(0, running=len(taken), longest=f"{longest} for {duration(taken[longest])}")
-            ready, _ = ray.wait(list(running), timeout=POLL)
+            elapsed = {names[run.url]: time.monotonic() - since for run, since in running.values()}
+            status.give(list(elapsed), slots)
+            if elapsed:
+                longest = max(elapsed, key=elapsed.__getitem__)
+                progress.update(0, running=len(elapsed), longest=f"{longest} for {duration(elapsed[longest])}")
+            ready, _ = ray.wait(list(running), timeout=POLL_SECONDS)
             for reference in ready:
                 run, since = running.pop(reference)
                 try:
-                    answer = ray.get(reference)
-                    if not answer.get("stopped"):
-                        yield run, answer["seconds"], answer["error"]
-                except ray.exceptions.RayError as problem:
-                    yield run, time.monotonic() - since, _sentence(problem)
+                    result = ray.get(reference)
+                    if not result.get("stopped"):
+                        yield run, result["seconds"], result["error"]
+                except ray.exceptions.RayError as error:
+                    yield run, time.monotonic() - since, _sentence(error)
     finally:
-        for reference in running:  # after an interrupt nothing should go on in the background
+        for reference in running:  # nothing continues in the background after an interrupt
             with suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
 
 
 def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = False) -> int:
-    """Cells that may run at the same time, at least one; asking for so many is what makes a cluster grow.
+    """Number of trainings that may run at a time, at least one; requesting so many makes a cluster grow.
 
     Args:
-        selector: `training.label_selector` of the cells.
-        first: refuse what the cluster can't hold; later on, the machine that could may come back.
+        selector: `training.label_selector`.
+        first: raise an error if the cluster can't hold a training; later, a lost machine may come back.
     """
-    there = capacity(selector)
+    available = capacity(selector)
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
-        if wanted > there[name]:
+        if wanted > available[name]:
             raise UserError(
-                f"study.{name.lower()}s is {wanted:g}, but the cluster has {there[name]:g} {name}s; "
-                "ask for less or join a larger cluster"
+                f"study.{name.lower()}s is {wanted:g}, but the cluster has {available[name]:g} {name}s; lower it "
+                "or join a larger cluster"
             )
-    slots = min(there["CPU"] / settings.cpus, there["GPU"] / settings.gpus if settings.gpus else math.inf)
-    return max(1, int(min(slots, MOST_CELLS)))
+    gpu_slots = available["GPU"] / settings.gpus if settings.gpus else math.inf
+    return max(1, int(min(available["CPU"] / settings.cpus, gpu_slots, MAX_CELLS)))
 
 
-def _sentence(problem: BaseException) -> str:
-    """The cause of a failure in one line; the type only where it is not a user's mistake."""
-    problem = cause_of(problem)
-    problem = own_code_error(problem) or problem
-    lines = [line.strip() for line in redacted(str(problem)).splitlines() if line.strip()] or ["no reason given"]
-    return lines[0] if isinstance(problem, UserError) else f"{type(problem).__name__}: {lines[0]}"
+def _sentence(error: BaseException) -> str:
+    """Cause of a failure in one line, with the type of the exception unless it is a user error."""
+    error = cause_of(error)
+    error = own_code_error(error) or error
+    lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()] or ["no reason given"]
+    return lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""Features of real and synthetic images, before and after training: from which the shift and its map are made."""
+"""Features of real and synthetic images before and after training, for the domain shift and the feature map."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 
 @dataclass(frozen=True)
-class ChosenImages:
-    """Some images of one domain: their rows in the set, their classes, and the preprocessed images."""
+class Sample:
+    """Preprocessed images of one domain, with their rows in the dataset and their labels."""
 
     rows: Rows
     labels: Rows
@@ -41,17 +41,15 @@ def feature_map(
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
     """Measure and map both domains under the frozen CLIP ("frozen") and under a trained run ("trained").
 
-    Under the trained one, real images get the prompts of real images and synthetic ones those of synthetic
-    images, where the method distinguishes them.
+    In the trained run, images use the prompts of their own domain if the method has domain-specific ones.
 
     Args:
         recipe: of the run.
-        run: the finished run.
-        synthetic_url: the set; the images that the run may have learnt from come first in it.
-        limit: images of each domain, the same number of each class as far as they go.
+        synthetic_url: the synthetic dataset; the run's images come first in it.
+        limit: number of images of each domain, evenly distributed over classes.
 
     Returns:
-        The shift under each model, and the map: model, domain, label, row, x, y.
+        The shift under each model, and the map with the columns model, domain, label, row, x, y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)
@@ -65,29 +63,29 @@ def feature_map(
             shifts[model] = measure(
                 features[REAL], samples[REAL].labels, features[SYNTHETIC], samples[SYNTHETIC].labels
             )
-            places = project(features[REAL], features[SYNTHETIC])
-            for (domain, sample), place in zip(samples.items(), places, strict=True):
-                columns = {"label": sample.labels, "row": sample.rows, "x": place[:, 0], "y": place[:, 1]}
+            maps = project(features[REAL], features[SYNTHETIC])
+            for (domain, sample), xy in zip(samples.items(), maps, strict=True):
+                columns = {"label": sample.labels, "row": sample.rows, "x": xy[:, 0], "y": xy[:, 1]}
                 tables.append(pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns}))
     return shifts, pd.concat(tables, ignore_index=True)
 
 
-def _features(method: Method, sample: ChosenImages, domain: int, recipe: Recipe) -> Floats:
+def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Floats:
     size, device = recipe.evaluation.batch_size, method.clip.device
-    found = []
+    batches = []
     for first in range(0, len(sample.images), size):
         images = sample.images[first : first + size].to(device)
         domains = torch.full((len(images),), domain, device=device)
-        found.append(method.image_features(images, domains).double().cpu().numpy())
-    return np.concatenate(found)
+        batches.append(method.image_features(images, domains).double().cpu().numpy())
+    return np.concatenate(batches)
 
 
-def _sample(images: ImageSet, limit: int, parts: RunParts) -> ChosenImages:
-    found = {}
+def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
+    pixels = {}
     for row in evenly(images.labels, limit).tolist():
-        with suppress(UserError):  # one image more or less makes no difference to a map
-            found[row] = parts.backbone.preprocess(images.image(row))
-    if not found:
-        raise UserError("no image of one of the domains can be read, so their shift can't be measured")
-    rows = np.array(list(found), dtype=np.int64)
-    return ChosenImages(rows, images.labels[rows], torch.stack(list(found.values())))
+        with suppress(UserError):  # the map may lack single images
+            pixels[row] = parts.backbone.preprocess(images.image(row))
+    if not pixels:
+        raise UserError("no image of one of the domains can be read, so the domain shift can't be measured")
+    rows = np.array(list(pixels), dtype=np.int64)
+    return Sample(rows, images.labels[rows], torch.stack(list(pixels.values())))

@@ -1,4 +1,4 @@
-"""The cells of a study, in an order whose first results are the most informative: pure functions of the settings."""
+"""The trainings ("cells") of a study, the most informative first."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from syncclip.recipe.study import Configuration, StudySettings
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study.
+    """One training of a study.
 
-    `images_per_class` is None where the configuration learns from no synthetic images, `seed` where it learns nothing.
+    `images_per_class` is None without synthetic images, `seed` is None for an untrained configuration.
     """
 
     configuration: Configuration
@@ -21,17 +21,14 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The cell's folder, e.g. `syncclip-both-16-seed1`."""
-        parts = [self.configuration.name]
-        if self.images_per_class is not None:
-            parts.append(str(self.images_per_class))
-        if self.seed is not None:
-            parts.append(f"seed{self.seed}")
-        return "-".join(parts)
+        """Folder name, e.g. `syncclip-both-16-seed1`."""
+        amount = [] if self.images_per_class is None else [str(self.images_per_class)]
+        seed = [] if self.seed is None else [f"seed{self.seed}"]
+        return "-".join([self.configuration.name, *amount, *seed])
 
 
 def spread(amounts: list[int]) -> list[int]:
-    """Amounts in the order in which a curve takes shape: largest, smallest, then the middle of the widest gap left.
+    """Order numbers of images so that a curve takes shape early: largest, smallest, then the middle of the widest gap.
 
     >>> spread([1, 2, 4, 8, 16])
     [16, 1, 4, 2, 8]
@@ -39,36 +36,30 @@ def spread(amounts: list[int]) -> list[int]:
     ordered = sorted(amounts)
     order = [len(ordered) - 1, 0][: len(ordered)]
     while len(order) < len(ordered):
-        taken = sorted(order)
-        gaps = [(right - left, -left) for left, right in itertools.pairwise(taken)]
-        width, left = max(gaps)
+        width, left = max((right - left, -left) for left, right in itertools.pairwise(sorted(order)))
         order.append(-left + width // 2)
     return [ordered[i] for i in order]
 
 
 def cells(settings: StudySettings) -> list[Cell]:
-    """All cells, the most informative first.
+    """All trainings, the most informative first.
 
-    Everything for the first seed comes before the next seed begins, and within a seed all configurations at the
-    largest amount,
-    then at the smallest, then between.
+    The first seed is complete before the next begins. Within a seed, all configurations come at the largest number of
+    images, then at the smallest, then between.
     """
-    order = [Cell(configuration, None, None) for configuration in settings.configurations if not configuration.trained]
+    trained = [of for of in settings.configurations if of.trained]
+    order = [Cell(of, None, None) for of in settings.configurations if not of.trained]
     for seed in settings.seeds:
+        order += [Cell(of, None, seed) for of in trained if not of.synthetic]
         order += [
-            Cell(configuration, None, seed)
-            for configuration in settings.configurations
-            if configuration.trained and not configuration.synthetic
-        ]
-        order += [
-            Cell(configuration, n, seed)
+            Cell(of, n, seed)
             for n in spread(settings.amounts)
-            for configuration in settings.configurations
-            if configuration.synthetic and n in configuration.at(settings.amounts)
+            for of in trained
+            if of.synthetic and n in of.at(settings.amounts)
         ]
     return order
 
 
-def capped(amounts: list[int], most: int) -> list[int]:
-    """The amounts that can be had, ascending: larger ones than `most` are cut down to it."""
-    return sorted({min(n, most) for n in amounts})
+def capped(amounts: list[int], largest: int) -> list[int]:
+    """Available numbers of images, ascending; larger ones are reduced to the largest."""
+    return sorted({min(n, largest) for n in amounts})

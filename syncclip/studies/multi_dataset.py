@@ -1,4 +1,4 @@
-"""What a study of a suite finds on average: the means over its datasets, with each dataset's own findings below."""
+"""A study on a suite of datasets: the average over them, next to the findings of each dataset."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from syncclip.studies.status import StudyStatus
 
 @dataclass(frozen=True)
 class Part:
-    """What a study does on one dataset: all of it, or one part of a suite's.
+    """A study on one dataset, or on one of a suite.
 
     Attributes:
-        recipe: with the set in it, and the amounts that this holds.
-        url: its folder.
-        synthetic: None where no configuration learns from synthetic images.
-        dropped: amounts that the set doesn't hold.
+        recipe: with the synthetic dataset and the numbers of images that it has.
+        synthetic: None if no configuration uses synthetic images.
+        dropped: numbers of images per class that the synthetic dataset doesn't have.
     """
 
     recipe: Recipe
@@ -36,58 +35,50 @@ class Part:
 
     @property
     def state(self) -> outputs.StudyState:
-        """The grid on this dataset, and how far it is."""
+        """The grid on this dataset and its progress."""
         return findings.state_of(self.recipe, self.runs, self.dropped)
 
 
 def write(
-    recipe: Recipe, url: str, parts: Mapping[str, Part], found: Mapping[str, Findings], work: StudyStatus
+    recipe: Recipe, url: str, parts: Mapping[str, Part], of_parts: Mapping[str, Findings], work: StudyStatus
 ) -> Findings:
-    """Write the findings of the average; a cell counts once it has ended on every dataset.
+    """Write the average over the datasets, of the trainings that are finished on each of them.
 
     Args:
-        recipe: of the study.
-        url: its folder; those of the parts are in it.
-        found: of each part, as `findings.write` returns it.
-        work: what running the cells took this time.
-
-    Returns:
-        With the table of mean cells.
+        of_parts: findings of each dataset, see `findings.write`.
+        work: the trainings of this call.
     """
     state = state_of(recipe, parts)
     runs = [run for part in parts.values() for run in part.runs]
-    tables = {name: one.table for name, one in found.items()}
-    every = pd.concat([table.assign(dataset=name) for name, table in tables.items()], ignore_index=True)
-    table = mean_cells(every, len(parts))
-    storage.write_table(storage.join(url, outputs.DATASETS), every, state.owner)
+    tables = {name: part.table for name, part in of_parts.items()}
+    rows = pd.concat([table.assign(dataset=name) for name, table in tables.items()], ignore_index=True)
+    table = mean_cells(rows, len(parts))
+    storage.write_table(storage.join(url, outputs.DATASETS), rows, state.owner)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
-    evidence = analysis.joined([one.evidence for one in found.values()], recipe.study.configurations)
+    evidence = analysis.joined([part.evidence for part in of_parts.values()], recipe.study.configurations)
     costs = [outputs.read_cost(part.url, part.state.owner).synthesis for part in parts.values()]
     before = outputs.read_cost(url, state.owner)
-    cost = outputs.Cost(outputs.added_synthesis(costs), findings.training_cost(before.training, runs, work))
-    classes = sum(len(load_dataset(part.recipe.dataset).classnames) for part in parts.values())
-    mine = Findings(table, evidence)
-    mine = findings.write_conclusions(recipe, url, state, mine, findings.shares_seen(runs), cost, classes, tables)
+    cost = outputs.Cost(outputs.total_synthesis_cost(costs), findings.training_cost(before.training, runs, work))
+    average = findings.write_conclusions(
+        recipe, url, state, Findings(table, evidence), runs, cost, len(state.classnames), tables
+    )
     storage.require(url, (*outputs.ALWAYS, outputs.DATASETS))
-    return mine
+    return average
 
 
 def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
-    """The grid of a suite's study, and how far it is on all datasets."""
+    """The grid of a study on a suite, and its progress on all datasets."""
     first = next(iter(parts.values()))
     datasets = [load_dataset(part.recipe.dataset) for part in parts.values()]
     return outputs.StudyState(
         name=recipe.name,
         dataset=recipe.dataset.name,
-        classnames=[name for one in datasets for name in one.classnames],
-        base=sum(len(one.base) for one in datasets),
+        classnames=[name for dataset in datasets for name in dataset.classnames],
+        base=sum(len(dataset.base) for dataset in datasets),
         split=recipe.evaluation.split,
         synthetic=None,
         reference=recipe.study.reference_configuration.name,
-        configurations=[
-            outputs.ConfigurationState(configuration.name, configuration.method, configuration.data)
-            for configuration in recipe.study.configurations
-        ],
+        configurations=findings.configuration_states(recipe),
         images_per_class=first.recipe.study.amounts,
         dropped=list(first.dropped),
         seeds=recipe.study.seeds,
@@ -97,28 +88,25 @@ def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
 
 
 def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
-    """Of one cell on all datasets: failed where it failed on one, done where it is on all."""
-    runs = {place: run for place, part in parts.items() for run in part.runs if run.cell.name == name}
-    errors = [f"{place}: {run.error}" for place, run in runs.items() if run.status == "failed"]
+    """A training on all datasets: failed if it failed on one, done if it is done on all."""
+    runs = {dataset: run for dataset, part in parts.items() for run in part.runs if run.cell.name == name}
+    errors = [f"{dataset}: {run.error}" for dataset, run in runs.items() if run.status == "failed"]
     done = all(run.status == "done" for run in runs.values())
-    cell = next(iter(runs.values())).cell
     status: outputs.Status = "failed" if errors else "done" if done else "waiting"
-    error = "; ".join(errors) if errors else None
     hashes = digest([run.folder.recipe_hash for run in runs.values()])
-    return outputs.CellState(name, cell.configuration.name, cell.images_per_class, cell.seed, status, error, hashes)
+    return findings.cell_state(next(iter(runs.values())), status, "; ".join(errors) or None, hashes)
 
 
-def mean_cells(every: pd.DataFrame, datasets: int) -> pd.DataFrame:
-    """One row for each cell that has ended on all datasets: means of its scores, and of harmonic means those of the
-    means; its seconds are added up."""
-    whole = every.groupby("cell", sort=False).filter(lambda rows: len(rows) == datasets)
-    scores = list(findings.SCORES)
-    rows = []
-    for _, group in whole.groupby("cell", sort=False):
-        means = group[scores].mean()
+def mean_cells(rows: pd.DataFrame, datasets: int) -> pd.DataFrame:
+    """One row per training that is finished on all datasets: mean scores, harmonic means of the means, total
+    seconds."""
+    finished = rows.groupby("cell", sort=False).filter(lambda cells: len(cells) == datasets)
+    means = []
+    for _, cells in finished.groupby("cell", sort=False):
+        scores = cells[list(findings.SCORES)].mean()
         for name, (first, second) in HARMONIC.items():
-            means[name] = float(harmonic_mean(means[first], means[second]))
-        row = group.iloc[0].drop(["dataset", "hash"]).to_dict()
-        rows.append({**row, **means.to_dict(), "seconds": group["seconds"].sum()})
-    columns = [name for name in every.columns if name not in ("dataset", "hash")]
-    return pd.DataFrame(rows, columns=columns).astype(every.dtypes[columns].to_dict())
+            scores[name] = float(harmonic_mean(scores[first], scores[second]))
+        keys = cells.iloc[0].drop(["dataset", "hash"]).to_dict()
+        means.append({**keys, **scores.to_dict(), "seconds": cells["seconds"].sum()})
+    columns = [name for name in rows.columns if name not in ("dataset", "hash")]
+    return pd.DataFrame(means, columns=columns).astype(rows.dtypes[columns].to_dict())

@@ -1,37 +1,7 @@
-"""What a study writes: the names of its files, what each holds, and how they are written and read.
+"""Files of a study: their names, contents and JSON form; docs/file-formats.md describes them.
 
-study.parquet
-    One row for each finished cell: cell, configuration, method, data, images_per_class (null where the configuration
-    learns from no
-    synthetic image), seed (null for zero-shot), split, every metric of `evaluation.metrics.METRICS`, ece, ece_base,
-    ece_novel (all per cent), seconds (of the whole cell), hash.
-study.json, fit.json, data_efficiency.json, comparisons.json, shift.json, cost.json
-    `StudyState`, `Fits`, `DataEfficiency`, a list of `Comparison`, `StudyShift`, `Cost`.
-features.parquet
-    The map of both domains: model (frozen or trained), domain (real or synthetic), label, row (of the split, or of the
-    synthetic set), x, y.
-predictions.parquet
-    One row for each finished cell and test image: dataset (0 for the first), configuration, images_per_class, seed,
-    label, novel,
-    half and open (whether the prediction was right), order (of the images by how much each looks like a base class).
-    From it `syncclip recompute` computes study.parquet's accuracies, fit.json, data_efficiency.json
-    and comparisons.json again.
-progress.json
-    How far the study is, for `--status`; see `status.StudyStatus`.
-recipe.yaml
-    The resolved recipe.
-cells/<cell>/
-    A run folder for each cell.
-tables.md
-    The tables as Markdown.
-
-Of a suite, each dataset has such a folder of its own in the study's, named like it. The study's files tell the average
-over them, in which a cell counts once it has ended on all; it has no cells, no map and no shift, but
-
-datasets.parquet
-    The rows of every dataset's study.parquet, with a column `dataset`.
-
-Numbers that are not finite (an amount that is never reached) are null in JSON.
+Below the folder of a suite's study, each dataset has a study folder of its own. The suite's files hold the average over
+the datasets, over trainings that are finished on all of them. Values that are not finite are null in JSON.
 """
 
 from __future__ import annotations
@@ -41,14 +11,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.secrets import json_without_secrets
-from syncclip.core.settings import DATASET
 from syncclip.core.text import counted
 from syncclip.evaluation.metrics import Number
 from syncclip.studies.statistics.bootstrap import Unit
@@ -63,13 +32,12 @@ SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, TUNED = "cost.json", "tables.md", "tuned.json"
 
 ALWAYS = TABLE, STATE, RECIPE, FIT, DATA_EFFICIENCY, COMPARISONS, COST, TABLES
-"""What every study has once it has run."""
+"""Files of every finished study."""
 
 FEW_IMAGES = 100
-"""With fewer test images in a half, whatever is said of it is said with a caution."""
+"""A comparison on a split with fewer test images carries a caution."""
 
 Status = Literal["done", "failed", "waiting"]
-"""Of a cell."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +51,7 @@ class ConfigurationState:
 
 @dataclass(frozen=True)
 class CellState:
-    """A cell of the grid, and what became of it."""
+    """A training of the grid and its status."""
 
     cell: str
     configuration: str
@@ -92,23 +60,23 @@ class CellState:
     status: Status
     error: str | None
     hash: str
-    """Of the run's recipe, see `training.run_folder.RunRecord`; of a suite's cell, of those of all datasets."""
+    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, of those of all datasets."""
 
 
 @dataclass(frozen=True)
 class StudyState:
-    """The grid, and how far it is.
+    """The grid and its progress.
 
     Attributes:
         base: number of base classes.
-        synthetic: URL of the set; None where no configuration learns from one.
-        reference: name of the configuration that comparisons are about.
-        dropped: amounts beyond what the set holds.
-        datasets: of a suite, the folders of each dataset's own study; none of a single dataset.
+        synthetic: URL of the synthetic dataset; None if no configuration uses one.
+        reference: configuration that comparisons refer to.
+        dropped: numbers of images per class that the synthetic dataset doesn't have.
+        datasets: folders of the datasets of a suite.
     """
 
     name: str
-    dataset: Annotated[str, DATASET]
+    dataset: str
     classnames: list[str]
     base: int
     split: str
@@ -123,20 +91,18 @@ class StudyState:
 
     @property
     def owner(self) -> str:
-        """Identity of the study's files, see `storage.seals`: the grid and its runs, but not how far it is."""
+        """Owner of the study's files: the identity of the grid and its runs, independent of their progress."""
         cells = [dataclasses.replace(cell, status="waiting", error=None) for cell in self.cells]
         return storage.identity(json.dumps(plain(dataclasses.replace(self, cells=cells, synthetic=None))))
 
 
 @dataclass(frozen=True)
 class Fits:
-    """Curves of configuration and metric, whose errors are 100 - accuracy.
+    """Scaling curves by configuration and metric; an error is 100 - accuracy.
 
     Attributes:
-        confidence_level: coverage of the intervals.
-        resamples: of the bootstrap.
-        models: the models of the curve, the best first, for configurations with more amounts than a law needs.
-        seen: of each configuration, the share of the synthetic images that its runs at the largest amount have shown.
+        models: held-out errors of the models, for configurations with more numbers of images than a power law requires.
+        seen: share of the synthetic images that a configuration's runs at the largest number have used.
     """
 
     confidence_level: float
@@ -149,10 +115,10 @@ class Fits:
 
 @dataclass(frozen=True)
 class DataEfficiency:
-    """What the focus configuration's synthetic images are worth, by metric; empty where it is unknown.
+    """Marginal value and real-image equivalents of the reference configuration's synthetic images, by metric.
 
     Attributes:
-        images_per_hour: of one generator; None where it was not measured.
+        images_per_hour: throughput of one generator; None if not measured.
     """
 
     configuration: str
@@ -164,11 +130,11 @@ class DataEfficiency:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Points of accuracy, `configuration` minus `baseline`, with the interval over so many seeds and test images.
+    """`configuration` minus `baseline` in points, with the interval over seeds and test data.
 
     Attributes:
-        unit: what of the test data was drawn again: its images, its classes, or the datasets.
-        smaller_split: test images of the half, of any dataset, that has fewest; None: not known.
+        unit: resampled unit of the test data.
+        smaller_split: number of test images of the smallest split of any dataset.
     """
 
     configuration: str
@@ -181,30 +147,29 @@ class Comparison:
     high: Number
     confidence_level: float
     seeds: int
-    images: Annotated[int, Field(validation_alias=AliasChoices("images", "pictures"))]
-    unit: Unit = "images"
-    smaller_split: int | None = None
+    images: int
+    unit: Unit
+    smaller_split: int
 
     @property
     def caution(self) -> str:
-        """What the interval can't show for want of runs or images; empty where there are enough of both."""
-        found = ["one seed"] if self.seeds == 1 else []
-        if self.smaller_split is not None and self.smaller_split < FEW_IMAGES:
-            found.append(f"a half has only {counted(self.smaller_split, 'test image')}")
-        return ", ".join(found)
+        """Reasons why the interval may be too narrow; empty with enough seeds and images."""
+        reasons = ["one seed"] if self.seeds == 1 else []
+        if self.smaller_split < FEW_IMAGES:
+            reasons.append(f"a split has only {counted(self.smaller_split, 'test image')}")
+        return ", ".join(reasons)
 
 
 @dataclass(frozen=True)
 class StudyShift:
-    """The shift of one cell's configuration, under the frozen CLIP and under the trained run; `key` names what was
-    measured."""
+    """Domain shift of one training, under the frozen CLIP and the trained model; `key` identifies the measurement."""
 
     cell: str
     configuration: str
     images_per_class: int | None
     seed: int | None
     split: str
-    images: Annotated[Mapping[str, int], Field(validation_alias=AliasChoices("images", "pictures"))]
+    images: Mapping[str, int]
     key: str
     frozen: Shift
     trained: Shift
@@ -212,7 +177,7 @@ class StudyShift:
 
 @dataclass(frozen=True)
 class SynthesisCost:
-    """What generating the set took; None where it was not measured."""
+    """Cost of generating the synthetic dataset; None if not measured."""
 
     images: int
     rejects: Mapping[str, int]
@@ -224,7 +189,7 @@ class SynthesisCost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What the cells took; None where it was not measured."""
+    """Cost of all trainings with their tests; None if not measured."""
 
     cells: int = 0
     hours: float = 0.0
@@ -235,64 +200,60 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Hours of work; `synthesis` is None where no configuration learns from synthetic images."""
+    """Cost of a study; `synthesis` is None if no configuration uses synthetic images."""
 
     synthesis: SynthesisCost | None = None
     training: TrainingCost = field(default_factory=TrainingCost)
 
 
 def read_cost(url: str, owner: str) -> Cost:
-    """The content of cost.json in a study's folder, or of the study that this one extends; zero without the file.
-
-    Args:
-        owner: identity of the study, see `storage.seals`.
+    """Read cost.json of a study, or of the smaller study that this one extends; zero without the file.
 
     Raises:
         DamagedError: it belongs to neither.
     """
-    place = storage.join(url, COST)
-    if not storage.exists(place):
+    path = storage.join(url, COST)
+    if not storage.exists(path):
         return Cost()
-    earlier = storage.read_owner(storage.join(url, STATE))
-    known = earlier if storage.read_owner(place) == earlier else owner
-    return TypeAdapter(Cost).validate_json(storage.read_sealed(place, known))
+    previous = storage.read_owner(storage.join(url, STATE))
+    owner = previous if storage.read_owner(path) == previous else owner
+    return TypeAdapter(Cost).validate_json(storage.read_sealed(path, owner))
 
 
-def added_synthesis(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
-    """Several sets' cost as one; None where there is none."""
-    known = [one for one in costs if one is not None]
-    if not known:
+def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
+    """Sum over several synthetic datasets; None without any."""
+    parts = [cost for cost in costs if cost is not None]
+    if not parts:
         return None
-    images, hours = sum(one.images for one in known), sum(one.hours for one in known)
-    walls = [one.wall_hours for one in known if one.wall_hours is not None]
-    shares = [(one.busy_share, one.wall_hours) for one in known if one.busy_share is not None and one.wall_hours]
-    rejects = sum((Counter(one.rejects) for one in known), Counter[str]())
+    images, hours = sum(cost.images for cost in parts), sum(cost.hours for cost in parts)
+    walls = [cost.wall_hours for cost in parts if cost.wall_hours is not None]
+    shares = [cost.busy_share * cost.wall_hours for cost in parts if cost.busy_share is not None and cost.wall_hours]
     return SynthesisCost(
         images=images,
-        rejects=dict(rejects),
+        rejects=dict(sum((Counter(cost.rejects) for cost in parts), Counter[str]())),
         hours=hours,
         images_per_second=images / hours / 3600 if hours else None,
         wall_hours=sum(walls) if walls else None,
-        busy_share=sum(share * wall for share, wall in shares) / sum(walls) if shares else None,
+        busy_share=sum(shares) / sum(walls) if shares else None,
     )
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences and numbers as JSON's values; not finite becomes null."""
+    """Convert dataclasses, mappings, sequences and numbers to JSON values; values that are not finite become null."""
     return json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
 
 
 def write_json(url: str, value: Any, owner: str) -> None:
-    """Write what `plain` takes as JSON, whole or not at all; `owner` as of `storage.write_sealed`."""
+    """Write a value (see `plain`) as JSON with a checksum, atomically."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     storage.write_sealed(url, f"{json_without_secrets(text)}\n".encode(), "json", owner)
 
 
 def read_json(url: str, owner: str | None = None) -> dict[str, Any]:
-    """Read a mapping that `write_json` wrote; `owner` as of `storage.read_sealed`."""
+    """Read an object that `write_json` wrote."""
     return parse_json(storage.read_sealed(url, owner), url, dict, "run the study again")
 
 
 def read_list(url: str, owner: str | None = None) -> list[Any]:
-    """Read a list that `write_json` wrote; `owner` as of `storage.read_sealed`."""
+    """Read a list that `write_json` wrote."""
     return parse_json(storage.read_sealed(url, owner), url, list, "run the study again")

@@ -1,4 +1,4 @@
-"""What every cell answered on every test image, in one small table from which all numbers of a study follow again."""
+"""Predictions of every training on every test image in one small table, from which all numbers can be recomputed."""
 
 from __future__ import annotations
 
@@ -18,94 +18,92 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration
 from syncclip.studies import analysis, outputs
 from syncclip.studies.analysis import Evidence
-from syncclip.studies.statistics.metrics import Answers, mean_metrics, run_metrics
+from syncclip.studies.statistics.metrics import Outcomes, mean_metrics, run_metrics
 
 SCHEMA = pa.schema(
-    [
-        ("dataset", pa.int16()),
-        ("configuration", pa.string()),
-        ("images_per_class", pa.int32()),
-        ("seed", pa.int64()),
-        ("label", pa.int32()),
-        ("novel", pa.bool_()),
-        ("within_split", pa.bool_()),
-        ("all_classes", pa.bool_()),
-        ("order", pa.int32()),
-    ]
+    {
+        "dataset": pa.int16(),
+        "configuration": pa.string(),
+        "images_per_class": pa.int32(),
+        "seed": pa.int64(),
+        "label": pa.int32(),
+        "novel": pa.bool_(),
+        "within_split": pa.bool_(),
+        "all_classes": pa.bool_(),
+        "order": pa.int32(),
+    }
 )
-"""Of predictions.parquet, see `outputs`."""
+"""Columns of a study's predictions.parquet."""
 
 TOLERANCE = 1e-6
-"""By how many points a number may be off on another machine, where sums are taken in another order."""
+"""Points by which a number may differ on another machine, which may sum in another order."""
 
 
 def write(evidence: Evidence, url: str, owner: str) -> None:
-    """Write the table into a study's folder; `owner` is the identity of the study, see `storage.seals`."""
+    """Write the table of a study."""
     parts = [
         pa.table(
             {
-                "dataset": np.full(len(one.label), dataset),
-                "configuration": pa.array([configuration] * len(one.label)),
-                "images_per_class": pa.array([amount] * len(one.label), pa.int32()),
-                "seed": pa.array([seed] * len(one.label), pa.int64()),
-                "label": one.label,
-                "novel": one.novel,
-                "within_split": one.own[0],
-                "all_classes": one.open[0],
-                "order": _order(one.base_score[0]),
+                "dataset": np.full(len(of.label), dataset),
+                "configuration": pa.array([configuration] * len(of.label)),
+                "images_per_class": pa.array([n] * len(of.label), pa.int32()),
+                "seed": pa.array([seed] * len(of.label), pa.int64()),
+                "label": of.label,
+                "novel": of.novel,
+                "within_split": of.within_split[0],
+                "all_classes": of.all_classes[0],
+                "order": _ranks(of.base_score[0]),
             }
         ).cast(SCHEMA)
-        for (configuration, amount, seed), answers in evidence.cells.items()
-        for dataset, one in enumerate(answers)
+        for (configuration, n, seed), outcomes in evidence.cells.items()
+        for dataset, of in enumerate(outcomes)
     ]
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
     storage.write_table(storage.join(url, outputs.PREDICTIONS), table, owner)
 
 
-def _order(scores: np.ndarray) -> np.ndarray:
-    """Places of the scores among each other, equal ones alike, all that OpenworldAUC needs; -1 where none is known."""
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """Dense ranks of the scores, which are sufficient for OpenworldAUC; -1 if unknown."""
     if not np.isfinite(scores).all():
         return np.full(len(scores), -1)
-    places: np.ndarray = np.unique(scores, return_inverse=True)[1]
-    return places
+    ranks: np.ndarray = np.unique(scores, return_inverse=True)[1]
+    return ranks
 
 
 def read(url: str, configurations: Sequence[Configuration], owner: str) -> Evidence:
-    """The evidence of a study's folder; `owner` is the identity of the study, see `storage.seals`.
+    """Read the table of a study.
 
     Raises:
-        UserError: it has no such table, or that is damaged.
+        UserError: the study has no table, or it is damaged.
     """
-    place = storage.join(url, outputs.PREDICTIONS)
-    if not storage.exists(place):
-        raise UserError(f"{url}: there is no {outputs.PREDICTIONS}, which a study writes when it ends; run it again")
-    table = storage.read_table(place, SCHEMA.names, "run the study again", owner=owner).to_pandas()
-    cells: dict[tuple[str, int | None, int | None], tuple[Answers, ...]] = {}
-    keys = ["configuration", "images_per_class", "seed"]
-    groups: Any = table.groupby(keys, sort=False, dropna=False)
-    for (configuration, amount, seed), rows in groups:
-        cell = str(configuration), None if pd.isna(amount) else int(amount), None if pd.isna(seed) else int(seed)
-        cells[cell] = tuple(_answers(of_dataset) for _, of_dataset in rows.groupby("dataset", sort=True))
+    path = storage.join(url, outputs.PREDICTIONS)
+    if not storage.exists(path):
+        raise UserError(f"{url}: {outputs.PREDICTIONS} is missing, a study writes it at the end; run the study again")
+    table = storage.read_table(path, SCHEMA.names, "run the study again", owner=owner).to_pandas()
+    cells: dict[tuple[str, int | None, int | None], tuple[Outcomes, ...]] = {}
+    groups: Any = table.groupby(["configuration", "images_per_class", "seed"], sort=False, dropna=False)
+    for (configuration, n, seed), rows in groups:
+        key = str(configuration), None if pd.isna(n) else int(n), None if pd.isna(seed) else int(seed)
+        cells[key] = tuple(_outcomes(of) for _, of in rows.groupby("dataset", sort=True))
     return Evidence(configurations, cells)
 
 
-def _answers(rows: pd.DataFrame) -> Answers:
+def _outcomes(rows: pd.DataFrame) -> Outcomes:
     order, label, novel = (rows[name].to_numpy() for name in ("order", "label", "novel"))
     base = int(label[novel].min()) if novel.any() else int(label.max()) + 1
     score = np.where(order < 0, np.nan, order).astype(np.float64)
-    half, opened = (rows[name].to_numpy()[None] for name in ("within_split", "all_classes"))
-    return Answers(half, opened, score[None], label.astype(np.int64), base)
+    within_split, all_classes = (rows[name].to_numpy()[None] for name in ("within_split", "all_classes"))
+    return Outcomes(within_split, all_classes, score[None], label.astype(np.int64), base)
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """The numbers of a study, computed again from its answers.
+    """Numbers of a study, recomputed from its predictions.
 
     Attributes:
-        means: one row for each configuration and amount: its seeds, and the mean of every metric.
-        comparisons: as `comparisons.json` holds them.
-        differ: a sentence for each number that is another in the study's files.
-        numbers: how many were held baseline these.
+        means: one row per configuration and number of images: `seeds`, and the mean of every metric.
+        differ: a sentence for each number that differs from the study's files.
+        numbers: how many were compared.
     """
 
     means: pd.DataFrame
@@ -115,81 +113,79 @@ class Recomputed:
 
 
 def recompute(url: str) -> Recomputed:
-    """Compute every mean, interval and curve of a study's folder again, and hold it baseline the study's files.
+    """Recompute every mean, interval and curve of a study, and compare them with its files.
 
     Raises:
-        UserError: there is no study, or it has no answers.
+        UserError: there is no study, or it has no predictions.
     """
     owner = storage.read_owner(storage.join(url, outputs.STATE))
     storage.read_sealed(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
     evidence = read(url, recipe.study.configurations, owner)
-    rows = [
-        {"configuration": configuration, "images_per_class": amount, "seed": seed, **_scores(answers)}
-        for (configuration, amount, seed), answers in evidence.cells.items()
-    ]
     keys = ["configuration", "images_per_class", "seed"]
+    rows = [{**dict(zip(keys, key, strict=True)), **_scores(outcomes)} for key, outcomes in evidence.cells.items()]
     table = pd.DataFrame(rows, columns=[*keys, *METRICS])
-    place = storage.join(url, outputs.TABLE)
-    stored = storage.read_table(place, [*keys, *METRICS], "run the study again", owner=owner).to_pandas()
-    pairs = analysis.comparisons(evidence, recipe.study)
-    fit = outputs.read_json(storage.join(url, outputs.FIT), owner)
-    seen = fit.get("seen")
+    path = storage.join(url, outputs.TABLE)
+    stored_table = storage.read_table(path, [*keys, *METRICS], "run the study again", owner=owner).to_pandas()
+    comparisons = analysis.comparisons(evidence, recipe.study)
+    stored_fits = outputs.read_json(storage.join(url, outputs.FIT), owner)
+    seen = stored_fits.get("seen")
     if not isinstance(seen, dict) or not all(isinstance(share, float | int) for share in seen.values()):
-        raise UserError(f"{url}: {outputs.FIT} tells no shares that were seen; run the study again")
+        raise UserError(f"{url}: {outputs.FIT} has no valid 'seen'; run the study again")
     series = analysis.series(evidence, recipe.study)
-    curves = analysis.fits(series, recipe.study, recipe.evaluation.split, seen)
-    stored_worth = outputs.read_json(storage.join(url, outputs.DATA_EFFICIENCY), owner)
+    fits = analysis.fits(series, recipe.study, recipe.evaluation.split, seen)
+    stored_efficiency = outputs.read_json(storage.join(url, outputs.DATA_EFFICIENCY), owner)
+    throughput = stored_efficiency.get("images_per_hour")
+    if not isinstance(throughput, float | int | None):
+        raise UserError(f"{url}: {outputs.DATA_EFFICIENCY} has no valid 'images_per_hour'; run the study again")
     classes = len(outputs.read_json(storage.join(url, outputs.STATE), owner).get("classnames", ()))
-    speed = stored_worth.get("images_per_hour")
-    if not isinstance(speed, float | int | None):
-        raise UserError(f"{url}: {outputs.DATA_EFFICIENCY} tells no speed of generation; run the study again")
-    worth = analysis.worth(evidence, series, recipe.study, recipe.dataset.shots, speed, classes)
-    found = {
-        outputs.TABLE: ([*_by_cell(table, keys)], [*_by_cell(stored, keys)]),
-        outputs.COMPARISONS: (
-            [asdict(one) for one in pairs],
-            outputs.read_list(storage.join(url, outputs.COMPARISONS), owner),
-        ),
-        outputs.FIT: (outputs.plain(curves), fit),
-        outputs.DATA_EFFICIENCY: (outputs.plain(worth), stored_worth),
+    efficiency = analysis.data_efficiency(evidence, series, recipe.study, recipe.dataset.shots, throughput, classes)
+    stored_comparisons = outputs.read_list(storage.join(url, outputs.COMPARISONS), owner)
+    pairs = {
+        outputs.TABLE: (_by_cell(table, keys), _by_cell(stored_table, keys)),
+        outputs.COMPARISONS: ([asdict(comparison) for comparison in comparisons], stored_comparisons),
+        outputs.FIT: (outputs.plain(fits), stored_fits),
+        outputs.DATA_EFFICIENCY: (outputs.plain(efficiency), stored_efficiency),
     }
-    numbers, differ = 0, list[str]()
-    for name, (ours, theirs) in found.items():
-        for place, one, other in _numbers(ours, theirs, name):
-            numbers += 1
-            if not _same(one, other):
-                differ.append(f"{place} is {other}; recomputed it is {one}")
-    groups = table.groupby(["configuration", "images_per_class"], sort=False, dropna=False)
+    leaves = [leaf for name, (computed, stored) in pairs.items() for leaf in _leaves(computed, stored, name)]
+    differ = [
+        f"{position} is {stored}; recomputed it is {computed}"
+        for position, computed, stored in leaves
+        if not _same(computed, stored)
+    ]
+    groups = table.groupby(keys[:2], sort=False, dropna=False)
     means = groups[[*METRICS]].mean().assign(seeds=groups.size()).reset_index()
-    return Recomputed(means, pairs, differ, numbers)
+    return Recomputed(means, comparisons, differ, len(leaves))
 
 
-def _scores(answers: Sequence[Answers]) -> dict[str, float]:
-    return {name: float(values[0, 0]) for name, values in mean_metrics([run_metrics(one) for one in answers]).items()}
+def _scores(outcomes: Sequence[Outcomes]) -> dict[str, float]:
+    return {name: float(values[0, 0]) for name, values in mean_metrics([run_metrics(of) for of in outcomes]).items()}
 
 
-def _by_cell(table: pd.DataFrame, keys: list[str]) -> Iterator[list[float]]:
-    """The metrics of each cell, cells in one order."""
+def _by_cell(table: pd.DataFrame, keys: list[str]) -> list[list[float]]:
+    """Metrics of each training, sorted by its keys."""
     ordered = table.assign(**{key: table[key].astype("object").fillna(-1) for key in keys}).sort_values(keys)
-    yield from ordered[[*METRICS]].astype(float).to_numpy().tolist()
+    rows: list[list[float]] = ordered[[*METRICS]].astype(float).to_numpy().tolist()
+    return rows
 
 
-def _numbers(ours: Any, theirs: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    """(place, ours, theirs) of all numbers of two documents; of parts that one lacks, once."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        for key in {**ours, **theirs}:
-            yield from _numbers(ours.get(key), theirs.get(key), f"{place}: {key}")
-    elif isinstance(ours, list | tuple) and isinstance(theirs, list) and len(ours) == len(theirs):
-        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            yield from _numbers(one, other, f"{place}[{number}]")
+def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, Any, Any]]:
+    """(position, computed, stored) of all leaves of two documents; a part that only one has is a single leaf."""
+    if isinstance(computed, dict) and isinstance(stored, dict):
+        for key in {**computed, **stored}:
+            yield from _leaves(computed.get(key), stored.get(key), f"{position}: {key}")
+    elif isinstance(computed, list | tuple) and isinstance(stored, list) and len(computed) == len(stored):
+        for number, (first, second) in enumerate(zip(computed, stored, strict=True)):
+            yield from _leaves(first, second, f"{position}[{number}]")
     else:
-        yield place, ours, theirs
+        yield position, computed, stored
 
 
-def _same(ours: Any, theirs: Any) -> bool:
-    """Whether they are the same up to rounding; what is not finite is null in a JSON file."""
-    one, other = (None if isinstance(one, float) and not math.isfinite(one) else one for one in (ours, theirs))
-    if isinstance(one, float | int) and isinstance(other, float | int):
-        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    return bool(one == other)
+def _same(computed: Any, stored: Any) -> bool:
+    """Whether two leaves are equal up to rounding; values that are not finite are null in a JSON file."""
+    first, second = (
+        None if isinstance(value, float) and not math.isfinite(value) else value for value in (computed, stored)
+    )
+    if isinstance(first, float | int) and isinstance(second, float | int):
+        return math.isclose(first, second, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(first == second)

@@ -1,6 +1,6 @@
-"""How a study is doing, for whoever looks from elsewhere: `progress.json` in its folder.
+"""Progress of a study: `progress.json` in its folder, for `--status`.
 
-The driver writes it, also while no cell ends, so its time is a sign of life. Nothing reads it to decide what to run.
+The driver writes it at regular intervals, so its time is a heartbeat. It never decides what is run.
 """
 
 from __future__ import annotations
@@ -14,68 +14,68 @@ from syncclip.core.text import counted, duration
 from syncclip.storage.status_file import JobStatus
 
 PROGRESS = "progress.json"
-MOST = 10**12
-"""Cells; no study has so many, and larger numbers are no floats."""
-NAMED = 8
-"""Cells that a line names before it only counts."""
+MAX_COUNT = 10**12
+"""Upper bound of counts in the file; larger integers are not exact floats."""
+MAX_NAMES = 8
+"""Trainings that a line names; the rest is counted."""
 
 
 class StudyStatus(JobStatus):
-    """What `progress.json` holds. Times are seconds."""
+    """Content of `progress.json`; times are seconds."""
 
-    cells: int = Field(le=MOST)
-    done: int = Field(ge=0, le=MOST)
-    """Those of earlier calls among them."""
+    cells: int = Field(le=MAX_COUNT)
+    """Trainings of the study."""
+    done: int = Field(ge=0, le=MAX_COUNT)
+    """Finished trainings, including those of earlier calls."""
     failed: dict[str, str] = Field(default_factory=dict)
-    """Cell -> why."""
+    """Failed training -> reason."""
     running: list[str] = Field(default_factory=list)
-    """Cells that were given to the cluster and have not come back."""
-    slots: int = Field(1, le=MOST)
-    """Cells that there was room for at the same time."""
+    """Trainings submitted to the cluster."""
+    slots: int = Field(1, le=MAX_COUNT)
+    """Trainings that may run at a time."""
     workers: int = 0
-    """The most that there was room for in this call."""
-    ended: int = Field(0, ge=0, le=MOST)
-    """Cells of this call, failed ones among them."""
+    """Largest number of slots in this call."""
+    ended: int = Field(0, ge=0, le=MAX_COUNT)
+    """Trainings that ended in this call, failed ones included."""
     seconds: float = 0.0
-    """What they took, added up."""
+    """Total time of the ended trainings."""
     wall_seconds: float = 0.0
-    """From the beginning to the end of the last one."""
+    """From the start of this call to the end of the last training."""
     _start: float = PrivateAttr(default_factory=time.monotonic)
-    """When this call began, by a clock that nobody sets."""
 
     @property
     def waiting(self) -> int:
-        """Cells that nobody has begun."""
+        """Trainings that have not started."""
         return self.cells - self.done - len(self.failed) - len(self.running)
 
     @property
     def remaining(self) -> float | None:
-        """Seconds left, if cells go on to take what they took and there is room for as many; None before the first."""
+        """Estimated seconds left at the current pace and number of slots; None before the first training has ended."""
         if not self.ended:
             return None
         rounds = (self.waiting + len(self.running)) / max(1, self.slots)
         return rounds * self.seconds / self.ended
 
     def lines(self) -> list[str]:
-        """The status for people."""
+        """The status as lines of text."""
         counts = f"{self.done:,} done, {len(self.failed):,} failed, {len(self.running):,} running, "
-        found = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'cell')}", *self.why()]
-        found += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:NAMED]]
+        lines = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'training')}", *self.why()]
+        lines += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:MAX_NAMES]]
         if self.running and self.state == "running":
-            more = f" and {len(self.running) - NAMED} more" if len(self.running) > NAMED else ""
-            found.append(f"running: {', '.join(self.running[:NAMED])}{more}")
+            more = f" and {len(self.running) - MAX_NAMES} more" if len(self.running) > MAX_NAMES else ""
+            lines.append(f"running: {', '.join(self.running[:MAX_NAMES])}{more}")
         if self.ended:
-            found.append(f"a cell took {duration(self.seconds / self.ended)}, with {self.slots} at a time")
+            lines.append(f"mean time of a training: {duration(self.seconds / self.ended)}, {self.slots} at a time")
         if self.state == "running" and self.remaining is not None:
-            found.append(f"left: {duration(self.remaining)}")
-        return [*found, self.last_sign_of_life("study")]
+            lines.append(f"left: {duration(self.remaining)}")
+        return [*lines, self.last_sign_of_life("study")]
 
     def give(self, cells: list[str], slots: int) -> None:
-        """Record which cells the cluster has, and for how many it has room."""
+        """Record the submitted trainings and the number of slots."""
         self.running, self.slots, self.workers = cells, slots, max(self.workers, slots)
 
     def take(self, cell: str, seconds: float, error: str | None) -> None:
-        """Record that a cell came back."""
+        """Record that a training ended."""
         if error:
             self.failed = {**self.failed, cell: error}
         else:
@@ -86,17 +86,17 @@ class StudyStatus(JobStatus):
         self.wall_seconds = max(0.001, round(time.monotonic() - self._start, 3))
 
     def end(self, error: BaseException | None) -> None:
-        """Record how the study ended; nothing runs any more."""
+        """Record how the study ended."""
         super().end(error)
         self.running = []
-        if error is None:  # cells may have failed
+        if error is None:  # trainings may have failed
             self.state = "ended"
 
 
 def read_study_status(url: str) -> StudyStatus | None:
-    """The status of the study at `url`; None where there is none.
+    """Status of the study at `url`; None if it has none.
 
     Raises:
-        UserError: another version wrote it.
+        UserError: another version of syncclip wrote it.
     """
     return storage.read_document(storage.join(url, PROGRESS), StudyStatus, "use the version that wrote it")

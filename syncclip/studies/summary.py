@@ -1,4 +1,4 @@
-"""The study in words and tables: for the terminal, and as Markdown."""
+"""Tables of a study, for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from syncclip.studies.statistics.scaling_fit import Curve
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
 SHOWN = ("novel", "hm", "all_classes_hm", "openworld_auc")
-"""Metrics of the comparisons and curves that are printed; the files hold all."""
+"""Metrics of printed comparisons and curves; the files have all."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """One table: what it is about, its headings, its cells as text."""
+    """A table of text cells with a title."""
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
-def show(recipe: Recipe, url: str, table: pd.DataFrame, pairs: Sequence[Comparison]) -> None:
-    """Print the means, and what the focus configuration gains over the others."""
-    for one in [_means(recipe, table), *_compared(pairs)[:1]]:
-        text.show(text.table(f"{recipe.name}: {one.title}", one.headings, one.rows), keys=2)
+def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
+    """Print the means, and the gains of the reference configuration over classes."""
+    for each in [_means(recipe, table), *_compared(comparisons)[:1]]:
+        text.show(text.table(f"{recipe.name}: {each.title}", each.headings, each.rows), keys=2)
     text.show(url)
 
 
-def recomputed(means: pd.DataFrame, pairs: Sequence[Comparison]) -> list[TextTable]:
-    """The means of a table with one row for each configuration and amount, and the comparisons."""
+def recomputed(means: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[TextTable]:
+    """Tables of `predictions.recompute`: means by configuration and number of images, and comparisons."""
     rows = [
         [
             str(row["configuration"]),
@@ -50,131 +50,130 @@ def recomputed(means: pd.DataFrame, pairs: Sequence[Comparison]) -> list[TextTab
         ]
         for row in means.to_dict("records")
     ]
-    headings = ["configuration", "images per class", "seeds", *HEADINGS.values()]
-    return [TextTable("Accuracy, per cent; means over seeds.", headings, rows), *_compared(pairs)]
+    headings = ["method", "images per class", "seeds", *HEADINGS.values()]
+    return [TextTable("Accuracy, per cent; means over seeds.", headings, rows), *_compared(comparisons)]
 
 
 def markdown(
     recipe: Recipe,
     table: pd.DataFrame,
     curves: Mapping[str, Mapping[str, Curve]],
-    pairs: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
     datasets: Mapping[str, pd.DataFrame] | None = None,
 ) -> str:
-    """The tables as Markdown: means, comparisons, curves; of a suite the average first, its datasets at the end."""
+    """Means, comparisons and curves as Markdown; for a suite those of the average, then the means of its datasets."""
     tables = [_means(recipe, table)]
     if rows := by_data(table):
-        shown = " / ".join(HEADINGS[metric] for metric in SHOWN)
-        tables.append(TextTable(f"By what they learn from, {shown}.", ["method", "images per class", *DATA], rows))
-    tables += _compared(pairs)
+        metrics = " / ".join(HEADINGS[metric] for metric in SHOWN)
+        tables.append(TextTable(f"By training data, {metrics}.", ["method", "images per class", *DATA], rows))
+    tables += _compared(comparisons)
     rows = [
-        [configuration, HEADINGS[metric], *described(found[metric])]
-        for configuration, found in curves.items()
+        [configuration, HEADINGS[metric], *described(of_configuration[metric])]
+        for configuration, of_configuration in curves.items()
         for metric in SHOWN
-        if metric in found and len(recipe.study.amounts) > 1
+        if metric in of_configuration and len(recipe.study.amounts) > 1
     ]
     if rows:
-        confidence_level = f"{percent(recipe.study.confidence_level)} intervals over seeds and classes"
-        title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {confidence_level}."
-        said = ["trend", "a", "b", "c", "forecast accuracy", "images per class for +1 point"]
-        tables.append(TextTable(title, ["configuration", "error of", *said], rows))
-    tables += [_means(recipe, found, f"{name}. ") for name, found in (datasets or {}).items()]
-    parts = [part for one in tables for part in (one.title, text.markdown_grid(one.headings, one.rows))]
+        intervals = f"{percent(recipe.study.confidence_level)} intervals over seeds and classes"
+        title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {intervals}."
+        headings = ["trend", "a", "b", "c", "extrapolated accuracy", "images per class for +1 point"]
+        tables.append(TextTable(title, ["method", "error of", *headings], rows))
+    tables += [_means(recipe, of, f"{name}. ") for name, of in (datasets or {}).items()]
+    parts = [part for each in tables for part in (each.title, text.markdown_grid(each.headings, each.rows))]
     return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
-    """A row for each method and amount: what it reaches on real, on synthetic images, and on both.
+    """A row per method and number of images with its scores on real, on synthetic images, and on both.
 
-    Empty unless several methods learned from all three, each by one configuration.
+    Empty unless several methods have exactly one configuration for each of the three.
     """
-    configurations = table[table["data"].isin(DATA)]
-    whole = configurations.groupby("method").filter(
+    rows = table[table["data"].isin(DATA)]
+    complete = rows.groupby("method").filter(
         lambda cells: [*cells.groupby("data")["configuration"].nunique()] == [1] * len(DATA)
     )
-    if whole["method"].nunique() < 2:
+    if complete["method"].nunique() < 2:
         return []
-    rows = []
-    for method in dict.fromkeys(whole["method"]):
-        cells = whole[whole["method"] == method]
-        for amount in sorted(cells["images_per_class"].dropna().unique()):
-            there = cells[cells["images_per_class"].fillna(amount) == amount]
-            scores = (" / ".join(_scores(there[there["data"] == data], SHOWN)) for data in DATA)
-            rows.append([method, str(amount), *scores])
-    return rows
+    result = []
+    for method in dict.fromkeys(complete["method"]):
+        of_method = complete[complete["method"] == method]
+        for n in sorted(of_method["images_per_class"].dropna().unique()):
+            cells = of_method[of_method["images_per_class"].fillna(n) == n]
+            scores = (" / ".join(_scores(cells[cells["data"] == data], SHOWN)) for data in DATA)
+            result.append([method, str(n), *scores])
+    return result
 
 
 def described(curve: Curve) -> list[str]:
-    """A curve in words: verdict, parameters, forecast, amount for one more point; empty where nothing can be said."""
+    """Trend, parameters, extrapolation, and number of images for one more point, as text; empty cells if unknown."""
     reason = f"; {curve.reason}" if curve.reason else ""
     if curve.law is None:
-        slope = curve.slope
-        said = "" if np.isnan(slope.estimate) else f" ({_interval(slope, '+.2f')} points of error per doubling)"
-        return [f"{curve.verdict}{said}{reason}", *[""] * 5]
-    ahead = [
+        unknown = np.isnan(curve.slope.estimate)
+        slope = "" if unknown else f" ({_interval(curve.slope, '+.2f')} points of error per doubling)"
+        return [f"{curve.verdict}{slope}{reason}", *[""] * 5]
+    forecast = [
         f"{100 - point.error.estimate:.1f} [{100 - point.error.high:.1f}, {100 - point.error.low:.1f}] at {point.n:.0f}"
         for point in curve.forecast
     ]
-    one = curve.plus_one
-    reached = [_amount(value) for value in (one.estimate, one.low, one.high)] if one is not None else []
+    more = curve.plus_one
+    needed = [_count(value) for value in (more.estimate, more.low, more.high)] if more is not None else []
     return [
         f"{curve.verdict}{reason}",
         *(_interval(curve.law[name], form) for name, form in (("a", ".1f"), ("b", ".1f"), ("c", ".2f"))),
-        "; ".join(ahead),
-        "{} [{}, {}]".format(*reached) if reached else "",
+        "; ".join(forecast),
+        "{} [{}, {}]".format(*needed) if needed else "",
     ]
 
 
-def _means(recipe: Recipe, table: pd.DataFrame, of: str = "") -> TextTable:
-    """Configuration, amount, number of seeds and scores; configurations in the table's order, amounts ascending."""
+def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
+    """Scores by configuration and number of images; configurations in the table's order, numbers ascending."""
     rows = [
-        [str(configuration), "" if pd.isna(amount) else str(amount), str(len(group)), *_scores(group, METRICS)]
+        [str(configuration), "" if pd.isna(n) else str(n), str(len(group)), *_scores(group, METRICS)]
         for configuration, cells in table.groupby("configuration", sort=False)
-        for amount, group in cells.groupby("images_per_class", dropna=False)
+        for n, group in cells.groupby("images_per_class", dropna=False)
     ]
-    title = f"{of}Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
-    return TextTable(title, ["configuration", "images per class", "seeds", *HEADINGS.values()], rows)
+    title = f"{prefix}Accuracy on {recipe.evaluation.split} images, per cent; mean ± standard error over seeds."
+    return TextTable(title, ["method", "images per class", "seeds", *HEADINGS.values()], rows)
 
 
-def _compared(pairs: Sequence[Comparison]) -> list[TextTable]:
-    """The comparisons: amount, other configuration, an interval for each shown metric; no table where there are none.
-
-    One table for each unit that was drawn again, classes first: theirs are the intervals to be quoted.
-    """
-    found: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
-    for pair in sorted(pairs, key=lambda pair: pair.unit != "classes"):
+def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
+    """One table of comparisons per resampled unit, classes first: quote those intervals."""
+    units: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
+    for pair in sorted(comparisons, key=lambda pair: pair.unit != "classes"):
         key = (pair.images_per_class, pair.baseline, pair.baseline_images_per_class)
-        found.setdefault(pair.unit, {}).setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
+        units.setdefault(pair.unit, {}).setdefault(key, {})[pair.metric] = _interval(pair, "+.1f")
+    if not units:
+        return []
+    first = comparisons[0]
+    title = (
+        f"{first.configuration} minus the baselines, points; {percent(first.confidence_level)} intervals over seeds and"
+    )
+    caution = f" Caution: {first.caution}." if first.caution else ""
     headings = ["images per class", "baseline", *(HEADINGS[metric] for metric in SHOWN)]
-    caution = f" Caution: {pairs[0].caution}." if pairs and pairs[0].caution else ""
-    return [
-        TextTable(
-            f"{pairs[0].configuration} minus the others, points; {percent(pairs[0].confidence_level)} intervals "
-            f"over seeds and {unit}." + caution,
-            headings,
+    tables = []
+    for unit, pairs in units.items():
+        rows = [
             [
-                [
-                    "" if amount is None else str(amount),
-                    configuration if other in (amount, None) else f"{configuration} at {other}",
-                    *(shown.get(metric, "") for metric in SHOWN),
-                ]
-                for (amount, configuration, other), shown in of_unit.items()
-            ],
-        )
-        for unit, of_unit in found.items()
-    ]
+                "" if n is None else str(n),
+                baseline if baseline_n in (n, None) else f"{baseline} at {baseline_n}",
+                *(metrics.get(metric, "") for metric in SHOWN),
+            ]
+            for (n, baseline, baseline_n), metrics in pairs.items()
+        ]
+        tables.append(TextTable(f"{title} {unit}.{caution}", headings, rows))
+    return tables
 
 
 def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
-    """Mean ± standard error over seeds of each metric, the mean alone for a single seed; empty without cells."""
+    """Mean ± standard error over seeds of each metric; only the mean for a single seed; empty without trainings."""
     scores = cells[list(metrics)]
-    found = zip(scores.mean(), scores.sem(), strict=True) if len(scores) else ()
-    return [f"{mean:.1f}" if len(scores) == 1 else f"{mean:.1f} ± {error:.1f}" for mean, error in found]
+    pairs = zip(scores.mean(), scores.sem(), strict=True) if len(scores) else ()
+    return [f"{mean:.1f}" if len(scores) == 1 else f"{mean:.1f} ± {error:.1f}" for mean, error in pairs]
 
 
 def _interval(interval: Interval | Comparison, form: str) -> str:
     return f"{interval.estimate:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
-def _amount(value: float) -> str:
+def _count(value: float) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value:.0e}" if np.isfinite(value) else "never"

@@ -183,7 +183,7 @@ def test_some_methods_alone() -> None:
 
 
 def test_an_unknown_protocol_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"no protocol 'base2novel'; did you mean 'base-to-novel'"):
+    with pytest.raises(UserError, match=r"unknown protocol 'base2novel'; did you mean 'base-to-novel'"):
         find_protocol("base2novel")
 
 

@@ -32,7 +32,7 @@ def test_ours_stand_beside_published_figures_with_the_difference() -> None:
     assert list(row[5:8]) == ["76.50", "76.10", "+0.40"]
     assert len(each) == 11
     assert list(each[0].headings) == ["method", "runs", "base", "novel", "HM"]
-    assert list(others.headings) == ["method", "base", "novel", "HM", "used besides"]
+    assert list(others.headings) == ["method", "base", "novel", "HM", "further data"]
     told = {row[0]: row[1:] for row in others.rows}
     assert told["DePT"] == ["83.80", "72.89", "77.97", ""]
     assert told["PromptKD"][:3] == ["86.96", "80.73", "83.73"] and "unlabelled images" in told["PromptKD"][3]
@@ -40,7 +40,7 @@ def test_ours_stand_beside_published_figures_with_the_difference() -> None:
 
 def test_missing_runs_are_told() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves))
-    assert "66 of 77 tests are done; 11 are missing (–)." in report.sentences(scores)
+    assert "66 of 77 tests are finished; 11 are missing (–)." in report.sentences(scores)
     row = next(row for row in report.grids(scores)[0].rows if row[0].startswith("syncclip"))
     assert row[:3] == ["syncclip, both", "22 of 33", "84.00"]
 
@@ -48,7 +48,7 @@ def test_missing_runs_are_told() -> None:
 def test_a_run_that_was_never_made_shows_a_dash() -> None:
     scores = summarise(HALVES, fabricated(HALVES, lambda *_: None))
     assert {cell for row in report.grids(scores)[0].rows for cell in row[2::3]} == {"–"}
-    assert "0 of 77 tests are done; 77 are missing (–)." in report.sentences(scores)
+    assert "0 of 77 tests are finished; 77 are missing (–)." in report.sentences(scores)
 
 
 def test_some_data_sets_have_no_published_average_beside_them() -> None:

@@ -194,7 +194,7 @@ def test_runs_that_fail_are_named_after_the_tables_of_all_others_are_written(
         return [replace(one, status="failed", error="no memory") for one in runs], {}
 
     monkeypatch.setattr("syncclip.protocols.run.run_cells", failing)
-    with pytest.raises(UserError, match=r"1 of 1 cells failed in .*; dtd zeroshot: no memory; the same command tries"):
+    with pytest.raises(UserError, match=r"1 of 1 trainings failed in .*; dtd zeroshot: no memory"):
         run("base-to-novel", str(miniatures.root), tmp_path, datasets=["dtd"], methods=["zeroshot"])
     assert "1 are missing" in (tmp_path / "base-to-novel.md").read_text()
     assert list(pd.read_parquet(tmp_path / "base-to-novel.parquet")["status"]) == ["failed"]
@@ -220,7 +220,7 @@ def test_a_missing_folder_of_all_data_sets_is_told_once() -> None:
 
 
 def test_a_data_set_that_a_protocol_does_not_train_on_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cross-dataset is not trained on 'dtd'; there are imagenet"):
+    with pytest.raises(UserError, match=r"cross-dataset does not train on 'dtd'; there are imagenet"):
         reproduce(Request("cross-dataset", str(tmp_path), ["dtd"]))
 
 

@@ -57,13 +57,6 @@ def test_there_is_no_average_where_a_data_set_has_no_run() -> None:
     assert averages["promptsrc"]
 
 
-def test_published_averages_stand_beside_all_data_sets_only() -> None:
-    scores = summarise(HALVES, fabricated(HALVES, halves, datasets=["dtd", "eurosat"]))
-    line = next(line for line in scores.lines if line.method == "promptsrc")
-    assert not scores.whole
-    assert scores.published(line, AVERAGE) == {}
-
-
 def test_a_method_on_other_data_than_its_authors_is_not_held_against_their_figures() -> None:
     table = fabricated(HALVES, halves)
     table.loc[table["method"] == "promptsrc", "data"] = "both"

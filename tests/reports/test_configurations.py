@@ -8,17 +8,12 @@ import pytest
 from syncclip.reports.configurations import describe_configurations, gather_numbers, mean_scores
 from syncclip.reports.inputs import Inputs
 
-USED = (("ivlp", "synthetic"), ("ivlp", "both"), ("ivlp", "real"), ("syncclip", "both"))
-
 
 def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
     rows = [{"configuration": "ivlp-both", "amount": 4, "seed": seed, "hm": hm} for seed, hm in ((1, 40.0), (2, 44.0))]
     point = mean_scores(pd.DataFrame(rows))["ivlp-both"]["hm"][0]
     assert (point.n, point.mean, point.se) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
-
-
-def test_a_single_seed_has_no_standard_error() -> None:
-    point = mean_scores(pd.DataFrame([{"configuration": "ivlp-both", "amount": 4, "hm": 40.0}]))["ivlp-both"]["hm"][0]
+    point = mean_scores(pd.DataFrame(rows[:1]))["ivlp-both"]["hm"][0]
     assert (point.mean, point.se, point.seeds) == (40.0, None, [])
 
 

@@ -1,4 +1,4 @@
-"""What the page shows of fitted curves, and says of its map."""
+"""Fitted curves and sentences of the page."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def around(value: float) -> Interval:
 
 
 def fit_of(
-    models: tuple[HeldOut, ...] = (), worth: outputs.DataEfficiency | None = None, **changes: object
+    models: tuple[HeldOut, ...] = (), efficiency: outputs.DataEfficiency | None = None, **changes: object
 ) -> FittedCurve:
-    """What the page shows of the curve of SYNC-CLIP: error 40 + 20 / (1 + n)."""
+    """The curve of SYNC-CLIP on the page: error 40 + 20 / (1 + n)."""
     curve = Curve(
         amounts=[1, 2, 4],
         means=[50, 45, 42.5],
@@ -39,8 +39,8 @@ def fit_of(
     curves = {configuration: {"hm": curve} for configuration in ("syncclip-both", "ivlp-both")}
     stored = outputs.Fits(0.9, 400, "test", curves, {"syncclip-both": {"hm": models}})
     configurations = describe_configurations([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
-    fits = fitted_curves(stored, configurations, worth)
-    assert "synthetic images" not in fits["ivlp-both"]["hm"].text, "only the focus configuration's images have a worth"
+    fits = fitted_curves(stored, configurations, efficiency)
+    assert "synthetic images" not in fits["ivlp-both"]["hm"].text, "only the reference has a data efficiency"
     return fits["syncclip-both"]["hm"]
 
 
@@ -59,74 +59,58 @@ def test_a_curve_that_was_measured_without_images_begins_there() -> None:
 def test_an_configuration_that_was_measured_at_one_amount_has_no_line(amounts: list[int]) -> None:
     shown = fit_of(amounts=amounts, means=[60.0, 50.0][: len(amounts)], reason="2 amounts")
     assert (shown.begin, shown.curve) == (None, [])
-    assert shown.text == "too few amounts for a curve."
+    assert shown.text == "too few points for a curve."
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "expected"),
     [
-        ({}, "one more point would take about 7 images per class (at least 5, perhaps never)."),
-        (
-            {"plus_one": Interval(430.2, 254.6, 2e6)},
-            "430 images per class (90 % interval 250 to over a million).",
-        ),
-        ({"plus_one": Interval(math.nan, 8.0, math.nan)}, "rises but has nearly levelled off"),
-        (
-            {"verdict": "flat"},
-            "no amount is clearly better than another (+3.0 points per doubling, 90 % interval +1.0 to +4.0).",
-        ),
-        ({"verdict": "rises"}, "gets worse with more images"),
-        ({"verdict": "too few amounts"}, "too few amounts for a curve."),
+        ({}, "about 7 images per class (at least 5, possibly never)."),
+        ({"plus_one": Interval(430.2, 254.6, 2e6)}, "430 images per class (90 % CI 250 to over a million)."),
+        ({"plus_one": Interval(math.nan, 8.0, math.nan)}, "nearly levelled off"),
+        ({"verdict": "flat"}, "no significant trend (+3.0 points per doubling, 90 % CI +1.0 to +4.0)."),
+        ({"verdict": "rises"}, "accuracy falls with more images"),
         ({"verdict": "too few classes"}, "too few classes for a curve."),
-        (
-            {"law": None, "plus_one": None, "reason": "1 seed, and a law needs 2"},
-            "rises (+3.0 points per doubling, 90 % interval +1.0 to +4.0). It has no law: 1 seed, and a law needs 2.",
-        ),
-        (
-            {"forecast": (), "plus_one": None, "reason": "only 44 % of the images were shown"},
-            "rises (+3.0 points per doubling, 90 % interval +1.0 to +4.0). It has no forecast: only 44 %",
-        ),
+        ({"law": None, "plus_one": None, "reason": "1 seed"}, "90 % CI +1.0 to +4.0). No power law: 1 seed."),
+        ({"forecast": (), "plus_one": None, "reason": "only 44 %"}, "No extrapolation: only 44 %."),
     ],
 )
-def test_a_fits_sentence_says_what_the_fit_can_say(changes: dict, said: str) -> None:
-    assert said in fit_of(**changes).text.replace("\u00a0", " ")
+def test_a_sentence_describes_the_fit(changes: dict, expected: str) -> None:
+    assert expected in fit_of(**changes).text.replace("\u00a0", " ")
 
 
-def test_a_fits_sentence_says_which_model_predicted_best() -> None:
-    said = fit_of((HeldOut("logarithm", 0.42, 0.6), HeldOut("constant", 1.0, 0.4))).text
-    assert (
-        "a logarithm predicted held-out amounts best: it missed by 0.4 points, and least of all in 60 % of the draws"
-        in said
-    )
+def test_a_sentence_names_the_best_model() -> None:
+    text = fit_of((HeldOut("logarithm", 0.42, 0.6), HeldOut("constant", 1.0, 0.4))).text
+    assert "the logarithm has the smallest held-out error (0.4 points; smallest in 60 % of the resamples)" in text
 
 
 @pytest.mark.parametrize(
-    ("shots", "per_real", "said"),
+    ("shots", "per_real", "expected"),
     [
-        (7.1, 20.7, "64 synthetic images per class do as well as 7.1 real ones alone: 20.7 of them are worth one more"),
-        (math.inf, 0.0, "With 64 synthetic images per class it does better than any number of real ones alone"),
-        (3.0, math.nan, "64 synthetic images per class replace no real one."),
+        (7.1, 20.7, "64 synthetic images per class equal 7.1 real images alone: 20.7 replace one"),
+        (math.inf, 0.0, "exceed any number of real images alone"),
+        (3.0, math.nan, "64 synthetic images per class replace no real image."),
     ],
 )
-def test_a_fits_sentence_says_what_images_are_worth(shots: float, per_real: float, said: str) -> None:
+def test_a_sentence_gives_the_real_image_equivalent(shots: float, per_real: float, expected: str) -> None:
     marginal = {"hm": (Marginal(64, around(0.0512)),)}
     exchange = {"hm": (Exchange(64, around(shots), around(per_real)),)}
-    text = fit_of(worth=outputs.DataEfficiency("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
+    text = fit_of(efficiency=outputs.DataEfficiency("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
     assert "At 64 per class, an hour of generation adds 0.051 points." in text
-    assert said in text
+    assert expected in text
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "expected"),
     [
-        (0.74, 1.29, "Training moved the domains farther apart: a shift of 0.74 became 1.29."),
-        (0.74, 0.31, "Training brought the domains nearer to each other: a shift of 0.74 became 0.31."),
-        (0.741, 0.739, "Training left the domains as far apart as they were: a shift of 0.74."),
+        (0.74, 1.29, "Training increased the domain shift from 0.74 to 1.29."),
+        (0.74, 0.31, "Training reduced the domain shift from 0.74 to 0.31."),
+        (0.741, 0.739, "Training left the domain shift at 0.74."),
         (math.nan, 0.5, ""),
     ],
 )
-def test_the_map_is_read_out_in_a_sentence(before: float, after: float, said: str) -> None:
+def test_a_sentence_compares_the_shift_before_and_after(before: float, after: float, expected: str) -> None:
     frozen, trained = (Shift(0.1, value, 50.0, 0.2, {}) for value in (before, after))
     shift = outputs.StudyShift("a", "syncclip-both", 4, 1, "test", {}, "images", frozen, trained)
-    assert nearer(shift) == said
+    assert nearer(shift) == expected
     assert nearer(None) == ""

@@ -106,23 +106,15 @@ def test_print_hides_nothing_of_a_figure(browser: int, pages: dict[str, str], ki
 def test_nothing_sticks_out_at_400_pixels(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         await page.run("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
-        return await page.run("document.documentElement.scrollWidth"), page.errors
+        return await page.run("document.documentElement.scrollWidth"), await page.run(DRAWN), page.errors
 
-    assert visit(browser, pages[kind], work, width=400) == (400, [])
-
-
-@pytest.mark.parametrize("kind", ["run", "set"])
-def test_the_simpler_pages_draw_all_of_their_figures(browser: int, pages: dict[str, str], kind: str) -> None:
-    async def work(page: Page) -> tuple[Any, ...]:
-        return await page.run(DRAWN), page.errors
-
-    drawn, errors = visit(browser, pages[kind], work)
-    assert drawn and all(count > 0 for count in drawn.values()) and errors == []
+    scroll_width, drawn, errors = visit(browser, pages[kind], work, width=400)
+    assert (scroll_width, errors) == (400, []) and all(drawn.values())
 
 
 @pytest.fixture(scope="module")
-def answers(browser: int, pages: dict[str, str]) -> dict[str, Any]:
-    """What the study's page says to a reader who uses every control once."""
+def responses(browser: int, pages: dict[str, str]) -> dict[str, Any]:
+    """Responses of the study's page to each control, used once."""
 
     async def work(page: Page) -> dict[str, Any]:
         async def tip(figure: str) -> str:
@@ -150,61 +142,31 @@ def answers(browser: int, pages: dict[str, str]) -> dict[str, Any]:
         found["errors"] = page.errors
         return found
 
-    answered: dict[str, Any] = visit(browser, pages["study"], work)
-    return answered
+    result: dict[str, Any] = visit(browser, pages["study"], work)
+    return result
 
 
-def expect(key: str, right: Callable[[Any], bool], answers: dict[str, Any]) -> None:
-    assert right(answers[key]), f"{key}: {answers[key]!r}"
+RESPONSES: dict[str, Callable[[Any], bool]] = {
+    "tip of curve": lambda tip: "images per class" in tip and "SYNC-CLIP" in tip and "±" in tip,
+    "tip of classes": lambda tip: "test images" in tip and "change" in tip,
+    "tip of map": lambda tip: any(name in tip for name in fabricated.NAMES),
+    "shapes of the curve": lambda count: count > 60,
+    "before": lambda label: "all classes as candidates" not in label,
+    "after": lambda label: "all classes as candidates" in label,
+    "without a configuration": lambda count: count == MARKS["curve"] - 4,
+    "image": lambda label: label == "real image of dog, number 1",
+    "scheme": lambda scheme: scheme == "dark",
+    "best": lambda label: label == "SYNC-CLIP",
+    "unnamed": lambda count: count == 0,
+    "untitled": lambda count: count == 0,
+    "without numbers": lambda count: count == 0,
+    "errors": lambda errors: errors == [],
+}
 
 
-def test_pointing_at_the_curve_tells_every_configurations_number(answers: dict[str, Any]) -> None:
-    expect("tip of curve", lambda tip: "images per class" in tip and "SYNC-CLIP" in tip and "±" in tip, answers)
-
-
-def test_tapping_a_class_tells_its_numbers(answers: dict[str, Any]) -> None:
-    expect("tip of classes", lambda tip: "test images" in tip and "change" in tip, answers)
-
-
-def test_pointing_at_the_map_names_the_class_and_the_domain(answers: dict[str, Any]) -> None:
-    expect("tip of map", lambda tip: any(name in tip for name in fabricated.NAMES), answers)
-
-
-def test_the_curve_has_lines_bands_points_and_whiskers(answers: dict[str, Any]) -> None:
-    expect("shapes of the curve", lambda count: count > 60, answers)
-
-
-def test_the_curves_metric_can_be_switched(answers: dict[str, Any]) -> None:
-    expect("after", lambda label: "all classes as candidates" in label and label != answers["before"], answers)
-
-
-def test_an_configuration_can_be_hidden(answers: dict[str, Any]) -> None:
-    expect("without a configuration", lambda count: count == MARKS["curve"] - 4, answers)
-
-
-def test_any_class_can_be_chosen(answers: dict[str, Any]) -> None:
-    expect("image", lambda label: label == "real image of dog, number 1", answers)
-
-
-def test_the_scheme_can_be_changed(answers: dict[str, Any]) -> None:
-    expect("scheme", lambda scheme: scheme == "dark", answers)
-
-
-def test_the_table_of_results_can_be_sorted(answers: dict[str, Any]) -> None:
-    expect("best", lambda label: label == "SYNC-CLIP", answers)
-
-
-@pytest.mark.parametrize("key", ["unnamed", "untitled"])
-def test_every_figure_has_a_title_and_a_text_alternative(answers: dict[str, Any], key: str) -> None:
-    expect(key, lambda count: count == 0, answers)
-
-
-def test_every_figure_has_its_numbers_as_a_table(answers: dict[str, Any]) -> None:
-    expect("without numbers", lambda count: count == 0, answers)
-
-
-def test_using_the_page_logs_no_error(answers: dict[str, Any]) -> None:
-    expect("errors", lambda errors: errors == [], answers)
+@pytest.mark.parametrize("key", RESPONSES)
+def test_controls_respond(responses: dict[str, Any], key: str) -> None:
+    assert RESPONSES[key](responses[key]), f"{key}: {responses[key]!r}"
 
 
 SAVED = """(async () => {

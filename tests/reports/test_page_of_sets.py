@@ -50,11 +50,11 @@ def test_a_measured_set_shows_its_numbers_and_the_worst_classes_first(drawn: Pat
     page = page_of(drawn)
     assert 'href="#set"' in page
     for label, number in (
-        ("classified as their own class by the frozen CLIP", "61"),
-        ("similarity of two images of a class (real ones: 0.42)", "0.57"),
-        ("shift from the real images", "0.73"),
+        ("assigned to their class by the frozen CLIP", "61"),
+        ("similarity of images within a class (real images: 0.42)", "0.57"),
+        ("domain shift", "0.73"),
         ("near-duplicates among 72 images", "5"),
-        ("different prompts", "24"),
+        ("distinct prompts", "24"),
     ):
         assert f"<dt>{label}</dt><dd>{number}<" in page
     named = re.findall(r'<td class="words" data-value="([^"]*)">', page)
@@ -86,5 +86,5 @@ def test_damaged_files_are_noted_and_left_out(drawn: Path) -> None:
     (drawn / STATS_NAME).write_text('{"format": 1')
     (drawn / rejects_name(0)).write_bytes(b"nonsense")
     page = page_of(drawn)
-    assert "stats.json of the synthetic set could not be read" in page
+    assert "stats.json of the synthetic dataset could not be read" in page
     assert "thumbnails of rejects could not be read" in page

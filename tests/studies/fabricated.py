@@ -305,6 +305,8 @@ def _comparison(
         "confidence_level": 0.95,
         "seeds": len(SEEDS),
         "images": 400,
+        "unit": "images",
+        "smaller_split": 200,
     }
 
 

@@ -11,18 +11,18 @@ import pytest
 from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.studies.analysis import BOOTSTRAP_SEED, SHOTS, Evidence, comparisons, exchanges, fits, series
 from syncclip.studies.outputs import Comparison
-from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_draws
-from syncclip.studies.statistics.metrics import Answers
+from syncclip.studies.statistics.bootstrap import Unit, configuration_metrics, difference, make_resamples
+from syncclip.studies.statistics.metrics import Outcomes
 
 REAL = {shots: 0.7 - 0.3 * (1 + shots) ** -0.5 for shots in (1, 3, 8, 15)}
 """Shots -> share of the images that are right: the error is 30 % + 30 % / sqrt(1 + shots)."""
 IMAGES = 4000
 
 
-def answers(share: float) -> tuple[Answers]:
+def answers(share: float) -> tuple[Outcomes]:
     """Of each of four classes, so large a share is right."""
     right = np.tile(np.arange(IMAGES // 4) < share * IMAGES / 4, 4)[None]
-    return (Answers(right, right, right * 1.0, np.arange(4).repeat(IMAGES // 4), 2),)
+    return (Outcomes(right, right, right * 1.0, np.arange(4).repeat(IMAGES // 4), 2),)
 
 
 def evidence(shots: dict[int, float], reference: float = 0.65, own: int = 4) -> tuple[Evidence, StudySettings]:
@@ -148,16 +148,17 @@ def test_each_interval_draws_again_what_it_says() -> None:
     """Configurations that differ by as much on all images of a class, and not on all classes, nor on all datasets."""
     label = np.arange(12).repeat(40)
 
-    def part(*shares: float) -> Answers:
+    def part(*shares: float) -> Outcomes:
         right = (np.tile(np.arange(40), 12) < 40 * np.resize(shares, 12).repeat(40))[None].repeat(2, 0)
-        return Answers(right, right, right * 1.0, label, 6)
+        return Outcomes(right, right, right * 1.0, label, 6)
 
     configurations = [Configuration(method="ivlp", data="real"), Configuration(method="syncclip")]
     ours, theirs = (part(0.9, 0.6, 0.8), part(0.7, 0.6, 0.9), part(0.5, 0.5, 0.6)), (part(0.5),) * 3
     points = {(configurations[0].name, None): theirs, (configurations[1].name, 4): ours}
     cells = {
         (name, n, seed): tuple(
-            replace(one, **{key: getattr(one, key)[[seed]] for key in ("own", "open", "base_score")}) for one in parts
+            replace(one, **{key: getattr(one, key)[[seed]] for key in ("within_split", "all_classes", "base_score")})
+            for one in parts
         )
         for (name, n), parts in points.items()
         for seed in (0, 1)
@@ -167,7 +168,7 @@ def test_each_interval_draws_again_what_it_says() -> None:
     )
     found = {one.unit: one for one in comparisons(Evidence(configurations, cells), settings) if one.metric == "novel"}
     for unit in get_args(Unit):
-        resamples = make_draws(2, ours, 500, np.random.default_rng(BOOTSTRAP_SEED), unit)
+        resamples = make_resamples(2, ours, 500, np.random.default_rng(BOOTSTRAP_SEED), unit)
         alone = difference(configuration_metrics(ours, resamples), configuration_metrics(theirs, resamples))["novel"]
         assert (found[unit].low, found[unit].high) == pytest.approx((alone.low, alone.high))
     widths = [found[unit].high - found[unit].low for unit in ("images", "classes", "datasets")]
@@ -181,7 +182,8 @@ def test_few_images_and_one_seed_are_cautioned_against() -> None:
         "baseline_images_per_class": None,
         "metric": "hm",
         "confidence_level": 0.95,
+        "unit": "images",
     }
     one = Comparison("a", estimate=1, low=0, high=2, seeds=1, images=150, smaller_split=64, **common)
-    assert one.caution == "one seed, a half has only 64 test images"
+    assert one.caution == "one seed, a split has only 64 test images"
     assert replace(one, seeds=2, smaller_split=100).caution == ""

@@ -83,15 +83,9 @@ def test_comparisons_and_curves_are_of_the_average(suite_study: Study) -> None:
     assert curve["means"][0] == pytest.approx(100 - means["ivlp-real"].item())
 
 
-def test_the_tables_tell_the_average_first_and_each_dataset_at_the_end(suite_study: Study) -> None:
-    text = (Path(suite_study.url) / "tables.md").read_text()
-    places = [text.index(title) for title in ("\nAccuracy on test", "\nfirst. Accuracy on", "\nsecond. Accuracy on")]
-    assert places == sorted(places)
-
-
 def test_a_report_of_a_suite_has_a_table_of_its_datasets(suite_study: Study) -> None:
     page = Path(report(suite_study.url)).read_text()
-    assert "Each dataset, and their average" in page
+    assert "Results by dataset" in page
     assert '<th scope="col">first</th><th scope="col">second</th>' in page
     assert "is a suite of" not in page  # no note that its images are missing
 
@@ -155,31 +149,21 @@ def test_a_cell_that_failed_on_one_dataset_is_told_with_it_and_left_out_of_the_a
     assert cells["ivlp-real-seed1"] == ("failed", "second: the disk is full")
 
 
-def test_the_set_of_an_configuration_is_that_of_the_dataset(suite_world: Path) -> None:
-    other = f"{{method: ivlp, overrides: {{training.synthetic: {suite_world}/others}}}}"
-    configurations = f"study.configurations=[{{method: syncclip}}, {other}]"
-    for name, recipe in running.by_dataset(suite_recipe(suite_world, configurations)).items():
-        assert recipe.training.synthetic == f"{suite_world}/sets/{name}"
-        own, other = (
-            cell_recipe(recipe, Cell(configuration, 1, 1), recipe.training.synthetic)
-            for configuration in recipe.study.configurations
-        )
-        assert own.training.synthetic == f"{suite_world}/sets/{name}"
-        assert other.training.synthetic == f"{suite_world}/others/{name}"
-
-
-def test_the_teacher_of_an_configuration_is_that_of_the_dataset(suite_world: Path) -> None:
-    taught = f"{{training.teacher: {suite_world}/other, methods.syncclip.distillation_weight: 1.0}}"
+@pytest.mark.parametrize("key", ["synthetic", "teacher"])
+def test_paths_of_a_configuration_are_those_of_the_dataset(suite_world: Path, key: str) -> None:
+    distilled = ", methods.syncclip.distillation_weight: 1.0" if key == "teacher" else ""
+    overrides = f"{{training.{key}: /other{distilled}}}"
     values = (
-        f"study.configurations=[{{method: promptkd}}, {{method: syncclip, overrides: {taught}}}]",
-        "training.teacher=/one",
+        f"study.configurations=[{{method: syncclip}}, {{method: syncclip, name: other, overrides: {overrides}}}]",
+        f"training.{key}=/one",
     )
     for name, recipe in running.by_dataset(suite_recipe(suite_world, *values)).items():
         own, other = (
             cell_recipe(recipe, Cell(configuration, 1, 1), recipe.training.synthetic)
             for configuration in recipe.study.configurations
         )
-        assert (own.training.teacher, other.training.teacher) == (f"/one/{name}", f"{suite_world}/other/{name}")
+        paths = (getattr(own.training, key), getattr(other.training, key))
+        assert paths == (f"/one/{name}", f"/other/{name}")
 
 
 def test_settings_are_chosen_by_the_mean_over_datasets(
@@ -204,7 +188,5 @@ def test_an_oracle_without_images_of_novel_classes_is_refused_at_once(suite_worl
     samples = [Sample(i, i % 3, encoded(make_image(i % 3, i)), "") for i in range(24)]
     write_shard(str(dataset / "train"), 0, samples)
     configurations = "study.configurations=[{method: zeroshot}, {method: ivlp, data: all_real}]"
-    with pytest.raises(
-        UserError, match=r"an all_real learns .* 3 of them have none in dataset .*; leave this configuration out or"
-    ):
+    with pytest.raises(UserError, match="3 of them have none in dataset"):
         study(study_recipe(suite_world, f"dataset.name={dataset}", configurations), str(suite_world / "refused"))

@@ -108,7 +108,7 @@ def test_failed_cells_are_named_at_the_end_and_tried_again(
     values = ["study.images_per_class=[1]", f"training.synthetic={world}/set"]
     failing = "study.configurations=[{method: zeroshot}, {method: syncclip, overrides: {training.device: cuda}}]"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(UserError, match=r"1 of 2 cells failed .* syncclip-both-1-seed1: training.device is 'cuda'"):
+    with pytest.raises(UserError, match=r"1 of 2 trainings failed .* syncclip-both-1-seed1: training.device is 'cuda'"):
         study(recipe_of(world, *values, failing), str(tmp_path)).check()
     assert read_state(tmp_path) == {"zeroshot": "done", "syncclip-both-1-seed1": "failed"}
     study(recipe_of(world, *values, "study.configurations=[{method: zeroshot}, {method: syncclip}]"), str(tmp_path))

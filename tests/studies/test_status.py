@@ -30,7 +30,7 @@ FAR = StudyStatus(
 def test_cells_are_counted_by_what_became_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_file, "time", SimpleNamespace(time=lambda: 103.0))
     told = FAR.lines()
-    assert told[0] == "running: 9 done, 1 failed, 2 running, 12 waiting, of 24 cells"
+    assert told[0] == "running: 9 done, 1 failed, 2 running, 12 waiting, of 24 trainings"
     assert "failed: ivlp-real-seed2: the disk is full" in told
     assert "running: coop-both-1-seed1, coop-both-4-seed1" in told
     assert told[-1] == "last sign of life: 3 s ago"
@@ -79,7 +79,7 @@ def test_both_commands_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     storage.write_document(str(tmp_path / PROGRESS), FAR)
     for command in (["status", str(tmp_path)], ["study", "icons", "--status", "--out", str(tmp_path)]):
         assert run(command) == 0
-        assert "9 done, 1 failed, 2 running, 12 waiting, of 24 cells" in capsys.readouterr().out
+        assert "9 done, 1 failed, 2 running, 12 waiting, of 24 trainings" in capsys.readouterr().out
 
 
 def test_before_the_first_cell_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from syncclip.studies.tune import combinations, tune
+from syncclip.studies.tune import combinations_of, tune
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import tiny_dataset
 
@@ -38,7 +38,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_every_combination_is_tried() -> None:
-    assert combinations({"a": [1, 2], "b": ["x", "y"]}) == [
+    assert combinations_of({"a": [1, 2], "b": ["x", "y"]}) == [
         {"a": 1, "b": "x"},
         {"a": 1, "b": "y"},
         {"a": 2, "b": "x"},
@@ -55,22 +55,22 @@ def test_the_best_on_validation_is_chosen_and_the_record_kept(recipe: Recipe, tm
     tried = record["configurations"]["ivlp-real"]["search_space"]
     assert record["split"] == "val" and len(tried) == 4
     best = max(tried, key=lambda candidate: candidate["all_classes_hm"])
-    assert record["configurations"]["ivlp-real"]["chosen"] == best["values"]
+    assert record["configurations"]["ivlp-real"]["selected"] == best["values"]
     results = json.loads((tmp_path / "cells" / "ivlp-real-try0-seed1" / "results.json").read_text())
     assert results["split"] == "val"
     assert tried[0]["by_seed"]["1"] == results["all_classes_hm"]
     configuration = Recipe.load(str(tmp_path / "recipe.yaml")).study.configurations[1]
     assert configuration == choice.recipe.study.configurations[1]
-    assert configuration.overrides == {"training.momentum": 0.5, **best["values"]} and configuration.candidates == {}
+    assert configuration.overrides == {"training.momentum": 0.5, **best["values"]} and configuration.search_space == {}
     assert choice.recipe.evaluation.split == "test"
 
 
 def test_without_candidates_there_is_nothing_to_choose() -> None:
-    with pytest.raises(UserError, match="no configuration has candidates"):
+    with pytest.raises(UserError, match="no configuration has a search space"):
         tune(Recipe())
 
 
 def test_without_novel_classes_nothing_can_be_chosen(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no validation image of novel classes; settings are chosen by"):
+    with pytest.raises(UserError, match="has no validation image of novel classes"):
         tune(recipe.with_values({"dataset.base": "all"}), str(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -1,17 +1,17 @@
-// Bars of base and novel for each method and data use, and the paired differences with their intervals.
+// Bars of base and novel accuracy for each configuration, and paired differences with their intervals.
 
 const HATCH = "novel-hatch";
-/** A fill that leaves stripes: novel classes, in every figure. */
+/** Striped fill: novel classes in every figure. */
 const hatch = (id, colour) => svg("pattern", { id, width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
   svg("rect", { width: 5, height: 5, fill: colour, opacity: 0.28 }), svg("rect", { width: 2.2, height: 5, fill: colour }));
 
 figure("bars", (part) => {
-  const state = { protocol: "own", amount: null };
-  const pairs = { own: ["base", "novel", "hm"], open: ["all_classes_base", "all_classes_novel", "all_classes_hm"] };
+  const state = { protocol: "within_split", amount: null };
+  const pairs = { within_split: ["base", "novel", "hm"], all_classes: ["all_classes_base", "all_classes_novel", "all_classes_hm"] };
   const series = (configuration, metric) => ((payload.points[configuration.id] || {})[metric] || []);
   const ready = PROTOCOL_NAMES.filter(([protocol]) => [...configurations.values()].some((configuration) => series(configuration, pairs[protocol][0]).length));
   const amounts = [...new Set([...configurations.values()].flatMap((configuration) => series(configuration, "base").map((point) => point.n)))].filter((n) => n > 0).sort((a, b) => a - b);
-  state.protocol = (ready[0] || ["own"])[0];
+  state.protocol = (ready[0] || ["within_split"])[0];
   state.amount = amounts.at(-1) || 0;
   const row = html("div", { class: "control-row" });
   if (ready.length > 1) row.append(choice("Candidate classes", ready, state.protocol, (value) => { state.protocol = value; part.redraw(); }));
@@ -32,7 +32,7 @@ figure("bars", (part) => {
     const values = shown.flatMap((configuration) => [base, novel].map((metric) => { const point = pick(configuration, metric); return point ? point.mean + (point.se || 0) : 0; }));
     const ceiling = Math.min(100, Math.ceil(Math.max(10, ...values) / 10) * 10);
     const x = linear([0, ceiling], [left, right]);
-    const still = shown.find((configuration) => configuration.method === "zeroshot");
+    const zeroShot = shown.find((configuration) => configuration.method === "zeroshot");
     const image = canvas(part, width, height, shown.map((configuration) => `${configuration.label}: base ${fixed(pick(configuration, base).mean)}, novel ${fixed((pick(configuration, novel) || {}).mean)} per cent`).join("; "));
     const defs = svg("defs");
     image.append(defs);
@@ -46,21 +46,21 @@ figure("bars", (part) => {
       defs.append(hatch(`${HATCH}-${i}`, colour));
       if (narrow) image.append(text(0, y + 15, configuration.label, { class: "label strong" }));
       else image.append(text(left - 14, y + head + thick + gap / 2 + 4, configuration.label, { class: "label strong", "text-anchor": "end" }));
-      [base, novel].forEach((metric, half) => {
+      [base, novel].forEach((metric, split) => {
         const point = pick(configuration, metric);
         if (!point) return;
-        const at = y + head + half * (thick + gap);
+        const at = y + head + split * (thick + gap);
         const group = svg("g", { class: "bar" });
-        group.append(svg("rect", { x: x(0), y: at, width: Math.max(1, x(point.mean) - x(0)), height: thick, rx: 3, fill: half ? `url(#${HATCH}-${i})` : colour }));
-        const reference = still && still !== configuration && pick(still, metric);
+        group.append(svg("rect", { x: x(0), y: at, width: Math.max(1, x(point.mean) - x(0)), height: thick, rx: 3, fill: split ? `url(#${HATCH}-${i})` : colour }));
+        const reference = zeroShot && zeroShot !== configuration && pick(zeroShot, metric);
         if (reference) group.append(line(x(reference.mean), at - 2, x(reference.mean), at + thick + 2, { class: "zero-mark" }));
         if (point.se) group.append(whisker(x(point.mean - point.se), at + thick / 2, x(point.mean + point.se), at + thick / 2, 4, "var(--ink)"));
         group.append(text(x(point.mean + (point.se || 0)) + 7, at + thick / 2 + 4.5, fixed(point.mean), { class: "value" }));
         const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(configuration.label),
-          tipRow(null, half ? "novel classes" : "base classes", `${fixed(point.mean)} %`),
+          tipRow(null, split ? "novel classes" : "base classes", `${fixed(point.mean)} %`),
           point.se ? tipRow(null, "standard error", fixed(point.se)) : null,
           point.seeds.length > 1 ? tipRow(null, "seeds", point.seeds.map((seed) => fixed(seed)).join(" · ")) : null,
-          reference ? tipRow(null, "baseline zero-shot", signed(point.mean - reference.mean)) : null);
+          reference ? tipRow(null, "over zero-shot", signed(point.mean - reference.mean)) : null);
         group.addEventListener("pointermove", show);
         group.addEventListener("pointerdown", show);
         group.addEventListener("pointerleave", hideTip);
@@ -71,7 +71,7 @@ figure("bars", (part) => {
       if (both && !narrow) image.append(text(width - 4, y + head + thick + gap / 2 + 5, `HM ${fixed(both.mean)}`, { class: "label", "text-anchor": "end" }));
     });
     const cell = (point) => (point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : "");
-    numbers(part.root, ["method and data", "base", "novel", "harmonic mean", "seeds"], shown.map((configuration) => [configuration.label, cell(pick(configuration, base)), cell(pick(configuration, novel)), cell(pick(configuration, mean)), pick(configuration, base).seeds.length || 1]));
+    numbers(part.root, ["method", "base", "novel", "harmonic mean", "seeds"], shown.map((configuration) => [configuration.label, cell(pick(configuration, base)), cell(pick(configuration, novel)), cell(pick(configuration, mean)), pick(configuration, base).seeds.length || 1]));
     return marks;
   };
 });
@@ -81,10 +81,10 @@ figure("differences", (part) => {
   const bar = html("div", { class: "control-row" });
   part.controls.append(bar);
   const state = metricControls(bar, ready, () => part.redraw());
-  /** What both sides are called in short or in full; a configuration may be compared with itself at another amount. */
-  const sides = (entry, called) => (entry.configuration === entry.baseline
-    ? [`${configurations.get(entry.configuration)[called]}, ${entry.n}`, `${entry.baseline_n} per class`]
-    : [configurations.get(entry.configuration)[called], configurations.get(entry.baseline)[called]]);
+  /** Labels of both sides; a configuration may be compared with itself at another number of images. */
+  const sides = (entry, form) => (entry.configuration === entry.baseline
+    ? [`${configurations.get(entry.configuration)[form]}, ${entry.n}`, `${entry.baseline_n} per class`]
+    : [configurations.get(entry.configuration)[form], configurations.get(entry.baseline)[form]]);
 
   return (width) => {
     const narrow = width < 720;
@@ -98,7 +98,7 @@ figure("differences", (part) => {
     const air = 0.06 * (Math.max(0.5, ...ends) - Math.min(-0.5, ...ends));
     const x = linear([Math.min(-0.5, ...ends) - air, Math.max(0.5, ...ends) + air], [left, right]);
     const name = (entry) => sides(entry, "label").join(" over ");
-    const image = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, ${payload.level} interval ${spread(entry.low, entry.high)}`).join("; "));
+    const image = canvas(part, width, height, shown.map((entry) => `${name(entry)}: ${signed(entry.difference)} points, ${payload.level} CI ${spread(entry.low, entry.high)}`).join("; "));
     for (const value of ticks(x.invert(left), x.invert(right), narrow ? 5 : 7)) {
       image.append(line(x(value), top, x(value), height - 30, { class: "grid" }), text(x(value), height - 12, value ? signed(value, value % 1 ? 1 : 0) : "0", { class: "tick", "text-anchor": "middle" }));
     }
@@ -106,23 +106,22 @@ figure("differences", (part) => {
       text(x(0) - 10, 16, x(0) - left > 60 || !narrow ? "◂ worse" : "", { class: "axis-note", "text-anchor": "end" }), text(x(0) + 10, 16, "better ▸", { class: "axis-note" }));
     shown.forEach((entry, i) => {
       const y = top + i * step + (narrow ? 38 : step / 2);
-      const sure = entry.low > 0 ? "var(--gain)" : entry.high < 0 ? "var(--loss)" : "var(--unsure)";
+      const colour = entry.low > 0 ? "var(--gain)" : entry.high < 0 ? "var(--loss)" : "var(--unsure)";
       const [mine, other] = sides(entry, "short");
       const group = svg("g", { class: "row" });
       group.append(svg("rect", { x: 0, y: top + i * step, width, height: step, class: "row-back" }));
       if (narrow) {
         group.append(svg("rect", { x: 0, y: top + i * step, width, height: 27, class: "label-back" }));
         group.append(text(left, y - 18, mine, { class: "label strong" }, ), text(right, y - 18, signed(entry.difference), { class: "label strong", "text-anchor": "end" }));
-        const said = group.querySelector("text");
-        said.append(svg("tspan", { class: "dim" }, ` over ${other}`));
+        group.querySelector("text").append(svg("tspan", { class: "dim" }, ` over ${other}`));
       } else {
         group.append(text(left - 18, y + 4, "", { class: "label", "text-anchor": "end" }));
         group.querySelector("text").append(svg("tspan", { class: "strong" }, mine), svg("tspan", { class: "dim" }, ` over ${other}`));
         group.append(text(width - 4, y + 4, `${signed(entry.difference)}  [${signed(entry.low)}, ${signed(entry.high)}]`, { class: "value", "text-anchor": "end" }));
       }
-      if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: sure, class: "interval" }));
-      group.append(svg("circle", { cx: x(entry.difference), cy: y, r: 6, fill: sure, class: "point" }));
-      const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, `${payload.level} interval`, spread(entry.low, entry.high)),
+      if (known(entry.low) && known(entry.high)) group.append(svg("line", { x1: x(entry.low), x2: x(entry.high), y1: y, y2: y, stroke: colour, class: "interval" }));
+      group.append(svg("circle", { cx: x(entry.difference), cy: y, r: 6, fill: colour, class: "point" }));
+      const show = (event) => showTip(event.clientX, event.clientY, 16, tipTitle(name(entry)), tipRow(null, "difference", `${signed(entry.difference, 2)} points`), tipRow(null, `${payload.level} CI`, spread(entry.low, entry.high)),
         entry.n ? tipRow(null, "images per class", String(entry.n)) : null);
       group.addEventListener("pointermove", show);
       group.addEventListener("pointerdown", show);

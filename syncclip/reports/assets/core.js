@@ -1,5 +1,5 @@
-// What every figure is built on: nodes, scales, number formats, the tooltip, controls and the figure frame.
-// No library: six kinds of SVG marks need less code than a chart library needs settings, and the page stays small.
+// Shared by all figures: DOM nodes, scales, number formats, tooltip, controls and figure frame.
+// Six kinds of SVG marks need less code than the settings of a chart library.
 
 const payload = JSON.parse(document.getElementById("payload").textContent);
 const NS = "http://www.w3.org/2000/svg";
@@ -43,9 +43,9 @@ function ticks(low, high, count = 5) {
   const raw = (high - low || 1) / count;
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= raw);
-  const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at += 1) found.push(+(at * step).toFixed(6));
-  return found;
+  const values = [];
+  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at += 1) values.push(+(at * step).toFixed(6));
+  return values;
 }
 /** Spread labels ({y}) so that neighbours keep `gap` pixels, inside [top, bottom]. */
 function settle(labels, gap, top, bottom) {
@@ -55,13 +55,13 @@ function settle(labels, gap, top, bottom) {
   return labels;
 }
 
-// ---- configurations ----------------------------------------------------------------------------------------------------------
+// ---- configurations ------------------------------------------------------------------------------------------------
 
 const configurations = new Map((payload.configurations || []).map((configuration) => [configuration.id, configuration]));
-/** A configuration's colour: which number it has is said in configurations.py, which colour that is in style.css. */
+/** Colour of a configuration: its number is set in configurations.py, the colour in style.css. */
 const tone = (configuration) => `var(--tone-${configuration.tone})`;
 
-/** A point's mark: every configuration has a shape of its own, so that colour is never the only difference. */
+/** Marker of a configuration; shapes differ, so that colour is never the only difference. */
 function shape(name, x, y, size, attributes = {}) {
   const r = size;
   const paths = {
@@ -79,7 +79,7 @@ const swatch = (configuration) =>
 const tip = html("div", { class: "tip", role: "status", hidden: "" });
 document.body.append(tip);
 
-/** `gap`: pixels to keep free on both sides of the place, where marks are. */
+/** `gap`: pixels to keep free on both sides of the position. */
 function showTip(clientX, clientY, gap, ...content) {
   tip.replaceChildren(...content);
   tip.hidden = false;
@@ -99,12 +99,12 @@ const tipRow = (mark, name, value) => html("div", { class: "tip-row" }, mark, ht
 
 // ---- controls ------------------------------------------------------------------------------------------------------
 
-// The state of all controls is in the page's address, as #section&figure.control=value: a link shows what its sender saw.
+// The URL fragment holds the state of all controls, as #section&figure.control=value, so a link restores it.
 const fragment = () => location.hash.slice(1).split("&");
 const address = new URLSearchParams(fragment().filter((pair) => pair.includes("=")).join("&"));
 const section = () => (fragment()[0].includes("=") ? "" : fragment()[0]);
-/** What the address says of a control, if it is one of the options; else what it has at first. */
-const begun = (key, options, first) => (options.some(([value]) => String(value) === address.get(key)) ? address.get(key) : first);
+/** Initial value of a control: from the URL if it is one of the options, otherwise the first. */
+const initialValue = (key, options, first) => (options.some(([value]) => String(value) === address.get(key)) ? address.get(key) : first);
 function keep(key, value, standard) {
   if (String(value) === (address.get(key) ?? String(standard))) return;
   if (String(value) === String(standard)) address.delete(key); else address.set(key, String(value));
@@ -114,13 +114,13 @@ function locate() {
   history.replaceState(null, "", `#${section()}${String(address) && `&${address}`}`);
 }
 window.addEventListener("hashchange", () => { if (String(address)) locate(); });
-/** The figure to which controls belong that are made now. */
+/** Figure that owns the controls being created. */
 let owner = "page";
 
-/** A row of exclusive choices; arrow keys move between them. `standard` is the one that the address needn't say. */
+/** Row of exclusive options with arrow-key navigation. The URL omits the value `standard`. */
 function choice(label, options, first, changed, standard = first) {
   const key = `${owner}.${label}`;
-  const initial = begun(key, options, first);
+  const initial = initialValue(key, options, first);
   const chosen = (value) => { keep(key, value, standard); changed(value); };
   if (initial !== first) changed(initial);
   const group = html("div", { class: "choice", role: "radiogroup", "aria-label": label });
@@ -149,7 +149,7 @@ function choice(label, options, first, changed, standard = first) {
 }
 function dropdown(label, options, first, changed) {
   const key = `${owner}.${label}`;
-  const initial = begun(key, options, first);
+  const initial = initialValue(key, options, first);
   if (initial !== first) changed(initial);
   const list = html("select", { "aria-label": label, onchange: (event) => { keep(key, event.target.value, first); changed(event.target.value); } },
     ...options.map(([value, text]) => html("option", { value }, text)));
@@ -157,49 +157,49 @@ function dropdown(label, options, first, changed) {
   return list;
 }
 
-/** Two choices that together name a metric: who are the candidates, and which score. `ready(metric)` says what exists. */
+/** Two controls that select a metric: candidate classes and score. `ready(metric)`: whether it is available. */
 const PROTOCOLS = {
-  own: [["hm", "Harmonic mean"], ["base", "Base"], ["novel", "Novel"]],
-  open: [["all_classes_hm", "Harmonic mean"], ["all_classes_base", "Base"], ["all_classes_novel", "Novel"], ["all_classes_accuracy", "All"], ["openworld_auc", "OpenworldAUC"]],
+  within_split: [["hm", "Harmonic mean"], ["base", "Base"], ["novel", "Novel"]],
+  all_classes: [["all_classes_hm", "Harmonic mean"], ["all_classes_base", "Base"], ["all_classes_novel", "Novel"], ["all_classes_accuracy", "Accuracy"], ["openworld_auc", "OpenworldAUC"]],
 };
-const PROTOCOL_NAMES = [["own", "Own half"], ["open", "All classes"]];
-function metricControls(place, ready, changed) {
-  const [figure, who, score] = [owner, "Candidate classes", "Score"];
+const PROTOCOL_NAMES = [["within_split", "Within split"], ["all_classes", "All classes"]];
+function metricControls(container, ready, changed) {
+  const [figure, candidates, score] = [owner, "Candidate classes", "Score"];
   const offered = (protocol) => PROTOCOLS[protocol].filter(([metric]) => ready(metric));
   const protocols = PROTOCOL_NAMES.filter(([protocol]) => offered(protocol).length);
-  const standard = protocols.length ? protocols[0][0] : "own";
-  const state = { protocol: begun(`${figure}.${who}`, protocols, standard) };
-  state.metric = begun(`${figure}.${score}`, offered(state.protocol), null);
+  const standard = protocols.length ? protocols[0][0] : "within_split";
+  const state = { protocol: initialValue(`${figure}.${candidates}`, protocols, standard) };
+  state.metric = initialValue(`${figure}.${score}`, offered(state.protocol), null);
   const redraw = () => {
     const options = offered(state.protocol);
-    const bare = String(state.metric || "hm").replace("open_", "");
-    state.metric = (options.find(([metric]) => metric.replace("open_", "") === bare) || options[0] || ["hm"])[0];
+    const scoreOf = (metric) => String(metric || "hm").replace("all_classes_", "");
+    state.metric = (options.find(([metric]) => scoreOf(metric) === scoreOf(state.metric)) || options[0] || ["hm"])[0];
     owner = figure;
     if (options.length) keep(`${figure}.${score}`, state.metric, options[0][0]);
-    place.replaceChildren();
-    if (protocols.length > 1) place.append(choice(who, protocols, state.protocol, (value) => { state.protocol = value; redraw(); changed(); }, standard));
-    if (options.length) place.append(choice(score, options, state.metric, (value) => { state.metric = value; changed(); }, options[0][0]));
+    container.replaceChildren();
+    if (protocols.length > 1) container.append(choice(candidates, protocols, state.protocol, (value) => { state.protocol = value; redraw(); changed(); }, standard));
+    if (options.length) container.append(choice(score, options, state.metric, (value) => { state.metric = value; changed(); }, options[0][0]));
   };
   redraw();
   return state;
 }
-const METRIC_NAMES = { hm: "Harmonic mean", base: "Base classes", novel: "Novel classes", all: "All test images" };
-const metricName = (key) => METRIC_NAMES[key.replace("open_", "")] + (key.startsWith("open_") ? ", all classes as candidates" : "");
+const METRIC_NAMES = { hm: "Harmonic mean", base: "Base classes", novel: "Novel classes", accuracy: "All test images", openworld_auc: "OpenworldAUC" };
+const metricName = (key) => METRIC_NAMES[key.replace("all_classes_", "")] + (key.startsWith("all_classes_") ? ", all classes as candidates" : "");
 
 // ---- figures -------------------------------------------------------------------------------------------------------
 
-/** The numbers of a figure as a small table, in the fold under it. */
+/** The numbers of a figure as a table below it. */
 function numbers(root, head, rows) {
-  const place = root.querySelector("[data-numbers]");
-  if (!place) return;
-  place.replaceChildren(html("table", {},
+  const container = root.querySelector("[data-numbers]");
+  if (!container) return;
+  container.replaceChildren(html("table", {},
     html("thead", {}, html("tr", {}, ...head.map((text) => html("th", { scope: "col" }, text)))),
     html("tbody", {}, ...rows.map((row) => html("tr", {}, ...row.map((cell, i) => html(i ? "td" : "th", i ? {} : { scope: "row" }, String(cell))))))));
 }
 
 /**
- * Set up a figure. `build(part)` makes the controls once and returns `draw(width)`, which fills `part.plot` and
- * returns how many marks stand for data; the count is written to data-drawn. The figure is drawn again when its width changes.
+ * Set up a figure. `build(part)` creates the controls once and returns `draw(width)`, which fills `part.plot` and returns
+ * the number of data marks (data-drawn). A change of the width redraws the figure.
  */
 function figure(name, build) {
   const root = document.querySelector(`[data-figure="${name}"]`);
@@ -226,7 +226,7 @@ function figure(name, build) {
     new ResizeObserver(measure).observe(plot);
     offer(name, part);
   } catch (error) {
-    plot.replaceChildren(html("p", { class: "quiet" }, "This figure could not be drawn."));
+    plot.replaceChildren(html("p", { class: "quiet" }, "This figure can't be drawn."));
     console.error(`figure ${name}:`, error);
   }
 }
@@ -237,14 +237,14 @@ const canvas = (part, width, height, description, focusable = false) => {
   return image;
 };
 const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attributes }, content);
-/** Pixels that the longest of several labels takes, in the weight of `svg .strong`; some more, as the page's font may not be loaded yet. */
+/** Width of the longest label in pixels, with a margin in case the page's font is not loaded yet. */
 const widest = (part, labels) => {
   const pen = document.createElement("canvas").getContext("2d");
   pen.font = `600 14px ${getComputedStyle(part.root).fontFamily}`;
   return Math.ceil(Math.max(0, ...labels.map((label) => pen.measureText(label).width)) * 1.04) + 6;
 };
 const line = (x1, y1, x2, y2, attributes = {}) => svg("line", { x1, y1, x2, y2, ...attributes });
-/** An interval: a line with two feet. */
+/** Error bar with caps. */
 const whisker = (x1, y1, x2, y2, foot, colour) => {
   const [dx, dy] = x1 === x2 ? [foot, 0] : [0, foot];
   return svg("path", { d: `M${x1},${y1}L${x2},${y2}M${x1 - dx},${y1 - dy}L${x1 + dx},${y1 + dy}M${x2 - dx},${y2 - dy}L${x2 + dx},${y2 + dy}`,

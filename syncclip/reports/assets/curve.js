@@ -1,10 +1,10 @@
-// The scaling curve: accuracy over synthetic images per class, one line a configuration, fit with its interval, seeds as dots.
+// Scaling curve: accuracy over synthetic images per class, with fits, intervals and single seeds.
 
 figure("curve", (part) => {
   const ready = (metric) => [...configurations.keys()].some((id) => (payload.points[id] || {})[metric]);
   const hidden = new Set((address.get("curve.hidden") || "").split(",").filter((id) => configurations.has(id)));
   const bar = html("div", { class: "control-row" });
-  const chips = html("div", { class: "chips", role: "group", "aria-label": "Show or hide" });
+  const chips = html("div", { class: "chips", role: "group", "aria-label": "Show or hide configurations" });
   part.controls.append(bar, chips);
   const state = metricControls(bar, ready, () => part.redraw());
   for (const configuration of configurations.values()) {
@@ -32,7 +32,7 @@ figure("curve", (part) => {
     const end = Math.min(reach, most * 4) * (narrow ? 1.12 : 1.05);
     const height = narrow ? 330 : 450;
     const area = { left: 40, right: width - (narrow ? 10 : widest(part, shown.map((configuration) => configuration.short)) + 26), top: 26, bottom: height - 48 };
-    // Over 1 + n, so that the curve has a place for its beginning at 0.
+    // Logarithmic in 1 + n, which is defined at 0.
     const scale = logarithmic([(1 + least) * (least === most ? 0.5 : 0.82), 1 + Math.max(end, most * 1.25)], [area.left, area.right]);
     const x = (n) => scale(1 + n);
 
@@ -52,7 +52,7 @@ figure("curve", (part) => {
 
     if (end > most * 1.3) {
       image.append(svg("rect", { x: x(most * 1.12), y: area.top, width: area.right - x(most * 1.12), height: area.bottom - area.top, class: "beyond" }),
-        text(area.right - 6, area.bottom - 8, "forecast", { class: "axis-note", "text-anchor": "end" }));
+        text(area.right - 6, area.bottom - 8, "extrapolation", { class: "axis-note", "text-anchor": "end" }));
     }
     for (const value of ticks(floor - air, ceiling + air, narrow ? 6 : 8)) {
       image.append(line(area.left, y(value), area.right, y(value), { class: "grid" }), text(area.left - 8, y(value) + 4, fixed(value, value % 1 ? 1 : 0), { class: "tick", "text-anchor": "end" }));
@@ -71,9 +71,9 @@ figure("curve", (part) => {
     for (const configuration of drawn) {
       const series = seriesOf(configuration);
       const colour = tone(configuration);
-      const still = series.filter((point) => point.n === 0);
-      if (still.length) {
-        const { mean, se } = still[0];
+      const constant = series.filter((point) => point.n === 0);
+      if (constant.length) {
+        const { mean, se } = constant[0];
         if (se) inside.append(svg("rect", { x: area.left, y: y(mean + se), width: area.right - area.left, height: Math.max(1, y(mean - se) - y(mean + se)), fill: colour, class: "band" }));
         inside.append(line(area.left, y(mean), area.right, y(mean), { stroke: colour, class: "reference" }));
         labels.push({ y: y(mean), configuration, value: mean });
@@ -91,8 +91,8 @@ figure("curve", (part) => {
         inside.append(svg("path", { d: path(curve.filter((point) => point.n <= most * 1.001)), stroke: colour, class: "fit" }),
           svg("path", { d: path(curve.filter((point) => point.n >= most * 0.999)), stroke: colour, class: "fit forecast" }));
       } else {
-        const begun = known(beginOf(configuration)) ? [{ n: 0, value: beginOf(configuration) }] : [];
-        inside.append(svg("path", { d: path([...begun, ...series.map((point) => ({ n: point.n, value: point.mean }))]), stroke: colour, class: "fit" }));
+        const start = known(beginOf(configuration)) ? [{ n: 0, value: beginOf(configuration) }] : [];
+        inside.append(svg("path", { d: path([...start, ...series.map((point) => ({ n: point.n, value: point.mean }))]), stroke: colour, class: "fit" }));
       }
       const shift = (growing.indexOf(configuration) - (growing.length - 1) / 2) * (narrow ? 6 : 9);
       for (const point of series) {
@@ -112,7 +112,7 @@ figure("curve", (part) => {
       }
     }
 
-    // The tooltip stands beside the points of all configurations, which stand beside each other.
+    // The tooltip is placed beside the points of all configurations.
     const beside = 18 + (growing.length / 2) * (narrow ? 6 : 9);
     const hair = line(0, area.top, 0, area.bottom, { class: "hair", visibility: "hidden" });
     image.append(hair);
@@ -147,13 +147,13 @@ figure("curve", (part) => {
     }
 
     const columns = [...new Set(shown.flatMap((configuration) => seriesOf(configuration).map((point) => point.n)))].sort((a, b) => a - b);
-    numbers(part.root, ["per class", ...columns.map((n) => (n ? String(n) : "no synthetic")), "fit: error at n"],
+    numbers(part.root, ["per class", ...columns.map((n) => (n ? String(n) : "no synthetic")), "fitted error at n"],
       shown.map((configuration) => [configuration.label, ...columns.map((n) => { const point = seriesOf(configuration).find((entry) => entry.n === n); return point ? `${fixed(point.mean)}${point.se ? ` ± ${fixed(point.se)}` : ""}` : ""; }), (fitOf(configuration) || { formula: "" }).formula || ""]));
     const note = part.root.querySelector("[data-forecast]");
     if (note) {
-      const said = new Map();
-      for (const configuration of drawn.filter((one) => (fitOf(one) || {}).text)) said.set(fitOf(configuration).text, [...(said.get(fitOf(configuration).text) || []), configuration.short]);
-      note.replaceChildren(...[...said].map(([words, names]) => html("span", { class: "said" }, html("b", {}, names.join(", ")), `: ${words}`)));
+      const sentences = new Map();
+      for (const configuration of drawn.filter((other) => (fitOf(other) || {}).text)) sentences.set(fitOf(configuration).text, [...(sentences.get(fitOf(configuration).text) || []), configuration.short]);
+      note.replaceChildren(...[...sentences].map(([words, names]) => html("span", { class: "said" }, html("b", {}, names.join(", ")), `: ${words}`)));
     }
     return marks;
   };

@@ -1,12 +1,12 @@
-// What belongs to the page and to no figure: the scheme, the copy button, the sortable table, the strip at the top.
+// Page controls: colour scheme, copy buttons, sortable tables, the strip at the top.
 
 const root = document.documentElement;
 const schemeButton = document.getElementById("scheme");
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (root.dataset.scheme ? root.dataset.scheme === "dark" : systemDark.matches);
 const nameScheme = () => schemeButton.setAttribute("aria-label", isDark() ? "Use the light scheme" : "Use the dark scheme");
-// Storage is refused to pages opened from a file in some browsers: the choice then lasts as long as the page.
-const remember = (value) => { try { localStorage.setItem("syncclip-scheme", value); } catch { /* not allowed here */ } };
+// Some browsers deny storage to local files; the scheme is then not remembered.
+const remember = (value) => { try { localStorage.setItem("syncclip-scheme", value); } catch { /* storage is denied */ } };
 const remembered = () => { try { return localStorage.getItem("syncclip-scheme"); } catch { return null; } };
 const wanted = { dark: "dark", light: "light" }[section()] || remembered();
 if (wanted) root.dataset.scheme = wanted;
@@ -55,11 +55,11 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
 
 const ribbon = document.querySelector("[data-ribbon]");
 if (ribbon && strips.size) {
-  // Classes spread over the whole list, as many as one row holds; each is a real image above a synthetic one.
+  // Evenly spaced classes, each with a real image above a synthetic one.
   const chosen = payload.images.ribbon.filter((label) => strips.has(label));
   for (const label of chosen) {
     const strip = strips.get(label);
-    ribbon.append(html("button", { type: "button", "aria-label": `${className(label)}: show its images`, title: className(label), onclick: () => chooseClass(label, true) },
+    ribbon.append(html("button", { type: "button", "aria-label": `${className(label)}: show images`, title: className(label), onclick: () => chooseClass(label, true) },
       strip.real ? thumb(strip, 0, "") : null, strip.made ? thumb(strip, strip.real, "") : null));
   }
 }

@@ -1,6 +1,6 @@
-// A protocol's figures, a panel for each metric: ours baseline published figures, and averages over a growing number of images.
+// Figures of a protocol, a panel for each metric: scores next to published results, and averages over numbers of images.
 
-/** Panels for all metrics, as many side by side as have room for `least` pixels; `draw(part, width, metric)` fills one. */
+/** Panels for all metrics, side by side if each has at least `least` pixels; `draw(part, width, metric)` fills one. */
 function panels(part, width, least, draw) {
   const gap = 24;
   const columns = Math.max(1, Math.min(payload.metrics.length, Math.floor((width + gap) / (least + gap))));
@@ -16,14 +16,14 @@ function panels(part, width, least, draw) {
   return marks;
 }
 
-/** Ends of an axis of percentages that hold all values, a little apart. */
+/** Range of a percentage axis: all values with a margin. */
 const ends = (values) => {
   const [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [0, 100];
   const air = Math.max(2, (high - low) * 0.06);
   return [Math.max(0, low - air), Math.min(100, high + air)];
 };
 
-/** Show a tip where a mark is pointed at. */
+/** Show a tooltip at a mark. */
 const tipOf = (mark, ...content) => {
   const show = (event) => showTip(event.clientX, event.clientY, 16, ...content.map((make) => make()));
   mark.addEventListener("pointermove", show);
@@ -33,7 +33,7 @@ const tipOf = (mark, ...content) => {
 };
 
 figure("averages", (part) => {
-  const kinds = [["one", "a dataset", 3], ["ours", "average", 5.5], ["theirs", "published", 6]];
+  const kinds = [["one", "dataset", 3], ["ours", "average", 5.5], ["theirs", "published", 6]];
   part.controls.append(html("div", { class: "legend" }, ...kinds.map(([kind, name, r]) =>
     html("span", {}, svg("svg", { width: 16, height: 16, class: "swatch", "aria-hidden": "true" }, svg("circle", { cx: 8, cy: 8, r, class: kind })), name))));
   const names = 22 + 7 * Math.max(0, ...payload.lines.map((row) => row.label.length));

@@ -1,10 +1,10 @@
-// A figure as a file: SVG and PNG as on paper (light, 760 px wide whatever the window is, the font inside), its numbers as CSV.
+// Save a figure as SVG or PNG (light scheme, 760 px wide, with the font embedded), and its numbers as CSV.
 
 const PAPER = 760;
-/** What a stylesheet says of marks, and a file of its own has to say itself. */
+/** Properties that a standalone file must contain itself. */
 const STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "opacity", "visibility", "paint-order", "font-size", "font-weight", "font-family"];
 
-/** A copy of an SVG node in which each element holds its own styles. */
+/** Copy of an SVG node with inline styles. */
 function styled(image) {
   const copy = image.cloneNode(true);
   const [from, into] = [image, copy].map((root) => [root, ...root.querySelectorAll("*")]);
@@ -62,7 +62,7 @@ function download(name, blob) {
 }
 const source = (image) => new Blob([new XMLSerializer().serializeToString(image)], { type: "image/svg+xml" });
 
-/** Three dots for each of the SVG's: 2,280 pixels are 19 cm at 300 dots an inch. */
+/** Three pixels per SVG unit: 2,280 pixels are 19 cm at 300 dpi. */
 async function dots(image, times = 3) {
   const url = await new Promise((done) => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.readAsDataURL(source(image)); });
   const picture = new Image();
@@ -76,7 +76,7 @@ async function dots(image, times = 3) {
 const cell = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
 const rowsOf = (table) => [...table.rows].map((row) => [...row.cells].map((one) => cell(one.textContent.replace(MINUS, "-"))).join(",")).join("\n");
 
-/** The buttons below a figure. */
+/** Buttons below a figure. */
 function offer(name, part) {
   const place = part.root.querySelector("[data-save]");
   if (!place) return;

@@ -1,11 +1,11 @@
-// The feature map of both domains before and after alignment, what the study cost, and how training went.
+// Feature maps of both domains before and after training, cost of the study, and training losses.
 
 figure("map", (part) => {
   const stages = payload.map.stages;
   const domains = [["real", "var(--real)", "circle"], ["synthetic", "var(--made)", "diamond"]];
   let held = null;
   part.controls.append(html("div", { class: "legend" }, ...domains.map(([name, colour, mark]) => html("span", {}, svg("svg", { width: 14, height: 14, class: "swatch", "aria-hidden": "true" }, shape(mark, 7, 7, 4.5, { fill: colour })), name)),
-    html("span", {}, svg("svg", { width: 26, height: 14, class: "swatch", "aria-hidden": "true" }, line(2, 7, 24, 7, { class: "gap-line" })), "between the two domains' means")));
+    html("span", {}, svg("svg", { width: 26, height: 14, class: "swatch", "aria-hidden": "true" }, line(2, 7, 24, 7, { class: "gap-line" })), "distance between the domain means")));
 
   return (width) => {
     const side = width >= 640 && stages.length > 1;
@@ -26,7 +26,7 @@ figure("map", (part) => {
     };
     held = null;
     for (const stage of stages) {
-      // Each map has axes and a scale of its own (a trained feature space is another one), but both directions count alike.
+      // Each map has its own scale, equal in both directions; feature spaces before and after training are not comparable.
       const [left, right, low, high] = [Math.min(...stage.x), Math.max(...stage.x), Math.min(...stage.y), Math.max(...stage.y)];
       const zoom = Math.min((size - 36) / (right - left || 1), (height - 36) / (high - low || 1));
       const x = (value) => size / 2 + (value - (left + right) / 2) * zoom;
@@ -42,9 +42,9 @@ figure("map", (part) => {
         marks += 1;
       }
       for (const label of new Set(stage.label)) {
-        const [one, other] = [0, 1].map((domain) => indices.filter((i) => stage.label[i] === label && stage.domain[i] === domain));
-        if (!one.length || !other.length) continue;
-        const [[x1, y1], [x2, y2]] = [middle(one), middle(other)];
+        const [real, synthetic] = [0, 1].map((domain) => indices.filter((i) => stage.label[i] === label && stage.domain[i] === domain));
+        if (!real.length || !synthetic.length) continue;
+        const [[x1, y1], [x2, y2]] = [middle(real), middle(synthetic)];
         ties.append(svg("line", { x1: x(x1), y1: y(y1), x2: x(x2), y2: y(y2), class: "tie", "data-label": label }));
       }
       image.append(dots, ties);
@@ -78,7 +78,7 @@ figure("map", (part) => {
   };
 });
 
-/** One bar cut into named parts, with a legend that carries the numbers. */
+/** Stacked bar with a legend of its parts. */
 function cutBar(part, width, parts, unit, colours) {
   const total = parts.reduce((sum, entry) => sum + entry.value, 0) || 1;
   const image = svg("svg", { width, height: 30, viewBox: `0 0 ${width} 30`, role: "img", "aria-label": `${part.title}: ${parts.map((entry) => `${entry.name} ${entry.text}`).join(", ")}` });

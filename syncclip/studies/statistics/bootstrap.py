@@ -1,11 +1,7 @@
-"""Bootstrap over seeds, and over test images, classes or datasets: how certain is a difference between two
-configurations?
+"""Bootstrap confidence intervals of metrics and of paired differences between configurations.
 
-Two sources of randomness are resampled together: the seed (shots, start, order of a training), and what is tested.
-That may be images of the same classes, other classes with all of their images, or other datasets: three questions, of
-which the second is that of a reader with classes of their own. Both configurations of a comparison see the same
-seeds and the
-same images in every draw, so what they share cancels.
+Two sources of randomness are resampled: the seeds of the trainings, and the test data (images, classes with all of
+their images, or datasets). All configurations share the same resamples, so common variation cancels in a difference.
 """
 
 from __future__ import annotations
@@ -18,59 +14,51 @@ import numpy as np
 import numpy.typing as npt
 
 from syncclip.evaluation.metrics import HARMONIC, METRICS, Number
-from syncclip.studies.statistics.metrics import Answers, Taken, drawn_metrics, mean_metrics, run_metrics
+from syncclip.studies.statistics.metrics import Outcomes, UnitCounts, mean_metrics, resampled_metrics, run_metrics
 
 Floats = npt.NDArray[np.float64]
 
 Unit = Literal["images", "classes", "datasets"]
-"""What of the test data is drawn again, beside the seeds."""
-ONE_HALF = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
-"""Metrics that only the base classes' images decide (0), or the novel ones' (1); all others rest on both."""
+"""Resampled unit of the test data."""
+SINGLE_SPLIT = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
+"""Metrics that depend on the images of the base classes (0) or of the novel classes (1) only; all others use both."""
 
 
 @dataclass(frozen=True)
-class Half:
-    """What of one half of every dataset, base or novel, is taken in each draw; of the other half all is taken once.
+class SplitResamples:
+    """Resamples of the base or the novel split of every dataset; the other split is used once as a whole.
 
     Attributes:
-        novel: which half.
-        taken: for each dataset; None where it has no image of the half.
-        widen: (R,) by how much the deviation of a draw is too small; NaN where no spread can be known.
+        units: for each dataset; None if it has no image of the split.
+        widen: (R,) factors that correct the deviation of a resample for few units; NaN if the spread is unknown.
     """
 
     novel: bool
-    taken: Sequence[Taken | None]
+    units: Sequence[UnitCounts | None]
     widen: Floats
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Weights of seeds, and what of the test data is taken, in each draw.
+class Resamples:
+    """Weights of the seeds and resampled test data.
 
     Attributes:
-        seeds: (R, S) weights of the seeds, each row's sum is 1.
-        halves: base and novel; none where datasets are drawn.
-        datasets: (R, D) weights of the datasets, each row's sum is 1, NaN of a single one; None where they are fixed.
+        seeds: (R, S) weights of the seeds, rows sum to 1.
+        splits: base and novel; empty if datasets are resampled.
+        datasets: (R, D) weights of the datasets, rows sum to 1, NaN for a single one; None if they are fixed.
     """
 
     seeds: Floats
-    halves: Sequence[Half] = ()
+    splits: Sequence[SplitResamples] = ()
     datasets: Floats | None = None
 
 
 def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> Floats:
-    """Random weights that give a mean over few seeds the spread that is fair to it: (R, S), rows sum to 1.
+    """Random weights that give a mean over few seeds an unbiased spread: (R, S), rows sum to 1.
 
-    Taking whole seeds with replacement fails for the usual three or five: the variance is too small by (S - 1) / S
-    and the tails are those of a normal distribution where the mean of a few runs follows Student's. So weights are
-    drawn instead (a Gaussian multiplier bootstrap): every weighted mean has the unbiased variance s^2 / S and, by a
-    common random scale in each draw, the tails of Student's distribution with S - 1 degrees of freedom. One seed
-    alone always weighs 1.
-
-    Args:
-        seeds: S, at least 1.
-        resamples: R.
-        generator: source of randomness.
+    Resampling whole seeds with replacement underestimates the variance of three or five by (S - 1) / S, with normal
+    tails. The weights of this Gaussian multiplier bootstrap give every weighted mean the unbiased variance s^2 / S and,
+    by a common random scale per resample, the tails of Student's distribution with S - 1 degrees of freedom.
     """
     if seeds == 1:
         return np.ones((resamples, 1))
@@ -81,114 +69,109 @@ def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> 
     return weights
 
 
-def make_draws(
-    seeds: int, tested: Sequence[Answers], resamples: int, generator: np.random.Generator, unit: Unit = "images"
-) -> Draws:
-    """Draw seeds' weights and, with replacement, images or classes; of datasets, weights.
+def make_resamples(
+    seeds: int, tested: Sequence[Outcomes], resamples: int, generator: np.random.Generator, unit: Unit = "images"
+) -> Resamples:
+    """Resample seeds, and images, classes or datasets.
 
-    Images and classes are drawn within each half of each dataset, whose sizes are not random. A class brings all of
-    its images. Few classes, as few seeds, would give too little spread and the tails of a normal distribution:
-    `Half.widen` has what is missing to the unbiased variance, and Student's tails.
+    Images and classes are resampled with replacement within each split of each dataset, a class with all of its images;
+    `SplitResamples.widen` corrects for few classes as `seed_weights` does for few seeds.
 
     Args:
-        seeds: S.
-        tested: any run's answers on each of D datasets.
-        resamples: R.
-        generator: source of randomness.
-        unit: what is drawn; where no dataset has two classes of a half, or there is one dataset alone, the intervals
-            over them are NaN.
+        tested: outcomes of any run on each of D datasets.
+        unit: intervals over classes are NaN if no dataset has two classes of a split; those over a single dataset are
+            NaN.
     """
     weights = seed_weights(seeds, resamples, generator)
     if unit == "datasets":
         few = len(tested) < 2
-        return Draws(weights, (), seed_weights(len(tested), resamples, generator) * (np.nan if few else 1))
-    return Draws(weights, [_half(tested, novel, resamples, generator, unit) for novel in (False, True)])
+        return Resamples(weights, (), seed_weights(len(tested), resamples, generator) * (np.nan if few else 1))
+    return Resamples(weights, [_split(tested, novel, resamples, generator, unit) for novel in (False, True)])
 
 
-def _half(tested: Sequence[Answers], novel: bool, resamples: int, generator: np.random.Generator, unit: Unit) -> Half:
-    taken: list[Taken | None] = []
+def _split(
+    tested: Sequence[Outcomes], novel: bool, resamples: int, generator: np.random.Generator, unit: Unit
+) -> SplitResamples:
+    counts: list[UnitCounts | None] = []
     sizes = []
-    for one in tested:
-        half = one.novel == novel
-        if not half.any():
-            taken.append(None)
+    for outcomes in tested:
+        split = outcomes.novel == novel
+        if not split.any():
+            counts.append(None)
             continue
-        _, units = np.unique(np.flatnonzero(half) if unit == "images" else one.label[half], return_inverse=True)
+        ids = np.flatnonzero(split) if unit == "images" else outcomes.label[split]
+        _, units = np.unique(ids, return_inverse=True)
         sizes.append(int(units.max()) + 1)
-        counts = generator.multinomial(sizes[-1], np.full(sizes[-1], 1 / sizes[-1]), size=resamples)
-        taken.append(Taken(counts.astype(np.uint16), units))
+        drawn = generator.multinomial(sizes[-1], np.full(sizes[-1], 1 / sizes[-1]), size=resamples)
+        counts.append(UnitCounts(drawn.astype(np.uint16), units))
     widen, freedom = np.ones(resamples), sum(sizes) - len(sizes)
-    if unit == "classes":
-        widen = (
-            np.sqrt(sum(sizes) / generator.chisquare(freedom, size=resamples))
-            if freedom
-            else np.full(resamples, np.nan)
-        )
-    return Half(novel, taken, widen)
+    if unit == "classes" and freedom:
+        widen = np.sqrt(sum(sizes) / generator.chisquare(freedom, size=resamples))
+    elif unit == "classes":
+        widen = np.full(resamples, np.nan)
+    return SplitResamples(novel, counts, widen)
 
 
 def _weighted(
     datasets: Sequence[Mapping[str, Floats]], means: Mapping[str, Floats], weights: Floats
 ) -> dict[str, Floats]:
-    """The metrics under drawn weights of the datasets: (R, S).
+    """Metrics under resampled weights of the datasets: (R, S).
 
-    Of few datasets weights are often negative, and the harmonic mean of what they give is no mean of anything: it goes
-    along its tangent at the means.
+    Weights of few datasets are often negative, which makes a harmonic mean of weighted means meaningless; its tangent
+    at the means is used instead.
     """
-    found = {
-        name: weights @ np.concatenate([one[name] for one in datasets]) for name in METRICS if name not in HARMONIC
+    metrics = {
+        name: weights @ np.concatenate([of[name] for of in datasets]) for name in METRICS if name not in HARMONIC
     }
     for name, (first, second) in HARMONIC.items():
         base, novel = means[first], means[second]
-        rise = novel**2 * (found[first] - base) + base**2 * (found[second] - novel)
-        found[name] = means[name] + np.divide(2 * rise, (base + novel) ** 2, out=0 * rise, where=base + novel > 0)
-    return found
+        rise = novel**2 * (metrics[first] - base) + base**2 * (metrics[second] - novel)
+        metrics[name] = means[name] + np.divide(2 * rise, (base + novel) ** 2, out=0 * rise, where=base + novel > 0)
+    return metrics
 
 
-Drawn = Mapping[str, tuple[Floats, Floats]]
-"""Each metric of a configuration, mean over datasets: of every seed (S,), and the mean over seeds in every draw
-(R,)."""
+Resampled = Mapping[str, tuple[Floats, Floats]]
+"""Metric -> means over datasets: of every seed (S,), and the mean over seeds in every resample (R,)."""
 
 
-def configuration_metrics(answers: Sequence[Answers], resamples: Draws) -> Drawn:
-    """What a configuration reached, and reaches in each draw.
+def configuration_metrics(outcomes: Sequence[Outcomes], resamples: Resamples) -> Resampled:
+    """All metrics of a configuration, for every seed and in every resample; a single run stands for every seed.
 
-    One run stands for every seed. Seeds and what is tested are drawn apart and their deviations added. Drawing both at
-    once would count twice what a seed answers differently by chance: in the spread between seeds, and again in the
-    images drawn for each of them.
+    Seeds and test data are resampled separately and their deviations added. Resampling both at once would count a
+    random
+    difference between seeds twice: in the spread over seeds, and in the images resampled for each of them.
 
     Args:
-        answers: on each of the datasets.
+        outcomes: one entry per dataset.
     """
-    each = [run_metrics(one) for one in answers]
-    runs = mean_metrics(each)
-    halves = [
-        (
-            mean_metrics([drawn_metrics(a, half.novel, b) for a, b in zip(answers, half.taken, strict=True)]),
-            half.widen,
+    datasets = [run_metrics(of) for of in outcomes]
+    runs = mean_metrics(datasets)
+    splits = [
+        mean_metrics(
+            [resampled_metrics(of, split.novel, units) for of, units in zip(outcomes, split.units, strict=True)]
         )
-        for half in resamples.halves
+        for split in resamples.splits
     ]
     if resamples.datasets is not None:
-        drawn = _weighted(each, runs, resamples.datasets)
-    found = {}
+        weighted = _weighted(datasets, runs, resamples.datasets)
+    metrics = {}
     for name in METRICS:
-        of_seeds = runs[name][0]
-        values = np.full(len(resamples.seeds), of_seeds.mean())
-        if len(of_seeds) > 1:
-            values = values + (resamples.seeds - 1 / len(of_seeds)) @ of_seeds
+        seeds = runs[name][0]
+        values = np.full(len(resamples.seeds), seeds.mean())
+        if len(seeds) > 1:
+            values = values + (resamples.seeds - 1 / len(seeds)) @ seeds
         if resamples.datasets is not None:
-            values = values + drawn[name].mean(axis=1) - of_seeds.mean()
-        for number, (taken, widen) in enumerate(halves):
-            if ONE_HALF.get(name, number) == number:
-                values = values + widen * (taken[name].mean(axis=1) - of_seeds.mean())
-        found[name] = of_seeds, values
-    return found
+            values = values + weighted[name].mean(axis=1) - seeds.mean()
+        for number, split in enumerate(splits):
+            if SINGLE_SPLIT.get(name, number) == number:
+                values = values + resamples.splits[number].widen * (split[name].mean(axis=1) - seeds.mean())
+        metrics[name] = seeds, values
+    return metrics
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and the interval around it."""
+    """An estimate and its confidence interval."""
 
     estimate: Number
     low: Number
@@ -196,21 +179,15 @@ class Interval:
 
 
 def interval(estimate: float, resamples: Floats, confidence_level: float) -> Interval:
-    """The percentile interval over draws (R,), infinite draws included."""
+    """Percentile interval over resamples (R,), which may be infinite."""
     edge = (1 - confidence_level) / 2
-    low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")  # never mixes a number with infinity
+    low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")  # never averages with infinity
     return Interval(float(estimate), float(low), float(high))
 
 
-def difference(ours: Drawn, theirs: Drawn, confidence_level: float = 0.95) -> Mapping[str, Interval]:
-    """The first configuration minus the second, in points, for every metric.
-
-    Args:
-        ours, theirs: of both configurations, with the same draws; of the same seeds in the same order, or of one run
-        for all.
-        confidence_level: coverage of the intervals: percentiles over the draws.
-    """
+def difference(first: Resampled, second: Resampled, confidence_level: float = 0.95) -> Mapping[str, Interval]:
+    """The first configuration minus the second, in points, for every metric; both with the same seeds and resamples."""
     return {
-        name: interval((ours[name][0] - theirs[name][0]).mean(), ours[name][1] - theirs[name][1], confidence_level)
+        name: interval((first[name][0] - second[name][0]).mean(), first[name][1] - second[name][1], confidence_level)
         for name in METRICS
     }

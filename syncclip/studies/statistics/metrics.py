@@ -1,4 +1,4 @@
-"""Every metric of runs from their answers: of all images, or where only some of a half are taken, as a draw does."""
+"""All metrics of runs from correct and wrong predictions: over all test images, or over a resample of one split."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ import numpy.typing as npt
 
 from syncclip.evaluation.metrics import HARMONIC, METRICS, Floats, harmonic_mean, pairs_won, percentage
 
-DRAWS_AT_ONCE = 256
+RESAMPLES_PER_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What the runs of one configuration answered on one dataset, one row a run.
+class Outcomes:
+    """Correct and wrong predictions of S runs of one configuration on the P test images of a dataset.
 
     Attributes:
-        own: (S, P) bool, right among the candidates of the image's own half.
-        open: (S, P) bool, right among all classes.
-        base_score: (S, P), see `Predictions`; NaN where it was not measured.
+        within_split: (S, P) bool, correct among the classes of the image's own split.
+        all_classes: (S, P) bool, correct among all classes.
+        base_score: (S, P), see `Predictions`; NaN if not measured.
         label: (P,) class ids.
         base: number of base classes, which have the first ids.
     """
 
-    own: npt.NDArray[np.bool_]
-    open: npt.NDArray[np.bool_]
+    within_split: npt.NDArray[np.bool_]
+    all_classes: npt.NDArray[np.bool_]
     base_score: Floats
     label: npt.NDArray[np.int64]
     base: int
 
     def __post_init__(self) -> None:
-        assert self.own.shape == self.open.shape == self.base_score.shape, "one answer an image"
-        assert self.own.shape[1:] == self.label.shape, "one answer an image"
+        assert self.within_split.shape == self.all_classes.shape == self.base_score.shape, "one prediction per image"
+        assert self.within_split.shape[1:] == self.label.shape, "one prediction per image"
 
     @property
     def novel(self) -> npt.NDArray[np.bool_]:
@@ -44,88 +44,85 @@ class Answers:
 
     @cached_property
     def won(self) -> Floats:
-        """(S, P) of each run and image: see `pairs_won`; NaN of a run that was not measured."""
+        """(S, P) `pairs_won` of each run; NaN for a run without base scores."""
         return np.stack(
             [
                 pairs_won(score, right, self.novel) if np.isfinite(score).all() else np.full(len(score), np.nan)
-                for score, right in zip(self.base_score, self.own, strict=True)
+                for score, right in zip(self.base_score, self.within_split, strict=True)
             ]
         )
 
 
-class Taken(NamedTuple):
-    """Which units of one half of a dataset are taken in each draw: images, or classes with all of theirs."""
+class UnitCounts(NamedTuple):
+    """Resamples of one split of a dataset; a unit is an image, or a class with all of its images."""
 
     counts: npt.NDArray[np.uint16]
-    """(R, U) how often each unit is taken."""
+    """(R, U) multiplicity of each unit."""
     unit: npt.NDArray[np.int64]
-    """(P_half,) the unit of each of the half's images."""
+    """(P_split,) unit of each image of the split."""
 
 
-class _Hits(NamedTuple):
-    """What the images of one half add to the metrics: of each run (S,), or of each draw and run (R, S)."""
+class _Sums(NamedTuple):
+    """Sums over the images of one split, for each run (S,) or for each resample and run (R, S)."""
 
-    own: Floats
-    open: Floats
+    within_split: Floats
+    all_classes: Floats
     pairs: Floats
-    """True pairs with an image of the other half, see `openworld_auc`."""
+    """Correct pairs with an image of the other split, see `openworld_auc`."""
     images: Floats
     """(1,) or (R, 1)."""
 
 
-def run_metrics(answers: Answers) -> dict[str, Floats]:
-    """Every metric of every run on one dataset, in per cent: of each of `METRICS` (1, S), NaN where a half is empty."""
-    return _metrics(_hits(answers, False, None), _hits(answers, True, None), False)
+def run_metrics(outcomes: Outcomes) -> dict[str, Floats]:
+    """All `METRICS` of every run on one dataset, in per cent: (1, S), NaN if a split is empty."""
+    return _metrics(_sums(outcomes, False, None), _sums(outcomes, True, None), False)
 
 
-def drawn_metrics(answers: Answers, novel: bool, taken: Taken | None) -> dict[str, Floats]:
-    """The same where of one half's images those that are taken count, in each draw: (R, S), or (1, S) without draws."""
-    base, novel_half = (_hits(answers, half, taken if half == novel else None) for half in (False, True))
-    return _metrics(base, novel_half, novel)
+def resampled_metrics(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> dict[str, Floats]:
+    """`run_metrics` with the images of one split resampled: (R, S), or (1, S) without resamples."""
+    base, other = (_sums(outcomes, split, units if split == novel else None) for split in (False, True))
+    return _metrics(base, other, novel)
 
 
-def _hits(answers: Answers, novel: bool, taken: Taken | None) -> _Hits:
-    """All metrics are sums over a half's images, so that a draw of thousands is one product of matrices."""
-    half = answers.novel == novel
-    own = answers.own[:, half].astype(np.float64)
-    each = np.concatenate([own, answers.open[:, half], own * answers.won[:, half], np.ones((1, len(own.T)))])
-    if taken is None:
-        sums = each.sum(axis=1)[None]
+def _sums(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> _Sums:
+    """All metrics are sums over a split's images, so thousands of resamples are one matrix product."""
+    split = outcomes.novel == novel
+    own = outcomes.within_split[:, split].astype(np.float64)
+    rows = np.concatenate([own, outcomes.all_classes[:, split], own * outcomes.won[:, split], np.ones((1, len(own.T)))])
+    if units is None:
+        sums = rows.sum(axis=1)[None]
     else:
-        units = taken.counts.shape[1]
-        of_unit = np.stack([np.bincount(taken.unit, weights=row, minlength=units) for row in each], axis=1)
-        starts = range(0, len(taken.counts), DRAWS_AT_ONCE)
-        sums = np.concatenate([taken.counts[at : at + DRAWS_AT_ONCE].astype(np.float64) @ of_unit for at in starts])
+        per_unit = [np.bincount(units.unit, weights=row, minlength=units.counts.shape[1]) for row in rows]
+        matrix = np.stack(per_unit, axis=1)
+        starts = range(0, len(units.counts), RESAMPLES_PER_BATCH)
+        batches = (units.counts[at : at + RESAMPLES_PER_BATCH].astype(np.float64) for at in starts)
+        sums = np.concatenate([batch @ matrix for batch in batches])
     runs = len(own)
-    return _Hits(sums[:, :runs], sums[:, runs : 2 * runs], sums[:, 2 * runs : 3 * runs], sums[:, -1:])
+    return _Sums(sums[:, :runs], sums[:, runs : 2 * runs], sums[:, 2 * runs : 3 * runs], sums[:, -1:])
 
 
-def _metrics(base: _Hits, novel: _Hits, novel_drawn: bool) -> dict[str, Floats]:
-    pairs = (novel if novel_drawn else base).pairs
-    found = {
-        "base": percentage(base.own, base.images),
-        "novel": percentage(novel.own, novel.images),
-        "all_classes_base": percentage(base.open, base.images),
-        "all_classes_novel": percentage(novel.open, novel.images),
-        "all_classes_accuracy": percentage(base.open + novel.open, base.images + novel.images),
+def _metrics(base: _Sums, novel: _Sums, novel_resampled: bool) -> dict[str, Floats]:
+    pairs = (novel if novel_resampled else base).pairs
+    metrics = {
+        "base": percentage(base.within_split, base.images),
+        "novel": percentage(novel.within_split, novel.images),
+        "all_classes_base": percentage(base.all_classes, base.images),
+        "all_classes_novel": percentage(novel.all_classes, novel.images),
+        "all_classes_accuracy": percentage(base.all_classes + novel.all_classes, base.images + novel.images),
         "openworld_auc": percentage(pairs, base.images * novel.images),
     }
-    shape = np.broadcast_shapes(*(one.shape for one in found.values()))
-    return with_harmonic({name: np.broadcast_to(one, shape) for name, one in found.items()})
+    shape = np.broadcast_shapes(*(values.shape for values in metrics.values()))
+    return _with_harmonic({name: np.broadcast_to(values, shape) for name, values in metrics.items()})
 
 
-def with_harmonic(found: dict[str, Floats]) -> dict[str, Floats]:
-    """All of `METRICS`, where the harmonic means follow from the others."""
-    found |= {name: harmonic_mean(found[first], found[second]) for name, (first, second) in HARMONIC.items()}
-    return {name: found[name] for name in METRICS}
+def _with_harmonic(metrics: dict[str, Floats]) -> dict[str, Floats]:
+    """All `METRICS`, the harmonic means computed from the others."""
+    metrics |= {name: harmonic_mean(metrics[first], metrics[second]) for name, (first, second) in HARMONIC.items()}
+    return {name: metrics[name] for name in METRICS}
 
 
 def mean_metrics(datasets: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
-    """The mean of every metric over datasets; of harmonic means, the harmonic mean of the means.
-
-    Args:
-        datasets: of each, what `run_metrics` returns.
-    """
+    """Mean of every metric over the datasets' `run_metrics`; harmonic means are those of the means."""
     plain = [name for name in METRICS if name not in HARMONIC]
-    parts = {name: np.broadcast_arrays(*(one[name] for one in datasets)) for name in plain}
-    return with_harmonic({name: np.mean(part, axis=0) for name, part in parts.items()})
+    parts = {name: np.broadcast_arrays(*(metrics[name] for metrics in datasets)) for name in plain}
+    return _with_harmonic({name: np.mean(part, axis=0) for name, part in parts.items()})

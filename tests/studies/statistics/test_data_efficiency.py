@@ -40,18 +40,11 @@ def test_synthetic_images_are_told_in_real_ones() -> None:
         assert one.per_real.estimate == pytest.approx(one.n / (shots - 3), rel=0.1)
 
 
-def test_what_brings_nothing_replaces_no_real_image() -> None:
-    real, mixed = (
-        exact(SHOTS, law(SHOTS, 20, 16, 0.5)),
-        exact(AMOUNTS, np.full(len(AMOUNTS), 30.0)),
-    )  # worse than the 4 shots alone
-    assert all(np.isinf(one.per_real.estimate) for one in exchange(real, mixed, own=4))
-
-
-def test_what_no_number_of_real_images_reaches_is_infinite() -> None:
-    real, mixed = exact(SHOTS, law(SHOTS, 20, 16, 0.5)), exact(AMOUNTS, np.full(len(AMOUNTS), 19.0))
-    for one in exchange(real, mixed, own=4):
-        assert np.isinf(one.shots.estimate) and one.per_real.estimate == 0
+def test_equivalents_are_infinite_without_a_gain_or_beyond_the_law() -> None:
+    real = exact(SHOTS, law(SHOTS, 20, 16, 0.5))
+    worse, best = (exact(AMOUNTS, np.full(len(AMOUNTS), error)) for error in (30.0, 19.0))  # 4 shots alone have 27.2
+    assert all(np.isinf(of.per_real.estimate) for of in exchange(real, worse, own=4))
+    assert all(np.isinf(of.shots.estimate) and of.per_real.estimate == 0 for of in exchange(real, best, own=4))
 
 
 def test_intervals_hold_the_true_number_of_shots() -> None:

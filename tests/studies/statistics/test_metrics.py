@@ -1,4 +1,4 @@
-"""Metrics from answers."""
+"""Metrics from outcomes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from syncclip.evaluation.metrics import METRICS
 from syncclip.evaluation.predict import Predictions, results
-from syncclip.studies.statistics.bootstrap import Unit, make_draws
-from syncclip.studies.statistics.metrics import Answers, drawn_metrics, mean_metrics, run_metrics
-from tests.studies.statistics.test_bootstrap import answers
+from syncclip.studies.statistics.bootstrap import Unit, make_resamples
+from syncclip.studies.statistics.metrics import Outcomes, mean_metrics, resampled_metrics, run_metrics
+from tests.studies.statistics.test_bootstrap import outcomes
 
 
 def test_metrics_equal_those_of_the_evaluation() -> None:
@@ -21,9 +21,9 @@ def test_metrics_equal_those_of_the_evaluation() -> None:
     opened = np.where(generator.random(50) < 0.5, label, (label + 1) % 6)
     confidence = np.full(50, 0.5)
     score = generator.random(50)
-    said = Predictions(np.arange(50), label, half, opened, confidence, confidence, score)
-    expected = results(said, list("abcdef"), 3)
-    found = run_metrics(Answers((half == label)[None], (opened == label)[None], score[None], label, 3))
+    predictions = Predictions(np.arange(50), label, half, opened, confidence, confidence, score)
+    expected = results(predictions, list("abcdef"), 3)
+    found = run_metrics(Outcomes((half == label)[None], (opened == label)[None], score[None], label, 3))
     assert {name: float(found[name][0, 0]) for name in METRICS} == pytest.approx(
         {name: expected[name] for name in METRICS}
     )
@@ -33,43 +33,40 @@ def test_metrics_equal_those_of_the_evaluation() -> None:
 @pytest.mark.parametrize("unit", ["images", "classes"])
 def test_a_draw_weighs_images_as_repeating_them_would(novel: bool, unit: Unit) -> None:
     generator = np.random.default_rng(0)
-    one = answers(3, 60, 0.6, generator)
+    one = outcomes(3, 60, 0.6, generator)
     one = replace(one, base_score=one.base_score.round(1))  # with ties
-    (taken,) = make_draws(3, [one], 20, generator, unit).halves[novel].taken
-    assert taken is not None
-    found = drawn_metrics(one, novel, taken)
+    (units,) = make_resamples(3, [one], 20, generator, unit).splits[novel].units
+    assert units is not None
+    found = resampled_metrics(one, novel, units)
     for draw in range(20):
         counts = np.ones(60, np.int64)
-        counts[one.novel == novel] = taken.counts[draw, taken.unit]
+        counts[one.novel == novel] = units.counts[draw, units.unit]
         again = np.repeat(np.arange(60), counts)
-        parts = one.own[:, again], one.open[:, again], one.base_score[:, again]
-        repeated = run_metrics(Answers(*parts, one.label[again], one.base))
+        parts = one.within_split[:, again], one.all_classes[:, again], one.base_score[:, again]
+        repeated = run_metrics(Outcomes(*parts, one.label[again], one.base))
         for name in METRICS:
             assert found[name][draw] == pytest.approx(repeated[name][0], nan_ok=True)
 
 
 def test_a_half_without_images_is_drawn_nowhere() -> None:
-    one = replace(answers(2, 40, 0.5, np.random.default_rng(0)), base=8)
-    (taken,) = make_draws(2, [one], 20, np.random.default_rng(0)).halves[True].taken
-    assert taken is None
-    for name, values in drawn_metrics(one, True, taken).items():
+    one = replace(outcomes(2, 40, 0.5, np.random.default_rng(0)), base=8)
+    (units,) = make_resamples(2, [one], 20, np.random.default_rng(0)).splits[True].units
+    assert units is None
+    for name, values in resampled_metrics(one, True, units).items():
         assert np.array_equal(values, run_metrics(one)[name], equal_nan=True)
 
 
 def test_a_mean_over_datasets_makes_harmonic_means_of_means() -> None:
     generator = np.random.default_rng(0)
-    parts = [run_metrics(answers(2, 40, right, generator)) for right in (0.3, 0.8)]
+    parts = [run_metrics(outcomes(2, 40, right, generator)) for right in (0.3, 0.8)]
     found = mean_metrics(parts)
     base, novel = ((parts[0][name] + parts[1][name]) / 2 for name in ("base", "novel"))
     assert found["base"] == pytest.approx(base) and found["hm"] == pytest.approx(2 * base * novel / (base + novel))
 
 
-def test_what_was_not_measured_has_no_area() -> None:
-    one = answers(2, 40, 0.5, np.random.default_rng(0))
-    unknown = replace(one, base_score=np.full_like(one.base_score, np.nan))
-    assert np.isnan(run_metrics(unknown)["openworld_auc"]).all()
-
-
-def test_without_novel_classes_there_is_no_harmonic_mean() -> None:
-    found = run_metrics(replace(answers(2, 40, 0.5, np.random.default_rng(0)), base=8))
-    assert np.isnan(found["hm"]).all() and np.isnan(found["all_classes_hm"]).all() and np.isfinite(found["base"]).all()
+def test_unknown_metrics_are_nan() -> None:
+    of = outcomes(2, 40, 0.5, np.random.default_rng(0))
+    unscored = replace(of, base_score=np.full_like(of.base_score, np.nan))
+    assert np.isnan(run_metrics(unscored)["openworld_auc"]).all()
+    only_base = run_metrics(replace(of, base=8))
+    assert np.isnan([only_base["hm"], only_base["all_classes_hm"]]).all() and np.isfinite(only_base["base"]).all()
