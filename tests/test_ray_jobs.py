@@ -76,7 +76,7 @@ def test_a_submitted_classification_leaves_a_table_beside_each_shard(
         typed = ["submit", "classify", "--address", head, run, tiny_set, *options]
         status, log = app.run(typed), capsys.readouterr().out
     assert status == 0, log
-    assert sorted(files(tmp_path / "answers", "*.parquet")) == sorted(f"{shard}_answers.parquet" for shard in shards)
+    assert sorted(files(tmp_path / "answers", "*.parquet")) == sorted(f"{shard}_predictions.parquet" for shard in shards)
 
 
 def test_a_mistake_in_a_submitted_job_is_one_sentence_and_status_two(head: str, tiny: TinyWorld) -> None:

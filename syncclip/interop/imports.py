@@ -174,7 +174,7 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
     phrase = getattr(asked, "initial_words", None)
     if not phrase or phrase != getattr(type(asked)(), "initial_words", None):
         return [recipe.with_values(values)]
-    without = recipe.with_values({**values, f"{section}.phrase": ""})
+    without = recipe.with_values({**values, f"{section}.initial_words": ""})
     try:
         return [recipe.with_values(values), without]
     except UserError:  # the phrase has another number of words

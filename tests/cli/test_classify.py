@@ -57,8 +57,8 @@ def test_mistakes_are_one_sentence_before_anything_is_computed(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
 ) -> None:
     assert "no run there" in Outcome(capsys, "classify", str(tmp_path), "a.png").refusal
-    assert "is none of .jsonl" in Outcome(capsys, "classify", str(tmp_path), "a.png", "--out", "a.txt").refusal
-    assert "and 2 names were given" in Outcome(capsys, "classify", "run", "a", "b", "--actors", "2").refusal
+    assert "use one of .jsonl" in Outcome(capsys, "classify", str(tmp_path), "a.png", "--out", "a.txt").refusal
+    assert "but 2 names were given" in Outcome(capsys, "classify", "run", "a", "b", "--actors", "2").refusal
     assert "give --actors as well" in Outcome(capsys, "classify", "run", "a", "--num-gpus", "1").refusal
     assert not list(tmp_path.iterdir())
 
@@ -70,9 +70,9 @@ def test_shards_get_tables(capsys: pytest.CaptureFixture[str], train: Train, tin
     run = train("training.method=zeroshot").url
     found = Outcome(capsys, "classify", run, tiny_set, "--actors", "1", "--out", str(tmp_path / "answers"))
     shards = sorted(path.stem for path in Path(tiny_set).glob("*.tar"))
-    assert found.status == 0 and found.out.endswith(f"{tmp_path}/answers/*_answers.parquet\n")
+    assert found.status == 0 and found.out.endswith(f"{tmp_path}/answers/*_predictions.parquet\n")
     assert sorted(path.name for path in (tmp_path / "answers").glob("*.parquet")) == [
-        f"{shard}_answers.parquet" for shard in shards
+        f"{shard}_predictions.parquet" for shard in shards
     ]
 
 

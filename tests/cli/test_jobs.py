@@ -148,12 +148,11 @@ def test_mistakes_of_a_reproduction_are_reported(capsys: pytest.CaptureFixture[s
     assert "did you mean 'epochs'?" in wrong.refusal
 
 
-@pytest.mark.parametrize("option", ["--dataset", "--benchmark"])  # and its name in earlier versions
 def test_a_run_is_tested_on_another_dataset(
-    option: str, capsys: pytest.CaptureFixture[str], tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot", "training.data=real"]), str(tmp_path))
-    tested = Outcome(capsys, "evaluate", str(tmp_path), option, "dtd", "--root", str(miniatures.root))
+    tested = Outcome(capsys, "evaluate", str(tmp_path), "--dataset", "dtd", "--root", str(miniatures.root))
     assert "zeroshot-real-seed1: accuracy on test images of dtd, %" in tested.out
     assert (tmp_path / "transfer" / "dtd" / "results.json").is_file()
 

@@ -77,7 +77,7 @@ def test_an_oracle_keeps_which_classes_are_base(tiny: TinyWorld, train: Train) -
 def test_a_calibrated_run_says_what_it_said_in_its_evaluation(tiny: TinyWorld, train: Train) -> None:
     run = train("training.method=coop", "evaluation.calibrate=true")
     model = load(run.url)
-    assert model.told.temperature == run.results["temperature"] != 1.0
+    assert model.metadata.temperature == run.results["temperature"] != 1.0
     agrees_with_the_evaluation(model, run, test_images(tiny))
 
 
@@ -126,7 +126,7 @@ def test_other_classes_need_no_training(train: Train, images: Path) -> None:
     assert {label.name for label in other.classify(images / "00.png")} == set(other.classes)
     assert model.classes == CLASSES, "the first model stays as it is"
     for names in ("cat", [], ["cat", "cat"], ["cat", " "]):
-        with pytest.raises(UserError, match="are no names, each once"):
+        with pytest.raises(UserError, match="is not a list of distinct names"):
             model.with_classes(names)
     with pytest.raises(ValueError, match="must hold {} exactly once"):
         model.with_classes(["cat", "dog"], template="a photo")
@@ -213,9 +213,9 @@ def test_classes_travel_with_the_run(train: Train) -> None:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (3, "no image: int"),
-        (np.zeros((4, 4, 7), np.uint8), r"no image: uint8 \(4, 4, 7\)"),
-        (np.zeros((4, 4, 3)), r"no image: float64 \(4, 4, 3\)"),
+        (3, "not an image: int"),
+        (np.zeros((4, 4, 7), np.uint8), r"not an image: uint8 \(4, 4, 7\)"),
+        (np.zeros((4, 4, 3)), r"not an image: float64 \(4, 4, 3\)"),
         ("nowhere.png", "nowhere.png"),
     ],
 )
@@ -225,7 +225,7 @@ def test_what_is_no_image_is_one_sentence(image: object, reason: str) -> None:
 
 
 def test_the_script_in_the_docs_runs_as_it_stands(train: Train, images: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
     script, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(script.splitlines()) <= 20
     files = [str(path) for path in sorted(images.iterdir())]

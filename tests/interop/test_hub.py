@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from syncclip import jobs, storage
-from syncclip.cli.submission import classification
+from syncclip.cli.submit import classify_job
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
 from syncclip.interop.hub import push
@@ -293,6 +293,6 @@ def test_every_machine_reads_the_commit_that_was_found_first(hub: Hub, mine: Pat
     push(str(mine), REPO)
     first = hub.repositories[REPO].branches["main"]
     assert readable_run(HUB_NAME)[2] == readable_run(f"{HUB_NAME}@main")[2] == f"{HUB_NAME}@{first}"
-    job = classification(HUB_NAME, "s3://bucket/photos", None, 2, 0, shared=True)
+    job = classify_job(HUB_NAME, "s3://bucket/photos", None, 2, 0, shared=True)
     assert f"{HUB_NAME}@{first}" in job.arguments
     assert readable_run(str(mine))[2] == str(mine)

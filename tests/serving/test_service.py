@@ -15,11 +15,11 @@ from syncclip import jobs
 from syncclip.core.settings import UserError
 from syncclip.inference.model import Model, load
 from syncclip.recipe.recipe import Recipe
-from syncclip.serving.front import CALLBACK, TOKEN
+from syncclip.serving.app import CALLBACK, TOKEN
 from syncclip.serving.service import app
 from tests.conftest import TinyWorld
-from tests.inference.served import PATIENCE, Served, served
 from tests.ray_head import ray_head
+from tests.serving.served import PATIENCE, Served, served
 
 CLIENTS, REQUESTS = 32, 1000
 
@@ -166,7 +166,7 @@ def test_an_application_of_a_file_has_its_settings_checked(monkeypatch: pytest.M
         app({"top": 3})
     with pytest.raises(UserError, match=r"tops: no such key; did you mean 'top'\?"):
         app({"run": "runs/first", "tops": 3})
-    with pytest.raises(UserError, match=f"{TOKEN}: the service would be open to whoever reaches it"):
+    with pytest.raises(UserError, match=f"{TOKEN}: not set, so the service would be open"):
         app({"run": "runs/first"})
     monkeypatch.setenv(TOKEN, "open sesame")
     with pytest.raises(UserError, match=f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod"):

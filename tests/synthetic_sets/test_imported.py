@@ -194,7 +194,7 @@ def test_the_command_tells_how_to_use_the_set(
     source = str(authors_folder(tmp_path / "dalle_shapes"))
     outcome = Outcome(capsys, "shards", "import", source, tiny.dataset, "--out", str(tmp_path / "set"))
     assert outcome.status == 0
-    assert f"24 images of 6 classes, 3 to 5 a class; use them with training.synthetic={tmp_path / 'set'}" in outcome.out
+    assert f"24 images, 6 classes, 3 to 5 per class; use them with training.synthetic={tmp_path / 'set'}" in outcome.out
 
 
 def test_the_command_names_unreadable_images_and_counts_members_that_it_skips(

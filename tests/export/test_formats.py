@@ -22,7 +22,7 @@ from syncclip import jobs, storage
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.export.export import FORMATS, Format, export
+from syncclip.export.formats import FORMATS, Format, export
 from syncclip.inference.model import Model, load
 from syncclip.interop.imports import import_prompts
 from syncclip.methods import METHODS
@@ -98,15 +98,12 @@ PLAIN = ("zeroshot", "coop", "kgcoop")
 """Methods that leave the image tower as it is, and whose class vectors are of one sentence each."""
 VECTORS = ("probe", "tcp")
 """Methods that leave it as it is too, but whose class vectors no vocabulary of sentences can give."""
-HIDDEN = "the image tower has learned prompts or parts, and {} has no place for them; use --to onnx or torch"
-BEYOND = "'tip' has scores beyond those of its class vectors, and {} has no place for them; use --to onnx or torch"
+HIDDEN = "the image tower has learned prompts or weights, which {} can't represent"
+BEYOND = "'tip' has scores beyond those of its class vectors, which {} can't represent"
 OTHERS = {
     ("tip", "open_clip"): BEYOND,
     ("tip", "transformers"): BEYOND,
-    **{
-        (name, "transformers"): "a class's vector is not that of one sentence .*; use --to open_clip"
-        for name in VECTORS
-    },
+    **{(name, "transformers"): "class vectors are not of one sentence each .*; use --to open_clip" for name in VECTORS},
 }
 """Why a method is refused, where it is not for its image tower."""
 
@@ -170,7 +167,7 @@ def only(url: str, labels: list[int]) -> None:
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, np.ndarray]:
     """CoOp on the embedded world, and all of its test images."""
-    folder, told = tmp_path_factory.mktemp("embedded"), "{method: coop, data: real, epochs: 1, batch: 8}"
+    folder, told = tmp_path_factory.mktemp("embedded"), "{method: coop, data: real, epochs: 1, batch_size: 8}"
     (folder / "recipe.yaml").write_text(f"dataset: {{name: icons/travel, shots: 1}}\ntraining: {told}")
     model = load(jobs.run_here(Recipe.load(str(folder / "recipe.yaml")), str(folder / "run")).url)
     split = load_dataset(DatasetSettings(name="icons/travel")).split("test")
@@ -214,7 +211,7 @@ def test_logits_of_a_calibrated_run_give_its_probabilities(train: Train, images:
     model = load(train("training.method=coop", "evaluation.calibrate=true").url)
     program = torch.export.load(export(model, "torch", str(tmp_path / "out"))).module()
     pixels = torch.stack([model.preprocess(file) for file in sorted(images.iterdir())])
-    assert model.told.temperature != 1.0
+    assert model.metadata.temperature != 1.0
     assert program(pixels).softmax(1).numpy() == pytest.approx(model.probabilities(pixels), abs=1e-6)
 
 
@@ -269,8 +266,8 @@ def test_a_run_in_bf16_is_exported_in_float32(
 
 @pytest.mark.slow
 def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
-    _, *scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    page = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     model = load(train("training.method=coop").url)
     picture = Image.open(images / "03.png").convert("RGB")
     for kind, script in zip(("open_clip", "transformers"), scripts, strict=True):
@@ -298,7 +295,7 @@ def test_vectors_are_for_features_that_one_has_already(train: Train, images: Pat
 def test_a_method_whose_texts_depend_on_the_image_is_refused(train: Train, tmp_path: Path) -> None:
     model = load(train("training.method=cocoop").url)
     for kind in FORMATS:
-        with pytest.raises(UserError, match="'cocoop' has class vectors of its own for every image"):
+        with pytest.raises(UserError, match="the class vectors of 'cocoop' depend on the image"):
             export(model, kind, str(tmp_path / kind))
     assert not (tmp_path / "onnx").exists()
 
