@@ -86,7 +86,7 @@ def test_a_run_is_shared_and_used_by_its_name_on_the_hub(
     assert found.status == 0 and all(line.startswith("classify: ") for line in found.err.splitlines())
     assert found.out == Outcome(capsys, "classify", run, *arguments).out
     assert "the hub has no such repository" in Outcome(capsys, "classify", "hf://alice/gone", *arguments).refusal
-    assert "'shapes' is no repository on the hub" in Outcome(capsys, "push", run, "shapes").refusal
+    assert "'shapes' is not a repository name" in Outcome(capsys, "push", run, "shapes").refusal
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_recipe_that_wants_no_captions_is_told_how_to(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("strategies", "sentence"),
     [
-        ("[{name: captions}]", "strategies[0].writer: missing; name a language model"),
+        ("[{name: captions}]", "strategies[0].writer: missing; set a language model"),
         ("[{name: captions, writer: {model: m}}]", "strategies[0].file: captions need a file of their own"),
         (
             "[{name: captions, writer: {model: m}, file: a}, {name: captions, writer: {model: n}, file: a}]",
@@ -204,4 +204,4 @@ def test_a_set_that_is_there_is_not_drawn_again(
 ) -> None:
     outcome = Outcome(capsys, "synth", tiny.recipe, "--out", shutil.copytree(tiny_set, tmp_path / "set").as_posix())
     assert outcome.status == 0
-    assert "all 12 images are there already" in outcome.err
+    assert "all 12 images exist already" in outcome.err

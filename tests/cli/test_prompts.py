@@ -64,7 +64,7 @@ def test_an_epoch_can_be_chosen(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, published: Path, tmp_path: Path
 ) -> None:
     arguments = ("prompts", "import", str(published), tiny.recipe, "training.method=ivlp", "--out", str(tmp_path))
-    assert "no checkpoint of epoch 3; there are those of 2" in Outcome(capsys, *arguments, "--epoch", "3").refusal
+    assert "no checkpoint of epoch 3; there are epochs 2" in Outcome(capsys, *arguments, "--epoch", "3").refusal
     assert Outcome(capsys, *arguments, "--epoch", "2").status == 0
 
 
@@ -120,8 +120,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_sentence(
     for name, part in {
         "nowhere": "no such file or folder",
         "empty": "no model-best.pth.tar or model.pth.tar-N there",
-        "text": "not a checkpoint that torch can read",
-        "evil": "would run 'posix.mkdir' while it is read",
+        "text": "not a torch checkpoint",
+        "evil": "would run 'posix.mkdir' when read",
     }.items():
         refusal = Outcome(capsys, "prompts", "import", str(tmp_path / name), tiny.recipe).refusal
         assert refusal.startswith(f"{tmp_path}/{name}: ")

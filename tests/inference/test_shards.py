@@ -259,9 +259,8 @@ def test_a_tar_without_predictions_and_those_of_another_run_are_reported(run: st
     classify_here(run, str(plain), top=3)
     for name, data in other.items():
         (plain / name).write_bytes(data)
-    assert ["b_predictions.json is of another run, other classes or settings" in one for one in verified(plain)] == [
-        True
-    ]
+    (problem,) = verified(plain)
+    assert "b_predictions.json is of another run, other classes or settings" in problem
     with pytest.raises(UserError, match=r"b_predictions\.json: these predictions are of another run, other classes"):
         classify_here(run, str(plain), top=3)
 

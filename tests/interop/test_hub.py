@@ -170,7 +170,7 @@ def test_the_card_is_what_the_hub_reads_and_its_snippet_runs(
     results = json.loads(storage.read_bytes(f"{trained['ivlp']}/results.json"))
     told = {result.metric_name: result.metric_value for result in data.eval_results}
     assert told["base, %"] == round(results["base"], 4) and told["novel, %"] == round(results["novel"], 4)
-    assert 'Its CLIP is not published: tell `load` where you have it, by `backbone="clip"`.' in text
+    assert 'Its CLIP is not published: pass its location to `load`, by `backbone="clip"`.' in text
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     place = tmp_path / "place"
     place.mkdir()
@@ -216,7 +216,7 @@ def test_a_branch_is_made_and_loaded(hub: Hub, mine: Path, trained: dict[str, st
 @pytest.mark.parametrize(
     ("repo", "token", "reason"),
     [
-        ("birds", True, "'birds' is no repository on the hub; write owner/name"),
+        ("birds", True, "'birds' is not a repository name; use owner/name"),
         ("alice/bi..rds", True, "alice/bi..rds: it can be no name on the hub"),
         (
             "bob/birds",

@@ -178,8 +178,8 @@ def test_a_student_goes_out_as_it_came_in_parity(name: str, tmp_path: Path, worl
     config = re.search(r"```yaml\n(TRAINER.*?)```", card, re.DOTALL)
     assert config is not None and yaml.safe_load(config[1]) == shape
     assert (
-        "It has the learned parameters, in single precision. It lacks" in card
-        and "the teacher, whose checkpoint" in card
+        "It contains the learned parameters, in single precision. It lacks" in card
+        and "the teacher, from whose checkpoint" in card
     )
 
     again = import_prompts(str(tmp_path / "out"), resolve.finished_run(run)[0], str(tmp_path / "again"))
@@ -229,7 +229,7 @@ def test_a_projector_of_another_shape_or_to_another_width_is_named(tmp_path: Pat
     layer, last = "VPT_image_trans.conv1.0.weight", "VPT_image_trans.conv1.3.bias"
     with pytest.raises(UserError, match=rf"narrow\.weight is \({dim}, {width}, 3, 3\) there and \({dim}, {width}\)"):
         case.import_from(tmp_path, worlds, **{layer: torch.zeros(dim, width, 3, 3)})
-    other = rf"teacher: this teacher's class vectors have {dim} numbers each, but the student in .* makes 100000 of an"
+    other = rf"this teacher's class vectors have {dim} dimensions, but the student in .* has 100000"
     with pytest.raises(UserError, match=other):  # before anything of that size is made
         case.import_from(tmp_path, worlds, **{last: torch.zeros(100_000)})
     with pytest.raises(
