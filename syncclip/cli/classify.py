@@ -150,14 +150,14 @@ def _cells(prediction: Prediction) -> tuple[str, float | None, str]:
     return best.name, 100 * best.probability, ", ".join(f"{x.name} {100 * x.probability:.1f}" for x in others[:2])
 
 
-def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **asked: Any) -> None:
-    """Classify shards on Ray, with a number of actors and GPUs per actor; `asked` as `classify_shards` takes it."""
+def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **settings: Any) -> None:
+    """Classify shards on Ray, with a number of actors and GPUs per actor; `settings` are those of `classify_shards`."""
     from syncclip.inference.shards import TABLE, classify_shards
     from syncclip.synthesis.settings import Pool
 
     if len(images) != 1:
         raise UserError(f"--actors takes one folder of shards, but {len(images)} names were given")
-    done = classify_shards(run, images[0], out, pool=Pool(pool[0], num_gpus=pool[1]), **asked)
+    done = classify_shards(run, images[0], out, pool=Pool(pool[0], num_gpus=pool[1]), **settings)
     text.show(
         f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {storage.join(done.url, '*' + TABLE)}"
     )

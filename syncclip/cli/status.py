@@ -47,7 +47,7 @@ def progress(url: str) -> list[str]:
         return [url, *lines]
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
-    raise UserError(f"{url}: no set and no run there; give the folder that `synth` or `train` printed")
+    raise UserError(f"{url}: neither a set nor a run; give the folder that `synth` or `train` printed")
 
 
 def _study_lines(url: str) -> list[str] | None:

@@ -176,7 +176,7 @@ def _use(recipe: Recipe, name: str) -> str:
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
-            "`syncclip evaluate .` evaluates it again, `syncclip prompts show .` shows the words nearest to its vectors."
+            "`syncclip evaluate .` evaluates it again; `syncclip prompts show .` shows the words nearest its vectors."
         )
     if recipe.backbone.name != EMBEDDED and _weights_on_hub(recipe) is None:
         values = {"backbone": recipe.backbone.name, "pretrained": recipe.backbone.pretrained}

@@ -148,7 +148,7 @@ def _fitted(
     recipes = _candidates(recipe, shape)
     recipe = recipes[0]
     if words is not None and not transfer:
-        _check_classes(len(words.behind), dataset, url)
+        _check_classes(len(words.suffix), dataset, url)
         mismatches = [
             _words_mismatch(words, clip, dataset.classnames, candidate.methods.of(method)) for candidate in recipes
         ]
@@ -158,7 +158,7 @@ def _fitted(
             notes.append(mismatches[0])
     built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
     _check_shapes(learned, built.state_dict(), url)
-    notes += _weight_mismatches(layout.whole(checkpoint.state), words, clip)
+    notes += _weight_mismatches(layout.qualified(checkpoint.state), words, clip)
     return recipe, describe(recipe, dataset, clip.backbone), notes
 
 
@@ -253,7 +253,7 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
     """Notes on signs that the prompts were trained with other weights of the same shapes."""
     tokens: list[tuple[str, Tensor, Tensor | None]] = []
     if words is not None:
-        tokens.append(("start token", words.before[:1, 0], clip.text.token_embedding.weight))
+        tokens.append(("start token", words.prefix[:1, 0], clip.text.token_embedding.weight))
     if "image_encoder.class_embedding" in state:
         ours = getattr(clip.model.visual, "class_embedding", None)
         tokens.append(("class token", state["image_encoder.class_embedding"], ours))
@@ -267,8 +267,8 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
 
 def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str | None:
     """A note on the first class whose words differ from those of a method with these settings."""
-    theirs, names = words.behind, classnames[: len(words.behind)]
-    ours = FixedWords.of(clip, names, settings).behind
+    theirs, names = words.suffix, classnames[: len(words.suffix)]
+    ours = FixedWords.of(clip, names, settings).suffix
     length = min(ours.shape[1], theirs.shape[1])
     same = _close(ours[:, :length], theirs[:, :length]).all(dim=-1).tolist()
     if all(same):

@@ -75,7 +75,7 @@ class Layout:
             for block in (BLOCKS if "{" in theirs else BLOCKS[:1])
         }
 
-    def whole(self, state: Tensors) -> dict[str, Tensor]:
+    def qualified(self, state: Tensors) -> dict[str, Tensor]:
         """A file's tensors by their names in the whole model."""
         # Multi-GPU training may have added the prefix "module.".
         names = {name: name.removeprefix("module.") for name in state}
@@ -83,10 +83,10 @@ class Layout:
 
     def learned(self, state: Tensors) -> dict[str, Tensor]:
         """The learned tensors of a file, by our names; {} if a required one is missing."""
-        whole = self.whole(state)
-        if not all(theirs in whole for theirs in self.names if "{" not in theirs):
+        tensors = self.qualified(state)
+        if not all(theirs in tensors for theirs in self.names if "{" not in theirs):
             return {}
-        return {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
+        return {ours: tensors[theirs] for theirs, ours in self.pairs.items() if theirs in tensors}
 
     def as_ours(self, name: str, tensor: Tensor) -> Tensor:
         """A file's tensor in our shape: (out, in) of a convolution's (out, in, 1, 1)."""
@@ -94,22 +94,22 @@ class Layout:
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
         """The words of all classes around the learned vectors; None if a file has none."""
-        whole = self.whole(state)
-        before, behind = (whole.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
-        if before is None or behind is None or before.dim() != 3 or before.shape[::2] != behind.shape[::2]:
+        tensors = self.qualified(state)
+        prefix, suffix = (tensors.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
+        if prefix is None or suffix is None or prefix.dim() != 3 or prefix.shape[::2] != suffix.shape[::2]:
             return None
-        return FixedWords(before, behind)
+        return FixedWords(prefix, suffix)
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
         """The tensors of a file, from ours and the words around them."""
-        whole = {
+        saved = {
             theirs: learned[ours][..., None, None] if ours in self.convolutions else learned[ours]
             for theirs, ours in self.pairs.items()
             if ours in learned
         }
         if words is not None:
-            whole |= {f"{LEARNER}{name}": tensor for name, tensor in zip(FIXED_WORDS, words, strict=True)}
-        return {name.removeprefix(self.root): tensor for name, tensor in whole.items()}
+            saved |= {f"{LEARNER}{name}": tensor for name, tensor in zip(FIXED_WORDS, words, strict=True)}
+        return {name.removeprefix(self.root): tensor for name, tensor in saved.items()}
 
 
 CONTEXT = {"prompt_learner.ctx": "text_prompts.0"}
@@ -284,8 +284,8 @@ class FixedWords(NamedTuple):
     initial words and weights.
     """
 
-    before: Tensor  # (C, 1, width), the start token
-    behind: Tensor  # (C, context - 1 - n, width): other initial words, name, full stop, end and padding
+    prefix: Tensor  # (C, 1, width), the start token
+    suffix: Tensor  # (C, context - 1 - n, width): other initial words, name, full stop, end and padding
 
     @classmethod
     def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:

@@ -178,12 +178,6 @@ def test_synth_refuses_bad_input_in_one_sentence(
     assert not (tmp_path / "set" / "plan.json").exists()
 
 
-def test_training_before_synthesis_is_refused(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
-) -> None:
-    assert "first run `syncclip synth" in Outcome(capsys, "train", tiny.recipe, "--out", str(tmp_path)).refusal
-
-
 def test_a_folder_that_may_not_be_written_to_is_refused(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
 ) -> None:

@@ -40,4 +40,4 @@ def test_a_run_tells_its_steps_and_why_it_failed(tmp_path: Path, capsys: pytest.
 
 def test_a_folder_of_neither_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", str(tmp_path)]) == 2
-    assert "no set and no run there" in capsys.readouterr().err
+    assert "neither a set nor a run" in capsys.readouterr().err

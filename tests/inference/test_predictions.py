@@ -49,11 +49,6 @@ def test_unreadable_images_are_rows_with_a_reason(model: Model, mixed: list[str]
     assert rows[0]["class"] == rows[0]["classes"][0] and rows[0]["probability"] == rows[0]["probabilities"][0]
 
 
-def test_nothing_but_unreadable_images(model: Model) -> None:
-    assert [answer.error is None for answer in classify(model, ["gone.png", "gone.jpg"])] == [False, False]
-    assert list(classify(model, [])) == []
-
-
 def test_files_that_others_open(model: Model, mixed: list[str], tmp_path: Path) -> None:
     for kind in ("jsonl", "csv", "parquet"):
         write_predictions(classify(model, mixed, top=3), str(tmp_path / f"out.{kind}"))

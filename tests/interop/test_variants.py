@@ -240,8 +240,3 @@ def test_a_projector_of_another_shape_or_to_another_width_is_named(tmp_path: Pat
         case.import_from(tmp_path, worlds, **{layer: torch.zeros(dim, width, 1, 1).to_sparse_csr()})
     with pytest.raises(UserError, match=r"has teacher_dim \d+, but the recipe has methods\.promptkd\.teacher_dim=5"):
         case.import_from(tmp_path, worlds, "methods.promptkd.teacher_dim=5")
-
-
-def test_a_student_is_not_a_run_of_visual_prompts(tmp_path: Path, worlds: Path) -> None:
-    with pytest.raises(UserError, match=r"not the parameters of 'vpt'; it looks like 'promptkd'; set training.method"):
-        PromptKdCase(distilled.VARIANTS[0], tmp_path).import_from(tmp_path, worlds, "training.method=vpt")
