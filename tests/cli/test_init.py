@@ -68,6 +68,6 @@ def test_a_study_of_exported_images_finds_what_that_of_the_dataset_itself_finds(
     for recipe, out in ((tiny.recipe, "before"), (str(own), "after")):
         assert app.run(["study", recipe, *small, "--out", str(tmp_path / out)]) == 0
     before, after = (pd.read_parquet(tmp_path / out / "study.parquet") for out in ("before", "after"))
-    told = ["cell", "base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm", "ece"]
-    pd.testing.assert_frame_equal(after[told], before[told])
+    reported = ["cell", "base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm", "ece"]
+    pd.testing.assert_frame_equal(after[reported], before[reported])
     assert len(before) == 2

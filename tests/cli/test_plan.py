@@ -41,12 +41,12 @@ def test_a_given_rate_becomes_hours_money_and_bytes(capsys: pytest.CaptureFixtur
     outcome = Outcome(capsys, *plan, *cost, "synthesis.cost.load=0", "--throughput", "0.5")
     assert outcome.status == 0, outcome.err
     assert "1 to 4 actors at 0.5 images/s each: 12 s per shard" in outcome.out
-    found = rows(outcome.out)
-    assert list(found) == ["wall time", "actor hours", "EUR", "bytes"]
+    actual = rows(outcome.out)
+    assert list(actual) == ["wall time", "actor hours", "EUR", "bytes"]
     # 3,000 shards of 12 s: one actor for the first minute, four from then on.
-    assert found["wall time"] == ["2 h 30 min", "2 h 30 min to 2 h 30 min"]
-    assert found["actor hours"][0] == "10.00" and found["EUR"][0] == "25.01"
-    assert found["bytes"] == ["18.0 MB", ""]
+    assert actual["wall time"] == ["2 h 30 min", "2 h 30 min to 2 h 30 min"]
+    assert actual["actor hours"][0] == "10.00" and actual["EUR"][0] == "25.01"
+    assert actual["bytes"] == ["18.0 MB", ""]
 
 
 def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
@@ -54,10 +54,10 @@ def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], pla
         capsys, *plan, "synthesis.cost.preemptions=20", "synthesis.cost.throughput=0.5", "synthesis.num_gpus=1"
     )
     assert "20 preemptions per machine-hour" in outcome.out
-    found = rows(outcome.out)
-    assert list(found) == ["wall time", "without preemptions", "GPU hours", "images lost"]
-    assert minutes(found["wall time"][0]) > minutes(found["without preemptions"][0])
-    assert int(found["images lost"][0].replace(",", "")) > 0
+    actual = rows(outcome.out)
+    assert list(actual) == ["wall time", "without preemptions", "GPU hours", "images lost"]
+    assert minutes(actual["wall time"][0]) > minutes(actual["without preemptions"][0])
+    assert int(actual["images lost"][0].replace(",", "")) > 0
 
 
 def test_a_probe_fills_in_what_nobody_gave(

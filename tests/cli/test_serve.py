@@ -49,12 +49,12 @@ def test_a_service_for_others_asks_for_its_token_and_leaves_nothing_when_it_is_t
         assert service.ask("/classify", image)[0] == 401
         assert service.ask("/classify", image, authorization="Bearer open sesame")[0] == 200
         family = psutil.Process(service.command.pid).children(recursive=True)
-        assert any("ServeReplica" in " ".join(one.cmdline()) for one in family)
+        assert any("ServeReplica" in " ".join(item.cmdline()) for item in family)
         os.killpg(service.command.pid, signal.SIGTERM)
         out, err = service.command.communicate(timeout=PATIENCE)
     assert (service.command.returncode, out) == (143, "")
     assert err.splitlines()[-1] == SENTENCE and len(err.splitlines()) == 2
-    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [item for item in family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
     with socket.create_server(("", service.port)):
         pass
 

@@ -60,8 +60,8 @@ def difference(method: Method, folder: Path) -> float:
     told = json.loads((folder / ZERO_SHOT).read_text(encoding="utf-8"))
     sentences = [told["hypothesis_template"].format(label) for label in told["candidate_labels"]]
     inputs = AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
-    found = CLIPModel.from_pretrained(folder)(pixel_values=images, **inputs).logits_per_image
-    return float((found - method.logits(images)).abs().max())
+    actual = CLIPModel.from_pretrained(folder)(pixel_values=images, **inputs).logits_per_image
+    return float((actual - method.logits(images)).abs().max())
 
 
 @pytest.mark.parametrize(
@@ -147,8 +147,8 @@ def test_images_are_prepared_alike(tmp_path: Path, told: dict[str, Any]) -> None
     level = 1 / 255 / min(backbone.std)
     for backend, most in (("pil", 1e-6), ("torchvision", 1.01 * level)):  # which resizes with other roundings
         processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-        found = processor(picture, return_tensors="pt")["pixel_values"][0]
-        assert float((found - backbone.preprocess(picture)).abs().max()) <= most
+        actual = processor(picture, return_tensors="pt")["pixel_values"][0]
+        assert float((actual - backbone.preprocess(picture)).abs().max()) <= most
 
 
 @pytest.mark.parametrize(

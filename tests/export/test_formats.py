@@ -111,9 +111,9 @@ OTHERS = {
 def pixels_of(model: Model, images: Path, count: int) -> np.ndarray:
     """(count, 3, S, S) of the images again and again, each a little different."""
     prepared = torch.stack([model.preprocess(path) for path in sorted(images.iterdir())])
-    found = prepared[torch.arange(count) % len(prepared)]
-    noise = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))
-    array: np.ndarray = (found + 0.1 * noise).numpy()
+    actual = prepared[torch.arange(count) % len(prepared)]
+    noise = torch.randn(actual.shape, generator=torch.Generator().manual_seed(3))
+    array: np.ndarray = (actual + 0.1 * noise).numpy()
     return array
 
 
@@ -141,13 +141,13 @@ class Difference:
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps([LOADERS[kind], place, images, logits]), file=self.process.stdin, flush=True)
         assert self.process.stdout.readline() == "done\n"
-        found = np.load(logits)
+        actual = np.load(logits)
         with torch.no_grad():
             expected = model.method.logits(torch.from_numpy(pixels)).masked_fill(model.others, -torch.inf).numpy()
-        assert np.array_equal(np.isinf(found), np.isinf(expected))
+        assert np.array_equal(np.isinf(actual), np.isinf(expected))
         expected = expected[:, ~model.others.numpy()]
         assert np.abs(expected - expected.mean(axis=1, keepdims=True)).max() > 0.1, "logits that are alike show nothing"
-        return float(np.abs(found[:, ~model.others.numpy()] - expected).max())
+        return float(np.abs(actual[:, ~model.others.numpy()] - expected).max())
 
 
 @pytest.fixture
@@ -279,8 +279,8 @@ def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, t
             [sys.executable, "-I", "-c", program], capture_output=True, check=True, cwd=tmp_path / kind
         )
         likeliest = model.classify(tmp_path / kind / "bus.jpg")[0]
-        found = re.search(rb"0\.\d+", told.stdout)
-        assert found is not None and float(found[0]) == pytest.approx(likeliest.probability, abs=0.01)
+        actual = re.search(rb"0\.\d+", told.stdout)
+        assert actual is not None and float(actual[0]) == pytest.approx(likeliest.probability, abs=0.01)
 
 
 def test_vectors_are_for_features_that_one_has_already(train: Train, images: Path, tmp_path: Path) -> None:
@@ -323,13 +323,13 @@ def test_an_unknown_format_and_a_missing_library_are_one_sentence(
 @pytest.fixture(scope="module")
 def exported(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Exports of a run of CoOp, and below `other` those of a run of another seed."""
-    root, found = tmp_path_factory.mktemp("exported"), {}
+    root, actual = tmp_path_factory.mktemp("exported"), {}
     for name, seed in (("", 1), ("other/", 2)):
         values = ["training.method=coop", "training.data=real", "training.epochs=1", f"training.seed={seed}"]
         run = jobs.run_here(Recipe.load(tiny.recipe, values), str(root / f"run{seed}")).url
-        found |= {name + to: folder for to, folder in make_exports(run, root / f"exports{seed}").items()}
-        found[f"{name}prompts"] = make_prompts_export(run, root / f"exports{seed}" / "prompts")
-    return found
+        actual |= {name + to: folder for to, folder in make_exports(run, root / f"exports{seed}").items()}
+        actual[f"{name}prompts"] = make_prompts_export(run, root / f"exports{seed}" / "prompts")
+    return actual
 
 
 def halve(file: Path, _: Path) -> None:

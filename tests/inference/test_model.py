@@ -45,11 +45,13 @@ test_images.__test__ = False  # type: ignore[attr-defined]
 
 def agrees_with_the_evaluation(model: Model, run: syncclip.Run, images: list[Image.Image]) -> None:
     """Whether the likeliest classes and their probabilities are those in the run's predictions."""
-    said = Predictions.read(storage.join(run.url, PREDICTIONS))
-    assert len(said) == len(images)
-    found = model.classify(images, top=1)
-    assert [model.classes.index(best.name) for (best,) in found] == said.all_classes_prediction.tolist()
-    np.testing.assert_allclose([best.probability for (best,) in found], said.all_classes_confidence, rtol=0, atol=1e-6)
+    output = Predictions.read(storage.join(run.url, PREDICTIONS))
+    assert len(output) == len(images)
+    actual = model.classify(images, top=1)
+    assert [model.classes.index(best.name) for (best,) in actual] == output.all_classes_prediction.tolist()
+    np.testing.assert_allclose(
+        [best.probability for (best,) in actual], output.all_classes_confidence, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "promptkd"])  # see test_taught.py
@@ -101,7 +103,7 @@ def test_one_image_or_many_in_whatever_form(train: Train, images: Path) -> None:
         assert model.classify(form) == expected
     many = model.classify(forms)
     for labels in many:
-        np.testing.assert_allclose([one.probability for one in labels], [one.probability for one in expected], 1e-6)
+        np.testing.assert_allclose([item.probability for item in labels], [item.probability for item in expected], 1e-6)
     assert model.classify(np.stack([pixels, pixels]))[1][0].name == expected[0].name
     assert model.classify([]) == [] and model.probabilities([]).shape == (0, 6)
     assert model.classify(Image.open(path).convert("L"))[0].name in CLASSES
@@ -140,16 +142,16 @@ def test_what_belongs_to_its_own_classes_takes_no_others(train: Train) -> None:
 
 def test_threads_share_a_model(train: Train, images: Path) -> None:
     model = load(train("training.method=ivlp").url)
-    files, found = sorted(images.iterdir()), {}
+    files, actual = sorted(images.iterdir()), {}
     expected = model.probabilities(files)
-    threads = [threading.Thread(target=lambda n=n: found.update({n: model.probabilities(files)})) for n in range(4)]
+    threads = [threading.Thread(target=lambda n=n: actual.update({n: model.probabilities(files)})) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for probabilities in found.values():
+    for probabilities in actual.values():
         np.testing.assert_array_equal(probabilities, expected)
-    assert len(found) == 4
+    assert len(actual) == 4
     assert torch.backends.cuda.flash_sdp_enabled(), "the choice of attention is the process' own, and stays as it was"
 
 
@@ -230,10 +232,10 @@ def test_the_script_in_the_docs_runs_as_it_stands(train: Train, images: Path) ->
     assert len(script.splitlines()) <= 20
     files = [str(path) for path in sorted(images.iterdir())]
     command = [sys.executable, "-c", script, train("training.method=syncclip").url, *files]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(said) == 15 and said[0].startswith("<syncclip.Model syncclip-both")
-    assert all(line.startswith(file) for line, file in zip(said[1:], files, strict=False))
-    assert said[-1].removeprefix("among novel classes alone: ") in CLASSES[3:]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(output) == 15 and output[0].startswith("<syncclip.Model syncclip-both")
+    assert all(line.startswith(file) for line, file in zip(output[1:], files, strict=False))
+    assert output[-1].removeprefix("among novel classes alone: ") in CLASSES[3:]
 
 
 def test_what_is_not_begun_is_dropped_where_an_image_is_broken(train: Train, images: Path) -> None:

@@ -31,10 +31,10 @@ def mixed(images: Path, tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
 def test_the_order_is_that_of_the_names_whatever_the_batch(model: Model, mixed: list[str], batch: int) -> None:
-    found = list(classify(model, mixed, top=2, batch=batch))
-    assert [answer.image for answer in found] == mixed
-    assert [answer.image for answer in found if answer.error] == mixed[5:7]
-    readable = [answer for answer in found if not answer.error]
+    actual = list(classify(model, mixed, top=2, batch=batch))
+    assert [answer.image for answer in actual] == mixed
+    assert [answer.image for answer in actual if answer.error] == mixed[5:7]
+    readable = [answer for answer in actual if not answer.error]
     expected = model.classify([answer.image for answer in readable], top=2)
     for answer, labels in zip(readable, expected, strict=True):
         assert [label.name for label in answer.labels] == [label.name for label in labels]

@@ -205,8 +205,8 @@ def test_a_trained_student_comes_back_with_the_same_teacher(
     again_prompts, run_prompts = (load_file(tmp_path / name / prompts) for name in ("again", "run"))
     assert again_prompts.keys() == run_prompts.keys()
     assert all(torch.equal(again_prompts[name], run_prompts[name]) for name in run_prompts)
-    found, expected = jobs.evaluate(again.url).results, jobs.evaluate(run.url).results
-    assert found["counts"] == expected["counts"] and found["all_classes_hm"] == expected["all_classes_hm"]
+    actual, expected = jobs.evaluate(again.url).results, jobs.evaluate(run.url).results
+    assert actual["counts"] == expected["counts"] and actual["all_classes_hm"] == expected["all_classes_hm"]
 
 
 def test_a_student_needs_the_files_of_a_teacher_of_its_classes(tmp_path: Path, worlds: Path) -> None:

@@ -20,9 +20,9 @@ from syncclip.serving.decoding import MAX_SCANS, Decoder
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Decoder]:
-    one = Decoder()
-    yield one
-    one.close()
+    item = Decoder()
+    yield item
+    item.close()
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -126,7 +126,7 @@ def test_a_request_that_is_given_up_leaves_nothing_to_the_next(decoder: Decoder)
 
 
 def test_no_decoder_outlives_the_service() -> None:
-    one = Decoder()
-    process = one._process
-    one._pipe.close()
+    item = Decoder()
+    process = item._process
+    item._pipe.close()
     assert process.wait(60) == 0

@@ -107,8 +107,8 @@ def test_what_is_no_image_is_an_error_and_the_next_one_is_answered(
     browser: int, address: str, images: Path, width: int, dark: bool
 ) -> None:
     async def work(page: Page) -> None:
-        said = await drop(page, b"no image", "notes.txt", "text/plain")
-        assert said == "notes.txt: not a readable image; choose a JPEG, PNG or WebP file."
+        output = await drop(page, b"no image", "notes.txt", "text/plain")
+        assert output == "notes.txt: not a readable image; choose a JPEG, PNG or WebP file."
         assert await page.run("document.getElementById('state').className") == "error"
         assert await page.run("[document.getElementById('image').hidden, document.querySelector('li')]") == [True, None]
         assert await page.run("document.documentElement.scrollWidth") == width
