@@ -155,7 +155,7 @@ def test_on_a_cluster_a_service_ends_with_its_command_and_lets_no_other_beside_i
         with served(run, "--top", "6", **head.to_join) as item:
             assert says_what_the_model_says(item.ask("/classify", image.read_bytes()), model, image)
             with (
-                pytest.raises(AssertionError, match="Ray Serve runs on this cluster already"),
+                pytest.raises(AssertionError, match="Ray Serve is already running"),
                 served(run, **head.to_join),
             ):
                 pass
