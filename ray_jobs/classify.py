@@ -2,8 +2,8 @@
 
     ray job submit --address http://HEAD:8265 --working-dir . -- python ray_jobs/classify.py RUN SHARDS --actors 8
 
-Inside a job the cluster is joined; elsewhere RAY_ADDRESS names one, and without it Ray starts on this machine. RUN and
-SHARDS must be URLs or absolute paths that every node of the cluster sees.
+It joins the job's cluster; outside a job, that of RAY_ADDRESS, or it starts Ray on this machine.
+RUN and SHARDS must be URLs or absolute paths accessible from every node.
 """
 
 import sys

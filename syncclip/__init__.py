@@ -1,6 +1,6 @@
 """syncclip: how much does synthetic data help CLIP recognise classes without real images?
 
-The library is a few functions of a recipe, each called by the command of the same name:
+The library is a few functions of a recipe, each with a command of the same name:
 
     from syncclip import Recipe, evaluate, synth, train
 
@@ -10,8 +10,7 @@ The library is a few functions of a recipe, each called by the command of the sa
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
-`help(syncclip.study)` and the others' end with an example each, which runs as it stands after those before it: plan,
-synth, train, evaluate, choose, study, report.
+The docstrings of plan, synth, train, evaluate, tune, study and report contain examples that run in this order.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from syncclip.studies.tune import tune
     from syncclip.synthetic_sets.prepare import plan
 
-_HOMES = {
+_MODULES = {
     "Model": "inference.model",
     "Recipe": "recipe.recipe",
     "Run": "jobs",
@@ -43,7 +42,7 @@ _HOMES = {
     "synth": "jobs",
     "train": "jobs",
 }
-"""The module of each name, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
+"""Name -> module, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
 
 __all__ = [
     "Model",
@@ -62,9 +61,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,6 @@
-"""The jobs of the library, each one call: synth, train, evaluate, captions. Commands and Ray jobs call these.
+"""Jobs of the library, one call each: synth, train, evaluate, captions. Commands and Ray jobs call these.
 
-What trains is imported by the jobs that train: a process that only starts a synthesis does not import torch, which
-takes seconds.
+Training code is imported by the jobs that train: starting a synthesis does not import torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its place and its results (see `evaluation.predict.results` for the keys)."""
+    """A finished run with its results (see `evaluation.predict.results` for the keys)."""
 
     url: str
     name: str
@@ -45,12 +44,12 @@ class Run:
 
 
 def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
-    """Generate the synthetic set of a recipe as shards, with Ray Data; committed shards are kept.
+    """Generate the synthetic dataset of a recipe as shards, with Ray Data; committed shards are kept.
 
-    Killed at any time, it loses the shards in flight, and the same call completes the set to the same bytes.
+    If killed, it loses the shards in flight; the same call completes the dataset to the same bytes.
 
     Args:
-        out: folder or URL of the set; by default `<storage.root>/<name>/synthetic`.
+        out: folder or URL of the synthetic dataset; by default `<storage.root>/<name>/synthetic`.
 
     Raises:
         UserError: see `synthesis.driver.synthesise_set`.
@@ -62,31 +61,31 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
         28
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
-    asked = plan(recipe)
-    with nullcontext() if has_all(asked, url) else storage.lease(url, "synth"):
-        summary = synthesise_set(asked, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
+    planned = plan(recipe)
+    with nullcontext() if has_all(planned, url) else storage.lease(url, "synth"):
+        summary = synthesise_set(planned, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
         storage.write_sealed(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
             measure_quality(recipe, url)
-        storage.require(url, (*files_of(asked), SET_RECIPE))
+        storage.require(url, (*files_of(planned), SET_RECIPE))
         storage.write_contents(url, summary.owner)
     if not summary.work.images:
-        say(f"all {summary.images:,} images are there already: {url}")
+        say(f"all {summary.images:,} images exist already: {url}")
     return summary
 
 
 def train(recipe: Recipe, out: str | None = None) -> Run:
     """Train `training.method` on Ray Train, evaluate it, and return the results.
 
-    Killed at any time, the same call resumes from the newest checkpoint and ends with the same prompts, bit for bit,
-    on the same number of workers. A finished run returns at once.
+    If killed, the same call resumes from the newest checkpoint and ends with the same prompts, bit for bit, on the same
+    number of workers. A finished run returns at once.
 
     Args:
-        out: the run's folder or URL; by default one in `<storage.root>/<name>/runs`, named after what decides it.
+        out: the run's folder or URL; by default in `<storage.root>/<name>/runs`, with a name hashed from the recipe.
 
     Raises:
-        UserError: there is no synthetic set where one is needed, or not the right one; the folder holds another run;
-            more workers than CPUs; see also `training.ray_train.train_on_ray`.
+        UserError: the synthetic dataset is missing or does not match; the folder contains another run; there are more
+            workers than CPUs; see also `training.ray_train.train_on_ray`.
 
     Examples:
         >>> from syncclip import Recipe, train
@@ -100,56 +99,56 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
     recipe, folder = resolve_run(recipe, out)
     ray_train.check_cpus(recipe.training)
-    with _held(recipe, folder) as hold:
+    with _locked(recipe, folder) as lock:
         ray_train.train_on_ray(build_on_worker, to_spec(recipe, folder), folder, recipe.training, recipe.warmup_warning)
         workers = recipe.evaluation.workers or recipe.training.workers
-        # On a cluster, the machine of this process may be small, or have no GPU.
-        shared = workers > 1 or cluster_address() is not None
-        run = _evaluated(recipe, folder, workers=workers if shared else None)
-        if hold is not None:
+        # On a cluster, the local machine may be small or have no GPU.
+        distributed = workers > 1 or cluster_address() is not None
+        run = _evaluated(recipe, folder, workers=workers if distributed else None)
+        if lock is not None:
             storage.write_contents(folder.url, folder.owner)
         return run
 
 
 def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = None) -> Run:
-    """Train and evaluate in this process, without Ray: what `train` does with one worker, bit for bit.
+    """Train and evaluate in this process without Ray, bit for bit as `train` with one worker.
 
     For many short runs, each a Ray task of its own. It resumes after a crash as `train` does.
 
     Args:
-        cache: what earlier runs of this process loaded.
+        cache: data and models loaded by previous runs of this process.
     """
     return run_resolved(*resolve_run(recipe, out), cache)
 
 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
-    """As `run_here`, for a run that `resolve_run` has resolved."""
+    """`run_here` for a run already resolved by `resolve_run`."""
     from syncclip.runs.build import ModelCache, build_job
     from syncclip.training import loop
 
     cache = cache or ModelCache()
-    with _held(recipe, folder) as hold:
+    with _locked(recipe, folder) as lock:
         if not folder.finished(folder.open()):
             loop.run(build_job(recipe, folder, cache=cache))
         run = _evaluated(recipe, folder, cache)
-        if hold is not None:
+        if lock is not None:
             storage.write_contents(folder.url, folder.owner)
         return run
 
 
 def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None, root: str | None = None) -> Run:
-    """Evaluate a finished run in one pass over the images, and write `results.json` and `predictions.parquet` anew.
+    """Evaluate a finished run, and rewrite its `results.json` and `predictions.parquet`.
 
     Args:
         run: the run's folder or URL.
-        overrides: of the sections `evaluation` and `storage` ("evaluation.split=val").
-        dataset: another one, by its name or path, to whose classes the run's prompts are applied; results then go to
+        overrides: "key=value" of the sections `evaluation` and `storage`, such as "evaluation.split=val".
+        dataset: name or path of another dataset to evaluate on, with its classes; results are then written to
             `transfer/<dataset>` in the run's folder.
-        root: folder in which the other dataset is looked up; by default that of the run's own dataset.
+        root: folder of the other dataset; by default that of the run's own.
 
     Raises:
-        UserError: no finished run is there, or an override would make it another run; or another dataset is
-            named, and what the run learned belongs to its own classes.
+        UserError: there is no finished run, an override is of another section, or the learned parameters are specific
+            to the run's classes and another dataset is given.
 
     Examples:
         >>> from syncclip import evaluate
@@ -170,9 +169,9 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
             storage.write_contents(folder.url, folder.owner)
     else:
         other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
-        place = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
-        with storage.lease(scoring.transfer_url(folder.url, place.name), "evaluate"):  # others test it elsewhere
-            results = scoring.transfer(recipe, folder, place, workers=recipe.evaluation.workers)
+        target = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
+        with storage.lease(scoring.transfer_url(folder.url, target.name), "evaluate"):  # locks this dataset only
+            results = scoring.transfer(recipe, folder, target, workers=recipe.evaluation.workers)
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
 
@@ -185,39 +184,39 @@ def _evaluated(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = Non
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
 
-def _held(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]:
-    """The run's folder, held where there is anything to be done."""
+def _locked(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]:
+    """A lock of the run's folder, unless the run is finished."""
     from syncclip.runs import evaluate as scoring
 
     return nullcontext() if scoring.done(recipe, folder) else storage.lease(folder.url, "train")
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
-    """Let the recipe's language models write captions, once: file -> its content.
+    """Write captions with the recipe's language models on its pool of actors; returns file -> content.
 
-    The recipe's pool of actors writes them. Captions in a file are kept. Killed at any time, the same call goes on.
+    Existing captions are kept. If killed, the same call resumes.
 
     Args:
-        out: the file's path or URL; by default the one that the recipe names.
+        out: the file's path or URL; by default that of the recipe.
 
     Raises:
-        UserError: the recipe names no model or no file; or see `synthesis.captioning.write_captions`.
+        UserError: the recipe has no model or no file; or see `synthesis.captioning.write_captions`.
     """
     storage.configure(recipe.storage.options)
     prompts = recipe.synthesis.prompts
     files: dict[str, WriterSettings] = {}
-    for place, strategy in enumerate(prompts.strategies):
+    for index, strategy in enumerate(prompts.strategies):
         if not isinstance(strategy, CaptionSettings):
             continue
-        url, key = out or strategy.file, f"synthesis.prompts.strategies[{place}]"
+        url, key = out or strategy.file, f"synthesis.prompts.strategies[{index}]"
         if strategy.writer is None:
-            raise UserError(f"{key}.writer: missing; name a language model, as in {{model: Qwen/Qwen2.5-7B-Instruct}}")
+            raise UserError(f"{key}.writer: missing; set a language model, such as {{model: Qwen/Qwen2.5-7B-Instruct}}")
         if url is None or url in files:
-            raise UserError(f"{key}.file: captions need a file of their own; name one there, or with --out")
+            raise UserError(f"{key}.file: captions need a file of their own; set it there, or with --out")
         files[url] = strategy.writer
     if not files:
         raise UserError(
-            "the recipe asks for no captions; add {name: captions, file: FILE, writer: {model: MODEL}} to "
+            "the recipe uses no captions; add {name: captions, file: FILE, writer: {model: MODEL}} to "
             "synthesis.prompts.strategies"
         )
     names = [name for name in load_dataset(recipe.dataset).classnames if name not in prompts.classes]

@@ -23,7 +23,7 @@ from syncclip.core.manifest import MANIFEST
 from syncclip.core.settings import UserError, first_complaint
 from syncclip.datasets.packed import PACKED_FILE, PACKING, WHOLE_TRAIN, load_packed, owner_of_split
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
-from syncclip.export.export import is_export_without_manifest
+from syncclip.export.formats import is_export_without_manifest
 from syncclip.inference.shards import predictions_among, problems_of_predictions
 from syncclip.inference.soft_labels import problems_of_teacher, teacher_files_among
 from syncclip.interop.dassl import BEST

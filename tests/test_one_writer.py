@@ -20,7 +20,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import read_dataset
 from syncclip.datasets.packed import pack
-from syncclip.export.export import export
+from syncclip.export.formats import export
 from syncclip.inference.model import load
 from syncclip.interop.exports import export_prompts
 from syncclip.interop.imports import import_prompts

@@ -69,16 +69,14 @@ def test_a_submitted_classification_leaves_a_table_beside_each_shard(
 
     run = jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run")).url
     shards = [path.stem for path in Path(tiny_set).glob("*.tar")]
-    options = "--actors", "1", "--out", str(tmp_path / "answers")
+    options = "--actors", "1", "--out", str(tmp_path / "out")
     if by == "script":
         status, log = submit(head, "classify.py", run, tiny_set, *options)
     else:
         typed = ["submit", "classify", "--address", head, run, tiny_set, *options]
         status, log = app.run(typed), capsys.readouterr().out
     assert status == 0, log
-    assert sorted(files(tmp_path / "answers", "*.parquet")) == sorted(
-        f"{shard}_predictions.parquet" for shard in shards
-    )
+    assert sorted(files(tmp_path / "out", "*.parquet")) == sorted(f"{shard}_predictions.parquet" for shard in shards)
 
 
 def test_a_mistake_in_a_submitted_job_is_one_sentence_and_status_two(head: str, tiny: TinyWorld) -> None:

@@ -18,7 +18,7 @@ import torch
 from syncclip import jobs, storage
 from syncclip.core.settings import UserError
 from syncclip.evaluation.predict import PREDICTIONS, Predictions
-from syncclip.export.export import export
+from syncclip.export.formats import export
 from syncclip.inference.model import load
 from syncclip.methods.promptkd import PromptKd
 from syncclip.recipe.recipe import Recipe

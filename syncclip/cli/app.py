@@ -1,7 +1,7 @@
-"""The command `syncclip`: its subcommands, and how it ends.
+"""The command `syncclip`: its subcommands, global options, and errors as one line.
 
-Everything heavy is imported inside the commands, so that help and refusals come at once. A user's mistake is
-reported in one sentence with exit status 2; `--debug` shows where it was found.
+Heavy imports are inside the commands, so that help and errors appear at once. A user error is one line with exit status
+2; `--debug` shows its traceback.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, submit, verify
+from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, verify
 from syncclip.core.custom_code import own_code_error
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.session import current
@@ -26,36 +26,25 @@ from syncclip.runtime.progress import say
 from syncclip.runtime.ray_session import EXIT_STATUS, LostRayError, cause_of, debugging
 from syncclip.runtime.shutdown import GRACE, SENTENCE, listening
 
-FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
-"""Errors of a disk that takes nothing."""
+UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
+"""Errors of a full or read-only disk."""
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
+
+COMMANDS = (
+    *(jobs.demo, jobs.init, plan.plan, jobs.captions, jobs.submit, status.status, jobs.synth, jobs.train),
+    *(jobs.evaluate, classify.classify, classify.teacher, classify.export, classify.push, serve.serve, jobs.study),
+    *(jobs.reproduce, jobs.tune, jobs.report, verify.verify, verify.recompute),
+)
+GROUPS = {"recipe": recipe.app, "datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}
 
 app = typer.Typer(
     name="syncclip", help=QUESTION, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-for command in (
-    *(jobs.demo, jobs.init, plan.plan, jobs.captions, submit.submit, status.status, jobs.synth, jobs.train),
-    *(
-        jobs.evaluate,
-        classify.classify,
-        classify.teacher,
-        classify.export,
-        classify.push,
-        serve.serve,
-        jobs.study,
-        jobs.reproduce,
-        jobs.tune,
-        jobs.report,
-        verify.verify,
-        verify.recompute,
-    ),
-):
+for command in COMMANDS:
     app.command()(command)
-GROUPS = {"recipe": recipe.app, "datasets": datasets.app, "shards": shards.app, "prompts": prompts.app}
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
-app.add_typer(datasets.app, name="benchmarks", hidden=True)  # its name in earlier versions
 
 
 @app.callback(help=QUESTION, invoke_without_command=True)
@@ -63,19 +52,20 @@ def options(
     context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Ray's own output.")] = False,
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", help="For what is in flight, when interrupted.")
+        float,
+        typer.Option("--grace", metavar="SECONDS", help="Grace period for in-flight work on interruption."),
     ] = GRACE,
     trusted: Annotated[
         list[str] | None,
-        typer.Option("--trust", metavar="NAME", help="Run this code, module:Class, though a file of others names it."),
+        typer.Option("--trust", metavar="NAME", help="Allow code (module:Class) referenced by untrusted files."),
     ] = None,
     stores: Annotated[
         list[str] | None,
-        typer.Option("--storage", metavar="KEY=VALUE", help="An option of the store, as a recipe's `storage.options`."),
+        typer.Option("--storage", metavar="KEY=VALUE", help="Storage option, as a recipe's `storage.options`."),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Apply the options that precede the command, where no pattern of file names can add one."""
+    """Apply the global options. They precede the command, where a shell pattern cannot add one."""
     if debug:
         os.environ["SYNCCLIP_DEBUG"] = "1"
     if version:
@@ -83,15 +73,15 @@ def options(
 
         try:
             typer.echo(f"syncclip {metadata.version('syncclip')}")
-        except metadata.PackageNotFoundError:  # a working folder, as inside a submitted job
+        except metadata.PackageNotFoundError:  # a working directory, as inside a submitted job
             typer.echo("syncclip (not installed)")
         raise typer.Exit
     if not 0 <= grace <= threading.TIMEOUT_MAX:
-        raise UserError(f"--grace: {grace} is no number of seconds; give one, such as --grace 20")
+        raise UserError(f"--grace: {grace} is not a number of seconds; use e.g. --grace 20")
     context.with_resource(listening(grace))
     for name in trusted or ():
         if names_in(name) != [name]:
-            raise UserError(f"--trust: {name!r} names no code; give what a refusal names, package.module:Class")
+            raise UserError(f"--trust: {name!r} is not the name of code; use package.module:Class, as in the error")
         trust(name, anywhere=True)
     if stores:
         from syncclip.recipe.recipe import Recipe
@@ -110,10 +100,10 @@ def _run(arguments: list[str]) -> int:
     remember_arguments(arguments)
     command = get_command(app)
     try:
-        _refuse_file_names(arguments)
+        _reject_file_names(arguments)
         with listening() as listener:
             try:
-                # Not by calling `app`: typer would end quietly at an interrupt.
+                # Calling `app` would end silently at an interrupt.
                 with command.make_context("syncclip", arguments) as context:
                     return command.invoke(context) or 0
             except (KeyboardInterrupt, typer.Abort):
@@ -121,21 +111,21 @@ def _run(arguments: list[str]) -> int:
                 return listener.status or 130
     except typer.Exit as end:
         return end.exit_code
-    except BrokenPipeError:  # who reads the output has seen enough, as `head`
+    except BrokenPipeError:  # the reader of the output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except Exception as error:
-        mistake = sentence(error)
-        if mistake is None or debugging():
+        message = sentence(error)
+        if message is None or debugging():
             raise
-        if isinstance(error, LostRayError):  # which has been said
+        if isinstance(error, LostRayError):  # already reported
             return EXIT_STATUS
-        say(f"syncclip: {mistake}")
+        say(f"syncclip: {message}")
         return 2
 
 
-def _refuse_file_names(arguments: list[str]) -> None:
-    """Refuse an argument that is an option and also a file's name: a shell pattern such as `*` may have produced it."""
+def _reject_file_names(arguments: list[str]) -> None:
+    """Reject an option that is also a file name: a shell pattern such as `*` may have produced it."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for argument in options:
         if len(argument) > 1 and argument.startswith("-") and os.path.lexists(argument):
@@ -146,14 +136,14 @@ def _refuse_file_names(arguments: list[str]) -> None:
 
 
 def sentence(error: BaseException) -> str | None:
-    """A user's mistake as one sentence; None for a defect, whose traceback is worth more than any sentence."""
-    if hasattr(error, "format_message"):  # typer's own: an unknown command, a missing argument
+    """A user error as one sentence; None for a defect, which needs its traceback."""
+    if hasattr(error, "format_message"):  # Typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")
         if text.startswith("No such command"):
             group = getattr(getattr(error, "ctx", None), "info_name", None)
             return _no_such_command(re.split(r"[\"']", text)[1], group)
         option = getattr(error, "option_name", None)
-        if option in {name for one in get_command(app).params for name in one.opts}:
+        if option in {name for parameter in get_command(app).params for name in parameter.opts}:
             return f"{option} goes before the command: syncclip {option} ..."
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     error = cause_of(error)
@@ -163,22 +153,22 @@ def sentence(error: BaseException) -> str | None:
         return f"{name!a}: not valid UTF-8, so it can't be the name of a file or folder here; rename it"
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return cut(" ".join(str(error).split()), LONGEST)
-    if isinstance(error, OSError) and error.errno in FULL:
-        place = error.filename or "standard output or a temporary file"
-        return f"{place} can't be written to: {error.strerror}; free some space, or choose another disk"
-    for loop in (error, error.__context__):  # pathlib raises an error of its own after it
-        if isinstance(loop, OSError) and loop.errno == errno.ELOOP:
-            return f"{loop.filename}: links lead from there back to it; remove the link, or name another place"
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        target = error.filename or "standard output or a temporary file"
+        return f"{target} can't be written: {error.strerror}; free some space, or choose another disk"
+    for cause in (error, error.__context__):  # pathlib raises another error after it
+        if isinstance(cause, OSError) and cause.errno == errno.ELOOP:
+            return f"{cause.filename}: symbolic links form a loop; remove the link, or use another path"
     return None
 
 
-def _no_such_command(name: str, among: str | None = None) -> str:
-    """The nearest command; of those with the same name, the one of the group `among`."""
-    commands = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
-    for group, members in GROUPS.items():
-        commands += [group, *(f"{group} {command.name}" for command in members.registered_commands)]
+def _no_such_command(name: str, group: str | None = None) -> str:
+    """The error for an unknown command, with the nearest one; among equals, the one of `group`."""
+    commands = [command.__name__ for command in COMMANDS]
+    for prefix, typer_ in GROUPS.items():
+        commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]
     words: dict[str, str] = {}
-    for command in sorted(commands, key=lambda command: not command.startswith(f"{among} ")):
+    for command in sorted(commands, key=lambda command: not command.startswith(f"{group} ")):
         words.setdefault(command.rpartition(" ")[2], command)
     near = nearest(name, words)
     hint = f"did you mean {words[near]!r}?" if near else f"there are {', '.join(sorted(commands))}"

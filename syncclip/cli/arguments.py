@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import typer
 import syncclip
 from syncclip.core.settings import UserError
 
-# Of what may be given any number of times; the command gets a list.
-SEVERAL: dict[str, Any] = {"default_factory": list, "show_default": False}
+# Keyword arguments of parameters that may be repeated; the command receives a list.
+REPEATED: dict[str, Any] = {"default_factory": list, "show_default": False}
 
 
 def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
-    """A command's overrides, and those of `--storage`.
+    """A command's overrides plus those of `--storage`.
 
     Raises:
-        UserError: an override that names code is also a file's name, which a shell pattern may have produced.
+        UserError: an override that names code is also a file name; a shell pattern may have produced it.
     """
     for override in overrides:
         if ":" in override and "=" in override and os.path.lexists(override):
@@ -26,42 +26,53 @@ def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
     return [*overrides, *(context.obj or ())]
 
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (travel, icons) or a YAML file.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe (travel, icons) or a YAML file.")]
 Overrides = Annotated[
     list[str],
     typer.Argument(
-        **SEVERAL,
+        **REPEATED,
         metavar="SECTION.KEY=VALUE",
         callback=with_storage,
-        help="Recipe values that replace the file's.",
+        help="Overrides of recipe values.",
     ),
 ]
-Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Where results go: a folder or a URL.")]
-OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="The file to write: a path or a URL.")]
-OutSet = Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")]
+Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
+OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Output file: a path or a URL.")]
+OutFolder = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
 Root = Annotated[
-    str | None, typer.Option("--root", metavar="DIR", help="The folder of all datasets, organised as for CoOp.")
+    str | None, typer.Option("--root", metavar="DIR", help="Folder of all datasets, organised as for CoOp.")
 ]
 Datasets = Annotated[
-    list[str], typer.Option("--dataset", **SEVERAL, metavar="NAME", help="Only this dataset; may be repeated.")
+    list[str], typer.Option("--dataset", **REPEATED, metavar="NAME", help="Only this dataset; may be repeated.")
 ]
 Methods = Annotated[
-    list[str], typer.Option("--method", **SEVERAL, metavar="NAME", help="Only this method; may be repeated.")
+    list[str], typer.Option("--method", **REPEATED, metavar="NAME", help="Only this method; may be repeated.")
 ]
 Synthetic = Annotated[
-    str | None, typer.Option("--synthetic", metavar="DIR", help="A folder of synthetic sets, named like the datasets.")
+    str | None,
+    typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, named like the datasets."),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A folder, a URL, or hf://owner/name[@revision] on the Hugging Face hub.")
+    str, typer.Argument(metavar="RUN", help="A folder, a URL, or hf://owner/name[@revision] on the Hugging Face Hub.")
 ]
+Backbone = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="NAME", help="Current location of the run's CLIP, as backbone.name."),
+]
+Pretrained = Annotated[
+    str | None,
+    typer.Option("--pretrained", metavar="TAG", help="Current location of its weights, as backbone.pretrained."),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images in one forward pass.")]
+ActorGpus = Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor.")]
 
 
 def configure_storage(overrides: list[str]) -> None:
-    """Apply the `storage.options` among the overrides of a command that takes no recipe; without any, change nothing.
+    """Apply the `storage.options` among the overrides of a command without a recipe; do nothing without overrides.
 
     Raises:
-        UserError: an unknown key or a wrong value.
+        UserError: an unknown key or an invalid value.
     """
     if overrides:
         from syncclip import storage

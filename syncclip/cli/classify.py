@@ -1,4 +1,4 @@
-"""The commands that use a trained run."""
+"""Commands that use a trained run: classify, teacher, export, push."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from syncclip import storage
-from syncclip.cli.arguments import SEVERAL, Folder, Out, OutFile, OutSet, Run
+from syncclip.cli.arguments import (
+    REPEATED,
+    ActorGpus,
+    Backbone,
+    Batch,
+    Folder,
+    Out,
+    OutFile,
+    OutFolder,
+    Pretrained,
+    Run,
+)
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
@@ -19,14 +30,9 @@ from syncclip.runtime.progress import Progress, say
 
 if TYPE_CHECKING:
     from syncclip.inference.model import Model
-    from syncclip.inference.predictions import Answer
+    from syncclip.inference.predictions import Prediction
 
-Backbone = Annotated[
-    str | None, typer.Option("--backbone", metavar="NAME", help="Where the run's CLIP is now, as backbone.name.")
-]
-Pretrained = Annotated[
-    str | None, typer.Option("--pretrained", metavar="TAG", help="The same for its weights, as backbone.pretrained.")
-]
+HEADINGS = ["image", "class", "%", "then"]
 
 
 def classify(
@@ -35,39 +41,43 @@ def classify(
         list[str],
         typer.Argument(
             metavar="IMAGES...",
-            help="Files, folders, patterns, URLs, tables or shards of images; - is a list of them on standard input.",
+            help="Files, folders, patterns, URLs, tables or shards of images; - reads a list from standard input.",
         ),
     ],
     classes: Annotated[
         list[str],
-        typer.Option("--class", **SEVERAL, metavar="NAME", help="Instead of the run's own classes; repeat it."),
+        typer.Option(
+            "--class", **REPEATED, metavar="NAME", help="Class to use instead of the run's own; may be repeated."
+        ),
     ],
     out: OutFile = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes of each image, the likeliest first.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes per image, most probable first.")] = 5,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")] = 64,
+    batch: Batch = 64,
     actors: Annotated[
         int | None,
         typer.Option(
-            "--actors", min=1, help="On Ray: classify the shards of one folder, a table beside each or in --out."
+            "--actors",
+            min=1,
+            help="Classify the shards of one folder with this number of Ray actors; one table per shard.",
         ),
     ] = None,
-    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs of an actor.")] = 0.0,
+    num_gpus: ActorGpus = 0.0,
 ) -> None:
-    """Name what images show: a table on a terminal, JSON lines elsewhere, or a .jsonl, .csv or .parquet file."""
+    """Classify images: a table on a terminal, JSON lines in a pipe, or a .jsonl, .csv or .parquet file."""
     if actors is not None:
         places = {"backbone": backbone, "pretrained": pretrained}
         _classify_shards(run, images, out, (actors, num_gpus), classes=classes, top=top, batch=batch, places=places)
         return
     if num_gpus:
-        raise UserError("--num-gpus: an actor's; give --actors as well, or leave it out: a GPU here is used anyway")
+        raise UserError("--num-gpus applies to actors; give --actors as well, or omit it: a local GPU is used anyway")
     from syncclip.datasets.folders import skipped_files
     from syncclip.inference import predictions
     from syncclip.inference.model import load
 
     if out is not None:
-        predictions.check_place(out)
+        predictions.check_extension(out)
     model = load(run, backbone, pretrained)
     if classes:
         model = model.with_classes(classes)
@@ -80,16 +90,16 @@ def classify(
 
 
 def teacher(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The teacher: a finished run, as for `classify`.")],
-    synthetic: Annotated[str, typer.Argument(metavar="SET", help="The synthetic set: a folder or a URL.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Teacher: a finished run, as for `classify`.")],
+    synthetic: Annotated[str, typer.Argument(metavar="SET", help="Synthetic dataset: a folder or a URL.")],
     out: Out = None,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images in one forward pass.")] = 64,
-    actors: Annotated[int, typer.Option("--actors", min=1, help="On Ray: so many work on the shards.")] = 1,
-    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs of an actor.")] = 0.0,
+    batch: Batch = 64,
+    actors: Annotated[int, typer.Option("--actors", min=1, help="Number of Ray actors.")] = 1,
+    num_gpus: ActorGpus = 0.0,
 ) -> None:
-    """Write a trained run's probabilities of a synthetic set's images, once, for methods that learn from a teacher."""
+    """Precompute a run's soft labels on a synthetic dataset, for distillation."""
     from syncclip.inference import soft_labels as teaching
     from syncclip.synthesis.settings import Pool
 
@@ -97,35 +107,33 @@ def teacher(
     done = teaching.write_soft_labels(run, synthetic, out, batch=batch, pool=pool, places=places)
     text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: training.teacher={done.url}")
     if done.unread:
-        others = "it by another" if done.unread == 1 else "them by others"
-        say(f"teacher: {counted(done.unread, 'image')} could not be read; a training replaces {others}")
+        say(f"teacher: {counted(done.unread, 'image')} could not be read; training uses other images instead")
 
 
-def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:
-    """Print or write answers as they come; exit with 1 where an image could not be read."""
-    from syncclip.inference import predictions
+def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> None:
+    """Print or write predictions as they arrive; exit with status 1 if an image could not be read."""
+    from syncclip.inference.predictions import json_line, write_predictions
 
     unread: list[str] = []
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(None, "images", "classify"))
 
-        def counting() -> Iterator[Answer]:
-            for answer in coming:
+        def counting() -> Iterator[Prediction]:
+            for prediction in predictions:
                 progress.update()
-                if answer.error is not None:
-                    unread.append(answer.image)
-                yield answer
+                if prediction.error is not None:
+                    unread.append(prediction.image)
+                yield prediction
 
-        found = counting()
         if out is not None:
-            predictions.write_answers(found, out)
+            write_predictions(counting(), out)
         elif sys.stdout.isatty():
-            rows = [(answer.image, *_shown(answer)) for answer in found]
-            stack.close()  # the live line ends before the table begins
+            rows = [(prediction.image, *_cells(prediction)) for prediction in counting()]
+            stack.close()  # the progress line ends before the table begins
             text.show(text.table(f"{model.url}: {counted(len(model.classes), 'class', 'classes')}", HEADINGS, rows))
         else:
-            for answer in found:
-                sys.stdout.write(predictions.line(answer.row))
+            for prediction in counting():
+                sys.stdout.write(json_line(prediction.row))
                 sys.stdout.flush()
     if out is not None:
         text.show(out)
@@ -134,57 +142,55 @@ def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:
         raise typer.Exit(1)
 
 
-def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **asked: Any) -> None:
-    """The same on Ray, with a pool of so many actors and GPUs of each; `asked` as `classify_shards` takes it."""
+def _cells(prediction: Prediction) -> tuple[str, float | None, str]:
+    """Class, probability in percent, and the next classes of a row on the terminal."""
+    if not prediction.labels:
+        return "-", None, prediction.error or ""
+    best, *others = prediction.labels
+    return best.name, 100 * best.probability, ", ".join(f"{x.name} {100 * x.probability:.1f}" for x in others[:2])
+
+
+def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **settings: Any) -> None:
+    """Classify shards on Ray, with a number of actors and GPUs per actor; `settings` are those of `classify_shards`."""
     from syncclip.inference.shards import TABLE, classify_shards
     from syncclip.synthesis.settings import Pool
 
     if len(images) != 1:
-        raise UserError(f"--actors: they work on one folder of shards, and {len(images)} names were given; give one")
-    done = classify_shards(run, images[0], out, pool=Pool(pool[0], num_gpus=pool[1]), **asked)
+        raise UserError(f"--actors takes one folder of shards, but {len(images)} names were given")
+    done = classify_shards(run, images[0], out, pool=Pool(pool[0], num_gpus=pool[1]), **settings)
     text.show(
         f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {storage.join(done.url, '*' + TABLE)}"
     )
     if done.unread:
-        say(f"classify: {counted(done.unread, 'image')} could not be read; their rows say why")
+        say(f"classify: {counted(done.unread, 'image')} could not be read; see the column `error`")
         raise typer.Exit(1)
 
 
 def export(
     run: Run,
-    to: Annotated[str, typer.Option("--to", metavar="onnx|torch|open_clip|transformers|vectors", help="The format.")],
-    out: OutSet,
+    to: Annotated[
+        str, typer.Option("--to", metavar="onnx|torch|open_clip|transformers|vectors", help="Export format.")
+    ],
+    out: OutFolder,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
 ) -> None:
-    """Write a trained run for programs without syncclip: ONNX, torch.export, open_clip, transformers, or vectors."""
+    """Export a run for programs without syncclip: ONNX, torch.export, open_clip, transformers, or class vectors."""
     from typing import cast
 
-    from syncclip.export import export as exports
+    from syncclip.export import formats
     from syncclip.inference.model import load
 
-    text.show(exports.export(load(run, backbone, pretrained, "cpu"), cast(exports.Format, to), out))
+    text.show(formats.export(load(run, backbone, pretrained, "cpu"), cast(formats.Format, to), out))
 
 
 def push(
     run: Folder,
-    repo: Annotated[str, typer.Argument(metavar="REPO", help="Where to on the Hugging Face hub: owner/name.")],
-    private: Annotated[bool, typer.Option("--private", help="Show it to nobody else.")] = False,
-    revision: Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Onto this branch.")] = None,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository on the Hugging Face Hub: owner/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Branch to push to.")] = None,
 ) -> None:
-    """Share a trained run with its model card on the Hugging Face hub, for `syncclip.load("hf://owner/name")`."""
+    """Push a run with its model card to the Hugging Face Hub, for `syncclip.load("hf://owner/name")`."""
     from syncclip.interop import hub
 
     text.show(hub.push(run, repo, private, revision))
-
-
-HEADINGS = ["image", "class", "%", "then"]
-
-
-def _shown(answer: Answer) -> tuple[str, float | None, str]:
-    """(class, probability in percent, the others) of a row on the terminal."""
-    if not answer.labels:
-        return "-", None, answer.error or ""
-    best, *others = answer.labels
-    rest = ", ".join(f"{one.name} {100 * one.probability:.1f}" for one in others[:2])
-    return best.name, 100 * best.probability, rest

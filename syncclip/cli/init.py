@@ -10,7 +10,7 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.clip.prompt_text import prompt_texts, too_long
-from syncclip.core.settings import RENAMED, UserError
+from syncclip.core.settings import UserError
 from syncclip.datasets import SPLITS, Dataset, DatasetSettings, load_dataset
 from syncclip.datasets.folders import skipped_files
 from syncclip.embedded import context_length, load_tokenizer
@@ -18,12 +18,12 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
 from syncclip.runtime.progress import say
 
-LOOKED_AT = 64
-"""Images that are opened to measure their sizes, at most one per class."""
+SAMPLED_IMAGES = 64
+"""Maximum number of images opened to measure their sizes, one per class."""
 
 _ICONS = """\
-# The embedded models run anywhere, but know only drawings of a few things. For photographs, let
-# `syncclip init` write the recipe with --photographs.
+# The embedded models run anywhere, but recognise simple drawings only. For photographs, write
+# the recipe with `syncclip init --photographs`.
 extends: demo
 
 dataset:
@@ -39,7 +39,7 @@ study:
 _PHOTOGRAPHS = """\
 dataset:
 {dataset}
-# Downloaded once from the Hugging Face hub; both need a GPU.
+# Downloaded once from the Hugging Face Hub; both need a GPU.
 backbone:
   name: ViT-B-16
   pretrained: openai
@@ -73,45 +73,50 @@ def write_first_recipe(
     photographs: bool = False,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Write a recipe, as commented YAML, for the data at `source`, and return its path or URL.
+    """Write a recipe, as commented YAML, for the data at `source`; returns its path or URL.
 
     Args:
-        source: folder, table or shards; or a dataset's name.
-        root: folder in which it is looked up.
-        out: where the recipe goes; by default `<name>.yaml` here.
+        source: folder, table or shards; or the name of a dataset.
+        root: folder of the dataset of that name.
+        out: recipe file; by default `<name>.yaml` in the working directory.
         photographs: use a large CLIP and Stable Diffusion instead of the embedded models.
-        overrides: "dataset.key=value" for what the data does not contain, such as names of its classes.
+        overrides: "dataset.key=value" for values that the data does not contain, such as class names.
 
     Raises:
-        UserError: the data is no dataset, an image that is looked at cannot be read, a name is too long for the
-            embedded CLIP, an override is of another section, or the recipe exists.
+        UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the embedded CLIP,
+            an override is of another section, or the recipe exists.
     """
-    _check_overrides(overrides)
-    given = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
-    dataset = load_dataset(given.dataset)
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.partition(".")[0] != "dataset" and "=" in override:
+            raise UserError(
+                f"{key}: `init` takes values of `dataset` only, such as dataset.template; add others to the recipe, or "
+                "after the command that runs it."
+            )
+    recipe = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
+    dataset = load_dataset(recipe.dataset)
     if not photographs:
-        _check_prompts(given, dataset)
-    place = out or f"{given.name}.yaml"
-    if storage.exists(place):
-        raise UserError(f"{place} is there already; remove it, or name another file with --out FILE.yaml.")
-    body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset=_section(given.dataset, dataset))
-    storage.write_bytes(place, (_facts(dataset) + body).encode())
-    Recipe.load(place)
+        _check_prompts(recipe, dataset)
+    path = out or f"{recipe.name}.yaml"
+    if storage.exists(path):
+        raise UserError(f"{path} exists already; remove it, or choose another file with --out FILE.yaml.")
+    body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset=_section(recipe.dataset, dataset))
+    storage.write_bytes(path, (_facts(dataset) + body).encode())
+    Recipe.load(path)
     if dataset.skipped:
         say(f"init: {skipped_files(dataset.skipped)}")
-    return place
+    return path
 
 
-def _section(given: DatasetSettings, dataset: Dataset) -> str:
-    """The commented lines of section `dataset`: what was given, and defaults that the data suggests."""
+def _section(settings: DatasetSettings, dataset: Dataset) -> str:
+    """The commented lines of section `dataset`: given values, and defaults suggested by the data."""
     counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
     low, high = int(counts.min()), int(counts.max())
-    values = {"base": "first", "shots": min(16, high)}
-    values |= given.model_dump(mode="json", exclude_defaults=True)
-    values |= {"name": given.name, "template": dataset.template}
-    notes = {"shots": f"training images of a base class: {low if low == high else f'{low} to {high}'}"}
-    if "base" not in given.model_dump(exclude_defaults=True):
-        notes["base"] = "half of the classes; or drawn, all, or a list of names"
+    given = settings.model_dump(mode="json", exclude_defaults=True)
+    values = {"base": "first", "shots": min(16, high), **given, "name": settings.name, "template": dataset.template}
+    notes = {"shots": f"training images per base class: {low if low == high else f'{low} to {high}'}"}
+    if "base" not in given:
+        notes["base"] = "the first half of the classes; or drawn (at random), all, or a list of names"
     lines = [
         f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
         for key in DatasetSettings.model_fields
@@ -120,35 +125,24 @@ def _section(given: DatasetSettings, dataset: Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
-    for override in overrides:
-        key = override.partition("=")[0]
-        section = key.partition(".")[0]
-        if RENAMED.get(section, section) != "dataset" and "=" in override:
-            raise UserError(
-                f"{key}: a first recipe takes values of `dataset` alone, such as dataset.template; write others into "
-                "the recipe, or after the command that runs it."
-            )
-
-
 def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
-    """Refuse now what the embedded CLIP would refuse only after the synthesis."""
+    """Check that all prompts fit the embedded CLIP, which would otherwise fail after synthesis."""
     tokenizer, context = load_tokenizer(), context_length()
     sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.initial_words, 0)
     for sentence, encoding in zip(sentences, tokenizer.encode_batch(sentences), strict=True):
         if len(encoding) > context:
             raise UserError(
-                f"{too_long(sentence, context)}; use a shorter template or a shorter class name, or let "
-                "--photographs choose a CLIP that reads more."
+                f"{too_long(sentence, context)}; use a shorter template or class name, or --photographs for a CLIP "
+                "with a longer context."
             )
 
 
 def _facts(dataset: Dataset) -> str:
-    """What was found, as comment lines."""
+    """Classes, images and their sizes, as comment lines."""
     test = dataset.split("test")
-    shown = [int(rows[0]) for label in dataset.candidates[:LOOKED_AT] if len(rows := test.rows_of(label))]
-    sides = [min(test.image(row).size) for row in shown]
+    sample = [int(rows[0]) for label in dataset.candidates[:SAMPLED_IMAGES] if len(rows := test.rows_of(label))]
+    sides = [min(test.image(row).size) for row in sample]
     sizes = ", ".join(f"{len(dataset.splits[split]):,} {split}" for split in SPLITS if split in dataset.splits)
     names = ", ".join(dataset.classnames[:4]) + (", …" if len(dataset.classnames) > 4 else "")
     return (

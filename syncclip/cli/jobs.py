@@ -1,17 +1,19 @@
-"""The commands that run an experiment: each loads a recipe, makes one call of the library, and prints what it found.
+"""Commands that run an experiment: each loads a recipe, makes one library call, and prints the result.
 
-The recipe is loaded before the rest of the library, so that a mistake in it is refused at once.
+The recipe is loaded before the rest of the library is imported, so that its errors appear at once.
 """
 
 from __future__ import annotations
 
+from enum import Enum
+from functools import partial
 from typing import Annotated
 
 import typer
 
 import syncclip
 from syncclip.cli.arguments import (
-    SEVERAL,
+    REPEATED,
     Datasets,
     Folder,
     Methods,
@@ -24,50 +26,63 @@ from syncclip.cli.arguments import (
     with_storage,
 )
 from syncclip.core import text
+from syncclip.core.settings import UserError
 from syncclip.core.text import counted
+from syncclip.runtime.progress import say
+
+
+class JobName(str, Enum):
+    """The commands that `submit` runs on a cluster."""
+
+    synth = "synth"
+    train = "train"
+    study = "study"
+    reproduce = "reproduce"
+    classify = "classify"
 
 
 def demo(overrides: Overrides, out: Out = None) -> None:
-    """End to end in minutes with the embedded models: generate, train, compare, report."""
+    """Run the demo end to end in minutes with the embedded models: generate, train, compare, report."""
     study("demo", overrides, out)
 
 
 def init(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table or shards of images; or a name.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, table or shards of images, or a dataset name.")],
     overrides: Annotated[
         list[str],
         typer.Argument(
-            **SEVERAL,
+            **REPEATED,
             metavar="dataset.KEY=VALUE",
             callback=with_storage,
-            help="What the data does not contain: dataset.classnames, dataset.template ...",
+            help="Values that the data does not contain: dataset.classnames, dataset.template ...",
         ),
     ],
     root: Root = None,
     out: OutFile = None,
     photographs: Annotated[
-        bool, typer.Option("--photographs", help="With a large CLIP and Stable Diffusion, not the embedded models.")
+        bool,
+        typer.Option("--photographs", help="Use a large CLIP and Stable Diffusion instead of the embedded models."),
     ] = False,
 ) -> None:
-    """Look at your own images and write a recipe for them that runs."""
+    """Inspect your own images and write a runnable recipe for them."""
     from syncclip.cli.init import write_first_recipe
 
-    place = write_first_recipe(data, root, out, photographs, overrides)
-    text.show(f"{place}: see its prompts with `syncclip plan {place}`, then run `syncclip study {place}`")
+    path = write_first_recipe(data, root, out, photographs, overrides)
+    text.show(f"{path}: see its prompts with `syncclip plan {path}`, then run `syncclip study {path}`")
 
 
 def captions(
     recipe: RecipeName,
     overrides: Overrides,
     out: OutFile = None,
-    show: Annotated[int, typer.Option("--show", min=0, help="How many to print of each class.")] = 3,
+    show: Annotated[int, typer.Option("--show", min=0, help="Number of captions to print per class.")] = 3,
 ) -> None:
-    """Let the recipe's language model write captions of each class into a file; existing ones are kept."""
+    """Write captions of each class with the recipe's language model; existing captions are kept."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
 
     for url, written in jobs.captions(loaded, out).items():
-        rows = [(name, caption) for name, found in written.sentences.items() for caption in found[:show]]
+        rows = [(name, caption) for name, captions in written.sentences.items() for caption in captions[:show]]
         if rows:
             text.show(text.table(f"Captions by {written.writer.model}", ["class", "caption"], rows))
         count = counted(sum(map(len, written.sentences.values())), "caption")
@@ -75,7 +90,7 @@ def captions(
 
 
 def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
-    """Generate the synthetic set as shards; existing shards are kept, so an interrupted set is completed."""
+    """Generate a synthetic dataset as shards; existing shards are kept, so an interrupted job resumes."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
     from syncclip.cli import render
@@ -84,7 +99,7 @@ def synth(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
 
 
 def train(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
-    """Train one method on real and synthetic images, and evaluate it; an interrupted run is resumed."""
+    """Train one method on real and synthetic images, and evaluate it; an interrupted run resumes."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
     from syncclip.cli import render
@@ -98,26 +113,25 @@ def evaluate(
     run: Folder,
     overrides: Overrides,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="Another dataset, with its own classes.")
+        str | None, typer.Option("--dataset", metavar="NAME", help="Another dataset to transfer to, with its classes.")
     ] = None,
     root: Root = None,
-    benchmark: Annotated[str | None, typer.Option("--benchmark", hidden=True)] = None,
 ) -> None:
-    """Evaluate a trained run in one pass over the test images, with every metric; also on another dataset."""
+    """Evaluate a trained run on the test images, with every metric; or on another dataset."""
     from syncclip import jobs
     from syncclip.cli import render
 
-    name = dataset or benchmark
-    found = jobs.evaluate(run, overrides, name, root)
-    on = f" of {name}" if name else ""
-    text.show(render.results(found.results, f"{found.name}: accuracy on {found.split} images{on}, %"))
+    evaluated = jobs.evaluate(run, overrides, dataset, root)
+    of = f" of {dataset}" if dataset else ""
+    title = f"{evaluated.name}: accuracy on {evaluated.split} images{of}, %"
+    text.show(render.results(evaluated.results, title))
 
 
 def study(
     recipe: RecipeName,
     overrides: Overrides,
     out: Out = None,
-    status: Annotated[bool, typer.Option("--status", help="Only report its progress, from anywhere.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only report progress, from any machine.")] = False,
 ) -> None:
     """Run the grid method x data x images per class x seed, fit its curve, and write the report."""
     loaded = syncclip.Recipe.load(recipe, overrides)
@@ -139,7 +153,7 @@ def study(
 
 
 def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
-    """Choose each study configuration's settings among its candidates, on validation images only."""
+    """Tune each study configuration over its search space, on validation images only."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip.studies import tune as tuning
 
@@ -147,16 +161,17 @@ def tune(recipe: RecipeName, overrides: Overrides, out: Out = None) -> None:
     rows = [
         (
             configuration,
-            "; ".join(f"{key} = {value}" for key, value in found["selected"].items()),
-            found[record["metric"]],
+            "; ".join(f"{key} = {value}" for key, value in tuned["selected"].items()),
+            tuned[record["metric"]],
         )
-        for configuration, found in record["configurations"].items()
+        for configuration, tuned in record["configurations"].items()
     ]
-    text.show(text.table("Tuned on validation images", ["configuration", "values", f"{record['metric']}, %"], rows))
+    headings = ["configuration", "values", f"{record['metric']}, %"]
+    text.show(text.table("Tuned on validation images", headings, rows))
 
 
 def report(folder: Folder) -> None:
-    """Write the report of a study, a run or a set as one self-contained HTML page."""
+    """Write the report of a study, run or synthetic dataset as one self-contained HTML page."""
     from syncclip.reports import write_report
 
     done = write_report(folder)
@@ -173,7 +188,7 @@ def reproduce(
             "growing.",
         ),
     ],
-    root: Annotated[str, typer.Option("--root", metavar="DIR", help="The folder of all datasets, as for CoOp.")],
+    root: Annotated[str, typer.Option("--root", metavar="DIR", help="Folder of all datasets, organised as for CoOp.")],
     overrides: Overrides,
     dataset: Datasets,
     method: Methods,
@@ -185,3 +200,60 @@ def reproduce(
 
     done = reproduce(Request(protocol, root, dataset, method, out, synthetic, overrides))
     text.show(f"report: {done.page}")
+
+
+def submit(
+    job: Annotated[JobName, typer.Argument(metavar="synth|train|study|reproduce|classify", help="Command to run.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="Built-in recipe or YAML file; for `reproduce`, the protocol; for `classify`, the run and the shards.",
+        ),
+    ],
+    overrides: Overrides,
+    dataset: Datasets,
+    method: Methods,
+    out: Out = None,
+    address: Annotated[
+        str,
+        typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="Dashboard URL, http://HEAD:8265."),
+    ] = "http://127.0.0.1:8265",
+    wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Assert that every node sees this machine's paths under the same names.")
+    ] = False,
+    root: Root = None,
+    synthetic: Synthetic = None,
+    actors: Annotated[int | None, typer.Option("--actors", min=1, help="Number of actors of `classify`.")] = None,
+    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor of `classify`.")] = 0.0,
+) -> None:
+    """Run a command on a Ray cluster. Submitted again, it is joined or resumed, never run twice."""
+    from syncclip.cli import submit as cluster
+
+    if job is JobName.reproduce:
+        if root is None:
+            raise UserError("missing option '--root': reproduce needs the folder of all datasets")
+        from syncclip.protocols.run import Request
+
+        build = partial(cluster.reproduce_job, Request(recipe, root, dataset, method, out, synthetic, overrides))
+    elif root or dataset or method or synthetic:
+        raise UserError(
+            f"--root, --dataset, --method and --synthetic belong to reproduce; for {job.value}, set them in its recipe"
+        )
+    elif job is JobName.classify:
+        if len(overrides) != 1:
+            raise UserError("submit classify takes a run and one folder of shards, each a URL or a path")
+        build = partial(cluster.classify_job, recipe, overrides[0], out, actors or 1, num_gpus)
+    elif actors or num_gpus:
+        raise UserError(f"--actors and --num-gpus belong to classify; for {job.value}, set `synthesis` in its recipe")
+    else:
+        build = partial(cluster.recipe_job, job.value, syncclip.Recipe.load(recipe, overrides), out)
+    client = cluster.connect(address)
+    name, joined = cluster.start(client, build(shared=shared or cluster.is_local_cluster(address)))
+    say(f"job {name} is {'already running' if joined else 'submitted'} at {address}")
+    stop = f"`ray job stop {name} --address {address}` stops it"
+    if not wait:
+        say(f"the job continues; {stop}")
+    elif status := cluster.follow(client, name, stop):
+        raise typer.Exit(status)

@@ -1,4 +1,4 @@
-"""`syncclip prompts`: import and export learned prompts, and show the words nearest to them."""
+"""`syncclip prompts`: import and export learned prompts, and show their nearest words."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName
 from syncclip.core import text
 from syncclip.runtime.progress import say
 
-app = typer.Typer(help="Import and export learned prompts, and show the words nearest to them.")
+app = typer.Typer(help="Import and export learned prompts, and show their nearest words.")
 
 
 @app.command("import")
 def import_command(
-    source: Annotated[str, typer.Argument(metavar="FILE_OR_DIR", help="A model.pth.tar-N, or a folder with some.")],
+    source: Annotated[str, typer.Argument(metavar="FILE_OR_DIR", help="A model.pth.tar-N, or a folder of them.")],
     recipe: RecipeName,
     overrides: Overrides,
     out: Out = None,
     epoch: Annotated[
-        int | None, typer.Option("--epoch", help="Which of a folder's; by default the best, else the newest.")
+        int | None, typer.Option("--epoch", help="Epoch to load from a folder; by default the best, else the newest.")
     ] = None,
     transfer: Annotated[
-        bool, typer.Option("--transfer", help="Use them for other classes than they were trained on.")
+        bool, typer.Option("--transfer", help="Use the prompts for classes other than their training classes.")
     ] = False,
 ) -> None:
-    """Make a run of prompts that a method's published code trained; the recipe names method, backbone, dataset."""
+    """Import prompts trained by a method's published code; the recipe sets method, backbone and dataset."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip.interop.imports import import_prompts
 
@@ -40,20 +40,20 @@ def import_command(
 
 @app.command("export")
 def export_command(run: Folder, out: Out = None) -> None:
-    """Write a run's prompts as the method's published code loads them, with a model card."""
+    """Export a run's prompts in the format of the method's published code, with a model card."""
     from syncclip.interop.exports import export_prompts
 
     exported = export_prompts(run, out)
     text.show(exported.card)
-    text.show(exported.checkpoint or "no checkpoint for other code, as none is known for this method")
+    text.show(exported.checkpoint or "no checkpoint: there is no published code for this method")
 
 
 @app.command("show")
 def show(
     run: Folder,
-    words: Annotated[int, typer.Option("--words", min=1, help="How many for each vector.")] = 3,
+    words: Annotated[int, typer.Option("--words", min=1, help="Number of words per vector.")] = 3,
 ) -> None:
-    """Show the words nearest to each learned vector of the text, with their Euclidean distance."""
+    """Show the words nearest to each learned text vector, with their Euclidean distance."""
     from syncclip.interop.nearest import learned_words
 
     headings, rows = learned_words(run, words)

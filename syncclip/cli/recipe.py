@@ -1,4 +1,4 @@
-"""`syncclip recipe`: show a whole recipe, explain its keys, and write their schema for editors."""
+"""`syncclip recipe`: show recipes, explain their keys, and print their JSON Schema."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import syncclip
 from syncclip.cli.arguments import Overrides, RecipeName
 from syncclip.core import text
 
-app = typer.Typer(help="Show a whole recipe, explain its keys, and print their schema for editors.")
+app = typer.Typer(help="Show recipes, explain their keys, and print their JSON Schema.")
 
 
 @app.command("ls")
 def ls() -> None:
-    """List the recipes that come with the package."""
+    """List the built-in recipes."""
     from syncclip.recipe.files import shipped
 
     for name in shipped():
@@ -25,25 +25,25 @@ def ls() -> None:
 
 @app.command("show")
 def show(recipe: RecipeName, overrides: Overrides) -> None:
-    """Print a recipe with every default filled in, as it would be stored beside results."""
+    """Print a recipe with all defaults, as it is stored with results."""
     typer.echo(text.printable(syncclip.Recipe.load(recipe, overrides).to_yaml().rstrip(), "\n"))
 
 
 @app.command("explain")
 def explain(
-    key: Annotated[str, typer.Argument(metavar="KEY", help="Such as training.epochs, or a section.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key such as training.epochs, or a section.")],
 ) -> None:
-    """Say what a key means, what it may be and what it is by default; of a section, all of its keys."""
+    """Explain a key: meaning, type and default; for a section, all of its keys."""
     from syncclip.recipe import reference
 
-    for one in reference.explain(key):
-        default = f"; default {one.default}" if one.default else ""
-        text.show(f"{one.path}: {one.kind}{default}\n    {one.meaning}")
+    for entry in reference.explain(key):
+        default = f"; default {entry.default}" if entry.default else ""
+        text.show(f"{entry.path}: {entry.kind}{default}\n    {entry.meaning}")
 
 
 @app.command("schema")
 def schema() -> None:
-    """Print the JSON Schema of recipes, with which editors complete and check them."""
+    """Print the JSON Schema of recipes, for completion and validation in editors."""
     from syncclip.recipe import reference
 
     typer.echo(json.dumps(reference.schema(), indent=1))

@@ -1,4 +1,4 @@
-"""What commands print of results, and of a synthetic set: its summary, its quality, its shards, one sample."""
+"""Rendering of metrics and of a synthetic dataset: summary, quality, shards, one sample."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from syncclip.synthetic_sets.quality import SetQuality
 
 
-def results(found: Mapping[str, Any], title: str) -> Table:
-    """Every metric of one run, in per cent."""
-    return table(title, list(METRIC_HEADINGS.values()), [[found.get(key) for key in METRIC_HEADINGS]])
+def results(metrics: Mapping[str, Any], title: str) -> Table:
+    """Every metric of one run, in percent."""
+    return table(title, list(METRIC_HEADINGS.values()), [[metrics.get(key) for key in METRIC_HEADINGS]])
 
 
 def summary(done: SetSummary) -> str:
-    """What a set holds and what this call added to it, as two or three lines."""
+    """Content of a synthetic dataset, work of this call, and URL, a line each."""
     rejects = ", ".join(f"{reason} {count:,}" for reason, count in done.rejects.items())
     lines = [
         f"{counted(done.images, 'image')} of {counted(done.classes, 'class', 'classes')} in "
@@ -33,42 +33,43 @@ def summary(done: SetSummary) -> str:
         + (f"; dropped: {done.dropped:,}" if done.dropped else "")
     ]
     if done.work.images:
-        shares = f"actors busy {percent(done.work.busy)}"
-        shares += f", their devices {percent(done.work.computed)}" if done.work.computed else ""
+        shares = f"actors {percent(done.work.busy)} busy"
+        shares += f", device utilisation {percent(done.work.computed)}" if done.work.computed else ""
         lines.append(f"{done.work.images:,} generated now, {done.work.rate:.3g} images/s, {shares}")
     return "\n".join([*lines, done.url])
 
 
-def quality(found: SetQuality) -> str:
-    """How good a set is, as a few lines; each class has its own in stats.json."""
-    worst = sorted((one.accuracy, one.name) for one in found.classes if one.accuracy is not None)[:3]
+def quality(measured: SetQuality) -> str:
+    """Quality of a synthetic dataset, as a few lines; stats.json has each class."""
+    worst = sorted((of.accuracy, of.name) for of in measured.classes if of.accuracy is not None)[:3]
     lines = [
-        f"{found.measured:,} of {found.images:,} images measured by the CLIP {found.backbone!r}",
-        f"read as their own class: {found.accuracy:.1f} %; least so "
+        f"{measured.measured:,} of {measured.images:,} images measured with CLIP {measured.backbone!r}",
+        f"classified as their own class: {measured.accuracy:.1f} %; lowest: "
         + ", ".join(f"{name!r} {accuracy:.0f} %" for accuracy, name in worst),
-        f"near-duplicates of an earlier image: {found.near_duplicates:,}"
-        + "".join(f"; sample {later} of {earlier}" for later, earlier in found.pairs[:1]),
+        f"near-duplicates of an earlier image: {measured.near_duplicates:,}"
+        + "".join(f"; sample {later} of {earlier}" for later, earlier in measured.pairs[:1]),
     ]
-    if found.similarity is not None:
-        real = "" if found.real_similarity is None else f"; of real ones: {found.real_similarity:.3f}"
-        lines.append(f"similarity of two images of a class: {found.similarity:.3f}{real}")
-    if found.shift is not None and found.shift.relative_distance is not None:
-        lines.append(f"shift to the real images, relative to that between classes: {found.shift.relative_distance:.3f}")
-    if found.prompts is not None:
-        lines.append(f"different prompts: {found.prompts.distinct:,}, at least {found.prompts.fewest:,} a class")
+    if measured.similarity is not None:
+        real = "" if measured.real_similarity is None else f"; of real images: {measured.real_similarity:.3f}"
+        lines.append(f"mean similarity of two images of a class: {measured.similarity:.3f}{real}")
+    if measured.shift is not None and measured.shift.relative_distance is not None:
+        distance = measured.shift.relative_distance
+        lines.append(f"domain shift to real images, relative to the distance between classes: {distance:.3f}")
+    if measured.prompts is not None:
+        lines.append(f"distinct prompts: {measured.prompts.distinct:,}, at least {measured.prompts.fewest:,} per class")
     return "\n".join(lines)
 
 
 def listing(url: str, shards: Collection[ShardStats]) -> Table:
-    """The committed shards of a set, one a row, and a last row for all."""
+    """The committed shards of a set, a row each, and a row of totals."""
 
     def row(name: str, stats: Collection[ShardStats], sha256: str) -> tuple[object, ...]:
-        classes = {label for one in stats for label in one.per_class}
-        rejects = sum(sum(one.rejects.values()) for one in stats)
-        count, total = sum(one.count for one in stats), size(sum(one.bytes for one in stats))
-        return name, count, len(classes), total, rejects, sum(one.seconds for one in stats), sha256
+        classes = {label for shard in stats for label in shard.per_class}
+        rejects = sum(sum(shard.rejects.values()) for shard in stats)
+        count, total = sum(shard.count for shard in stats), size(sum(shard.bytes for shard in stats))
+        return name, count, len(classes), total, rejects, sum(shard.seconds for shard in stats), sha256
 
-    rows = [*(row(f"{one.shard:05d}", [one], one.sha256[:12]) for one in shards), row("all", shards, "")]
+    rows = [*(row(f"{shard.shard:05d}", [shard], shard.sha256[:12]) for shard in shards), row("all", shards, "")]
     return table(url, ("shard", "images", "classes", "size", "rejects", "seconds", "sha256"), rows)
 
 

@@ -1,4 +1,4 @@
-"""The command that answers over HTTP."""
+"""`syncclip serve`: a trained run as an HTTP service."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ from typing import Annotated
 
 import typer
 
-from syncclip.cli.arguments import Folder
-from syncclip.cli.classify import Backbone, Pretrained
+from syncclip.cli.arguments import Backbone, Folder, Pretrained
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.runtime import shutdown
 from syncclip.runtime.hosts import is_loopback
 
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 def serve(
     run: Folder,
-    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 is every network.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the service and its page.")] = 8000,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the service and its page.")] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
-            "--token", envvar="SYNCCLIP_SERVE_TOKEN", help="What requests must bring, where others reach the host."
+            "--token",
+            envvar="SYNCCLIP_SERVE_TOKEN",
+            help="Bearer token of all requests; required unless --host is a loopback address.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes of an answer, the likeliest first.")] = 5,
-    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Processes that answer, each with a model.")] = 1,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes per image, most probable first.")] = 5,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Number of replicas, each with a model.")] = 1,
     num_cpus: Annotated[
-        float | None, typer.Option("--num-cpus", min=0.1, help="CPUs of each; by default its share of this machine's.")
+        float | None,
+        typer.Option("--num-cpus", min=0.1, help="CPUs per replica; by default an equal share of this machine's."),
     ] = None,
-    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs of each; 0.5: two share one.")] = 0,
+    num_gpus: Annotated[
+        float, typer.Option("--num-gpus", min=0, help="GPUs per replica; with 0.5, two replicas share one.")
+    ] = 0,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
 ) -> None:
-    """Answer over HTTP what images show, with a page to drop one on, until Ctrl-C."""
+    """Serve a run over HTTP, with a drag-and-drop demo page."""
     if not token and not is_loopback(host):
-        raise UserError(f"--host {host}: others reach it; set SYNCCLIP_SERVE_TOKEN, or --token, to what they must know")
+        raise UserError(f"--host {host}: other machines can reach it; set a token by SYNCCLIP_SERVE_TOKEN or --token")
     from syncclip.runtime.ray_session import cluster_address, local_cpus
     from syncclip.serving import service
 
@@ -53,7 +57,7 @@ def serve(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
     )
-    with service.serving(settings, host, port, token or None) as address, shutdown.postponed():
-        text.show(address)
+    with service.serving(settings, host, port, token or None) as url, shutdown.postponed():
+        text.show(url)
         while not shutdown.requested():
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""`syncclip shards`: look into sets of shards, and make them from existing images."""
+"""`syncclip shards`: inspect, verify, import, merge, export and pack shards."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 import syncclip
-from syncclip.cli.arguments import Folder, Out, OutSet, Overrides, Root, configure_storage
-from syncclip.cli.verify import checked
+from syncclip.cli.arguments import Folder, Out, OutFolder, Overrides, Root, configure_storage
+from syncclip.cli.verify import show_problems
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.runtime.progress import say
 
-app = typer.Typer(help="Look into sets of shards, and make them from existing images.")
+app = typer.Typer(help="Inspect, verify, import, merge, export and pack shards.")
 
 
 @app.command("ls")
@@ -34,30 +34,31 @@ def ls(folder: Folder, overrides: Overrides) -> None:
 def verify_command(
     folder: Folder,
     overrides: Overrides,
-    repair: Annotated[bool, typer.Option("--repair", help="Generate damaged shards again, to the same bytes.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Generate damaged shards again, byte for byte the same.")
+    ] = False,
 ) -> None:
-    """Read a whole set and report what is wrong with it; exit status 1 if anything is and stays so."""
+    """Read a whole set and report damage; exit status 1 if any remains."""
     from syncclip.shards.markers import committed
     from syncclip.synthetic_sets.repair import repair_set
 
     configure_storage(overrides)
-    found = checked(folder)
-    if found.shards and repair:
-        again = repair_set(folder, found.shards, _recipe_of(folder, overrides).synthesis.pool)
-        text.show(f"{folder}: {counted(len(again), 'shard')} generated again")
-    if len(found.problems) > (found.mendable if repair else 0):
+    result = show_problems(folder)
+    if result.shards and repair:
+        repaired = repair_set(folder, result.shards, _recipe_of(folder, overrides).synthesis.pool)
+        text.show(f"{folder}: {counted(len(repaired), 'shard')} generated again")
+    if len(result.problems) > (result.mendable if repair else 0):
         raise typer.Exit(1)
-    text.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all sound")
+    text.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all intact")
 
 
 @app.command("quality")
 def quality_command(folder: Folder, overrides: Overrides) -> None:
-    """Measure how recognisable, varied and close to real images a set is; written beside it as stats.json."""
+    """Measure accuracy, diversity and domain shift of a set; written to its stats.json."""
     from syncclip.cli import render
     from syncclip.synthetic_sets.quality import measure_quality
 
-    found = measure_quality(_recipe_of(folder, overrides), folder)
-    text.show(render.quality(found))
+    text.show(render.quality(measure_quality(_recipe_of(folder, overrides), folder)))
 
 
 @app.command("show")
@@ -66,7 +67,7 @@ def show(
     index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
     *,
     overrides: Overrides,
-    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Copy the image there.")] = None,
+    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Save the image to this file.")] = None,
 ) -> None:
     """Show one sample: class, prompt, provenance."""
     import numpy as np
@@ -89,15 +90,15 @@ def show(
 
 @app.command("import")
 def import_command(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class ids.")],
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="The dataset whose class ids it uses.")],
-    out: OutSet,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class labels.")
+    ],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset whose class labels it uses.")],
+    out: OutFolder,
     root: Root = None,
-    images: Annotated[
-        str | None, typer.Option("--images", metavar="DIR", help="The folder of a split file's images.")
-    ] = None,
+    images: Annotated[str | None, typer.Option("--images", metavar="DIR", help="Image folder of a split file.")] = None,
 ) -> None:
-    """Import a synthetic set that others made, to use with training.synthetic=DIR."""
+    """Import an existing synthetic set, for training.synthetic=DIR."""
     from collections import Counter
 
     from syncclip import storage
@@ -109,27 +110,28 @@ def import_command(
     recipe = syncclip.Recipe.of_dataset(dataset, root)
     storage.configure(recipe.storage.options)
     unreadable, skipped = Corruption(limit=None), Counter[str]()
-    found = import_set(source, read_dataset(recipe.dataset), out, images, unreadable, skipped)
-    count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
-    fewest = f"{min(found.counts)} to {max(found.counts)} a class"
+    imported = import_set(source, read_dataset(recipe.dataset), out, images, unreadable, skipped)
+    count, classes = counted(sum(imported.counts), "image"), counted(imported.classes, "class", "classes")
+    low, high = min(imported.counts), max(imported.counts)
     if skipped:
         say(f"shards import: {skipped_files(skipped)}")
     if unreadable.names:
         say(f"shards import: {counted(unreadable.images, 'image')} could not be read: {text.few(unreadable.names)}")
-    text.show(f"{count} of {classes}, {fewest}; use them with training.synthetic={out}")
+    per_class = f"{low}" if low == high else f"{low} to {high}"
+    text.show(f"{count}, {classes}, {per_class} per class; use them with training.synthetic={out}")
 
 
 @app.command("merge")
 def merge_command(
-    sets: Annotated[list[str], typer.Argument(metavar="DIR", help="Two sets or more, of the same classes.")],
-    out: OutSet,
+    sets: Annotated[list[str], typer.Argument(metavar="DIR", help="Two or more sets of the same classes.")],
+    out: OutFolder,
 ) -> None:
-    """Merge several sets; in each class the images of the first come first. If interrupted, run it again."""
+    """Merge sets; within a class, images of the first set come first. Run it again after an interruption."""
     from syncclip.synthetic_sets.merge import merge_sets
 
-    found = merge_sets(sets, out)
-    count, classes = counted(sum(found.counts), "image"), counted(found.classes, "class", "classes")
-    text.show(f"{count} of {classes}, {min(found.counts)} a class or more: {out}")
+    merged = merge_sets(sets, out)
+    count, classes = counted(sum(merged.counts), "image"), counted(merged.classes, "class", "classes")
+    text.show(f"{count}, {classes}, at least {min(merged.counts)} per class: {out}")
 
 
 @app.command("export")
@@ -138,10 +140,12 @@ def export_command(
     overrides: Overrides,
     *,
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="folder, huggingface or split-zhou.")],
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where it goes: a folder or a URL.")],
-    licence: Annotated[str, typer.Option("--license", help="Of the images, for the card (huggingface).")] = "unknown",
+    out: OutFolder,
+    licence: Annotated[
+        str, typer.Option("--license", help="Licence of the images, for the dataset card (huggingface).")
+    ] = "unknown",
 ) -> None:
-    """Export a set in a common layout: a folder per class, a dataset of the hub, or a split file with images."""
+    """Export a set as a folder per class, a Hugging Face dataset, or a split file with images."""
     from syncclip.synthetic_sets.export import export_set
 
     configure_storage(overrides)
@@ -154,12 +158,12 @@ def pack_command(
     root: Root = None,
     out: Out = None,
     resize: Annotated[
-        int | None, typer.Option("--resize", metavar="PX", help="Scale shorter sides down to it.")
+        int | None, typer.Option("--resize", metavar="PX", help="Resize images to this length of their shorter side.")
     ] = None,
-    shots: Annotated[str, typer.Option("--shots", help="Shots per class that will be trained with.")] = "1,2,4,8,16",
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds that the shots will be chosen by.")] = "1,2,3",
+    shots: Annotated[str, typer.Option("--shots", help="Shots per class to include.")] = "1,2,4,8,16",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot samples.")] = "1,2,3",
 ) -> None:
-    """Pack a dataset's few-shot, validation and test images into shards that a cluster can stream."""
+    """Pack a dataset's few-shot, validation and test images into shards for streaming."""
     from syncclip import storage
     from syncclip.datasets.loading import read_dataset
     from syncclip.datasets.packed import pack
@@ -173,26 +177,26 @@ def pack_command(
     text.show(url)
 
 
-def _numbers(option: str, text: str) -> list[int]:
+def _numbers(option: str, value: str) -> list[int]:
     """The numbers of an option such as `--seeds 1,2,3`.
 
     Raises:
-        UserError: the text is something else.
+        UserError: the value is not a list of numbers.
     """
     try:
-        return [int(number) for number in text.split(",")]
+        return [int(number) for number in value.split(",")]
     except ValueError as error:
-        raise UserError(f"{option} {text}: give whole numbers separated by commas, such as 1,2,3.") from error
+        raise UserError(f"{option} {value}: give whole numbers separated by commas, such as 1,2,3.") from error
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
-    """The recipe beside a set that it was generated from, or one of defaults; storage is configured for it."""
+    """The recipe stored with a set, or one of defaults; storage is configured for it."""
     from syncclip import storage
     from syncclip.synthetic_sets.imported import SET_RECIPE
 
-    recipe, place = syncclip.Recipe.of_defaults(overrides), storage.join(folder, SET_RECIPE)
+    recipe, url = syncclip.Recipe.of_defaults(overrides), storage.join(folder, SET_RECIPE)
     storage.configure(recipe.storage.options)
-    if storage.exists(place):
-        recipe = syncclip.Recipe.load(place, overrides, own=False)
+    if storage.exists(url):
+        recipe = syncclip.Recipe.load(url, overrides, own=False)
         storage.configure(recipe.storage.options)
     return recipe

@@ -1,4 +1,4 @@
-"""`syncclip status`: the progress of a synthesis, a training or a study, from anywhere."""
+"""`syncclip status`: progress of a synthesis, a training or a study, from any machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from syncclip.core.settings import UserError
 
 
 def status(folder: Folder, overrides: Overrides) -> None:
-    """Report the progress of a set, a run or a study: rate, time left, busy shares, rejects, last sign of life."""
+    """Report the progress of a set, run or study: throughput, time left, utilisation, rejects, last heartbeat."""
     configure_storage(overrides)
     text.show("\n".join(progress(folder)))
 
@@ -19,40 +19,46 @@ def study_status(url: str) -> list[str]:
     Raises:
         UserError: there is none.
     """
-    from syncclip.studies.status import read_study_status
-
-    found = read_study_status(url)
-    if found is None:
-        raise UserError(f"{url}: no study has run its cells there yet; start one with `syncclip study RECIPE`")
-    return [url, *found.lines()]
+    lines = _study_lines(url)
+    if lines is None:
+        raise UserError(f"{url}: no study has started training here; start one with `syncclip study RECIPE`")
+    return lines
 
 
 def progress(url: str) -> list[str]:
     """The progress of the study, set or run at `url`, or of the set in a recipe's folder, as lines of text.
 
     Raises:
-        UserError: none of them is there.
+        UserError: there is none.
     """
     from syncclip import storage
     from syncclip.shards.markers import committed
-    from syncclip.studies.outputs import STATE
-    from syncclip.studies.status import PROGRESS, read_study_status
     from syncclip.synthesis.plan import read_plan
     from syncclip.synthesis.status import read_status
     from syncclip.training.status import run_lines
 
-    if (study := read_study_status(url)) is not None:
-        state = storage.join(url, STATE)
-        owner = storage.read_owner(state) if storage.exists(state) else None
-        other = owner not in (None, storage.read_owner(storage.join(url, PROGRESS)))
-        note = f"{PROGRESS} is of another grid than {STATE}: the study is being extended, or a file was exchanged"
-        return [url, *study.lines(), *([note] if other else [])]
-    for place in (url, storage.join(url, "synthetic")):
-        plan = read_plan(place)
-        if (found := read_status(place, plan.owner if plan else None)) is not None:
-            return [place, *found.lines()]
+    if (lines := _study_lines(url)) is not None:
+        return lines
+    for set_url in (url, storage.join(url, "synthetic")):
+        plan = read_plan(set_url)
+        if (synthesis := read_status(set_url, plan.owner if plan else None)) is not None:
+            return [set_url, *synthesis.lines()]
     if (lines := run_lines(url)) is not None:
         return [url, *lines]
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
-    raise UserError(f"{url}: no set and no run there; give the folder that `synth` or `train` printed")
+    raise UserError(f"{url}: neither a set nor a run; give the folder that `synth` or `train` printed")
+
+
+def _study_lines(url: str) -> list[str] | None:
+    from syncclip import storage
+    from syncclip.studies.outputs import STATE
+    from syncclip.studies.status import PROGRESS, read_study_status
+
+    if (study := read_study_status(url)) is None:
+        return None
+    state = storage.join(url, STATE)
+    owner = storage.read_owner(state) if storage.exists(state) else None
+    other_grid = owner not in (None, storage.read_owner(storage.join(url, PROGRESS)))
+    note = f"{PROGRESS} is of another grid than {STATE}: the study is being extended, or a file was exchanged"
+    return [url, *study.lines(), *([note] if other_grid else [])]

@@ -1,108 +1,225 @@
-"""`syncclip submit`: run a command as a job of a Ray cluster, by Ray's own job client."""
+"""`syncclip submit`: a command as a job of a Ray cluster, through Ray's job client.
+
+The resolved recipe, the package and the user's own methods are uploaded; the cluster only needs their dependencies. A
+job is named after a hash of everything that decides it, so a command submitted again is joined or resumed.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import shlex
+import shutil
+import sys
 import time
-from enum import Enum
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 import syncclip
-from syncclip.cli.arguments import Datasets, Methods, Out, Overrides, Root, Synthetic
+from syncclip import storage
+from syncclip.clip.backbone import EMBEDDED
+from syncclip.core.secrets import harmless, shareable
 from syncclip.core.settings import UserError
 from syncclip.core.text import printable
+from syncclip.core.trust import require_trust
+from syncclip.recipe.overrides import as_override
+from syncclip.recipe.recipe import Recipe, digest
+from syncclip.runs.resolve import readable_run, with_absolute_paths
 from syncclip.runtime.progress import say
 from syncclip.runtime.ray_session import debugging
 from syncclip.runtime.shutdown import GRACE, exit_status
 from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.storage.urls import absolute
 
 if TYPE_CHECKING:
-    from syncclip.cli.submission import Submission
+    from syncclip.protocols.run import Request
 
-PAUSE, ATTEMPTS = 2.0, 30
-"""Seconds between two looks at a job's log, and how many in a row may fail."""
+POLL_SECONDS, MAX_FAILED_POLLS = 2.0, 30
+"""Interval of reading a job's log, and the number of consecutive failures until the cluster counts as lost."""
 
 STOPPED = 130
-"""Exit status of a job that somebody stopped, as of a command that was interrupted."""
+"""Exit status of a job that was stopped, as of an interrupted command."""
 
-CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
-"""Loggers of Ray's client that report every step; each has a level of its own."""
+PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
+"""Pattern for `key=value` of a path: by the key, or by the beginning of the value."""
 
+PRIVATE = ("*.pem", "*.key", "*.p12", "id_*", "credentials*")
+"""Patterns of key files that must not be uploaded with the package."""
 
-class JobName(str, Enum):
-    """The commands that run on a cluster."""
-
-    synth = "synth"
-    train = "train"
-    study = "study"
-    reproduce = "reproduce"
-    classify = "classify"
+LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+"""Verbose loggers of Ray's job client; each has its own level."""
 
 
-def submit(
-    job: Annotated[
-        JobName, typer.Argument(metavar="synth|train|study|reproduce|classify", help="The command to run there.")
-    ],
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A shipped recipe or a YAML file; for `reproduce`, the protocol; for `classify`, run and shards.",
-        ),
-    ],
-    overrides: Overrides,
-    dataset: Datasets,
-    method: Methods,
-    out: Out = None,
-    address: Annotated[
-        str,
-        typer.Option(envvar="RAY_API_SERVER_ADDRESS", metavar="URL", help="The cluster's dashboard, http://HEAD:8265."),
-    ] = "http://127.0.0.1:8265",
-    wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Every node sees this machine's paths under the same names.")
-    ] = False,
-    root: Root = None,
-    synthetic: Synthetic = None,
-    actors: Annotated[int | None, typer.Option("--actors", min=1, help="Of `classify`.")] = None,
-    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="Of `classify`: GPUs of an actor.")] = 0.0,
-) -> None:
-    """Run a command on a Ray cluster. Submitted again, it is joined or resumed, never run twice."""
-    from syncclip.cli import submission
+@dataclass(frozen=True)
+class Job:
+    """A job before its submission.
 
-    if job is JobName.reproduce:
-        if root is None:
-            raise UserError("missing option '--root': reproduce needs the folder of all datasets")
-        from syncclip.protocols.run import Request
+    Attributes:
+        name: `syncclip-<command>-<recipe or protocol>-<hash of everything that decides the job>`.
+        arguments: of `syncclip`, in the uploaded folder.
+        recipe: recipe to upload; with its custom methods it decides the other uploaded files.
+    """
 
-        request = Request(recipe, root, dataset, method, out, synthetic, overrides)
-        build = partial(submission.reproduction, request)
-    elif root or dataset or method or synthetic:
+    name: str
+    arguments: tuple[str, ...]
+    recipe: Recipe
+
+    @property
+    def entrypoint(self) -> str:
+        """The shell command that the head node runs in the uploaded folder."""
+        return shlex.join(["python", "-m", "syncclip", *self.arguments])
+
+    def write_upload(self, folder: Path) -> None:
+        """Write the recipe, the package and the user's own methods into an empty folder."""
+        (folder / f"{self.recipe.name}.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
+        embedded = f'"{EMBEDDED}"' in self.recipe.model_dump_json(exclude={"name"})
+        excluded = shutil.ignore_patterns(".*", "__pycache__", *PRIVATE, *([] if embedded else [EMBEDDED]))
+
+        def ignore(parent: str, names: list[str]) -> set[str]:
+            return {*excluded(parent, names), *(name for name in names if Path(parent, name).is_symlink())}
+
+        shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=ignore)
+        for file in custom_code(self.recipe):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / file)
+
+
+def custom_code(recipe: Recipe) -> list[Path]:
+    """The Python files of the user's own methods, relative to the working directory.
+
+    A method's file and all of its package are included; links, other files and code elsewhere are not.
+    """
+    methods = (recipe.training.method, *(configuration.method for configuration in recipe.study.configurations))
+    here, files = Path.cwd(), set[Path]()
+    for module in {method.partition(":")[0] for method in methods if ":" in method}:
+        package = here / module.partition(".")[0]
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or package.root)
+        if file.is_relative_to(package):
+            files |= {*package.rglob("*.py")}
+        elif file == package.with_suffix(".py"):
+            files.add(file)
+    relative = {file.relative_to(here) for file in files if file.resolve() == file}
+    return sorted(
+        file
+        for file in relative
+        if "__pycache__" not in file.parts and all(part.isidentifier() for part in file.with_suffix("").parts)
+    )
+
+
+def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -> Job:
+    """The job of `syncclip <command> <recipe> --out <out>`.
+
+    Args:
+        shared: whether every node sees this machine's paths under the same names.
+
+    Raises:
+        UserError: the recipe contains local paths that the cluster does not have, or secrets; or a configuration of a
+            study is invalid.
+    """
+    if command == "study":
+        from syncclip.studies.cells import check_configurations  # imports all that a study runs
+
+        check_configurations(recipe)
+    for key, name in recipe.code.items():  # on the cluster, the uploaded recipe counts as the user's own
+        require_trust(name, f"recipe {recipe.name!r}: {key}: ")
+    paths = _absolute_paths(recipe, {"--out": out}, shared)
+    out = paths.pop("--out", out)
+    recipe = recipe.with_values(paths)
+    name = f"syncclip-{command}-{recipe.name}-{digest([command, recipe.to_yaml(), out])[:8]}"
+    return Job(name, (command, f"{recipe.name}.yaml", *(["--out", out] if out else [])), recipe)
+
+
+def reproduce_job(request: Request, *, shared: bool) -> Job:
+    """The job of `syncclip reproduce`.
+
+    Raises:
+        UserError: the request is invalid; or see `recipe_job`.
+    """
+    recipes = request.recipes()
+    recipe = next(iter(recipes.values()))  # all have the same methods and backbone
+    options = {"--root": request.root, "--synthetic": request.synthetic, "--out": request.out}
+    paths = _absolute_paths(recipe, options, shared)
+    options = {option: paths.pop(option, value) for option, value in options.items()}
+    arguments = (
+        *("reproduce", request.protocol),
+        *(word for option, value in options.items() if value for word in (option, value)),
+        *(word for name in request.datasets for word in ("--dataset", name)),
+        *(word for name in request.methods for word in ("--method", name)),
+        *request.overrides,
+        *(as_override(key, path, Recipe) for key, path in paths.items() if not key.startswith("dataset.")),
+    )
+    name_hash = digest([arguments, [recipe.to_yaml() for recipe in recipes.values()]])[:8]
+    return Job(f"syncclip-reproduce-{request.protocol}-{name_hash}", arguments, recipe)
+
+
+def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: float, *, shared: bool) -> Job:
+    """The job of `syncclip classify` over a folder of shards. Of the run's recipe, only the CLIP matters.
+
+    Raises:
+        UserError: there is no finished run; or see `recipe_job`.
+    """
+    recipe, _, run = readable_run(run)
+    for key, name in recipe.code.items():
+        require_trust(name, f"{run}: {key}: ")
+    options = {"RUN": run, "SHARDS": shards, "--out": out}
+    options |= _absolute_paths(recipe, options, shared, section="backbone")
+    arguments = [word for name in recipe.code.values() for word in ("--trust", name)]
+    arguments += ["classify", str(options["RUN"]), str(options["SHARDS"]), "--actors", str(actors)]
+    arguments += ["--num-gpus", f"{num_gpus:g}"] if num_gpus else []
+    arguments += ["--out", options["--out"]] if options["--out"] else []
+    return Job(f"syncclip-classify-{recipe.name}-{digest(arguments)[:8]}", tuple(arguments), recipe)
+
+
+def _absolute_paths(
+    recipe: Recipe, options: Mapping[str, str | None], shared: bool, section: str | None = None
+) -> dict[str, str]:
+    """The local paths among a command's options and its recipe's values: option or key -> absolute path.
+
+    Args:
+        section: the only section of the recipe that matters; None: all.
+
+    Raises:
+        UserError: see `recipe_job`.
+    """
+    exposed = "which a job would show to everyone with access to the cluster"
+    for name, value in recipe.storage.options.items():
+        if harmless({name: value}) != {name: value}:
+            raise UserError(
+                f"storage.options.{name}: the option may contain a key or a password, {exposed}; give the cluster's "
+                "machines a role, or set their environment variables"
+            )
+    values = with_absolute_paths(recipe).model_dump(mode="json", include={section} if section else None)
+    texts = {option: value for option, value in options.items() if value} | dict(_texts(values))
+    if options["--out"]:
+        texts.pop("storage.root", None)
+    paths = {}
+    for key, text in texts.items():
+        named = {key.rpartition(".")[2]: text}
+        if shareable(named) != named:
+            raise UserError(f"{key}: the URL contains a password, a signature or a token, {exposed}; remove it")
+        if storage.is_local(text) and (key in options or PATHS.match(f"{key}={text}")):
+            paths[key] = absolute(text)
+    if paths and not shared:
+        key = next(iter(paths))
         raise UserError(
-            f"--root, --dataset, --method and --synthetic belong to reproduce; {job.value} reads them from its recipe"
+            f"{key}: {texts[key]} is a path of this machine, and the cluster runs on others; use a URL, or --shared if "
+            "every node sees it under this name"
         )
-    elif job is JobName.classify:
-        if len(overrides) != 1:
-            raise UserError("submit classify takes a run and one folder of shards, each a URL or a path")
-        build = partial(submission.classification, recipe, overrides[0], out, actors or 1, num_gpus)
-    elif actors or num_gpus:
-        raise UserError(f"--actors and --num-gpus belong to classify; {job.value} reads `synthesis` in its recipe")
-    else:
-        build = partial(submission.submission, job.value, syncclip.Recipe.load(recipe, overrides), out)
-    client = connect(address)
-    name, joined = start(client, build(shared=shared or runs_here(address)))
-    say(f"job {name} is {'already running' if joined else 'submitted'} at {address}")
-    stop = f"`ray job stop {name} --address {address}` stops it"
-    if not wait:
-        say(f"it runs without this command; {stop}")
-    elif status := follow(client, name, stop):
-        raise typer.Exit(status)
+    return paths
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every string of nested values with its dotted key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping | list):
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _texts(inner, f"{key}.{name}" if key else str(name))
 
 
 def connect(address: str) -> Any:
@@ -112,43 +229,42 @@ def connect(address: str) -> Any:
         address: of the dashboard, "http://HOST:8265".
 
     Raises:
-        UserError: nothing, or something other than Ray, answers there; or it asks for a token.
+        UserError: nothing listens at the address, or something other than Ray; or it requires a token.
     """
-    if has_token():  # Ray's programs that join a cluster do the same, its client of jobs doesn't
+    if has_token():  # as Ray's own programs that join a cluster do, but not its job client
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     if not debugging():
-        for name in CHATTY:
+        for name in LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise UserError(
-            f"no Ray cluster answers at {address}; start it, correct the address (that of the dashboard, such as "
-            "http://HEAD:8265), or open a tunnel to it with `ray dashboard CLUSTER.yaml`"
+            f"no Ray cluster at {address}; start it, correct the address (of the dashboard, such as "
+            "http://HEAD:8265), or open a tunnel with `ray dashboard CLUSTER.yaml`"
         ) from error
     except AuthenticationError as error:
         raise UserError(
-            f"the cluster at {address} asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
-            "~/.ray/auth_token to the cluster's own"
+            f"the cluster at {address} requires a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
+            "~/.ray/auth_token to the cluster's token"
         ) from error
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(
-            f"what answers at {address} is no Ray dashboard ({str(error).splitlines()[0]}); correct the address"
+            f"the server at {address} is not a Ray dashboard ({str(error).splitlines()[0]}); correct the address"
         ) from error
 
 
 def has_token() -> bool:
-    """Whether a token for clusters lies where Ray looks for it; a first `ray.init` of the user puts one there."""
+    """Whether Ray would find a cluster token; the user's first `ray.init` creates one."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    return Path(path).is_file()
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
 
 
-def runs_here(address: str) -> bool:
+def is_local_cluster(address: str) -> bool:
     """Whether all nodes of the cluster are this machine."""
     from ray.util import get_node_ip_address
     from ray.util.state import list_nodes
@@ -156,25 +272,23 @@ def runs_here(address: str) -> bool:
     return {node.node_ip for node in list_nodes(address)} <= {"127.0.0.1", get_node_ip_address()}
 
 
-def start(client: Any, job: Submission) -> tuple[str, bool]:
-    """Submit the job, or join the one that is running.
+def start(client: Any, job: Job) -> tuple[str, bool]:
+    """Submit the job, or join it if it is running.
 
     Returns:
-        The name under which it runs, and whether it ran already. What failed, was stopped or finished stays in the
-        cluster's list; a number is added to the job's name then.
+        Its submission ID, and whether it was running already. Ended jobs stay in the cluster's list, so a number is
+        appended to the name of a job that is submitted again.
     """
-    name = re.compile(rf"{re.escape(job.name)}(-\d+)?")
-    earlier = [one for one in client.list_jobs() if name.fullmatch(one.submission_id or "")]
-    for one in earlier:
-        if not one.status.is_terminal():
-            return str(one.submission_id), True
-    identifier = f"{job.name}-{len(earlier) + 1}" if earlier else job.name
-    # `ray job stop` sends SIGTERM, and SIGKILL by default 3 s later.
-    variables = {
-        "PYTHONUNBUFFERED": "1",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(round(2 * GRACE)),
-        **({"SYNCCLIP_DEBUG": "1"} if debugging() else {}),
-    }
+    pattern = re.compile(rf"{re.escape(job.name)}(-\d+)?")
+    previous = [listed for listed in client.list_jobs() if pattern.fullmatch(listed.submission_id or "")]
+    for listed in previous:
+        if not listed.status.is_terminal():
+            return str(listed.submission_id), True
+    identifier = f"{job.name}-{len(previous) + 1}" if previous else job.name
+    # `ray job stop` sends SIGTERM, and by default SIGKILL 3 s later.
+    variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(round(2 * GRACE))}
+    if debugging():
+        variables["SYNCCLIP_DEBUG"] = "1"
     with scratch_folder() as folder:
         job.write_upload(folder)
         environment = {"working_dir": str(folder), "env_vars": variables}
@@ -183,7 +297,7 @@ def start(client: Any, job: Submission) -> tuple[str, bool]:
         except RuntimeError as error:
             if "already exists" not in str(error):
                 raise
-            return identifier, True  # another submission of the same job was faster
+            return identifier, True  # submitted concurrently by another process
     return identifier, False
 
 
@@ -194,7 +308,7 @@ def follow(client: Any, name: str, stop: str) -> int:
         stop: how to stop it, as a sentence.
 
     Raises:
-        UserError: the cluster has stopped answering.
+        UserError: the cluster is not reachable any more.
     """
     try:
         log = tail(client, name)
@@ -214,35 +328,34 @@ def follow(client: Any, name: str, stop: str) -> int:
 def tail(client: Any, name: str) -> str:
     """Print the job's log as it grows, until the job ends, and return it.
 
-    The log is asked for again and again, as a stream of it breaks long before the job ends where a tunnel is lost or
-    the head is busy.
+    The log is polled: a stream breaks long before the job ends if a tunnel is lost or the head node is busy.
 
     Raises:
-        UserError: the cluster has stopped answering.
+        UserError: the cluster is not reachable any more.
     """
     printed = failures = 0
     while True:
         try:
-            ended = client.get_job_status(name).is_terminal()  # asked first: the log of an ended job is whole
+            ended = client.get_job_status(name).is_terminal()  # first, so that the log of an ended job is complete
             log = str(client.get_job_logs(name))
             failures = 0
         except (RuntimeError, OSError) as error:
             failures += 1
-            if failures == ATTEMPTS:
+            if failures == MAX_FAILED_POLLS:
                 raise UserError(
-                    f"the cluster has stopped answering ({error}); if it is still up, job {name} continues, and the "
-                    "same command follows it again"
+                    f"the cluster is not reachable any more ({error}); if it is up, job {name} continues, and the same "
+                    "command follows it again"
                 ) from error
         else:
             typer.echo(printable(log[printed:], "\n\t"), nl=False)
             printed = len(log)
             if ended:
                 return log
-        time.sleep(PAUSE)
+        time.sleep(POLL_SECONDS)
 
 
 def reason(log: str, message: str) -> str:
-    """Why a job failed, in one line: the command's own sentence, else its last line of output, else Ray's message."""
+    """Why a job failed, in one line: the command's own error, else its last line of output, else Ray's message."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    own = [line.removeprefix("syncclip: ") for line in lines if line.startswith("syncclip: ")]
-    return (own or lines or [" ".join(message.split()) or "the cluster reports no reason"])[-1]
+    errors = [line.removeprefix("syncclip: ") for line in lines if line.startswith("syncclip: ")]
+    return (errors or lines or [" ".join(message.split()) or "the cluster reports no reason"])[-1]

@@ -1,1 +1,1 @@
-"""A trained run as files for programs without syncclip."""
+"""Export of trained runs for programs without syncclip."""

@@ -1,1 +1,1 @@
-"""Using what was learned: a trained run names the classes of new images."""
+"""Inference with trained runs."""

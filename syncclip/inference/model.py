@@ -1,4 +1,4 @@
-"""A trained run as a model that names the classes of images; it needs the run's folder and its CLIP, no dataset."""
+"""A trained run as an image classifier, loaded from the run's folder and its CLIP without a dataset."""
 
 from __future__ import annotations
 
@@ -29,60 +29,60 @@ from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder
 
 BATCH, DECODERS = 64, 4
-"""Images in one forward pass, and threads that read and decode those of the next."""
+"""Images in one forward pass, and threads that read and decode the next batch."""
 
 ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
-"""A path or URL; a PIL image; an array (H, W, 3) or (H, W) of uint8; a tensor (3, H, W) of uint8, or of floats as the
-model's `preprocess` returns it."""
-Given = TypeVar("Given")
-Read = TypeVar("Read")
+"""A path or URL; a PIL image; an array (H, W, 3) or (H, W) of uint8; a tensor (3, H, W) of uint8, or of floats as
+`Model.preprocess` returns it."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-_TURN = threading.Lock()
+_LOCK = threading.Lock()
 
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """One thread at a time, without gradients: which attention a tower runs with (`clip.blocks.attend`) is set for the
-    whole process, and threads that change it under each other would also leave it changed."""
-    with _TURN, torch.no_grad():
+    """Compute in one thread at a time, without gradients: towers set their attention (`clip.blocks.attend`) for the
+    whole process."""
+    with _LOCK, torch.no_grad():
         yield
 
 
 class Label(NamedTuple):
-    """A class and how likely an image shows it, among all classes of the model."""
+    """A class and its probability among all classes of the model."""
 
     name: str
     probability: float
 
 
 class Model:
-    """A trained run. Calls may come from several threads, which take turns.
+    """A trained run as a classifier. Calls from several threads are serialised.
 
     Attributes:
-        url: of the run.
-        run_hash: of the run's recipe.
-        classes: names of the classes, by label.
-        base: how many of them, the first ones, had real training images.
-        recipe: of the run.
-        told: what the run's folder says of its classes and its CLIP.
-        method: with what it learned, in evaluation mode.
-        others: (C,) True for classes that no image may have, those beside `told.only`.
+        url: folder or URL of the run.
+        run_hash: hash of the run's recipe.
+        classes: class names, by label.
+        base: number of classes with real training images, which come first.
+        recipe: the run's recipe.
+        metadata: the run's classes and CLIP, from its folder.
+        method: the trained method, in evaluation mode.
+        others: (C,) True for impossible classes, those not in `metadata.only`.
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
         self.url, self.classes, self.base = folder.url, list(classes.classnames), classes.base_count
-        self.recipe, self.told, self._folder = recipe, classes, folder
+        self.recipe, self.metadata, self._folder = recipe, classes, folder
         self.run_hash = folder.recipe_hash
         self.method = method.eval()
         self.others = torch.ones(len(self.classes), dtype=torch.bool)
         self.others[list(range(len(self.classes)) if classes.only is None else classes.only)] = False
 
     def __repr__(self) -> str:
-        return f"<syncclip.Model {self._folder.name}: {len(self.classes)} classes, {self.told.clip}>"
+        return f"<syncclip.Model {self._folder.name}: {len(self.classes)} classes, {self.metadata.clip}>"
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The model's device."""
         return self.method.clip.device
 
     @overload
@@ -92,21 +92,21 @@ class Model:
     def classify(self, images: Iterable[ImageLike], top: int = 5) -> list[list[Label]]: ...
 
     def classify(self, images: Any, top: int = 5) -> list[Label] | list[list[Label]]:
-        """The likeliest classes of an image, or of each of several, the likeliest first.
+        """The most probable classes of one or several images, in descending order.
 
         Args:
-            images: one, or an iterable or batch of them, see `ImageLike`.
-            top: how many classes; at most all of them.
+            images: an image, or an iterable or batch of images, see `ImageLike`.
+            top: maximum number of classes per image.
 
         Raises:
-            UserError: an image can't be read, or is none.
+            UserError: an image can't be read, or is not an image.
         """
-        one = _is_one(images)
-        found = self.labels(self.probabilities([images] if one else images), top)
-        return found[0] if one else found
+        single = _is_image(images)
+        labels = self.labels(self.probabilities([images] if single else images), top)
+        return labels[0] if single else labels
 
     def labels(self, probabilities: npt.NDArray[np.float64], top: int = 5) -> list[list[Label]]:
-        """The likeliest classes of each row of `probabilities` (n, C)."""
+        """The most probable classes of each row of `probabilities` (n, C)."""
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
             [Label(self.classes[label], float(row[label])) for label in best]
@@ -114,65 +114,62 @@ class Model:
         ]
 
     def probabilities(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float64]:
-        """(n, C) probability of each class for each image, in the order of `classes`; rows sum to 1."""
+        """(n, C) class probabilities of images, in the order of `classes`; rows sum to 1."""
         scores = [self.batch_probabilities(pixels) for pixels in self._batches(images, batch)]
         return np.concatenate(scores) if scores else np.zeros((0, len(self.classes)))
 
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
-        """(n, D) features of images through the tower with its learned prompts, of length 1."""
-        found = [self._image_features(pixels) for pixels in self._batches(images, batch)]
-        return np.concatenate(found) if found else np.zeros((0, self._width), np.float32)
+        """(n, D) unit-length features of images, from the tower with its learned prompts."""
+        features = [self._image_features(pixels) for pixels in self._batches(images, batch)]
+        width = 0 if features else self.text_features().shape[1]
+        return np.concatenate(features) if features else np.zeros((0, width), np.float32)
 
     def text_features(self) -> npt.NDArray[np.float32]:
-        """(C, D) features of the classes, of length 1; of a method whose texts depend on the image, as CoCoOp's do,
-        those of an image without influence."""
+        """(C, D) unit-length features of the classes; for a method with image-dependent texts, such as CoCoOp, without
+        the influence of an image."""
         with computing():
             features: npt.NDArray[np.float32] = self.method.text_features().float().cpu().numpy()
         return features
 
     def preprocess(self, image: ImageLike) -> Tensor:
-        """(3, S, S) float tensor of an image, as the towers read it."""
+        """(3, S, S) float tensor of an image, the input of the image tower."""
         if isinstance(image, Tensor) and image.is_floating_point():
             return image
         pixels: Tensor = self.method.clip.backbone.preprocess(open_image(image))
         return pixels
 
     def with_classes(self, classes: Sequence[str], template: str | None = None) -> Model:
-        """The same prompts around other class names, without any training.
+        """The same prompts with other class names, without training.
 
         Args:
-            classes: their names, at least one.
-            template: a sentence with `{}` for the name, for methods that read one; None: the run's.
+            classes: class names, at least one.
+            template: sentence with `{}` for the name, for methods that use one; None: the run's.
 
         Raises:
-            UserError: what the method learned belongs to its own classes, or a name does not fit the CLIP's context.
+            UserError: the learned parameters are specific to the run's classes, or a name exceeds the CLIP's context.
         """
         names = [] if isinstance(classes, str) else list(classes)
         if not names or len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
-            raise UserError(f"classes: {classes!r} are no names, each once; give some, as in ['cat', 'dog']")
-        template = with_one_place(self.told.template if template is None else template)
+            raise UserError(f"classes: {classes!r} is not a list of distinct names, such as ['cat', 'dog']")
+        template = with_one_place(self.metadata.template if template is None else template)
         new = {"classnames": names, "base_count": len(names), "only": None, "template": template}
-        others = self.told.model_copy(update=new)
-        method = build_for(self.recipe, self.method.clip, others)
+        metadata = self.metadata.model_copy(update=new)
+        method = build_for(self.recipe, self.method.clip, metadata)
         carry_over(self.recipe, self._folder, method, "other classes")
-        return Model(self.recipe, self._folder, others, method.to(self.device))
-
-    @property
-    def _width(self) -> int:
-        return int(self.text_features().shape[1])
+        return Model(self.recipe, self._folder, metadata, method.to(self.device))
 
     def _image_features(self, pixels: Tensor) -> npt.NDArray[np.float32]:
         with computing():
             features = normalize(self.method.image_features(pixels.to(self.device)), dim=-1)
-        found: npt.NDArray[np.float32] = features.float().cpu().numpy()
-        return found
+        array: npt.NDArray[np.float32] = features.float().cpu().numpy()
+        return array
 
     def batch_probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
-        """`probabilities` of a batch (B, 3, S, S) of images that `preprocess` has prepared."""
+        """`probabilities` of a batch (B, 3, S, S) of preprocessed images."""
         with computing():
-            logits = self.method.logits(pixels.to(self.device)).double().cpu() / self.told.temperature
-        found: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()
-        return found
+            logits = self.method.logits(pixels.to(self.device)).double().cpu() / self.metadata.temperature
+        array: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()
+        return array
 
     def _batches(self, images: Iterable[ImageLike], size: int) -> Iterator[Tensor]:
         """(B, 3, S, S) of the images, in order."""
@@ -180,16 +177,16 @@ class Model:
 
 
 def load(run: str, backbone: str | None = None, pretrained: str | None = None, device: str = "auto") -> Model:
-    """The model of a finished run, from its folder alone.
+    """Load a finished run as a model.
 
     Args:
-        run: folder or URL, or `hf://owner/name` on the Hugging Face hub, see `readable_run`.
-        backbone: where the run's CLIP is now, as `backbone.name` of a recipe; None: where it was in the training.
-        pretrained: the same of `backbone.pretrained`.
-        device: auto (a GPU where there is one), cpu or cuda.
+        run: folder or URL, or `hf://owner/name` on the Hugging Face Hub, see `readable_run`.
+        backbone: current location of the run's CLIP, as `backbone.name` of a recipe; None: as in training.
+        pretrained: current location of its weights, as `backbone.pretrained`; None: as in training.
+        device: auto (a GPU if available), cpu or cuda.
 
     Raises:
-        UserError: there is no finished run, here or on the hub, or its CLIP is not there or another one.
+        UserError: there is no finished run, locally or on the Hub, or its CLIP is missing or differs.
 
     Examples:
         >>> from PIL import Image
@@ -200,27 +197,27 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
         (7, 14, [True, True, True])
     """
     recipe, folder, _ = readable_run(run)
-    places = {"backbone.name": backbone, "backbone.pretrained": pretrained}
-    recipe = recipe.with_values({key: value for key, value in places.items() if value is not None})
+    values = {"backbone.name": backbone, "backbone.pretrained": pretrained}
+    recipe = recipe.with_values({key: value for key, value in values.items() if value is not None})
     method, classes = build_trained(recipe, folder)
     return Model(recipe, folder, classes, method.to(device_of(device, "device")))
 
 
-def read_ahead(read: Callable[[Given], Read], items: Iterable[Given], size: int) -> Iterator[list[Read]]:
-    """What `read` makes of items, in order and `size` at a time; threads read the next batch while one is used."""
-    rows = iter(items)
-    with thread_pool(DECODERS, "decode") as readers:
-        ahead = [readers.submit(read, row) for row in islice(rows, size)]
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[list[Result]]:
+    """Yield `read` of items in order, in batches of `size`; threads prefetch the next batch."""
+    remaining = iter(items)
+    with thread_pool(DECODERS, "decode") as pool:
+        ahead = [pool.submit(read, item) for item in islice(remaining, size)]
         while ahead:
-            ready, ahead = ahead, [readers.submit(read, row) for row in islice(rows, size)]
-            yield [one.result() for one in ready]
+            batch, ahead = ahead, [pool.submit(read, item) for item in islice(remaining, size)]
+            yield [future.result() for future in batch]
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """An RGB image from whatever shows one.
+    """Convert to an RGB image.
 
     Raises:
-        UserError: it can't be read, or is no image.
+        UserError: it can't be read, or is not an image.
     """
     if isinstance(image, str | PathLike):
         return decode_image(storage.read_bytes(str(image)), str(image))
@@ -232,15 +229,15 @@ def open_image(image: ImageLike) -> Image.Image:
     array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, Tensor) and image.dim() == 3 else image
     if isinstance(array, np.ndarray) and array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] == (3,)):
         return Image.fromarray(array).convert("RGB")
-    shape, kind = getattr(image, "shape", ""), getattr(image, "dtype", type(image).__name__)
+    shape, dtype = getattr(image, "shape", ""), getattr(image, "dtype", type(image).__name__)
     raise UserError(
-        f"no image: {kind} {tuple(shape) if shape else ''}".rstrip() + "; give a path, a PIL image, an array (H, W, 3) "
-        "of uint8, or a tensor (3, H, W)"
+        f"not an image: {dtype} {tuple(shape) if shape else ''}".rstrip() + "; give a path, a PIL image, an array "
+        "(H, W, 3) of uint8, or a tensor (3, H, W)"
     )
 
 
-def _is_one(images: Any) -> bool:
-    """Whether this is one image, and no batch of them."""
+def _is_image(images: Any) -> bool:
+    """Whether this is one image, not a batch."""
     if isinstance(images, np.ndarray):
         return images.ndim in (2, 3)
     if isinstance(images, Tensor):

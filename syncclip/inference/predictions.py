@@ -1,4 +1,4 @@
-"""What a model says of the images that a user names: a row of each, also of those that can't be read."""
+"""Predictions of a model for a user's images, including an error per unreadable image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from syncclip.inference.model import BATCH, Label, Model, read_ahead
 from syncclip.inference.sources import Source, find_images
 from syncclip.shards.images import decode_image
 
-KINDS = (".jsonl", ".parquet", ".csv")
+EXTENSIONS = (".jsonl", ".parquet", ".csv")
 SCHEMA = pa.schema(
     {
         "image": pa.string(),
@@ -32,12 +32,12 @@ SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
-"""Of answers: `class` is the likeliest of the `classes`; of an image that can't be read, only `error` says why."""
+"""Columns of predictions: `class` is the most probable of the `classes`; an unreadable image only has an `error`."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The likeliest classes of an image, the likeliest first; or none, and why."""
+class Prediction:
+    """The most probable classes of an image, in descending order; or an error."""
 
     image: str
     labels: Sequence[Label]
@@ -45,9 +45,9 @@ class Answer:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The answer as a row of a table, or as a JSON object."""
+        """The prediction as a row of a table, or as a JSON object."""
         best = self.labels[0] if self.labels else None
-        as_text = self.image.encode(errors="surrogateescape").decode(errors="backslashreplace")  # it may be any bytes
+        as_text = self.image.encode(errors="surrogateescape").decode(errors="backslashreplace")  # may be any bytes
         return {
             "image": as_text,
             "class": None if best is None else best.name,
@@ -64,13 +64,13 @@ def classify(
     top: int = 5,
     batch: int = BATCH,
     skipped: Counter[str] | None = None,
-) -> Iterator[Answer]:
-    """What a model says of the images that names stand for (see `find_images`), in their order, as they are computed.
+) -> Iterator[Prediction]:
+    """Yield predictions for the images given by names (see `find_images`), in order, as they are computed.
 
     Args:
-        top: classes of each image.
-        batch: images in one forward pass; the files of as many more are read ahead.
-        skipped: counts, by extension, the files that are not images.
+        top: number of classes per image.
+        batch: images in one forward pass; the files of as many more are prefetched.
+        skipped: counts files that are not images, by extension.
     """
     return classify_sources(model, find_images(names, skipped), top, batch)
 
@@ -81,21 +81,21 @@ def classify_sources(
     top: int = 5,
     batch: int = BATCH,
     unreadable: type[UserError] | tuple[()] = (),
-) -> Iterator[Answer]:
-    """As `classify`, of images that were found already.
+) -> Iterator[Prediction]:
+    """Yield predictions for sources.
 
     Args:
-        unreadable: of an image that can't be read, the error that is raised, in place of a row with its reason.
+        unreadable: errors of unreadable images to raise; others become predictions with an error.
     """
-    for found in read_ahead(partial(_pixels, model, unreadable), images, batch):
-        pixels = [content for _, content in found if isinstance(content, Tensor)]
+    for items in read_ahead(partial(_pixels, model, unreadable), images, batch):
+        pixels = [content for _, content in items if isinstance(content, Tensor)]
         labels = iter(model.labels(model.batch_probabilities(torch.stack(pixels)), top) if pixels else ())
-        for name, content in found:
-            yield Answer(name, next(labels)) if isinstance(content, Tensor) else Answer(name, [], content)
+        for name, content in items:
+            yield Prediction(name, next(labels)) if isinstance(content, Tensor) else Prediction(name, [], content)
 
 
 def _pixels(model: Model, unreadable: type[UserError] | tuple[()], source: Source) -> tuple[str, Tensor | str]:
-    """An image's name, and its tensor or why there is none."""
+    """The name of an image, and its tensor or an error message."""
     try:
         return source.name, model.preprocess(decode_image(source.read(), source.name))
     except unreadable:
@@ -104,26 +104,26 @@ def _pixels(model: Model, unreadable: type[UserError] | tuple[()], source: Sourc
         return source.name, cut(str(error)).removeprefix(f"{source.name}: ")
 
 
-def write_answers(answers: Iterable[Answer], place: str) -> None:
-    """Write all answers into a file, whole or not at all: JSON lines, CSV or parquet, by its ending."""
-    check_place(place)
-    rows = [answer.row for answer in answers]
-    if place.endswith(".jsonl"):
-        storage.write_bytes(place, "".join(map(line, rows)).encode())
-    elif place.endswith(".csv"):
+def write_predictions(predictions: Iterable[Prediction], url: str) -> None:
+    """Write all predictions to a file, atomically: JSON lines, CSV or parquet, by its extension."""
+    check_extension(url)
+    rows = [prediction.row for prediction in predictions]
+    if url.endswith(".jsonl"):
+        storage.write_bytes(url, "".join(map(json_line, rows)).encode())
+    elif url.endswith(".csv"):
         for row in rows:
             row |= {name: json.dumps(row[name], ensure_ascii=False) for name in ("classes", "probabilities")}
-        storage.write_bytes(place, pd.DataFrame(rows, columns=SCHEMA.names).to_csv(index=False).encode())
+        storage.write_bytes(url, pd.DataFrame(rows, columns=SCHEMA.names).to_csv(index=False).encode())
     else:
-        storage.write_table(place, pa.Table.from_pylist(rows, SCHEMA))
+        storage.write_table(url, pa.Table.from_pylist(rows, SCHEMA))
 
 
-def check_place(place: str) -> None:
-    """Refuse a file that answers can't be written to before any is computed."""
-    if not place.endswith(KINDS):
-        raise UserError(f"--out: {place} is none of {', '.join(KINDS)}; give a name with one of these endings")
+def check_extension(url: str) -> None:
+    """Require an extension of a supported format, before any prediction is computed."""
+    if not url.endswith(EXTENSIONS):
+        raise UserError(f"--out: {url}: unknown extension; use one of {', '.join(EXTENSIONS)}")
 
 
-def line(row: dict[str, Any]) -> str:
+def json_line(row: dict[str, Any]) -> str:
     """A row as a JSON line."""
     return json.dumps(row, ensure_ascii=False) + "\n"

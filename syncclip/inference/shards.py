@@ -1,4 +1,4 @@
-"""Ten million images: the shards of a folder or bucket, classified on Ray; beside each its predictions and a marker."""
+"""Batch inference on Ray: predictions and a marker for each shard of a folder or bucket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.training.run_folder import PROMPTS, RunFolder
 
 TABLE, MARKER = "_predictions.parquet", "_predictions.json"
-"""What the files of a shard end with, in place of `.tar`."""
+"""Endings of a shard's files, in place of `.tar`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,30 +51,30 @@ def classify_shards(
     pool: Pool = ONE_ACTOR,
     places: Mapping[str, str | None] | None = None,
 ) -> Passed:
-    """Classify the images of all tars in a folder, on a pool of Ray's actors.
+    """Classify the images of all tars in a folder, on a pool of Ray actors.
 
-    Of `00000.tar` the table is `00000_predictions.parquet`, its columns `answers.SCHEMA`, with images called
-    `00000.tar/000000017.jpg`. Killed at any time, the same call goes on with the shards that have none, and with those
-    whose tar or table has other content than its marker records.
+    The table of `00000.tar` is `00000_predictions.parquet`, with the columns `predictions.SCHEMA` and images named
+    `00000.tar/000000017.jpg`. Killed at any time, the same call resumes with the shards without a table, and with those
+    whose tar or table no longer matches its marker.
 
     Args:
-        run: of a finished run, as `load` takes it.
-        url: of the tars; one that every machine sees, where several work.
-        out: folder or URL of the tables; by default beside the tars.
-        classes: instead of the run's own.
-        top: classes of each image.
-        batch: images in one forward pass; like the device, it may decide a probability's last bits.
-        pool: who works.
-        places: `backbone` and `pretrained` of `load`, where the CLIP has moved.
+        run: a finished run, as for `load`.
+        url: folder or URL of the tars, accessible from all machines.
+        out: folder or URL of the tables; by default that of the tars.
+        classes: classes to use instead of the run's own.
+        top: number of classes per image.
+        batch: images in one forward pass; like the device, it may change the last bits of probabilities.
+        pool: actors and their resources.
+        places: `backbone` and `pretrained` of `load`, if the CLIP has moved.
 
     Raises:
-        UserError: there is no tar or no run; a tar is not the one that its commit marker describes; tables there are of
-            another run, other classes or settings; or shards failed for good.
+        UserError: there is no tar or no run; a tar does not match its commit marker; existing tables are of another
+            run, other classes or settings; or shards failed permanently.
     """
     url = absolute(url)
     tars = _tars(url, storage.sizes(url))
     if not tars:
-        raise UserError(f"{url}: no tar is in this folder; give the folder of the shards, or leave out --actors")
+        raise UserError(f"{url}: no tar in this folder; give the folder of the shards, or omit --actors")
     recipe, folder, run = readable_run(run)
     asked = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
     out, threads = absolute(out or url), recipe.training.threads
@@ -102,32 +102,32 @@ def _tars(url: str, names: Collection[str]) -> dict[str, str | None]:
     """The tars among a folder's files, as `ShardJob.tars`.
 
     Raises:
-        UserError: one is not as its commit marker describes it.
+        UserError: a tar does not match its commit marker.
     """
-    committed = {shard_name(number): one.sha256 for number, one in committed_shards(url).items()}
+    committed = {shard_name(number): shard.sha256 for number, shard in committed_shards(url).items()}
     tars = sorted(name for name in names if name.endswith(".tar"))
     described = {shard_name(number) for number in marked(names)}
     if wrong := [name for name in tars if name in described - committed.keys()]:
-        raise UserError(_not_as_described(storage.join(url, wrong[0])))
+        raise UserError(_mismatch(storage.join(url, wrong[0])))
     return {name: committed.get(name) for name in tars}
 
 
-def _not_as_described(tar: str) -> str:
-    return f"{tar} is not the tar that its commit marker describes; see `syncclip verify`"
+def _mismatch(tar: str) -> str:
+    return f"{tar} does not match its commit marker; see `syncclip verify`"
 
 
 def predictions_among(names: Collection[str]) -> set[str]:
-    """Of the files of a folder, those of predictions, and the tars beside them where no commit marker describes any."""
-    found = {name for name in names if name.endswith((TABLE, MARKER))}
-    if found and not marked(names):
-        found |= {name for name in names if name.endswith(".tar")}
-    return found
+    """The files of predictions in a folder, with the tars of a folder without commit markers."""
+    files = {name for name in names if name.endswith((TABLE, MARKER))}
+    if files and not marked(names):
+        files |= {name for name in names if name.endswith(".tar")}
+    return files
 
 
 def problems_of_predictions(url: str, names: Collection[str]) -> Iterator[str]:
-    """What is wrong with the predictions of `classify_shards` among a folder's files, a sentence each.
+    """Yield a sentence per problem of the predictions of `classify_shards` in a folder, including missing ones.
 
-    Each marker, each table and each tar without a commit marker is read. Missing predictions of a tar are a problem.
+    Each marker, each table and each tar without a commit marker is read.
     """
     if not predictions_among(names):
         return
@@ -139,33 +139,33 @@ def problems_of_predictions(url: str, names: Collection[str]) -> Iterator[str]:
 
 
 def identity(recipe: Recipe, folder: RunFolder) -> list[Any]:
-    """What decides a finished run's answers, but for how it is asked: its recipe, prompts, classes and CLIP."""
+    """Everything in a finished run that decides its predictions: recipe, prompts, classes and CLIP."""
     prompts = hashlib.sha256(storage.read_sealed(folder.path(PROMPTS), folder.owner)).hexdigest()
     return [recipe.hash, prompts, read_classes(folder).model_dump(mode="json")]
 
 
 class ShardClassifier(ShardPass):
-    """Writes tables of answers."""
+    """Worker that writes tables of predictions."""
 
     job: _Job
 
     def compute(self, name: str) -> ShardPredictions:
         job = self.job
-        place, known = storage.join(job.url, name), job.tars[name]
-        with storage.open_read(place, known) as file:
-            digest_of_tar = storage.file_sha256(file)
-            if known not in (None, digest_of_tar):
-                raise UserError(_not_as_described(place))
+        tar, expected = storage.join(job.url, name), job.tars[name]
+        with storage.open_read(tar, expected) as file:
+            tar_sha256 = storage.file_sha256(file)
+            if expected not in (None, tar_sha256):
+                raise UserError(_mismatch(tar))
             file.seek(0)
-            images = tar_images(place, file)
-            found = classify_sources(self.model(), images, job.top, job.batch, unreadable=storage.UnreachableError)
-            rows = [answer.row for answer in found]
+            images, transient = tar_images(tar, file), storage.UnreachableError
+            predictions = classify_sources(self.model(), images, job.top, job.batch, unreadable=transient)
+            rows = [prediction.row for prediction in predictions]
         for row in rows:
             row["image"] = row["image"].removeprefix(storage.join(job.url, ""))
         table, buffer = pa.Table.from_pylist(rows, SCHEMA), io.BytesIO()
         pq.write_table(table, buffer)
         unread = table.num_rows - table["error"].null_count
-        return ShardPredictions(buffer.getvalue(), table.num_rows, unread, digest_of_tar)
+        return ShardPredictions(buffer.getvalue(), table.num_rows, unread, tar_sha256)
 
     def loaded(self) -> Model:
         model = super().loaded()

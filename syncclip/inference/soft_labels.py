@@ -1,4 +1,4 @@
-"""What a teacher says of a synthetic set, written once: its probabilities of every image, shard by shard, on Ray."""
+"""Soft labels of a teacher for a synthetic dataset, computed once, shard by shard, on Ray."""
 
 from __future__ import annotations
 
@@ -62,32 +62,32 @@ def write_soft_labels(
     pool: Pool = ONE_ACTOR,
     places: Mapping[str, str | None] | None = None,
 ) -> Passed:
-    """Write a teacher's probabilities of all images of a synthetic set, for `training.teacher`.
+    """Write a teacher's class probabilities for all images of a synthetic dataset, for `training.teacher`.
 
-    The teacher is a finished run; one of the method `zeroshot` is a CLIP of open_clip with the dataset's sentences.
-    Killed at any time, the same call goes on with the shards that have no file, and ends with the same bytes; so it
-    does where the set has grown.
+    The teacher is a finished run; with the method `zeroshot`, it is a CLIP with the dataset's template. Killed at any
+    time, the same call resumes with the shards without a file and produces the same bytes, also after the synthetic
+    dataset has grown.
 
     Args:
-        run: the teacher's run, of the set's classes, as `load` takes it.
-        url: folder or URL of the set.
-        out: of the files; by default `teachers/<name of the run>` in the set's folder.
-        batch, pool, places: as `shards.classify_shards` takes them.
+        run: the teacher, a run with the same classes, as for `load`.
+        url: folder or URL of the synthetic dataset.
+        out: folder or URL of the soft labels; by default `teachers/<name of the run>` in the dataset's folder.
+        batch, pool, places: as for `shards.classify_shards`.
 
     Raises:
-        UserError: there is no such run or whole set, or it is of other classes; files there are another teacher's; or
-            shards failed for good.
+        UserError: the run is missing or has other classes, the dataset is missing or incomplete, existing files are of
+            another teacher, or shards failed permanently.
     """
     url = absolute(url)
     plan, (recipe, folder, run) = read_whole_set(url), readable_run(run)
-    known = read_classes(folder).classnames
-    if known != list(plan.classnames):
+    classnames = read_classes(folder).classnames
+    if classnames != list(plan.classnames):
         raise UserError(
-            f"{run}: this teacher tells {len(known)} classes apart that are not the {plan.classes} of {url}; train "
-            "one on the set's dataset"
+            f"{run}: the {len(classnames)} classes of this teacher are not the {plan.classes} of {url}; train a "
+            "teacher on the same dataset"
         )
-    shards = {number: one for number, one in committed_shards(url, plan.owner).items() if number in plan.shards()}
-    named = {shard_name(number): one for number, one in shards.items()}
+    shards = {number: shard for number, shard in committed_shards(url, plan.owner).items() if number in plan.shards()}
+    named = {shard_name(number): shard for number, shard in shards.items()}
     out = absolute(out or storage.join(url, "teachers", folder.name))
     asked, threads = digest([*identity(recipe, folder), batch, pool.device]), recipe.training.threads
     with storage.lease(out, "teacher") as hold:
@@ -95,7 +95,7 @@ def write_soft_labels(
             run=run,
             url=url,
             out=out,
-            tars={name: one.sha256 for name, one in named.items()},
+            tars={name: shard.sha256 for name, shard in named.items()},
             asked=asked,
             batch=batch,
             threads=threads,
@@ -106,25 +106,30 @@ def write_soft_labels(
         )
         job.work_off(partial(ShardTeacher, job), pool, "teacher")
         done = job.done()
-        _finish(job, folder.name, known, [(named[name].shard, one) for name, one in done.items()])
+        _finish(job, folder.name, classnames, [(named[name].shard, marker) for name, marker in done.items()])
         storage.require(out, [TEACHER, VECTORS, *(name[:-4] + job.FILE for name in done)])
         return job.passed(done)
 
 
 def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int, ShardMarker]]) -> None:
-    """Write the class vectors, and what tells of all files, where they aren't there yet."""
-    shards = tuple(TaughtShard(shard, one.images, one.bytes, one.sha256, one.tar_sha256) for shard, one in markers)
-    place = storage.join(job.out, TEACHER)
-    there = storage.read_document(place, TeacherFiles, AGAIN)
-    vectors_place = storage.join(job.out, VECTORS)
-    known = hashlib.sha256(storage.read_bytes(vectors_place)).hexdigest() if storage.exists(vectors_place) else ""
-    if there is not None and (there.digest, there.shards, there.vectors_sha256) == (job.asked, shards, known):
+    """Write the class vectors and the index of all files, unless they are up to date."""
+    shards = tuple(
+        TaughtShard(shard, marker.images, marker.bytes, marker.sha256, marker.tar_sha256) for shard, marker in markers
+    )
+    index_url, vectors_url = storage.join(job.out, TEACHER), storage.join(job.out, VECTORS)
+    existing = storage.read_document(index_url, TeacherFiles, AGAIN)
+    sha256 = hashlib.sha256(storage.read_bytes(vectors_url)).hexdigest() if storage.exists(vectors_url) else ""
+    if existing is not None and (existing.digest, existing.shards, existing.vectors_sha256) == (
+        job.asked,
+        shards,
+        sha256,
+    ):
         return
     with deterministic(job.threads):
         vectors = load(job.run, **job.places, device="cpu").text_features()
     data = save({"class_vectors": vectors})
-    storage.write_bytes(vectors_place, data)
-    told = TeacherFiles(
+    storage.write_bytes(vectors_url, data)
+    index = TeacherFiles(
         name=name,
         digest=job.asked,
         classnames=tuple(classnames),
@@ -132,29 +137,29 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
         vectors_sha256=hashlib.sha256(data).hexdigest(),
         shards=shards,
     )
-    storage.write_sealed(place, told.model_dump_json().encode())
+    storage.write_sealed(index_url, index.model_dump_json().encode())
 
 
 def teacher_files_among(names: Collection[str]) -> set[str]:
-    """Of the files of a folder, those of a teacher."""
+    """The files of a teacher among those of a folder."""
     shards = {name for name in names if _SHARD.fullmatch(name)}
-    whole = {name.rpartition(".")[0] for name in shards if name.endswith(_Job.FILE)}
-    if TEACHER not in names and not any(name in shards for name in (stem + _Job.MARKER for stem in whole)):
+    stems = {name.rpartition(".")[0] for name in shards if name.endswith(_Job.FILE)}
+    if TEACHER not in names and not any(stem + _Job.MARKER in shards for stem in stems):
         return set()
     return shards | ({TEACHER, VECTORS} & {*names})
 
 
 def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
-    """What is wrong with the teacher's files among a folder's files, a sentence each; each of them is read."""
+    """Yield a sentence per problem of a teacher's files in a folder, after reading each of them."""
     if not (files := teacher_files_among(names)):
         return
     yield from problems_of_files(url, files - {TEACHER, VECTORS}, (_Job.FILE, _Job.MARKER), {})
-    whole = storage.join(url, TEACHER)
+    index_url = storage.join(url, TEACHER)
     if TEACHER not in names:
-        yield f"{whole} is missing, so these files are unfinished; run the same `syncclip teacher` again"
+        yield f"{index_url} is missing, so these files are unfinished; run the same `syncclip teacher` again"
         return
     try:
-        found = read_teacher(url)
+        index = read_teacher(url)
     except UserError as error:
         yield str(error)
         return
@@ -162,42 +167,43 @@ def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
         Teacher(url, ShardCache()).class_vectors()
     except UserError as error:
         yield str(error)
-    for one in found.shards:
-        place = storage.join(url, f"{one.shard:05d}{_Job.MARKER}")
+    for shard in index.shards:
+        marker_url = storage.join(url, f"{shard.shard:05d}{_Job.MARKER}")
         with suppress(storage.DamagedError, storage.MissingError):  # reported above
-            marker = parse_marker(storage.read_bytes(place), place, shard_name(one.shard))
-            if (marker.asked, marker.sha256, marker.tar_sha256) != (found.digest, one.sha256, one.tar_sha256):
-                yield f"{place} and {whole} are of different passes: files were exchanged"
-    shards = {f"{one.shard:05d}" for one in found.shards}
-    for name in sorted(shards - {file.rpartition(".")[0] for file in files}):
-        yield f"{storage.join(url, name)}{_Job.FILE} is missing, though {whole} lists it"
+            marker = parse_marker(storage.read_bytes(marker_url), marker_url, shard_name(shard.shard))
+            if (marker.asked, marker.sha256, marker.tar_sha256) != (index.digest, shard.sha256, shard.tar_sha256):
+                yield f"{marker_url} and {index_url} are of different jobs: files were exchanged"
+    listed = {f"{shard.shard:05d}" for shard in index.shards}
+    for name in sorted(listed - {file.rpartition(".")[0] for file in files}):
+        yield f"{storage.join(url, name)}{_Job.FILE} is missing, but {index_url} lists it"
 
 
 class ShardTeacher(ShardPass):
-    """Writes probabilities."""
+    """Worker that writes class probabilities."""
 
     job: _Job
 
     def compute(self, name: str) -> ShardPredictions:
         job, shard, model = self.job, self.job.shards[name], self.model()
-        place = storage.join(job.url, name)
-        tar = storage.read_bytes(place, sha256=shard.sha256)
+        url = storage.join(job.url, name)
+        tar = storage.read_bytes(url, sha256=shard.sha256)
         if hashlib.sha256(tar).hexdigest() != shard.sha256:
-            raise UserError(f"{place}: its bytes are not those of its marker; see `syncclip shards verify`")
+            raise UserError(f"{url}: its bytes do not match its commit marker; see `syncclip shards verify`")
         rows = read_table(job.url, shard.shard, shard.table_sha256).to_pylist()
 
         def pixels(row: Mapping[str, int]) -> Tensor | None:
             data = tar[row["jpg_offset"] : row["jpg_offset"] + row["jpg_size"]]
             try:
-                return model.preprocess(decode_image(data, f"{place}:{sample_key(row['index'])}.jpg"))
+                return model.preprocess(decode_image(data, f"{url}:{sample_key(row['index'])}.jpg"))
             except UnreadableImageError:
-                return None  # a training replaces it by another one
+                return None  # training replaces it by another image
 
-        found: Probabilities = np.zeros((len(rows), len(model.classes)), np.float32)
-        unread, begin = 0, 0
+        probabilities: Probabilities = np.zeros((len(rows), len(model.classes)), np.float32)
+        unread, start = 0, 0
         for images in read_ahead(pixels, rows, job.batch):
-            there = [begin + number for number, one in enumerate(images) if one is not None]
-            if there:
-                found[there] = model.batch_probabilities(torch.stack([one for one in images if one is not None]))
-            begin, unread = begin + len(images), unread + len(images) - len(there)
-        return ShardPredictions(save({"probabilities": found}), len(rows), unread, shard.sha256)
+            readable = [start + number for number, image in enumerate(images) if image is not None]
+            if readable:
+                batch = torch.stack([image for image in images if image is not None])
+                probabilities[readable] = model.batch_probabilities(batch)
+            start, unread = start + len(images), unread + len(images) - len(readable)
+        return ShardPredictions(save({"probabilities": probabilities}), len(rows), unread, shard.sha256)

@@ -1,4 +1,4 @@
-"""Images that a user names: files, folders, patterns, URLs, tables, WebDataset shards, a list on standard input."""
+"""A user's images: files, folders, patterns, URLs, tables, WebDataset shards, a list on standard input."""
 
 from __future__ import annotations
 
@@ -22,160 +22,159 @@ from syncclip.datasets.tables import COLUMNS, KINDS, read_columns
 from syncclip.shards.tars import MOST_IMAGE, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme
 
-LIST = "-"
-"""The name that stands for standard input, on which each line names something."""
-LISTED = (*COLUMNS["path"], "url")
-"""Names of a table's column of images, of which the first found counts."""
+STDIN = "-"
+"""The name for standard input, whose lines are names."""
+IMAGE_COLUMNS = (*COLUMNS["path"], "url")
+"""Possible names of a table's image column, in order of precedence."""
 SIDECARS = frozenset({".cls", ".json", ".txt"})
-"""Members of a tar that describe its images; they do not count as skipped."""
+"""Extensions of a tar's metadata, which does not count as skipped."""
 READ_BEFORE, LOOP = "link to a folder that was read before", "link to a folder that contains it"
-"""What `find_images` counts links as that it does not follow."""
+"""Keys under which `find_images` counts links that it does not follow."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image by its name; `read` gives its file, or raises UserError where that can't be read."""
+    """The name of an image; `read` returns its bytes or raises UserError."""
 
     name: str
     read: Callable[[], bytes]
 
 
 def find_images(names: Iterable[str], skipped: Counter[str] | None = None) -> Iterator[Source]:
-    """The images that names stand for, in their order; those of a folder by name, with its subfolders.
+    """Yield the images given by names, in order; those of a folder sorted by name, with its subfolders.
 
-    What is not there, or is damaged, is a source that can't be read: a file, a table, a shard, the rest of a shard
-    behind its damage. The others go on.
+    A missing or damaged file, table or shard, or the rest of a shard after the damage, becomes one unreadable source.
 
     Args:
-        skipped: counts, by extension, the files of folders and members of tars that are not images.
+        skipped: counts the files of folders and members of tars that are not images, by extension.
     """
-    find = _Finder(Counter() if skipped is None else skipped)
+    finder = _Finder(Counter() if skipped is None else skipped)
     for name in names:
-        for one in _lines() if name == LIST else (name,):
-            yield from find.guarded(find.named, one)
+        for entry in _lines() if name == STDIN else (name,):
+            yield from finder.guarded(finder.named, entry)
 
 
 def _lines() -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a file's name may be any bytes
-    return (line.strip("\r\n") for line in sys.stdin if line.strip() not in ("", LIST))
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names may be any bytes
+    return (line.strip("\r\n") for line in sys.stdin if line.strip() not in ("", STDIN))
 
 
 class _Finder:
-    """Finds the images that names stand for, and counts in `skipped` what is none."""
+    """A search for images that counts other files in `skipped`."""
 
     def __init__(self, skipped: Counter[str]) -> None:
         self._skipped = skipped
 
     def guarded(self, find: Callable[[str], Iterator[Source]], name: str) -> Iterator[Source]:
-        """What `find` yields; its error becomes a source that can't be read."""
+        """Yield from `find`; its error becomes an unreadable source."""
         try:
             yield from find(name)
         except Exception as error:  # drivers of fsspec raise nearly anything for odd URLs
             yield _broken(name, _as_user_error(error))
 
     def named(self, name: str) -> Iterator[Source]:
-        """The images that one name stands for."""
-        ending = _ending(name)
+        """Yield the images given by one name."""
+        suffix = _extension(name)
         if not is_web(name) and any(sign in name for sign in "*?[") and not storage.exists(name):
             matches = self._matching(*_split_pattern(name), set())
             if (first := next(matches, None)) is None:
-                raise UserError(f"{name}: no image, table or tar has such a name; quote the pattern, or correct it")
+                raise UserError(f"{name}: no image, table or tar matches; quote the pattern, or correct it")
             yield first
             yield from matches
-        elif ending == ".tar":
+        elif suffix == ".tar":
             yield from self._in_tar(name)
-        elif ending in KINDS:
+        elif suffix in KINDS:
             yield from _in_table(name)
         elif is_web(name) or has_image_extension(name) or not name or not _is_folder(name):
-            yield _alone(name)
+            yield _single(name)
         else:
             yield from self._in_folder(name, set())
 
     def _matching(
-        self, folder: str, parts: Sequence[str], read: set[tuple[int, ...]], places: Collection[int] = (0,)
+        self, folder: str, parts: Sequence[str], visited: set[tuple[int, ...]], positions: Collection[int] = (0,)
     ) -> Iterator[Source]:
-        """The images, tables and tars that match a pattern. Each folder is listed once, however many `**` there are.
+        """Yield the images, tables and tars that match a pattern. Each folder is listed once, even for several `**`.
 
-        Names that begin with a dot match only a dot, and `**` does not follow links.
+        Hidden names only match a part that begins with a dot, and `**` does not follow links.
 
         Args:
-            folder: "" is the working folder.
-            parts: of the pattern below it.
-            read: local folders, with the places that were matched in them; links lead to none a second time.
-            places: parts that a name in the folder may match.
+            folder: "" is the working directory.
+            parts: the pattern below the folder.
+            visited: local folders with their positions, which are not visited a second time through links.
+            positions: indices of the parts that names in the folder may match.
         """
-        places = {*places}
-        for place, part in enumerate(parts):
-            if place in places and part == "**":
-                places.add(place + 1)  # it may stand for no folder
+        positions = {*positions}
+        for position, part in enumerate(parts):
+            if position in positions and part == "**":
+                positions.add(position + 1)  # `**` may match no folder
         if storage.is_local(folder) and storage.local_path(folder or ".").is_dir():
             status = storage.local_path(folder or ".").stat()
-            if (key := (status.st_dev, status.st_ino, *sorted(places))) in read:
+            if (key := (status.st_dev, status.st_ino, *sorted(positions))) in visited:
                 self._skipped[READ_BEFORE] += 1
                 return
-            read.add(key)
+            visited.add(key)
         for name, is_folder in _entries(folder or "."):
             path = storage.join(folder, name) if folder else name
             linked = is_folder and storage.is_local(path) and storage.local_path(path).is_symlink()
             matched = {
-                place + (parts[place] != "**")
-                for place in places
-                if place < len(parts)
-                and (not name.startswith(".") or parts[place].startswith("."))
-                and (not linked if parts[place] == "**" else fnmatchcase(name, parts[place]))
+                position + (parts[position] != "**")
+                for position in positions
+                if position < len(parts)
+                and (not name.startswith(".") or parts[position].startswith("."))
+                and (not linked if parts[position] == "**" else fnmatchcase(name, parts[position]))
             }
             if is_folder:
                 if matched:
-                    yield from self.guarded(partial(self._matching, parts=parts, read=read, places=matched), path)
+                    search = partial(self._matching, parts=parts, visited=visited, positions=matched)
+                    yield from self.guarded(search, path)
             elif len(parts) in matched or ({len(parts) - 1} & matched and parts[-1] == "**"):
-                if has_image_extension(name) or _ending(name) in (*KINDS, ".tar"):
+                if has_image_extension(name) or _extension(name) in (*KINDS, ".tar"):
                     yield from self.guarded(self.named, path)
                 else:
                     self._skipped[extension(name)] += 1
 
-    def _in_folder(self, url: str, read: set[tuple[int, int]]) -> Iterator[Source]:
-        """The images and shards of a folder and those below it, each folder once, however links lead to it; tables and
-        other files in it are not looked at.
+    def _in_folder(self, url: str, visited: set[tuple[int, int]]) -> Iterator[Source]:
+        """Yield the images and shards of a folder and its subfolders, each once in spite of links; not of tables.
 
         Args:
-            read: device and inode of the local folders that were read before, to which this one is added.
+            visited: device and inode of the local folders visited so far.
         """
         if storage.is_local(url):
             status = storage.local_path(url).stat()
-            if (folder := (status.st_dev, status.st_ino)) in read:
+            if (folder := (status.st_dev, status.st_ino)) in visited:
                 self._skipped[READ_BEFORE] += 1
                 return
-            read.add(folder)
+            visited.add(folder)
         for name, is_folder in _entries(url):
-            place = storage.join(url, name)
+            path = storage.join(url, name)
             if name.startswith("."):
                 continue
-            if is_folder and storage.is_local(place) and is_loop(storage.local_path(place)):
+            if is_folder and storage.is_local(path) and is_loop(storage.local_path(path)):
                 self._skipped[LOOP] += 1
             elif is_folder:
-                yield from self.guarded(partial(self._in_folder, read=read), place)
-            elif _ending(name) == ".tar":
-                yield from self.guarded(self._in_tar, place)
+                yield from self.guarded(partial(self._in_folder, visited=visited), path)
+            elif _extension(name) == ".tar":
+                yield from self.guarded(self._in_tar, path)
             elif has_image_extension(name):
-                yield _alone(place)
+                yield _single(path)
             else:
                 self._skipped[extension(name)] += 1
 
     def _in_tar(self, url: str) -> Iterator[Source]:
-        """The images of a WebDataset shard, or of any tar; each is `shard.tar/000000017.jpg`."""
+        """Yield the images of a WebDataset shard or any tar, named `shard.tar/000000017.jpg`."""
         with storage.open_read(url) as file:
             yield from self.in_open_tar(file, url)
 
     def in_open_tar(self, file: IO[bytes], url: str) -> Iterator[Source]:
-        """The images of a tar that is open already."""
+        """Yield the images of an open tar."""
         try:
             with open_tar(file) as tar:
                 for path, member in files_in(tar):
                     name = storage.join(url, path)
                     if not has_image_extension(path):
-                        if (kind := extension(path)) not in SIDECARS:
-                            self._skipped[kind] += 1
+                        if (suffix := extension(path)) not in SIDECARS:
+                            self._skipped[suffix] += 1
                     elif member is None:
                         yield _broken(name, UserError("a link to a file that is not in the tar"))
                     elif member.size > MOST_IMAGE:
@@ -186,18 +185,18 @@ class _Finder:
                         yield Source(name, partial(bytes, content.read()))
         except tarfile.TarError as error:
             raise UserError(
-                f"{url}: not a sound tar file ({error}); the images before the damage are classified"
+                f"{url}: damaged tar file ({error}); only the images before the damage are classified"
             ) from error
 
 
 def tar_images(name: str, file: IO[bytes]) -> Iterator[Source]:
-    """The images of an open tar, which is called `name`; its damage is a source that can't be read."""
+    """Yield the images of the open tar `name`; damage becomes an unreadable source."""
     finder = _Finder(Counter())
     return finder.guarded(partial(finder.in_open_tar, file), name)
 
 
 def _split_pattern(pattern: str) -> tuple[str, list[str]]:
-    """The folder that a pattern begins with, "" for the working folder, and the parts from its first wildcard on."""
+    """The folder before a pattern's first wildcard ("" is the working directory), and the parts after it."""
     if storage.is_local(pattern):
         pattern = str(storage.local_path(pattern))
     parts = pattern.split("/")
@@ -206,7 +205,7 @@ def _split_pattern(pattern: str) -> tuple[str, list[str]]:
 
 
 def _entries(url: str) -> list[tuple[str, bool]]:
-    """Names in a folder, sorted, each with whether it is a folder; links that lead nowhere are files."""
+    """(name, whether it is a folder) of a folder's entries, sorted; broken links count as files."""
     if storage.is_local(url):
         folder = storage.local_path(url)
         return sorted((path.name, path.is_dir()) for path in folder.iterdir()) if folder.is_dir() else []
@@ -214,8 +213,8 @@ def _entries(url: str) -> list[tuple[str, bool]]:
     return [(name, name not in files) for name in storage.listdir(url)]
 
 
-def _ending(name: str) -> str:
-    """`.jpg` of a path or URL, of the latter without its query."""
+def _extension(name: str) -> str:
+    """The extension of a path or URL, such as `.jpg`, without the URL's query."""
     return PurePosixPath(urlsplit(name).path if is_web(name) else name).suffix.lower()
 
 
@@ -223,10 +222,10 @@ def _is_folder(name: str) -> bool:
     return storage.local_path(name).is_dir() if storage.is_local(name) else bool(storage.listdir(name))
 
 
-def _alone(name: str) -> Source:
+def _single(name: str) -> Source:
     def read() -> bytes:
         if not name:
-            raise UserError("an empty name stands for no image")
+            raise UserError("the name is empty")
         try:
             local = storage.is_local(name) and storage.local_path(name).is_file()
             if local and (count := storage.local_path(name).stat().st_size) > MOST_IMAGE:
@@ -239,25 +238,25 @@ def _alone(name: str) -> Source:
 
 
 def _in_table(url: str) -> Iterator[Source]:
-    """The images that a table lists; their paths are relative to the table's folder."""
-    _, (column,), rows = read_columns(url, _ending(url), LISTED)
+    """Yield the images listed in a table; paths are relative to the table's folder."""
+    _, (column,), rows = read_columns(url, _extension(url), IMAGE_COLUMNS)
     if column is None:
-        raise UserError(f"{url}: no column of images, which is called {' or '.join(map(repr, LISTED))}")
+        raise UserError(f"{url}: no image column; name it {' or '.join(map(repr, IMAGE_COLUMNS))}")
     folder = url.partition("?")[0] if is_web(url) else url
     folder = folder.rpartition("/")[0] if "/" in folder else "."
     for number, (value, *_) in enumerate(rows, start=1):
         if not isinstance(value, str) or not value:
-            yield _broken(f"{url}, row {number}", UserError(f"{column} is no path: {value!r}"))
+            yield _broken(f"{url}, row {number}", UserError(f"{column} is not a path: {value!r}"))
         else:
-            yield _alone(value if scheme(value) or value.startswith("/") else storage.join(folder, value))
+            yield _single(value if scheme(value) or value.startswith("/") else storage.join(folder, value))
 
 
 def _too_large(name: str, count: int) -> UserError:
-    return UserError(f"{name}: {size(count)} are more than is read of an image; scale it down")
+    return UserError(f"{name}: {size(count)} is too large for an image; scale it down")
 
 
 def _as_user_error(error: Exception) -> UserError:
-    """An error as the reason why an image can't be read, without a traceback."""
+    """An error as a message without traceback."""
     return error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {first_line(error)}")
 
 

@@ -1,1 +1,1 @@
-"""Learned prompts in and out: from checkpoints of the methods' published code to runs, and from runs to checkpoints."""
+"""Import and export of checkpoints of the methods' published code, and runs on the Hugging Face Hub."""

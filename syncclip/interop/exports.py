@@ -1,4 +1,4 @@
-"""From a run to a folder for others: a checkpoint for the method's published code, our prompts, and a model card."""
+"""Export of a run with a model card, and a checkpoint for the method's published code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class ExportedRun:
-    """Where everything is; `checkpoint` is None where no published code of the method is known."""
+    """Paths or URLs of an export; `checkpoint` is None for a method without published code."""
 
     url: str
     card: str
@@ -42,17 +42,17 @@ class ExportedRun:
 def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     """Write a finished run's prompts in the format of the method's published code, with a model card.
 
-    `out` then has the run's own files (recipe, prompts, record, results), so that it is a run as well; the card,
-    `README.md`; and a folder that the published code loads: the learned parameters and the words around them in single
-    precision, named by the recipe's last epoch and as the best. The card states what that folder lacks.
+    `out` contains the run's own files (recipe, prompts, record, results), so it is a run as well; the card,
+    `README.md`; and a folder for the published code: the learned parameters and the words around them in single
+    precision, as the recipe's last epoch and as the best one. The card lists what that folder lacks.
 
     Args:
         run: the run's folder or URL.
-        out: a folder or URL; by default the run's own.
+        out: folder or URL; by default the run's own.
 
     Raises:
-        UserError: there is no finished run, its method learns nothing, or the published code can't represent it; `out`
-            has another run.
+        UserError: there is no finished run, its method learns nothing, the published code can't represent it, or `out`
+            contains another run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
@@ -69,13 +69,13 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         position = getattr(settings, "position", "end")
         if name != "coop" and position != "end":
             raise UserError(
-                f"methods.{name}.position is {position!r}, but the published code of {name} supports only 'end' and "
-                "would put the vectors elsewhere; train with position 'end' to export"
+                f"methods.{name}.position is {position!r}, but the published code of {name} only supports 'end'; train "
+                "with position 'end' to export"
             )
         if foreign := sorted(learned.keys() - {*layout.pairs.values(), layout.given}):
             raise UserError(
-                f"{folder.url}: the published code of {name} has no place for {foreign[0]}; train without tokens of a "
-                f"domain (methods.{name}.domain_tokens=0), or share the run as it is, by `syncclip push`"
+                f"{folder.url}: the published code of {name} can't represent {foreign[0]}; train without domain tokens "
+                f"(methods.{name}.domain_tokens=0), or share the run by `syncclip push`"
             )
         words = None
         if hasattr(settings, "initial_words"):
@@ -102,15 +102,15 @@ def write_run(
     layout: Layout | None = None,
     name: str = ".",
 ) -> None:
-    """Write what a run is of use by, and its card, into its own or another folder.
+    """Write a run's files for inference, and its card, into its own or another folder.
 
     Args:
-        out: the other folder, or the run's own.
+        out: folder or URL, possibly the run's own.
         folder: the run's own.
-        recipe, record, classes: as others may see them.
-        learned: its prompts, by our names.
-        layout: of the checkpoint for published code beside the card; None where there is none.
-        name: by which `load` finds the run, on the card.
+        recipe, record, classes: their public versions.
+        learned: learned tensors, by our names.
+        layout: layout of the exported checkpoint for published code; None: there is none.
+        name: name of the run for `load`, on the card.
     """
     if out != folder.url:
         for file in (PROMPTS, RESULTS):
@@ -120,7 +120,7 @@ def write_run(
             storage.write_document(storage.join(out, RECORD), record.model_copy(update={"logs": {}}), folder.owner)
         storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode(), owner=folder.owner)
     storage.write_document(storage.join(out, CLASSES), classes, folder.owner)
-    results = read_results(there, folder.owner) if storage.exists(there := folder.path(RESULTS)) else {}
+    results = read_results(url, folder.owner) if storage.exists(url := folder.path(RESULTS)) else {}
     card = _model_card(folder.name, recipe, record, results, classes, learned, layout, name)
     storage.write_sealed(storage.join(out, CARD), card.encode(), owner=folder.owner)
     storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
@@ -137,20 +137,20 @@ def _model_card(
     layout: Layout | None,
     name: str,
 ) -> str:
-    """The card of a run, in Markdown with the YAML front matter of the Hugging Face hub; see `write_run`."""
+    """The model card of a run, in Markdown with the Hugging Face Hub's YAML front matter; see `write_run`."""
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
     facts = {
         "method": f"`{recipe.training.method}`, {idea}",
         "backbone": f"{clip_of(recipe)}, frozen",
         "learned": f"{values:,} values in {counted(len(learned), 'tensor')}, `prompts.safetensors`",
-        "from": record.origin if record is not None and record.origin else _images(recipe),
+        "from": record.origin if record is not None and record.origin else _training_images(recipe),
         "dataset": f"{classes.dataset}, {len(classes.classnames)} classes, {classes.base_count} of them base",
     }
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
         f"---\n{_head(recipe, title, classes.dataset, results)}---\n\n# {title}",
-        "A classifier of images: prompts for a frozen CLIP, made with syncclip.",
+        "An image classifier: prompts for a frozen CLIP, trained with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
@@ -162,27 +162,26 @@ def _model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _images(recipe: Recipe) -> str:
-    """What the prompts were learned from."""
-    amount = recipe.training.images_per_class
-    kinds = {
-        "real": f"{recipe.dataset.shots} real images of each base class",
-        "synthetic": f"{amount} synthetic ones of each class" if amount else "synthetic ones",
+def _training_images(recipe: Recipe) -> str:
+    count = recipe.training.images_per_class
+    images = {
+        "real": f"{recipe.dataset.shots} real images per base class",
+        "synthetic": f"{count} synthetic images per class" if count else "synthetic images",
     }
-    return " and ".join(text for kind, text in kinds.items() if recipe.training.data in (kind, "both"))
+    return " and ".join(text for data, text in images.items() if recipe.training.data in (data, "both"))
 
 
 def _use(recipe: Recipe, name: str) -> str:
-    """How to use the run that `load` finds by `name`, in its own folder by `.`."""
+    """The card's section on inference with the run `name`; `.` is the card's own folder."""
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
-            "`syncclip evaluate .` measures it again, `syncclip prompts show .` lists the words nearest to each vector."
+            "`syncclip evaluate .` evaluates it again; `syncclip prompts show .` shows the words nearest its vectors."
         )
     if recipe.backbone.name != EMBEDDED and _weights_on_hub(recipe) is None:
-        places = {"backbone": recipe.backbone.name, "pretrained": recipe.backbone.pretrained}
-        given = ", ".join(f'{key}="{value}"' for key, value in places.items() if value)
-        sentences.append(f"Its CLIP is not published: tell `load` where you have it, by `{given}`.")
+        values = {"backbone": recipe.backbone.name, "pretrained": recipe.backbone.pretrained}
+        arguments = ", ".join(f'{key}="{value}"' for key, value in values.items() if value)
+        sentences.append(f"Its CLIP is not published: pass its location to `load`, by `{arguments}`.")
     return (
         f'## Use\n\n```python\nimport syncclip\n\nmodel = syncclip.load("{name}")\n'
         'for label in model.classify("image.jpg", top=3):\n    print(f"{label.name}: {label.probability:.0%}")\n```\n\n'
@@ -191,7 +190,7 @@ def _use(recipe: Recipe, name: str) -> str:
 
 
 def _weights_on_hub(recipe: Recipe) -> str | None:
-    """The hub's name of the run's CLIP; "" of one published elsewhere, None of one that is not published."""
+    """The Hub repository of the run's CLIP; "" if it is published elsewhere, None if it is not published."""
     import open_clip
 
     weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
@@ -202,10 +201,10 @@ def _weights_on_hub(recipe: Recipe) -> str | None:
 
 
 def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
-    """The YAML front matter; it names the weights where the hub has them."""
+    """The YAML front matter, with the weights if the Hub has them."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    found = [
+    evaluations = [
         EvalResult(
             task_type="image-classification",
             dataset_type=dataset,
@@ -220,7 +219,7 @@ def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -
     ]
     data = ModelCardData(
         model_name=name,
-        eval_results=found or None,
+        eval_results=evaluations or None,
         library_name="syncclip",
         pipeline_tag="zero-shot-image-classification",
         base_model=_weights_on_hub(recipe) or None,
@@ -230,32 +229,33 @@ def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -
 
 
 def _results(results: Mapping[str, Any]) -> str:
-    there = [
+    columns = [
         (heading, f"{results[key]:.2f}") for key, heading in METRIC_HEADINGS.items() if results.get(key) is not None
     ]
-    if not there:
+    if not columns:
         return "Not evaluated yet."
-    headings, values = (" | ".join(cells) for cells in zip(*there, strict=True))
+    headings, values = (" | ".join(cells) for cells in zip(*columns, strict=True))
     return (
         f"On {results['counts']['all']:,} images of the {results['split']} split, in %. Open: among all classes; "
-        f"otherwise among those of the image's half.\n\n| {headings} |\n{'|---' * len(there)}|\n| {values} |"
+        f"otherwise among those of the image's base or novel split.\n\n| {headings} |\n{'|---' * len(columns)}|\n"
+        f"| {values} |"
     )
 
 
 def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -> str:
-    """What the folder for the published code has, what it lacks, and how to load it there."""
+    """The card's section on the checkpoint for published code: its content, its gaps, and how to load it."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
-    # A null is a default that follows from the tower; the published code has its own, for the published towers.
+    # A null is a default that follows from the tower; published code has its own for the published towers.
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
-    left_out = ["the state of optimiser and scheduler, so training can't be resumed from it", *layout.left_out]
+    left_out = ["the state of optimiser and scheduler, so training can't be resumed", *layout.left_out]
     words = " and the words of all classes around them" if hasattr(settings, "initial_words") else ""
     epochs = recipe.training.epochs
     return (
         f"## With the published code\n\n`{layout.folder}/` is for [{layout.repository}](https://github.com/"
-        f"{layout.repository}): evaluate there with this folder as `--model-dir`, `--load-epoch {epochs}`, and with "
-        "these settings, which give its model the same shape:\n\n"
+        f"{layout.repository}): evaluate with this folder as `--model-dir`, `--load-epoch {epochs}`, and "
+        "these settings, which give the model the same shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
-        f"It has the learned parameters{words}, in single precision. It lacks "
+        f"It contains the learned parameters{words}, in single precision. It lacks "
         f"{'; '.join(left_out)}."
     )

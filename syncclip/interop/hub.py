@@ -1,4 +1,4 @@
-"""From a run to a repository on the Hugging Face hub, from which `load` takes it."""
+"""Upload of runs to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from syncclip.storage.hub import NAME, PREFIX, asking
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
 _PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
-"""Folders of this machine and of stores: of a value that is a path, and of each path in a sentence."""
+"""Patterns for local and remote folders: of a value that is a path, and of each path in a text."""
 
 
 def push(run: str, repo: str, private: bool = False, revision: str | None = None) -> str:
-    """Upload a finished run as one commit of a model on the hub, whose files it has then; returns its address.
+    """Upload a finished run as one commit of a model repository, replacing an earlier run; returns its URL.
 
-    These are the run's recipe, prompts, record, results and classes, and a model card. Folders of this machine and
-    of stores, storage options and trackers are left out of them; neither checkpoints nor predictions travel.
+    Recipe, prompts, record, results, classes and a model card are uploaded, but neither checkpoints nor predictions.
+    Local and remote folders, storage options and trackers are removed from them.
 
     Args:
         run: the run's folder or URL.
-        repo: `owner/name`; made where it doesn't exist.
-        private: whether only the owner sees it.
-        revision: the branch, made where it doesn't exist; None: the main one.
+        repo: `owner/name`; created if missing.
+        private: whether the repository must be private.
+        revision: branch, created if missing; None: the main branch.
 
     Raises:
-        UserError: there is no finished run, or its CLIP is not there; the hub can't be reached or refuses; or it has a
-            public repository of that name where a private one is asked for.
+        UserError: there is no finished run, its CLIP is missing, the Hub is not reachable or rejects the upload, or
+            the repository exists and is public although `private` is set.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     name = repo if revision is None else f"{repo}@{revision}"
     if NAME.fullmatch(name) is None:
-        raise UserError(f"{name!r} is no repository on the hub; write owner/name, and a branch behind --revision")
+        raise UserError(f"{name!r} is not a repository name; use owner/name, and --revision for a branch")
     recipe, folder = finished_run(run)
     method, classes = build_trained(recipe, folder)
     recipe, record, api = _public(recipe), folder.record(), HfApi()
@@ -56,19 +56,20 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
                 raise UserError(f"{repo}: is public; make it private on its page, or choose another name")
             if revision is not None:
                 api.create_branch(repo, branch=revision, exist_ok=True)
-            gone = {CARD, CONTENTS, *FILES}.intersection(api.list_repo_files(repo, revision=revision)) - files.keys()
+            remote = api.list_repo_files(repo, revision=revision)
+            obsolete = {CARD, CONTENTS, *FILES}.intersection(remote) - files.keys()
             changes: list[Any] = [CommitOperationAdd(name, path) for name, path in sorted(files.items())]
-            changes += map(CommitOperationDelete, sorted(gone))
+            changes += map(CommitOperationDelete, sorted(obsolete))
             api.create_commit(repo, changes, commit_message=f"Run {folder.name}", revision=revision)
     return str(url) if revision is None else f"{url}/tree/{revision}"
 
 
 def _public(recipe: Recipe) -> Recipe:
-    """What a recipe tells others: paths by their last names, nothing of where results or metrics go."""
+    """The recipe without folders of paths, storage and trackers."""
     values = recipe.model_dump(mode="json", exclude={"storage"})
     for key in ("trackers", "tracking_project", "mlflow_uri"):
         values["training"].pop(key, None)
-    return Recipe().with_values(_without_folders(values), "the recipe for others")
+    return Recipe().with_values(_without_folders(values), "the public recipe")
 
 
 def _without_folders(value: Any) -> Any:

@@ -1,10 +1,11 @@
-"""From a checkpoint of a method's published code to a run that can be evaluated."""
+"""Import of checkpoints of published code as runs, and the checks of a checkpoint against the recipe."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -14,11 +15,10 @@ from syncclip import storage
 from syncclip.clip.backbone import load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.datasets import load_dataset
-from syncclip.interop import checks
+from syncclip.datasets import Dataset, load_dataset
 from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkpoint
-from syncclip.interop.layouts import LAYOUTS, Layout, find_layout
-from syncclip.methods import build_method
+from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, Tensors, find_layout
+from syncclip.methods import MethodSettings, build_method
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import CLASSES, RunClasses, describe
 from syncclip.runs.data import shard_cache
@@ -33,9 +33,9 @@ class ImportedRun:
     """A run with imported prompts.
 
     Attributes:
-        source: the file.
-        settings: of the method, as the shapes in the file imply.
-        notes: signs that the file belongs to other weights, classes or phrases; also in the run's record.
+        source: path or URL of the checkpoint.
+        settings: settings of the method that follow from the checkpoint's shapes.
+        notes: signs that the checkpoint belongs to other weights, classes or words; also in the run's record.
     """
 
     url: str
@@ -50,18 +50,17 @@ def import_prompts(
 ) -> ImportedRun:
     """Write prompts trained by a method's published code as a finished run, which can be evaluated.
 
-    The number of vectors and of prompted blocks follows from the file. Of the recipe, `training.method`, `backbone`,
-    `dataset` and those settings of the method that no shape implies are used. The record is written last; before that
-    there is no run.
+    The number of vectors and of prompted blocks follows from the checkpoint. Of the recipe, `training.method`,
+    `backbone`, `dataset` and the method's other settings are used. The record, which makes it a run, is written last.
 
     Args:
-        source: a file, or a folder in which `find_checkpoint` chooses one, by `epoch` if given.
-        out: the run's folder or URL; by default one below `<storage.root>/<name>/runs`.
-        transfer: use the prompts for other classes than they were trained on, as in cross-dataset tests.
+        source: a file, or a folder in which `find_checkpoint` selects one, by `epoch` if given.
+        out: the run's folder or URL; by default in `<storage.root>/<name>/runs`.
+        transfer: use the prompts for other classes than those of their training, as in cross-dataset tests.
 
     Raises:
-        UserError: no checkpoint, an unsafe one, or one of another method, backbone, depth or number of classes; `out`
-            has another run.
+        UserError: there is no checkpoint, or it is unsafe or of another method, backbone, depth or number of classes;
+            or `out` contains another run.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
@@ -72,7 +71,7 @@ def import_prompts(
     shape = {key: read(learned) for key, read in layout.shape.items()}
     if layout.given is not None:
         recipe = recipe.with_values({"training.teacher": absolute(str(recipe.training.teacher))})
-        learned[layout.given] = _class_vectors(recipe, shape["teacher_dim"], checkpoint.place)
+        learned[layout.given] = _class_vectors(recipe, shape["teacher_dim"], checkpoint.url)
     recipe, classes, notes = _fitted(recipe, layout, checkpoint, learned, shape, transfer)
 
     data = safetensors.torch.save(learned)
@@ -85,7 +84,7 @@ def import_prompts(
         run.write_recipe()
         storage.write_sealed(run.path(PROMPTS), data, owner=run.owner)
         storage.write_document(run.path(CLASSES), classes, run.owner)
-        origin = f"{checkpoint.place}, epoch {checkpoint.epoch or 'unknown'}"
+        origin = f"{checkpoint.url}, epoch {checkpoint.epoch or 'unknown'}"
         run.write(
             RunRecord(
                 name=name, recipe_hash=run_hash, status="finished", versions=versions(), origin=origin, notes=notes
@@ -93,42 +92,42 @@ def import_prompts(
         )
         storage.require(url, (RECIPE, PROMPTS, CLASSES, RECORD))
         storage.write_contents(url, run.owner)
-    return ImportedRun(url, name, checkpoint.place, shape, notes)
+    return ImportedRun(url, name, checkpoint.url, shape, notes)
 
 
 def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
-    """What the method learns, by our names, in single precision, copied out of the file."""
-    counts = {one: len(other.learned(checkpoint.state)) for one, other in LAYOUTS.items()}
-    likely = [one for one, count in counts.items() if count == max(counts.values()) > 0]  # several, if files are alike
+    """The method's learned tensors, by our names, in single precision, copied out of the file."""
+    counts = {name: len(other.learned(checkpoint.state)) for name, other in LAYOUTS.items()}
+    likely = [name for name, count in counts.items() if count == max(counts.values()) > 0]
     if method not in likely:
-        hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "it has those of no method known here"
-        raise UserError(f"{checkpoint.place}: not the parameters of {method!r}; {hint}; set training.method")
+        hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "it is of no supported method"
+        raise UserError(f"{checkpoint.url}: not the parameters of {method!r}; {hint}; set training.method")
     learned = layout.learned(checkpoint.state)
-    checks.check_numbers(learned, checkpoint.place)
+    _check_values(learned, checkpoint.url)
     return {
         name: layout.as_ours(name, tensor).float().clone(memory_format=torch.contiguous_format)
         for name, tensor in learned.items()
     }
 
 
-def _class_vectors(recipe: Recipe, dim: int, place: str) -> Tensor:
-    """(C, D_t) of the teacher whose files the recipe names.
+def _class_vectors(recipe: Recipe, dim: int, checkpoint: str) -> Tensor:
+    """(C, D_t) class vectors of the recipe's teacher.
 
     Args:
-        dim: D_t as the checkpoint at `place` has it.
+        dim: D_t of the checkpoint.
 
     Raises:
-        UserError: they aren't there, tell other classes apart, or are of another length.
+        UserError: the teacher is missing, or has other classes or another dimension.
     """
     teacher = Teacher(str(recipe.training.teacher), shard_cache(recipe.training))
     teacher.told.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
     if teacher.told.dim != dim:
         raise UserError(
-            f"{teacher.url}: this teacher's class vectors have {teacher.told.dim} numbers each, but the student in "
-            f"{place} makes {dim} of an image; name the files of the teacher that it learned from in training.teacher"
+            f"{teacher.url}: this teacher's class vectors have {teacher.told.dim} dimensions, but the student in "
+            f"{checkpoint} has {dim}; set training.teacher to the teacher that it was distilled from"
         )
     vectors = torch.from_numpy(teacher.class_vectors())
-    checks.check_numbers({"class_vectors": vectors}, teacher.url)
+    _check_values({"class_vectors": vectors}, teacher.url)
     return vectors
 
 
@@ -140,42 +139,149 @@ def _fitted(
     shape: Mapping[str, int | bool],
     transfer: bool,
 ) -> tuple[Recipe, RunClasses, list[str]]:
-    """The recipe with the method's settings as the checkpoint implies them, what it tells apart, and notes on what
-    looks wrong."""
-    method, place = recipe.training.method, checkpoint.place
-    checks.check_asked(recipe.methods.of(method), shape, place, f"methods.{method}")
+    """The recipe with the settings of the checkpoint, the run's classes, and notes on possible mismatches."""
+    method, url = recipe.training.method, checkpoint.url
+    _check_settings(recipe.methods.of(method), shape, url, f"methods.{method}")
     dataset, clip = load_dataset(recipe.dataset), PromptedClip(load_backbone(recipe.backbone))
-    checks.check_towers(learned, clip, place)
-    words = layout.fixed_words(checkpoint.state)
-    candidates = _candidates(recipe, shape)
-    recipe, note = candidates[0], None
+    _check_towers(learned, clip, url)
+    words, notes = layout.fixed_words(checkpoint.state), []
+    recipes = _candidates(recipe, shape)
+    recipe = recipes[0]
     if words is not None and not transfer:
-        checks.check_classes(len(words.behind), dataset, place)
-        noted = [
-            (one, checks.note_on_words(words, clip, dataset.classnames, one.methods.of(method))) for one in candidates
+        _check_classes(len(words.suffix), dataset, url)
+        mismatches = [
+            _words_mismatch(words, clip, dataset.classnames, candidate.methods.of(method)) for candidate in recipes
         ]
-        recipe, note = next(
-            (pair for pair in noted if pair[1] is None), noted[0]
-        )  # the first that fits, else the first
-    notes = [] if note is None else [note]
+        if None in mismatches:
+            recipe = recipes[mismatches.index(None)]
+        elif mismatches[0] is not None:
+            notes.append(mismatches[0])
     built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
-    checks.check_shapes(learned, built.state_dict(), place)
-    return (
-        recipe,
-        describe(recipe, dataset, clip.backbone),
-        notes + checks.notes_on_weights(layout.whole(checkpoint.state), words, clip),
-    )
+    _check_shapes(learned, built.state_dict(), url)
+    notes += _weight_mismatches(layout.qualified(checkpoint.state), words, clip)
+    return recipe, describe(recipe, dataset, clip.backbone), notes
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
-    """The recipe with the settings that shapes imply; if it sets no phrase, with the method's default and with none."""
-    section, asked = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
+    """The recipe with the checkpoint's settings; without initial words of its own, with the default and with none."""
+    section, settings = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
     values = {f"{section}.{key}": value for key, value in shape.items()}
-    phrase = getattr(asked, "initial_words", None)
-    if not phrase or phrase != getattr(type(asked)(), "initial_words", None):
+    words = getattr(settings, "initial_words", None)
+    if not words or words != getattr(type(settings)(), "initial_words", None):
         return [recipe.with_values(values)]
-    without = recipe.with_values({**values, f"{section}.phrase": ""})
+    without = recipe.with_values({**values, f"{section}.initial_words": ""})
     try:
         return [recipe.with_values(values), without]
-    except UserError:  # the phrase has another number of words
+    except UserError:  # the default has another number of words
         return [without]
+
+
+def _check_values(learned: Tensors, url: str) -> None:
+    """Require finite vectors whose values are all in the file: a few bytes can claim to be a tensor of any size."""
+    for name, tensor in learned.items():
+        plain = (
+            tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested) and tensor.is_floating_point()
+        )
+        stored = plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
+        vectors = tensor.dim() >= (2 if "_prompts." in name else 1)
+        if not (stored and vectors and tensor.isfinite().all()):
+            raise UserError(f"{url}: {name} must be vectors of finite numbers; use another checkpoint")
+        if name == "running_var" and (tensor < 0).any():
+            raise UserError(f"{url}: {name} must be variances, which are not negative; use another checkpoint")
+
+
+def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:
+    """Require that the recipe's settings, if not defaults, agree with the tensors' shapes."""
+    defaults = type(settings)()
+    for key, value in shape.items():
+        given = getattr(settings, key)
+        if given not in (value, getattr(defaults, key)):
+            raise UserError(
+                f"{url}: has {key} {value}, but the recipe has {section}.{key}={given}; omit it, as it is read from "
+                "the checkpoint, or use another checkpoint"
+            )
+
+
+def _check_towers(learned: Tensors, clip: PromptedClip, url: str) -> None:
+    """Require that prompts fit the width, depth and context of their towers."""
+    for tower in ("text", "vision"):
+        prompts = [tensor for name, tensor in learned.items() if name.startswith(f"{tower}_prompts.")]
+        if not prompts:
+            continue
+        module = clip.text if tower == "text" else clip.vision
+        width, layers = module.width, module.layers
+        named = f"the {tower} tower of {clip.backbone.name!r}"
+        if prompts[0].shape[-1] != width:
+            raise UserError(
+                f"{url}: trained with another backbone: its {tower} prompts are {prompts[0].shape[-1]} wide, and "
+                f"{named} is {width}; set backbone.name"
+            )
+        if len(prompts) > layers:
+            raise UserError(
+                f"{url}: trained with a deeper backbone: {len(prompts)} blocks have {tower} prompts, and {named} has "
+                f"{layers} blocks; set backbone.name"
+            )
+        if tower == "text" and prompts[0].shape[-2] > clip.context - 3:  # start, a word and end also need room
+            raise UserError(
+                f"{url}: has {prompts[0].shape[-2]} text vectors, more than fit the context of {clip.backbone.name!r} "
+                f"with {clip.context} tokens; set backbone.name"
+            )
+
+
+def _check_classes(count: int, dataset: Dataset, url: str) -> None:
+    """Require as many classes as published code trains on: all, or the base classes."""
+    classes, base = len(dataset.classnames), len(dataset.base)
+    if count not in (classes, base):
+        raise UserError(
+            f"{url}: trained on {count} classes, but dataset {dataset.name!r} has {classes}, {base} of them base "
+            "classes; set dataset.name, or use the prompts for other classes with --transfer"
+        )
+
+
+def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
+    """Require exactly the tensors that the method learns."""
+    for name in [*expected, *(learned.keys() - expected.keys())]:
+        ours, theirs = (tuple(tensors[name].shape) if name in tensors else None for tensors in (expected, learned))
+        if ours != theirs:
+            raise UserError(
+                f"{url}: {name} is {theirs or 'missing'} there and {ours or 'unknown'} here; it was trained with "
+                "another backbone or on other classes"
+            )
+
+
+def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
+    """Notes on signs that the prompts were trained with other weights of the same shapes."""
+    tokens: list[tuple[str, Tensor, Tensor | None]] = []
+    if words is not None:
+        tokens.append(("start token", words.prefix[:1, 0], clip.text.token_embedding.weight))
+    if "image_encoder.class_embedding" in state:
+        ours = getattr(clip.model.visual, "class_embedding", None)
+        tokens.append(("class token", state["image_encoder.class_embedding"], ours))
+    return [
+        f"the {token} of the checkpoint differs from that of backbone {clip.backbone.name!r}: the prompts were trained "
+        "with other weights, and may be meaningless here"
+        for token, theirs, ours in tokens
+        if ours is None or theirs.shape[-1] != ours.shape[-1] or not _close(ours.cpu(), theirs).any()
+    ]
+
+
+def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str | None:
+    """A note on the first class whose words differ from those of a method with these settings."""
+    theirs, names = words.suffix, classnames[: len(words.suffix)]
+    ours = FixedWords.of(clip, names, settings).suffix
+    length = min(ours.shape[1], theirs.shape[1])
+    same = _close(ours[:, :length], theirs[:, :length]).all(dim=-1).tolist()
+    if all(same):
+        return None
+    label = same.index(False)
+    return (
+        f"after the learned vectors the checkpoint has other words for class {label}, {names[label]!r}: "
+        "it was trained with other initial words, other class names or another order of the classes"
+    )
+
+
+def _close(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Which vectors (…, width) are equal within half precision."""
+    ours, theirs = ours.float(), theirs.float()
+    close: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
+    return close

@@ -1,4 +1,4 @@
-"""Checkpoints of the methods' published code: names of the learned parameters, and the fixed words around them."""
+"""Layouts of the methods' published checkpoints: names of learned parameters, and the fixed words around them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Blocks after the first; no tower in open_clip has as many."""
+"""Numbers of blocks after the first, more than any tower in open_clip has."""
 
 LEARNER = "prompt_learner."
-"""The part of the published models with the text prompts and the fixed words around them."""
+"""Prefix of the published models' text prompts and fixed words."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
@@ -30,30 +30,30 @@ CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from CLIP's ow
 
 
 def tokens(prompts: str) -> Reading:
-    """Number of vectors of each block."""
+    """Reader of the number of vectors per block."""
     return lambda learned: learned[f"{prompts}.0"].shape[-2]
 
 
 def depth(prompts: str) -> Reading:
-    """Number of prompted blocks."""
+    """Reader of the number of prompted blocks."""
     return lambda learned: sum(name.startswith(f"{prompts}.") for name in learned)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The checkpoints of one method, as its published code writes and reads them.
+    """The checkpoint layout of one method's published code.
 
     Attributes:
-        repository: of the published code, on GitHub.
-        folder: below the output folder, named as the trainer registers the saved model.
-        names: their name of a parameter in the whole model -> ours. `{block}` stands for 1, 2, ... in both; `{below}`
-            for the one before.
-        shape: settings of our method, each with its value read from the tensors (by our names).
-        config: their settings below `TRAINER` that decide the shape of the model to load into -> ours.
-        root: the saved part of the model, to which the names in a file are relative; empty: all of it.
-        left_out: what their own files also have or that code needs besides, and ours lack.
-        convolutions: our linear layers that are convolutions of a single pixel there, with two more dimensions.
-        given: what we learn by and their files lack: a teacher's class vectors.
+        repository: GitHub repository of the published code.
+        folder: folder in the output folder, named after the trainer's registered model.
+        names: their parameter name in the whole model -> ours. `{block}` is 1, 2, ... in both, `{below}` the previous
+            block.
+        shape: setting of our method -> its value, read from tensors with our names.
+        config: their setting below `TRAINER` that decides the model's shape -> ours.
+        root: saved part of the model, to which names in a file are relative; empty: the whole model.
+        left_out: contents of their own files, or requirements of their code, that our exports lack.
+        convolutions: our linear layers that are 1x1 convolutions there, with two more dimensions.
+        given: our tensor that their files lack: a teacher's class vectors.
     """
 
     repository: str
@@ -68,48 +68,48 @@ class Layout:
 
     @cached_property
     def pairs(self) -> dict[str, str]:
-        """`names` with the number of every block written out."""
+        """`names` with block numbers."""
         return {
             theirs.format(block=block, below=block - 1): ours.format(block=block, below=block - 1)
             for theirs, ours in self.names.items()
             for block in (BLOCKS if "{" in theirs else BLOCKS[:1])
         }
 
-    def whole(self, state: Tensors) -> dict[str, Tensor]:
+    def qualified(self, state: Tensors) -> dict[str, Tensor]:
         """A file's tensors by their names in the whole model."""
-        # Training on several GPUs may have prefixed each with "module.".
+        # Multi-GPU training may have added the prefix "module.".
         names = {name: name.removeprefix("module.") for name in state}
         return {name if name.startswith(self.root) else self.root + name: state[saved] for saved, name in names.items()}
 
     def learned(self, state: Tensors) -> dict[str, Tensor]:
-        """Those of a file's tensors that the method learns, by our names; {} if one that every file has is missing."""
-        whole = self.whole(state)
-        if not all(theirs in whole for theirs in self.names if "{" not in theirs):
+        """The learned tensors of a file, by our names; {} if a required one is missing."""
+        tensors = self.qualified(state)
+        if not all(theirs in tensors for theirs in self.names if "{" not in theirs):
             return {}
-        return {ours: whole[theirs] for theirs, ours in self.pairs.items() if theirs in whole}
+        return {ours: tensors[theirs] for theirs, ours in self.pairs.items() if theirs in tensors}
 
     def as_ours(self, name: str, tensor: Tensor) -> Tensor:
-        """A file's tensor, by our name, in our shape: (out, in) of a convolution's (out, in, 1, 1)."""
+        """A file's tensor in our shape: (out, in) of a convolution's (out, in, 1, 1)."""
         return tensor[..., 0, 0] if name in self.convolutions and tensor.shape[2:] == (1, 1) else tensor
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
-        """The words of all classes around the learned vectors; None where a file has none."""
-        whole = self.whole(state)
-        before, behind = (whole.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
-        if before is None or behind is None or before.dim() != 3 or before.shape[::2] != behind.shape[::2]:
+        """The words of all classes around the learned vectors; None if a file has none."""
+        tensors = self.qualified(state)
+        prefix, suffix = (tensors.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
+        if prefix is None or suffix is None or prefix.dim() != 3 or prefix.shape[::2] != suffix.shape[::2]:
             return None
-        return FixedWords(before, behind)
+        return FixedWords(prefix, suffix)
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
         """The tensors of a file, from ours and the words around them."""
-        whole = {
+        saved = {
             theirs: learned[ours][..., None, None] if ours in self.convolutions else learned[ours]
             for theirs, ours in self.pairs.items()
             if ours in learned
         }
         if words is not None:
-            whole |= {f"{LEARNER}{name}": tensor for name, tensor in zip(FIXED_WORDS, words, strict=True)}
-        return {name.removeprefix(self.root): tensor for name, tensor in whole.items()}
+            saved |= {f"{LEARNER}{name}": tensor for name, tensor in zip(FIXED_WORDS, words, strict=True)}
+        return {name.removeprefix(self.root): tensor for name, tensor in saved.items()}
 
 
 CONTEXT = {"prompt_learner.ctx": "text_prompts.0"}
@@ -252,24 +252,24 @@ LAYOUTS = {
         config=_below("PROMPTKD", VISION_CONFIG),
         left_out=(
             CLIP_WEIGHTS,
-            "the teacher, whose checkpoint that code reads for the class vectors, from teacher_model/<dataset>/"
-            "VLPromptLearner/model-best.pth.tar (it knows ViT-B-16 as the student and vectors of 768 numbers alone)",
+            "the teacher, from whose checkpoint that code reads the class vectors, teacher_model/<dataset>/"
+            "VLPromptLearner/model-best.pth.tar (it supports ViT-B-16 students and vectors of 768 numbers only)",
         ),
         convolutions=("narrow.weight", "last.weight"),
         given="class_vectors",
     ),
 }
-"""By our names of the methods."""
+"""Our name of a method -> its layout."""
 
 
 def find_layout(method: str) -> Layout:
     """The layout of a method's published checkpoints.
 
     Raises:
-        UserError: the method learns nothing, or no published code of it is known here.
+        UserError: the method learns nothing, or its published code is not supported.
     """
     if method not in LAYOUTS:
-        reason = "is none of them" if find_method(method).Settings.data else "learns nothing"
+        reason = "is not supported" if find_method(method).Settings.data else "learns nothing"
         raise UserError(
             f"training.method: {method!r} {reason}; checkpoints of published code are supported for "
             f"{', '.join(LAYOUTS)}"
@@ -280,16 +280,16 @@ def find_layout(method: str) -> Layout:
 class FixedWords(NamedTuple):
     """Token embeddings of all classes' sentences without the learned vectors.
 
-    Published code discards them when it loads a file, and uses those of the current classes. Here they show whether
-    the prompts were learned with these classes, this phrase and these weights.
+    Published code ignores them on loading. Here they show whether the prompts were trained with the same classes,
+    initial words and weights.
     """
 
-    before: Tensor  # (C, 1, width), the start token
-    behind: Tensor  # (C, context - 1 - n, width), the rest of the phrase, the name, full stop, end and padding
+    prefix: Tensor  # (C, 1, width), the start token
+    suffix: Tensor  # (C, context - 1 - n, width): other initial words, name, full stop, end and padding
 
     @classmethod
     def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:
-        """The words of a method with these settings, with the name last, whatever the settings' position.
+        """The words of a method with these settings, always with the class name last.
 
         Raises:
             UserError: a sentence does not fit the context.
@@ -300,6 +300,6 @@ class FixedWords(NamedTuple):
             tokens = clip.text_context(classnames, settings.initial_words, settings.text_tokens)
         n, length = tokens.slots.shape[1], tokens.embeddings.shape[1]
         padding = clip.text.token_embedding.weight[0].detach()  # CLIP's tokenizer pads with token 0
-        whole = padding.expand(len(classnames), clip.context, -1).cpu().clone()
-        whole[:, :length] = tokens.embeddings.cpu()
-        return cls(whole[:, :1], whole[:, 1 + n :])
+        embeddings = padding.expand(len(classnames), clip.context, -1).cpu().clone()
+        embeddings[:, :length] = tokens.embeddings.cpu()
+        return cls(embeddings[:, :1], embeddings[:, 1 + n :])

@@ -1,1 +1,1 @@
-"""A trained run over HTTP, on Ray Serve."""
+"""A trained run as an HTTP service on Ray Serve."""

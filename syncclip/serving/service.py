@@ -1,4 +1,4 @@
-"""A trained run as an HTTP service on Ray Serve: its settings, the application of Serve, its start and its end."""
+"""A trained run as an HTTP service on Ray Serve: settings, the Serve application, start and shutdown."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ try:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    from syncclip.serving.endpoints import Service
-    from syncclip.serving.front import ANSWER_SECONDS, CALLBACK, TOKEN, proxy_variables
-except ImportError as missing:
-    raise UserError(f"serve: {first_line(missing)}; run `{install_command('serve')}`") from missing
+    from syncclip.serving.app import CALLBACK, RESPONSE_SECONDS, TOKEN, Replica, proxy_variables
+except ImportError as error_:
+    raise UserError(f"serve: {first_line(error_)}; run `{install_command('serve')}`") from error_
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -39,42 +38,43 @@ if TYPE_CHECKING:
 NAME = "syncclip"
 """Name of the application in Ray Serve."""
 
-ONGOING = 64
-"""Upper bound on requests in a replica; the front of each proxy bounds those that wait."""
+MAX_ONGOING_REQUESTS = 64
+"""Per replica; the middleware of each proxy bounds the requests that wait."""
 
 KEEP_ALIVE_SECONDS = 5
-"""After which an idle connection is closed."""
+"""Time until an idle connection is closed."""
 
-STARTS = 3
-"""Of a replica on a cluster, where a store may be away for a moment; a command whose run is not there ends at once."""
+MAX_STARTS = 3
+"""Attempts to start a replica on a cluster, where a store may be briefly unavailable."""
 
 
 class ServiceSettings(Settings):
-    """What a service answers with; `args` of an application in a file of Ray Serve."""
+    """A run and its replicas; `args` of an application in a Ray Serve config file."""
 
     run: str
-    """The finished run: a folder, a URL, or `hf://owner/name` on the Hugging Face hub."""
+    """Finished run: a folder, a URL, or `hf://owner/name` on the Hugging Face Hub."""
     backbone: str | None = None
-    """Where the run's CLIP is now, as `backbone.name` of a recipe; None: where it was in the training."""
+    """Current location of the run's CLIP, as `backbone.name` of a recipe; None: as in training."""
     pretrained: str | None = None
-    """The same of `backbone.pretrained`."""
+    """Current location of its weights, as `backbone.pretrained`; None: as in training."""
     top: int = Field(5, ge=1)
-    """Classes of an answer, where a request says nothing else."""
+    """Default number of classes per image."""
     replicas: int = Field(1, ge=1)
+    """Number of replicas, each with a model."""
     num_cpus: float = Field(1, gt=0)
-    """Of each replica."""
+    """CPUs per replica."""
     num_gpus: float = Field(0, ge=0)
-    """Of each replica; less than 1: several share one."""
+    """GPUs per replica; below 1, replicas share a GPU."""
 
 
 def app(args: dict[str, Any]) -> Application:
-    """The service for a file of Ray Serve, which names it as `import_path: syncclip.serving.service:app`.
+    """Build the service for a Ray Serve config file: `import_path: syncclip.serving.service:app`.
 
     Args:
         args: values of `ServiceSettings`.
 
     Raises:
-        UserError: one is wrong, or no token is in SYNCCLIP_SERVE_TOKEN: such a file may open the service to a network.
+        UserError: a value is invalid, or SYNCCLIP_SERVE_TOKEN is not set: such a file may expose the service.
     """
     try:
         settings = ServiceSettings.model_validate(args)
@@ -82,18 +82,18 @@ def app(args: dict[str, Any]) -> Application:
         raise UserError("{}: {}".format(*explain(error, ServiceSettings))) from error
     token = os.environ.get(TOKEN)
     if not token:
-        raise UserError(f"{TOKEN}: the service would be open to whoever reaches it; set a token, as from a Secret")
+        raise UserError(f"{TOKEN}: not set, so the service would be open to everyone; set a token, e.g. from a Secret")
     check_token(TOKEN, token)
     if os.environ.get(CALLBACK[0]) != CALLBACK[1]:
         raise UserError(f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod, so that the proxies check the token")
     return application(settings)
 
 
-def application(settings: ServiceSettings, starts: int = STARTS) -> Application:
-    """The service as an application of Ray Serve, to be used behind a `Front`.
+def application(settings: ServiceSettings, starts: int = MAX_STARTS) -> Application:
+    """The service as a Ray Serve application, for use behind a `Front`.
 
     Args:
-        starts: of a replica that fails to start, at most.
+        starts: maximum number of attempts to start a replica.
     """
     session = current()
 
@@ -101,12 +101,12 @@ def application(settings: ServiceSettings, starts: int = STARTS) -> Application:
         session.enter()
         device = "auto" if settings.num_gpus else "cpu"
         model = load(settings.run, settings.backbone, settings.pretrained, device)
-        return Service(model, settings.top).app()
+        return Replica(model, settings.top).app()
 
     deployment = serve.deployment(
         name="classifier",
         num_replicas=settings.replicas,
-        max_ongoing_requests=ONGOING,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_constructor_retry_count=starts,
         graceful_shutdown_timeout_s=GRACE,
         graceful_shutdown_wait_loop_s=0.1,
@@ -117,34 +117,37 @@ def application(settings: ServiceSettings, starts: int = STARTS) -> Application:
 
 @contextmanager
 def serving(settings: ServiceSettings, host: str, port: int, token: str | None) -> Iterator[str]:
-    """The service while the block runs, from when it answers; gives its address.
+    """Run the service during the block, which starts once it is ready; yields its URL.
 
     Raises:
-        UserError: the run or its CLIP is not there, the port is taken, Ray has too few GPUs or already serves.
+        UserError: the run or its CLIP is missing, the port is in use, Ray has too few GPUs or Serve is already running.
     """
     check_token(TOKEN, token or "")
     settings = settings.model_copy(update={"run": readable_run(settings.run)[2]})
     if cluster_address() is None:
         _check_port(host, port)
-        os.environ.setdefault("RAY_worker_niceness", "0")  # of the replicas, for whose answers people wait; Ray's is 15
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default is 15; clients wait for the replicas
     cpus = max(local_cpus(), math.ceil(settings.replicas * settings.num_cpus))
     with ray_session(cpus, proxy_variables(token)):
         if not debugging():
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
         status = serve.status()
         if status.proxies or status.applications:
-            raise UserError("Ray Serve runs on this cluster already; deploy syncclip.serving.service:app there")
+            raise UserError("Ray Serve is already running on this cluster; deploy syncclip.serving.service:app there")
         gpus = settings.replicas * settings.num_gpus
-        if gpus > capacity().get("GPU", 0.0):
-            raise UserError(f"--num-gpus: {gpus:g} are asked for, and Ray has fewer; take less, or 0 to use the CPU")
-        with at_once(serve.shutdown), _ended():
-            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            _start(application(settings, starts=1), host, port)
-            _check_front(address)
+        if gpus > (available := capacity().get("GPU", 0.0)):
+            raise UserError(f"--num-gpus: {gpus:g} in total, but Ray has {available:g}; use fewer, or 0 for the CPU")
+        with at_once(serve.shutdown):
             try:
-                yield address
+                url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+                _start(application(settings, starts=1), host, port)
+                _check_middleware(url)
+                try:
+                    yield url
+                finally:
+                    serve.delete(NAME)  # unlike a shutdown of Serve, it completes requests in flight
             finally:
-                serve.delete(NAME)  # it finishes what is in flight, which an end of all of Serve does not
+                serve.shutdown()  # it would continue to run on a cluster
 
 
 def _start(target: Application, host: str, port: int) -> None:
@@ -153,36 +156,28 @@ def _start(target: Application, host: str, port: int) -> None:
     try:
         serve.run(target, name=NAME)
     except RuntimeError as error:
-        told = "\n".join(one.message for one in serve.status().applications[NAME].deployments.values())
-        if (reason := re.search(r"UserError: (.*)", told)) is None:
-            raise RuntimeError(told or str(error)) from error
+        deployments = serve.status().applications[NAME].deployments.values()
+        messages = "\n".join(deployment.message for deployment in deployments)
+        if (reason := re.search(r"UserError: (.*)", messages)) is None:
+            raise RuntimeError(messages or str(error)) from error
         raise UserError(reason[1]) from error
 
 
-def _check_front(address: str) -> None:
-    """Make sure that Ray Serve's proxy has loaded the front, which hides Serve's own `/-/routes`."""
-    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=ANSWER_SECONDS)) as connection:
+def _check_middleware(url: str) -> None:
+    """Check that Ray Serve's proxy has loaded the middleware, which hides Serve's own `/-/routes`."""
+    with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=RESPONSE_SECONDS)) as connection:
         connection.request("GET", "/-/routes", headers={"host": "localhost"})
         if connection.getresponse().status not in (401, 404):
             raise UserError(
-                f"serve: this cluster's Ray Serve did not load {CALLBACK[1]}; use the same syncclip on all its machines"
+                f"serve: this cluster's Ray Serve did not load {CALLBACK[1]}; use the same syncclip on all its nodes"
             )
-
-
-@contextmanager
-def _ended() -> Iterator[None]:
-    """Let no Serve outlive the block, as it would on a cluster."""
-    try:
-        yield
-    finally:
-        serve.shutdown()
 
 
 def _check_port(host: str, port: int) -> None:
     try:
-        family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind(place)
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
     except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {first_line(error)}; name another port or host") from error
+        raise UserError(f"--host {host} --port {port}: {first_line(error)}; use another port or host") from error

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from tests.inference.served import Served, served
+from tests.serving.served import Served, served
 
 STALLED, DRIPPING, LARGE, SCANS = 200, 200, 4, 4
 """Clients of each kind at the same time."""

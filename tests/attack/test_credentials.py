@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import jobs, storage
-from syncclip.cli import app, submission
+from syncclip.cli import app, submit
 from syncclip.core import secrets
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
@@ -114,12 +114,12 @@ def test_no_mistake_in_an_option_repeats_it(override: str, capfd: pytest.Capture
 
 
 def test_an_upload_holds_none(secretive: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^storage\.options\.\w+: the option holds"):
-        submission.submission("train", secretive, "s3://bucket/run", shared=True)
+    with pytest.raises(UserError, match=r"^storage\.options\.\w+: the option"):
+        submit.recipe_job("train", secretive, "s3://bucket/run", shared=True)
     plain = secretive.with_values({"storage.options": {}})
-    with pytest.raises(UserError, match=r"^training\.mlflow_uri: the URL holds"):
-        submission.submission("train", plain, "s3://bucket/run", shared=True)
-    job = submission.submission("train", plain.with_values({"training.mlflow_uri": None}), "s3://b/run", shared=True)
+    with pytest.raises(UserError, match=r"^training\.mlflow_uri: the URL"):
+        submit.recipe_job("train", plain, "s3://bucket/run", shared=True)
+    job = submit.recipe_job("train", plain.with_values({"training.mlflow_uri": None}), "s3://b/run", shared=True)
     (tmp_path / "job").mkdir()
     job.write_upload(tmp_path / "job")
     assert leaks_below(tmp_path / "job") == {}

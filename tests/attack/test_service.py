@@ -10,7 +10,7 @@ import pytest
 
 from syncclip import jobs
 from syncclip.recipe.recipe import Recipe
-from syncclip.serving.front import HELD_BYTES
+from syncclip.serving.app import MAX_BUFFERED_BYTES
 from tests.attack.service import attacked
 from tests.conftest import TinyWorld
 
@@ -28,7 +28,7 @@ def test_an_honest_client_is_served_while_others_attack(tiny: TinyWorld, tmp_pat
     assert result.works_afterwards and result.failed == 0
     assert result.p95 <= 3 * result.quiet_p95
     assert result.health_longest <= 1.0
-    assert result.memory_peak <= result.memory_quiet + 4 * HELD_BYTES
+    assert result.memory_peak <= result.memory_quiet + 4 * MAX_BUFFERED_BYTES
     answers = result.attackers
     assert {"scans 400"} <= answers.keys() and answers.keys() & {"large 413", "large 503"}
     assert not [kind for kind in answers if kind.endswith(" 200")]

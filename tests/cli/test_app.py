@@ -122,7 +122,7 @@ def test_links_in_a_loop_are_told_in_one_sentence(
 ) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to("loop")
-    sentence = f"{loop}: links lead from there back to it; remove the link, or name another place"
+    sentence = f"{loop}: symbolic links form a loop; remove the link, or use another path"
     assert Outcome(capsys, *command, str(loop)).refusal == sentence
 
 

@@ -57,8 +57,8 @@ def test_mistakes_are_one_sentence_before_anything_is_computed(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
 ) -> None:
     assert "no run found" in Outcome(capsys, "classify", str(tmp_path), "a.png").refusal
-    assert "is none of .jsonl" in Outcome(capsys, "classify", str(tmp_path), "a.png", "--out", "a.txt").refusal
-    assert "and 2 names were given" in Outcome(capsys, "classify", "run", "a", "b", "--actors", "2").refusal
+    assert "use one of .jsonl" in Outcome(capsys, "classify", str(tmp_path), "a.png", "--out", "a.txt").refusal
+    assert "but 2 names were given" in Outcome(capsys, "classify", "run", "a", "b", "--actors", "2").refusal
     assert "give --actors as well" in Outcome(capsys, "classify", "run", "a", "--num-gpus", "1").refusal
     assert not list(tmp_path.iterdir())
 
@@ -86,7 +86,7 @@ def test_a_run_is_shared_and_used_by_its_name_on_the_hub(
     assert found.status == 0 and all(line.startswith("classify: ") for line in found.err.splitlines())
     assert found.out == Outcome(capsys, "classify", run, *arguments).out
     assert "no such repository on the Hub" in Outcome(capsys, "classify", "hf://alice/gone", *arguments).refusal
-    assert "'shapes' is no repository on the hub" in Outcome(capsys, "push", run, "shapes").refusal
+    assert "'shapes' is not a repository name" in Outcome(capsys, "push", run, "shapes").refusal
 
 
 @pytest.mark.parametrize(

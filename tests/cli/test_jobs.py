@@ -124,7 +124,7 @@ def test_a_recipe_that_wants_no_captions_is_told_how_to(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("strategies", "sentence"),
     [
-        ("[{name: captions}]", "strategies[0].writer: missing; name a language model"),
+        ("[{name: captions}]", "strategies[0].writer: missing; set a language model"),
         ("[{name: captions, writer: {model: m}}]", "strategies[0].file: captions need a file of their own"),
         (
             "[{name: captions, writer: {model: m}, file: a}, {name: captions, writer: {model: n}, file: a}]",
@@ -148,12 +148,11 @@ def test_mistakes_of_a_reproduction_are_reported(capsys: pytest.CaptureFixture[s
     assert "did you mean 'epochs'?" in wrong.refusal
 
 
-@pytest.mark.parametrize("option", ["--dataset", "--benchmark"])  # and its name in earlier versions
 def test_a_run_is_tested_on_another_dataset(
-    option: str, capsys: pytest.CaptureFixture[str], tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, miniatures: Miniatures, tmp_path: Path
 ) -> None:
     jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot", "training.data=real"]), str(tmp_path))
-    tested = Outcome(capsys, "evaluate", str(tmp_path), option, "dtd", "--root", str(miniatures.root))
+    tested = Outcome(capsys, "evaluate", str(tmp_path), "--dataset", "dtd", "--root", str(miniatures.root))
     assert "zeroshot-real-seed1: accuracy on test images of dtd, %" in tested.out
     assert (tmp_path / "transfer" / "dtd" / "results.json").is_file()
 
@@ -179,12 +178,6 @@ def test_synth_refuses_bad_input_in_one_sentence(
     assert not (tmp_path / "set" / "plan.json").exists()
 
 
-def test_training_before_synthesis_is_refused(
-    capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
-) -> None:
-    assert "first run `syncclip synth" in Outcome(capsys, "train", tiny.recipe, "--out", str(tmp_path)).refusal
-
-
 def test_a_folder_that_may_not_be_written_to_is_refused(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path
 ) -> None:
@@ -205,4 +198,4 @@ def test_a_set_that_is_there_is_not_drawn_again(
 ) -> None:
     outcome = Outcome(capsys, "synth", tiny.recipe, "--out", shutil.copytree(tiny_set, tmp_path / "set").as_posix())
     assert outcome.status == 0
-    assert "all 12 images are there already" in outcome.err
+    assert "all 12 images exist already" in outcome.err

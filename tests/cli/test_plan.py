@@ -40,24 +40,24 @@ def test_a_given_rate_becomes_hours_money_and_bytes(capsys: pytest.CaptureFixtur
     cost = ["synthesis.cost.price=2.5", "synthesis.cost.currency=EUR", "synthesis.cost.image_bytes=1000"]
     outcome = Outcome(capsys, *plan, *cost, "synthesis.cost.load=0", "--throughput", "0.5")
     assert outcome.status == 0, outcome.err
-    assert "1 to 4 actors at 0.5 images/s each: 12 s a shard" in outcome.out
-    found = rows(outcome.out)
-    assert list(found) == ["wall time", "actor hours", "EUR", "bytes"]
+    assert "1 to 4 actors at 0.5 images/s each: 12 s per shard" in outcome.out
+    actual = rows(outcome.out)
+    assert list(actual) == ["wall time", "actor hours", "EUR", "bytes"]
     # 3,000 shards of 12 s: one actor for the first minute, four from then on.
-    assert found["wall time"] == ["2 h 30 min", "2 h 30 min to 2 h 30 min"]
-    assert found["actor hours"][0] == "10.00" and found["EUR"][0] == "25.01"
-    assert found["bytes"] == ["18.0 MB", ""]
+    assert actual["wall time"] == ["2 h 30 min", "2 h 30 min to 2 h 30 min"]
+    assert actual["actor hours"][0] == "10.00" and actual["EUR"][0] == "25.01"
+    assert actual["bytes"] == ["18.0 MB", ""]
 
 
 def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     outcome = Outcome(
         capsys, *plan, "synthesis.cost.preemptions=20", "synthesis.cost.throughput=0.5", "synthesis.num_gpus=1"
     )
-    assert "each machine is taken away 20 times an hour" in outcome.out
-    found = rows(outcome.out)
-    assert list(found) == ["wall time", "without preemptions", "GPU hours", "images lost"]
-    assert minutes(found["wall time"][0]) > minutes(found["without preemptions"][0])
-    assert int(found["images lost"][0].replace(",", "")) > 0
+    assert "20 preemptions per machine-hour" in outcome.out
+    actual = rows(outcome.out)
+    assert list(actual) == ["wall time", "without preemptions", "GPU hours", "images lost"]
+    assert minutes(actual["wall time"][0]) > minutes(actual["without preemptions"][0])
+    assert int(actual["images lost"][0].replace(",", "")) > 0
 
 
 def test_a_probe_fills_in_what_nobody_gave(
@@ -65,7 +65,7 @@ def test_a_probe_fills_in_what_nobody_gave(
 ) -> None:
     monkeypatch.setattr(autotune, "measure", lambda *_: Rate(images=0.25, image_bytes=2000.0, rejected=0.12, load=7.0))
     outcome = Outcome(capsys, *plan, "--probe")
-    measured = "measured here: 0.25 images/s of one actor, 2.0 kB an image, 12 rejected for 100 finished, 7 s to load"
+    measured = "measured here: 0.25 images/s per actor, 2.0 kB per image, 12 rejected per 100 finished, 7 s to load"
     assert measured in outcome.out
     assert rows(outcome.out)["bytes"] == ["36.0 MB", ""]
     given = Outcome(capsys, *plan, "--probe", "--throughput", "0.5")
@@ -75,8 +75,11 @@ def test_a_probe_fills_in_what_nobody_gave(
 @pytest.mark.parametrize(
     ("effect", "sentence"),
     [
-        (Effect(difference=2.34, gain=1.8), "1.80 x the rate of exact in fp32, from whose images these differ by 2.3"),
-        (None, "exact in fp32 doesn't fit into memory here: how much images differ from its was not measured"),
+        (
+            Effect(difference=2.34, gain=1.8),
+            "1.80 x the throughput of exact in fp32; pixels differ from it by 2.3",
+        ),
+        (None, "exact in fp32 does not fit into memory here"),
     ],
 )
 def test_a_probe_tells_what_another_speed_does(
@@ -88,7 +91,7 @@ def test_a_probe_tells_what_another_speed_does(
 ) -> None:
     monkeypatch.setattr(autotune, "measure", lambda *_: Rate(0.25, 2000.0, 0.12, 7.0, 8 << 30, effect))
     outcome = Outcome(capsys, *plan, "--probe", "synthesis.generator.speed=fast")
-    assert sentence in outcome.out and "7 s to load, 8.6 GB of the GPU's memory" in outcome.out
+    assert sentence in outcome.out and "7 s to load, 8.6 GB of GPU memory" in outcome.out
 
 
 def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
@@ -129,7 +132,7 @@ def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str]
 def test_of_many_classes_the_first_ten_are_shown_and_all_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     out = Outcome(capsys, "plan", "travel").out
     assert "a photo of a mountain." in out and "a photo of a rocket." not in out
-    assert "and 4 more classes, which --all shows" in out
+    assert "and 4 more classes; --all shows them" in out
     out = Outcome(capsys, "plan", "travel", "--all").out
     assert "a photo of a truck." in out and "more classes" not in out
 

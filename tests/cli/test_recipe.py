@@ -35,8 +35,8 @@ def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_key_that_does_not_exist_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "explain", "training.epoch"]) == 2
-    said = "syncclip: unknown key 'training.epoch'; did you mean 'training.epochs'?\n"
-    assert capsys.readouterr().err == said
+    output = "syncclip: unknown key 'training.epoch'; did you mean 'training.epochs'?\n"
+    assert capsys.readouterr().err == output
 
 
 def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ import pytest
 from syncclip.runtime.shutdown import SENTENCE
 from tests.cli.test_app import Outcome, imported_by
 from tests.inference.conftest import Train, images, train
-from tests.inference.served import PATIENCE, served
 from tests.ray_head import free_ports
+from tests.serving.served import PATIENCE, served
 from tests.worlds.clip import make_clip_folder
 
 __all__ = ["images", "train"]  # fixtures
@@ -26,17 +26,17 @@ def test_others_are_let_in_with_a_token_only(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("SYNCCLIP_SERVE_TOKEN", raising=False)
     for host in ("0.0.0.0", "192.0.2.7", "::", "example.org"):
         heavy, _ = imported_by("serve", "gone", "--host", host, status=2)
-        assert not heavy, "it is refused at once"
+        assert not heavy, "it is rejected at once"
 
 
 def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path) -> None:
-    assert "others reach it; set SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "gone", "--host", "0.0.0.0").refusal
+    assert "set a token by SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "gone", "--host", "0.0.0.0").refusal
     assert "no run found" in Outcome(capsys, "serve", str(tmp_path)).refusal
     run = train("training.method=zeroshot").url
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "name another port" in Outcome(capsys, "serve", run, "--port", port).refusal
-    assert "name another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").refusal
+        assert "another port" in Outcome(capsys, "serve", run, "--port", port).refusal
+    assert "another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").refusal
 
 
 @pytest.mark.ray
@@ -49,12 +49,12 @@ def test_a_service_for_others_asks_for_its_token_and_leaves_nothing_when_it_is_t
         assert service.ask("/classify", image)[0] == 401
         assert service.ask("/classify", image, authorization="Bearer open sesame")[0] == 200
         family = psutil.Process(service.command.pid).children(recursive=True)
-        assert any("ServeReplica" in " ".join(one.cmdline()) for one in family)
+        assert any("ServeReplica" in " ".join(item.cmdline()) for item in family)
         os.killpg(service.command.pid, signal.SIGTERM)
         out, err = service.command.communicate(timeout=PATIENCE)
     assert (service.command.returncode, out) == (143, "")
     assert err.splitlines()[-1] == SENTENCE and len(err.splitlines()) == 2
-    assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [item for item in family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
     with socket.create_server(("", service.port)):
         pass
 

@@ -35,7 +35,7 @@ def test_a_damaged_set_is_repaired(
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 1
     mended = Outcome(capsys, "shards", "verify", str(damaged), "--repair")
     assert mended.status == 0
-    assert mended.out.splitlines()[-2:] == [f"{damaged}: 1 shard generated again", f"{damaged}: 2 shards, all sound"]
+    assert mended.out.splitlines()[-2:] == [f"{damaged}: 1 shard generated again", f"{damaged}: 2 shards, all intact"]
     assert digests(damaged) == digests(Path(tiny_set))
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 0
 
@@ -78,7 +78,7 @@ def test_a_marker_of_a_newer_format_is_refused(
 def test_sets_are_merged_and_exported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sets = [make_set(f"{tmp_path}/one", (1, 2, 1)), make_set(f"{tmp_path}/two", (1, 1, 1), first=100)]
     merged = Outcome(capsys, "shards", "merge", *sets, "--out", f"{tmp_path}/all")
-    assert "7 images of 3 classes, 2 a class or more" in merged.out
+    assert "7 images, 3 classes, at least 2 per class" in merged.out
     assert Outcome(capsys, "shards", "verify", f"{tmp_path}/all").status == 0
     for to, file in (("folder", "a/000000000.jpg"), ("huggingface", "README.md"), ("split-zhou", "split_zhou_b.json")):
         out = f"{tmp_path}/{to}"
@@ -96,7 +96,7 @@ def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
         make_set(f"{bucket}/set", (1, 1, 1))
         endpoint = f"storage.options.endpoint_url={urls.options_of(bucket)['endpoint_url']}"
         asked: list[tuple[list[str], str]] = [
-            (["shards", "verify", f"{bucket}/set"], "1 shard, all sound"),
+            (["shards", "verify", f"{bucket}/set"], "1 shard, all intact"),
             (["shards", "ls", f"{bucket}/set"], "00000"),
             (["shards", "show", f"{bucket}/set", "2"], "class: 2"),
             (["shards", "export", f"{bucket}/set", "--to", "folder", "--out", f"{bucket}/out"], "3 images"),
@@ -132,19 +132,7 @@ def test_a_set_can_be_listed_verified_and_looked_into(
     listed = Outcome(capsys, "shards", "ls", tiny_set).out
     assert "00000" in listed
     assert "00001" in listed
-    assert Outcome(capsys, "shards", "verify", tiny_set).out.strip().endswith("2 shards, all sound")
+    assert Outcome(capsys, "shards", "verify", tiny_set).out.strip().endswith("2 shards, all intact")
     shown = Outcome(capsys, "shards", "show", tiny_set, "7", "--save", str(tmp_path / "7.jpg")).out
     assert "prompt: a photo of a green circle." in shown
     assert (tmp_path / "7.jpg").read_bytes()[:2] == b"\xff\xd8"
-
-
-def test_a_damaged_set_fails_verification_with_status_one(
-    capsys: pytest.CaptureFixture[str], tiny_set: str, tmp_path: Path
-) -> None:
-    damaged = Path(shutil.copytree(tiny_set, tmp_path / "set"))
-    data = bytearray((damaged / "00001.tar").read_bytes())
-    data[2000] ^= 1
-    (damaged / "00001.tar").write_bytes(data)
-    outcome = Outcome(capsys, "shards", "verify", str(damaged))
-    assert outcome.status == 1
-    assert "00001.tar" in outcome.out

@@ -22,22 +22,22 @@ def test_a_set_and_the_folder_around_it_tell_the_same(
     status = SynthesisStatus.begin(planned=96, images=96, most=1)
     with keep_status_file(str(tmp_path / "synthetic" / STATUS_NAME), status, clock=lambda: 1000.0):
         pass
-    told = []
+    reported = []
     for folder in (tmp_path, tmp_path / "synthetic"):
         assert run(["status", str(folder)]) == 0
-        told.append(capsys.readouterr().out)
-    assert told[0] == told[1]
-    assert "complete: 96 of 96 images" in told[0] and "last sign of life: 0 s ago" in told[0]
+        reported.append(capsys.readouterr().out)
+    assert reported[0] == reported[1]
+    assert "complete: 96 of 96 images" in reported[0] and "last sign of life: 0 s ago" in reported[0]
 
 
 def test_a_run_tells_its_steps_and_why_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunRecord(name="run", recipe_hash="0", status="failed", steps=7, total_steps=20, error="no space left")
     storage.write_document(str(tmp_path / "run.json"), record)
     assert run(["status", str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "failed: 7 of 20 steps" in told and "why: no space left" in told
+    reported = capsys.readouterr().out
+    assert "failed: 7 of 20 steps" in reported and "why: no space left" in reported
 
 
 def test_a_folder_of_neither_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", str(tmp_path)]) == 2
-    assert "no set and no run there" in capsys.readouterr().err
+    assert "neither a set nor a run" in capsys.readouterr().err

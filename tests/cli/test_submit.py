@@ -1,8 +1,11 @@
-"""Submitting, joining and following jobs; `tests/cluster/test_jobs.py` does it on a real cluster."""
+"""Jobs of `submit`: what they contain, and how they are submitted and followed; `tests/cluster` has a real cluster."""
 
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,68 +16,273 @@ from typing import Any
 
 import pytest
 
-from syncclip.cli import submit
+from syncclip import jobs
+from syncclip.cli import app, submit
+from syncclip.cli.submit import Job
 from syncclip.core.settings import UserError
+from syncclip.protocols.run import Request
+from syncclip.recipe.recipe import Recipe
 from tests.cli.test_app import Outcome
-from tests.cli.test_submission import BUCKET, of
+from tests.conftest import TinyWorld
+
+BUCKET = "storage.root=s3://bucket/runs"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "taskres.py"
 
 
-def test_the_options_of_a_reproduction_are_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def of(*overrides: str, out: str | None = None, shared: bool = False) -> Job:
+    return submit.recipe_job("synth", Recipe.load("icons", overrides), out, shared=shared)
+
+
+def test_the_name_follows_from_what_decides_the_job() -> None:
+    assert of(BUCKET) == of(BUCKET)
+    assert of(BUCKET).name.startswith("syncclip-synth-icons-")
+    others = of(BUCKET, "synthesis.seed=1"), of(BUCKET, out="s3://bucket/elsewhere")
+    assert len({of(BUCKET).name, *(job.name for job in others)}) == 3
+
+
+def test_the_command_on_the_cluster_reads_the_uploaded_recipe() -> None:
+    assert of(out="s3://bucket/a set").entrypoint == "python -m syncclip synth icons.yaml --out 's3://bucket/a set'"
+
+
+def test_a_studys_configurations_are_checked_before_submission() -> None:
+    recipe = Recipe.load("icons", [BUCKET, "study.configurations=[{method: ivp}]"])
+    with pytest.raises(UserError, match=r"study\.configurations\[0\] 'ivp-both': training\.method: there is no method"):
+        submit.recipe_job("study", recipe, None, shared=False)
+
+
+def test_only_a_study_imports_what_its_trainings_run() -> None:
+    code = "import sys\nimport syncclip.cli.submit\nassert not {'syncclip.jobs', 'syncclip.studies'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "out", "error"),
+    [
+        ((), None, "storage.root: runs is a path"),
+        ((), "results", "--out: results is a path"),
+        ((BUCKET, "dataset.root=/data"), None, "dataset.root: /data is a path"),
+        ((BUCKET, "training.synthetic=./set"), None, "training.synthetic: ./set is a path"),
+        ((BUCKET, "training.teacher=said"), None, "training.teacher: said is a path"),
+        ((BUCKET, "dataset.name=birds"), None, "dataset.name: .*/birds is a path"),
+    ],
+)
+def test_local_paths_are_rejected_for_a_remote_cluster(
+    overrides: tuple[str, ...], out: str | None, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "birds").mkdir()
+    with pytest.raises(UserError, match=error):
+        of(*overrides, out=out)
+
+
+def test_names_that_are_not_paths_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("icons", "syncclip", "ivlp"):  # folders that happen to be called like a dataset or a method
+        (tmp_path / folder).mkdir()
+    assert of(BUCKET, "synthesis.generator.pipeline=stabilityai/sdxl-turbo").recipe.training.method == "syncclip"
+
+
+def test_on_this_machine_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert of(shared=True).recipe.storage.root == str(tmp_path / "runs")
+    assert of(shared=True, out="set").arguments[-1] == str(tmp_path / "set")
+    assert of("dataset.root=/data", shared=True).recipe.dataset.root == "/data"
+
+
+def reproduction(*overrides: str, root: str = "s3://bucket/data", shared: bool = False, **more: Any) -> Job:
+    return submit.reproduce_job(Request("base-to-novel", root, overrides=overrides, **more), shared=shared)
+
+
+def test_a_reproduction_is_submitted_as_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[Request] = []
+
+    def reproduce(request: Request) -> SimpleNamespace:
+        requests.append(request)
+        return SimpleNamespace(page="page.html")
+
+    monkeypatch.setattr("syncclip.protocols.run.reproduce", reproduce)
+    job = reproduction("study.seeds=[1, 2]", datasets=["dtd", "eurosat"], methods=["coop"], out="s3://bucket/out")
+    assert job.name.startswith("syncclip-reproduce-base-to-novel-")
+    assert app.run(shlex.split(job.entrypoint)[3:]) == 0
+    options = "s3://bucket/data", ["dtd", "eurosat"], ["coop"], "s3://bucket/out"
+    assert requests == [Request("base-to-novel", *options, overrides=["study.seeds=[1, 2]"])]
+    others = reproduction(out="s3://b/o"), reproduction(out="s3://b/o", datasets=["dtd"]), reproduction(out="s3://b/p")
+    assert len({other.name for other in others}) == 3 and reproduction(out="s3://b/o") == others[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "options", "error"),
+    [
+        ((), {"root": "/data", "out": "s3://bucket/out"}, "--root: /data is a path"),
+        ((), {"synthetic": "sets", "out": "s3://bucket/out"}, "--synthetic: sets is a path"),
+        ((), {}, "storage.root: runs is a path"),
+        (("backbone.name=./clip",), {"out": "s3://bucket/out"}, "backbone.name: ./clip is a path"),
+    ],
+)
+def test_local_paths_of_a_reproduction_are_rejected_or_made_absolute(
+    overrides: tuple[str, ...], options: dict[str, str], error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=error):
+        reproduction(*overrides, **options)
+    words = shlex.split(reproduction(*overrides, shared=True, **options).entrypoint)
+    option, _, path = error.removesuffix(" is a path").partition(": ")
+    absolute = str(tmp_path / path)
+    if option.startswith("--"):
+        assert words[words.index(option) + 1] == absolute
+    else:
+        assert words[-1] == f"{option}={absolute}"
+
+
+def test_errors_of_a_reproduction_precede_its_submission(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="is not trained on 'dtdd'; did you mean 'dtd'"):
+        reproduction(datasets=["dtdd"])
+    with pytest.raises(UserError, match="a key or a password"):
+        reproduction("storage.options.secret=abc")
     assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").refusal
     assert "belong to reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").refusal
 
 
+def test_a_classification_is_submitted_as_typed(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run")).url
+
+    def classification(shards: str, out: str | None = None, shared: bool = True, actors: int = 2) -> Job:
+        return submit.classify_job(trained, shards, out, actors, 0.5, shared=shared)
+
+    words = shlex.split(classification("s3://bucket/set", "s3://bucket/out").entrypoint)[3:]
+    assert words == [
+        *("classify", trained, "s3://bucket/set", "--actors", "2", "--num-gpus", "0.5", "--out", "s3://bucket/out")
+    ]
+    monkeypatch.chdir(Path(trained).parent)
+    assert shlex.split(classification("set").entrypoint)[5] == str(Path(trained).parent / "set")
+    assert classification("set").name.startswith("syncclip-classify-")
+    assert classification("set").name != classification("set", actors=3).name
+    with pytest.raises(UserError, match="RUN: .* is a path of this machine"):
+        classification("s3://bucket/set", shared=False)
+    with pytest.raises(UserError, match="SHARDS: the URL contains a password"):
+        classification("https://me:secret@host/set")
+
+
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("storage.options.secret=abc", r"storage\.options\.secret: the option"),
+        (
+            "storage.options.client_kwargs={headers: {Authorization: abc}}",
+            r"storage\.options\.client_kwargs: the option",
+        ),
+        ("storage.options.endpoint_url=http://me:abc@there", r"storage\.options\.endpoint_url: the option"),
+        ("training.mlflow_uri=http://me:abc@there", r"training\.mlflow_uri: the URL"),
+        ("dataset.root=https://there/data?X-Amz-Signature=abc", r"dataset\.root: the URL"),
+    ],
+)
+def test_keys_are_not_sent(override: str, error: str) -> None:
+    with pytest.raises(UserError, match=f"^{error} .*password") as raised:
+        of(BUCKET, override)
+    assert "abc" not in str(raised.value)
+    with pytest.raises(UserError, match=r"^--out: the URL contains a password"):
+        of(BUCKET, out="sftp://me:abc@there/results")
+
+
+def uploaded(job: Job, folder: Path) -> set[str]:
+    folder.mkdir()
+    job.write_upload(folder)
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_package_and_recipe_are_uploaded_and_nothing_else(tmp_path: Path) -> None:
+    files = uploaded(of(BUCKET), tmp_path / "job")
+    assert {"icons.yaml", "syncclip/__main__.py", "syncclip/recipe/shipped/icons.yaml"} <= files
+    assert "syncclip/embedded/icons/clip/open_clip_model.safetensors" in files
+    assert {name.split("/")[0] for name in files} == {"icons.yaml", "syncclip"}
+    assert not any("__pycache__" in name or "scripts" in name for name in files)
+    assert Recipe.load(str(tmp_path / "job" / "icons.yaml")) == of(BUCKET).recipe
+
+
+def test_unused_embedded_models_are_not_uploaded(tmp_path: Path) -> None:
+    other = ("dataset.name=s3://bucket/birds", "backbone.name=ViT-B-16", "synthesis.generator.pipeline=a/b")
+    assert not any("embedded/icons" in name for name in uploaded(of(BUCKET, *other), tmp_path / "job"))
+
+
+def test_a_method_of_ones_own_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ownway.py").write_text(EXAMPLE.read_text())
+    assert "ownway.py" in uploaded(of(BUCKET, "training.method=ownway:TaskRes"), tmp_path / "job")
+
+
+def test_nothing_but_the_methods_own_python_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    package, outside = tmp_path / "ownpackage", tmp_path / "outside"
+    for folder in (package / "inner", package / ".git", package / "not-python", outside):
+        folder.mkdir(parents=True)
+    (package / "way.py").write_text(EXAMPLE.read_text())
+    hidden = (".env", "id_rsa", "key.pem", "data.csv", ".git/config", ".hidden.py", "not-python/a.py")
+    for name in ("inner/more.py", *hidden):
+        (package / name).write_text("planted = 1\n")
+    (outside / "elsewhere.py").write_text("planted = 1\n")
+    (package / "link.py").symlink_to(outside / "elsewhere.py")
+    (package / "linked").symlink_to(outside, target_is_directory=True)
+    (tmp_path / "beside.py").write_text("planted = 1\n")
+
+    files = uploaded(of(BUCKET, "training.method=ownpackage.way:TaskRes"), tmp_path / "job")
+    own = {name for name in files if not name.startswith("syncclip/")}
+    assert own == {"icons.yaml", "ownpackage/way.py", "ownpackage/inner/more.py"}
+    assert not any(Path(name).name.startswith((".", "id_")) or name.endswith(".pem") for name in files)
+
+
+def test_a_method_from_elsewhere_is_not_taken_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "taskres.py").write_text("planted = 1\n")
+    files = uploaded(of(BUCKET, "training.method=examples.taskres:TaskRes"), tmp_path / "job")
+    assert not any(name.startswith("examples/") for name in files)
+
+
 @dataclass
 class Jobs:
-    """A cluster's list of jobs, as far as `submit` looks at it."""
+    """A cluster's list of jobs, as far as `submit` uses it."""
 
-    before: list[SimpleNamespace] = field(default_factory=list)
+    listed: list[SimpleNamespace] = field(default_factory=list)
     submitted: list[dict[str, Any]] = field(default_factory=list)
-    refusal: str = ""
+    error: str = ""
 
     def list_jobs(self) -> list[SimpleNamespace]:
-        return self.before
+        return self.listed
 
     def submit_job(self, **job: Any) -> None:
-        if self.refusal:
-            raise RuntimeError(self.refusal)
+        if self.error:
+            raise RuntimeError(self.error)
         self.submitted.append(job)
 
 
-def earlier(name: str, terminal: bool) -> SimpleNamespace:
+def listed(name: str, terminal: bool) -> SimpleNamespace:
     return SimpleNamespace(submission_id=name, status=SimpleNamespace(is_terminal=lambda: terminal))
 
 
-def test_a_job_that_is_at_it_is_joined() -> None:
-    one = of(BUCKET)
-    jobs = Jobs([earlier(one.name, True), earlier(f"{one.name}-2", False)])
+def test_a_running_job_is_joined_and_an_ended_one_submitted_under_the_next_number() -> None:
+    job = of(BUCKET)
+    running = Jobs([listed(job.name, True), listed(f"{job.name}-2", False)])
+    assert submit.start(running, job) == (f"{job.name}-2", True) and running.submitted == []
 
-    assert submit.start(jobs, one) == (f"{one.name}-2", True)
-    assert jobs.submitted == []
+    ended = Jobs([listed(job.name, True), listed("syncclip-synth-icons-other", False), listed("", False)])
+    assert submit.start(ended, job) == (f"{job.name}-2", False)
+    assert ended.submitted[0]["submission_id"] == f"{job.name}-2"
 
-
-def test_an_ended_job_is_submitted_again_under_the_next_number() -> None:
-    one = of(BUCKET)
-    jobs = Jobs([earlier(one.name, True), earlier("syncclip-synth-icons-other", False), earlier("", False)])
-
-    assert submit.start(jobs, one) == (f"{one.name}-2", False)
-    assert jobs.submitted[0]["submission_id"] == f"{one.name}-2"
-
-
-def test_who_was_faster_is_joined() -> None:
-    one = of(BUCKET)
-
-    assert submit.start(Jobs(refusal=f"Job {one.name} already exists."), one) == (one.name, True)
+    assert submit.start(Jobs(error=f"Job {job.name} already exists."), job) == (job.name, True), "concurrently"
 
 
 @pytest.fixture
 def dashboard() -> Iterator[tuple[str, dict[str, tuple[int, Any]]]]:
-    """A server of this machine and what it answers, by path: status and JSON."""
-    answers: dict[str, tuple[int, Any]] = {}
+    """A local server and its responses, by path: status and JSON."""
+    responses: dict[str, tuple[int, Any]] = {}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, value = answers.get(self.path, (404, {}))
+            status, value = responses.get(self.path, (404, {}))
             self.send_response(status)
             self.end_headers()
             self.wfile.write(json.dumps(value).encode())
@@ -83,30 +291,23 @@ def dashboard() -> Iterator[tuple[str, dict[str, tuple[int, Any]]]]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", answers
+    yield f"http://127.0.0.1:{server.server_port}", responses
     server.shutdown()
     server.server_close()
 
 
-def test_no_cluster_is_told_with_the_address() -> None:
-    with pytest.raises(UserError, match="no Ray cluster answers at http://127.0.0.1:1;"):
+def test_errors_of_a_connection_are_reported(dashboard: tuple[str, dict[str, tuple[int, Any]]]) -> None:
+    with pytest.raises(UserError, match="no Ray cluster at http://127.0.0.1:1;"):
         submit.connect("http://127.0.0.1:1")
-
-
-def test_something_else_than_ray_is_told(dashboard: tuple[str, dict[str, tuple[int, Any]]]) -> None:
-    with pytest.raises(UserError, match="is no Ray dashboard"):
-        submit.connect(dashboard[0])
-
-
-def test_a_missing_token_is_told(dashboard: tuple[str, dict[str, tuple[int, Any]]]) -> None:
-    address, answers = dashboard
-    answers["/api/version"] = (401, "Unauthorized: Missing authentication token")
-
-    with pytest.raises(UserError, match="asks for a token; set RAY_AUTH_MODE=token"):
+    address, responses = dashboard
+    with pytest.raises(UserError, match="is not a Ray dashboard"):
+        submit.connect(address)
+    responses["/api/version"] = (401, "Unauthorized: Missing authentication token")
+    with pytest.raises(UserError, match="requires a token; set RAY_AUTH_MODE=token"):
         submit.connect(address)
 
 
-def test_a_token_is_looked_for_where_ray_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_detected_where_ray_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -121,14 +322,13 @@ def test_a_token_is_looked_for_where_ray_does(tmp_path: Path, monkeypatch: pytes
     assert submit.has_token()
 
 
-@pytest.mark.parametrize(("other", "here"), [([], True), (["192.0.2.7"], False)])
-def test_a_cluster_of_this_machine_alone_is_known(
-    other: list[str], here: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("other", "local"), [([], True), (["192.0.2.7"], False)])
+def test_a_cluster_of_this_machine_alone_is_detected(
+    other: list[str], local: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = [SimpleNamespace(node_ip=address) for address in ["127.0.0.1", *other]]
     monkeypatch.setattr("ray.util.state.list_nodes", lambda _: nodes)
-
-    assert submit.runs_here("http://127.0.0.1:8265") is here
+    assert submit.is_local_cluster("http://127.0.0.1:8265") is local
 
 
 @pytest.mark.parametrize(
@@ -145,22 +345,22 @@ def test_the_reason_of_a_failure_is_one_line(log: str, message: str, why: str) -
 
 
 class Running:
-    """A cluster that shows so much of a job's log at each look, in characters; at a negative number it fails."""
+    """A cluster that returns so many characters of a job's log at each poll; a negative number is a failed poll."""
 
     log = "synth: 3 of 9\nsynth: 9 of 9\n"
 
-    def __init__(self, *looks: int, state: str = "SUCCEEDED", code: int | None = 0) -> None:
-        self.looks = list(looks)
+    def __init__(self, *polls: int, state: str = "SUCCEEDED", code: int | None = 0) -> None:
+        self.polls = list(polls)
         self.info = SimpleNamespace(status=state, driver_exit_code=code, message="")
 
     def get_job_status(self, _: str) -> Any:
-        return SimpleNamespace(is_terminal=lambda: len(self.looks) == 1 and self.looks[0] >= 0)
+        return SimpleNamespace(is_terminal=lambda: len(self.polls) == 1 and self.polls[0] >= 0)
 
     def get_job_logs(self, _: str) -> str:
-        look = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-        if look < 0:
+        poll = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        if poll < 0:
             raise RuntimeError("Request failed with status code 500")
-        return self.log[:look]
+        return self.log[:poll]
 
     def get_job_info(self, _: str) -> Any:
         return self.info
@@ -168,7 +368,7 @@ class Running:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "PAUSE", 0.0)
+    monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -178,14 +378,14 @@ def test_the_exit_status_is_that_of_the_job(state: str, code: int | None, status
     assert submit.follow(Running(28, state=state, code=code), "job", "stop") == status
 
 
-@pytest.mark.parametrize("looks", [(28,), (9, 28), (9, -1, 17, -1, -1, 28), (0, 28, 28)])
+@pytest.mark.parametrize("polls", [(28,), (9, 28), (9, -1, 17, -1, -1, 28), (0, 28, 28)])
 def test_the_log_is_printed_once_however_often_the_connection_breaks(
-    looks: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+    polls: tuple[int, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert submit.follow(Running(*looks), "job", "stop") == 0
+    assert submit.follow(Running(*polls), "job", "stop") == 0
     assert capsys.readouterr().out == Running.log
 
 
-def test_a_cluster_that_is_gone_is_reported_in_the_end() -> None:
-    with pytest.raises(UserError, match=r"stopped answering \(Request.* job syncclip-synth-a continues"):
+def test_a_lost_cluster_is_reported_in_the_end() -> None:
+    with pytest.raises(UserError, match=r"not reachable any more \(Request.* job syncclip-synth-a continues"):
         submit.follow(Running(9, -1), "syncclip-synth-a", "stop")

@@ -21,7 +21,7 @@ def test_its_arguments_become_one_call_and_its_result_a_line(
     )
     found = Outcome(capsys, "teacher", "runs/teacher", "set", "--actors", "3", "--num-gpus", "0.5", "--batch", "8")
     assert (found.status, found.out) == (0, "12 images of 2 shards: training.teacher=files\n")
-    assert "1 image could not be read; a training replaces it by another" in found.err
+    assert "1 image could not be read; training uses other images instead" in found.err
     places = {"backbone": None, "pretrained": None}
     assert asked == [(("runs/teacher", "set", None), {"batch": 8, "pool": Pool(3, num_gpus=0.5), "places": places})]
 

@@ -191,7 +191,7 @@ def test_a_job_that_is_stopped_in_the_middle_goes_on_to_the_same_bytes_and_draws
     status, log = told(capsys, *submit)
     assert status == 0, log
     assert f"{name}-3 is submitted" in log
-    assert "are there already" in log
+    assert "exist already" in log
     assert committed(out) == after
 
 

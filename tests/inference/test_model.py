@@ -45,11 +45,13 @@ test_images.__test__ = False  # type: ignore[attr-defined]
 
 def agrees_with_the_evaluation(model: Model, run: syncclip.Run, images: list[Image.Image]) -> None:
     """Whether the likeliest classes and their probabilities are those in the run's predictions."""
-    said = Predictions.read(storage.join(run.url, PREDICTIONS))
-    assert len(said) == len(images)
-    found = model.classify(images, top=1)
-    assert [model.classes.index(best.name) for (best,) in found] == said.all_classes_prediction.tolist()
-    np.testing.assert_allclose([best.probability for (best,) in found], said.all_classes_confidence, rtol=0, atol=1e-6)
+    output = Predictions.read(storage.join(run.url, PREDICTIONS))
+    assert len(output) == len(images)
+    actual = model.classify(images, top=1)
+    assert [model.classes.index(best.name) for (best,) in actual] == output.all_classes_prediction.tolist()
+    np.testing.assert_allclose(
+        [best.probability for (best,) in actual], output.all_classes_confidence, rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "promptkd"])  # see test_taught.py
@@ -77,7 +79,7 @@ def test_an_oracle_keeps_which_classes_are_base(tiny: TinyWorld, train: Train) -
 def test_a_calibrated_run_says_what_it_said_in_its_evaluation(tiny: TinyWorld, train: Train) -> None:
     run = train("training.method=coop", "evaluation.calibrate=true")
     model = load(run.url)
-    assert model.told.temperature == run.results["temperature"] != 1.0
+    assert model.metadata.temperature == run.results["temperature"] != 1.0
     agrees_with_the_evaluation(model, run, test_images(tiny))
 
 
@@ -101,7 +103,7 @@ def test_one_image_or_many_in_whatever_form(train: Train, images: Path) -> None:
         assert model.classify(form) == expected
     many = model.classify(forms)
     for labels in many:
-        np.testing.assert_allclose([one.probability for one in labels], [one.probability for one in expected], 1e-6)
+        np.testing.assert_allclose([item.probability for item in labels], [item.probability for item in expected], 1e-6)
     assert model.classify(np.stack([pixels, pixels]))[1][0].name == expected[0].name
     assert model.classify([]) == [] and model.probabilities([]).shape == (0, 6)
     assert model.classify(Image.open(path).convert("L"))[0].name in CLASSES
@@ -126,7 +128,7 @@ def test_other_classes_need_no_training(train: Train, images: Path) -> None:
     assert {label.name for label in other.classify(images / "00.png")} == set(other.classes)
     assert model.classes == CLASSES, "the first model stays as it is"
     for names in ("cat", [], ["cat", "cat"], ["cat", " "]):
-        with pytest.raises(UserError, match="are no names, each once"):
+        with pytest.raises(UserError, match="is not a list of distinct names"):
             model.with_classes(names)
     with pytest.raises(ValueError, match="must hold {} exactly once"):
         model.with_classes(["cat", "dog"], template="a photo")
@@ -140,16 +142,16 @@ def test_what_belongs_to_its_own_classes_takes_no_others(train: Train) -> None:
 
 def test_threads_share_a_model(train: Train, images: Path) -> None:
     model = load(train("training.method=ivlp").url)
-    files, found = sorted(images.iterdir()), {}
+    files, actual = sorted(images.iterdir()), {}
     expected = model.probabilities(files)
-    threads = [threading.Thread(target=lambda n=n: found.update({n: model.probabilities(files)})) for n in range(4)]
+    threads = [threading.Thread(target=lambda n=n: actual.update({n: model.probabilities(files)})) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for probabilities in found.values():
+    for probabilities in actual.values():
         np.testing.assert_array_equal(probabilities, expected)
-    assert len(found) == 4
+    assert len(actual) == 4
     assert torch.backends.cuda.flash_sdp_enabled(), "the choice of attention is the process' own, and stays as it was"
 
 
@@ -213,9 +215,9 @@ def test_classes_travel_with_the_run(train: Train) -> None:
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
-        (3, "no image: int"),
-        (np.zeros((4, 4, 7), np.uint8), r"no image: uint8 \(4, 4, 7\)"),
-        (np.zeros((4, 4, 3)), r"no image: float64 \(4, 4, 3\)"),
+        (3, "not an image: int"),
+        (np.zeros((4, 4, 7), np.uint8), r"not an image: uint8 \(4, 4, 7\)"),
+        (np.zeros((4, 4, 3)), r"not an image: float64 \(4, 4, 3\)"),
         ("nowhere.png", "nowhere.png"),
     ],
 )
@@ -225,15 +227,15 @@ def test_what_is_no_image_is_one_sentence(image: object, reason: str) -> None:
 
 
 def test_the_script_in_the_docs_runs_as_it_stands(train: Train, images: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
     script, *_ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(script.splitlines()) <= 20
     files = [str(path) for path in sorted(images.iterdir())]
     command = [sys.executable, "-c", script, train("training.method=syncclip").url, *files]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(said) == 15 and said[0].startswith("<syncclip.Model syncclip-both")
-    assert all(line.startswith(file) for line, file in zip(said[1:], files, strict=False))
-    assert said[-1].removeprefix("among novel classes alone: ") in CLASSES[3:]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(output) == 15 and output[0].startswith("<syncclip.Model syncclip-both")
+    assert all(line.startswith(file) for line, file in zip(output[1:], files, strict=False))
+    assert output[-1].removeprefix("among novel classes alone: ") in CLASSES[3:]
 
 
 def test_what_is_not_begun_is_dropped_where_an_image_is_broken(train: Train, images: Path) -> None:

@@ -21,7 +21,7 @@ from ray.serve.schema import ServeDeploySchema
 from syncclip.cli.app import app
 from syncclip.core.settings import UserError
 from syncclip.recipe.recipe import Recipe
-from syncclip.serving.front import CALLBACK, TOKEN
+from syncclip.serving.app import CALLBACK, TOKEN
 from syncclip.serving.service import ServiceSettings
 from tests.cluster.configs import launches
 from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, service

@@ -96,12 +96,12 @@ class Case:
 
 def cases() -> list[Case]:
     """All that there are reference numbers of."""
-    found = []
+    actual = []
     for file in parity.names(*METHODS):
         config = parity.load(file).config
         variants = [f"{name}." for name, value in config.items() if isinstance(value, dict)]
-        found += [Case(file, variant) for variant in variants or [""]]
-    return found
+        actual += [Case(file, variant) for variant in variants or [""]]
+    return actual
 
 
 def recipe(worlds: Path, case: Case, *overrides: str) -> Recipe:

@@ -130,7 +130,7 @@ def test_the_card_tells_recipe_classes_origin_and_their_settings(exported: Expor
 def test_the_card_of_a_trained_run_tells_its_images(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     recipe = Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}", "training.epochs=1"])
     text = Path(export_prompts(jobs.run_here(recipe, str(tmp_path / "run")).url).card).read_text()
-    assert "| from | 4 real images of each base class and 2 synthetic ones of each class |" in text
+    assert "| from | 4 real images per base class and 2 synthetic images per class |" in text
 
 
 def test_a_folder_with_another_run_is_left_alone(exported: ExportedRun, tmp_path: Path, worlds: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_run_that_was_not_evaluated_has_a_card_without_numbers(tmp_path: Path,
 def test_tokens_of_a_domain_have_no_place_in_the_published_code(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     values = ["training.method=mmrl", "methods.mmrl.domain_tokens=2", "training.epochs=1"]
     run = jobs.run_here(Recipe.load(tiny.recipe, [f"training.synthetic={tiny_set}", *values]), str(tmp_path / "run"))
-    with pytest.raises(UserError, match=r"mmrl has no place for synthetic_tokens; train without tokens of a domain"):
+    with pytest.raises(UserError, match=r"mmrl can't represent synthetic_tokens; train without domain tokens"):
         export_prompts(run.url, str(tmp_path / "out"))
 
 

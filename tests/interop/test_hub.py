@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from syncclip import jobs, storage
-from syncclip.cli.submission import classification
+from syncclip.cli.submit import classify_job
 from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from syncclip.inference.model import load
@@ -171,7 +171,7 @@ def test_the_card_is_what_the_hub_reads_and_its_snippet_runs(
     results = json.loads(storage.read_bytes(f"{trained['ivlp']}/results.json"))
     told = {result.metric_name: result.metric_value for result in data.eval_results}
     assert told["base, %"] == round(results["base"], 4) and told["novel, %"] == round(results["novel"], 4)
-    assert 'Its CLIP is not published: tell `load` where you have it, by `backbone="clip"`.' in text
+    assert 'Its CLIP is not published: pass its location to `load`, by `backbone="clip"`.' in text
     (snippet,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     place = tmp_path / "place"
     place.mkdir()
@@ -217,7 +217,7 @@ def test_a_branch_is_made_and_loaded(hub: Hub, mine: Path, trained: dict[str, st
 @pytest.mark.parametrize(
     ("repo", "token", "reason"),
     [
-        ("birds", True, "'birds' is no repository on the hub; write owner/name"),
+        ("birds", True, "'birds' is not a repository name; use owner/name"),
         ("alice/bi..rds", True, "alice/bi..rds: not a valid name on the Hub"),
         (
             "bob/birds",
@@ -293,6 +293,6 @@ def test_every_machine_reads_the_commit_that_was_found_first(hub: Hub, mine: Pat
     push(str(mine), REPO)
     first = hub.repositories[REPO].branches["main"]
     assert readable_run(HUB_NAME)[2] == readable_run(f"{HUB_NAME}@main")[2] == f"{HUB_NAME}@{first}"
-    job = classification(HUB_NAME, "s3://bucket/photos", None, 2, 0, shared=True)
+    job = classify_job(HUB_NAME, "s3://bucket/photos", None, 2, 0, shared=True)
     assert f"{HUB_NAME}@{first}" in job.arguments
     assert readable_run(str(mine))[2] == str(mine)

@@ -113,7 +113,7 @@ def changed(case: Case, **tensors: Tensor | None) -> dict[str, Tensor]:
 
 def test_another_width_is_another_backbone(road: Road) -> None:
     text = road.refusal(COOP, changed(COOP, ctx=torch.zeros(4, 512)))
-    assert "its text prompts are 512 wide and the text tower of" in text
+    assert "its text prompts are 512 wide, and the text tower of" in text
     assert text.endswith("set backbone.name")
 
 

@@ -32,16 +32,16 @@ def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_word_is_nearest_to_its_own_embedding(clip: PromptedClip) -> None:
     ids = clip.texts([SENTENCE]).ids[0, 1:-1]
     vectors = clip.text.token_embedding(ids).detach()
-    found = nearest_words(clip, vectors, 2)
-    assert [words[0] for words in found] == [(word, 0.0) for word in SENTENCE.split()]
+    actual = nearest_words(clip, vectors, 2)
+    assert [words[0] for words in actual] == [(word, 0.0) for word in SENTENCE.split()]
 
 
 def test_distances_are_euclidean_and_ascend(clip: PromptedClip) -> None:
     embeddings = clip.text.token_embedding.weight.detach()
     vector = torch.randn(1, embeddings.shape[1], generator=torch.Generator().manual_seed(0))
     expected = (embeddings - vector).square().sum(dim=1).sqrt().sort().values[:5]
-    (found,) = nearest_words(clip, vector, 5)
-    torch.testing.assert_close(torch.tensor([distance for _, distance in found]), expected)
+    (actual,) = nearest_words(clip, vector, 5)
+    torch.testing.assert_close(torch.tensor([distance for _, distance in actual]), expected)
 
 
 def test_a_piece_that_goes_on_is_told_from_a_word(clip: PromptedClip) -> None:
@@ -54,8 +54,8 @@ def test_a_piece_that_goes_on_is_told_from_a_word(clip: PromptedClip) -> None:
 def test_letters_of_several_bytes_are_written_as_such() -> None:
     clip = parity.tiny_clip()
     ids = clip.texts(["é"]).ids[0, 1:-1]
-    (found,) = nearest_words(clip, clip.text.token_embedding(ids).detach(), 1)
-    assert found[0].word == "é"
+    (actual,) = nearest_words(clip, clip.text.token_embedding(ids).detach(), 1)
+    assert actual[0].word == "é"
 
 
 def run_of(case: Case, folder: Path, worlds: Path) -> str:

@@ -15,14 +15,14 @@ import pytest
 from PIL import Image
 
 from syncclip.core.settings import UserError
-from syncclip.serving.decoding import MOST_SCANS, Decoder
+from syncclip.serving.decoding import MAX_SCANS, Decoder
 
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Decoder]:
-    one = Decoder()
-    yield one
-    one.close()
+    item = Decoder()
+    yield item
+    item.close()
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -56,12 +56,12 @@ def works(decoder: Decoder) -> bool:
     return decoded.tobytes() == image.tobytes()
 
 
-@pytest.mark.parametrize("count", [MOST_SCANS + 1, 8_000, 10_000])
+@pytest.mark.parametrize("count", [MAX_SCANS + 1, 8_000, 10_000])
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(decoder: Decoder, count: int) -> None:
     assert works(decoder)
     process = decoder._process
     for kind, body in (("image/jpeg", with_scans(count)), (FORM, form(*[with_scans(count)] * 4))):
-        with pytest.raises(UserError, match=f"a JPEG with more than {MOST_SCANS} scans"):
+        with pytest.raises(UserError, match=f"a JPEG with more than {MAX_SCANS} scans"):
             list(decoder.images(kind, body))
     assert works(decoder) and decoder._process is process, "a refusal costs no process"
 
@@ -87,7 +87,7 @@ def segments(count: int) -> bytes:
     ("kind", "body"),
     [
         (FORM, form(*[encoded(Image.new("RGB", (7000, 7000)), "PNG")] * 60)),
-        (FORM, form(*[with_scans(MOST_SCANS, 2000)] * 8)),
+        (FORM, form(*[with_scans(MAX_SCANS, 2000)] * 8)),
     ],
     ids=["pixels", "scans"],
 )
@@ -113,7 +113,7 @@ def test_a_decoder_that_was_killed_is_replaced(decoder: Decoder) -> None:
     images = decoder.images(FORM, form(*[encoded(noise(500), "PNG")] * 20))
     next(images)
     decoder._process.kill()
-    with pytest.raises(UserError, match="fails for lack of memory or a defect"):
+    with pytest.raises(UserError, match="ran out of memory or crashed"):
         list(images)
     assert works(decoder)
 
@@ -126,7 +126,7 @@ def test_a_request_that_is_given_up_leaves_nothing_to_the_next(decoder: Decoder)
 
 
 def test_no_decoder_outlives_the_service() -> None:
-    one = Decoder()
-    process = one._process
-    one._pipe.close()
+    item = Decoder()
+    process = item._process
+    item._pipe.close()
     assert process.wait(60) == 0

@@ -15,11 +15,11 @@ from syncclip import jobs
 from syncclip.core.settings import UserError
 from syncclip.inference.model import Model, load
 from syncclip.recipe.recipe import Recipe
-from syncclip.serving.front import CALLBACK, TOKEN
+from syncclip.serving.app import CALLBACK, TOKEN
 from syncclip.serving.service import app
 from tests.conftest import TinyWorld
-from tests.inference.served import PATIENCE, Served, served
 from tests.ray_head import ray_head
+from tests.serving.served import PATIENCE, Served, served
 
 CLIENTS, REQUESTS = 32, 1000
 
@@ -37,16 +37,16 @@ def model(run: str) -> Model:
 
 @pytest.fixture(scope="module")
 def service(run: str) -> Iterator[Served]:
-    with served(run, "--top", "6") as one:
-        yield one
+    with served(run, "--top", "6") as item:
+        yield item
 
 
-def says_what_the_model_says(said: tuple[int, dict[str, list[dict[str, float]]]], model: Model, image: Path) -> bool:
+def says_what_the_model_says(output: tuple[int, dict[str, list[dict[str, float]]]], model: Model, image: Path) -> bool:
     expected = model.classify(image, top=6)
-    assert said[0] == 200, said
-    found = said[1]["labels"]
-    assert [one["class"] for one in found] == [one.name for one in expected]
-    assert [one["probability"] for one in found] == pytest.approx([one.probability for one in expected], abs=1e-6)
+    assert output[0] == 200, output
+    actual = output[1]["labels"]
+    assert [item["class"] for item in actual] == [item.name for item in expected]
+    assert [item["probability"] for item in actual] == pytest.approx([item.probability for item in expected], abs=1e-6)
     return True
 
 
@@ -59,23 +59,25 @@ def test_a_thousand_requests_of_many_clients_are_all_answered_in_batches(
     sent = [files[number % len(files)] for number in range(REQUESTS)]
     with ThreadPoolExecutor(CLIENTS) as clients:
         answers = list(clients.map(lambda file: service.ask("/classify", file.read_bytes()), sent))
-    assert all(says_what_the_model_says(said, model, file) for said, file in zip(answers[:12], files, strict=True))
-    for said, file in zip(answers, sent, strict=True):
+    assert all(says_what_the_model_says(output, model, file) for output, file in zip(answers[:12], files, strict=True))
+    for output, file in zip(answers, sent, strict=True):
         first = answers[files.index(file)]
-        assert said[0] == 200
-        one, other = (sorted((row["class"], row["probability"]) for row in told[1]["labels"]) for told in (said, first))
-        assert [name for name, _ in one] == [name for name, _ in other]
-        assert [share for _, share in one] == pytest.approx([share for _, share in other], abs=1e-6)
+        assert output[0] == 200
+        item, other = (
+            sorted((row["class"], row["probability"]) for row in reported[1]["labels"]) for reported in (output, first)
+        )
+        assert [name for name, _ in item] == [name for name, _ in other]
+        assert [share for _, share in item] == pytest.approx([share for _, share in other], abs=1e-6)
 
     def counted() -> dict[str, float]:
         samples = service.metrics()
-        alone = sum(one.value for one in samples if one.labels.get("le") in ("1", "1.0") and "batch" in one.name)
-        batches = sum(one.value for one in samples if one.name == "ray_syncclip_serve_batch_images_count")
+        alone = sum(item.value for item in samples if item.labels.get("le") in ("1", "1.0") and "batch" in item.name)
+        batches = sum(item.value for item in samples if item.name == "ray_syncclip_serve_batch_images_count")
         asked = sum(
-            one.value
-            for one in samples
-            if one.name == "ray_syncclip_serve_requests_total"
-            and (one.labels["path"], one.labels["status"]) == ("/classify", "200")
+            item.value
+            for item in samples
+            if item.name == "ray_syncclip_serve_requests_total"
+            and (item.labels["path"], item.labels["status"]) == ("/classify", "200")
         )
         return {"asked": asked, "batches": batches, "larger": batches - alone}
 
@@ -92,16 +94,18 @@ def test_a_thousand_requests_of_many_clients_are_all_answered_in_batches(
 def test_what_is_too_large_is_refused_before_it_has_come(service: Served, model: Model, images: Path) -> None:
     """The connection stays open, and whoever sends gets an answer to what he has not sent."""
     head = b"POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
-    told = head + b"content-length: 300000000\r\n\r\n"
+    reported = head + b"content-length: 300000000\r\n\r\n"
     mega = 1 << 20
     silent = head + b"transfer-encoding: chunked\r\n\r\n" + (b"%x\r\n%s\r\n" % (mega, bytes(mega))) * 40
-    for sent in (told, silent):
+    for sent in (reported, silent):
         with contextlib.closing(socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE)) as client:
             client.sendall(sent)
-            said = b""
-            while b'"}' not in said and (more := client.recv(1 << 16)):
-                said += more
-        assert said.startswith(b"HTTP/1.1 413 ") and b'{"error":"the body is larger than the limit of 33.6 MB' in said
+            output = b""
+            while b'"}' not in output and (more := client.recv(1 << 16)):
+                output += more
+        assert (
+            output.startswith(b"HTTP/1.1 413 ") and b'{"error":"the body is larger than the limit of 33.6 MB' in output
+        )
     image = images / "00.png"
     assert says_what_the_model_says(service.ask("/classify", image.read_bytes()), model, image)
 
@@ -110,8 +114,8 @@ def test_what_is_too_large_is_refused_before_it_has_come(service: Served, model:
 @pytest.mark.slow
 def test_refusals_come_through_and_the_next_request_is_answered(service: Served, model: Model, images: Path) -> None:
     for path, body in (("/classify", b"no image"), ("/classify", b""), ("/classify?top=none", b"x"), ("/nowhere", b"")):
-        status, said = service.ask(path, body)
-        assert 400 <= status < 500 and list(said) == ["error"]
+        status, output = service.ask(path, body)
+        assert 400 <= status < 500 and list(output) == ["error"]
         image = images / "05.png"
         assert says_what_the_model_says(service.ask("/classify", image.read_bytes()), model, image)
     assert service.ask("/healthz") == (200, {"status": "ok"})
@@ -132,10 +136,10 @@ def test_a_killed_replica_is_replaced_and_the_service_answers_again(
     deadline = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(OSError, ValueError):  # what was on its way to the killed one is lost
-            if (said := service.ask("/classify", image.read_bytes()))[0] == 200:
+            if (output := service.ask("/classify", image.read_bytes()))[0] == 200:
                 break
         assert time.monotonic() < deadline, "it does not answer again"
-    assert says_what_the_model_says(said, model, image)
+    assert says_what_the_model_says(output, model, image)
     [now] = service.replicas()
     assert now.pid != killed.pid
 
@@ -148,16 +152,16 @@ def test_on_a_cluster_a_service_ends_with_its_command_and_lets_no_other_beside_i
 ) -> None:
     image = images / "00.png"
     with ray_head() as head:
-        with served(run, "--top", "6", **head.to_join) as one:
-            assert says_what_the_model_says(one.ask("/classify", image.read_bytes()), model, image)
+        with served(run, "--top", "6", **head.to_join) as item:
+            assert says_what_the_model_says(item.ask("/classify", image.read_bytes()), model, image)
             with (
-                pytest.raises(AssertionError, match="Ray Serve runs on this cluster already"),
+                pytest.raises(AssertionError, match="Ray Serve is already running"),
                 served(run, **head.to_join),
             ):
                 pass
-            assert says_what_the_model_says(one.ask("/classify", image.read_bytes()), model, image)
-        with served(run, "--top", "6", **head.to_join) as one:
-            assert says_what_the_model_says(one.ask("/classify", image.read_bytes()), model, image)
+            assert says_what_the_model_says(item.ask("/classify", image.read_bytes()), model, image)
+        with served(run, "--top", "6", **head.to_join) as item:
+            assert says_what_the_model_says(item.ask("/classify", image.read_bytes()), model, image)
 
 
 def test_an_application_of_a_file_has_its_settings_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +170,7 @@ def test_an_application_of_a_file_has_its_settings_checked(monkeypatch: pytest.M
         app({"top": 3})
     with pytest.raises(UserError, match=r"tops: no such key; did you mean 'top'\?"):
         app({"run": "runs/first", "tops": 3})
-    with pytest.raises(UserError, match=f"{TOKEN}: the service would be open to whoever reaches it"):
+    with pytest.raises(UserError, match=f"{TOKEN}: not set, so the service would be open"):
         app({"run": "runs/first"})
     monkeypatch.setenv(TOKEN, "open sesame")
     with pytest.raises(UserError, match=f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod"):

@@ -84,4 +84,4 @@ def test_both_commands_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_before_the_first_cell_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["study", "icons", "--status", "--out", str(tmp_path)]) == 2
-    assert "no study has run its cells there yet" in capsys.readouterr().err
+    assert "no study has started" in capsys.readouterr().err

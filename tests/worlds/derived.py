@@ -6,7 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from syncclip.export.export import Format, export
+from syncclip.export.formats import Format, export
 from syncclip.inference.model import load
 from syncclip.interop.exports import export_prompts
 from syncclip.synthesis.captioning import write_captions

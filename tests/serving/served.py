@@ -37,13 +37,13 @@ class Served:
         """Status and JSON, or text, of an answer; with a body it is a POST."""
         with contextlib.closing(self.connect()) as connection:
             connection.request("GET" if body is None else "POST", path, body, headers)
-            said = connection.getresponse()
-            text = said.read().decode()
-            return said.status, json.loads(text) if said.headers["content-type"] == "application/json" else text
+            output = connection.getresponse()
+            text = output.read().decode()
+            return output.status, json.loads(text) if output.headers["content-type"] == "application/json" else text
 
     def metrics(self) -> list[Any]:
         """Samples at the metrics port of the service's Ray; none while it is too busy to answer."""
-        [raylet] = [one for one in psutil.Process(self.command.pid).children() if one.name() == "raylet"]
+        [raylet] = [item for item in psutil.Process(self.command.pid).children() if item.name() == "raylet"]
         [socket] = [word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--raylet_socket_name=")]
         [port] = [file.read_text() for file in Path(socket).parents[1].glob("metrics_export_port_*")]
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as reply:
@@ -54,7 +54,9 @@ class Served:
     def replicas(self) -> list[psutil.Process]:
         """Its processes that hold a model."""
         family = psutil.Process(self.command.pid).children(recursive=True)
-        return [one for one in family if one.is_running() and any("::ServeReplica" in word for word in one.cmdline())]
+        return [
+            item for item in family if item.is_running() and any("::ServeReplica" in word for word in item.cmdline())
+        ]
 
 
 @contextlib.contextmanager

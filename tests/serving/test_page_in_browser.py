@@ -17,8 +17,7 @@ import uvicorn
 from syncclip import jobs
 from syncclip.inference.model import Model, load
 from syncclip.recipe.recipe import Recipe
-from syncclip.serving.endpoints import Service
-from syncclip.serving.front import Front
+from syncclip.serving.app import Front, Replica
 from tests.browser import Page, serious, visit
 from tests.conftest import TinyWorld
 from tests.ray_head import free_ports
@@ -63,7 +62,7 @@ def answering(app: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(model: Model) -> Iterator[str]:
-    with answering(Front(Service(model, top=5).app(), None)) as one:
+    with answering(Front(Replica(model, top=5).app(), None)) as one:
         yield one
 
 
@@ -108,9 +107,9 @@ def test_what_is_no_image_is_an_error_and_the_next_one_is_answered(
     browser: int, address: str, images: Path, width: int, dark: bool
 ) -> None:
     async def work(page: Page) -> None:
-        said = await drop(page, b"no image", "notes.txt", "text/plain")
-        assert said == "notes.txt: no image that can be shown; choose a JPEG, PNG or WebP file."
-        assert await page.run("document.getElementById('state').className") == "wrong"
+        output = await drop(page, b"no image", "notes.txt", "text/plain")
+        assert output == "notes.txt: not a readable image; choose a JPEG, PNG or WebP file."
+        assert await page.run("document.getElementById('state').className") == "error"
         assert await page.run("[document.getElementById('image').hidden, document.querySelector('li')]") == [True, None]
         assert await page.run("document.documentElement.scrollWidth") == width
         assert await serious(page) == []
@@ -147,5 +146,5 @@ def test_the_page_asks_for_a_token_where_one_is_needed(browser: int, model: Mode
         assert await page.run("document.getElementById('key').hidden")
         assert all("401" in one for one in page.errors) and len(page.errors) == 1, "the browser's own, of the answer"
 
-    with answering(Front(Service(model).app(), hashlib.sha256(TOKEN.encode()).digest())) as address:
+    with answering(Front(Replica(model).app(), hashlib.sha256(TOKEN.encode()).digest())) as address:
         visit(browser, address, work, width=400)

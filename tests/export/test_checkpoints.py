@@ -19,7 +19,7 @@ from syncclip.clip.prompt_text import spoken, with_article
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset
-from syncclip.export.folders import EXACT, ZERO_SHOT, write_open_clip, write_transformers
+from syncclip.export.checkpoints import TOLERANCE, ZERO_SHOT, write_open_clip, write_transformers
 from syncclip.methods import Method, build_method
 from syncclip.methods.settings import MethodsSettings
 from tests.worlds.families import Family, families, make_family_folder
@@ -27,7 +27,7 @@ from tests.worlds.families import Family, families, make_family_folder
 NAMES = ["golden_retriever", "MD80", "owl", "photo", "it's", "crème"]
 ODD = "St. (old)"
 """In a sentence, its last token is one with the full stop."""
-OTHER_FORM = "this CLIP's towers have not the form of transformers' CLIP.*use --to open_clip"
+OTHER_FORM = "this CLIP's architecture differs from transformers' CLIP.*use --to open_clip"
 FORM = ("openai", "laion", "laion-worldwide")
 """Families that transformers' CLIP can represent."""
 
@@ -60,8 +60,8 @@ def difference(method: Method, folder: Path) -> float:
     told = json.loads((folder / ZERO_SHOT).read_text(encoding="utf-8"))
     sentences = [told["hypothesis_template"].format(label) for label in told["candidate_labels"]]
     inputs = AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
-    found = CLIPModel.from_pretrained(folder)(pixel_values=images, **inputs).logits_per_image
-    return float((found - method.logits(images)).abs().max())
+    actual = CLIPModel.from_pretrained(folder)(pixel_values=images, **inputs).logits_per_image
+    return float((actual - method.logits(images)).abs().max())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_every_family_is_the_same_for_open_clip_and_for_transformers_or_refused(
     (tmp_path / "transformers").mkdir()
     if family in FORM:
         write_transformers(method, [0, 1, 2], tmp_path / "transformers")
-        assert difference(method, tmp_path / "transformers") <= EXACT
+        assert difference(method, tmp_path / "transformers") <= TOLERANCE
     else:
         with pytest.raises(UserError, match=OTHER_FORM):
             write_transformers(method, [0, 1, 2], tmp_path / "transformers")
@@ -113,7 +113,7 @@ def test_every_kind_of_sentence_is_exact(
 ) -> None:
     method = build(laion, names=names, **{"text_tokens": 4, **settings} if "initial_words" in settings else settings)
     write_transformers(method, list(range(len(names))), tmp_path)
-    assert difference(method, tmp_path) <= EXACT
+    assert difference(method, tmp_path) <= TOLERANCE
     told = json.loads((tmp_path / ZERO_SHOT).read_text(encoding="utf-8"))
     assert told["hypothesis_template"] == template
     if template != "{}":
@@ -129,7 +129,7 @@ def test_open_clips_own_tokenizer_is_written_for_transformers(tmp_path: Path) ->
     for name in ("open_clip", "transformers"):
         (tmp_path / name).mkdir()
     write_transformers(method, list(range(len(NAMES) + 1)), tmp_path / "transformers")
-    assert difference(method, tmp_path / "transformers") <= EXACT
+    assert difference(method, tmp_path / "transformers") <= TOLERANCE
     write_open_clip(method, tmp_path / "open_clip")
     again = load_backbone(BackboneSettings(name=str(tmp_path / "open_clip")))
     assert torch.equal(again.tokenizer(NAMES), backbone.tokenizer(NAMES))
@@ -147,15 +147,15 @@ def test_images_are_prepared_alike(tmp_path: Path, told: dict[str, Any]) -> None
     level = 1 / 255 / min(backbone.std)
     for backend, most in (("pil", 1e-6), ("torchvision", 1.01 * level)):  # which resizes with other roundings
         processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-        found = processor(picture, return_tensors="pt")["pixel_values"][0]
-        assert float((found - backbone.preprocess(picture)).abs().max()) <= most
+        actual = processor(picture, return_tensors="pt")["pixel_values"][0]
+        assert float((actual - backbone.preprocess(picture)).abs().max()) <= most
 
 
 @pytest.mark.parametrize(
     ("settings", "told", "reason"),
     [
-        ({"templates": ("a {}.", "the {}.")}, {}, "a class's vector is not that of one sentence.*use --to open_clip"),
-        ({}, {"resize_mode": "longest"}, "its CLIP doesn't prepare images by .*'longest'.*use --to open_clip"),
+        ({"templates": ("a {}.", "the {}.")}, {}, "class vectors are not of one sentence each.*use --to open_clip"),
+        ({}, {"resize_mode": "longest"}, "can't preprocess images by .*'longest'.*use --to open_clip"),
     ],
 )
 def test_what_transformers_has_no_form_for_is_one_sentence(

@@ -22,7 +22,7 @@ from syncclip import jobs, storage
 from syncclip.clip.backbone import BackboneSettings, load_backbone
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
-from syncclip.export.export import FORMATS, Format, export
+from syncclip.export.formats import FORMATS, Format, export
 from syncclip.inference.model import Model, load
 from syncclip.interop.imports import import_prompts
 from syncclip.methods import METHODS
@@ -98,15 +98,12 @@ PLAIN = ("zeroshot", "coop", "kgcoop")
 """Methods that leave the image tower as it is, and whose class vectors are of one sentence each."""
 VECTORS = ("probe", "tcp")
 """Methods that leave it as it is too, but whose class vectors no vocabulary of sentences can give."""
-HIDDEN = "the image tower has learned prompts or parts, and {} has no place for them; use --to onnx or torch"
-BEYOND = "'tip' has scores beyond those of its class vectors, and {} has no place for them; use --to onnx or torch"
+HIDDEN = "the image tower has learned prompts or weights, which {} can't represent"
+BEYOND = "'tip' has scores beyond those of its class vectors, which {} can't represent"
 OTHERS = {
     ("tip", "open_clip"): BEYOND,
     ("tip", "transformers"): BEYOND,
-    **{
-        (name, "transformers"): "a class's vector is not that of one sentence .*; use --to open_clip"
-        for name in VECTORS
-    },
+    **{(name, "transformers"): "class vectors are not of one sentence each .*; use --to open_clip" for name in VECTORS},
 }
 """Why a method is refused, where it is not for its image tower."""
 
@@ -114,9 +111,9 @@ OTHERS = {
 def pixels_of(model: Model, images: Path, count: int) -> np.ndarray:
     """(count, 3, S, S) of the images again and again, each a little different."""
     prepared = torch.stack([model.preprocess(path) for path in sorted(images.iterdir())])
-    found = prepared[torch.arange(count) % len(prepared)]
-    noise = torch.randn(found.shape, generator=torch.Generator().manual_seed(3))
-    array: np.ndarray = (found + 0.1 * noise).numpy()
+    actual = prepared[torch.arange(count) % len(prepared)]
+    noise = torch.randn(actual.shape, generator=torch.Generator().manual_seed(3))
+    array: np.ndarray = (actual + 0.1 * noise).numpy()
     return array
 
 
@@ -144,13 +141,13 @@ class Difference:
         assert self.process.stdin is not None and self.process.stdout is not None
         print(json.dumps([LOADERS[kind], place, images, logits]), file=self.process.stdin, flush=True)
         assert self.process.stdout.readline() == "done\n"
-        found = np.load(logits)
+        actual = np.load(logits)
         with torch.no_grad():
             expected = model.method.logits(torch.from_numpy(pixels)).masked_fill(model.others, -torch.inf).numpy()
-        assert np.array_equal(np.isinf(found), np.isinf(expected))
+        assert np.array_equal(np.isinf(actual), np.isinf(expected))
         expected = expected[:, ~model.others.numpy()]
         assert np.abs(expected - expected.mean(axis=1, keepdims=True)).max() > 0.1, "logits that are alike show nothing"
-        return float(np.abs(found[:, ~model.others.numpy()] - expected).max())
+        return float(np.abs(actual[:, ~model.others.numpy()] - expected).max())
 
 
 @pytest.fixture
@@ -170,7 +167,7 @@ def only(url: str, labels: list[int]) -> None:
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, np.ndarray]:
     """CoOp on the embedded world, and all of its test images."""
-    folder, told = tmp_path_factory.mktemp("embedded"), "{method: coop, data: real, epochs: 1, batch: 8}"
+    folder, told = tmp_path_factory.mktemp("embedded"), "{method: coop, data: real, epochs: 1, batch_size: 8}"
     (folder / "recipe.yaml").write_text(f"dataset: {{name: icons/travel, shots: 1}}\ntraining: {told}")
     model = load(jobs.run_here(Recipe.load(str(folder / "recipe.yaml")), str(folder / "run")).url)
     split = load_dataset(DatasetSettings(name="icons/travel")).split("test")
@@ -214,7 +211,7 @@ def test_logits_of_a_calibrated_run_give_its_probabilities(train: Train, images:
     model = load(train("training.method=coop", "evaluation.calibrate=true").url)
     program = torch.export.load(export(model, "torch", str(tmp_path / "out"))).module()
     pixels = torch.stack([model.preprocess(file) for file in sorted(images.iterdir())])
-    assert model.told.temperature != 1.0
+    assert model.metadata.temperature != 1.0
     assert program(pixels).softmax(1).numpy() == pytest.approx(model.probabilities(pixels), abs=1e-6)
 
 
@@ -269,8 +266,8 @@ def test_a_run_in_bf16_is_exported_in_float32(
 
 @pytest.mark.slow
 def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "use.md").read_text(encoding="utf-8")
-    _, *scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    page = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     model = load(train("training.method=coop").url)
     picture = Image.open(images / "03.png").convert("RGB")
     for kind, script in zip(("open_clip", "transformers"), scripts, strict=True):
@@ -282,8 +279,8 @@ def test_the_scripts_in_the_docs_run_as_they_stand(train: Train, images: Path, t
             [sys.executable, "-I", "-c", program], capture_output=True, check=True, cwd=tmp_path / kind
         )
         likeliest = model.classify(tmp_path / kind / "bus.jpg")[0]
-        found = re.search(rb"0\.\d+", told.stdout)
-        assert found is not None and float(found[0]) == pytest.approx(likeliest.probability, abs=0.01)
+        actual = re.search(rb"0\.\d+", told.stdout)
+        assert actual is not None and float(actual[0]) == pytest.approx(likeliest.probability, abs=0.01)
 
 
 def test_vectors_are_for_features_that_one_has_already(train: Train, images: Path, tmp_path: Path) -> None:
@@ -298,7 +295,7 @@ def test_vectors_are_for_features_that_one_has_already(train: Train, images: Pat
 def test_a_method_whose_texts_depend_on_the_image_is_refused(train: Train, tmp_path: Path) -> None:
     model = load(train("training.method=cocoop").url)
     for kind in FORMATS:
-        with pytest.raises(UserError, match="'cocoop' has class vectors of its own for every image"):
+        with pytest.raises(UserError, match="the class vectors of 'cocoop' depend on the image"):
             export(model, kind, str(tmp_path / kind))
     assert not (tmp_path / "onnx").exists()
 
@@ -326,13 +323,13 @@ def test_an_unknown_format_and_a_missing_library_are_one_sentence(
 @pytest.fixture(scope="module")
 def exported(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Exports of a run of CoOp, and below `other` those of a run of another seed."""
-    root, found = tmp_path_factory.mktemp("exported"), {}
+    root, actual = tmp_path_factory.mktemp("exported"), {}
     for name, seed in (("", 1), ("other/", 2)):
         values = ["training.method=coop", "training.data=real", "training.epochs=1", f"training.seed={seed}"]
         run = jobs.run_here(Recipe.load(tiny.recipe, values), str(root / f"run{seed}")).url
-        found |= {name + to: folder for to, folder in make_exports(run, root / f"exports{seed}").items()}
-        found[f"{name}prompts"] = make_prompts_export(run, root / f"exports{seed}" / "prompts")
-    return found
+        actual |= {name + to: folder for to, folder in make_exports(run, root / f"exports{seed}").items()}
+        actual[f"{name}prompts"] = make_prompts_export(run, root / f"exports{seed}" / "prompts")
+    return actual
 
 
 def halve(file: Path, _: Path) -> None:

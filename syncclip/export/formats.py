@@ -1,0 +1,120 @@
+"""Export of a run for programs without syncclip: ONNX, torch.export, open_clip, transformers, class vectors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import safetensors.torch
+
+from syncclip import storage
+from syncclip.core.manifest import MANIFEST
+from syncclip.core.settings import UserError
+from syncclip.export import checkpoints, onnx
+from syncclip.inference.model import Model, computing
+from syncclip.recipe.recipe import digest
+from syncclip.runs.classes import CLASSES
+from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.storage.exports import exporting
+from syncclip.training.run_folder import PROMPTS
+
+Format = Literal["onnx", "torch", "open_clip", "transformers", "vectors"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+FILES: dict[Format, str] = {
+    "onnx": "model.onnx",
+    "torch": "model.pt2",
+    "open_clip": checkpoints.OPEN_CLIP,
+    "transformers": checkpoints.TRANSFORMERS,
+    "vectors": "class_vectors.safetensors",
+}
+
+
+def export(model: Model, to: Format, out: str) -> str:
+    """Write a model in a format, with `classes.json`, which contains the class names.
+
+    `export.json`, completed last, contains the checksums of all files and identifies the run; see `storage.exports`.
+
+    onnx: input `images` (B, 3, S, S) float32, output `logits` (B, C). torch: the same, for `torch.export.load`.
+    vectors: `class_vectors` (C, D) of length 1 and `logit_scale`, for image features of the same image tower.
+    open_clip: the frozen CLIP for open_clip's "local-dir:", with these vectors. transformers: the frozen CLIP for a
+    zero-shot pipeline, whose vocabulary contains the learned words. All are float32, whatever the run's precision.
+
+    Args:
+        out: folder or URL.
+
+    Returns:
+        The path or URL of the written model.
+
+    Raises:
+        UserError: the format is unknown or can't represent the run, its library is missing, the method's class vectors
+            depend on the image, or the folder contains something else, such as another export.
+    """
+    _check_method(model, to)
+    device, backbone = model.device, model.method.clip.backbone
+    with exporting(out, to, _source(model), "export") as written, scratch_folder() as folder, computing():
+        try:
+            model.method.clip.backbone = replace(backbone, precision="fp32")
+            classifier = onnx.Classifier(model.method.cpu(), model.others, model.metadata.temperature).eval()
+            _write(classifier, to, folder)
+        finally:
+            model.method.clip.backbone = backbone
+            model.method.to(device)
+        written.begin()
+        storage.write_document(storage.join(out, CLASSES), model.metadata)
+        written.record_small(CLASSES)
+        for file in sorted(folder.iterdir()):
+            written.publish(file, file.name)
+    return storage.join(out, FILES[to])
+
+
+def _check_method(model: Model, to: Format) -> None:
+    name, method = repr(model.recipe.training.method), model.method
+    if to not in FORMATS:
+        raise UserError(f"--to: there is no format {to!r}; choose one of {', '.join(FORMATS)}")
+    if method.text_depends_on_image:
+        raise UserError(
+            f"{model.url}: the class vectors of {name} depend on the image, so they can't be exported; use `syncclip "
+            "classify`, or a run of another method"
+        )
+    if to not in ("onnx", "torch") and method.has_extra_scores:
+        raise UserError(
+            f"--to {to}: {name} has scores beyond those of its class vectors, which {to} can't represent; use --to "
+            "onnx or torch"
+        )
+    if to == "vectors" and method.has_several_image_features:
+        raise UserError(f"--to vectors: {name} classifies by more than one feature of an image; use --to onnx or torch")
+
+
+def _write(classifier: onnx.Classifier, to: Format, folder: Path) -> None:
+    if to == "onnx":
+        onnx.write_onnx(classifier, folder / FILES[to])
+    elif to == "torch":
+        onnx.write_torch(classifier, folder / FILES[to])
+    elif to == "transformers":
+        possible = (~classifier.others).nonzero().flatten().tolist()
+        checkpoints.write_transformers(classifier.method, possible, folder)
+    else:
+        if to == "open_clip":
+            checkpoints.write_open_clip(classifier.method, folder)
+        scale = classifier.method.clip.logit_scale.clone()
+        vectors = {"class_vectors": classifier.text, "logit_scale": scale}
+        safetensors.torch.save_file(vectors, folder / FILES["vectors"])
+
+
+def _source(model: Model) -> dict[str, str]:
+    """Identification of the exported model."""
+    prompts = storage.read_bytes(storage.join(model.url, PROMPTS))
+    return {
+        "run": model.run_hash,
+        "prompts": hashlib.sha256(prompts).hexdigest(),
+        "classes": digest(model.metadata.model_dump(mode="json")),
+    }
+
+
+def is_export_without_manifest(names: Collection[str]) -> bool:
+    """Whether a folder's files are those of an export whose manifest was removed."""
+    of_export = CLASSES in names and PROMPTS not in names and not {*FILES.values()}.isdisjoint(names)
+    return of_export and MANIFEST not in names
