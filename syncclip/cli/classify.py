@@ -91,7 +91,7 @@ def teacher(
 ) -> None:
     """Write a trained run's probabilities of a synthetic set's images, once, for methods that learn from a teacher."""
     from syncclip.inference import soft_labels as teaching
-    from syncclip.synthesis.settings import Pool
+    from syncclip.workers.settings import Pool
 
     places, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
     done = teaching.write_soft_labels(run, synthetic, out, batch=batch, pool=pool, places=places)
@@ -137,7 +137,7 @@ def _show(model: Model, coming: Iterable[Answer], out: str | None) -> None:
 def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **asked: Any) -> None:
     """The same on Ray, with a pool of so many actors and GPUs of each; `asked` as `classify_shards` takes it."""
     from syncclip.inference.shards import TABLE, classify_shards
-    from syncclip.synthesis.settings import Pool
+    from syncclip.workers.settings import Pool
 
     if len(images) != 1:
         raise UserError(f"--actors: they work on one folder of shards, and {len(images)} names were given; give one")

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from syncclip.synthesis import autotune
-from syncclip.synthesis.autotune import Rate
-from syncclip.synthesis.generators.autotune import Effect
+from syncclip.synthesis.autotune import Effect, Rate
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from syncclip.synthesis.generators.autotune import Effect
 
 from syncclip.core.settings import UserError
 from syncclip.shards.writer import write_shard
@@ -12,13 +13,12 @@ from syncclip.synthesis import autotune, worker
 from syncclip.synthesis.autotune import BATCHES, measure, tuned
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import loading
-from syncclip.synthesis.generators.autotune import Effect
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
-from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.shard import generate_shard
+from syncclip.workers.settings import Pool
 
 MakePlan = Callable[..., Plan]
 

@@ -18,9 +18,9 @@ from syncclip.synthesis import captioning
 from syncclip.synthesis.captioning import PARTS, CaptionWorker, Part, write_captions
 from syncclip.synthesis.prompts.files import read_captions
 from syncclip.synthesis.prompts.writer import Writer
-from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import Report
 from syncclip.verify import verify
+from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 from tests.synthesis.prompts import CLASSES
 from tests.worlds.language import asked
 

@@ -15,13 +15,15 @@ from syncclip.core.settings import UserError
 from syncclip.shards.markers import committed
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import driver
-from syncclip.synthesis.driver import check_capacity, synthesise_set
+from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, read_plan
-from syncclip.synthesis.pool import PoolError, Worker
-from syncclip.synthesis.settings import ONE_ACTOR, Pool
-from syncclip.synthesis.status import Report, read_status
+from syncclip.synthesis.status import read_status
 from syncclip.synthesis.worker import ShardWorker
+from syncclip.workers.job import Worker, check_capacity
+from syncclip.workers.pool import PoolError
+from syncclip.workers.report import Report
+from syncclip.workers.settings import ONE_ACTOR, Pool
 from tests.shards.sets import verify
 from tests.synthesis.conftest import digests
 from tests.synthesis.generators.conftest import make_lora

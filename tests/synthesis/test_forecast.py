@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from syncclip.core.settings import UserError
 from syncclip.synthesis.forecast import Machines, forecast, simulate
 from syncclip.synthesis.plan import draft
-from syncclip.synthesis.settings import CostSettings, Pool, SynthesisSettings
+from syncclip.synthesis.settings import CostSettings, SynthesisSettings
+from syncclip.workers.settings import Pool
 
 MANY = 20_000
 

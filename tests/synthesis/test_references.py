@@ -16,8 +16,8 @@ from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.references import ReferenceImages, digests, real_images, store
 from syncclip.synthesis.shard import generate_shard
-from syncclip.synthesis.status import Report
 from syncclip.synthesis.worker import ShardWorker
+from syncclip.workers.report import Report
 from tests.conftest import TinyWorld
 
 

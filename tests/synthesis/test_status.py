@@ -12,7 +12,8 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.runtime.heartbeat import repeating
 from syncclip.storage.status_file import SILENCE, keep_status_file
-from syncclip.synthesis.status import STATUS_NAME, Report, SynthesisMetrics, SynthesisStatus, mark_complete, read_status
+from syncclip.synthesis.status import STATUS_NAME, SynthesisMetrics, SynthesisStatus, mark_complete, read_status
+from syncclip.workers.report import Report
 from tests.metrics_port import PATIENCE, scraped
 
 

@@ -11,8 +11,8 @@ import torch
 from syncclip.core import trust
 from syncclip.synthesis.generators import loading
 from syncclip.synthesis.plan import Plan, read_plan, write_plan
-from syncclip.synthesis.status import Report
-from syncclip.synthesis.worker import ShardWorker, failed
+from syncclip.synthesis.worker import ShardWorker
+from syncclip.workers.report import Report, failed
 
 
 def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(

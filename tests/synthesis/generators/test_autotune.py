@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from syncclip.synthesis.generators.autotune import answered, best_batch, even_parts
 
 from syncclip.core.settings import UserError
 from syncclip.synthesis.generators import autotune, loading
-from syncclip.synthesis.generators.autotune import answered, best_batch, even_parts
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 

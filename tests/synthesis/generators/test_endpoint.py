@@ -29,12 +29,12 @@ from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.settings import TOKEN, GeneratorSettings
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.pool import Worker
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.shard import _encode
-from syncclip.synthesis.status import Report
 from syncclip.synthetic_sets import card
 from syncclip.synthetic_sets.repair import repair_set
+from syncclip.workers.job import Worker
+from syncclip.workers.report import Report
 from tests.shards.sets import verify
 from tests.worlds.endpoint import MODEL, SECRET, Order, Server, image_of, serving
 

@@ -17,9 +17,9 @@ from syncclip.shards.index import COLUMNS, INDEX
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.pool import MAX_STARTS, NOT_BEGUN, AttemptLog, ShardRow, run_round
-from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import Report
+from syncclip.workers.pool import MAX_STARTS, NOT_BEGUN, AttemptLog, ShardRow, run_round
+from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 from tests.synthesis.conftest import digests
 from tests.worlds.light import LightWorker
 
