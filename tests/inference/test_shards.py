@@ -26,7 +26,7 @@ from syncclip.inference.passes import Passed, ShardPredictions
 from syncclip.inference.shards import MARKER, TABLE, ShardClassifier, _Job, classify_shards
 from syncclip.storage import retries, urls
 from syncclip.verify import verify
-from syncclip.workers.report import Report
+from syncclip.workers.job import Computation
 from syncclip.workers.settings import Pool
 from tests.conftest import TinyWorld
 from tests.inference.conftest import Train
@@ -63,7 +63,7 @@ def tars(tmp_path: Path) -> Path:
 class DiesOnce(ShardClassifier):
     """Kills its process at the third shard, the first time."""
 
-    def begin(self, shard: int) -> tuple[Report, ShardPredictions | None]:
+    def begin(self, shard: int) -> Computation[ShardPredictions]:
         mark = Path(self.job.out) / "died"
         if shard == 2 and not mark.exists():
             mark.touch()

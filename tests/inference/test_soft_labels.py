@@ -23,7 +23,7 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.teacher import TEACHER, VECTORS, Teacher, read_teacher
 from syncclip.verify import verify
-from syncclip.workers.report import Report
+from syncclip.workers.job import Computation
 from syncclip.workers.settings import Pool
 from tests.conftest import TinyWorld
 from tests.worlds.synthetic import generate_here
@@ -38,7 +38,7 @@ def run(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
 class DiesOnce(ShardTeacher):
     """Kills its process at the second shard, the first time."""
 
-    def begin(self, shard: int) -> tuple[Report, Any]:
+    def begin(self, shard: int) -> Computation[Any]:
         mark = Path(self.job.out) / "died"
         if shard == 1 and not mark.exists():
             mark.touch()

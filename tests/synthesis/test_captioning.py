@@ -19,7 +19,7 @@ from syncclip.synthesis.captioning import PARTS, CaptionWorker, Part, write_capt
 from syncclip.synthesis.prompts.files import read_captions
 from syncclip.synthesis.prompts.writer import Writer
 from syncclip.verify import verify
-from syncclip.workers.report import Report
+from syncclip.workers.job import Computation
 from syncclip.workers.settings import Pool
 from tests.synthesis.prompts import CLASSES
 from tests.worlds.language import asked
@@ -56,12 +56,12 @@ def test_a_file_of_another_writer_is_not_added_to(model: str, tmp_path: Path) ->
 class DiesOnce(CaptionWorker):
     """Kills its process at the fourth class, the first time."""
 
-    def generate(self, number: int) -> tuple[Report, Part | None]:
+    def begin(self, shard: int) -> Computation[Part]:
         mark = Path(self.job.url).with_name("died")
-        if number == 3 and not mark.exists():
+        if shard == 3 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().generate(number)
+        return super().begin(shard)
 
 
 @pytest.mark.ray
@@ -108,10 +108,10 @@ def test_a_killed_command_loses_no_class(model: str, whole: bytes, tmp_path: Pat
 def test_a_class_of_which_nothing_can_be_written_is_told_and_the_others_are_kept(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, answers = str(tmp_path / "captions.json"), Writer._answers
+    url, answers = str(tmp_path / "captions.json"), Writer._outputs
     mute = {CLASSES[1]}
     monkeypatch.setattr(
-        Writer, "_answers", lambda self, name, turn: [""] if name in mute else answers(self, name, turn)
+        Writer, "_outputs", lambda self, name, turn: [""] if name in mute else answers(self, name, turn)
     )
     with pytest.raises(UserError, match=rf"no captions of class '{CLASSES[1]}': .* wrote nothing .* those of 1 others"):
         write_captions(asked(model), CLASSES, url)
@@ -153,7 +153,7 @@ def test_a_damaged_part_is_reported_and_written_again(
     url, whole = tmp_path / "captions.json", tmp_path / "whole.json"
     write_captions(asked(model), CLASSES, str(whole))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(captioning, "_whole", interrupt)
+        patch.setattr(captioning, "_merged", interrupt)
         write_captions(asked(model), CLASSES, str(url))
     parts = tmp_path / f"captions.json{PARTS}"
     part, other, _ = sorted(parts.iterdir())

@@ -171,7 +171,7 @@ def test_shards_that_hardly_ever_live_to_their_end_are_refused() -> None:
 def test_ten_million_images_are_forecast_with_hours_and_money() -> None:
     asked = SynthesisSettings(images_per_class=10_000, shard_size=1000, generator={"batch_size": 8})
     plan = draft(asked, dataset="large", classnames=[f"class {i}" for i in range(1000)], template="a {}.")
-    cost = CostSettings(rate=2.0, image_bytes=50_000, price=0.5, preemptions=0.1, wait=120, load=60)
+    cost = CostSettings(throughput=2.0, image_bytes=50_000, price=0.5, preemptions=0.1, wait=120, load=60)
     found = forecast(plan, cost, Pool(8, 64, 1.0))
     assert found.seconds == 500.0
     least = 10_000_000 / 2.0 / 3600
@@ -187,7 +187,7 @@ def test_ten_million_images_are_forecast_with_hours_and_money() -> None:
 def test_half_a_gpu_an_actor_costs_half_and_a_set_without_a_price_has_no_bill() -> None:
     asked = SynthesisSettings(images_per_class=4, shard_size=8, generator={"batch_size": 8})
     plan = draft(asked, dataset="small", classnames=["cat", "dog"], template="a {}.")
-    whole, half = (forecast(plan, CostSettings(rate=1.0, load=0), Pool(num_gpus=gpus)) for gpus in (1.0, 0.5))
+    whole, half = (forecast(plan, CostSettings(throughput=1.0, load=0), Pool(num_gpus=gpus)) for gpus in (1.0, 0.5))
     assert (whole.hours.mean, half.hours.mean) == pytest.approx((8 / 3600, 4 / 3600))
     assert whole.money is None and whole.bytes is None
 
@@ -198,18 +198,18 @@ def test_half_a_gpu_an_actor_costs_half_and_a_set_without_a_price_has_no_bill() 
         {"load": 1e8, "preemptions": 0.1},
         {"preemptions": 1e6},
         {"preemptions": 100.0, "load": 60.0},
-        {"rate": 1e6, "preemptions": 10.0},
-        {"rate": 1e-9, "preemptions": 1e-3},
+        {"throughput": 1e6, "preemptions": 10.0},
+        {"throughput": 1e-9, "preemptions": 1e-3},
     ],
 )
 def test_what_would_take_for_ever_to_forecast_is_refused(change: dict[str, float]) -> None:
     plan = SimpleNamespace(shards=lambda: range(4_000_000), shard_size=64, total=256_000_000)
-    cost = CostSettings(**{"rate": 1.0, "load": 60.0, **change})
+    cost = CostSettings(**{"throughput": 1.0, "load": 60.0, **change})
     with pytest.raises(UserError, match="hardly any shard|can't be forecast"):
         forecast(plan, cost, Pool(1, 10_000))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("key", ["rate", "image_bytes", "price", "preemptions", "wait", "load"])
+@pytest.mark.parametrize("key", ["throughput", "image_bytes", "price", "preemptions", "wait", "load"])
 @pytest.mark.parametrize("value", [1e308, math.inf, math.nan, -1.0])
 def test_costs_that_no_cloud_has_are_refused(key: str, value: float) -> None:
     with pytest.raises(ValidationError, match=key):

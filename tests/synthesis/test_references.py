@@ -74,7 +74,7 @@ def test_laying_them_again_writes_nothing_and_a_lost_shard_is_written_again(
 def test_missing_and_other_images_than_planned_are_refused(
     plan: Plan, dataset: Dataset, images: list[list[bytes]], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="doesn't hold the real images .*; run `syncclip synth`"):
+    with pytest.raises(UserError, match="lacks the real images .*; run `syncclip synth`"):
         ReferenceImages(plan, str(tmp_path))
     store(images, dataset, str(tmp_path))
     (place,) = (tmp_path / "guides").iterdir()

@@ -92,7 +92,7 @@ def test_images_that_never_pass_are_dropped_if_the_plan_says_so(make_plan: Calla
 
 
 def test_best_generates_every_attempt_and_takes_the_best_score(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
+    plan = make_plan(10, shard_size=15, attempts=3, select="best", filters=[{"name": "blank"}])
     generated, generator = generate(plan, 0, bound=-1)
     for sample in generated.samples:
         tries = [brightness(plan, sample.index, attempt) for attempt in range(3)]
@@ -173,7 +173,7 @@ def test_a_filter_is_told_what_was_accepted_in_its_shard(plan: Plan) -> None:
 def test_of_several_accepted_attempts_the_filter_is_told_of_each_that_was_better(
     make_plan: Callable[..., Plan],
 ) -> None:
-    plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
+    plan = make_plan(10, shard_size=15, attempts=3, select="best", filters=[{"name": "blank"}])
     diary = Diary(-1)
     generated = generate_shard(plan, 0, SeedGenerator(), [diary])
     assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in generated.samples}

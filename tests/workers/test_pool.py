@@ -1,4 +1,4 @@
-"""What the pool of actors on a real Ray promises."""
+"""The pool of actors on a real Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.shards.index import COLUMNS, INDEX
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
-from syncclip.workers.pool import MAX_STARTS, NOT_BEGUN, AttemptLog, ShardRow, run_round
+from syncclip.workers.pool import MAX_STARTS, NOT_STARTED, AttemptLog, ShardRow, run_round
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 from tests.synthesis.conftest import digests
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 class DeadlyShard:
     """Makes nothing; its process dies at shard 3, and shard 5 comes back as an error."""
 
-    def generate(self, shard: int) -> int:
+    def begin(self, shard: int) -> int:
         if shard == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return shard
@@ -72,7 +72,7 @@ class Waiting:
         self.folder, self.wanted, self.by = Path(folder), wanted, by
         self.first = True
 
-    def generate(self, shard: int) -> int:
+    def begin(self, shard: int) -> int:
         name = shard if self.by == "shard" else os.getpid()
         (self.folder / str(name)).touch()
         return shard
@@ -100,7 +100,7 @@ class Heard:
         self.heard = Path(heard)
         self.first = True
 
-    def generate(self, shard: int) -> int:
+    def begin(self, shard: int) -> int:
         return shard
 
     def commit(self, shard: int) -> Report:
@@ -142,7 +142,7 @@ def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_generated_
     generated: list[int] = []
 
     class Noting(DeadlyShard):
-        def generate(self, shard: int) -> int:
+        def begin(self, shard: int) -> int:
             generated.append(shard)
             return shard
 
@@ -156,13 +156,13 @@ def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_generated_
 
 def test_once_no_more_are_to_be_started_only_shards_in_flight_are_finished(near: Near) -> None:
     class Asked(DeadlyShard):
-        def generate(self, shard: int) -> int:
+        def begin(self, shard: int) -> int:
             assert near.ledger.stop() == {1}
             return shard
 
     row = ShardRow(near, Asked)
     assert row({"shard": 1})["error"] == ""
-    assert row({"shard": 2})["error"] == NOT_BEGUN
+    assert row({"shard": 2})["error"] == NOT_STARTED
     assert near.ledger.stop() == set()
 
 
@@ -171,11 +171,11 @@ def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(write: floa
     held: list[bool] = []
 
     class Written:
-        def generate(self, shard: int) -> int:
+        def begin(self, shard: int) -> int:
             return shard
 
         def commit(self, shard: int) -> Report:
-            held.append(row._turn.locked())
+            held.append(row._computing.locked())
             return Report(shard, started=0.0, ended=10.0, write=write)
 
     row = ShardRow(near, Written)

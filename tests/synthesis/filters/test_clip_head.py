@@ -52,7 +52,7 @@ def test_what_scores_too_high_is_rejected_and_the_lowest_is_best(
     with torch.inference_mode():
         outputs = head(clip.features(images))[:, 0].tolist()
     bound = sorted(outputs)[1]
-    nsfw = with_digests(file, tmp_path, clip, called="nsfw", maximum=bound + 1e-5, blur=True)
+    nsfw = with_digests(file, tmp_path, clip, reason="nsfw", maximum=bound + 1e-5, blur=True)
     verdict = nsfw.score(batch(images))
     assert (nsfw.name, nsfw.blurred) == ("nsfw", True)
     assert verdict.keep == [value <= bound for value in outputs]
@@ -127,7 +127,7 @@ def test_what_is_no_head_is_refused_and_no_code_is_run(content: object, complain
 
 def test_a_head_for_another_clip_is_refused(clip: FrozenClip, tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(768, 1).state_dict(), tmp_path / "large.pth")
-    with pytest.raises(UserError, match=r"takes features of 768 numbers, but .* gives 24"):
+    with pytest.raises(UserError, match=r"expects features of 768 numbers, but .* has 24"):
         with_digests(tmp_path / "large.pth", tmp_path, clip, minimum=0)
 
 

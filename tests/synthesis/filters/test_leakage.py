@@ -56,5 +56,5 @@ def test_damaged_features_are_told(backbone: BackboneSettings, clip: FrozenClip,
     settings = with_leakage_digest(LeakageSettings(backbone=backbone), str(tmp_path), Images)
     (file,) = (tmp_path / "filters").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    with pytest.raises(UserError, match="was damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         Leakage(settings, clip, str(tmp_path))

@@ -20,9 +20,9 @@ Family = Callable[..., GeneratorSettings]
 @pytest.mark.parametrize(
     ("family_name", "other", "message"),
     [
-        ("sd", "StableDiffusionImg2ImgPipeline", "needs 'image'; give a text-to-image pipeline"),
-        ("sdxl", "StableDiffusionXLInpaintPipeline", "needs 'image'; give a text-to-image pipeline"),
-        ("flux", "FluxImg2ImgPipeline", "needs 'image'; give a text-to-image pipeline"),
+        ("sd", "StableDiffusionImg2ImgPipeline", "needs 'image'; use a text-to-image pipeline"),
+        ("sdxl", "StableDiffusionXLInpaintPipeline", "needs 'image'; use a text-to-image pipeline"),
+        ("flux", "FluxImg2ImgPipeline", "needs 'image'; use a text-to-image pipeline"),
     ],
 )
 def test_a_pipeline_that_needs_a_image_is_refused(

@@ -82,9 +82,9 @@ def test_a_guide_is_refused_where_a_family_cannot_start_from_images(family: Fami
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("lcm", {"negative_prompt": "blur"}, "negative_prompt: a LatentConsistencyModelPipeline takes none; remove it"),
-        ("flux", {"negative_prompt": "blur"}, "negative_prompt: a FluxPipeline reads it only with true_guidance"),
-        ("sd", {"true_guidance": 3.0}, "true_guidance: a StableDiffusionPipeline has none; give guidance instead"),
+        ("lcm", {"negative_prompt": "blur"}, "negative_prompt: a LatentConsistencyModelPipeline has none; remove it"),
+        ("flux", {"negative_prompt": "blur"}, "negative_prompt: a FluxPipeline needs true_guidance"),
+        ("sd", {"true_guidance": 3.0}, "true_guidance: a StableDiffusionPipeline has none; use guidance instead"),
         ("flux", {"width": 72}, "width: 72 pixels is not a multiple of 16, which a FluxPipeline needs; try 64"),
         ("sd3", {"height": 56}, "height: 56 pixels is not a multiple of 16, which a StableDiffusion3Pipeline needs"),
         ("pixart", {"height": 104}, "height: 104 pixels is not a multiple of 16, which a PixArtAlphaPipeline needs"),

@@ -120,7 +120,7 @@ def test_guided_images_share_the_texts(family: Family) -> None:
 def test_embeddings_are_bounded_in_bytes(family: Family) -> None:
     settings = family("sdxl", batch_size=SIZE)
     plain, ours = from_strings(settings), Generator(settings)
-    ours.texts = TextEmbeddings(from_strings(settings).pipeline, SIZE, most_bytes=45_000)  # two of 77 x 64 and 32
+    ours.texts = TextEmbeddings(from_strings(settings).pipeline, SIZE, max_bytes=45_000)  # two of 77 x 64 and 32
     ours.pipeline = ours.texts._pipelines[0]
     for batch in ([0, 1, 2], [3, 4, 0], [1, 2, 3]):
         assert images(ours, batch) == images(plain, batch)

@@ -119,7 +119,7 @@ def test_other_lora_weights_than_planned_are_refused(
     [
         ({"weights": "."}, r"there is no pytorch_lora_weights.safetensors, it holds one.safetensors, two"),
         ({"weights": ".", "file": "three.safetensors"}, "there is no three.safetensors"),
-        ({"weights": "weights.bin"}, "no .safetensors file, and nothing else is read"),
+        ({"weights": "weights.bin"}, "no .safetensors file"),
     ],
 )
 def test_lora_weights_that_cannot_be_found_or_read_are_told(

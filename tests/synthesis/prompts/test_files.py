@@ -76,8 +76,8 @@ def test_captions_mended_by_hand_have_another_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("strategy", "sentence"),
     [
-        ({}, "strategies[0].file: no file is named; write the captions with `syncclip captions RECIPE --out FILE`"),
-        ({"file": "/nowhere/c.json"}, "/nowhere/c.json is not there; write the captions with"),
+        ({}, "strategies[0].file: no file is given; write the captions with `syncclip captions RECIPE --out FILE`"),
+        ({"file": "/nowhere/c.json"}, "/nowhere/c.json is missing; write the captions with"),
     ],
 )
 def test_captions_that_are_not_written_yet_are_told_with_the_command(strategy: dict[str, Any], sentence: str) -> None:
@@ -107,8 +107,8 @@ def test_strategies_without_weight_are_left_out_and_their_files_not_read() -> No
         ("a.json", '{"cat": ["a cat", 3]}', "cat: 1: no text"),
         ("a.json", '{"cat": []}', "cat: Tuple should have at least 1 item"),
         ("a.json", '{"cat": ["  "]}', "cat: 0: '' is no sentence"),
-        ("a.json", '{"cat": ["a"], "dog": ["b"], "cat": ["c"]}', "'cat' is both entry 1 and entry 3; put"),
-        ("a.yaml", "cat: [a]\ndog: [b]\ncat: [c]\n", "'cat' is in line 1 and in line 3; put"),
+        ("a.json", '{"cat": ["a"], "dog": ["b"], "cat": ["c"]}', "'cat' is both entry 1 and entry 3; merge"),
+        ("a.yaml", "cat: [a]\ndog: [b]\ncat: [c]\n", "'cat' is in line 1 and in line 3; merge"),
         ("a.json", "{", "a.json: not readable as JSON"),
         ("a.yaml", "cat: [", "a.yaml, line 2: not readable as YAML"),
     ],

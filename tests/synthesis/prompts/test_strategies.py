@@ -66,8 +66,11 @@ def test_braces_in_words_stay_as_they_are() -> None:
         ({"name": "template", "weight": -1}, "greater than or equal to 0"),
         ({"name": "template", "weight": 0.5}, "valid integer"),
         ({"name": "combinations", "sentence": "a {}", "lists": {}}, "at least 1 item"),
-        ({"name": "combinations", "sentence": "a {}", "lists": {"b": ["c"]}}, "must hold {b} exactly once"),
-        ({"name": "combinations", "sentence": "{a} {b} {}", "lists": {"b": ["c"]}}, "has a place {a}, but no list"),
+        ({"name": "combinations", "sentence": "a {}", "lists": {"b": ["c"]}}, "must contain {b}"),
+        (
+            {"name": "combinations", "sentence": "{a} {b} {}", "lists": {"b": ["c"]}},
+            "contains {a}, but there",
+        ),
         ({"name": "combinations", "sentence": "a {b}", "lists": {"b": ["c"]}}, "must hold {} exactly once"),
         ({"name": "combinations", "sentence": "a {} {b}", "lists": {"b": []}}, "at least 1 item"),
         ({"name": "combinations", "sentence": "a {} {b}", "lists": {"b": [" "]}}, "is no sentence"),

@@ -42,7 +42,7 @@ def test_a_chat_model_is_asked_as_its_template_wants(model: str, monkeypatch: py
 
 def test_a_model_that_has_nothing_to_say_is_told(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer(asked(model), "cpu")
-    monkeypatch.setattr(writer, "_answers", lambda classname, turn: ["", " . "])
+    monkeypatch.setattr(writer, "_outputs", lambda classname, number: ["", " . "])
     with pytest.raises(UserError, match="wrote nothing for class 'cat'; try another model"):
         writer.write("cat")
 
@@ -57,7 +57,7 @@ def test_a_model_that_is_not_causal_is_refused_before_its_weights_are_read(kind:
     (tmp_path / "config.json").write_text(json.dumps(configs[kind]))
     with pytest.raises(UserError) as refusal:
         Writer(WriterSettings(model=str(tmp_path)))
-    assert f"is a {configs[kind]['architectures'][0]}, which does not write on" in str(refusal.value)
+    assert f"is a {configs[kind]['architectures'][0]}, which does not generate text" in str(refusal.value)
 
 
 def test_what_is_no_language_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,5 +67,5 @@ def test_what_is_no_language_model_is_told(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match=r"language model .* can't be loaded from "):
         Writer(WriterSettings(model=str(tmp_path)))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids"):
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE disables"):
         Writer(WriterSettings(model="nobody/nothing"))
