@@ -16,7 +16,6 @@ from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, read_plan
 from syncclip.synthesis.status import read_status
-from syncclip.synthesis.worker import ShardWorker
 from syncclip.workers import job
 from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
@@ -158,14 +157,6 @@ def test_actors_in_another_folder_find_the_clip_and_the_lora_weights_of_relative
 
 
 @pytest.mark.usefixtures("in_process")
-def test_nothing_is_measured_where_nothing_is_open(
-    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(driver, "tuned")
-    assert synthesise_set(make_plan(1), str(tmp_path), show=False).complete
-
-
-@pytest.mark.usefixtures("in_process")
 def test_another_plan_is_refused_before_markers_are_read(
     make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,13 +236,3 @@ def test_more_actors_than_cpus_are_refused(
     with pytest.raises(UserError, match="3 actors would need 3 CPUs, but there are 2; use at most 2"):
         synthesise_set(make_plan(1), str(tmp_path), Pool(3), show=False)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_error_inside_a_row_comes_back_as_a_row(make_plan: MakePlan, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    place = str(tmp_path / "file" / "set")
-    plan = make_plan(1)
-    report = Report(
-        **ShardWorker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, {}, owner=plan.owner)({"shard": 0})
-    )
-    assert report.fatal and "cannot write" in report.error and "Traceback" in report.trace

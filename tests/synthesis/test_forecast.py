@@ -36,25 +36,6 @@ def test_machines_above_the_least_come_later() -> None:
     assert outcomes.paid == pytest.approx([60.0 + 2 * 35.0])
 
 
-def test_one_shard_on_one_machine_takes_what_the_closed_form_says() -> None:
-    rate, shard, wait, load = 30.0, 120.0, 40.0, 20.0
-    outcomes = simulate(1, shard, Machines(1, 1, rate, wait, load), runs=MANY)
-    a = rate / 3600
-    lives = math.exp(a * (load + shard))  # expected machines until one lives through its loading and the shard
-    assert outcomes.paid.mean() == pytest.approx((lives - 1) / a, rel=0.03)
-    assert outcomes.wall.mean() == pytest.approx((lives - 1) / a + (lives - 1) * wait, rel=0.03)
-
-
-@pytest.mark.parametrize("shards", [3, 60])
-def test_each_shard_wastes_what_the_closed_form_says_however_many_machines_there_are(shards: int) -> None:
-    rate, shard = 20.0, 60.0
-    a = rate / 3600
-    waste = (math.exp(a * shard) - 1) / a - shard  # of one shard that is begun until it is finished
-    for machines in (1, 4):
-        outcomes = simulate(shards, shard, Machines(machines, machines, rate, 15.0, 5.0), runs=MANY)
-        assert outcomes.wasted.mean() == pytest.approx(shards * waste, rel=0.04)
-
-
 @pytest.mark.parametrize(("shards", "count"), [(10_000, 8), (60_000, 250)])
 def test_many_shards_on_many_machines_take_what_the_closed_form_says(shards: int, count: int) -> None:
     shard, wait, load = 60.0, 40.0, 10.0
@@ -67,15 +48,6 @@ def test_many_shards_on_many_machines_take_what_the_closed_form_says(shards: int
     paid = shards * (alive + a * alive * loads)
     assert outcomes.paid.mean() == pytest.approx(paid, rel=0.01)
     assert outcomes.wall.mean() == pytest.approx((paid + shards * deaths * wait) / count, rel=0.01)
-
-
-def test_many_shards_on_one_machine_take_what_the_closed_form_says() -> None:
-    outcomes = simulate(600, 1.0, Machines(1, 1, 60.0, 10.0, 5.0), runs=2_000)
-    a = 60.0 / 3600
-    alive = (600 * (math.exp(a) - 1)) / a  # generating and wasted, by the closed form of each shard
-    loads = (math.exp(a * 5.0) - 1) / a  # loading until it succeeds, once and after each death in generating
-    deaths = a * alive
-    assert outcomes.paid.mean() == pytest.approx(alive + (1 + deaths) * loads, rel=0.02)
 
 
 @pytest.mark.parametrize(

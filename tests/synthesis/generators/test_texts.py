@@ -75,17 +75,6 @@ def test_images_are_those_made_from_strings(settings: GeneratorSettings, device:
     assert min(rows.values()) >= sum(map(len, BATCHES)) * (1 + negatives)
 
 
-def test_an_encoder_works_once_for_many_images(settings: GeneratorSettings) -> None:
-    generator = Generator(settings)
-    images(generator, [0, 1, 2])
-    rows = count(generator)
-    for _ in range(4):
-        images(generator, [2, 1, 0])
-    assert not rows
-    images(generator, [3, 4, 0])
-    assert set(rows.values()) == {SIZE}
-
-
 def test_encoders_that_left_come_back_for_a_text_that_is_missing(settings: GeneratorSettings, device: str) -> None:
     plain, ours = from_strings(settings, device), Generator(settings, device)
     assert ours.texts is not None

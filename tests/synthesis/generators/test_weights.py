@@ -68,20 +68,18 @@ def test_a_folders_parts_are_read_of_its_index(pipeline: Path, tmp_path: Path) -
     assert parts_of(GeneratorSettings(pipeline="/no such/pipeline")) is None
 
 
-def test_a_path_that_is_no_hub_name_is_told_so_without_asking_the_hub(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no such folder; check the path"):
-        locate(GeneratorSettings(pipeline=str(tmp_path / "missing")))
-
-
-def test_a_folder_without_a_pipeline_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no model_index\.json"):
-        locate(GeneratorSettings(pipeline=str(tmp_path)))
-
-
-def test_a_single_file_is_told_to_become_a_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "there is no such folder; check the path"),
+        ("", r"has no model_index\.json"),
+        ("model.safetensors", "this is a file; load it once with .*from_single_file"),
+    ],
+)
+def test_a_path_without_a_pipeline_is_an_error_without_the_hub(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="this is a file; load it once with .*from_single_file"):
-        locate(GeneratorSettings(pipeline=str(tmp_path / "model.safetensors")))
+    with pytest.raises(UserError, match=message):
+        locate(GeneratorSettings(pipeline=str(tmp_path / name)))
 
 
 @pytest.fixture

@@ -20,14 +20,6 @@ def box(sizes: list[int]) -> Combinations:
     return Combinations("{} " + " ".join(f"{{{name}}}" for name in lists), lists)
 
 
-def test_templates_are_taken_in_turn_and_the_datasets_own_where_none_is_given() -> None:
-    assert settings.validate_python({"name": "template"}).of("cat", "my {}") == ("my {}",)
-    assert settings.validate_python({"name": "template", "templates": ["a {}", "the {}"]}).of("cat", "my {}") == (
-        "a {}",
-        "the {}",
-    )
-
-
 def test_words_of_the_lists_take_their_places() -> None:
     strategy = settings.validate_python(
         {
