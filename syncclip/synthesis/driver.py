@@ -121,11 +121,7 @@ def has_all(asked: Plan, url: str) -> bool:
 
 
 def _read_back(asked: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Sum up what the folder contains now.
-
-    Raises:
-        MissingError: a file was removed meanwhile.
-    """
+    """Sum up what the folder contains now; an error where a file was removed meanwhile."""
     plan = read_plan(url)
     summary = None if plan is None else summarise(plan, url, work)
     storage.require(url, (*files_of(asked), SUMMARY_NAME))

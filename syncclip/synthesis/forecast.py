@@ -113,11 +113,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
 
 
 def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
-    """Number of runs that take seconds.
-
-    Raises:
-        UserError: there are too many preemptions for even `MIN_RUNS`.
-    """
+    """Number of runs that take seconds; an error where even `MIN_RUNS` would take longer."""
     count = min(shards, machines.most)
     rate = _checked_rate(seconds, machines)
     attempts = math.exp(rate * (seconds + machines.load))
@@ -157,11 +153,7 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX
 
 
 def _checked_rate(seconds: float, machines: Machines) -> float:
-    """Preemptions per machine and second.
-
-    Raises:
-        UserError: hardly any shard would be finished.
-    """
+    """Preemptions per machine and second; an error where hardly any shard would be finished."""
     rate = machines.preemptions / 3600 or NEGLIGIBLE_RATE
     if seconds * rate > MAX_EXPECTED_PREEMPTIONS:
         raise UserError(

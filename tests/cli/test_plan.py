@@ -102,7 +102,7 @@ def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str],
         ("synthesis.generator.scheduler=LCMSheduler", "no scheduler 'LCMSheduler'; did you mean 'LCMScheduler'?"),
         (
             "synthesis.filters=[{name: safety}]",
-            "brings no safety checker; name a checker by",
+            "has no safety checker",
         ),
     ],
 )

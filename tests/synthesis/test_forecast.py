@@ -135,7 +135,7 @@ def test_nothing_ends_before_all_is_generated_and_nobody_generates_unpaid() -> N
     assert (outcomes.paid <= 8 * outcomes.wall).all()
 
 
-def test_shards_that_hardly_ever_live_to_their_end_are_refused() -> None:
+def test_shards_that_hardly_ever_live_to_their_end_are_errors() -> None:
     with pytest.raises(UserError, match=r"takes 3,600 s of an actor, and machines live 720 s .*shard_size smaller"):
         simulate(10, 3600.0, Machines(1, 1, 5.0))
 
@@ -174,7 +174,7 @@ def test_half_a_gpu_an_actor_costs_half_and_a_set_without_a_price_has_no_bill() 
         {"throughput": 1e-9, "preemptions": 1e-3},
     ],
 )
-def test_what_would_take_for_ever_to_forecast_is_refused(change: dict[str, float]) -> None:
+def test_what_would_take_for_ever_to_forecast_is_an_error(change: dict[str, float]) -> None:
     plan = SimpleNamespace(shards=lambda: range(4_000_000), shard_size=64, total=256_000_000)
     cost = CostSettings(**{"throughput": 1.0, "load": 60.0, **change})
     with pytest.raises(UserError, match="hardly any shard|can't be forecast"):
@@ -183,6 +183,6 @@ def test_what_would_take_for_ever_to_forecast_is_refused(change: dict[str, float
 
 @pytest.mark.parametrize("key", ["throughput", "image_bytes", "price", "preemptions", "wait", "load"])
 @pytest.mark.parametrize("value", [1e308, math.inf, math.nan, -1.0])
-def test_costs_that_no_cloud_has_are_refused(key: str, value: float) -> None:
+def test_costs_that_no_cloud_has_are_errors(key: str, value: float) -> None:
     with pytest.raises(ValidationError, match=key):
         CostSettings.model_validate({key: value})

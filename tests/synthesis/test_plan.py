@@ -148,13 +148,13 @@ def test_asking_for_more_adds_an_amount_and_asking_for_fewer_changes_nothing(tmp
         ({"filters": []}, "filters is ['blank'] there and [] here"),
     ],
 )
-def test_another_plan_in_the_same_folder_is_refused_with_the_difference(
+def test_another_plan_in_the_same_folder_is_an_error_with_the_difference(
     tmp_path: Path, change: dict[str, Any], difference: str
 ) -> None:
     agree(plan_of(), str(tmp_path))
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as failure:
         agree(plan_of(**change), str(tmp_path))
-    assert difference in str(refusal.value)
+    assert difference in str(failure.value)
 
 
 def test_unknown_weights_agree_with_any_but_others_do_not() -> None:
@@ -165,7 +165,7 @@ def test_unknown_weights_agree_with_any_but_others_do_not() -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", '{"format": 1}', '{"from a newer version": 2}'])
-def test_an_unreadable_plan_is_told_in_a_sentence(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_plan_is_a_one_line_error(tmp_path: Path, text: str) -> None:
     storage.write_sealed(str(tmp_path / "plan.json"), text.encode())
     with pytest.raises(UserError, match="can't be read by this version of syncclip"):
         agree(plan_of(), str(tmp_path))
@@ -184,7 +184,7 @@ def test_the_recipes_backbone_judges_where_the_filter_names_none() -> None:
     assert plan.model_dump()["filters"][0]["backbone"]["name"] == "ViT-B-16"
 
 
-def test_no_classes_and_too_many_images_are_refused() -> None:
+def test_no_classes_and_too_many_images_are_errors() -> None:
     with pytest.raises(UserError, match="has no classes"):
         plan_of(classes=0)
     with pytest.raises(UserError, match="generate several"):

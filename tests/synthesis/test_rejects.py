@@ -57,7 +57,7 @@ def test_different_classes_come_first(plan: Plan, tmp_path: Path) -> None:
     assert [one.label for one in read_rejects(str(tmp_path), 3, storage.NOBODY)["dark"]] == [0, 1, 0]
 
 
-def test_what_is_not_for_every_eye_cannot_be_recognised(plan: Plan) -> None:
+def test_blurred_thumbnails_are_unrecognisable(plan: Plan) -> None:
     checks = Image.fromarray((np.indices((64, 64)).sum(axis=0) // 4 % 2 * 255).astype(np.uint8))
     seen = []
     for blurred in (False, True):

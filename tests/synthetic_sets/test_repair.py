@@ -195,7 +195,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     reseal(folder / "plan.json", json.dumps(plan).encode())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="generator 'someone/model': .* HF_HUB_OFFLINE forbids asking the hub"):
+    with pytest.raises(UserError, match="generator 'someone/model': .* HF_HUB_OFFLINE forbids access to the hub"):
         repair_set(str(folder), [1])
     assert len(committed(str(folder))) == 4
 
@@ -206,7 +206,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     [
         ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "no CLIP is called '/gone'"),
         ({"name": "safety", "checker": "/gone", "checksum": "0" * 16}, "/gone holds no safety checker"),
-        ({"name": "leakage", "backbone": {"name": "icons"}, "checksum": "0" * 16}, "0{16}.safetensors is not there"),
+        ({"name": "leakage", "backbone": {"name": "icons"}, "checksum": "0" * 16}, "0{16}.safetensors is missing"),
     ],
 )
 def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(

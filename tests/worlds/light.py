@@ -60,7 +60,6 @@ class LightWorker(ShardWorker):
     """The worker with a light generator."""
 
     def tools(self) -> tuple[Any, list[Any]]:
-        storage.configure(self._options)
         return LightGenerator(), build_filters(self.plan.filters, self.plan.classnames)
 
     def commit(self, unwritten: Any) -> Report:

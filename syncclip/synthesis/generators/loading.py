@@ -133,11 +133,7 @@ def _pipeline_class(name: str | None) -> Any:
 
 
 def _check_index(folder: Path) -> None:
-    """Reject a pipeline's folder whose index would import untrusted code, from the folder itself or from elsewhere.
-
-    Raises:
-        UserError: the code is not trusted; see `core.trust`.
-    """
+    """Reject a pipeline's folder whose index would import untrusted code, its own or other; see `core.trust`."""
     import diffusers
 
     if not folder.is_dir():

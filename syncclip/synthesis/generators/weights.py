@@ -147,17 +147,7 @@ def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
 
 
 def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) -> str:
-    """Hex digest (16 digits) of some files: their contents and their relative names.
-
-    Args:
-        label: subject of messages.
-        path: the folder, or the single file; further files in the folder are ignored.
-        files: the files to hash.
-        planned: expected digest; "" for any.
-
-    Raises:
-        UserError: it differs from the planned one.
-    """
+    """Hash (16 hex digits) of files by content and relative name, compared with `planned` unless that is empty."""
     digest, root = hashlib.sha256(), path if path.is_dir() else path.parent
     for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()):
         size = file.stat().st_size
@@ -179,7 +169,7 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
 
 
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
-    """The commit of `name` in the local cache or, if it is not there, on the hub.
+    """The commit of `name` in the local cache or, if it is not cached, on the hub.
 
     Args:
         name: a repository, such as `stabilityai/sdxl-turbo`.
@@ -201,7 +191,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
         pass  # not cached
     missing = f"{label}: there is no such folder, it is not in the local Hugging Face cache, and"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        raise UserError(f"{missing} HF_HUB_OFFLINE disables the hub; correct the name or unset it")
+        raise UserError(f"{missing} HF_HUB_OFFLINE forbids access to the hub; correct the name or unset it")
     try:
         return huggingface_hub.HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha or ""
     except huggingface_hub.errors.HfHubHTTPError as error:

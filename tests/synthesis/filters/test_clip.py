@@ -9,7 +9,7 @@ from syncclip.synthesis.filters.clip_score import ClipMarginSettings, ClipScoreS
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 
 
-def test_a_image_is_encoded_once_for_all_filters_that_share_a_backbone(
+def test_an_image_is_encoded_once_for_all_filters_that_share_a_backbone(
     backbone: BackboneSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score, margin = build_filters(

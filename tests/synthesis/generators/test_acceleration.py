@@ -114,12 +114,12 @@ def test_a_denoiser_without_repeated_blocks_is_compiled_as_a_whole(family: Famil
     assert [module for module in network.modules() if module._compiled_call_impl is not None] == [network]
 
 
-def test_a_pipeline_without_a_denoiser_is_refused(family: Family) -> None:
+def test_a_pipeline_without_a_denoiser_is_an_error(family: Family) -> None:
     with pytest.raises(UserError, match="a str has no single denoiser to accelerate; use speed=exact"):
         acceleration.accelerate("no pipeline", family("sd", speed="fast"), "cpu")
 
 
-def test_max_without_torchao_is_refused_with_the_cure(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_without_torchao_is_an_error_with_the_cure(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceleration.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"max needs torchao; run `pip install -e .*\[fast\]'?`, or use"):
         Generator(family("flux", speed="max"))
@@ -141,7 +141,7 @@ def test_max_multiplies_large_layers_in_int8(family: Family, name: str) -> None:
 
 
 @pytest.mark.usefixtures("without_quantisation")
-def test_a_step_cache_leaves_blocks_out_and_starts_anew_with_each_batch(
+def test_a_step_cache_leaves_blocks_out_and_starts_again_with_each_batch(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceleration, "STEP_CACHE_THRESHOLD", 100.0)  # whatever changes, changes by less

@@ -108,13 +108,13 @@ def test_a_request_holds_what_both_known_servers_take(server: Server) -> None:
 
 
 @pytest.mark.parametrize("fault", ["500", "503", "520", "408", "dropped", "cut"])
-def test_what_passes_is_asked_for_again(server: Server, fault: str) -> None:
+def test_transient_errors_are_retried(server: Server, fault: str) -> None:
     server.order = lambda seed, before: fault if seed % 2 and before < 2 else None
     assert are_their_own(make(server))
     assert server.asked == {seed: 3 if seed % 2 else 1 for seed in SEEDS}
 
 
-def test_silence_is_not_waited_for_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_response_times_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "TIMEOUT_SECONDS", 2)
     server.order = lambda seed, before: "slow" if seed == 103 and not before else None
     assert are_their_own(make(server))
@@ -141,14 +141,14 @@ def test_an_answer_has_a_total_size(server: Server, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("name", ["\x1b[2Jpainter", "a\nb\r\x07", "\u202etnirp", "\x9b31m"])
 def test_a_servers_words_do_nothing_to_a_terminal(server: Server, name: str) -> None:
     server.model["id"] = name
-    with pytest.raises(UserError, match="serves .*, not the tiny/painter that is configured") as refusal:
+    with pytest.raises(UserError, match="serves .*, not the tiny/painter that is configured") as failure:
         make(server)
-    assert str(refusal.value).isprintable()
+    assert str(failure.value).isprintable()
     server.model = {"id": MODEL, "created": 1, "root": name}
     server.order = lambda seed, before: "words"
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as failure:
         make(server)
-    assert str(refusal.value).isprintable()
+    assert str(failure.value).isprintable()
 
 
 @pytest.mark.parametrize(("told", "longest"), [("1", 60), ("3600", 1)])
@@ -189,11 +189,11 @@ def test_a_fault_that_stays_is_one_sentence_without_the_token(
     monkeypatch.setenv(TOKEN, SECRET)
     server.token = SECRET
     server.order = lambda seed, before: fault if seed == 102 else None
-    with pytest.raises(UserError, match=sentence) as refusal:
+    with pytest.raises(UserError, match=sentence) as failure:
         make(server)
-    assert type(refusal.value) is kind
-    assert server.url in str(refusal.value)
-    assert SECRET not in str(refusal.value) and "\n" not in str(refusal.value)
+    assert type(failure.value) is kind
+    assert server.url in str(failure.value)
+    assert SECRET not in str(failure.value) and "\n" not in str(failure.value)
     assert server.asked[102] == (4 if fault in ("429", "502", "dropped", "cut") else 1)
 
 
@@ -220,18 +220,18 @@ def test_a_token_is_sent_where_one_is_asked_for_and_told_nowhere(
     with pytest.raises(UserError, match=f"returned 401: .*set {TOKEN} to a token"):
         make(server)
     monkeypatch.setenv(TOKEN, "sk-another-one")
-    with pytest.raises(UserError, match=r"Incorrect API key provided: Bearer \*\*\*") as refusal:
+    with pytest.raises(UserError, match=r"Incorrect API key provided: Bearer \*\*\*") as failure:
         make(server)
-    assert "another" not in str(refusal.value)
+    assert "another" not in str(failure.value)
     monkeypatch.setenv(TOKEN, f"{SECRET}\n")
     assert are_their_own(make(server))
     monkeypatch.setenv(TOKEN, "sk-in\ntwo-lines")
-    with pytest.raises(UserError, match=f"{TOKEN}: the token holds characters other than printable ASCII") as refusal:
+    with pytest.raises(UserError, match=f"{TOKEN}: the token holds characters other than printable ASCII") as failure:
         make(server)
-    assert "two-lines" not in str(refusal.value)
+    assert "two-lines" not in str(failure.value)
 
 
-def test_the_fingerprint_is_what_stays_of_what_is_told(server: Server) -> None:
+def test_the_fingerprint_is_what_stays_of_what_is_reported(server: Server) -> None:
     planned = locate(settings(server)).fingerprint
     assert re.fullmatch(r"[0-9a-f]{16}", planned)
     server.model |= {"created": 4711, "permission": [{"id": "modelperm-1"}], "num_gpus": 4}
@@ -279,11 +279,11 @@ def test_images_of_a_server_that_was_started_again_with_another_model_are_not_ta
         ),
     ],
 )
-def test_what_cannot_be_obeyed_is_refused(more: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValidationError) as refusal:
+def test_settings_without_effect_are_errors(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as failure:
         GeneratorSettings(**Server(url="http://host:8000/v1").settings(**more))
-    assert re.search(sentence, first_complaint(refusal.value))
-    assert "sesame" not in first_complaint(refusal.value)
+    assert re.search(sentence, first_complaint(failure.value))
+    assert "sesame" not in first_complaint(failure.value)
 
 
 def test_a_gpu_is_for_filters_alone() -> None:
@@ -334,7 +334,7 @@ def test_with_faults_none_is_lost_and_none_doubled(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_set_goes_on_when_the_endpoint_is_back(server: Server, make_plan: MakePlan, tmp_path: Path) -> None:
+def test_a_set_continues_when_the_endpoint_is_back(server: Server, make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(4, generator=server.settings(), shard_size=6)
     gone = {plan.entry(index).seed for index in plan.shard_range(1)}
     server.order = lambda seed, before: "503" if seed in gone else None

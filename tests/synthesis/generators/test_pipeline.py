@@ -15,7 +15,7 @@ from tests.synthesis.generators.conftest import settings_of
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 
-def test_the_same_batch_gives_the_same_bytes_from_a_generator_loaded_anew(pipeline: Path) -> None:
+def test_the_same_batch_gives_the_same_bytes_from_a_generator_loaded_again(pipeline: Path) -> None:
     first, second = (Generator(settings_of(pipeline)).generate(PROMPTS, [5, 2**32 - 1]) for _ in range(2))
     assert [image.tobytes() for image in first] == [image.tobytes() for image in second]
 
@@ -43,7 +43,7 @@ def test_a_weak_guide_gives_images_like_the_real_ones(pipeline: Path, real: list
     assert dark.tobytes() != other.tobytes()
 
 
-def test_images_without_a_guide_are_those_of_text_alone_whoever_is_beside_them(
+def test_images_without_a_guide_are_those_of_text_alone_for_any_neighbours(
     pipeline: Path, real: list[Image.Image]
 ) -> None:
     free = Generator(settings_of(pipeline)).generate(PROMPTS, [1, 2])
@@ -96,7 +96,7 @@ def test_the_embedded_pipeline_generates_what_is_like_its_guide() -> None:
     assert distance(generated[1], real[1]) < 0.5 * distance(generated[1], real[0])
 
 
-def test_a_batch_too_large_for_memory_is_told_and_may_be_tried_again(
+def test_a_batch_too_large_for_memory_is_reported_and_may_be_retried(
     pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch

@@ -35,7 +35,7 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
         ({"compile_cache": "cache"}, "compile_cache 'cache' is no absolute path or URL"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_key(override: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_errors_with_their_key(override: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recipe().with_values({f"synthesis.generator.{key}": value for key, value in override.items()})
 

@@ -69,7 +69,7 @@ def test_the_prompts_of_all_classes_are_those_of_each(image: int) -> None:
         assert every == [prompt_of(settings, "{} or {}", name, image) for name in CLASSES]
 
 
-def test_strategies_of_one_kind_are_told_apart_by_numbers() -> None:
+def test_strategies_of_one_kind_are_reported_apart_by_numbers() -> None:
     two = [{"name": "template"}, {"name": "template", "templates": ["the {}"]}]
     assert PromptSettings.model_validate({"strategies": two}).labels == ("template 1", "template 2")
 
@@ -84,10 +84,10 @@ def test_strategies_of_one_kind_are_told_apart_by_numbers() -> None:
         ({"classes": {"cat": []}}, "at least 1 item"),
     ],
 )
-def test_what_cant_work_is_refused(given: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValidationError) as refusal:
+def test_invalid_settings_are_errors(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as failure:
         PromptSettings.model_validate(given)
-    assert sentence in str(refusal.value)
+    assert sentence in str(failure.value)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_what_cant_work_is_refused(given: dict[str, Any], sentence: str) -> None
         ("{name: template, templates: [a photo]}", "strategies[0].templates[0]: the template 'a photo' must hold {}"),
     ],
 )
-def test_a_recipe_is_refused_in_one_sentence(strategy: str, sentence: str) -> None:
-    with pytest.raises(UserError) as refusal:
+def test_a_recipe_is_a_one_line_error(strategy: str, sentence: str) -> None:
+    with pytest.raises(UserError) as failure:
         Recipe.load("icons", [f"synthesis.prompts.strategies=[{strategy}]"])
-    assert sentence in str(refusal.value)
+    assert sentence in str(failure.value)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_a_recipe_is_refused_in_one_sentence(strategy: str, sentence: str) -> No
         ),
     ],
 )
-def test_missing_and_unknown_classes_are_told(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError) as refusal:
+def test_missing_and_unknown_classes_are_reported(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError) as failure:
         check_classes(PromptSettings.model_validate(settings), CLASSES, "pets")
-    assert sentence in str(refusal.value)
+    assert sentence in str(failure.value)
 
 
 def test_a_class_with_its_own_sentences_needs_no_descriptions_and_no_weight_needs_none_at_all() -> None:

@@ -72,7 +72,7 @@ def test_braces_in_words_stay_as_they_are() -> None:
         ({"name": "haiku"}, "haiku"),
     ],
 )
-def test_what_cant_work_is_refused(given: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValidationError) as refusal:
+def test_invalid_settings_are_errors(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as failure:
         settings.validate_python(given)
-    assert sentence in str(refusal.value)
+    assert sentence in str(failure.value)
