@@ -35,7 +35,7 @@ def whole(model: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return Path(url).read_bytes()
 
 
-def test_writing_goes_on_where_it_stopped_and_keeps_what_was_mended(model: str, tmp_path: Path) -> None:
+def test_writing_resumes_and_keeps_manual_edits(model: str, tmp_path: Path) -> None:
     url, whole = str(tmp_path / "captions.json"), str(tmp_path / "whole.json")
     write_captions(asked(model), CLASSES[:1], url)
     written = write_captions(asked(model), CLASSES, url)
@@ -98,7 +98,7 @@ def test_a_killed_command_loses_no_class(model: str, whole: bytes, tmp_path: Pat
     assert len(heard) == len(MANY) - len(before)
 
 
-def test_a_class_of_which_nothing_can_be_written_is_told_and_the_others_are_kept(
+def test_a_class_without_captions_is_an_error_and_the_others_are_kept(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, answers = str(tmp_path / "captions.json"), Writer._outputs
@@ -123,7 +123,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.fault
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_refused_and_reported(model: str, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_an_error_and_reported(model: str, tmp_path: Path, damage: str) -> None:
     url = tmp_path / "captions.json"
     write_captions(asked(model), CLASSES, str(url))
     assert verify(str(tmp_path), print).problems == []
