@@ -16,7 +16,7 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 from benchmarks.classify import Cost, cost
 from syncclip.synthesis.captioning import write_captions
-from syncclip.synthesis.settings import Pool
+from syncclip.workers.settings import Pool
 from tests.worlds.language import asked, build_language_model
 
 ACTORS = {"serial": 1, "pool of 2": 2}

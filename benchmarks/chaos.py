@@ -20,7 +20,8 @@ import typer
 from syncclip.core import text
 from syncclip.synthesis.forecast import Forecast, forecast
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.settings import CostSettings, Pool
+from syncclip.synthesis.settings import CostSettings
+from syncclip.workers.settings import Pool
 from tests.object_store import faulty_bucket
 from tests.worlds.chaos import Toll, Weather, digests, quiet_bytes, storm, times_there
 from tests.worlds.light import light_plan

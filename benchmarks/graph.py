@@ -13,9 +13,10 @@ import psutil
 import typer
 
 from syncclip.runtime.ray_session import ray_session
-from syncclip.synthesis.pool import run_round
-from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import Report, SynthesisStatus
+from syncclip.synthesis.status import SynthesisStatus
+from syncclip.workers.pool import run_round
+from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 
 SAMPLES = 10
 
@@ -23,12 +24,12 @@ SAMPLES = 10
 class Idle:
     """Generates nothing, at once."""
 
-    def generate(self, shard: int) -> int:
+    def begin(self, shard: int) -> int:
         return shard
 
-    def commit(self, shard: int) -> Report:
+    def commit(self, computation: int) -> Report:
         now = time.time()
-        return Report(shard, images=64, rejects='{"blank": 1}', started=now, ended=now, worker="idle")
+        return Report(computation, images=64, rejects='{"blank": 1}', started=now, ended=now, worker="idle")
 
 
 def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:

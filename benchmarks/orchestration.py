@@ -25,10 +25,10 @@ from syncclip.runtime.ray_session import ray_session
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus
 from syncclip.synthesis.worker import ShardWorker
 from syncclip.synthetic_sets import prepare
+from syncclip.workers.settings import Pool
 
 
 class Sleeper:

@@ -92,11 +92,11 @@ def test_what_filters_need_lies_beside_the_set_and_its_digest_in_the_plan(tiny: 
     from syncclip.synthesis.plan import agreed_plan, read_plan, write_plan
 
     torch.save(torch.nn.Linear(24, 1).state_dict(), tmp_path / "head.pth")
-    head = f"{{name: clip_head, called: aesthetic, weights: {tmp_path}/head.pth, minimum: 0}}"
+    head = f"{{name: clip_head, reason: aesthetic, weights: {tmp_path}/head.pth, minimum: 0}}"
     recipe = Recipe.load(tiny.recipe, [f"synthesis.filters=[{head}, {{name: leakage}}]"])
     url = str(tmp_path / "set")
     plan = with_assets(recipe, prepare.plan(recipe), url)
-    digests = [item.digest for item in plan.filters if hasattr(item, "digest")]
+    digests = [item.checksum for item in plan.filters if hasattr(item, "checksum")]
     assert sorted(file.stem for file in (tmp_path / "set" / "filters").iterdir()) == sorted(digests)
     assert [item.name for item in build_filters(plan.filters, plan.classnames, url=url)] == ["aesthetic", "leakage"]
     write_plan(plan, url)

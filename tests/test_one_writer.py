@@ -45,7 +45,7 @@ from syncclip.training.recorder import RunRecorder
 from tests.conftest import TinyWorld
 from tests.interop import published
 from tests.object_store import s3_bucket
-from tests.synthesis.test_driver import in_process
+from tests.synthesis.conftest import in_process
 from tests.synthetic_sets.test_imported import authors_folder
 from tests.synthetic_sets.test_merge import make_set
 from tests.worlds.literature import Miniatures

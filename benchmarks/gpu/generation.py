@@ -12,8 +12,8 @@ from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 from benchmarks.gpu.measuring import Row, free, measured
 from benchmarks.gpu.shapes import FAMILIES, write_index
 from benchmarks.methods import seconds
+from syncclip.synthesis.autotune import TRIAL_STEPS, best_batch
 from syncclip.synthesis.generators.arguments import call_arguments
-from syncclip.synthesis.generators.autotune import STEPS, best_batch
 from syncclip.synthesis.generators.loading import load
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
@@ -56,7 +56,7 @@ def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[R
 
 def _best(settings: GeneratorSettings, device: str) -> int:
     """The batch size at which the plain call makes most images a second, with few steps."""
-    few = settings.model_copy(update={"steps": min(settings.steps, STEPS)})
+    few = settings.model_copy(update={"steps": min(settings.steps, TRIAL_STEPS)})
     pipeline = load(few, locate(few), device)
 
     def stopwatch(size: int) -> float | None:

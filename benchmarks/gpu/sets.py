@@ -26,7 +26,8 @@ from syncclip.synthesis.generators.loading import load
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, draft
-from syncclip.synthesis.settings import Pool, SynthesisSettings
+from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.workers.settings import Pool
 
 WHATS = ("Ray's map_batches", "synth, exact", "synth, fast")
 BATCH = 32

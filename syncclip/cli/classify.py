@@ -101,7 +101,7 @@ def teacher(
 ) -> None:
     """Precompute a run's soft labels on a synthetic dataset, for distillation."""
     from syncclip.inference import soft_labels as teaching
-    from syncclip.synthesis.settings import Pool
+    from syncclip.workers.settings import Pool
 
     places, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
     done = teaching.write_soft_labels(run, synthetic, out, batch=batch, pool=pool, places=places)
@@ -153,7 +153,7 @@ def _cells(prediction: Prediction) -> tuple[str, float | None, str]:
 def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **settings: Any) -> None:
     """Classify shards on Ray, with a number of actors and GPUs per actor; `settings` are those of `classify_shards`."""
     from syncclip.inference.shards import TABLE, classify_shards
-    from syncclip.synthesis.settings import Pool
+    from syncclip.workers.settings import Pool
 
     if len(images) != 1:
         raise UserError(f"--actors takes one folder of shards, but {len(images)} names were given")

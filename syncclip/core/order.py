@@ -27,9 +27,7 @@ def key(*words: int) -> int:
 def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
     """Return `key(*words, number)` for each number of `last`, which are not negative."""
     state = np.uint64(_absorb(len(words) + 1, words)) ^ last.astype(np.uint64)
-    mixed = _mixed(
-        _mixed(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN)
-    )  # lower half, then upper half: 0
+    mixed = _mixed(_mixed(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN))  # lower half, then upper half: 0
     values: list[int] = mixed.tolist()
     return values
 

@@ -1,25 +1,19 @@
-"""A model's pass over the shards of a folder or bucket, on Ray: a file of predictions beside each tar, its marker last.
+"""Inference over the shards of a folder or bucket, on Ray: a file of predictions beside each tar, its marker last.
 
-A row of the pool is a shard, whose images an actor's own threads decode while it computes. What the files hold follows
-from the run and the shard, so neither the number of actors nor a kill changes a byte of them.
+Actors decode images in their own threads. The files follow from the run and the shard, so neither the number of actors
+nor a kill changes a byte of them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
-
-import torch
+from typing import Any, ClassVar, NamedTuple
 
 from syncclip import storage
-from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.inference.markers import ShardMarker, differences, parse_marker
 from syncclip.inference.model import Model, load
@@ -27,14 +21,12 @@ from syncclip.runtime.progress import Progress, say
 from syncclip.runtime.ray_session import ray_session
 from syncclip.runtime.threads import thread_pool
 from syncclip.shards.markers import CHUNK
-from syncclip.synthesis.driver import check_capacity
-from syncclip.synthesis.pool import rounds, run_round
-from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import Report
-from syncclip.synthesis.worker import failed
+from syncclip.workers.job import Worker, check_capacity, run_job
+from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 
 READERS = 4
-"""Shards that are compared with their markers at once."""
+"""Shards that are verified concurrently."""
 
 
 class Passed(NamedTuple):
@@ -44,7 +36,7 @@ class Passed(NamedTuple):
     shards: int
     images: int
     unread: int
-    """Of these, those that could not be read."""
+    """Number of unreadable images among them."""
 
 
 class ShardPredictions(NamedTuple):
@@ -55,17 +47,17 @@ class ShardPredictions(NamedTuple):
     images: int
     unread: int
     tar_sha256: str
-    """Of the tar that was read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """What actors are told. A shard's number is its position in `tars`.
+    """Inference over shards, as it is sent to actors. A shard's number is its position in `tars`.
 
     Attributes:
-        FILE, MARKER: what the files of a shard end with, in place of `.tar`.
-        VERB: what is done with a shard.
-        tars: name -> sha256 in the tar's commit marker; None: it has no commit marker.
+        FILE, MARKER: endings of a shard's files, in place of `.tar`.
+        VERB: past participle for messages.
+        tars: name -> sha256 in the tar's commit marker; None: no commit marker.
+        asked: digest of the run, its classes and the settings of the pass.
     """
 
     FILE: ClassVar[str]
@@ -83,48 +75,48 @@ class ShardJob:
     places: Mapping[str, str | None]
     lease: str | None
 
-    def place(self, name: str, ending: str) -> str:
-        """Where a file of a shard is."""
+    def path(self, name: str, ending: str) -> str:
+        """URL of a shard's file."""
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
     def done(self, report: Callable[[str], object] | None = None) -> dict[str, ShardMarker]:
-        """Shard -> marker, of the shards with a marker and a file of the size in it. Reads the markers alone.
+        """Shard -> marker, for shards whose marker fits the size of their file. Reads the markers alone.
 
         Args:
-            report: called with a sentence for each marker that is damaged, or whose file is missing or too short.
+            report: called with a message for each marker that is damaged, or whose file is missing or truncated.
 
         Raises:
-            UserError: predictions there are of another run, of other classes or settings.
+            UserError: the predictions in the folder are of another run, other classes or settings.
         """
         report = report or (lambda _: None)
-        there, found = storage.sizes(self.out), dict[str, ShardMarker]()
-        marked = [name for name in self.tars if name[:-4] + self.MARKER in there]
+        sizes, markers = storage.sizes(self.out), dict[str, ShardMarker]()
+        marked = [name for name in self.tars if name[:-4] + self.MARKER in sizes]
         for first in range(0, len(marked), CHUNK):
-            places = {self.place(name, self.MARKER): name for name in marked[first : first + CHUNK]}
-            texts = storage.read_many(list(places), partial(_report_marker, report))
-            for place, text in texts.items():
-                name = places[place]
+            urls = {self.path(name, self.MARKER): name for name in marked[first : first + CHUNK]}
+            texts = storage.read_many(list(urls), partial(_report_marker, report))
+            for url, text in texts.items():
+                name = urls[url]
                 try:
-                    marker = parse_marker(text, place, name)
+                    marker = parse_marker(text, url, name)
                 except storage.DamagedError as error:
                     report(str(error))
                     continue
                 if marker.asked != self.asked:
                     raise UserError(
-                        f"{place}: these predictions are of another run, other classes or settings; choose another "
+                        f"{url}: these predictions are of another run, other classes or settings; choose another "
                         f"--out, or remove the files *{self.FILE} and *{self.MARKER}"
                     )
-                if there.get(name[:-4] + self.FILE) == marker.bytes:
-                    found[name] = marker
+                if sizes.get(name[:-4] + self.FILE) == marker.bytes:
+                    markers[name] = marker
                 else:
-                    report(f"{self.place(name, self.FILE)} is missing, or not as it was written")
-        return found
+                    report(f"{self.path(name, self.FILE)} is missing or truncated")
+        return markers
 
-    def recheck(self) -> None:
-        """Compare the tars and the predictions of earlier calls with the markers' checksums, before any work.
+    def verify(self) -> None:
+        """Verify the tars and the predictions of earlier calls by their checksums, before any work.
 
-        A marker of other content is removed, so that its shard is computed again. Every file of predictions is read,
-        and every tar without a commit marker.
+        Where the content differs, the marker is removed, so that its shard is computed again. Every file of predictions
+        is read, and every tar without a commit marker.
 
         Raises:
             UserError: see `done`.
@@ -136,55 +128,53 @@ class ShardJob:
             for name, problems in zip(done, readers.map(self._problems, done, done.values()), strict=True):
                 for problem in problems:
                     say(f"{problem}; {name} is {self.VERB} again")
-                    storage.remove(self.place(name, self.MARKER))
+                    storage.remove(self.path(name, self.MARKER))
                 line.update()
 
     def _problems(self, name: str, marker: ShardMarker) -> list[str]:
-        return list(differences(marker, self.place(name, self.FILE), storage.join(self.url, name), self.tars[name]))
+        return list(differences(marker, self.path(name, self.FILE), storage.join(self.url, name), self.tars[name]))
 
     def passed(self, done: Mapping[str, ShardMarker]) -> Passed:
-        """The sums of all markers."""
-        found = done.values()
-        return Passed(self.out, len(found), sum(one.images for one in found), sum(one.unread for one in found))
+        """Totals of all markers."""
+        markers = done.values()
+        images, unread = (sum(getattr(marker, key) for marker in markers) for key in ("images", "unread"))
+        return Passed(self.out, len(markers), images, unread)
 
-    def left(self) -> list[int]:
-        """The shards that have no files yet."""
+    def remaining(self) -> list[int]:
+        """Shards without predictions."""
         done = self.done()
         return [number for number, name in enumerate(self.tars) if name not in done]
 
-    def failure(self, number: int, cause: str, left: int) -> str:
-        """What is said of a shard that failed for good."""
+    def failure(self, shard: int, cause: str, remaining: int) -> str:
+        """The error message for a shard that failed permanently."""
         count = len(self.tars)
         return (
-            f"{storage.join(self.url, list(self.tars)[number])} could not be {self.VERB}: {cause}; {count - left} of "
-            f"{count} shards have their files in {self.out}, and the same command goes on from there"
+            f"{storage.join(self.url, list(self.tars)[shard])} could not be {self.VERB}: {cause}; {count - remaining} "
+            f"of {count} shards have their files in {self.out}; run the same command to resume"
         )
 
-    def work_off(self, worker: Callable[[], ShardPass], pool: Pool, what: str) -> None:
-        """Have a pool of actors make all files that aren't there yet.
+    def run_on(self, worker: Callable[[], ShardPass], pool: Pool, label: str) -> None:
+        """Compute all missing files on a pool of actors.
 
         Raises:
-            UserError: shards failed for good.
+            UserError: a shard failed permanently.
         """
-        self.recheck()
-        if todo := self.left():
+        self.verify()
+        if todo := self.remaining():
             check_capacity(pool, self.threads, "--actors", "--num-gpus")
-            session = current().under_lock(self.out, self.lease)
-            step = partial(run_round, worker=worker, pool=pool, threads=self.threads, session=session)
-            with Progress(len(self.tars), "shards", what, done=len(self.tars) - len(todo)) as line, ray_session():
+            with Progress(len(self.tars), "shards", label, done=len(self.tars) - len(todo)) as line, ray_session():
                 images = 0
-                for report in rounds(todo, self.left, self.failure, pool.retries, step):
-                    storage.locks.check(self.out)
+                for report in run_job(self, todo, worker, pool, self.threads, folder=self.out, lease=self.lease):
                     images += report.images
                     line.update(0 if report.error else 1, images=images)
 
 
-class ShardPass(ABC):
-    """An actor's worker, see `synthesis.pool.Worker`."""
+class ShardPass(Worker[ShardPredictions]):
+    """An actor's worker for a `ShardJob`."""
 
     def __init__(self, job: ShardJob) -> None:
+        super().__init__(job.threads)
         self.job, self.names = job, list(job.tars)
-        self._model: Model | None = None
 
     @abstractmethod
     def compute(self, name: str) -> ShardPredictions:
@@ -194,48 +184,39 @@ class ShardPass(ABC):
             UserError: the tar is not the one that its commit marker describes.
         """
 
-    def generate(self, shard: int) -> tuple[Report, ShardPredictions | None]:
-        """A shard's predictions, in memory; None where they failed."""
-        report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
-        try:
-            content = self.compute(self.names[shard])
-        except Exception as error:
-            return failed(report, error), None
-        return report._replace(images=content.images), content
-
-    def commit(self, uncommitted: tuple[Report, ShardPredictions | None]) -> Report:
-        """Write a shard's file of predictions, then its marker."""
-        (report, content), begun, job = uncommitted, time.time(), self.job
-        if content is not None:
-            name = self.names[report.shard]
-            marker = ShardMarker(
-                asked=job.asked,
-                tar=name,
-                tar_sha256=content.tar_sha256,
-                bytes=len(content.data),
-                sha256=hashlib.sha256(content.data).hexdigest(),
-                images=content.images,
-                unread=content.unread,
-            )
-            try:
-                storage.write_bytes(job.place(name, job.FILE), content.data)
-                storage.write_document(job.place(name, job.MARKER), marker)
-            except Exception as error:
-                report = failed(report, error)
-        ended = time.time()
-        return report._replace(write=ended - begun, ended=ended)
+    def load(self) -> None:
+        self._model = self.loaded()
 
     def model(self) -> Model:
-        """The model, loaded once, at the first shard: an error there must come back as a row, too."""
-        if self._model is None:
-            torch.set_num_threads(self.job.threads)  # the last bits of a sum depend on it
-            self._model = self.loaded()
+        """The model, loaded once."""
+        self.prepare()
         return self._model
 
     def loaded(self) -> Model:
-        """The run's model."""
+        """Load the run's model."""
         return load(self.job.run, **self.job.places, device=self.job.device)
 
+    def start(self, shard: int) -> Callable[[], ShardPredictions]:
+        predictions = self.compute(self.names[shard])
+        return lambda: predictions
 
-def _report_marker(report: Callable[[str], object], place: str, _: storage.DamagedError) -> None:
-    report(f"{place} is not as it was written")
+    def summary(self, result: ShardPredictions) -> dict[str, Any]:
+        return {"images": result.images}
+
+    def write(self, result: ShardPredictions, report: Report, seconds: float) -> None:  # noqa: ARG002
+        job, name = self.job, self.names[report.shard]
+        marker = ShardMarker(
+            asked=job.asked,
+            tar=name,
+            tar_sha256=result.tar_sha256,
+            bytes=len(result.data),
+            sha256=hashlib.sha256(result.data).hexdigest(),
+            images=result.images,
+            unread=result.unread,
+        )
+        storage.write_bytes(job.path(name, job.FILE), result.data)
+        storage.write_document(job.path(name, job.MARKER), marker)
+
+
+def _report_marker(report: Callable[[str], object], url: str, _: storage.DamagedError) -> None:
+    report(f"{url} is damaged")

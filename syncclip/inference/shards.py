@@ -25,8 +25,8 @@ from syncclip.runs.resolve import readable_run
 from syncclip.shards.index import committed_shards
 from syncclip.shards.markers import marked, shard_name
 from syncclip.storage.urls import absolute
-from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.training.run_folder import PROMPTS, RunFolder
+from syncclip.workers.settings import ONE_ACTOR, Pool
 
 TABLE, MARKER = "_predictions.parquet", "_predictions.json"
 """Endings of a shard's files, in place of `.tar`."""
@@ -93,7 +93,7 @@ def classify_shards(
             places=places or {},
             lease=hold.token,
         )
-        job.work_off(partial(ShardClassifier, job), pool, "classify")
+        job.run_on(partial(ShardClassifier, job), pool, "classify")
         storage.require(out, [name[:-4] + ending for name in tars for ending in (TABLE, MARKER)])
         return job.passed(job.done())
 

@@ -40,8 +40,8 @@ from syncclip.stream.teacher import (
     TeacherFiles,
     read_teacher,
 )
-from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthetic_sets.imported import read_whole_set
+from syncclip.workers.settings import ONE_ACTOR, Pool
 
 _SHARD = re.compile(r"[0-9]{5,18}\.(safetensors|json)")
 
@@ -104,7 +104,7 @@ def write_soft_labels(
             lease=hold.token,
             shards=named,
         )
-        job.work_off(partial(ShardTeacher, job), pool, "teacher")
+        job.run_on(partial(ShardTeacher, job), pool, "teacher")
         done = job.done()
         _finish(job, folder.name, classnames, [(named[name].shard, marker) for name, marker in done.items()])
         storage.require(out, [TEACHER, VECTORS, *(name[:-4] + job.FILE for name in done)])

@@ -1,6 +1,6 @@
-"""Whether every class has an accepted image yet: filters that reject everything end a run early, in one sentence.
+"""Early stopping of a synthesis whose filters reject everything, of the dataset or of a class.
 
-What is committed stays, and no byte of it depends on when a run ends: only the driver looks here.
+Only the driver looks at this. Committed shards stay, and no byte of them depends on when a run ends.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Images of the whole set that may be rejected before a first one is accepted, and of a class where rejects are left
-out."""
+"""Images that may be rejected before the first one is accepted, of the dataset and, with `keep: drop`, of a class."""
 
 
 class RejectionMonitor:
-    """Counts the rejected images of classes that have no accepted image.
+    """Counts rejected images of classes without an accepted image.
 
-    A set in which nothing at all was accepted is an error. Where rejects are left out (`keep: drop`), so is a class
-    that gets nothing; where the best of them is kept, a hard class is not.
+    A synthesis without any accepted image is an error. So is a class without one where rejects are dropped
+    (`keep: drop`), but not where the best of them is kept.
 
     Args:
-        plan: of the set.
-        done: markers of the shards that earlier runs committed; read only where they matter.
+        plan: the plan.
+        done: markers of shards that earlier runs committed; read only where needed.
 
     Raises:
-        UserError: these already show that nothing will be accepted.
+        UserError: they already show that the filters reject everything.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
@@ -41,7 +40,7 @@ class RejectionMonitor:
             shards = plan.shards()
             for stats in done:
                 if len(self._accepted) == plan.classes:
-                    break  # the other markers need not be read
+                    break  # the remaining markers need not be read
                 if stats.shard in shards:
                     reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
                     without = (label for label in range(plan.classes) if not stats.per_class.get(label))
@@ -49,14 +48,13 @@ class RejectionMonitor:
             self._check()
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
-        """Take in a shard that was made.
+        """Add a committed shard.
 
         Args:
-            shard: its number.
-            rejected_by: of its classes without an accepted image, id -> the reason that rejected most.
+            rejected_by: class id -> main reason, for classes without an accepted image in this shard.
 
         Raises:
-            UserError: so many images were rejected that the filters are at fault; names class and reason.
+            UserError: the filters reject everything; the message contains class and reason.
         """
         self._count(shard, rejected_by)
         self._check()
@@ -70,7 +68,7 @@ class RejectionMonitor:
                 self._accepted.add(label)
                 self._reasons.pop(label, None)
             elif label not in self._accepted:
-                self._generated[label] += images * plan.attempts  # without success each attempt is made
+                self._generated[label] += images * plan.attempts  # rejected at every attempt
                 self._reasons.setdefault(label, Counter())[rejected_by[label]] += images
 
     def _check(self) -> None:
@@ -78,16 +76,16 @@ class RejectionMonitor:
         for label, reasons in self._reasons.items():
             if plan.keep == "drop" and (generated := self._generated[label]) >= PATIENCE:
                 name = plan.classnames[label]
-                raise UserError(self._sentence(f"class {name!r}: none of its {generated} images", reasons))
+                raise UserError(self._message(f"class {name!r}: none of its {generated} images", reasons))
         if not self._accepted and (generated := sum(self._generated.values())) >= PATIENCE:
             name, others = plan.classnames[next(iter(self._generated))], len(self._generated) - 1
-            what = f"none of the first {generated} images, of class {name!r} and {counted(others, 'other')},"
-            raise UserError(self._sentence(what, sum(self._reasons.values(), Counter[str]())))
+            subject = f"none of the first {generated} images, of class {name!r} and {counted(others, 'other')},"
+            raise UserError(self._message(subject, sum(self._reasons.values(), Counter[str]())))
 
-    def _sentence(self, what: str, reasons: Counter[str]) -> str:
+    def _message(self, subject: str, reasons: Counter[str]) -> str:
         reason, _ = reasons.most_common(1)[0]
-        otherwise = "" if self.plan.keep == "best" else ", or keep the best of them with synthesis.keep=best"
+        alternative = "" if self.plan.keep == "best" else ", or keep the best of them with synthesis.keep=best"
         return (
-            f"{what} passed the filters, most were rejected by {reason!r}; loosen that filter in "
-            f"synthesis.filters and generate into another folder{otherwise}"
+            f"{subject} passed the filters, most were rejected by {reason!r}; loosen that filter in "
+            f"synthesis.filters and generate into another folder{alternative}"
         )

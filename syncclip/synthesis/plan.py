@@ -1,7 +1,7 @@
-"""What a synthetic set holds: class, prompt and seed of every image, as pure functions of integers.
+"""The plan of a synthetic dataset: class, prompt and seed of every image, as pure functions of integers.
 
-Index-major order: sample n is image `n // C` of class `n % C`, so every prefix is class-balanced and the first k images
-of each class are a prefix. Shards are cut at the amounts that were asked for, so a set that grows only gains shards.
+Index-major order: sample n is image `n // C` of class `n % C`, so every prefix is class-balanced, and the first k
+images of each class are a prefix. Shards are cut at the requested sizes, so extending a dataset only adds shards.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 PLAN_NAME = "plan.json"
 FORMAT = 1
 SHARD_IMAGES = 64
-"""Where no shard size is given, a shard holds at least so many: small enough that a lost one costs little."""
+"""Minimum images per shard by default, small enough that a lost shard costs little."""
 BATCH_GUESS = 8
-"""What a batch that is still to be measured counts as in forecasts."""
+"""Batch size in forecasts where it is still `auto`."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Entry:
 
 
 class Plan(Settings):
-    """Everything that decides a set's bytes; stored in its folder as plan.json."""
+    """Everything that determines a dataset's bytes; stored in its folder as plan.json."""
 
     format: int = FORMAT
     dataset: Annotated[str, DATASET]
@@ -67,9 +67,9 @@ class Plan(Settings):
     threads: int
     shard_size: int = Field(ge=1)
     amounts: Annotated[tuple[int, ...], MANY]
-    """Images per class, each time that more were asked for; ascending."""
+    """Images per class, each time that the dataset was extended; ascending."""
     guides: Annotated[tuple[tuple[str, ...], ...], MANY] = added(())
-    """For each class the digests of the real images that its images start from; see `guides.digests`."""
+    """Per class the checksums of the real images that its images start from; see `references.digests`."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Plan:
@@ -79,11 +79,11 @@ class Plan(Settings):
             raise ValueError(f"amounts {list(self.amounts)} must be positive and ascending")
         if self.total > MAX_IMAGES:
             raise ValueError(
-                f"{self.amounts[-1]} images of {self.classes} classes are more than the {MAX_IMAGES:,} images "
-                "that a set can hold; make several sets with different seeds"
+                f"{self.amounts[-1]} images of {self.classes} classes exceed the {MAX_IMAGES:,} images of a synthetic "
+                "dataset; generate several with different seeds"
             )
         if self.generator.guide is not None and not any(self.guides):
-            raise ValueError(f"generator.guide: there are no real images of {self.dataset!r} to start from; remove it")
+            raise ValueError(f"generator.guide: {self.dataset!r} has no real images to start from; remove it")
         check_classes(self.prompts, self.classnames, self.dataset)
         return self
 
@@ -94,22 +94,22 @@ class Plan(Settings):
 
     @property
     def images_per_class(self) -> int:
-        """The largest amount that was asked for."""
+        """The largest requested number of images per class."""
         return self.amounts[-1]
 
     @property
     def total(self) -> int:
-        """Images of the whole set."""
+        """Images of the whole dataset."""
         return self.amounts[-1] * self.classes
 
     @property
     def batch(self) -> int:
-        """Images generated at once; a guess, where it is still to be measured."""
+        """Images per batch; a guess where it is still `auto`."""
         size = self.generator.batch_size
         return BATCH_GUESS if size == "auto" else size
 
     def guide_of(self, label: int, image: int) -> str | None:
-        """Digest of the real image from which image `image` of a class starts at every attempt; None: noise."""
+        """Checksum of the real image from which image `image` of a class starts at every attempt; None: noise."""
         real = self.guides[label] if self.guides else ()
         return real[image % len(real)] if real else None
 
@@ -120,30 +120,30 @@ class Plan(Settings):
         return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
 
     def prompts_of(self, indices: range) -> list[str]:
-        """The prompts of consecutive samples; as `entry` has them, but for millions."""
-        found: list[str] = []
+        """The prompts of consecutive samples, as in `entry`; fast for millions."""
+        prompts: list[str] = []
         for image in range(indices.start // self.classes, -(-indices.stop // self.classes)):
             first = image * self.classes
             labels = slice(max(indices.start - first, 0), indices.stop - first)
-            found += prompts_of(self.prompts, self.template, self.classnames[labels], image)
-        return found
+            prompts += prompts_of(self.prompts, self.template, self.classnames[labels], image)
+        return prompts
 
-    def texts(self, most: int) -> list[str]:
-        """The distinct prompts of the set; none, if they are more than `most`."""
-        every = (distinct(self.prompts, self.template, name, self.images_per_class) for name in self.classnames)
-        found: dict[str, None] = {}
-        for prompt in chain.from_iterable(every):
-            found[prompt] = None
-            if len(found) > most:
+    def texts(self, limit: int) -> list[str]:
+        """The distinct prompts of the dataset; none, if there are more than `limit`."""
+        per_class = (distinct(self.prompts, self.template, name, self.images_per_class) for name in self.classnames)
+        prompts: dict[str, None] = {}
+        for prompt in chain.from_iterable(per_class):
+            prompts[prompt] = None
+            if len(prompts) > limit:
                 return []
-        return list(found)
+        return list(prompts)
 
     def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
-        """The seeds of samples, (n,); as `entry` has them, but for millions."""
+        """The seeds of samples, (n,), as in `entry`; fast for millions."""
         return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Numbers of the shards that hold the first `images_per_class` images of each class; all by default."""
+        """Numbers of the shards with the first `images_per_class` images of each class; all by default."""
         wanted = self.images_per_class if images_per_class is None else images_per_class
         assert 0 <= wanted <= self.images_per_class
         parts = (max(0, min(high, wanted) - low) * self.classes for low, high in pairwise((0, *self.amounts)))
@@ -162,16 +162,16 @@ class Plan(Settings):
 
     @property
     def owner(self) -> str:
-        """Identity of the set's files, see `storage.seals`: all that decides its images, but not how many there are."""
+        """Identity of the dataset's files, see `storage.checksums`: everything but the number of images."""
         values = self.normalized().model_dump(mode="json", exclude={"amounts"})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
     def normalized(self) -> Plan:
-        """The plan as it is stored: without what is particular to a machine."""
+        """The plan as it is stored: without settings of the machine."""
         return self.model_copy(update={"generator": self.generator.model_copy(update=MACHINE)})
 
     def extended(self, images_per_class: int) -> Plan:
-        """The plan for at least so many images per class; the shards that it has already stay as they are."""
+        """The plan for at least so many images per class; existing shards keep their content."""
         if images_per_class <= self.images_per_class:
             return self
         return Plan.model_validate({**dict(self), "amounts": (*self.amounts, images_per_class)})
@@ -186,18 +186,22 @@ def draft(
     backbone: BackboneSettings | None = None,
     guides: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """The plan of a new set; pure. `backbone` scores where a CLIP filter names none; `guides` as the plan holds them.
+    """The plan of a new dataset; pure.
+
+    Args:
+        backbone: for CLIP filters without their own.
+        guides: as in `Plan`.
 
     Raises:
-        UserError: the classes or amounts can't make a set.
+        UserError: classes or sizes are invalid.
     """
     scorer = backbone or BackboneSettings()
     size = settings.generator.batch_size
-    least = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
-    rounds = -(-least // max(1, len(classnames)))
+    minimum = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
+    rounds = -(-minimum // max(1, len(classnames)))
     shard_size = settings.shard_size or rounds * len(classnames) or 1
     if settings.images_per_class > 1:
-        check_scope([one.name for one in settings.filters], shard_size, len(classnames))
+        check_scope([entry.name for entry in settings.filters], shard_size, len(classnames))
     try:
         return Plan(
             dataset=dataset,
@@ -206,10 +210,10 @@ def draft(
             prompts=settings.prompts,
             generator=settings.generator,
             filters=tuple(
-                one.model_copy(update={"backbone": scorer})
-                if isinstance(one, ClipFilterSettings) and one.backbone is None
-                else one
-                for one in settings.filters
+                entry.model_copy(update={"backbone": scorer})
+                if isinstance(entry, ClipFilterSettings) and entry.backbone is None
+                else entry
+                for entry in settings.filters
             ),
             attempts=settings.attempts,
             select=settings.select,
@@ -226,7 +230,7 @@ def draft(
 
 
 def read_plan(url: str) -> Plan | None:
-    """The plan of the set at `url`; None where there is none.
+    """The plan of the dataset at `url`; None where there is none.
 
     Raises:
         UserError: it can't be read, or a newer syncclip wrote it.
@@ -236,18 +240,17 @@ def read_plan(url: str) -> Plan | None:
 
 
 def agreed_plan(asked: Plan, stored: Plan, url: str) -> Plan:
-    """The plan of the folder `url`, which holds the plan `stored`, once it has the images that are asked for.
+    """The plan `stored` in the folder `url`, extended to the requested number of images.
 
-    A stored plan with fewer images grows by another amount, one with more stays as it is. Unknown weights (empty)
-    agree with any, and what is still to be measured takes what was measured there.
+    Empty weights are compatible with any, and `auto` takes the stored value.
 
     Raises:
-        UserError: the folder holds another plan's set.
+        UserError: the plans are incompatible.
     """
-    if found := differences(stored, asked):
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    if changes := differences(stored, asked):
+        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         raise UserError(
-            f"{url} holds a set generated by another plan: {found[0]}{more}; use another folder, or the old settings"
+            f"{url} holds a set generated by another plan: {changes[0]}{more}; use another folder, or the old settings"
         )
     generator = stored.generator.model_copy(update={key: getattr(asked.generator, key) for key in MACHINE})
     agreed = {"generator": generator, "weights": stored.weights or asked.weights}
@@ -255,7 +258,7 @@ def agreed_plan(asked: Plan, stored: Plan, url: str) -> Plan:
 
 
 def write_plan(plan: Plan, url: str) -> Plan:
-    """Make an agreed plan the one of the folder, and return it.
+    """Store an agreed plan in the folder, and return it.
 
     After a crash the folder holds the old plan or the new one; both fit its shards.
     """
@@ -265,26 +268,26 @@ def write_plan(plan: Plan, url: str) -> Plan:
 
 
 def differences(stored: Plan, asked: Plan) -> list[str]:
-    """What keeps two plans from being the same set, one phrase each (`seed is 0 there and 1 here`)."""
+    """Incompatible values of two plans, one phrase each (`seed is 0 there and 1 here`)."""
     there, here = _flat(stored.model_dump()), _flat(asked.model_dump())
     free = {"amounts", *(f"generator.{key}" for key in MACHINE)}
-    free |= {f"generator.{name}" for name in ("batch_size", "attention") if getattr(asked.generator, name) == "auto"}
-    found = []
+    free |= {"generator.batch_size"} if asked.generator.batch_size == "auto" else set()
+    changes = []
     for key in sorted({*there, *here}):
         old, new = there.get(key), here.get(key)
-        late = key == "weights" or key.endswith(".digest")  # empty until the first shard is generated
+        late = key == "weights" or key.endswith(".checksum")  # empty until the first shard is generated
         if old == new or key in free or (late and not (old and new)):
             continue
         if isinstance(old, str) and isinstance(new, str) and value_without_secrets(old) == value_without_secrets(new):
-            continue  # the stored one was written without
+            continue  # secrets are not stored
         if key == "classnames":
-            changed = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
-            old, new = changed[0] if changed else (f"{stored.classes} names", f"{asked.classes} names")
+            pairs = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
+            old, new = pairs[0] if pairs else (f"{stored.classes} names", f"{asked.classes} names")
         if key == "guides":
             kept = len({*chain(*(old or ()))} & {*chain(*(new or ()))})
             old, new = f"{sum(map(len, old or ()))} images", f"{sum(map(len, new or ()))}, {kept} of them the same"
-        found.append(f"{key} is {_short(old)} there and {_short(new)} here")
-    return found
+        changes.append(f"{key} is {_short(old)} there and {_short(new)} here")
+    return changes
 
 
 def _short(value: object, limit: int = 120) -> str:
@@ -298,13 +301,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat.update(_flat(value, f"{prefix}{key}."))
         elif key == "filters":
-            flat["filters"] = [one["name"] for one in value]
-            for one in value:
-                flat.update(_flat(one, f"filters.{one.get('called', one['name'])}."))
+            flat["filters"] = [entry["name"] for entry in value]
+            for entry in value:
+                flat.update(_flat(entry, f"filters.{entry.get('reason', entry['name'])}."))
         elif key == "strategies":
-            flat[prefix + key] = [one["name"] for one in value]
-            for place, one in enumerate(value):
-                flat.update(_flat(one, f"{prefix}{key}[{place}]."))
+            flat[prefix + key] = [entry["name"] for entry in value]
+            for number, entry in enumerate(value):
+                flat.update(_flat(entry, f"{prefix}{key}[{number}]."))
         else:
             flat[prefix + key] = value
     return flat

@@ -1,8 +1,8 @@
-"""The real images that generated images start from, where the generator has a guide ("real guidance").
+"""Real images from which generated images start, for a generator with a guide ("real guidance").
 
-They are the dataset's few shots, which trainings see as well. A plan names them by their digests, and they are below
-the set's folder as shards, in `guides/<digest of all>`: so the set is generated, extended and repaired from
-the same ones on every machine.
+They are the dataset's few-shot images, which trainings use as well. A plan contains their checksums, and the dataset's
+folder the images as shards in `guides/<checksum of all>`, so that every machine generates, extends and repairs it from
+the same ones.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ SHARD_IMAGES = 1024
 
 
 class ReferenceImages:
-    """Gives the real image from which an entry of a plan starts; each is read when it is asked for.
+    """The real images of a plan, read on demand.
 
     Args:
         plan: with `guides`.
-        url: the set's folder, in which `store` has put them.
+        url: folder of the synthetic dataset, where `store` has written them.
 
     Raises:
-        UserError: they aren't there.
+        UserError: they are missing.
     """
 
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
-        self.url = _place(plan.guides, url)
-        wanted = [len(real) for real in plan.guides]
+        self.url = _folder(plan.guides, url)
+        expected = [len(real) for real in plan.guides]
         images = ShardSet(self.url) if committed(self.url) else None
-        if images is None or [len(images.rows_of(label)) for label in range(plan.classes)] != wanted:
+        if images is None or [len(images.rows_of(label)) for label in range(plan.classes)] != expected:
             raise UserError(f"{self._incomplete()}; run `syncclip synth` with the recipe that it was started with")
         self._images = images
 
     def of(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
-        """The RGB image that each starts from, None where it starts from noise.
+        """The RGB image that each entry starts from; None: noise.
 
         Raises:
-            UserError: an image can't be read, or isn't the one that the plan names.
+            UserError: an image can't be read, or differs from the planned one.
         """
         return [self._guide(entry) for entry in entries]
 
@@ -65,42 +65,39 @@ class ReferenceImages:
         return decode_image(data, name)
 
     def _incomplete(self) -> str:
-        return f"{self.url} doesn't hold the real images that the set was started with"
+        return f"{self.url} lacks the real images that the set was started with"
 
 
 def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
-    """For each class the files of its few shots, in the order of their use; nothing for those without real images.
+    """The few-shot image files of each class, in order of use; empty for classes without real images.
 
     Raises:
         UserError: the dataset has no training images.
     """
-    found: list[list[bytes]] = [[] for _ in dataset.classnames]
+    images: list[list[bytes]] = [[] for _ in dataset.classnames]
     labels = dataset.split("train").labels
     for row in dataset.few_shot(shots, seed):
-        found[int(labels[row])].append(dataset.splits["train"].read(int(row)))
-    return found
+        images[int(labels[row])].append(dataset.splits["train"].read(int(row)))
+    return images
 
 
 def digests(images: Sequence[Sequence[bytes]]) -> tuple[tuple[str, ...], ...]:
-    """For each class the digests of its real images: what a plan holds of them."""
+    """The checksums of each class's real images, as a plan contains them."""
     return tuple(tuple(map(digest_of, of_class)) for of_class in images)
 
 
 def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None:
-    """Write the real images into the folder of the set at `url`; what is there stays.
-
-    After a crash each shard of them is there or isn't, and the same call writes those that are missing.
-    """
-    place = _place(digests(images), url)
-    owner = storage.identity(place.rpartition("/")[2])
-    there = committed(place, owner=owner)
+    """Write the real images into the folder of the synthetic dataset at `url`; existing shards stay."""
+    folder = _folder(digests(images), url)
+    owner = storage.identity(folder.rpartition("/")[2])
+    existing = committed(folder, owner=owner)
     rows = [(label, data) for label, of_class in enumerate(images) for data in of_class]
     samples = [Sample(index, label, data, dataset.prompt(label)) for index, (label, data) in enumerate(rows)]
     for shard, start in enumerate(range(0, len(samples), SHARD_IMAGES)):
-        if shard not in there:
-            write_shard(place, shard, samples[start : start + SHARD_IMAGES], owner=owner)
+        if shard not in existing:
+            write_shard(folder, shard, samples[start : start + SHARD_IMAGES], owner=owner)
 
 
-def _place(guides: Sequence[Sequence[str]], url: str) -> str:
-    """Where real images of these digests are; others, of a set that was started and given up, are elsewhere."""
+def _folder(guides: Sequence[Sequence[str]], url: str) -> str:
+    """URL of the real images with these checksums."""
     return storage.join(url, FOLDER, digest_of("\n".join(",".join(of_class) for of_class in guides).encode()))

@@ -1,6 +1,6 @@
-"""Thumbnails of rejected images: a few for each reason, beside the first shards of a set.
+"""Thumbnails of rejected images, a few per reason, beside the first shards of a synthetic dataset.
 
-They show what a filter throws away, and are no part of the set. Which ones are kept is a function of the shard alone.
+They are no part of the dataset. Which ones are kept is a function of the shard alone.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from syncclip.synthesis.plan import Entry
 
 SHARDS = 32
-"""So many first shards keep thumbnails: a set of any size has a few hundred kilobytes of them."""
-EACH = 4
-"""Thumbnails of a shard for each reason."""
+"""Number of first shards with thumbnails, which limits them to a few hundred kilobytes."""
+PER_REASON = 4
+"""Thumbnails per shard and reason."""
 SIDE = 64
-"""Pixels."""
+"""Side of a thumbnail in pixels."""
 BLUR = 6
-"""Pixels that an unrecognisable thumbnail has on a side before it is enlarged."""
+"""Side in pixels to which a thumbnail is reduced to make it unrecognisable."""
 
 _TABLE = pa.schema(
     [
@@ -44,7 +44,7 @@ REJECTS = re.compile(r"(\d{5,})_rejects\.parquet")
 
 @dataclass(frozen=True)
 class Reject:
-    """A rejected image: why, which sample it was meant to be, the rejecting filter's score, and a thumbnail."""
+    """A rejected image: reason, intended sample, the rejecting filter's score, and a thumbnail."""
 
     reason: str
     index: int
@@ -55,17 +55,16 @@ class Reject:
 
 
 class Gallery:
-    """Collects the first rejects of a shard for each reason, in the order in which they were generated."""
+    """The first rejects of a shard for each reason, in generation order."""
 
     def __init__(self, shard: int) -> None:
         self.rejects: list[Reject] = []
         self._counts: Counter[str] = Counter()
-        self._each = EACH if shard < SHARDS else 0
+        self._limit = PER_REASON if shard < SHARDS else 0
 
     def add(self, reason: str, image: Image.Image, entry: Entry, score: float | None, blurred: bool) -> None:
-        """Keep a thumbnail of a reject, if there is room for one more of its reason; an unrecognisable one if
-        `blurred`."""
-        if self._counts[reason] < self._each:
+        """Add a thumbnail of a reject, up to the limit of its reason; unrecognisable if `blurred`."""
+        if self._counts[reason] < self._limit:
             self._counts[reason] += 1
             thumbnail = _thumbnail(image, blurred)
             self.rejects.append(Reject(reason, entry.index, entry.label, entry.attempt, score, thumbnail))
@@ -77,46 +76,46 @@ def rejects_name(shard: int) -> str:
 
 
 def write_rejects(url: str, shard: int, rejects: Sequence[Reject], owner: str = storage.NOBODY) -> None:
-    """Write a shard's thumbnails beside it, if there are any; the same rejects give the same bytes.
+    """Write a shard's thumbnails beside it, if there are any; deterministic.
 
     Args:
-        owner: identity of the plan, see `storage.seals`.
+        owner: identity of the plan, see `storage.checksums`.
     """
     if rejects:
-        table = pa.Table.from_pylist([asdict(one) for one in rejects], _TABLE)
+        table = pa.Table.from_pylist([asdict(reject) for reject in rejects], _TABLE)
         storage.write_table(storage.join(url, rejects_name(shard)), table, owner_of_shard(owner, shard))
 
 
 def owner_of_shard(owner: str, shard: int) -> str:
-    """Identity of what belongs to one shard of a plan."""
+    """Identity of the files of one shard of a plan."""
     return storage.identity(f"{owner}/{shard}")
 
 
-def read_rejects(url: str, most: int, owner: str) -> dict[str, list[Reject]]:
-    """Reason -> at most `most` rejects of the set at `url`, those of different classes first; {} where none are.
+def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
+    """Reason -> at most `limit` rejects of the dataset at `url`, alternating classes; {} where there are none.
 
     Args:
-        owner: identity of the plan, see `storage.seals`.
+        owner: identity of the plan, see `storage.checksums`.
     """
     folder = storage.join(url, "")
     shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
-    owners = {place: owner_of_shard(owner, shard) for place, shard in shards.items()}
+    owners = {path: owner_of_shard(owner, shard) for path, shard in shards.items()}
     texts = storage.read_many(list(shards), owner=owners)
-    found: dict[str, list[Reject]] = {}
+    by_reason: dict[str, list[Reject]] = {}
     for data in texts.values():
         for row in storage.read_parquet(data, _TABLE).to_pylist():
-            found.setdefault(row["reason"], []).append(Reject(**row))
-    return {reason: _varied(rejects)[:most] for reason, rejects in sorted(found.items())}
+            by_reason.setdefault(row["reason"], []).append(Reject(**row))
+    return {reason: _varied(rejects)[:limit] for reason, rejects in sorted(by_reason.items())}
 
 
 def _varied(rejects: list[Reject]) -> list[Reject]:
-    """The first of every class, then the second of every class, and so on."""
+    """The first reject of each class, then the second of each, and so on."""
     seen: Counter[int] = Counter()
     ranks = []
-    for one in rejects:
-        ranks.append(seen[one.label])
-        seen[one.label] += 1
-    return [one for _, one in sorted(zip(ranks, rejects, strict=True), key=lambda pair: pair[0])]
+    for reject in rejects:
+        ranks.append(seen[reject.label])
+        seen[reject.label] += 1
+    return [reject for _, reject in sorted(zip(ranks, rejects, strict=True), key=lambda pair: pair[0])]
 
 
 def _thumbnail(image: Image.Image, blurred: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""The seed of every attempt at every image of a set: one for each, no two alike."""
+"""The unique seed of every attempt at every image of a synthetic dataset."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _ROUNDS = 4
 
 
 def seed_of(seed: int, index: int, attempt: int) -> int:
-    """The 32-bit seed of an attempt: a keyed permutation of (attempt, index), so no two attempts of a set share one.
+    """The 32-bit seed of an attempt: a keyed permutation of (attempt, index), unique within a dataset.
 
-    torch's CPU generator looks at 32 bits of a seed only. Seeds that were merely hashed would collide there, and
-    within a class a collision is the same image twice. Four Feistel rounds with SHA-256 mix and never collide.
+    torch's CPU generator uses only 32 bits of a seed. Hashed seeds would collide there, and within a class a collision
+    is the same image twice. Four Feistel rounds with SHA-256 mix without collisions.
     """
     assert 0 <= index < MAX_IMAGES and 0 <= attempt < MAX_ATTEMPTS
     left, right = divmod(attempt * MAX_IMAGES + index, 1 << 16)
-    for turn in range(_ROUNDS):
-        left, right = right, left ^ _round_key(seed, right, turn)
+    for number in range(_ROUNDS):
+        left, right = right, left ^ _round_key(seed, right, number)
     return left << 16 | right
 
 
 def seeds_of(seed: int, indices: range | Sequence[int], attempt: int) -> npt.NDArray[np.uint32]:
-    """`seed_of` many samples at once, (n,); the first call for a set takes a moment longer."""
+    """`seed_of` for many samples, (n,); the first call for a dataset is slower."""
     if isinstance(indices, range):
         index = np.arange(indices.start, indices.stop, indices.step, dtype=np.uint32)
     else:
@@ -45,13 +45,13 @@ def seeds_of(seed: int, indices: range | Sequence[int], attempt: int) -> npt.NDA
 
 
 @lru_cache(maxsize=65536)
-def _round_key(seed: int, half: int, turn: int) -> int:
-    digest = hashlib.sha256(f"syncclip {seed} {turn} {half}".encode()).digest()
+def _round_key(seed: int, half: int, number: int) -> int:
+    digest = hashlib.sha256(f"syncclip {seed} {number} {half}".encode()).digest()
     return int.from_bytes(digest[:2], "big")
 
 
 @lru_cache(maxsize=2)
 def _round_keys(seed: int) -> npt.NDArray[np.uint32]:
-    """(rounds, 65536) all keys, 1 MiB; the scalar's cache stays as it is."""
+    """All keys, (rounds, 65536), 1 MiB, without filling the cache of `_round_key`."""
     key = _round_key.__wrapped__
-    return np.array([[key(seed, half, turn) for half in range(1 << 16)] for turn in range(_ROUNDS)], np.uint32)
+    return np.array([[key(seed, half, number) for half in range(1 << 16)] for number in range(_ROUNDS)], np.uint32)

@@ -1,4 +1,4 @@
-"""A shard in memory: images generated, filtered and encoded, attempt by attempt, as the plan alone decides."""
+"""A shard in memory: images are generated, filtered and encoded, attempt by attempt, by plan and scores alone."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SURPASSED = "surpassed"
 """Reason of an image that passed the filters but was not the best of its attempts."""
 
 _generator_thread = ThreadPoolExecutor(1, "generate")
-"""One thread generates, for the life of the process: each thread that uses torch brings threads of its own."""
+"""The only thread that generates, for the life of the process: each thread that uses torch starts its own threads."""
 
 _filtering = threading.Lock()
-"""Filters know one shard at a time, from its first image to its last."""
+"""Filters hold the state of one shard at a time, from its first image to its last."""
 
 
 class GeneratedShard(NamedTuple):
@@ -37,21 +37,21 @@ class GeneratedShard(NamedTuple):
 
     samples: list[Sample]
     rejects: dict[str, int]
-    """Reason -> images that were generated and not taken at first sight."""
+    """Reason -> images rejected at first."""
     seconds: dict[str, float]
-    """Stage (generate, filter, encode) -> seconds; they overlap, since a batch is filtered beside the next one.
+    """Stage (generate, filter, encode) -> seconds; they overlap, since a batch is filtered while the next is generated.
     `computed`: see `Generator`."""
     classes_without_accepted: dict[int, str]
-    """Class id -> the reason that rejected most, of the classes of which no image was accepted."""
+    """Class id -> main reason, for classes without an accepted image."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     begun: float
-    """When the generator began with it, in seconds since 1970; later by the time for which it waited for another."""
+    """Start of the generator's work on it, in seconds since 1970, without the time spent waiting for another shard."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated and filtered image. `passed` filters let it through; `score` is that of the last one that saw it."""
+    """A generated and filtered image: number of filters that it passed, and score of the last one that saw it."""
 
     entry: Entry
     jpeg: bytes
@@ -59,10 +59,10 @@ class Candidate:
     passed: int
     score: float
     reason: str | None
-    """The filter that rejected it, None if none did."""
+    """The filter that rejected it; None: accepted."""
 
     def beats(self, other: Candidate | None) -> bool:
-        """Whether it came further than an earlier attempt or, equally far, scored higher there."""
+        """Whether it passed more filters than an earlier attempt or, for the same number, scored higher."""
         return other is None or (self.passed, self.score) > (other.passed, other.score)
 
 
@@ -84,19 +84,18 @@ def begin_shard(
     filters: Sequence[Filter],
     references: ReferenceImages | None = None,
 ) -> Callable[[], GeneratedShard]:
-    """Hand a shard to the generator. What is returned does the rest, while the next one may queue behind it.
+    """Submit a shard to the generator. The returned function does the rest, while the next shard may be submitted.
 
-    Every pending image is generated with its first seed, in batches of `generator.batch_size` in the order of their
-    index; those that were rejected form the batches of the next attempt, and so on, as plan and scores alone decide.
-    Memory holds two batches of images, since the next one is generated while one is filtered and encoded, one more of
-    the next shard, and one JPEG of each sample.
+    Each image is generated with its first seed, in batches of `generator.batch_size` in index order; rejected ones form
+    the batches of the next attempt, and so on, by plan and scores alone. Memory holds two batches of images, since the
+    next one is generated while one is filtered and encoded, another of the next shard, and one JPEG per sample.
     """
-    making = _made(plan, shard, generator, filters, references)
-    next(making)
+    steps = _steps(plan, shard, generator, filters, references)
+    next(steps)
 
     def finish() -> GeneratedShard:
         try:
-            next(making)
+            next(steps)
         except StopIteration as ended:
             return cast(GeneratedShard, ended.value)
         raise AssertionError("it yields once")
@@ -104,76 +103,76 @@ def begin_shard(
     return finish
 
 
-def _made(
+def _steps(
     plan: Plan,
     shard: int,
     generator: AnyGenerator,
     filters: Sequence[Filter],
     references: ReferenceImages | None,
 ) -> Generator[None, None, GeneratedShard]:
-    """Yields once, when the generator has all batches: of the shard, or until the filters have rejected images."""
+    """Yield once, when all batches that don't depend on scores are submitted."""
     size, pending = plan.batch, list(plan.shard_range(shard))
-    choice, clock = _Choice(plan, shard, filters), Clock()
-    known = 1 if plan.select == "first" else plan.attempts
+    selection, clock = _Selection(plan, shard, filters), Clock()
+    independent_attempts = 1 if plan.select == "first" else plan.attempts
 
-    def batches(attempt: int) -> Iterator[_Ahead]:
+    def batches(attempt: int) -> Iterator[_Batch]:
         parts = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
-        return _one_ahead(generator, references, parts, clock)
+        return _prefetched(generator, references, parts, clock)
 
-    ahead = batches(0)
+    first = batches(0)
     with _filtering:
         clock.leave_out_waiting()
-        for one in filters:
-            one.begin()
+        for stage in filters:
+            stage.begin()
         for attempt in range(plan.attempts):
-            for entries, images, all_begun in ahead if attempt == 0 else batches(attempt):
-                if all_begun and attempt + 1 == known:
+            for entries, images, is_last_submitted in first if attempt == 0 else batches(attempt):
+                if is_last_submitted and attempt + 1 == independent_attempts:
                     yield
-                    known = 0
-                choice.take(entries, images.result()(), clock)
+                    independent_attempts = 0
+                selection.add(entries, images.result()(), clock)
             if plan.select == "first":
-                pending = [index for index in pending if choice.chosen[index].reason is not None]
-    return choice.made(clock)
+                pending = [index for index in pending if selection.best[index].reason is not None]
+    return selection.finish(clock)
 
 
-class _Choice:
-    """Which images a shard takes, and what is told of the others."""
+class _Selection:
+    """The best attempt at each image of a shard, and statistics of the others."""
 
     def __init__(self, plan: Plan, shard: int, filters: Sequence[Filter]) -> None:
         self.plan, self.shard, self.filters = plan, shard, filters
-        self.chosen: dict[int, Candidate] = {}
+        self.best: dict[int, Candidate] = {}
         self._rejects: Counter[str] = Counter()
-        self._refused: dict[int, Counter[str]] = defaultdict(Counter)
-        self._blurred = {one.name: one.blurred for one in filters}
+        self._class_rejects: dict[int, Counter[str]] = defaultdict(Counter)
+        self._blurred = {stage.name: stage.blurred for stage in filters}
         self._gallery = Gallery(shard)
 
-    def take(self, entries: Sequence[Entry], images: Sequence[Image.Image], clock: Clock) -> None:
+    def add(self, entries: Sequence[Entry], images: Sequence[Image.Image], clock: Clock) -> None:
         """Filter and encode a batch, and keep the best attempt at each image."""
-        labels, prompts, indices = zip(*((one.label, one.prompt, one.index) for one in entries), strict=True)
+        labels, prompts, indices = zip(*((entry.label, entry.prompt, entry.index) for entry in entries), strict=True)
         batch = FilterBatch(images, labels, prompts, indices)
         accepted = []
-        for place, candidate in enumerate(score(entries, batch, self.filters, self.plan.jpeg_quality, clock)):
+        for row, candidate in enumerate(score(entries, batch, self.filters, self.plan.jpeg_quality, clock)):
             entry, reason = candidate.entry, candidate.reason
-            before = self.chosen.get(entry.index)
-            if candidate.beats(before):
-                self.chosen[entry.index] = candidate
-                accepted += [place] if reason is None else []
+            previous = self.best.get(entry.index)
+            if candidate.beats(previous):
+                self.best[entry.index] = candidate
+                accepted += [row] if reason is None else []
             if reason is not None:
                 self._rejects[reason] += 1
-                self._refused[entry.label][reason] += 1
-                self._gallery.add(reason, images[place], entry, candidate.scores[reason], self._blurred[reason])
-            elif before is not None and before.reason is None:
+                self._class_rejects[entry.label][reason] += 1
+                self._gallery.add(reason, images[row], entry, candidate.scores[reason], self._blurred[reason])
+            elif previous is not None and previous.reason is None:
                 self._rejects[SURPASSED] += 1
-        for one in self.filters if accepted else ():
-            one.accept(batch.at(accepted))
+        for stage in self.filters if accepted else ():
+            stage.accept(batch.at(accepted))
 
-    def made(self, clock: Clock) -> GeneratedShard:
-        """The shard, when all attempts were made."""
-        plan, chosen = self.plan, self.chosen
-        accepted_classes = {candidate.entry.label for candidate in chosen.values() if candidate.reason is None}
-        without = {label: reasons for label, reasons in self._refused.items() if label not in accepted_classes}
+    def finish(self, clock: Clock) -> GeneratedShard:
+        """The shard, after all attempts."""
+        plan, best = self.plan, self.best
+        accepted_classes = {candidate.entry.label for candidate in best.values() if candidate.reason is None}
+        without = {label: reasons for label, reasons in self._class_rejects.items() if label not in accepted_classes}
         main_reasons = {label: reasons.most_common(1)[0][0] for label, reasons in without.items()}
-        kept = [chosen[i] for i in plan.shard_range(self.shard) if chosen[i].reason is None or plan.keep == "best"]
+        kept = [best[i] for i in plan.shard_range(self.shard) if best[i].reason is None or plan.keep == "best"]
         samples = [_sample(plan, candidate) for candidate in kept]
         return GeneratedShard(
             samples, dict(self._rejects), clock.seconds, main_reasons, self._gallery.rejects, clock.begun
@@ -181,7 +180,7 @@ class _Choice:
 
 
 class Clock:
-    """Adds up where the time of a shard goes."""
+    """Time of a shard by stage."""
 
     def __init__(self) -> None:
         self.begun = math.inf
@@ -189,75 +188,75 @@ class Clock:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Count the time of the block for a stage."""
+        """Add the time of the block to a stage."""
         self.begun = min(self.begun, time.time())
         begun = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - begun)
 
     def leave_out_waiting(self) -> None:
-        """Begin later by the time from the end of the first batch until now, in which another shard was filtered."""
+        """Move the start by the time since the first batch ended, in which another shard was filtered."""
         if "generate" in self.seconds:
             self.begun = max(self.begun, time.time() - self.seconds["generate"])
 
     def add(self, stage: str, seconds: float) -> None:
-        """Count seconds for a stage, each of which has one thread."""
+        """Add seconds to a stage, each of which has one thread."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
-class _Ahead(NamedTuple):
-    """A batch that the generator has, or is about to work on."""
+class _Batch(NamedTuple):
+    """A submitted batch."""
 
     entries: Sequence[Entry]
     images: Future[Callable[[], list[Image.Image]]]
-    all_begun: bool
-    """Whether it has those that follow, too."""
+    is_last_submitted: bool
+    """Whether all following batches are submitted, too."""
 
 
-def _one_ahead(
+def _prefetched(
     generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
-) -> Iterator[_Ahead]:
-    """Batches in order, the first handed out at once; while one is worked on, the next is generated."""
+) -> Iterator[_Batch]:
+    """Batches in order, the first submitted at once; while one is used, the next is generated."""
 
     def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         computed = generator.computed
         with clock.of("generate"):
             guides = () if references is None else (references.of(entries),)
-            made = generator.start([entry.prompt for entry in entries], [entry.seed for entry in entries], *guides)
+            decode = generator.start([entry.prompt for entry in entries], [entry.seed for entry in entries], *guides)
         clock.add("computed", generator.computed - computed)
-        return made
+        return decode
 
-    def each() -> Iterator[_Ahead]:
-        ahead = first
+    def each() -> Iterator[_Batch]:
+        following = first
         for number in range(1, len(batches) + 1):
-            now, ahead = ahead, next(coming, None)
-            assert now is not None
-            yield _Ahead(*now, all_begun=number >= len(batches) - 1)
+            current, following = following, next(submitted, None)
+            assert current is not None
+            yield _Batch(*current, is_last_submitted=number >= len(batches) - 1)
 
-    coming = ((entries, _generator_thread.submit(start, entries)) for entries in batches)
-    first = next(coming, None)
+    submitted = ((entries, _generator_thread.submit(start, entries)) for entries in batches)
+    first = next(submitted, None)
     return each()
 
 
 def score(
     entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
-    """Pass a batch through the filters; each sees what the ones before it let through."""
+    """Apply the filters to a batch; each sees the images that passed the previous ones."""
     scores: list[dict[str, float | None]] = [{} for _ in entries]
     passed, last = [0] * len(entries), [0.0] * len(entries)
     reasons: list[str | None] = [None] * len(entries)
-    for one in filters:
-        left = [i for i in range(len(entries)) if reasons[i] is None]
-        if not left:
+    for stage in filters:
+        rows = [i for i in range(len(entries)) if reasons[i] is None]
+        if not rows:
             break
         with clock.of("filter"):
-            result = one.score(batch.at(left))
-        for i, value, keep in zip(left, result.scores, result.keep, strict=True):
+            result = stage.score(batch.at(rows))
+        for i, value, keep in zip(rows, result.scores, result.keep, strict=True):
             finite = math.isfinite(value)
-            scores[i][one.name] = round(value, 6) if finite else None  # JSON knows no NaN
+            scores[i][stage.name] = round(value, 6) if finite else None  # JSON has no NaN
             last[i] = value if finite else -math.inf
             passed[i] += keep
-            reasons[i] = None if keep else one.name
+            reasons[i] = None if keep else stage.name
     with clock.of("encode"):
         jpegs = [_encode(image, quality) for image in batch.images]
     return [Candidate(*row) for row in zip(entries, jpegs, scores, passed, last, reasons, strict=True)]
@@ -265,7 +264,7 @@ def score(
 
 def _encode(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # full colour resolution: small images need it
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # small images need the full chroma resolution
     return buffer.getvalue()
 
 

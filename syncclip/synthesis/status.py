@@ -1,6 +1,6 @@
-"""How a synthesis is doing: the sum of its shards' reports, as the progress line, `status.json` and Prometheus show it.
+"""Progress of a synthesis: the sum of its shards' reports, for the progress line, `status.json` and Prometheus.
 
-The file is no part of the set: nothing reads it to decide what to generate.
+The file is no part of the synthetic dataset: nothing reads it to decide what to generate.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field, PrivateAttr
 
@@ -17,78 +17,51 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import as_ascii, counted, duration, percent
 from syncclip.storage.status_file import JobStatus
+from syncclip.workers.report import Report
 
 STATUS_NAME = "status.json"
 STAGES = ("generate", "filter", "encode", "write")
-"""What an actor does with a shard, in this order."""
-
-
+"""Stages of a shard, in order."""
 COMPUTED = "computed"
-"""Beside the stages: what the device did of the time that generating took."""
-
-
-class Report(NamedTuple):
-    """What comes back for a shard: a small row of numbers, or an error."""
-
-    shard: int
-    images: int = 0
-    rejects: str = "{}"  # JSON; Ray Data wants columns of one type
-    generate: float = 0.0  # seconds of each stage
-    filter: float = 0.0
-    encode: float = 0.0
-    write: float = 0.0
-    computed: float = 0.0  # of `generate`, what the device did; see `Generator`
-    started: float = 0.0  # seconds since the epoch
-    ended: float = 0.0
-    worker: str = ""  # machine and process that generated it
-    deaths: int = 0  # how many processes died of it before
-    error: str = ""
-    classes_without_accepted: str = "{}"  # JSON, class id -> main reason
-    fatal: bool = False  # trying again can't help
-    trace: str = ""
-
-    @property
-    def rejected_classes(self) -> dict[int, str]:
-        """Class id -> main reason, of the classes of which the filters accepted no image."""
-        return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
+"""Part of `generate` in which the device was busy."""
 
 
 class SynthesisStatus(JobStatus):
-    """How far a synthesis is and where its time goes; what `status.json` holds."""
+    """Progress, throughput and time per stage of a synthesis; the content of `status.json`."""
 
     images: int
-    """Images that are committed, those of earlier runs among them."""
+    """Committed images, including those of earlier runs."""
     planned: int
     rate: float = 0.0
-    """Images per second of this run since its first actor began, without the start of Ray and the loading of weights;
-    0 before the first shard."""
+    """Throughput of this run in images per second, without the start of Ray and the loading of weights; 0 before the
+    first shard."""
     remaining: float | None = None
-    """Seconds left at this rate."""
+    """Seconds left at this throughput."""
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Stage -> share of the actors' time. Stages overlap, so the sum may be above 1."""
     computed: float = 0.0
-    """Share of the actors' time in which the device computed images. Far below `busy["generate"]`, others use the
-    processors."""
+    """Share of the actors' time in which the device was busy. Far below `busy["generate"]`, other processes compete
+    for the processors."""
     rejects: dict[str, int] = Field(default_factory=dict)
-    """Reason -> images of this run that were generated and not taken, most first."""
+    """Reason -> images of this run that were rejected, most frequent first."""
     actors: int = 0
-    """Actors that generate now: those that sent the newest reports, two for each that there may be."""
+    """Active actors: the senders of the latest reports, two for each of the pool's actors."""
     failed: int = 0
-    """Shards that came back as an error; most are generated again."""
+    """Shards that returned an error; most are retried."""
     restarts: int = 0
-    """Shards started again since the process that generated them had died."""
+    """Shards restarted after their process died."""
 
     most: int = Field(1, exclude=True)
-    """Actors that generate at the same time, at most."""
+    """Maximum number of concurrent actors."""
     fresh: int = Field(0, exclude=True)
     """Images that this run committed."""
     elapsed: float = Field(0.0, exclude=True)
     """Seconds since the first actor began."""
     _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys((*STAGES, COMPUTED), 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
-    """Process -> when it began its first shard."""
+    """Process -> start of its first shard."""
     _recent: tuple[str, ...] = PrivateAttr(())
-    """The processes that sent the newest reports."""
+    """Senders of the latest reports."""
 
     def count(self, report: Report, images: int) -> None:
         """Add the report of a shard of `images` planned images."""
@@ -109,22 +82,22 @@ class SynthesisStatus(JobStatus):
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
-        # Each process counts since its first shard; together, never more than all actors could have had.
-        whole = min(self.most * self.elapsed, sum(begun + self.elapsed - first for first in self._first.values()))
-        shares = {one: round(min(1.0, spent / whole), 4) if whole else 0.0 for one, spent in self._seconds.items()}
+        # Each process counts since its first shard; together, at most what all actors could have had.
+        total = min(self.most * self.elapsed, sum(begun + self.elapsed - first for first in self._first.values()))
+        shares = {name: round(min(1.0, spent / total), 4) if total else 0.0 for name, spent in self._seconds.items()}
         self.computed = shares.pop(COMPUTED)
         self.busy = shares
 
     def facts(self) -> dict[str, str]:
-        """What the progress line shows beside the images: the stages' shares and the rejects by reason."""
+        """Stage shares and rejects by reason, for the progress line."""
         shares = {**self.busy, **({COMPUTED: self.computed} if self.computed else {})}
-        found = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
+        facts = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
         if self.rejects:
-            found["rejected"] = ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items())
-        return found
+            facts["rejected"] = ", ".join(f"{reason} {count:,}" for reason, count in self.rejects.items())
+        return facts
 
     def lines(self) -> list[str]:
-        """The status for people."""
+        """The status as lines of text."""
         done = f"{self.images:,} of {counted(self.planned, 'image')}"
         lines = [f"{self.state}: {done}" + (f" · {self.rate:.3g} images/s" if self.rate else "")]
         lines += self.why()
@@ -132,15 +105,15 @@ class SynthesisStatus(JobStatus):
             lines.append(f"left: {duration(self.remaining)} with {counted(self.actors, 'actor')}")
         lines += [f"{name}: {text}" for name, text in self.facts().items() if text]
         if self.failed or self.restarts:
-            lines.append(f"failed shards: {self.failed:,}, started again after a dead process: {self.restarts:,}")
+            lines.append(f"failed shards: {self.failed:,}, restarted after their process died: {self.restarts:,}")
         return [*lines, self.last_sign_of_life("synth")]
 
 
 def read_status(url: str, owner: str | None = None) -> SynthesisStatus | None:
-    """The status of the set at `url`; None where there is none.
+    """The status of the synthetic dataset at `url`; None where there is none.
 
     Args:
-        owner: identity of its plan, see `storage.seals`.
+        owner: identity of its plan, see `storage.checksums`.
 
     Raises:
         UserError: another version wrote it.
@@ -151,7 +124,7 @@ def read_status(url: str, owner: str | None = None) -> SynthesisStatus | None:
 
 
 def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
-    """Mark a set complete whose driver died between its last shard and its last status."""
+    """Mark a synthesis complete whose driver died between its last shard and its last status."""
     with contextlib.suppress(UserError, OSError):
         status = read_status(url, owner)
         if status is not None and status.state != "complete":
@@ -161,60 +134,64 @@ def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
 
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-"""Bounds of the histogram of a shard's time."""
+"""Bucket bounds of the histogram of shard durations."""
 
-GAUGE_INTERVAL = 6.0
-"""Seconds; Ray exports a gauge that was set since the last export, and forgets it after two, by default 20 s."""
+GAUGE_INTERVAL_SECONDS = 6.0
+"""Ray exports a gauge only if it was set since the last export, and drops it after two exports, by default 20 s."""
+
+COUNTERS = {
+    "images": ("Images committed by this run.", ()),
+    "shards": ("Shards by outcome: committed or failed.", ("outcome",)),
+    "rejects": ("Rejected images by reason.", ("reason",)),
+    "stage_seconds": ("Seconds of work by stage, summed over actors.", ("stage",)),
+    "restarts": ("Shards restarted after their process died.", ()),
+}
+"""Name -> (description, tags beside `set`)."""
+GAUGES = {
+    "images_planned": "Planned images.",
+    "images_done": "Committed images, including those of earlier runs.",
+    "actors": "Active actors.",
+}
 
 
 class SynthesisMetrics:
-    """Prometheus metrics of one set, served by Ray at each node's port with the prefix `ray_` and the URL as tag `set`.
+    """Prometheus metrics of one synthesis, exported by Ray on each node, with prefix `ray_` and the URL as tag `set`.
 
-    Ray accepts ASCII tags only: other characters are percent-encoded. They are counted in the
-    driver, from the reports: a metric of an actor would vanish with its process.
+    Ray accepts ASCII tags only, so other characters are percent-encoded. The driver counts them from the reports, since
+    an actor's metric would vanish with its process.
     """
 
     def __init__(self, url: str) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
-        self._set = {"set": as_ascii(url)}
-        tags = ("set",)
-        self._images = Counter("syncclip_images", "Images that this run committed.", tags)
-        self._shards = Counter(
-            "syncclip_shards", "Shards that came back, by outcome: committed or failed.", (*tags, "outcome")
-        )
-        self._rejects = Counter(
-            "syncclip_rejects", "Images that were generated and not taken, by reason.", (*tags, "reason")
-        )
-        self._stages = Counter(
-            "syncclip_stage_seconds", "Seconds of work by stage, summed over actors.", (*tags, "stage")
-        )
-        self._restarts = Counter(
-            "syncclip_restarts", "Shards started again since the process that generated them had died.", tags
-        )
-        self._seconds = Histogram(
-            "syncclip_shard_seconds", "From the start of a shard to its commit.", list(SHARD_SECONDS), tags
-        )
-        self._planned = Gauge("syncclip_images_planned", "Images that the set will hold.", tags)
-        self._done = Gauge("syncclip_images_done", "Images that are committed, earlier runs included.", tags)
-        self._actors = Gauge("syncclip_actors", "Actors that generate now.", tags)
+        self._tags = {"set": as_ascii(url)}
+        self._counters = {
+            name: Counter(f"syncclip_{name}", description, ("set", *tags))
+            for name, (description, tags) in COUNTERS.items()
+        }
+        self._gauges = {name: Gauge(f"syncclip_{name}", text, ("set",)) for name, text in GAUGES.items()}
+        description = "Duration of a shard from start to commit."
+        self._seconds = Histogram("syncclip_shard_seconds", description, list(SHARD_SECONDS), ("set",))
+
+    def _add(self, name: str, value: float, **tags: str) -> None:
+        self._counters[name].inc(value, self._tags | tags)
 
     def count(self, report: Report, images: int) -> None:
-        """Add a shard's report; `images` are its planned images."""
-        self._shards.inc(1, self._set | {"outcome": "failed" if report.error else "committed"})
+        """Add the report of a shard of `images` planned images."""
+        self._add("shards", 1, outcome="failed" if report.error else "committed")
         for stage in (*STAGES, COMPUTED):
             if spent := getattr(report, stage):
-                self._stages.inc(spent, self._set | {"stage": stage})
+                self._add("stage_seconds", spent, stage=stage)
         if report.deaths:
-            self._restarts.inc(report.deaths, self._set)
+            self._add("restarts", report.deaths)
         if not report.error:
-            self._images.inc(images, self._set)
-            self._seconds.observe(max(0.0, report.ended - report.started), self._set)
+            self._add("images", images)
+            self._seconds.observe(max(0.0, report.ended - report.started), self._tags)
             for reason, count in json.loads(report.rejects).items():
-                self._rejects.inc(count, self._set | {"reason": as_ascii(reason)})
+                self._add("rejects", count, reason=as_ascii(reason))
 
     def set_gauges(self, status: SynthesisStatus) -> None:
-        """Set the gauges to what the status says; see `GAUGE_INTERVAL`."""
-        self._planned.set(status.planned, self._set)
-        self._done.set(status.images, self._set)
-        self._actors.set(status.actors, self._set)
+        """Set the gauges from the status; see `GAUGE_INTERVAL_SECONDS`."""
+        values = {"images_planned": status.planned, "images_done": status.images, "actors": status.actors}
+        for name, value in values.items():
+            self._gauges[name].set(value, self._tags)

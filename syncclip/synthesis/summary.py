@@ -1,4 +1,4 @@
-"""The totals of a set, from its markers alone."""
+"""Totals of a synthetic dataset, from its markers alone."""
 
 from __future__ import annotations
 
@@ -15,56 +15,56 @@ SUMMARY_NAME = "summary.json"
 
 
 class Work(Settings):
-    """What one call added."""
+    """The contribution of one call."""
 
     images: int = 0
     seconds: float = 0.0
-    """Wall time, start of Ray and loading of weights included."""
+    """Wall time, including the start of Ray and the loading of weights."""
     rate: float = 0.0
-    """Images per second since the first actor began, as in the set's status."""
+    """Throughput in images per second since the first actor began, as in the status."""
     busy: float = 0.0
-    """Share of the actors' time that went into generators."""
+    """Share of the actors' time spent in generators."""
     computed: float = 0.0
-    """Share of the actors' time in which their devices computed images."""
+    """Share of the actors' time in which their devices were busy."""
 
 
 class SetSummary(Settings):
-    """What a set holds. All but `work` follows from plan and markers, so that every run sums up the same set alike."""
+    """Totals of a synthetic dataset. All but `work` follows from plan and markers, whoever sums them up."""
 
     url: str = Field(exclude=True)
     owner: str = Field(exclude=True)
-    """Identity of the set's files, see `storage.seals`."""
+    """Identity of the dataset's files, see `storage.checksums`."""
     complete: bool
     """Whether every shard of the plan is committed."""
     images: int
     dropped: int
-    """Images of committed shards that were left out since no attempt passed the filters."""
+    """Images missing from committed shards, since no attempt passed the filters."""
     planned: int
     classes: int
     fewest: int
-    """Images of the class that has fewest."""
+    """Images of the smallest class."""
     most: int
     empty: tuple[str, ...]
-    """Names of classes without a single image."""
+    """Names of classes without an image."""
     shards: int
     bytes: int
-    """Of all tars."""
+    """Size of all tars."""
     seconds: float
-    """What the committed shards took to make, summed over actors."""
+    """Time to generate the committed shards, summed over actors."""
     rejects: dict[str, int]
-    """Reason -> images that were generated and not taken at first sight."""
+    """Reason -> images rejected at first."""
     work: Work = Field(Work(), exclude=True)
 
 
 def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Sum up the markers of the set at `url` and keep the totals there as summary.json."""
+    """Sum up the markers of the synthetic dataset at `url`, and keep the totals there as summary.json."""
     per_class: Counter[int] = Counter()
     rejects: Counter[str] = Counter()
     shards = images = planned = size = 0
     seconds = 0.0
-    of_plan = plan.shards()
-    for stats in markers(url, owner=plan.owner):  # one after the other: all markers of a large set are a gigabyte
-        if stats.shard in of_plan:
+    planned_shards = plan.shards()
+    for stats in markers(url, owner=plan.owner):  # one by one: all markers of a large dataset are a gigabyte
+        if stats.shard in planned_shards:
             per_class.update(stats.per_class)
             rejects.update(stats.rejects)
             shards += 1
@@ -76,7 +76,7 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     summary = SetSummary(
         url=url,
         owner=plan.owner,
-        complete=shards == len(of_plan),
+        complete=shards == len(planned_shards),
         images=images,
         dropped=planned - images,
         planned=plan.total,
@@ -91,7 +91,7 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
         work=work or Work(),
     )
     text = (summary.model_dump_json(indent=1) + "\n").encode()
-    place = storage.join(url, SUMMARY_NAME)
-    if not storage.exists(place) or storage.read_sealed(place, plan.owner) != text:
-        storage.write_sealed(place, text, owner=plan.owner)
+    path = storage.join(url, SUMMARY_NAME)
+    if not storage.exists(path) or storage.read_sealed(path, plan.owner) != text:
+        storage.write_sealed(path, text, owner=plan.owner)
     return summary

@@ -12,13 +12,14 @@ from syncclip.core.trust import require_trust
 from syncclip.shards.index import forget_index
 from syncclip.shards.markers import committed, shard_name, stats_name, table_name
 from syncclip.shards.verify import Problem, problems
-from syncclip.synthesis.driver import check_capacity, synthesise_set
+from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators.weights import INDEX, commit_on_hub, locate
 from syncclip.synthesis.plan import PLAN_NAME, Plan
 from syncclip.synthesis.references import ReferenceImages
-from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthetic_sets.imported import ImportedSet, read_set
+from syncclip.workers.job import check_capacity
+from syncclip.workers.settings import ONE_ACTOR, Pool
 
 
 def examine(url: str) -> list[Problem]:

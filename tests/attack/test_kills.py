@@ -63,7 +63,7 @@ def draw(folder: Path, _: int) -> None:
     with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
         plan = light_plan(6, 8)
         plan = write_plan(plan.model_copy(update={"weights": locate(plan.generator).fingerprint}), str(folder))
-        make = LightWorker(plan.model_dump_json(), str(folder), "cpu", "icons", {})
+        make = LightWorker(plan.model_dump_json(), str(folder), "cpu", "icons")
         there = committed(str(folder))
         assert [make({"shard": one})["error"] for one in plan.shards() if one not in there] == [""] * (6 - len(there))
 

@@ -10,7 +10,7 @@ import pytest
 
 from syncclip.reports.page import report
 from tests.attack.races import End, content, prepared, race
-from tests.synthesis.test_driver import in_process
+from tests.synthesis.conftest import in_process
 from tests.test_one_writer import KINDS, Kind, World, light, world
 
 __all__ = ["in_process", "light", "world"]

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from syncclip.synthesis import autotune
-from syncclip.synthesis.autotune import Rate
-from syncclip.synthesis.generators.autotune import Effect
+from syncclip.synthesis.autotune import Effect, Rate
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 
@@ -106,7 +105,7 @@ def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str],
         ("synthesis.generator.scheduler=LCMSheduler", "no scheduler 'LCMSheduler'; did you mean 'LCMScheduler'?"),
         (
             "synthesis.filters=[{name: safety}]",
-            "brings no safety checker; name a checker by",
+            "has no safety checker",
         ),
     ],
 )

@@ -55,7 +55,7 @@ def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
 ) -> None:
     monkeypatch.setattr("syncclip.synthetic_sets.repair.synthesise_set", test_repair.generate_here)
     plan = json.loads(storage.read_bytes(str(damaged / "plan.json")))
-    plan["filters"] = [{"name": "safety", "checker": "/gone", "digest": "0" * 16}]
+    plan["filters"] = [{"name": "safety", "checker": "/gone", "checksum": "0" * 16}]
     reseal(damaged / "plan.json", json.dumps(plan).encode())
     before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
     refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal

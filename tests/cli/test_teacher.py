@@ -8,7 +8,7 @@ import pytest
 
 from syncclip.inference import soft_labels
 from syncclip.inference.passes import Passed
-from syncclip.synthesis.settings import Pool
+from syncclip.workers.settings import Pool
 from tests.cli.test_app import Outcome
 
 

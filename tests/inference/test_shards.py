@@ -26,9 +26,9 @@ from syncclip.inference.model import load
 from syncclip.inference.passes import Passed, ShardPredictions
 from syncclip.inference.shards import MARKER, TABLE, ShardClassifier, _Job, classify_shards
 from syncclip.storage import retries, urls
-from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import Report
 from syncclip.verify import verify
+from syncclip.workers.job import Computation
+from syncclip.workers.settings import Pool
 from tests.conftest import TinyWorld
 from tests.inference.conftest import Train
 from tests.object_store import faulty_bucket, s3_bucket
@@ -64,12 +64,12 @@ def tars(tmp_path: Path) -> Path:
 class DiesOnce(ShardClassifier):
     """Kills its process at the third shard, the first time."""
 
-    def generate(self, shard: int) -> tuple[Report, ShardPredictions | None]:
+    def begin(self, shard: int) -> Computation[ShardPredictions]:
         mark = Path(self.job.out) / "died"
         if shard == 2 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().generate(shard)
+        return super().begin(shard)
 
 
 def predictions(folder: Path) -> dict[str, bytes]:
@@ -326,10 +326,10 @@ def test_an_image_that_can_not_be_reached_fails_its_shard(
             worker = in_this_process(run, f"{bucket}/tars", str(tmp_path / "out"))
             worker.model()
             proxy.spoil("500", times=10_000, method="GET")
-            report = worker.commit(worker.generate(0))
+            report = worker.commit(worker.begin(0))
             assert report.error and not report.fatal and not any((tmp_path / "out").glob("*"))
             proxy.soothe()
-            report = worker.commit(worker.generate(1))
+            report = worker.commit(worker.begin(1))
             assert (report.error, report.images) == ("", IMAGES)
             assert pq.read_table(tmp_path / "out" / f"00001{TABLE}")["error"].null_count == IMAGES - 1
 
@@ -344,5 +344,5 @@ def test_a_folder_without_tars_is_refused(run: str, tmp_path: Path) -> None:
 def test_a_clip_that_is_gone_is_told_of(tiny: TinyWorld, run: str, tars: Path) -> None:
     worker = in_this_process(run, str(tars), str(tars))
     worker.job.places.update(backbone=f"{tiny.backbone}/gone")  # type: ignore[attr-defined]
-    report = worker.commit(worker.generate(0))
+    report = worker.commit(worker.begin(0))
     assert report.fatal and "gone" in report.error

@@ -22,9 +22,9 @@ from syncclip.inference.soft_labels import ShardTeacher, write_soft_labels
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.teacher import TEACHER, VECTORS, Teacher, read_teacher
-from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import Report
 from syncclip.verify import verify
+from syncclip.workers.job import Computation
+from syncclip.workers.settings import Pool
 from tests.conftest import TinyWorld
 from tests.worlds.synthetic import generate_here
 from tests.worlds.teacher import teach_here, zero_shot
@@ -38,12 +38,12 @@ def run(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> str:
 class DiesOnce(ShardTeacher):
     """Kills its process at the second shard, the first time."""
 
-    def generate(self, shard: int) -> tuple[Report, Any]:
+    def begin(self, shard: int) -> Computation[Any]:
         mark = Path(self.job.out) / "died"
         if shard == 1 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().generate(shard)
+        return super().begin(shard)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from syncclip.synthesis import driver
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import SynthesisSettings
+from syncclip.workers import job
+from syncclip.workers.report import Report
 from tests.worlds.generator import build_generator
 from tests.worlds.language import build_language_model
 
@@ -42,6 +46,22 @@ def make_plan(pipeline: Path) -> Callable[..., Plan]:
         return draft(asked, dataset="tiny", classnames=classes, template="a photo of a {}.", guides=guides)
 
     return make
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Shards are generated in this process, one after the other; gives the list of those that were started."""
+    started: list[int] = []
+
+    def run_round(shards: Sequence[int], worker: Callable[[], job.Worker[Any]], **_: Any) -> Iterator[Report]:
+        here = worker()
+        for shard in shards:
+            started.append(shard)
+            yield here.commit(here.begin(shard))
+
+    monkeypatch.setattr(job, "run_round", run_round)
+    monkeypatch.setattr(driver, "ray_session", nullcontext)
+    return started
 
 
 def digests(folder: Path) -> dict[str, str]:

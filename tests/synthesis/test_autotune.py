@@ -1,109 +1,188 @@
+"""Measured settings: times are faked where a choice depends on them."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncclip.core.settings import UserError
 from syncclip.shards.writer import write_shard
-from syncclip.synthesis import autotune, worker
-from syncclip.synthesis.autotune import BATCHES, measure, tuned
+from syncclip.synthesis import autotune
+from syncclip.synthesis.autotune import PROBE_BATCHES, Effect, best_batch, even_parts, measure, tuned, with_batch_size
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators import loading
-from syncclip.synthesis.generators.autotune import Effect
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
-from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.shard import generate_shard
+from syncclip.workers import job
+from syncclip.workers.settings import Pool
 
 MakePlan = Callable[..., Plan]
 
 
 @pytest.fixture
-def open_plan(make_plan: MakePlan, pipeline: Path) -> Plan:
+def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(loading, "BACKEND", "eager")
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def auto_plan(make_plan: MakePlan, pipeline: Path) -> Plan:
     return make_plan(4, generator={"pipeline": str(pipeline), "steps": 1, "batch_size": "auto"})
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_batch_size_is_measured_in_a_ray_task_and_kept_by_the_set(open_plan: Plan, tmp_path: Path) -> None:
-    plan = write_plan(tuned(open_plan, locate(open_plan.generator), Pool()), str(tmp_path))
+def test_a_batch_size_is_measured_in_a_ray_task_and_stored(auto_plan: Plan, tmp_path: Path) -> None:
+    plan = write_plan(tuned(auto_plan, locate(auto_plan.generator), Pool()), str(tmp_path))
     assert plan.generator.batch_size in (1, 2, 3, 6, 12)
-    assert agreed_plan(open_plan, read_plan(str(tmp_path)), str(tmp_path)) == plan
+    assert agreed_plan(auto_plan, read_plan(str(tmp_path)), str(tmp_path)) == plan
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_mistake_that_shows_in_the_trial_comes_back_as_a_sentence(open_plan: Plan) -> None:
-    grounded = GeneratorSettings(pipeline=open_plan.generator.pipeline, scheduler="Eule", batch_size="auto")
-    plan = open_plan.model_copy(update={"generator": grounded})
+def test_an_error_in_the_trial_is_one_line(auto_plan: Plan) -> None:
+    wrong = GeneratorSettings(pipeline=auto_plan.generator.pipeline, scheduler="Eule", batch_size="auto")
     with pytest.raises(UserError, match="no scheduler 'Eule'"):
-        tuned(plan, locate(grounded), Pool())
+        tuned(auto_plan.model_copy(update={"generator": wrong}), locate(wrong), Pool())
 
 
-def test_an_open_plan_is_not_written(open_plan: Plan, tmp_path: Path) -> None:
+def test_auto_takes_the_stored_batch_size_and_is_never_stored(auto_plan: Plan, tmp_path: Path) -> None:
+    def with_size(size: int) -> Plan:
+        return auto_plan.model_copy(update={"generator": auto_plan.generator.model_copy(update={"batch_size": size})})
+
     with pytest.raises(AssertionError, match="measured before"):
-        write_plan(open_plan, str(tmp_path))
-
-
-def test_a_set_that_exists_answers_what_is_open(make_plan: MakePlan, open_plan: Plan, tmp_path: Path) -> None:
-    def with_(**changes: Any) -> Plan:
-        return open_plan.model_copy(update={"generator": open_plan.generator.model_copy(update=changes)})
-
-    stored = write_plan(with_(batch_size=3, attention="xformers"), str(tmp_path))
-    assert agreed_plan(open_plan, read_plan(str(tmp_path)), str(tmp_path)) == stored
+        write_plan(auto_plan, str(tmp_path))
+    stored = write_plan(with_size(3), str(tmp_path))
+    assert agreed_plan(auto_plan, read_plan(str(tmp_path)), str(tmp_path)) == stored
     with pytest.raises(UserError, match="generator.batch_size is 3 there and 5 here"):
-        agreed_plan(with_(batch_size=5), stored, str(tmp_path))
-    with pytest.raises(UserError, match="generator.attention is 'xformers' there and 'sdpa' here"):
-        agreed_plan(with_(attention="sdpa", batch_size=3), stored, str(tmp_path))
+        agreed_plan(with_size(5), stored, str(tmp_path))
 
 
-def test_a_probe_measures_the_images_bytes_and_rejects_of_the_plan_itself(
-    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@given(st.integers(1, 5000))
+def test_parts_cut_a_shard_into_equal_batches(total: int) -> None:
+    parts = even_parts(total)
+    assert parts[0] == 1 and parts[-1] == total and parts == sorted(set(parts))
+    assert all(larger <= 2 * smaller for smaller, larger in pairwise(parts))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected", "tried"),
+    [
+        ({1: 1.0, 2: 1.2, 4: 2.0, 8: 3.9, 16: 8.4}, 4, [1, 2, 4, 8, 16]),  # per image 1, 0.6, 0.5, 0.4875, 0.525
+        ({1: 1.0, 2: 1.0, 4: 1.0, 8: None, 16: 1.0}, 4, [1, 2, 4, 8]),  # out of memory
+        ({1: 40.0, 2: 40.0, 4: 40.0}, 2, [1, 2]),  # out of time
+    ],
+)
+def test_the_smallest_batch_near_the_fastest_is_chosen(
+    seconds: dict[int, float | None], expected: int, tried: list[int]
+) -> None:
+    sizes: list[int] = []
+    assert best_batch(list(seconds), lambda size: (sizes.append(size), seconds[size])[1], budget=60.0) == expected
+    assert sizes == tried
+
+
+def test_too_little_memory_for_one_image_is_an_error() -> None:
+    with pytest.raises(UserError, match="a batch of 1 image doesn't fit into memory"):
+        best_batch([1, 2], lambda size: None)
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the generated batches, on a clock that counts size ** 0.5 seconds for each."""
+    sizes: list[int] = []
+    clock = [0.0]
+    generate = Generator.generate
+
+    def timed(self: Generator, prompts: Any, seeds: Any, guides: Any = ()) -> Any:
+        sizes.append(len(prompts))
+        clock[0] += len(prompts) ** 0.5
+        return generate(self, prompts, seeds, guides)
+
+    monkeypatch.setattr(Generator, "generate", timed)
+    monkeypatch.setattr(autotune.time, "perf_counter", lambda: clock[0])
+    return sizes
+
+
+def test_a_batch_size_is_measured_once(pipeline: Path, generated: list[int]) -> None:
+    settings = GeneratorSettings(pipeline=str(pipeline), steps=9, batch_size="auto")
+    measured = with_batch_size(settings, "cpu", "", ["a cat", "a dog"], 6)
+    assert measured == settings.model_copy(update={"batch_size": 6})
+    assert generated == [1, 1, 2, 2, 3, 3, 6, 6]
+    assert with_batch_size(measured, "cpu", "", ["a cat"], 6) is measured
+
+
+def test_batches_on_a_cpu_are_small_and_divide_a_shard(pipeline: Path, generated: list[int]) -> None:
+    settings = GeneratorSettings(pipeline=str(pipeline), steps=1, batch_size="auto")
+    assert with_batch_size(settings, "cpu", "", ["a cat"], 88).batch_size == 22 == max(generated)
+
+
+@pytest.mark.usefixtures("quick_compiler")
+def test_the_effect_of_a_speed_is_measured_against_exact_images(
+    pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"exact": 6.0, "fast": 2.0}
+    monkeypatch.setattr(autotune, "_stopwatch", lambda generator, _: lambda size: seconds[generator.settings.speed])
+    exact, fast = (
+        GeneratorSettings(pipeline=str(pipeline), steps=2, speed=speed, batch_size=3) for speed in ("exact", "fast")
+    )
+    effect = autotune.effect(fast, "cpu", "", ["a cat", "a dog"])
+    images = [
+        [np.asarray(image, float) for image in Generator(one).generate(["a cat", "a dog", "a cat"], range(3))]
+        for one in (exact, fast)
+    ]
+    assert effect is not None and effect.gain == 3.0
+    assert effect.difference == pytest.approx(np.abs(np.array(images[0]) - images[1]).mean())
+    assert effect.difference > 0
+
+    monkeypatch.setattr(autotune, "_stopwatch", lambda *_: lambda size: None)
+    assert autotune.effect(fast, "cpu", "", ["a cat"]) is None, "one of them doesn't fit into memory"
+
+
+def test_a_probe_measures_throughput_bytes_and_rejects(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = make_plan(8, filters=[{"name": "blank", "minimum": 110}], attempts=2, threads=1)
-    now = iter(range(0, 10_000, 3))  # a clock that ticks 3 seconds at each look
-    monkeypatch.setattr(worker.time, "time", lambda: float(next(now)))
-    found = measure(plan, str(tmp_path / "probe"))
-    size = BATCHES * 4
+    now = iter(range(0, 10_000, 3))  # a clock that advances 3 seconds at each call
+    monkeypatch.setattr(job.time, "time", lambda: float(next(now)))
+    rate = measure(plan, str(tmp_path / "probe"))
+    size = PROBE_BATCHES * 4
     part = plan.model_copy(update={"shard_size": size})
     generated = generate_shard(part, 0, Generator(plan.generator), build_filters(plan.filters, plan.classnames))
-    assert found.image_bytes == write_shard(str(tmp_path / "same"), 0, generated.samples).bytes / size
-    assert found.rejected == sum(generated.rejects.values()) / size > 0
-    assert 0 < found.images <= size / 3
-    assert found.load == 0.0  # by this clock, both times took as many looks
+    assert rate.image_bytes == write_shard(str(tmp_path / "same"), 0, generated.samples).bytes / size
+    assert rate.rejected == sum(generated.rejects.values()) / size > 0
+    assert 0 < rate.images <= size / 3
+    assert rate.load == 0.0  # both runs call this clock equally often
 
 
-def test_a_probe_of_another_speed_measures_its_effect_on_the_sets_own_prompts(
-    make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("quick_compiler")
+def test_a_probe_measures_the_effect_of_another_speed_on_the_plans_prompts(
+    make_plan: MakePlan, pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
-    asked: list[Any] = []
-    monkeypatch.setattr(autotune, "effect", lambda *given: asked.append(given) or Effect(1.5, 2.0))
-    monkeypatch.setattr(loading, "BACKEND", "eager")
+    calls: list[Any] = []
+    monkeypatch.setattr(autotune, "effect", lambda *given: calls.append(given) or Effect(1.5, 2.0))
     generator = {"pipeline": str(pipeline), "batch_size": 4, "steps": 1}
     plan = make_plan(2, threads=1, generator={**generator, "speed": "fast"})
     assert measure(plan, str(tmp_path / "fast")).effect == Effect(1.5, 2.0)
-    torch._dynamo.reset()
-    ((settings, device, _, prompts),) = asked
+    ((settings, device, _, prompts),) = calls
     assert settings.speed == "fast" and device == "cpu" and prompts[0] == plan.entry(0).prompt
-    exact = measure(make_plan(2, threads=1, generator=generator), str(tmp_path / "exact"))
-    assert exact.effect is None and exact.memory is None and len(asked) == 1
+    exact = measure(make_plan(1, threads=1, generator=generator), str(tmp_path / "exact"))
+    assert exact.images > 0 and exact.rejected == 0, "also where the plan is smaller than the probe"
+    assert exact.effect is None and exact.memory is None and len(calls) == 1
 
 
-def test_a_plan_smaller_than_the_probe_is_measured_whole(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
-    found = measure(make_plan(1), str(tmp_path))
-    assert found.images > 0 and found.rejected == 0
-
-
-def test_a_generator_that_cannot_generate_is_told_in_one_sentence(
-    make_plan: Callable[..., Plan], pipeline: Path, tmp_path: Path
-) -> None:
+def test_a_generator_that_fails_is_one_line(make_plan: MakePlan, pipeline: Path, tmp_path: Path) -> None:
     generator = {"pipeline": str(pipeline), "batch_size": 4, "scheduler": "NoScheduler"}
-    with pytest.raises(UserError, match="the generator failed its trial: .*no scheduler 'NoScheduler'"):
+    with pytest.raises(UserError, match="failed its trial: .*no scheduler 'NoScheduler'"):
         measure(make_plan(1, generator=generator), str(tmp_path))

@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.shards.markers import committed
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import driver
-from syncclip.synthesis.driver import check_capacity, synthesise_set
+from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.plan import Plan, read_plan
-from syncclip.synthesis.pool import PoolError, Worker
-from syncclip.synthesis.settings import ONE_ACTOR, Pool
-from syncclip.synthesis.status import Report, read_status
-from syncclip.synthesis.worker import ShardWorker
+from syncclip.synthesis.status import read_status
+from syncclip.workers import job
+from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 from tests.shards.sets import verify
 from tests.synthesis.conftest import digests
 from tests.synthesis.generators.conftest import make_lora
 from tests.worlds.clip import make_clip_folder
 
 MakePlan = Callable[..., Plan]
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Shards are generated in this process, one after the other; gives the list of those that were begun."""
-    begun: list[int] = []
-
-    def run_round(shards: Sequence[int], worker: Callable[[], Worker], **_: Any) -> Iterator[Report]:
-        made = worker()
-        for shard in shards:
-            begun.append(shard)
-            yield made.commit(made.generate(shard))
-
-    monkeypatch.setattr(driver, "run_round", run_round)
-    monkeypatch.setattr(driver, "ray_session", nullcontext)
-    return begun
 
 
 def test_a_set_is_complete_sound_and_summed_up(in_process: list[int], make_plan: MakePlan, tmp_path: Path) -> None:
@@ -115,17 +96,6 @@ def test_growing_from_3_to_16_only_appends(in_process: list[int], make_plan: Mak
     assert plan is not None and plan.amounts == (3, 16)
 
 
-def test_asking_for_fewer_generates_just_what_they_need(
-    in_process: list[int], make_plan: MakePlan, tmp_path: Path
-) -> None:
-    synthesise_set(make_plan(3, shard_size=6), str(tmp_path), show=False)
-    (tmp_path / "00000_stats.json").unlink()
-    (tmp_path / "00001_stats.json").unlink()
-    del in_process[:]
-    synthesise_set(make_plan(1, shard_size=6), str(tmp_path), show=False)
-    assert in_process == [0]
-
-
 @pytest.mark.usefixtures("in_process")
 def test_rejects_and_dropped_images_are_summed_up(make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(3, shard_size=6, filters=[{"name": "blank", "minimum": 127.5}], attempts=2, keep="drop")
@@ -143,11 +113,11 @@ def test_filters_that_reject_everything_end_the_run_early_and_again_at_once(
     in_process: list[int], make_plan: MakePlan, tmp_path: Path
 ) -> None:
     plan = make_plan(100, shard_size=6, filters=[{"name": "blank", "minimum": 127.5}], attempts=4, keep="drop")
-    refusal = "none of the first 72 images, of class 'cat' and 2 others, passed the filters, most were rejected by"
-    with pytest.raises(UserError, match=refusal):
+    failure = "none of the first 72 images, of class 'cat' and 2 others, passed the filters, most were rejected by"
+    with pytest.raises(UserError, match=failure):
         synthesise_set(plan, str(tmp_path), show=False)
     assert len(in_process) == 3  # of 100 shards, each with two images of three classes
-    with pytest.raises(UserError, match=refusal):
+    with pytest.raises(UserError, match=failure):
         synthesise_set(plan, str(tmp_path), show=False)
     assert len(in_process) == 3
 
@@ -159,13 +129,13 @@ def test_actors_in_another_folder_find_the_clip_and_the_lora_weights_of_relative
     make_clip_folder(tmp_path / "clip")
     make_lora(GeneratorSettings(pipeline=str(pipeline)), tmp_path / "lora")
     (tmp_path / "worker").mkdir()
-    generate_here: Callable[..., Iterator[Report]] = driver.run_round
+    generate_here: Callable[..., Iterator[Report]] = job.run_round
 
     def generate_elsewhere(*arguments: Any, **options: Any) -> Iterator[Report]:
         monkeypatch.chdir(tmp_path / "worker")
         return generate_here(*arguments, **options)
 
-    monkeypatch.setattr(driver, "run_round", generate_elsewhere)
+    monkeypatch.setattr(job, "run_round", generate_elsewhere)
     monkeypatch.chdir(tmp_path)
     judge = {"name": "clip_score", "top": 3, "backbone": {"name": "clip"}}
     generator = {"pipeline": str(pipeline), "steps": 1, "batch_size": 4, "loras": [{"weights": "lora"}]}
@@ -176,15 +146,7 @@ def test_actors_in_another_folder_find_the_clip_and_the_lora_weights_of_relative
 
 
 @pytest.mark.usefixtures("in_process")
-def test_nothing_is_measured_where_nothing_is_open(
-    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(driver, "tuned")
-    assert synthesise_set(make_plan(1), str(tmp_path), show=False).complete
-
-
-@pytest.mark.usefixtures("in_process")
-def test_another_plan_is_refused_before_markers_are_read(
+def test_another_plan_is_an_error_before_markers_are_read(
     make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthesise_set(make_plan(1), str(tmp_path), show=False)
@@ -217,7 +179,7 @@ def test_a_generator_that_is_not_there_leaves_no_plan_behind(make_plan: MakePlan
 
 def test_shards_without_a_plan_are_not_added_to(make_plan: MakePlan, tmp_path: Path) -> None:
     write_shard(str(tmp_path), 0, [Sample(0, 0, b"jpeg", "text")])
-    with pytest.raises(UserError, match=r"shards but no plan\.json"):
+    with pytest.raises(UserError, match=r"holds shards but no plan\.json"):
         synthesise_set(make_plan(1), str(tmp_path), show=False)
     assert not (tmp_path / "plan.json").exists()
 
@@ -241,7 +203,7 @@ def test_an_interrupted_generating_keeps_its_plan_only_where_a_cluster_may_go_on
     def interrupted(*_: Any, **__: Any) -> Iterator[Report]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(driver, "run_round", interrupted)
+    monkeypatch.setattr(job, "run_round", interrupted)
     if address is None:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
     else:
@@ -254,113 +216,10 @@ def test_an_interrupted_generating_keeps_its_plan_only_where_a_cluster_may_go_on
     assert (read_plan(str(tmp_path)) is not None) == (address is not None)
 
 
-def test_more_actors_than_cpus_are_refused(
-    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driver, "local_cpus", lambda: 2)
+def test_more_actors_than_cpus_are_errors(make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "local_cpus", lambda: 2)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match="3 actors would need 3 CPUs, but there are 2; use at most 2"):
         synthesise_set(make_plan(1), str(tmp_path), Pool(3), show=False)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_cluster_without_gpus_is_refused_and_one_that_is_named_needs_room_for_one_actor(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(driver, "capacity", lambda: {"CPU": 2.0, "GPU": 0.0})
-    monkeypatch.setattr("ray.is_initialized", lambda: True)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    refusal = "synthesis.num_gpus is 1, but the cluster has 0 GPUs and 2 CPUs; set it to 0, or add machines with GPUs"
-    with pytest.raises(UserError, match=refusal):
-        check_capacity(Pool(num_gpus=1.0), 1)
-    check_capacity(Pool(3), 2)
-    monkeypatch.delenv("RAY_ADDRESS")
-    with pytest.raises(UserError, match="3 actors of 2 threads would need 6 CPUs, but there are 2; use at most 1"):
-        check_capacity(Pool(3), 2)
-
-
-def test_an_error_inside_a_row_comes_back_as_a_row(make_plan: MakePlan, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    place = str(tmp_path / "file" / "set")
-    plan = make_plan(1)
-    report = Report(
-        **ShardWorker(plan.model_dump_json(), place, "cpu", plan.generator.pipeline, owner=plan.owner)({"shard": 0})
-    )
-    assert report.fatal and "cannot write" in report.error and "Traceback" in report.trace
-
-
-# The rounds, with a pool that fails as it is told.
-
-
-class FailingPool:
-    """Writes shards, except that shard s fails its first `errors[s]` times; `deadly` shards end the round."""
-
-    def __init__(self, url: Path, owner: str, errors: dict[int, int], deadly: int | None = None) -> None:
-        self.url, self.owner, self.errors, self.deadly = str(url), owner, errors, deadly
-        self.rounds: list[list[int]] = []
-
-    def __call__(self, todo: Sequence[int]) -> Iterator[Report]:
-        self.rounds.append(list(todo))
-        for shard in todo:
-            if shard == self.deadly:
-                raise PoolError("ActorDiedError")
-            if self.errors.get(shard, 0) > 0:
-                self.errors[shard] -= 1
-                yield Report(shard, error="OSError: connection reset")
-            else:
-                write_shard(self.url, shard, [Sample(shard, 0, b"jpeg", "text")], owner=self.owner)
-                yield Report(shard, images=1)
-
-
-def job_of(url: str, plan: Plan, retries: int) -> driver._Job:
-    images = {shard: len(plan.shard_range(shard)) for shard in plan.shards()}
-    return driver._Job(plan, url, images, list(images), ONE_ACTOR._replace(retries=retries), "", new=True)
-
-
-def run(pool: FailingPool, plan: Plan, retries: int) -> list[Report]:
-    return list(driver._rounds(job_of(pool.url, plan, retries), pool))
-
-
-def test_failed_shards_are_tried_again_in_a_further_round(make_plan: MakePlan, tmp_path: Path) -> None:
-    plan = make_plan(5, shard_size=4)
-    pool = FailingPool(tmp_path, plan.owner, {1: 2, 3: 1})
-    run(pool, plan, retries=2)
-    assert pool.rounds == [[0, 1, 2, 3], [1, 3], [1]]
-    assert list(committed(str(tmp_path))) == [0, 1, 2, 3]
-
-
-def test_a_shard_that_always_fails_ends_in_one_sentence_and_the_others_are_committed(
-    make_plan: MakePlan, tmp_path: Path
-) -> None:
-    plan = make_plan(5, shard_size=4)
-    pool = FailingPool(tmp_path, plan.owner, {1: 99})
-    with pytest.raises(UserError) as failure:
-        run(pool, plan, retries=2)
-    assert str(failure.value).startswith(
-        "shard 00001.tar could not be generated: OSError: connection reset; 3 of 4 shards"
-    )
-    assert pool.rounds == [[0, 1, 2, 3], [1], [1]]
-    assert list(committed(str(tmp_path))) == [0, 2, 3]
-
-
-def test_a_shard_that_ends_the_pool_does_not_starve_the_others(make_plan: MakePlan, tmp_path: Path) -> None:
-    plan = make_plan(5, shard_size=4)
-    pool = FailingPool(tmp_path, plan.owner, {}, deadly=1)
-    with pytest.raises(UserError, match=r"shard 00001.tar could not be generated: its processes kept dying"):
-        run(pool, plan, retries=1)
-    assert list(committed(str(tmp_path))) == [0, 2, 3]
-
-
-def test_a_row_without_its_marker_is_generated_again(make_plan: MakePlan, tmp_path: Path) -> None:
-    plan = make_plan(5, shard_size=4)
-    pool = FailingPool(tmp_path, plan.owner, {})
-    lost = iter(["00002_stats.json"])
-
-    def generate(todo: Sequence[int]) -> Iterator[Report]:
-        yield from pool(todo)
-        if name := next(lost, None):
-            (tmp_path / name).unlink()
-
-    deque(driver._rounds(job_of(str(tmp_path), plan, 2), generate), maxlen=0)
-    assert pool.rounds == [[0, 1, 2, 3], [2]]

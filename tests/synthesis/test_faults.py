@@ -19,8 +19,8 @@ from syncclip.shards.markers import committed
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, write_plan
-from syncclip.synthesis.settings import Pool
 from syncclip.synthesis.status import SynthesisStatus
+from syncclip.workers.settings import Pool
 from tests.synthesis.conftest import digests
 from tests.worlds.light import LightWorker
 
@@ -33,7 +33,7 @@ import os, signal, sys
 from pathlib import Path
 from syncclip.synthesis import driver
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.settings import Pool
+from syncclip.workers.settings import Pool
 from tests.worlds.light import LightWorker
 driver.ShardWorker = LightWorker
 driver.synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2],
@@ -59,9 +59,7 @@ def quiet(plan: Plan, tmp_path: Path) -> dict[str, str]:
     """The bytes of a run that nothing disturbs, generated shard after shard in this process."""
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
     folder = tmp_path / "quiet"
-    make = LightWorker(
-        write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", plan.generator.pipeline, {}
-    )
+    make = LightWorker(write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", plan.generator.pipeline)
     assert [make({"shard": shard})["error"] for shard in plan.shards()] == [""] * SHARDS
     return digests(folder)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.rejects import EACH, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
+from syncclip.synthesis.rejects import PER_REASON, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
 from syncclip.synthesis.shard import generate_shard
 from tests.synthesis.test_shard import Brighter, SeedGenerator
 
@@ -24,7 +24,7 @@ def test_the_first_rejects_of_each_reason_lie_beside_the_shard(plan: Plan, tmp_p
     generated = generate_shard(plan, 0, SeedGenerator(), [Brighter(100, "dark"), Brighter(200, "dim")])
     write_rejects(str(tmp_path), 0, generated.gallery)
     found = read_rejects(str(tmp_path), 99, storage.NOBODY)
-    assert {reason: len(rejects) for reason, rejects in found.items()} == {"dark": EACH, "dim": EACH}
+    assert {reason: len(rejects) for reason, rejects in found.items()} == {"dark": PER_REASON, "dim": PER_REASON}
     for reason, (low, high) in {"dark": (0, 101), "dim": (101, 201)}.items():
         for reject in found[reason]:
             entry = plan.entry(reject.index, reject.attempt)
@@ -57,7 +57,7 @@ def test_different_classes_come_first(plan: Plan, tmp_path: Path) -> None:
     assert [one.label for one in read_rejects(str(tmp_path), 3, storage.NOBODY)["dark"]] == [0, 1, 0]
 
 
-def test_what_is_not_for_every_eye_cannot_be_recognised(plan: Plan) -> None:
+def test_blurred_thumbnails_are_unrecognisable(plan: Plan) -> None:
     checks = Image.fromarray((np.indices((64, 64)).sum(axis=0) // 4 % 2 * 255).astype(np.uint8))
     seen = []
     for blurred in (False, True):

@@ -25,13 +25,13 @@ from syncclip.synthesis.settings import SynthesisSettings
         ({"images_per_clas": 3}, "images_per_clas"),
     ],
 )
-def test_what_cant_work_is_refused_with_a_sentence(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValidationError) as refusal:
+def test_invalid_settings_are_errors(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as failure:
         SynthesisSettings.model_validate(settings)
-    assert sentence in str(refusal.value)
+    assert sentence in str(failure.value)
 
 
-def test_filters_are_told_apart_by_their_names() -> None:
+def test_filters_are_reported_apart_by_their_names() -> None:
     settings = SynthesisSettings.model_validate({"filters": [{"name": "blank"}, {"name": "clip_score", "top": 3}]})
     assert [type(one).__name__ for one in settings.filters] == ["BlankSettings", "ClipScoreSettings"]
 
@@ -52,6 +52,6 @@ def test_actors_are_a_number_or_bounds(actors: Any, bounds: tuple[int, int]) -> 
         ("{most: 4}", "synthesis.actors.most: no such key; there are min, max"),
     ],
 )
-def test_wrong_bounds_of_actors_are_told_with_their_place(actors: str, sentence: str) -> None:
+def test_wrong_bounds_of_actors_are_reported_with_their_place(actors: str, sentence: str) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)):
         Recipe.load("icons", [f"synthesis.actors={actors}"])

@@ -65,7 +65,7 @@ def test_without_filters_every_image_is_its_first_attempt(make_plan: Callable[..
     assert generated.rejects == {}
 
 
-def test_what_the_device_computed_for_the_shard_is_told(make_plan: Callable[..., Plan]) -> None:
+def test_what_the_device_computed_for_the_shard_is_reported(make_plan: Callable[..., Plan]) -> None:
     made, generator = generate(make_plan(4, shard_size=15, attempts=1), 0, bound=-1)
     assert made.seconds["computed"] == 0.25 * len(generator.batches)
 
@@ -92,7 +92,7 @@ def test_images_that_never_pass_are_dropped_if_the_plan_says_so(make_plan: Calla
 
 
 def test_best_generates_every_attempt_and_takes_the_best_score(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
+    plan = make_plan(10, shard_size=15, attempts=3, select="best", filters=[{"name": "blank"}])
     generated, generator = generate(plan, 0, bound=-1)
     for sample in generated.samples:
         tries = [brightness(plan, sample.index, attempt) for attempt in range(3)]
@@ -160,7 +160,7 @@ class Diary(Brighter):
         self.accepted += zip(batch.indices, shades, strict=True)
 
 
-def test_a_filter_is_told_what_was_accepted_in_its_shard(plan: Plan) -> None:
+def test_a_filter_is_reported_what_was_accepted_in_its_shard(plan: Plan) -> None:
     diary = Diary(100)
     for shard in (0, 1):
         generated = generate_shard(plan, shard, SeedGenerator(), [Brighter(50, "black"), diary])
@@ -170,10 +170,10 @@ def test_a_filter_is_told_what_was_accepted_in_its_shard(plan: Plan) -> None:
         assert len(expected) > 0
 
 
-def test_of_several_accepted_attempts_the_filter_is_told_of_each_that_was_better(
+def test_of_several_accepted_attempts_the_filter_is_reported_of_each_that_was_better(
     make_plan: Callable[..., Plan],
 ) -> None:
-    plan = make_plan(10, shard_size=15, attempts=3, choose="best", filters=[{"name": "blank"}])
+    plan = make_plan(10, shard_size=15, attempts=3, select="best", filters=[{"name": "blank"}])
     diary = Diary(-1)
     generated = generate_shard(plan, 0, SeedGenerator(), [diary])
     assert dict(diary.accepted) == {sample.index: sample.provenance["seed"] % 256 for sample in generated.samples}
@@ -211,7 +211,7 @@ class Patient(Diary):
 
 
 @pytest.mark.parametrize("choice", [{}, {"select": "best"}, {"attempts": 1}])
-def test_the_generator_goes_on_with_the_next_shard_while_filters_are_at_one(
+def test_the_generator_continues_with_the_next_shard_while_filters_are_at_one(
     make_plan: Callable[..., Plan], choice: dict[str, Any]
 ) -> None:
     plan = make_plan(10, shard_size=15, filters=[{"name": "blank"}], **{"attempts": 3, **choice})
@@ -272,22 +272,3 @@ def test_time_in_which_another_shard_is_filtered_is_no_part_of_a_shard(make_plan
         ended.set()
         others.result()
         assert second.result().begun >= released - second.result().seconds["generate"]
-
-
-def test_a_shard_begins_when_the_generator_does(make_plan: Callable[..., Plan]) -> None:
-    plan = make_plan(10, shard_size=15)
-    generator, ended = SeedGenerator(), list[float]()
-    start = generator.start
-
-    def slow(prompts: Sequence[str], seeds: Sequence[int]) -> Callable[[], list[Image.Image]]:
-        time.sleep(0.05)
-        ended.append(time.time())
-        return start(prompts, seeds)
-
-    generator.start = slow  # type: ignore[method-assign]
-    with ThreadPoolExecutor(1) as rows:
-        first = begin_shard(plan, 0, generator, [])
-        second = rows.submit(lambda: begin_shard(plan, 1, generator, [])())
-        made = [first(), second.result()]
-    batches = -(-15 // plan.batch)
-    assert made[1].begun >= ended[batches - 2], "all of the first's batches but the last were made before"

@@ -12,7 +12,8 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.runtime.heartbeat import repeating
 from syncclip.storage.status_file import SILENCE, keep_status_file
-from syncclip.synthesis.status import STATUS_NAME, Report, SynthesisMetrics, SynthesisStatus, mark_complete, read_status
+from syncclip.synthesis.status import STATUS_NAME, SynthesisMetrics, SynthesisStatus, mark_complete, read_status
+from syncclip.workers.report import Report
 from tests.metrics_port import PATIENCE, scraped
 
 
@@ -28,7 +29,7 @@ def status_of(folder: Path) -> SynthesisStatus:
     return found
 
 
-def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
+def test_a_status_file_contains_progress_and_last_update(tmp_path: Path) -> None:
     now, status = iter([101.0, 501.0]), SynthesisStatus.begin(planned=100, images=20, most=1)
     with keep_status_file(str(tmp_path / STATUS_NAME), status, interval=600, clock=lambda: next(now)):
         begun = status_of(tmp_path)
@@ -47,7 +48,7 @@ def test_a_run_tells_where_it_is_and_that_it_lives(tmp_path: Path) -> None:
         (KeyboardInterrupt(), "interrupted", "Ctrl-C or a signal"),
     ],
 )
-def test_an_end_before_the_end_is_told_with_its_reason(
+def test_an_end_before_the_end_is_reported_with_its_reason(
     tmp_path: Path, error: BaseException, state: str, reason: str
 ) -> None:
     with pytest.raises(type(error)), keep_status_file(str(tmp_path / STATUS_NAME), counted()):
@@ -74,7 +75,7 @@ def test_a_set_whose_driver_died_after_its_last_shard_is_called_complete(tmp_pat
     assert (found.state, found.reason, found.images, found.remaining) == ("complete", "", 100, 0.0)
 
 
-def test_a_status_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_a_status_of_another_version_is_a_one_line_error(tmp_path: Path) -> None:
     storage.write_sealed(str(tmp_path / "status.json"), json.dumps({"state": "flying"}).encode())
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_status(str(tmp_path))
@@ -92,7 +93,7 @@ def test_reports_give_rate_time_left_and_busy_shares() -> None:
     assert status.facts() == {"busy": "generate 80 %, filter 10 %, encode 0 %, write 10 %", "rejected": "blank 3"}
 
 
-def test_what_the_device_computed_is_told_beside_what_generating_took() -> None:
+def test_device_time_is_reported_beside_generation_time() -> None:
     status = SynthesisStatus.begin(planned=100, images=0, most=1)
     status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0, computed=1.0), 10)
     assert (status.busy["generate"], status.computed) == (1.0, 0.25)

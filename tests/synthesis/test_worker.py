@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from syncclip.core import trust
 from syncclip.synthesis.generators import loading
 from syncclip.synthesis.plan import Plan, read_plan, write_plan
-from syncclip.synthesis.status import Report
-from syncclip.synthesis.worker import ShardWorker, failed
+from syncclip.synthesis.worker import ShardWorker
 
 
 def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
@@ -26,9 +24,9 @@ def test_an_actor_that_resumes_a_fast_set_generates_the_same_bytes(
     assert resumed is not None
     made = []
     for plan in (fast, resumed, exact):
-        report, finish = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline)).generate(0)
-        assert finish is not None, report.error
-        made.append([sample.image_bytes for sample in finish().samples])
+        begun = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline)).begin(0)
+        assert begun.finish is not None, begun.report.error
+        made.append([sample.image_bytes for sample in begun.finish().samples])
     torch._dynamo.reset()
     assert made[0] == made[1] != made[2]
 
@@ -38,17 +36,5 @@ def test_what_the_processor_did_is_no_more_than_the_time_that_generating_took(
 ) -> None:
     plan = make_plan(2, threads=1, generator={"pipeline": str(pipeline), "batch_size": 4, "steps": 2})
     worker = ShardWorker(plan.model_dump_json(), str(tmp_path), "cpu", str(pipeline))
-    report = worker.commit(worker.generate(0))
+    report = worker.commit(worker.begin(0))
     assert 0 < report.computed <= report.generate
-
-
-def test_a_bug_in_own_code_is_fatal_to_a_set_and_tried_once(tmp_path: Path) -> None:
-    trust.trust("mine:Pipeline")
-    functions: dict[str, Callable[[], None]] = {"__name__": "mine"}  # type: ignore[dict-item]
-    exec(compile("def draw():\n    raise TypeError('no steps')", "mine.py", "exec"), functions)
-    try:
-        functions["draw"]()
-    except TypeError as error:
-        report = failed(Report(0), error)
-    assert report.fatal and report.error == "mine.py, line 2, in draw: TypeError: no steps"
-    assert not failed(Report(0), TypeError("a defect")).fatal

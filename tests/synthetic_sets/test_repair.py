@@ -22,11 +22,11 @@ from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, read_plan, write_plan
 from syncclip.synthesis.references import real_images, store
-from syncclip.synthesis.settings import ONE_ACTOR, Pool
 from syncclip.synthesis.worker import ShardWorker
 from syncclip.synthetic_sets import repair
 from syncclip.synthetic_sets.imported import ImportedSet
 from syncclip.synthetic_sets.repair import examine, repair_set
+from syncclip.workers.settings import ONE_ACTOR, Pool
 from tests.conftest import TinyWorld
 from tests.shards.sets import verify, write_set
 from tests.synthesis.conftest import digests
@@ -178,7 +178,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     reseal(folder / "plan.json", json.dumps(plan).encode())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="generator 'someone/model': .* HF_HUB_OFFLINE forbids asking the hub"):
+    with pytest.raises(UserError, match="generator 'someone/model': .* HF_HUB_OFFLINE forbids access to the hub"):
         repair_set(str(folder), [1])
     assert len(committed(str(folder))) == 4
 
@@ -188,8 +188,8 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     ("judge", "sentence"),
     [
         ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "unknown CLIP '/gone'"),
-        ({"name": "safety", "checker": "/gone", "digest": "0" * 16}, "/gone holds no safety checker"),
-        ({"name": "leakage", "backbone": {"name": "icons"}, "digest": "0" * 16}, "0{16}.safetensors is not there"),
+        ({"name": "safety", "checker": "/gone", "checksum": "0" * 16}, "/gone holds no safety checker"),
+        ({"name": "leakage", "backbone": {"name": "icons"}, "checksum": "0" * 16}, "0{16}.safetensors is missing"),
     ],
 )
 def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(

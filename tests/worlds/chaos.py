@@ -191,7 +191,7 @@ def _bury(family: set[psutil.Process]) -> None:
 def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
     """The digests of a set that is drawn shard after shard in this process, undisturbed."""
     known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
-    make = LightWorker(write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", "icons", {})
+    make = LightWorker(write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", "icons")
     with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
         errors = [make({"shard": shard})["error"] for shard in plan.shards()]
     assert not any(errors), errors

@@ -22,9 +22,10 @@ from syncclip.core.settings import UserError
 from syncclip.synthesis import driver
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.plan import Plan, draft
-from syncclip.synthesis.settings import Pool, SynthesisSettings
-from syncclip.synthesis.status import Report
+from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.synthesis.worker import ShardWorker
+from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 
 PACE, LEDGER = "LIGHT_PACE", "LIGHT_LEDGER"
 CLASSES, BATCH = 8, 4

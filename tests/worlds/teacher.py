@@ -17,23 +17,23 @@ from syncclip.recipe.recipe import Recipe
 
 def teach_here(run: str, url: str, out: str, **asked: Any) -> Passed:
     """As `write_soft_labels`, without Ray."""
-    with patch.object(ShardJob, "work_off", _in_turn):
+    with patch.object(ShardJob, "run_on", _in_turn):
         return write_soft_labels(run, url, out, **asked)
 
 
 def classify_here(run: str, url: str, out: str | None = None, **asked: Any) -> Passed:
     """As `classify_shards`, without Ray."""
-    with patch.object(ShardJob, "work_off", _in_turn):
+    with patch.object(ShardJob, "run_on", _in_turn):
         return classify_shards(run, url, out, **asked)
 
 
 def _in_turn(job: ShardJob, worker: Callable[[], ShardPass], *_: object) -> None:
-    job.recheck()
+    job.verify()
     made = worker()
-    for number in job.left():
-        report = made.commit(made.generate(number))
+    for number in job.remaining():
+        report = made.commit(made.begin(number))
         if report.error:
-            raise UserError(job.failure(number, report.error, len(job.left())))
+            raise UserError(job.failure(number, report.error, len(job.remaining())))
 
 
 def zero_shot(recipe: str, folder: Path, *overrides: str) -> str:

@@ -1,8 +1,8 @@
-"""Filters: a batch of generated images comes in, a score and a decision for each go out; one file a filter."""
+"""Filters: a score and a decision for each image of a generated batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Annotated
 
@@ -51,67 +51,64 @@ ClipFilterSettings = (
     | ClipDuplicateSettings
     | LeakageSettings
 )
-"""Those that ask a CLIP, their `backbone`."""
+"""Filters with a CLIP, their `backbone`."""
 FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
-    """The same filters with absolute paths of the models that they name, for processes that run in another folder."""
-    found: list[AnyFilterSettings] = []
-    for one in settings:
+    """The filters with absolute paths of their models, for processes in another working directory."""
+    placed: list[AnyFilterSettings] = []
+    for entry in settings:
         update: dict[str, object] = {}
-        if isinstance(one, SafetySettings) and one.checker:
-            update["checker"] = str(home_path(one.checker).absolute())
-        if isinstance(one, ClipFilterSettings) and one.backbone is not None:
-            update["backbone"] = one.backbone.placed()
-        found.append(one.model_copy(update=update))
-    return tuple(found)
+        if isinstance(entry, SafetySettings) and entry.checker:
+            update["checker"] = str(home_path(entry.checker).absolute())
+        if isinstance(entry, ClipFilterSettings) and entry.backbone is not None:
+            update["backbone"] = entry.backbone.placed()
+        placed.append(entry.model_copy(update=update))
+    return tuple(placed)
 
 
 def build_filters(
     settings: Sequence[AnyFilterSettings], prompts: Sequence[str], device: str = "cpu", url: str = ""
 ) -> list[Filter]:
-    """The filters in the order in which they score.
+    """The filters in scoring order; those with the same backbone share its CLIP.
 
     Args:
         settings: from a plan.
-        prompts: one sentence for each class.
+        prompts: one per class.
         device: torch device of their models.
-        url: folder or URL of the set, where what the filters need is stored.
+        url: folder or URL of the synthetic dataset, with the files of its filters.
 
     Raises:
-        UserError: something that a filter needs is missing or doesn't fit.
+        UserError: a file that a filter needs is missing or doesn't fit.
     """
 
     @cache
     def clip(backbone: BackboneSettings | None) -> FrozenClip:
         return FrozenClip(backbone or BackboneSettings(), prompts, device)
 
-    return [_build(one, clip, device, url) for one in settings]
+    def build(entry: AnyFilterSettings) -> Filter:
+        match entry:
+            case BlankSettings():
+                return Blank(entry)
+            case SafetySettings():
+                return Safety(entry, device)
+            case ClipScoreSettings():
+                return ClipScore(entry, clip(entry.backbone))
+            case ClipSimilaritySettings():
+                return ClipSimilarity(entry, clip(entry.backbone))
+            case ClipMarginSettings():
+                return ClipMargin(entry, clip(entry.backbone))
+            case ClipHeadSettings():
+                return ClipHead(entry, clip(entry.backbone), url)
+            case DuplicateSettings():
+                return Duplicate(entry)
+            case ClipDuplicateSettings():
+                return ClipDuplicate(entry, clip(entry.backbone))
+            case LeakageSettings():
+                return Leakage(entry, clip(entry.backbone), url)
 
-
-def _build(
-    one: AnyFilterSettings, clip: Callable[[BackboneSettings | None], FrozenClip], device: str, url: str
-) -> Filter:
-    match one:
-        case BlankSettings():
-            return Blank(one)
-        case SafetySettings():
-            return Safety(one, device)
-        case ClipScoreSettings():
-            return ClipScore(one, clip(one.backbone))
-        case ClipSimilaritySettings():
-            return ClipSimilarity(one, clip(one.backbone))
-        case ClipMarginSettings():
-            return ClipMargin(one, clip(one.backbone))
-        case ClipHeadSettings():
-            return ClipHead(one, clip(one.backbone), url)
-        case DuplicateSettings():
-            return Duplicate(one)
-        case ClipDuplicateSettings():
-            return ClipDuplicate(one, clip(one.backbone))
-        case LeakageSettings():
-            return Leakage(one, clip(one.backbone), url)
+    return [build(entry) for entry in settings]
 
 
 __all__ = [

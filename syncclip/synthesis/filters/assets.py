@@ -1,6 +1,6 @@
-"""What a plan needs beside its settings is in the set's folder under the digest of its content, which the plan names.
+"""Files that a plan needs beside its settings, stored in the dataset's folder under the checksum of their content.
 
-So a machine that has none of the user's files can extend a set, and every image is scored by the same weights.
+So a machine without the user's files can extend a dataset, and every image is scored by the same weights.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ FOLDER = "filters"
 
 
 def digest_of(data: bytes) -> str:
-    """Hex digest (16 digits) of some content."""
+    """SHA-256 of some content, its first 16 hex digits."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def asset_url(url: str, digest: str) -> str:
-    """Where the tensors of this digest are in the set at `url`."""
-    return storage.join(url, FOLDER, f"{digest}.safetensors")
+def asset_url(url: str, checksum: str) -> str:
+    """URL of the tensors with this checksum in the dataset at `url`."""
+    return storage.join(url, FOLDER, f"{checksum}.safetensors")
 
 
-def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, refusal: str) -> str:
-    """Write tensors beside the set and return their digest. After a crash they are there whole or not at all.
+def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch: str) -> str:
+    """Write tensors into the dataset's folder, atomically, and return their checksum.
 
     Raises:
-        UserError: `refusal`, where a digest is `planned` and theirs is another; nothing is written then.
+        UserError: `mismatch`, where the checksum differs from a `planned` one; nothing is written.
     """
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    digest = digest_of(data)
-    if planned and digest != planned:
-        raise UserError(refusal)
-    if not storage.exists(asset_url(url, digest)):
-        storage.write_bytes(asset_url(url, digest), data)
-    return digest
+    checksum = digest_of(data)
+    if planned and checksum != planned:
+        raise UserError(mismatch)
+    if not storage.exists(asset_url(url, checksum)):
+        storage.write_bytes(asset_url(url, checksum), data)
+    return checksum
 
 
-def fetch(url: str, digest: str, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a digest.
+def fetch(url: str, checksum: str, name: str) -> dict[str, torch.Tensor]:
+    """The tensors with a checksum.
 
     Raises:
-        UserError: they are missing or damaged; `name` is the filter that asks.
+        UserError: they are missing or damaged; `name` is the filter that needs them.
     """
     import safetensors.torch
 
-    place = asset_url(url, digest)
-    if not digest or not storage.exists(place):
-        raise UserError(f"filter {name!r}: {place} is not there; `syncclip synth` with this set's recipe writes it")
-    data = storage.read_bytes(place)
-    if digest_of(data) != digest:
-        raise UserError(f"filter {name!r}: {place} was damaged; remove it and run the same `syncclip synth` again")
+    path = asset_url(url, checksum)
+    if not checksum or not storage.exists(path):
+        raise UserError(f"filter {name!r}: {path} is missing; run `syncclip synth` with the dataset's recipe")
+    data = storage.read_bytes(path)
+    if digest_of(data) != checksum:
+        raise UserError(f"filter {name!r}: {path} is damaged; remove it and run the same `syncclip synth` again")
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     return tensors

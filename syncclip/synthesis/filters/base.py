@@ -1,4 +1,4 @@
-"""What a filter is: it gives each image of a batch a score and a decision."""
+"""Interface of a filter: a score and a decision for each image of a batch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class FilterBatch:
-    """Generated images, side by side with what they were generated for."""
+    """Generated images with their classes, prompts and indices."""
 
     images: Sequence[Image.Image]
     labels: Sequence[int]
     """Class ids."""
     prompts: Sequence[str]
     indices: Sequence[int]
-    """Of the samples; several attempts at one image share an index."""
+    """Sample indices; several attempts at one image share an index."""
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def at(self, places: Sequence[int]) -> FilterBatch:
-        """The images at these places."""
+    def at(self, rows: Sequence[int]) -> FilterBatch:
+        """The images of these rows."""
         columns = (self.images, self.labels, self.prompts, self.indices)
-        return FilterBatch(*([column[i] for i in places] for column in columns))  # type: ignore[arg-type]
+        return FilterBatch(*([column[i] for i in rows] for column in columns))  # type: ignore[arg-type]
 
 
 class FilterResult(NamedTuple):
@@ -38,10 +38,10 @@ class FilterResult(NamedTuple):
 
 
 class Filter:
-    """Judges batches; its name is the reason under which its rejects are counted.
+    """Accepts or rejects images; its name is the reason under which its rejects are counted.
 
-    A shard's bytes are a function of the plan alone, so a filter may remember what was accepted before in the same
-    shard, and nothing else.
+    A shard's bytes are a function of the plan alone, so a filter may only remember the images accepted before in the
+    same shard.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Filter:
     """Whether thumbnails of its rejects are made unrecognisable."""
 
     def begin(self) -> None:
-        """A new shard begins: forget what was accepted in the last one."""
+        """Start a shard: forget the images accepted in the previous one."""
 
     @abstractmethod
     def score(self, batch: FilterBatch) -> FilterResult:
-        """Score and decision for each image of what earlier filters let through."""
+        """Score and decision for each image that passed the previous filters."""
 
     def accept(self, batch: FilterBatch) -> None:
-        """These images passed all filters and are taken; one with a known index takes the place of the earlier."""
+        """Remember images that passed all filters; one with a known index replaces the earlier one."""

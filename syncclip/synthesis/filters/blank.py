@@ -1,4 +1,4 @@
-"""Blank images: constant or nearly so, such as those that a safety checker blackens."""
+"""Filter for blank images, such as those that a safety checker blackens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 
 
 class BlankSettings(Settings):
-    """Rejects constant or nearly constant images, such as a safety checker's black ones."""
+    """Reject images of nearly one colour, such as a safety checker's black ones."""
 
     name: Literal["blank"] = "blank"
-    """Rejects images of nearly one colour."""
+    """Reject images of nearly one colour."""
     minimum: float = Field(4.0, ge=0, le=127.5)
-    """Least standard deviation of a colour channel, over the pixels, of 255 (the largest of the three counts)."""
+    """Minimum standard deviation over the pixels, of 255, in the most varied colour channel."""
 
 
 class Blank(Filter):

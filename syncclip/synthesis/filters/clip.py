@@ -1,4 +1,4 @@
-"""The frozen CLIP behind the filters: all that name the same backbone share one, and each image is encoded once."""
+"""The frozen CLIP of the filters: shared by all with the same backbone, with each image encoded once."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ if TYPE_CHECKING:
     import torch
 
 
-IMAGES = 64
-"""Images of a set that are encoded at once."""
-SENTENCES = 256
-"""Class prompts that are encoded at once."""
-REMEMBERED = 4096
-"""Prompts whose features are kept."""
+IMAGE_BATCH = 64
+"""Images of a dataset per forward pass."""
+PROMPT_BATCH = 256
+"""Class prompts per forward pass."""
+MAX_CACHED_PROMPTS = 4096
 
 
 class FrozenClip:
-    """Features of length 1 of images and sentences.
+    """Normalised features of images and prompts.
 
     Args:
-        settings: which CLIP.
-        prompts: the sentence that stands for each class, `template` with the class name.
+        settings: the CLIP.
+        prompts: the prompt of each class, the template with the class name.
         device: torch device.
     """
 
@@ -45,33 +44,33 @@ class FrozenClip:
         self._sentences: dict[str, torch.Tensor] = {}
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(N, D) features of images. Of some of the images that were encoded last, nothing is computed again."""
+        """(N, D) features of images; those of the last encoded batch are reused for subsets of it."""
         import torch
 
-        places = {id(image): place for place, image in enumerate(self._images)}  # kept alive here, so ids are theirs
-        if self._features is None or not all(id(image) in places for image in images):
+        rows = {id(image): row for row, image in enumerate(self._images)}  # references keep ids valid
+        if self._features is None or not all(id(image) in rows for image in images):
             with torch.inference_mode():
                 pixels = torch.stack([self.backbone.preprocess(image) for image in images]).to(self.device)
                 self._features = torch.nn.functional.normalize(self.model.encode_image(pixels).float(), dim=-1)
             self._images = list(images)
             return self._features
-        return self._features[[places[id(image)] for image in images]]
+        return self._features[[rows[id(image)] for image in images]]
 
     @cached_property
     def classes(self) -> torch.Tensor:
-        """(C, D) features of the sentences that stand for the classes."""
+        """(C, D) features of the class prompts."""
         import torch
 
-        chunks = [self.prompts[start : start + SENTENCES] for start in range(0, len(self.prompts), SENTENCES)]
-        return torch.cat([self._encode(chunk) for chunk in chunks])
+        starts = range(0, len(self.prompts), PROMPT_BATCH)
+        return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """(N, D) features of sentences. Each is encoded alone, so that its last bits don't depend on the others."""
+        """(N, D) features of prompts, each encoded alone, so that its last bits don't depend on the others."""
         import torch
 
         for text in texts:
             if text not in self._sentences:
-                if len(self._sentences) >= REMEMBERED:
+                if len(self._sentences) >= MAX_CACHED_PROMPTS:
                     del self._sentences[next(iter(self._sentences))]
                 self._sentences[text] = self._encode([text])[0]
         return torch.stack([self._sentences[text] for text in texts])
@@ -85,20 +84,20 @@ class FrozenClip:
 
 
 def encode_set(images: ImageSet, clip: FrozenClip, rows: Sequence[int], name: str) -> tuple[list[int], torch.Tensor]:
-    """The rows of a set whose images can be read, and the (N, D) features of these; `name` labels the progress line."""
+    """The rows of a dataset with readable images, and their (N, D) features; `name` labels the progress line."""
     import torch
 
     kept: list[int] = []
-    found: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
     with Progress(len(rows), "images", name) as progress:
-        for start in range(0, len(rows), IMAGES):
-            chunk = rows[start : start + IMAGES]
+        for start in range(0, len(rows), IMAGE_BATCH):
+            chunk = rows[start : start + IMAGE_BATCH]
             readable: dict[int, Image.Image] = {}
             for row in chunk:
                 with suppress(UserError):
                     readable[row] = images.image(row)
             if readable:
-                found.append(clip.features(list(readable.values())).cpu())
+                features.append(clip.features(list(readable.values())).cpu())
                 kept += readable
             progress.update(len(chunk))
-    return kept, torch.cat(found) if found else torch.zeros(0, 0)
+    return kept, torch.cat(features) if features else torch.zeros(0, 0)

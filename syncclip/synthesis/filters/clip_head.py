@@ -1,4 +1,4 @@
-"""A linear head on a CLIP's features, in the forms in which aesthetic and NSFW heads are published."""
+"""Filter by a linear head on CLIP features, in the published forms of aesthetic and NSFW heads."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
 
 
 class ClipHeadSettings(Settings):
-    """Rejects images by a head that was trained on a CLIP's features of length 1: too ugly, too naked.
+    """Reject images by a head trained on normalised CLIP features, such as an aesthetic or an NSFW head.
 
-    Published forms are one linear layer (LAION's first aesthetic predictor) and several with nothing, or a ReLU, in
-    between (the improved one, on ViT-L-14). The threshold is on the head's raw output.
+    Published heads have one linear layer (LAION's first aesthetic predictor) or several, with or without ReLU between
+    them (the improved one, on ViT-L-14). Thresholds apply to the raw output.
     """
 
     name: Literal["clip_head"] = "clip_head"
-    """Judges images by a small network on CLIP's features, such as an aesthetic score or a watermark detector."""
-    called: str = Field("head", pattern=r"^[a-z][a-z0-9_]*$")
-    """The reason under which its rejects are counted, such as `aesthetic` or `nsfw`."""
+    """Reject images by a small network on CLIP features, such as an aesthetic score or a watermark detector."""
+    reason: str = Field("head", pattern=r"^[a-z][a-z0-9_]*$")
+    """Name under which rejects are counted, such as `aesthetic` or `nsfw`."""
     weights: str
-    """A .safetensors file, or a .pth with a state dict: path or URL."""
+    """Path or URL of a .safetensors file, or a .pth with a state dict."""
     backbone: BackboneSettings | None = None
-    """The CLIP that the head was trained on; the recipe's backbone where it is not given."""
+    """CLIP that the head was trained on; default: the recipe's backbone."""
     activation: Literal["none", "relu"] = "none"
-    """What comes between several layers."""
+    """Activation between several layers."""
     minimum: float | None = None
-    """Least output."""
+    """Minimum score to keep an image."""
     maximum: float | None = None
-    """Largest output."""
+    """Maximum score to keep an image."""
     blur: bool = False
-    """Make thumbnails of its rejects unrecognisable, as an NSFW head's should be."""
-    digest: str = ""
-    """Of the weights; filled in when a set is started."""
+    """Make thumbnails of rejects unrecognisable, as for an NSFW head."""
+    checksum: str = ""
+    """Checksum of the weights; filled in when the dataset is created."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> ClipHeadSettings:
@@ -57,61 +57,61 @@ class ClipHeadSettings(Settings):
 
 
 class ClipHead(Filter):
-    """See `ClipHeadSettings`. The score is the head's output, its negative where only a maximum is given."""
+    """See `ClipHeadSettings`. The score is the head's output, negated where only a maximum is given."""
 
     def __init__(self, settings: ClipHeadSettings, clip: FrozenClip, url: str) -> None:
         self.settings, self.clip = settings, clip
-        self.name, self.blurred = settings.called, settings.blur
-        tensors = assets.fetch(url, settings.digest, settings.called)
+        self.name, self.blurred = settings.reason, settings.blur
+        tensors = assets.fetch(url, settings.checksum, settings.reason)
         self.layers = [
             (tensors[f"{i}.weight"].to(clip.device), tensors[f"{i}.bias"].to(clip.device))
             for i in range(len(tensors) // 2)
         ]
-        takes, has = self.layers[0][0].shape[1], clip.classes.shape[1]
-        if takes != has:
+        expected, dim = self.layers[0][0].shape[1], clip.classes.shape[1]
+        if expected != dim:
             raise UserError(
-                f"filter {self.name!r}: {settings.weights} takes features of {takes} numbers, but "
-                f"{clip.backbone.name!r} gives {has}; name the CLIP that the head was trained on as its backbone"
+                f"filter {self.name!r}: {settings.weights} expects features of {expected} numbers, but "
+                f"{clip.backbone.name!r} has {dim}; set its backbone to the CLIP that the head was trained on"
             )
 
     def score(self, batch: FilterBatch) -> FilterResult:
         import torch
 
         with torch.inference_mode():
-            found = self.clip.features(batch.images)
+            hidden = self.clip.features(batch.images)
             for i, (weight, bias) in enumerate(self.layers):
-                found = found.relu() if i and self.settings.activation == "relu" else found
-                found = torch.nn.functional.linear(found, weight, bias)
+                hidden = hidden.relu() if i and self.settings.activation == "relu" else hidden
+                hidden = torch.nn.functional.linear(hidden, weight, bias)
         low, high = self.settings.minimum, self.settings.maximum
-        outputs = [float(value) for value in found[:, 0]]
+        outputs = [float(value) for value in hidden[:, 0]]
         keep = [(low is None or value >= low) and (high is None or value <= high) for value in outputs]
         return FilterResult([-value for value in outputs] if low is None else outputs, keep)
 
 
 def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
-    """Store the head's weights beside the set at `url`, and note their digest.
+    """Store the head's weights in the dataset at `url`; returns the settings with their checksum.
 
     Raises:
-        UserError: they can't be read, are no head, or are not those that the set was started with.
+        UserError: the file is unreadable or no head, or differs from the one that the dataset was created with.
     """
     source = settings.weights
     if not storage.exists(source):
-        if settings.digest:
-            return settings  # the set's own copy will do
-        raise UserError(f"filter {settings.called!r}: there is no weights file {source}; check the path")
+        if settings.checksum:
+            return settings  # the dataset's own copy suffices
+        raise UserError(f"filter {settings.reason!r}: there is no weights file {source}; check the path")
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
-    refusal = (
-        f"filter {settings.called!r}: {source} holds other weights than those that the set was started with; "
+    mismatch = (
+        f"filter {settings.reason!r}: {source} holds other weights than those that the set was started with; "
         "restore them or generate into another folder"
     )
-    return settings.model_copy(update={"digest": assets.store(url, layers, settings.digest, refusal)})
+    return settings.model_copy(update={"checksum": assets.store(url, layers, settings.checksum, mismatch)})
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    """`0.weight`, `0.bias`, `1.weight`, … of a head, from whatever names its layers have in a state dict.
+    """`0.weight`, `0.bias`, `1.weight`, … of a head, whatever the names of its layers in the state dict.
 
     Raises:
-        UserError: it isn't a chain of linear layers that ends in one number.
+        UserError: it isn't a chain of linear layers with one output.
     """
     prefixes = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
     names = [f"{prefix}." if prefix else "" for prefix in prefixes]
@@ -123,8 +123,8 @@ def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
     widths = [pairs[0][0].shape[1], *(bias.shape[0] for _, bias in pairs)] if chained else []
     if not chained or widths[-1] != 1 or any(w.shape[1] != n for (w, _), n in zip(pairs, widths, strict=False)):
         raise UserError(
-            f"{source} is no head of linear layers that ends in one number (it holds {', '.join(list(state)[:4])} …); "
-            "give the state dict of one"
+            f"{source} is no head of linear layers with one output (it holds {', '.join(list(state)[:4])} …); use the "
+            "state dict of one"
         )
     return {
         f"{i}.{part}": tensor.float()
@@ -146,7 +146,7 @@ def _state(source: str, data: bytes) -> Mapping[str, Any]:
     try:
         if source.endswith(".safetensors"):
             return storage.parse_tensors(data, source, "save it as safetensors again")
-        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except UserError:
         raise
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
@@ -154,5 +154,5 @@ def _state(source: str, data: bytes) -> Mapping[str, Any]:
             f"{source} holds no plain state dict of tensors ({first_line(error)[:160]}); save one with "
             "torch.save(model.state_dict()) or as safetensors"
         ) from error
-    found = found.get("state_dict", found) if isinstance(found, Mapping) else {"": found}
-    return {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else {"": state}
+    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}

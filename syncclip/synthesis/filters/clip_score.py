@@ -1,6 +1,4 @@
-"""Three filters by a frozen CLIP: is an image read as its own class, how much nearer to it than to others, how near to
-its prompt.
-"""
+"""Filters by a frozen CLIP: probability of the class, margin to other classes, and similarity to the prompt."""
 
 from __future__ import annotations
 
@@ -15,16 +13,16 @@ from syncclip.synthesis.filters.clip import FrozenClip
 
 
 class ClipScoreSettings(Settings):
-    """Rejects images that a frozen CLIP doesn't read, zero-shot, as their own class among the set's classes."""
+    """Reject images whose class isn't recognised by a frozen CLIP, zero-shot among the dataset's classes."""
 
     name: Literal["clip_score"] = "clip_score"
-    """Rejects images in which CLIP doesn't recognise their class."""
+    """Reject images whose class CLIP doesn't recognise."""
     backbone: BackboneSettings | None = None
-    """The CLIP that scores; the recipe's backbone where it is not given."""
+    """CLIP for scoring; default: the recipe's backbone."""
     probability: float = Field(0.0, ge=0, le=1)
-    """Least zero-shot probability of the own class."""
+    """Minimum zero-shot probability of the image's class."""
     top: int | None = Field(None, ge=1)
-    """The own class must be among the `top` most probable ones."""
+    """Maximum rank of the image's class by probability."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> ClipScoreSettings:
@@ -36,7 +34,7 @@ class ClipScoreSettings(Settings):
 
 
 class ClipScore(Filter):
-    """See `ClipScoreSettings`; the score is the zero-shot probability of the own class."""
+    """See `ClipScoreSettings`; the score is the zero-shot probability of the image's class."""
 
     name = "clip_score"
 
@@ -48,9 +46,9 @@ class ClipScore(Filter):
 
         with torch.inference_mode():
             logits = self.clip.backbone.logit_scale * self.clip.features(batch.images) @ self.clip.classes.T  # (N, C)
-            own = logits.gather(1, torch.tensor(list(batch.labels), device=logits.device)[:, None])  # (N, 1)
-            scores = [float(p) for p in (own - logits.logsumexp(dim=1, keepdim=True)).exp()[:, 0]]
-            ranks = [int(better) for better in (logits > own).sum(dim=1)]
+            target = logits.gather(1, torch.tensor(list(batch.labels), device=logits.device)[:, None])  # (N, 1)
+            scores = [float(p) for p in (target - logits.logsumexp(dim=1, keepdim=True)).exp()[:, 0]]
+            ranks = [int(better) for better in (logits > target).sum(dim=1)]
         top = self.settings.top
         return FilterResult(
             scores,
@@ -62,14 +60,14 @@ class ClipScore(Filter):
 
 
 class ClipMarginSettings(Settings):
-    """Rejects images that look like another class, or too nearly so."""
+    """Reject images that resemble another class, or nearly so."""
 
     name: Literal["clip_margin"] = "clip_margin"
-    """Rejects images that CLIP finds hardly more like their class than like the most similar other one."""
+    """Reject images that CLIP finds hardly more similar to their class than to the nearest other one."""
     backbone: BackboneSettings | None = None
-    """The CLIP that scores; the recipe's backbone where it is not given."""
+    """CLIP for scoring; default: the recipe's backbone."""
     minimum: float = Field(0.0, ge=-2, le=2)
-    """Least difference between the cosine to the own class's sentence and the largest to another class's."""
+    """Minimum difference between the cosine to the own class's prompt and the largest one to another class's."""
 
 
 class ClipMargin(Filter):
@@ -84,29 +82,29 @@ class ClipMargin(Filter):
         import torch
 
         cosines = self.clip.features(batch.images) @ self.clip.classes.T  # (N, C)
-        place = torch.tensor(list(batch.labels), device=cosines.device)[:, None]
-        others = cosines.scatter(1, place, -torch.inf)
-        scores = [float(margin) for margin in cosines.gather(1, place)[:, 0] - others.max(dim=1).values]
+        labels = torch.tensor(list(batch.labels), device=cosines.device)[:, None]
+        others = cosines.scatter(1, labels, -torch.inf)
+        scores = [float(margin) for margin in cosines.gather(1, labels)[:, 0] - others.max(dim=1).values]
         return FilterResult(scores, [score >= self.settings.minimum for score in scores])
 
 
 class ClipSimilaritySettings(Settings):
-    """Rejects images that don't show what their prompt says, whatever the other classes are.
+    """Reject images that don't match their prompt, whatever the other classes are.
 
-    The cosine that good images have differs among CLIPs: about 0.25 to 0.35 for OpenAI's. The scores of a first
-    shard, which are beside its images, show where to cut.
+    The cosine of good images differs between CLIPs: about 0.25 to 0.35 for OpenAI's. Choose a threshold from the scores
+    of a first shard, which are stored beside its images.
     """
 
     name: Literal["clip_similarity"] = "clip_similarity"
-    """Rejects images whose features are far from those of their own prompt."""
+    """Reject images that are dissimilar to their prompt."""
     backbone: BackboneSettings | None = None
-    """The CLIP that scores; the recipe's backbone where it is not given."""
+    """CLIP for scoring; default: the recipe's backbone."""
     minimum: float = Field(ge=-1, le=1)
-    """Least cosine between image and prompt."""
+    """Minimum cosine between image and prompt."""
 
 
 class ClipSimilarity(Filter):
-    """See `ClipSimilaritySettings`; the score is that cosine (CLIPScore, arXiv 2104.08718, is 2.5 times as much)."""
+    """See `ClipSimilaritySettings`; the score is that cosine (CLIPScore, arXiv 2104.08718, is 2.5 times as large)."""
 
     name = "clip_similarity"
 

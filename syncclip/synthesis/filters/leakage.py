@@ -1,4 +1,4 @@
-"""Images that are too close to a test image: a generator may have learnt them by heart."""
+"""Filter for images that are too close to a test image, which a generator may have memorised."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
 class LeakageSettings(Settings):
-    """Rejects images that a frozen CLIP can hardly distinguish from one of the dataset's test images, of any class."""
+    """Reject near-duplicates of the dataset's test images, of any class, by the features of a frozen CLIP."""
 
     name: Literal["leakage"] = "leakage"
-    """Rejects images whose CLIP features are nearly those of a test image."""
+    """Reject images with nearly the CLIP features of a test image."""
     backbone: BackboneSettings | None = None
-    """The CLIP that scores; the recipe's backbone where it is not given."""
+    """CLIP for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
-    """Cosine from which on an image counts as a copy."""
-    digest: str = ""
-    """Of the test images' features; filled in when a set is started."""
+    """Minimum cosine at which an image counts as a copy."""
+    checksum: str = ""
+    """Checksum of the test images' features; filled in when the dataset is created."""
 
 
 class Leakage(Filter):
@@ -36,33 +36,33 @@ class Leakage(Filter):
 
     def __init__(self, settings: LeakageSettings, clip: FrozenClip, url: str) -> None:
         self.settings, self.clip = settings, clip
-        self.known = assets.fetch(url, settings.digest, self.name)["features"].float().to(clip.device)  # (T, D)
+        self.test_features = assets.fetch(url, settings.checksum, self.name)["features"].float().to(clip.device)
 
     def score(self, batch: FilterBatch) -> FilterResult:
-        nearest = [float(cosine) for cosine in (self.clip.features(batch.images) @ self.known.T).max(dim=1).values]
-        return FilterResult([1 - one for one in nearest], [one < self.settings.similarity for one in nearest])
+        cosines = (self.clip.features(batch.images) @ self.test_features.T).max(dim=1).values
+        nearest = [float(cosine) for cosine in cosines]
+        return FilterResult([1 - cosine for cosine in nearest], [value < self.settings.similarity for value in nearest])
 
 
 def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
-    """Store the test images' features beside the set at `url`, and note their digest. They are computed once.
+    """Compute the test images' features once and store them in the dataset at `url`; returns settings with checksum.
 
     Raises:
-        UserError: the dataset has no test images, or none that can be read.
+        UserError: the dataset has no readable test image.
     """
     import torch
 
-    if settings.digest and storage.exists(assets.asset_url(url, settings.digest)):
+    if settings.checksum and storage.exists(assets.asset_url(url, settings.checksum)):
         return settings
     images = test_images()
-    assert settings.backbone is not None, "`draft` names it"
+    assert settings.backbone is not None, "set by `draft`"
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     kept, features = encode_set(images, clip, range(len(images)), "leakage")
     if not kept:
         raise UserError("filter 'leakage': no test image can be read; check the dataset, or remove the filter")
-    refusal = (
-        f"filter 'leakage': {assets.asset_url(url, settings.digest)} is gone, and the test images are not those "
+    mismatch = (
+        f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images are not those "
         "that the set was started with; restore it or generate into another folder"
     )
-    return settings.model_copy(
-        update={"digest": assets.store(url, {"features": features.half()}, settings.digest, refusal)}
-    )
+    checksum = assets.store(url, {"features": features.half()}, settings.checksum, mismatch)
+    return settings.model_copy(update={"checksum": checksum})

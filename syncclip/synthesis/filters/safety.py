@@ -1,4 +1,4 @@
-"""The safety checker's answer: the pipeline's own, or that of a checker by path."""
+"""Filter by a safety checker: the pipeline's own, or another one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from syncclip.synthesis.generators.pipeline import NSFW
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import parts_of
 
-REMEDY = "name a checker by synthesis.filters' `checker`, or remove the filter"
+REMEDY = "set the filter's `checker`, or remove the filter"
 
 
 class SafetySettings(Settings):
-    """Rejects what a safety checker flags. Thumbnails of its rejects are made unrecognisable."""
+    """Reject images flagged by a safety checker. Thumbnails of its rejects are made unrecognisable."""
 
     name: Literal["safety"] = "safety"
-    """Rejects images that a safety checker finds unsafe."""
+    """Reject images flagged by a safety checker."""
     checker: str | None = None
-    """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline that has
-    one; the generating pipeline's own answer where it is not given."""
-    digest: str = ""
-    """Of the checker's files; filled in when a set is started."""
+    """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline with one;
+    default: the safety checker of the generating pipeline."""
+    checksum: str = ""
+    """Checksum of the checker's files; filled in when the dataset is created."""
 
 
 class Safety(Filter):
@@ -41,7 +41,7 @@ class Safety(Filter):
         self.device = device
         self._checker: tuple[Any, Any] | None = None
         if settings.checker is not None:
-            if with_safety_digest(settings).digest != settings.digest:
+            if with_safety_digest(settings).checksum != settings.checksum:
                 raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was started with")
             self._checker = _load(settings.checker, device)
 
@@ -54,33 +54,33 @@ class Safety(Filter):
 
         if self._checker is None:
             if not all(NSFW in image.info for image in batch.images):
-                raise UserError(f"filter 'safety': the pipeline reports nothing on safety; {REMEDY}")
+                raise UserError(f"filter 'safety': the pipeline's output has no safety flags; {REMEDY}")
             return [image.info[NSFW] for image in batch.images]
         checker, processor = self._checker
         pixels = processor(list(batch.images), return_tensors="pt").pixel_values.to(self.device)
-        blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # it blackens what it flags; ours are not to be touched
+        blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # it blackens flagged images; keep ours unchanged
         with torch.inference_mode():
             _, flags = checker(images=blanks, clip_input=pixels)
         return [bool(flag) for flag in flags]
 
 
 def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None:
-    """Refuse a filter that asks a pipeline that is known to bring no checker.
+    """Reject a filter without a checker if the pipeline is known to have none.
 
-    A pipeline that isn't on this machine yet, or of a class of one's own, is refused only once it has generated.
+    For a pipeline that isn't on this machine yet, or of a custom class, the error is raised after it has generated.
 
     Raises:
-        UserError: says what to name or remove.
+        UserError: the pipeline has no safety checker.
     """
     if settings.checker is not None or ":" in (generator.pipeline_class or ""):
         return
     parts = set() if generator.endpoint else parts_of(generator)
     if parts is not None and "safety_checker" not in parts:
-        raise UserError(f"filter 'safety': the pipeline {generator.pipeline!r} brings no safety checker; {REMEDY}")
+        raise UserError(f"filter 'safety': the pipeline {generator.pipeline!r} has no safety checker; {REMEDY}")
 
 
 def with_safety_digest(settings: SafetySettings) -> SafetySettings:
-    """Note the digest of the checker's files.
+    """The settings with the checksum of the checker's files.
 
     Raises:
         UserError: there is no checker.
@@ -89,30 +89,30 @@ def with_safety_digest(settings: SafetySettings) -> SafetySettings:
         return settings
     digest = hashlib.sha256()
     for folder in _folders(settings.checker):
-        for file in sorted(one for one in folder.iterdir() if one.suffix in (".json", ".safetensors", ".bin")):
+        for file in sorted(file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".bin")):
             with file.open("rb") as stream:
                 digest.update(f"{file.name}\0{storage.file_sha256(stream)}\0".encode())
-    return settings.model_copy(update={"digest": digest.hexdigest()[:16]})
+    return settings.model_copy(update={"checksum": digest.hexdigest()[:16]})
 
 
-def _folders(place: str) -> tuple[Path, Path]:
+def _folders(name: str) -> tuple[Path, Path]:
     """Folders of the checker and of its image processor."""
-    path = home_path(place)
+    path = home_path(name)
     model, processor = path / "safety_checker", path / "feature_extractor"
     if not model.is_dir():
         model = processor = path
     if not (model / "config.json").is_file() or not (processor / "preprocessor_config.json").is_file():
         raise UserError(
-            f"filter 'safety': {place} holds no safety checker (config.json and preprocessor_config.json); give a "
-            "folder that has both, or a pipeline's with safety_checker and feature_extractor"
+            f"filter 'safety': {name} holds no safety checker (config.json and preprocessor_config.json); use a "
+            "folder with both, or a pipeline's with safety_checker and feature_extractor"
         )
     return model, processor
 
 
-def _load(place: str, device: str) -> tuple[Any, Any]:
+def _load(name: str, device: str) -> tuple[Any, Any]:
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPImageProcessor
 
-    model, processor = _folders(place)
+    model, processor = _folders(name)
     checker: Any = StableDiffusionSafetyChecker.from_pretrained(model, local_files_only=True)
     return checker.to(device).eval(), CLIPImageProcessor.from_pretrained(processor, local_files_only=True)

@@ -1,4 +1,4 @@
-"""What `synthesis.generator.speed` does to a loaded pipeline, and compiled code that processes share."""
+"""Faster denoising: `synthesis.generator.speed`, attention backends, and compiled code shared by processes."""
 
 from __future__ import annotations
 
@@ -21,94 +21,125 @@ from syncclip.runtime.progress import say
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 
-LARGE = re.compile(r"attn|\bff|mlp|blocks\.\d+\.proj_out")
-"""In the names of layers that see all tokens of a batch. Others see a row an image: too few for int8 on a GPU."""
+INT8_LAYERS = re.compile(r"attn|\bff|mlp|blocks\.\d+\.proj_out")
+"""Names of layers applied to all tokens of a batch. Others have a row per image: too few for int8 kernels on a GPU."""
 
 MISSES = "fxgraph_cache_miss"
-"""Torch's counter of graphs that a process has compiled, not read."""
+"""Torch's counter of graphs that this process compiled instead of reading them."""
 
-STEP_CACHE = 0.05
-"""Where a step changes what the denoiser's first block makes by less than this share, the others' is kept."""
+STEP_CACHE_THRESHOLD = 0.05
+"""Relative change of the denoiser's first block in a step below which the other blocks' output is reused."""
 
 
-def hasten(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
-    """Do what a speed other than `exact` means beside type and compilation, before the pipeline is on its device.
+def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
+    """Apply a speed other than `exact`, beside dtype and compilation, before the pipeline is moved to its device.
 
-    What a family has no form of is left out, and told once a process.
+    Optimisations that a family doesn't support are skipped, with one message per process.
 
     Raises:
-        UserError: torchao is missing, or there is no denoiser.
+        UserError: torchao is missing, or the pipeline has no single denoiser.
     """
     import torch
     from diffusers import FirstBlockCacheConfig
 
     network, name = denoiser(pipeline), type(pipeline).__name__
     if network is None:
-        raise UserError(f"synthesis.generator.speed: a {name} has no single denoiser to make faster; use speed=exact")
+        raise UserError(f"synthesis.generator.speed: a {name} has no single denoiser to accelerate; use speed=exact")
     for part in (getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)):
         if part is not None and all(weight.dim() < 5 for weight in part.parameters()):
             part.to(memory_format=torch.channels_last)
     try:
         network.fuse_qkv_projections()
     except (AttributeError, ValueError):
-        _tell(name, "fused projections")
+        _report_skipped(name, "fused projections")
     if settings.speed != "max":
         return
     _quantize(network, device)
     calls = inspect.unwrap(type(pipeline).__call__).__code__.co_names
     if settings.guide is None and hasattr(network, "enable_cache") and "cache_context" in calls:
-        network.enable_cache(FirstBlockCacheConfig(threshold=STEP_CACHE))
+        network.enable_cache(FirstBlockCacheConfig(threshold=STEP_CACHE_THRESHOLD))
     else:
-        _tell(name, "step cache" if settings.guide is None else "step cache beside a guide")
+        _report_skipped(name, "step cache" if settings.guide is None else "step cache with a guide")
 
 
 @functools.cache
-def _tell(name: str, what: str) -> None:
-    say(f"synthesis.generator.speed: a {name} has no {what}, so that is left out")
+def _report_skipped(name: str, optimisation: str) -> None:
+    say(f"synthesis.generator.speed: a {name} has no {optimisation}, which is skipped")
 
 
 def _quantize(network: Any, device: str) -> None:
-    """Let large layers multiply in int8: weights by their rows, inputs token by token."""
+    """Let large linear layers multiply in int8: weights by row, inputs by token."""
     if importlib.util.find_spec("torchao") is None:
         raise UserError(f"synthesis.generator.speed: max needs torchao; run `{install_command('fast')}`, or use fast")
     from torch.nn import Linear
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     def is_large(module: Any, name: str) -> bool:
-        found = isinstance(module, Linear) and LARGE.search(name) is not None and "norm" not in name
-        return found and module.in_features % 16 == module.out_features % 16 == 0
+        matches = isinstance(module, Linear) and INT8_LAYERS.search(name) is not None and "norm" not in name
+        return matches and module.in_features % 16 == module.out_features % 16 == 0
 
     quantize_(network, Int8DynamicActivationInt8WeightConfig(), filter_fn=is_large, device=device)
 
 
-class CompiledCode:
-    """Code that `torch.compile` made, in a folder or at a URL: one process compiles, the others read.
-
-    There is a file for each kind of device, versions, weights, settings and size of a batch. In it torch looks for code
-    by all that it depends on: what is foreign is not used. What is damaged is left out, and written anew.
+def set_attention(pipeline: Any, backend: str, device: str) -> None:
+    """Use an attention backend of diffusers in the denoiser of a loaded pipeline.
 
     Raises:
-        UserError: the user has not named the place; see `core.trust`.
+        UserError: the backend is not installed, needs a GPU, or doesn't support this denoiser.
+    """
+    if backend == "sdpa":
+        return  # the default of diffusers
+    key, name, network = "synthesis.generator.attention", type(pipeline).__name__, denoiser(pipeline)
+    if not device.startswith("cuda"):
+        raise UserError(f"{key}: {backend} needs an NVIDIA GPU, and this is {device}; use attention=sdpa")
+    try:
+        if network is not None and _has_dispatcher(network):
+            network.set_attention_backend(backend)
+        elif backend == "xformers":
+            pipeline.enable_xformers_memory_efficient_attention()
+        else:
+            raise ValueError("its attention layers are not dispatched")
+    except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
+        install = f"run `{install_command('gpu')}`, or " if backend == "xformers" else ""
+        raise UserError(
+            f"{key}: no {backend} for a {name} ({first_line(error)}); {install}use attention=sdpa"
+        ) from error
+
+
+def _has_dispatcher(network: Any) -> bool:
+    """Whether the attention processors use diffusers' dispatcher; those of a classic UNet accept a backend silently."""
+    processors = (getattr(module, "processor", None) for module in network.modules())
+    return any(hasattr(processor, "_attention_backend") for processor in processors)
+
+
+class CompiledCode:
+    """Code of `torch.compile` in a folder or at a URL: one process compiles, the others read.
+
+    There is a file per kind of device, versions, weights, settings and batch size. Inside it torch looks code up by all
+    that it depends on, so unrelated code is ignored. A damaged file is ignored, too, and rewritten.
+
+    Raises:
+        UserError: the location is not trusted; see `core.trust`.
     """
 
     def __init__(self, settings: GeneratorSettings, device: str, weights: str) -> None:
         import diffusers
         import torch
 
-        place = settings.compile_cache
-        assert place is not None
-        require_trust(COMPILED + place, "synthesis.generator.compile_cache: ")
-        told = settings.model_dump(mode="json", exclude={"pipeline", "loras", "vae", "batch_size", *MACHINE})
+        root = settings.compile_cache
+        assert root is not None
+        require_trust(COMPILED + root, "synthesis.generator.compile_cache: ")
+        values = settings.model_dump(mode="json", exclude={"pipeline", "loras", "vae", "batch_size", *MACHINE})
         on_gpu = device.startswith("cuda")
         kind = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
         versions = torch.__version__, diffusers.__version__, platform.python_version(), platform.machine()
-        key = json.dumps([versions, kind, weights, told], sort_keys=True)
-        self._folder = storage.join(place, hashlib.sha256(key.encode()).hexdigest()[:16])
+        key = json.dumps([versions, kind, weights, values], sort_keys=True)
+        self._folder = storage.join(root, hashlib.sha256(key.encode()).hexdigest()[:16])
         self._sizes: set[int] = set()
 
     @contextmanager
     def shared(self, size: int) -> Iterator[None]:
-        """Around the first batch of a size: code is read before, and written after it if any was compiled."""
+        """Read the code before the first batch of a size, and write it afterwards if any was compiled."""
         import torch
         from torch._dynamo.utils import counters
 
@@ -123,12 +154,12 @@ class CompiledCode:
             torch.compiler.load_cache_artifacts(data[32:])
         except storage.MissingError:
             pass
-        except Exception as error:  # whatever torch or a store says of it, code can be compiled here
-            say(f"{url} is left out: {first_line(error)}")
+        except Exception as error:  # any error of torch or a store: the code can be compiled here
+            say(f"{url} is ignored: {first_line(error)}")
         yield
         self._sizes.add(size)
-        if counters["inductor"][MISSES] > before and (made := torch.compiler.save_cache_artifacts()):
+        if counters["inductor"][MISSES] > before and (artifacts := torch.compiler.save_cache_artifacts()):
             try:
-                storage.write_bytes(url, hashlib.sha256(made[0]).digest() + made[0])
+                storage.write_bytes(url, hashlib.sha256(artifacts[0]).digest() + artifacts[0])
             except (OSError, UserError) as error:
                 say(f"{url} is not written: {first_line(error)}")

@@ -1,4 +1,4 @@
-"""What a family's call takes of the settings. Pipelines differ in that; what one wouldn't obey is refused."""
+"""Call arguments of a pipeline family: settings that it doesn't support are errors."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 from syncclip.core.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
-IMAGES = ("image", "mask_image", "control_image", "video", "num_frames")
-"""Parameters of pipelines that start from images or make films."""
+INPUT_PARAMETERS = ("image", "mask_image", "control_image", "video", "num_frames")
+"""Parameters of pipelines that take images or generate videos."""
 
-LEAST_BINNED = 16
-"""Latents of smaller sides have no table of sizes in the families that choose from one (PixArt, Sana)."""
+MIN_BINNED_SIDE = 16
+"""Latents of smaller sides have no resolution bins in families that use them (PixArt, Sana)."""
 
 
 def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
-    """The keyword arguments of every call of a pipeline, but for prompts, generators and images.
+    """Keyword arguments of every call of a pipeline, except for prompts, generators and images.
 
     Args:
-        pipeline: a loaded one; with `guided`, the image-to-image form of its family.
+        pipeline: a loaded pipeline; with `guided`, the image-to-image one of its family.
 
     Raises:
-        UserError: it is no text-to-image pipeline, or it wouldn't obey a setting.
+        UserError: the pipeline is not text-to-image, or doesn't support a setting.
     """
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(type(pipeline).__call__).parameters
     if not guided:
-        _refuse_other_tasks(pipeline, settings, parameters)
-    _refuse_sizes(pipeline, settings)
+        _check_task(pipeline, settings, parameters)
+    _check_size(pipeline, settings)
     wanted: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
-    wanted["clean_caption"] = False  # how it cleans depends on which packages are installed
+    wanted["clean_caption"] = False  # its result depends on the installed packages
     sample = _latent_side(pipeline)
-    if sample is not None and sample < LEAST_BINNED:
+    if sample is not None and sample < MIN_BINNED_SIDE:
         wanted["use_resolution_binning"] = False
     if guided:
         assert settings.guide is not None
@@ -41,13 +41,13 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
     else:
         wanted |= {key: size for key in ("height", "width") if (size := getattr(settings, key)) is not None}
         if settings.height and settings.width:
-            wanted["max_area"] = settings.height * settings.width  # else Flux Kontext takes its own
+            wanted["max_area"] = settings.height * settings.width  # Flux Kontext has a default of its own
     wanted |= _guidance(type(pipeline).__name__, settings, parameters)
     return {key: value for key, value in wanted.items() if key in parameters}
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
-    """(width, height) of the images that it generates from text alone: as asked for, or the family's own."""
+    """(width, height) of images generated from text: those of the settings, or the family's default."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return settings.width or side, settings.height or side
@@ -58,38 +58,36 @@ def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, i
     key = "synthesis.generator"
     negative, true = settings.negative_prompt, settings.true_guidance
     if negative is not None and "negative_prompt" not in parameters:
-        raise UserError(f"{key}.negative_prompt: a {name} takes none; remove it")
+        raise UserError(f"{key}.negative_prompt: a {name} has none; remove it")
     if true is not None and "true_cfg_scale" not in parameters:
-        raise UserError(f"{key}.true_guidance: a {name} has none; give guidance instead")
+        raise UserError(f"{key}.true_guidance: a {name} has none; use guidance instead")
     if true is None and negative is not None and "true_cfg_scale" in parameters:
-        raise UserError(f"{key}.negative_prompt: a {name} reads it only with true_guidance above 1; give that too")
-    found: dict[str, Any] = {}
+        raise UserError(f"{key}.negative_prompt: a {name} needs true_guidance above 1 for it; set that too")
+    arguments: dict[str, Any] = {}
     if true is not None:
-        found["true_cfg_scale"] = true
+        arguments["true_cfg_scale"] = true
     if negative is not None or true is not None:
-        found["negative_prompt"] = negative or ""
-    return found
+        arguments["negative_prompt"] = negative or ""
+    return arguments
 
 
-def _refuse_other_tasks(
-    pipeline: Any, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]
-) -> None:
+def _check_task(pipeline: Any, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> None:
     from diffusers.pipelines import auto_pipeline
 
     generating: Any = auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()
     editing: Any = auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values()
-    optional = type(pipeline) in generating and type(pipeline) in editing  # with an image and without
-    images = [] if optional else [name for name in IMAGES if name in parameters]
-    if "prompt" not in parameters or "generator" not in parameters or images:
-        needs = f"needs {images[0]!r}" if images else "takes no prompt or no generator"
+    optional = type(pipeline) in generating and type(pipeline) in editing  # the image may be omitted
+    inputs = [] if optional else [name for name in INPUT_PARAMETERS if name in parameters]
+    if "prompt" not in parameters or "generator" not in parameters or inputs:
+        needs = f"needs {inputs[0]!r}" if inputs else "has no prompt or no generator"
         raise UserError(
-            f"generator {settings.pipeline!r} is a {type(pipeline).__name__}, which {needs}; give a text-to-image "
+            f"generator {settings.pipeline!r} is a {type(pipeline).__name__}, which {needs}; use a text-to-image "
             "pipeline"
         )
 
 
-def _refuse_sizes(pipeline: Any, settings: GeneratorSettings) -> None:
-    """Refuse what a family would round silently (Flux) or fail at in its middle (PixArt)."""
+def _check_size(pipeline: Any, settings: GeneratorSettings) -> None:
+    """Reject sizes that a family would round silently (Flux) or fail at in its middle (PixArt)."""
     step = _size_step(pipeline)
     for key in ("height", "width"):
         size = getattr(settings, key)
@@ -102,7 +100,7 @@ def _refuse_sizes(pipeline: Any, settings: GeneratorSettings) -> None:
 
 
 def _size_step(pipeline: Any) -> int:
-    """Pixels of which sides must be multiples: a latent's, times the side of the denoiser's patches."""
+    """Divisor of width and height in pixels: that of a latent, times the side of the denoiser's patches."""
     side = getattr(pipeline, "vae_scale_factor", 8)
     processor = getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 1)
     patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
@@ -115,9 +113,9 @@ def denoiser(pipeline: Any) -> Any | None:
 
 
 def _latent_side(pipeline: Any) -> int | None:
-    """The side of the latents that the family generates by default; the shorter one, where they aren't square."""
+    """Default side of the latents; the shorter one where they aren't square."""
     config = getattr(denoiser(pipeline), "config", None)
-    found = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
-    if isinstance(found, int):
-        return found
-    return min(found) if found else None
+    size = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
+    if isinstance(size, int):
+        return size
+    return min(size) if size else None

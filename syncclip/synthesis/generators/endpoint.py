@@ -1,179 +1,170 @@
-"""An OpenAI-compatible endpoint (vLLM-Omni, SGLang, others) in place of a pipeline, for those who serve one already."""
+"""An OpenAI-compatible image endpoint (vLLM-Omni, SGLang, others) in place of a pipeline."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import http.client
 import json
-import logging
 import os
-import socket
-import threading
+import random
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import urllib3
 from PIL import Image
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, IncompleteRead, ReadTimeoutError
 
 from syncclip.core.secrets import remember_options
 from syncclip.core.settings import UserError, check_token
 from syncclip.core.text import cut, few, first_line, printable, size
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.storage.retries import UnreachableError
-from syncclip.synthesis.generators.settings import SENT, TOKEN, GeneratorSettings
+from syncclip.synthesis.generators.settings import REQUEST_KEYS, TOKEN, GeneratorSettings
 
 IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision")
-"""What a server tells of a model, beside its name, that stays the same when it is started again."""
+"""Fields of a model's description, beside its name, that survive a restart of the server."""
 BUSY = frozenset({408, 429, *range(500, 600)})
-"""Statuses that mean: not now."""
-RETRIES, PAUSE, LONGEST, SILENCE = 6, 1.0, 60, 600.0
-"""Further tries, the pause in seconds that is doubled before each, the longest, and the total time of an answer."""
-MOST_BYTES = 256 << 20
-"""Upper bound on the size of an answer."""
-REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that it takes")
-REMEDIES |= dict.fromkeys((400, 413, 422), "change what synthesis.generator asks for")
-REMEDIES |= dict.fromkeys(BUSY, "look into its log, or try again later; what is committed stays")
-
-
-class _Response(http.client.HTTPResponse):
-    """A response whose body has a size limit."""
-
-    def read(self, amt: int | None = None) -> bytes:
-        data = super().read(MOST_BYTES + 1 if amt is None else amt)
-        if len(data) > MOST_BYTES:
-            raise UserError(f"the endpoint's answer is larger than {size(MOST_BYTES)}; correct the endpoint")
-        if amt is None and self.length:
-            raise http.client.IncompleteRead(data, self.length)
-        return data
-
-
-class _Connection(HTTPConnection):
-    """A connection on which an answer, from its first byte to its last, has a total time limit."""
-
-    response_class = _Response
-
-    def getresponse(self) -> Any:
-        late = threading.Event()
-        end = threading.Timer(SILENCE, self._end, [self.sock, late])  # closing drops `self.sock`
-        end.daemon = True
-        end.start()
-        try:
-            response = super().getresponse()
-        finally:
-            end.cancel()
-        if late.is_set():  # a header that was cut off looks complete
-            raise TimeoutError(f"no complete answer within {SILENCE:g} s")
-        return response
-
-    @staticmethod
-    def _end(sock: socket.socket, late: threading.Event) -> None:
-        late.set()
-        with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)  # the thread that reads sees the end of the connection
-
-
-class _SecureConnection(_Connection, HTTPSConnection): ...
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
-
-
-class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
+"""Statuses that are retried."""
+RETRIES = 6
+BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
+"""Pause before the first retry, doubled before each further one, and the longest pause."""
+TIMEOUT_SECONDS = 600.0
+"""Time limit of a response, from its header to its last byte."""
+MAX_RESPONSE_BYTES = 256 << 20
+CHUNK_BYTES = 1 << 16
+REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that it accepts")
+REMEDIES |= dict.fromkeys((400, 413, 422), "change synthesis.generator")
+REMEDIES |= dict.fromkeys(BUSY, "check its log, or try again later; committed shards stay")
 
 
 class Endpoint:
-    """Takes the place of a `Generator`: a server is asked for the images of a batch at once, by one request each.
+    """The counterpart of `Generator` for a server: one concurrent request per image of a batch.
 
-    Busy or away, it is asked again for about a minute; slow, for `SILENCE` at each try. Its bytes are its own affair.
+    A busy or unreachable server is retried for about a minute. Its images need not be reproducible.
 
     Args:
-        fingerprint: what `check` gave when the plan was made.
-        token: what the server asks for, masked in all messages from then on; by default the environment's.
+        fingerprint: result of `check` when the plan was made.
+        token: API token of the server, redacted in all messages from now on; by default that of the environment.
     """
 
     texts: None = None
-    """The server encodes them."""
+    """The server encodes prompts."""
     computed = 0.0
     """The server computes."""
 
     def __init__(self, settings: GeneratorSettings, fingerprint: str = "", token: str | None = None) -> None:
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of each further try
         token = (token or os.environ.get(TOKEN, "")).strip()
         remember_options({TOKEN: token})
         check_token(TOKEN, token)
-        again = urllib3.Retry(RETRIES, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False)
-        again = again.new(backoff_factor=PAUSE, backoff_jitter=PAUSE, backoff_max=LONGEST, retry_after_max=LONGEST)
-        wait = urllib3.Timeout(connect=10, read=SILENCE)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = urllib3.PoolManager(headers=headers, retries=again, timeout=wait, maxsize=256)
-        self._http.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
-        given = settings.model_dump(include={*SENT}, exclude_none=True)
-        self._asked = {SENT[key]: value for key, value in given.items()} | {"n": 1, "response_format": "b64_json"}
-        self._asked |= {"size": f"{settings.width}x{settings.height}", "output_format": "png"}
+        timeout = urllib3.Timeout(connect=10, read=TIMEOUT_SECONDS)
+        self._http = urllib3.PoolManager(headers=headers, retries=False, timeout=timeout, maxsize=256)
+        given = settings.model_dump(include={*REQUEST_KEYS}, exclude_none=True)
+        self._body = {REQUEST_KEYS[key]: value for key, value in given.items()}
+        self._body |= {"n": 1, "response_format": "b64_json", "output_format": "png"}
+        self._body["size"] = f"{settings.width}x{settings.height}"
         self.settings, self.fingerprint = settings, fingerprint
         self.fingerprint = self.check()
 
     def check(self) -> str:
-        """Fingerprint (16 hex digits) of the model, by what the server tells of it.
+        """Fingerprint (16 hex digits) of the model, from the server's description.
 
         Raises:
-            UserError: it serves another one than was planned, or refuses.
-            UnreachableError: it doesn't answer, or not as the API does.
+            UserError: the server serves another model than planned, or rejects the request.
+            UnreachableError: it doesn't respond, or not by the API.
         """
-        name, where = self.settings.model, self.settings.pipeline
-        told = self._ask("/models", lambda data: {one["id"]: [one.get(key) for key in IDENTITY] for one in data})
-        found = hashlib.sha256(json.dumps([name, told.get(name)]).encode()).hexdigest()[:16]
-        if name not in told or self.fingerprint not in ("", found):
-            meant = f"the {name} that " + ("the set was started with" if self.fingerprint else "is asked for")
-            served = few(cut(printable(str(one))) for one in told)
-            raise UserError(f"{where} serves {served}, not {meant}; serve it, or correct synthesis.generator.model")
-        return found
+        name, url = self.settings.model, self.settings.pipeline
+        models = self._call("/models", lambda data: {row["id"]: [row.get(key) for key in IDENTITY] for row in data})
+        fingerprint = hashlib.sha256(json.dumps([name, models.get(name)]).encode()).hexdigest()[:16]
+        if name not in models or self.fingerprint not in ("", fingerprint):
+            expected = f"the {name} that " + ("the set was started with" if self.fingerprint else "is configured")
+            served = few(cut(printable(str(model))) for model in models)
+            raise UserError(f"{url} serves {served}, not {expected}; serve it, or correct synthesis.generator.model")
+        return fingerprint
 
     def start(self, prompts: Sequence[str], seeds: Sequence[int], *_: object) -> Callable[[], list[Image.Image]]:
-        """One RGB image for each (prompt, seed), in their order; as `Generator.start`, without guides."""
-        bodies = [{**self._asked, "prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
+        """One RGB image for each (prompt, seed), in order; as `Generator.start`, without guides."""
+        bodies = [{**self._body, "prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
         with ThreadPoolExecutor(len(bodies), "endpoint") as threads:
-            images = list(threads.map(lambda body: self._ask("/images/generations", self._image, body), bodies))
-        self.check()  # the server may have been started again, with another model
+            images = list(threads.map(lambda body: self._call("/images/generations", self._image, body), bodies))
+        self.check()  # the server may have been restarted with another model
         return lambda: images
 
     def _image(self, data: Any) -> Image.Image:
-        (one,) = data
+        (row,) = data
         try:
-            image = decode_image(base64.b64decode(one["b64_json"], validate=True), "its image")
+            image = decode_image(base64.b64decode(row["b64_json"], validate=True), "its image")
         except UnreadableImageError as error:
             raise ValueError(str(error)) from error
-        if (pixels := "{}x{}".format(*image.size)) != self._asked["size"]:
-            what = f"{self.settings.pipeline} makes images of {pixels} pixels, not of {self._asked['size']}"
-            raise UserError(f"{what}; set synthesis.generator.width and height to what its model can")
+        if (pixels := "{}x{}".format(*image.size)) != self._body["size"]:
+            raise UserError(
+                f"{self.settings.pipeline} makes images of {pixels} pixels, not of {self._body['size']}; set "
+                "synthesis.generator.width and height to sizes that its model supports"
+            )
         return image
 
-    def _ask(self, path: str, read: Callable[[Any], Any], body: object = None) -> Any:
-        """What `read` makes of an answer's data."""
+    def _call(self, path: str, parse: Callable[[Any], Any], body: object = None) -> Any:
+        """Result of `parse` on the data of a response."""
         url = self.settings.pipeline.rstrip("/") + path
-        remedy = "start it, or correct synthesis.generator.pipeline, which mostly is http://HOST:PORT/v1"
+        remedy = "start it, or correct synthesis.generator.pipeline (usually http://HOST:PORT/v1)"
         try:
-            answer = self._http.request("POST" if body else "GET", url, json=body, redirect=False, decode_content=False)
-        except (urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: the token fits into no header
-            raise UnreachableError(f"{url} can't be asked: {printable(first_line(error))}; {remedy}") from error
-        said = printable(
-            " ".join(answer.data[:10_000].decode(errors="replace").split())
-        )  # then cut: half a token would be unknown
-        told = f"{url} answers {answer.status}: {said[:200]}"
-        if answer.status != 200:
-            kind = UnreachableError if answer.status in BUSY else UserError
-            raise kind(f"{told}; {REMEDIES.get(answer.status, remedy)}")
+            status, content = self._request("POST" if body else "GET", url, body)
+        except (HTTPError, ValueError) as error:  # ValueError: the token is no valid header
+            raise UnreachableError(f"{url} is unreachable: {printable(first_line(error))}; {remedy}") from error
+        # Redacted before it is cut: half a token would not be recognised.
+        text = printable(" ".join(content[:10_000].decode(errors="replace").split()))
+        response = f"{url} returned {status}: {text[:200]}"
+        if status != 200:
+            kind = UnreachableError if status in BUSY else UserError
+            raise kind(f"{response}; {REMEDIES.get(status, remedy)}")
         try:
-            return read(json.loads(answer.data)["data"])
+            return parse(json.loads(content)["data"])
         except UserError:
             raise
-        except Exception as error:  # whatever it holds
+        except Exception as error:  # the content may be anything
             raise UnreachableError(
-                f"{told}: this is no answer of the API ({printable(first_line(error))}); {remedy}"
+                f"{response}: not a response of the API ({printable(first_line(error))}); {remedy}"
             ) from error
+
+    def _request(self, method: str, url: str, body: object) -> tuple[int, bytes]:
+        """Status and content of a response, after retries.
+
+        Raises:
+            HTTPError: all attempts failed.
+            UserError: the response is too large.
+        """
+        for attempt in range(RETRIES + 1):
+            pause = BACKOFF_SECONDS * (2**attempt + random.random())
+            try:
+                response = self._http.request(method, url, json=body, redirect=False, preload_content=False)
+                content = _content(response, url)
+                if response.status not in BUSY or attempt == RETRIES:
+                    return response.status, content
+                pause = urllib3.Retry().get_retry_after(response) or pause
+            except HTTPError:
+                if attempt == RETRIES:
+                    raise
+            time.sleep(min(pause, MAX_BACKOFF_SECONDS))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _content(response: urllib3.BaseHTTPResponse, url: str) -> bytes:
+    """The body of a response as it was sent, within `TIMEOUT_SECONDS` and `MAX_RESPONSE_BYTES`."""
+    deadline, content = time.monotonic() + TIMEOUT_SECONDS, bytearray()
+    try:
+        while data := response.read1(CHUNK_BYTES, decode_content=False):
+            content += data
+            if len(content) > MAX_RESPONSE_BYTES:
+                limit = size(MAX_RESPONSE_BYTES)
+                raise UserError(f"{url}: the response is larger than {limit}; correct the endpoint")
+            if time.monotonic() > deadline:
+                raise ReadTimeoutError(response._pool, url, f"no complete response within {TIMEOUT_SECONDS:g} s")  # type: ignore[attr-defined]
+        if response.length_remaining:
+            raise IncompleteRead(len(content), response.length_remaining)
+    except BaseException:
+        response.close()
+        raise
+    response.release_conn()
+    return bytes(content)

@@ -1,7 +1,8 @@
-"""One image for each prompt and seed."""
+"""The generator: one image for each prompt and seed."""
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,35 +16,35 @@ from syncclip.core.text import first_line
 from syncclip.synthesis.generators.acceleration import CompiledCode
 from syncclip.synthesis.generators.arguments import call_arguments, size_of
 from syncclip.synthesis.generators.endpoint import Endpoint
-from syncclip.synthesis.generators.loading import LARGER, load
+from syncclip.synthesis.generators.loading import OOM_REMEDY, load
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.texts import TextEmbeddings
 from syncclip.synthesis.generators.weights import locate
 
 NSFW = "nsfw"
-"""Key of an image's `info` that holds the answer of the pipeline's own safety checker, where it has one."""
+"""Key of an image's `info` with the result of the pipeline's safety checker, where it has one."""
 
 _Pixels = tuple[Any, bool | None]
-"""Of an image: (H, W, 3) uint8 or what a pipeline made itself, and its safety checker's answer."""
+"""An image as (H, W, 3) uint8 or in the pipeline's own format, and the result of its safety checker."""
 
 
 class Generator:
     """Generates images with one pipeline; holds its weights.
 
     Image i depends on prompt i, seed i, guide i, the settings and, in its last bits, on the batch that it is generated
-    in, on the kind of device and on torch's number of threads. Its noise is always made on the CPU.
+    in, the kind of device and torch's number of threads. Its noise is always generated on the CPU.
 
     Args:
-        settings: the pipeline and how to run it.
+        settings: the pipeline and its options.
         device: `cpu`, `cuda` or another torch device.
-        fingerprint: what `locate` gave when the plan was made; other weights than those are refused.
+        fingerprint: of the weights, from `locate` when the plan was made; other weights are an error.
 
     Attributes:
-        computed: seconds that the device has computed: of a GPU the time of its stream, else the thread's own. Where
-            others use the processor it is less than the time that passed.
+        computed: seconds in which the device was busy: for a GPU the time of its stream, otherwise the thread's CPU
+            time. It is less than the elapsed time where other processes compete for the processors.
 
     Raises:
-        UserError: the pipeline is missing, changed, can't be read, isn't text-to-image, or wouldn't obey a setting.
+        UserError: the pipeline is missing, changed, unreadable or not text-to-image, or doesn't support a setting.
     """
 
     def __init__(self, settings: GeneratorSettings, device: str = "cpu", fingerprint: str = "") -> None:
@@ -61,7 +62,7 @@ class Generator:
         if settings.guide is not None:
             self._guided = _image_to_image(self.pipeline)
             if self.texts is not None:
-                self.texts.serve(self._guided)
+                self.texts.attach(self._guided)
             self._guided_arguments = call_arguments(self._guided, settings, guided=True)
             self._size = size_of(self.pipeline, settings)
 
@@ -71,15 +72,15 @@ class Generator:
         """One RGB image for each (prompt, seed), generated as one batch.
 
         Args:
-            guides: the real image that each starts from, None where it starts from noise; those with a guide are
-                generated as a batch of their own. Nothing: all start from noise.
+            guides: real image to start from, None for noise; images with a guide are a batch of their own. Empty: all
+                start from noise.
         """
         return self.start(prompts, seeds, guides)()
 
     def start(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> Callable[[], list[Image.Image]]:
-        """`generate` without the last step, from pixels to images, which what is returned does on any thread."""
+        """`generate` without the last step from pixels to images, which the returned function does on any thread."""
         assert len(prompts) == len(seeds) > 0 and len(guides) in (0, len(seeds))
         guided = [i for i, guide in enumerate(guides) if guide is not None]
         free = [i for i in range(len(seeds)) if i not in set(guided)]
@@ -100,17 +101,17 @@ class Generator:
         seeds: Sequence[int],
         rows: Sequence[int],
     ) -> list[_Pixels]:
-        """Some rows, as one batch."""
+        """Generate some rows as one batch."""
         import torch
 
         if "negative_prompt" in arguments:
             arguments = {**arguments, "negative_prompt": [arguments["negative_prompt"]] * len(rows)}
         devices = [self.device] if self.device.startswith("cuda") else []
-        kind = "pt" if type(pipeline).__module__.startswith("diffusers.") else "pil"  # others may work on images
+        kind = "pt" if type(pipeline).__module__.startswith("diffusers.") else "pil"  # custom code may change images
         code = nullcontext() if self._code is None else self._code.shared(len(rows))
-        with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings(), code, self._counted():
+        with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings(), code, self._timed():
             warnings.simplefilter("ignore")
-            torch.manual_seed(seeds[rows[0]])  # some schedulers also draw from torch's own generator
+            torch.manual_seed(seeds[rows[0]])  # some schedulers also use torch's global generator
             try:
                 output = pipeline(
                     prompt=[prompts[i] for i in rows],
@@ -119,8 +120,8 @@ class Generator:
                     **arguments,
                 )
             except Exception as error:
-                pipeline.maybe_free_model_hooks()  # no batch begins with what another has left in a step cache
-                raise _told(error, self.settings) from error
+                pipeline.maybe_free_model_hooks()  # the next batch must not see the rest of a step cache
+                raise _translated(error, self.settings) from error
             images = output.images
             if isinstance(images, torch.Tensor):  # (B, 3, H, W) from 0 to 1; a quarter of its bytes leaves the device
                 images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -128,8 +129,8 @@ class Generator:
         return list(zip(images, flags, strict=True))
 
     @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Add to `computed` what the block takes of the device."""
+    def _timed(self) -> Iterator[None]:
+        """Add the device time of the block to `computed`."""
         import torch
 
         if not self.device.startswith("cuda"):
@@ -149,7 +150,7 @@ AnyGenerator = Generator | Endpoint
 
 
 def generator_of(settings: GeneratorSettings, device: str, fingerprint: str, token: str | None = None) -> AnyGenerator:
-    """What generates by the settings; see the arguments of both."""
+    """The generator or endpoint of the settings, with the arguments of both."""
     return Endpoint(settings, fingerprint, token) if settings.endpoint else Generator(settings, device, fingerprint)
 
 
@@ -161,34 +162,32 @@ def _image(pixels: Any, flag: bool | None) -> Image.Image:
 
 
 def _image_to_image(pipeline: Any) -> Any:
-    """The image-to-image form of a pipeline's family, with the same weights."""
-    import inspect
-
+    """The image-to-image pipeline of the family, with the same weights."""
     import diffusers
 
     auto: Any = diffusers.AutoPipelineForImage2Image
     name = type(pipeline).__name__
     missing = f"synthesis.generator.guide: a {name} can't start from real images; remove it, or use another pipeline"
     try:
-        found = auto.from_pipe(pipeline)
+        guided = auto.from_pipe(pipeline)
     except ValueError as error:
         raise UserError(missing) from error
-    if "strength" not in inspect.signature(type(found).__call__).parameters:
+    if "strength" not in inspect.signature(type(guided).__call__).parameters:
         raise UserError(missing)
-    found.set_progress_bar_config(disable=True)
-    return found
+    guided.set_progress_bar_config(disable=True)
+    return guided
 
 
-def _told(error: Exception, settings: GeneratorSettings) -> Exception:
-    """A sentence for what the user can cure; the error itself, where trying again may help."""
+def _translated(error: Exception, settings: GeneratorSettings) -> Exception:
+    """A `UserError` with a remedy; the error itself where a retry may succeed."""
     import torch
 
-    where = type(error).__module__
-    if settings.compile and where.startswith(("torch._dynamo", "torch._inductor")):
-        key, cure = ("compile", "set it to false") if settings.speed == "exact" else ("speed", "use exact")
-        return UserError(f"synthesis.generator.{key}: torch.compile fails here ({first_line(error)}); {cure}")
-    if isinstance(error, torch.OutOfMemoryError):  # it may fit at the next try, where others use the GPU
-        return torch.OutOfMemoryError(f"a batch doesn't fit into memory: make batch_size smaller, or {LARGER}")
+    module = type(error).__module__
+    if settings.compile and module.startswith(("torch._dynamo", "torch._inductor")):
+        key, remedy = ("compile", "set it to false") if settings.speed == "exact" else ("speed", "use exact")
+        return UserError(f"synthesis.generator.{key}: torch.compile fails here ({first_line(error)}); {remedy}")
+    if isinstance(error, torch.OutOfMemoryError):  # a retry may succeed where other processes share the GPU
+        return torch.OutOfMemoryError(f"a batch doesn't fit into memory: make batch_size smaller, or {OOM_REMEDY}")
     if type(error) in (ValueError, TypeError):
-        return UserError(f"generator {settings.pipeline!r} can't generate like this: {first_line(error)}")
+        return UserError(f"generator {settings.pipeline!r} can't generate with these settings: {first_line(error)}")
     return error

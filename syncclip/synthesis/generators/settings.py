@@ -1,149 +1,130 @@
-"""Section `synthesis.generator` of a recipe: which pipeline generates, and how."""
+"""Section `synthesis.generator` of a recipe: the pipeline and its options."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from syncclip.core.settings import Settings, added
 
-Attention = Literal["auto", "sdpa", "xformers"]
-
-
-def xformers_installed() -> bool:
-    """Whether xformers could be imported; importing it takes seconds and warns."""
-    return importlib.util.find_spec("xformers") is not None
-
-
 MACHINE = {"compile_cache": None, "offload": "none"}
-"""Keys that no plan holds, and their values there: they depend on who generates."""
+"""Settings that depend on the machine, with their values in a stored plan."""
 
 TOKEN = "SYNCCLIP_ENDPOINT_TOKEN"
-"""Environment variable with what an endpoint asks for. It isn't OPENAI_API_KEY, which is not for every address."""
-SENT = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
-SENT |= {"model": "model", "negative_prompt": "negative_prompt"}
-"""What requests to an endpoint call the settings that they hold."""
+"""Environment variable with an endpoint's token. OPENAI_API_KEY must not be sent to arbitrary addresses."""
+REQUEST_KEYS = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
+REQUEST_KEYS |= {"model": "model", "negative_prompt": "negative_prompt"}
+"""Setting -> its key in a request to an endpoint."""
 
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
-"""Pixels of an embedded image's sides, the only ones that its generator has learned."""
+"""Width and height of the embedded generator's images in pixels, the only size that it was trained on."""
 
 
 class LoraSettings(Settings):
-    """Low-rank weights that are added to the pipeline's own before anything is generated (arXiv 2106.09685)."""
+    """LoRA weights that are merged into the pipeline's own (arXiv 2106.09685)."""
 
     weights: str
     """A `.safetensors` file, a folder that holds one, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
     file: str | None = None
-    """Name of the file, where a folder or a repository holds several."""
+    """File name, where the folder or repository holds several."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     scale: float = 1.0
-    """How much of them is added."""
+    """Scale of the LoRA weights."""
 
 
 class GuideSettings(Settings):
-    """Images of classes with real ones start from those instead of from noise.
+    """Start from a real image instead of noise, for classes with real images.
 
     Source: "real guidance" in He et al., ICLR 2023 (arXiv 2210.07574).
     """
 
     strength: float = Field(0.7, gt=0, le=1)
-    """How much of a real image is replaced: little of it changes near 0, nothing of it is left at 1. So many of the
-    steps are made, rounded down."""
+    """Share of the denoising steps that are run on the real image, rounded down: near 0 it hardly changes, at 1 nothing
+    of it remains."""
 
 
 def _by_speed(exact: Any, faster: Any) -> Any:
-    """The default of a key that follows from `speed`."""
+    """A default that follows from `speed`."""
     return lambda given: exact if given.get("speed", "exact") == "exact" else faster
 
 
 class GeneratorSettings(Settings):
-    """Which pipeline generates, and how. All but `MACHINE` decides the images' bytes."""
+    """The pipeline and its options. All but `MACHINE` determines the images' bytes."""
 
     pipeline: str = EMBEDDED
     """`icons`, a folder with a `model_index.json`, a hub name such as `stabilityai/sdxl-turbo`, or the address of an
     endpoint, such as `http://host:8000/v1`."""
     model: str | None = added(None)
-    """Of an endpoint: the name under which it serves its model."""
+    """Model name on the endpoint."""
     pipeline_class: str | None = added(None)
-    """Class that the parts are loaded into: one of diffusers, or `module:Class` of your own; by default what the
-    pipeline's index names."""
+    """Pipeline class: one of diffusers, or custom code as `module:Class`; by default that of the pipeline's index."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; the commit that it stood for is kept in the plan."""
+    """Branch, tag or commit on the hub; the plan keeps the commit."""
     scheduler: str | None = None
-    """A diffusers scheduler class, such as `EulerDiscreteScheduler`; the pipeline's own where it is not given."""
+    """A diffusers scheduler class, such as `EulerDiscreteScheduler`; by default the pipeline's own."""
     steps: int = Field(20, ge=1)
-    """Denoising steps of an image."""
+    """Denoising steps per image."""
     guidance: float = Field(4.0, ge=0)
-    """Classifier-free guidance, on above 1. Where a family has it built in (Flux, LCM), the number that it is given."""
+    """Classifier-free guidance scale, active above 1; for guidance-distilled families (Flux, LCM) their input value."""
     true_guidance: float | None = added(None, gt=1)
-    """Classifier-free guidance of families whose `guidance` is built in (Flux, Qwen-Image): twice the work."""
+    """Classifier-free guidance scale of guidance-distilled families (Flux, Qwen-Image); doubles the computation."""
     negative_prompt: str | None = None
-    """What images shall not show; only for pipelines with classifier-free guidance."""
+    """Negative prompt; only for pipelines with classifier-free guidance."""
     height: int | None = Field(None, ge=8)
-    """Of an image, in pixels; None: the pipeline's own."""
+    """Image height in pixels; None: the pipeline's default."""
     width: int | None = Field(None, ge=8)
-    """Of an image, in pixels; None: the pipeline's own."""
+    """Image width in pixels; None: the pipeline's default."""
     batch_size: int | Literal["auto"] = 8
-    """Images in a batch. An image's last bits may depend on it, so it belongs to the plan. `auto`: measured once,
-    before the first shard of a new set."""
+    """Images per batch. Part of the plan, since an image's last bits may depend on it. `auto`: measured once, before
+    the first shard of a new dataset."""
     speed: Literal["exact", "fast", "max"] = added("exact")
-    """`exact`: the images of the pipeline's plain call. `fast`: compiled blocks in bf16, fused projections, channels
-    last. `max`: int8 and a step cache as well. The images of another speed are other images."""
+    """`exact`: the plain call of the pipeline. `fast`: compiled blocks in bf16, fused projections, channels last.
+    `max`: int8 and a step cache as well. Each speed gives different images."""
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
     )
-    """Of the pipeline's weights and arithmetic; the images of another type are other images. bf16 at another speed
-    than `exact`, which refuses fp32."""
+    """Precision of weights and arithmetic; each gives different images. Default bf16 at speeds other than `exact`,
+    which don't support fp32."""
     loras: tuple[LoraSettings, ...] = added(())
-    """Added to the weights in this order, when they are loaded."""
+    """LoRA weights, merged in this order at load time."""
     vae: str | None = added(None)
-    """Autoencoder in place of the pipeline's own: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
+    """Replacement for the pipeline's autoencoder: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
-    """Start from the few real images, where a class has some; None: generate all from text alone."""
-    attention: Attention = added("auto")
-    """PyTorch's own attention (`sdpa`) or that of `xformers`, which needs a GPU. `auto`: PyTorch's, unless xformers is
-    installed and measured to be faster before the first shard of a new set."""
+    """Real guidance: start from the few-shot images of a class, where it has any; None: generate from text alone."""
+    attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
+    """Attention backend of diffusers: PyTorch's `sdpa`, or one that needs its package and a GPU."""
     compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
-    """Whether `torch.compile` makes the denoiser faster, after minutes at the first batch; true at another speed than
+    """Compile the denoiser with `torch.compile`, which takes minutes at the first batch; true at speeds other than
     `exact`."""
     compile_cache: str | None = added(None)
-    """Folder or URL of compiled code: what one actor has compiled, others read. Whoever can write there can run code
-    here. None: a folder of this user's on each machine."""
+    """Folder or URL for compiled code, shared by all actors. Anyone with write access can run code here. None: a
+    private folder on each machine."""
     offload: Literal["none", "model", "group", "sequential"] = added("none")
-    """What of a model waits in main memory until the GPU needs it: all but a part, a layer (prefetched), or a layer."""
+    """CPU offload of weights while the GPU doesn't need them: whole models, layers with prefetching, or layers."""
 
     @property
     def derived(self) -> set[str]:
-        """The keys that follow from `speed`, since nobody gave them."""
+        """Settings that were not given and follow from `speed`."""
         return {"dtype", "compile"} - self.model_fields_set
 
     @property
     def endpoint(self) -> bool:
-        """Whether somebody's server generates, whose bytes are no promise of ours."""
+        """Whether a server generates the images, which are then not reproducible."""
         return self.pipeline.lower().startswith(("http://", "https://"))
-
-    def open_questions(self, device: str) -> bool:
-        """Whether something has to be measured before the settings hold all that decides an image."""
-        return self.batch_size == "auto" or self.open_attention(device)
-
-    def open_attention(self, device: str) -> bool:
-        """Whether the attention has to be measured."""
-        return not self.endpoint and self.attention == "auto" and device.startswith("cuda") and xformers_installed()
 
     @field_validator("batch_size", mode="before")
     @classmethod
-    def _some_images(cls, size: Any) -> Any:
+    def _check_batch_size(cls, size: Any) -> Any:
         if size != "auto" and not (isinstance(size, int) and size >= 1):
             raise ValueError(f"{size!r} is not allowed; it must be a whole number, at least 1, or 'auto'")
         return size
 
     @field_validator("height", "width")
     @classmethod
-    def _whole_latents(cls, size: int | None) -> int | None:
+    def _check_side(cls, size: int | None) -> int | None:
         if size is not None and size % 8:
             nearest = max(8, round(size / 8) * 8)
             raise ValueError(f"{size} pixels is not a multiple of 8, which latent diffusion needs; try {nearest}")
@@ -155,38 +136,40 @@ class GeneratorSettings(Settings):
             other = "compile=false" if self.dtype != "fp32" else "dtype=fp32"
             raise ValueError(f"{other} contradicts speed={self.speed}; remove one of them")
         if self.offload == "sequential" and self.compile:
-            raise ValueError("offload=sequential exchanges the weights of compiled code; use offload=group")
+            raise ValueError("offload=sequential replaces the weights of compiled code; use offload=group")
         if self.compile_cache and "://" not in self.compile_cache and not self.compile_cache.startswith("/"):
-            raise ValueError(f"compile_cache {self.compile_cache!r} is no whole path, and no URL; actors need one")
-        asked = {self.height, self.width} - {None, EMBEDDED_SIDE}
-        if self.pipeline == EMBEDDED and asked:
+            raise ValueError(f"compile_cache {self.compile_cache!r} is no absolute path or URL, which actors need")
+        sides = {self.height, self.width} - {None, EMBEDDED_SIDE}
+        if self.pipeline == EMBEDDED and sides:
             raise ValueError(
                 f"the embedded generator {EMBEDDED!r} generates images of {EMBEDDED_SIDE} x {EMBEDDED_SIDE} pixels "
-                f"alone, not of {max(filter(None, asked))}; leave height and width out, or name another pipeline"
+                f"only, not of {max(filter(None, sides))}; remove height and width, or use another pipeline"
             )
         if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
             raise ValueError(
-                f"a negative_prompt is read only with guidance above 1, and it is {self.guidance:g}; raise it, or "
-                "remove the negative_prompt"
+                f"a negative_prompt needs guidance above 1, and it is {self.guidance:g}; raise it, or remove the "
+                "negative_prompt"
             )
         if self.guide is not None and int(self.steps * self.guide.strength) < 1:
             raise ValueError(
-                f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no step to make; "
-                f"give at least {-int(-1 // self.guide.strength)} steps, or a greater strength"
+                f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no denoising step; "
+                f"use at least {-int(-1 // self.guide.strength)} steps, or a greater strength"
             )
         return self
 
     @model_validator(mode="after")
     def _check_endpoint(self) -> GeneratorSettings:
         if self.endpoint and {*"@?#"} & {*self.pipeline}:
-            raise ValueError(f"pipeline: give an address without user, password and query; {TOKEN} may hold a token")
+            raise ValueError(f"pipeline: remove user, password and query from the address; set {TOKEN} to a token")
         fields = type(self).model_fields
-        allowed = {*SENT, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}
+        allowed = (
+            {*REQUEST_KEYS, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}
+        )
         for key, field in fields.items():
             default = field.get_default(call_default_factory=True, validated_data={})
             if key not in allowed and getattr(self, key) != default:
-                reason = "no request to an endpoint can hold it" if self.endpoint else "only an endpoint serves models"
-                raise ValueError(f"{key} is of no use with {self.pipeline}, for {reason}; remove it")
+                reason = "requests to an endpoint can't contain it" if self.endpoint else "only an endpoint has models"
+                raise ValueError(f"{key} has no effect with {self.pipeline}, since {reason}; remove it")
         if self.endpoint and (None in (self.model, self.height, self.width) or self.batch_size == "auto"):
-            raise ValueError("an endpoint must be told model, height, width and a batch_size in numbers; give all four")
+            raise ValueError("an endpoint needs model, height, width and a numeric batch_size; set all four")
         return self

@@ -1,1 +1,1 @@
-"""Prompts: a class name and the number of an image come in, the sentence that it is generated from goes out."""
+"""Prompts: the sentence of an image, from the class name and the image's number."""

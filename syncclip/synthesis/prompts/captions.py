@@ -1,4 +1,4 @@
-"""Captions: what a language model is asked, what a sentence may be, and the file of what was written."""
+"""Captions: settings of the language model, cleaning of its output, and the file of captions."""
 
 from __future__ import annotations
 
@@ -13,65 +13,66 @@ from syncclip.core.settings import Settings, Template
 
 
 class WriterSettings(Settings):
-    """Which language model writes captions, and how."""
+    """The language model that writes captions, and its sampling options."""
 
     model: str
     """A causal language model of transformers: a folder, or a name on the hub such as `Qwen/Qwen2.5-7B-Instruct`."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; the commit that it stood for is kept with the captions."""
+    """Branch, tag or commit on the hub; the file of captions keeps the commit."""
     instruction: Template = "Describe a photo of a {} in one sentence of at most twenty words, with its surroundings."
-    """What the model is asked, with `{}` for the class name."""
+    """Instruction to the model, with `{}` for the class name."""
     captions: int = Field(8, ge=1, le=1000)
-    """How many different ones are wanted for a class."""
+    """Number of different captions per class."""
     max_tokens: int = Field(48, ge=1)
-    """Length of an answer at most; of a longer one the whole sentences are kept."""
+    """Maximum length of an output in tokens; a longer one is cut after its last complete sentence."""
     temperature: float = Field(1.0, gt=0)
-    """Of sampling; the lower, the more alike the captions."""
+    """Sampling temperature; lower values give more similar captions."""
     top_p: float = Field(0.95, gt=0, le=1)
-    """Of sampling: words are taken from the most probable ones that make up this share."""
+    """Nucleus sampling: cumulative probability of the candidate tokens."""
     seed: int = Field(0, ge=0)
-    """Of sampling; the same seed writes the same captions."""
+    """Seed for sampling; the same seed gives the same captions."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the language model's weights and arithmetic."""
+    """Precision of the language model's weights and arithmetic."""
 
 
 class Captions(Settings):
-    """The file: plain JSON, to be read and corrected by hand before anything is generated from it."""
+    """A file of captions: plain JSON, to be reviewed and edited before images are generated from it."""
 
     format: Literal[1] = 1
     writer: WriterSettings
     weights: str = ""
-    """What identifies the model's weights: the commit on the hub, empty for a folder."""
+    """Commit of the model on the hub; empty for a folder."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
     """Class name -> captions."""
 
     @property
     def sha256(self) -> str:
-        """Hex digest (16 digits) of all that the file holds."""
+        """SHA-256 of the content, its first 16 hex digits."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def caption(answer: str, classname: str) -> str | None:
-    """One caption out of a model's answer: its first line, cut after its last whole sentence, with the class name.
+def caption(output: str, classname: str) -> str | None:
+    """A caption from a model's output: its first line, cut after its last complete sentence, with the class name.
 
-    Where the name is missing, it comes first: `fir tree, snow on the needles`. None where the answer is empty.
+    A missing name is prepended: `fir tree, snow on the needles`. None for an empty output.
     """
-    lines = (re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", line) for line in answer.splitlines())
-    line = next((found for line in lines if (found := line.strip(" \t\"'`*_#“”")) and re.search(r"\w", found)), "")
+    lines = (re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", line) for line in output.splitlines())
+    stripped = (line.strip(" \t\"'`*_#“”") for line in lines)
+    line = next((line for line in stripped if re.search(r"\w", line)), "")
     text = " ".join("".join(letter if letter.isprintable() else " " for letter in line).split())
-    if whole := re.match(r".*[.!?](?=\s|$)", text):
-        text = whole[0]
+    if complete := re.match(r".*[.!?](?=\s|$)", text):
+        text = complete[0]
     if not re.search(r"\w", text):
         return None
-    said = re.search(rf"(?<!\w){re.escape(classname)}(s|es)?(?!\w)", text, re.IGNORECASE)
-    return text if said else f"{classname}, {text}"
+    contains_name = re.search(rf"(?<!\w){re.escape(classname)}(s|es)?(?!\w)", text, re.IGNORECASE)
+    return text if contains_name else f"{classname}, {text}"
 
 
-def sayable(text: str) -> str:
-    """The sentence without space around it.
+def check_sentence(text: str) -> str:
+    """The sentence without surrounding space.
 
     Raises:
-        ValueError: it is empty, or holds line breaks or other characters that can't be printed.
+        ValueError: it is empty, or contains line breaks or other unprintable characters.
     """
     text = text.strip()
     if not text or not text.isprintable():
@@ -79,5 +80,5 @@ def sayable(text: str) -> str:
     return text
 
 
-Sentence = Annotated[str, AfterValidator(sayable)]
+Sentence = Annotated[str, AfterValidator(check_sentence)]
 Sentences = Annotated[tuple[Sentence, ...], Field(min_length=1)]

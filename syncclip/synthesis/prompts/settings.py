@@ -1,4 +1,4 @@
-"""Section `synthesis.prompts` of a recipe, which prompt an image has, and how many distinct ones a set has."""
+"""Section `synthesis.prompts` of a recipe, the prompt of an image, and the variety of a dataset's prompts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from syncclip.synthesis.prompts.captions import Sentences
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
 OWN = "own"
-"""What the sentences given to single classes are called among the strategies."""
+"""Name of the sentences given to single classes, among the strategies."""
 
 
 class PromptSettings(Settings):
-    """Class templates, taken in turn: image k of a class uses template k modulo their number. Or several strategies.
+    """Class templates in turn, image k of a class with template k modulo their number, or several strategies.
 
-    So every run of as many images as there are templates shows each of them once, whatever the class.
+    So every run of as many images as there are templates contains each template once, for every class.
     """
 
     name: Literal["template"] = "template"
-    """The kind of prompts; so far there is one."""
+    """Kind of prompts; there is one."""
     templates: tuple[Template, ...] = ()
-    """Sentences with one `{}` for the class name, or `{a}` for the name with its article; none: the dataset's own
+    """Sentences with one `{}` for the class name, or `{a}` for the name with its article; empty: the dataset's own
     template."""
     strategies: tuple[StrategySettings, ...] = added(())
-    """Instead of `templates`: several ways, mixed by their weights."""
+    """Several strategies, mixed by their weights; in place of `templates`."""
     classes: dict[str, Sentences] = added({})
-    """Class name -> sentences that this class is generated from instead; `{}` stands for the name."""
+    """Class name -> sentences for this class alone, in place of all others; `{}` stands for the name."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> PromptSettings:
@@ -44,31 +44,31 @@ class PromptSettings(Settings):
                 "{name: template, templates: [...]}"
             )
         if self.strategies and not any(self.weights):
-            raise ValueError("the weights of all strategies are 0, so nothing is left to generate; give one a weight")
+            raise ValueError("the weights of all strategies are 0, so there are no prompts; set one above 0")
         return self
 
     @property
     def mixture(self) -> tuple[StrategySettings, ...]:
-        """The strategies, a single one where only templates are given."""
-        return self.strategies or _alone(self.templates)
+        """The strategies; a single one for templates."""
+        return self.strategies or _single(self.templates)
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """Of the mixture."""
+        """Weights of the mixture."""
         return tuple(strategy.weight for strategy in self.strategies) or (1,)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What the strategies of the mixture are called; those of one kind are numbered."""
+        """Names of the mixture's strategies, numbered where they repeat."""
         names = [strategy.name for strategy in self.mixture]
         return tuple(
-            name if names.count(name) == 1 else f"{name} {names[: place + 1].count(name)}"
-            for place, name in enumerate(names)
+            name if names.count(name) == 1 else f"{name} {names[: position + 1].count(name)}"
+            for position, name in enumerate(names)
         )
 
 
 @lru_cache(maxsize=16)
-def _alone(templates: tuple[str, ...]) -> tuple[TemplateSettings]:
+def _single(templates: tuple[str, ...]) -> tuple[TemplateSettings]:
     return (TemplateSettings(templates=templates),)
 
 
@@ -84,10 +84,10 @@ def prompt_of(settings: PromptSettings, template: str, classname: str, image: in
 
 def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str], image: int) -> list[str]:
     """`prompt_of` image number `image` of each of the classes, much faster."""
-    place, turn = turn_of(settings.weights, image)
+    strategy, turn = turn_of(settings.weights, image)
     own = settings.classes
     mixed = [name for name in classnames if name not in own] if own else classnames
-    prompts = settings.mixture[place].prompts(mixed, template, turn)
+    prompts = settings.mixture[strategy].prompts(mixed, template, turn)
     if not own:
         return prompts
     rest = iter(prompts)
@@ -95,19 +95,19 @@ def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str
 
 
 def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
-    """Hold the sentences for single classes against the classes that there are.
+    """Compare the sentences for single classes with the dataset's classes.
 
     Raises:
-        ValueError: a class has no sentences, or a name is no class's.
+        ValueError: a class has no sentences, or a name is not a class.
     """
     own: dict[str, Mapping[str, Sequence[str]]] = {}
-    for place, strategy in enumerate(settings.strategies):
+    for number, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:
             assert strategy.file is None, "files are read before a plan is made"
-            own[f"synthesis.prompts.strategies[{place}] ({strategy.name})"] = strategy.sentences
-    known = set(classnames)
+            own[f"synthesis.prompts.strategies[{number}] ({strategy.name})"] = strategy.sentences
+    classes = set(classnames)
     for key, sentences in {"synthesis.prompts.classes": settings.classes, **own}.items():
-        if (other := next((name for name in sentences if name not in known), None)) is not None:
+        if (other := next((name for name in sentences if name not in classes), None)) is not None:
             near = nearest(other, classnames)
             hint = f"did you mean {near!r}?" if near else f"the first is {classnames[0]!r}"
             raise ValueError(f"{key}: {other!r} is no class of dataset {dataset!r}; {hint}")
@@ -121,27 +121,27 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
 
 
 def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
-    """(strategy, turn) of image number `image`: how often the strategy was used before is its turn.
+    """(strategy, turn) of image number `image`; the turn counts earlier uses of the strategy.
 
-    Among the first n images each strategy is used n · weight / sum times, give or take less than one, whatever n is.
+    Among the first n images each strategy is used n · weight / sum times, up to one, for every n.
 
     Args:
-        weights: at least 0, and one of them more.
+        weights: non-negative, at least one of them positive.
         image: from 0.
     """
     if len(weights) == 1:
         return 0, image
     order, turns, uses = _period(weights)
-    periods, place = divmod(image, len(order))
-    return order[place], periods * uses[order[place]] + turns[place]
+    periods, position = divmod(image, len(order))
+    return order[position], periods * uses[order[position]] + turns[position]
 
 
 @lru_cache(maxsize=64)
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """One period: the strategy and the turn of each place, and how often each strategy is used.
+    """One period: strategy and turn at each position, and uses of each strategy.
 
-    Of the strategies that are due, the one with the earliest deadline is taken. Source: R. Tijdeman, The
-    chairman assignment problem, Discrete Mathematics 32 (1980).
+    Among the strategies that are due, the one with the earliest deadline is next. Source: R. Tijdeman, The chairman
+    assignment problem, Discrete Mathematics 32 (1980).
     """
     divisor = gcd(*weights)
     assert divisor > 0 and min(weights) >= 0
@@ -149,64 +149,64 @@ def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...],
     length, slack = sum(weights), max(1, 2 * sum(weight > 0 for weight in weights) - 2)
     used = [0] * len(weights)
     order, turns = [], []
-    for place in range(1, length + 1):
+    for position in range(1, length + 1):
         due = [
-            (-(-(slack * used[one] + slack - 1) * length // (slack * weight)), one)
-            for one, weight in enumerate(weights)
-            if slack * (weight * place - length * used[one]) >= length
+            (-(-(slack * used[index] + slack - 1) * length // (slack * weight)), index)
+            for index, weight in enumerate(weights)
+            if slack * (weight * position - length * used[index]) >= length
         ]
-        _, taken = min(due)
-        order.append(taken)
-        turns.append(used[taken])
-        used[taken] += 1
+        _, chosen = min(due)
+        order.append(chosen)
+        turns.append(used[chosen])
+        used[chosen] += 1
     return tuple(order), tuple(turns), weights
 
 
 class PromptCoverage(NamedTuple):
-    """How varied the prompts of a set are."""
+    """Variety of a dataset's prompts."""
 
     distinct: int
-    """Different prompts that the images have, over all classes."""
+    """Distinct prompts of the images, over all classes."""
     possible: int
-    """Sentences that the strategies offer, over all classes: what there could be, were there images enough."""
+    """Sentences of the strategies, over all classes: the maximum for any number of images."""
     fewest: int
-    """Different prompts of the class that has fewest."""
+    """Distinct prompts of the class with the fewest."""
     by_strategy: dict[str, int]
     """Strategy -> images."""
 
 
 def samples(settings: PromptSettings, template: str, classname: str, images: int, count: int) -> list[str]:
-    """Up to `count` different prompts of a class with `images` images: of each strategy the first come first."""
-    found: dict[str, None] = {}
+    """Up to `count` distinct prompts of a class with `images` images, starting with the first of each strategy."""
+    prompts: dict[str, None] = {}
     for image in _by_turn(settings.weights, min(images, 1000)):
-        found.setdefault(prompt_of(settings, template, classname, image))
-        if len(found) == count:
+        prompts.setdefault(prompt_of(settings, template, classname, image))
+        if len(prompts) == count:
             break
-    return list(found)
+    return list(prompts)
 
 
 def coverage(
     settings: PromptSettings, template: str, classnames: Sequence[str], images_per_class: int
 ) -> PromptCoverage:
-    """The coverage of a set of `images_per_class` images of each class, as planned."""
+    """The coverage of a planned dataset with `images_per_class` images of each class."""
     uses = _uses(settings.weights, images_per_class)
     counts: Counter[str] = Counter()
-    every: set[str] = set()
+    prompts: set[str] = set()
     possible, fewest = 0, images_per_class
     for name in classnames:
         if name in settings.classes:
             counts[OWN] += images_per_class
         else:
             counts.update(dict(zip(settings.labels, uses, strict=True)))
-        prompts = set(distinct(settings, template, name, images_per_class))
+        of_class = set(distinct(settings, template, name, images_per_class))
         possible += sum(len(sentences) for sentences, _ in _parts(settings, template, name, images_per_class))
-        fewest = min(fewest, len(prompts))
-        every |= prompts
-    return PromptCoverage(len(every), possible, fewest, dict(counts))
+        fewest = min(fewest, len(of_class))
+        prompts |= of_class
+    return PromptCoverage(len(prompts), possible, fewest, dict(counts))
 
 
 def distinct(settings: PromptSettings, template: str, classname: str, images: int) -> Iterator[str]:
-    """The prompts of a class with `images` images; seldom one of them twice."""
+    """The prompts of a class with `images` images, mostly without repetition."""
     for sentences, use in _parts(settings, template, classname, images):
         for turn in range(min(use, len(sentences))):
             yield filled(sentences[turn], classname)
@@ -223,12 +223,12 @@ def _parts(settings: PromptSettings, template: str, classname: str, images: int)
 @lru_cache(maxsize=4)
 def _uses(weights: tuple[int, ...], images: int) -> list[int]:
     """Images of a class that use each strategy."""
-    order, _, whole = _period(weights)
+    order, _, per_period = _period(weights)
     periods, rest = divmod(images, len(order))
-    return [periods * use + order[:rest].count(strategy) for strategy, use in enumerate(whole)]
+    return [periods * use + order[:rest].count(strategy) for strategy, use in enumerate(per_period)]
 
 
 @lru_cache(maxsize=4)
 def _by_turn(weights: tuple[int, ...], images: int) -> list[int]:
-    """The images, those first that are the first of their strategy."""
+    """The images, sorted by the turn of their strategy."""
     return sorted(range(images), key=lambda image: (turn_of(weights, image)[1], image))

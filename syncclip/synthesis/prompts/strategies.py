@@ -1,4 +1,4 @@
-"""Ways from a class name to sentences, each a small class of settings. In a sentence `{}` is the class name."""
+"""Prompt strategies: ways from a class name to sentences. In a sentence `{}` is the class name."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSetti
 
 
 class Strategy(Settings):
-    """What all have in common."""
+    """Base of all strategies."""
 
     weight: int = Field(1, ge=0, le=1000)
-    """Of the images of a class, weight / sum of the weights use this strategy; 0 leaves it out."""
+    """Relative share of a class's images; 0 disables the strategy."""
 
 
 class SharedStrategy(Strategy):
-    """One whose sentences hold `{}` once and serve all classes."""
+    """A strategy with the same sentences for all classes, each with one `{}`."""
 
     @abstractmethod
     def shared(self, template: str) -> Sequence[str]:
         """The sentences in turn; `template` is the dataset's own."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
-        """Those of a class."""
+        """The sentences of a class."""
         return self.shared(template)
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
@@ -41,12 +41,12 @@ class SharedStrategy(Strategy):
 
 
 class OwnStrategy(Strategy):
-    """One that has sentences for each class, written into the recipe or in a file."""
+    """A strategy with sentences per class, in the recipe or in a file."""
 
     file: str | None = None
-    """Path or URL; a plan names no file, it holds the sentences."""
+    """Path or URL; a plan contains the sentences instead."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
-    """Class name -> its sentences; `{}` may stand for the name, `{a}` for the name with its article."""
+    """Class name -> its sentences; `{}` stands for the name, `{a}` for the name with its article."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """The sentences of a class in turn."""
@@ -54,45 +54,43 @@ class OwnStrategy(Strategy):
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
         """The prompt of a turn for each class."""
-        found = ((name, self.sentences[name]) for name in classnames)
-        return [filled(sentences[turn % len(sentences)], name) for name, sentences in found]
+        pairs = ((name, self.sentences[name]) for name in classnames)
+        return [filled(sentences[turn % len(sentences)], name) for name, sentences in pairs]
 
 
 class TemplateSettings(SharedStrategy):
-    """Class templates: image after image takes the next."""
+    """Class templates, used in turn."""
 
     name: Literal["template"] = "template"
-    """Sentences with a place for the class name."""
+    """Sentences with a placeholder for the class name."""
     templates: tuple[Template, ...] = ()
-    """None: the dataset's own template."""
+    """Templates; empty: the dataset's own."""
 
     def shared(self, template: str) -> Sequence[str]:
         return self.templates or (template,)
 
 
 class CombinationSettings(SharedStrategy):
-    """Every combination of attributes, backgrounds or whatever else is listed; see `Combinations`."""
+    """All combinations of attributes, backgrounds or other listed words; see `Combinations`."""
 
     name: Literal["combinations"]
-    """Sentences with several places, filled by every combination of words."""
+    """Sentences with several placeholders, filled by all combinations of words."""
     sentence: str
-    """One with `{}`, or `{a}` with the article, and each list in braces: `a {attribute} {} {background}`."""
+    """Sentence with `{}`, or `{a}` with the article, and each list in braces: `a {attribute} {} {background}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
-    """Name -> words, one of which takes its place."""
+    """Name of a placeholder -> its words."""
 
     @model_validator(mode="after")
-    def _a_place_for_each_list(self) -> CombinationSettings:
+    def _check_placeholders(self) -> CombinationSettings:
         for name in self.lists:
             if self.sentence.count(f"{{{name}}}") != 1:
-                raise ValueError(
-                    f"the sentence {self.sentence!r} must hold {{{name}}} exactly once, where words of that list go"
-                )
+                raise ValueError(f"the sentence {self.sentence!r} must contain {{{name}}}, a list's name, exactly once")
         rest = self.sentence
         for name in self.lists:
             rest = rest.replace(f"{{{name}}}", "")
         for name in re.findall(r"\{([^{}]+)\}", rest):
             if f"{{{name}}}" != ARTICLE or "{}" in rest:
-                raise ValueError(f"the sentence {self.sentence!r} has a place {{{name}}}, but no list is called so")
+                raise ValueError(f"the sentence {self.sentence!r} contains {{{name}}}, but there is no such list")
         with_one_place(rest)
         return self
 
@@ -101,27 +99,27 @@ class CombinationSettings(SharedStrategy):
 
 
 class DescriptionSettings(OwnStrategy):
-    """Sentences of one's own: class names with a list of sentences for each, here or in a JSON or YAML file."""
+    """Descriptions of each class, in the recipe or in a JSON or YAML file."""
 
     name: Literal["descriptions"]
-    """Sentences about each class, from a file of descriptions."""
+    """Sentences per class, from a file of descriptions."""
 
     @model_validator(mode="after")
-    def _from_one_place(self) -> DescriptionSettings:
+    def _check_source(self) -> DescriptionSettings:
         if (self.file is None) == (not self.sentences):
             raise ValueError("descriptions need a 'file' or 'sentences', one of the two")
         return self
 
 
 class CaptionSettings(OwnStrategy):
-    """Captions that a language model wrote: the file that `syncclip captions` made."""
+    """Captions by a language model, from the file that `syncclip captions` wrote."""
 
     name: Literal["captions"]
-    """Sentences about each class that a language model wrote (`syncclip captions`)."""
+    """Sentences per class by a language model (`syncclip captions`)."""
     writer: WriterSettings | None = None
-    """Needed to write them; a file that another one wrote is refused."""
+    """Settings to write them; a file by another writer is an error."""
     sha256: str = ""
-    """Digest of the file, in a plan."""
+    """Checksum of the file, in a plan."""
 
 
 StrategySettings = Annotated[
@@ -132,8 +130,8 @@ StrategySettings = Annotated[
 class Combinations(Sequence[str]):
     """All combinations of the lists' words in a sentence, each once.
 
-    They come down the diagonals of the box that the lists span, so that in any run of them each word of a list comes
-    as often as any other, give or take one.
+    They follow the diagonals of the box that the lists span, so that in any run of them the words of a list occur
+    equally often, up to one.
     """
 
     def __init__(self, sentence: str, lists: Mapping[str, Sequence[Sentence]]) -> None:
@@ -148,7 +146,7 @@ class Combinations(Sequence[str]):
     def __getitem__(self, turn: slice) -> Sequence[str]: ...
     def __getitem__(self, turn: int | slice) -> str | Sequence[str]:
         if isinstance(turn, slice):
-            return [self[one] for one in range(*turn.indices(len(self)))]
+            return [self[index] for index in range(*turn.indices(len(self)))]
         if not 0 <= turn < len(self):
             raise IndexError(turn)
         words, box = {}, 1  # combinations of the lists so far
@@ -156,4 +154,4 @@ class Combinations(Sequence[str]):
             step = turn % (box * len(entries))
             words[name] = entries[(step + step // lcm(box, len(entries))) % len(entries)]
             box *= len(entries)
-        return re.sub(r"\{([^{}]+)\}", lambda place: words[place[1]], self._sentence)
+        return re.sub(r"\{([^{}]+)\}", lambda match: words[match[1]], self._sentence)

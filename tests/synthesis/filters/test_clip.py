@@ -4,17 +4,12 @@ import pytest
 import torch
 
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.synthesis.filters import BlankSettings, FrozenClip, build_filters
+from syncclip.synthesis.filters import FrozenClip, build_filters
 from syncclip.synthesis.filters.clip_score import ClipMarginSettings, ClipScoreSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 
 
-def test_filters_are_built_in_the_order_of_their_settings(backbone: BackboneSettings) -> None:
-    built = build_filters([ClipScoreSettings(backbone=backbone, top=1), BlankSettings()], PROMPTS)
-    assert [one.name for one in built] == ["clip_score", "blank"]
-
-
-def test_a_image_is_encoded_once_for_all_filters_that_share_a_backbone(
+def test_an_image_is_encoded_once_for_all_filters_that_share_a_backbone(
     backbone: BackboneSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     score, margin = build_filters(

@@ -52,7 +52,7 @@ def test_what_scores_too_high_is_rejected_and_the_lowest_is_best(
     with torch.inference_mode():
         outputs = head(clip.features(images))[:, 0].tolist()
     bound = sorted(outputs)[1]
-    nsfw = with_digests(file, tmp_path, clip, called="nsfw", maximum=bound + 1e-5, blur=True)
+    nsfw = with_digests(file, tmp_path, clip, reason="nsfw", maximum=bound + 1e-5, blur=True)
     verdict = nsfw.score(batch(images))
     assert (nsfw.name, nsfw.blurred) == ("nsfw", True)
     assert verdict.keep == [value <= bound for value in outputs]
@@ -95,7 +95,7 @@ def test_the_set_keeps_its_own_copy(linear: tuple[Path, torch.nn.Linear], clip: 
     assert ClipHead(settings, clip, str(tmp_path / "set")).score(batch([noise(0)])).scores
 
 
-def test_other_weights_under_the_same_name_are_refused(linear: tuple[Path, torch.nn.Linear], tmp_path: Path) -> None:
+def test_other_weights_under_the_same_name_are_errors(linear: tuple[Path, torch.nn.Linear], tmp_path: Path) -> None:
     file, _ = linear
     settings = with_head_digest(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
     torch.save(torch.nn.Linear(DIM, 1).state_dict(), file)
@@ -119,23 +119,23 @@ class Bomb:
         ({}, "no head"),
     ],
 )
-def test_what_is_no_head_is_refused_and_no_code_is_run(content: object, complaint: str, tmp_path: Path) -> None:
+def test_an_invalid_head_is_an_error_and_no_code_is_run(content: object, complaint: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "bad.pth")
     with pytest.raises(UserError, match=complaint):
         with_head_digest(ClipHeadSettings(weights=str(tmp_path / "bad.pth"), minimum=0), str(tmp_path))
 
 
-def test_a_head_for_another_clip_is_refused(clip: FrozenClip, tmp_path: Path) -> None:
+def test_a_head_for_another_clip_is_an_error(clip: FrozenClip, tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(768, 1).state_dict(), tmp_path / "large.pth")
-    with pytest.raises(UserError, match=r"takes features of 768 numbers, but .* gives 24"):
+    with pytest.raises(UserError, match=r"expects features of 768 numbers, but .* has 24"):
         with_digests(tmp_path / "large.pth", tmp_path, clip, minimum=0)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no weights file"):
         with_head_digest(ClipHeadSettings(weights=str(tmp_path / "none.pth"), minimum=0), str(tmp_path))
 
 
-def test_a_head_without_a_threshold_is_refused() -> None:
+def test_a_head_without_a_threshold_is_an_error() -> None:
     with pytest.raises(ValueError, match="it would keep everything"):
         ClipHeadSettings(weights="x", backbone=BackboneSettings())

@@ -52,7 +52,7 @@ def test_the_own_class_must_be_probable_enough(backbone: BackboneSettings, clip:
     assert verdict.keep.count(True) == 2
 
 
-def test_a_image_that_is_nearer_to_another_class_is_rejected(clip: FrozenClip) -> None:
+def test_an_image_that_is_nearer_to_another_class_is_rejected(clip: FrozenClip) -> None:
     image = noise(3)
     cosines = (clip.features([image]) @ clip.classes.T)[0].tolist()
     first, second = sorted(cosines, reverse=True)[:2]

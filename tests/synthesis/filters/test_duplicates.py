@@ -77,7 +77,7 @@ def test_so_many_bits_of_the_hash_may_differ(bits: int, kept: bool, monkeypatch:
 
 
 @pytest.mark.parametrize("name", ["duplicate", "clip_duplicate"])
-def test_shards_without_two_images_of_a_class_are_refused(name: str) -> None:
+def test_shards_without_two_images_of_a_class_are_errors(name: str) -> None:
     classes = [f"class {label}" for label in range(88)]
 
     def planned(**settings: object) -> int:

@@ -52,9 +52,9 @@ def test_the_features_are_computed_once_and_again_only_if_they_are_gone(
     assert with_leakage_digest(settings, str(tmp_path), never) == settings
 
 
-def test_damaged_features_are_told(backbone: BackboneSettings, clip: FrozenClip, tmp_path: Path) -> None:
+def test_damaged_features_are_reported(backbone: BackboneSettings, clip: FrozenClip, tmp_path: Path) -> None:
     settings = with_leakage_digest(LeakageSettings(backbone=backbone), str(tmp_path), Images)
     (file,) = (tmp_path / "filters").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"\0")
-    with pytest.raises(UserError, match="was damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         Leakage(settings, clip, str(tmp_path))

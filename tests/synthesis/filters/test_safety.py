@@ -20,8 +20,8 @@ def test_the_pipelines_own_verdict_counts() -> None:
     assert Safety(SafetySettings()).score(batch(images)) == ([1.0, 0.0], [True, False])
 
 
-def test_a_pipeline_that_says_nothing_is_told() -> None:
-    with pytest.raises(UserError, match="the pipeline reports nothing on safety"):
+def test_a_pipeline_that_says_nothing_is_reported() -> None:
+    with pytest.raises(UserError, match="no safety flags"):
         Safety(SafetySettings()).score(batch([noise(0)]))
 
 
@@ -88,11 +88,11 @@ def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Pa
     ]
 
 
-def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) -> None:
+def test_a_pipeline_without_a_checker_is_an_error_by_its_index(tmp_path: Path) -> None:
     index = tmp_path / "model_index.json"
     index.write_text('{"safety_checker": [null, null], "unet": ["diffusers", "UNet2DConditionModel"]}')
     asked = GeneratorSettings(pipeline=str(tmp_path))
-    with pytest.raises(UserError, match="brings no safety checker; name a checker"):
+    with pytest.raises(UserError, match="has no safety checker"):
         check_safety(SafetySettings(), asked)
     check_safety(SafetySettings(checker="elsewhere"), asked)
     check_safety(SafetySettings(), asked.model_copy(update={"pipeline_class": "own.module:Watchful"}))
@@ -100,10 +100,10 @@ def test_a_pipeline_without_a_checker_is_refused_by_its_index(tmp_path: Path) ->
     check_safety(SafetySettings(), asked)
 
 
-def test_another_checker_than_the_plans_is_refused(checker: Path) -> None:
+def test_another_checker_than_the_plans_is_an_error(checker: Path) -> None:
     settings = with_safety_digest(SafetySettings(checker=str(checker)))
     with pytest.raises(UserError, match="not the checker that the set was started with"):
-        Safety(settings.model_copy(update={"digest": "0" * 16}))
+        Safety(settings.model_copy(update={"checksum": "0" * 16}))
 
 
 def test_a_relative_checker_is_found_from_another_folder(
@@ -116,6 +116,6 @@ def test_a_relative_checker_is_found_from_another_folder(
     assert safety.score(batch([noise(0), noise(1)])).keep == [True, False]
 
 
-def test_a_folder_without_a_checker_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_checker_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no safety checker"):
         with_safety_digest(SafetySettings(checker=str(tmp_path)))

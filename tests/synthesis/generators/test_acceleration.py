@@ -34,7 +34,7 @@ torchao = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason
 def quick_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Dynamo traces as it does for any compiler, and runs what it has traced as it is."""
     monkeypatch.setattr(loading, "BACKEND", "eager")
-    acceleration._tell.cache_clear()
+    acceleration._report_skipped.cache_clear()
     yield
     torch._dynamo.reset()
 
@@ -114,12 +114,12 @@ def test_a_denoiser_without_repeated_blocks_is_compiled_as_a_whole(family: Famil
     assert [module for module in network.modules() if module._compiled_call_impl is not None] == [network]
 
 
-def test_a_pipeline_without_a_denoiser_is_refused(family: Family) -> None:
-    with pytest.raises(UserError, match="a str has no single denoiser to make faster; use speed=exact"):
-        acceleration.hasten("no pipeline", family("sd", speed="fast"), "cpu")
+def test_a_pipeline_without_a_denoiser_is_an_error(family: Family) -> None:
+    with pytest.raises(UserError, match="a str has no single denoiser to accelerate; use speed=exact"):
+        acceleration.accelerate("no pipeline", family("sd", speed="fast"), "cpu")
 
 
-def test_max_without_torchao_is_refused_with_the_cure(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_without_torchao_is_an_error_with_the_cure(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceleration.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"max needs torchao; run `pip install -e .*\[fast\]'?`, or use"):
         Generator(family("flux", speed="max"))
@@ -141,10 +141,10 @@ def test_max_multiplies_large_layers_in_int8(family: Family, name: str) -> None:
 
 
 @pytest.mark.usefixtures("without_quantisation")
-def test_a_step_cache_leaves_blocks_out_and_starts_anew_with_each_batch(
+def test_a_step_cache_leaves_blocks_out_and_starts_again_with_each_batch(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceleration, "STEP_CACHE", 100.0)  # whatever changes, changes by less
+    monkeypatch.setattr(acceleration, "STEP_CACHE_THRESHOLD", 100.0)  # whatever changes, changes by less
     generator = Generator(family("flux", speed="max", steps=6))
     network, seen = generator.pipeline.transformer, []
     network.single_transformer_blocks[0].norm.register_forward_hook(lambda *_: seen.append(1))
@@ -163,8 +163,8 @@ def test_a_step_cache_leaves_blocks_out_and_starts_anew_with_each_batch(
 @pytest.mark.parametrize(
     ("name", "more", "sentence"),
     [
-        ("sd", {}, "a StableDiffusionPipeline has no step cache, so that is left out"),
-        ("flux", {"steps": 4, "guide": {"strength": 0.5}}, "a FluxPipeline has no step cache beside a guide"),
+        ("sd", {}, "a StableDiffusionPipeline has no step cache, which is skipped"),
+        ("flux", {"steps": 4, "guide": {"strength": 0.5}}, "a FluxPipeline has no step cache with a guide"),
     ],
 )
 def test_what_a_family_has_no_form_of_is_left_out_and_told_once(
@@ -173,6 +173,41 @@ def test_what_a_family_has_no_form_of_is_left_out_and_told_once(
     for _ in range(2):
         Generator(family(name, speed="max", **more))
     assert capsys.readouterr().err.count(sentence) == 1
+
+
+@pytest.mark.parametrize("backend", ["xformers", "flash", "sage"])
+def test_an_attention_backend_is_an_error_without_a_gpu(family: Family, backend: str) -> None:
+    with pytest.raises(UserError, match=f"{backend} needs an NVIDIA GPU, and this is cpu; use attention=sdpa"):
+        Generator(family("sd", attention=backend))
+
+
+def test_a_transformer_uses_the_dispatcher_and_a_unet_its_own_processors(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    for name in ("sd", "flux"):
+        pipeline = Generator(family(name)).pipeline
+        network = denoiser(pipeline)
+        monkeypatch.setattr(type(network), "set_attention_backend", lambda self, backend: calls.append(backend))
+        method = "enable_xformers_memory_efficient_attention"
+        monkeypatch.setattr(type(pipeline), method, lambda self: calls.append("processors"))
+        acceleration.set_attention(pipeline, "xformers", "cuda")
+    assert calls == ["processors", "xformers"]
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "message"),
+    [
+        ("sd", "flash", "no flash for a StableDiffusionPipeline .*not dispatched.; use attention=sdpa"),
+        ("flux", "sage", r"no sage for a FluxPipeline \(.*; use attention=sdpa"),
+        ("flux", "xformers", r"no xformers for a FluxPipeline \(.*run `pip install -e .*\[gpu\]'?`, or use"),
+    ],
+)
+def test_an_attention_backend_that_is_missing_is_one_line(
+    family: Family, name: str, backend: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        acceleration.set_attention(Generator(family(name)).pipeline, backend, "cuda")
 
 
 PROCESS = """
@@ -220,7 +255,7 @@ def test_of_two_processes_that_share_compiled_code_the_second_compiles_nothing(t
     assert sorted(one.name for one in place.rglob("*.compiled")) == ["3.compiled", "4.compiled"]
     file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
     counts, told = process(place, tmp_path / "three")
-    assert counts == [1, 0] and "is left out: it is damaged" in told
+    assert counts == [1, 0] and "is ignored: it is damaged" in told
     assert process(place, tmp_path / "four")[0] == [0, 1], "and was written anew"
 
 

@@ -20,12 +20,12 @@ Family = Callable[..., GeneratorSettings]
 @pytest.mark.parametrize(
     ("family_name", "other", "message"),
     [
-        ("sd", "StableDiffusionImg2ImgPipeline", "needs 'image'; give a text-to-image pipeline"),
-        ("sdxl", "StableDiffusionXLInpaintPipeline", "needs 'image'; give a text-to-image pipeline"),
-        ("flux", "FluxImg2ImgPipeline", "needs 'image'; give a text-to-image pipeline"),
+        ("sd", "StableDiffusionImg2ImgPipeline", "needs 'image'; use a text-to-image pipeline"),
+        ("sdxl", "StableDiffusionXLInpaintPipeline", "needs 'image'; use a text-to-image pipeline"),
+        ("flux", "FluxImg2ImgPipeline", "needs 'image'; use a text-to-image pipeline"),
     ],
 )
-def test_a_pipeline_that_needs_a_image_is_refused(
+def test_a_pipeline_that_needs_an_image_is_an_error(
     family: Family, tmp_path: Path, family_name: str, other: str, message: str
 ) -> None:
     shutil.copytree(family(family_name).pipeline, tmp_path, dirs_exist_ok=True)

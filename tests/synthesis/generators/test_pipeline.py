@@ -15,31 +15,9 @@ from tests.synthesis.generators.conftest import settings_of
 PROMPTS = ["a photo of a cat.", "a photo of a dog."]
 
 
-def test_images_have_the_pipelines_own_size_and_differ_with_prompt_and_seed(pipeline: Path) -> None:
-    generator = Generator(settings_of(pipeline))
-    cat, dog, other = generator.generate([*PROMPTS, PROMPTS[0]], [1, 1, 2])
-    assert cat.size == (64, 64) and cat.mode == "RGB"
-    assert np.abs(np.asarray(cat, float) - np.asarray(dog, float)).mean() > 1
-    assert np.abs(np.asarray(cat, float) - np.asarray(other, float)).mean() > 1
-
-
-def test_the_same_batch_gives_the_same_bytes_from_a_generator_loaded_anew(pipeline: Path) -> None:
+def test_the_same_batch_gives_the_same_bytes_from_a_generator_loaded_again(pipeline: Path) -> None:
     first, second = (Generator(settings_of(pipeline)).generate(PROMPTS, [5, 2**32 - 1]) for _ in range(2))
     assert [image.tobytes() for image in first] == [image.tobytes() for image in second]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"steps": 3}, {"guidance": 1.0}, {"negative_prompt": "a dog"}, {"scheduler": "EulerAncestralDiscreteScheduler"}],
-)
-def test_each_setting_reaches_the_pipeline(pipeline: Path, change: dict[str, Any]) -> None:
-    plain = Generator(settings_of(pipeline)).generate(PROMPTS, [1, 2])
-    changed = Generator(settings_of(pipeline, **change)).generate(PROMPTS, [1, 2])
-    assert plain[0].tobytes() != changed[0].tobytes()
-
-
-def test_height_and_width_are_obeyed(pipeline: Path) -> None:
-    assert Generator(settings_of(pipeline, height=32, width=48)).generate(PROMPTS, [1, 2])[0].size == (48, 32)
 
 
 def test_generating_prints_nothing(pipeline: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -65,16 +43,7 @@ def test_a_weak_guide_gives_images_like_the_real_ones(pipeline: Path, real: list
     assert dark.tobytes() != other.tobytes()
 
 
-def test_a_guide_at_full_strength_leaves_nothing_of_the_real_image(pipeline: Path, real: list[Image.Image]) -> None:
-    near, far = (Generator(settings_of(pipeline, steps=10, guide={"strength": s})) for s in (0.2, 1.0))
-    same_noise = [
-        [np.asarray(generator.generate(PROMPTS[:1], [1], [one])[0], float) for one in real] for generator in (near, far)
-    ]
-    difference = [np.abs(one - other).mean() for one, other in same_noise]
-    assert difference[1] < difference[0]
-
-
-def test_images_without_a_guide_are_those_of_text_alone_whoever_is_beside_them(
+def test_images_without_a_guide_are_those_of_text_alone_for_any_neighbours(
     pipeline: Path, real: list[Image.Image]
 ) -> None:
     free = Generator(settings_of(pipeline)).generate(PROMPTS, [1, 2])
@@ -127,7 +96,7 @@ def test_the_embedded_pipeline_generates_what_is_like_its_guide() -> None:
     assert distance(generated[1], real[1]) < 0.5 * distance(generated[1], real[0])
 
 
-def test_a_batch_too_large_for_memory_is_told_and_may_be_tried_again(
+def test_a_batch_too_large_for_memory_is_reported_and_may_be_retried(
     pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch

@@ -75,17 +75,6 @@ def test_images_are_those_made_from_strings(settings: GeneratorSettings, device:
     assert min(rows.values()) >= sum(map(len, BATCHES)) * (1 + negatives)
 
 
-def test_an_encoder_works_once_for_many_images(settings: GeneratorSettings) -> None:
-    generator = Generator(settings)
-    images(generator, [0, 1, 2])
-    rows = count(generator)
-    for _ in range(4):
-        images(generator, [2, 1, 0])
-    assert not rows
-    images(generator, [3, 4, 0])
-    assert set(rows.values()) == {SIZE}
-
-
 def test_encoders_that_left_come_back_for_a_text_that_is_missing(settings: GeneratorSettings, device: str) -> None:
     plain, ours = from_strings(settings, device), Generator(settings, device)
     assert ours.texts is not None
@@ -120,7 +109,7 @@ def test_guided_images_share_the_texts(family: Family) -> None:
 def test_embeddings_are_bounded_in_bytes(family: Family) -> None:
     settings = family("sdxl", batch_size=SIZE)
     plain, ours = from_strings(settings), Generator(settings)
-    ours.texts = TextEmbeddings(from_strings(settings).pipeline, SIZE, most_bytes=45_000)  # two of 77 x 64 and 32
+    ours.texts = TextEmbeddings(from_strings(settings).pipeline, SIZE, max_bytes=45_000)  # two of 77 x 64 and 32
     ours.pipeline = ours.texts._pipelines[0]
     for batch in ([0, 1, 2], [3, 4, 0], [1, 2, 3]):
         assert images(ours, batch) == images(plain, batch)

@@ -1,4 +1,4 @@
-"""The recipe for prompts in docs/synthesis.md is valid."""
+"""The recipe for prompts in docs/prompts-and-captions.md is valid."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.prompts.settings import prompt_of
 
-DOCS = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "prompts-and-captions.md").read_text(encoding="utf-8")
 
 
 def test_the_recipe_of_the_documentation_is_accepted(tmp_path: Path) -> None:

@@ -40,27 +40,27 @@ def test_a_chat_model_is_asked_as_its_template_wants(model: str, monkeypatch: py
     assert (seen[0], seen[-1]) == ("a photo of a cat", "light on a photo of a cat shows")
 
 
-def test_a_model_that_has_nothing_to_say_is_told(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_has_nothing_to_say_is_reported(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer(asked(model), "cpu")
-    monkeypatch.setattr(writer, "_answers", lambda classname, turn: ["", " . "])
+    monkeypatch.setattr(writer, "_outputs", lambda classname, number: ["", " . "])
     with pytest.raises(UserError, match="wrote nothing for class 'cat'; try another model"):
         writer.write("cat")
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
-def test_a_model_that_is_not_causal_is_refused_before_its_weights_are_read(kind: str, tmp_path: Path) -> None:
+def test_a_model_that_is_not_causal_is_an_error_before_its_weights_are_read(kind: str, tmp_path: Path) -> None:
     configs: dict[str, dict[str, Any]] = {
         "bert": {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
         "t5": {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
         "clip": {"model_type": "clip", "architectures": ["CLIPModel"]},
     }
     (tmp_path / "config.json").write_text(json.dumps(configs[kind]))
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as failure:
         Writer(WriterSettings(model=str(tmp_path)))
-    assert f"is a {configs[kind]['architectures'][0]}, which does not write on" in str(refusal.value)
+    assert f"is a {configs[kind]['architectures'][0]}, which does not generate text" in str(failure.value)
 
 
-def test_what_is_no_language_model_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_language_model_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"the folder has no config\.json"):
         Writer(WriterSettings(model=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')

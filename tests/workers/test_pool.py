@@ -1,4 +1,4 @@
-"""What the pool of actors on a real Ray promises."""
+"""The pool of actors on a real Ray."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from syncclip.shards.index import COLUMNS, INDEX
 from syncclip.synthesis import driver
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.pool import MAX_STARTS, NOT_BEGUN, AttemptLog, ShardRow, run_round
-from syncclip.synthesis.settings import Pool
-from syncclip.synthesis.status import Report
+from syncclip.workers.pool import MAX_STARTS, NOT_STARTED, AttemptLog, ShardRow, run_round
+from syncclip.workers.report import Report
+from syncclip.workers.settings import Pool
 from tests.synthesis.conftest import digests
 from tests.worlds.light import LightWorker
 
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_cl
 class DeadlyShard:
     """Makes nothing; its process dies at shard 3, and shard 5 comes back as an error."""
 
-    def generate(self, shard: int) -> int:
+    def begin(self, shard: int) -> int:
         if shard == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return shard
@@ -39,7 +39,7 @@ class DeadlyShard:
 
 
 @pytest.mark.fault
-def test_a_shard_that_kills_its_process_is_given_up_by_name_and_all_others_come_back() -> None:
+def test_a_shard_that_kills_its_process_becomes_an_error_and_all_others_finish() -> None:
     reports = list(run_round(range(8), DeadlyShard, Pool(1)))
     assert sorted(report.shard for report in reports) == list(range(8))
     errors = {report.shard: report.error for report in reports if report.error}
@@ -50,7 +50,7 @@ def test_a_shard_that_kills_its_process_is_given_up_by_name_and_all_others_come_
     assert {report.shard: report.deaths for report in reports if report.deaths}[3] == 1
 
 
-def test_ray_data_shows_no_bars_in_a_round_and_is_as_before_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_round_disables_progress_bars_and_restores_them(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -60,11 +60,11 @@ def test_ray_data_shows_no_bars_in_a_round_and_is_as_before_after_it(monkeypatch
 
 
 PATIENCE = 240.0
-"""Seconds after which something is broken; on a busy machine a process takes long to start."""
+"""Seconds after which a test fails; on a busy machine a process takes long to start."""
 
 
 class Waiting:
-    """Ends no shard but its first until so many files lie in a folder: one for each shard begun, or each process."""
+    """Ends no shard but its first until a folder holds `wanted` files: one per started shard, or per process."""
 
     write = 1.0
 
@@ -72,7 +72,7 @@ class Waiting:
         self.folder, self.wanted, self.by = Path(folder), wanted, by
         self.first = True
 
-    def generate(self, shard: int) -> int:
+    def begin(self, shard: int) -> int:
         name = shard if self.by == "shard" else os.getpid()
         (self.folder / str(name)).touch()
         return shard
@@ -82,7 +82,7 @@ class Waiting:
         first, self.first = self.first, False
         while not first and len(list(self.folder.iterdir())) < self.wanted:
             if time.monotonic() > deadline:
-                return Report(shard, error="nobody came")
+                return Report(shard, error="timed out")
             time.sleep(0.02)
         return Report(shard, started=0.0, ended=10.0, write=self.write)
 
@@ -93,92 +93,91 @@ def test_the_next_shard_is_generated_while_one_is_written(tmp_path: Path) -> Non
     assert [report.error for report in reports] == [""] * 4
 
 
-class Heard:
-    """Ends the shard that comes second only when the report of the first was heard of."""
+class Ordered:
+    """Ends the second shard only after the report of the first was received."""
 
-    def __init__(self, heard: str) -> None:
-        self.heard = Path(heard)
+    def __init__(self, received: str) -> None:
+        self.received = Path(received)
         self.first = True
 
-    def generate(self, shard: int) -> int:
+    def begin(self, shard: int) -> int:
         return shard
 
     def commit(self, shard: int) -> Report:
         deadline = time.monotonic() + PATIENCE / 4
         first, self.first = self.first, False
-        while not first and not self.heard.exists():
+        while not first and not self.received.exists():
             if time.monotonic() > deadline:
-                return Report(shard, error="nobody heard of the first")
+                return Report(shard, error="the first report was not received")
             time.sleep(0.02)
         return Report(shard)
 
 
 def test_a_report_comes_before_the_next_shard_is_done(tmp_path: Path) -> None:
-    heard = tmp_path / "heard"
-    told = []
-    for report in run_round(range(2), partial(Heard, str(heard)), Pool(1)):
-        told.append(report.error)
-        heard.touch()
-    assert told == ["", ""]
+    received = tmp_path / "received"
+    errors = []
+    for report in run_round(range(2), partial(Ordered, str(received)), Pool(1)):
+        errors.append(report.error)
+        received.touch()
+    assert errors == ["", ""]
 
 
-class Near:
-    """An `AttemptLog` that answers as Ray's actor does, for a row without Ray."""
+class LocalLog:
+    """An `AttemptLog` with the interface of a Ray actor, for a row without Ray."""
 
     def __init__(self) -> None:
-        self.ledger = AttemptLog()
+        self.log = AttemptLog()
 
     def __getattr__(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(remote=getattr(self.ledger, name))
+        return SimpleNamespace(remote=getattr(self.log, name))
 
 
 @pytest.fixture
-def near(monkeypatch: pytest.MonkeyPatch) -> Near:
+def log(monkeypatch: pytest.MonkeyPatch) -> LocalLog:
     monkeypatch.setattr("ray.get", lambda answer: answer)
-    return Near()
+    return LocalLog()
 
 
-def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_generated_again(near: Near) -> None:
+def test_a_shard_whose_process_died_with_its_report_on_the_way_is_not_generated_again(log: LocalLog) -> None:
     generated: list[int] = []
 
     class Noting(DeadlyShard):
-        def generate(self, shard: int) -> int:
+        def begin(self, shard: int) -> int:
             generated.append(shard)
             return shard
 
-    told = ShardRow(near, Noting)({"shard": 3})
+    first = ShardRow(log, Noting)({"shard": 3})
     for _ in range(MAX_STARTS + 1):
-        assert ShardRow(near, Noting)({"shard": 3}) == {**told, "deaths": 1}
+        assert ShardRow(log, Noting)({"shard": 3}) == {**first, "deaths": 1}
     assert generated == [3]
-    assert told["deaths"] == 0
-    assert told["error"] == ""
+    assert (first["deaths"], first["error"]) == (0, "")
 
 
-def test_once_no_more_are_to_be_started_only_shards_in_flight_are_finished(near: Near) -> None:
+def test_after_a_stop_only_shards_in_flight_are_finished(log: LocalLog) -> None:
     class Asked(DeadlyShard):
-        def generate(self, shard: int) -> int:
-            assert near.ledger.stop() == {1}
+        def begin(self, shard: int) -> int:
+            assert log.log.stop() == {1}
             return shard
 
-    row = ShardRow(near, Asked)
+    row = ShardRow(log, Asked)
     assert row({"shard": 1})["error"] == ""
-    assert row({"shard": 2})["error"] == NOT_BEGUN
-    assert near.ledger.stop() == set()
+    assert row({"shard": 2})["error"] == NOT_STARTED
+    assert log.log.stop() == set()
 
 
 @pytest.mark.parametrize(("write", "overlap"), [(3.0, True), (8.0, False)])
-def test_a_slow_writer_keeps_its_turn_so_that_a_kill_costs_one_shard(write: float, overlap: bool, near: Near) -> None:
+def test_a_slow_writer_blocks_the_next_shard(write: float, overlap: bool, log: LocalLog) -> None:
     held: list[bool] = []
 
     class Written:
-        def generate(self, shard: int) -> int:
+        def begin(self, shard: int) -> int:
             return shard
 
         def commit(self, shard: int) -> Report:
-            held.append(row._turn.locked())
+            held.append(row._computing.locked())
             return Report(shard, started=0.0, ended=10.0, write=write)
 
-    row = ShardRow(near, Written)
+    row = ShardRow(log, Written)
     for shard in range(3):
         row({"shard": shard})
     assert held == [True, not overlap, not overlap]

@@ -1,0 +1,214 @@
+"""A job over shards: the worker that runs in each actor, and the driver loop that repeats what failed.
+
+Markers on storage decide what is done. Which actor computes a shard, in which order and how often changes no byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from syncclip import storage
+from syncclip.core.session import current
+from syncclip.core.settings import UserError
+from syncclip.core.text import counted
+from syncclip.runtime.ray_session import capacity, cluster_address, local_cpus
+from syncclip.workers.pool import PoolError, run_round
+from syncclip.workers.report import Report, failed
+from syncclip.workers.settings import Pool
+
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Computation(Generic[Result]):
+    """A shard between computing and committing."""
+
+    report: Report
+    finish: Callable[[], Result] | None
+    """Rest of the computation, which may run beside the next shard's; None: an error ended it."""
+
+
+class Worker(ABC, Generic[Result]):
+    """Base class of an actor's worker; models that are loaded once live here.
+
+    `begin` takes one shard at a time, while `commit` of the previous one may run in another thread. Neither raises: an
+    exception is returned in the report, since Ray Data ends a whole run at the first one.
+
+    Args:
+        threads: torch threads, on which the last bits of a sum depend.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._ready = False
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load models; called once, before the first shard."""
+
+    @abstractmethod
+    def start(self, shard: int) -> Callable[[], Result]:
+        """Compute a shard; the returned function does what may overlap the next shard's `start`."""
+
+    @abstractmethod
+    def summary(self, result: Result) -> dict[str, Any]:
+        """Fields of the report that describe a result."""
+
+    @abstractmethod
+    def write(self, result: Result, report: Report, seconds: float) -> None:
+        """Write the files of a shard that took `seconds` to compute, its marker last."""
+
+    def prepare(self) -> None:
+        """Set up the process and load the models, once."""
+        if not self._ready:
+            import torch
+
+            torch.set_num_threads(self.threads)
+            self.load()
+            self._ready = True
+
+    def begin(self, shard: int) -> Computation[Result]:
+        """Compute a shard up to what may overlap the next one."""
+        report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
+        try:
+            self.prepare()  # here, so that an error is returned as a row, too
+            report = report._replace(started=time.time())
+            return Computation(report, self.start(shard))
+        except Exception as error:
+            return Computation(failed(report, error), None)
+
+    def commit(self, computation: Computation[Result]) -> Report:
+        """Finish a shard and write it."""
+        report, finish, begun = computation.report, computation.finish, time.time()
+        if finish is not None:
+            try:
+                try:
+                    result = finish()
+                finally:
+                    begun = time.time()
+                report = report._replace(**self.summary(result))
+                self.write(result, report, begun - report.started)
+            except Exception as error:
+                report = failed(report, error)
+        ended = time.time()
+        return report._replace(write=ended - begun, ended=ended)
+
+
+class Job(Protocol):
+    """Shards of which some are done."""
+
+    def remaining(self) -> list[int]:
+        """Shards that are not done."""
+
+    def failure(self, shard: int, cause: str, remaining: int) -> str:
+        """The error message for a shard that failed permanently while `remaining` shards were not done."""
+
+
+def run_job(
+    job: Job,
+    todo: Sequence[int],
+    worker: Callable[[], Worker[Any]],
+    pool: Pool,
+    threads: int,
+    *,
+    folder: str,
+    lease: str | None = None,
+    local: bool = False,
+) -> Iterator[Report]:
+    """Run `todo` on a pool of actors, then repeat what is not done, until all is or `pool.retries` rounds were in vain.
+
+    Args:
+        worker: called once in each actor.
+        threads: CPUs per actor.
+        folder: URL whose lock this process holds.
+        lease: token of that lock, under which the actors write; None: no lock.
+        local: run in this process, without retries.
+
+    Raises:
+        UserError: a shard failed permanently, or the lock was lost.
+    """
+    run: Callable[[Sequence[int]], Iterator[Report]]
+    if local:
+        here = worker()
+        run = lambda shards: (here.commit(here.begin(shard)) for shard in shards)  # noqa: E731
+    else:
+        session = current().under_lock(folder, lease)
+        run = partial(run_round, worker=worker, pool=pool, threads=threads, session=session)
+    fruitless, repeated, retries = 0, False, 0 if local else pool.retries
+    while todo:
+        errors: dict[int, Report] = {}
+        crash = ""
+        try:
+            for report in run(todo):
+                storage.locks.check(folder)
+                if report.error:
+                    errors[report.shard] = report
+                    logger.debug("shard %d: %s", report.shard, report.trace)
+                yield report
+                if report.fatal:
+                    break
+        except PoolError as error:
+            crash = "its processes kept dying (out of memory, or killed)"
+            logger.debug("the pool of actors ended: %s", error)
+        remaining = job.remaining()
+        fruitless += repeated and len(remaining) == len(todo)
+        fatal = next((report for report in errors.values() if report.fatal), None)
+        if remaining and (fatal or fruitless >= retries):
+            worst = fatal or next((errors[shard] for shard in remaining if shard in errors), None)
+            cause = worst.error if worst else crash or "it was reported as done, but its marker is missing"
+            raise UserError(job.failure(worst.shard if worst else remaining[0], cause, len(remaining)))
+        # Failed shards go last. A shard that kills its process leaves no row: reverse the order so that others run.
+        todo = sorted(remaining, key=lambda shard: (shard in errors, -shard if crash and not repeated else shard))
+        repeated = True
+
+
+def check_capacity(
+    pool: Pool, threads: int, actors_key: str = "synthesis.actors", gpus_key: str = "synthesis.num_gpus"
+) -> None:
+    """Check that the actors fit: on this machine before Ray starts, then in the cluster with all that it may grow to.
+
+    A cluster named by RAY_ADDRESS must have room for one actor.
+
+    Args:
+        actors_key: name of the setting or option for the number of actors, for messages; `gpus_key` likewise.
+
+    Raises:
+        UserError: there are too few CPUs or GPUs.
+    """
+    import ray
+
+    cluster = cluster_address() is not None
+    if ray.is_initialized():
+        available = capacity()
+    elif not cluster:
+        available = {"CPU": local_cpus()}
+    else:
+        return
+    actors = 1 if cluster else pool.actors
+    if actors * threads > available["CPU"]:
+        cpus = int(available["CPU"])
+        each = f" of {threads} threads" if threads > 1 else ""
+        raise UserError(
+            f"{actors_key}: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
+            f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
+        )
+    if pool.num_gpus > available.get("GPU", math.inf):
+        raise UserError(
+            f"{gpus_key} is {pool.num_gpus:g}, but the cluster has {available['GPU']:g} GPUs and {available['CPU']:g} "
+            "CPUs; set it to 0, or add machines with GPUs"
+        )
+    if "GPU" not in available and pool.num_gpus > 0:
+        import torch
+
+        if not torch.cuda.is_available():  # Ray counts them once it runs
+            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")

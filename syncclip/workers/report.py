@@ -1,0 +1,49 @@
+"""What an actor returns for a shard: a small row of numbers, or an error."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from typing import NamedTuple
+
+from syncclip import storage
+from syncclip.core.custom_code import own_code_error
+from syncclip.core.secrets import redacted
+from syncclip.core.settings import UserError
+from syncclip.core.text import first_line
+
+
+class Report(NamedTuple):
+    """The result of one shard. Fields are plain values, since Ray Data requires columns of one type."""
+
+    shard: int
+    images: int = 0
+    rejects: str = "{}"  # JSON, reason -> images
+    generate: float = 0.0  # seconds per stage
+    filter: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+    computed: float = 0.0  # seconds of `generate` in which the device was busy; see `Generator`
+    started: float = 0.0  # seconds since the epoch
+    ended: float = 0.0
+    worker: str = ""  # host and process
+    deaths: int = 0  # processes that died of it before
+    error: str = ""
+    classes_without_accepted: str = "{}"  # JSON, class id -> main reason
+    fatal: bool = False  # a retry can't succeed
+    trace: str = ""
+
+    @property
+    def rejected_classes(self) -> dict[int, str]:
+        """Class id -> main reason, for classes without an image that passed the filters."""
+        return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
+
+
+def failed(report: Report, error: Exception) -> Report:
+    """The report of a shard that raised `error`; fatal where a retry can't succeed."""
+    error = own_code_error(error) or error
+    fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
+    fatal = fatal and not isinstance(error, storage.UnreachableError)  # a later round may reach the store
+    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    message, trace = redacted(name + first_line(error)), redacted(traceback.format_exc())
+    return report._replace(images=0, error=message, fatal=fatal, trace=trace)

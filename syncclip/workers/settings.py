@@ -1,0 +1,59 @@
+"""Size of a pool of actors: the settings of a recipe, and the pool that they describe."""
+
+from __future__ import annotations
+
+from typing import Annotated, NamedTuple
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from syncclip.core.settings import Settings
+
+MAX_ACTORS = 10_000
+"""Upper bound, above the size of any cluster."""
+
+
+class PoolSettings(Settings):
+    """Bounds of a pool that starts with `min` actors and grows to `max` while shards wait and the cluster has room."""
+
+    min: int = Field(1, ge=1, le=MAX_ACTORS)
+    """Minimum number of actors, also at the start."""
+    max: int = Field(ge=1, le=MAX_ACTORS)
+    """Maximum number of actors."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> PoolSettings:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is larger than max {self.max}; exchange them")
+        return self
+
+
+Actors = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_ACTORS), Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")],
+    Discriminator(lambda actors: "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""),
+]
+"""A number or bounds. The discriminator keeps an error in one form from being reported for the other."""
+
+
+class Pool(NamedTuple):
+    """The actors of a job. No byte of its output depends on them."""
+
+    actors: int = 1
+    max_actors: int | None = None
+    """Size to which the pool grows while shards wait and the cluster has room; None: fixed size."""
+    num_gpus: float = 0.0
+    """GPUs per actor; 0 runs on the CPU."""
+    retries: int = 2
+    """Rounds without progress after which failed shards are given up."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Minimum and maximum number of actors."""
+        return self.actors, max(self.actors, self.max_actors or self.actors)
+
+    @property
+    def device(self) -> str:
+        """torch device of the actors."""
+        return "cuda" if self.num_gpus > 0 else "cpu"
+
+
+ONE_ACTOR = Pool()

@@ -1,0 +1,159 @@
+"""The driver loop and the worker's base class, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncclip import storage
+from syncclip.core import trust
+from syncclip.core.settings import UserError
+from syncclip.workers import job
+from syncclip.workers.job import Worker, check_capacity, run_job
+from syncclip.workers.pool import PoolError
+from syncclip.workers.report import Report, failed
+from syncclip.workers.settings import ONE_ACTOR, Pool
+
+
+class Squares(Worker[int]):
+    """Writes the square of a shard's number; `broken` steps raise."""
+
+    def __init__(self, folder: Path, broken: str = "") -> None:
+        super().__init__(str(folder), None, 1, {}, ())
+        self.broken = broken
+
+    def _step(self, name: str) -> None:
+        if name == self.broken:
+            raise OSError(f"{name} failed")
+
+    def load(self) -> None:
+        self._step("load")
+
+    def start(self, shard: int) -> Callable[[], int]:
+        self._step("start")
+        return lambda: (self._step("finish"), shard**2)[1]  # type: ignore[func-returns-value]
+
+    def summary(self, result: int) -> dict[str, Any]:
+        return {"images": result}
+
+    def write(self, result: int, report: Report, seconds: float) -> None:
+        self._step("write")
+        assert seconds >= 0
+        storage.write_bytes(f"{self.folder}/{report.shard}", str(result).encode())
+
+
+@pytest.mark.parametrize("broken", ["load", "start", "finish", "write"])
+def test_an_error_in_any_step_is_returned_in_the_report(tmp_path: Path, broken: str) -> None:
+    worker = Squares(tmp_path, broken)
+    report = worker.commit(worker.begin(3))
+    assert (report.error, report.images) == (f"OSError: {broken} failed", 0)
+    assert not report.fatal and "Traceback" in report.trace and report.ended >= report.started > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_in_custom_code_is_fatal(tmp_path: Path) -> None:
+    trust.trust("mine:Pipeline")
+    functions: dict[str, Callable[[], None]] = {"__name__": "mine"}  # type: ignore[dict-item]
+    exec(compile("def draw():\n    raise TypeError('no steps')", "mine.py", "exec"), functions)
+    try:
+        functions["draw"]()
+    except TypeError as error:
+        report = failed(Report(0), error)
+    assert report.fatal and report.error == "mine.py, line 2, in draw: TypeError: no steps"
+    assert not failed(Report(0), TypeError("a defect")).fatal
+
+
+class Job:
+    """Shards that are done once their file exists."""
+
+    def __init__(self, folder: Path, shards: int) -> None:
+        self.folder, self.shards = folder, range(shards)
+
+    def remaining(self) -> list[int]:
+        return [shard for shard in self.shards if not (self.folder / str(shard)).exists()]
+
+    def failure(self, shard: int, cause: str, remaining: int) -> str:
+        return f"shard {shard} failed: {cause}; {remaining} left"
+
+    def run(self, retries: int = 2, local: bool = False) -> list[Report]:
+        worker = lambda: Squares(self.folder)  # noqa: E731
+        pool = ONE_ACTOR._replace(retries=retries)
+        return list(run_job(self, self.remaining(), worker, pool, 1, folder=str(self.folder), local=local))
+
+
+class FailingPool:
+    """Writes shards, except that shard s fails its first `errors[s]` times; `deadly` shards end the round."""
+
+    def __init__(self, errors: dict[int, int], deadly: int | None = None, lost: int | None = None) -> None:
+        self.errors, self.deadly, self.lost = errors, deadly, lost
+        self.rounds: list[list[int]] = []
+
+    def __call__(self, shards: Sequence[int], worker: Callable[[], Squares], **_: Any) -> Iterator[Report]:
+        self.rounds.append(list(shards))
+        here = worker()
+        for shard in shards:
+            if shard == self.deadly:
+                raise PoolError("ActorDiedError")
+            if self.errors.get(shard, 0) > 0:
+                self.errors[shard] -= 1
+                yield Report(shard, error="OSError: connection reset")
+            else:
+                yield here.commit(here.begin(shard))
+            if shard == self.lost:
+                self.lost = None
+                Path(here.folder, str(shard)).unlink()
+
+
+@pytest.mark.parametrize(
+    ("pool", "rounds"),
+    [
+        (FailingPool({1: 2, 3: 1}), [[0, 1, 2, 3], [1, 3], [1]]),
+        (FailingPool({}, lost=2), [[0, 1, 2, 3], [2]]),  # reported as done, without its file
+    ],
+)
+def test_shards_that_are_not_done_are_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: FailingPool, rounds: list[list[int]]
+) -> None:
+    monkeypatch.setattr(job, "run_round", pool)
+    Job(tmp_path, 4).run()
+    assert pool.rounds == rounds and Job(tmp_path, 4).remaining() == []
+
+
+@pytest.mark.parametrize(
+    ("pool", "retries", "rounds", "message"),
+    [
+        (FailingPool({1: 99}), 2, [[0, 1, 2, 3], [1], [1]], "shard 1 failed: OSError: connection reset; 1 left"),
+        (FailingPool({}, deadly=1), 1, [[0, 1, 2, 3], [3, 2, 1], [1]], "shard 1 failed: its processes kept dying .*"),
+    ],
+)
+def test_a_shard_that_always_fails_is_an_error_and_does_not_starve_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pool: FailingPool,
+    retries: int,
+    rounds: list[list[int]],
+    message: str,
+) -> None:
+    monkeypatch.setattr(job, "run_round", pool)
+    with pytest.raises(UserError, match=message):
+        Job(tmp_path, 4).run(retries)
+    assert pool.rounds == rounds and Job(tmp_path, 4).remaining() == [1]
+
+
+def test_a_local_job_needs_no_pool(tmp_path: Path) -> None:
+    assert [report.images for report in Job(tmp_path, 4).run(local=True)] == [0, 1, 4, 9]
+
+
+def test_actors_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "capacity", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(UserError, match="synthesis.num_gpus is 1, but the cluster has 0 GPUs and 2 CPUs"):
+        check_capacity(Pool(num_gpus=1.0), 1)
+    check_capacity(Pool(3), 2)  # a named cluster needs room for one actor
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(UserError, match="3 actors of 2 threads would need 6 CPUs, but there are 2; use at most 1"):
+        check_capacity(Pool(3), 2)
