@@ -32,13 +32,13 @@ def test_the_estimate_is_what_the_command_prints() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_protocols_counts_their_runs() -> None:
-    told = {name: runs for name, _, runs, _ in table("protocol | description")}
-    assert list(told) == list(PROTOCOLS)
+    reported = {name: runs for name, _, runs, _ in table("protocol | description")}
+    assert list(reported) == list(PROTOCOLS)
     counted = {name: load(protocol).runs for name, protocol in PROTOCOLS.items()}
-    assert {name: int(runs) for name, runs in told.items() if runs != "the same"} == {
-        name: runs for name, runs in counted.items() if told[name] != "the same"
+    assert {name: int(runs) for name, runs in reported.items() if runs != "the same"} == {
+        name: runs for name, runs in counted.items() if reported[name] != "the same"
     }
-    for name, runs in told.items():
+    for name, runs in reported.items():
         first = next(one for one, protocol in PROTOCOLS.items() if protocol.runs == PROTOCOLS[name].runs)
         assert (runs == "the same") == (first != name)
 
@@ -61,11 +61,11 @@ def test_steps_are_counted_as_a_training_makes_them() -> None:
 
 
 def test_the_settings_of_each_dataset_are_those_of_its_recipe() -> None:
-    for name, *told in table("| epochs | `synthetic_weight`"):
+    for name, *reported in table("| epochs | `synthetic_weight`"):
         recipe = Recipe.load(f"datasets/{name}")
         settings = recipe.methods.syncclip
         found = [recipe.training.epochs, settings.synthetic_weight, settings.alignment_weight]
-        assert [float(number) for number in told] == found, name
+        assert [float(number) for number in reported] == found, name
 
 
 def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
@@ -73,19 +73,19 @@ def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
     configurations = {configuration.method: configuration for configuration in recipe.study.configurations}
     for method, epochs, batch, rate, _ in table("| epochs | batch"):
         run = recipe.with_values({"training.method": method, **configurations[method].overrides})
-        told = (int(epochs.partition(";")[0]), int(batch.partition(";")[0]), float(rate))
-        assert told == (run.training.epochs, run.training.batch_size, run.methods.of(method).learning_rate), method
+        reported = (int(epochs.partition(";")[0]), int(batch.partition(";")[0]), float(rate))
+        assert reported == (run.training.epochs, run.training.batch_size, run.methods.of(method).learning_rate), method
 
 
 def test_published_figures_are_those_of_the_package() -> None:
-    told = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
+    reported = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
     names = {"CLIP zero-shot": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "IVLP": "ivlp",
              "PromptSRC": "promptsrc", "MMA": "mma", "2SFS": "twostage", "MMRL": "mmrl", "TCP": "tcp",
              "VPT, on real images of `data-use": "vpt",
              "KgCoOp, on real images of `data-use": "kgcoop"}  # fmt: skip
     for name, method in names.items():
         figures = published().of("data-use", AVERAGE, method)
-        assert [float(number) for number in told[name]] == [figures[key] for key in ("base", "novel", "hm")]
+        assert [float(number) for number in reported[name]] == [figures[key] for key in ("base", "novel", "hm")]
         assert published().of("base-to-novel", AVERAGE, method) in (figures, {})
 
 

@@ -163,7 +163,7 @@ def test_protocols_that_share_runs_train_alike() -> None:
         assert first == second.model_copy(update=same)
 
 
-def test_the_command_line_wins_over_an_configurations_own_values() -> None:
+def test_the_command_line_wins_over_a_configurations_own_values() -> None:
     recipe = recipe_of(PROTOCOLS["base-to-novel"], "dtd", "/data", overrides=["training.epochs=1"])
     assert recipe.training.epochs == 1
     coop = next(configuration for configuration in recipe.study.configurations if configuration.method == "coop")

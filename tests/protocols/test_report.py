@@ -33,12 +33,12 @@ def test_ours_stand_beside_published_figures_with_the_difference() -> None:
     assert len(each) == 11
     assert list(each[0].headings) == ["method", "runs", "base", "novel", "HM"]
     assert list(others.headings) == ["method", "base", "novel", "HM", "further data"]
-    told = {row[0]: row[1:] for row in others.rows}
-    assert told["DePT"] == ["83.80", "72.89", "77.97", ""]
-    assert told["PromptKD"][:3] == ["86.96", "80.73", "83.73"] and "unlabelled images" in told["PromptKD"][3]
+    reported = {row[0]: row[1:] for row in others.rows}
+    assert reported["DePT"] == ["83.80", "72.89", "77.97", ""]
+    assert reported["PromptKD"][:3] == ["86.96", "80.73", "83.73"] and "unlabelled images" in reported["PromptKD"][3]
 
 
-def test_missing_runs_are_told() -> None:
+def test_missing_runs_are_reported() -> None:
     scores = summarise(HALVES, fabricated(HALVES, halves))
     assert "66 of 77 tests are finished; 11 are missing (–)." in report.sentences(scores)
     row = next(row for row in report.grids(scores)[0].rows if row[0].startswith("syncclip"))
@@ -64,8 +64,8 @@ def test_a_published_gain_is_set_beside_ours() -> None:
         novel = {"syncclip": 66.5}.get(method, 65.0)
         return {"all_classes_base": 70.0, "all_classes_novel": novel, "all_classes_hm": 0.0, "openworld_auc": 40.0}
 
-    told = report.sentences(summarise(OPEN, fabricated(OPEN, opened)))
-    assert "syncclip over promptsrc, novel (all): +1.50 points here, +3.00 published." in told
+    reported = report.sentences(summarise(OPEN, fabricated(OPEN, opened)))
+    assert "syncclip over promptsrc, novel (all): +1.50 points here, +3.00 published." in reported
 
 
 def test_of_one_metric_all_data_sets_stand_side_by_side() -> None:

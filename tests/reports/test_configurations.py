@@ -23,12 +23,12 @@ def test_real_configurations_count_as_without_synthetic_images() -> None:
     assert gather_numbers(found).points["ivlp-real"]["hm"][0].n == 0
 
 
-def test_an_configuration_of_a_method_of_ones_own_is_called_by_its_class() -> None:
+def test_a_configuration_of_a_method_of_ones_own_is_called_by_its_class() -> None:
     (configuration,) = describe_configurations([("Mine-real", "package.module:Mine", "real")])
     assert (configuration.label, configuration.short) == ("Mine on real images", "Mine real only")
 
 
-def test_an_configuration_with_a_name_of_its_own_keeps_it() -> None:
+def test_a_configuration_with_a_name_of_its_own_keeps_it() -> None:
     configurations = describe_configurations(
         [("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")]
     )

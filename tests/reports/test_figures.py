@@ -56,7 +56,7 @@ def test_a_curve_that_was_measured_without_images_begins_there() -> None:
 
 
 @pytest.mark.parametrize("amounts", [[0, 64], [16], [1]])
-def test_an_configuration_that_was_measured_at_one_amount_has_no_line(amounts: list[int]) -> None:
+def test_a_configuration_that_was_measured_at_one_amount_has_no_line(amounts: list[int]) -> None:
     shown = fit_of(amounts=amounts, means=[60.0, 50.0][: len(amounts)], reason="2 amounts")
     assert (shown.begin, shown.curve) == (None, [])
     assert shown.text == "too few points for a curve."

@@ -53,13 +53,13 @@ def payload_of(page: str) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("units", "said"), [(["images"], "seeds and images"), (["images", "classes"], "seeds and classes")]
+    ("units", "expected"), [(["images"], "seeds and images"), (["images", "classes"], "seeds and classes")]
 )
-def test_the_differences_say_what_was_resampled(study: Path, units: list[str], said: str) -> None:
+def test_the_differences_say_what_was_resampled(study: Path, units: list[str], expected: str) -> None:
     place = str(study / outputs.COMPARISONS)
     pairs = outputs.read_list(place)
     reseal_json(place, [{**pair, "unit": unit} for unit in units for pair in pairs])
-    assert f"share seeds, classes and test images; {said} are resampled" in page_of(study)
+    assert f"share seeds, classes and test images; {expected} are resampled" in page_of(study)
 
 
 def figures_of(page: str) -> set[str]:
@@ -68,9 +68,9 @@ def figures_of(page: str) -> set[str]:
 
 def printed(table: Table) -> str:
     console = Console(width=80)
-    with console.capture() as said:
+    with console.capture() as expected:
         console.print(table)
-    return said.get()
+    return expected.get()
 
 
 def test_a_study_has_every_figure(study: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
     assert "No run of this study is finished yet." in page_of(study)
 
 
-def test_unfinished_runs_are_told(study: Path) -> None:
+def test_unfinished_runs_are_reported(study: Path) -> None:
     state = outputs.read_json(str(study / outputs.STATE))
     state["cells"][0]["status"], state["cells"][1]["status"] = "waiting", "failed"
     state["cells"][1]["error"] = "no space left on <device>"

@@ -1,4 +1,4 @@
-"""Curves, comparisons, and what synthetic images are worth in real ones, from answers that are made up."""
+"""Curves, comparisons, and real-image equivalents, from constructed outcomes."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def evidence(shots: dict[int, float], reference: float = 0.65, own: int = 4) -> 
     return Evidence(configurations, cells), settings
 
 
-def test_the_focus_configuration_is_told_in_shots_of_real_images_alone() -> None:
+def test_real_image_equivalent_follows_the_curve_of_real_images() -> None:
     for one in exchanges(*evidence(REAL, reference=0.7 - 0.3 / 12**0.5), shots=16)["all_classes_hm"]:
         assert one.shots.estimate == pytest.approx(11, rel=0.05)
         assert one.per_real.estimate == pytest.approx(one.n / 7, rel=0.1)  # it has four itself
 
 
-def test_shots_of_the_recipe_count_where_an_configuration_overrides_nothing() -> None:
+def test_shots_of_the_recipe_count_where_a_configuration_overrides_nothing() -> None:
     found, settings = evidence({shots: share for shots, share in REAL.items() if shots < 15}, 0.7 - 0.3 / 12**0.5)
     whole = Evidence(
         [*found.configurations, Configuration(method="ivlp", data="real")],
@@ -55,12 +55,12 @@ def test_shots_of_the_recipe_count_where_an_configuration_overrides_nothing() ->
     assert exchanges(whole, settings, shots=15)["hm"][0].shots.estimate == pytest.approx(11, rel=0.05)
 
 
-def test_an_oracle_is_no_configuration_of_real_images_alone() -> None:
+def test_all_real_is_no_configuration_of_real_images_alone() -> None:
     found, settings = evidence(REAL, reference=0.7 - 0.3 / 12**0.5)
     all_real = Configuration(method="ivlp", data="all_real", overrides={SHOTS: 15})
     cells = {**found.cells, **{(all_real.name, None, seed): answers(0.9) for seed in (1, 2)}}
-    with_oracle = exchanges(Evidence([all_real, *found.configurations], cells), settings, shots=16)
-    assert with_oracle == exchanges(found, settings, shots=16)
+    with_all_real = exchanges(Evidence([all_real, *found.configurations], cells), settings, shots=16)
+    assert with_all_real == exchanges(found, settings, shots=16)
 
 
 def test_three_numbers_of_shots_are_too_few() -> None:
@@ -100,7 +100,7 @@ def test_of_several_such_configurations_that_of_the_same_method_counts() -> None
         ("syncclip", ["coop", "ivlp"], 0),
     ],
 )
-def test_an_configuration_of_another_method_is_no_beginning_of_a_curve(
+def test_a_configuration_of_another_method_is_no_beginning_of_a_curve(
     method: str, others: list[str], begins: int
 ) -> None:
     found, settings = evidence({4: 0.5})
@@ -115,11 +115,11 @@ def test_an_configuration_of_another_method_is_no_beginning_of_a_curve(
     assert curve(Evidence(configurations, cells), settings)[0][0] == begins
 
 
-def test_without_such_an_configuration_a_curve_begins_at_the_smallest_amount() -> None:
+def test_without_such_a_configuration_a_curve_begins_at_the_smallest_amount() -> None:
     assert curve(*evidence({1: 0.2}, own=4)) == ([1, 2, 4, 64], pytest.approx(35))
 
 
-def test_an_configuration_without_real_images_begins_where_nothing_was_learned() -> None:
+def test_a_configuration_without_real_images_begins_where_nothing_was_learned() -> None:
     found, settings = evidence({4: 0.5})
     configurations = [
         Configuration(method="zeroshot"),

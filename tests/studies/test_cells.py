@@ -83,19 +83,19 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
         ("{method: ivlp, search_space: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed; it must be at"),
     ],
 )
-def test_an_configuration_that_no_cell_could_have_is_refused_before_anything_is_generated(
+def test_a_configuration_that_no_cell_could_have_is_refused_before_anything_is_generated(
     configuration: str, reason: str, tmp_path: Path
 ) -> None:
     recipe = Recipe.load(
         "icons", [f"study.configurations=[{{method: coop, search_space: {{training.seed: [1]}}}}, {configuration}]"]
     )
     for run in (study, tune):
-        with pytest.raises(UserError) as refusal:
+        with pytest.raises(UserError) as error:
             run(recipe, str(tmp_path))
-        assert str(refusal.value).startswith(
+        assert str(error.value).startswith(
             f"recipe 'icons': study.configurations[1] '{recipe.study.configurations[1].name}': "
         )
-        assert reason in str(refusal.value)
+        assert reason in str(error.value)
     assert not list(tmp_path.iterdir())
 
 

@@ -75,7 +75,7 @@ def test_every_cell_is_a_run_of_its_own(finished: Finished) -> None:
         assert row["all_classes_hm"] == results["all_classes_hm"]
 
 
-def test_an_configurations_own_values_reach_its_cells(finished: Finished) -> None:
+def test_a_configurations_own_values_reach_its_cells(finished: Finished) -> None:
     recipe = Recipe.load(str(Path(finished.url) / "cells" / "syncclip-both-2-seed2" / "recipe.yaml"))
     assert recipe.methods.syncclip.learning_rate == 0.01
     assert (recipe.training.images_per_class, recipe.training.seed) == (2, 2)
@@ -102,7 +102,7 @@ def test_the_state_names_configurations_amounts_and_cells(finished: Finished) ->
     assert {cell["status"] for cell in state["cells"]} == {"done"}
 
 
-def test_comparisons_pair_the_focus_configuration_with_every_other(finished: Finished) -> None:
+def test_comparisons_pair_the_reference_with_every_other(finished: Finished) -> None:
     pairs = read(finished, "comparisons.json")
     held = {(pair["images_per_class"], pair["baseline"]) for pair in pairs}
     assert held == {

@@ -61,7 +61,7 @@ def test_amounts_beyond_what_there_is_become_what_there_is() -> None:
     assert capped([1, 4, 16, 64], 16) == [1, 4, 16]
 
 
-def test_an_configuration_may_keep_to_some_of_the_amounts() -> None:
+def test_a_configuration_may_keep_to_some_of_the_amounts() -> None:
     configurations = [Configuration(method="ivlp", images_per_class=[16]), Configuration(method="syncclip")]
     settings = StudySettings(configurations=configurations, images_per_class=[1, 4, 16], seeds=[1])
     names = [cell.name for cell in cells(settings)]

@@ -103,13 +103,13 @@ def test_every_file_of_a_suites_study_is_verified(suite_study: Study) -> None:
 @pytest.mark.parametrize(
     "name", ["predictions.parquet", "datasets.parquet", "second/predictions.parquet", "second/study.json"]
 )
-def test_a_file_that_is_missing_from_a_suites_study_is_told(suite_study: Study, name: str, tmp_path: Path) -> None:
+def test_a_file_that_is_missing_from_a_suites_study_is_reported(suite_study: Study, name: str, tmp_path: Path) -> None:
     shutil.copytree(suite_study.url, tmp_path, dirs_exist_ok=True)
     (tmp_path / name).unlink()
     assert any(f"{name} is missing" in one for one in verify(str(tmp_path), lambda _: None).problems)
 
 
-def test_a_dataset_that_is_missing_from_a_suites_study_is_told(suite_study: Study, tmp_path: Path) -> None:
+def test_a_dataset_that_is_missing_from_a_suites_study_is_reported(suite_study: Study, tmp_path: Path) -> None:
     shutil.copytree(suite_study.url, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "second")
     (problem,) = verify(str(tmp_path), lambda _: None).problems
@@ -181,7 +181,7 @@ def test_settings_are_chosen_by_the_mean_over_datasets(
         assert candidate["all_classes_hm"] == pytest.approx(sum(one["all_classes_hm"] for one in scores) / 2)
 
 
-def test_an_oracle_without_images_of_novel_classes_is_refused_at_once(suite_world: Path) -> None:
+def test_all_real_without_images_of_novel_classes_is_refused_at_once(suite_world: Path) -> None:
     dataset = suite_world / "untrained"
     shutil.copytree(suite_world / "suite" / "first", dataset)
     shutil.rmtree(dataset / "train")

@@ -1,4 +1,4 @@
-"""A study's numbers, computed again from one table of answers."""
+"""A study's numbers, computed again from one table of predictions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_changed_numbers_are_reported_with_their_positions(copy: Path) -> None:
     assert second.startswith("data_efficiency.json: marginal: novel[0]: points_per_hour: low is ")
 
 
-def test_what_the_files_hold_beyond_the_answers_is_told(copy: Path) -> None:
+def test_what_the_files_hold_beyond_the_answers_is_reported(copy: Path) -> None:
     place = copy / outputs.FIT
     fit = outputs.read_json(str(place))
     fit["curves"]["another"] = fit["curves"]["syncclip-both"]
@@ -63,7 +63,7 @@ def test_a_study_without_a_finished_cell_has_nothing_to_recompute(copy: Path) ->
     assert found.comparisons == [] and len(found.means) == 0
 
 
-def test_an_answer_that_was_changed_is_told(copy: Path) -> None:
+def test_an_answer_that_was_changed_is_reported(copy: Path) -> None:
     place = str(copy / outputs.PREDICTIONS)
     table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
     row = table.index[(table["configuration"] == "zeroshot") & table["novel"]][0]

@@ -29,11 +29,11 @@ FAR = StudyStatus(
 
 def test_cells_are_counted_by_what_became_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_file, "time", SimpleNamespace(time=lambda: 103.0))
-    told = FAR.lines()
-    assert told[0] == "running: 9 done, 1 failed, 2 running, 12 waiting, of 24 trainings"
-    assert "failed: ivlp-real-seed2: the disk is full" in told
-    assert "running: coop-both-1-seed1, coop-both-4-seed1" in told
-    assert told[-1] == "last sign of life: 3 s ago"
+    reported = FAR.lines()
+    assert reported[0] == "running: 9 done, 1 failed, 2 running, 12 waiting, of 24 trainings"
+    assert "failed: ivlp-real-seed2: the disk is full" in reported
+    assert "running: coop-both-1-seed1, coop-both-4-seed1" in reported
+    assert reported[-1] == "last sign of life: 3 s ago"
 
 
 def test_the_time_left_is_that_of_the_cells_left_on_all_slots() -> None:
@@ -41,7 +41,7 @@ def test_the_time_left_is_that_of_the_cells_left_on_all_slots() -> None:
     assert FAR.model_copy(update={"ended": 0}).remaining is None
 
 
-def test_a_driver_without_a_sign_of_life_is_told() -> None:
+def test_a_driver_without_a_sign_of_life_is_reported() -> None:
     assert "the driver is gone" in FAR.lines()[-1]
     assert "the driver is gone" not in FAR.model_copy(update={"state": "ended"}).lines()[-1]
 

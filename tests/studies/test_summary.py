@@ -38,7 +38,7 @@ def test_each_amount_has_a_row_and_real_images_know_no_amount() -> None:
     assert found[0][2] == found[1][2] and found[0][3] != found[1][3]
 
 
-def test_an_configuration_that_keeps_to_other_amounts_leaves_its_cell_empty() -> None:
+def test_a_configuration_that_keeps_to_other_amounts_leaves_its_cell_empty() -> None:
     more = [(configuration, method, data, 64) for configuration, method, data, amount in WHOLE if data == "both"]
     found = by_data(table(*WHOLE, *more))
     assert [row[1] for row in found] == ["16", "64", "16", "64"]
