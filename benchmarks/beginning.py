@@ -85,7 +85,7 @@ def _put(url: str, stats: ShardStats) -> None:
     storage.write_bytes(storage.join(url, shard_name(stats.shard)), b"?")
     storage.write_bytes(storage.join(url, table_name(stats.shard)), b"")
     text = stats.model_dump_json(indent=1).encode()
-    storage.write_sealed(storage.join(url, stats_name(stats.shard)), text)
+    storage.write_with_checksum(storage.join(url, stats_name(stats.shard)), text)
 
 
 def recipe_of(amount: int, shard_size: int, options: dict[str, Any]) -> Recipe:

@@ -78,7 +78,7 @@ def enlarge(folder: Path, images: int) -> None:
         pq.write_table(pa.table(columns, schema=schema()), folder / table_name(shard))
         digest = hashlib.sha256((folder / table_name(shard)).read_bytes()).hexdigest()
         marker = stats.model_copy(update={"shard": shard, "table_sha256": digest})
-        storage.write_sealed(str(folder / stats_name(shard)), marker.model_dump_json().encode())
+        storage.write_with_checksum(str(folder / stats_name(shard)), marker.model_dump_json().encode())
 
 
 def to_tensor(image: Image.Image, _: object = None) -> Tensor:

@@ -92,7 +92,7 @@ def lay_markers(folder: Path, count: int, classes: int) -> None:
     every = dict.fromkeys(range(classes), 1)
     for shard in range(count):
         stats = ShardStats(shard=shard, count=classes, bytes=0, sha256="0" * 64, table_sha256="0" * 64, per_class=every)
-        storage.write_sealed(str(folder / stats_name(shard)), stats.model_dump_json(indent=1).encode())
+        storage.write_with_checksum(str(folder / stats_name(shard)), stats.model_dump_json(indent=1).encode())
         (folder / shard_name(shard)).touch()
         (folder / table_name(shard)).touch()
 

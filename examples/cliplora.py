@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
 
 from syncclip.clip.parts import BlockPart, Matrix
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.methods import Method, MethodSettings, Optimisation
 
 
@@ -47,7 +47,7 @@ class ClipLora(Method):
 
     def __init__(self, clip, classnames, base, template, settings):  # type: ignore[no-untyped-def]
         super().__init__(clip, classnames, base, template, settings)
-        self.texts = clip.texts(fill(template, [*map(spoken, classnames)]))
+        self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
         self.text_parts, self.vision_parts = (
             nn.ModuleList(LowRank(one.width, settings) for _ in range(one.layers)) for one in (clip.text, clip.vision)
         )

@@ -29,8 +29,8 @@ def publish(study: Path, target: Path) -> None:
     for file in sorted(file for file in files if not file.name.startswith(".")):
         path = str(target / file.name)
         if file.suffix in TEXTS:
-            text, owner = storage.read_sealed(str(file)), storage.read_owner(str(file))
-            storage.write_sealed(path, text.replace(working_folder, b""), owner=owner)
+            text, owner = storage.read_verified(str(file)), storage.read_owner(str(file))
+            storage.write_with_checksum(path, text.replace(working_folder, b""), owner=owner)
         else:
             storage.copy(str(file), path)
     storage.write_contents(str(target), storage.read_owner(str(target / outputs.STATE)))

@@ -16,7 +16,7 @@ from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import finished_run, resolve_run, to_spec, with_absolute_paths
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import cluster_address
 from syncclip.storage.urls import absolute
 from syncclip.synthesis.captioning import write_captions
@@ -62,15 +62,15 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     """
     url = absolute(out or storage.join(recipe.folder, "synthetic"))
     planned = plan(recipe)
-    with nullcontext() if has_all(planned, url) else storage.lease(url, "synth"):
+    with nullcontext() if has_all(planned, url) else storage.lock(url, "synth"):
         summary = synthesise_set(planned, url, recipe.synthesis.pool, place_assets=partial(with_assets, recipe))
-        storage.write_sealed(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)
+        storage.write_with_checksum(storage.join(url, SET_RECIPE), recipe.to_yaml().encode(), owner=summary.owner)
         if recipe.synthesis.quality and (summary.work.images or not storage.exists(storage.join(url, STATS_NAME))):
             measure_quality(recipe, url)
         storage.require(url, (*files_of(planned), SET_RECIPE))
         storage.write_contents(url, summary.owner)
     if not summary.work.images:
-        say(f"all {summary.images:,} images exist already: {url}")
+        print_message(f"all {summary.images:,} images exist already: {url}")
     return summary
 
 
@@ -164,13 +164,13 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
             )
     recipe, folder = finished_run(run, overrides)
     if dataset is None:
-        with storage.lease(folder.url, "evaluate"):
+        with storage.lock(folder.url, "evaluate"):
             results = scoring.score(recipe, folder, workers=recipe.evaluation.workers)
             storage.write_contents(folder.url, folder.owner)
     else:
         other = DatasetSettings(name=dataset, root=root or recipe.dataset.root)
         target = with_absolute_paths(recipe.model_copy(update={"dataset": other})).dataset
-        with storage.lease(scoring.transfer_url(folder.url, target.name), "evaluate"):  # locks this dataset only
+        with storage.lock(scoring.transfer_url(folder.url, target.name), "evaluate"):  # locks this dataset only
             results = scoring.transfer(recipe, folder, target, workers=recipe.evaluation.workers)
     return Run(folder.url, folder.name, recipe.evaluation.split, results)
 
@@ -188,7 +188,7 @@ def _locked(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]
     """A lock of the run's folder, unless the run is finished."""
     from syncclip.runs import evaluate as scoring
 
-    return nullcontext() if scoring.done(recipe, folder) else storage.lease(folder.url, "train")
+    return nullcontext() if scoring.done(recipe, folder) else storage.lock(folder.url, "train")
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:

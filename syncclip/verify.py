@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.manifest import MANIFEST
-from syncclip.core.settings import UserError, first_complaint
+from syncclip.core.settings import UserError, first_error
 from syncclip.datasets.packed import PACKED_FILE, PACKING, WHOLE_TRAIN, load_packed, owner_of_split
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
 from syncclip.export.formats import is_export_without_manifest
@@ -40,7 +40,7 @@ from syncclip.studies import outputs
 from syncclip.studies.cells import TIMING
 from syncclip.studies.status import PROGRESS
 from syncclip.synthesis.filters.assets import FOLDER as FILTERS
-from syncclip.synthesis.filters.assets import digest_of
+from syncclip.synthesis.filters.assets import checksum_of
 from syncclip.synthesis.plan import PLAN_NAME, read_plan
 from syncclip.synthesis.references import FOLDER as GUIDES
 from syncclip.synthesis.rejects import REJECTS, owner_of_shard
@@ -191,7 +191,7 @@ def _owner(url: str, root: str) -> str:
     if root == RECORD and (record := RunFolder(url, "", "").record()) is not None:
         return storage.identity(record.recipe_hash)
     if root == outputs.STATE:
-        return TypeAdapter(outputs.StudyState).validate_json(storage.read_sealed(file)).owner
+        return TypeAdapter(outputs.StudyState).validate_json(storage.read_verified(file)).owner
     return storage.read_owner(file)
 
 
@@ -273,7 +273,7 @@ def _check(folder: _Folder, name: str) -> bool:
             _require_owner(folder, name)
         return marker is not None and (name.endswith(".json") or _same(file, marker.sha256))
     if folder.name == FILTERS and name.endswith(".safetensors"):
-        _require(file, digest_of(storage.read_bytes(file)) == name.removesuffix(".safetensors"))
+        _require(file, checksum_of(storage.read_bytes(file)) == name.removesuffix(".safetensors"))
         return True
     if name == COLUMNS and INDEX in folder.names:
         index = storage.read_document(folder.file(INDEX), Index, "remove it")
@@ -285,7 +285,7 @@ def _check(folder: _Folder, name: str) -> bool:
         return True
     if name.endswith(".json"):  # captions, or a foreign file
         parse_json(storage.read_bytes(file), file, object)
-    return storage.has_seal(file)
+    return storage.has_checksum(file)
 
 
 def _is_ours(folder: _Folder, name: str) -> bool:
@@ -302,14 +302,14 @@ def _require_owner(folder: _Folder, name: str) -> None:
     """Verify the checksum and owner of a file."""
     expected, file = folder.expected(name), folder.file(name)
     if (owner := storage.read_owner(file)) not in expected and expected:
-        storage.read_sealed(file, next(iter(expected)))
+        storage.read_verified(file, next(iter(expected)))
     if name in folder.owners and owner != folder.owners[name]:
-        storage.read_sealed(file, folder.owners[name])
+        storage.read_verified(file, folder.owners[name])
     if name in ROOTS and name not in folder.owners:
         try:
             _owner(folder.url, name)
         except ValidationError as error:
-            raise UserError(f"{file}: unsupported by this version of syncclip ({first_complaint(error)})") from error
+            raise UserError(f"{file}: unsupported by this version of syncclip ({first_error(error)})") from error
 
 
 def _protocol(folder: _Folder) -> str | None:

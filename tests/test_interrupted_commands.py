@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncclip.runtime.shutdown import SENTENCE
+from syncclip.runtime.shutdown import INTERRUPTED_MESSAGE
 from tests.conftest import TinyWorld
 
 FINISHING = "finishing in-flight work, within 120 s; a second signal ends it at once"
@@ -65,7 +65,7 @@ def test_an_interrupt_gets_through_the_command_line(tmp_path: Path) -> None:
         assert command.stdout is not None and command.stdout.readline() == "loading\n"
         command.send_signal(number)
         out, err = command.communicate(timeout=LIMIT)
-        assert (command.returncode, out, err) == (status, "", SENTENCE + "\n")
+        assert (command.returncode, out, err) == (status, "", INTERRUPTED_MESSAGE + "\n")
 
 
 @pytest.mark.ray
@@ -80,7 +80,7 @@ def test_a_training_that_all_its_processes_are_told_to_end_goes_on_to_the_same_b
     wait(command, lambda: lines(broken / "metrics.jsonl") >= 5)
     os.killpg(command.pid, signal.SIGTERM)
     _, err = command.communicate(timeout=LIMIT)
-    assert (command.returncode, said(err)) == (143, [FINISHING, SENTENCE])
+    assert (command.returncode, said(err)) == (143, [FINISHING, INTERRUPTED_MESSAGE])
     record, status = (json.loads((broken / name).read_text()) for name in ("run.json", "training.json"))
     assert (record["status"], status["state"]) == ("interrupted", "interrupted")
     assert 5 <= record["steps"] == lines(broken / "metrics.jsonl") < 300
@@ -103,7 +103,7 @@ def test_a_synthesis_that_is_told_to_end_commits_what_it_has_begun_and_leaves_no
     family = psutil.Process(command.pid).children(recursive=True)
     command.send_signal(signal.SIGINT)
     _, err = command.communicate(timeout=LIMIT)
-    assert (command.returncode, said(err)) == (130, [FINISHING, SENTENCE])
+    assert (command.returncode, said(err)) == (130, [FINISHING, INTERRUPTED_MESSAGE])
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "interrupted"
     tars, markers = ({path.name[:5] for path in tmp_path.glob(kind)} for kind in ("*.tar", "*_stats.json"))
     assert tars == markers and 2 <= len(markers) < 400

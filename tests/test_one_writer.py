@@ -28,8 +28,8 @@ from syncclip.protocols.run import Request, reproduce
 from syncclip.recipe.recipe import Recipe
 from syncclip.runtime.processes import Owner
 from syncclip.storage import files, locks
-from syncclip.storage.conditional_writes import peek, swap
-from syncclip.storage.locks import Lease
+from syncclip.storage.conditional_writes import read_current, swap
+from syncclip.storage.locks import LockFile
 from syncclip.studies import cells
 from syncclip.studies.cells import CellRun
 from syncclip.studies.run import study
@@ -231,11 +231,11 @@ def held(kind: Kind, folder: str) -> str:
 
 def test_a_folder_that_another_holds_is_refused_and_stays_as_it_is(kind: Kind, folder: str, world: World) -> None:
     before = content(folder)
-    other = Lease(command="another", owner=Owner.here(), since="2026-01-01 00:00 UTC", token="t").encoded()
+    other = LockFile(command="another", owner=Owner.here(), since="2026-01-01 00:00 UTC", token="t").encoded()
     assert swap(held(kind, folder), None, other)
     with pytest.raises(UserError, match=r"out.*: `another` of .* writes there since 2026-01-01 00:00 UTC; wait for"):
         kind.act(world, folder)
-    assert content(folder) == before and peek(held(kind, folder)) == other
+    assert content(folder) == before and read_current(held(kind, folder)) == other
 
 
 def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lease(
@@ -245,7 +245,7 @@ def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lease(
 
     def probe() -> None:
         try:
-            with locks.lease(storage.join(folder, kind.file) if kind.file else folder, "probe", file=bool(kind.file)):
+            with locks.lock(storage.join(folder, kind.file) if kind.file else folder, "probe", file=bool(kind.file)):
                 refusals.append("held")
         except UserError as error:
             refusals.append(str(error))
@@ -261,7 +261,7 @@ def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lease(
     with pytest.raises(Stopped):
         kind.act(world, folder)
     assert refusals and f": `{kind.command}` of " in refusals[0]
-    assert peek(held(kind, folder)) is None
+    assert read_current(held(kind, folder)) is None
 
 
 @pytest.mark.parametrize("folder", ["local"], indirect=True)

@@ -187,7 +187,7 @@ def test_files_that_do_not_fit_the_set_are_refused(
     for number, (told, change) in enumerate(cases.items()):
         place = tmp_path / str(number)
         place.mkdir()
-        storage.write_sealed(str(place / TEACHER), json.dumps({**file, **change}).encode())
+        storage.write_with_checksum(str(place / TEACHER), json.dumps({**file, **change}).encode())
         refused(told, tiny_set, place)
     refused(
         r"promptkd\.teacher_dim: .* have dimension 40",
@@ -195,7 +195,7 @@ def test_files_that_do_not_fit_the_set_are_refused(
         teacher,
         "methods.promptkd.teacher_dim=9",
     )
-    storage.write_sealed(str(tmp_path / "0" / TEACHER), b'{"format": 2}')
+    storage.write_with_checksum(str(tmp_path / "0" / TEACHER), b'{"format": 2}')
     refused(
         r"teacher\.json cannot be read by this version .*; remove it, and run the `syncclip", tiny_set, tmp_path / "0"
     )
@@ -209,7 +209,7 @@ def test_fewer_images_need_the_probabilities_of_their_shards_alone(
     file = json.loads((Path(teacher) / TEACHER).read_text())
     file.pop("seal")
     half = Path(shutil.copytree(teacher, tmp_path / "half"))
-    storage.write_sealed(str(half / TEACHER), json.dumps({**file, "shards": file["shards"][:1]}).encode())
+    storage.write_with_checksum(str(half / TEACHER), json.dumps({**file, "shards": file["shards"][:1]}).encode())
     run = jobs.run_here(
         recipe(tiny, tiny_set, str(half), *PROMPTKD, "training.images_per_class=1"), str(tmp_path / "run")
     )

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from syncclip.core.text import printable
-from syncclip.runtime.progress import say
-from syncclip.runtime.shutdown import SENTENCE, listening
+from syncclip.runtime.progress import print_message
+from syncclip.runtime.shutdown import INTERRUPTED_MESSAGE, listening
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             sys.stderr.write(printable("".join(traceback.format_exception(error)), "\n"))  # may contain foreign text
         except KeyboardInterrupt:
-            say(SENTENCE)
+            print_message(INTERRUPTED_MESSAGE)
             status = listener.status
         for number in listener.numbers:  # further signals end the interpreter silently
             atexit.register(signal.signal, number, signal.SIG_DFL)

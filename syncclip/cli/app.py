@@ -16,15 +16,15 @@ import typer
 from typer.main import get_command
 
 from syncclip.cli import classify, datasets, jobs, plan, prompts, recipe, serve, shards, status, verify
-from syncclip.core.custom_code import own_code_error
+from syncclip.core.custom_code import custom_code_error
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.core.text import LONGEST, cut, nearest
 from syncclip.core.trust import names_in, trust
-from syncclip.runtime.progress import say
-from syncclip.runtime.ray_session import EXIT_STATUS, LostRayError, cause_of, debugging
-from syncclip.runtime.shutdown import GRACE, SENTENCE, listening
+from syncclip.runtime.progress import print_message
+from syncclip.runtime.ray_session import EXIT_STATUS, LostRayError, debugging, unwrapped
+from syncclip.runtime.shutdown import GRACE, INTERRUPTED_MESSAGE, listening
 
 UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
 """Errors of a full or read-only disk."""
@@ -107,7 +107,7 @@ def _run(arguments: list[str]) -> int:
                 with command.make_context("syncclip", arguments) as context:
                     return command.invoke(context) or 0
             except (KeyboardInterrupt, typer.Abort):
-                say(SENTENCE)
+                print_message(INTERRUPTED_MESSAGE)
                 return listener.status or 130
     except typer.Exit as end:
         return end.exit_code
@@ -120,7 +120,7 @@ def _run(arguments: list[str]) -> int:
             raise
         if isinstance(error, LostRayError):  # already reported
             return EXIT_STATUS
-        say(f"syncclip: {message}")
+        print_message(f"syncclip: {message}")
         return 2
 
 
@@ -146,8 +146,8 @@ def sentence(error: BaseException) -> str | None:
         if option in {name for parameter in get_command(app).params for name in parameter.opts}:
             return f"{option} goes before the command: syncclip {option} ..."
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
-    error = cause_of(error)
-    error = own_code_error(error) or error
+    error = unwrapped(error)
+    error = custom_code_error(error) or error
     if isinstance(error, UnicodeEncodeError):
         name = cut(" ".join(str(error.object).split()))
         return f"{name!a}: not valid UTF-8, so it can't be the name of a file or folder here; rename it"

@@ -26,7 +26,7 @@ from syncclip.cli.arguments import (
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.progress import Progress, print_message
 
 if TYPE_CHECKING:
     from syncclip.inference.model import Model
@@ -86,7 +86,7 @@ def classify(
         _show(model, predictions.classify(model, images, top, batch, skipped=skipped), out)
     finally:
         if skipped:
-            say(f"classify: {skipped_files(skipped)}")
+            print_message(f"classify: {skipped_files(skipped)}")
 
 
 def teacher(
@@ -107,7 +107,7 @@ def teacher(
     done = teaching.write_soft_labels(run, synthetic, out, batch=batch, pool=pool, places=places)
     text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: training.teacher={done.url}")
     if done.unread:
-        say(f"teacher: {counted(done.unread, 'image')} could not be read; training uses other images instead")
+        print_message(f"teacher: {counted(done.unread, 'image')} could not be read; training uses other images instead")
 
 
 def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> None:
@@ -138,7 +138,7 @@ def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> N
     if out is not None:
         text.show(out)
     if unread:
-        say(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}")
+        print_message(f"classify: {counted(len(unread), 'image')} could not be read: {text.few(unread)}")
         raise typer.Exit(1)
 
 
@@ -162,7 +162,7 @@ def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[i
         f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {storage.join(done.url, '*' + TABLE)}"
     )
     if done.unread:
-        say(f"classify: {counted(done.unread, 'image')} could not be read; see the column `error`")
+        print_message(f"classify: {counted(done.unread, 'image')} could not be read; see the column `error`")
         raise typer.Exit(1)
 
 

@@ -16,7 +16,7 @@ from syncclip.datasets.folders import skipped_files
 from syncclip.embedded import context_length, load_tokenizer
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import with_absolute_paths
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 
 SAMPLED_IMAGES = 64
 """Maximum number of images opened to measure their sizes, one per class."""
@@ -104,7 +104,7 @@ def write_first_recipe(
     storage.write_bytes(path, (_facts(dataset) + body).encode())
     Recipe.load(path)
     if dataset.skipped:
-        say(f"init: {skipped_files(dataset.skipped)}")
+        print_message(f"init: {skipped_files(dataset.skipped)}")
     return path
 
 

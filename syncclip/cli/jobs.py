@@ -28,7 +28,7 @@ from syncclip.cli.arguments import (
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 
 
 class JobName(str, Enum):
@@ -251,9 +251,9 @@ def submit(
         build = partial(cluster.recipe_job, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = cluster.connect(address)
     name, joined = cluster.start(client, build(shared=shared or cluster.is_local_cluster(address)))
-    say(f"job {name} is {'already running' if joined else 'submitted'} at {address}")
+    print_message(f"job {name} is {'already running' if joined else 'submitted'} at {address}")
     stop = f"`ray job stop {name} --address {address}` stops it"
     if not wait:
-        say(f"the job continues; {stop}")
+        print_message(f"the job continues; {stop}")
     elif status := cluster.follow(client, name, stop):
         raise typer.Exit(status)

@@ -11,8 +11,8 @@ import syncclip
 from syncclip.cli.arguments import Overrides, RecipeName
 from syncclip.core import text
 from syncclip.core.text import counted, duration, size
-from syncclip.runtime.progress import say
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.progress import print_message
+from syncclip.runtime.tempdirs import private_tempdir
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +55,7 @@ def plan(
     text.show(expected(loaded, planned, cost))
     for warning in dict.fromkeys([loaded.warmup_warning, *loaded.warmup_warnings_of_configurations()]):
         if warning is not None:
-            say(f"warning: {warning}")
+            print_message(f"warning: {warning}")
 
 
 def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
@@ -63,7 +63,7 @@ def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Cost
     from syncclip.synthesis.autotune import measure
     from syncclip.synthetic_sets.prepare import with_assets
 
-    with scratch_folder() as folder:
+    with private_tempdir() as folder:
         ready = with_assets(recipe, planned, str(folder))
         rate = measure(ready, str(folder), recipe.synthesis.num_gpus, recipe.storage.options)
     text.show(

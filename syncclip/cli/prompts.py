@@ -9,7 +9,7 @@ import typer
 import syncclip
 from syncclip.cli.arguments import Folder, Out, Overrides, RecipeName
 from syncclip.core import text
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 
 app = typer.Typer(help="Import and export learned prompts, and show their nearest words.")
 
@@ -33,7 +33,7 @@ def import_command(
 
     run = import_prompts(source, loaded, out, epoch, transfer)
     for note in run.notes:
-        say(f"note: {note}")
+        print_message(f"note: {note}")
     text.show(f"{run.name}: {', '.join(f'{key} {value}' for key, value in run.settings.items())}; {run.source}")
     text.show(run.url)
 

@@ -12,7 +12,7 @@ from syncclip.cli.verify import show_problems
 from syncclip.core import text
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 
 app = typer.Typer(help="Inspect, verify, import, merge, export and pack shards.")
 
@@ -114,9 +114,11 @@ def import_command(
     count, classes = counted(sum(imported.counts), "image"), counted(imported.classes, "class", "classes")
     low, high = min(imported.counts), max(imported.counts)
     if skipped:
-        say(f"shards import: {skipped_files(skipped)}")
+        print_message(f"shards import: {skipped_files(skipped)}")
     if unreadable.names:
-        say(f"shards import: {counted(unreadable.images, 'image')} could not be read: {text.few(unreadable.names)}")
+        print_message(
+            f"shards import: {counted(unreadable.images, 'image')} could not be read: {text.few(unreadable.names)}"
+        )
     per_class = f"{low}" if low == high else f"{low} to {high}"
     text.show(f"{count}, {classes}, {per_class} per class; use them with training.synthetic={out}")
 

@@ -35,7 +35,7 @@ def progress(url: str) -> list[str]:
     from syncclip.shards.markers import committed
     from syncclip.synthesis.plan import read_plan
     from syncclip.synthesis.status import read_status
-    from syncclip.training.status import run_lines
+    from syncclip.training.status import status_lines
 
     if (lines := _study_lines(url)) is not None:
         return lines
@@ -43,7 +43,7 @@ def progress(url: str) -> list[str]:
         plan = read_plan(set_url)
         if (synthesis := read_status(set_url, plan.owner if plan else None)) is not None:
             return [set_url, *synthesis.lines()]
-    if (lines := run_lines(url)) is not None:
+    if (lines := status_lines(url)) is not None:
         return [url, *lines]
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]

@@ -30,10 +30,10 @@ from syncclip.core.trust import require_trust
 from syncclip.recipe.overrides import as_override
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.resolve import readable_run, with_absolute_paths
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import debugging
 from syncclip.runtime.shutdown import GRACE, exit_status
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.storage.urls import absolute
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
     variables = {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": str(round(2 * GRACE))}
     if debugging():
         variables["SYNCCLIP_DEBUG"] = "1"
-    with scratch_folder() as folder:
+    with private_tempdir() as folder:
         job.write_upload(folder)
         environment = {"working_dir": str(folder), "env_vars": variables}
         try:
@@ -313,7 +313,7 @@ def follow(client: Any, name: str, stop: str) -> int:
     try:
         log = tail(client, name)
     except KeyboardInterrupt:
-        say(f"the job continues; {stop}, and the same command follows it again")
+        print_message(f"the job continues; {stop}, and the same command follows it again")
         return exit_status() or STOPPED
     info = client.get_job_info(name)
     state = str(info.status)
@@ -321,7 +321,7 @@ def follow(client: Any, name: str, stop: str) -> int:
         return 0
     status = STOPPED if state == "STOPPED" else info.driver_exit_code or 1
     why = "it was stopped; the same command resumes it" if state == "STOPPED" else reason(log, info.message or "")
-    say(f"job {name} failed with exit status {status}: {why}")
+    print_message(f"job {name} failed with exit status {status}: {why}")
     return int(status)
 
 

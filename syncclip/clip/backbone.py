@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from syncclip.core.manifest import require_whole_folder
+from syncclip.core.manifest import verify_folder
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import nearest
 from syncclip.embedded import CLIP
@@ -181,7 +181,7 @@ def _source(settings: BackboneSettings) -> str:
         return _local(CLIP, "run `make icons` to build it, or install the package again")
     if name.startswith("local-dir:") or Path(name).is_dir():
         folder = Path(name.removeprefix("local-dir:"))
-        require_whole_folder(folder)
+        verify_folder(folder)
         return _local(folder, "give a folder with open_clip_config.json and weights")
     if name.startswith(SCHEMAS):
         return name

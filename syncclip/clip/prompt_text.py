@@ -19,7 +19,7 @@ _SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
 """Beginnings of words that are pronounced letter by letter."""
 
 
-def spoken(classname: str) -> str:
+def readable_name(classname: str) -> str:
     """Return a class name as written in a sentence: underscores become spaces, and white space is collapsed.
 
     CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
@@ -42,7 +42,7 @@ def filled(template: str, classname: str) -> str:
 
 def with_article(classname: str) -> str:
     """Prepend "a" or "an" to a class name by its pronunciation: "an hour", "a unicorn", "an F-16", "an 80s car"."""
-    word = spoken(classname).partition(" ")[0]
+    word = readable_name(classname).partition(" ")[0]
     vowel = word[0] in "AEFHILMNORSX" if _SPELLED.match(word) else _VOWEL.match(word.lower())
     return f"{'an' if vowel else 'a'} {classname}"
 
@@ -50,7 +50,7 @@ def with_article(classname: str) -> str:
 def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
     """Return "<phrase> <name>." for every class; an empty phrase is replaced by n times "X"."""
     prefix = phrase or " ".join(["X"] * n)
-    return [f"{prefix} {spoken(name)}.".strip() for name in classnames]
+    return [f"{prefix} {readable_name(name)}.".strip() for name in classnames]
 
 
 def too_long(sentence: str, context: int) -> str:
@@ -58,7 +58,7 @@ def too_long(sentence: str, context: int) -> str:
     return f"the text '{sentence}' does not fit the {context} tokens of this CLIP's context"
 
 
-def as_clip_reads(classname: str) -> str:
+def clip_words(classname: str) -> str:
     """Return the words that CLIP's tokenizers read in a class name: equal texts have equal tokens.
 
     The tokenizers drop spaces and split letters, single digits and signs: "MD80" and "MD 80" are the same name.
@@ -71,4 +71,4 @@ def as_clip_reads(classname: str) -> str:
         from open_clip.tokenizer import basic_clean  # takes seconds
 
         text = basic_clean(classname)
-    return " ".join(regex.findall(CLIP_WORD, spoken(text).lower()))
+    return " ".join(regex.findall(CLIP_WORD, readable_name(text).lower()))

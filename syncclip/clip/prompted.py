@@ -25,7 +25,7 @@ from syncclip.clip.backbone import Backbone
 from syncclip.clip.blocks import Prompts, attend, autocast, check_prompts, float32, place, spread
 from syncclip.clip.inserted import Inserted
 from syncclip.clip.parts import Parts, for_blocks, learned
-from syncclip.clip.prompt_text import prompt_texts, spoken
+from syncclip.clip.prompt_text import prompt_texts, readable_name
 from syncclip.clip.text_tower import TextTower, no_text_prompts, text_tower
 from syncclip.clip.tokens import (
     WORD_TOKENS,
@@ -140,7 +140,7 @@ class PromptedClip(nn.Module):
             check_words(initial_words, count, n)
             initial = embedding(ids[0, start : start + n].to(self.device)).clone()
         # Names are tokenised alone: a name's last token and the full stop after it may be merged in the prompt.
-        names = self._tokenize([spoken(name) for name in classnames])[1] - start
+        names = self._tokenize([readable_name(name) for name in classnames])[1] - start
         ids, slots = arrange(ids, start, start + count + names, n, position)
         return self._embed(ids, slots, initial)
 

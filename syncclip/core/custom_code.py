@@ -14,11 +14,11 @@ _REPEATED = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 """Errors of the operating system that are not transient."""
 
 
-class OwnCodeError(UserError):
+class CustomCodeError(UserError):
     """An exception of custom code; a retry would raise it again."""
 
 
-def own_code_error(error: BaseException) -> OwnCodeError | None:
+def custom_code_error(error: BaseException) -> CustomCodeError | None:
     """Return the last line of custom code in an exception's traceback, with its type and message.
 
     Returns:
@@ -39,15 +39,15 @@ def own_code_error(error: BaseException) -> OwnCodeError | None:
     code, line = custom[-1]
     message = first_line(error) if str(error).strip() else ""
     description = ": ".join(filter(None, (type(error).__name__, message)))
-    return OwnCodeError(f"{code.co_filename}, line {line}, in {code.co_name}: {description}")
+    return CustomCodeError(f"{code.co_filename}, line {line}, in {code.co_name}: {description}")
 
 
 @contextmanager
-def own_code_reported() -> Iterator[None]:
-    """Raise exceptions of custom code as `OwnCodeError`."""
+def custom_code_reported() -> Iterator[None]:
+    """Raise exceptions of custom code as `CustomCodeError`."""
     try:
         yield
     except Exception as error:
-        if (own := own_code_error(error)) is None:
+        if (own := custom_code_error(error)) is None:
             raise
         raise own from error

@@ -33,7 +33,7 @@ class Manifest(Settings):
     """Path relative to the manifest's folder -> file; None: the export is unfinished."""
 
 
-def require_whole_folder(folder: Path) -> None:
+def verify_folder(folder: Path) -> None:
     """Verify the files of a local export by its manifest; a folder without a manifest passes.
 
     Raises:

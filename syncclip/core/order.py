@@ -64,7 +64,7 @@ def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArra
     return permutation(n, seed, epoch)[(step * batch + np.arange(batch)) % n]
 
 
-def shown(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return the (count,) items, of n, of an epoch that shows `count`: the next ones of an endless sequence of
     permutations, so that over the epochs all appear equally often."""
     positions = epoch * count + np.arange(count)
@@ -129,7 +129,7 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-def evenly(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
+def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
     """Select at most `limit` rows, the first of every class before the second of any; ascending."""
     rows: npt.NDArray[np.int64] = np.sort(np.lexsort((labels, ranks(labels)))[:limit]).astype(np.int64)
     return rows

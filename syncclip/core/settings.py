@@ -19,7 +19,7 @@ class UserError(ValueError):
         super().__init__(cut(redacted(sentence), LONGEST))
 
 
-class RefusalError(ValueError):
+class KeyedError(ValueError):
     """An error of a validator of several sections, with the invalid key."""
 
     def __init__(self, key: str, reason: str) -> None:
@@ -69,7 +69,7 @@ def added(default: Any, **constraints: Any) -> Any:
     return Field(exclude_if=lambda value: value == default, **given, **constraints)
 
 
-def with_one_place(template: str) -> str:
+def with_one_placeholder(template: str) -> str:
     """Return the template if it has exactly one placeholder for the class name.
 
     Raises:
@@ -93,13 +93,13 @@ MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
 """Constraint of a list with a value for each class, for which pydantic would collect an error each."""
 
 ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
-Template = Annotated[ShortText, AfterValidator(with_one_place)]
+Template = Annotated[ShortText, AfterValidator(with_one_placeholder)]
 
 Position = Literal["end", "middle", "front"]
 """Position of a class name among learned words."""
 
 
-def first_complaint(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """Return pydantic's first error with its location."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
@@ -133,7 +133,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
     cause = first.get("ctx", {}).get("error")
-    key, reason = (cause.key, cause.reason) if isinstance(cause, RefusalError) else _sentence(dict(first), model)
+    key, reason = (cause.key, cause.reason) if isinstance(cause, KeyedError) else _sentence(dict(first), model)
     others = len(details) - 1
     return key, reason + (f" (and {others} more)" if others else "")
 

@@ -45,7 +45,7 @@ def trusted() -> tuple[str, ...]:
     return tuple(current().trusted)
 
 
-def suspect(names: Iterable[str], mark: Path) -> None:
+def mark_untrusted(names: Iterable[str], mark: Path) -> None:
     """Record, for error messages, the file that marks the recipe with these names as not the user's own."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 

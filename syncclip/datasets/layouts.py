@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from syncclip.clip.prompt_text import spoken
+from syncclip.clip.prompt_text import readable_name
 from syncclip.core.formats import parse_json
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, few
@@ -40,7 +40,7 @@ def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
         names, splits, only = _read_class_folders(entry, folder, skipped)
     return Dataset(
         name=entry.name,
-        classnames=[spoken(name) for name in names],
+        classnames=[readable_name(name) for name in names],
         template=entry.template,
         splits={split: FolderSet(files) for split, files in splits.items()},
         only=only,

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from syncclip import embedded, storage
-from syncclip.clip.prompt_text import as_clip_reads, spoken
+from syncclip.clip.prompt_text import clip_words, readable_name
 from syncclip.core.settings import UserError
 from syncclip.core.text import nearest
 from syncclip.datasets.catalog import DATASETS
@@ -42,7 +42,7 @@ def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
     """The datasets of a suite by folder name; empty for a single dataset."""
     if settings.name in DATASETS or not storage.exists(file := storage.join(_url(settings), SUITE_FILE)):
         return {}
-    suite = storage.read_document(file, Suite, "list the folders of its datasets in it", sealed=False)
+    suite = storage.read_document(file, Suite, "list the folders of its datasets in it", checksum_required=False)
     assert suite is not None, "the file exists"
     return {
         name: settings.model_copy(update={"name": f"{settings.name.rstrip('/')}/{name}"}) for name in suite.datasets
@@ -118,7 +118,7 @@ def _alternatives(suite: str) -> str:
     return f"available are {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"
 
 
-def known(name: str) -> bool:
+def is_dataset_name(name: str) -> bool:
     """Whether this is the name of a shipped or benchmark dataset rather than a path."""
     return name.partition("/")[0] in SHIPPED or name in DATASETS
 
@@ -149,7 +149,7 @@ def _custom(settings: DatasetSettings, url: str) -> Dataset:
         splits = {split: FolderSet(items, exported) for split, items in files.items()}
     else:
         raise UserError(f"{url}: neither {PACKED_FILE} nor tars; a remote dataset must be packed with `shards pack`.")
-    return Dataset(name, [spoken(name) for name in names], TEMPLATE, splits, skipped=skipped)
+    return Dataset(name, [readable_name(name) for name in names], TEMPLATE, splits, skipped=skipped)
 
 
 def _url(settings: DatasetSettings) -> str:
@@ -164,7 +164,7 @@ def _check_names(dataset: Dataset, may_repeat: bool) -> None:
     """Require names that differ for CLIP; those of benchmark datasets are kept, as published results use them."""
     first: dict[str, int] = {}
     for label, name in enumerate(dataset.classnames):
-        other = first.setdefault(as_clip_reads(name), label)
+        other = first.setdefault(clip_words(name), label)
         previous = dataset.classnames[other]
         if other == label or (previous == name and may_repeat):
             continue

@@ -74,7 +74,7 @@ def load_packed(file: str) -> Dataset:
     url = file.rpartition("/")[0]
     foreign = not storage.exists(storage.join(url, PACKING))  # written by another tool around its own shards
     owner = None if foreign else storage.read_owner(storage.join(url, PACKING))
-    packed = storage.read_document(file, PackedDataset, "pack the dataset again.", owner, sealed=not foreign)
+    packed = storage.read_document(file, PackedDataset, "pack the dataset again.", owner, checksum_required=not foreign)
     assert packed is not None, "`find_packed` returns existing files"
     name = packed.name or url.rpartition("/")[2]
     counts = packed.splits or dict.fromkeys(SPLITS)
@@ -177,7 +177,7 @@ def pack(
         labels, classes = dataset.splits["train"].labels, range(len(dataset.classnames))
         samples = [choose_rows(labels, k, seed, classes) for k, seed in itertools.product(shots, seeds)]
         rows["train"] = np.unique(np.concatenate(samples))
-    with storage.lease(url, "shards pack"):
+    with storage.lock(url, "shards pack"):
         owner = _claim(dataset, url, shots, seeds, resize)
         total = sum(map(len, rows.values()))
         with Progress(total, "images", "pack") as progress:
@@ -228,7 +228,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
     }
     file = storage.join(url, PACKING)
     if storage.exists(file):
-        existing = parse_json(storage.read_sealed(file), file, dict, "pack into another folder")
+        existing = parse_json(storage.read_verified(file), file, dict, "pack into another folder")
         if key := next((key for key in identity if existing.get(key) != identity[key]), None):
             raise UserError(
                 f"{url}: contains another packed dataset, whose {key} is {existing.get(key)!r}, not {identity[key]!r}; "
@@ -238,7 +238,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
         raise UserError(f"{url}: not empty, and not created by `shards pack`; use another folder.")
     text = json.dumps(identity, indent=1) + "\n"
     owner = storage.identity(text)
-    storage.write_sealed(file, text.encode(), owner=owner)
+    storage.write_with_checksum(file, text.encode(), owner=owner)
     return owner
 
 

@@ -242,7 +242,7 @@ def save_evaluation(
     """
     storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)), owner)
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
-    storage.write_sealed(storage.join(run_url, RESULTS), text.encode(), owner=owner)
+    storage.write_with_checksum(storage.join(run_url, RESULTS), text.encode(), owner=owner)
 
 
 def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: it is damaged, or another run's.
     """
-    content = parse_json(storage.read_sealed(url, owner), url, dict, remedy := "evaluate the run again")
+    content = parse_json(storage.read_verified(url, owner), url, dict, remedy := "evaluate the run again")
     counts = content.get("counts", {})
     numbers = [content[key] for key in METRIC_HEADINGS if content.get(key) is not None]
     numbers += counts.values() if isinstance(counts, dict) else [counts]

@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from syncclip.clip.backbone import CONFIG, Backbone, BackboneSettings, load_backbone
-from syncclip.clip.prompt_text import spoken, with_article
+from syncclip.clip.prompt_text import readable_name, with_article
 from syncclip.clip.text_tower import text_tower
 from syncclip.clip.tokens import PromptTokens
 from syncclip.clip.vision_tower import PlainVision, vision_tower
@@ -194,7 +194,7 @@ def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tup
 
     Without a common template, as with class-specific words, the names are whole sentences.
     """
-    names = [spoken(name) for name in classnames]
+    names = [readable_name(name) for name in classnames]
     sentences = [tokenizer.decode(row[1:-1]) for row in rows]
     for labels in (names, [with_article(name) for name in names]):
         decoded = [tokenizer.decode(ids[1:-1]) for ids in tokenizer(labels).input_ids]

@@ -17,7 +17,7 @@ from syncclip.export import checkpoints, onnx
 from syncclip.inference.model import Model, computing
 from syncclip.recipe.recipe import digest
 from syncclip.runs.classes import CLASSES
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.storage.exports import exporting
 from syncclip.training.run_folder import PROMPTS
 
@@ -54,7 +54,7 @@ def export(model: Model, to: Format, out: str) -> str:
     """
     _check_method(model, to)
     device, backbone = model.device, model.method.clip.backbone
-    with exporting(out, to, _source(model), "export") as written, scratch_folder() as folder, computing():
+    with exporting(out, to, _source(model), "export") as written, private_tempdir() as folder, computing():
         try:
             model.method.clip.backbone = replace(backbone, precision="fp32")
             classifier = onnx.Classifier(model.method.cpu(), model.others, model.metadata.temperature).eval()

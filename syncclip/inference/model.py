@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from syncclip import storage
-from syncclip.core.settings import UserError, with_one_place
+from syncclip.core.settings import UserError, with_one_placeholder
 from syncclip.core.text import first_line
 from syncclip.methods import Method
 from syncclip.recipe.recipe import Recipe
@@ -151,7 +151,7 @@ class Model:
         names = [] if isinstance(classes, str) else list(classes)
         if not names or len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
             raise UserError(f"classes: {classes!r} is not a list of distinct names, such as ['cat', 'dog']")
-        template = with_one_place(self.metadata.template if template is None else template)
+        template = with_one_placeholder(self.metadata.template if template is None else template)
         new = {"classnames": names, "base_count": len(names), "only": None, "template": template}
         metadata = self.metadata.model_copy(update=new)
         method = build_for(self.recipe, self.method.clip, metadata)

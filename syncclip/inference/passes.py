@@ -17,7 +17,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.inference.markers import ShardMarker, differences, parse_marker
 from syncclip.inference.model import Model, load
-from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.progress import Progress, print_message
 from syncclip.runtime.ray_session import ray_session
 from syncclip.runtime.threads import thread_pool
 from syncclip.shards.markers import CHUNK
@@ -121,13 +121,13 @@ class ShardJob:
         Raises:
             UserError: see `done`.
         """
-        done = self.done(lambda problem: say(f"{problem}; its shard is {self.VERB} again"))
+        done = self.done(lambda problem: print_message(f"{problem}; its shard is {self.VERB} again"))
         if not done:
             return
         with Progress(len(done), "shards", "check") as line, thread_pool(READERS, "check") as readers:
             for name, problems in zip(done, readers.map(self._problems, done, done.values()), strict=True):
                 for problem in problems:
-                    say(f"{problem}; {name} is {self.VERB} again")
+                    print_message(f"{problem}; {name} is {self.VERB} again")
                     storage.remove(self.path(name, self.MARKER))
                 line.update()
 

@@ -23,7 +23,7 @@ from syncclip.recipe.recipe import Recipe, digest
 from syncclip.runs.classes import read_classes
 from syncclip.runs.resolve import readable_run
 from syncclip.shards.index import committed_shards
-from syncclip.shards.markers import marked, shard_name
+from syncclip.shards.markers import marked_shards, shard_name
 from syncclip.storage.urls import absolute
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.workers.settings import ONE_ACTOR, Pool
@@ -78,7 +78,7 @@ def classify_shards(
     recipe, folder, run = readable_run(run)
     asked = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
     out, threads = absolute(out or url), recipe.training.threads
-    with storage.lease(out, "classify") as hold:
+    with storage.lock(out, "classify") as hold:
         job = _Job(
             run=run,
             url=url,
@@ -106,7 +106,7 @@ def _tars(url: str, names: Collection[str]) -> dict[str, str | None]:
     """
     committed = {shard_name(number): shard.sha256 for number, shard in committed_shards(url).items()}
     tars = sorted(name for name in names if name.endswith(".tar"))
-    described = {shard_name(number) for number in marked(names)}
+    described = {shard_name(number) for number in marked_shards(names)}
     if wrong := [name for name in tars if name in described - committed.keys()]:
         raise UserError(_mismatch(storage.join(url, wrong[0])))
     return {name: committed.get(name) for name in tars}
@@ -119,7 +119,7 @@ def _mismatch(tar: str) -> str:
 def predictions_among(names: Collection[str]) -> set[str]:
     """The files of predictions in a folder, with the tars of a folder without commit markers."""
     files = {name for name in names if name.endswith((TABLE, MARKER))}
-    if files and not marked(names):
+    if files and not marked_shards(names):
         files |= {name for name in names if name.endswith(".tar")}
     return files
 
@@ -140,7 +140,7 @@ def problems_of_predictions(url: str, names: Collection[str]) -> Iterator[str]:
 
 def identity(recipe: Recipe, folder: RunFolder) -> list[Any]:
     """Everything in a finished run that decides its predictions: recipe, prompts, classes and CLIP."""
-    prompts = hashlib.sha256(storage.read_sealed(folder.path(PROMPTS), folder.owner)).hexdigest()
+    prompts = hashlib.sha256(storage.read_verified(folder.path(PROMPTS), folder.owner)).hexdigest()
     return [recipe.hash, prompts, read_classes(folder).model_dump(mode="json")]
 
 

@@ -31,7 +31,7 @@ from syncclip.shards.markers import Shard, sample_key, shard_name
 from syncclip.shards.tables import read_table
 from syncclip.storage.urls import absolute
 from syncclip.stream.teacher import (
-    AGAIN,
+    REMEDY,
     TEACHER,
     VECTORS,
     Probabilities,
@@ -90,7 +90,7 @@ def write_soft_labels(
     named = {shard_name(number): shard for number, shard in shards.items()}
     out = absolute(out or storage.join(url, "teachers", folder.name))
     asked, threads = digest([*identity(recipe, folder), batch, pool.device]), recipe.training.threads
-    with storage.lease(out, "teacher") as hold:
+    with storage.lock(out, "teacher") as hold:
         job = _Job(
             run=run,
             url=url,
@@ -117,7 +117,7 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
         TaughtShard(shard, marker.images, marker.bytes, marker.sha256, marker.tar_sha256) for shard, marker in markers
     )
     index_url, vectors_url = storage.join(job.out, TEACHER), storage.join(job.out, VECTORS)
-    existing = storage.read_document(index_url, TeacherFiles, AGAIN)
+    existing = storage.read_document(index_url, TeacherFiles, REMEDY)
     sha256 = hashlib.sha256(storage.read_bytes(vectors_url)).hexdigest() if storage.exists(vectors_url) else ""
     if existing is not None and (existing.digest, existing.shards, existing.vectors_sha256) == (
         job.asked,
@@ -137,7 +137,7 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
         vectors_sha256=hashlib.sha256(data).hexdigest(),
         shards=shards,
     )
-    storage.write_sealed(index_url, index.model_dump_json().encode())
+    storage.write_with_checksum(index_url, index.model_dump_json().encode())
 
 
 def teacher_files_among(names: Collection[str]) -> set[str]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.storage.exports import Export, require_export
 
 BEST, LAST = "model-best.pth.tar", "checkpoint"
@@ -85,7 +85,7 @@ def read_checkpoint(url: str) -> DasslCheckpoint:
     if storage.is_local(url):
         loaded = _load(storage.local_path(url), url)
     else:
-        with scratch_folder() as folder:
+        with private_tempdir() as folder:
             storage.fetch(url, copy := folder / "checkpoint")
             loaded = _load(copy, url)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None

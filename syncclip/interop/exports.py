@@ -81,7 +81,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         if hasattr(settings, "initial_words"):
             words = FixedWords.of(method.clip, classes.classnames, settings)
         state = layout.saved(learned, words)
-    with storage.lease(out, "prompts export"):
+    with storage.lock(out, "prompts export"):
         if layout is not None:
             prompts = storage.read_bytes(folder.path(PROMPTS))
             source = {"run": recipe.hash, "prompts": hashlib.sha256(prompts).hexdigest()}
@@ -118,11 +118,11 @@ def write_run(
                 storage.copy(folder.path(file), storage.join(out, file))
         if record is not None:
             storage.write_document(storage.join(out, RECORD), record.model_copy(update={"logs": {}}), folder.owner)
-        storage.write_sealed(storage.join(out, RECIPE), recipe.to_yaml().encode(), owner=folder.owner)
+        storage.write_with_checksum(storage.join(out, RECIPE), recipe.to_yaml().encode(), owner=folder.owner)
     storage.write_document(storage.join(out, CLASSES), classes, folder.owner)
     results = read_results(url, folder.owner) if storage.exists(url := folder.path(RESULTS)) else {}
     card = _model_card(folder.name, recipe, record, results, classes, learned, layout, name)
-    storage.write_sealed(storage.join(out, CARD), card.encode(), owner=folder.owner)
+    storage.write_with_checksum(storage.join(out, CARD), card.encode(), owner=folder.owner)
     storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
     storage.write_contents(out, folder.owner)
 

@@ -10,9 +10,9 @@ from syncclip.interop.exports import CARD, write_run
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import FILES, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.storage.contents import CONTENTS
-from syncclip.storage.hub import NAME, PREFIX, asking
+from syncclip.storage.hub import NAME, PREFIX, hub_access
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
 _PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
@@ -47,10 +47,10 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
         notes, origin = [_PATHS.sub("", note) for note in record.notes], _PATH.sub("", record.origin or "") or None
         record = record.model_copy(update={"notes": notes, "origin": origin, "logs": {}})
     classes = classes.model_copy(update={"clip": clip_of(recipe)})
-    with scratch_folder() as scratch:
+    with private_tempdir() as scratch:
         write_run(str(scratch), folder, recipe, record, classes, method.state_dict(), name=PREFIX + name)
         files = {path.name: path for path in scratch.iterdir()}
-        with asking(f"{repo}:"):
+        with hub_access(f"{repo}:"):
             url = api.create_repo(repo, private=private or None, exist_ok=True)
             if private and not api.model_info(repo).private:
                 raise UserError(f"{repo}: is public; make it private on its page, or choose another name")

@@ -79,10 +79,10 @@ def import_prompts(
     run_hash = digest([recipe.hash, "imported", hashlib.sha256(data).hexdigest()])
     url = absolute(out or storage.join(recipe.folder, "runs", f"{name}-{run_hash[:8]}"))
     run = RunFolder(url, name, run_hash, recipe.to_yaml())
-    with storage.lease(url, "prompts import"):
+    with storage.lock(url, "prompts import"):
         run.open()
         run.write_recipe()
-        storage.write_sealed(run.path(PROMPTS), data, owner=run.owner)
+        storage.write_with_checksum(run.path(PROMPTS), data, owner=run.owner)
         storage.write_document(run.path(CLASSES), classes, run.owner)
         origin = f"{checkpoint.url}, epoch {checkpoint.epoch or 'unknown'}"
         run.write(

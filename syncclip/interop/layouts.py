@@ -12,7 +12,7 @@ from torch import Tensor
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import find_method
-from syncclip.methods.prompts import context_places
+from syncclip.methods.prompts import context_tokens
 from syncclip.methods.settings import ContextSettings
 
 Tensors = Mapping[str, Tensor]
@@ -295,7 +295,7 @@ class FixedWords(NamedTuple):
             UserError: a sentence does not fit the context.
         """
         if isinstance(settings, ContextSettings):
-            tokens = context_places(clip, classnames, settings)
+            tokens = context_tokens(clip, classnames, settings)
         else:
             tokens = clip.text_context(classnames, settings.initial_words, settings.text_tokens)
         n, length = tokens.slots.shape[1], tokens.embeddings.shape[1]

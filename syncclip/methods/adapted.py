@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from syncclip.clip.parts import BlockPart
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method
 from syncclip.methods.settings import MethodSettings
@@ -28,7 +28,7 @@ class Adapted(Method):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: MethodSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        self.texts = clip.texts(fill(template, [*map(spoken, classnames)]))
+        self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
 
     def install(self, text: Iterable[BlockPart], vision: Iterable[BlockPart]) -> None:
         """Install the parts: one for each block of a tower, or none.

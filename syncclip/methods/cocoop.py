@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.prompts import context_places, deep_prompts
+from syncclip.methods.prompts import context_tokens, deep_prompts
 from syncclip.methods.settings import CoCoOpSettings
 
 
@@ -34,7 +34,7 @@ class CoCoOp(Method):
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
         self.at_once = settings.prompts_at_once
-        self.tokens = context_places(clip, classnames, settings)
+        self.tokens = context_tokens(clip, classnames, settings)
         self.text_prompts = deep_prompts(1, self.tokens.slots.shape[1], clip.text.width, self.tokens.initial)
         hidden = max(clip.text.dim // 16, 1)
         self.meta_net = nn.Sequential(

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method
-from syncclip.methods.prompts import INITIAL_STD, context_places
+from syncclip.methods.prompts import INITIAL_STD, context_tokens
 from syncclip.methods.settings import CoOpSettings
 
 
@@ -34,7 +34,7 @@ class CoOp(Method):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: CoOpSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        self.tokens = context_places(clip, classnames, settings, settings.position)
+        self.tokens = context_tokens(clip, classnames, settings, settings.position)
         shape = *self.tokens.slots.shape, clip.text.width  # (C, n, width)
         if not settings.class_specific:
             shape = shape[1:]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import TextTooLongError
 from syncclip.core.settings import Template
@@ -42,7 +42,11 @@ class FrozenTexts(nn.Module):
     ) -> None:
         super().__init__()
         object.__setattr__(self, "clip", clip)  # bypasses nn.Module, which would register it
-        self.names, self.templates, self.leave_out_long = [*map(spoken, classnames)], list(templates), leave_out_long
+        self.names, self.templates, self.leave_out_long = (
+            [*map(readable_name, classnames)],
+            list(templates),
+            leave_out_long,
+        )
         self.directions, self.raw = directions, raw
         self.register_buffer("features", None, persistent=False)
 

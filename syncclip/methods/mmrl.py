@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from syncclip.clip.inserted import Inserted, check_towers
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
@@ -57,7 +57,7 @@ class Mmrl(Method):
             "image": settings.regularisation_weight,
             "text": settings.regularisation_weight,
         }
-        self.texts = clip.texts(fill(template, [*map(spoken, classnames)]))
+        self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
         self.frozen_texts = FrozenTexts(clip, classnames, [template])
         self.shared_tokens = nn.Parameter(INITIAL_STD * torch.randn(settings.tokens, settings.dim))
         maps = [nn.Linear(settings.dim, tower.width) for tower in (vision, text)]  # as published, same for all layers

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from syncclip.clip.prompt_text import spoken
+from syncclip.clip.prompt_text import readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
 from syncclip.core.settings import Position, UserError
@@ -65,7 +65,7 @@ def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
     return list(layers)
 
 
-def context_places(
+def context_tokens(
     clip: PromptedClip, classnames: Sequence[str], settings: ContextSettings, position: Position = "end"
 ) -> PromptTokens:
     """The classes' prompts, with slots for the context.
@@ -75,6 +75,6 @@ def context_places(
     """
     n = settings.text_tokens
     if n is None and not settings.initial_words:
-        room = clip.context - int(clip.lengths([f"{spoken(name)}." for name in classnames]).max())
+        room = clip.context - int(clip.lengths([f"{readable_name(name)}." for name in classnames]).max())
         n = max(1, min(RANDOM_TOKENS, room))
     return clip.text_context(classnames, settings.initial_words, None if settings.initial_words else n, position)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.core.text import ARTICLE
@@ -53,7 +53,7 @@ class Tcp(Method):
         words, slots = settings.initial_words.split(), max(shared, specific)
         context = [*words, *["X"] * (slots - len(words))]
         sentence = " ".join([*context, settings.suffix or suffix_of(template)])
-        self.tokens = clip.text_places(fill(sentence, [*map(spoken, classnames)]), slots)
+        self.tokens = clip.text_places(fill(sentence, [*map(readable_name, classnames)]), slots)
         start, dim, width = self.tokens.initial, clip.text.dim, clip.text.width
         self.text_prompts = deep_prompts(1, shared, width, start[:shared] if words and start is not None else None)
         hidden = max(dim // 4, 1)

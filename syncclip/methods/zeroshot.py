@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.clip.tokens import PromptTokens
 from syncclip.methods.base import Method
@@ -25,7 +25,7 @@ class ZeroShot(Method):
         self, clip: PromptedClip, classnames: Sequence[str], base: int, template: str, settings: ZeroShotSettings
     ) -> None:
         super().__init__(clip, classnames, base, template, settings)
-        names = [spoken(name) for name in classnames]
+        names = [readable_name(name) for name in classnames]
         templates = settings.templates or (template,)
         self.sentences = nn.ModuleList(clip.texts(fill(each, names)) for each in templates)
 

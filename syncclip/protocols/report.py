@@ -25,9 +25,9 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
     scores = summarise(protocol, table)
     owner = storage.identity(f"{protocol.name} {table.to_csv(index=False)}")
     storage.write_table(storage.join(url, f"{protocol.name}.parquet"), table, owner)
-    storage.write_sealed(storage.join(url, f"{protocol.name}.md"), markdown(scores).encode(), owner=owner)
+    storage.write_with_checksum(storage.join(url, f"{protocol.name}.md"), markdown(scores).encode(), owner=owner)
     page = storage.join(url, f"{protocol.name}.html")
-    storage.write_sealed(page, render(scores).encode(), owner=owner)
+    storage.write_with_checksum(page, render(scores).encode(), owner=owner)
     for grid in grids(scores):
         text.show(text.table(f"{protocol.title}: {grid.title}", grid.headings, grid.rows))
     for sentence in sentences(scores):

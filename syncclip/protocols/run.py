@@ -85,7 +85,7 @@ def reproduce(request: Request) -> Reproduction:
     require_root(request.root)
     _check_data(recipes)
     url = urls.absolute(request.out or storage.join(first.storage.root, "reproduction"))
-    with storage.lease(url, "reproduce"):
+    with storage.lock(url, "reproduce"):
         given = {} if request.synthetic is None else {"training.synthetic": request.synthetic}
         announce(protocol.name, {name: recipe.with_values(given) for name, recipe in recipes.items()})
         runs = {

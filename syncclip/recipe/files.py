@@ -16,7 +16,7 @@ from syncclip import storage
 from syncclip.core.formats import DEEPEST, MOST_NODES, parse_yaml, readable
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut, did_you_mean, first_line
-from syncclip.core.trust import mark_around, names_in, suspect, texts_in, trust
+from syncclip.core.trust import mark_around, mark_untrusted, names_in, texts_in, trust
 
 _NAME = re.compile(r"[\w.\[\]-]+")
 
@@ -52,7 +52,7 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
     trust(*names_in(values if all(layer.own for layer in layers) else [_raw(layer) for layer in layers if layer.own]))
     for layer in layers:
         if layer.mark is not None:
-            suspect(names_in(_raw(layer)), layer.mark)
+            mark_untrusted(names_in(_raw(layer)), layer.mark)
     return plain(values, label), label, own
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import remember_options, remember_urls, shareable
-from syncclip.core.settings import RefusalError, Settings, UserError, explain
+from syncclip.core.settings import KeyedError, Settings, UserError, explain
 from syncclip.core.trust import names_in, require_trust, trust
 from syncclip.datasets import DatasetSettings
 from syncclip.methods.settings import MethodsSettings
@@ -88,13 +88,13 @@ class Recipe(Settings):
         try:
             uses = self.methods.of(method).data
         except UserError as error:
-            raise RefusalError("training.method", str(error)) from error
+            raise KeyedError("training.method", str(error)) from error
         if uses and ("real" if data == "all_real" else data) not in uses:
             choice = " or ".join(map(repr, uses))
-            raise RefusalError("training.data", f"{method!r} cannot train on {data!r}; use {choice}")
+            raise KeyedError("training.data", f"{method!r} cannot train on {data!r}; use {choice}")
         if self.uses_teacher and self.training.teacher is None:
             reason = "requires a teacher; create it with `syncclip teacher RUN SET`, and set its folder here"
-            raise RefusalError("training.teacher", f"{method!r} {reason}")
+            raise KeyedError("training.teacher", f"{method!r} {reason}")
         return self
 
     @classmethod

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from syncclip import storage
 from syncclip.core.formats import parse_yaml
-from syncclip.core.settings import UserError, first_complaint
+from syncclip.core.settings import UserError, first_error
 from syncclip.core.text import first_line
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
@@ -119,12 +119,12 @@ def read_inputs(url: str) -> Inputs:
     roots = {"study": outputs.STATE, "run": RECORD, "set": SIGNS["set"]}
     owner = storage.read_owner(storage.join(url, root)) if (root := roots[kind]) in names else None
     inputs.folder_owner = owner or storage.NOBODY
-    storage.read_sealed(storage.join(url, SIGNS[kind]), owner)  # required
+    storage.read_verified(storage.join(url, SIGNS[kind]), owner)  # required
 
     def read(name: str, parse: Callable[[bytes], T], default: T, owner: str | None = owner) -> T:
         if name not in names:
             return default
-        return _parsed(inputs, name, lambda: parse(storage.read_sealed(storage.join(url, name), owner)), default)
+        return _parsed(inputs, name, lambda: parse(storage.read_verified(storage.join(url, name), owner)), default)
 
     none: tuple[str, dict[str, Any]] = ("", {})
     inputs.recipe_text, inputs.recipe = read("recipe.yaml", _recipe, none)
@@ -204,7 +204,7 @@ def _read_set(inputs: Inputs) -> None:
         if plan is None:
             continue
         try:
-            inputs.plan = _OBJECT.validate_json(storage.read_sealed(storage.join(folder, plan)))
+            inputs.plan = _OBJECT.validate_json(storage.read_verified(storage.join(folder, plan)))
             if any(name.endswith("_stats.json") for name in names):
                 inputs.owner = storage.read_owner(storage.join(folder, plan))
                 images, shards = ShardSet(folder), list(markers(folder, owner=inputs.owner))
@@ -256,7 +256,7 @@ def _parsed(inputs: Inputs, what: str, parse: Callable[[], T], default: T) -> T:
 
 
 def _reason(error: Exception) -> str:
-    return first_complaint(error) if isinstance(error, ValidationError) else first_line(error)
+    return first_error(error) if isinstance(error, ValidationError) else first_line(error)
 
 
 def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def write_report(folder: str) -> StudyReport:
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
     url = storage.join(inputs.url, "report.html")
-    storage.write_sealed(url, render_page(inputs, numbers).encode(), owner=inputs.folder_owner)
+    storage.write_with_checksum(url, render_page(inputs, numbers).encode(), owner=inputs.folder_owner)
     if storage.read_contents(inputs.url) is not None:
         storage.write_contents(inputs.url, inputs.folder_owner)
     return StudyReport(url, terminal_table(inputs, numbers))

@@ -192,7 +192,7 @@ def quality_table(inputs: Inputs) -> PageTable | None:
 
     try:
         quality = SetQuality.model_validate_json(
-            storage.read_sealed(storage.join(inputs.synthetic.url, _QUALITY), inputs.owner)
+            storage.read_verified(storage.join(inputs.synthetic.url, _QUALITY), inputs.owner)
         )
     except (OSError, ValueError):
         inputs.notes.append(f"{_QUALITY} of the synthetic dataset could not be read and is left out.")

@@ -19,7 +19,7 @@ from syncclip.datasets.dataset import ImageView, Split
 from syncclip.evaluation.predict import Predictions, fit_temperature, predict, results
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
-from syncclip.runs.data import mixed_sets, real_sources, shard_cache, synthetic_sources, through
+from syncclip.runs.data import mixed_sets, read_through, real_sources, shard_cache, synthetic_sources
 from syncclip.runs.resolve import from_spec
 from syncclip.shards.index import read_index
 from syncclip.shards.reader import ImageSet, ShardSet
@@ -54,7 +54,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     """
     storage.configure(recipe.storage.options)
     cache = cache or ModelCache()
-    dataset = through(cache.dataset(recipe.dataset), shard_cache(recipe.training))
+    dataset = read_through(cache.dataset(recipe.dataset), shard_cache(recipe.training))
     clip = cache.clip(recipe.backbone)
     training = recipe.training
     settings = recipe.methods.of(training.method)

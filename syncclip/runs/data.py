@@ -22,10 +22,10 @@ from syncclip.shards.reader import ImageSet, ShardSet
 from syncclip.stream.sources import MixedSource
 from syncclip.stream.teacher import read_teacher
 from syncclip.synthetic_sets.imported import holds_set, read_set, require_content
-from syncclip.training.settings import MixedSet, TrainingSettings
+from syncclip.training.settings import MixedDataset, TrainingSettings
 
 
-class KnownSets:
+class SetCache:
     """Cache of the content of synthetic sets and datasets, for runs that are resolved together."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class KnownSets:
         return self._classnames(dataset.model_dump_json())
 
 
-def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str]:
+def synthetic_part(recipe: Recipe, url: str, known: SetCache) -> tuple[int, str]:
     """(images per class, identity) of the part of the set at `url` that a run of this recipe trains on.
 
     The identity is a hash of everything that determines these images; it does not change when the set grows.
@@ -71,7 +71,7 @@ def synthetic_part(recipe: Recipe, url: str, known: KnownSets) -> tuple[int, str
     return count, digest({**plan.model_dump(mode="json"), "amounts": amounts})
 
 
-def teacher_part(recipe: Recipe, known: KnownSets) -> tuple[int, str]:
+def teacher_part(recipe: Recipe, known: SetCache) -> tuple[int, str]:
     """(dimension of the class vectors, checksum) of the teacher of a run whose synthetic set is resolved.
 
     Raises:
@@ -108,17 +108,17 @@ def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]
     for mixed in recipe.training.real:
         other = load_dataset(recipe.dataset.model_copy(update={"name": mixed.url, "root": None}))
         _require_same(other.classnames, dataset.classnames, f"{mixed.url} (training.real)", recipe)
-        datasets.append((through(other, shard_cache(recipe.training)), mixed.weight))
+        datasets.append((read_through(other, shard_cache(recipe.training)), mixed.weight))
     return [
         MixedSource(item.split("train"), weight, np.asarray(item.few_shot(*recipe.shots, classes)))
         for item, weight in datasets
     ]
 
 
-def mixed_sets(training: TrainingSettings) -> Sequence[MixedSet]:
+def mixed_sets(training: TrainingSettings) -> Sequence[MixedDataset]:
     """The synthetic sets of a resolved recipe."""
     assert training.synthetic is not None, "`resolve_run` has set it"
-    return (MixedSet(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
+    return (MixedDataset(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
 
 
 def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
@@ -145,7 +145,7 @@ def shard_cache(training: TrainingSettings) -> ShardCache:
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.verify_shards)
 
 
-def through(dataset: Dataset, cache: ShardCache) -> Dataset:
+def read_through(dataset: Dataset, cache: ShardCache) -> Dataset:
     """The dataset with its sharded splits read through a cache."""
     return dataset.with_images(lambda _, images: images.through(cache) if isinstance(images, ShardSet) else images)
 

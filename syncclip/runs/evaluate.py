@@ -12,15 +12,15 @@ from typing import Any
 import safetensors.torch
 
 from syncclip import storage
-from syncclip.core.custom_code import own_code_reported
+from syncclip.core.custom_code import custom_code_reported
 from syncclip.core.session import Session, current
 from syncclip.datasets import DatasetSettings
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS, Predictions, read_results, results, save_evaluation
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, predictions
 from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
-from syncclip.runtime.progress import say
-from syncclip.runtime.ray_session import capacity, cause_of, ray_session
+from syncclip.runtime.progress import print_message
+from syncclip.runtime.ray_session import capacity, ray_session, unwrapped
 from syncclip.storage.contents import CONTENTS
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
@@ -129,7 +129,7 @@ def _evaluate(
     if workers is None or not images:
         found = predictions(recipe, parts, evaluation.split)
     else:
-        prompts = storage.read_sealed(folder.path(PROMPTS), folder.owner)
+        prompts = storage.read_verified(folder.path(PROMPTS), folder.owner)
         found = shared_predictions(recipe, prompts, workers, images, parts.temperature)
     numbers = results(found, method.classnames, len(parts.dataset.base), evaluation.bins)
     record = folder.record()
@@ -139,7 +139,7 @@ def _evaluate(
     save_evaluation(url, numbers, found, owner)
     numbers = read_results(storage.join(url, RESULTS), owner)
     if dataset is None:
-        show_results(folder, recipe.training, numbers, say)
+        show_results(folder, recipe.training, numbers, print_message)
     return numbers
 
 
@@ -175,7 +175,7 @@ def shared_predictions(
                 [remote.remote(recipe, prompts, part, workers, current(), temperature) for part in range(workers)]
             )
         except ray.exceptions.RayTaskError as error:
-            raise cause_of(error) from error
+            raise unwrapped(error) from error
     return Predictions.joined(found, images)
 
 
@@ -183,7 +183,7 @@ def predict_part(
     recipe: Recipe, prompts: bytes, part: int, parts: int, session: Session, temperature: float = 1.0
 ) -> Predictions:
     """Return the predictions of one part; runs on a worker."""
-    with session, own_code_reported():
+    with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))
         return predictions(recipe, run, recipe.evaluation.split, part, parts)

@@ -9,10 +9,10 @@ from syncclip import storage
 from syncclip.clip.backbone import EMBEDDED
 from syncclip.core.settings import UserError
 from syncclip.datasets import load_dataset
-from syncclip.datasets.loading import known
+from syncclip.datasets.loading import is_dataset_name
 from syncclip.recipe.recipe import Recipe, digest
-from syncclip.runs.data import KnownSets, synthetic_part, teacher_part
-from syncclip.storage.hub import NAME, PREFIX, fetched, pinned
+from syncclip.runs.data import SetCache, synthetic_part, teacher_part
+from syncclip.storage.hub import NAME, PREFIX, download, pinned
 from syncclip.storage.urls import absolute, home_path
 from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
@@ -31,7 +31,7 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in another folder")
     folder = RunFolder(run, record.name, record.recipe_hash)
-    storage.read_sealed(recipe, folder.owner)  # raises for the recipe of another run
+    storage.read_verified(recipe, folder.owner)  # raises for the recipe of another run
     return Recipe.load(recipe, overrides, own=False), folder
 
 
@@ -44,7 +44,7 @@ def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
     """
     from syncclip.runs.classes import FILES  # imports torch
 
-    copy = fetched(run, FILES[:3], FILES[3:])
+    copy = download(run, FILES[:3], FILES[3:])
     recipe, folder = finished_run(copy or run)
     if copy is None:
         return recipe, folder, folder.url
@@ -52,7 +52,7 @@ def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
     return recipe.with_values({"storage.options": {}}), folder, pinned(run, copy)
 
 
-def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> str:
+def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> str:
     """Locate the recipe's synthetic set: `training.synthetic`, else `out`, `out/synthetic`, or the default folder of
     `synth`. Raises a `UserError` if it is in none of them, or if several sets are specified."""
     specified = recipe.training.synthetic
@@ -63,9 +63,9 @@ def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | No
     else:
         default = storage.join(recipe.folder, "synthetic")
         candidates = [*([out, storage.join(out, "synthetic")] if out else []), default]
-    known = known or KnownSets()
+    sets = sets or SetCache()
     for url in map(absolute, candidates):
-        if known.holds_set(url):
+        if sets.holds_set(url):
             return url
     raise UserError(
         f"there is no synthetic set in {' or '.join(candidates)}; first run `syncclip synth {recipe.argument} --out "
@@ -73,27 +73,27 @@ def find_synthetic(recipe: Recipe, out: str | None = None, known: KnownSets | No
     )
 
 
-def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None = None) -> tuple[Recipe, RunFolder]:
+def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> tuple[Recipe, RunFolder]:
     """The recipe with its synthetic set and number of images filled in, and the run's folder.
 
     The folder's hash covers everything that determines the run: the recipe and the used part of the set.
 
     Args:
-        known: cache for runs that are resolved together.
+        sets: cache for runs that are resolved together.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
-    identity, known = "", known or KnownSets()
+    identity, sets = "", sets or SetCache()
     if recipe.uses_synthetic:
         try:
-            recipe, identity = _with_sets(recipe, out, known)
+            recipe, identity = _with_sets(recipe, out, sets)
         except UserError:
             load_dataset(recipe.dataset)  # a missing dataset is the error to report first
             raise
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
     if recipe.uses_teacher:
-        recipe, identity = _with_teacher(recipe, identity, known)
+        recipe, identity = _with_teacher(recipe, identity, sets)
     else:
         recipe = recipe.with_values({"training.teacher": None})
     training = recipe.training
@@ -105,14 +105,14 @@ def resolve_run(recipe: Recipe, out: str | None = None, known: KnownSets | None 
     return recipe, RunFolder(url, name, run_hash, recipe.to_yaml())
 
 
-def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recipe, str]:
+def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe, str]:
     """The recipe with its synthetic sets filled in, and the identity of the used images."""
     mixed = recipe.training.synthetic
     if not isinstance(mixed, tuple):
-        url = find_synthetic(recipe, out, known)
-        count, identity = synthetic_part(recipe, url, known)
+        url = find_synthetic(recipe, out, sets)
+        count, identity = synthetic_part(recipe, url, sets)
         return recipe.with_values({"training.synthetic": url, "training.images_per_class": count}), identity
-    resolved = [_with_sets(recipe.with_values({"training.synthetic": item.url}), out, known) for item in mixed]
+    resolved = [_with_sets(recipe.with_values({"training.synthetic": item.url}), out, sets) for item in mixed]
     sets = [
         {"url": part.training.synthetic, "weight": item.weight} for (part, _), item in zip(resolved, mixed, strict=True)
     ]
@@ -120,12 +120,12 @@ def _with_sets(recipe: Recipe, out: str | None, known: KnownSets) -> tuple[Recip
     return recipe.with_values({"training.synthetic": sets}), identity
 
 
-def _with_teacher(recipe: Recipe, identity: str, known: KnownSets) -> tuple[Recipe, str]:
+def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe, str]:
     """The recipe with its teacher's URL, and the dimension of its class vectors if the method uses them."""
     name, settings = recipe.training.method, recipe.methods.of(recipe.training.method)
     url = absolute(str(recipe.training.teacher))
     recipe = recipe.with_values({"training.teacher": url})
-    dim, teacher_digest = teacher_part(recipe, known)
+    dim, teacher_digest = teacher_part(recipe, sets)
     if "teacher_dim" in type(settings).model_fields:
         key = f"methods.{name if name in type(recipe.methods).model_fields else 'custom'}.teacher_dim"
         if settings.model_dump()["teacher_dim"] not in (None, dim):
@@ -137,8 +137,8 @@ def _with_teacher(recipe: Recipe, identity: str, known: KnownSets) -> tuple[Reci
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """A resolved run as plain data, for another process: see `from_spec`."""
     values = recipe.model_dump(mode="json")
-    known = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
-    return {"recipe": values, **known}
+    location = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
+    return {"recipe": values, **location}
 
 
 def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
@@ -155,7 +155,7 @@ def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute local paths, since Ray Train's workers run in another folder."""
     dataset, backbone = recipe.dataset, recipe.backbone
-    custom = dataset.root is None and not known(dataset.name)
+    custom = dataset.root is None and not is_dataset_name(dataset.name)
     paths = {
         "dataset.root": dataset.root,
         "dataset.name": dataset.name if custom else None,

@@ -52,7 +52,7 @@ def mark() -> str:
     return f"{_brief(platform.node() + _machine())}-{pid:x}-{_brief(_started(pid) or '')}"
 
 
-def living(mark: str) -> bool | None:
+def is_alive(mark: str) -> bool | None:
     """Return whether the process with a mark runs; None if unknown, on another machine."""
     machine, pid, started = mark.split("-")
     if machine != _brief(platform.node() + _machine()):

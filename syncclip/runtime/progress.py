@@ -145,7 +145,7 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
     return live, live.add_task(label, total=total, completed=done, details="", unit="")
 
 
-def say(sentence: str) -> None:
+def print_message(sentence: str) -> None:
     """Print a message to stderr; stdout is for results."""
     sys.stderr.write(f"{printable(sentence)}\n")  # in one call, so that messages of threads do not mix
     sys.stderr.flush()

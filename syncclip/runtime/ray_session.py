@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from syncclip.core.settings import UserError, check_token
 from syncclip.runtime import shutdown
 from syncclip.runtime.heartbeat import repeating
-from syncclip.runtime.progress import say
-from syncclip.runtime.tempdirs import kept_apart, scratch_folder
+from syncclip.runtime.progress import print_message
+from syncclip.runtime.tempdirs import private_tempdir, temporary_files_in
 
 if TYPE_CHECKING:
     import psutil
@@ -197,13 +197,13 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
             stack.callback(_shut_down)
         else:
             folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # Ray's own default
-            private = stack.enter_context(scratch_folder())
+            private = stack.enter_context(private_tempdir())
             stack.enter_context(_guarded(private))
-            with kept_apart(private):
+            with temporary_files_in(private):
                 daemons = _start(cpus if cpus is not None else local_cpus(), level, folder, variables)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
-        shutdown.handle_again()
+        shutdown.reinstall_handlers()
         stack.enter_context(watched(address, daemons))
         yield
 
@@ -277,7 +277,7 @@ def _guarded(folder: Path) -> Iterator[None]:
 def _folder_around(base: str) -> Iterator[Path | None]:
     """Make a private folder around a local Ray's own, which all users can read; None if paths would be too long."""
     if len(base) <= LONGEST_BASE:
-        with scratch_folder(base) as folder:
+        with private_tempdir(base) as folder:
             yield folder
     elif len(base) <= LONGEST_PLAIN:
         with TemporaryDirectory(prefix="s", dir=base, ignore_cleanup_errors=True) as name:
@@ -491,7 +491,7 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
         if not ended.is_set() and not lost.is_set():
             lost.set()
             stuck.start()
-            say(f"syncclip: {gone}")  # first of all: Ray may end the process at its next call
+            print_message(f"syncclip: {gone}")  # first of all: Ray may end the process at its next call
             shutdown.interrupt_main(f"{name} was lost")
 
     with ExitStack() as stack:
@@ -509,7 +509,7 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
             if not _is_lost_part(error):
                 raise
             part = message.format(f"lost a process or a machine: {type(error).__name__}")
-            say(f"syncclip: {part}")
+            print_message(f"syncclip: {part}")
             raise LostRayError(part) from error
         finally:
             ended.set()
@@ -568,10 +568,10 @@ def _is_lost_part(error: BaseException) -> bool:
         *(exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.WorkerCrashedError),
         *(exceptions.ObjectStoreFullError, exceptions.OutOfDiskError, exceptions.OutOfMemoryError),
     )
-    return isinstance(cause_of(error), lost)
+    return isinstance(unwrapped(error), lost)
 
 
-def cause_of(error: BaseException) -> BaseException:
+def unwrapped(error: BaseException) -> BaseException:
     """Return the exception that our code raised on a worker, without Ray's wrappers; else the error itself."""
     inner: object = error
     while isinstance(inner, BaseException):
@@ -583,8 +583,8 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def telling() -> Iterator[str]:
-    """Postpone an interrupt until the workers of a job have stopped; yields the key that `heeding` takes.
+def stop_key() -> Iterator[str]:
+    """Postpone an interrupt until the workers of a job have stopped; yields the key that `observing_stop` takes.
 
     Raises:
         Interrupted: at the block's end, or inside it after the grace period.
@@ -600,14 +600,14 @@ def telling() -> Iterator[str]:
 
 
 @contextmanager
-def heeding(key: str | None) -> Iterator[None]:
+def observing_stop(key: str | None) -> Iterator[None]:
     """In a worker: make `shutdown.requested` true once the driver stops the job; None: there is no driver."""
     if key is None:
         yield
         return
 
     def check() -> None:
-        if told(key):
+        if stop_requested(key):
             shutdown.request()
 
     try:
@@ -617,7 +617,7 @@ def heeding(key: str | None) -> Iterator[None]:
         shutdown.withdraw()  # the process may serve another job
 
 
-def told(key: str) -> bool:
+def stop_requested(key: str) -> bool:
     """Return whether the driver has stopped the job."""
     from ray.experimental.internal_kv import _internal_kv_exists
 
@@ -626,14 +626,14 @@ def told(key: str) -> bool:
     return False
 
 
-def note_failure(key: str, message: str) -> None:
+def record_failure(key: str, message: str) -> None:
     """In a worker: record why the job failed permanently, for the workers that Ray starts as replacements."""
     from ray.experimental.internal_kv import _internal_kv_put
 
     _internal_kv_put(key + FAILED, message.encode())
 
 
-def noted_failure(key: str) -> str | None:
+def recorded_failure(key: str) -> str | None:
     """In a worker: return why the job failed permanently; None if no worker has recorded a failure."""
     from ray.experimental.internal_kv import _internal_kv_get
 
@@ -641,7 +641,7 @@ def noted_failure(key: str) -> str | None:
     return None if message is None else message.decode()
 
 
-def heed_sigterm() -> None:
+def stop_on_sigterm() -> None:
     """In a worker's main thread: request a stop at SIGTERM, which only this machine may receive, and exit later."""
 
     def receive(*_: object) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
@@ -37,7 +37,7 @@ WAKE = signal.SIGURG
 WAKE_INTERVAL = 0.1
 """Seconds between two WAKE signals: one that arrives just before a blocking call does not interrupt it."""
 
-SENTENCE = "syncclip: interrupted; run the same command to resume"
+INTERRUPTED_MESSAGE = "syncclip: interrupted; run the same command to resume"
 
 SIGNALLED = "Ctrl-C or a signal"
 
@@ -189,7 +189,7 @@ class Listener:
         with self._lock:
             if self.signal:
                 if time.monotonic() - self._received_at > ECHO:
-                    end_process(SENTENCE, self.status)
+                    end_process(INTERRUPTED_MESSAGE, self.status)
                 return
             self.signal, self._received_at = number, time.monotonic()
             stop = self._stop
@@ -202,7 +202,7 @@ class Listener:
         overdue.daemon = True
         overdue.start()
         with contextlib.suppress(OSError, ValueError):  # the terminal may be closed, as after SIGHUP
-            say(f"finishing in-flight work, within {self.grace:g} s; a second signal ends it at once")
+            print_message(f"finishing in-flight work, within {self.grace:g} s; a second signal ends it at once")
         _requested.set()
         with contextlib.suppress(Exception):  # the grace period ends what `stop` cannot
             stop()
@@ -290,11 +290,11 @@ def end_process(message: str | None, status: int) -> None:
         last.join(LAST_SECONDS)
     if message is not None:
         with contextlib.suppress(OSError, ValueError):
-            say(message)
+            print_message(message)
     os._exit(status)
 
 
-def handle_again() -> None:
+def reinstall_handlers() -> None:
     """Install the listener's handlers again after a library has installed its own, as Ray does."""
     if _listener is not None and threading.current_thread() is threading.main_thread():
         _listener.install_handlers()

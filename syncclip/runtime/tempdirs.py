@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from syncclip.runtime.processes import MARK, living, mark
+from syncclip.runtime.processes import MARK, is_alive, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
-"""Environment variable of a local Ray's processes with the machine's folder for temporary files; see `kept_apart`."""
+"""Environment variable of a local Ray's processes with the machine's folder for temporary files, see
+`temporary_files_in`."""
 
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
 
@@ -29,7 +30,7 @@ def temporary_folder() -> Path:
 
 
 @contextmanager
-def kept_apart(folder: Path) -> Iterator[None]:
+def temporary_files_in(folder: Path) -> Iterator[None]:
     """Make processes that are started in the block write all temporary files into a folder.
 
     Ray kills its workers, which then cannot remove their files.
@@ -47,7 +48,7 @@ def kept_apart(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def scratch_folder(base: str | None = None) -> Iterator[Path]:
+def private_tempdir(base: str | None = None) -> Iterator[Path]:
     """Make an empty folder that only this user can read, and remove it with its content at the end.
 
     Args:
@@ -70,7 +71,7 @@ def sweep_scratch(base: Path) -> None:
             continue
         with suppress(OSError):  # removed by another process
             status = path.lstat()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and living(match["mark"]) is False:
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and is_alive(match["mark"]) is False:
                 _end_daemons(path)
                 shutil.rmtree(path, ignore_errors=True)
 

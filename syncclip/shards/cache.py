@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from syncclip import storage
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.shared_folder import SharedFolder
 from syncclip.storage.urls import open_local
@@ -180,7 +180,7 @@ class ShardCache:
                 if not self._release_oldest():
                     return None
             return _OpenFile(copy, 0)
-        with scratch_folder() as folder:  # an open file outlives its name
+        with private_tempdir() as folder:  # an open file outlives its name
             self._fetch(shard, private := folder / "shard.tar")
             return _OpenFile(os.open(private, os.O_RDONLY), shard.bytes)
 

@@ -25,10 +25,10 @@ from syncclip import storage
 from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import counted
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import Corruption, UnreadableImageError
-from syncclip.shards.markers import Shard, marked, markers, shard_name, table_name
+from syncclip.shards.markers import Shard, marked_shards, markers, shard_name, table_name
 from syncclip.shards.tables import parse_table
 
 INDEX = "index.json"
@@ -179,7 +179,7 @@ def _tables(url: str, shards: Mapping[int, Shard], class_hashes: Mapping[int, in
     folder, numbers = storage.join(url, ""), list(shards)
     for first in range(0, len(numbers), _TABLES_AT_ONCE):
         urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
-        contents = storage.read_many(list(urls.values()), sealed=False)
+        contents = storage.read_many(list(urls.values()), checksum_required=False)
         for shard, table_url in urls.items():
             yield shard, _columns(contents.get(table_url, b""), shards[shard], class_hashes[shard])
 
@@ -278,7 +278,7 @@ def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str 
     data = save({column.name: getattr(samples, column.name) for column in fields(SampleTable)})
     storage.write_bytes(storage.join(url, COLUMNS), data)
     index = Index(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), shards=tuple(shards))
-    storage.write_sealed(storage.join(url, INDEX), index.model_dump_json().encode(), owner=owner)
+    storage.write_with_checksum(storage.join(url, INDEX), index.model_dump_json().encode(), owner=owner)
 
 
 def forget_index(url: str) -> None:
@@ -303,7 +303,7 @@ def read_index(url: str, known: str = "", owner: str | None = None) -> Index | N
     if index is None or index.sha256 == known:
         return index
     sizes = storage.sizes(url, listing_prefixes([shard_name(shard.shard) for shard in index.shards]))
-    if marked(sizes) != [shard.shard for shard in index.shards] or sizes.get(COLUMNS) != index.bytes:
+    if marked_shards(sizes) != [shard.shard for shard in index.shards] or sizes.get(COLUMNS) != index.bytes:
         return None
     matches = all(
         sizes.get(shard_name(shard.shard)) == shard.bytes and table_name(shard.shard) in sizes for shard in index.shards
@@ -360,4 +360,6 @@ def _check(samples: SampleTable, index: Index) -> None:
 
 def _report_unusable(url: str, error: Exception) -> None:
     reason = str(error).partition(";")[0]
-    say(f"{url}: unusable index ({reason}); reading every marker and table instead; remove {INDEX} to silence this")
+    print_message(
+        f"{url}: unusable index ({reason}); reading every marker and table instead; remove {INDEX} to silence this"
+    )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syncclip import storage
-from syncclip.core.settings import UserError, first_complaint
+from syncclip.core.settings import UserError, first_error
 from syncclip.storage.checksums import NOBODY
 
 FORMAT = 1
@@ -94,7 +94,7 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
         DamagedError: a marker is corrupt.
     """
     sizes, folder, listed_again = _listing(url), storage.join(url, ""), False
-    numbers, first_owner = marked(sizes), ""
+    numbers, first_owner = marked_shards(sizes), ""
     for first in range(0, len(numbers), CHUNK):
         chunk = numbers[first : first + CHUNK]
         urls = {folder + stats_name(shard): shard for shard in chunk}
@@ -107,7 +107,7 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
             try:
                 stats = ShardStats.model_validate_json(text)
             except ValidationError as error:
-                reason = first_complaint(error)
+                reason = first_error(error)
                 raise UserError(f"{url}/{name}: unsupported by this version of syncclip ({reason}); upgrade") from error
             if stats.format > FORMAT:
                 raise UserError(f"{url}/{name}: format {stats.format}, but this syncclip reads up to {FORMAT}; upgrade")
@@ -125,7 +125,7 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
                 yield stats
 
 
-def marked(names: Iterable[str]) -> list[int]:
+def marked_shards(names: Iterable[str]) -> list[int]:
     """Numbers of the shards with a marker among a folder's files, ascending."""
     return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
 

@@ -70,7 +70,9 @@ def write_shard(
         seconds=round(seconds, 3),
         owner=owner,
     )
-    storage.write_sealed(storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode(), owner=owner)
+    storage.write_with_checksum(
+        storage.join(url, stats_name(shard)), stats.model_dump_json(indent=1).encode(), owner=owner
+    )
     return stats
 
 

@@ -18,18 +18,18 @@ from syncclip.storage.cleanup import sweep
 from syncclip.storage.contents import read_contents, write_contents
 from syncclip.storage.documents import (
     copy,
-    has_seal,
+    has_checksum,
     parse_tensors,
     read_bytes,
     read_document,
     read_many,
     read_owner,
     read_parquet,
-    read_sealed,
     read_table,
+    read_verified,
     write_document,
-    write_sealed,
     write_table,
+    write_with_checksum,
 )
 from syncclip.storage.files import (
     exists,
@@ -43,14 +43,14 @@ from syncclip.storage.files import (
     sizes,
     write_bytes,
 )
-from syncclip.storage.locks import LostLeaseError, lease
+from syncclip.storage.locks import LostLockError, lock
 from syncclip.storage.retries import MissingError, UnreachableError
 from syncclip.storage.urls import StorageSettings, configure, is_local, join, local_path
 
 __all__ = [
     "NOBODY",
     "DamagedError",
-    "LostLeaseError",
+    "LostLockError",
     "MissingError",
     "StorageSettings",
     "UnreachableError",
@@ -59,13 +59,13 @@ __all__ = [
     "exists",
     "fetch",
     "file_sha256",
-    "has_seal",
+    "has_checksum",
     "identity",
     "is_local",
     "join",
-    "lease",
     "listdir",
     "local_path",
+    "lock",
     "open_read",
     "parse_tensors",
     "publish",
@@ -75,8 +75,8 @@ __all__ = [
     "read_many",
     "read_owner",
     "read_parquet",
-    "read_sealed",
     "read_table",
+    "read_verified",
     "remove",
     "require",
     "sizes",
@@ -84,6 +84,6 @@ __all__ = [
     "write_bytes",
     "write_contents",
     "write_document",
-    "write_sealed",
     "write_table",
+    "write_with_checksum",
 ]

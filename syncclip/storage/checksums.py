@@ -48,7 +48,7 @@ def blank(owner: str = NOBODY) -> bytes:
     return b"%s%s:%s" % (MARK, _DIGITS, owner.encode())
 
 
-def sealed(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
+def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
     """Return the bytes of a file with its checksum.
 
     Args:
@@ -62,7 +62,7 @@ def sealed(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
     return whole[:start] + _checksum(whole, start) + whole[start + 64 :]
 
 
-def content(url: str, data: bytes, owner: str | None = None, required: bool = True) -> bytes:
+def verified_content(url: str, data: bytes, owner: str | None = None, required: bool = True) -> bytes:
     """Verify the checksum of a file and return its content: a text without the checksum, any other file unchanged.
 
     Args:

@@ -11,7 +11,7 @@ import tempfile
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from syncclip.runtime.processes import MARK, living, mark
+from syncclip.runtime.processes import MARK, is_alive, mark
 from syncclip.storage.urls import S3, is_local, local_path, remote, scheme
 
 _PART = re.compile(rf"\..*\.(?P<mark>{MARK})-[0-9a-f]{{8}}\.part")
@@ -40,7 +40,7 @@ def _sweep_parts(folder: Path, older_than: float) -> int:
     swept, oldest = 0, None
     for path in folder.glob(".*.part"):
         match = _PART.fullmatch(path.name)
-        alive = living(match["mark"]) if match else None
+        alive = is_alive(match["mark"]) if match else None
         with contextlib.suppress(FileNotFoundError):
             if alive is None:
                 oldest = oldest or _now_on_disk(folder) - older_than

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from syncclip.storage import downloads
 from syncclip.storage.cleanup import abort_uploads, part_of
-from syncclip.storage.retries import answered, explained, persistently
+from syncclip.storage.retries import http_status, user_errors, with_retries
 from syncclip.storage.urls import S3, is_local, local_path, scheme
 
 SETTLE = 3.0
@@ -42,9 +42,9 @@ class AbortedError(FileNotFoundError):
     """An upload was aborted by another process."""
 
 
-def peek(url: str) -> bytes | None:
+def read_current(url: str) -> bytes | None:
     """Return the current content; None if there is no file."""
-    with explained(url, "read"), suppress(FileNotFoundError, NotADirectoryError):
+    with user_errors(url, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not is_local(url):
             return downloads.whole(url)
         with opened(local_path(url)) as folder:
@@ -60,17 +60,17 @@ def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
     Raises:
         UserError: the location is not writable.
     """
-    with explained(url, "write"):
+    with user_errors(url, "write"):
         if is_local(url):
             return _swap_disk(local_path(url), before, after)
         if after is not None and scheme(url) in S3:
-            return persistently(url, lambda fs, path: _swap_s3(fs, path, url, before, after))
-        if peek(url) != before:
+            return with_retries(url, lambda fs, path: _swap_s3(fs, path, url, before, after))
+        if read_current(url) != before:
             return False
         if after is None:
-            persistently(url, lambda fs, path: fs.rm_file(path))
+            with_retries(url, lambda fs, path: fs.rm_file(path))
             return True
-        persistently(url, lambda fs, path: fs.pipe_file(path, after))
+        with_retries(url, lambda fs, path: fs.pipe_file(path, after))
         return _settled(url, before, after)
 
 
@@ -185,14 +185,14 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
             try:
                 abort_uploads(url, but=upload_id)
             except OSError as error:
-                if answered(error) not in UNLISTED:
+                if http_status(error) not in UNLISTED:
                     raise
                 fenced = False
-            if (content := peek(url)) != before:
+            if (content := read_current(url)) != before:
                 return content == after  # by an upload whose response was lost
             complete()
     except AbortedError:
-        return peek(url) == after
+        return read_current(url) == after
     return fenced or _settled(url, before, after)
 
 
@@ -200,4 +200,4 @@ def _settled(url: str, before: bytes | None, after: bytes) -> bool:
     """Return whether the content remains after another process, which compared before the write, has written."""
     if before is None or not after.startswith(before):
         time.sleep(SETTLE)
-    return peek(url) == after
+    return read_current(url) == after

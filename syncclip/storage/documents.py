@@ -10,10 +10,19 @@ from pydantic import BaseModel, ValidationError
 
 from syncclip.core.formats import MOST_JSON, check_size, readable
 from syncclip.core.secrets import json_without_secrets
-from syncclip.core.settings import UserError, first_complaint
+from syncclip.core.settings import UserError, first_error
 from syncclip.core.text import first_line
 from syncclip.storage import files
-from syncclip.storage.checksums import KEY, KINDS, NOBODY, DamagedError, blank, content, owner_of, sealed
+from syncclip.storage.checksums import (
+    KEY,
+    KINDS,
+    NOBODY,
+    DamagedError,
+    blank,
+    owner_of,
+    verified_content,
+    with_checksum,
+)
 from syncclip.storage.retries import MissingError
 
 if TYPE_CHECKING:
@@ -45,10 +54,10 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None, sha25
         DamagedError: the whole file was read, and its checksum does not match; see `checksums`.
     """
     data = files.read_bytes(url, start, end, sha256)
-    return content(url, data, required=False) if start is None and end is None else data
+    return verified_content(url, data, required=False) if start is None and end is None else data
 
 
-def read_sealed(url: str, owner: str | None = None) -> bytes:
+def read_verified(url: str, owner: str | None = None) -> bytes:
     """Return the content of a file that syncclip wrote with a checksum.
 
     Args:
@@ -58,26 +67,28 @@ def read_sealed(url: str, owner: str | None = None) -> bytes:
         MissingError: there is no such file.
         DamagedError: it was modified, truncated, or has another owner.
     """
-    return content(url, files.read_bytes(url), owner)
+    return verified_content(url, files.read_bytes(url), owner)
 
 
 def read_many(
     urls: Sequence[str],
     report: Report | None = None,
     owner: str | Mapping[str, str] | None = None,
-    sealed: bool = True,
+    checksum_required: bool = True,
 ) -> dict[str, bytes]:
     """Read several small files of one file system at once into URL -> content; missing files are omitted.
 
     Args:
         report: called with the URL and error of each damaged file, which is omitted. None: the error is raised.
-        owner: as in `read_sealed`; for all files, or URL -> owner.
-        sealed: whether each file must have a checksum.
+        owner: as in `read_verified`; for all files, or URL -> owner.
+        checksum_required: whether each file must have a checksum.
     """
     contents = {}
     for url, data in files.read_many(urls).items():
         try:
-            contents[url] = content(url, data, owner[url] if isinstance(owner, Mapping) else owner, sealed)
+            contents[url] = verified_content(
+                url, data, owner[url] if isinstance(owner, Mapping) else owner, checksum_required
+            )
         except DamagedError as error:  # noqa: PERF203  each file separately
             if report is None:
                 raise
@@ -93,11 +104,11 @@ def read_owner(url: str) -> str:
         DamagedError: its checksum is missing or does not match.
     """
     data = files.read_bytes(url)
-    content(url, data)
+    verified_content(url, data)
     return owner_of(data) or NOBODY
 
 
-def has_seal(url: str) -> bool:
+def has_checksum(url: str) -> bool:
     """Return whether a file has a checksum, and verify it.
 
     Raises:
@@ -106,32 +117,32 @@ def has_seal(url: str) -> bool:
     if url.rpartition(".")[2] not in KINDS:
         return False
     data = files.read_bytes(url)
-    content(url, data, required=False)
+    verified_content(url, data, required=False)
     return owner_of(data) is not None
 
 
 def copy(url: str, target: str) -> None:
     """Copy a small file with a checksum; a damaged one is not copied (`DamagedError`)."""
     data = files.read_bytes(url)
-    content(url, data)
+    verified_content(url, data)
     files.write_bytes(target, data)
 
 
 def read_document(
-    url: str, kind: type[Document], remedy: str, owner: str | None = None, sealed: bool = True
+    url: str, kind: type[Document], remedy: str, owner: str | None = None, checksum_required: bool = True
 ) -> Document | None:
     """Return the document at `url`; None if there is none.
 
     Args:
         remedy: end of the error message: what the user can do.
-        owner: as in `read_sealed`.
-        sealed: whether it must have a checksum; False for documents that users write themselves.
+        owner: as in `read_verified`.
+        checksum_required: whether it must have a checksum; False for documents that users write themselves.
 
     Raises:
         UserError: it is damaged, or of another version.
     """
     try:
-        data = content(url, files.read_bytes(url), owner, sealed)
+        data = verified_content(url, files.read_bytes(url), owner, checksum_required)
         with readable(url, "JSON", remedy):
             check_size(data, MOST_JSON)
     except MissingError:
@@ -139,24 +150,22 @@ def read_document(
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise UserError(
-            f"{url} cannot be read by this version of syncclip ({first_complaint(error)}); {remedy}"
-        ) from error
+        raise UserError(f"{url} cannot be read by this version of syncclip ({first_error(error)}); {remedy}") from error
 
 
 def write_document(url: str, document: BaseModel, owner: str = NOBODY) -> None:
     """Write a document atomically with a checksum, and without secrets in its URLs."""
-    write_sealed(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
+    write_with_checksum(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
 
 
-def write_sealed(url: str, data: bytes, kind: str | None = None, owner: str = NOBODY) -> None:
+def write_with_checksum(url: str, data: bytes, kind: str | None = None, owner: str = NOBODY) -> None:
     """Write a file with a checksum, which is verified wherever it is read whole; see `checksums`.
 
     Args:
-        kind: as in `checksums.sealed`; by default the file name's extension.
+        kind: as in `checksums.with_checksum`; by default the file name's extension.
         owner: identity of its owner.
     """
-    files.write_bytes(url, sealed(data, kind or url.rpartition(".")[2], owner))
+    files.write_bytes(url, with_checksum(data, kind or url.rpartition(".")[2], owner))
 
 
 def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -> None:
@@ -168,7 +177,7 @@ def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -
         table = pa.Table.from_pandas(table, preserve_index=False)
     buffer = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: blank(owner)}), buffer)
-    write_sealed(url, buffer.getvalue(), "parquet", owner)
+    write_with_checksum(url, buffer.getvalue(), "parquet", owner)
 
 
 def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
@@ -196,7 +205,7 @@ def read_table(
         UserError: it is missing, damaged, or has no such columns; ends with `remedy`.
     """
     try:
-        return read_parquet(read_sealed(url, owner), columns=columns, optional=optional)
+        return read_parquet(read_verified(url, owner), columns=columns, optional=optional)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -11,7 +11,7 @@ from fsspec.asyn import sync
 from syncclip.core.settings import UserError
 from syncclip.core.text import size as bytes_text
 from syncclip.storage import responses
-from syncclip.storage.retries import SILENCE, persistently
+from syncclip.storage.retries import SILENCE, with_retries
 
 PIECE = 32 << 20
 """Bytes of a remote file that are copied at a time."""
@@ -30,7 +30,7 @@ def whole(url: str, sha256: str | None = None) -> bytes:
 
     def request() -> tuple[str, bool]:
         nonlocal data
-        data = persistently(url, _read)
+        data = with_retries(url, _read)
         verified = sha256 is None and getattr(data, "held", True)
         digest = "" if verified else hashlib.sha256(data).hexdigest()
         return digest, verified or digest == sha256
@@ -55,13 +55,13 @@ def part(url: str, start: int, end: int | None) -> bytes:
                 raise responses.corrupt("two responses differ")
         return data
 
-    data = persistently(url, request)
+    data = with_retries(url, request)
     return whole(url) if len(data) == getattr(data, "total", None) else data
 
 
 def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
     """Copy a file into an open one, piece by piece; `sha256` as in `whole`."""
-    stated = persistently(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # some web servers state none
+    stated = with_retries(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # some web servers state none
     if stated <= PIECE:
         file.write(whole(url, sha256))
         return
@@ -71,7 +71,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
         file.truncate()
         digest, md5, size, tag = hashlib.sha256(), hashlib.md5(usedforsecurity=False), stated, None
         while (position := file.tell()) < size:
-            data = persistently(url, partial(_read, start=position, end=min(size, position + PIECE)))
+            data = with_retries(url, partial(_read, start=position, end=min(size, position + PIECE)))
             size, tag = getattr(data, "total", size), getattr(data, "tag", None)  # the size of a HEAD may be wrong
             digest.update(data)
             md5.update(data)

@@ -84,7 +84,7 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
     Raises:
         UserError: the folder contains something else, such as another run's export; or another command writes there.
     """
-    with locks.lease(url, command):
+    with locks.lock(url, command):
         existing = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
         other = ""
         if existing is None:

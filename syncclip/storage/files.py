@@ -20,7 +20,7 @@ import fsspec.asyn
 from syncclip.storage import downloads, locks
 from syncclip.storage.cleanup import part_of
 from syncclip.storage.conditional_writes import uploading
-from syncclip.storage.retries import MissingError, explained, persistently
+from syncclip.storage.retries import MissingError, user_errors, with_retries
 from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 ABORTED = 3
@@ -31,8 +31,8 @@ def exists(url: str) -> bool:
     """Return whether a file or folder exists now."""
     if is_local(url):
         return local_path(url).exists()
-    with explained(url, "read"):
-        return persistently(url, lambda fs, path: bool(fs.exists(path)))
+    with user_errors(url, "read"):
+        return with_retries(url, lambda fs, path: bool(fs.exists(path)))
 
 
 def sizes(url: str, beginnings: Sequence[str] = ("",)) -> dict[str, int]:
@@ -75,7 +75,7 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None, sha25
     Args:
         sha256: known checksum of a remote file that is read whole, as in `fetch`.
     """
-    with explained(url, "read"):
+    with user_errors(url, "read"):
         if is_local(url):
             with open(local_path(url), "rb", opener=open_local) as file:
                 file.seek(start or 0)
@@ -98,7 +98,7 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
                 with contextlib.suppress(MissingError):
                     contents[url] = read_bytes(url)  # raises the message of any other error
         return contents
-    with explained(urls[0], "read"):
+    with user_errors(urls[0], "read"):
 
         def read(fs: Any, _: str) -> dict[str, bytes]:
             by_path = {fs._strip_protocol(url): url for url in urls}
@@ -108,7 +108,7 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
                     raise result
             return {by_path[path]: result for path, result in results.items() if isinstance(result, bytes)}
 
-        contents = persistently(urls[0], read)
+        contents = with_retries(urls[0], read)
         return {url: data if getattr(data, "held", True) else downloads.whole(url) for url, data in contents.items()}
 
 
@@ -118,7 +118,7 @@ def open_read(url: str, sha256: str | None = None) -> IO[bytes]:
     Args:
         sha256: as in `fetch`.
     """
-    with explained(url, "read"):
+    with user_errors(url, "read"):
         if is_local(url):
             return open(local_path(url), "rb", opener=open_local)
         copy = tempfile.TemporaryFile()  # noqa: SIM115  closed by the caller
@@ -140,7 +140,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
         sha256: known checksum of the file: a copy with another is repeated. If all copies agree on another, the file
             itself is damaged, which the caller finds out.
     """
-    with explained(url, "read"):
+    with user_errors(url, "read"):
         if is_local(url):
             with open_read(url) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
@@ -159,7 +159,7 @@ def write_bytes(url: str, data: bytes) -> None:
         UserError: no permission, no space, or a location that is not writable; or a lock of it was lost.
     """
     hold = locks.check(url)
-    with explained(url, "write"):
+    with user_errors(url, "write"):
         if is_local(url):
             _replace(local_path(url), io.BytesIO(data), hold)
         else:
@@ -169,7 +169,7 @@ def write_bytes(url: str, data: bytes) -> None:
 def publish(source: str | Path, url: str) -> None:
     """Copy a finished local file to `url` atomically, like `write_bytes`."""
     hold = locks.check(url)
-    with explained(url, "write"), Path(source).open("rb") as finished:
+    with user_errors(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
             _replace(local_path(url), finished, hold)
         else:
@@ -179,7 +179,7 @@ def publish(source: str | Path, url: str) -> None:
 def remove(url: str, recursive: bool = False) -> None:
     """Remove a file, or a folder with its content if `recursive`; nothing happens if there is none."""
     hold = locks.check(url)
-    with explained(url, "remove"), contextlib.suppress(FileNotFoundError):
+    with user_errors(url, "remove"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
             _discard(local_path(url), recursive, hold)
             return
@@ -192,7 +192,7 @@ def remove(url: str, recursive: bool = False) -> None:
                 # One file, so that errors are raised: s3fs drops those of files that are removed together.
                 fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
 
-        persistently(url, discard)
+        with_retries(url, discard)
 
 
 def file_sha256(file: IO[bytes]) -> str:
@@ -210,7 +210,7 @@ def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int
         beginnings: prefixes of the names to list; others may be included.
     """
     entries: list[tuple[str, int | None]] = []
-    with explained(url, "list"), contextlib.suppress(FileNotFoundError):
+    with user_errors(url, "list"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
             with os.scandir(local_path(url)) as items:
                 for item in items:
@@ -218,7 +218,7 @@ def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int
                         entries.append((item.name, None if item.is_dir() else item.stat().st_size))
         else:
             separately = len(beginnings) > 1 and scheme(url) in S3
-            path, listed = persistently(
+            path, listed = with_retries(
                 url, lambda fs, path: (path, _listed(fs, path, beginnings) if separately else fs.ls(path, detail=True))
             )
             for info in listed:
@@ -295,7 +295,7 @@ def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold:
 
     for left in range(ABORTED if fenced else 0, -1, -1):
         try:
-            persistently(url, put)
+            with_retries(url, put)
             break
         except (FileNotFoundError, FileExistsError):
             if hold is not None:

@@ -20,7 +20,7 @@ PREFIX = "hf://"
 LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
 
 
-def fetched(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
+def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
     """Download files of a repository into the Hub's cache and return the folder; None if `name` has no `PREFIX`.
 
     Without a network, earlier downloads are used.
@@ -40,7 +40,7 @@ def fetched(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str
         raise UserError(f"{name}: not a repository name of the Hugging Face Hub; write {PREFIX}owner/name[@revision]")
     from huggingface_hub import snapshot_download
 
-    with asking(f"{name}:"):
+    with hub_access(f"{name}:"):
         folder = snapshot_download(match["repo"], revision=match["revision"], allow_patterns=[*needed, *others])
     if missing := [file for file in needed if not Path(folder, file).is_file()]:
         raise UserError(f"{name}: this repository on the Hub is not a syncclip run: it has no {few(missing)}")
@@ -48,12 +48,12 @@ def fetched(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str
 
 
 def pinned(name: str, folder: str) -> str:
-    """Return the name with the commit that `fetched` has downloaded into a folder."""
+    """Return the name with the commit that `download` has downloaded into a folder."""
     return f"{name.partition('@')[0]}@{Path(folder).name}"
 
 
 @contextmanager
-def asking(what: str) -> Iterator[None]:
+def hub_access(what: str) -> Iterator[None]:
     """Access the Hub without its progress bars and warnings.
 
     Args:

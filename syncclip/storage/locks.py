@@ -27,12 +27,12 @@ from syncclip.core.session import current
 from syncclip.core.settings import Settings, UserError
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.processes import Owner
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 from syncclip.runtime.shutdown import interrupt_main
 from syncclip.storage.cleanup import abort_uploads, sweep
-from syncclip.storage.conditional_writes import SETTLE, UNLISTED, opened, peek, swap
+from syncclip.storage.conditional_writes import SETTLE, UNLISTED, opened, read_current, swap
 from syncclip.storage.responses import before_send, corrupt
-from syncclip.storage.retries import UnreachableError, answered, persistently
+from syncclip.storage.retries import UnreachableError, http_status, with_retries
 from syncclip.storage.urls import S3, is_local, join, local_path, scheme
 
 LEASE = ".syncclip.lease"
@@ -50,11 +50,11 @@ POLL = 1.0
 """Seconds between two reads of another owner's lock."""
 
 
-class LostLeaseError(UserError):
+class LostLockError(UserError):
     """A locked folder was removed, or taken over by another process."""
 
 
-class Lease(Settings):
+class LockFile(Settings):
     """Content of the lock file: who writes into the folder."""
 
     command: str
@@ -122,7 +122,7 @@ class Hold:
             self.renew()
         if self._lost:
             self.told = self.told or threading.current_thread() is self.thread
-            raise LostLeaseError(self._lost)
+            raise LostLockError(self._lost)
 
     def confirm(self) -> None:
         """Raise unless the lock is held now; its owner, who renews it, needs no request each time.
@@ -166,7 +166,7 @@ class Hold:
         finally:
             before_send.reset(token)
 
-    def release(self) -> LostLeaseError | None:
+    def release(self) -> LostLockError | None:
         """Remove the lock; return the error to raise if it was lost before."""
         for left in range(LOOKS - 1, -1, -1):
             if _now() >= self._until:
@@ -181,19 +181,19 @@ class Hold:
                 except UnreachableError:  # also if it was delayed for too long
                     if not left:
                         raise
-        return LostLeaseError(self._loss())
+        return LostLockError(self._loss())
 
     def _own_content(self) -> bytes | None:
         """Return the file's content if it is still this lock's; a corrupt response is read again."""
         for _ in range(LOOKS):
-            content = peek(self.place)
+            content = read_current(self.place)
             lock = _read(content)
             if lock is not None:
                 return content if lock.token == self.token else None
         return None
 
     def _loss(self) -> str:
-        content = peek(self.place)
+        content = read_current(self.place)
         if content is None:
             return (
                 f"{self.url}: removed in the middle of the work, or its file {self.place.rpartition('/')[2]} was; the "
@@ -203,7 +203,7 @@ class Hold:
 
 
 @contextmanager
-def lease(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
+def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
     """Lock a folder for the block; a lock that the caller already has lasts until its own block ends.
 
     Folders that are created for the lock and stay empty are removed at the end.
@@ -283,9 +283,9 @@ def _fence(url: str, folder: str) -> None:
     """Make all writes fail that a previous owner began, and remove leftovers of killed writers."""
     if scheme(url) in S3:
         try:
-            persistently(url, lambda *_: abort_uploads(url))
+            with_retries(url, lambda *_: abort_uploads(url))
         except OSError as error:
-            if answered(error) not in UNLISTED:
+            if http_status(error) not in UNLISTED:
                 raise
     with suppress(Exception):  # not urgent
         sweep(folder)
@@ -294,12 +294,12 @@ def _fence(url: str, folder: str) -> None:
 def _acquire(url: str, place: str, command: str, patience: float) -> Hold:
     """Write a lock, after waiting for a previous owner as long as necessary."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    lock = Lease(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
+    lock = LockFile(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
     began = seen = _now()
     previous: bytes | None = None
     reported = False
     while True:
-        content = peek(place)
+        content = read_current(place)
         existing = _read(content)
         alive = existing.owner.alive() if existing is not None else None
         renewed = previous is not None and content != previous
@@ -317,15 +317,17 @@ def _acquire(url: str, place: str, command: str, patience: float) -> Hold:
             raise UserError(f"{url}: {_named(content)}; wait for its end, or choose another folder")
         if not reported:
             seconds = patience if alive else max(patience, SILENCE)
-            say(f"{url}: {_named(content)}; waiting for up to {seconds:.0f} s, in case that command has ended")
+            print_message(
+                f"{url}: {_named(content)}; waiting for up to {seconds:.0f} s, in case that command has ended"
+            )
             reported = True
         time.sleep(POLL)
 
 
-def _read(content: bytes | None) -> Lease | None:
+def _read(content: bytes | None) -> LockFile | None:
     """Parse a lock file; None if it is none, or incomplete."""
     with suppress(ValidationError):
-        return Lease.model_validate_json(content or b"")
+        return LockFile.model_validate_json(content or b"")
     return None
 
 

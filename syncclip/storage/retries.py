@@ -59,7 +59,7 @@ class UnreachableError(UserError):
     """A store does not respond, or keeps failing; it may work later."""
 
 
-def persistently(url: str, call: Callable[[Any, str], T]) -> T:
+def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
     """Call until it succeeds, fails permanently, or all retries are used.
 
     Args:
@@ -71,20 +71,20 @@ def persistently(url: str, call: Callable[[Any, str], T]) -> T:
         try:
             return call(fs, path)
         except Exception as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             log.warning("retrying: %s", _line(error))
-            if answered(error) is None:  # no response: the client may keep a torn connection
+            if http_status(error) is None:  # no response: the client may keep a torn connection
                 type(fs).clear_instance_cache()
         time.sleep(pause * random.uniform(0.5, 1.0))
     return call(*remote(url))
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Return whether an error is transient: a busy store, or a torn connection."""
     answer: Any = _answer(error)
     code = None if answer is None else answer.response.get("Error", {}).get("Code")
-    if code in GARBLED or answered(error) in BUSY:
+    if code in GARBLED or http_status(error) in BUSY:
         return True
     return any(type(cause).__name__ in TORN or _unparsed(cause) for cause in _causes(error))
 
@@ -96,7 +96,7 @@ def _unparsed(error: BaseException) -> bool:
 
 
 @dataclass(frozen=True)
-class explained(AbstractContextManager[None]):  # noqa: N801  it is used like a function
+class user_errors(AbstractContextManager[None]):  # noqa: N801  it is used like a function
     """Turn errors that users can fix into one-line messages; all others are raised unchanged."""
 
     url: str
@@ -116,7 +116,7 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
         remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
         return MissingError(f"{cannot}: not found; {remedy}")
     names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
-    if not local and (passes(error) or names.intersection(SILENT)):
+    if not local and (is_transient(error) or names.intersection(SILENT)):
         return UnreachableError(
             f"{cannot}: {_line(error)}; check the network and storage.options.endpoint_url, or try again later; "
             "committed work is kept"
@@ -131,9 +131,9 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
         return UserError(f"{cannot}: {_line(error)}; {extra}")
     if isinstance(error, OSError) and error.errno in FULL:
         return UserError(f"{cannot}: {FULL[error.errno]}; choose another location or free some space")
-    if is_web(url) and answered(error) is not None:
+    if is_web(url) and http_status(error) is not None:
         return UserError(
-            f"{cannot}: the server returned {answered(error)}; check the URL, and whether it requires a login"
+            f"{cannot}: the server returned {http_status(error)}; check the URL, and whether it requires a login"
         )
     for sign, remedy in _REMEDIES.items():
         if any(sign in f"{name}: {error}" for name in names):
@@ -168,7 +168,7 @@ def _answer(error: BaseException) -> BaseException | None:
     return next((cause for cause in _causes(error) if isinstance(getattr(cause, "response", None), dict)), None)
 
 
-def answered(error: BaseException) -> int | None:
+def http_status(error: BaseException) -> int | None:
     """Return the HTTP status in the response of a store or web server; None without a response."""
     answer: Any = _answer(error)
     if answer is None:

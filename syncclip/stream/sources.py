@@ -99,7 +99,9 @@ class RealEpochs:
 
     def _shown_unevenly(self, epoch: int) -> Rows:
         parts = [
-            rows if count == len(rows) else rows[order.shown(len(rows), count, order.key(self._seed, number), epoch)]
+            rows
+            if count == len(rows)
+            else rows[order.shown_items(len(rows), count, order.key(self._seed, number), epoch)]
             for number, (rows, count) in enumerate(zip(self._rows, self._counts, strict=True))
         ]
         return np.concatenate(parts)

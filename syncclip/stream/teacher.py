@@ -21,7 +21,7 @@ from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.reader import ImageSet, ShardSet
 
 TEACHER, VECTORS = "teacher.json", "class_vectors.safetensors"
-AGAIN = "remove it, and run the `syncclip teacher` that wrote it again"
+REMEDY = "remove it, and run the `syncclip teacher` that wrote it again"
 Probabilities = npt.NDArray[np.float32]
 
 
@@ -76,7 +76,7 @@ def read_teacher(url: str) -> TeacherFiles:
     Raises:
         UserError: it contains no teacher's files, or they are incomplete.
     """
-    files = storage.read_document(storage.join(url, TEACHER), TeacherFiles, AGAIN)
+    files = storage.read_document(storage.join(url, TEACHER), TeacherFiles, REMEDY)
     if files is None:
         raise UserError(
             f"{url}: the teacher's files are missing or incomplete; "
@@ -150,4 +150,4 @@ class Teacher:
 
 
 def _damage(url: str) -> UserError:
-    return UserError(f"{url}: missing or damaged; {AGAIN}")
+    return UserError(f"{url}: missing or damaged; {REMEDY}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from syncclip import jobs, storage
-from syncclip.core.custom_code import own_code_error
+from syncclip.core.custom_code import custom_code_error
 from syncclip.core.secrets import redacted
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
@@ -22,10 +22,10 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration, StudySettings
 from syncclip.runs import evaluate as scoring
 from syncclip.runs.build import ModelCache
-from syncclip.runs.data import KnownSets
+from syncclip.runs.data import SetCache
 from syncclip.runs.resolve import from_spec, resolve_run, to_spec
-from syncclip.runtime.progress import Progress, say
-from syncclip.runtime.ray_session import capacity, cause_of, debugging, heeding, ray_session, telling
+from syncclip.runtime.progress import Progress, print_message
+from syncclip.runtime.ray_session import capacity, debugging, observing_stop, ray_session, stop_key, unwrapped
 from syncclip.runtime.shutdown import requested
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.grid import Cell
@@ -72,7 +72,7 @@ class CellRun:
         """Seconds of the training; None if it was not finished here. A removed file is reported."""
         seconds = _seconds_of(self.folder)
         if seconds is None and self.status == "done" and TIMING in (storage.read_contents(self.url) or ()):
-            say(f"{self.folder.path(TIMING)} is missing, so the cost excludes this run")
+            print_message(f"{self.folder.path(TIMING)} is missing, so the cost excludes this run")
         return seconds
 
     @property
@@ -132,7 +132,7 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
     Raises:
         UserError: a folder holds the run of another recipe or another synthetic dataset.
     """
-    runs, sets = [], KnownSets()  # reads the synthetic dataset once for all
+    runs, sets = [], SetCache()  # reads the synthetic dataset once for all
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
         resolved, folder = resolve_run(cell_recipe(recipe, cell, synthetic), url, sets)
@@ -158,9 +158,9 @@ def _run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     error, stopped = None, False
     try:
         recipe, folder = from_spec(spec)
-        with storage.lease(folder.url, "study", patience=LOCK_TIMEOUT_SECONDS):
+        with storage.lock(folder.url, "study", patience=LOCK_TIMEOUT_SECONDS):
             try:
-                with heeding(spec.get("stop")):
+                with observing_stop(spec.get("stop")):
                     jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
             except StoppedError:
                 stopped = True
@@ -225,7 +225,7 @@ def run_cells(
         status.give([], slots)
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
-        stop = stack.enter_context(telling())
+        stop = stack.enter_context(stop_key())
         for run, seconds, error in _finished(waiting, names, settings, task, status, progress, stop):
             storage.locks.check(run.url)
             outcomes[run.url] = replace(run, status="failed" if error else "done", error=error)
@@ -308,7 +308,7 @@ def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = F
 
 def _sentence(error: BaseException) -> str:
     """Cause of a failure in one line, with the type of the exception unless it is a user error."""
-    error = cause_of(error)
-    error = own_code_error(error) or error
+    error = unwrapped(error)
+    error = custom_code_error(error) or error
     lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()] or ["no reason given"]
     return lines[0] if isinstance(error, UserError) else f"{type(error).__name__}: {lines[0]}"

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.order import evenly
+from syncclip.core.order import balanced_rows
 from syncclip.core.settings import UserError
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe
@@ -82,7 +82,7 @@ def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Fl
 
 def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
     pixels = {}
-    for row in evenly(images.labels, limit).tolist():
+    for row in balanced_rows(images.labels, limit).tolist():
         with suppress(UserError):  # the map may lack single images
             pixels[row] = parts.backbone.preprocess(images.image(row))
     if not pixels:

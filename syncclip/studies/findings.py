@@ -78,7 +78,7 @@ def cell_state(run: CellRun, status: outputs.Status, error: str | None, recipe_h
 
 def write_state(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
     """Write recipe.yaml and study.json."""
-    storage.write_sealed(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode(), owner=state.owner)
+    storage.write_with_checksum(storage.join(url, outputs.RECIPE), recipe.to_yaml().encode(), owner=state.owner)
     outputs.write_json(storage.join(url, outputs.STATE), state, state.owner)
 
 
@@ -162,7 +162,7 @@ def write_conclusions(
         outputs.write_json(storage.join(url, name), value, state.owner)
     predictions.write(evidence, url, state.owner)
     text = summary.markdown(recipe, findings.table, fits.curves, comparisons, datasets)
-    storage.write_sealed(storage.join(url, outputs.TABLES), text.encode(), owner=state.owner)
+    storage.write_with_checksum(storage.join(url, outputs.TABLES), text.encode(), owner=state.owner)
     write_state(recipe, url, state)
     storage.write_contents(url, state.owner)
     return Findings(findings.table, evidence, comparisons)

@@ -217,7 +217,7 @@ def read_cost(url: str, owner: str) -> Cost:
         return Cost()
     previous = storage.read_owner(storage.join(url, STATE))
     owner = previous if storage.read_owner(path) == previous else owner
-    return TypeAdapter(Cost).validate_json(storage.read_sealed(path, owner))
+    return TypeAdapter(Cost).validate_json(storage.read_verified(path, owner))
 
 
 def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
@@ -246,14 +246,14 @@ def plain(value: Any) -> Any:
 def write_json(url: str, value: Any, owner: str) -> None:
     """Write a value (see `plain`) as JSON with a checksum, atomically."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    storage.write_sealed(url, f"{json_without_secrets(text)}\n".encode(), "json", owner)
+    storage.write_with_checksum(url, f"{json_without_secrets(text)}\n".encode(), "json", owner)
 
 
 def read_json(url: str, owner: str | None = None) -> dict[str, Any]:
     """Read an object that `write_json` wrote."""
-    return parse_json(storage.read_sealed(url, owner), url, dict, "run the study again")
+    return parse_json(storage.read_verified(url, owner), url, dict, "run the study again")
 
 
 def read_list(url: str, owner: str | None = None) -> list[Any]:
     """Read a list that `write_json` wrote."""
-    return parse_json(storage.read_sealed(url, owner), url, list, "run the study again")
+    return parse_json(storage.read_verified(url, owner), url, list, "run the study again")

@@ -119,7 +119,7 @@ def recompute(url: str) -> Recomputed:
         UserError: there is no study, or it has no predictions.
     """
     owner = storage.read_owner(storage.join(url, outputs.STATE))
-    storage.read_sealed(storage.join(url, outputs.RECIPE), owner)
+    storage.read_verified(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
     evidence = read(url, recipe.study.configurations, owner)
     keys = ["configuration", "images_per_class", "seed"]

@@ -15,7 +15,7 @@ from syncclip.datasets import load_dataset, suite_of
 from syncclip.datasets.dataset import Split
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import resolve
-from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.progress import Progress, print_message
 from syncclip.storage import urls
 from syncclip.studies import findings, multi_dataset, outputs
 from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
@@ -86,7 +86,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     for of_dataset in recipes.values():
         check_data(of_dataset, of_dataset.evaluation.split)
     url = folder_of(recipe, out)
-    with storage.lease(url, "study"):
+    with storage.lock(url, "study"):
         announce("study", recipes)
         parts = parts_of(recipes, url, out is not None)
         for part in parts.values():
@@ -151,9 +151,9 @@ def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | 
     generating = f"generating missing images (at most {images:,}), then " if images else ""
     trainings = counted(sum(len(cells(recipe.study)) for recipe in recipes.values()), "training")
     datasets = f" on {counted(len(recipes), 'dataset')}" if len(recipes) > 1 else ""
-    say(f"{label}: {generating}running {trainings}{datasets}")
+    print_message(f"{label}: {generating}running {trainings}{datasets}")
     for warning in next(iter(recipes.values())).warmup_warnings_of_configurations():
-        say(f"warning: {warning}")
+        print_message(f"warning: {warning}")
 
 
 def parts_of(

@@ -65,7 +65,7 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
         check_data(of_dataset, "val")
         _check_splits(of_dataset)
     url = urls.absolute(out or storage.join(recipe.folder, "tuned"))
-    with storage.lease(url, "tune"):
+    with storage.lock(url, "tune"):
         grid, combinations = _grid(recipe)
         recipes, images_per_class = by_dataset(grid), recipe.study.amounts[-1]
         announce("tune", recipes, images_per_class)
@@ -83,7 +83,7 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
         tuned = _with_selected(recipe, {name: best["selected"] for name, best in record["configurations"].items()})
         owner = storage.identity(tuned.to_yaml())
         outputs.write_json(storage.join(url, outputs.TUNED), record, owner)
-        storage.write_sealed(storage.join(url, outputs.RECIPE), tuned.to_yaml().encode(), owner=owner)
+        storage.write_with_checksum(storage.join(url, outputs.RECIPE), tuned.to_yaml().encode(), owner=owner)
         storage.require(url, (outputs.TUNED, outputs.RECIPE))
         storage.write_contents(url, owner)
         return Choice(tuned, record)

@@ -12,7 +12,7 @@ import numpy as np
 from syncclip import storage
 from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
-from syncclip.runtime.ray_session import cause_of, ray_session
+from syncclip.runtime.ray_session import ray_session, unwrapped
 from syncclip.shards.markers import committed
 from syncclip.synthesis.generators.loading import OOM_REMEDY
 from syncclip.synthesis.generators.pipeline import Generator
@@ -59,7 +59,7 @@ def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
         try:
             size = ray.get(remote.remote(plan.model_dump_json(), generator, pool.device, current()))
         except ray.exceptions.RayTaskError as error:
-            raise cause_of(error) from error
+            raise unwrapped(error) from error
     return plan.model_copy(update={"generator": plan.generator.model_copy(update={"batch_size": size})})
 
 

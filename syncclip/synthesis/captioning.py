@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from syncclip import storage
 from syncclip.core.settings import Settings, UserError
-from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.progress import Progress, print_message
 from syncclip.runtime.ray_session import cluster_address, ray_session
 from syncclip.storage.urls import absolute
 from syncclip.synthesis.prompts.captions import Captions, Sentences, WriterSettings
@@ -112,13 +112,13 @@ def write_captions(
     existing = _existing(settings, url)
     if existing.sentences.keys() >= set(names):
         return existing
-    with storage.lease(url, "captions", file=True):
+    with storage.lock(url, "captions", file=True):
         existing = _existing(settings, url)
         local = pool.size == (1, 1) and not pool.num_gpus and cluster_address() is None
         missing = [name for name in names if name not in existing.sentences]
-        with storage.lease(url + PARTS, "captions") as hold:
+        with storage.lock(url + PARTS, "captions") as hold:
             job = _Job(settings, missing, url, None if local else pool.device, threads, hold.token)
-            todo = job.remaining(say)
+            todo = job.remaining(print_message)
             with Progress(len(names), "classes", "captions", done=len(names) - len(todo)) as line:
                 for report in _reports(job, todo, pool, local):
                     line.update(0 if report.error else 1)

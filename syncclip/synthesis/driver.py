@@ -72,7 +72,7 @@ def synthesise_set(
     url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may run in another folder
     with ExitStack() as locks:
         if not has_all(asked, url):
-            locks.enter_context(storage.lease(url, "synth"))
+            locks.enter_context(storage.lock(url, "synth"))
         stored = read_plan(url)
         if stored is None and next(markers(url), None) is not None:
             raise UserError(f"{url} holds shards but no {PLAN_NAME}, so it can't be extended; use another folder")
@@ -88,7 +88,7 @@ def synthesise_set(
             _ensure_index(url, plan.owner)
             mark_complete(url, summary.images, summary.planned, plan.owner)
             return summary
-        hold = locks.enter_context(storage.lease(url, "synth"))  # also where shards looked complete but are damaged
+        hold = locks.enter_context(storage.lock(url, "synth"))  # also where shards looked complete but are damaged
         located = locate(plan.generator, plan.weights)
         plan = plan.model_copy(update={"weights": located.fingerprint})
         check_capacity(pool, plan.threads)
@@ -103,7 +103,7 @@ def synthesise_set(
 def _ensure_index(url: str, owner: str) -> None:
     """Write the missing index of a complete dataset, as after a kill, unless it is read-only."""
     if read_index(url, owner=owner) is None:
-        with suppress(UserError), storage.lease(url, "synth"):
+        with suppress(UserError), storage.lock(url, "synth"):
             index_set(url, owner)
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import json_without_secrets, value_without_secrets
-from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added, first_complaint
+from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added, first_error
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
@@ -226,7 +226,7 @@ def draft(
             guides=tuple(map(tuple, guides)),
         )
     except ValidationError as error:
-        raise UserError(first_complaint(error)) from error
+        raise UserError(first_error(error)) from error
 
 
 def read_plan(url: str) -> Plan | None:

@@ -18,7 +18,7 @@ from syncclip.shards.images import decode_image
 from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
-from syncclip.synthesis.filters.assets import digest_of
+from syncclip.synthesis.filters.assets import checksum_of
 from syncclip.synthesis.plan import Entry, Plan
 
 FOLDER = "guides"
@@ -60,7 +60,7 @@ class ReferenceImages:
         rows = self._images.rows_of(entry.label)
         row = int(rows[entry.image % len(rows)])
         data, name = self._images.read(row), self._images.name(row)
-        if digest_of(data) != planned:
+        if checksum_of(data) != planned:
             raise UserError(f"{self._incomplete()}: {name} has changed; restore it, or generate into another folder")
         return decode_image(data, name)
 
@@ -83,7 +83,7 @@ def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
 
 def digests(images: Sequence[Sequence[bytes]]) -> tuple[tuple[str, ...], ...]:
     """The checksums of each class's real images, as a plan contains them."""
-    return tuple(tuple(map(digest_of, of_class)) for of_class in images)
+    return tuple(tuple(map(checksum_of, of_class)) for of_class in images)
 
 
 def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None:
@@ -100,4 +100,4 @@ def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None
 
 def _folder(guides: Sequence[Sequence[str]], url: str) -> str:
     """URL of the real images with these checksums."""
-    return storage.join(url, FOLDER, digest_of("\n".join(",".join(of_class) for of_class in guides).encode()))
+    return storage.join(url, FOLDER, checksum_of("\n".join(",".join(of_class) for of_class in guides).encode()))

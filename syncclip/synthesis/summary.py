@@ -92,6 +92,6 @@ def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
     )
     text = (summary.model_dump_json(indent=1) + "\n").encode()
     path = storage.join(url, SUMMARY_NAME)
-    if not storage.exists(path) or storage.read_sealed(path, plan.owner) != text:
-        storage.write_sealed(path, text, owner=plan.owner)
+    if not storage.exists(path) or storage.read_verified(path, plan.owner) != text:
+        storage.write_with_checksum(path, text, owner=plan.owner)
     return summary

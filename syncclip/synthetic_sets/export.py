@@ -15,7 +15,7 @@ import pyarrow as pa
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.runtime.progress import Progress
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.runtime.threads import thread_pool
 from syncclip.shards.markers import ShardStats, committed, shard_name
 from syncclip.shards.tables import read_table
@@ -126,7 +126,7 @@ def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence:
     recipe = storage.join(source.url, SET_RECIPE)
     text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
     card = dataset_card(source.known, list(source.shards.values()), provenance, licence, text)
-    storage.write_sealed(storage.join(out.url, CARD), card.encode())
+    storage.write_with_checksum(storage.join(out.url, CARD), card.encode())
     out.record_small(CARD)
 
 
@@ -190,7 +190,7 @@ def _is_same(url: str, sha256: str) -> bool:
 def _copy(source: ExportedSet, shard: int, target: str) -> None:
     """Copy a tar, through a temporary file if it is remote."""
     url = storage.join(source.url, shard_name(shard))
-    with scratch_folder() as folder:
+    with private_tempdir() as folder:
         path = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
         if not storage.is_local(url):
             storage.fetch(url, path, source.shards[shard].sha256)

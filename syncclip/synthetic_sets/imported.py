@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from syncclip import storage
-from syncclip.clip.prompt_text import spoken
+from syncclip.clip.prompt_text import readable_name
 from syncclip.core.order import ranks
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
@@ -162,7 +162,7 @@ def import_set(
         counts=tuple(counts.tolist()),
         shard_size=rounds * classes,
     )
-    with storage.lease(url, "shards import"):
+    with storage.lock(url, "shards import"):
         claim(imported, url)
         index = index_major(np.asarray(source_images.labels, np.int64), classes)
         order = np.argsort(index)
@@ -258,7 +258,7 @@ def _open_source(
     differences = [
         f"{dataset.classnames[label]!r} is {name!r}"
         for label, name in names.items()
-        if spoken(name).lower() != dataset.classnames[label].lower()
+        if readable_name(name).lower() != dataset.classnames[label].lower()
     ]
     if 2 * len(differences) > len(names):
         raise UserError(

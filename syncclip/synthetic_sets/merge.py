@@ -58,7 +58,7 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
         shard_size=-(-SHARD_IMAGES // known.classes) * known.classes,
         parts=tuple(content_of(part) for part in urls),
     )
-    with storage.lease(url, "shards merge"):
+    with storage.lock(url, "shards merge"):
         claim(merged, url)
         bounds = np.searchsorted(index[order], np.arange(len(merged.shards()) + 1) * merged.shard_size)
         existing = committed(url, owner=merged.owner)

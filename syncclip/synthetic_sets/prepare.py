@@ -6,9 +6,9 @@ from syncclip import storage
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.filters import AnyFilterSettings
-from syncclip.synthesis.filters.clip_head import ClipHeadSettings, with_head_digest
-from syncclip.synthesis.filters.leakage import LeakageSettings, with_leakage_digest
-from syncclip.synthesis.filters.safety import SafetySettings, check_safety, with_safety_digest
+from syncclip.synthesis.filters.clip_head import ClipHeadSettings, with_head_checksum
+from syncclip.synthesis.filters.leakage import LeakageSettings, with_leakage_checksum
+from syncclip.synthesis.filters.safety import SafetySettings, check_safety, with_safety_checksum
 from syncclip.synthesis.generators.loading import find_scheduler
 from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.prompts.files import with_sentences
@@ -61,11 +61,11 @@ def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
     for settings in plan.filters:
         match settings:
             case ClipHeadSettings():
-                filters.append(with_head_digest(settings, url))
+                filters.append(with_head_checksum(settings, url))
             case LeakageSettings():
-                filters.append(with_leakage_digest(settings, url, lambda: load_dataset(recipe.dataset).split("test")))
+                filters.append(with_leakage_checksum(settings, url, lambda: load_dataset(recipe.dataset).split("test")))
             case SafetySettings():
-                filters.append(with_safety_digest(settings))
+                filters.append(with_safety_checksum(settings))
             case _:
                 filters.append(settings)
     return plan.model_copy(update={"filters": tuple(filters)})

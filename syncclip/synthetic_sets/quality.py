@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from syncclip import storage
-from syncclip.core.order import evenly
+from syncclip.core.order import balanced_rows
 from syncclip.core.settings import Settings, UserError
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe
@@ -189,7 +189,7 @@ def _classes(
 def _encode(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Features:
     """CLIP features of a set; unreadable images are skipped."""
     labels = np.asarray(images.labels)
-    kept, features = encode_set(images, clip, evenly(labels, most).tolist(), f"quality ({name})")
+    kept, features = encode_set(images, clip, balanced_rows(labels, most).tolist(), f"quality ({name})")
     return Features(features.double().numpy(), labels[kept], np.array(kept, np.int64))
 
 
@@ -222,5 +222,5 @@ def measure_quality(recipe: Recipe, url: str) -> SetQuality:
         )
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")
-    with storage.lease(url, "shards quality"):
+    with storage.lock(url, "shards quality"):
         return set_quality(url, clip, dataset.splits.get(recipe.evaluation.split))

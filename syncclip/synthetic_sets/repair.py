@@ -59,7 +59,7 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
     _check_assets(plan, shards, url)
     if committed(url, _ignore) and not committed(url, _ignore, plan.owner):
         raise UserError(f"{url}: {PLAN_NAME} is not the plan of these shards; restore the original file")
-    with storage.lease(url, "shards verify --repair"):
+    with storage.lock(url, "shards verify --repair"):
         forget_index(url)
         for shard in shards:
             discard(url, shard)

@@ -78,7 +78,7 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
     )
     storage.write_bytes(_path(folder, checkpoint.step, "safetensors"), data)
     text, owner = marker.model_dump_json(exclude_none=True), storage.identity(recipe_hash)
-    storage.write_sealed(_path(folder, checkpoint.step, "json"), text.encode(), owner=owner)
+    storage.write_with_checksum(_path(folder, checkpoint.step, "json"), text.encode(), owner=owner)
     if old := steps(folder)[:-keep]:
         good = best(folder)
         _remove(folder, [step for step in old if good is None or step != good[0]])
@@ -127,12 +127,12 @@ def best(folder: str) -> tuple[int, float] | None:
     scored: list[tuple[int, float]] = []
     for step in steps(folder):
         with contextlib.suppress(ValidationError, storage.DamagedError):
-            score = Marker.model_validate_json(storage.read_sealed(_path(folder, step, "json"))).score
+            score = Marker.model_validate_json(storage.read_verified(_path(folder, step, "json"))).score
             scored += [(step, score)] if score is not None else []
     return max(scored, key=lambda pair: (pair[1], -pair[0]), default=None)
 
 
-def refuse_others(folder: str, recipe_hash: str) -> None:
+def check_recipe(folder: str, recipe_hash: str) -> None:
     """Raise a UserError if the newest checkpoint belongs to another recipe."""
     for step in steps(folder)[-1:]:
         with contextlib.suppress(ValidationError, storage.DamagedError):
@@ -171,7 +171,7 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
 
 def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
     path = _path(folder, step, "json")
-    marker = Marker.model_validate_json(storage.read_sealed(path))
+    marker = Marker.model_validate_json(storage.read_verified(path))
     if marker.recipe_hash != recipe_hash:
         raise UserError(
             f"{path} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "

@@ -18,7 +18,7 @@ from syncclip.methods.parallel import WorkSplit
 from syncclip.methods.settings import Optimisation
 from syncclip.runtime import shutdown
 from syncclip.runtime.determinism import deterministic
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 from syncclip.stream.loader import batches, views, watched
 from syncclip.training import distributed
 from syncclip.training.checkpoints import Checkpoint
@@ -135,7 +135,7 @@ def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, wo
             if any(distributed.gathered(shutdown.requested(), world_size)):
                 raise StoppedError(f"interrupted before view {number} of {count}")
             if speaks:
-                say(f"{job.run.name}: view {number} of {count} of the training images, before the first step")
+                print_message(f"{job.run.name}: view {number} of {count} of the training images, before the first step")
             yield (batch.to(device) for batch in view)
 
     job.method.train()
@@ -260,7 +260,7 @@ def read_prompts(run: RunFolder) -> dict[str, Tensor]:
     path = run.path(PROMPTS)
     if not storage.exists(path):
         raise UserError(f"{run.url} contains no {PROMPTS}; train first (syncclip train), or check the path")
-    saved = storage.parse_tensors(storage.read_sealed(path, run.owner), path, "train again in another folder")
+    saved = storage.parse_tensors(storage.read_verified(path, run.owner), path, "train again in another folder")
     if wrong := [name for name, tensor in saved.items() if not tensor.to(torch.float64).isfinite().all()]:
         raise UserError(f"{path}: {wrong[0]} contains numbers that are not finite; train again in another folder")
     return saved

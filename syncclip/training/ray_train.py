@@ -10,30 +10,30 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from syncclip import storage
-from syncclip.core.custom_code import OwnCodeError, own_code_reported
+from syncclip.core.custom_code import CustomCodeError, custom_code_reported
 from syncclip.core.session import Session, current
 from syncclip.core.settings import UserError
 from syncclip.core.text import counted
 from syncclip.methods.registry import find_method
 from syncclip.runtime.heartbeat import repeating
-from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.progress import Progress, print_message
 from syncclip.runtime.ray_session import (
     capacity,
-    cause_of,
     cluster_address,
     current_resources,
     debugging,
-    heed_sigterm,
-    heeding,
     local_cpus,
-    note_failure,
-    noted_failure,
+    observing_stop,
     quiet,
     ray_session,
-    telling,
-    told,
+    record_failure,
+    recorded_failure,
+    stop_key,
+    stop_on_sigterm,
+    stop_requested,
+    unwrapped,
 )
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.storage.status_file import keep_status_file
 from syncclip.stream.loader import LostLoaderError
 from syncclip.training import checkpoints, distributed
@@ -87,17 +87,19 @@ def train_on_ray(
     json.dumps(spec)  # only plain data can be sent
     before = folder.open()
     if before is not None and folder.finished(before):
-        say(f"run '{folder.name}' is finished: {folder.url} contains its prompts; nothing to do")
+        print_message(f"run '{folder.name}' is finished: {folder.url} contains its prompts; nothing to do")
         return before
-    checkpoints.refuse_others(folder.path(CHECKPOINTS), folder.recipe_hash)
+    checkpoints.check_recipe(folder.path(CHECKPOINTS), folder.recipe_hash)
     reported = len(before.notes) if before is not None else 0
     course = f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
-    say(f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'which learns nothing'}")
+    print_message(
+        f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'which learns nothing'}"
+    )
     if warning is not None:
-        say(f"warning: {warning}")
-    with storage.lease(folder.url, "train") as hold, ray_session():
+        print_message(f"warning: {warning}")
+    with storage.lock(folder.url, "train") as hold, ray_session():
         scaling, session = _scaling(settings), current().under_lock(folder.url, hold.token)
-        with _shown(folder, reported, scaling, warning), telling() as stop:
+        with _shown(folder, reported, scaling, warning), stop_key() as stop:
             _fit(build, {"spec": spec, "folder": folder, "session": session, "stop": stop}, scaling, settings)
             record = folder.record()
             assert record is not None, "the loop writes the record first"
@@ -172,7 +174,7 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
     quiet()  # importing Ray Train resets its logger
     # The loop writes its own checkpoints, so Ray's state goes to a temporary folder: runs stay clean, and a run on S3
     # needs no second S3 client. (Workers use it only to report checkpoints.)
-    with scratch_folder() as state:
+    with private_tempdir() as state:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"build": build, **config},
@@ -200,7 +202,7 @@ def _torch_config(backend: str) -> Any:
     class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             super().on_start(worker_group, backend_config)
-            worker_group.execute(heed_sigterm)  # in their main threads; the loop has its own
+            worker_group.execute(stop_on_sigterm)  # in their main threads; the loop has its own
 
     class Config(TorchConfig):  # type: ignore[misc]
         @property
@@ -225,23 +227,23 @@ def _worker(config: dict[str, Any]) -> None:
 def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int) -> None:
     job: TrainJob | None = None
     try:
-        if (failure := noted_failure(config["stop"])) is not None:
-            raise OwnCodeError(failure)
-        with distributed.agreed(world_size), own_code_reported():
+        if (failure := recorded_failure(config["stop"])) is not None:
+            raise CustomCodeError(failure)
+        with distributed.agreed(world_size), custom_code_reported():
             job = config["build"](config["spec"], rank, world_size)
         assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
-        with heeding(config["stop"]), own_code_reported():
+        with observing_stop(config["stop"]), custom_code_reported():
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
-        if not told(config["stop"]):  # only this machine is stopped, and another one may replace it
+        if not stop_requested(config["stop"]):  # only this machine is stopped, and another one may replace it
             raise
     except UserError as error:
         if debugging():
             traceback.print_exception(error)
         everywhere = world_size == 1 or job is None or isinstance(error, distributed.SharedError | DivergedError)
         if not everywhere:
-            if isinstance(error, OwnCodeError):
-                note_failure(config["stop"], str(error))
+            if isinstance(error, CustomCodeError):
+                record_failure(config["stop"], str(error))
             raise
         if rank == 0:
             try:
@@ -255,7 +257,7 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
     """The user error for the workers' failures by rank; None for a defect."""
     from ray.exceptions import RayActorError
 
-    causes = {rank: cause_of(failure) for rank, failure in failures.items()}
+    causes = {rank: unwrapped(failure) for rank, failure in failures.items()}
     for cause in causes.values():
         if isinstance(cause, UserError):
             return cause
@@ -291,7 +293,7 @@ def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) 
                     return
                 for note in record.notes[reported:]:
                     if note != warning:
-                        say(note)
+                        print_message(note)
                 reported = max(reported, len(record.notes))
                 if line is not None:
                     loss = float(line["total"])
@@ -304,7 +306,7 @@ def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) 
             with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # the training itself reports these
                 status.waits = _lack(scaling)
             if status.waits not in ("", before):
-                say(status.waits)
+                print_message(status.waits)
 
         every = 1.0 if storage.is_local(folder.url) else 10.0
         try:

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 
 from syncclip import storage
 from syncclip.core.text import counted
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 from syncclip.training import checkpoints
 from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.optimizers import state_of
@@ -55,7 +55,7 @@ def open_run(
     """
     earlier = run.open()
     if earlier is not None and run.finished(earlier):
-        say(f"run '{run.name}' is finished: {run.url} contains its prompts; nothing to do")
+        print_message(f"run '{run.name}' is finished: {run.url} contains its prompts; nothing to do")
         return earlier, None
     record = RunRecord(
         name=run.name,
@@ -168,7 +168,7 @@ class RunRecorder:
         self._metrics.sync()
         self._trackers.sync()
         tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
-        storage.write_sealed(self._run.path(PROMPTS), safetensors.torch.save(tensors), owner=self._run.owner)
+        storage.write_with_checksum(self._run.path(PROMPTS), safetensors.torch.save(tensors), owner=self._run.owner)
         self._record.status, self._record.steps, self._record.seen = "finished", self._record.total_steps, seen
         self._record.seconds = self._seconds()
         self._record.logs = {METRICS: self._metrics.digest, **self._events()}

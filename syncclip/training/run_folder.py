@@ -18,7 +18,7 @@ from syncclip.core.formats import parse_json, parse_yaml
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.versions import package_version
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -48,7 +48,7 @@ class RunRecord(BaseModel):
 
     def note(self, sentence: str) -> None:
         """Print an event and add it to the notes."""
-        say(sentence)
+        print_message(sentence)
         self.notes.append(redacted(sentence))
 
 
@@ -107,13 +107,13 @@ class RunFolder:
     def write_recipe(self) -> None:
         """Write the resolved recipe beside the results, if there is one."""
         if self.recipe_text:
-            storage.write_sealed(self.path(RECIPE), self.recipe_text.encode(), owner=self.owner)
+            storage.write_with_checksum(self.path(RECIPE), self.recipe_text.encode(), owner=self.owner)
 
     def _changes(self) -> str:
         path = self.path(RECIPE)
         if not self.recipe_text or not storage.exists(path):
             return ""
-        differing = differences(storage.read_sealed(path).decode(), self.recipe_text)
+        differing = differences(storage.read_verified(path).decode(), self.recipe_text)
         changes = [change for change in differing if change.startswith(DECIDING)]
         return f" ({', '.join(changes[:5])}{', ...' if len(changes) > 5 else ''})" if changes else ""
 

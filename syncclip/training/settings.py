@@ -14,7 +14,7 @@ LabelKey = Annotated[str, Field(pattern=rf"^(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,252}}
 LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
 
 
-class MixedSet(Settings):
+class MixedDataset(Settings):
     """One of several mixed datasets: `{url: sets/a, weight: 2}`, or just its folder or URL."""
 
     url: str
@@ -30,7 +30,7 @@ class MixedSet(Settings):
 
 
 def _kind(value: object) -> str:
-    return MixedSet.__name__ if isinstance(value, list | tuple) else "text"
+    return MixedDataset.__name__ if isinstance(value, list | tuple) else "text"
 
 
 class TrainingSettings(Settings):
@@ -43,14 +43,15 @@ class TrainingSettings(Settings):
     in practice."""
     synthetic: (
         Annotated[
-            Annotated[str, Tag("text")] | Annotated[tuple[MixedSet, ...], Tag(MixedSet.__name__)], Discriminator(_kind)
+            Annotated[str, Tag("text")] | Annotated[tuple[MixedDataset, ...], Tag(MixedDataset.__name__)],
+            Discriminator(_kind),
         ]
         | None
     ) = None
     """Folder or URL of the synthetic dataset, or a list of several; None: the output of this recipe's `synth`."""
     teacher: str | None = added(None)
     """Folder or URL of the soft labels by `syncclip teacher` for that dataset, for methods with distillation."""
-    real: tuple[MixedSet, ...] = added(())
+    real: tuple[MixedDataset, ...] = added(())
     """Additional datasets of the same classes, such as packed ones, whose few-shot images are mixed in."""
     images_per_class: int | None = Field(None, ge=1)
     """Number of synthetic images per class (the first ones); None: all."""

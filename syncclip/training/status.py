@@ -55,7 +55,7 @@ class TrainingStatus(JobStatus):
         return [*lines, self.last_sign_of_life("train")]
 
 
-def run_lines(url: str) -> list[str] | None:
+def status_lines(url: str) -> list[str] | None:
     """The status of the run at `url` as text; None if there is no run.
 
     Raises:

@@ -18,7 +18,7 @@ from syncclip import storage
 from syncclip.core.secrets import redacted, remember_tracker
 from syncclip.core.settings import UserError
 from syncclip.core.text import install_command
-from syncclip.runtime.tempdirs import scratch_folder
+from syncclip.runtime.tempdirs import private_tempdir
 from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
 
@@ -50,7 +50,7 @@ class TensorBoard:
 
         self._folder = folder
         self._resources = ExitStack()
-        self._temporary = None if storage.is_local(folder) else self._resources.enter_context(scratch_folder())
+        self._temporary = None if storage.is_local(folder) else self._resources.enter_context(private_tempdir())
         events = self._temporary or storage.local_path(folder)
         self._writer = SummaryWriter(str(events), purge_step=step + 1 if step else None)
 

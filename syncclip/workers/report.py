@@ -7,7 +7,7 @@ import traceback
 from typing import NamedTuple
 
 from syncclip import storage
-from syncclip.core.custom_code import own_code_error
+from syncclip.core.custom_code import custom_code_error
 from syncclip.core.secrets import redacted
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
@@ -41,7 +41,7 @@ class Report(NamedTuple):
 
 def failed(report: Report, error: Exception) -> Report:
     """The report of a shard that raised `error`; fatal where a retry can't succeed."""
-    error = own_code_error(error) or error
+    error = custom_code_error(error) or error
     fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
     fatal = fatal and not isinstance(error, storage.UnreachableError)  # a later round may reach the store
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

@@ -140,7 +140,7 @@ def _set(recipe: Recipe, place: Path) -> Path:
     url = make_set(recipe, str(place))
     plan = read_set(url)
     assert isinstance(plan, Plan)
-    storage.write_sealed(f"{url}/{SET_RECIPE}", recipe.to_yaml().encode(), owner=plan.owner)
+    storage.write_with_checksum(f"{url}/{SET_RECIPE}", recipe.to_yaml().encode(), owner=plan.owner)
     summarise(plan, url)
     measure_quality(recipe, url)
     index_set(url, plan.owner)

@@ -56,7 +56,7 @@ def test_no_command_writes_or_says_a_credential(
     jobs.run_here(secretive, str(run))
     generate_here(jobs.plan(secretive), str(synthetic))
     owner = storage.read_owner(str(synthetic / "plan.json"))
-    storage.write_sealed(str(synthetic / "synthesis.yaml"), secretive.to_yaml().encode(), owner=owner)
+    storage.write_with_checksum(str(synthetic / "synthesis.yaml"), secretive.to_yaml().encode(), owner=owner)
     assert "mlflow can't be reached" in (run / "run.json").read_text()
     commands = (
         *(f"evaluate {run}", f"report {run}", f"status {run}", f"prompts show {run}", "plan own/mine.yaml"),

@@ -13,12 +13,12 @@ from PIL import Image
 
 from syncclip import storage
 from syncclip.cli import app
-from syncclip.clip.prompt_text import as_clip_reads
+from syncclip.clip.prompt_text import clip_words
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.loading import read_dataset
 from syncclip.datasets.packed import pack
-from syncclip.storage.checksums import sealed
+from syncclip.storage.checksums import with_checksum
 from syncclip.storage.cleanup import part_of
 from syncclip.synthetic_sets.imported import ImportedSet
 from tests.shards.sets import write_set
@@ -63,7 +63,7 @@ def test_exchanged_shards_of_an_imported_set_are_told(tmp_path: Path) -> None:
 def test_an_impossible_import_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
     write_set(str(tmp_path), 2, 1)
     made = {"source": "x", "dataset": "d", "classnames": ["a", "b"], "counts": [1, 1], "shard_size": 2, "content": "x"}
-    storage.write_sealed(str(tmp_path / "imported.json"), json.dumps(made | change).encode())
+    storage.write_with_checksum(str(tmp_path / "imported.json"), json.dumps(made | change).encode())
     assert app.run(["verify", str(tmp_path)]) == 1
     assert app.run(["shards", "export", str(tmp_path), "--to", "folder", "--out", str(tmp_path / "out")]) == 2
 
@@ -88,7 +88,7 @@ def test_a_file_named_by_another_scripts_digits_is_no_shard(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("pair", [("MD80", "MD 80"), ("t-shirt", "t - shirt"), ("Boeing 737", "Boeing 7 3 7")])
 def test_names_of_the_same_tokens_are_one(pair: tuple[str, str]) -> None:
-    assert as_clip_reads(pair[0]) == as_clip_reads(pair[1])
+    assert clip_words(pair[0]) == clip_words(pair[1])
 
 
 def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +109,11 @@ def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypa
     ],
 )
 def test_a_report_is_made_of_what_can_be_read(tmp_path: Path, name: str, content: dict[str, object]) -> None:
-    (tmp_path / name).write_bytes(sealed(json.dumps(content).encode() + b"\n", "json"))
+    (tmp_path / name).write_bytes(with_checksum(json.dumps(content).encode() + b"\n", "json"))
     assert app.run(["report", str(tmp_path)]) in (0, 2)
 
 
 def test_a_study_of_more_cells_than_a_float_holds_is_refused(tmp_path: Path) -> None:
     values = {"began": 1.0, "seen": 1.0, "cells": 10**400, "done": 1, "ended": 1}
-    storage.write_sealed(str(tmp_path / "progress.json"), json.dumps(values).encode())
+    storage.write_with_checksum(str(tmp_path / "progress.json"), json.dumps(values).encode())
     assert app.run(["status", str(tmp_path)]) == 2

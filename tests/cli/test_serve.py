@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncclip.runtime.shutdown import SENTENCE
+from syncclip.runtime.shutdown import INTERRUPTED_MESSAGE
 from tests.cli.test_app import Outcome, imported_by
 from tests.inference.conftest import Train, images, train
 from tests.ray_head import free_ports
@@ -53,7 +53,7 @@ def test_a_service_for_others_asks_for_its_token_and_leaves_nothing_when_it_is_t
         os.killpg(service.command.pid, signal.SIGTERM)
         out, err = service.command.communicate(timeout=PATIENCE)
     assert (service.command.returncode, out) == (143, "")
-    assert err.splitlines()[-1] == SENTENCE and len(err.splitlines()) == 2
+    assert err.splitlines()[-1] == INTERRUPTED_MESSAGE and len(err.splitlines()) == 2
     assert not [item for item in family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
     with socket.create_server(("", service.port)):
         pass

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from syncclip.clip.prompt_text import fill, filled, spoken, with_article
+from syncclip.clip.prompt_text import fill, filled, readable_name, with_article
 
 
 def test_underscores_of_class_names_are_spaces_in_sentences() -> None:
-    assert [spoken(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3
+    assert [readable_name(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3
 
 
 @pytest.mark.parametrize(

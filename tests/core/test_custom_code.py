@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from syncclip.core import trust
-from syncclip.core.custom_code import OwnCodeError, own_code_error, own_code_reported
+from syncclip.core.custom_code import CustomCodeError, custom_code_error, custom_code_reported
 
 SOURCE = """
 import torch
@@ -54,7 +54,7 @@ def raised(function: Callable[..., object], *arguments: object) -> Exception:
 def test_a_bug_is_reported_by_its_last_line_of_own_code(
     mine: dict[str, Callable[..., object]], name: str, expected: str
 ) -> None:
-    sentence = str(own_code_error(raised(mine[name])))
+    sentence = str(custom_code_error(raised(mine[name])))
     assert sentence.startswith(expected) and "\n" not in sentence
 
 
@@ -65,7 +65,7 @@ def test_an_exception_of_a_callee_is_reported_at_the_line_that_called_it(
     def fail() -> None:
         raise error
 
-    sentence = str(own_code_error(raised(mine["called"], fail)))
+    sentence = str(custom_code_error(raised(mine["called"], fail)))
     assert sentence.startswith(f"mine/other.py, line 14, in called: {type(error).__name__}") and "\n" not in sentence
 
 
@@ -76,22 +76,22 @@ def test_what_a_retry_may_cure_is_left_to_it(mine: dict[str, Callable[..., objec
     def fail() -> None:
         raise error
 
-    assert own_code_error(raised(mine["called"], fail)) is None
+    assert custom_code_error(raised(mine["called"], fail)) is None
 
 
 def test_a_lost_rank_is_no_bug_of_the_code_that_waited_for_it(mine: dict[str, Callable[..., object]]) -> None:
     functions: dict[str, Callable[..., object]] = {"__name__": "torch.distributed.c10d"}  # type: ignore[dict-item]
     exec("def all_reduce():\n    raise RuntimeError('Connection closed by peer')", functions)
-    assert own_code_error(raised(mine["called"], functions["all_reduce"])) is None
+    assert custom_code_error(raised(mine["called"], functions["all_reduce"])) is None
 
 
 def test_a_defect_of_other_code_stays_as_it_is() -> None:
     trust.trust("mine:Method")
-    with pytest.raises(ZeroDivisionError), own_code_reported():
+    with pytest.raises(ZeroDivisionError), custom_code_reported():
         _ = 1 / 0
 
 
 def test_the_block_raises_the_line_from_the_exception(mine: dict[str, Callable[..., object]]) -> None:
-    with pytest.raises(OwnCodeError, match="line 5, in name: NameError") as caught, own_code_reported():
+    with pytest.raises(CustomCodeError, match="line 5, in name: NameError") as caught, custom_code_reported():
         mine["name"]()
     assert isinstance(caught.value.__cause__, NameError)

@@ -107,7 +107,7 @@ def test_a_window_stays_until_as_many_images_are_drawn_as_a_shard_holds(
 
 @given(n=st.integers(1, 20), count=st.integers(1, 50), seed=SEEDS, epochs=st.integers(1, 12))
 def test_over_turns_each_thing_comes_equally_often(n: int, count: int, seed: int, epochs: int) -> None:
-    turns = [order.shown(n, count, seed, epoch) for epoch in range(epochs)]
+    turns = [order.shown_items(n, count, seed, epoch) for epoch in range(epochs)]
     assert all(len(turn) == count for turn in turns)
     counts = np.bincount(np.concatenate(turns), minlength=n)
     assert counts.sum() == count * epochs

@@ -25,7 +25,7 @@ from syncclip.core.text import (
     size,
     table,
 )
-from syncclip.runtime.progress import Progress, say
+from syncclip.runtime.progress import Progress, print_message
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_no_output_function_obeys_a_text_of_others(text: str, shown: str, capsys
     markup = "[bold]loud[/bold] :smile: [link=http://x]y[/link]"
     show(f"{text} {markup}")
     show(table(text, [text], [[f"{text} {markup}"]]))
-    say(text)
+    print_message(text)
     with Progress(2, text, text, done=1) as progress:
         progress.update(1, word=text)
     printed = "".join(capsys.readouterr())

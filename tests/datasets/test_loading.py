@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from syncclip.clip.prompt_text import spoken
+from syncclip.clip.prompt_text import readable_name
 from syncclip.core.settings import UserError
 from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.shards.writer import Sample, write_shard
@@ -126,7 +126,7 @@ ALIKE = [
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 def test_two_names_that_clip_reads_alike_are_refused_with_both(one: str, other: str, tmp_path: Path) -> None:
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
-    assert torch.equal(*(tokenizer(f"a photo of a {spoken(name)}.") for name in (one, other)))
+    assert torch.equal(*(tokenizer(f"a photo of a {readable_name(name)}.") for name in (one, other)))
     folder = tiny_dataset(tmp_path / "b")
     with pytest.raises(UserError, match=r"classes 0 and 5 read alike, ") as refusal:
         load_dataset(DatasetSettings(name=str(folder), classnames=[one, *CLASSES[1:5], other]))

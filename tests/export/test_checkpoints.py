@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from syncclip.clip.backbone import CONFIG, Backbone, BackboneSettings, load_backbone
-from syncclip.clip.prompt_text import spoken, with_article
+from syncclip.clip.prompt_text import readable_name, with_article
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.datasets import Dataset
@@ -118,7 +118,9 @@ def test_every_kind_of_sentence_is_exact(
     assert told["hypothesis_template"] == template
     if template != "{}":
         articles = "{a}" in settings.get("template", "")
-        assert told["candidate_labels"] == [with_article(spoken(n)) if articles else spoken(n) for n in names]
+        assert told["candidate_labels"] == [
+            with_article(readable_name(n)) if articles else readable_name(n) for n in names
+        ]
 
 
 def test_open_clips_own_tokenizer_is_written_for_transformers(tmp_path: Path) -> None:

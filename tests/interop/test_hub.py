@@ -24,7 +24,7 @@ from syncclip.inference.model import load
 from syncclip.interop.hub import push
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs.resolve import readable_run
-from syncclip.storage.checksums import NOBODY, owner_of, sealed
+from syncclip.storage.checksums import NOBODY, owner_of, with_checksum
 from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import images
@@ -268,7 +268,7 @@ def test_code_that_a_strangers_run_names_is_refused(hub: Hub, mine: Path, tiny: 
     recipe = yaml.safe_load(files["recipe.yaml"])
     recipe["training"]["method"] = name
     files |= {
-        "recipe.yaml": sealed(yaml.safe_dump(recipe).encode(), "yaml", owner_of(files["recipe.yaml"]) or NOBODY),
+        "recipe.yaml": with_checksum(yaml.safe_dump(recipe).encode(), "yaml", owner_of(files["recipe.yaml"]) or NOBODY),
         "of_a_stranger_on_the_hub.py": b"raise SystemExit('it was run')",
     }
     hub.repositories[REPO].commit("main", files)
@@ -282,7 +282,7 @@ def test_a_strangers_run_names_no_server_for_ones_keys(hub: Hub, mine: Path, tin
     files = dict(hub.repositories[REPO].files())
     recipe = yaml.safe_load(files["recipe.yaml"])
     recipe["storage"] = {"options": {"endpoint_url": "http://127.0.0.1:9"}}
-    edited = sealed(yaml.safe_dump(recipe).encode(), "yaml", owner_of(files["recipe.yaml"]) or NOBODY)
+    edited = with_checksum(yaml.safe_dump(recipe).encode(), "yaml", owner_of(files["recipe.yaml"]) or NOBODY)
     hub.repositories[REPO].commit("main", {**files, "recipe.yaml": edited})
     with Session():
         assert load(HUB_NAME, tiny.backbone).recipe.storage.options == {}

@@ -133,7 +133,7 @@ class PromptKdCase:
             vectors_sha256=hashlib.sha256(data).hexdigest(),
             shards=(),
         )
-        storage.write_sealed(storage.join(self.teacher, TEACHER), files.model_dump_json().encode())
+        storage.write_with_checksum(storage.join(self.teacher, TEACHER), files.model_dump_json().encode())
 
     @property
     def overrides(self) -> list[str]:

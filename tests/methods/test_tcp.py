@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks.plain_weights import PlainTcp
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
@@ -82,7 +82,7 @@ def test_parity_of_features_logits_losses_gradients_and_steps(name: str) -> None
 @pytest.mark.parametrize("name", variants_of("tcp"))
 def test_parity_of_the_sentences(name: str) -> None:
     variant = Variant("tcp", name)
-    hand_written = fill(variant.settings["template"], map(spoken, variant.classnames))
+    hand_written = fill(variant.settings["template"], map(readable_name, variant.classnames))
     found = {
         "in.tokenized_prompts": build(variant).tokens,
         "in.tokenized_template": parity.tiny_clip().texts(hand_written),

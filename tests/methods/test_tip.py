@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from syncclip.clip.prompt_text import fill, spoken
+from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import build_method
 from syncclip.methods.tip import Tip, search
@@ -136,7 +136,7 @@ def test_parity_of_tokens_rates_and_optimiser(name: str) -> None:
     found, settings = TipVariant(name), Tip.Settings()
     told = found.settings
     for number, template in enumerate(told["templates"]):
-        ids = parity.tiny_clip().texts(fill(template, map(spoken, found.classnames))).ids
+        ids = parity.tiny_clip().texts(fill(template, map(readable_name, found.classnames))).ids
         theirs = found["in.tokenized_prompts"][:, number]
         assert torch.equal(ids, theirs[:, : ids.shape[1]]) and not theirs[:, ids.shape[1] :].any()
     found.check_optimisation(settings)

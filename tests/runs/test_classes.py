@@ -25,7 +25,7 @@ PACKED = {"name": "d", "classnames": ["a", "b"]}
 
 
 def refusal(folder: Path, kind: type[BaseModel], values: dict[str, Any]) -> str:
-    storage.write_sealed(str(folder / "file.json"), json.dumps(values).encode())
+    storage.write_with_checksum(str(folder / "file.json"), json.dumps(values).encode())
     with pytest.raises(UserError) as refused:
         storage.read_document(str(folder / "file.json"), kind, "make it again")
     return str(refused.value)

@@ -69,10 +69,10 @@ def test_a_process_that_hides_when_it_began_counts_as_alive(monkeypatch: pytest.
 
 def test_a_mark_in_a_name_says_whether_its_process_lives(sleeper: subprocess.Popen[bytes]) -> None:
     assert re.fullmatch(processes.MARK, processes.mark())
-    assert processes.living(processes.mark()) is True
+    assert processes.is_alive(processes.mark()) is True
     machine, _, started = processes.mark().split("-")
-    assert processes.living(f"{machine}-{sleeper.pid:x}-{started}") is False, "another process has the number now"
+    assert processes.is_alive(f"{machine}-{sleeper.pid:x}-{started}") is False, "another process has the number now"
     sleeper.kill()
     sleeper.wait()
-    assert processes.living(f"{machine}-{sleeper.pid:x}-{started}") is False
-    assert processes.living(f"000000-{os.getpid():x}-{started}") is None, "of another machine"
+    assert processes.is_alive(f"{machine}-{sleeper.pid:x}-{started}") is False
+    assert processes.is_alive(f"000000-{os.getpid():x}-{started}") is None, "of another machine"

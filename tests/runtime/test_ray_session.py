@@ -15,7 +15,7 @@ import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.runtime import ray_session
-from syncclip.runtime.ray_session import cause_of, lives
+from syncclip.runtime.ray_session import lives, unwrapped
 from tests.conftest import TinyWorld
 from tests.ray_head import ray_head
 
@@ -56,9 +56,9 @@ def test_what_a_worker_raised_is_found_inside_the_wrappers_of_ray() -> None:
 
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         ray.get(ray.remote(outer).remote())
-    cause = cause_of(caught.value)
+    cause = unwrapped(caught.value)
     assert type(cause) is UserError and str(cause) == "no such thing"
-    assert cause_of(cause) is cause
+    assert unwrapped(cause) is cause
 
 
 @pytest.mark.ray

@@ -54,7 +54,7 @@ def test_a_signal_ends_in_one_sentence_and_the_status_that_shells_have(number: i
     with process("signalled(lambda: time.sleep(600))") as running:
         running.send_signal(number)
         out, err = running.communicate()
-    assert (running.returncode, out, err) == (status, "", shutdown.SENTENCE + "\n")
+    assert (running.returncode, out, err) == (status, "", shutdown.INTERRUPTED_MESSAGE + "\n")
 
 
 def test_handlers_that_a_library_installs_never_run() -> None:
@@ -69,7 +69,7 @@ def test_handlers_that_a_library_installs_never_run() -> None:
     with process(body, ready="installed") as running:
         running.terminate()
         _, err = running.communicate()
-    assert (running.returncode, err) == (143, shutdown.SENTENCE + "\n")
+    assert (running.returncode, err) == (143, shutdown.INTERRUPTED_MESSAGE + "\n")
 
 
 def test_a_signal_that_an_older_thread_receives_interrupts_a_waiting_main_thread() -> None:
@@ -82,7 +82,7 @@ def test_a_signal_that_an_older_thread_receives_interrupts_a_waiting_main_thread
     """
     with process(body) as running:
         _, err = running.communicate()
-    assert (running.returncode, err) == (130, shutdown.SENTENCE + "\n")
+    assert (running.returncode, err) == (130, shutdown.INTERRUPTED_MESSAGE + "\n")
 
 
 def test_a_wake_up_just_before_the_main_thread_waits_is_repeated() -> None:
@@ -101,7 +101,7 @@ def test_a_wake_up_just_before_the_main_thread_waits_is_repeated() -> None:
     with process(body) as running:
         running.terminate()
         _, err = running.communicate()
-    assert (running.returncode, err) == (143, shutdown.SENTENCE + "\n")
+    assert (running.returncode, err) == (143, shutdown.INTERRUPTED_MESSAGE + "\n")
 
 
 def test_signals_that_a_library_unblocks_are_waited_for_like_others() -> None:
@@ -120,7 +120,7 @@ def test_signals_that_a_library_unblocks_are_waited_for_like_others() -> None:
         with process(body, ready="unblocked") as running:
             running.send_signal(number)
             out, err = running.communicate()
-        assert (running.returncode, out, err.splitlines()[1:]) == (status, "finished\n", [shutdown.SENTENCE])
+        assert (running.returncode, out, err.splitlines()[1:]) == (status, "finished\n", [shutdown.INTERRUPTED_MESSAGE])
 
 
 FINISHING = """
@@ -144,7 +144,7 @@ def test_what_is_in_flight_is_finished_before_the_command_is_interrupted() -> No
     assert (running.returncode, out) == (143, "finished 1\n")
     assert err.splitlines() == [
         "finishing in-flight work, within 60 s; a second signal ends it at once",
-        shutdown.SENTENCE,
+        shutdown.INTERRUPTED_MESSAGE,
     ]
 
 
@@ -153,14 +153,14 @@ def test_what_takes_longer_than_the_grace_is_interrupted() -> None:
         running.terminate()
         out, err = running.communicate()
     assert (running.returncode, out) == (143, "")
-    assert err.endswith(shutdown.SENTENCE + "\n")
+    assert err.endswith(shutdown.INTERRUPTED_MESSAGE + "\n")
 
 
 def test_without_grace_nothing_is_finished() -> None:
     with process(FINISHING.format(last="time.sleep(600)"), grace=0, ready="in flight") as running:
         running.terminate()
         out, err = running.communicate()
-    assert (running.returncode, out, err) == (143, "", shutdown.SENTENCE + "\n")
+    assert (running.returncode, out, err) == (143, "", shutdown.INTERRUPTED_MESSAGE + "\n")
 
 
 def test_a_second_signal_ends_at_once_what_a_first_lets_finish_and_an_echo_does_not() -> None:
@@ -172,7 +172,7 @@ def test_a_second_signal_ends_at_once_what_a_first_lets_finish_and_an_echo_does_
             running.wait(timeout=1.5 * shutdown.ECHO)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate()
-    assert (running.returncode, err) == (143, shutdown.SENTENCE + "\n")
+    assert (running.returncode, err) == (143, shutdown.INTERRUPTED_MESSAGE + "\n")
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.runtime.processes import mark
-from syncclip.runtime.tempdirs import kept_apart, scratch_folder, sweep_scratch, temporary_folder
+from syncclip.runtime.tempdirs import private_tempdir, sweep_scratch, temporary_files_in, temporary_folder
 
 HELD = """
 import sys
@@ -24,7 +24,7 @@ with scratch_folder(sys.argv[1]) as folder:
 
 
 def test_a_scratch_folder_is_private_and_removed_with_all_in_it(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no space"), scratch_folder(str(tmp_path)) as folder:
+    with pytest.raises(OSError, match="no space"), private_tempdir(str(tmp_path)) as folder:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         (folder / "deep").mkdir()
         raise OSError("no space")
@@ -34,7 +34,7 @@ def test_a_scratch_folder_is_private_and_removed_with_all_in_it(tmp_path: Path) 
 def test_processes_that_are_kept_apart_put_temporary_files_there_and_know_the_machines_place(tmp_path: Path) -> None:
     code = "from syncclip.runtime import tempdirs as t; print(t.tempfile.gettempdir(), t.temporary_folder())"
     before = dict(os.environ)
-    with kept_apart(tmp_path):
+    with temporary_files_in(tmp_path):
         said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
     assert said == [str(tmp_path), str(temporary_folder())]
     assert dict(os.environ) == before
@@ -50,7 +50,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next_and_what_lives_is_not(t
         killed.kill()
         killed.wait()
         assert (left / "file").read_text() == "held"
-        with scratch_folder(str(tmp_path)) as mine:
+        with private_tempdir(str(tmp_path)) as mine:
             assert {held, mine} == set(tmp_path.iterdir())
         alive.communicate("end")
     assert list(tmp_path.iterdir()) == []
@@ -96,6 +96,6 @@ def test_others_folders_files_and_links_are_never_swept(tmp_path: Path) -> None:
 def test_a_name_that_another_has_taken_is_left_to_them(tmp_path: Path) -> None:
     taken = tmp_path / f"syncclip-{mark()}-0"
     taken.symlink_to("/etc")
-    with scratch_folder(str(tmp_path)) as folder:
+    with private_tempdir(str(tmp_path)) as folder:
         assert folder.name == f"syncclip-{mark()}-1"
     assert taken.is_symlink()

@@ -171,7 +171,7 @@ SPOILT: dict[str, Spoil] = {
     "the index was flipped": lambda folder: flip(folder / INDEX, 20),
     "the index was cut": lambda folder: (folder / INDEX).write_bytes((folder / INDEX).read_bytes()[:50]),
     "the index is of a later version": lambda folder: later(folder),
-    "the index is none": lambda folder: storage.write_sealed(str(folder / INDEX), b"[]"),
+    "the index is none": lambda folder: storage.write_with_checksum(str(folder / INDEX), b"[]"),
 }
 
 
@@ -185,13 +185,13 @@ def later(folder: Path) -> None:
     """An index of a version that knows more."""
     text = storage.read_bytes(str(folder / INDEX)).decode().rstrip()
     values = {**json.loads(text), "format": 2, "more": 1}
-    storage.write_sealed(str(folder / INDEX), json.dumps(values).encode())
+    storage.write_with_checksum(str(folder / INDEX), json.dumps(values).encode())
 
 
 def change(folder: Path, **values: object) -> None:
     """An index whose seal is right, but not its content."""
     found = Index.model_validate_json(storage.read_bytes(str(folder / INDEX)))
-    storage.write_sealed(str(folder / INDEX), found.model_copy(update=values).model_dump_json().encode())
+    storage.write_with_checksum(str(folder / INDEX), found.model_copy(update=values).model_dump_json().encode())
 
 
 @pytest.mark.fault

@@ -126,7 +126,7 @@ def test_every_flip_in_a_marker_is_told_by_its_name_and_never_loses_or_changes_a
 
 def test_a_marker_of_a_newer_format_is_refused(url: str) -> None:
     marker = Path(url, "00001_stats.json")
-    storage.write_sealed(str(marker), storage.read_bytes(str(marker)).replace(b'"format": 1', b'"format": 2'))
+    storage.write_with_checksum(str(marker), storage.read_bytes(str(marker)).replace(b'"format": 1', b'"format": 2'))
     with pytest.raises(UserError, match=r"00001_stats.json: format 2"):
         committed(url)
 

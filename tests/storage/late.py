@@ -20,7 +20,7 @@ import psutil
 
 from syncclip import storage
 from syncclip.storage import locks, retries
-from syncclip.storage.conditional_writes import peek
+from syncclip.storage.conditional_writes import read_current
 from syncclip.storage.urls import configured, remote
 
 FILE_CALLS = frozenset({"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.listdir", "shutil.rmtree"})
@@ -82,7 +82,7 @@ def stopped_at(point: int, folder: str, act: Act, takeover: Callable[[str], None
         began = time.monotonic()
         while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
-        with locks.lease(folder, "the new owner") as hold:
+        with locks.lock(folder, "the new owner") as hold:
             takeover(folder)
             before = content(folder)
             time.sleep(max(0.0, seconds - (time.monotonic() - began)))
@@ -91,7 +91,7 @@ def stopped_at(point: int, folder: str, act: Act, takeover: Callable[[str], None
             after = content(folder)
             hold.confirm()
     process.join()
-    assert peek(storage.join(folder, locks.LEASE)) is None
+    assert read_current(storage.join(folder, locks.LEASE)) is None
     return Outcome(stopped, said, before, after if stopped else content(folder))
 
 
@@ -105,7 +105,7 @@ def _own(point: int, folder: str, act: Act, pipe: Connection, world: World) -> N
     platform.node = lambda: "elsewhere"
     said = ""
     try:
-        with locks.lease(folder, "the old owner") as hold, _stopping(point, folder, pipe) as armed, armed():
+        with locks.lock(folder, "the old owner") as hold, _stopping(point, folder, pipe) as armed, armed():
             hold.told = True  # else its heartbeat interrupts it before it goes on, which proves nothing of the fence
             act(folder, hold)
     except BaseException as error:

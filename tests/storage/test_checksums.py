@@ -17,7 +17,7 @@ import yaml
 
 from syncclip import storage
 from syncclip.core.settings import Settings
-from syncclip.storage.checksums import MARK, NOBODY, DamagedError, content, identity, owner_of, sealed
+from syncclip.storage.checksums import MARK, NOBODY, DamagedError, identity, owner_of, verified_content, with_checksum
 
 TENSORS = {"context": np.arange(6, dtype=np.float32).reshape(2, 3), "shift": np.zeros(1, np.float16)}
 TEXTS = {
@@ -52,7 +52,7 @@ def undetected(url: str, data: bytes) -> list[bytes]:
     found = []
     for flipped in flips(data):
         try:
-            found.append(content(url, flipped))
+            found.append(verified_content(url, flipped))
         except storage.DamagedError as error:  # noqa: PERF203  each by itself
             assert str(error).startswith(f"{url} is not as it was written")
     return found
@@ -60,15 +60,15 @@ def undetected(url: str, data: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize(("kind", "text"), CASES)
 def test_a_sealed_text_is_read_without_its_seal_and_any_flip_in_it_is_told(kind: str, text: bytes) -> None:
-    data = sealed(text, kind)
+    data = with_checksum(text, kind)
     assert owner_of(data) == NOBODY
-    assert content(f"a.{kind}", data) == text
+    assert verified_content(f"a.{kind}", data) == text
     assert undetected(f"a.{kind}", data) == []
 
 
 @pytest.mark.parametrize("text", TEXTS["json"])
 def test_sealed_json_is_json_of_the_same_values(text: bytes) -> None:
-    found = json.loads(sealed(text, "json"))
+    found = json.loads(with_checksum(text, "json"))
     holder: dict[str, str] = found if isinstance(found, dict) else dict(found[-1]) if "{" in text.decode() else {}
     if holder:
         assert holder["seal"].startswith("seal-sha256:")
@@ -77,46 +77,46 @@ def test_sealed_json_is_json_of_the_same_values(text: bytes) -> None:
 
 
 def test_the_digest_is_that_of_the_file_with_zeros_in_its_place() -> None:
-    data = sealed(b"name: icons\n", "yaml")
+    data = with_checksum(b"name: icons\n", "yaml")
     zeros = b"# seal-sha256:" + b"0" * 64 + b":" + b"0" * 16 + b"\nname: icons\n"
     assert data == zeros.replace(b"0" * 64, hashlib.sha256(zeros).hexdigest().encode())
     assert yaml.safe_load(data) == {"name": "icons"}
 
 
 def test_yaml_that_was_cut_off_anywhere_is_told(tmp_path: Path) -> None:
-    data = sealed(b"name: icons\nevaluation: {split: val}\n", "yaml")
+    data = with_checksum(b"name: icons\nevaluation: {split: val}\n", "yaml")
     place = str(tmp_path / "recipe.yaml")
-    assert content(place, data) == b"name: icons\nevaluation: {split: val}\n"
+    assert verified_content(place, data) == b"name: icons\nevaluation: {split: val}\n"
     for end in range(1, len(data)):
         with pytest.raises(DamagedError):
-            content(place, data[:end])
+            verified_content(place, data[:end])
 
 
 @pytest.mark.parametrize(("kind", "text"), CASES)
 def test_a_file_of_another_owner_is_reported_by_name(kind: str, text: bytes) -> None:
     mine, theirs = identity("run 1"), identity("run 2")
-    data = sealed(text, kind, mine)
-    assert content(f"a.{kind}", data, mine) == content(f"a.{kind}", data) == text
+    data = with_checksum(text, kind, mine)
+    assert verified_content(f"a.{kind}", data, mine) == verified_content(f"a.{kind}", data) == text
     assert owner_of(data) == mine
     with pytest.raises(DamagedError, match=f"a.{kind} is not as it was written: it belongs to another run"):
-        content(f"a.{kind}", data, theirs)
+        verified_content(f"a.{kind}", data, theirs)
     with pytest.raises(DamagedError, match=f"a.{kind} is not as it was written: its checksum does not match"):
-        content(f"a.{kind}", data.replace(mine.encode(), theirs.encode()), theirs)
+        verified_content(f"a.{kind}", data.replace(mine.encode(), theirs.encode()), theirs)
 
 
 @pytest.mark.parametrize(("kind", "text"), CASES)
 def test_a_file_that_was_cut_short_zeroed_or_extended_is_reported_by_name(kind: str, text: bytes) -> None:
-    data = sealed(text, kind)
+    data = with_checksum(text, kind)
     cut = [data[:length] for length in range(len(data))]
     for damaged in (*cut, bytes(len(data)), data[:-20] + bytes(20), data + b"x", data + bytes(512)):
         with pytest.raises(DamagedError, match=f"a.{kind} is not as it was written"):
-            content(f"a.{kind}", damaged)
+            verified_content(f"a.{kind}", damaged)
 
 
 @pytest.mark.parametrize("tensors", [TENSORS, {}], ids=["two tensors", "none"])
 def test_sealed_tensors_are_the_same_tensors_and_any_flip_is_told(tensors: dict[str, Any], tmp_path: Path) -> None:
     place = tmp_path / "prompts.safetensors"
-    storage.write_sealed(str(place), safetensors.numpy.save(tensors))
+    storage.write_with_checksum(str(place), safetensors.numpy.save(tensors))
     found = safetensors.numpy.load(storage.read_bytes(str(place)))
     assert found.keys() == tensors.keys()
     assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
@@ -137,35 +137,35 @@ def test_a_sealed_table_opens_in_pyarrow_and_pandas_and_any_flip_is_told(tmp_pat
 
 def test_long_files_are_sealed_at_an_end() -> None:
     long = b'{"text": "%s"}' % (b"x" * 300_000)
-    assert content("a.json", sealed(long, "json")) == long
-    tensors = sealed(safetensors.numpy.save({"w": np.ones(100_000, np.float32)}), "safetensors")
-    assert np.array_equal(safetensors.numpy.load(content("a.safetensors", tensors))["w"], np.ones(100_000))
+    assert verified_content("a.json", with_checksum(long, "json")) == long
+    tensors = with_checksum(safetensors.numpy.save({"w": np.ones(100_000, np.float32)}), "safetensors")
+    assert np.array_equal(safetensors.numpy.load(verified_content("a.safetensors", tensors))["w"], np.ones(100_000))
 
 
 @pytest.mark.parametrize("text", [b"", b'{"sha256": "%s"}' % (b"a" * 64), b"sha256:%s" % (b"0" * 64), b"\0" * 100_000])
 def test_a_file_without_a_seal_is_only_read_where_a_user_may_have_written_it(text: bytes) -> None:
     assert owner_of(text) is None
-    assert content("a.json", text, required=False) == text
+    assert verified_content("a.json", text, required=False) == text
     with pytest.raises(DamagedError, match="a.json is not as it was written: its checksum is missing"):
-        content("a.json", text)
+        verified_content("a.json", text)
 
 
 @pytest.mark.parametrize("kind", ["json", "yaml"])
 def test_a_flip_in_the_mark_does_not_make_it_a_file_that_a_user_wrote(kind: str) -> None:
-    data = sealed(TEXTS[kind][0], kind)
+    data = with_checksum(TEXTS[kind][0], kind)
     start = data.index(MARK)
     for place in range(8 * start, 8 * (start + len(MARK))):
         changed = bytearray(data)
         changed[place // 8] ^= 1 << place % 8
         with pytest.raises(DamagedError):
-            content(f"a.{kind}", bytes(changed), required=False)
+            verified_content(f"a.{kind}", bytes(changed), required=False)
 
 
 def test_a_file_of_another_kind_is_read_as_it_is_whatever_is_in_it() -> None:
     text = b"a caption: seal-sha256:" + b"0" * 64 + b" and more"
-    assert content("00000.tar", text) == content("caption.txt", text) == text
+    assert verified_content("00000.tar", text) == verified_content("caption.txt", text) == text
     with pytest.raises(DamagedError):
-        content("captions.json", text, required=False)
+        verified_content("captions.json", text, required=False)
 
 
 class Note(Settings):

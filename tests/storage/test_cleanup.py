@@ -63,7 +63,7 @@ def test_whoever_takes_a_folder_sweeps_it(tmp_path: Path) -> None:
     process, part = writer(tmp_path / "x")
     process.kill()
     process.communicate()
-    with storage.lease(str(tmp_path), "train"):
+    with storage.lock(str(tmp_path), "train"):
         assert not part.exists()
 
 

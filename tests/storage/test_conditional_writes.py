@@ -13,7 +13,7 @@ import pytest
 from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.storage import conditional_writes
-from syncclip.storage.conditional_writes import peek, swap
+from syncclip.storage.conditional_writes import read_current, swap
 from tests.object_store import faulty_bucket, s3_bucket
 
 
@@ -32,15 +32,15 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_it_is_made_replaced_and_removed(place: str) -> None:
-    assert peek(place) is None
+    assert read_current(place) is None
     assert swap(place, None, b"one")
-    assert not swap(place, None, b"other") and peek(place) == b"one"
-    assert not swap(place, b"other", b"two") and peek(place) == b"one"
+    assert not swap(place, None, b"other") and read_current(place) == b"one"
+    assert not swap(place, b"other", b"two") and read_current(place) == b"one"
     assert swap(place, b"one", b"a longer two") and swap(place, b"a longer two", b"3")
-    assert peek(place) == b"3"
-    assert not swap(place, b"one", None) and peek(place) == b"3"
-    assert swap(place, b"3", None) and peek(place) is None
-    assert not swap(place, b"3", b"four") and not swap(place, b"3", None) and peek(place) is None
+    assert read_current(place) == b"3"
+    assert not swap(place, b"one", None) and read_current(place) == b"3"
+    assert swap(place, b"3", None) and read_current(place) is None
+    assert not swap(place, b"3", b"four") and not swap(place, b"3", None) and read_current(place) is None
 
 
 @pytest.mark.parametrize("place", ["local", "s3"], indirect=True)
@@ -50,7 +50,7 @@ def test_of_many_at_once_one_replaces_it(place: str, before: bytes | None) -> No
         swap(place, None, before)
 
     def contend(number: int) -> bool:
-        while peek(place) == before:
+        while read_current(place) == before:
             if swap(place, before, b"%d" % number):
                 return True
             time.sleep(random.uniform(0, 1))  # on S3 each may have aborted another's upload
@@ -58,7 +58,7 @@ def test_of_many_at_once_one_replaces_it(place: str, before: bytes | None) -> No
 
     with ThreadPoolExecutor(8) as threads:
         won = list(threads.map(contend, range(8)))
-    assert won.count(True) == 1 and peek(place) == b"%d" % won.index(True)
+    assert won.count(True) == 1 and read_current(place) == b"%d" % won.index(True)
 
 
 def test_where_a_store_does_not_compare_the_last_writer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_a_lost_answer_is_no_refusal(before: bytes | None) -> None:
             swap(f"{bucket}/file", None, before)
         proxy.spoil("lost", times=1, method="PUT")
         assert swap(f"{bucket}/file", before, b"new")
-        assert proxy.spoilt["lost"] == 1 and peek(f"{bucket}/file") == b"new"
+        assert proxy.spoilt["lost"] == 1 and read_current(f"{bucket}/file") == b"new"
 
 
 def test_a_place_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_one_of_another_version_is_named_with_the_reason_and_the_remedy(
     text: str, complaint: str, tmp_path: Path
 ) -> None:
     place = tmp_path / "note.json"
-    storage.write_sealed(str(place), text.encode())
+    storage.write_with_checksum(str(place), text.encode())
     with pytest.raises(UserError, match=rf"note.json cannot be read .*{complaint}.*; write it anew$"):
         storage.read_document(str(place), Note, "write it anew")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.core.manifest import MANIFEST, require_whole_folder
+from syncclip.core.manifest import MANIFEST, verify_folder
 from syncclip.core.settings import UserError
 from syncclip.storage.exports import Export, exporting, problems_of_export, read_manifest, require_export
 
@@ -33,7 +33,7 @@ def test_a_manifest_lists_size_and_sha256_of_each_file(tmp_path: Path) -> None:
         "a75d5c7d993389d9b6e5f7adc0a059aba20dc25e11c00f8164c4ec72e966047f",
     ]
     assert sorted(manifest["files"]) == sorted(FILES) and list(problems_of_export(str(tmp_path))) == []
-    require_export(str(tmp_path)), require_whole_folder(tmp_path)
+    require_export(str(tmp_path)), verify_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_an_export_that_is_cut_off_is_unfinished_until_the_same_command_complete
             "unfinished; run the command that wrote it again" in one for one in problems_of_export(str(folder))
         ] == [True]
         with pytest.raises(UserError, match="unfinished"):
-            require_whole_folder(folder)
+            verify_folder(folder)
         with pytest.raises(UserError, match="already contains the export of another run"):
             write(str(folder), run="b")
         write(str(folder))
@@ -117,7 +117,7 @@ def test_a_damaged_file_is_reported_and_refused(tmp_path: Path, path: str, damag
     write(str(tmp_path))
     DAMAGES[damage](tmp_path / path)
     assert [str(tmp_path / path) in problem for problem in problems_of_export(str(tmp_path))] == [True]
-    for check in (lambda: require_export(str(tmp_path)), lambda: require_whole_folder(tmp_path)):
+    for check in (lambda: require_export(str(tmp_path)), lambda: verify_folder(tmp_path)):
         with pytest.raises(UserError, match=path):
             check()
 

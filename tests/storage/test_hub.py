@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from syncclip.core.settings import UserError
-from syncclip.storage.hub import fetched, pinned
+from syncclip.storage.hub import download, pinned
 from tests.worlds.hub import Hub, Repository
 
 FILES = {"recipe.yaml": b"name: one\n", "prompts.safetensors": b"eight bytes", "README.md": b"# One\n", "run.py": b"1"}
@@ -24,7 +24,7 @@ def birds(hub: Hub) -> Repository:
 
 
 def fetch(name: str = "hf://alice/birds") -> Path:
-    folder = fetched(name, ["recipe.yaml", "prompts.safetensors"], ["run.json"])
+    folder = download(name, ["recipe.yaml", "prompts.safetensors"], ["run.json"])
     assert folder is not None
     return Path(folder)
 
@@ -52,7 +52,7 @@ def test_a_branch_or_a_commit_can_be_named(birds: Repository) -> None:
 )
 def test_paths_and_urls_are_no_names_on_the_hub(hub: Hub, name: str) -> None:
     hub.repositories["alice/birds"] = Repository()
-    assert fetched(name, ["recipe.yaml"]) is None and hub.fetched == []
+    assert download(name, ["recipe.yaml"]) is None and hub.fetched == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_what_cannot_be_a_repository_is_refused(hub: Hub, name: str) -> None:
     with pytest.raises(
         UserError, match=rf"{name}: not a repository name of the Hugging Face Hub; write hf://owner/name\["
     ):
-        fetched(name, ["recipe.yaml"])
+        download(name, ["recipe.yaml"])
 
 
 def test_the_commit_that_was_fetched_has_a_name_of_its_own(birds: Repository) -> None:

@@ -17,8 +17,8 @@ from syncclip import storage
 from syncclip.core.session import current
 from syncclip.core.settings import UserError
 from syncclip.runtime.processes import Owner
-from syncclip.storage import LostLeaseError, lease, locks
-from syncclip.storage.conditional_writes import peek, swap
+from syncclip.storage import LostLockError, lock, locks
+from syncclip.storage.conditional_writes import read_current, swap
 from tests.object_store import faulty_bucket, s3_bucket
 from tests.worlds.faulty_s3 import DAMAGING, Fault
 
@@ -96,7 +96,7 @@ def from_elsewhere(folder: str, renewed: int = 0) -> None:
     """Let another machine's process hold the folder, or renew its lease."""
     owner = {**Owner.here().model_dump(), "host": "node7", "user": "ada", "pid": 12}
     content = {"command": "synth", "owner": owner, "since": "2026-01-01 00:00 UTC", "token": "t"}
-    assert swap(file_of(folder), peek(file_of(folder)), json.dumps(content).encode() + b"\n" * renewed)
+    assert swap(file_of(folder), read_current(file_of(folder)), json.dumps(content).encode() + b"\n" * renewed)
 
 
 def settled(folder: str) -> float:
@@ -121,22 +121,22 @@ def in_another_thread(action: Any) -> BaseException | None:
 
 
 def take(folder: str, **how: Any) -> None:
-    with lease(folder, "export", **how):
+    with lock(folder, "export", **how):
         pass
 
 
 def test_a_folder_is_held_as_long_as_the_block_lasts_and_no_listing_shows_it(folder: str) -> None:
-    with lease(folder, "train"):
+    with lock(folder, "train"):
         assert storage.listdir(folder) == [] and storage.sizes(folder) == {}
-        assert peek(file_of(folder)) is not None
+        assert read_current(file_of(folder)) is not None
         storage.write_bytes(storage.join(folder, "run.json"), b"{}")
-    assert peek(file_of(folder)) is None
+    assert read_current(file_of(folder)) is None
     assert storage.listdir(folder) == ["run.json"]
 
 
 def test_a_second_writer_is_refused_and_told_who_holds_it_since_when(folder: str) -> None:
-    with lease(folder, "train"):
-        since = json.loads(peek(file_of(folder)) or b"")["since"]
+    with lock(folder, "train"):
+        since = json.loads(read_current(file_of(folder)) or b"")["since"]
         error = in_another_thread(lambda: take(folder))
         assert isinstance(error, UserError)
         mine = Owner.here()
@@ -149,23 +149,23 @@ def test_a_second_writer_is_refused_and_told_who_holds_it_since_when(folder: str
 
 
 def test_whoever_holds_a_folder_is_not_refused_by_itself(folder: str) -> None:
-    with lease(folder, "study"):
+    with lock(folder, "study"):
         take(folder)
-        assert peek(file_of(folder)) is not None  # still that of the outer block
+        assert read_current(file_of(folder)) is not None  # still that of the outer block
         assert in_another_thread(lambda: take(folder)) is not None
 
 
 def test_one_folder_has_one_lease_whatever_it_is_called(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with lease(str(tmp_path / "real"), "train"):
+    with lock(str(tmp_path / "real"), "train"):
         for name in (f"{tmp_path}/link", f"file://{tmp_path}/real/", f"{tmp_path}/link/../real"):
             assert isinstance(in_another_thread(lambda name=name: take(name)), UserError)
 
 
 def test_a_file_is_held_without_its_folder(folder: str) -> None:
     file = storage.join(folder, "captions.json")
-    with lease(file, "captions", file=True):
+    with lock(file, "captions", file=True):
         assert isinstance(in_another_thread(lambda: take(file, file=True)), UserError)
         assert in_another_thread(lambda: take(storage.join(folder, "others.json"), file=True)) is None
         assert in_another_thread(lambda: take(folder)) is None
@@ -175,7 +175,7 @@ def test_a_file_is_held_without_its_folder(folder: str) -> None:
 
 def test_folders_that_were_made_for_nothing_do_not_stay(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match="no such class"), lease(str(tmp_path / "mine" / "a" / "b"), "synth"):
+    with pytest.raises(UserError, match="no such class"), lock(str(tmp_path / "mine" / "a" / "b"), "synth"):
         raise UserError("no such class")
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
 
@@ -249,7 +249,7 @@ def test_of_several_that_take_over_one_does(folder: str, monkeypatch: pytest.Mon
     def contend() -> None:
         together.wait()
         try:
-            with lease(folder, "train"):
+            with lock(folder, "train"):
                 outcomes.append("held")
                 tried.wait()
         except UserError:
@@ -265,25 +265,25 @@ def test_of_several_that_take_over_one_does(folder: str, monkeypatch: pytest.Mon
 
 
 def test_renewing_changes_the_lease_and_keeps_it(folder: str) -> None:
-    with lease(folder, "train") as hold:
-        before = peek(file_of(folder))
+    with lock(folder, "train") as hold:
+        before = read_current(file_of(folder))
         hold.renew()
-        assert peek(file_of(folder)) not in (before, None)
+        assert read_current(file_of(folder)) not in (before, None)
         hold.check()
-    assert peek(file_of(folder)) is None
+    assert read_current(file_of(folder)) is None
 
 
 def test_a_lease_is_renewed_beside_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "INTERVAL", 0.001)
-    with lease(str(tmp_path), "train"):
-        while (peek(file_of(str(tmp_path))) or b"").count(b"\n") < 3:
+    with lock(str(tmp_path), "train"):
+        while (read_current(file_of(str(tmp_path))) or b"").count(b"\n") < 3:
             pass
 
 
 def test_an_owner_that_stood_still_and_was_robbed_writes_nothing_more(folder: str, clock: list[float]) -> None:
     file = storage.join(folder, "run.json")
     robbed = r"one: `synth` of ada@node7 .* after this command stopped renewing"
-    with pytest.raises(LostLeaseError, match=robbed), lease(folder, "train"):
+    with pytest.raises(LostLockError, match=robbed), lock(folder, "train"):
         storage.write_bytes(file, b"first")
         from_elsewhere(folder)
         clock[0] += 31.0  # two renewals are due
@@ -292,40 +292,40 @@ def test_an_owner_that_stood_still_and_was_robbed_writes_nothing_more(folder: st
             lambda: storage.publish(__file__, file),
             lambda: storage.remove(file),
         ):
-            with pytest.raises(LostLeaseError, match=robbed):
+            with pytest.raises(LostLockError, match=robbed):
                 write()
     assert storage.read_bytes(file) == b"first"
-    assert b"node7" in (peek(file_of(folder)) or b"")  # whose it is now
+    assert b"node7" in (read_current(file_of(folder)) or b"")  # whose it is now
     storage.write_bytes(file, b"third")  # what this process does next has nothing to do with it
 
 
 def test_a_folder_that_vanishes_ends_the_command_with_its_name(folder: str) -> None:
     removed = r"one: removed in the middle of the work, .* remove it and run the same command again"
-    with pytest.raises(LostLeaseError, match=removed), lease(folder, "synth"):
+    with pytest.raises(LostLockError, match=removed), lock(folder, "synth"):
         storage.remove(folder, recursive=True)
 
 
 def test_a_vanished_local_folder_is_not_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "set"
-    with pytest.raises(LostLeaseError), lease(str(folder), "synth"):
+    with pytest.raises(LostLockError), lock(str(folder), "synth"):
         storage.remove(str(folder), recursive=True)
         storage.write_bytes(str(folder / "00000.tar"), b"")
     assert not folder.exists()
 
 
 def test_what_broke_since_the_folder_vanished_is_told_as_that(tmp_path: Path) -> None:
-    with pytest.raises(LostLeaseError, match="removed in the middle"), lease(str(tmp_path / "run"), "train"):
+    with pytest.raises(LostLockError, match="removed in the middle"), lock(str(tmp_path / "run"), "train"):
         storage.remove(str(tmp_path / "run"), recursive=True)
         raise AssertionError("no record")
 
 
 def test_an_interrupt_stays_an_interrupt(folder: str) -> None:
-    with pytest.raises(KeyboardInterrupt), lease(folder, "train"):
+    with pytest.raises(KeyboardInterrupt), lock(folder, "train"):
         storage.remove(folder, recursive=True)
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), lease(folder, "train"):
+    with pytest.raises(KeyboardInterrupt), lock(folder, "train"):
         raise KeyboardInterrupt
-    assert peek(file_of(folder)) is None
+    assert read_current(file_of(folder)) is None
 
 
 def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_more(
@@ -337,7 +337,7 @@ def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
         process.send_signal(signal.SIGSTOP)
-        with lease(str(tmp_path), "train"):
+        with lock(str(tmp_path), "train"):
             storage.write_bytes(str(tmp_path / "run.json"), b"the new owner's")
             process.send_signal(signal.SIGCONT)
             said, _ = process.communicate(b"write\n")
@@ -346,8 +346,8 @@ def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_
 
 
 def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with lease(str(tmp_path), "train") as hold, current().under_lock(str(tmp_path), hold.token):
-        whole = peek(file_of(str(tmp_path))) or b""
+    with lock(str(tmp_path), "train") as hold, current().under_lock(str(tmp_path), hold.token):
+        whole = read_current(file_of(str(tmp_path))) or b""
         looks = iter([whole[:-1], None, whole])
         monkeypatch.setattr(locks, "peek", lambda place: next(looks))
         worker = locks.check(str(tmp_path / "prompts"))
@@ -359,7 +359,7 @@ def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monke
 
 @pytest.mark.parametrize("fault", [*DAMAGING, "404"])
 def test_a_spoilt_answer_loses_no_lease(fault: Fault) -> None:
-    with faulty_bucket() as (bucket, proxy), lease(f"{bucket}/run", "train") as hold:
+    with faulty_bucket() as (bucket, proxy), lock(f"{bucket}/run", "train") as hold:
         for method in ("HEAD", "GET", "PUT"):
             proxy.spoil(fault, times=1, method=method)
             hold.renew()
@@ -379,16 +379,16 @@ def test_a_command_that_only_waits_is_interrupted_where_its_folder_vanishes(tmp_
 
 def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> None:
     file = storage.join(folder, "prompts")
-    with lease(folder, "train") as hold:
+    with lock(folder, "train") as hold:
         token = hold.token
         with current().under_lock(folder, token):
             storage.write_bytes(file, b"1")
             hold.renew()
             storage.write_bytes(file, b"2")
-    with current().under_lock(folder, token), pytest.raises(LostLeaseError, match="removed in the middle"):
+    with current().under_lock(folder, token), pytest.raises(LostLockError, match="removed in the middle"):
         storage.write_bytes(file, b"3")
-    taken = pytest.raises(LostLeaseError, match=r"`train` of .*, after this")
-    with lease(folder, "train"), current().under_lock(folder, token), taken:  # by the driver's successor
+    taken = pytest.raises(LostLockError, match=r"`train` of .*, after this")
+    with lock(folder, "train"), current().under_lock(folder, token), taken:  # by the driver's successor
         storage.write_bytes(file, b"3")
     assert storage.read_bytes(file) == b"2"
     with current().under_lock(folder, None):
@@ -402,7 +402,7 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> No
 
 
 def test_a_store_that_is_away_for_a_while_costs_nothing(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with lease(folder, "train") as hold:
+    with lock(folder, "train") as hold:
         with monkeypatch.context() as away:
 
             def unreachable(*_: Any) -> bool:

@@ -264,12 +264,12 @@ def test_the_endpoint_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_defect_of_ours_is_not_explained_away(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), retries.explained("s3://bucket/x", "write"):
+    with pytest.raises(ZeroDivisionError), retries.user_errors("s3://bucket/x", "write"):
         print(1 / 0)
-    with pytest.raises(OSError, match="of nothing"), retries.explained(str(tmp_path), "read"):
+    with pytest.raises(OSError, match="of nothing"), retries.user_errors(str(tmp_path), "read"):
         raise OSError("of nothing that a system says")
     said = pytest.raises(UserError, match="cannot read .*: Input/output error; check the disk")
-    with said, retries.explained(str(tmp_path), "read"):
+    with said, retries.user_errors(str(tmp_path), "read"):
         raise OSError(errno.EIO, "Input/output error")
 
 

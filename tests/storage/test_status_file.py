@@ -42,7 +42,7 @@ def test_a_job_begins_at_one_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("lacking", ["began", "seen"])
 def test_a_file_without_a_time_is_refused(tmp_path: Path, lacking: str) -> None:
     place = tmp_path / "told.json"
-    storage.write_sealed(str(place), begun().model_dump_json(exclude={lacking}).encode())
+    storage.write_with_checksum(str(place), begun().model_dump_json(exclude={lacking}).encode())
     with pytest.raises(UserError, match=f"{lacking}: Field required"):
         storage.read_document(str(place), JobStatus, "use the version that wrote it")
 

@@ -46,7 +46,7 @@ def write_teacher(url: str, images: ShardSet) -> str:
         vectors_sha256=hashlib.sha256(vectors).hexdigest(),
         shards=tuple(shards),
     )
-    storage.write_sealed(storage.join(url, TEACHER), files.model_dump_json().encode())
+    storage.write_with_checksum(storage.join(url, TEACHER), files.model_dump_json().encode())
     return url
 
 

@@ -76,7 +76,7 @@ def make_set(folder: Path, names: list[str] = NAMES, source: ShardSet | None = N
     """A synthetic set of six images of each class, with rejects in its markers."""
     folder.mkdir(parents=True)
     plan = {"dataset": "shapes", "classnames": names, "generator": {"pipeline": "shapes"}, "amounts": [6]}
-    storage.write_sealed(str(folder / "plan.json"), json.dumps(plan).encode())
+    storage.write_with_checksum(str(folder / "plan.json"), json.dumps(plan).encode())
     for shard in range(2):
         samples = []
         for place in range(3 * len(names)):
@@ -125,7 +125,7 @@ def make_study(folder: Path, dataset: Path, names: list[str] = NAMES, source: Sh
     outputs.write_json(str(folder / outputs.STATE), state, owner)
     storage.write_table(str(folder / outputs.TABLE), table, owner)
     recipe = f"name: shapes\ndataset:\n  name: {dataset}\n  shots: 4\ntraining:\n  method: syncclip\n"
-    storage.write_sealed(str(folder / outputs.RECIPE), recipe.encode(), owner=owner)
+    storage.write_with_checksum(str(folder / outputs.RECIPE), recipe.encode(), owner=owner)
     fits = {"confidence_level": 0.95, "resamples": 400, "split": "test", "curves": _curves(table, generator)}
     outputs.write_json(str(folder / outputs.FIT), fits, owner)
     outputs.write_json(str(folder / outputs.COMPARISONS), _comparisons(table), owner)
@@ -163,11 +163,11 @@ def make_run(folder: Path, dataset: Path, names: list[str] = NAMES) -> Path:
         "openworld_auc": 31.4,
     }
     results = {**scores, "per_class": _per_class(names, scores, generator)}
-    storage.write_sealed(str(folder / "results.json"), json.dumps(results).encode())
+    storage.write_with_checksum(str(folder / "results.json"), json.dumps(results).encode())
     record = {"name": "shapes", "status": "finished", "seconds": 65.0}
-    storage.write_sealed(str(folder / "run.json"), json.dumps(record).encode())
+    storage.write_with_checksum(str(folder / "run.json"), json.dumps(record).encode())
     recipe = f"name: shapes\ndataset:\n  name: {dataset}\ntraining:\n  method: syncclip\n  data: both\n"
-    storage.write_sealed(str(folder / "recipe.yaml"), recipe.encode())
+    storage.write_with_checksum(str(folder / "recipe.yaml"), recipe.encode())
     lines = [
         {
             "step": step,
@@ -221,7 +221,7 @@ def _cells(folder: Path, names: list[str], generator: np.random.Generator) -> li
                 (folder / outputs.CELLS / cell).mkdir(parents=True)
                 results = {**scores, "per_class": _per_class(names, scores, generator, tastes)}
                 place = str(folder / outputs.CELLS / cell / "results.json")
-                storage.write_sealed(place, json.dumps(results).encode(), owner=storage.identity(cell))
+                storage.write_with_checksum(place, json.dumps(results).encode(), owner=storage.identity(cell))
     return rows
 
 

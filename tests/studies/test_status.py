@@ -70,7 +70,7 @@ def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
-    storage.write_sealed(str(tmp_path / PROGRESS), b"{}")
+    storage.write_with_checksum(str(tmp_path / PROGRESS), b"{}")
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_study_status(str(tmp_path))
 

@@ -166,7 +166,7 @@ def test_unknown_weights_agree_with_any_but_others_do_not() -> None:
 
 @pytest.mark.parametrize("text", ["{}", '{"format": 1}', '{"from a newer version": 2}'])
 def test_an_unreadable_plan_is_a_one_line_error(tmp_path: Path, text: str) -> None:
-    storage.write_sealed(str(tmp_path / "plan.json"), text.encode())
+    storage.write_with_checksum(str(tmp_path / "plan.json"), text.encode())
     with pytest.raises(UserError, match="cannot be read by this version of syncclip"):
         agree(plan_of(), str(tmp_path))
 

@@ -76,7 +76,7 @@ def test_a_set_whose_driver_died_after_its_last_shard_is_called_complete(tmp_pat
 
 
 def test_a_status_of_another_version_is_a_one_line_error(tmp_path: Path) -> None:
-    storage.write_sealed(str(tmp_path / "status.json"), json.dumps({"state": "flying"}).encode())
+    storage.write_with_checksum(str(tmp_path / "status.json"), json.dumps({"state": "flying"}).encode())
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_status(str(tmp_path))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from syncclip.core.order import evenly
+from syncclip.core.order import balanced_rows
 from syncclip.synthetic_sets.shift import frechet, measure, normalise, project
 
 
@@ -61,5 +61,5 @@ def test_the_map_keeps_the_distance_between_domains_that_differ_along_one_axis()
 
 def test_images_are_taken_evenly_from_the_classes() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    assert evenly(labels, 7).tolist() == [0, 1, 2, 4, 5, 6, 7]
-    assert evenly(labels, 100).tolist() == list(range(9))
+    assert balanced_rows(labels, 7).tolist() == [0, 1, 2, 4, 5, 6, 7]
+    assert balanced_rows(labels, 100).tolist() == list(range(9))

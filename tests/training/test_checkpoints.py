@@ -120,8 +120,8 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="belongs to recipe recipe, not to other"):
         checkpoints.newest(str(tmp_path), "other", print)
     with pytest.raises(UserError, match="belongs to recipe recipe, not to other"):
-        checkpoints.refuse_others(str(tmp_path), "other")
-    checkpoints.refuse_others(str(tmp_path), "recipe")
+        checkpoints.check_recipe(str(tmp_path), "other")
+    checkpoints.check_recipe(str(tmp_path), "recipe")
 
 
 def test_an_empty_or_missing_folder_holds_none(tmp_path: Path) -> None:

@@ -360,7 +360,7 @@ def test_prompts_that_are_no_numbers_or_were_changed_are_refused_by_their_file(t
     with pytest.raises(UserError, match=r"prompts\.safetensors is not as it was written"):
         load_prompts(trained.run, trained.method)
     tensors = {**safetensors.torch.load(whole), "unused": torch.tensor([1.0, torch.nan, 1.0])}
-    storage.write_sealed(str(place), safetensors.torch.save(tensors), owner=trained.run.owner)
+    storage.write_with_checksum(str(place), safetensors.torch.save(tensors), owner=trained.run.owner)
     with pytest.raises(UserError, match=r"prompts\.safetensors: unused contains numbers that are not finite"):
         load_prompts(trained.run, trained.method)
 

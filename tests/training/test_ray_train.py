@@ -25,7 +25,7 @@ from syncclip.training.checkpoints import Checkpoint
 from syncclip.training.loop import run
 from syncclip.training.ray_train import train_on_ray
 from syncclip.training.run_folder import RunRecord
-from syncclip.training.status import STATUS, TrainingStatus, run_lines
+from syncclip.training.status import STATUS, TrainingStatus, status_lines
 from tests.object_store import faulty_bucket
 from tests.training import fakes
 
@@ -268,7 +268,7 @@ def test_a_bug_in_own_code_ends_a_training_without_retries(tmp_path: Path, worke
     with pytest.raises(UserError, match=r"test_ray_train\.py, line \d+, in loss: TypeError: no such loss$"):
         train_on_ray(_buggy, spec, fakes.folder(tmp_path / "run"), settings)
     assert len(list(tmp_path.glob("try*"))) == 1
-    assert "TypeError: no such loss" in str(run_lines(str(tmp_path / "run")))
+    assert "TypeError: no such loss" in str(status_lines(str(tmp_path / "run")))
 
 
 def _buggy(spec: dict[str, Any], rank: int, world_size: int) -> Any:

@@ -46,7 +46,7 @@ def test_the_recipe_lies_beside_the_results(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_strange_record_is_refused(tmp_path: Path) -> None:
-    storage.write_sealed(str(tmp_path / "run.json"), b'{"name": 3}')
+    storage.write_with_checksum(str(tmp_path / "run.json"), b'{"name": 3}')
     with pytest.raises(UserError, match=r"run\.json cannot be read by this version"):
         run(fakes.job(tmp_path))
 

@@ -31,7 +31,7 @@ def record(folder: Path, **values: object) -> None:
 
 
 def test_a_folder_without_a_run_tells_nothing(tmp_path: Path) -> None:
-    assert status.run_lines(str(tmp_path)) is None
+    assert status.status_lines(str(tmp_path)) is None
 
 
 def test_a_running_training_tells_its_speed_and_the_time_left(tmp_path: Path, clock: list[float]) -> None:
@@ -42,7 +42,7 @@ def test_a_running_training_tells_its_speed_and_the_time_left(tmp_path: Path, cl
         clock[0] += 4
         told.count(12, 20, 0.25)
         storage.write_document(str(tmp_path / status.STATUS), told, OWNER)
-        lines = status.run_lines(str(tmp_path))
+        lines = status.status_lines(str(tmp_path))
     assert lines == ["running: 12 of 20 steps · 2 steps/s · 4 s left", "loss: 0.25", "last sign of life: 4 s ago"]
 
 
@@ -50,7 +50,7 @@ def test_a_lost_driver_and_a_wait_for_machines_show(tmp_path: Path) -> None:
     record(tmp_path)
     told = status.TrainingStatus.begin().model_copy(update={"seen": 0.0, "waits": "training waits for machines"})
     storage.write_document(str(tmp_path / status.STATUS), told, OWNER)
-    lines = status.run_lines(str(tmp_path))
+    lines = status.status_lines(str(tmp_path))
     assert lines is not None
     assert lines[:2] == ["running: no step made yet", "training waits for machines"]
     assert "the driver is gone" in lines[2] and "run the same `train` command" in lines[2]
@@ -60,9 +60,9 @@ def test_what_ended_is_told_by_its_record(tmp_path: Path) -> None:
     with keep_status_file(str(tmp_path / status.STATUS), status.TrainingStatus.begin(), OWNER):
         pass
     record(tmp_path, status="finished", steps=20)
-    assert status.run_lines(str(tmp_path)) == ["finished: 20 of 20 steps"]
+    assert status.status_lines(str(tmp_path)) == ["finished: 20 of 20 steps"]
     record(tmp_path, status="failed", steps=7, error="no space left")
-    assert status.run_lines(str(tmp_path)) == ["failed: 7 of 20 steps", "why: no space left"]
+    assert status.status_lines(str(tmp_path)) == ["failed: 7 of 20 steps", "why: no space left"]
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -79,5 +79,5 @@ def test_the_reason_of_a_failed_or_interrupted_training_is_shown(tmp_path: Path,
             keep_status_file(str(tmp_path / status.STATUS), status.TrainingStatus.begin(), OWNER),
         ):
             raise error
-        lines = status.run_lines(str(tmp_path))
+        lines = status.status_lines(str(tmp_path))
         assert lines is not None and lines[:2] == ["failed: no step made yet", expected]

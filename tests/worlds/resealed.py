@@ -13,7 +13,7 @@ from syncclip.studies import outputs
 
 def reseal(place: Path | str, data: bytes) -> None:
     """Replace a file's content; its owner stays."""
-    storage.write_sealed(str(place), data, owner=storage.read_owner(str(place)))
+    storage.write_with_checksum(str(place), data, owner=storage.read_owner(str(place)))
 
 
 def reseal_json(place: Path | str, value: Any) -> None:

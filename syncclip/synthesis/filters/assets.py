@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FOLDER = "filters"
 
 
-def digest_of(data: bytes) -> str:
+def checksum_of(data: bytes) -> str:
     """SHA-256 of some content, its first 16 hex digits."""
     return hashlib.sha256(data).hexdigest()[:16]
 
@@ -37,7 +37,7 @@ def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch:
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    checksum = digest_of(data)
+    checksum = checksum_of(data)
     if planned and checksum != planned:
         raise UserError(mismatch)
     if not storage.exists(asset_url(url, checksum)):
@@ -57,7 +57,7 @@ def fetch(url: str, checksum: str, name: str) -> dict[str, torch.Tensor]:
     if not checksum or not storage.exists(path):
         raise UserError(f"filter {name!r}: {path} is missing; run `syncclip synth` with the dataset's recipe")
     data = storage.read_bytes(path)
-    if digest_of(data) != checksum:
+    if checksum_of(data) != checksum:
         raise UserError(f"filter {name!r}: {path} is damaged; remove it and run the same `syncclip synth` again")
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     return tensors

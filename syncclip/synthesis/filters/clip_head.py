@@ -88,7 +88,7 @@ class ClipHead(Filter):
         return FilterResult([-value for value in outputs] if low is None else outputs, keep)
 
 
-def with_head_digest(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
+def with_head_checksum(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
     """Store the head's weights in the dataset at `url`; returns the settings with their checksum.
 
     Raises:

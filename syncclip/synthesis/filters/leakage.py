@@ -44,7 +44,7 @@ class Leakage(Filter):
         return FilterResult([1 - cosine for cosine in nearest], [value < self.settings.similarity for value in nearest])
 
 
-def with_leakage_digest(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
+def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
     """Compute the test images' features once and store them in the dataset at `url`; returns settings with checksum.
 
     Raises:

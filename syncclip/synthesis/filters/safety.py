@@ -41,7 +41,7 @@ class Safety(Filter):
         self.device = device
         self._checker: tuple[Any, Any] | None = None
         if settings.checker is not None:
-            if with_safety_digest(settings).checksum != settings.checksum:
+            if with_safety_checksum(settings).checksum != settings.checksum:
                 raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was started with")
             self._checker = _load(settings.checker, device)
 
@@ -79,7 +79,7 @@ def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None
         raise UserError(f"filter 'safety': the pipeline {generator.pipeline!r} has no safety checker; {REMEDY}")
 
 
-def with_safety_digest(settings: SafetySettings) -> SafetySettings:
+def with_safety_checksum(settings: SafetySettings) -> SafetySettings:
     """The settings with the checksum of the checker's files.
 
     Raises:

@@ -17,7 +17,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, install_command
 from syncclip.core.trust import COMPILED, require_trust
-from syncclip.runtime.progress import say
+from syncclip.runtime.progress import print_message
 from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 
@@ -64,7 +64,7 @@ def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
 
 @functools.cache
 def _report_skipped(name: str, optimisation: str) -> None:
-    say(f"synthesis.generator.speed: a {name} has no {optimisation}, which is skipped")
+    print_message(f"synthesis.generator.speed: a {name} has no {optimisation}, which is skipped")
 
 
 def _quantize(network: Any, device: str) -> None:
@@ -155,11 +155,11 @@ class CompiledCode:
         except storage.MissingError:
             pass
         except Exception as error:  # any error of torch or a store: the code can be compiled here
-            say(f"{url} is ignored: {first_line(error)}")
+            print_message(f"{url} is ignored: {first_line(error)}")
         yield
         self._sizes.add(size)
         if counters["inductor"][MISSES] > before and (artifacts := torch.compiler.save_cache_artifacts()):
             try:
                 storage.write_bytes(url, hashlib.sha256(artifacts[0]).digest() + artifacts[0])
             except (OSError, UserError) as error:
-                say(f"{url} is not written: {first_line(error)}")
+                print_message(f"{url} is not written: {first_line(error)}")

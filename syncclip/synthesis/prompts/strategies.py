@@ -11,7 +11,7 @@ from typing import Annotated, Literal, overload
 from pydantic import Field, model_validator
 
 from syncclip.clip.prompt_text import fill, filled
-from syncclip.core.settings import Settings, Template, with_one_place
+from syncclip.core.settings import Settings, Template, with_one_placeholder
 from syncclip.core.text import ARTICLE
 from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSettings
 
@@ -91,7 +91,7 @@ class CombinationSettings(SharedStrategy):
         for name in re.findall(r"\{([^{}]+)\}", rest):
             if f"{{{name}}}" != ARTICLE or "{}" in rest:
                 raise ValueError(f"the sentence {self.sentence!r} contains {{{name}}}, but there is no such list")
-        with_one_place(rest)
+        with_one_placeholder(rest)
         return self
 
     def shared(self, template: str) -> Sequence[str]:  # noqa: ARG002

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.settings import UserError
 from syncclip.synthesis.filters import FrozenClip
-from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, layers_of, with_head_digest
+from syncclip.synthesis.filters.clip_head import ClipHead, ClipHeadSettings, layers_of, with_head_checksum
 from tests.synthesis.filters.conftest import batch, noise
 
 DIM = 24  # of the tiny CLIP
@@ -18,7 +18,7 @@ DIM = 24  # of the tiny CLIP
 
 def with_digests(file: Path, folder: Path, clip: FrozenClip, **settings: object) -> ClipHead:
     asked = ClipHeadSettings.model_validate({"weights": str(file), **settings})
-    return ClipHead(with_head_digest(asked, str(folder)), clip, str(folder))
+    return ClipHead(with_head_checksum(asked, str(folder)), clip, str(folder))
 
 
 @pytest.fixture
@@ -89,18 +89,18 @@ WEIGHTS = ("weight", "bias")
 
 def test_the_set_keeps_its_own_copy(linear: tuple[Path, torch.nn.Linear], clip: FrozenClip, tmp_path: Path) -> None:
     file, _ = linear
-    settings = with_head_digest(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
+    settings = with_head_checksum(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
     file.unlink()
-    assert with_head_digest(settings, str(tmp_path / "set")) == settings
+    assert with_head_checksum(settings, str(tmp_path / "set")) == settings
     assert ClipHead(settings, clip, str(tmp_path / "set")).score(batch([noise(0)])).scores
 
 
 def test_other_weights_under_the_same_name_are_errors(linear: tuple[Path, torch.nn.Linear], tmp_path: Path) -> None:
     file, _ = linear
-    settings = with_head_digest(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
+    settings = with_head_checksum(ClipHeadSettings(weights=str(file), minimum=0), str(tmp_path / "set"))
     torch.save(torch.nn.Linear(DIM, 1).state_dict(), file)
     with pytest.raises(UserError, match="other weights than those that the set was started with"):
-        with_head_digest(settings, str(tmp_path / "set"))
+        with_head_checksum(settings, str(tmp_path / "set"))
 
 
 class Bomb:
@@ -122,7 +122,7 @@ class Bomb:
 def test_an_invalid_head_is_an_error_and_no_code_is_run(content: object, complaint: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "bad.pth")
     with pytest.raises(UserError, match=complaint):
-        with_head_digest(ClipHeadSettings(weights=str(tmp_path / "bad.pth"), minimum=0), str(tmp_path))
+        with_head_checksum(ClipHeadSettings(weights=str(tmp_path / "bad.pth"), minimum=0), str(tmp_path))
 
 
 def test_a_head_for_another_clip_is_an_error(clip: FrozenClip, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_head_for_another_clip_is_an_error(clip: FrozenClip, tmp_path: Path) -
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no weights file"):
-        with_head_digest(ClipHeadSettings(weights=str(tmp_path / "none.pth"), minimum=0), str(tmp_path))
+        with_head_checksum(ClipHeadSettings(weights=str(tmp_path / "none.pth"), minimum=0), str(tmp_path))
 
 
 def test_a_head_without_a_threshold_is_an_error() -> None:

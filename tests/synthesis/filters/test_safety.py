@@ -7,7 +7,7 @@ import torch
 
 from syncclip.core.settings import UserError
 from syncclip.synthesis.filters import build_filters, with_absolute_paths
-from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, with_safety_digest
+from syncclip.synthesis.filters.safety import Safety, SafetySettings, check_safety, with_safety_checksum
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from tests.synthesis.filters.conftest import PROMPTS, batch, noise
@@ -51,7 +51,7 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_checker_by_path_rejects_what_it_forbids(checker: Path) -> None:
-    settings = with_safety_digest(SafetySettings(checker=str(checker)))
+    settings = with_safety_checksum(SafetySettings(checker=str(checker)))
     images = [noise(0), noise(1), noise(2)]
     before = [image.tobytes() for image in images]
     safety = Safety(settings)
@@ -82,7 +82,7 @@ def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Pa
     assert images[0].tobytes() == generated[0].tobytes()
     assert images[1].getextrema() == ((0, 0),) * 3  # the pipeline blackens what it flags
     assert Safety(SafetySettings()).score(batch(images)).keep == [True, False]
-    assert Safety(with_safety_digest(SafetySettings(checker=str(tmp_path / "own")))).score(batch(generated)).keep == [
+    assert Safety(with_safety_checksum(SafetySettings(checker=str(tmp_path / "own")))).score(batch(generated)).keep == [
         True,
         False,
     ]
@@ -101,7 +101,7 @@ def test_a_pipeline_without_a_checker_is_an_error_by_its_index(tmp_path: Path) -
 
 
 def test_another_checker_than_the_plans_is_an_error(checker: Path) -> None:
-    settings = with_safety_digest(SafetySettings(checker=str(checker)))
+    settings = with_safety_checksum(SafetySettings(checker=str(checker)))
     with pytest.raises(UserError, match="not the checker that the set was started with"):
         Safety(settings.model_copy(update={"checksum": "0" * 16}))
 
@@ -110,7 +110,7 @@ def test_a_relative_checker_is_found_from_another_folder(
     checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(checker.parent)
-    settings = with_absolute_paths([with_safety_digest(SafetySettings(checker=checker.name))])
+    settings = with_absolute_paths([with_safety_checksum(SafetySettings(checker=checker.name))])
     monkeypatch.chdir(tmp_path)
     (safety,) = build_filters(settings, PROMPTS)
     assert safety.score(batch([noise(0), noise(1)])).keep == [True, False]
@@ -118,4 +118,4 @@ def test_a_relative_checker_is_found_from_another_folder(
 
 def test_a_folder_without_a_checker_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no safety checker"):
-        with_safety_digest(SafetySettings(checker=str(tmp_path)))
+        with_safety_checksum(SafetySettings(checker=str(tmp_path)))

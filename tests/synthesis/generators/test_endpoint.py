@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageChops
 from pydantic import ValidationError
 
-from syncclip.core.settings import UserError, first_complaint
+from syncclip.core.settings import UserError, first_error
 from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.storage import UnreachableError
@@ -282,8 +282,8 @@ def test_images_of_a_server_that_was_started_again_with_another_model_are_not_ta
 def test_settings_without_effect_are_errors(more: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError) as failure:
         GeneratorSettings(**Server(url="http://host:8000/v1").settings(**more))
-    assert re.search(sentence, first_complaint(failure.value))
-    assert "sesame" not in first_complaint(failure.value)
+    assert re.search(sentence, first_error(failure.value))
+    assert "sesame" not in first_error(failure.value)
 
 
 def test_a_gpu_is_for_filters_alone() -> None:
