@@ -134,11 +134,11 @@ class _Folder:
         return set()
 
 
-def verify(url: str, tell: Callable[[str], None]) -> Verification:
+def verify(url: str, report: Callable[[str], None]) -> Verification:
     """Read every file in a folder and its subfolders, and compare it with its checksum and owner.
 
     Args:
-        tell: called with each problem as soon as it is detected.
+        report: called with each problem as soon as it is detected.
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
@@ -154,7 +154,7 @@ def verify(url: str, tell: Callable[[str], None]) -> Verification:
             sentences = chain(_problems_of_export(folder), _problems(replace(folder, names=names), result, progress))
             for sentence in sentences:
                 result.problems.append(sentence)
-                tell(sentence)
+                report(sentence)
     return result
 
 

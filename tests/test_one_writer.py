@@ -225,8 +225,8 @@ def content(folder: str, inner: str = "") -> dict[str, bytes]:
 
 
 def held(kind: Kind, folder: str) -> str:
-    """The file of the lease."""
-    return storage.join(folder, f".{kind.file}.lease" if kind.file else locks.LEASE)
+    """The file of the lock."""
+    return storage.join(folder, f".{kind.file}.lock" if kind.file else locks.LOCK_FILE)
 
 
 def test_a_folder_that_another_holds_is_refused_and_stays_as_it_is(kind: Kind, folder: str, world: World) -> None:
@@ -238,7 +238,7 @@ def test_a_folder_that_another_holds_is_refused_and_stays_as_it_is(kind: Kind, f
     assert content(folder) == before and read_current(held(kind, folder)) == other
 
 
-def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lease(
+def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lock(
     kind: Kind, folder: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusals: list[str] = []
@@ -295,7 +295,7 @@ def test_what_vanishes_in_the_middle_is_told(
     assert content(folder) == {}
 
 
-def test_where_nothing_is_to_be_done_no_lease_is_written(
+def test_where_nothing_is_to_be_done_no_lock_is_written(
     world: World, in_process: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, made, run = world.recipe(), str(tmp_path / "set"), str(tmp_path / "run")

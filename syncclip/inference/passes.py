@@ -73,7 +73,7 @@ class ShardJob:
     threads: int
     device: str
     places: Mapping[str, str | None]
-    lease: str | None
+    lock_token: str | None
 
     def path(self, name: str, ending: str) -> str:
         """URL of a shard's file."""
@@ -164,7 +164,9 @@ class ShardJob:
             check_capacity(pool, self.threads, "--actors", "--num-gpus")
             with Progress(len(self.tars), "shards", label, done=len(self.tars) - len(todo)) as line, ray_session():
                 images = 0
-                for report in run_job(self, todo, worker, pool, self.threads, folder=self.out, lease=self.lease):
+                for report in run_job(
+                    self, todo, worker, pool, self.threads, folder=self.out, lock_token=self.lock_token
+                ):
                     images += report.images
                     line.update(0 if report.error else 1, images=images)
 

@@ -91,7 +91,7 @@ def classify_shards(
             device=pool.device,
             classes=classes,
             places=places or {},
-            lease=hold.token,
+            lock_token=hold.token,
         )
         job.run_on(partial(ShardClassifier, job), pool, "classify")
         storage.require(out, [name[:-4] + ending for name in tars for ending in (TABLE, MARKER)])

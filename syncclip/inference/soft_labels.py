@@ -101,7 +101,7 @@ def write_soft_labels(
             threads=threads,
             device=pool.device,
             places=places or {},
-            lease=hold.token,
+            lock_token=hold.token,
             shards=named,
         )
         job.run_on(partial(ShardTeacher, job), pool, "teacher")

@@ -163,7 +163,7 @@ class ModelCache:
     def _files(self, url: str) -> object:
         """What changes with the files of a set: the digest of an index that fits them, or else all their sizes.
 
-        When the run was resolved the index did fit; for a set that is kept since, it is held against them again.
+        The index matched when the run was resolved; for a set kept since then, it is compared with the files again.
         """
         digest = current().listings.get(url)
         if digest is not None and self._sets is not None:

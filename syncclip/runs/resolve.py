@@ -113,11 +113,11 @@ def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe,
         count, identity = synthetic_part(recipe, url, sets)
         return recipe.with_values({"training.synthetic": url, "training.images_per_class": count}), identity
     resolved = [_with_sets(recipe.with_values({"training.synthetic": item.url}), out, sets) for item in mixed]
-    sets = [
+    mixture = [
         {"url": part.training.synthetic, "weight": item.weight} for (part, _), item in zip(resolved, mixed, strict=True)
     ]
     identity = digest([[identity, item.weight] for (_, identity), item in zip(resolved, mixed, strict=True)])
-    return recipe.with_values({"training.synthetic": sets}), identity
+    return recipe.with_values({"training.synthetic": mixture}), identity
 
 
 def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe, str]:

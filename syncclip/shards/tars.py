@@ -17,7 +17,7 @@ EXTENSION_HEADERS = (b"x", b"g", b"X", b"L", b"K")
 
 @contextmanager
 def open_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
-    """Open a tar for iteration; any defect, even a corrupt header that tarfile takes for the end, is a `ReadError`."""
+    """Open a tar for iteration; any defect, even a corrupt header that tarfile reads as the end, is a `ReadError`."""
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             yield tar

@@ -1,4 +1,4 @@
-"""Leftovers of killed writers: partial files and uploads, told apart from active ones without the local clock."""
+"""Leftovers of killed writers: partial files and uploads, distinguished from active ones without the local clock."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int
                 name = info["name"].rstrip("/").rsplit("/", 1)[-1]
                 if info["name"].rstrip("/") != path.rstrip("/"):  # object stores also list the folder's own key
                     entries.append((name, None if info["type"] == "directory" else int(info["size"])))
-    hidden = re.compile(r"\..*\.(part|lease)")
+    hidden = re.compile(r"\..*\.(part|lock)")
     return sorted((entry for entry in entries if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
 
 

@@ -35,7 +35,7 @@ from syncclip.storage.responses import before_send, corrupt
 from syncclip.storage.retries import UnreachableError, http_status, with_retries
 from syncclip.storage.urls import S3, is_local, join, local_path, scheme
 
-LEASE = ".syncclip.lease"
+LOCK_FILE = ".syncclip.lock"
 INTERVAL = 15.0
 """Seconds between two renewals."""
 SILENCE = 3 * INTERVAL
@@ -221,7 +221,7 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
     """
     url = _normalised(url)
     folder, _, name = url.rpartition("/")
-    place = f"{folder}/.{name}.lease" if file else join(url, LEASE)
+    place = f"{folder}/.{name}.lock" if file else join(url, LOCK_FILE)
     for hold in _holds():
         if hold.place == place and hold.thread in (None, threading.current_thread()):
             yield hold
@@ -275,7 +275,7 @@ def _holds() -> list[Hold]:
     if session.lock is not None:
         url, token = session.lock
         if all(hold.token != token for hold in holds):
-            holds.append(Hold(_normalised(url), join(_normalised(url), LEASE), token))
+            holds.append(Hold(_normalised(url), join(_normalised(url), LOCK_FILE), token))
     return holds
 
 

@@ -1,2 +1,1 @@
-"""From a recipe with a grid of configurations, amounts and seeds to finished runs, scaling curves, comparisons and
-tables."""
+"""Studies: a grid of configurations, images per class and seeds, its runs, scaling curves, comparisons and tables."""

@@ -48,7 +48,7 @@ class _Job:
     url: str
     device: str | None
     threads: int
-    lease: str
+    lock_token: str
 
     @property
     def folder(self) -> str:
@@ -142,11 +142,13 @@ def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str],
 def _reports(job: _Job, todo: Sequence[int], pool: Pool, local: bool) -> Iterator[Report]:
     worker = partial(CaptionWorker, job)
     if local:
-        yield from run_job(job, todo, worker, pool, job.threads, folder=job.folder, lease=job.lease, local=True)
+        yield from run_job(
+            job, todo, worker, pool, job.threads, folder=job.folder, lock_token=job.lock_token, local=True
+        )
     elif todo:
         check_capacity(pool, job.threads)
         with ray_session():
-            yield from run_job(job, todo, worker, pool, job.threads, folder=job.folder, lease=job.lease)
+            yield from run_job(job, todo, worker, pool, job.threads, folder=job.folder, lock_token=job.lock_token)
 
 
 class CaptionWorker(Worker[Part]):

@@ -138,7 +138,7 @@ class _Job:
     """Shard -> images, for every requested shard."""
     todo: Sequence[int]
     pool: Pool
-    lease: str
+    lock_token: str
     """Token of the lock under which actors write."""
     new: bool
     """Whether the dataset starts here; if nothing is generated, its plan is removed again."""
@@ -178,7 +178,9 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
         with _watched(job, status, show, observe) as count:
             check_capacity(job.pool, job.plan.threads)
             generating = True
-            for report in run_job(job, job.todo, worker, job.pool, job.plan.threads, folder=job.url, lease=job.lease):
+            for report in run_job(
+                job, job.todo, worker, job.pool, job.plan.threads, folder=job.url, lock_token=job.lock_token
+            ):
                 count(report)
     except BaseException as error:
         # Without shards the plan binds the folder to no settings. But when a run on a cluster was interrupted, or the

@@ -76,7 +76,7 @@ class Plan(Settings):
         if not self.classnames:
             raise ValueError(f"dataset {self.dataset!r} has no classes, so there is nothing to generate")
         if not self.amounts or any(a >= b for a, b in pairwise((0, *self.amounts))):
-            raise ValueError(f"amounts {list(self.amounts)} must be positive and ascending")
+            raise ValueError(f"numbers of images per class, {list(self.amounts)}, must be positive and ascending")
         if self.total > MAX_IMAGES:
             raise ValueError(
                 f"{self.amounts[-1]} images of {self.classes} classes exceed the {MAX_IMAGES:,} images of a synthetic "

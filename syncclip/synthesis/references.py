@@ -69,7 +69,7 @@ class ReferenceImages:
 
 
 def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
-    """The few-shot image files of each class, in order of use; empty for classes without real images.
+    """The few-shot image files of each class, in the order of their use; empty for classes without any.
 
     Raises:
         UserError: the dataset has no training images.

@@ -29,7 +29,7 @@ class Work(Settings):
 
 
 class SetSummary(Settings):
-    """Totals of a synthetic dataset. All but `work` follows from plan and markers, whoever sums them up."""
+    """Totals of a synthetic dataset. All but `work` follows from the plan and the markers."""
 
     url: str = Field(exclude=True)
     owner: str = Field(exclude=True)

@@ -122,7 +122,7 @@ def run_job(
     threads: int,
     *,
     folder: str,
-    lease: str | None = None,
+    lock_token: str | None = None,
     local: bool = False,
 ) -> Iterator[Report]:
     """Run `todo` on a pool of actors, then repeat what is not done, until all is or `pool.retries` rounds were in vain.
@@ -131,7 +131,7 @@ def run_job(
         worker: called once in each actor.
         threads: CPUs per actor.
         folder: URL whose lock this process holds.
-        lease: token of that lock, under which the actors write; None: no lock.
+        token: of that lock, under which the actors write; None: no lock.
         local: run in this process, without retries.
 
     Raises:
@@ -142,7 +142,7 @@ def run_job(
         here = worker()
         run = lambda shards: (here.commit(here.begin(shard)) for shard in shards)  # noqa: E731
     else:
-        session = current().under_lock(folder, lease)
+        session = current().under_lock(folder, lock_token)
         run = partial(run_round, worker=worker, pool=pool, threads=threads, session=session)
     fruitless, repeated, retries = 0, False, 0 if local else pool.retries
     while todo:

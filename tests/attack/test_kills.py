@@ -77,7 +77,7 @@ def set_bits(folder: Path) -> dict[str, object]:
 
 
 def files(folder: Path) -> list[str]:
-    """The files that stay; others' parts and leases are swept later."""
+    """The files that stay; others' parts and locks are swept later."""
     names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if not Path(name).name.startswith((".", "events.")))
 

@@ -24,7 +24,7 @@ from tests.worlds.synthetic import generate_here
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
-OWN = re.compile(r"run\.json|recipe\.yaml|.*_stats\.json|report\.html|events\..*|.*\.lease")
+OWN = re.compile(r"run\.json|recipe\.yaml|.*_stats\.json|report\.html|events\..*|.*\.lock")
 """Files that hold times, or tell where they lie."""
 
 

@@ -79,7 +79,7 @@ def predictions(folder: Path) -> dict[str, bytes]:
 def in_this_process(run: str, url: str, out: str) -> ShardClassifier:
     tars = dict.fromkeys(name for name in storage.sizes(url) if name.endswith(".tar"))
     asked = {"asked": "asked", "top": 5, "batch": 4, "threads": 1, "device": "cpu", "classes": (), "places": {}}
-    return ShardClassifier(_Job(run=run, url=url, out=out, tars=tars, lease=None, **asked))
+    return ShardClassifier(_Job(run=run, url=url, out=out, tars=tars, lock_token=None, **asked))
 
 
 @pytest.mark.ray

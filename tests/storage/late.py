@@ -91,7 +91,7 @@ def stopped_at(point: int, folder: str, act: Act, takeover: Callable[[str], None
             after = content(folder)
             hold.confirm()
     process.join()
-    assert read_current(storage.join(folder, locks.LEASE)) is None
+    assert read_current(storage.join(folder, locks.LOCK_FILE)) is None
     return Outcome(stopped, said, before, after if stopped else content(folder))
 
 

@@ -24,8 +24,8 @@ from tests.worlds.faulty_s3 import DAMAGING, Fault
 
 HOLDING = """
 import sys, time
-from syncclip.storage import lease
-with lease(sys.argv[1], "train"):
+from syncclip.storage import lock
+with lock(sys.argv[1], "train"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -37,7 +37,7 @@ from syncclip import storage
 from syncclip.storage import locks
 locks.INTERVAL = 0.2
 try:
-    with locks.lease(sys.argv[1], "train"):
+    with locks.lock(sys.argv[1], "train"):
         print("held", flush=True)
         sys.stdin.readline()
         storage.write_bytes(sys.argv[1] + "/run.json", b"the old owner's")
@@ -51,7 +51,7 @@ from syncclip.runtime.shutdown import listening
 from syncclip.storage import locks
 locks.INTERVAL = 0.05
 try:
-    with listening() if sys.argv[2] else contextlib.nullcontext(), locks.lease(sys.argv[1], "train"):
+    with listening() if sys.argv[2] else contextlib.nullcontext(), locks.lock(sys.argv[1], "train"):
         print("held", flush=True)
         threading.Event().wait()
 except locks.LostLeaseError as error:
@@ -89,11 +89,11 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def file_of(folder: str) -> str:
-    return storage.join(folder, ".syncclip.lease")
+    return storage.join(folder, ".syncclip.lock")
 
 
 def from_elsewhere(folder: str, renewed: int = 0) -> None:
-    """Let another machine's process hold the folder, or renew its lease."""
+    """Let another machine's process hold the folder, or renew its lock."""
     owner = {**Owner.here().model_dump(), "host": "node7", "user": "ada", "pid": 12}
     content = {"command": "synth", "owner": owner, "since": "2026-01-01 00:00 UTC", "token": "t"}
     assert swap(file_of(folder), read_current(file_of(folder)), json.dumps(content).encode() + b"\n" * renewed)
@@ -155,7 +155,7 @@ def test_whoever_holds_a_folder_is_not_refused_by_itself(folder: str) -> None:
         assert in_another_thread(lambda: take(folder)) is not None
 
 
-def test_one_folder_has_one_lease_whatever_it_is_called(tmp_path: Path) -> None:
+def test_one_folder_has_one_lock_whatever_it_is_called(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with lock(str(tmp_path / "real"), "train"):
@@ -189,7 +189,7 @@ def test_a_live_process_is_never_robbed_though_it_stands_still(
     assert clock[0] >= 2000.0
 
 
-def test_the_lease_of_a_killed_process_is_taken_over_at_once(
+def test_the_lock_of_a_killed_process_is_taken_over_at_once(
     tmp_path: Path, holder: subprocess.Popen[bytes], clock: list[float]
 ) -> None:
     holder.kill()
@@ -198,7 +198,7 @@ def test_the_lease_of_a_killed_process_is_taken_over_at_once(
     assert clock[0] == 1000.0
 
 
-def test_a_silent_lease_of_another_machine_is_taken_over_after_three_renewals(
+def test_a_silent_lock_of_another_machine_is_taken_over_after_three_renewals(
     folder: str, clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from_elsewhere(folder)
@@ -213,7 +213,7 @@ def test_a_silent_lease_of_another_machine_is_taken_over_after_three_renewals(
 @pytest.mark.parametrize(
     ("renewals", "refused"), [([1, 16, 31], 31), ([14, 29, 44], 44), ([44], 44), ([1, 16], None), ([10, 54, 60], 54)]
 )
-def test_a_lease_of_another_machine_is_left_to_a_process_that_renews_it_for_longer_than_an_end_takes(
+def test_a_lock_of_another_machine_is_left_to_a_process_that_renews_it_for_longer_than_an_end_takes(
     folder: str, clock: list[float], monkeypatch: pytest.MonkeyPatch, renewals: list[int], refused: int | None
 ) -> None:
     from_elsewhere(folder)
@@ -233,7 +233,7 @@ def test_a_lease_of_another_machine_is_left_to_a_process_that_renews_it_for_long
         assert clock[0] == 1000.0 + refused
 
 
-def test_a_lease_that_was_not_wholly_written_is_waited_for_and_then_taken_over(folder: str, clock: list[float]) -> None:
+def test_a_lock_that_was_not_wholly_written_is_waited_for_and_then_taken_over(folder: str, clock: list[float]) -> None:
     swap(file_of(folder), None, b"")
     take(folder)
     assert clock[0] == 1045.0 + settled(folder)
@@ -264,7 +264,7 @@ def test_of_several_that_take_over_one_does(folder: str, monkeypatch: pytest.Mon
     assert sorted(outcomes) == ["held", "refused", "refused", "refused"]
 
 
-def test_renewing_changes_the_lease_and_keeps_it(folder: str) -> None:
+def test_renewing_changes_the_lock_and_keeps_it(folder: str) -> None:
     with lock(folder, "train") as hold:
         before = read_current(file_of(folder))
         hold.renew()
@@ -273,7 +273,7 @@ def test_renewing_changes_the_lease_and_keeps_it(folder: str) -> None:
     assert read_current(file_of(folder)) is None
 
 
-def test_a_lease_is_renewed_beside_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_is_renewed_beside_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "INTERVAL", 0.001)
     with lock(str(tmp_path), "train"):
         while (read_current(file_of(str(tmp_path))) or b"").count(b"\n") < 3:
@@ -345,7 +345,7 @@ def test_a_suspended_process_that_another_machine_took_over_from_writes_nothing_
     assert (tmp_path / "run.json").read_bytes() == b"the new owner's"
 
 
-def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with lock(str(tmp_path), "train") as hold, current().under_lock(str(tmp_path), hold.token):
         whole = read_current(file_of(str(tmp_path))) or b""
         looks = iter([whole[:-1], None, whole])
@@ -358,7 +358,7 @@ def test_a_lease_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("fault", [*DAMAGING, "404"])
-def test_a_spoilt_answer_loses_no_lease(fault: Fault) -> None:
+def test_a_spoilt_answer_loses_no_lock(fault: Fault) -> None:
     with faulty_bucket() as (bucket, proxy), lock(f"{bucket}/run", "train") as hold:
         for method in ("HEAD", "GET", "PUT"):
             proxy.spoil(fault, times=1, method=method)
@@ -397,7 +397,7 @@ def test_a_worker_writes_as_long_as_its_driver_holds_the_folder(folder: str) -> 
 
 def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*file/\.syncclip\.lease: .*; choose a location that you may"):
+    with pytest.raises(UserError, match=r"cannot write .*file/\.syncclip\.lock: .*; choose a location that you may"):
         take(str(tmp_path / "file"))
 
 

@@ -127,5 +127,5 @@ def _check_causal(label: str, config: Any) -> None:
     if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         raise UserError(
             f"{label} is a {architectures[0]}, which does not generate text; use a causal model, such as one whose "
-            "card says 'text generation'"
+            "card lists 'text generation'"
         )
