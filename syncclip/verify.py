@@ -61,7 +61,7 @@ _MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
 ROOTS = (PLAN_NAME, IMPORTED, RECORD, outputs.STATE, PACKING, outputs.TUNED)
 """Files that identify the content of a folder."""
-SEALED = frozenset(
+WITH_CHECKSUM = frozenset(
     {*ROOTS, CONTENTS, SET_RECIPE, STATUS_NAME, SUMMARY_NAME, STATS_NAME, INDEX, RECIPE, PROMPTS, CLASSES, RESULTS}
     | {PREDICTIONS, STATUS, TIMING, CARD, PACKED_FILE, WHOLE_TRAIN, PROGRESS, "report.html", *outputs.ALWAYS}
     | {outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES}
@@ -295,7 +295,7 @@ def _is_ours(folder: _Folder, name: str) -> bool:
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
         return True
     pattern = REJECTS.fullmatch(name) or _MARKER.fullmatch(name)
-    return name in SEALED or EVENTS in name or name in (METRICS, COLUMNS) or pattern is not None
+    return name in WITH_CHECKSUM or EVENTS in name or name in (METRICS, COLUMNS) or pattern is not None
 
 
 def _require_owner(folder: _Folder, name: str) -> None:

@@ -176,7 +176,7 @@ def test_files_that_do_not_fit_the_set_are_refused(
 
     refused(r"gone: the teacher's files are missing or incomplete", tiny_set, tmp_path / "gone")
     file = json.loads((Path(teacher) / TEACHER).read_text())
-    file.pop("seal")
+    file.pop("checksum")
     cases = {
         r"the teacher's 6 classes are not the 6 of": {"classnames": [*"abcdef"]},
         r"of 1 of 2 shards are missing \(00001\.tar\); run `syncclip teacher": {"shards": file["shards"][:1]},
@@ -207,7 +207,7 @@ def test_fewer_images_need_the_probabilities_of_their_shards_alone(
     tiny: TinyWorld, tiny_set: str, teacher: str, tmp_path: Path
 ) -> None:
     file = json.loads((Path(teacher) / TEACHER).read_text())
-    file.pop("seal")
+    file.pop("checksum")
     half = Path(shutil.copytree(teacher, tmp_path / "half"))
     storage.write_with_checksum(str(half / TEACHER), json.dumps({**file, "shards": file["shards"][:1]}).encode())
     run = jobs.run_here(

@@ -14,7 +14,7 @@ from syncclip.training.run_folder import RunRecord
 from syncclip.training.status import TrainingStatus
 from syncclip.verify import Verification, verify
 from tests.conftest import TinyWorld
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_file_that_was_cut_short_is_reported_by_name(run: Path, pattern: str, 
 @pytest.mark.fault
 def test_the_events_of_a_run_that_is_not_finished_end_anywhere(run: Path) -> None:
     record = RunRecord.model_validate_json(storage.read_verified(str(run / "run.json")))
-    reseal(run / "run.json", record.model_copy(update={"status": "running", "logs": {}}).model_dump_json().encode())
+    rewrite(run / "run.json", record.model_copy(update={"status": "running", "logs": {}}).model_dump_json().encode())
     (events,) = run.glob("events.*")
     events.write_bytes(events.read_bytes()[:-3])
     assert problems(run) == []

@@ -1,10 +1,10 @@
 """Checksums inside files, with the identity of their owner.
 
-Such a file contains `seal-sha256:`, 64 hex digits and, after a colon, 16 more. The first are the sha256 of the file
+Such a file contains `checksum-sha256:`, 64 hex digits and, after a colon, 16 more. The first are the sha256 of the file
 with zeros in their place, so that a modified file is never used. The others identify the owner (a run, a study, a
-synthetic or packed dataset), so that a file of another owner is never used instead. In JSON they are
-the value of a last key `seal`, in YAML a first comment (YAML that is cut short is still YAML), in Markdown and HTML a
-last comment, in parquet a key of the footer's metadata, in safetensors a key of the header's.
+synthetic or packed dataset), so that a file of another owner is never used instead. In JSON they are the value of a
+last key `checksum`, in YAML a first comment (truncated YAML is still YAML), in Markdown and HTML a last comment, in
+parquet a key of the footer's metadata, in safetensors a key of the header's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import re
 
 from syncclip.core.settings import UserError
 
-MARK = b"seal-sha256:"
-KEY = "seal"
+MARK = b"checksum-sha256:"
+KEY = "checksum"
 NOBODY = "0" * 16
 """Identity in files without an owner."""
 _DIGITS = b"0" * 64
@@ -24,9 +24,10 @@ _TAIL, _HEAD = 64 << 10, 1 << 10
 """Bytes at the end and the start of a file in which its checksum is searched."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
-_SEAL = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
+_PATTERN = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
 _IN_TEXT = re.compile(
-    rb'(?:,?\n "seal": "%(seal)s"|(?<=\[)"%(seal)s"|# %(seal)s\n|<!-- %(seal)s -->\n)' % {b"seal": _SEAL}
+    rb'(?:,?\n "checksum": "%(checksum)s"|(?<=\[)"%(checksum)s"|# %(checksum)s\n|<!-- %(checksum)s -->\n)'
+    % {b"checksum": _PATTERN}
 )
 KINDS = ("json", "yaml", "md", "html", "parquet", "safetensors")
 """File name extensions of files with checksums."""
@@ -87,7 +88,7 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
         raise DamagedError(
             f"{url} is not as it was written: it belongs to another run, study or set and was exchanged; {_REMEDY}"
         )
-    match = _IN_TEXT.search(data, max(0, start - 32))
+    match = _IN_TEXT.search(data, max(0, start - 64))
     return data if match is None else data[: match.start()] + data[match.end() :]
 
 
@@ -126,22 +127,22 @@ def _checksum(data: bytes, start: int) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _with_blank(data: bytes, kind: str, seal: bytes) -> bytes:
+def _with_blank(data: bytes, kind: str, checksum: bytes) -> bytes:
     """Insert a blank checksum into a text or safetensors file."""
     if kind == "safetensors":  # its header, a JSON object after its own length, is padded to eight bytes
         size = 8 + int.from_bytes(data[:8], "little")
         header = data[8:size].rstrip()
         assert not header.startswith(b'{"__metadata__"')
-        header = b'{"__metadata__":{"seal":"%s"}%s%s' % (seal, b"," if len(header) > 2 else b"", header[1:])
+        header = b'{"__metadata__":{"checksum":"%s"}%s%s' % (checksum, b"," if len(header) > 2 else b"", header[1:])
         header += b" " * (-len(header) % 8)
         return len(header).to_bytes(8, "little") + header + data[size:]
     if kind == "yaml":
-        return b"# %s\n%s" % (seal, data)
+        return b"# %s\n%s" % (checksum, data)
     if kind in ("md", "html"):
-        return b"%s<!-- %s -->\n" % (data, seal)
+        return b"%s<!-- %s -->\n" % (data, checksum)
     assert kind == "json", kind
     if (closing := _CLOSING.search(data)) is None:
         assert data.split() == [b"[]"], "a JSON object, or a list of objects"
-        return data.replace(b"[", b'["%s"' % seal)
+        return data.replace(b"[", b'["%s"' % checksum)
     head = data[: closing.start()]
-    return b'%s%s\n "seal": "%s"%s' % (head, b"" if head.endswith(b"{") else b",", seal, closing[0])
+    return b'%s%s\n "checksum": "%s"%s' % (head, b"" if head.endswith(b"{") else b",", checksum, closing[0])

@@ -129,12 +129,12 @@ def plans(given: list[str], folder: Path) -> None:
 
 def tar_bytes(change: tuple[bool, list[tuple[int, int]]], folder: Path) -> None:
     """A tar with bytes of its headers changed; with sound checksums, if the first says so."""
-    sealed, changes = change
+    checksummed, changes = change
     data = bytearray(_tar([("a", {"jpg": jpeg(1), "cls": b"1"}), ("b", {"jpg": jpeg(2), "json": b'{"label": 0}'})]))
     for place, value in changes:
         block = place // 512 % (len(data) // 512) * 512
         data[block + place % 512] = value
-        if sealed:
+        if checksummed:
             data[block + 148 : block + 156] = b" " * 8
             data[block + 148 : block + 156] = f"{sum(data[block : block + 512]):06o}\0 ".encode()
     _as_dataset(bytes(data), folder)
@@ -220,7 +220,9 @@ def tables(change: tuple[bytes, list[tuple[int, int]]], folder: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     write_set(str(place), 2, 1)
     marker = place / "00000_stats.json"
-    kept = {key: value for key, value in json.loads(marker.read_bytes()).items() if key not in ("seal", "table_sha256")}
+    kept = {
+        key: value for key, value in json.loads(marker.read_bytes()).items() if key not in ("checksum", "table_sha256")
+    }
     marker.write_text(json.dumps(kept))
     file = place / "00000.parquet"
     table = pq.read_table(file)

@@ -19,7 +19,7 @@ from syncclip.storage import retries
 from tests.attack.credentials import URLS, VALUES, kept, leaks, leaks_below, options, process_list, recipe, value
 from tests.conftest import TinyWorld
 from tests.synthetic_sets.test_repair import generate_here
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 
 PROJECT = Path(__file__).parents[2]
 
@@ -129,9 +129,9 @@ def test_an_upload_holds_none(secretive: Recipe, tmp_path: Path) -> None:
 def test_an_export_of_an_earlier_versions_run_holds_none(secretive: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     jobs.run_here(secretive, str(run))
-    first = (run / "recipe.yaml").read_text().partition("\n")[2]  # without its seal
+    first = (run / "recipe.yaml").read_text().partition("\n")[2]  # without its checksum
     text = first[: first.index("  options:")] + f"  options: {{connection_string: {value('connection_string')}}}\n"
-    reseal(run / "recipe.yaml", text.encode())
+    rewrite(run / "recipe.yaml", text.encode())
     for command in (f"prompts export {run} --out {tmp_path}/card", f"report {run}"):
         assert app.run(command.split()) == 0
     (run / "recipe.yaml").unlink()

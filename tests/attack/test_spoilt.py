@@ -28,7 +28,7 @@ OWN = re.compile(r"run\.json|recipe\.yaml|.*_stats\.json|report\.html|events\..*
 """Files that hold times, or tell where they lie."""
 
 
-SEAL = re.compile(rb"seal-sha256:[0-9a-f]{64}:[0-9a-f]{16}")
+CHECKSUM = re.compile(rb"checksum-sha256:[0-9a-f]{64}:[0-9a-f]{16}")
 """It names the run, whose recipe names the place of the dataset."""
 
 
@@ -75,9 +75,9 @@ def digests(root: str, folders: list[str]) -> dict[str, str]:
     for folder in folders:
         urls = [storage.join(folder, name) for name in storage.sizes(folder) if not OWN.fullmatch(name)]
         for url, data in storage.read_many(urls, checksum_required=False).items():
-            if url.endswith("predictions.parquet"):  # whose metadata repeat the seal, encoded
+            if url.endswith("predictions.parquet"):  # whose metadata repeat the checksum, encoded
                 data = repr(storage.read_parquet(data).to_pydict()).encode()
-            text = SEAL.sub(b"", data.replace(root.encode(), b"ROOT"))
+            text = CHECKSUM.sub(b"", data.replace(root.encode(), b"ROOT"))
             found[url.removeprefix(root)] = hashlib.sha256(text).hexdigest()
     return found
 

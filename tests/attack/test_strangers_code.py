@@ -43,7 +43,7 @@ def honest(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def forge(place: Path, text: str) -> None:
-    """Write a file as a stranger would who knows how seals are made."""
+    """Write a file as a stranger would who knows how checksums are made."""
     run = place.parent / "run.json"
     owner = storage.read_owner(str(run)) if run.exists() else storage.NOBODY
     storage.write_with_checksum(str(place), text.encode(), owner=owner)
@@ -59,7 +59,7 @@ def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     recipe["study"]["configurations"] = [{"method": NAME, "data": "real"}]
     plan = json.loads((folder / "synthetic/plan.json").read_text())
     plan["generator"]["pipeline_class"] = NAME
-    plan.pop("seal", None)
+    plan.pop("checksum", None)
     for place in (folder, folder / "synthetic", folder / "study"):
         place.mkdir(exist_ok=True)
         (place / "planted.py").write_text(CODE)

@@ -17,7 +17,7 @@ from tests.object_store import faulty_bucket, s3_bucket
 from tests.synthesis.conftest import digests
 from tests.synthetic_sets import test_repair
 from tests.synthetic_sets.test_merge import make_set
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
     monkeypatch.setattr("syncclip.synthetic_sets.repair.synthesise_set", test_repair.generate_here)
     plan = json.loads(storage.read_bytes(str(damaged / "plan.json")))
     plan["filters"] = [{"name": "safety", "checker": "/gone", "checksum": "0" * 16}]
-    reseal(damaged / "plan.json", json.dumps(plan).encode())
+    rewrite(damaged / "plan.json", json.dumps(plan).encode())
     before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
     refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
     assert "filter 'safety': /gone holds no safety checker" in refusal
@@ -69,7 +69,7 @@ def test_a_marker_of_a_newer_format_is_refused(
 ) -> None:
     folder = Path(shutil.copytree(tiny_set, tmp_path / "set"))
     marker = str(folder / "00001_stats.json")
-    reseal(marker, storage.read_bytes(marker).replace(b'"format": 1', b'"format": 2'))
+    rewrite(marker, storage.read_bytes(marker).replace(b'"format": 1', b'"format": 2'))
     forget_index(str(folder))  # as whatever adds a shard does: an index tells what all markers tell
     refusal = Outcome(capsys, "shards", command, str(folder)).refusal
     assert "00001_stats.json: format 2, but this syncclip reads up to 1" in refusal

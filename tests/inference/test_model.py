@@ -29,7 +29,7 @@ from tests.inference.conftest import Train
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import CLASSES
 from tests.worlds.families import families, make_family_folder
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 
 SLOW = ("roberta",)
 
@@ -200,7 +200,7 @@ def test_a_strange_file_of_classes_is_one_sentence(train: Train, values: dict[st
     place = storage.join(run.url, CLASSES_FILE)
     held = storage.read_document(place, RunClasses, "")
     assert held is not None
-    reseal(place, json.dumps(held.model_dump() | values).encode())
+    rewrite(place, json.dumps(held.model_dump() | values).encode())
     with pytest.raises(UserError, match=r"classes\.json cannot be read by this version of syncclip"):
         load(run.url)
 

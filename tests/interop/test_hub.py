@@ -29,7 +29,7 @@ from tests.cli.test_app import Outcome
 from tests.conftest import TinyWorld
 from tests.inference.conftest import images
 from tests.worlds.hub import Hub
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 from tests.worlds.shared import only_read
 
 __all__ = ["images"]  # a fixture
@@ -132,15 +132,15 @@ def test_neither_secrets_nor_folders_nor_servers_of_the_author_travel(hub: Hub, 
     recipe["training"] |= {"mlflow_uri": "http://alice:hidden-7@inner", "tracking_project": "inner"}
     recipe["dataset"]["root"] = "s3://bucket/data"
     recipe["backbone"]["name"] = f"local-dir:{tiny.backbone}"
-    reseal(mine / "recipe.yaml", yaml.safe_dump(recipe).encode())
+    rewrite(mine / "recipe.yaml", yaml.safe_dump(recipe).encode())
     record = json.loads((mine / "run.json").read_text())
-    record.pop("seal")
+    record.pop("checksum")
     record["origin"] = "/home/alice/secret work/model.pth.tar-5, epoch 5"
     record["notes"] = [
         "step 4 of /home/alice/runs/first/checkpoints/4 is damaged, see 'https://there/a/b'",
         "s3://bucket/c/4: gone",
     ]
-    reseal(mine / "run.json", json.dumps(record).encode())
+    rewrite(mine / "run.json", json.dumps(record).encode())
     push(str(mine), REPO)
     files = hub.repositories[REPO].files()
     written = b"\n".join(files.values()).decode(errors="replace")

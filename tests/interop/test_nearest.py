@@ -15,7 +15,7 @@ from tests.interop import published
 from tests.interop.published import Case
 from tests.methods import parity
 from tests.worlds.clip import make_clip_folder
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 
 SENTENCE = "a photo of a"
 
@@ -68,7 +68,7 @@ def test_every_prompted_block_and_vector_has_a_row(tmp_path: Path, worlds: Path)
     run = run_of(case, tmp_path, worlds)
     prompts = safetensors.torch.load_file(Path(run, "prompts.safetensors"))
     prompts["text_prompts.1"][0] = parity.tiny_clip().text.token_embedding.weight[1125].detach()
-    reseal(Path(run, "prompts.safetensors"), safetensors.torch.save(prompts))
+    rewrite(Path(run, "prompts.safetensors"), safetensors.torch.save(prompts))
     headings, rows = learned_words(run, 1)
     depth, n = int(case.config["PROMPT_DEPTH_TEXT"]), int(case.config["N_CTX_TEXT"])
     assert list(headings)[:2] == ["block", "vector"]

@@ -20,7 +20,7 @@ from syncclip.reports.images import image_strips
 from syncclip.reports.inputs import Inputs
 from syncclip.studies import outputs
 from tests.studies import fabricated
-from tests.worlds.resealed import reseal_json, reseal_table
+from tests.worlds.rewritten import rewrite_json, rewrite_table
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def payload_of(page: str) -> dict:
 def test_the_differences_say_what_was_resampled(study: Path, units: list[str], expected: str) -> None:
     place = str(study / outputs.COMPARISONS)
     pairs = outputs.read_list(place)
-    reseal_json(place, [{**pair, "unit": unit} for unit in units for pair in pairs])
+    rewrite_json(place, [{**pair, "unit": unit} for unit in units for pair in pairs])
     assert f"share seeds, classes and test images; {expected} are resampled" in page_of(study)
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_left_out_with_a_note(study: Path) -> None:
 
 @pytest.mark.parametrize("column", ["cell", "configuration", "method", "data", "images_per_class"])
 def test_a_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
-    reseal_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
+    rewrite_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
     assert f"study.parquet could not be read and is left out (it has no column &#39;{column}&#39;)" in page_of(study)
 
 
@@ -144,13 +144,13 @@ def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
         (table["seed"].isna() | (table["seed"] == 1))
         & (table["images_per_class"].isna() | (table["images_per_class"] == 4))
     ]
-    reseal_table(study / outputs.TABLE, few)
+    rewrite_table(study / outputs.TABLE, few)
     assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
 
 
 def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
     table = pd.read_parquet(study / outputs.TABLE)
-    reseal_table(study / outputs.TABLE, table.iloc[:0])
+    rewrite_table(study / outputs.TABLE, table.iloc[:0])
     assert "No run of this study is finished yet." in page_of(study)
 
 
@@ -158,7 +158,7 @@ def test_unfinished_runs_are_reported(study: Path) -> None:
     state = outputs.read_json(str(study / outputs.STATE))
     state["cells"][0]["status"], state["cells"][1]["status"] = "waiting", "failed"
     state["cells"][1]["error"] = "no space left on <device>"
-    reseal_json(study / outputs.STATE, state)
+    rewrite_json(study / outputs.STATE, state)
     page = page_of(study)
     assert "1 is waiting and 1 failed" in page
     assert f"Failed: {state['cells'][1]['cell']} (no space left on &lt;device&gt;)." in page
@@ -195,7 +195,7 @@ def test_a_folder_that_is_neither_is_refused_in_one_sentence(tmp_path: Path) -> 
 
 def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
     rows = json.loads(storage.read_bytes(str(study / outputs.COMPARISONS)))
-    reseal_json(study / outputs.COMPARISONS, [row | {"confidence_level": 0.9} for row in rows])
+    rewrite_json(study / outputs.COMPARISONS, [row | {"confidence_level": 0.9} for row in rows])
     page = page_of(study)
     assert "90 % CI" in page and "Paired differences with 90 % confidence intervals" in page
 

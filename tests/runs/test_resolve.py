@@ -14,7 +14,7 @@ from syncclip.runs import resolve
 from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import read_plan
 from tests.conftest import TinyWorld
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 
 
 def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
@@ -45,7 +45,7 @@ def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
     other = Path(shutil.copytree(tiny_set, tmp_path / "other"))
     text = storage.read_bytes(str(other / "plan.json"))
     assert b'"seed": 0' in text
-    reseal(other / "plan.json", text.replace(b'"seed": 0', b'"seed": 1'))
+    rewrite(other / "plan.json", text.replace(b'"seed": 0', b'"seed": 1'))
     seed = read_plan(str(other))
     assert seed is not None
     (other / "index.json").unlink()

@@ -189,7 +189,7 @@ def later(folder: Path) -> None:
 
 
 def change(folder: Path, **values: object) -> None:
-    """An index whose seal is right, but not its content."""
+    """An index whose checksum is right, but not its content."""
     found = Index.model_validate_json(storage.read_bytes(str(folder / INDEX)))
     storage.write_with_checksum(str(folder / INDEX), found.model_copy(update=values).model_dump_json().encode())
 

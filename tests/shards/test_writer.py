@@ -87,7 +87,7 @@ def test_a_writer_killed_before_the_marker_leaves_no_shard(
 
         return killed
 
-    for name in ("write_bytes", "write_sealed"):
+    for name in ("write_bytes", "write_with_checksum"):
         monkeypatch.setattr(storage, name, dying(getattr(storage, name)))
     with pytest.raises(Killed):
         write_set(str(tmp_path), classes=2, rounds=1)

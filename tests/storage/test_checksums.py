@@ -1,4 +1,4 @@
-"""A sealed file says by itself that it was damaged, whichever bit was flipped."""
+"""A checksummed file says by itself that it was damaged, whichever bit was flipped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def undetected(url: str, data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize(("kind", "text"), CASES)
-def test_a_sealed_text_is_read_without_its_seal_and_any_flip_in_it_is_told(kind: str, text: bytes) -> None:
+def test_a_checksummed_text_is_read_without_its_checksum_and_any_flip_in_it_is_told(kind: str, text: bytes) -> None:
     data = with_checksum(text, kind)
     assert owner_of(data) == NOBODY
     assert verified_content(f"a.{kind}", data) == text
@@ -67,18 +67,18 @@ def test_a_sealed_text_is_read_without_its_seal_and_any_flip_in_it_is_told(kind:
 
 
 @pytest.mark.parametrize("text", TEXTS["json"])
-def test_sealed_json_is_json_of_the_same_values(text: bytes) -> None:
+def test_checksummed_json_is_json_of_the_same_values(text: bytes) -> None:
     found = json.loads(with_checksum(text, "json"))
     holder: dict[str, str] = found if isinstance(found, dict) else dict(found[-1]) if "{" in text.decode() else {}
     if holder:
-        assert holder["seal"].startswith("seal-sha256:")
+        assert holder["checksum"].startswith("checksum-sha256:")
     if isinstance(found, dict):
-        assert {key: value for key, value in found.items() if key != "seal"} == json.loads(text)
+        assert {key: value for key, value in found.items() if key != "checksum"} == json.loads(text)
 
 
 def test_the_digest_is_that_of_the_file_with_zeros_in_its_place() -> None:
     data = with_checksum(b"name: icons\n", "yaml")
-    zeros = b"# seal-sha256:" + b"0" * 64 + b":" + b"0" * 16 + b"\nname: icons\n"
+    zeros = b"# checksum-sha256:" + b"0" * 64 + b":" + b"0" * 16 + b"\nname: icons\n"
     assert data == zeros.replace(b"0" * 64, hashlib.sha256(zeros).hexdigest().encode())
     assert yaml.safe_load(data) == {"name": "icons"}
 
@@ -114,7 +114,7 @@ def test_a_file_that_was_cut_short_zeroed_or_extended_is_reported_by_name(kind: 
 
 
 @pytest.mark.parametrize("tensors", [TENSORS, {}], ids=["two tensors", "none"])
-def test_sealed_tensors_are_the_same_tensors_and_any_flip_is_told(tensors: dict[str, Any], tmp_path: Path) -> None:
+def test_checksummed_tensors_are_the_same_tensors_and_any_flip_is_told(tensors: dict[str, Any], tmp_path: Path) -> None:
     place = tmp_path / "prompts.safetensors"
     storage.write_with_checksum(str(place), safetensors.numpy.save(tensors))
     found = safetensors.numpy.load(storage.read_bytes(str(place)))
@@ -124,7 +124,7 @@ def test_sealed_tensors_are_the_same_tensors_and_any_flip_is_told(tensors: dict[
     assert undetected(str(place), place.read_bytes()) == []
 
 
-def test_a_sealed_table_opens_in_pyarrow_and_pandas_and_any_flip_is_told(tmp_path: Path) -> None:
+def test_a_checksummed_table_opens_in_pyarrow_and_pandas_and_any_flip_is_told(tmp_path: Path) -> None:
     place = tmp_path / "study.parquet"
     frame = pd.DataFrame({"cell": ["a", "b"], "hm": [1.5, None]})
     table = pa.Table.from_pandas(frame, preserve_index=False)
@@ -135,7 +135,7 @@ def test_a_sealed_table_opens_in_pyarrow_and_pandas_and_any_flip_is_told(tmp_pat
     assert undetected(str(place), place.read_bytes()) == []
 
 
-def test_long_files_are_sealed_at_an_end() -> None:
+def test_long_files_have_their_checksum_at_an_end() -> None:
     long = b'{"text": "%s"}' % (b"x" * 300_000)
     assert verified_content("a.json", with_checksum(long, "json")) == long
     tensors = with_checksum(safetensors.numpy.save({"w": np.ones(100_000, np.float32)}), "safetensors")
@@ -143,7 +143,7 @@ def test_long_files_are_sealed_at_an_end() -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b'{"sha256": "%s"}' % (b"a" * 64), b"sha256:%s" % (b"0" * 64), b"\0" * 100_000])
-def test_a_file_without_a_seal_is_only_read_where_a_user_may_have_written_it(text: bytes) -> None:
+def test_a_file_without_a_checksum_is_only_read_where_a_user_may_have_written_it(text: bytes) -> None:
     assert owner_of(text) is None
     assert verified_content("a.json", text, required=False) == text
     with pytest.raises(DamagedError, match="a.json is not as it was written: its checksum is missing"):
@@ -162,7 +162,7 @@ def test_a_flip_in_the_mark_does_not_make_it_a_file_that_a_user_wrote(kind: str)
 
 
 def test_a_file_of_another_kind_is_read_as_it_is_whatever_is_in_it() -> None:
-    text = b"a caption: seal-sha256:" + b"0" * 64 + b" and more"
+    text = b"a caption: checksum-sha256:" + b"0" * 64 + b" and more"
     assert verified_content("00000.tar", text) == verified_content("caption.txt", text) == text
     with pytest.raises(DamagedError):
         verified_content("captions.json", text, required=False)
@@ -172,10 +172,10 @@ class Note(Settings):
     images: int
 
 
-def test_documents_are_sealed_and_strict_models_do_not_see_it(tmp_path: Path) -> None:
+def test_documents_are_checksummed_and_strict_models_do_not_see_it(tmp_path: Path) -> None:
     place = tmp_path / "note.json"
     storage.write_document(str(place), Note(images=3))
-    assert json.loads(place.read_text()).keys() == {"images", "seal"}
+    assert json.loads(place.read_text()).keys() == {"images", "checksum"}
     assert storage.read_document(str(place), Note, "write it anew") == Note(images=3)
     place.write_bytes(place.read_bytes().replace(b"3", b"4", 1))
     with pytest.raises(storage.DamagedError, match=r"note.json is not as it was written"):

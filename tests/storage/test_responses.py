@@ -170,7 +170,9 @@ def test_a_store_that_never_says_the_same_twice_is_told_in_one_sentence(place: s
             call(f"{place}/x")
 
 
-def test_a_damaged_object_is_given_as_it_is_for_its_seal_to_tell(place: str, proxy: FaultyS3, tmp_path: Path) -> None:
+def test_a_damaged_object_is_given_as_it_is_for_its_checksum_to_detect(
+    place: str, proxy: FaultyS3, tmp_path: Path
+) -> None:
     damaged = b"x" + DATA[1:]
     storage.write_bytes(f"{place}/x", damaged)
     storage.fetch(f"{place}/x", tmp_path / "copy", sha256=hashlib.sha256(DATA).hexdigest())

@@ -13,7 +13,7 @@ from syncclip.core.settings import UserError
 from syncclip.studies import outputs
 from syncclip.studies.predictions import recompute
 from syncclip.studies.run import Study
-from tests.worlds.resealed import reseal_json, reseal_table
+from tests.worlds.rewritten import rewrite_json, rewrite_table
 
 
 @pytest.fixture(params=["", "second"], ids=["suite", "dataset"])
@@ -38,10 +38,10 @@ def test_every_number_is_computed_again_without_the_cells(copy: Path) -> None:
 def test_changed_numbers_are_reported_with_their_positions(copy: Path) -> None:
     pairs = outputs.read_list(str(copy / outputs.COMPARISONS))
     pairs[3]["low"] += 0.1
-    reseal_json(copy / outputs.COMPARISONS, pairs)
+    rewrite_json(copy / outputs.COMPARISONS, pairs)
     efficiency = outputs.read_json(str(copy / outputs.DATA_EFFICIENCY))
     efficiency["marginal"]["novel"][0]["points_per_hour"]["low"] -= 1
-    reseal_json(copy / outputs.DATA_EFFICIENCY, efficiency)
+    rewrite_json(copy / outputs.DATA_EFFICIENCY, efficiency)
     first, second = recompute(str(copy)).differ
     assert first.startswith("comparisons.json[3]: low is ")
     assert second.startswith("data_efficiency.json: marginal: novel[0]: points_per_hour: low is ")
@@ -51,14 +51,14 @@ def test_what_the_files_hold_beyond_the_answers_is_reported(copy: Path) -> None:
     place = copy / outputs.FIT
     fit = outputs.read_json(str(place))
     fit["curves"]["another"] = fit["curves"]["syncclip-both"]
-    reseal_json(place, fit)
+    rewrite_json(place, fit)
     assert any("curves: another is " in sentence for sentence in recompute(str(copy)).differ)
 
 
 def test_a_study_without_a_finished_cell_has_nothing_to_recompute(copy: Path) -> None:
     table = storage.read_parquet(storage.read_bytes(str(copy / outputs.PREDICTIONS))).to_pandas()
-    reseal_table(copy / outputs.PREDICTIONS, table[:0])
-    reseal_table(copy / outputs.TABLE, pd.read_parquet(copy / outputs.TABLE)[:0])
+    rewrite_table(copy / outputs.PREDICTIONS, table[:0])
+    rewrite_table(copy / outputs.TABLE, pd.read_parquet(copy / outputs.TABLE)[:0])
     found = recompute(str(copy))
     assert found.comparisons == [] and len(found.means) == 0
 
@@ -68,21 +68,21 @@ def test_an_answer_that_was_changed_is_reported(copy: Path) -> None:
     table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
     row = table.index[(table["configuration"] == "zeroshot") & table["novel"]][0]
     table.loc[row, "within_split"] = not table.loc[row, "within_split"]
-    reseal_table(place, table)
+    rewrite_table(place, table)
     found = recompute(str(copy)).differ
     assert any(sentence.startswith("study.parquet") for sentence in found)
 
 
 @pytest.mark.parametrize("content", [{}, {"seen": 5}, {"seen": {"a": "b"}}])
 def test_a_fit_without_what_it_stands_on_is_refused(copy: Path, content: dict[str, object]) -> None:
-    reseal_json(copy / outputs.FIT, content)
+    rewrite_json(copy / outputs.FIT, content)
     with pytest.raises(UserError, match="no valid 'seen'"):
         recompute(str(copy))
 
 
 def test_a_table_without_a_metric_is_refused(copy: Path) -> None:
     place = str(copy / outputs.TABLE)
-    reseal_table(place, storage.read_parquet(storage.read_bytes(place)).to_pandas().drop(columns="novel"))
+    rewrite_table(place, storage.read_parquet(storage.read_bytes(place)).to_pandas().drop(columns="novel"))
     with pytest.raises(UserError, match=r"study\.parquet.*there is no column 'novel'"):
         recompute(str(copy))
 

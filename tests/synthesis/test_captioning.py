@@ -42,7 +42,7 @@ def test_writing_resumes_and_keeps_manual_edits(model: str, tmp_path: Path) -> N
     assert written == write_captions(asked(model), CLASSES, whole) == read_captions(url)
     assert list(written.sentences) == list(CLASSES)
     mended = storage.read_bytes(url).replace(written.sentences["cat"][0].encode(), b"my own cat")
-    storage.write_bytes(url, mended)  # without its seal, as who mends it removes that
+    storage.write_bytes(url, mended)  # without its checksum, as who mends it removes that
     assert write_captions(asked(model), CLASSES, url).sentences["cat"][0] == "my own cat"
 
 

@@ -160,7 +160,7 @@ def test_an_export_that_was_killed_goes_on_and_writes_nothing_twice(
 
     monkeypatch.setattr(export, "WRITERS", 1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        for name in ("write_bytes", "write_sealed", "publish"):
+        for name in ("write_bytes", "write_with_checksum", "publish"):
             patch.setattr(storage, name, dying(getattr(storage, name)))
         export_set(url, f"{tmp_path}/out", to)
     half = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.[jt][pa][gr]")}

@@ -30,7 +30,7 @@ from syncclip.workers.settings import ONE_ACTOR, Pool
 from tests.conftest import TinyWorld
 from tests.shards.sets import verify, write_set
 from tests.synthesis.conftest import digests
-from tests.worlds.resealed import reseal
+from tests.worlds.rewritten import rewrite
 
 pytestmark = pytest.mark.fault
 
@@ -132,7 +132,7 @@ def test_a_description_that_was_changed_in_the_table_is_found(folder: Path) -> N
     assert any("its checksum differs" in sentence for sentence in verify(str(folder)))
     marker = json.loads(storage.read_bytes(str(folder / "00001_stats.json")))
     marker["table_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    reseal(folder / "00001_stats.json", json.dumps(marker).encode())
+    rewrite(folder / "00001_stats.json", json.dumps(marker).encode())
     assert any("describes sample" in sentence for sentence in verify(str(folder)))
 
 
@@ -160,7 +160,7 @@ def test_a_repair_that_was_killed_leaves_gaps_that_the_next_one_fills(
 @pytest.mark.usefixtures("generated_here")
 def test_nothing_is_thrown_away_where_the_plan_is_that_of_another_set(folder: Path) -> None:
     plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
-    reseal(folder / "plan.json", json.dumps({**plan, "seed": plan["seed"] + 1}).encode())
+    rewrite(folder / "plan.json", json.dumps({**plan, "seed": plan["seed"] + 1}).encode())
     broken = {problem.shard for problem in examine(str(folder))}
     before = digests(folder)
     with pytest.raises(UserError, match=r"plan\.json is not the plan of these shards"):
@@ -175,7 +175,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     flip(folder / "00001.tar")
     plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
     plan["generator"]["pipeline"], plan["weights"] = "someone/model", "c0ffee"
-    reseal(folder / "plan.json", json.dumps(plan).encode())
+    rewrite(folder / "plan.json", json.dumps(plan).encode())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="generator 'someone/model': .* HF_HUB_OFFLINE forbids access to the hub"):
@@ -197,7 +197,7 @@ def test_nothing_is_thrown_away_where_what_a_filter_judges_by_is_gone(
 ) -> None:
     flip(folder / "00001.tar")
     plan = json.loads(storage.read_bytes(str(folder / "plan.json")))
-    reseal(folder / "plan.json", json.dumps({**plan, "filters": [judge]}).encode())
+    rewrite(folder / "plan.json", json.dumps({**plan, "filters": [judge]}).encode())
     with pytest.raises(UserError, match=sentence):
         repair_set(str(folder), [1])
     assert len(committed(str(folder))) == 4
