@@ -28,7 +28,7 @@ A recipe is a YAML file; settings that it omits have the defaults below. Several
 syncclip recipe ls                           # list the shipped recipes
 syncclip recipe show travel                  # print a recipe with all defaults
 syncclip recipe explain training.epochs      # describe a setting, or a section with all its settings
-syncclip recipe schema > recipe.schema.json  # write a JSON Schema for editors
+syncclip recipe schema                       # print the JSON Schema for editors
 ```
 
 **Overrides.** Command-line overrides take precedence: `syncclip train travel training.epochs=3`. Values of string

@@ -24,7 +24,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("a.md", "Fine.\n\nEach arm is trained.\n", ["a.md:3: 'arm'; write: configuration"]),
         ("b.md", "`arm` and\n```\nan oracle\n```\n[a link](docs/arms.md)\n", []),
         ("c.py", '"""Train the oracle."""\narms = 1\n', ["c.py:1: 'oracle'; write: upper bound"]),
-        ("d.py", 'raise ValueError("a checksummed file")\n', ["d.py:1: 'checksummed'; write: checksum"]),
+        ("d.py", 'raise ValueError("a sealed file")\n', ["d.py:1: 'sealed'; write: checksum"]),
         ("e.py", "# an arm\nprint('farm armed')\n", []),
     ],
 )

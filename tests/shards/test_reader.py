@@ -152,6 +152,14 @@ def test_a_shard_with_an_unreadable_table_is_skipped_and_counted(url: str) -> No
 
 
 @pytest.mark.fault
+def test_a_table_that_points_outside_its_tar_is_ignored(tmp_path: Path) -> None:
+    write_set(str(tmp_path), classes=3, rounds=2)
+    write_set(str(tmp_path / "big"), classes=3, rounds=40, rounds_per_shard=40)
+    (tmp_path / "00001.parquet").write_bytes((tmp_path / "big" / "00000.parquet").read_bytes())
+    assert len(ShardSet(str(tmp_path))) == 3
+
+
+@pytest.mark.fault
 def test_an_unreadable_image_is_named_by_its_place_in_the_set(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=3, rounds=2)
     images = ShardSet(str(tmp_path), cache=ShardCache(check=False))
