@@ -325,7 +325,7 @@ def _same(file: str, sha256: str) -> bool:
 
 def _require(file: str, matches: bool) -> None:
     if not matches:
-        raise storage.DamagedError(f"{file} is not as it was written: its checksum does not match")
+        raise storage.DamagedError(f"{file} is corrupt: its checksum does not match")
 
 
 def _log(folder: _Folder, name: str) -> bool:

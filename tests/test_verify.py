@@ -121,7 +121,7 @@ def test_a_file_of_ours_without_a_checksum_is_a_problem_and_one_of_others_is_cou
     assert verify(str(run), print) == Verification(files=len(files_of(run)), foreign=[f"{run}/notes.txt"])
     (run / "recipe.yaml").write_bytes(storage.read_bytes(str(run / "recipe.yaml")))
     (problem,) = problems(run)
-    assert problem.startswith(f"{run}/recipe.yaml is not as it was written: its checksum is missing")
+    assert problem.startswith(f"{run}/recipe.yaml is corrupt: its checksum is missing")
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ class VisionTower(Protocol):
         """The normalisation of tokens and prompts before the first block."""
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
-        """The blocks, for this number of prompts after the T tokens, and with parts inside them.
+        """The blocks for sequences of T tokens and this number of prompts, with adapters inside them.
 
         Raises:
             UserError: the blocks do not support parts.

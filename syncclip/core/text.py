@@ -34,7 +34,7 @@ UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 def install_command(extra: str, checkout: Path = Path(__file__).parents[2]) -> str:
     """Return the command that installs an optional dependency group of this package.
 
-    The package is on no index: the command names the checkout that it runs from, or ".".
+    The command contains the path of the current checkout, or ".", which works before a release, too.
     """
     if (checkout / "pyproject.toml").is_file():
         return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"

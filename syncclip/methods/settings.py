@@ -272,7 +272,7 @@ class TipSettings(MethodSettings):
 
     @property
     def optimisation(self) -> Optimisation:
-        """AdamW with a cosine over steps."""
+        """AdamW with a cosine learning-rate schedule over steps."""
         return Optimisation("adamw", weight_decay=0.01, eps=1e-4, by_step=True)
 
 

@@ -124,7 +124,7 @@ def shards_by_markers(url: str, owner: str | None = None) -> dict[int, Shard]:
 
 
 def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
-    """The shards of a set and the combined table of all of them; unreadable tables are counted and skipped.
+    """The shards of a synthetic dataset and their combined table; unreadable tables are counted and skipped.
 
     Raises:
         UserError: there is no committed shard, too many are corrupt, or a sample is in two shards.

@@ -81,13 +81,11 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
     if start is None and not required and not cut_short and not _has_damaged_mark(data):
         return data
     if start is None or len(data) < start + _SIZE:
-        raise DamagedError(f"{url} is not as it was written: its checksum is missing; {_REMEDY}")
+        raise DamagedError(f"{url} is corrupt: its checksum is missing; {_REMEDY}")
     if data[start : start + 64] != _checksum(data, start):
-        raise DamagedError(f"{url} is not as it was written: its checksum does not match; {_REMEDY}")
+        raise DamagedError(f"{url} is corrupt: its checksum does not match; {_REMEDY}")
     if owner is not None and _owner(data, start) != owner:
-        raise DamagedError(
-            f"{url} is not as it was written: it belongs to another run, study or set and was exchanged; {_REMEDY}"
-        )
+        raise DamagedError(f"{url} is corrupt: it belongs to another run, study or set and was exchanged; {_REMEDY}")
     match = _IN_TEXT.search(data, max(0, start - 64))
     return data if match is None else data[: match.start()] + data[match.end() :]
 

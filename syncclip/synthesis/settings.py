@@ -17,7 +17,7 @@ MAX_ATTEMPTS = 16
 
 
 class CostSettings(Settings):
-    """Assumptions of `syncclip plan`. No byte depends on them."""
+    """Assumptions of `syncclip plan`. The generated files do not depend on them."""
 
     throughput: float | None = Field(None, ge=1e-9, le=1e6)
     """Throughput of one actor, in finished images per second; None: `--throughput`, or measured by `--probe`."""

@@ -71,7 +71,7 @@ def provenance_type(column: pa.ChunkedArray, known: pa.DataType) -> pa.DataType:
 
 
 def shared(recipe: str) -> str:
-    """The sections of a recipe that determine a set, without local folders."""
+    """The recipe sections that determine a synthetic dataset, without local paths."""
     values = {key: value for key, value in parse_yaml(recipe, "the set's recipe").items() if key in SHARED}
     if isinstance(values.get("dataset"), dict):
         values["dataset"].pop("root", None)

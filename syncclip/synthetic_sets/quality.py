@@ -146,7 +146,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
 
 
 def similarity(features: Floats) -> float | None:
-    """Mean cosine similarity of two different rows of (n, D) unit vectors; None for fewer than two."""
+    """Mean pairwise cosine similarity of the rows of an (n, D) matrix of unit vectors; None for fewer than two."""
     count = len(features)
     return None if count < 2 else float(((features.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
 

@@ -90,7 +90,7 @@ class TrainingSettings(Settings):
     max_failures: int = added(2, ge=0)
     """Number of restarts after lost workers before the run fails."""
     accumulation_steps: int = added(1, ge=1)
-    """Number of chunks in which a worker encodes its images of a step, to save memory. Activations are recomputed for
+    """Number of micro-batches into which each worker's batch is split, to save memory. Activations are recomputed for
     the gradient; the result is that of the whole batch."""
     threads: int = Field(1, ge=1)
     """Torch threads per worker; another number may change the last bits of a result."""

@@ -191,7 +191,7 @@ def _actor_options(method: Any, low: int, high: int) -> dict[str, Any]:
 
 
 class AttemptLog:
-    """Starts and reports of all shards; a Ray actor beside the pool that outlives the workers."""
+    """Records the starts and reports of all shards in a separate Ray actor that outlives the workers."""
 
     def __init__(self) -> None:
         self.starts: Counter[int] = Counter()

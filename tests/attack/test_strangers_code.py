@@ -189,7 +189,7 @@ def test_a_downloaded_recipe_does_not_read_the_environment(
         assert "reads the environment" in capsys.readouterr().err
     (downloaded / "recipe.yaml").write_text("")
     assert app.run(["evaluate", "."]) == 2
-    assert "recipe.yaml is not as it was written" in capsys.readouterr().err
+    assert "recipe.yaml is corrupt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

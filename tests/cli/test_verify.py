@@ -21,7 +21,7 @@ def test_a_sound_set_is_read_and_a_damaged_file_ends_with_status_one(
     plan.write_bytes(plan.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
     damaged = Outcome(capsys, "verify", str(folder))
     assert damaged.status == 1
-    assert damaged.out.startswith(f"{plan} is not as it was written")
+    assert damaged.out.startswith(f"{plan} is corrupt")
     refused = Outcome(capsys, "shards", "verify", str(folder), "--repair")
     assert refused.status == 1, "there is no shard to be generated again"
 
@@ -34,5 +34,5 @@ def test_a_damaged_plan_is_not_repaired_by(capsys: pytest.CaptureFixture[str], t
     ):
         (folder / name).write_bytes((folder / name).read_bytes().replace(old, new))
     before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name[0] != "."}
-    assert "plan.json is not as it was written" in Outcome(capsys, "shards", "verify", str(folder), "--repair").refusal
+    assert "plan.json is corrupt" in Outcome(capsys, "shards", "verify", str(folder), "--repair").refusal
     assert {file: file.read_bytes() for file in before} == before

@@ -87,7 +87,7 @@ def test_every_cut_of_a_marker_is_an_error_that_names_it(url: str) -> None:
     text = marker.read_bytes()
     for length in range(0, len(text), 7):
         marker.write_bytes(text[:length])
-        damaged_marker(url, r"/00001_stats.json is not as it was written: its checksum is missing")
+        damaged_marker(url, r"/00001_stats.json is corrupt: its checksum is missing")
 
 
 @pytest.mark.fault
@@ -116,7 +116,7 @@ def test_every_flip_in_a_marker_is_told_by_its_name_and_never_loses_or_changes_a
         flipped = bytearray(text)
         flipped[place // 8] ^= 1 << place % 8
         marker.write_bytes(flipped)
-        with pytest.raises(storage.DamagedError, match=r"/00001_stats.json is not as it was written"):
+        with pytest.raises(storage.DamagedError, match=r"/00001_stats.json is corrupt"):
             committed(url)
     told: dict[int, str] = {}
     assert list(committed(url, lambda shard, error: told.update({shard: str(error)}))) == [0]

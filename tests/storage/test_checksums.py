@@ -54,7 +54,7 @@ def undetected(url: str, data: bytes) -> list[bytes]:
         try:
             found.append(verified_content(url, flipped))
         except storage.DamagedError as error:  # noqa: PERF203  each by itself
-            assert str(error).startswith(f"{url} is not as it was written")
+            assert str(error).startswith(f"{url} is corrupt")
     return found
 
 
@@ -98,9 +98,9 @@ def test_a_file_of_another_owner_is_reported_by_name(kind: str, text: bytes) -> 
     data = with_checksum(text, kind, mine)
     assert verified_content(f"a.{kind}", data, mine) == verified_content(f"a.{kind}", data) == text
     assert owner_of(data) == mine
-    with pytest.raises(DamagedError, match=f"a.{kind} is not as it was written: it belongs to another run"):
+    with pytest.raises(DamagedError, match=f"a.{kind} is corrupt: it belongs to another run"):
         verified_content(f"a.{kind}", data, theirs)
-    with pytest.raises(DamagedError, match=f"a.{kind} is not as it was written: its checksum does not match"):
+    with pytest.raises(DamagedError, match=f"a.{kind} is corrupt: its checksum does not match"):
         verified_content(f"a.{kind}", data.replace(mine.encode(), theirs.encode()), theirs)
 
 
@@ -109,7 +109,7 @@ def test_a_file_that_was_cut_short_zeroed_or_extended_is_reported_by_name(kind: 
     data = with_checksum(text, kind)
     cut = [data[:length] for length in range(len(data))]
     for damaged in (*cut, bytes(len(data)), data[:-20] + bytes(20), data + b"x", data + bytes(512)):
-        with pytest.raises(DamagedError, match=f"a.{kind} is not as it was written"):
+        with pytest.raises(DamagedError, match=f"a.{kind} is corrupt"):
             verified_content(f"a.{kind}", damaged)
 
 
@@ -146,7 +146,7 @@ def test_long_files_have_their_checksum_at_an_end() -> None:
 def test_a_file_without_a_checksum_is_only_read_where_a_user_may_have_written_it(text: bytes) -> None:
     assert owner_of(text) is None
     assert verified_content("a.json", text, required=False) == text
-    with pytest.raises(DamagedError, match="a.json is not as it was written: its checksum is missing"):
+    with pytest.raises(DamagedError, match="a.json is corrupt: its checksum is missing"):
         verified_content("a.json", text)
 
 
@@ -178,7 +178,7 @@ def test_documents_are_checksummed_and_strict_models_do_not_see_it(tmp_path: Pat
     assert json.loads(place.read_text()).keys() == {"images", "checksum"}
     assert storage.read_document(str(place), Note, "write it anew") == Note(images=3)
     place.write_bytes(place.read_bytes().replace(b"3", b"4", 1))
-    with pytest.raises(storage.DamagedError, match=r"note.json is not as it was written"):
+    with pytest.raises(storage.DamagedError, match=r"note.json is corrupt"):
         storage.read_document(str(place), Note, "write it anew")
 
 

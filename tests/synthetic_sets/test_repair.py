@@ -226,7 +226,7 @@ def test_a_damaged_plan_is_never_drawn_by(folder: Path) -> None:
     flip(folder / "00001.tar")
     flip(folder / "plan.json", 40)
     assert {problem.shard for problem in problems(str(folder))} == {1}
-    with pytest.raises(storage.DamagedError, match="/plan.json is not as it was written"):
+    with pytest.raises(storage.DamagedError, match="/plan.json is corrupt"):
         repair_set(str(folder), [1])
     assert len(committed(str(folder))) == 4
 

@@ -357,7 +357,7 @@ def test_prompts_that_are_no_numbers_or_were_changed_are_refused_by_their_file(t
     run(trained)
     whole = place.read_bytes()
     place.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"prompts\.safetensors is not as it was written"):
+    with pytest.raises(UserError, match=r"prompts\.safetensors is corrupt"):
         load_prompts(trained.run, trained.method)
     tensors = {**safetensors.torch.load(whole), "unused": torch.tensor([1.0, torch.nan, 1.0])}
     storage.write_with_checksum(str(place), safetensors.torch.save(tensors), owner=trained.run.owner)

@@ -108,7 +108,7 @@ def _size_step(pipeline: Any) -> int:
 
 
 def denoiser(pipeline: Any) -> Any | None:
-    """The network that is called at every step; None where a pipeline has several or none."""
+    """The denoising network (U-Net or transformer); None where a pipeline has several or none."""
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 

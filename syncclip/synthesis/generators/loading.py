@@ -27,7 +27,7 @@ OOM_REMEDY = "try synthesis.generator.offload=model, then group, then sequential
 BACKEND = "inductor"
 """Backend of `torch.compile`."""
 RECOMPILE_LIMIT = 256
-"""Batch sizes that are compiled, each for itself; past its default of 8, torch would continue uncompiled."""
+"""Maximum number of batch sizes that are compiled; beyond its default of 8, torch falls back to eager mode."""
 LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
 """Libraries, beside diffusers' own pipelines, whose classes a pipeline's index may name without being trusted."""
 

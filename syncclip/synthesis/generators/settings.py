@@ -81,7 +81,8 @@ class GeneratorSettings(Settings):
     """Images per batch. Part of the plan, since an image's last bits may depend on it. `auto`: measured once, before
     the first shard of a new dataset."""
     speed: Literal["exact", "fast", "max"] = added("exact")
-    """`exact`: the plain call of the pipeline. `fast`: compiled blocks in bf16, fused projections, channels last.
+    """`exact`: call the diffusers pipeline without optimisations. `fast`: compiled blocks in bf16, fused
+    projections, channels last.
     `max`: int8 and a step cache as well. Each speed gives different images."""
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}

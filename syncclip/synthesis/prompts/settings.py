@@ -29,8 +29,8 @@ class PromptSettings(Settings):
     name: Literal["template"] = "template"
     """Kind of prompts; there is one."""
     templates: tuple[Template, ...] = ()
-    """Sentences with one `{}` for the class name, or `{a}` for the name with its article; empty: the dataset's own
-    template."""
+    """Prompt templates with one `{}` for the class name, or `{a}` for the name with its article; empty: the
+    dataset's own template."""
     strategies: tuple[StrategySettings, ...] = added(())
     """Several strategies, mixed by their weights; in place of `templates`."""
     classes: dict[str, Sentences] = added({})
