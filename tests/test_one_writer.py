@@ -117,7 +117,7 @@ def captions(world: World, folder: str) -> None:
 
 
 def candidates(world: World) -> Recipe:
-    configuration = {"method": "ivlp", "data": "real", "candidates": {"training.epochs": [1, 2]}}
+    configuration = {"method": "ivlp", "data": "real", "search_space": {"training.epochs": [1, 2]}}
     return world.recipe().with_values({"study.configurations": [configuration], "study.tune_seeds": [1]})
 
 

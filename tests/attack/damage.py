@@ -259,7 +259,15 @@ def _of_study(recipe: Recipe, place: Path, synthetic: Path) -> dict[str, Callabl
 
     def report() -> object:
         inputs = read_inputs(url)
-        parts = inputs.state, inputs.fits, inputs.worth, inputs.comparisons, inputs.shift, inputs.cost, inputs.results
+        parts = (
+            inputs.state,
+            inputs.fits,
+            inputs.data_efficiency,
+            inputs.comparisons,
+            inputs.shift,
+            inputs.cost,
+            inputs.results,
+        )
         tables = [None if table is None else table.to_csv() for table in (inputs.table, inputs.features)]
         return [f"note: {note}" for note in inputs.notes], parts, tables, inputs.recipe
 

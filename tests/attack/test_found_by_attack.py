@@ -95,7 +95,7 @@ def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypa
     place = _packed(tmp_path)
     part = part_of(place / "train/00000.tar")
     part.touch()
-    monkeypatch.setattr("syncclip.storage.cleanup.living", lambda _: False)
+    monkeypatch.setattr("syncclip.storage.cleanup.is_alive", lambda _: False)
     pack(read_dataset(DatasetSettings(name=str(tmp_path / "mine"))), str(place), [1, 2], [1, 2, 3])
     assert not part.exists()
 

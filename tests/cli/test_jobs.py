@@ -64,7 +64,7 @@ def test_choose_shows_what_was_chosen(
 ) -> None:
     from syncclip.studies import tune
 
-    chosen = {"chosen": {"training.epochs": 5}, "all_classes_hm": 44.25}
+    chosen = {"selected": {"training.epochs": 5}, "all_classes_hm": 44.25}
     record = {"metric": "all_classes_hm", "configurations": {"syncclip-both": chosen}}
     monkeypatch.setattr(tune, "tune", lambda recipe, out: tune.Choice(recipe, record))
     outcome = Outcome(capsys, "tune", tiny.recipe)
@@ -183,7 +183,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused(
 ) -> None:
     (tmp_path / "file").write_text("in the way")  # root may write anywhere else, also where the mode forbids it
     outcome = Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "file" / "set"))
-    assert "Not a directory; choose a place" in outcome.refusal
+    assert "Not a directory; choose a location" in outcome.refusal
 
 
 def test_another_plan_in_the_same_folder_is_refused(

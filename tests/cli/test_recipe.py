@@ -30,7 +30,7 @@ def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["recipe", "explain", "methods.syncclip.domain_tokens"]) == 0
     first, meaning = capsys.readouterr().out.splitlines()
     assert first == "methods.syncclip.domain_tokens: integer ≥ 0 and ≤ 1024; default 2"
-    assert meaning == "    k of the paper: how many of the visual tokens each domain has of its own; 0: none."
+    assert meaning == "    Number of domain-specific tokens among the visual tokens (k of the paper); 0: none."
 
 
 def test_a_key_that_does_not_exist_is_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ def test_local_paths_of_a_reproduction_are_rejected_or_made_absolute(
 
 
 def test_errors_of_a_reproduction_precede_its_submission(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="is not trained on 'dtdd'; did you mean 'dtd'"):
+    with pytest.raises(UserError, match="does not train on 'dtdd'; did you mean 'dtd'"):
         reproduction(datasets=["dtdd"])
     with pytest.raises(UserError, match="a key or a password"):
         reproduction("storage.options.secret=abc")

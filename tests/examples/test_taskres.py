@@ -44,8 +44,8 @@ def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path)
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"scala": 1}, r"methods\.own\.scala: no such key; did you mean 'scale'\? \(TaskRes\)"),
-        ({"scale": "much"}, r"methods\.own\.scale: 'much' is not allowed; it must be a number \(TaskRes\)"),
+        ({"scala": 1}, r"methods\.custom\.scala: no such key; did you mean 'scale'\? \(TaskRes\)"),
+        ({"scale": "much"}, r"methods\.custom\.scale: 'much' is not allowed; it must be a number \(TaskRes\)"),
     ],
 )
 def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, object], reason: str) -> None:

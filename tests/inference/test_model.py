@@ -130,7 +130,7 @@ def test_other_classes_need_no_training(train: Train, images: Path) -> None:
     for names in ("cat", [], ["cat", "cat"], ["cat", " "]):
         with pytest.raises(UserError, match="is not a list of distinct names"):
             model.with_classes(names)
-    with pytest.raises(ValueError, match="must hold {} exactly once"):
+    with pytest.raises(ValueError, match="must contain {} exactly once"):
         model.with_classes(["cat", "dog"], template="a photo")
 
 

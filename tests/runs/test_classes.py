@@ -92,7 +92,7 @@ def test_sizes_of_learned_parameters_are_limited(name: str) -> None:
 def test_a_header_of_tensors_is_limited() -> None:
     header = json.dumps({f"{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(90_000)})
     assert len(header) > MOST_HEADER
-    with pytest.raises(UserError, match=r"^here is not a safetensors file \([\d,]+ bytes, at most"):
+    with pytest.raises(UserError, match=r"^here is not a safetensors file \([\d,]+ bytes, the maximum"):
         parse_tensors(len(header).to_bytes(8, "little") + header.encode(), "here", "train again")
 
 

@@ -20,8 +20,8 @@ from syncclip.runtime import shutdown
 
 HEAD = """
 import os, signal, sys, time
-from syncclip.runtime.shutdown import SENTENCE, listening, postponed, requested
-from syncclip.runtime.progress import say
+from syncclip.runtime.shutdown import INTERRUPTED_MESSAGE, listening, postponed, requested
+from syncclip.runtime.progress import print_message
 
 def signalled(body):
     with listening(float(sys.argv[1])) as listener:
@@ -29,7 +29,7 @@ def signalled(body):
             print("ready", flush=True)
             body()
         except KeyboardInterrupt:
-            say(SENTENCE)
+            print_message(INTERRUPTED_MESSAGE)
             sys.stdout.flush()
             os._exit(listener.status)
 """

@@ -15,8 +15,8 @@ from syncclip.runtime.tempdirs import private_tempdir, sweep_scratch, temporary_
 
 HELD = """
 import sys
-from syncclip.runtime.tempdirs import scratch_folder
-with scratch_folder(sys.argv[1]) as folder:
+from syncclip.runtime.tempdirs import private_tempdir
+with private_tempdir(sys.argv[1]) as folder:
     (folder / "file").write_text("held")
     print(folder, flush=True)
     sys.stdin.readline()

@@ -94,7 +94,7 @@ def test_a_flipped_byte_is_found_and_named(url: str, tmp_path: Path, place: str)
 def test_a_copy_that_came_damaged_is_fetched_once_more(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: bool
 ) -> None:
-    ask, spoilt = downloads._ask, []
+    ask, spoilt = downloads._read, []
 
     def once(fs: Any, path: str, *where: Any, **named: Any) -> bytes:
         data = ask(fs, path, *where, **named)
@@ -103,7 +103,7 @@ def test_a_copy_that_came_damaged_is_fetched_once_more(
         spoilt.append(path)
         return data[:-100]
 
-    monkeypatch.setattr(downloads, "_ask", once)
+    monkeypatch.setattr(downloads, "_read", once)
     images = ShardSet(url, cache=ShardCache(check=check, folder=str(tmp_path)))
     assert index_of(images.image(1)) == 1
     assert spoilt

@@ -100,5 +100,5 @@ def test_no_write_of_an_owner_lands_that_was_stopped_while_another_took_over(
         stops.append(stopped_at(len(stops), folder, act, take_over))
         assert stops[-1].at_end == stops[-1].at_takeover or not stops[-1].stopped, stops[-1]
         storage.remove(folder, recursive=True)
-    assert len(stops) > 1 and stops[-1].said == ("LostLeaseError" if act is release else "")
-    assert all(stop.said == "LostLeaseError" for stop in stops[:-1]), [(stop.stopped, stop.said) for stop in stops]
+    assert len(stops) > 1 and stops[-1].said == ("LostLockError" if act is release else "")
+    assert all(stop.said == "LostLockError" for stop in stops[:-1]), [(stop.stopped, stop.said) for stop in stops]

@@ -41,7 +41,7 @@ try:
         print("held", flush=True)
         sys.stdin.readline()
         storage.write_bytes(sys.argv[1] + "/run.json", b"the old owner's")
-except storage.LostLeaseError as error:
+except storage.LostLockError as error:
     print(error)
 """
 
@@ -54,7 +54,7 @@ try:
     with listening() if sys.argv[2] else contextlib.nullcontext(), locks.lock(sys.argv[1], "train"):
         print("held", flush=True)
         threading.Event().wait()
-except locks.LostLeaseError as error:
+except locks.LostLockError as error:
     print(error)
 """
 
@@ -349,7 +349,7 @@ def test_a_lock_that_is_half_renewed_is_none_that_is_lost(tmp_path: Path, monkey
     with lock(str(tmp_path), "train") as hold, current().under_lock(str(tmp_path), hold.token):
         whole = read_current(file_of(str(tmp_path))) or b""
         looks = iter([whole[:-1], None, whole])
-        monkeypatch.setattr(locks, "peek", lambda place: next(looks))
+        monkeypatch.setattr(locks, "read_current", lambda place: next(looks))
         worker = locks.check(str(tmp_path / "prompts"))
         assert worker is not None and worker is not hold
         worker.confirm()

@@ -78,7 +78,7 @@ def test_a_set_is_read_once_however_many_cells_learn_from_it(tmp_path: Path, mon
     [
         ("{method: ivp}", "training.method: there is no method 'ivp'; did you mean 'ivlp'?"),
         ("{method: ivlp, overrides: {training.epoch: 3}}", "training.epoch: no such key; did you mean 'epochs'?"),
-        ("{method: ivlp, overrides: {benchmark.shot: 3}}", "dataset.shot: no such key; did you mean 'shots'?"),
+        ("{method: ivlp, overrides: {dataset.shot: 3}}", "dataset.shot: no such key; did you mean 'shots'?"),
         ("{method: ivlp, images_per_class: [3]}", "images_per_class is [3]; none of them is among"),
         ("{method: ivlp, search_space: {training.epochs: [1, 0]}}", "training.epochs: 0 is not allowed; it must be at"),
     ],

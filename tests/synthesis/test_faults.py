@@ -14,7 +14,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from syncclip.runtime.ray_session import _see_end
 from syncclip.shards.markers import committed
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.generators.weights import locate
@@ -107,7 +106,7 @@ def test_a_driver_killed_in_mid_synthesis_is_completed_by_the_same_call(
             time.sleep(0.05)
     assert driver.returncode == -signal.SIGKILL, log.read_text()
     # Its Ray ends by itself, but for agents that look after it; what it generates until then is whole or not.
-    _see_end(list(family), 10.0)
+    psutil.wait_procs(list(family), 10.0)
     there = committed(str(folder))
     assert 0 < len(there) < SHARDS
     finished = {shard: (folder / f"{shard:05d}.tar").stat() for shard in there}

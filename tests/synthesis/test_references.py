@@ -104,4 +104,4 @@ def test_a_guided_shard_is_a_function_of_plan_and_folder_and_says_what_it_starte
     for sample in samples:
         real = images[sample.label]
         image = sample.index // plan.classes
-        assert sample.provenance["guide"] == (references.digest_of(real[image % 2]) if real else None)
+        assert sample.provenance["guide"] == (references.checksum_of(real[image % 2]) if real else None)

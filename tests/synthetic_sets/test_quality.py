@@ -137,4 +137,4 @@ def test_the_command_tells_the_numbers_in_a_few_lines(
     assert app.run(["shards", "quality", str(url)]) == 0
     told = capsys.readouterr().out
     assert "12 of 12 images measured" in told
-    assert "similarity of two images of a class" in told and "shift to the real images" in told
+    assert "similarity of two images of a class" in told and "shift to real images" in told

@@ -22,7 +22,8 @@ class Squares(Worker[int]):
     """Writes the square of a shard's number; `broken` steps raise."""
 
     def __init__(self, folder: Path, broken: str = "") -> None:
-        super().__init__(str(folder), None, 1, {}, ())
+        super().__init__(1)
+        self.folder = str(folder)
         self.broken = broken
 
     def _step(self, name: str) -> None:

@@ -19,7 +19,6 @@ from unittest import mock
 import psutil
 
 from syncclip import storage
-from syncclip.runtime.ray_session import _see_end
 from syncclip.shards.markers import committed
 from syncclip.shards.tables import read_table
 from syncclip.synthesis.generators.weights import locate
@@ -185,7 +184,7 @@ def _kind(process: psutil.Process) -> Kind | None:
 
 def _bury(family: set[psutil.Process]) -> None:
     """Wait until a command's Ray is gone; it ends by itself, also after its driver was killed."""
-    _see_end(list(family), 30.0)
+    psutil.wait_procs(list(family), 30.0)
 
 
 def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:

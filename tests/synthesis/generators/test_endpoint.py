@@ -381,14 +381,14 @@ def test_a_set_is_not_continued_with_another_model_nor_repaired(
     server.model["root"] = "/models/other"
     with pytest.raises(UserError, match="not the tiny/painter that the set was started with"):
         synthesise_set(make_plan(4, generator=server.settings()), str(tmp_path), show=False)
-    with pytest.raises(UserError, match=r"can't be regenerated, as endpoints are not deterministic.*run synth"):
+    with pytest.raises(UserError, match=r"can't be regenerated, as endpoints are not deterministic.*run `synth"):
         repair_set(str(tmp_path), [0])
     assert (tmp_path / "00000.tar").exists()
 
 
 def test_the_card_names_the_model_and_promises_nothing(server: Server, make_plan: MakePlan) -> None:
     origin = card._origin(make_plan(2, generator=server.settings()))
-    assert origin["generator"].startswith(f"{server.url} with {MODEL}, which may answer with other images, 2 steps")
+    assert origin["generator"].startswith(f"{server.url} with {MODEL} (not deterministic), 2 steps")
 
 
 @pytest.mark.ray

@@ -99,7 +99,10 @@ def test_invalid_settings_are_errors(given: dict[str, Any], sentence: str) -> No
             "synthesis.prompts.strategies[0].weight: -1 is not allowed; it must be at least 0",
         ),
         ("{templates: [a]}", "synthesis.prompts.strategies[0]: a 'name' is missing"),
-        ("{name: template, templates: [a photo]}", "strategies[0].templates[0]: the template 'a photo' must hold {}"),
+        (
+            "{name: template, templates: [a photo]}",
+            "strategies[0].templates[0]: the template 'a photo' must contain {}",
+        ),
     ],
 )
 def test_a_recipe_is_a_one_line_error(strategy: str, sentence: str) -> None:

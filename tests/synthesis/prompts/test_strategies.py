@@ -53,8 +53,8 @@ def test_braces_in_words_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"name": "template", "templates": ["a photo"]}, "'a photo' must hold {} exactly once"),
-        ({"name": "template", "templates": ["a {} and a {}"]}, "must hold {} exactly once"),
+        ({"name": "template", "templates": ["a photo"]}, "'a photo' must contain {} exactly once"),
+        ({"name": "template", "templates": ["a {} and a {}"]}, "must contain {} exactly once"),
         ({"name": "template", "weight": -1}, "greater than or equal to 0"),
         ({"name": "template", "weight": 0.5}, "valid integer"),
         ({"name": "combinations", "sentence": "a {}", "lists": {}}, "at least 1 item"),
@@ -63,7 +63,7 @@ def test_braces_in_words_stay_as_they_are() -> None:
             {"name": "combinations", "sentence": "{a} {b} {}", "lists": {"b": ["c"]}},
             "contains {a}, but there",
         ),
-        ({"name": "combinations", "sentence": "a {b}", "lists": {"b": ["c"]}}, "must hold {} exactly once"),
+        ({"name": "combinations", "sentence": "a {b}", "lists": {"b": ["c"]}}, "must contain {} exactly once"),
         ({"name": "combinations", "sentence": "a {} {b}", "lists": {"b": []}}, "at least 1 item"),
         ({"name": "combinations", "sentence": "a {} {b}", "lists": {"b": [" "]}}, "is no sentence"),
         ({"name": "descriptions"}, "need a 'file' or 'sentences', one of the two"),
