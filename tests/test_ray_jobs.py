@@ -82,7 +82,7 @@ def test_a_submitted_classification_leaves_a_table_beside_each_shard(
 def test_a_mistake_in_a_submitted_job_is_one_sentence_and_status_two(head: str, tiny: TinyWorld) -> None:
     status, log = submit(head, "synth.py", tiny.recipe, "--out", "relative/folder")
     assert status == 2
-    assert "relative path, which in a submitted job" in log
+    assert "is a relative path, which a submitted job" in log
     assert "Traceback" not in log
 
 

@@ -221,7 +221,7 @@ def test_a_head_that_asks_for_a_token_takes_the_jobs_of_those_who_have_it(
         stranger = typed(ours, {**bare, "HOME": str(tmp_path / "elsewhere")})
         assert stranger.returncode == 2
         assert re.fullmatch(
-            r"syncclip: the cluster at \S+ asks for a token; set RAY_AUTH_MODE=token, .*\n", stranger.stderr
+            r"syncclip: the cluster at \S+ requires a token; set RAY_AUTH_MODE=token, .*\n", stranger.stderr
         )
         for command, environment in ((ours, bare), (f"{plain} --out {tmp_path}/plain", known)):
             done = typed(command, environment)

@@ -28,7 +28,7 @@ def normalised_start(patch: pytest.MonkeyPatch) -> None:
 
 
 def names_without_underscores(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(frozen, "spoken", lambda name: name.replace("&#95;", " "))
+    patch.setattr(frozen, "readable_name", lambda name: name.replace("&#95;", " "))
 
 
 def one_multiplier_for_all(patch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ def order_of_blocks(patch: pytest.MonkeyPatch) -> None:
 
 def names_as_they_are(patch: pytest.MonkeyPatch) -> None:
     """Underscores stay in the class names."""
-    patch.setattr(frozen, "spoken", lambda name: name)
+    patch.setattr(frozen, "readable_name", lambda name: name)
 
 
 def sentence_without_full_stop(patch: pytest.MonkeyPatch) -> None:
