@@ -265,8 +265,8 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
         if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
             what = "its process or its machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
-                f"worker {rank}: {what}; no restart is left (training.max_failures={max_failures}); run the same command "
-                "to resume from the newest checkpoint"
+                f"worker {rank}: {what}; no restart is left (training.max_failures={max_failures}); run the same "
+                "command to resume from the newest checkpoint"
             )
     return None
 

@@ -137,7 +137,7 @@ def test_the_refusal_of_a_recipe_names_what_makes_it_a_strangers(
         (tmp_path / "own.yaml").write_text(text)
         assert app.run(["plan", str(tmp_path / "own.yaml")]) == 2
         said = capsys.readouterr().err
-        assert key in said and str(tmp_path / 'plan.json') in said
+        assert key in said and str(tmp_path / "plan.json") in said
 
 
 @pytest.mark.parametrize(
