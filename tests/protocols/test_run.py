@@ -111,7 +111,7 @@ class TestOnRay:
         assert table[["base", "novel", "hm"]].notna().all(axis=None)
         assert (out / DRAWN / "synthetic" / "00000_stats.json").is_file()
         page = Path(halves.page).read_text()
-        assert "44 of 44 tests are done." in page
+        assert "44 of 44 tests are finished." in page
         assert "69.34" in page, "the published average stands beside ours"
 
     def test_open_vocabulary_reads_the_same_runs(self, halves: Reproduction, root: str, out: Path) -> None:
