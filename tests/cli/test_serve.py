@@ -69,5 +69,5 @@ def test_what_a_replica_finds_wrong_is_one_sentence(train: Train, tmp_path: Path
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (2, "")
     [sentence] = done.stderr.splitlines()
-    assert sentence.startswith(f"syncclip: {run}: the CLIP ")
+    assert sentence.startswith(f"syncclip: {run}: CLIP ")
     assert "differs from that of the training in its weights" in sentence
