@@ -14,6 +14,8 @@ from syncclip.storage.locks import Hold
 from tests.object_store import faulty_bucket, s3_bucket
 from tests.storage.late import PACE, Act, Outcome, stopped_at
 
+pytestmark = pytest.mark.slow
+
 
 def write(folder: str, _: Hold) -> None:
     """A file that the new owner does not write."""
