@@ -39,6 +39,7 @@ nightly: $(VENV)/installed-dev browser machines  ## The long tests that CI runs 
 
 durations: $(VENV)/installed-dev browser machines  ## Record how long each test takes in .test_durations, by which CI splits them
 	$(BIN)/pytest -n 4 --store-durations --clean-durations $(ARGS)
+	$(BIN)/python -m scripts.durations
 
 lint: $(VENV)/installed-dev  ## Style, types, import layers, dependencies, vocabulary, workflow files
 	$(BIN)/ruff check .

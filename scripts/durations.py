@@ -1,0 +1,19 @@
+"""Keep what splits the tests evenly in .test_durations: the duration of each test that takes a second or more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+FILE = Path(__file__).parents[1] / ".test_durations"
+MIN_SECONDS, MAX_ID = 1.0, 300
+
+
+def shortened(durations: dict[str, float]) -> dict[str, float]:
+    """The durations in seconds by test ID, sorted, without short tests, IDs of pages of text, and names of lanes."""
+    kept = {name.partition("@")[0]: round(seconds, 1) for name, seconds in durations.items() if seconds >= MIN_SECONDS}
+    return {name: kept[name] for name in sorted(kept) if len(name) < MAX_ID}
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(shortened(json.loads(FILE.read_text())), indent=0) + "\n")
