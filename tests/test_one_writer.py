@@ -176,7 +176,7 @@ def light(monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> None:
             assert cells.run_cell(run.spec)["error"] is None
         return [replace(run, status="done") for run in runs], cells.StudyStatus.begin(cells=len(runs), done=0)
 
-    def prepared(recipe: Recipe, protocol: Any, url: str, synthetic: str | None) -> list[CellRun]:
+    def prepared(recipe: Recipe, url: str, runs: str, synthetic: str | None) -> list[CellRun]:
         storage.write_bytes(storage.join(url, "plan.json"), b"")
         return []
 
