@@ -109,7 +109,8 @@ def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
         line.append(None if quality.similarity is None else f"{quality.similarity:.3f}")
         for method in METHODS:
             mine, plain = (
-                table[table["configuration"] == f"{method}-{one}"].set_index("seed")["hm"] for one in (name, NONE)
+                table[table["configuration"] == f"{method}-{variant}"].set_index("seed")["hm"]
+                for variant in (name, NONE)
             )
             gain = (mine - plain).dropna()
             spread = f" ± {gain.std(ddof=1) / np.sqrt(len(gain)):.1f}" if len(gain) > 1 and name != NONE else ""
@@ -127,31 +128,31 @@ def main() -> None:
     parser.add_argument("--filters", nargs="+", default=list(FILTERS), choices=FILTERS)
     parser.add_argument("--share", type=float, default=0.25, help="of unfiltered images that a threshold rejects")
     parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE")
-    asked = parser.parse_args()
-    overrides = [f"synthesis.images_per_class={asked.images}", "synthesis.actors=2", *asked.override]
-    recipe = Recipe.load(asked.recipe, overrides)
+    arguments = parser.parse_args()
+    overrides = [f"synthesis.images_per_class={arguments.images}", "synthesis.actors=2", *arguments.override]
+    recipe = Recipe.load(arguments.recipe, overrides)
     classes = len(load_dataset(recipe.dataset).classnames)
-    recipe = recipe.with_values({"synthesis.shard_size": classes * min(asked.images, ROUNDS)})
+    recipe = recipe.with_values({"synthesis.shard_size": classes * min(arguments.images, ROUNDS)})
     with ray_session():  # one for all sets and runs: starting it takes longer than generating a small set
-        run(recipe, urls.absolute(asked.out), asked)
+        run(recipe, urls.absolute(arguments.out), arguments)
 
 
-def run(recipe: Recipe, out: str, asked: argparse.Namespace) -> None:
+def run(recipe: Recipe, out: str, arguments: argparse.Namespace) -> None:
     """Generate what is missing, train what is missing, and print the table."""
     sets = {NONE: storage.join(out, "sets", NONE)}
     generate(recipe, [], sets[NONE])
     place = storage.join(out, "thresholds.json")
     if not storage.exists(place):
-        write_json(place, thresholds(recipe, sets[NONE], asked.share), storage.NOBODY)
+        write_json(place, thresholds(recipe, sets[NONE], arguments.share), storage.NOBODY)
     cuts = read_json(place)
-    for name, filters in configurations(asked.filters, cuts).items():
+    for name, filters in configurations(arguments.filters, cuts).items():
         sets[name] = storage.join(out, "sets", name)
         generate(recipe, filters, sets[name])
-    table = compare(recipe, sets, asked.seeds, storage.join(out, "study"))
+    table = compare(recipe, sets, arguments.seeds, storage.join(out, "study"))
     headings = ["filters", "generated per kept", "CLIP accuracy, %", "similarity"]
     headings += [part for method in METHODS for part in (f"{method} HM", "gain")]
     text.show(
-        text.table(f"Filters on {recipe.dataset.name}, {asked.images} images a class", headings, rows(sets, table))
+        text.table(f"Filters on {recipe.dataset.name}, {arguments.images} images a class", headings, rows(sets, table))
     )
     text.show("cut at: " + ", ".join(f"{name} {value:g}" for name, value in cuts.items()))
 

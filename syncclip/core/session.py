@@ -36,7 +36,7 @@ class Session:
     """URLs of buckets whose ETags are not MD5s, as this process has found; not pickled."""
 
     def copy(self) -> Session:
-        """Return a session for a command inside this one: its changes end with it, the process's locks are shared."""
+        """Return a copy for a nested command: its changes end with it, and it shares the process's locks."""
         return Session(
             dict(self.default_options),
             dict(self.options),

@@ -142,8 +142,8 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
     kind, shown, context = detail["type"], cut(repr(detail["input"])), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
     if kind == "extra_forbidden":
-        known = dict.fromkeys(name for candidate in models for name in candidate.model_fields)
-        return path, f"no such key; {did_you_mean(str(detail['loc'][-1]), known)}"
+        keys = dict.fromkeys(name for candidate in models for name in candidate.model_fields)
+        return path, f"no such key; {did_you_mean(str(detail['loc'][-1]), keys)}"
     if kind in LIMITS:
         name, words = LIMITS[kind]
         return path, f"{shown} is not allowed; it must be {words} {context[name]}"
@@ -176,10 +176,10 @@ def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[B
     for step in loc:
         if isinstance(step, int):
             path += f"[{step}]"
-        elif fields := [one.model_fields[step] for one in models if step in one.model_fields]:
+        elif fields := [model.model_fields[step] for model in models if step in model.model_fields]:
             models = [inner for field in fields for inner in _models(field.annotation)]
             path += f".{step}"
-        elif tagged := [one for one in models if step in (*_tags(one), one.__name__)]:
+        elif tagged := [model for model in models if step in (*_tags(model), model.__name__)]:
             models = tagged
         elif step:
             path += f".{step}"

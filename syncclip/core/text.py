@@ -110,11 +110,11 @@ ARTICLE = "{a}"
 """Placeholder of a template for a class name with its article."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: str, names: Iterable[str]) -> str | None:
     """Return the known name that begins with `name`, else the most similar one; None if none is similar."""
-    known = list(known)
-    completions = [candidate for candidate in known if name and candidate.startswith(name)]
-    return next(iter(completions or difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+    names = list(names)
+    completions = [candidate for candidate in names if name and candidate.startswith(name)]
+    return next(iter(completions or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
 
 
 def first_difference(classnames: Sequence[str], others: Sequence[str]) -> str:
@@ -123,11 +123,11 @@ def first_difference(classnames: Sequence[str], others: Sequence[str]) -> str:
     return next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return the remedy for an unknown name: `did you mean 'x'?`, or all known names if none is similar."""
-    known = list(known)
-    near = nearest(name, known)
-    return f"there are {', '.join(known)}" if near is None else f"did you mean {near!r}?"
+    names = list(names)
+    near = nearest(name, names)
+    return f"there are {', '.join(names)}" if near is None else f"did you mean {near!r}?"
 
 
 def signed(*values: float) -> str:

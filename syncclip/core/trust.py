@@ -69,11 +69,11 @@ def names_in(value: object) -> list[str]:
     return [text for text in texts_in(value) if NAME.fullmatch(text) or text.startswith(COMPILED)]
 
 
-def require_trust(name: str | None, place: str = "") -> None:
+def require_trust(name: str | None, prefix: str = "") -> None:
     """Raise if a name of custom code is not trusted; a text without a colon is no such name.
 
     Args:
-        place: beginning of the message, such as "FILE: key: ".
+        prefix: beginning of the message, such as "FILE: key: ".
 
     Raises:
         UserError: the name is not trusted.
@@ -82,22 +82,22 @@ def require_trust(name: str | None, place: str = "") -> None:
         mark = current().untrusted_sources.get(name)
         source = f" ({mark} marks its folder as results)" if mark is not None else ""
         raise UserError(
-            f"{place}{name!r} is custom code, which only the command line or your own recipe outside of result folders "
+            f"{prefix}{name!r} is custom code, which only the command line or your own recipe outside result folders "
             f"may load{source}; if you trust it, run syncclip --trust {name} ..."
         )
 
 
-def module_of(name: str, place: str = "") -> ModuleType:
+def module_of(name: str, prefix: str = "") -> ModuleType:
     """Import the module of `module:Class`; the working folder is searched last.
 
     Args:
-        place: see `require_trust`.
+        prefix: see `require_trust`.
 
     Raises:
         UserError: the name is not trusted.
         ImportError, TypeError, ValueError: there is no such module.
     """
-    require_trust(name, place)
+    require_trust(name, prefix)
     module, here = name.partition(":")[0], Path.cwd()
     mark = None if current().trusted[name] else mark_around(here)
     if mark is None and str(here) not in sys.path:
