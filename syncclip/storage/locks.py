@@ -31,7 +31,7 @@ from syncclip.runtime.progress import print_message
 from syncclip.runtime.shutdown import interrupt_main
 from syncclip.storage.cleanup import abort_uploads, sweep
 from syncclip.storage.conditional_writes import SETTLE, UNLISTED, opened, read_current, swap
-from syncclip.storage.responses import before_send, corrupt
+from syncclip.storage.responses import before_send
 from syncclip.storage.retries import UnreachableError, http_status, with_retries
 from syncclip.storage.urls import S3, is_local, join, local_path, scheme
 
@@ -52,6 +52,10 @@ POLL = 1.0
 
 class LostLockError(UserError):
     """A locked folder was removed, or taken over by another process."""
+
+
+class DelayedError(Exception):
+    """A request was not sent, because the lock may have been lost meanwhile; `with_retries` reads it again first."""
 
 
 class LockFile(Settings):
@@ -158,7 +162,7 @@ class Hold:
 
         def check() -> None:
             if _now() >= self._until:
-                raise corrupt(f"{self.url}: the request was delayed for too long")
+                raise DelayedError(f"{self.url}: the request was delayed for too long")
 
         token = before_send.set(check)
         try:

@@ -32,6 +32,7 @@ TORN = (
     "ResponseParserError",
     "FSTimeoutError",
     "FlexibleChecksumError",
+    "DelayedError",
 )
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
 """Error codes of a request that was damaged on the way."""

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.attack]
 def check(folder: str, act: Act, point: int) -> None:
     prepare(folder)
     outcome = stopped_at(point, folder, act, take_over, seconds=60.0)
-    assert outcome.stopped and outcome.said == "LostLockError" and outcome.at_end == outcome.at_takeover, outcome
+    assert outcome.stopped and outcome.error == "LostLockError" and outcome.at_end == outcome.at_takeover, outcome
 
 
 @pytest.mark.parametrize("point", [0, 4, 6])

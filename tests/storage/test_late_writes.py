@@ -9,10 +9,10 @@ import pytest
 
 from syncclip import storage
 from syncclip.core.session import current
-from syncclip.storage import locks
+from syncclip.storage import conditional_writes, locks
 from syncclip.storage.locks import Hold
 from tests.object_store import faulty_bucket, s3_bucket
-from tests.storage.late import PACE, Act, Outcome, stopped_at
+from tests.storage.late import Act, Clock, Outcome, stopped_at
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def write_below(folder: str, _: Hold) -> None:
 
 
 def write_for_another(folder: str, hold: Hold) -> None:
-    """As a worker does, whose driver holds the folder."""
+    """A write of a worker whose driver holds the lock."""
     with current().under_lock(folder, hold.token):
         overwrite(folder, hold)
 
@@ -61,7 +61,7 @@ ACTS = [write, overwrite, write_below, write_for_another, remove, remove_for_ano
 
 
 def take_over(folder: str) -> None:
-    """What the new owner writes."""
+    """Write a file that the first owner may also write."""
     storage.write_bytes(storage.join(folder, "both.json"), b"the new owner's")
 
 
@@ -84,23 +84,26 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def hasty(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same proportions in less time."""
-    interval = 0.3 if storage.urls.scheme(folder) else 0.05  # more than a few requests take, else each renews
-    for name, times in zip(PACE, (1, 3, 0.2, 0.5, 1), strict=True):
-        monkeypatch.setattr(locks, name, times * interval)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that passes only while a lock waits."""
+    clock = Clock()
+    for module in (locks, conditional_writes):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__)
 def test_no_write_of_an_owner_lands_that_was_stopped_while_another_took_over(
-    folder: str, act: Act, hasty: None
+    folder: str, act: Act, clock: Clock
 ) -> None:
-    stops: list[Outcome] = []
-    while not stops or stops[-1].stopped:
+    outcomes: list[Outcome] = []
+    while not outcomes or outcomes[-1].stopped:
         prepare(folder)
-        stops.append(stopped_at(len(stops), folder, act, take_over))
-        assert stops[-1].at_end == stops[-1].at_takeover or not stops[-1].stopped, stops[-1]
+        outcomes.append(stopped_at(len(outcomes), folder, act, take_over, clock=clock))
+        assert outcomes[-1].at_end == outcomes[-1].at_takeover or not outcomes[-1].stopped, outcomes[-1]
         storage.remove(folder, recursive=True)
-    assert len(stops) > 1 and stops[-1].said == ("LostLockError" if act is release else "")
-    assert all(stop.said == "LostLockError" for stop in stops[:-1]), [(stop.stopped, stop.said) for stop in stops]
+    assert len(outcomes) > 1 and outcomes[-1].error == ("LostLockError" if act is release else "")
+    assert all(outcome.error == "LostLockError" for outcome in outcomes[:-1]), [
+        (outcome.stopped, outcome.error) for outcome in outcomes
+    ]
