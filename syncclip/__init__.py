@@ -16,6 +16,7 @@ The docstrings of plan, synth, train, evaluate, tune, study and report contain e
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,11 +45,14 @@ _MODULES = {
 }
 """Name -> module, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
 
+__version__: str
+
 __all__ = [
     "Model",
     "Recipe",
     "Run",
     "UserError",
+    "__version__",
     "evaluate",
     "load",
     "plan",
@@ -61,6 +65,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version(__name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib.metadata
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ IN_ORDER = ("plan", "synth", "train", "evaluate", "load", "tune", "study", "repo
 """The functions; the example of each may need what those before it wrote."""
 
 
-def test_every_name_at_the_top_is_there_and_every_function_callable() -> None:
-    assert {*IN_ORDER, "Model", "Recipe", "Run", "UserError"} == set(syncclip.__all__)
-    assert all(callable(getattr(syncclip, name)) for name in syncclip.__all__)
+def test_every_exported_name_is_callable_and_the_version_is_the_distributions() -> None:
+    assert {*IN_ORDER, "Model", "Recipe", "Run", "UserError", "__version__"} == set(syncclip.__all__)
+    assert all(callable(getattr(syncclip, name)) for name in syncclip.__all__ if name != "__version__")
+    assert syncclip.__version__ == importlib.metadata.version("syncclip")
     assert set(dir(syncclip)) >= set(syncclip.__all__)
 
 
