@@ -153,7 +153,9 @@ class Front:
                 raise HTTPException(400, f"GET {path} takes no body")
         if path == "/":
             return HTMLResponse(self._page, headers={"content-security-policy": POLICY, "cache-control": "no-store"})
-        health = await self._forward({**scope, "path": HEALTH, "raw_path": HEALTH.encode()}, _replay(b"", receive))
+        health = await self._forward(
+            {**scope, "path": HEALTH, "raw_path": HEALTH.encode()}, _replay(bytearray(), receive)
+        )
         status = health.status_code
         return JSONResponse({"status": "ok" if status == 200 else "unavailable"}, status)
 
@@ -171,19 +173,18 @@ class Front:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > MAX_BODY_BYTES:
             raise _too_large()
-        buffer, buffered = bytearray(), 0
+        body, received = bytearray(), 0
         try:
             if self._receiving.locked():
                 raise _at_capacity()
             async with self._receiving:
                 try:
-                    await asyncio.wait_for(self._receive_body(receive, buffer), BODY_SECONDS)
+                    await asyncio.wait_for(self._receive_body(receive, body), BODY_SECONDS)
                 except asyncio.TimeoutError:
                     raise HTTPException(
                         408, f"the body did not arrive within {BODY_SECONDS:g} s; scale the image down"
                     ) from None
-            buffered, body = len(buffer), bytes(buffer)
-            buffer = bytearray()
+            received = len(body)
             if self._in_flight.locked():
                 raise _at_capacity()
             async with self._in_flight:
@@ -195,7 +196,8 @@ class Front:
                 raise _at_capacity() if response.status_code == 503 else internal_error()
             return response
         finally:
-            self._count_buffered(-buffered - len(buffer))
+            self._count_buffered(-max(received, len(body)))
+            body.clear()  # the error of a task refers to its frames, and thereby to the body, until garbage collection
 
     async def _receive_body(self, receive: Receive, body: bytearray) -> None:
         """Append the request's body to `body`.
@@ -410,13 +412,16 @@ def _sha256(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns the whole body at once, then the client's further messages."""
-    bodies = [body]
+def _replay(body: bytearray, receive: Receive) -> Receive:
+    """A `receive` that returns the whole body at once and empties it, then the client's further messages."""
+    replayed = False
 
     async def replay() -> Message:
-        if bodies:
-            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
-        return await receive()
+        nonlocal replayed
+        if replayed:
+            return await receive()
+        replayed, content = True, bytes(body)
+        body.clear()
+        return {"type": "http.request", "body": content, "more_body": False}
 
     return replay

@@ -150,7 +150,7 @@ def _memory(service: Served) -> Counter[str]:
     for process in psutil.Process(service.command.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())
-            for kind in ("ServeReplica", "ProxyActor", "inference.decoding"):
+            for kind in ("ServeReplica", "ProxyActor", "serving.decoding"):
                 if kind in line:
                     found[kind] += process.memory_info().rss
     return found

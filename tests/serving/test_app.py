@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import select
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -164,6 +166,26 @@ def test_a_body_that_is_too_large_is_not_read(app: Any) -> None:
         chunked = post(app, "/classify", [*begin, *[mega] * 300], content_type=kind)
         assert chunked.status == 413 and "larger than" in chunked.error
         assert chunked.received <= 2 * MAX_BODY_BYTES + 4 * len(mega), "rejected while it arrives"
+
+
+@pytest.mark.parametrize("limit", ["MAX_BODY_BYTES", "MAX_IN_FLIGHT", "RESPONSE_SECONDS"])
+def test_the_body_of_a_rejected_request_is_freed_before_garbage_collection(
+    app: Any, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 4 << 20
+    monkeypatch.setattr(serving, limit, {"MAX_BODY_BYTES": size, "MAX_IN_FLIGHT": 0, "RESPONSE_SECONDS": 0.0}[limit])
+    app = Front(app, None)
+    pieces = [bytes(1 << 19)] * 8
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for _ in range(5):
+            reply = post(app, "/classify", [*pieces, b"end"] if limit == "MAX_BODY_BYTES" else pieces)
+            assert reply.status in (413, 503)
+        assert tracemalloc.get_traced_memory()[0] < size
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 def test_a_token_is_required_except_for_page_and_health(model: Model, images: Path) -> None:
