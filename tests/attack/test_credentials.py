@@ -143,7 +143,7 @@ def test_an_export_of_an_earlier_versions_run_holds_none(secretive: Recipe, tmp_
 @pytest.mark.parametrize("command", ["train", "synth", "study", "evaluate", "tune"])
 def test_neither_rays_files_nor_a_process_list_hold_a_credential(tiny: TinyWorld, tmp_path: Path, command: str) -> None:
     (tmp_path / "own").mkdir()
-    configurations = [{"method": "coop", "data": "real", "candidates": {"training.epochs": [1, 2]}}]
+    configurations = [{"method": "coop", "data": "real", "search_space": {"training.epochs": [1, 2]}}]
     mine = recipe(
         tmp_path / "own/mine.yaml",
         tiny.recipe,
