@@ -112,20 +112,20 @@ def test_changed_weights_of_the_text_tower(clip: PromptedClip) -> None:
 
 @pytest.mark.parametrize("name", ["openai", "clipa"])
 def test_an_adapter_adds_to_the_output_of_its_block(clip: PromptedClip) -> None:
-    tokens = clip.texts(SENTENCES)
-    for blocks, width, encode in (
-        (vision_blocks(clip.model), clip.vision.width, lambda parts: clip.encode_images(images(), parts=parts)),
-        (text_blocks(clip.model), clip.text.width, lambda parts: clip.encode_text(tokens, parts=parts)),
-    ):
-        parts = [Adapter(width) for _ in blocks]
+    ids = clip.backbone.tokenizer(SENTENCES)
+    for tower, blocks in ((clip.vision, vision_blocks(clip.model)), (clip.text, text_blocks(clip.model))):
+        parts = [Adapter(tower.width) for _ in blocks]
         hooks = [
             block.register_forward_hook(lambda block, inputs, x, part=part: x + part.beside(block.ln_1(inputs[0])))
             for part, block in zip(parts, blocks, strict=True)
         ]
-        expected = encode([])
+        if tower is clip.vision:
+            expected, actual = clip.model.encode_image(images()), clip.encode_images(images(), parts=parts)
+        else:
+            expected, actual = clip.model.encode_text(ids), clip.encode_text(clip.texts(SENTENCES), parts=parts)
         for hook in hooks:
             hook.remove()
-        torch.testing.assert_close(encode(parts), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_only_parts_receive_gradients_and_the_towers_are_unchanged(clip: PromptedClip) -> None:
