@@ -16,7 +16,7 @@ from syncclip.synthesis.plan import write_plan
 from syncclip.synthetic_sets import prepare
 from tests.worlds.clip import make_clip_folder
 from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
-from tests.worlds.generator import build_generator
+from tests.worlds.pipelines import build_generator
 
 RECIPE = """
 name: tiny
