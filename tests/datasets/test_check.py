@@ -22,7 +22,7 @@ def test_counts_are_compared_with_the_catalogue(miniatures: Miniatures, name: st
     sizes = {
         split: len(expected.items[split]) if split in expected.items else None for split in ("train", "val", "test")
     }
-    assert result.found == {"classes": len(expected.candidates), **sizes}
+    assert result.counts == {"classes": len(expected.candidates), **sizes}
     differing = [key for key in ("classes", "train", "val", "test") if getattr(DATASETS[name], key) is not None]
     assert [problem.partition(":")[0] for problem in result.problems] == differing
 
@@ -63,7 +63,7 @@ def test_a_sample_of_the_images_is_decoded(tmp_path: Path, content: bytes | None
 
 def test_the_full_training_split_of_a_packed_dataset_is_counted(miniatures: Miniatures, tmp_path: Path) -> None:
     assert pack(load("dtd", miniatures.root), str(tmp_path / "dtd"), shots=[1], seeds=[1])["train"] == 3
-    assert check("dtd", str(tmp_path)).found == check("dtd", str(miniatures.root)).found
+    assert check("dtd", str(tmp_path)).counts == check("dtd", str(miniatures.root)).counts
 
 
 @pytest.mark.parametrize("root", [None, "nowhere"])
