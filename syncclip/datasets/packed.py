@@ -208,7 +208,7 @@ def _write_labels(train: ImageSet, url: str, owner: str) -> None:
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> str:
-    """Record the dataset's identity in its folder and return it; raises a `UserError` for a folder with other content."""
+    """Record the dataset's identity in its folder and return it; raises a `UserError` if the folder differs."""
     digest = hashlib.sha256()
     for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())

@@ -96,7 +96,7 @@ class ShardJob:
         """Return the URL of a shard's file."""
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
-    def done(self, report: Callable[[str], object] | None = None) -> dict[str, ShardMarker]:
+    def done(self, report: Callable[[str], None] | None = None) -> dict[str, ShardMarker]:
         """Return shard -> marker for shards whose file exists with the size in its marker; no file is read.
 
         Args:

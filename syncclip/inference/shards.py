@@ -153,7 +153,7 @@ class ShardClassifier(ShardPass):
                 raise UserError(_mismatch(tar))
             file.seek(0)
             images, transient = tar_images(tar, file), storage.UnreachableError
-            predictions = classify_sources(self.model(), images, job.top, job.batch, unreadable=transient)
+            predictions = classify_sources(self.model(), images, job.top, job.batch, raised=transient)
             rows = [prediction.row for prediction in predictions]
         for row in rows:
             row["image"] = row["image"].removeprefix(storage.join(job.url, ""))

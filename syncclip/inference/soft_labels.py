@@ -201,7 +201,7 @@ class ShardTeacher(ShardPass):
             try:
                 return model.preprocess(decode_image(data, f"{url}:{sample_key(row['index'])}.jpg"))
             except UnreadableImageError:
-                return None  # training skips it
+                return None  # training replaces the image by another
 
         probabilities: Probabilities = np.zeros((len(rows), len(model.classes)), np.float32)
         unread, start = 0, 0
