@@ -16,7 +16,7 @@ from syncclip.clip.tokens import of_like_length
 from syncclip.core.settings import UserError
 
 BLOCKS = [(0,), (2,), (0, 1, 2), (1, 2), (0, 2)]
-"""Blocks, of three, that receive vectors."""
+"""Indices of the blocks, of three, that receive vectors."""
 SENTENCES = ["a photo of a cat.", "a sun", "two blue cars in the rain"]
 
 
