@@ -140,7 +140,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     """One tiny world for the whole test session; tests write elsewhere."""
     from tests.worlds.clip import make_clip_folder
     from tests.worlds.dataset import tiny_dataset
-    from tests.worlds.generator import build_generator
+    from tests.worlds.pipelines import build_generator
 
     folder = tmp_path_factory.mktemp("tiny")
     dataset = tiny_dataset(folder / "shapes")

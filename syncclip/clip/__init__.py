@@ -1,1 +1,1 @@
-"""From a backbone's name to a frozen CLIP whose two towers take prompts, and from images to tensors."""
+"""Frozen CLIPs with prompts in both towers, prompt texts, and image transforms."""

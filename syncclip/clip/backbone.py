@@ -28,27 +28,22 @@ CONFIG = "open_clip_config.json"
 
 
 class BackboneSettings(Settings):
-    """Section `backbone` of a recipe.
-
-    `name` is "icons" (embedded), a folder in open_clip's own layout, "hf-hub:owner/name", or an open_clip model such as
-    "ViT-B-16"; only the last needs `pretrained`, a tag of open_clip or the path of a weights file.
-    """
+    """Section `backbone` of a recipe."""
 
     name: str = EMBEDDED
-    """open_clip model name, such as `ViT-B-16`, `local-dir:FOLDER` or `hf-hub:REPOSITORY`; `icons` is the embedded
-    CLIP."""
+    """CLIP: an open_clip model such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (embedded)."""
     pretrained: str | None = None
-    """open_clip tag of the weights, such as `openai`, or a file; None for models that include weights."""
+    """Weights of an open_clip model: a tag such as `openai`, or a file; None for folders and `hf-hub:`."""
     precision: Precision = "fp32"
-    """Precision of the image and text towers; prompts and losses stay in fp32. fp16: on GPUs, for evaluation only."""
+    """Precision of the image and text towers; prompts and losses stay in fp32. fp16 is for evaluation on GPUs only."""
     checkpoint_activations: bool = False
-    """Recompute each block for the gradient: less memory, more time."""
+    """Recompute activations in the backward pass, to save memory at the cost of time."""
 
     def placed(self) -> BackboneSettings:
-        """The same CLIP with absolute paths of local files, for processes with another working folder."""
+        """Return settings with absolute paths, for processes with another working directory."""
         folder, weights = Path(self.name.removeprefix("local-dir:")), Path(self.pretrained or "")
         return self.model_copy(
-            update={  # do not resolve links: the hub's cache links to files without an extension
+            update={  # links are kept, since the Hub's cache links to files without an extension
                 "name": str(folder.absolute()) if self.name != EMBEDDED and folder.is_dir() else self.name,
                 "pretrained": str(weights.absolute()) if weights.is_file() else self.pretrained,
             }
@@ -60,11 +55,11 @@ class Backbone:
     """A frozen CLIP with its tokenizer and preprocessing.
 
     Attributes:
-        model: open_clip's model, in evaluation mode; no parameter requires a gradient.
+        model: open_clip's model, in evaluation mode and without gradients.
         tokenizer: texts -> (n, context) token ids; takes `context_length`.
-        preprocess: PIL image -> (3, image_size, image_size), for evaluation.
-        mean, std: statistics of the three channels, on a scale from 0 to 1.
-        config: open_clip's `model_cfg`, from which it builds the towers.
+        preprocess: evaluation transform, PIL image -> (3, image_size, image_size).
+        mean, std: normalisation of the channels, for pixel values from 0 to 1.
+        config: open_clip's `model_cfg`.
     """
 
     name: str
@@ -80,22 +75,21 @@ class Backbone:
 
     @property
     def logit_scale(self) -> float:
-        """Factor of the cosines before the softmax."""
+        """Factor of the cosine similarities before the softmax."""
         scale: Any = self.model.logit_scale
         return float(scale.exp())
 
     @property
     def preprocess_settings(self) -> dict[str, Any]:
-        """The parameters of `preprocess` in open_clip's format: size, mean, std, interpolation, resize_mode."""
+        """Parameters of `preprocess` in open_clip's format: size, mean, std, interpolation, resize_mode."""
         visual: Any = self.model.visual
         settings: dict[str, Any] = json.loads(json.dumps(visual.preprocess_cfg))  # lists instead of tuples
         return settings
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of all parameters and buffers (names, types, shapes, bytes) and of the activation functions; takes
-        seconds for a large CLIP."""
-        import torch  # imported late, as above
+        """Checksum of all parameters, buffers and activation functions; takes seconds for a large CLIP."""
+        import torch
 
         classes = {type(module).__name__ for module in self.model.modules()}
         digest = hashlib.sha256(" ".join(sorted(name for name in classes if "gelu" in name.lower())).encode())
@@ -109,13 +103,12 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     """Load a CLIP on the CPU.
 
     Raises:
-        UserError: the name or tag is unknown, or the weights are neither cached nor available; or it is a damaged or
-            incomplete folder of `syncclip export`.
+        UserError: the name or tag is unknown, the weights are not available, or the folder is damaged.
     """
-    import open_clip  # imported late: it takes seconds
+    import open_clip  # takes seconds
     from transformers import dynamic_module_utils
 
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # reject a model's own code without a prompt at the terminal
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # reject remote code without a prompt
     name = _source(settings)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -125,7 +118,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         tokenizer = open_clip.get_tokenizer(name)
     except UserError:
         raise
-    except Exception as error:  # of any library involved
+    except Exception as error:  # raised by open_clip, transformers, huggingface_hub or torch
         reason = str(error).strip().partition("\n")[0][:200]
         weights = f" with the weights '{settings.pretrained}'" if settings.pretrained else ""
         raise UserError(
@@ -149,7 +142,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """open_clip's `model_cfg` of a loaded model.
+    """Return open_clip's `model_cfg` of a loaded model.
 
     Raises:
         UserError: the tokenizer requires remote code.
@@ -173,7 +166,7 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def _source(settings: BackboneSettings) -> str:
-    """The model's name for open_clip; an unknown one raises a UserError before anything is downloaded."""
+    """Return the model's name for open_clip; raises a `UserError` for an unknown one before any download."""
     import open_clip
 
     name = settings.name
@@ -194,16 +187,15 @@ def _source(settings: BackboneSettings) -> str:
         )
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
     if settings.pretrained not in tags and not Path(settings.pretrained or "").is_file():
-        wrong = (
-            f"'{settings.pretrained}' is neither a tag of {name} nor a file" if settings.pretrained else "is not set"
-        )
+        tag = settings.pretrained
+        cause = f"'{tag}' is neither a tag of {name} nor a file" if tag else "is not set"
         choice = f"choose one of {', '.join(tags)}" if tags else "give a file, as none are published"
-        raise UserError(f"backbone.pretrained: {wrong}; {choice}")
+        raise UserError(f"backbone.pretrained: {cause}; {choice}")
     return name
 
 
 def _quick_gelu(settings: BackboneSettings) -> bool:
-    """Whether the weights were trained with QuickGELU, such as OpenAI's; open_clip only warns about a mismatch."""
+    """Whether the weights were trained with QuickGELU, like OpenAI's; open_clip only warns about a mismatch."""
     import open_clip
 
     published = open_clip.get_pretrained_cfg(settings.name.replace("/", "-"), settings.pretrained or "")

@@ -1,4 +1,4 @@
-"""Operations of both towers: a transformer block of open_clip, vectors inserted into its tokens, and the precision."""
+"""Operations of both towers: a transformer block, prompts among its tokens, and the precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.clip.parts import SHORT, BlockPart, attend_with
 from syncclip.core.settings import UserError
 
 Prompts = Sequence[Tensor | None]
-"""Prompts of a tower's blocks, from the first on; see `PromptedClip.encode_text`."""
+"""Prompts of a tower's first blocks, see `PromptedClip.encode_text`."""
 
 
 def attend(
@@ -26,14 +26,14 @@ def attend(
     mask: Tensor | None = None,
     part: BlockPart | None = None,
 ) -> Tensor:
-    """The output of one block for `query`, some of `tokens`, which attend to `head` and `tokens`.
+    """Compute the output of a block for `query`, which attends to `head` and `tokens`.
 
     Args:
         block: open_clip's `ResidualAttentionBlock`.
-        query, tokens: (*, Q, width) and (*, T, width); without a query all tokens are queries.
+        query, tokens: (*, Q, width) and (*, T, width); without a query, all tokens are queries.
         head: (*, S, width), broadcast over the leading dimensions.
         mask: (Q, S + T), or (C, 1, S + T) with one query per text; added to the attention scores.
-        part: learned part inside the block.
+        part: learned part of the block.
 
     Returns:
         (*, Q, width).
@@ -46,7 +46,7 @@ def attend(
     if head is not None:
         keys = torch.cat([block.ln_1(head).expand(*lead, -1, -1), keys], dim=-2)
     flat = keys.flatten(0, -3)
-    queries = flat if normed is keys else normed.flatten(0, -3)  # one tensor for q, k and v is projected at once
+    queries = flat if normed is keys else normed.flatten(0, -3)  # the same tensor is projected once for q, k and v
     if mask is not None and mask.dim() == 3:
         heads = block.attn.num_heads
         mask = mask[:, None].expand(*lead, heads, *mask.shape[1:]).reshape(-1, *mask.shape[1:])
@@ -58,19 +58,18 @@ def attend(
 
 
 def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """x (*, C, L, width) with vectors (…, m, width), broadcast over leading dimensions, at the first m slots (C, n)."""
+    """Write vectors (…, m, width), broadcast, into x (*, C, L, width) at the first m of the slots (C, n)."""
     shape = *x.shape[:-2], *vectors.shape[-2:]
     return x.scatter(-2, slots[:, : shape[-2], None].expand(shape), vectors.to(x.dtype).expand(shape))
 
 
 def of_each_class(vectors: Tensor | None) -> bool:
-    """Whether a block's vectors differ from class to class."""
+    """Whether a block's vectors are class-specific."""
     return vectors is not None and vectors.dim() > 2 and vectors.shape[-3] > 1
 
 
 def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
-    """The leading dimensions of texts with these prompts, and the first block, counted from 0, with class-specific
-    prompts; None if there is none."""
+    """Return the leading dimensions of texts with these prompts, and the first block with class-specific prompts."""
     leads = (vectors.shape[:-2] for vectors in prompts if vectors is not None)
     lead: torch.Size = torch.broadcast_shapes((classes,), *leads)  # type: ignore[no-untyped-call]
     return lead, next((i for i, vectors in enumerate(prompts) if of_each_class(vectors)), None)
@@ -79,8 +78,8 @@ def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
 def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> None:
     """Raise a UserError for more prompts than a tower has blocks.
 
-    Each prompt must have a vector for every slot (`tokens`). If shared and class-specific vectors are mixed, as in TCP,
-    one of the two may have fewer, which do not change the last slots.
+    Each prompt has a vector per slot (`tokens`); if shared and class-specific prompts are mixed, as in TCP, one of them
+    may have fewer.
     """
     if len(prompts) > layers:
         raise UserError(f"cannot prompt {len(prompts)} blocks of a {tower} tower with {layers}; lower the depth")
@@ -91,13 +90,12 @@ def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> Non
 
 
 def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor | None]) -> torch.autocast:
-    """The autocast context of a tower.
+    """Return the autocast context of a tower.
 
-    bf16 has the range of float32, so nothing overflows or underflows. fp16 is for GPUs on which bf16 is slow, and for
-    evaluation only, since many of a prompt's gradients would underflow to zero.
+    fp16 is for evaluation on GPUs without fast bf16: many gradients of prompts would underflow to zero.
 
     Args:
-        learned: prompts and parameters of parts; without any, no gradient passes through the tower.
+        learned: prompts and parameters of parts.
 
     Raises:
         UserError: fp16 without a GPU, or with gradients.
@@ -105,7 +103,7 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
     if precision == "fp16":
         if device.type != "cuda":
             raise UserError(f"backbone.precision: fp16 requires a GPU, and this is a {device.type}; use bf16 or fp32")
-        if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in learned):
+        if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in learned):
             raise UserError(
                 "backbone.precision: gradients underflow in fp16; train in bf16 or fp32, and use fp16 for evaluation"
             )
@@ -114,10 +112,10 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
 
 
 def float32(features: Tensor, precision: Precision) -> Tensor:
-    """Features (*, D) in float32.
+    """Return features (*, D) in float32.
 
     Raises:
-        UserError: fp16 overflowed, which happens with some weights that were trained in bf16.
+        UserError: fp16 overflowed, as with some weights that were trained in bf16.
     """
     if precision == "fp16" and not features.isfinite().all():
         raise UserError("backbone.precision: these weights overflow in fp16; use bf16 or fp32")

@@ -1,4 +1,4 @@
-"""Learned vectors after a tower's first token, to which later tokens attend and whose outputs are used."""
+"""Learned vectors inserted after a tower's first token, as in MMRL."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Inserted:
     """K vectors after the start token of a text or the class token of an image, without positions.
 
     Attributes:
-        vectors: (K, width), or (B, K, width) for each image, by block, counted from 0. They are inserted before the
-            first of these blocks and replaced before each further one.
+        vectors: block -> (K, width), or (B, K, width) for each image. They are inserted before the first of these
+            blocks, and replaced before the others.
     """
 
     vectors: Mapping[int, Tensor]
 
     @property
     def count(self) -> int:
-        """K."""
+        """Number of vectors (K)."""
         return next(iter(self.vectors.values())).shape[-2]
 
     def enter(self, x: Tensor, block: int) -> Tensor:
-        """The input of a block: tokens (*, T, width), with the block's vectors, if it has any."""
+        """Insert or replace the vectors of a block, if it has any, in its tokens (*, T, width)."""
         if block not in self.vectors:
             return x
         vectors = self.vectors[block].to(x.dtype).expand(*x.shape[:-2], -1, -1)
@@ -39,11 +39,7 @@ class Inserted:
 
 
 def check_towers(text: TextTower, vision: VisionTower, backbone: str) -> None:
-    """Raise a UserError for towers without a suitable first token.
-
-    The text tower must be causal, since texts share the tokens before the class name; the vision tower must read its
-    class token.
-    """
+    """Raise a UserError unless the text tower is causal and the vision tower reads its class token."""
     if not text.causal:
         reason = "in its text tower every token attends to all others"
     elif not vision.reads_class_token:

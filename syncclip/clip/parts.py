@@ -1,7 +1,4 @@
-"""Learnable parts inside a tower's blocks, for methods that adapt weights: low-rank updates, norms, adapters.
-
-The frozen blocks are unchanged and shared by all methods; a part's parameters belong to its method.
-"""
+"""Learnable parts of a tower's frozen blocks, for methods that adapt weights: low-rank updates, norms, adapters."""
 
 from __future__ import annotations
 
@@ -17,45 +14,44 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from syncclip.core.settings import UserError
 
 Matrix = Literal["q", "k", "v", "out", "fc", "proj"]
-"""Matrices of a block: query, key, value and output of its attention; the two of its MLP."""
+"""Matrices of a block: query, key, value and output of the attention, and two of the MLP."""
 
 SHORT = 64
-"""Number of tokens up to which unfused attention is faster on a CPU: with 21, a bf16 training step takes 91 ms instead
-of 141."""
+"""Number of tokens up to which unfused attention is faster on a CPU (91 instead of 141 ms per step with 21 tokens)."""
 
 
 class BlockPart(nn.Module):
-    """The learned part of one block; this base class changes nothing.
+    """The learned part of a block; this base class changes nothing.
 
-    It must compute each token independently: the tokens that all texts share are passed in a separate call, and in a
-    tower's last block only the token that is read passes `q`, `out`, the MLP and `beside`.
+    It must process each token independently: shared tokens are computed separately, and in the last block only the
+    token that is read passes `q`, `out`, the MLP and `beside`.
     """
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG002
-        """(*, T, out) output of one of the block's frozen matrices for tokens x (*, T, in)."""
+        """Apply one of the block's frozen matrices to tokens x (*, T, in); returns (*, T, out)."""
         return F.linear(x, weight, bias)
 
     def norm(self, name: Literal["ln_1", "ln_2"], frozen: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
-        """(*, T, width): the tokens normalised before the attention (`ln_1`) or the MLP (`ln_2`)."""
+        """Normalise tokens (*, T, width) before the attention (`ln_1`) or the MLP (`ln_2`)."""
         normed: Tensor = frozen(x)
         return normed
 
     def beside(self, normed: Tensor) -> Tensor | None:  # noqa: ARG002
-        """(*, T, width) addition to the block's output, from its input after `ln_1`; None: nothing."""
+        """Return what to add to the block's output (*, T, width), given its input after `ln_1`; None: nothing."""
         return None
 
 
 Parts = Sequence[BlockPart] | nn.ModuleList
-"""One for each block of a tower; none: the frozen tower."""
+"""One part per block of a tower; empty: the frozen tower."""
 
 
 def learned(parts: Parts) -> Iterable[Tensor]:
-    """The parameters of all parts."""
+    """Yield the parameters of all parts."""
     return (parameter for part in parts for parameter in part.parameters())
 
 
 def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
-    """The part of each block, or None for each; a UserError for any other number of parts."""
+    """Return the part of each block, or None for each; raises a `UserError` for another number of parts."""
     if len(parts) not in (0, layers):
         raise UserError(
             f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; give one for each"
@@ -71,7 +67,7 @@ def attend_with(
     head: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """`blocks.attend` with a part inside the block; the arguments are the same."""
+    """Compute `blocks.attend` with a part."""
     attention, lead = block.attn, tokens.shape[:-2]
     keys = part.norm("ln_1", block.ln_1, tokens)
     normed, query = (keys, tokens) if query is None else (part.norm("ln_1", block.ln_1, query), query)

@@ -1,4 +1,4 @@
-"""Class names in prompts: templates, English articles, and the words that CLIP's tokenizers read."""
+"""Class names in prompts: templates, English articles, and CLIP's words."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from syncclip.embedded import CLIP_WORD
 _VOWEL = re.compile(
     r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
 )
-"""Beginnings of lower-case words that are pronounced with a vowel first."""
+"""Prefixes of lower-case words whose first sound is a vowel."""
 _SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
-"""Beginnings of words that are pronounced letter by letter."""
+"""Prefixes of words that are spelled out."""
 
 
 def readable_name(classname: str) -> str:
-    """Return a class name as written in a sentence: underscores become spaces, and white space is collapsed.
-
-    CLIP's tokenizers collapse white space as well, so both forms have the same tokens.
-    """
+    """Return a class name with single spaces for underscores and white space."""
     return " ".join(classname.replace("_", " ").split())
 
 
@@ -41,7 +38,7 @@ def filled(template: str, classname: str) -> str:
 
 
 def with_article(classname: str) -> str:
-    """Prepend "a" or "an" to a class name by its pronunciation: "an hour", "a unicorn", "an F-16", "an 80s car"."""
+    """Prepend "a" or "an" by pronunciation: "an hour", "a unicorn", "an F-16", "an 80s car"."""
     word = readable_name(classname).partition(" ")[0]
     vowel = word[0] in "AEFHILMNORSX" if _SPELLED.match(word) else _VOWEL.match(word.lower())
     return f"{'an' if vowel else 'a'} {classname}"
@@ -59,11 +56,11 @@ def too_long(sentence: str, context: int) -> str:
 
 
 def clip_words(classname: str) -> str:
-    """Return the words that CLIP's tokenizers read in a class name: equal texts have equal tokens.
+    """Return the words of a class name as split by CLIP's tokenizers; equal words have equal tokens.
 
-    The tokenizers drop spaces and split letters, single digits and signs: "MD80" and "MD 80" are the same name.
+    The tokenizers drop spaces and split off digits, so that "MD80" and "MD 80" are equal.
 
-    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer, which are those of OpenAI's CLIP.
+    Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer.
     """
     if classname.isascii():
         text = html.unescape(html.unescape(classname))

@@ -1,14 +1,14 @@
-"""A frozen CLIP with prompts in both towers: learned vectors among the tokens, at the input and before deeper blocks.
+"""A frozen CLIP with prompts in both towers: learned vectors among the tokens of the first blocks.
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
-* text: [start][n vectors][name][.][end]; each prompted block has its own vectors in these slots.
+* text: [start][n vectors][name][.][end]; each prompted block replaces the vectors in these slots.
 * vision: [class][patches][N vectors]; appended without position before the first norm, replaced before deeper blocks.
-* A list of prompts has one entry per prompted block, counted from the input. For texts, None leaves the slots'
-  current states unchanged, and fewer vectors than slots leave the last ones unchanged.
+* A list of prompts has one entry per prompted block. For texts, None keeps the states of all slots, and fewer vectors
+  than slots keep those of the last ones.
 
-Optimisations: texts of similar length are cut to the longest of them, tokens shared by all texts are computed once, and
-the last block computes only the token that is read. The first two require a causal text tower, unlike SigLIP's.
+Optimisations: with a causal text tower (unlike SigLIP's), texts are cut to the longest of similar length, and tokens
+shared by all texts are computed once. The last block computes only the token that is read.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from syncclip.core.settings import Position
 
 
 class PromptedClip(nn.Module):
-    """Both towers of a `Backbone`, frozen. Features are raw (not normalised) and in float32.
+    """Both towers of a `Backbone`, frozen. Features are not normalised, and in float32.
 
-    A tower that cannot take prompts still encodes texts or images without any.
+    Towers that do not support prompts still encode texts or images without prompts.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -54,18 +54,18 @@ class PromptedClip(nn.Module):
         self.model: Any = backbone.model.eval().requires_grad_(False)
         self._text, self._vision = text_tower(self.model), vision_tower(self.model)
         self.text_cache: dict[tuple[str | int, ...], Tensor] = {}
-        """Features of hand-written prompts by all that determines their bits, see `methods.frozen`."""
+        """Cached features of hand-written prompts, see `methods.frozen`."""
 
     @property
     def text(self) -> TextTower:
-        """The text tower; a UserError if it does not support prompts."""
+        """The text tower; raises a `UserError` if it does not support prompts."""
         if self._text is None:
             raise no_text_prompts(self.backbone.name)
         return self._text
 
     @property
     def vision(self) -> VisionTower:
-        """The vision tower; a UserError if it does not support prompts."""
+        """The vision tower; raises a `UserError` if it does not support prompts."""
         if self._vision is None:
             raise no_vision_prompts(self.model, self.backbone.name)
         return self._vision
@@ -85,26 +85,26 @@ class PromptedClip(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """A scalar: factor of the cosines before the softmax."""
+        """Factor of the cosine similarities before the softmax, a scalar."""
         scale: Tensor = self.model.logit_scale
         return scale.exp().reshape(())
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """A scalar added to the scaled cosines; None for all but SigLIP and similar models."""
+        """Scalar added to the scaled cosine similarities, in SigLIP and similar models; else None."""
         bias: Tensor | None = self.model.logit_bias
         return bias if bias is None else bias.reshape(())
 
     def lengths(self, sentences: Sequence[str]) -> Tensor:
-        """(C,) number of tokens of each text, including start and end."""
+        """Return the number of tokens (C,) of each text, including start and end."""
         return self._tokenize(sentences)[1] + 1
 
     def texts(self, sentences: Sequence[str]) -> PromptTokens:
-        """Texts without slots for learned vectors."""
+        """Embed texts without slots for learned vectors."""
         return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
     def text_places(self, sentences: Sequence[str], n: int) -> PromptTokens:
-        """Texts whose first n tokens are slots for learned vectors, with the first text's words as initial values.
+        """Embed texts whose first n tokens are slots for learned vectors, initialised with the first text's words.
 
         Raises:
             UserError: a text exceeds the context.
@@ -116,10 +116,10 @@ class PromptedClip(nn.Module):
     def text_context(
         self, classnames: Sequence[str], initial_words: str, n: int | None, position: Position = "end"
     ) -> PromptTokens:
-        """The prompts "<initial words> <name>." with n slots for learned vectors.
+        """Embed the prompts "<initial words> <name>." with n slots for learned vectors.
 
-        The first n tokens of the initial words become the slots; the rest of them remains as text. With n above
-        `WORD_TOKENS`, or without words, there are n slots and the name.
+        The first n tokens of the initial words become the slots, and the others remain text. Above
+        `WORD_TOKENS`, the initial words are ignored.
 
         Args:
             n: number of slots; None: the number of words.
@@ -151,16 +151,16 @@ class PromptedClip(nn.Module):
 
         Args:
             tokens: C texts with n slots for learned vectors.
-            prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) for each class, or
-                (B, C, n, width) or (B, 1, n, width) for each of B images; None: nothing is replaced before this block.
-            parts: learned parts inside the blocks, one for each.
-            inserted: vectors after the start token of a causal tower (see `inserted.check_towers`), without prompts.
+            prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) per class, or
+                (B, C, n, width) or (B, 1, n, width) per image; None: nothing is replaced.
+            parts: learned parts, one per block.
+            inserted: vectors after the start token of a causal tower, instead of prompts.
 
         Returns:
-            (C, D), or (B, C, D) where prompts are per image.
+            (C, D), or (B, C, D) with prompts per image.
         """
         if not prompts and not len(parts) and inserted is None and self._text is None:
-            return self._whole(self.model.encode_text, tokens.ids)
+            return self._by_open_clip(self.model.encode_text, tokens.ids)
         tower = self.text
         check_prompts("text", prompts, tower.layers, tokens.slots.shape[1])
         blocks = [*zip(tower.blocks, for_blocks("text", parts, tower.layers), strict=True)]
@@ -177,11 +177,11 @@ class PromptedClip(nn.Module):
             if prompts and prompts[0] is not None:
                 x = place(x, prompts[0], tokens.slots)
             x = x + tower.positions(length)
-            # Tokens shared by all classes attend, by the causal mask, only to each other.
+            # By the causal mask, shared tokens attend only to each other.
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
             for i, (block, part) in enumerate(blocks):
-                if i == apart and head is not None:  # from here on classes share no token
+                if i == apart and head is not None:  # no token is shared from here on
                     x, head, shared = torch.cat([head.expand(*lead, -1, -1), x], dim=-2), None, 0
                 if 0 < i < len(prompts) and (vectors := prompts[i]) is not None:
                     if head is None:
@@ -211,17 +211,16 @@ class PromptedClip(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised.
-            prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) for each image, so
-                that images of several domains share one pass.
-            parts: learned parts inside the blocks, one for each.
-            inserted: vectors after the class token of a tower that reads it (see `inserted.check_towers`), without
-                prompts.
+            prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) per image, so that
+                one pass encodes images of several domains.
+            parts: learned parts, one per block.
+            inserted: vectors after the class token of a tower that reads it, instead of prompts.
 
         Returns:
-            (B, D); with inserted vectors (B, D + width), with the mean of these vectors' outputs after the last norm.
+            (B, D); with inserted vectors (B, D + width), which includes the mean of their outputs after the last norm.
         """
         if not prompts and not len(parts) and inserted is None and self._vision is None:
-            return self._whole(self.model.encode_image, images)
+            return self._by_open_clip(self.model.encode_image, images)
         tower = self.vision
         added = prompts[0].shape[-2] if prompts else 0
         check_prompts("vision", prompts, tower.layers, added)
@@ -247,14 +246,14 @@ class PromptedClip(nn.Module):
                 x = torch.cat([tower.pool(x[:, :1]), tower.last_norm(x[:, 1:]).mean(dim=1)], dim=-1)
         return float32(x, self.backbone.precision)
 
-    def _whole(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
-        """Features of texts or images by open_clip itself."""
+    def _by_open_clip(self, encode: Callable[..., Tensor], inputs: Tensor) -> Tensor:
+        """Compute features of texts or images with open_clip's own forward pass."""
         with self._autocast():
             features = encode(inputs, normalize=False)
         return float32(features, self.backbone.precision)
 
     def _run(self, block: Callable[..., Tensor], *arguments: Any, random: bool = False) -> Tensor:
-        """Run a block; `random`: its part may draw random numbers, which recomputation must reproduce."""
+        """Run a block; `random`: recomputation must reproduce the random numbers of its part."""
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
             output: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
             return output
@@ -268,9 +267,9 @@ class PromptedClip(nn.Module):
         return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame[1])
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Embedded texts; for a causal tower cut after the last token that is read."""
+        """Embed texts; for a causal tower, they are cut after the last token that is read."""
         tower, shared = self._text, 0
-        if tower is None:  # open_clip embeds texts itself
+        if tower is None:  # open_clip embeds the texts
             return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)
         read = tower.read(ids)
         if tower.causal:

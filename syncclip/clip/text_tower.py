@@ -1,4 +1,4 @@
-"""The components of open_clip's text transformer that prompts require, causal or not."""
+"""The components of open_clip's text transformer that prompts require."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from syncclip.core.settings import UserError
 
 
 class TextTower:
-    """The components of a text transformer; not a module, so that nothing is registered twice.
+    """Components of a text transformer; not a module, so that no parameter is registered twice.
 
     Attributes:
         module: open_clip's `CLIP` or `TextTransformer`.
-        pool: the token whose output is the feature: the one with the largest id (CLIP's end token), the first one with
-            id `end`, or the last one of the context, usually padding (SigLIP, CLIPA).
+        pool: token whose output is the feature: the one with the largest id (CLIP's end token), the first with the id
+            `end`, or the last of the context (SigLIP, CLIPA).
         context: maximum number of tokens of a text.
         dim: dimension of the features.
-        causal: whether a token attends only to earlier ones, so that texts may be cut after the token that is read.
+        causal: whether tokens attend only to earlier ones.
     """
 
     def __init__(self, module: Any, pool: Literal["argmax", "eos", "last"], end: int) -> None:
@@ -35,18 +35,18 @@ class TextTower:
             self.dim = self.width if projection is None else int(projection.shape[1])
 
     def read(self, ids: Tensor) -> Tensor:
-        """Positions (C,) of the tokens whose output is the feature, for padded texts (C, context)."""
+        """Return the positions (C,) of the tokens whose output is the feature, for padded texts (C, context)."""
         if self.pool == "last":
             return torch.full((len(ids),), ids.shape[1] - 1)
         return ids.argmax(dim=-1) if self.pool == "argmax" else (ids == self.end).int().argmax(dim=-1)
 
     def positions(self, length: int) -> Tensor:
-        """(length, width) positional embedding of the first tokens."""
+        """Return the positional embedding (length, width) of the first tokens."""
         positions: Tensor = self.module.positional_embedding[:length]
         return positions
 
     def mask(self, rows: slice | Tensor, length: int) -> Tensor | None:
-        """Attention mask of these tokens over the first `length`: (Q, length), or (C, 1, length) for one per text."""
+        """Return the attention mask over the first `length` tokens: (Q, length), or (C, 1, length) per text."""
         if not self.causal:
             return None
         mask: Tensor = self.module.attn_mask
@@ -56,7 +56,7 @@ class TextTower:
         return mask if isinstance(rows, slice) else mask[:, None]
 
     def project(self, x: Tensor) -> Tensor:
-        """Features (*, dim) from the last block's output (*, width)."""
+        """Compute features (*, dim) from the last block's output (*, width)."""
         x = self.module.ln_final(x)
         projection = self.module.text_projection
         if isinstance(projection, nn.Linear):
@@ -67,8 +67,8 @@ class TextTower:
 
 
 def text_tower(model: Any) -> TextTower | None:
-    """The text tower of an open_clip model; None for other architectures, such as CoCa's or RoBERTa."""
-    # Imported late: these take seconds.
+    """Return the text tower of an open_clip model, or None for other architectures, such as CoCa's or RoBERTa."""
+    # These imports take seconds.
     from open_clip.model import CLIP
     from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 
@@ -78,13 +78,13 @@ def text_tower(model: Any) -> TextTower | None:
     prefix = "text_" if isinstance(module, CLIP) else ""
     tower = TextTower(module, getattr(module, f"{prefix}pool_type"), getattr(module, f"{prefix}eos_id"))
     plain = all(isinstance(block, ResidualAttentionBlock) for block in tower.blocks)
-    # With a class token after the text, or a padding mask, attention depends on each text's length.
+    # With a class token after the text, or a padding mask, attention depends on the length of the text.
     by_length = getattr(module, "cls_emb", None) is not None or getattr(module, "use_pad_mask", False)
     return tower if plain and not by_length and tower.pool in ("argmax", "eos", "last") else None
 
 
 def no_text_prompts(backbone: str) -> UserError:
-    """The error for a backbone whose `text_tower` is None."""
+    """Return the error for a backbone without a supported text tower."""
     return UserError(
         f"backbone.name: the text tower of '{backbone}' is not a plain CLIP transformer, so it cannot take prompts; "
         "use a ViT model such as 'ViT-B-16', or a method that learns only in the vision tower"

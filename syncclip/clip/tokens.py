@@ -13,12 +13,12 @@ from syncclip.clip.prompt_text import too_long
 from syncclip.core.settings import Position, UserError
 from syncclip.core.text import counted
 
-# Words initialise at most this many learned tokens; longer contexts are initialised at random, as in the published code
-# of IVLP, MaPLe and their successors.
 WORD_TOKENS = 4
-
-LENGTH_STEP = 3  # texts whose lengths differ by less are encoded together
-SMALL_GROUP = 32  # smaller groups are merged with the next longer one
+"""Maximum number of learned tokens that words initialise; longer contexts are random, as in IVLP's and MaPLe's code."""
+LENGTH_STEP = 3
+"""Texts whose lengths differ by less are encoded together."""
+SMALL_GROUP = 32
+"""Smaller groups are merged with the next longer one."""
 
 
 class TextTooLongError(UserError):
@@ -26,18 +26,15 @@ class TextTooLongError(UserError):
 
 
 class PromptTokens(nn.Module):
-    """Embedded texts; those of a causal tower are cut after the last token that is read.
-
-    A module without parameters, so that it moves to a device with the method that owns it; absent from its state dict.
+    """Embedded texts; a module without parameters or state dict, so that it moves to a device with its method.
 
     Attributes:
         ids: (C, L) token ids.
         embeddings: (C, L, width) without positions.
-        read: (C,) position where the tower's output is read: in CLIP the end token.
+        read: (C,) position of the token whose output is the feature, such as CLIP's end token.
         slots: (C, n) positions of the learned vectors.
-        shared: number of first tokens, including all slots, that are equal in all texts and precede every read
-            position, or 0. A causal tower computes them once instead of once per class; for others it is 0.
-        initial: (n, width) embeddings of the words at the slots, if vectors are initialised with words; else None.
+        shared: length of the common prefix, including all slots, that a causal tower computes once; 0 for others.
+        initial: (n, width) initial vectors from words, or None.
         lengths: length of each text up to the token that is read.
     """
 
@@ -64,11 +61,11 @@ class PromptTokens(nn.Module):
         self.lengths: list[int] = (read + 1).tolist() if lengths is None else lengths
 
     def __getitem__(self, rows: slice) -> PromptTokens:
-        """A slice of the texts, with the length and shared tokens of all."""
+        """Return a slice of the texts, with the length and shared tokens of all."""
         return self._some(rows, self.lengths[rows], self.ids.shape[1])
 
     def group(self, rows: list[int]) -> PromptTokens:
-        """The texts of these rows, cut to the longest of them, with the shared tokens of all."""
+        """Return the texts of these rows, cut to the longest of them, with the shared tokens of all."""
         lengths = [self.lengths[row] for row in rows]
         return self._some(rows, lengths, max(lengths))
 
@@ -78,7 +75,7 @@ class PromptTokens(nn.Module):
 
 
 def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows in groups of similar length, the shortest first; small groups are merged with longer ones."""
+    """Group rows of similar length, the shortest first; small groups are merged with longer ones."""
     groups: list[list[int]] = [[]]
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     for _, rows in groupby(by_length, key=lambda row: lengths[row] // LENGTH_STEP):
@@ -94,33 +91,30 @@ def in_groups(
     prompts: Prompts,
     groups: list[list[int]],
 ) -> Tensor:
-    """Text features of all rows, (C, D) or (B, C, D), encoded one group after the other by `encode`."""
-    features = [
-        encode(
-            tokens.group(rows),
-            [each[..., rows, :, :] if each is not None and of_each_class(each) else each for each in prompts],
-        )
-        for rows in groups
-    ]
+    """Encode groups of texts one after another; returns features (C, D) or (B, C, D) in the original order."""
+    features = []
+    for rows in groups:
+        own = [each[..., rows, :, :] if each is not None and of_each_class(each) else each for each in prompts]
+        features.append(encode(tokens.group(rows), own))
     order = torch.tensor([row for rows in groups for row in rows], device=tokens.read.device)
     return torch.cat(features, dim=-2).index_select(-2, order.argsort())
 
 
 def frame(tokenizer: Callable[..., Tensor], context: int) -> tuple[int, int]:
-    """The number of tokens that a tokenizer adds before the words (1 in CLIP, 0 in SigLIP), and the id of the end token
-    after them (padding, if there is none)."""
+    """Return the number of start tokens of a tokenizer (1 in CLIP, 0 in SigLIP), and the id of its end token (or of
+    padding, if it has none)."""
     empty, word = tokenizer(["", "a"], context_length=context)
     start = int((empty != word).int().argmax())
     return start, int(empty[start])
 
 
 def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: int, end: int) -> tuple[Tensor, Tensor]:
-    """Token ids (C, context) and the positions (C,) after the last word, where the id is `end`.
+    """Return token ids (C, context), and the positions (C,) of the end tokens.
 
     Raises:
         TextTooLongError: a text exceeds the context.
     """
-    ids = tokenizer(list(texts), context_length=context + 1)  # one more, to detect truncation
+    ids = tokenizer(list(texts), context_length=context + 1)  # one more token, to detect truncation
     matches = ids == end
     ends = torch.where(matches.any(dim=-1), matches.int().argmax(dim=-1), context)
     if int(ends.max()) >= context:
@@ -145,10 +139,10 @@ def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) 
 
     Args:
         ids: (C, L) [start][n slots][name][.][end][padding], with `start` start tokens.
-        stops: (C,) positions after the names; tokens from there on are not moved.
+        stops: (C,) positions after the names; later tokens are not moved.
 
     Returns:
-        The ids in their new order, and the positions (C, n) of the slots.
+        The reordered ids, and the positions (C, n) of the slots.
     """
     before = {"end": n, "middle": n // 2, "front": 0}[position]
     slots = torch.arange(start, start + n).repeat(len(ids), 1)
@@ -165,7 +159,7 @@ def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) 
 
 
 def shared_length(ids: Tensor, read: Tensor, slots: Tensor) -> int:
-    """Number of first tokens that all texts share, before every read position; 0 if a slot is not among them."""
+    """Return the length of the common prefix before all read positions; 0 if it does not include all slots."""
     differs = (ids != ids[0]).any(dim=0).int()
     length = int(differs.argmax()) if differs.any() else ids.shape[1]
     length = min(length, int(read.min()))

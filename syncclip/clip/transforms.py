@@ -1,7 +1,4 @@
-"""Training transform: random crop and flip; evaluation uses the backbone's `preprocess`.
-
-The transform can be pickled for worker processes, and is deterministic given the image and the generator's state.
-"""
+"""Training transform: random crop and flip, deterministic given an image and a generator."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """A crop of random area and aspect ratio, resized to `size`; a random horizontal flip; normalisation.
+    """Crop of random area and aspect ratio, resized to `size`; random horizontal flip; normalisation.
 
     Args:
         scale: range of the crop's area, as fractions of the image's.
@@ -38,7 +35,7 @@ class TrainTransform:
     flip: float = 0.5
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> Tensor:
-        """(3, size, size) float32."""
+        """Return a tensor (3, size, size) of float32."""
         image = image.convert("RGB")
         top, left, height, width = random_crop(image.height, image.width, self.scale, generator)
         size = [self.size, self.size]
@@ -55,10 +52,7 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """The image resized and cropped by `preprocess`, before its conversion to a tensor; unchanged without such a step.
-
-    Resizing and cropping are idempotent, so `preprocess` converts both images to the same tensor.
-    """
+    """Return the image resized and cropped by `preprocess`, which converts both images to the same tensor."""
     result = image
     for step in getattr(preprocess, "transforms", ()):
         if isinstance(step, ToTensor):
@@ -70,10 +64,8 @@ def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Imag
 def random_crop(
     height: int, width: int, scale: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a crop: area uniform, aspect log-uniform, as in torchvision's `RandomResizedCrop`.
-
-    If no attempt fits the image, the largest central crop of an allowed aspect.
-    """
+    """Return (top, left, height, width) of a crop with uniform area and log-uniform aspect ratio, as in torchvision's
+    `RandomResizedCrop`; if no attempt fits the image, the largest central crop."""
     for _ in range(ATTEMPTS):
         area = height * width * _uniform(*scale, generator)
         aspect = math.exp(_uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), generator))

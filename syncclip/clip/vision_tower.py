@@ -1,4 +1,4 @@
-"""The computation of open_clip's and timm's vision transformers in the steps that prompts require.
+"""The vision transformers of open_clip and timm in the steps between which prompts are inserted.
 
 Prompts follow the patches, have no position, pass the norm before the first block, and are excluded from pooling.
 """
@@ -17,57 +17,49 @@ from syncclip.clip.parts import Parts, for_blocks
 from syncclip.core.settings import UserError
 
 Block = Callable[[Tensor | None, Tensor], Tensor]
-"""(query, tokens) -> the block's output (B, Q, width) for `query`, the first `tokens`; None: for all of them."""
+"""(query, tokens) -> the block's output (B, Q, width) for the query, the first tokens; None: for all tokens."""
 
 
 class VisionTower(Protocol):
     """A vision transformer in the steps between which prompts are inserted.
 
     Attributes:
-        reads_class_token: whether the feature is the class token's output alone.
+        reads_class_token: whether the feature is the output of the class token alone.
+        norm: normalisation of tokens and prompts before the first block.
+        last_norm: normalisation of the last block's output.
     """
 
     width: int
     layers: int
     reads_class_token: bool
+    norm: Callable[[Tensor], Tensor]
+    last_norm: Callable[[Tensor], Tensor]
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, T, width) tokens of images (B, 3, H, W): class token, if there is one, and patches, with positions."""
-
-    def norm(self, x: Tensor) -> Tensor:
-        """The normalisation of tokens and prompts before the first block."""
+        """Return the tokens (B, T, width) of images (B, 3, H, W): class token (if any) and patches, with positions."""
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
-        """The blocks for sequences of T tokens and this number of prompts, with adapters inside them.
-
-        Raises:
-            UserError: the blocks do not support parts.
-        """
+        """Return the blocks for T tokens and this number of prompts; raises a `UserError` if parts are unsupported."""
 
     def inside(self) -> Sequence[Any]:
-        """The modules of the blocks, from which parts are initialised.
-
-        Raises:
-            UserError: the blocks do not support parts.
-        """
+        """Return the modules of the blocks, to initialise parts; raises a `UserError` if parts are unsupported."""
 
     def read(self, x: Tensor) -> Tensor:
-        """The tokens among the T whose output of the last block is pooled."""
-
-    def last_norm(self, x: Tensor) -> Tensor:
-        """The normalisation of the last block's output."""
+        """Return the tokens whose output of the last block is pooled."""
 
     def pool(self, x: Tensor) -> Tensor:
-        """Features (B, D) from that output."""
+        """Compute features (B, D) from that output."""
 
 
 class PlainVision:
-    """open_clip's own `VisionTransformer`: OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA, CoCa."""
+    """open_clip's `VisionTransformer`: OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA, CoCa."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.width, self.layers = int(module.conv1.out_channels), len(module.transformer.resblocks)
         self.reads_class_token = module.attn_pool is None and module.pool_type == "tok"
+        self.norm: Callable[[Tensor], Tensor] = module.ln_pre
+        self.last_norm: Callable[[Tensor], Tensor] = module.ln_post
 
     def embed(self, images: Tensor) -> Tensor:
         patches = self.module.conv1(images).flatten(2).transpose(1, 2)
@@ -75,13 +67,9 @@ class PlainVision:
         embedded: Tensor = tokens + self.module.positional_embedding
         return embedded
 
-    def norm(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.module.ln_pre(x)
-        return normed
-
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:  # noqa: ARG002
-        each = zip(self.module.transformer.resblocks, for_blocks("vision", parts, self.layers), strict=True)
-        return [partial(attend, block, part=part) for block, part in each]
+        part_of_block = zip(self.module.transformer.resblocks, for_blocks("vision", parts, self.layers), strict=True)
+        return [partial(attend, block, part=part) for block, part in part_of_block]
 
     def inside(self) -> Sequence[Any]:
         return [*self.module.transformer.resblocks]
@@ -91,45 +79,42 @@ class PlainVision:
             return x
         return x[:, 1:] if self.module.pool_type == "avg" else x[:, :1]
 
-    def last_norm(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.module.ln_post(x)
-        return normed
-
     def pool(self, x: Tensor) -> Tensor:
-        norm = self.last_norm
         if self.module.attn_pool is not None:
-            x = norm(self.module.attn_pool(x))[:, 0]
+            x = self.last_norm(self.module.attn_pool(x))[:, 0]
+        elif self.module.final_ln_after_pool:
+            x = self.last_norm(x.mean(dim=1))
         else:
-            x = norm(x.mean(dim=1)) if self.module.final_ln_after_pool else norm(x).mean(dim=1)
+            x = self.last_norm(x).mean(dim=1)
         return x if self.module.proj is None else x @ self.module.proj
 
 
 class TimmVision:
     """A `VisionTransformer` or `Eva` of timm: SigLIP, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B."""
 
-    reads_class_token = False  # unknown: timm does not expose it
+    reads_class_token = False  # timm does not expose it
 
     def __init__(self, trunk: Any, head: Any) -> None:
         self.trunk, self.head = trunk, head
         self.width, self.layers = int(trunk.embed_dim), len(trunk.blocks)
+        self.norm: Callable[[Tensor], Tensor] = trunk.norm_pre
+        self.last_norm: Callable[[Tensor], Tensor] = trunk.norm
 
     def embed(self, images: Tensor) -> Tensor:
-        # timm has no public function for this, and which tokens have positions differs between towers.
+        # timm has no public function for this; which tokens have positions differs between towers.
         embedded: Any = self.trunk._pos_embed(self.trunk.patch_embed(images))
         tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva also returns its rotations
         return tokens
-
-    def norm(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.trunk.norm_pre(x)
-        return normed
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
         if len(parts):
             self.inside()
         if getattr(self.trunk, "rope", None) is None:
-            return [partial(_whole, block) for block in self.trunk.blocks]
+            return [partial(_all_tokens, block) for block in self.trunk.blocks]
         rotations = self._rotations(prompts)
-        return [partial(_whole, block, rope=rope) for block, rope in zip(self.trunk.blocks, rotations, strict=True)]
+        return [
+            partial(_all_tokens, block, rope=rope) for block, rope in zip(self.trunk.blocks, rotations, strict=True)
+        ]
 
     def inside(self) -> Sequence[Any]:
         raise UserError(
@@ -140,18 +125,14 @@ class TimmVision:
     def read(self, x: Tensor) -> Tensor:
         return x
 
-    def last_norm(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.trunk.norm(x)
-        return normed
-
     def pool(self, x: Tensor) -> Tensor:
         features: Tensor = self.head(self.trunk.forward_head(self.last_norm(x)))
         return features
 
     def _rotations(self, prompts: int) -> Sequence[Tensor]:
-        """Each block's sines and cosines of patches and prompts: (…, patches + prompts, 2 × head width).
+        """Return each block's sines and cosines of patches and prompts: (…, patches + prompts, 2 × head width).
 
-        Prompts have no position in the image, so like the class token they are not rotated: sine 0, cosine 1.
+        Prompts have no position, so they are not rotated: sine 0, cosine 1.
         """
         rotations: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
         identity = rotations.new_zeros(*rotations.shape[:-2], prompts, rotations.shape[-1])
@@ -160,15 +141,15 @@ class TimmVision:
         return list(rotations) if getattr(self.trunk, "rope_mixed", False) else [rotations] * self.layers
 
 
-def _whole(block: Any, query: Tensor | None, tokens: Tensor, **positions: Tensor) -> Tensor:
-    """The output for `query` of a block that computes all tokens."""
+def _all_tokens(block: Any, query: Tensor | None, tokens: Tensor, **positions: Tensor) -> Tensor:
+    """Compute all tokens, and return the output for `query`."""
     output: Tensor = block(tokens, **positions)
     return output if query is None else output[:, : query.shape[1]]
 
 
 def vision_tower(model: Any) -> VisionTower | None:
-    """The vision tower of an open_clip model; None for other architectures, such as a ResNet."""
-    # Imported late: these take seconds.
+    """Return the vision tower of an open_clip model, or None for other architectures, such as a ResNet."""
+    # These imports take seconds.
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
     from timm.models import eva, vision_transformer
@@ -180,14 +161,14 @@ def vision_tower(model: Any) -> VisionTower | None:
         supported = visual.pool_type == "tok" or (visual.pool_type == "avg" and visual.attn_pool is None)
         return PlainVision(visual) if plain and supported and not contrastive_pool else None
     if isinstance(visual, TimmModel):
-        trunk: Any = visual.trunk  # exactly these two types: their subclasses work differently
+        trunk: Any = visual.trunk  # subclasses of these two types differ
         supported = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
         return TimmVision(trunk, visual.head) if supported else None
     return None
 
 
 def no_vision_prompts(model: Any, backbone: str) -> UserError:
-    """The error for a backbone whose `vision_tower` is None."""
+    """Return the error for a backbone without a supported vision tower."""
     kind = type(getattr(model.visual, "trunk", model.visual)).__name__
     return UserError(
         f"backbone.name: the vision tower of '{backbone}' is not a plain vision transformer (it is a {kind}), so it "

@@ -1,7 +1,6 @@
 """Benchmark datasets of the literature: eleven with training images, and four variants of ImageNet.
 
-They are read from one folder in CoOp's layout; see `layouts`. Nothing is downloaded: users obtain the images
-themselves, under each dataset's licence.
+They are read from one folder in CoOp's layout, see `layouts`. Users download the images themselves.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ class CatalogEntry:
     """File locations and expected content of a benchmark dataset.
 
     Attributes:
-        folder: below the root.
+        folder: folder below the root.
         images: image folder below `folder`; "" for the folder itself.
-        names: file that lists the classes: a split file (JSON), `variants.txt`, or `classnames.txt`.
-        classes: number of candidate classes; fewer than in `classnames.txt` if only some have images.
+        names: file with the class names: a split file (JSON), `variants.txt` or `classnames.txt`.
+        classes: number of candidate classes; fewer than in `classnames.txt` if some have no images.
         train, val, test: number of images; None without such a split.
-        licence: of the images, with its source in `docs/data.md`; None if unknown, see `page`.
+        licence: licence of the images; None if unknown, see `page`.
         page: homepage of the dataset.
         splits: folder of each split below `images`, for layouts with class folders.
-        partial: whether classes without a folder are excluded from the candidates, instead of an error.
+        partial: exclude classes without a folder from the candidates, instead of raising an error.
     """
 
     name: str
@@ -142,4 +141,4 @@ _DATASETS = (
 )  # fmt: skip
 
 DATASETS = {entry.name: entry for entry in _DATASETS}
-"""Catalogue by name, with the counts of the published split files and CoOp's hand-written templates."""
+"""Name -> entry, with the counts of the published split files and CoOp's templates."""

@@ -1,4 +1,4 @@
-"""The `Dataset` class and its settings: classes, template, splits, base and novel classes, few-shot sampling."""
+"""`Dataset` and its settings: classes, template, splits, base and novel classes, few-shot sampling."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ class DatasetSettings(Settings):
     template: ShortText | None = None
     """Prompt template with `{}` for the class name, or `{a}` for the name with its article; None: the dataset's own."""
     classnames: Annotated[list[ShortText], MANY] | None = None
-    """Class names by id; None: the dataset's own."""
+    """Class names in the order of ids; None: the dataset's own."""
     base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
-    """Base classes: the first half of the ids, a random half (see `base_seed`), all, or a list of ids or names."""
+    """Base classes: the `first` half, a random half (`drawn`, see `base_seed`), `all`, or a list of ids or names."""
     base_seed: int = 0
     """Seed of the random half with `base: drawn`."""
     split_seed: int = 0
-    """Seed of the random split of data without its own `train`, `val` and `test`."""
+    """Seed of the random split of data without `train`, `val` and `test` splits."""
     resize: int | None = Field(default=None, ge=1)
     """Shorter side in pixels to which `shards pack` downscales images; None: files are packed unchanged."""
 
 
 class ImageView(ImageSet):
-    """A view of another image set, optionally with other class ids."""
+    """An image set with other class ids."""
 
     def __init__(self, images: ImageSet, labels: Ids | None = None) -> None:
         self.images = images
@@ -92,18 +92,17 @@ class Splits(Mapping[Split, ImageSet]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes, template and real images. A label is a position in `classnames`, in which names may repeat.
+    """Classes, template and real images. A class id is a position in `classnames`; names may repeat.
 
     The first classes are the base classes, which have real training images; the others are novel.
 
     Attributes:
         base_count: number of base classes; None: half of all, rounded up.
-        only: ids of the candidate classes; None: all. A test set of few classes keeps the ids of its training set.
-        whole_train: (N,) class ids of the full training split, from which few-shot samples are drawn, if
-            `splits["train"]` is a part of it.
+        only: ids of the candidate classes; None: all. ImageNet-A, for example, keeps the ids of ImageNet.
+        whole_train: (N,) class ids of the full training split, if `splits["train"]` is a part of it.
         open_part: opens that part and returns its rows in the full split, ascending.
-        trained: ids of the classes with training images, known without opening the split; None: from its labels.
-        skipped: extension -> files among the images that are not read.
+        trained: ids of the classes with training images; None: determined from the labels.
+        skipped: extension -> number of files that are not read.
     """
 
     name: str
@@ -146,43 +145,43 @@ class Dataset:
 
     @property
     def candidates(self) -> list[int]:
-        """Ids of the candidate classes of predictions, ascending."""
+        """Ids of the candidate classes, ascending."""
         return list(range(len(self.classnames))) if self.only is None else sorted(self.only)
 
     def prompt(self, label: int) -> str:
-        """The template filled in with a class name."""
+        """Return the template with the name of a class."""
         return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Names of those classes that have no training image; does not open a packed split."""
+        """Return the names of the given classes that have no training image; a packed split is not opened."""
         labels = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in labels]
 
     def split(self, name: Split) -> ImageSet:
-        """The images of a split; raises a `UserError` if the dataset has no such split."""
+        """Return the images of a split, or raise a `UserError` if it does not exist."""
         if name not in self.splits:
             raise UserError(f"dataset {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
         return self.splits[name]
 
     def with_images(self, change: Callable[[Split, ImageSet], ImageSet]) -> Dataset:
-        """A copy with transformed splits; each is transformed on first access."""
+        """Return a copy whose splits are transformed on first access."""
         return replace(self, splits=Splits(self.splits, lambda split: change(split, self.splits[split])))
 
     def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> Ids:
-        """Rows of the training split for `shots` images per class, sampled as in the literature.
+        """Sample rows of the training split as in the literature.
 
         Args:
-            shots: images per class, at least 1; a class with fewer contributes all its images.
+            shots: images per class, at least 1; a class with fewer contributes all of them.
             classes: "base" for base-to-novel, "all" for few-shot learning of all classes.
 
         Raises:
-            UserError: `shots` is below 1, a class has no image, or images of this sample were not packed.
+            UserError: `shots` is below 1, a class has no image, or images of the sample were not packed.
         """
         if shots < 1:
             raise UserError(f"dataset.shots is {shots}; training on real images requires at least 1 per class.")
         wanted = self.base if classes == "base" else range(len(self.classnames))
         labels = self.split("train").labels if self.whole_train is None else self.whole_train
-        present = set(np.unique(labels).tolist())  # not `trained`, which may count images of unreadable tables
+        present = set(np.unique(labels).tolist())  # `trained` may include images of unreadable tables
         if empty := [self.classnames[label] for label in wanted if label not in present]:
             count = f"{len(empty)} of the {'base ' if classes == 'base' else ''}classes have no training image"
             raise UserError(
@@ -207,19 +206,18 @@ class Dataset:
 
 
 def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterable[int]) -> Ids:
-    """Sample training rows for few-shot learning; a pure function of its arguments.
+    """Sample training rows for few-shot learning.
 
-    One seeded generator samples the whole split class by class, and the wanted classes are selected afterwards. The
-    rows of a class are therefore independent of the other classes, and equal to those of published runs (CoOp, arXiv
-    2109.01134, seeds 1 to 3) if the split has the same order.
+    All classes are sampled before `wanted` are selected, so that the rows equal those of published runs (CoOp, arXiv
+    2109.01134, seeds 1 to 3).
 
     Args:
-        labels: class id of every row, in the split's own order.
-        per_class: rows per class; a class with fewer contributes all, in order, without using a random number.
-        wanted: class ids to return.
+        labels: class id of each row.
+        per_class: rows per class; a class with fewer contributes all of them in order.
+        wanted: ids of the classes to return.
 
     Returns:
-        Rows by class, classes in order of first appearance, the rows of each in sampling order.
+        Rows of each class in sampling order; classes in order of first appearance.
     """
     rows_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels):
@@ -232,13 +230,13 @@ def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterab
 
 
 def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | int], seed: int) -> Dataset:
-    """Reorder the classes of a dataset so that the given base classes come first; otherwise the order is kept.
+    """Reorder the classes of a dataset so that the base classes come first.
 
     Args:
-        base: "drawn" (a random half by the seed), "all", or the names or ids of the base classes.
+        base: "drawn" (a random half), "all", or the names or ids of the base classes.
 
     Raises:
-        UserError: an unknown or ambiguous name.
+        UserError: a name is unknown or ambiguous.
     """
     count = len(dataset.classnames)
     if base == "all":

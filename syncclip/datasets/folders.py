@@ -1,9 +1,4 @@
-"""Datasets of single image files: class folders, and helpers for listing folders.
-
-Two layouts are read. Either each subfolder is a class (`cat/1.jpg`), and the images of each class are split at random;
-or the subfolders are `train`, `test` and optionally `val`, each with class folders; a missing `val` is sampled from
-`train`.
-"""
+"""Datasets of class folders (`cat/1.jpg`), optionally within the split folders `train`, `val` and `test`."""
 
 from __future__ import annotations
 
@@ -24,19 +19,17 @@ from syncclip.shards.reader import ImageSet
 
 
 def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Class names and files of a folder of class folders, or of split folders with class folders.
-
-    Class names are the folder names, in their order. Hidden files and files without an image extension are skipped.
+    """Return the sorted names of the class folders, and the images of each split.
 
     Args:
-        split_seed: of the random split if the folder has none, and of a missing validation split.
+        split_seed: seed of a random split, and of a missing validation split.
         skipped: counts unread files by extension.
     """
-    named = split_folders(folders_in(path)) or {None: path}
+    roots = split_folders(folders_in(path)) or {None: path}
     contents = [
-        (split, folder, images_in(folder, skipped)) for split, root in named.items() for folder in folders_in(root)
+        (split, folder, images_in(folder, skipped)) for split, root in roots.items() for folder in folders_in(root)
     ]
-    for root in {path, *named.values()}:
+    for root in {path, *roots.values()}:
         names = (entry.name for entry in os.scandir(root) if entry.is_file() and not entry.name.startswith("."))
         skipped.update(extension(name) + " outside class folders" * has_image_extension(name) for name in names)
     classes = sorted({folder.name for _, folder, _ in contents})
@@ -44,11 +37,11 @@ def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[lis
         raise UserError(f"{path}: no class folders; use one subfolder per class, or a table of paths and labels.")
     if len(classes) == 1:
         raise UserError(f"{path}: only one class ({classes[0]!r}); at least 2 are required.")
-    # Training images are checked when the base classes are known: novel classes need none.
+    # Only base classes need training images, which `load_dataset` checks.
     tested = {folder.name for split, folder, images in contents if split in ("test", None) and images}
     for name in classes:
         if name not in tested:
-            folder = named.get("test", path) / name
+            folder = roots.get("test", path) / name
             raise UserError(f"{folder}: no test image of class {name!r}; add some or remove the class.")
     files = [image for _, _, images in contents for image in images]
     records = [ImageRecord(folder.name, str(folder), split=split) for split, folder, images in contents for _ in images]
@@ -56,15 +49,15 @@ def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[lis
 
 
 def split_folders(folders: list[Path]) -> dict[Split | None, Path]:
-    """The folder of each split; {} unless at least training and test folders exist."""
-    named: dict[Split | None, Path] = {
+    """Return the folder of each split, or {} unless `train` and `test` exist."""
+    by_split: dict[Split | None, Path] = {
         SPLIT_FOLDERS[folder.name]: folder for folder in folders if folder.name in SPLIT_FOLDERS
     }
-    return named if "train" in named and "test" in named else {}
+    return by_split if "train" in by_split and "test" in by_split else {}
 
 
 class FolderSet(ImageSet):
-    """Labelled image files, read on access; a million take some 100 MB of memory."""
+    """Labelled image files, read on access; the paths of a million take about 100 MB of memory."""
 
     def __init__(self, files: Iterable[tuple[str | Path, int]], checksums: Mapping[str, str] | None = None) -> None:
         """
@@ -77,7 +70,7 @@ class FolderSet(ImageSet):
         self.labels = np.array([label for _, label in files], dtype=np.int64)
 
     def read(self, row: int) -> bytes:
-        """Bytes of an image file; raises a `UserError` if it is unreadable or its checksum differs."""
+        """Read an image file; raises a `UserError` if that fails or its checksum differs."""
         path = self._files[row]
         try:
             data = Path(path).read_bytes()
@@ -88,21 +81,29 @@ class FolderSet(ImageSet):
         return data
 
     def name(self, row: int) -> str:
-        """Path of an image."""
+        """Return the path of an image."""
         return self._files[row]
 
 
 def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
-    """Image files of a folder, sorted by name, since the file system's order differs between machines.
+    """Return the image files of a folder, sorted by name.
 
-    Hidden files and files of other extensions are skipped; `skipped` counts the latter (see `skipped_files`).
+    Args:
+        skipped: counts subfolders and other files, by extension; hidden files are ignored.
+
+    Raises:
+        UserError: a link leads to itself.
     """
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if has_image_extension(entry.name) and _is_file(entry):
+            try:
+                is_image = has_image_extension(entry.name) and entry.is_file()
+            except OSError as error:
+                raise UserError(f"{entry.path}: broken link ({error.strerror or error}); remove it.") from error
+            if is_image:
                 files.append(entry.path)
             else:
                 skipped["folder" if entry.is_dir() else extension(entry.name)] += 1
@@ -110,33 +111,24 @@ def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
 
 
 def extension(name: str) -> str:
-    """Extension of a file name in lower case, such as `.jpg`, or "no extension"."""
+    """Return the lower-case extension of a file name, such as `.jpg`, or "no extension"."""
     return Path(name).suffix.lower() or "no extension"
 
 
 def has_image_extension(name: str) -> bool:
-    """Whether a file is an image by its name."""
+    """Whether a file name has the extension of an image."""
     return extension(name) in EXTENSIONS
 
 
 def skipped_files(skipped: Mapping[str, int]) -> str:
-    """Summary of skipped files, the most frequent extension first: `skipped 12 files: 10 .heic, 2 .txt`."""
-    kinds = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    return f"skipped {counted(sum(skipped.values()), 'file')}: " + ", ".join(
-        f"{count:,} {kind}" for kind, count in kinds
-    )
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{entry.path}: broken link ({reason}); remove it.") from error
+    """Summarise skipped files, the most frequent extension first: `skipped 12 files: 10 .heic, 2 .txt`."""
+    counts = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    details = ", ".join(f"{count:,} {extension}" for extension, count in counts)
+    return f"skipped {counted(sum(skipped.values()), 'file')}: {details}"
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Subfolders, sorted by name, without hidden ones; raises a `UserError` for a link to a parent folder."""
+    """Return the visible subfolders, sorted by name; raises a `UserError` for a link to a parent folder."""
     folders = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -150,18 +142,18 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def is_loop(link: Path) -> bool:
-    """Whether a link leads to one of its parent folders, or to itself."""
+    """Whether a link leads to itself or to one of its parent folders; a broken link does not."""
     try:
         target = link.resolve(strict=True)
     except FileNotFoundError:
-        return False  # a broken link is skipped
+        return False
     except (OSError, RuntimeError):
         return True
-    return target == link.parent.resolve() or target in link.parent.resolve().parents
+    return link.parent.resolve().is_relative_to(target)
 
 
 def require_files(paths: Sequence[str], source: str) -> None:
-    """Raise a `UserError` with the first missing files of a list; takes one listing per folder."""
+    """Raise a `UserError` if listed files are missing; lists each folder once."""
     listed: dict[str, set[str]] = {}
     missing = []
     for path in paths:
@@ -170,7 +162,7 @@ def require_files(paths: Sequence[str], source: str) -> None:
             try:
                 with os.scandir(folder or ".") as entries:
                     listed[folder] = {entry.name for entry in entries}
-            except (OSError, ValueError):  # such as a name with a zero byte
+            except (OSError, ValueError):  # ValueError: the name contains a zero byte
                 listed[folder] = set()
         if name not in listed[folder]:
             missing.append(path)
@@ -180,7 +172,7 @@ def require_files(paths: Sequence[str], source: str) -> None:
 
 
 def text_lines(data: bytes, source: str) -> list[tuple[int, str]]:
-    """Non-empty lines of a UTF-8 text with their numbers; a byte order mark is ignored."""
+    """Return the non-empty lines of a UTF-8 text with their numbers; a byte order mark is ignored."""
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Custom data: class ids, class names and complete splits from labels and splits as written."""
+"""Class ids, class names and splits of custom data."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from syncclip.core.text import counted, few
 from syncclip.datasets.dataset import Split
 
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Accepted split names of folders and table cells."""
+"""Accepted name of a split -> split, for folders and table cells."""
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
 """Fractions of each class's images, as in the literature."""
 
 ImageKey = TypeVar("ImageKey", str, int)
-"""Identifier of an image: its file or its number."""
+"""Path of an image file, or number of a sample."""
 Labelled = list[tuple[ImageKey, int]]
-"""Images with class ids, in the order that determines few-shot samples."""
+"""Images with class ids; their order determines few-shot samples."""
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """Label and split of an image, as written in the data.
+    """Label and split of an image in the data.
 
     Attributes:
-        label: class name or number.
-        location: location of the record, for messages.
-        classname: name beside a number.
+        label: class name, or class id.
+        location: file and row, for messages.
+        classname: name of the class, if the label is an id.
     """
 
     label: str | int
@@ -46,16 +46,16 @@ def names_and_splits(
     classnames: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[list[str], dict[Split, Labelled[ImageKey]]]:
-    """Class names by id, and the images of each split; without splits in the records, the split is random.
+    """Return the class names by id, and the images of each split; records without splits are split at random.
 
-    Labels that are all numbers are ids and need names, in the records or in `classnames`. Any other labels are the
-    names, and ids follow their sorted order.
+    If all labels are integers, they are ids, and the names are in the records or in `classnames`. Otherwise the labels
+    are the names, in sorted order.
 
     Args:
         images, records: one record per image.
         source: name of the data in messages.
         classnames: names by id; they take precedence over the records.
-        seed: of a random split, and of a missing validation split.
+        seed: seed of a random split, and of a missing validation split.
     """
     names, ids = assign_ids(records, source, classnames)
     labelled = list(zip(images, ids, strict=True))
@@ -75,34 +75,35 @@ def names_and_splits(
 def assign_ids(
     records: Sequence[ImageRecord], source: str, classnames: Sequence[str] | None
 ) -> tuple[list[str], list[int]]:
-    """Class names by id, and the id of each image; see `names_and_splits`."""
+    """Return the class names by id, and the id of each image; see `names_and_splits`."""
     if not all(isinstance(record.label, int) for record in records):
         names = sorted({str(record.label) for record in records})
-        ids = {name: number for number, name in enumerate(names)}
-        return names, [ids[str(record.label)] for record in records]
-    numbers = [int(record.label) for record in records]
-    written: dict[int, str] = {}
+        id_of = {name: label for label, name in enumerate(names)}
+        return names, [id_of[str(record.label)] for record in records]
+    ids = [int(record.label) for record in records]
+    name_of: dict[int, str] = {}
     limit = len(classnames) if classnames is not None else None
-    for record, number in zip(records, numbers, strict=True):
-        if number < 0 or (limit is not None and number >= limit):
+    for record, label in zip(records, ids, strict=True):
+        if label < 0 or (limit is not None and label >= limit):
             valid = f"the class names have ids 0 to {limit - 1}" if limit else "ids start at 0"
-            raise UserError(f"{record.location}: label {number} is out of range; {valid}.")
+            raise UserError(f"{record.location}: label {label} is out of range; {valid}.")
         name = record.classname
-        if name is not None and written.setdefault(number, name) != name:
-            raise UserError(f"{record.location}: class {number} has two names, {written[number]!r} and {name!r}.")
-    if classnames is None and set(numbers) - set(written):
+        if name is not None and name_of.setdefault(label, name) != name:
+            raise UserError(f"{record.location}: class {label} has two names, {name_of[label]!r} and {name!r}.")
+    present = set(ids)
+    if classnames is None and present - name_of.keys():
         raise UserError(f"{source}: labels are numbers without names; set dataset.classnames.")
-    count, present = max(numbers) + 1 if limit is None else limit, set(numbers)
-    # Only the first few: an erroneous id may make the count very large.
-    if empty := list(islice((label for label in range(count) if label not in present), 4)):
+    labels = range(max(ids) + 1 if limit is None else limit)
+    # Only the first four, since a wrong id may be very large.
+    if empty := list(islice((label for label in labels if label not in present), 4)):
         raise UserError(f"{source}: class(es) {few(empty)} have no image; ids must be contiguous from 0.")
-    return list(classnames) if classnames is not None else [written[label] for label in range(count)], numbers
+    return list(classnames) if classnames is not None else [name_of[label] for label in labels], ids
 
 
 def draw_splits(
     labelled: Labelled[ImageKey], names: Sequence[str], source: str, seed: int
 ) -> dict[Split, Labelled[ImageKey]]:
-    """Split the images of each class at random, in the literature's proportions."""
+    """Split the images of each class at random."""
     by_class = _by_class(sorted(labelled))
     splits: dict[Split, Labelled[ImageKey]] = {"train": [], "val": [], "test": []}
     generator = random.Random(seed)
@@ -126,7 +127,7 @@ def draw_splits(
 
 
 def with_validation(splits: dict[Split, Labelled[ImageKey]], seed: int) -> dict[Split, Labelled[ImageKey]]:
-    """The splits, with a missing validation split sampled from the training images of each class."""
+    """Return the splits; a missing validation split is sampled from the training images of each class."""
     if "val" in splits:
         return splits
     generator = random.Random(seed)

@@ -1,12 +1,12 @@
-"""Benchmark datasets in CoOp's layouts: split files, name lists, folders named by WordNet ids.
+"""Benchmark datasets in CoOp's layouts: split files, name lists, and folders named by WordNet ids.
 
-Everything is keyed by class id, as names may repeat. Files that are not part of a layout (hidden ones, `README.txt`,
-Caltech's `BACKGROUND_Google`, pickles of CoOp's few-shot samples) are never opened.
+Files that are not part of a layout, such as pickles of CoOp's few-shot samples, are never opened.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,7 +21,7 @@ from syncclip.datasets.labels import ImageRecord, Labelled, assign_ids
 
 
 def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
-    """Read a benchmark dataset from the folder of all of them; no image is opened."""
+    """Load a benchmark dataset from the folder of all of them; no image is opened."""
     folder = root / entry.folder
     for path, kind in ((root, "dataset folder"), (folder, f"folder of {entry.name}")):
         if not path.is_dir():
@@ -49,7 +49,7 @@ def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
 
 
 def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Class names and images of a `split_*.json`: for each split a list of [path below `images`, class id, name]."""
+    """Read class names and images from a `split_*.json`."""
     entries = split_entries(file)
     records = [
         ImageRecord(label, str(file), name, split) for split, items in entries.items() for _, label, name in items
@@ -65,7 +65,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
 
 
 def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
-    """The non-empty lists of a split file: (path below the images, class id, name as written)."""
+    """Read the non-empty lists of a split file: (path below the images, class id, class name)."""
     content = parse_json(file.read_bytes(), str(file), object, f"download the file again ({INSTRUCTIONS})")
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
         raise UserError(f"{file}: not a split file with lists 'train', 'val' and 'test'; download it: {INSTRUCTIONS}")
@@ -88,9 +88,9 @@ def _entry(item: Any, location: str) -> tuple[str, int, str]:
 
 
 def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """FGVC's lists: ids follow the order of `variants.txt`; `images_variant_train.txt` has `1234567 name words`."""
-    listed = folder / entry.names
-    names = [line for _, line in text_lines(listed.read_bytes(), str(listed))]
+    """Read FGVC's lists: `variants.txt` with the class names, `images_variant_train.txt` with `1234567 class name`."""
+    names_file = folder / entry.names
+    names = [line for _, line in text_lines(names_file.read_bytes(), str(names_file))]
     ids = {name: label for label, name in enumerate(names)}
     splits: dict[Split, Labelled[str]] = {}
     for split in SPLITS:
@@ -110,21 +110,20 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict
 def _read_class_folders(
     entry: CatalogEntry, folder: Path, skipped: Counter[str]
 ) -> tuple[list[str], dict[Split, Labelled[str]], list[int] | None]:
-    """ImageNet and its variants: class names, files, and the candidate ids (None for all).
+    """Read ImageNet or a variant: class names, files, and the ids of the candidate classes (None for all).
 
-    A class id is the rank of its WordNet id in `classnames.txt`, which in ImageNet is the rank of its folder. A variant
-    with few classes keeps these ids, so that prompts learned on ImageNet are tested on the same classes.
+    A class id is the rank of the WordNet id in `classnames.txt`, also in variants with fewer classes.
     """
-    listed = _classnames(folder / entry.names)
-    ranks = {wordnet: label for label, wordnet in enumerate(sorted(listed))}
-    names = [listed[wordnet] for wordnet in ranks]
-    keys = list(listed) if entry.layout == "numbered folders" else None
+    name_of = _classnames(folder / entry.names)
+    ranks = {wordnet: label for label, wordnet in enumerate(sorted(name_of))}
+    names = [name_of[wordnet] for wordnet in ranks]
+    by_number = list(name_of) if entry.layout == "numbered folders" else None
     splits: dict[Split, Labelled[str]] = {}
-    for split, below in entry.splits:
-        parent = folder / entry.images / below
+    for split, subfolder in entry.splits:
+        parent = folder / entry.images / subfolder
         if not parent.is_dir():
             raise UserError(f"{parent}: image folder not found; {_instructions(entry)}")
-        folders = {ranks[_wordnet(child, keys, listed, entry)]: child for child in folders_in(parent)}
+        folders = {ranks[_wordnet(child, by_number, name_of, entry)]: child for child in folders_in(parent)}
         if not folders:
             raise UserError(f"{parent}: no class folders; {_instructions(entry)}")
         empty = sorted(set(ranks.values()) - set(folders))
@@ -138,27 +137,26 @@ def _read_class_folders(
 
 
 def _classnames(file: Path) -> dict[str, str]:
-    """WordNet id -> name, in the order of `classnames.txt`."""
-    listed: dict[str, str] = {}
+    """Read WordNet id -> name, in the order of `classnames.txt`."""
+    name_of: dict[str, str] = {}
     for number, line in text_lines(file.read_bytes(), str(file)):
         wordnet, _, name = line.partition(" ")
-        if not name or wordnet in listed:
+        if not name or wordnet in name_of:
             raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id with a name; download it again.")
-        listed[wordnet] = name.strip()
-    return listed
+        name_of[wordnet] = name.strip()
+    return name_of
 
 
-def _wordnet(folder: Path, keys: list[str] | None, listed: dict[str, str], entry: CatalogEntry) -> str:
-    """WordNet id of a class folder, by its name or (with `keys`) by its number."""
-    if keys is None:
-        if folder.name not in listed:
+def _wordnet(folder: Path, by_number: list[str] | None, wordnet_ids: Collection[str], entry: CatalogEntry) -> str:
+    """Return the WordNet id of a class folder, by its name or (with `by_number`) by its number."""
+    if by_number is None:
+        if folder.name not in wordnet_ids:
             raise UserError(f"{folder}: unknown class, not in {entry.names}; remove the folder or fix the list.")
         return folder.name
-    if not folder.name.isdecimal() or int(folder.name) >= len(keys):
-        raise UserError(
-            f"{folder}: label out of range; folder names are line numbers of {entry.names}, 0 to {len(keys) - 1}."
-        )
-    return keys[int(folder.name)]
+    if not folder.name.isdecimal() or int(folder.name) >= len(by_number):
+        last = len(by_number) - 1
+        raise UserError(f"{folder}: label out of range; folder names are line numbers of {entry.names}, 0 to {last}.")
+    return by_number[int(folder.name)]
 
 
 def _instructions(entry: CatalogEntry) -> str:

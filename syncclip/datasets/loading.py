@@ -1,4 +1,4 @@
-"""Loading of a `Dataset` by its name or path."""
+"""Load a `Dataset` by its name or path."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from syncclip.shards.reader import ImageSet
 from syncclip.storage.exports import read_manifest
 
 SHIPPED = {"icons": "icons/dataset"}
-"""Shipped datasets and suites -> their folders in the package."""
+"""Name of a shipped suite -> its folder in the package."""
 
 SUITE_FILE = "suite.json"
 """File name of a suite's description."""
 
 
 class Suite(BaseModel):
-    """Content of `suite.json`: datasets whose results are averaged, like the literature's eleven."""
+    """Content of `suite.json`: datasets whose results are averaged, such as the literature's eleven."""
 
     datasets: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=2)
     """Folders beside the file; "flowers" of the suite "mine" is the dataset "mine/flowers"."""
 
 
 def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
-    """The datasets of a suite by folder name; empty for a single dataset."""
+    """Return the datasets of a suite by folder name, or {} for a single dataset."""
     if settings.name in DATASETS or not storage.exists(file := storage.join(_url(settings), SUITE_FILE)):
         return {}
     suite = storage.read_document(file, Suite, "list the folders of its datasets in it", checksum_required=False)
@@ -60,7 +60,7 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
     dataset = read_dataset(settings)
     if settings.base != "first":
         dataset = with_base(dataset, settings.base, settings.base_seed)
-    # Checked here, before the synthesis, not by the few-shot sampling after it.
+    # Checked before synthesis; few-shot sampling would fail only after it.
     empty = dataset.without_training(dataset.base) if "train" in dataset.splits else []
     if empty:
         others = f" and {len(empty) - 1} more" if empty[1:] else ""
@@ -72,7 +72,7 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:
-    """`load_dataset` with the classes in the data's own order."""
+    """Load a dataset with the classes in the order of the data, ignoring `base`."""
     name, root, url = settings.name, settings.root, _url(settings)
     custom = False
     if root is None and name in DATASETS:
@@ -106,25 +106,25 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
             )
         dataset = replace(dataset, classnames=settings.classnames)
     if name not in DATASETS or settings.classnames is not None:
-        # Names in a packed dataset may repeat, as they do in ImageNet.
+        # Names may repeat in a packed dataset, as in ImageNet.
         _check_names(dataset, may_repeat=not custom and settings.classnames is None)
     return dataset
 
 
 def _alternatives(suite: str) -> str:
-    """The datasets of a shipped suite, for a message about an unknown one."""
+    """Return the part of a message that lists the datasets of a shipped suite."""
     folder = embedded.FOLDER / SHIPPED[suite]
     names = [f"{suite}/{child.name}" for child in folders_in(folder)] if folder.is_dir() else []
     return f"available are {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"
 
 
 def is_dataset_name(name: str) -> bool:
-    """Whether this is the name of a shipped or benchmark dataset rather than a path."""
+    """Whether this names a shipped or benchmark dataset, not a path."""
     return name.partition("/")[0] in SHIPPED or name in DATASETS
 
 
 def _custom(settings: DatasetSettings, url: str) -> Dataset:
-    """Load custom data by its path."""
+    """Load custom data by path."""
     path = Path(url)
     if storage.is_local(url) and not path.exists():
         raise UserError(_not_found(settings, url))
@@ -161,14 +161,14 @@ def _url(settings: DatasetSettings) -> str:
 
 
 def _check_names(dataset: Dataset, may_repeat: bool) -> None:
-    """Require names that differ for CLIP; those of benchmark datasets are kept, as published results use them."""
+    """Raise a `UserError` if two class names have the same tokens."""
     first: dict[str, int] = {}
     for label, name in enumerate(dataset.classnames):
         other = first.setdefault(clip_words(name), label)
         previous = dataset.classnames[other]
         if other == label or (previous == name and may_repeat):
             continue
-        show = repr if (previous + name).isascii() else ascii  # variants of a letter may look the same
+        show = repr if (previous + name).isascii() else ascii  # different letters may look alike
         names = f"share the name {name!r}" if previous == name else f"read alike, {show(previous)} and {show(name)}"
         raise UserError(
             f"dataset {dataset.name!r}: classes {other} and {label} {names}, so CLIP gets the same prompt for both; "

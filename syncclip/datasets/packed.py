@@ -1,7 +1,4 @@
-"""Datasets packed as shards, so that a cluster can stream their images: packing and loading, local or remote.
-
-`dataset.json` describes the shard folders `train/`, `val/` and `test/` beside it.
-"""
+"""Datasets packed as shards for streaming: `dataset.json` and the shard folders `train/`, `val/` and `test/`."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Annotated
@@ -32,14 +29,14 @@ from syncclip.shards.writer import Sample, write_shard
 
 PACKED_FILE = "dataset.json"
 WHOLE_TRAIN = "train.parquet"
-"""Class ids of the full training split, if `train/` has only the images of some few-shot samples."""
+"""Class ids of the full training split, if `train/` contains only images of few-shot samples."""
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 """Default few-shot samples, as in the literature."""
 SHARD_IMAGES = 512
 QUALITY = 95
 """JPEG quality of downscaled images."""
 PACKING = "packing.json"
-"""Identity of the packed dataset; written first, so that a folder never mixes two datasets."""
+"""Identity of the dataset, written first so that a folder never mixes two datasets."""
 READERS = 8
 COPY_OR_PACK_AGAIN = "copy it again, or pack the dataset again"
 VERIFY_OR_PACK_AGAIN = "find missing or corrupt shards with `syncclip shards verify`, or pack the dataset again"
@@ -60,19 +57,19 @@ class PackedDataset(BaseModel):
 
 
 def find_packed(url: str) -> str | None:
-    """The `dataset.json` of a folder or URL; None without a packed dataset."""
+    """Return the `dataset.json` of a folder or URL, or None without one."""
     file = storage.join(url, PACKED_FILE)
     return file if storage.exists(file) else None
 
 
 def load_packed(file: str) -> Dataset:
-    """Load a packed dataset by its `dataset.json`; checks the shards' markers, and opens each split on access.
+    """Load a packed dataset by its `dataset.json`; verifies the shards' markers, and opens splits on access.
 
     Raises:
         UserError: `dataset.json` is corrupt, images of a split are missing, or a class id is out of range.
     """
     url = file.rpartition("/")[0]
-    foreign = not storage.exists(storage.join(url, PACKING))  # written by another tool around its own shards
+    foreign = not storage.exists(storage.join(url, PACKING))  # written by another tool
     owner = None if foreign else storage.read_owner(storage.join(url, PACKING))
     packed = storage.read_document(file, PackedDataset, "pack the dataset again.", owner, checksum_required=not foreign)
     assert packed is not None, "`find_packed` returns existing files"
@@ -84,7 +81,7 @@ def load_packed(file: str) -> Dataset:
     def opened(split: Split) -> ShardSet:
         images = _opened(storage.join(url, split), counts[split])
         part = split == "train" and whole is None and images.samples.index[-1] >= len(images)
-        if part and not foreign:  # shards of other tools may be numbered differently
+        if part and not foreign:  # other tools may number samples differently
             raise UserError(f"{table_url}: missing, although the training split is partial; {COPY_OR_PACK_AGAIN}")
         return images
 
@@ -107,12 +104,12 @@ def load_packed(file: str) -> Dataset:
 
 
 def owner_of_split(owner: str, split: str) -> str:
-    """Identity of the files of a split, see `storage.checksums`."""
+    """Return the owner of a split's files, see `storage.checksums`."""
     return storage.identity(f"{owner}/{split}")
 
 
 def _classes(name: str, packed: PackedDataset, url: str, split: Split, owner: str | None) -> frozenset[int]:
-    """Class ids of a split, from the markers of its shards."""
+    """Read the class ids of a split from the markers of its shards."""
     folder = storage.join(url, split)
     shards = committed(folder, owner=None if owner is None else owner_of_split(owner, split)).values()
     _require_count(folder, sum(stats.count for stats in shards), (packed.splits or {}).get(split))
@@ -150,15 +147,15 @@ def pack(
 ) -> dict[Split, int]:
     """Write few-shot training, validation and test images as shards, and `dataset.json` last.
 
-    Training images of all classes are packed if any of the few-shot samples contains them; they keep their index in the
-    full split, so that the packed dataset has the same few-shot samples. Files are unchanged unless `resize` is given,
-    but every image is decoded once to detect corrupt ones. After a crash, the same call resumes.
+    Training images keep their index in the full split, so that the packed dataset has the same few-shot samples. Every
+    image is decoded once to detect corrupt ones. After a crash, the same call resumes.
 
     Args:
-        dataset: with its classes in the original order (see `loading.read_dataset`).
+        dataset: dataset with the original order of classes (see `loading.read_dataset`).
         url: folder or URL to write to.
-        shots, seeds: of the few-shot samples.
-        resize: shorter side in pixels to which larger images are downscaled (bicubic) and saved as JPEG.
+        shots, seeds: numbers of shots and seeds of the few-shot samples.
+        resize: shorter side in pixels to which larger images are downscaled (bicubic) and saved as JPEG; None: files
+            are unchanged.
 
     Returns:
         Number of images of each split.
@@ -179,19 +176,21 @@ def pack(
         rows["train"] = np.unique(np.concatenate(samples))
     with storage.lock(url, "shards pack"):
         owner = _claim(dataset, url, shots, seeds, resize)
-        total = sum(map(len, rows.values()))
-        with Progress(total, "images", "pack") as progress:
+        with Progress(sum(map(len, rows.values())), "images", "pack") as progress:
             for split, images in dataset.splits.items():
                 folder, split_owner = storage.join(url, split), owner_of_split(owner, split)
                 _write_split(images, rows[split], folder, dataset.classnames, resize, progress, split_owner)
         counts: dict[Split, int] = {split: len(rows_of_split) for split, rows_of_split in rows.items()}
+        partial = "train" in rows and len(rows["train"]) < len(dataset.splits["train"])
+        if partial:
+            _write_labels(dataset.splits["train"], url, owner)
         description = PackedDataset(
             name=dataset.name,
             classnames=dataset.classnames,
             template=dataset.template,
             splits=counts,
             only=None if dataset.only is None else dataset.candidates,
-            whole=_write_labels(dataset.splits["train"], url, owner) if _is_part(dataset, rows) else None,
+            whole=len(dataset.splits["train"]) if partial else None,
         )
         storage.write_document(storage.join(url, PACKED_FILE), description, owner)
         storage.require(url, [PACKED_FILE])
@@ -200,21 +199,16 @@ def pack(
         return counts
 
 
-def _is_part(dataset: Dataset, rows: Mapping[Split, Ids]) -> bool:
-    return "train" in rows and len(rows["train"]) < len(dataset.splits["train"])
-
-
-def _write_labels(train: ImageSet, url: str, owner: str) -> int:
-    """Write the labels of the full training split; returns their number."""
+def _write_labels(train: ImageSet, url: str, owner: str) -> None:
+    """Write the labels of the full training split."""
     import pyarrow as pa  # slow to import
 
     table = pa.table({"label": pa.array(train.labels, pa.int32())})
     storage.write_table(storage.join(url, WHOLE_TRAIN), table, owner)
-    return len(train)
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> str:
-    """Record the identity of the dataset in its folder, and return it; raises for a folder with other content."""
+    """Record the dataset's identity in its folder and return it; raises a `UserError` if the folder differs."""
     digest = hashlib.sha256()
     for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
@@ -278,7 +272,7 @@ def _write_split(
 
 
 def _file(data: bytes, name: str, resize: int | None) -> bytes:
-    """The file unchanged, or downscaled; raises if it cannot be decoded."""
+    """Return the file, downscaled if it is larger; raises a `UserError` if it cannot be decoded."""
     image = decode_image(data, name)
     shorter = min(image.size)
     if resize is None or shorter <= resize:

@@ -1,7 +1,6 @@
-"""Custom images listed in a table of paths and labels: a CSV, JSON lines or parquet file.
+"""Custom images listed in a table of paths and labels (CSV, JSON lines or parquet).
 
-The table is given by its path, or is part of an image folder as defined by Hugging Face's `datasets`: `metadata.csv`,
-`.jsonl` or `.parquet` beside the images, or in each of the folders `train`, `validation` and `test`.
+The table is given by its path, or is the `metadata` file of an image folder as defined by Hugging Face's `datasets`.
 """
 
 from __future__ import annotations
@@ -30,29 +29,29 @@ COLUMNS = {
     "name": ("classname", "class_name", "label_name"),
     "split": ("split",),
 }
-"""Accepted column names, in order of precedence; name and split are optional."""
+"""Accepted names of each column, in order of precedence; name and split are optional."""
 
 BATCH_ROWS = 4096
 MOST_FREE, MOST_FREE_ROWS = 1 << 25, 100_000
-"""Decoded bytes and rows that every parquet table may have."""
+"""Decoded bytes and rows that any parquet table may have."""
 MOST_EXPANSION = 64
-"""Maximum ratio of decoded bytes to file size of a larger parquet table, which may have one row per byte."""
+"""Maximum ratio of decoded bytes to file size of a larger parquet table; it may have one row per byte."""
 
 Row = tuple[str, ImageRecord]
 """Path of an image, and its record."""
 
 
 def find_metadata(folder: Path) -> dict[Split | None, Path]:
-    """Tables of an image folder: one for all splits (None), or one per split; {} without a table.
+    """Return the tables of an image folder: one for all splits (None), one per split, or {}.
 
-    A table with another name than `metadata` counts if it is the only one and there are no class folders.
+    A table not named `metadata` is used if it is the only one and there are no class folders.
     """
     if (table := _metadata(folder)) is not None:
         return {None: table}
     children = folders_in(folder)
-    found = {split: file for split, child in split_folders(children).items() if (file := _metadata(child)) is not None}
-    if found or len(children) > 1:
-        return found
+    by_split = {split: table for split, child in split_folders(children).items() if (table := _metadata(child))}
+    if by_split or len(children) > 1:
+        return by_split
     tables = [file for file in folder.iterdir() if file.suffix in KINDS and not file.name.startswith(".")]
     return {None: tables[0]} if len(tables) == 1 else {}
 
@@ -60,15 +59,14 @@ def find_metadata(folder: Path) -> dict[Split | None, Path]:
 def load_table(
     tables: dict[Split | None, Path], classnames: Sequence[str] | None, split_seed: int
 ) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Class names and files of tables of paths and labels; paths are relative to the folder of their table.
+    """Read class names and files from tables of paths, which are relative to their table.
 
-    Labels are class names, whose ids follow their order, or ids, with names in a column or in the settings. Splits are
-    in a column, or the first folder of a path; otherwise they are random.
+    Labels are class names or ids. The split is a column or the first folder of the path; otherwise it is random.
 
     Args:
-        tables: of each split, or of all splits (None).
-        classnames: names by id, if labels are numbers.
-        split_seed: of the random split if the tables have none, and of a missing validation split.
+        tables: table of each split, or of all splits (None).
+        classnames: names by id, if labels are ids.
+        split_seed: seed of a random split, and of a missing validation split.
     """
     source = str(next(iter(tables.values())))
     rows = [row for split, file in tables.items() for row in _rows(file, split)]
@@ -82,7 +80,7 @@ def load_table(
 
 
 def _check_unique(rows: list[Row]) -> None:
-    """Require unique paths: an image listed twice could be in both training and test, or in two classes."""
+    """Raise a `UserError` if a path is listed twice: the image could be in two splits or classes."""
     first: dict[str, ImageRecord] = {}
     for path, record in rows:
         if (other := first.setdefault(os.path.normpath(path), record)) is not record:
@@ -98,10 +96,10 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
         if column is None:
             accepted = " or ".join(map(repr, COLUMNS[needed]))
             raise UserError(f"{file}: no {needed} column, named {accepted}; existing columns are {', '.join(header)}.")
-    # CSV files contain only text: labels are ids if all of them are numbers.
-    numbers = all(str(label).removeprefix("-").isdecimal() for _, label, *_ in records)
+    # In CSV files ids are text, too.
+    are_ids = all(str(label).removeprefix("-").isdecimal() for _, label, *_ in records)
     rows = []
-    for number, (path, label, name, stated) in enumerate(records, start=1):
+    for number, (path, label, name, split_text) in enumerate(records, start=1):
         location = f"{file}, row {number}"
         if path in (None, "") or label in (None, ""):
             raise UserError(f"{location}: empty path or label; fill it in or remove the row.")
@@ -111,12 +109,12 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
             raise UserError(f"{location}: label {label!r} is neither a name nor an integer.")
         if columns[3] is None:
             folder = path.partition("/")[0] if "/" in path else ""
-            stated = folder if folder in SPLIT_FOLDERS else None
-        if stated and str(stated) not in SPLIT_FOLDERS:
-            raise UserError(f"{location}: unknown split {stated!r}; use {', '.join(SPLIT_FOLDERS)}.")
-        split_of_row = split or (SPLIT_FOLDERS[str(stated)] if stated else None)
+            split_text = folder if folder in SPLIT_FOLDERS else None
+        if split_text and str(split_text) not in SPLIT_FOLDERS:
+            raise UserError(f"{location}: unknown split {split_text!r}; use {', '.join(SPLIT_FOLDERS)}.")
+        split_of_row = split or (SPLIT_FOLDERS[str(split_text)] if split_text else None)
         name = None if name is None else str(name)
-        record = ImageRecord(int(label) if numbers else str(label), location, name, split_of_row)
+        record = ImageRecord(int(label) if are_ids else str(label), location, name, split_of_row)
         rows.append((str(file.parent / path), record))
     return rows
 
@@ -124,17 +122,17 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
 def read_columns(
     url: str, kind: str, *alternatives: Sequence[str]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """Read some columns of a table.
+    """Read columns of a table.
 
     Args:
         kind: one of `KINDS`.
-        alternatives: accepted names of each wanted column, in order of precedence.
+        alternatives: accepted names of each column, in order of precedence.
 
     Returns:
-        Names of all columns; names of the wanted columns, None if missing; and an iterator over rows of their values.
+        Names of all columns; names of the requested columns, None if missing; an iterator over rows of their values.
 
     Raises:
-        UserError: it is unreadable, or a parquet file would expand too much; also raised while iterating.
+        UserError: the table is unreadable or expands too much; also raised during iteration.
     """
     with _readable_as(url, kind):
         data = storage.read_bytes(url)
@@ -148,32 +146,32 @@ def read_columns(
                 if line.strip()
             )
             first: dict[str, Any] = next(objects, {})
-            header, names = list(first), _chosen(alternatives, first)
+            header, names = list(first), _first_present(alternatives, first)
             rows: Iterable[list[Any]] = ([item.get(str(name)) for name in names] for item in chain([first], objects))
             return header, names, _converted(rows if first else (), url, kind)
         lines = csv.reader(text.splitlines())
         header = next(lines, [])
-        names = _chosen(alternatives, header)
+        names = _first_present(alternatives, header)
         positions = [header.index(name) if name is not None else sys.maxsize for name in names]
         cells = ([line[i] if i < len(line) else None for i in positions] for line in lines if line)
         return header, names, _converted(cells, url, kind)
 
 
-def _chosen(alternatives: Sequence[Sequence[str]], header: Collection[str]) -> list[str | None]:
+def _first_present(alternatives: Sequence[Sequence[str]], header: Collection[str]) -> list[str | None]:
     return [next((name for name in names if name in header), None) for names in alternatives]
 
 
 def _parquet_columns(
     data: bytes, url: str, alternatives: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """See `read_columns`; guards against compression and dictionaries that expand kilobytes to gigabytes."""
+    """Read columns of a parquet file, with limits for data that expands from kilobytes to gigabytes."""
     import pyarrow as pa  # slow to import
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
     schema, metadata = file.schema_arrow, file.metadata
-    names = _chosen(alternatives, schema.names)
+    names = _first_present(alternatives, schema.names)
     wanted = [name for name in names if name is not None]
     for name in wanted:
         kind = schema.field(name).type
@@ -195,7 +193,7 @@ def _parquet_columns(
         texts = [name for name in wanted if not pa.types.is_primitive(schema.field(name).type)]
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False, read_dictionary=texts)
         for batch in file.iter_batches(BATCH_ROWS, columns=wanted, use_threads=False):
-            batch.validate(full=True)  # including UTF-8
+            batch.validate(full=True)  # also checks UTF-8
             columns: dict[str | None, list[Any]] = {None: [None] * batch.num_rows}
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 if isinstance(column, pa.DictionaryArray):
@@ -212,7 +210,7 @@ def _parquet_columns(
 
 @contextmanager
 def _readable_as(url: str, kind: str) -> Iterator[None]:
-    """Convert a parser's errors to a `UserError`."""
+    """Convert errors of parsers to a `UserError`."""
     try:
         yield
     except UserError:

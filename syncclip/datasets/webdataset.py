@@ -1,7 +1,7 @@
-"""Custom WebDataset shards: tars in one folder, or in folders `train`, `val` and `test`.
+"""Custom WebDataset shards in one folder, or in the folders `train`, `val` and `test`.
 
-Class ids are in the samples' `.cls` members, or in `label` of their `.json`. Class names are given in the settings,
-listed one per line in `classnames.txt` beside the tars (as in CLIP_benchmark), or the labels themselves.
+Class ids are in `.cls` members, or in `label` of `.json` members. Class names are in the settings, or in
+`classnames.txt` beside the tars (as in CLIP_benchmark), or the labels themselves.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ NAMES_FILE = "classnames.txt"
 
 
 def find_tars(url: str) -> dict[Split | None, list[str]]:
-    """Tars of each split, or of all splits (None); {} without tars."""
-    if whole := tars_in(url):
-        return {None: whole}
+    """Return the tars of each split, or of all splits (None)."""
+    if tars := tars_in(url):
+        return {None: tars}
     tars_of: dict[Split | None, list[str]] = {}
     for name in storage.listdir(url):
         if name in SPLIT_FOLDERS and (tars := tars_in(storage.join(url, name))):
@@ -36,19 +36,19 @@ def load_webdataset(
     split_seed: int,
     skipped: Counter[str] | None = None,
 ) -> tuple[list[str], dict[Split, TarSet]]:
-    """Class names and images of tars, whose headers are scanned each time; packed with `shards pack`, they open faster.
+    """Read class names and images by a scan of the tars' headers; packed with `shards pack`, they open faster.
 
     Args:
         tars: result of `find_tars`.
         classnames: names by id.
-        split_seed: of the random split if the tars have none, and of a missing validation split.
+        split_seed: seed of a random split, and of a missing validation split.
         skipped: counts unread members by extension.
     """
     split_of = {tar: split for split, group in tars.items() for tar in group}
     urls = list(split_of)
     members = index_tars(urls, skipped)
-    if classnames is None and storage.exists(listed := storage.join(url, NAMES_FILE)):
-        classnames = [line for _, line in text_lines(storage.read_bytes(listed), listed)]
+    if classnames is None and storage.exists(names_file := storage.join(url, NAMES_FILE)):
+        classnames = [line for _, line in text_lines(storage.read_bytes(names_file), names_file)]
     records = [
         ImageRecord(member.label, f"{urls[member.tar]}:{member.key}", split=split_of[urls[member.tar]])
         for member in members

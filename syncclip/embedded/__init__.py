@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 FOLDER = Path(__file__).parent
-"""Folder of "icons/clip", "icons/generator" and "icons/dataset"."""
+"""Folder that contains `icons/clip`, `icons/generator` and `icons/dataset`."""
 CLIP = FOLDER / "icons/clip"
 
 CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
@@ -18,13 +18,13 @@ CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def context_length() -> int:
-    """Context length of the embedded CLIP in tokens, including the start and end tokens."""
+    """Return the context length of the embedded CLIP in tokens, including start and end."""
     length: int = json.loads((CLIP / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]["context_length"]
     return length
 
 
 def load_tokenizer() -> Tokenizer:
-    """Build the embedded CLIP's tokenizer from its files, without the slow import of transformers."""
+    """Build the tokenizer of the embedded CLIP without transformers, whose import is slow."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = json.loads((CLIP / "special_tokens_map.json").read_bytes())

@@ -24,7 +24,7 @@ from syncclip.methods import Method
 OPEN_CLIP, TRANSFORMERS, ZERO_SHOT = "open_clip_model.safetensors", "model.safetensors", "zero_shot.json"
 
 TOLERANCE = 1e-4
-"""Maximum difference of a logit from the run's."""
+"""Maximum difference from the run's logits."""
 
 _ARCHITECTURE = "this CLIP's architecture differs from transformers' CLIP"
 
@@ -46,14 +46,14 @@ _NAMES = {
     "c_fc": "fc1",
     "c_proj": "fc2",
 }
-"""Parts of open_clip's weight names -> those of transformers' `CLIPModel`, replaced in this order."""
+"""Part of a weight name in open_clip -> in transformers' `CLIPModel`, replaced in this order."""
 
 
 def write_open_clip(method: Method, folder: Path) -> None:
     """Write the frozen CLIP for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 
     Raises:
-        UserError: the run's image tower is not frozen, or open_clip loads another model.
+        UserError: the run's image tower is not frozen, or open_clip would load another model.
     """
     _require_frozen_image_tower(method, "open_clip")
     backbone = method.clip.backbone
@@ -76,11 +76,10 @@ def write_open_clip(method: Method, folder: Path) -> None:
 def write_transformers(method: Method, possible: list[int], folder: Path) -> None:
     """Write the frozen CLIP for `transformers.pipeline("zero-shot-image-classification", FOLDER)`.
 
-    Learned words become tokens of its vocabulary. `zero_shot.json` contains the pipeline's other arguments: class names
-    and template.
+    Learned words become tokens. `zero_shot.json` contains the other arguments: class names and template.
 
     Args:
-        possible: labels that an image may have.
+        possible: ids of the possible classes.
 
     Raises:
         UserError: transformers' CLIP can't represent the run.
@@ -127,7 +126,7 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
 
 
 def _require_frozen_image_tower(method: Method, to: str) -> None:
-    """Require that logits are the scaled cosines of open_clip's own image features and the class vectors."""
+    """Raise a `UserError` unless logits are scaled cosines of open_clip's image features and the class vectors."""
     images = _images(method.clip.backbone)
     features, vectors = method.clip.model.encode_image(images), method.text_features()
     same_space = features.shape[-1] == vectors.shape[-1]
@@ -139,7 +138,7 @@ def _require_frozen_image_tower(method: Method, to: str) -> None:
 
 
 def _images(backbone: Backbone) -> Tensor:
-    """Noise images (8, 3, S, S) to compare two models."""
+    """Return random images (8, 3, S, S) to compare two models."""
     size = backbone.image_size
     return torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -154,14 +153,14 @@ def _quick_gelu(model: nn.Module) -> bool:
 
 
 def _sentences(method: Method) -> tuple[PromptTokens, Tensor]:
-    """The classes' sentences, and the learned words (n, width) or (C, n, width) in them.
+    """Return the sentence of each class, and the learned words (n, width) or (C, n, width) in them.
 
     Raises:
-        UserError: class vectors are of several sentences each, or parameters beyond the input are learned.
+        UserError: a class has several sentences, or parameters beyond the input are learned.
     """
     texts = [module for module in method.modules() if isinstance(module, PromptTokens)]
     words = list(getattr(method, "text_prompts", ()))
-    others = len(list(method.parameters())) - len(words)  # the image tower is frozen, so they are the text tower's
+    others = len(list(method.parameters())) - len(words)  # parameters of the text tower
     if len(texts) != 1 or len(words) > 1 or others:
         raise UserError(
             "--to transformers: class vectors are not of one sentence each with learned words at the input, which a "
@@ -171,13 +170,13 @@ def _sentences(method: Method) -> tuple[PromptTokens, Tensor]:
 
 
 def _tokenizer(backbone: Backbone, folder: Path) -> Any:
-    """transformers' tokenizer with open_clip's vocabulary."""
+    """Return transformers' tokenizer with open_clip's vocabulary."""
     from transformers import AutoTokenizer
 
     tokenizer: Any = backbone.tokenizer
     if hasattr(tokenizer, "tokenizer"):
         tokenizer.tokenizer.save_pretrained(folder)
-    else:  # open_clip's own, which has no files
+    else:  # open_clip's tokenizer, which has no files
         start, end = tokenizer.all_special_ids
         (folder / "vocab.json").write_text(json.dumps(tokenizer.encoder), encoding="utf-8")
         merges = "\n".join(["#version: 0.2", *map(" ".join, tokenizer.bpe_ranks), ""])
@@ -190,10 +189,7 @@ def _tokenizer(backbone: Backbone, folder: Path) -> Any:
 
 
 def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tuple[list[str], str]:
-    """Class names and a template that together have the tokens of `rows`.
-
-    Without a common template, as with class-specific words, the names are whole sentences.
-    """
+    """Return class names and a template with the tokens of `rows`; full sentences and `{}` if none is common."""
     names = [readable_name(name) for name in classnames]
     sentences = [tokenizer.decode(row[1:-1]) for row in rows]
     for labels in (names, [with_article(name) for name in names]):
@@ -207,15 +203,15 @@ def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tup
 
 
 def _renamed(model: Any) -> dict[str, Tensor]:
-    """open_clip's weights under transformers' names."""
+    """Return open_clip's weights under transformers' names."""
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         name = name.removeprefix("text.")
-        for ours, theirs in _NAMES.items():
-            name = name.replace(ours, theirs)
+        for part, replacement in _NAMES.items():
+            name = name.replace(part, replacement)
         if "in_proj_" in name:
-            for part, each in zip("qkv", value.chunk(3), strict=True):
-                weights[name.replace("in_proj_", f"{part}_proj.")] = each
+            for letter, chunk in zip("qkv", value.chunk(3), strict=True):
+                weights[name.replace("in_proj_", f"{letter}_proj.")] = chunk
         else:
             weights[name] = value.T if name.endswith("_projection.weight") else value
     weights["logit_scale"] = weights["logit_scale"].reshape(())
@@ -223,7 +219,7 @@ def _renamed(model: Any) -> dict[str, Tensor]:
 
 
 def _config(model: Any, tokenizer: Any) -> Any:
-    """transformers' configuration of the same towers."""
+    """Return transformers' configuration of the towers."""
     from transformers import CLIPConfig
 
     def sizes(tower: Any) -> dict[str, Any]:
@@ -250,7 +246,7 @@ def _config(model: Any, tokenizer: Any) -> Any:
 
 
 def _image_processor(backbone: Backbone) -> Any:
-    """An image processor equivalent to the backbone's `preprocess`.
+    """Return an image processor equivalent to the backbone's `preprocess`.
 
     Raises:
         UserError: transformers' CLIP can't resize images in this way.

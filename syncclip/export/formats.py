@@ -1,4 +1,4 @@
-"""Export of a run for programs without syncclip: ONNX, torch.export, open_clip, transformers, class vectors."""
+"""Export of runs to ONNX, torch.export, open_clip, transformers and class vectors."""
 
 from __future__ import annotations
 
@@ -33,24 +33,20 @@ FILES: dict[Format, str] = {
 
 
 def export(model: Model, to: Format, out: str) -> str:
-    """Write a model in a format, with `classes.json`, which contains the class names.
-
-    `export.json`, completed last, contains the checksums of all files and identifies the run; see `storage.exports`.
-
-    onnx: input `images` (B, 3, S, S) float32, output `logits` (B, C). torch: the same, for `torch.export.load`.
-    vectors: `class_vectors` (C, D) of length 1 and `logit_scale`, for image features of the same image tower.
-    open_clip: the frozen CLIP for open_clip's "local-dir:", with these vectors. transformers: the frozen CLIP for a
-    zero-shot pipeline, whose vocabulary contains the learned words. All are float32, whatever the run's precision.
+    """Write a model in float32, with `classes.json`, and `export.json` with the checksums of all files last.
 
     Args:
+        to: onnx: input `images` (B, 3, S, S), output `logits` (B, C). torch: the same for `torch.export.load`. vectors:
+            `class_vectors` (C, D) of unit length and `logit_scale`. open_clip: the frozen CLIP and these vectors.
+            transformers: the frozen CLIP for a zero-shot pipeline, whose vocabulary contains the learned words.
         out: folder or URL.
 
     Returns:
-        The path or URL of the written model.
+        Path or URL of the model.
 
     Raises:
-        UserError: the format is unknown or can't represent the run, its library is missing, the method's class vectors
-            depend on the image, or the folder contains something else, such as another export.
+        UserError: the format is unknown or can't represent the run, its library is missing, or the folder has other
+            content.
     """
     _check_method(model, to)
     device, backbone = model.device, model.method.clip.backbone
@@ -105,7 +101,7 @@ def _write(classifier: onnx.Classifier, to: Format, folder: Path) -> None:
 
 
 def _source(model: Model) -> dict[str, str]:
-    """Identification of the exported model."""
+    """Return the identity of the exported model."""
     prompts = storage.read_bytes(storage.join(model.url, PROMPTS))
     return {
         "run": model.run_hash,
@@ -115,6 +111,6 @@ def _source(model: Model) -> dict[str, str]:
 
 
 def is_export_without_manifest(names: Collection[str]) -> bool:
-    """Whether a folder's files are those of an export whose manifest was removed."""
-    of_export = CLASSES in names and PROMPTS not in names and not {*FILES.values()}.isdisjoint(names)
-    return of_export and MANIFEST not in names
+    """Whether a folder contains an export whose manifest was removed."""
+    is_export = CLASSES in names and PROMPTS not in names and not {*FILES.values()}.isdisjoint(names)
+    return is_export and MANIFEST not in names

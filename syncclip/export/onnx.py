@@ -1,4 +1,4 @@
-"""ONNX and torch.export programs of a run: from images to logits."""
+"""ONNX and torch.export programs that compute logits from images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_BATCH = 1 << 16
 
 
 class Classifier(nn.Module):
-    """From images (B, 3, S, S), as `Model.preprocess` returns them, to logits (B, C), with precomputed class vectors.
+    """Logits (B, C) of preprocessed images (B, 3, S, S), with precomputed class vectors.
 
     Args:
         others: (C,) True for impossible classes, whose logits are minus infinity.
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
     def __init__(self, method: Method, others: Tensor, temperature: float = 1.0) -> None:
         super().__init__()
         self.temperature = temperature
-        self.method, self.towers = method, method.clip  # a method's own parameters exclude the CLIP's
+        self.method, self.towers = method, method.clip  # a method's parameters exclude those of the CLIP
         self.register_buffer("others", others)
         self.register_buffer("text", method.text_features().clone())
 
@@ -47,7 +47,7 @@ def write_torch(classifier: Classifier, file: Path) -> None:
 
 
 def write_onnx(classifier: Classifier, file: Path) -> None:
-    """Write an ONNX model; the weights of a large one are a second file."""
+    """Write an ONNX model; the weights of a large model are a second file."""
     try:
         import onnx  # noqa: F401  (required by torch)
         import onnxscript  # noqa: F401

@@ -1,4 +1,4 @@
-"""A trained run as an image classifier, loaded from the run's folder and its CLIP without a dataset."""
+"""A trained run as an image classifier, loaded without its dataset."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder
 
 BATCH, DECODERS = 64, 4
-"""Images in one forward pass, and threads that read and decode the next batch."""
+"""Default batch size, and threads that decode the next batch."""
 
 ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
-"""A path or URL; a PIL image; an array (H, W, 3) or (H, W) of uint8; a tensor (3, H, W) of uint8, or of floats as
-`Model.preprocess` returns it."""
+"""A path or URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a tensor (3, H, W) of uint8 or preprocessed."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -42,8 +41,7 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Compute in one thread at a time, without gradients: towers set their attention (`clip.blocks.attend`) for the
-    whole process."""
+    """Compute without gradients, in one thread at a time: the choice of attention kernel is process-wide."""
     with _LOCK, torch.no_grad():
         yield
 
@@ -61,12 +59,12 @@ class Model:
     Attributes:
         url: folder or URL of the run.
         run_hash: hash of the run's recipe.
-        classes: class names, by label.
-        base: number of classes with real training images, which come first.
-        recipe: the run's recipe.
-        metadata: the run's classes and CLIP, from its folder.
-        method: the trained method, in evaluation mode.
-        others: (C,) True for impossible classes, those not in `metadata.only`.
+        classes: class names by class id.
+        base: number of base classes, which come first.
+        recipe: recipe of the run.
+        metadata: classes and CLIP of the run.
+        method: trained method, in evaluation mode.
+        others: (C,) True for impossible classes, which are not in `metadata.only`.
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
@@ -82,7 +80,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """The model's device."""
+        """Device of the model."""
         return self.method.clip.device
 
     @overload
@@ -92,21 +90,21 @@ class Model:
     def classify(self, images: Iterable[ImageLike], top: int = 5) -> list[list[Label]]: ...
 
     def classify(self, images: Any, top: int = 5) -> list[Label] | list[list[Label]]:
-        """The most probable classes of one or several images, in descending order.
+        """Return the most probable classes of an image or of several, in descending order.
 
         Args:
-            images: an image, or an iterable or batch of images, see `ImageLike`.
+            images: image, or iterable or batch of images, see `ImageLike`.
             top: maximum number of classes per image.
 
         Raises:
-            UserError: an image can't be read, or is not an image.
+            UserError: an image is unreadable.
         """
         single = _is_image(images)
         labels = self.labels(self.probabilities([images] if single else images), top)
         return labels[0] if single else labels
 
     def labels(self, probabilities: npt.NDArray[np.float64], top: int = 5) -> list[list[Label]]:
-        """The most probable classes of each row of `probabilities` (n, C)."""
+        """Return the most probable classes of each row of `probabilities` (n, C)."""
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
             [Label(self.classes[label], float(row[label])) for label in best]
@@ -114,39 +112,38 @@ class Model:
         ]
 
     def probabilities(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float64]:
-        """(n, C) class probabilities of images, in the order of `classes`; rows sum to 1."""
+        """Return class probabilities (n, C) of images, in the order of `classes`."""
         scores = [self.batch_probabilities(pixels) for pixels in self._batches(images, batch)]
         return np.concatenate(scores) if scores else np.zeros((0, len(self.classes)))
 
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
-        """(n, D) unit-length features of images, from the tower with its learned prompts."""
+        """Return unit-length features (n, D) of images, computed with the learned prompts."""
         features = [self._image_features(pixels) for pixels in self._batches(images, batch)]
         width = 0 if features else self.text_features().shape[1]
         return np.concatenate(features) if features else np.zeros((0, width), np.float32)
 
     def text_features(self) -> npt.NDArray[np.float32]:
-        """(C, D) unit-length features of the classes; for a method with image-dependent texts, such as CoCoOp, without
-        the influence of an image."""
+        """Return unit-length features (C, D) of the classes; for CoCoOp, without the image-conditional part."""
         with computing():
             features: npt.NDArray[np.float32] = self.method.text_features().float().cpu().numpy()
         return features
 
     def preprocess(self, image: ImageLike) -> Tensor:
-        """(3, S, S) float tensor of an image, the input of the image tower."""
+        """Return the input of the image tower for an image, a float tensor (3, S, S)."""
         if isinstance(image, Tensor) and image.is_floating_point():
             return image
         pixels: Tensor = self.method.clip.backbone.preprocess(open_image(image))
         return pixels
 
     def with_classes(self, classes: Sequence[str], template: str | None = None) -> Model:
-        """The same prompts with other class names, without training.
+        """Return a model with the same prompts and other class names, without training.
 
         Args:
-            classes: class names, at least one.
-            template: sentence with `{}` for the name, for methods that use one; None: the run's.
+            classes: distinct class names.
+            template: prompt template with `{}` for the name, for methods that use one; None: the run's.
 
         Raises:
-            UserError: the learned parameters are specific to the run's classes, or a name exceeds the CLIP's context.
+            UserError: the learned parameters are class-specific, or a name exceeds the CLIP's context.
         """
         names = [] if isinstance(classes, str) else list(classes)
         if not names or len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
@@ -165,14 +162,14 @@ class Model:
         return array
 
     def batch_probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
-        """`probabilities` of a batch (B, 3, S, S) of preprocessed images."""
+        """Return class probabilities (B, C) of preprocessed images (B, 3, S, S)."""
         with computing():
             logits = self.method.logits(pixels.to(self.device)).double().cpu() / self.metadata.temperature
         array: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()
         return array
 
     def _batches(self, images: Iterable[ImageLike], size: int) -> Iterator[Tensor]:
-        """(B, 3, S, S) of the images, in order."""
+        """Yield batches (B, 3, S, S) of preprocessed images."""
         return map(torch.stack, read_ahead(self.preprocess, images, size))
 
 
@@ -180,13 +177,13 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
     """Load a finished run as a model.
 
     Args:
-        run: folder or URL, or `hf://owner/name` on the Hugging Face Hub, see `readable_run`.
-        backbone: current location of the run's CLIP, as `backbone.name` of a recipe; None: as in training.
+        run: folder or URL, or `hf://owner/name` on the Hugging Face Hub.
+        backbone: current location of the run's CLIP, as `backbone.name`; None: as in training.
         pretrained: current location of its weights, as `backbone.pretrained`; None: as in training.
         device: auto (a GPU if available), cpu or cuda.
 
     Raises:
-        UserError: there is no finished run, locally or on the Hub, or its CLIP is missing or differs.
+        UserError: there is no finished run, or its CLIP is missing or differs.
 
     Examples:
         >>> from PIL import Image
@@ -204,7 +201,7 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[list[Result]]:
-    """Yield `read` of items in order, in batches of `size`; threads prefetch the next batch."""
+    """Apply `read` to items in order; yields batches of `size`, while threads prefetch the next one."""
     remaining = iter(items)
     with thread_pool(DECODERS, "decode") as pool:
         ahead = [pool.submit(read, item) for item in islice(remaining, size)]
@@ -214,11 +211,7 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], size: int)
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """Convert to an RGB image.
-
-    Raises:
-        UserError: it can't be read, or is not an image.
-    """
+    """Convert to an RGB image; raises a `UserError` if it is unreadable."""
     if isinstance(image, str | PathLike):
         return decode_image(storage.read_bytes(str(image)), str(image))
     if isinstance(image, Image.Image):

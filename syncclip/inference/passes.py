@@ -1,21 +1,20 @@
-"""Inference over the shards of a folder or bucket, on Ray: a file of predictions beside each tar, its marker last.
+"""Inference over the shards of a folder or bucket on Ray: a file of predictions for each tar, and its marker last.
 
-Actors decode images in their own threads. The files follow from the run and the shard, so neither the number of actors
-nor a kill changes a byte of them.
+The files are a function of the run and the shard: their bytes are independent of the number of actors and of kills.
 """
 
 from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import ValidationError
 
 from syncclip import storage
-from syncclip.core.settings import UserError
-from syncclip.inference.markers import ShardMarker, differences, parse_marker
+from syncclip.core.settings import Settings, UserError
 from syncclip.inference.model import Model, load
 from syncclip.runtime.progress import Progress, print_message
 from syncclip.runtime.ray_session import ray_session
@@ -29,8 +28,26 @@ READERS = 4
 """Shards that are verified concurrently."""
 
 
+class ShardMarker(Settings):
+    """Marker of a shard's predictions: settings, input tar and output file."""
+
+    format: Literal[1] = 1
+    asked: str
+    """Checksum of the run, its classes and the settings of the job."""
+    tar: str
+    """Name of the input tar."""
+    tar_sha256: str
+    bytes: int
+    """Size of the file of predictions."""
+    sha256: str
+    """Checksum of the file of predictions."""
+    images: int
+    unread: int
+    """Number of unreadable images among them."""
+
+
 class Passed(NamedTuple):
-    """A folder in which every shard has its files."""
+    """Totals of a folder in which each shard has its files."""
 
     url: str
     shards: int
@@ -40,10 +57,9 @@ class Passed(NamedTuple):
 
 
 class ShardPredictions(NamedTuple):
-    """A shard's predictions in memory."""
+    """Content of a shard's file of predictions, and its totals."""
 
     data: bytes
-    """Content of their file."""
     images: int
     unread: int
     tar_sha256: str
@@ -51,13 +67,14 @@ class ShardPredictions(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Inference over shards, as it is sent to actors. A shard's number is its position in `tars`.
+    """Inference over shards, as sent to actors. The number of a shard is its position in `tars`.
 
     Attributes:
-        FILE, MARKER: endings of a shard's files, in place of `.tar`.
+        FILE, MARKER: suffixes of a shard's files, which replace `.tar`.
         VERB: past participle for messages.
-        tars: name -> sha256 in the tar's commit marker; None: no commit marker.
-        asked: digest of the run, its classes and the settings of the pass.
+        tars: name -> sha256 in the tar's commit marker; None without a commit marker.
+        asked: checksum of the run, its classes and the settings of the job.
+        places: `backbone` and `pretrained` of `model.load`.
     """
 
     FILE: ClassVar[str]
@@ -76,14 +93,14 @@ class ShardJob:
     lock_token: str | None
 
     def path(self, name: str, ending: str) -> str:
-        """URL of a shard's file."""
+        """Return the URL of a shard's file."""
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
-    def done(self, report: Callable[[str], object] | None = None) -> dict[str, ShardMarker]:
-        """Shard -> marker, for shards whose marker fits the size of their file. Reads the markers alone.
+    def done(self, report: Callable[[str], None] | None = None) -> dict[str, ShardMarker]:
+        """Return shard -> marker for shards whose file exists with the size in its marker; no file is read.
 
         Args:
-            report: called with a message for each marker that is damaged, or whose file is missing or truncated.
+            report: called with a message for each damaged marker and for each missing or truncated file.
 
         Raises:
             UserError: the predictions in the folder are of another run, other classes or settings.
@@ -93,7 +110,7 @@ class ShardJob:
         marked = [name for name in self.tars if name[:-4] + self.MARKER in sizes]
         for first in range(0, len(marked), CHUNK):
             urls = {self.path(name, self.MARKER): name for name in marked[first : first + CHUNK]}
-            texts = storage.read_many(list(urls), partial(_report_marker, report))
+            texts = storage.read_many(list(urls), lambda url, _: report(f"{url} is damaged"))
             for url, text in texts.items():
                 name = urls[url]
                 try:
@@ -113,10 +130,7 @@ class ShardJob:
         return markers
 
     def verify(self) -> None:
-        """Verify the tars and the predictions of earlier calls by their checksums, before any work.
-
-        Where the content differs, the marker is removed, so that its shard is computed again. Every file of predictions
-        is read, and every tar without a commit marker.
+        """Verify the checksums of existing predictions and of their tars, and remove the markers of those that differ.
 
         Raises:
             UserError: see `done`.
@@ -135,18 +149,18 @@ class ShardJob:
         return list(differences(marker, self.path(name, self.FILE), storage.join(self.url, name), self.tars[name]))
 
     def passed(self, done: Mapping[str, ShardMarker]) -> Passed:
-        """Totals of all markers."""
+        """Sum up all markers."""
         markers = done.values()
         images, unread = (sum(getattr(marker, key) for marker in markers) for key in ("images", "unread"))
         return Passed(self.out, len(markers), images, unread)
 
     def remaining(self) -> list[int]:
-        """Shards without predictions."""
+        """Return the numbers of shards without predictions."""
         done = self.done()
         return [number for number, name in enumerate(self.tars) if name not in done]
 
     def failure(self, shard: int, cause: str, remaining: int) -> str:
-        """The error message for a shard that failed permanently."""
+        """Return the error message for a shard that failed permanently."""
         count = len(self.tars)
         return (
             f"{storage.join(self.url, list(self.tars)[shard])} could not be {self.VERB}: {cause}; {count - remaining} "
@@ -154,7 +168,7 @@ class ShardJob:
         )
 
     def run_on(self, worker: Callable[[], ShardPass], pool: Pool, label: str) -> None:
-        """Compute all missing files on a pool of actors.
+        """Compute missing files on a pool of actors.
 
         Raises:
             UserError: a shard failed permanently.
@@ -172,7 +186,7 @@ class ShardJob:
 
 
 class ShardPass(Worker[ShardPredictions]):
-    """An actor's worker for a `ShardJob`."""
+    """Worker of an actor for a `ShardJob`."""
 
     def __init__(self, job: ShardJob) -> None:
         super().__init__(job.threads)
@@ -180,17 +194,17 @@ class ShardPass(Worker[ShardPredictions]):
 
     @abstractmethod
     def compute(self, name: str) -> ShardPredictions:
-        """The model's predictions for a shard's images.
+        """Compute the predictions for a shard's images.
 
         Raises:
-            UserError: the tar is not the one that its commit marker describes.
+            UserError: the tar does not match its commit marker.
         """
 
     def load(self) -> None:
         self._model = self.loaded()
 
     def model(self) -> Model:
-        """The model, loaded once."""
+        """Return the model, which is loaded once."""
         self.prepare()
         return self._model
 
@@ -220,5 +234,66 @@ class ShardPass(Worker[ShardPredictions]):
         storage.write_document(job.path(name, job.MARKER), marker)
 
 
-def _report_marker(report: Callable[[str], object], url: str, _: storage.DamagedError) -> None:
-    report(f"{url} is damaged")
+def parse_marker(data: bytes, url: str, tar: str) -> ShardMarker:
+    """Parse the marker at `url` of the predictions for `tar`.
+
+    Raises:
+        DamagedError: it is invalid, or belongs to another tar.
+    """
+    try:
+        marker = ShardMarker.model_validate_json(data)
+    except ValidationError as error:
+        raise storage.DamagedError(f"{url} is not a marker of predictions, or is truncated") from error
+    if marker.tar != tar:
+        raise storage.DamagedError(f"{url} is the marker of {marker.tar}, not of {tar}: files were exchanged")
+    return marker
+
+
+def differences(marker: ShardMarker, file: str, tar: str | None, committed: str | None = None) -> Iterator[str]:
+    """Yield a message for a file of predictions and for a tar that differ from the marker.
+
+    Args:
+        file, tar: paths or URLs; None: the tar is not available.
+        committed: sha256 of the tar in its commit marker, used instead of reading the tar.
+    """
+    if tar is not None and (committed or _sha256(tar, marker.tar_sha256)) != marker.tar_sha256:
+        yield f"{tar} is not the tar that {file} was computed from"
+    if _sha256(file, marker.sha256) != marker.sha256:
+        yield f"{file} no longer matches its checksum: it was damaged or exchanged"
+
+
+def _sha256(url: str, expected: str) -> str:
+    with storage.open_read(url, expected) as content:
+        return storage.file_sha256(content)
+
+
+def problems_of_files(
+    url: str, names: Collection[str], endings: tuple[str, str], tars: Mapping[str, str | None]
+) -> Iterator[str]:
+    """Verify the predictions in a folder and their tars; yields a message per problem.
+
+    Args:
+        names: names of the files in the folder.
+        endings: suffixes of a file of predictions and of its marker, which replace `.tar`.
+        tars: tars in the folder, as in `ShardJob`.
+    """
+    stems = {name.removesuffix(ending) for name in names for ending in endings if name.endswith(ending)}
+    with_tars = any(f"{stem}.tar" in tars for stem in stems)
+    first: tuple[str, str] | None = None
+    for stem in sorted(stems | ({name.removesuffix(".tar") for name in tars} if with_tars else set())):
+        file, marker_url = (storage.join(url, stem + ending) for ending in endings)
+        tar = storage.join(url, f"{stem}.tar") if f"{stem}.tar" in tars else None
+        if missing := [path for path in (file, marker_url) if path.rpartition("/")[2] not in names]:
+            yield f"{missing[0]} is missing; the same command computes the predictions for {stem}.tar again"
+            continue
+        if with_tars and tar is None:
+            yield f"{storage.join(url, stem)}.tar is missing, but its predictions exist"
+        try:
+            marker = parse_marker(storage.read_bytes(marker_url), marker_url, f"{stem}.tar")
+        except storage.DamagedError as error:
+            yield str(error)
+            continue
+        first = first or (marker_url, marker.asked)
+        if marker.asked != first[1]:
+            yield f"{marker_url} is of another run, other classes or settings than {first[0]}: files were exchanged"
+        yield from differences(marker, file, tar, tars.get(f"{stem}.tar"))

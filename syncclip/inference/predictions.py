@@ -1,4 +1,4 @@
-"""Predictions of a model for a user's images, including an error per unreadable image."""
+"""Predictions of a model for images; an unreadable image has an error instead."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
-"""Columns of predictions: `class` is the most probable of the `classes`; an unreadable image only has an `error`."""
+"""Columns of predictions; `class` is the most probable of `classes`, and unreadable images have only an `error`."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, in descending order; or an error."""
+    """The most probable classes of an image, in descending order, or an error."""
 
     image: str
     labels: Sequence[Label]
@@ -45,9 +45,9 @@ class Prediction:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The prediction as a row of a table, or as a JSON object."""
+        """The prediction as a row with the columns `SCHEMA`."""
         best = self.labels[0] if self.labels else None
-        as_text = self.image.encode(errors="surrogateescape").decode(errors="backslashreplace")  # may be any bytes
+        as_text = self.image.encode(errors="surrogateescape").decode(errors="backslashreplace")  # may not be UTF-8
         return {
             "image": as_text,
             "class": None if best is None else best.name,
@@ -65,11 +65,11 @@ def classify(
     batch: int = BATCH,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Prediction]:
-    """Yield predictions for the images given by names (see `find_images`), in order, as they are computed.
+    """Yield predictions for the images of `find_images`, in order.
 
     Args:
         top: number of classes per image.
-        batch: images in one forward pass; the files of as many more are prefetched.
+        batch: batch size; the next batch is prefetched.
         skipped: counts files that are not images, by extension.
     """
     return classify_sources(model, find_images(names, skipped), top, batch)
@@ -80,32 +80,32 @@ def classify_sources(
     images: Iterable[Source],
     top: int = 5,
     batch: int = BATCH,
-    unreadable: type[UserError] | tuple[()] = (),
+    raised: type[UserError] | tuple[()] = (),
 ) -> Iterator[Prediction]:
     """Yield predictions for sources.
 
     Args:
-        unreadable: errors of unreadable images to raise; others become predictions with an error.
+        raised: types of `UserError` that are raised; others become predictions with an error.
     """
-    for items in read_ahead(partial(_pixels, model, unreadable), images, batch):
+    for items in read_ahead(partial(_pixels, model, raised), images, batch):
         pixels = [content for _, content in items if isinstance(content, Tensor)]
         labels = iter(model.labels(model.batch_probabilities(torch.stack(pixels)), top) if pixels else ())
         for name, content in items:
             yield Prediction(name, next(labels)) if isinstance(content, Tensor) else Prediction(name, [], content)
 
 
-def _pixels(model: Model, unreadable: type[UserError] | tuple[()], source: Source) -> tuple[str, Tensor | str]:
-    """The name of an image, and its tensor or an error message."""
+def _pixels(model: Model, raised: type[UserError] | tuple[()], source: Source) -> tuple[str, Tensor | str]:
+    """Return the name of an image, and its tensor or an error message."""
     try:
         return source.name, model.preprocess(decode_image(source.read(), source.name))
-    except unreadable:
+    except raised:
         raise
     except UserError as error:
         return source.name, cut(str(error)).removeprefix(f"{source.name}: ")
 
 
 def write_predictions(predictions: Iterable[Prediction], url: str) -> None:
-    """Write all predictions to a file, atomically: JSON lines, CSV or parquet, by its extension."""
+    """Write predictions atomically as JSON lines, CSV or parquet, by the file's extension."""
     check_extension(url)
     rows = [prediction.row for prediction in predictions]
     if url.endswith(".jsonl"):
@@ -119,11 +119,11 @@ def write_predictions(predictions: Iterable[Prediction], url: str) -> None:
 
 
 def check_extension(url: str) -> None:
-    """Require an extension of a supported format, before any prediction is computed."""
+    """Raise a `UserError` unless the extension is one of `EXTENSIONS`."""
     if not url.endswith(EXTENSIONS):
         raise UserError(f"--out: {url}: unknown extension; use one of {', '.join(EXTENSIONS)}")
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """A row as a JSON line."""
+    """Return a row as a JSON line."""
     return json.dumps(row, ensure_ascii=False) + "\n"

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.inference.markers import problems_of_files
 from syncclip.inference.model import BATCH, Model
-from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions
+from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions, problems_of_files
 from syncclip.inference.predictions import SCHEMA, classify_sources
 from syncclip.inference.sources import tar_images
 from syncclip.recipe.recipe import Recipe, digest
@@ -29,7 +28,7 @@ from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 TABLE, MARKER = "_predictions.parquet", "_predictions.json"
-"""Endings of a shard's files, in place of `.tar`."""
+"""Suffixes of a shard's files, which replace `.tar`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +50,18 @@ def classify_shards(
     pool: Pool = ONE_ACTOR,
     places: Mapping[str, str | None] | None = None,
 ) -> Passed:
-    """Classify the images of all tars in a folder, on a pool of Ray actors.
+    """Classify the images of all tars in a folder on Ray actors.
 
-    The table of `00000.tar` is `00000_predictions.parquet`, with the columns `predictions.SCHEMA` and images named
-    `00000.tar/000000017.jpg`. Killed at any time, the same call resumes with the shards without a table, and with those
-    whose tar or table no longer matches its marker.
+    The table of `00000.tar` is `00000_predictions.parquet` with the columns `predictions.SCHEMA`; its images are named
+    `00000.tar/000000017.jpg`. After a crash, the same call resumes.
 
     Args:
-        run: a finished run, as for `load`.
+        run: finished run, as for `load`.
         url: folder or URL of the tars, accessible from all machines.
         out: folder or URL of the tables; by default that of the tars.
-        classes: classes to use instead of the run's own.
+        classes: class names to use instead of the run's.
         top: number of classes per image.
-        batch: images in one forward pass; like the device, it may change the last bits of probabilities.
+        batch: batch size; like the device, it may change the last bits of probabilities.
         pool: actors and their resources.
         places: `backbone` and `pretrained` of `load`, if the CLIP has moved.
 
@@ -99,7 +97,7 @@ def classify_shards(
 
 
 def _tars(url: str, names: Collection[str]) -> dict[str, str | None]:
-    """The tars among a folder's files, as `ShardJob.tars`.
+    """Return the tars among a folder's files, as in `ShardJob`.
 
     Raises:
         UserError: a tar does not match its commit marker.
@@ -117,7 +115,7 @@ def _mismatch(tar: str) -> str:
 
 
 def predictions_among(names: Collection[str]) -> set[str]:
-    """The files of predictions in a folder, with the tars of a folder without commit markers."""
+    """Return the files of predictions in a folder, and its tars if there are no commit markers."""
     files = {name for name in names if name.endswith((TABLE, MARKER))}
     if files and not marked_shards(names):
         files |= {name for name in names if name.endswith(".tar")}
@@ -125,21 +123,18 @@ def predictions_among(names: Collection[str]) -> set[str]:
 
 
 def problems_of_predictions(url: str, names: Collection[str]) -> Iterator[str]:
-    """Yield a sentence per problem of the predictions of `classify_shards` in a folder, including missing ones.
-
-    Each marker, each table and each tar without a commit marker is read.
-    """
+    """Verify the predictions of `classify_shards` in a folder; yields a message per problem."""
     if not predictions_among(names):
         return
     try:
         tars = _tars(url, names)
-    except UserError:  # the check of the set reports it
+    except UserError:  # reported by the verification of the synthetic dataset
         tars = {}
     yield from problems_of_files(url, names, (TABLE, MARKER), tars)
 
 
 def identity(recipe: Recipe, folder: RunFolder) -> list[Any]:
-    """Everything in a finished run that decides its predictions: recipe, prompts, classes and CLIP."""
+    """Return everything in a finished run that determines its predictions: recipe, prompts, classes and CLIP."""
     prompts = hashlib.sha256(storage.read_verified(folder.path(PROMPTS), folder.owner)).hexdigest()
     return [recipe.hash, prompts, read_classes(folder).model_dump(mode="json")]
 
@@ -158,7 +153,7 @@ class ShardClassifier(ShardPass):
                 raise UserError(_mismatch(tar))
             file.seek(0)
             images, transient = tar_images(tar, file), storage.UnreachableError
-            predictions = classify_sources(self.model(), images, job.top, job.batch, unreadable=transient)
+            predictions = classify_sources(self.model(), images, job.top, job.batch, raised=transient)
             rows = [prediction.row for prediction in predictions]
         for row in rows:
             row["image"] = row["image"].removeprefix(storage.join(job.url, ""))

@@ -1,4 +1,4 @@
-"""Soft labels of a teacher for a synthetic dataset, computed once, shard by shard, on Ray."""
+"""Soft labels of a teacher for a synthetic dataset, computed per shard on Ray."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from torch import Tensor
 
 from syncclip import storage
 from syncclip.core.settings import UserError
-from syncclip.inference.markers import ShardMarker, parse_marker, problems_of_files
 from syncclip.inference.model import BATCH, load, read_ahead
-from syncclip.inference.passes import Passed, ShardJob, ShardPass, ShardPredictions
+from syncclip.inference.passes import (
+    Passed,
+    ShardJob,
+    ShardMarker,
+    ShardPass,
+    ShardPredictions,
+    parse_marker,
+    problems_of_files,
+)
 from syncclip.inference.shards import identity
 from syncclip.recipe.recipe import digest
 from syncclip.runs.classes import read_classes
@@ -64,12 +71,10 @@ def write_soft_labels(
 ) -> Passed:
     """Write a teacher's class probabilities for all images of a synthetic dataset, for `training.teacher`.
 
-    The teacher is a finished run; with the method `zeroshot`, it is a CLIP with the dataset's template. Killed at any
-    time, the same call resumes with the shards without a file and produces the same bytes, also after the synthetic
-    dataset has grown.
+    After a crash, or if images were added to the synthetic dataset, the same call resumes.
 
     Args:
-        run: the teacher, a run with the same classes, as for `load`.
+        run: finished run with the same classes, as for `load`.
         url: folder or URL of the synthetic dataset.
         out: folder or URL of the soft labels; by default `teachers/<name of the run>` in the dataset's folder.
         batch, pool, places: as for `shards.classify_shards`.
@@ -141,7 +146,7 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
 
 
 def teacher_files_among(names: Collection[str]) -> set[str]:
-    """The files of a teacher among those of a folder."""
+    """Return the files of a teacher among those of a folder."""
     shards = {name for name in names if _SHARD.fullmatch(name)}
     stems = {name.rpartition(".")[0] for name in shards if name.endswith(_Job.FILE)}
     if TEACHER not in names and not any(stem + _Job.MARKER in shards for stem in stems):
@@ -150,7 +155,7 @@ def teacher_files_among(names: Collection[str]) -> set[str]:
 
 
 def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
-    """Yield a sentence per problem of a teacher's files in a folder, after reading each of them."""
+    """Verify a teacher's files in a folder; yields a message per problem."""
     if not (files := teacher_files_among(names)):
         return
     yield from problems_of_files(url, files - {TEACHER, VECTORS}, (_Job.FILE, _Job.MARKER), {})
@@ -196,7 +201,7 @@ class ShardTeacher(ShardPass):
             try:
                 return model.preprocess(decode_image(data, f"{url}:{sample_key(row['index'])}.jpg"))
             except UnreadableImageError:
-                return None  # training replaces it by another image
+                return None  # training replaces the image by another
 
         probabilities: Probabilities = np.zeros((len(rows), len(model.classes)), np.float32)
         unread, start = 0, 0

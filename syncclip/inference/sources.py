@@ -1,4 +1,4 @@
-"""A user's images: files, folders, patterns, URLs, tables, WebDataset shards, a list on standard input."""
+"""Images in files, folders, patterns, URLs, tables and WebDataset shards, or listed on standard input."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from syncclip.shards.tars import MOST_IMAGE, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme
 
 STDIN = "-"
-"""The name for standard input, whose lines are names."""
+"""Name for standard input, each line of which is a name."""
 IMAGE_COLUMNS = (*COLUMNS["path"], "url")
-"""Possible names of a table's image column, in order of precedence."""
+"""Accepted names of a table's image column, in order of precedence."""
 SIDECARS = frozenset({".cls", ".json", ".txt"})
-"""Extensions of a tar's metadata, which does not count as skipped."""
+"""Extensions of metadata in tars, which are not counted as skipped."""
 READ_BEFORE, LOOP = "link to a folder that was read before", "link to a folder that contains it"
-"""Keys under which `find_images` counts links that it does not follow."""
+"""Keys under which `find_images` counts links that are not followed."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The name of an image; `read` returns its bytes or raises UserError."""
+    """An image; `read` returns its bytes or raises a `UserError`."""
 
     name: str
     read: Callable[[], bytes]
 
 
 def find_images(names: Iterable[str], skipped: Counter[str] | None = None) -> Iterator[Source]:
-    """Yield the images given by names, in order; those of a folder sorted by name, with its subfolders.
+    """Yield the images given by names, in order; those of a folder and its subfolders are sorted by name.
 
-    A missing or damaged file, table or shard, or the rest of a shard after the damage, becomes one unreadable source.
+    A missing or damaged file, table or shard becomes one unreadable source.
 
     Args:
-        skipped: counts the files of folders and members of tars that are not images, by extension.
+        skipped: counts files and members that are not images, by extension.
     """
     finder = _Finder(Counter() if skipped is None else skipped)
     for name in names:
@@ -56,25 +56,25 @@ def find_images(names: Iterable[str], skipped: Counter[str] | None = None) -> It
 
 def _lines() -> Iterator[str]:
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # file names may be any bytes
+        sys.stdin.reconfigure(errors="surrogateescape")  # file names may not be UTF-8
     return (line.strip("\r\n") for line in sys.stdin if line.strip() not in ("", STDIN))
 
 
 class _Finder:
-    """A search for images that counts other files in `skipped`."""
+    """Search for images; counts other files in `skipped`."""
 
     def __init__(self, skipped: Counter[str]) -> None:
         self._skipped = skipped
 
     def guarded(self, find: Callable[[str], Iterator[Source]], name: str) -> Iterator[Source]:
-        """Yield from `find`; its error becomes an unreadable source."""
+        """Yield from `find`; an error becomes an unreadable source."""
         try:
             yield from find(name)
-        except Exception as error:  # drivers of fsspec raise nearly anything for odd URLs
+        except Exception as error:  # fsspec raises many types for invalid URLs
             yield _broken(name, _as_user_error(error))
 
     def named(self, name: str) -> Iterator[Source]:
-        """Yield the images given by one name."""
+        """Yield the images given by a name."""
         suffix = _extension(name)
         if not is_web(name) and any(sign in name for sign in "*?[") and not storage.exists(name):
             matches = self._matching(*_split_pattern(name), set())
@@ -94,20 +94,20 @@ class _Finder:
     def _matching(
         self, folder: str, parts: Sequence[str], visited: set[tuple[int, ...]], positions: Collection[int] = (0,)
     ) -> Iterator[Source]:
-        """Yield the images, tables and tars that match a pattern. Each folder is listed once, even for several `**`.
+        """Yield the images, tables and tars that match a pattern; each folder is listed once.
 
-        Hidden names only match a part that begins with a dot, and `**` does not follow links.
+        Hidden names match only parts that begin with a dot, and `**` does not follow links.
 
         Args:
-            folder: "" is the working directory.
-            parts: the pattern below the folder.
-            visited: local folders with their positions, which are not visited a second time through links.
+            folder: folder to search; "" is the working directory.
+            parts: parts of the pattern below the folder.
+            visited: device, inode and positions of visited local folders.
             positions: indices of the parts that names in the folder may match.
         """
         positions = {*positions}
         for position, part in enumerate(parts):
             if position in positions and part == "**":
-                positions.add(position + 1)  # `**` may match no folder
+                positions.add(position + 1)  # `**` may match nothing
         if storage.is_local(folder) and storage.local_path(folder or ".").is_dir():
             status = storage.local_path(folder or ".").stat()
             if (key := (status.st_dev, status.st_ino, *sorted(positions))) in visited:
@@ -135,10 +135,10 @@ class _Finder:
                     self._skipped[extension(name)] += 1
 
     def _in_folder(self, url: str, visited: set[tuple[int, int]]) -> Iterator[Source]:
-        """Yield the images and shards of a folder and its subfolders, each once in spite of links; not of tables.
+        """Yield the images and shards of a folder and its subfolders; tables are skipped.
 
         Args:
-            visited: device and inode of the local folders visited so far.
+            visited: device and inode of visited local folders, which links may reach again.
         """
         if storage.is_local(url):
             status = storage.local_path(url).stat()
@@ -162,7 +162,7 @@ class _Finder:
                 self._skipped[extension(name)] += 1
 
     def _in_tar(self, url: str) -> Iterator[Source]:
-        """Yield the images of a WebDataset shard or any tar, named `shard.tar/000000017.jpg`."""
+        """Yield the images of a tar, named `shard.tar/000000017.jpg`."""
         with storage.open_read(url) as file:
             yield from self.in_open_tar(file, url)
 
@@ -181,7 +181,7 @@ class _Finder:
                         yield _broken(name, _too_large(name, member.size))
                     else:
                         content = tar.extractfile(member)
-                        assert content is not None, "it is a file"
+                        assert content is not None, "a regular file"
                         yield Source(name, partial(bytes, content.read()))
         except tarfile.TarError as error:
             raise UserError(
@@ -196,7 +196,7 @@ def tar_images(name: str, file: IO[bytes]) -> Iterator[Source]:
 
 
 def _split_pattern(pattern: str) -> tuple[str, list[str]]:
-    """The folder before a pattern's first wildcard ("" is the working directory), and the parts after it."""
+    """Split a pattern into the folder before the first wildcard ("" is the working directory) and the other parts."""
     if storage.is_local(pattern):
         pattern = str(storage.local_path(pattern))
     parts = pattern.split("/")
@@ -205,7 +205,7 @@ def _split_pattern(pattern: str) -> tuple[str, list[str]]:
 
 
 def _entries(url: str) -> list[tuple[str, bool]]:
-    """(name, whether it is a folder) of a folder's entries, sorted; broken links count as files."""
+    """Return (name, whether it is a folder) of a folder's entries, sorted; broken links count as files."""
     if storage.is_local(url):
         folder = storage.local_path(url)
         return sorted((path.name, path.is_dir()) for path in folder.iterdir()) if folder.is_dir() else []
@@ -214,7 +214,7 @@ def _entries(url: str) -> list[tuple[str, bool]]:
 
 
 def _extension(name: str) -> str:
-    """The extension of a path or URL, such as `.jpg`, without the URL's query."""
+    """Return the lower-case extension of a path, or of a URL without its query."""
     return PurePosixPath(urlsplit(name).path if is_web(name) else name).suffix.lower()
 
 
@@ -256,7 +256,7 @@ def _too_large(name: str, count: int) -> UserError:
 
 
 def _as_user_error(error: Exception) -> UserError:
-    """An error as a message without traceback."""
+    """Convert an error to a `UserError`."""
     return error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {first_line(error)}")
 
 

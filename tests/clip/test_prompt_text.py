@@ -1,3 +1,5 @@
+"""Class names and articles in prompts."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from syncclip.clip.prompt_text import fill, filled, readable_name, with_article
 
 
-def test_underscores_of_class_names_are_spaces_in_sentences() -> None:
+def test_readable_names_have_single_spaces() -> None:
     assert [readable_name(name) for name in ("hot_dog", "hot__dog", " hot dog_")] == ["hot dog"] * 3
 
 
@@ -35,11 +37,11 @@ def test_underscores_of_class_names_are_spaces_in_sentences() -> None:
         ("X-ray", "an X-ray"),
     ],
 )
-def test_the_article_is_that_of_the_spoken_word(classname: str, expected: str) -> None:
+def test_the_article_follows_the_pronunciation(classname: str, expected: str) -> None:
     assert with_article(classname) == expected
 
 
-def test_a_template_is_filled_with_the_name_or_with_its_article() -> None:
+def test_templates_take_the_name_or_the_name_with_its_article() -> None:
     assert fill("a photo of a {}.", ["owl", "cat"]) == ["a photo of a owl.", "a photo of a cat."]
     assert fill("a photo of {a}.", ["owl", "cat"]) == ["a photo of an owl.", "a photo of a cat."]
-    assert filled("a sentence of its own", "owl") == "a sentence of its own"
+    assert filled("a sentence", "owl") == "a sentence"

@@ -1,4 +1,4 @@
-"""Texts in groups of similar length."""
+"""Groups of texts of similar length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from syncclip.clip.tokens import SMALL_GROUP, of_like_length
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=200))
-def test_groups_hold_every_text_once_and_grow_in_length(lengths: list[int]) -> None:
+def test_groups_contain_each_text_once_in_order_of_length(lengths: list[int]) -> None:
     groups = of_like_length(lengths)
     assert sorted(row for rows in groups for row in rows) == list(range(len(lengths)))
     longest = [max(lengths[row] for row in rows) for rows in groups]

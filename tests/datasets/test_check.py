@@ -1,91 +1,84 @@
-"""What `datasets ls` and `datasets check` tell."""
+"""`datasets ls` and `datasets check`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import DatasetSettings, load_dataset
 from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.check import check, listing
 from syncclip.datasets.packed import pack
+from tests.datasets.conftest import load
 from tests.worlds.dataset import folder_of_folders
 from tests.worlds.literature import ADVERSARIAL, Miniatures, miniature
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))
-def test_counts_are_found_and_held_against_the_table(miniatures: Miniatures, name: str) -> None:
-    found, made = check(name, str(miniatures.root)), miniatures.of[name]
-    assert found.found == {
-        "classes": len(made.candidates),
-        **{split: len(made.items[split]) if split in made.items else None for split in ("train", "val", "test")},
+def test_counts_are_compared_with_the_catalogue(miniatures: Miniatures, name: str) -> None:
+    result, expected = check(name, str(miniatures.root)), miniatures.of[name]
+    sizes = {
+        split: len(expected.items[split]) if split in expected.items else None for split in ("train", "val", "test")
     }
-    dataset = DATASETS[name]
-    wrong = [what for what in ("classes", "train", "val", "test") if getattr(dataset, what) is not None]
-    assert [problem.partition(":")[0] for problem in found.problems] == wrong
+    assert result.counts == {"classes": len(expected.candidates), **sizes}
+    differing = [key for key in ("classes", "train", "val", "test") if getattr(DATASETS[name], key) is not None]
+    assert [problem.partition(":")[0] for problem in result.problems] == differing
 
 
-def test_counts_that_agree_are_no_problem(miniatures: Miniatures, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
-    counts = {"classes": len(ADVERSARIAL), "test": 2 * len(ADVERSARIAL)}
-    monkeypatch.setitem(DATASETS, "imagenet_a", dataclasses.replace(DATASETS["imagenet_a"], **counts))  # type: ignore[arg-type]
+def test_equal_counts_are_no_problem(miniatures: Miniatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(DATASETS["imagenet_a"], classes=len(ADVERSARIAL), test=2 * len(ADVERSARIAL))
+    monkeypatch.setitem(DATASETS, "imagenet_a", entry)
     assert check("imagenet_a", str(miniatures.root)).problems == []
 
 
-def test_what_is_missing_is_a_problem(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_problem(tmp_path: Path) -> None:
     (problem,) = check("dtd", str(tmp_path)).problems
     assert "folder of dtd not found" in problem
 
 
-def test_broken_images_are_counted_where_all_are_decoded(tmp_path: Path) -> None:
-    made = miniature(tmp_path, "dtd")
-    for path, _ in made.items["test"][3:5]:
+def test_unreadable_images_are_counted(tmp_path: Path) -> None:
+    expected = miniature(tmp_path, "dtd")
+    for path, _ in expected.items["test"][3:5]:
         (tmp_path / path).write_bytes(b"broken")
     *_, last = check("dtd", str(tmp_path), images=True).problems
-    assert last.startswith("test: 2 of 12 decoded images cannot be read: ") and made.items["test"][3][0] in last
+    assert last.startswith("test: 2 of 12 decoded images cannot be read: ") and expected.items["test"][3][0] in last
 
 
-@pytest.mark.parametrize("damage", [b"broken", b"", None], ids=["other bytes", "empty", "cut off"])
-def test_a_sample_of_the_images_is_decoded(tmp_path: Path, damage: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"broken", b"", None], ids=["replaced", "empty", "truncated"])
+def test_a_sample_of_the_images_is_decoded(tmp_path: Path, content: bytes | None) -> None:
     folder = folder_of_folders(tmp_path, per_class=40)
-    sound = check(str(folder), None)
-    assert (sound.problems, sound.decoded, sound.state) == ([], 96, "OK; decoded 96 of 240 images")
+    result = check(str(folder), None)
+    assert (result.problems, result.decoded, result.state) == ([], 96, "OK; decoded 96 of 240 images")
     assert check(str(folder), None, images=True).state == "OK"
     for file in folder.rglob("*.png"):
-        file.write_bytes(file.read_bytes()[:-40] if damage is None else damage)
-    corrupt = check(str(folder), None)
-    assert corrupt.state == "3 problems"
-    assert [problem.partition(" cannot")[0] for problem in corrupt.problems] == [
+        file.write_bytes(file.read_bytes()[:-40] if content is None else content)
+    result = check(str(folder), None)
+    assert result.state == "3 problems"
+    assert [problem.partition(" cannot")[0] for problem in result.problems] == [
         f"{split}: 32 of 32 decoded images" for split in ("train", "val", "test")
     ]
 
 
-def test_a_packed_one_counts_the_whole_training_split(miniatures: Miniatures, tmp_path: Path) -> None:
-    whole = load_dataset(DatasetSettings(name="dtd", root=str(miniatures.root)))
-    assert pack(whole, str(tmp_path / "dtd"), shots=[1], seeds=[1])["train"] == 3
-    assert check("dtd", str(tmp_path)).found == check("dtd", str(miniatures.root)).found
+def test_the_full_training_split_of_a_packed_dataset_is_counted(miniatures: Miniatures, tmp_path: Path) -> None:
+    assert pack(load("dtd", miniatures.root), str(tmp_path / "dtd"), shots=[1], seeds=[1])["train"] == 3
+    assert check("dtd", str(tmp_path)).counts == check("dtd", str(miniatures.root)).counts
 
 
 @pytest.mark.parametrize("root", [None, "nowhere"])
-def test_the_folder_of_all_data_sets_must_be_named_and_there(root: str | None) -> None:
+def test_the_root_must_be_given_and_exist(root: str | None) -> None:
     with pytest.raises(UserError, match=r"--root DIR|nowhere: dataset folder not found; see CoOp's"):
         check("dtd", root)
+    if root is not None:
+        with pytest.raises(UserError, match="nowhere: dataset folder not found"):
+            listing(root)
 
 
-def test_the_listing_tells_which_folders_are_there(tmp_path: Path) -> None:
+def test_the_listing_contains_available_folders_and_packed_datasets(miniatures: Miniatures, tmp_path: Path) -> None:
     miniature(tmp_path, "eurosat")
+    pack(load("imagenet_a", miniatures.root), str(tmp_path / "imagenet_a"))
     headings, rows = listing(str(tmp_path))
-    there = {row[0]: row[headings.index("available")] for row in rows}
-    assert [name for name, found in there.items() if found == "yes"] == ["eurosat"] and len(there) == 15
+    available = [row[0] for row in rows if row[headings.index("available")] == "yes"]
+    assert sorted(map(str, available)) == ["eurosat", "imagenet_a"] and len(rows) == 15
     assert "available" not in listing(None)[0]
-    with pytest.raises(UserError, match="nowhere: dataset folder not found"):
-        listing("nowhere")
-
-
-def test_the_listing_knows_packed_ones(miniatures: Miniatures, tmp_path: Path) -> None:
-    pack(load_dataset(DatasetSettings(name="imagenet_a", root=str(miniatures.root))), str(tmp_path / "imagenet_a"))
-    headings, rows = listing(str(tmp_path))
-    assert [row[0] for row in rows if row[headings.index("available")] == "yes"] == ["imagenet_a"]

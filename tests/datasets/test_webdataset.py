@@ -1,39 +1,31 @@
-"""Users' own WebDataset shards, of any writer."""
+"""WebDataset shards of other tools."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import fsspec
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.datasets import Dataset, DatasetSettings, load_dataset
+from tests.datasets.conftest import load, sizes
 from tests.worlds.dataset import CLASSES, make_image
 from tests.worlds.tables import PER_CLASS
 from tests.worlds.webdataset import samples, tar
 
 
-def load(place: Path, **settings: Any) -> Dataset:
-    return load_dataset(DatasetSettings(name=str(place), **settings))
-
-
-def sizes(dataset: Dataset) -> list[int]:
-    return [len(dataset.split(split)) for split in ("train", "val", "test")]
-
-
 @pytest.mark.parametrize("kind", ["cls", "json"])
-def test_shards_of_any_writer_are_split_class_by_class(tmp_path: Path, kind: str) -> None:
+def test_shards_are_split_per_class(tmp_path: Path, kind: str) -> None:
     tar(tmp_path / "0.tar", samples(0, 6, kind))
     tar(tmp_path / "1.tar", samples(6, 4, kind))
     dataset = load(tmp_path, classnames=CLASSES)
     assert (dataset.classnames, sizes(dataset)) == (CLASSES, [30, 12, 18])
     train = dataset.split("train")
-    seen = [train.image(row).tobytes() for row in train.rows_of(4)]
-    assert len(set(seen)) == 5 and set(seen) <= {make_image(4, i).tobytes() for i in range(PER_CLASS)}
+    images = {train.image(row).tobytes() for row in train.rows_of(4)}
+    assert len(images) == 5 and images <= {make_image(4, i).tobytes() for i in range(PER_CLASS)}
 
 
-def test_shards_in_split_folders_with_a_list_of_names(tmp_path: Path) -> None:
+def test_split_folders_and_a_list_of_class_names(tmp_path: Path) -> None:
     tar(tmp_path / "train" / "0.tar", samples(0, 5))
     tar(tmp_path / "test" / "0.tar", samples(5, 2), prefix="test/s")
     (tmp_path / "classnames.txt").write_text("\n".join(CLASSES) + "\n")
@@ -42,31 +34,29 @@ def test_shards_in_split_folders_with_a_list_of_names(tmp_path: Path) -> None:
     assert dataset.split("test").image(7).tobytes() == make_image(1, 6).tobytes()
 
 
-def test_shards_are_read_from_any_file_system(tmp_path: Path) -> None:
-    import fsspec
-
+def test_shards_are_read_through_fsspec(tmp_path: Path) -> None:
     file = tar(tmp_path / "0.tar", samples())
     fsspec.filesystem("memory").pipe_file("/own-shards/0.tar", file.read_bytes())
-    dataset = load_dataset(DatasetSettings(name="memory://own-shards", classnames=CLASSES))
+    dataset = load("memory://own-shards", classnames=CLASSES)
     assert sizes(dataset) == [30, 12, 18]
     assert dataset.split("test").image(0).size == (32, 32)
 
 
 @pytest.mark.parametrize(
-    ("sample", "part"),
+    ("sample", "reason"),
     [
         ({"cls": b"1"}, "sample 's0000060' has no image"),
         ({"png": b"?"}, "sample 's0000060' has no class"),
         ({"png": b"?", "cls": b"6"}, "label 6 is out of range"),
     ],
 )
-def test_a_sample_without_image_or_class_is_named(tmp_path: Path, sample: dict[str, bytes], part: str) -> None:
+def test_an_incomplete_sample_is_an_error(tmp_path: Path, sample: dict[str, bytes], reason: str) -> None:
     tar(tmp_path / "0.tar", [*samples(), sample])
-    with pytest.raises(UserError, match=part):
+    with pytest.raises(UserError, match=reason):
         load(tmp_path, classnames=CLASSES)
 
 
-def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
+def test_a_damaged_tar_is_an_error(tmp_path: Path) -> None:
     file = tar(tmp_path / "0.tar", samples())
     file.write_bytes(file.read_bytes()[:9000] + b"x" * 9000)
     with pytest.raises(UserError, match=f"{file}: not a valid tar file"):

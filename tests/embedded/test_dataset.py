@@ -1,4 +1,4 @@
-"""The shipped datasets: where each image comes from, what the splits hold."""
+"""The shipped datasets: the source of each image and the content of the splits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from syncclip.embedded import FOLDER
 from syncclip.shards.reader import ShardSet
 from tests.embedded.test_families import designer
 
-NAMES = {family: facts["name"] for family, facts in SETS.items()}
 SUITE = suite_of(DatasetSettings(name="icons"))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where an image comes from, and what it is said to show."""
+    """Source and label of an image."""
 
     name: str
     family: str
@@ -30,18 +29,21 @@ class Source:
     classname: str
 
 
+Splits = dict[str, list[Source]]
+
+
 def sources(split: str) -> list[Source]:
-    """Of every image of all datasets."""
-    found = []
+    """Sources of a split's images in all datasets."""
+    result = []
     for dataset, settings in SUITE.items():
         images = ShardSet(str(FOLDER / "icons/dataset" / dataset / split))
         classnames = load_dataset(settings).classnames
         for row in range(len(images)):
             text = images.text(row)
             match = re.fullmatch(r"(.+) \(([a-z0-9-]+):([^:)]+)\)", text)
-            assert match, f"{dataset}, {split} {row}: {text!r} does not name set and icon"
-            found.append(Source(*match.groups(), classnames[int(images.labels[row])]))
-    return found
+            assert match, f"{dataset}, {split} {row}: {text!r} names no icon set and icon"
+            result.append(Source(*match.groups(), classnames[int(images.labels[row])]))
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -49,62 +51,43 @@ def splits() -> Splits:
     return {split: sources(split) for split in ("train", "val", "test")}
 
 
-Splits = dict[str, list[Source]]
+def test_each_image_comes_from_an_icon_set_of_the_datasets(splits: Splits) -> None:
+    names = {family: facts["name"] for family, facts in SETS.items()}
+    used = {(source.family, source.name) for split in splits.values() for source in split}
+    assert used <= names.items()
+    assert not {family for family, _ in used} & set(FAMILIES["pretraining"])
 
 
-def test_every_image_names_a_set_of_the_datasets(splits: Splits) -> None:
-    wrong = [one for part in splits.values() for one in part if NAMES.get(one.family) != one.name]
-
-    assert wrong == []
-
-
-def test_no_image_comes_from_a_pretraining_set(splits: Splits) -> None:
-    used = {one.family for part in splits.values() for one in part}
-
-    assert not used & set(FAMILIES["pretraining"])
+def test_designers_of_val_and_test_images_are_absent_from_pretraining(splits: Splits) -> None:
+    designers = {designer(SETS[source.family]["author"]) for split in ("test", "val") for source in splits[split]}
+    assert not designers & {designer(facts["author"]) for facts in FAMILIES["pretraining"].values()}
 
 
-def test_designers_of_test_and_validation_images_drew_nothing_for_pretraining(splits: Splits) -> None:
-    authors = {designer(SETS[one.family]["author"]) for split in ("test", "val") for one in splits[split]}
-
-    assert not authors & {designer(facts["author"]) for facts in FAMILIES["pretraining"].values()}
-
-
-def test_what_a_designer_drew_for_a_class_is_in_one_split(splits: Splits) -> None:
-    drawn = {split: {(one.classname, SETS[one.family]["author"]) for one in part} for split, part in splits.items()}
-
-    assert not drawn["test"] & (drawn["train"] | drawn["val"]) and not drawn["train"] & drawn["val"]
+def test_a_designers_drawings_of_a_class_are_in_one_split(splits: Splits) -> None:
+    authors = {
+        split: {(source.classname, SETS[source.family]["author"]) for source in images}
+        for split, images in splits.items()
+    }
+    assert not authors["test"] & (authors["train"] | authors["val"]) and not authors["train"] & authors["val"]
 
 
-def test_an_image_shows_the_class_that_its_icon_is_named_after(splits: Splits) -> None:
+def test_the_class_of_an_image_is_the_name_of_its_icon(splits: Splits) -> None:
     concepts = concept_names()
-    wrong = [
-        one
-        for part in splits.values()
-        for one in part
-        if concepts.get(normalise(one.family, one.icon)) != one.classname
-    ]
-
-    assert wrong == []
+    for split in splits.values():
+        for source in split:
+            assert concepts.get(normalise(source.family, source.icon)) == source.classname, source
 
 
-def test_a_drawing_is_in_one_split_only(splits: Splits) -> None:
-    uses = Counter((one.family, one.icon) for part in splits.values() for one in part)
+def test_each_drawing_is_in_one_split(splits: Splits) -> None:
+    uses = Counter((source.family, source.icon) for split in splits.values() for source in split)
+    assert [drawing for drawing, count in uses.items() if count > 1] == []
 
-    assert [drawing for drawing, times in uses.items() if times > 1] == []
 
-
-def test_the_datasets_share_out_the_classes_and_halve_their_own() -> None:
+def test_the_datasets_partition_the_classes(splits: Splits) -> None:
     datasets = [load_dataset(settings) for settings in SUITE.values()]
-
     assert sorted(SUITE) == sorted(CONCEPTS["datasets"])
-    assert sorted(name for one in datasets for name in one.classnames) == sorted(CONCEPTS["classes"])
-    assert all(abs(len(one.novel) - len(one.base)) <= 1 for one in datasets)
-
-
-def test_every_class_can_be_learned_and_tested(splits: Splits) -> None:
-    per_class = {split: Counter(one.classname for one in part) for split, part in splits.items()}
-
-    assert all(len(counts) == 88 for counts in per_class.values())
-    assert min(per_class["test"].values()) >= 5
-    assert per_class["test"].total() >= 1500
+    assert sorted(name for dataset in datasets for name in dataset.classnames) == sorted(CONCEPTS["classes"])
+    assert all(abs(len(dataset.novel) - len(dataset.base)) <= 1 for dataset in datasets)
+    counts = {split: Counter(source.classname for source in images) for split, images in splits.items()}
+    assert all(len(by_class) == 88 for by_class in counts.values())
+    assert min(counts["test"].values()) >= 5 and counts["test"].total() >= 1500

@@ -1,14 +1,15 @@
-"""Which icon shows which concept: names are normalised, then must be equal."""
+"""Concepts of icons by their normalised names, and rendering."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scripts.embedded.drawings import Drawing, choose, normalise, read_family, render
+
+SQUARE = '<path fill="currentColor" d="M2 2h12v12H2z"/>'
 
 
 @pytest.mark.parametrize(
@@ -30,51 +31,34 @@ from scripts.embedded.drawings import Drawing, choose, normalise, read_family, r
         ("bi", "7", "7"),
     ],
 )
-def test_a_name_loses_its_frame_its_style_and_its_numbers(family: str, name: str, expected: str) -> None:
+def test_style_and_size_are_removed_from_names(family: str, name: str, expected: str) -> None:
     assert normalise(family, name) == expected
 
 
-SQUARE = '<path fill="currentColor" d="M2 2h12v12H2z"/>'
+@pytest.mark.parametrize(
+    ("icons", "expected"),
+    [
+        (["airplane", "plane-fill"], {"airplane": "airplane", "plane-fill": "airplane"}),
+        (["star", "starfish", "star-of-david"], {"star": "star"}),  # a part of a name is no match
+    ],
+)
+def test_icons_match_a_concept_by_their_full_name(tmp_path: Path, icons: list[str], expected: dict[str, str]) -> None:
+    package = {"icons": {name: {"body": SQUARE} for name in icons}, "aliases": {"dog": {"parent": "star"}}, "width": 16}
+    (tmp_path / "json").mkdir()
+    (tmp_path / "json" / "mine.json").write_text(json.dumps(package))
+    assert {drawing.name: drawing.concept for drawing in read_family(tmp_path, "mine", "MIT")} == expected
 
 
-def package_with(folder: Path, **icons: dict[str, Any]) -> Path:
-    """An npm package that holds one set."""
-    (folder / "json").mkdir()
-    icons = {name.replace("_", "-"): {"body": SQUARE, **icon} for name, icon in icons.items()}
-    aliases = {"dog": {"parent": "star"}}
-    (folder / "json" / "mine.json").write_text(json.dumps({"icons": icons, "aliases": aliases, "width": 16}))
-    return folder
+def drawing(name: str, concept: str, body: str = SQUARE, width: int = 16) -> Drawing:
+    return Drawing("mine", name, concept, concept, body, (0, 0, width, 16))
 
 
-def names(package: Path) -> dict[str, str]:
-    return {drawing.name: drawing.concept for drawing in read_family(package, "mine", "MIT")}
-
-
-def test_a_drawing_belongs_to_a_class_by_any_of_its_names(tmp_path: Path) -> None:
-    assert names(package_with(tmp_path, airplane={}, plane_fill={})) == {
-        "airplane": "airplane",
-        "plane-fill": "airplane",
-    }
-
-
-def test_a_part_of_a_name_is_not_enough(tmp_path: Path) -> None:
-    assert names(package_with(tmp_path, star={}, starfish={}, star_of_david={})) == {"star": "star"}
-
-
-def drawing(name: str, concept: str = "star", body: str = SQUARE, box: tuple[int, ...] = (0, 0, 16, 16)) -> Drawing:
-    left, top, width, height = box
-    return Drawing("mine", name, concept, concept, body, (left, top, width, height))
-
-
-def test_a_class_gets_more_drawings_of_a_set_than_another_concept() -> None:
-    many = [drawing(f"{concept}{n}", concept) for concept in ("star", "wifi") for n in range(9)]
-
-    chosen = choose(iter(many), most=5, most_other=2)
-
-    assert [one.concept for one in chosen] == ["star"] * 5 + ["wifi"] * 2
+def test_classes_may_have_more_drawings_per_icon_set_than_other_concepts() -> None:
+    drawings = [drawing(f"{concept}{n}", concept) for concept in ("star", "wifi") for n in range(9)]
+    chosen = choose(iter(drawings), most=5, most_other=2)
+    assert [each.concept for each in chosen] == ["star"] * 5 + ["wifi"] * 2
 
 
 def test_a_wide_drawing_is_centred_in_a_square() -> None:
-    wide = drawing("star", body='<path d="M0 0h32v16H0z"/>', box=(0, 0, 32, 16))
-
+    wide = drawing("star", "star", '<path d="M0 0h32v16H0z"/>', width=32)
     assert (render(wide, 32)[:, 16, 3] > 0).nonzero()[0].tolist() == list(range(8, 24))

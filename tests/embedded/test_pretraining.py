@@ -1,49 +1,36 @@
-"""The shipped CLIP and generator: how they load, what they have seen, how much room the world takes."""
+"""The shipped CLIP and generator: loading, pretraining data and size."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from scripts.embedded.drawings import FAMILIES
 from syncclip.embedded import FOLDER
 
-LARGEST = 45 * 10**6  # bytes
-
-
-def seen(part: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((FOLDER / "icons" / part / "pretraining.json").read_text())
-    return facts
-
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("asked the network"))
-    yield
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("tried to connect"))
 
 
 @pytest.mark.parametrize("part", ["clip", "generator"])
-def test_only_pretraining_sets_were_seen(part: str) -> None:
-    sets = seen(part)["sets"]
-
-    assert sets
-    assert set(sets) <= set(FAMILIES["pretraining"])
+def test_models_were_pretrained_on_the_pretraining_icon_sets(part: str) -> None:
+    families = json.loads((FOLDER / "icons" / part / "pretraining.json").read_text())["sets"]
+    assert families and set(families) <= set(FAMILIES["pretraining"])
 
 
-def test_the_clip_loads_by_open_clip_alone(no_network: None) -> None:
+@pytest.mark.usefixtures("no_network")
+def test_open_clip_loads_the_clip() -> None:
     import open_clip
 
     name = f"local-dir:{FOLDER / 'icons/clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     tokens = open_clip.get_tokenizer(name)(["a photo of a dog.", "a photo of a sailing boat."])
-
-    from PIL import Image
-
     with torch.no_grad():
         image = model.encode_image(preprocess(Image.new("RGB", (64, 64), "red"))[None])
         text = model.encode_text(tokens)
@@ -51,25 +38,19 @@ def test_the_clip_loads_by_open_clip_alone(no_network: None) -> None:
     assert image.isfinite().all() and text.isfinite().all()
 
 
-def test_the_generator_loads_by_diffusers_alone_and_draws(no_network: None) -> None:
+@pytest.mark.usefixtures("no_network")
+def test_diffusers_loads_the_generator() -> None:
     from diffusers import DiffusionPipeline
 
-    # Half precision on disk; transformers 5 keeps it where it is not asked for another.
+    # The weights are stored in half precision, which transformers 5 keeps by default.
     pipeline = DiffusionPipeline.from_pretrained(str(FOLDER / "icons/generator")).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    noise = torch.Generator().manual_seed(1)
-    image = pipeline("a photo of a star.", num_inference_steps=2, height=64, width=64, generator=noise).images[0]
+    generator = torch.Generator().manual_seed(1)
+    output = pipeline("a photo of a star.", num_inference_steps=2, height=64, width=64, generator=generator)
+    assert output.images[0].size == (64, 64)
 
-    assert image.size == (64, 64)
 
-
-def test_the_embedded_world_takes_at_most_45_megabytes() -> None:
+def test_shipped_files_are_small_and_contain_no_pickles() -> None:
     files = [path for path in (FOLDER / "icons").rglob("*") if path.is_file()]
-
-    assert sum(path.stat().st_size for path in files) <= LARGEST
-
-
-def test_nothing_in_the_embedded_world_has_to_be_unpickled() -> None:
-    kinds = {path.suffix for path in (FOLDER / "icons").rglob("*") if path.is_file()}
-
-    assert kinds <= {".json", ".safetensors", ".txt", ".tar", ".parquet"}
+    assert sum(path.stat().st_size for path in files) <= 45e6
+    assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt", ".tar", ".parquet"}

@@ -1,4 +1,4 @@
-"""Fixtures of `tests.inference` for exports."""
+"""Fixtures of the inference tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders for open_clip and transformers of every family of backbones, sentence and way to prepare images."""
+"""Exports for open_clip and transformers, for each family of backbones, template and preprocessing."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ from syncclip.methods.settings import MethodsSettings
 from tests.worlds.families import Family, families, make_family_folder
 
 NAMES = ["golden_retriever", "MD80", "owl", "photo", "it's", "crème"]
-ODD = "St. (old)"
-"""In a sentence, its last token is one with the full stop."""
-OTHER_FORM = "this CLIP's architecture differs from transformers' CLIP.*use --to open_clip"
-FORM = ("openai", "laion", "laion-worldwide")
+MERGED = "St. (old)"
+"""A name whose last token is merged with the full stop of a sentence."""
+SUPPORTED = ("openai", "laion", "laion-worldwide")
 """Families that transformers' CLIP can represent."""
 
-pytestmark = pytest.mark.usefixtures("without_gradients")
+pytestmark = pytest.mark.usefixtures("no_grad")
 
 
 @pytest.fixture
-def without_gradients() -> Iterator[None]:
+def no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
 
@@ -46,124 +45,136 @@ def laion(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def build(backbone: Backbone, template: str = "a {}.", names: list[str] = NAMES, **settings: Any) -> Method:
-    """Zero-shot, or CoOp where there are settings of it."""
+    """CoOp if `initial_words` is among the settings, else zero-shot."""
     name = "coop" if "initial_words" in settings else "zeroshot"
+    method_settings = MethodsSettings().of(name).model_copy(update=settings)
     dataset = Dataset("few", names, template, {})
-    own = MethodsSettings().of(name).model_copy(update=settings)
-    return build_method(name, PromptedClip(backbone), dataset, own, seed=1).eval()
+    return build_method(name, PromptedClip(backbone), dataset, method_settings, seed=1).eval()
 
 
-def difference(method: Method, folder: Path) -> float:
-    """Of the logits that transformers has from a folder alone, from those of the run."""
+def write_both(method: Method, folder: Path) -> tuple[Path, Path]:
+    """Export to open_clip and transformers; returns their folders."""
+    folders = folder / "open_clip", folder / "transformers"
+    for path in folders:
+        path.mkdir()
+    write_open_clip(method, folders[0])
+    write_transformers(method, list(range(len(method.classnames))), folders[1])
+    return folders
+
+
+def check_transformers(method: Method, folder: Path) -> dict[str, Any]:
+    """Compare the exported logits with the method's; returns the content of `zero_shot.json`."""
     size = method.clip.backbone.image_size
     images = torch.randn(5, 3, size, size, generator=torch.Generator().manual_seed(2))
-    told = json.loads((folder / ZERO_SHOT).read_text(encoding="utf-8"))
-    sentences = [told["hypothesis_template"].format(label) for label in told["candidate_labels"]]
+    arguments: dict[str, Any] = json.loads((folder / ZERO_SHOT).read_text(encoding="utf-8"))
+    sentences = [arguments["hypothesis_template"].format(label) for label in arguments["candidate_labels"]]
     inputs = AutoTokenizer.from_pretrained(folder)(sentences, padding=True, return_tensors="pt")
     actual = CLIPModel.from_pretrained(folder)(pixel_values=images, **inputs).logits_per_image
-    return float((actual - method.logits(images)).abs().max())
+    assert float((actual - method.logits(images)).abs().max()) <= TOLERANCE
+    return arguments
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.slow if name == "roberta" else ()) for name in families()]
+    "family",
+    [
+        pytest.param(name, marks=() if name in ("laion", "siglip", "resnet") else pytest.mark.nightly)
+        for name in families()
+    ],
 )
-def test_every_family_is_the_same_for_open_clip_and_for_transformers_or_refused(tmp_path: Path, family: str) -> None:
+def test_each_family_is_exported_exactly_or_rejected(tmp_path: Path, family: str) -> None:
     clip = make_family_folder(tmp_path / "clip", families()[family])
     backbone = load_backbone(BackboneSettings(name=str(clip)))
     method = build(backbone, "{}.", ["cat", "golden retriever", "blue car"])
-    (tmp_path / "open_clip").mkdir()
-    write_open_clip(method, tmp_path / "open_clip")
-    again = load_backbone(BackboneSettings(name=str(tmp_path / "open_clip")))
-    assert again.sha256 == backbone.sha256 and again.preprocess_settings == backbone.preprocess_settings
-    texts = ["a photo", "cat"]
-    assert torch.equal(again.tokenizer(texts), backbone.tokenizer(texts))
-    (tmp_path / "transformers").mkdir()
-    if family in FORM:
-        write_transformers(method, [0, 1, 2], tmp_path / "transformers")
-        assert difference(method, tmp_path / "transformers") <= TOLERANCE
+    if family in SUPPORTED:
+        check_transformers(method, write_both(method, tmp_path)[1])
     else:
-        with pytest.raises(UserError, match=OTHER_FORM):
-            write_transformers(method, [0, 1, 2], tmp_path / "transformers")
+        with pytest.raises(UserError, match="architecture differs .*use --to open_clip"):
+            write_both(method, tmp_path)
+    exported = load_backbone(BackboneSettings(name=str(tmp_path / "open_clip")))
+    assert (exported.sha256, exported.preprocess_settings) == (backbone.sha256, backbone.preprocess_settings)
+    texts = ["a photo", "cat"]
+    assert torch.equal(exported.tokenizer(texts), backbone.tokenizer(texts))
 
 
-ALL = "<learned-0><learned-1><learned-2><learned-3>"
-FRONT, MIDDLE = {"initial_words": "", "position": "front"}, {"initial_words": "", "position": "middle"}
+LEARNED = "<learned-0><learned-1><learned-2><learned-3>"
 
 
 @pytest.mark.parametrize(
     ("settings", "names", "template"),
     [
-        ({"template": "a photo of a {}."}, [*NAMES, ODD], "a photo of a {}."),
-        ({"template": "a photo of {a}."}, [*NAMES, ODD], "a photo of {}."),
+        ({"template": "a photo of a {}."}, [*NAMES, MERGED], "a photo of a {}."),
+        ({"template": "a photo of {a}."}, [*NAMES, MERGED], "a photo of {}."),
         ({"template": "the {nice} {}"}, NAMES, "{}"),
-        ({"initial_words": ""}, [*NAMES, ODD], ALL + "{}."),
+        ({"initial_words": ""}, [*NAMES, MERGED], LEARNED + "{}."),
         (
             {"initial_words": "a golden-ish photo", "text_tokens": None},
             NAMES,
             "<learned-0><learned-1><learned-2>- ish photo {}.",
         ),
-        (FRONT, NAMES, "{} " + ALL + "."),
-        (FRONT, [*NAMES, ODD], "{}"),
-        (MIDDLE, NAMES, "<learned-0><learned-1>{} <learned-2><learned-3>."),
+        ({"initial_words": "", "position": "front"}, NAMES, "{} " + LEARNED + "."),
+        ({"initial_words": "", "position": "front"}, [*NAMES, MERGED], "{}"),
+        ({"initial_words": "", "position": "middle"}, NAMES, "<learned-0><learned-1>{} <learned-2><learned-3>."),
         ({"initial_words": "", "class_specific": True}, NAMES, "{}"),
     ],
 )
-def test_every_kind_of_sentence_is_exact(
+def test_each_template_is_exported_exactly(
     laion: Backbone, tmp_path: Path, settings: dict[str, Any], names: list[str], template: str
 ) -> None:
     method = build(laion, names=names, **{"text_tokens": 4, **settings} if "initial_words" in settings else settings)
     write_transformers(method, list(range(len(names))), tmp_path)
-    assert difference(method, tmp_path) <= TOLERANCE
-    told = json.loads((tmp_path / ZERO_SHOT).read_text(encoding="utf-8"))
-    assert told["hypothesis_template"] == template
+    arguments = check_transformers(method, tmp_path)
+    assert arguments["hypothesis_template"] == template
     if template != "{}":
-        articles = "{a}" in settings.get("template", "")
-        assert told["candidate_labels"] == [
-            with_article(readable_name(n)) if articles else readable_name(n) for n in names
-        ]
+        labels = [readable_name(name) for name in names]
+        with_articles = "{a}" in settings.get("template", "")
+        assert arguments["candidate_labels"] == ([with_article(label) for label in labels] if with_articles else labels)
 
 
-def test_open_clips_own_tokenizer_is_written_for_transformers(tmp_path: Path) -> None:
+def test_the_tokenizer_of_open_clip_is_exported(tmp_path: Path) -> None:
     family = Family(text={"vocab_size": 49408, "hf_tokenizer_name": None})
     backbone = load_backbone(BackboneSettings(name=str(make_family_folder(tmp_path / "clip", family))))
     assert isinstance(backbone.tokenizer, SimpleTokenizer)
-    method = build(backbone, names=[*NAMES, ODD], initial_words="", text_tokens=3)
-    for name in ("open_clip", "transformers"):
-        (tmp_path / name).mkdir()
-    write_transformers(method, list(range(len(NAMES) + 1)), tmp_path / "transformers")
-    assert difference(method, tmp_path / "transformers") <= TOLERANCE
-    write_open_clip(method, tmp_path / "open_clip")
-    again = load_backbone(BackboneSettings(name=str(tmp_path / "open_clip")))
-    assert torch.equal(again.tokenizer(NAMES), backbone.tokenizer(NAMES))
-
-
-@pytest.mark.parametrize("told", [{}, {"resize_mode": "squash", "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3]}])
-def test_images_are_prepared_alike(tmp_path: Path, told: dict[str, Any]) -> None:
-    clip = make_family_folder(tmp_path / "clip", Family())
-    config = json.loads((clip / CONFIG).read_text())
-    (clip / CONFIG).write_text(json.dumps({**config, "preprocess_cfg": told}))
-    backbone = load_backbone(BackboneSettings(name=str(clip)))
-    write_transformers(build(backbone), list(range(len(NAMES))), tmp_path)
-    noise = np.random.default_rng(0).integers(0, 256, (50, 71, 3), np.uint8)
-    picture = Image.fromarray(noise).resize((201, 150))
-    level = 1 / 255 / min(backbone.std)
-    for backend, most in (("pil", 1e-6), ("torchvision", 1.01 * level)):  # which resizes with other roundings
-        processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
-        actual = processor(picture, return_tensors="pt")["pixel_values"][0]
-        assert float((actual - backbone.preprocess(picture)).abs().max()) <= most
+    method = build(backbone, names=[*NAMES, MERGED], initial_words="", text_tokens=3)
+    open_clip, transformers = write_both(method, tmp_path)
+    check_transformers(method, transformers)
+    exported = load_backbone(BackboneSettings(name=str(open_clip)))
+    assert torch.equal(exported.tokenizer(NAMES), backbone.tokenizer(NAMES))
 
 
 @pytest.mark.parametrize(
-    ("settings", "told", "reason"),
+    "settings", [{}, {"resize_mode": "squash", "interpolation": "bilinear", "mean": [0.1, 0.2, 0.3]}]
+)
+def test_preprocessing_is_exported(tmp_path: Path, settings: dict[str, Any]) -> None:
+    clip = make_family_folder(tmp_path / "clip", Family())
+    config = json.loads((clip / CONFIG).read_text())
+    (clip / CONFIG).write_text(json.dumps({**config, "preprocess_cfg": settings}))
+    backbone = load_backbone(BackboneSettings(name=str(clip)))
+    write_transformers(build(backbone), list(range(len(NAMES))), tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (50, 71, 3), np.uint8)
+    image = Image.fromarray(noise).resize((201, 150))
+    level = 1 / 255 / min(backbone.std)
+    for backend, tolerance in (("pil", 1e-6), ("torchvision", 1.01 * level)):  # torchvision rounds differently
+        processor = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)
+        actual = processor(image, return_tensors="pt")["pixel_values"][0]
+        assert float((actual - backbone.preprocess(image)).abs().max()) <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("settings", "preprocessing", "reason"),
     [
-        ({"templates": ("a {}.", "the {}.")}, {}, "class vectors are not of one sentence each.*use --to open_clip"),
-        ({}, {"resize_mode": "longest"}, "can't preprocess images by .*'longest'.*use --to open_clip"),
+        ({"templates": ("a {}.", "the {}.")}, {}, "not of one sentence each.*use --to open_clip"),
+        ({}, {"resize_mode": "longest"}, "can't preprocess images by .*'longest'"),
     ],
 )
-def test_what_transformers_has_no_form_for_is_one_sentence(
-    laion: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], told: Any, reason: str
+def test_runs_that_transformers_cannot_represent_are_errors(
+    laion: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    preprocessing: dict[str, str],
+    reason: str,
 ) -> None:
     visual: Any = laion.model.visual
-    monkeypatch.setattr(visual, "preprocess_cfg", {**visual.preprocess_cfg, **told})
+    monkeypatch.setattr(visual, "preprocess_cfg", {**visual.preprocess_cfg, **preprocessing})
     with pytest.raises(UserError, match=reason):
         write_transformers(build(laion, **settings), [0], tmp_path)

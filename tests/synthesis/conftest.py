@@ -15,8 +15,8 @@ from syncclip.synthesis.plan import Plan, draft
 from syncclip.synthesis.settings import SynthesisSettings
 from syncclip.workers import job
 from syncclip.workers.report import Report
-from tests.worlds.generator import build_generator
 from tests.worlds.language import build_language_model
+from tests.worlds.pipelines import build_generator
 
 CLASSES = ("cat", "dog", "fir tree")
 Guides = tuple[tuple[str, ...], ...]

@@ -1,4 +1,4 @@
-"""A set drawn while its processes are killed with -9 and its object store misbehaves, and what that cost."""
+"""Synthesis while processes are killed (-9) and requests to the object store fail, and its cost."""
 
 from __future__ import annotations
 
@@ -27,28 +27,26 @@ from tests.worlds.light import LEDGER, PACE, LightWorker, Note, read_notes
 
 Kind = Literal["actor", "driver", "ledger", "worker"]
 DECK: tuple[Kind, ...] = (*["actor"] * 7, "driver", "ledger", "worker")
-"""What ten kills hit, in shuffled order. `ledger`: the actor that counts how often a shard was begun; `worker`: any
-other worker process of Ray."""
+"""Targets of ten kills, to be shuffled. `ledger`: the actor that counts attempts; `worker`: other workers of Ray."""
 
 SIGNS: dict[str, Kind | None] = {"Agent": None, "ShardRow": "actor", "AttemptLog": "ledger", "ray::": "worker"}
-"""What the title of a worker process holds, and what it is then; the first that fits decides. Ray ends a whole node
-with its agents, so they are left alone."""
+"""Text in the title of a worker process -> its kind, by the first match. Without its agents, Ray would end a node."""
 
 
 @dataclass
 class Toll:
-    """What happened to a set."""
+    """Events during the synthesis of a dataset."""
 
     wanted: int
-    """Images of the set."""
+    """Number of images of the dataset."""
     kills: Counter[str] = field(default_factory=Counter)
-    """Kind -> how many were killed."""
+    """Kind -> number of killed processes."""
     deaths: int = 0
-    """Actors that died: killed themselves, or with their driver."""
+    """Number of actors that were killed, or died with their driver."""
     commands: int = 0
-    """How often the command was given."""
+    """Number of runs of the command."""
     refusals: list[str] = field(default_factory=list)
-    """What it said where it gave up."""
+    """Error messages of the command."""
     notes: list[Note] = field(default_factory=list)
     ended: float = 0.0
     seconds: float = 0.0
@@ -56,17 +54,17 @@ class Toll:
 
     @property
     def wasted(self) -> int:
-        """Images that were begun, and not for the set."""
+        """Number of generated images that are not in the dataset."""
         return sum(note.images for note in self.notes if note.deed == "draw") - self.wanted
 
     @property
     def failed(self) -> int:
-        """Images of shards that came back with an error."""
+        """Number of images of failed shards."""
         return sum(note.images for note in self.notes if note.deed == "fail")
 
     @property
     def alive(self) -> float:
-        """Seconds from the first to the last batch of each actor, summed."""
+        """Sum over actors of the seconds from the first to the last batch."""
         spans: dict[int, tuple[float, float]] = {}
         for note in self.notes:
             spans[note.actor] = spans.get(note.actor, (note.time, 0.0))[0], note.time
@@ -79,38 +77,38 @@ class Toll:
 
 
 class Weather(NamedTuple):
-    """What a set is drawn in."""
+    """Conditions of the synthesis."""
 
     endpoint: str
-    """Of the S3 server."""
+    """URL of the S3 server."""
     actors: int
     pace: float
-    """Seconds of an image."""
+    """Seconds per image."""
     every: float = 0.0
-    """Mean of the exponentially distributed number of images between two kills; 0: none is killed."""
+    """Mean of the exponentially distributed number of images between two kills; 0: no kills."""
     seed: int = 0
     limit: float = 3600.0
-    """Seconds after which it is given up."""
+    """Timeout in seconds."""
 
 
 def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
-    """Give the command again and again until it ends well; `folder` gets plan, ledger of draws and logs."""
+    """Repeat the command until it succeeds; writes plan, ledger and logs into `folder`."""
     folder.mkdir(exist_ok=True)
-    (folder / "asked.json").write_text(plan.model_dump_json())
+    (folder / "plan.json").write_text(plan.model_dump_json())
     ledger = folder / "draws.txt"
     ledger.touch()
-    surroundings = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    surroundings |= {PACE: str(weather.pace), LEDGER: str(ledger), "AWS_ENDPOINT_URL_S3": weather.endpoint}
-    surroundings["PYTHONPATH"] = os.pathsep.join(sys.path)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment |= {PACE: str(weather.pace), LEDGER: str(ledger), "AWS_ENDPOINT_URL_S3": weather.endpoint}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     toll, killer = Toll(plan.total), Killer(ledger, weather.every, random.Random(weather.seed))
     began = time.time()
     deadline = began + weather.limit
     while True:
         toll.commands += 1
         log = folder / f"command{toll.commands}.log"
-        line = [sys.executable, "-m", "tests.worlds.light", str(folder / "asked.json"), url, str(weather.actors)]
+        line = [sys.executable, "-m", "tests.worlds.light", str(folder / "plan.json"), url, str(weather.actors)]
         family: set[psutil.Process] = set()
-        with log.open("wb") as out, subprocess.Popen(line, env=surroundings, stdout=out, stderr=out) as command:
+        with log.open("wb") as out, subprocess.Popen(line, env=environment, stdout=out, stderr=out) as command:
             while command.poll() is None:
                 time.sleep(0.05)
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -119,7 +117,7 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
                 if time.time() > deadline:
                     command.kill()
         toll.ended = time.time()
-        _bury(family)
+        _wait_for(family)
         if time.time() > deadline:
             raise TimeoutError(
                 f"not complete after {weather.limit:g} s and {dict(killer.kills)}: {log.read_text()[-2000:]}"
@@ -135,37 +133,37 @@ def storm(plan: Plan, url: str, folder: Path, weather: Weather) -> Toll:
 
 
 class Killer:
-    """Kills with -9, whenever as many images were begun as chance says; without images nobody is in danger."""
+    """Kills processes (-9) after random numbers of images."""
 
     def __init__(self, ledger: Path, every: float, luck: random.Random) -> None:
         self.ledger, self.every, self.luck = ledger, every, luck
         self.kills: Counter[str] = Counter()
         self.deaths = 0
-        """Actors that died, by themselves or with their driver."""
+        """Number of actors that were killed, or died with their driver."""
         self._deck: list[Kind] = []
         self._next = self._later(0.0)
 
     def strike(self, driver: psutil.Process, family: set[psutil.Process]) -> None:
-        """Kill one process of a command if it's time."""
+        """Kill a process of a command if enough images were generated."""
         drawn = sum(note.images for note in read_notes(self.ledger) if note.deed == "draw")
         if drawn < self._next:
             return
-        there: dict[Kind, list[psutil.Process]] = {"driver": [driver]}
+        processes: dict[Kind, list[psutil.Process]] = {"driver": [driver]}
         for process in family:
             if (kind := _kind(process)) is not None:
-                there.setdefault(kind, []).append(process)
-        if "actor" not in there:  # on its way up
+                processes.setdefault(kind, []).append(process)
+        if "actor" not in processes:  # starting
             return
         self._deck = self._deck or self.luck.sample(DECK, len(DECK))
-        kind = next((one for one in self._deck if one in there), "actor")
-        victim = self.luck.choice(sorted(there[kind], key=lambda process: process.pid))
-        time.sleep(self.luck.uniform(0.0, 0.5))  # anywhere in a shard
+        kind = next((kind for kind in self._deck if kind in processes), "actor")
+        victim = self.luck.choice(sorted(processes[kind], key=lambda process: process.pid))
+        time.sleep(self.luck.uniform(0.0, 0.5))  # at a random point of a shard
         with contextlib.suppress(psutil.NoSuchProcess):
             victim.kill()
             self.kills[kind] += 1
             if kind in self._deck:
                 self._deck.remove(kind)
-            self.deaths += {"actor": 1, "driver": len(there["actor"])}.get(kind, 0)
+            self.deaths += {"actor": 1, "driver": len(processes["actor"])}.get(kind, 0)
         self._next = self._later(drawn)
 
     def _later(self, drawn: float) -> float:
@@ -182,30 +180,30 @@ def _kind(process: psutil.Process) -> Kind | None:
     return SIGNS[sign] if sign is not None else None
 
 
-def _bury(family: set[psutil.Process]) -> None:
-    """Wait until a command's Ray is gone; it ends by itself, also after its driver was killed."""
+def _wait_for(family: set[psutil.Process]) -> None:
+    """Wait for the end of a command's Ray, which also ends after a kill of its driver."""
     psutil.wait_procs(list(family), 30.0)
 
 
 def quiet_bytes(plan: Plan, folder: Path) -> dict[str, str]:
-    """The digests of a set that is drawn shard after shard in this process, undisturbed."""
-    known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
-    make = LightWorker(write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", "icons")
+    """Return the checksums of the dataset generated in this process without faults."""
+    complete = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
+    worker = LightWorker(write_plan(complete, str(folder)).model_dump_json(), str(folder), "cpu", "icons")
     with mock.patch.dict(os.environ, {PACE: "0", LEDGER: os.devnull}):
-        errors = [make({"shard": shard})["error"] for shard in plan.shards()]
+        errors = [worker({"shard": shard})["error"] for shard in plan.shards()]
     assert not any(errors), errors
     return digests(str(folder))
 
 
 def digests(url: str) -> dict[str, str]:
-    """Name -> sha256 of all that must not depend on how a set came about (markers hold seconds)."""
+    """Return name -> sha256 of deterministic files (markers contain durations)."""
     names = [name for name in storage.sizes(url) if name.endswith((".tar", ".parquet")) or name == "plan.json"]
     texts = storage.read_many([storage.join(url, name) for name in names], checksum_required=False)
-    return {place.rpartition("/")[2]: hashlib.sha256(text).hexdigest() for place, text in texts.items()}
+    return {path.rpartition("/")[2]: hashlib.sha256(text).hexdigest() for path, text in texts.items()}
 
 
 def times_there(plan: Plan, url: str) -> Counter[int]:
-    """Sample index -> how often the committed shards hold it; those that none holds count 0."""
+    """Return sample index -> number of committed shards that contain it."""
     counts = Counter(dict.fromkeys(range(plan.total), 0))
     for shard, stats in committed(url).items():
         counts.update(read_table(url, shard, str(stats.table_sha256))["index"].to_pylist())

@@ -1,4 +1,4 @@
-"""A tiny CLIP with random weights in open_clip's folder layout: it classifies nothing, but loads in milliseconds."""
+"""A tiny CLIP with random weights in open_clip's folder layout."""
 
 from __future__ import annotations
 
@@ -27,15 +27,10 @@ def make_clip_folder(
     vocabulary: int = 8192,
     seed: int = 0,
 ) -> Path:
-    """Write a CLIP that open_clip loads as "local-dir:<folder>"; the same seed gives the same bytes.
+    """Write a CLIP for open_clip's "local-dir:<folder>", with bytes that depend on the seed; returns the folder.
 
-    Both towers have `layers` blocks; the vision tower is `width` wide, the text tower half as wide. The tokenizer is
-    CLIP's own with its first merges only, start and end being the two largest ids.
-
-    Returns:
-        `folder`.
+    The text tower is half as wide as the vision tower. The tokenizer has the first merges of CLIP's.
     """
-    folder = Path(folder)
     vision = {
         "image_size": image_size,
         "patch_size": patch_size,
@@ -48,7 +43,7 @@ def make_clip_folder(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = CLIP(dim, CLIPVisionCfg(**vision), CLIPTextCfg(**text))
-        # open_clip's own start makes all features alike; larger weights make images and texts differ.
+        # With open_clip's initialisation all features are similar.
         weights = {
             name: value + 0.1 * torch.randn_like(value) if value.dim() else value
             for name, value in model.state_dict().items()
@@ -68,7 +63,7 @@ def _tokenizer() -> SimpleTokenizer:
 
 
 def write_tokenizer(folder: Path, context: int, vocabulary: int) -> None:
-    """CLIP's tokenizer with its first merges: 256 bytes, 256 bytes that end a word, merges, start, end."""
+    """Write CLIP's tokenizer with its first merges: 256 bytes, 256 bytes that end a word, merges, start, end."""
     full = _tokenizer()
     merges = sorted(full.bpe_ranks, key=full.bpe_ranks.__getitem__)[: vocabulary - 512 - 2]
     letters = list(full.byte_encoder.values())

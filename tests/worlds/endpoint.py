@@ -1,4 +1,4 @@
-"""A server that answers as one of an OpenAI-compatible image endpoint does, with the faults that a test orders."""
+"""A fake OpenAI-compatible image endpoint that injects faults."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ MODEL = "tiny/painter"
 SECRET = "sk-4711-of-the-endpoint"
 
 Order = Callable[[int, int], str | None]
-"""(seed, how often it was asked for before) -> a fault, None for an image."""
+"""(seed, number of earlier requests with it) -> fault; None: an image."""
 
 
 def image_of(prompt: str, seed: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
-    """What the server makes of a prompt and a seed."""
+    """Return the server's image for a prompt and a seed."""
     digest = hashlib.sha256(f"{seed}\0{prompt}".encode()).digest()
     tiles = np.random.default_rng(list(digest)).integers(0, 256, (8, 8, 3), np.uint8)
     return Image.fromarray(tiles).resize(size, Image.Resampling.NEAREST)
@@ -35,28 +35,28 @@ def image_of(prompt: str, seed: int, size: tuple[int, int] = (64, 64)) -> Image.
 
 @dataclass
 class Server:
-    """What the server is told, and what it has seen."""
+    """Settings of the server, and its requests."""
 
     url: str = ""
     token: str | None = None
-    """Without it, a request is refused."""
+    """Required token; None: requests need none."""
     model: dict[str, Any] = field(default_factory=lambda: {"id": MODEL, "root": "/models/painter", "created": 1})
     order: Order = lambda seed, before: None
     retry_after: str | None = None
-    """What a busy server tells."""
+    """Value of the header Retry-After in error responses."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
-    """Of requests for images."""
+    """Bodies of the requests for images."""
     asked: Counter[int] = field(default_factory=Counter)
-    """Seed -> requests."""
+    """Seed -> number of requests."""
     times: list[float] = field(default_factory=list)
     models: int = 0
-    """Requests for the list of models."""
+    """Number of requests for the list of models."""
     at_once: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def settings(self, **more: Any) -> dict[str, Any]:
-        """A recipe's `synthesis.generator` for this server."""
+        """Return `synthesis.generator` of a recipe for this server."""
         return {"pipeline": self.url, "model": MODEL, "height": 64, "width": 64, "steps": 2, "batch_size": 4, **more}
 
 
@@ -74,19 +74,19 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def refused(self) -> bool:
-        given = self.headers.get("Authorization")
-        if self.server_state.token is None or given == f"Bearer {self.server_state.token}":
+    def is_unauthorised(self) -> bool:
+        header = self.headers.get("Authorization")
+        if self.server_state.token is None or header == f"Bearer {self.server_state.token}":
             return False
-        self.answer({"error": {"message": f"Incorrect API key provided: {given}"}}, 401)
+        self.answer({"error": {"message": f"Incorrect API key provided: {header}"}}, 401)
         return True
 
     def do_GET(self) -> None:
-        if self.refused():
+        if self.is_unauthorised():
             return
         if self.path == "/v1/models":
             self.server_state.models += 1
-            self.server_state.model["created"] += 1  # as of one that was started again
+            self.server_state.model["created"] += 1  # as after a restart
             self.answer({"object": "list", "data": [self.server_state.model]})
         else:
             self.answer({"detail": "Not Found"}, 404)
@@ -94,7 +94,7 @@ class _Answers(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         state = self.server_state
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.refused():
+        if self.is_unauthorised():
             return
         with state.lock:
             before, state.at_once = state.asked[body["seed"]], state.at_once + 1
@@ -120,15 +120,15 @@ class _Answers(BaseHTTPRequestHandler):
         elif fault in ("EPS", "PPM"):
             image_of(body["prompt"], body["seed"], (width, height)).save(buffer := io.BytesIO(), fault)
             data = buffer.getvalue()
-        whole = json.dumps({"created": 1, "data": [{"b64_json": base64.b64encode(data).decode()}]}).encode()
+        response = json.dumps({"created": 1, "data": [{"b64_json": base64.b64encode(data).decode()}]}).encode()
         match fault:
             case "dropped":
                 self.close_connection = True
             case "cut":
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(whole)))
+                self.send_header("Content-Length", str(len(response)))
                 self.end_headers()
-                self.wfile.write(whole[: len(whole) // 2])
+                self.wfile.write(response[: len(response) // 2])
                 self.close_connection = True
             case "dripping head" | "dripping body" | "dripping chunks":
                 head = b"HTTP/1.1 200 OK\r\n" + b"Transfer-Encoding: chunked\r\n\r\n" * (fault == "dripping chunks")
@@ -140,7 +140,7 @@ class _Answers(BaseHTTPRequestHandler):
                         time.sleep(0.1)
                 self.close_connection = True
             case "zipped":
-                self.answer(gzip.compress(whole), **{"Content-Encoding": "gzip"})
+                self.answer(gzip.compress(response), **{"Content-Encoding": "gzip"})
             case "large" | "large chunks":
                 self.send_response(200)
                 chunked = fault == "large chunks"
@@ -153,7 +153,7 @@ class _Answers(BaseHTTPRequestHandler):
                 self.close_connection = True
             case "slow":
                 time.sleep(8)
-                self.answer(whole)
+                self.answer(response)
             case "garbage":
                 self.answer(b"<html>\nwelcome</html>")
             case "words":
@@ -169,7 +169,7 @@ class _Answers(BaseHTTPRequestHandler):
                 headers = {"Location": "/v2", **({} if after is None else {"Retry-After": after})}
                 self.answer({"detail": f"no, with {self.headers.get('Authorization')}"}, int(fault), **headers)
             case _:
-                self.answer(whole)
+                self.answer(response)
 
 
 class _Listener(ThreadingHTTPServer):
@@ -180,7 +180,7 @@ class _Listener(ThreadingHTTPServer):
 
 @contextmanager
 def serving(**state: Any) -> Iterator[Server]:
-    """An endpoint of this machine."""
+    """Run an endpoint on this machine."""
     server = Server(**state)
     answers = type("Answers", (_Answers,), {"server_state": server})
     listener = _Listener(("127.0.0.1", 0), answers)

@@ -1,7 +1,4 @@
-"""Every family of CLIPs at a tiny size: open_clip's own configs and factories, timm's own models, random weights.
-
-A timm model of a family is that family's own entry with fewer and narrower blocks, registered under a name of ours.
-"""
+"""Tiny CLIPs of each family with random weights, built by open_clip and timm from small configs."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ WORDS = ("a", "photo", "of", "cat", "golden", "retriever", "blue", "car")
 
 
 def timm_tower(entry: Callable[..., Any]) -> str:
-    """The name under which open_clip finds an entry of timm at a tiny size."""
+    """Register a tiny version of a timm model; returns its name."""
 
     def build(pretrained: bool = False, **settings: Any) -> Any:
         tiny = {"img_size": 32, "patch_size": 8, "embed_dim": WIDTH, "depth": LAYERS, "num_heads": 2}
@@ -40,7 +37,7 @@ def timm_tower(entry: Callable[..., Any]) -> str:
 
 
 def vit_mci(pretrained: bool = False, **settings: Any) -> Any:
-    """MobileCLIP-B's tower, whose entry fixes the widths of its stem."""
+    """MobileCLIP-B's tower; timm's entry does not allow another width of the stem."""
     stem = vision_transformer_hybrid.ConvStem(
         channels=(8, 8, WIDTH), stride=(2, 2, 2), kernel_size=(2, 2, 2), padding=0, act_layer=torch.nn.GELU
     )
@@ -51,12 +48,12 @@ def vit_mci(pretrained: bool = False, **settings: Any) -> Any:
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between open_clip's configs of these families.
+    """Differences from the default config.
 
     Attributes:
-        vision, text, rest: entries of its config's `vision_cfg` and `text_cfg`, and those beside them.
-        tokenizer: writes one of its kind into a folder.
-        start: how many tokens that puts before the words.
+        vision, text, rest: entries of `vision_cfg`, `text_cfg` and `model_cfg`.
+        tokenizer: writes the tokenizer into a folder.
+        start: number of tokens before the words.
     """
 
     vision: dict[str, Any] = field(default_factory=dict)
@@ -68,11 +65,7 @@ class Family:
 
 
 def make_family_folder(folder: Path, family: Family) -> Path:
-    """Write a CLIP of that family, which open_clip loads as "local-dir:<folder>"; its weights mean nothing.
-
-    Returns:
-        `folder`.
-    """
+    """Write a CLIP of a family for open_clip's "local-dir:<folder>"; returns the folder."""
     plain = {"layers": LAYERS, "width": WIDTH, "head_width": 16, "patch_size": 8}
     text = {"vocab_size": VOCABULARY, "width": 16, "heads": 2, "layers": LAYERS, "context_length": CONTEXT}
     config = {
@@ -89,7 +82,7 @@ def make_family_folder(folder: Path, family: Family) -> Path:
         torch.manual_seed(0)
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False, pretrained_text=False)
         for name, weight in model.named_parameters():
-            # The libraries' own start makes all features alike; larger weights make images and texts differ.
+            # With the default initialisation all features are similar.
             if not name.startswith("logit"):
                 weight.data.add_(0.1 * torch.randn_like(weight))
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
@@ -97,7 +90,7 @@ def make_family_folder(folder: Path, family: Family) -> Path:
 
 
 def write_sentencepiece(folder: Path, pad: str = "</s>") -> None:
-    """As SigLIP's: no start token, an end token, padding; a word is a piece with its space, or falls into letters."""
+    """Write a tokenizer like SigLIP's: no start token, an end token, and padding."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", *LETTERS, *(f"▁{word}" for word in (*WORDS, "x"))]
     scores = [(piece, -1.0 if len(piece) > 1 else -9.0) for piece in pieces]
     tokenizer = Tokenizer(models.Unigram(scores, unk_id=2))
@@ -107,7 +100,7 @@ def write_sentencepiece(folder: Path, pad: str = "</s>") -> None:
 
 
 def write_wordpiece(folder: Path) -> None:
-    """As CLIPA's: BERT's, of which open_clip takes away the end token."""
+    """Write a tokenizer like CLIPA's: BERT's, from which open_clip strips the end token."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS[1:]]
     tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -129,7 +122,7 @@ def write_roberta(folder: Path) -> str:
     return str(folder)
 
 
-CUSTOM = {"custom_text": True}  # the text tower is a part of its own, as in all of open_clip's configs with timm
+CUSTOM = {"custom_text": True}  # as in all of open_clip's configs with timm
 WHOLE_CONTEXT = {"no_causal_mask": True, "pool_type": "last"}
 SIGLIP_TEXT = {**WHOLE_CONTEXT, "proj_bias": True, "norm_kwargs": {"eps": 1e-6}}
 CANONICAL = {"tokenizer_kwargs": {"clean": "canonicalize"}}  # lower case, no punctuation
@@ -152,7 +145,7 @@ def siglip(tokenizer: Callable[[Path], None], **text: Any) -> Family:
 
 @cache
 def families() -> dict[str, Family]:
-    """By name; timm's towers are registered at the first call."""
+    """Return name -> family; the first call registers timm's towers."""
     return {
         "openai": Family(rest={"quick_gelu": True}),  # MetaCLIP and DFN as well
         "laion": Family(),  # DataComp as well

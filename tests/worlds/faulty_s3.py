@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server of this machine that spoils requests, as networks and busy object stores do."""
+"""A proxy that injects faults into requests to a local S3 server."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from aiohttp import web
 Torn = Literal["503", "500", "429", "403", "404", "reset", "reset upload", "reset answer", "lost", "slow", "hang"]
 Spoilt = Literal["flip", "short", "checksum", "wrong size", "cut listing", "error in 200", "garbage"]
 Fault = Literal[Torn, Spoilt]
-"""What can happen to a request:
+"""Faults of a request:
 
-* a number: the server's refusal with this status, without having done anything;
-* `reset`: the connection is torn down before any answer, and nothing was done;
+* a number: response with this status, and the request is not executed;
+* `reset`: connection reset before the request is executed;
 * `reset upload`: the same in the middle of the request's body;
-* `reset answer`: done, but torn down in the middle of the answer's body;
-* `lost`: done, but torn down instead of any answer;
-* `slow`: the answer comes in small pieces with pauses between them;
-* `hang`: no answer until the client gives up;
-* `flip`: one bit of the answer's body is another;
-* `short`: half of the body, and a length and range that say so;
-* `checksum`: an answer whose checksum doesn't fit, or to what was sent that its own doesn't;
-* `wrong size`: a HEAD that says half the size;
-* `cut listing`: every second entry is left out;
-* `error in 200`: nothing was done, which the body says and the status doesn't;
+* `reset answer`: executed, and reset in the middle of the response's body;
+* `lost`: executed, and reset before the response;
+* `slow`: response in small pieces with pauses;
+* `hang`: no response until the client gives up;
+* `flip`: a flipped bit in the response's body;
+* `short`: half of the body, with a matching length and range;
+* `checksum`: a wrong checksum in the response, or an error about the checksum of the request;
+* `wrong size`: HEAD with half the size;
+* `cut listing`: a listing without every second entry;
+* `error in 200`: not executed, with the error in the body and status 200;
 * `garbage`: a body of random bytes.
 """
 
 PASSING: tuple[Fault, ...] = ("503", "500", "429", "reset", "reset upload", "reset answer", "lost", "slow")
-"""Those that a client should survive without waiting for a timeout."""
+"""Faults that a client should survive without a timeout."""
 
 DAMAGING: tuple[Spoilt, ...] = get_args(Spoilt)
-"""Those whose answer looks whole, and is wrong."""
+"""Faults with a complete but wrong response."""
 
 CODES = {
     "503": "SlowDown",
@@ -52,31 +52,31 @@ CODES = {
     "404": "NoSuchUpload",
 }
 PIECE, PAUSE = 4096, 0.002
-"""Bytes of a slow answer between two pauses, and seconds of a pause."""
+"""Bytes of a slow response between two pauses, and seconds of a pause."""
 
 
 @dataclass
 class FaultyS3:
-    """Spoils the next requests that match, or some share of all; counts what it did.
+    """Injects faults into the next matching requests, or into a fraction of all requests, and counts them.
 
     with faulty_s3(backend) as proxy:
-        proxy.spoil("503", times=3, method="PUT")   # the next three
-        proxy.spoil_some(0.05, seed=1)              # each 20th or so from now on, by any passing fault
-        proxy.soothe()                              # none any more
+        proxy.spoil("503", times=3, method="PUT")   # the next three uploads
+        proxy.spoil_some(0.05, seed=1)              # 5 % of all requests
+        proxy.soothe()                              # no more faults
     """
 
     endpoint: str = ""
     """`http://127.0.0.1:PORT`, for `endpoint_url` or AWS_ENDPOINT_URL_S3."""
     seen: list[str] = field(default_factory=list)
-    """`METHOD /path?query` of each request that arrived, spoilt ones too."""
+    """`METHOD /path?query` of each request, including failed ones."""
     spoilt: Counter[str] = field(default_factory=Counter)
-    """Fault -> requests that it hit."""
+    """Fault -> number of requests."""
     latency: float = 0.0
-    """Seconds that every answer takes longer."""
+    """Delay of each response in seconds."""
     unconditional: bool = False
-    """Whether `If-Match` and `If-None-Match` are ignored, as some stores do."""
+    """Ignore `If-Match` and `If-None-Match`, as some object stores do."""
     luck: random.Random = field(default_factory=lambda: random.Random(0))
-    """Where an answer is damaged."""
+    """Determines the position of damage."""
     _next: list[Fault] = field(default_factory=list)
     _method: str | None = None
     _query: str = ""
@@ -87,24 +87,26 @@ class FaultyS3:
     def spoil(
         self, fault: Fault, times: int = 1, method: str | None = None, query: str = "", then: Sequence[Fault] = ()
     ) -> None:
-        """Spoil the next requests of a method (None: any) whose query holds a text; forgets what was seen before.
+        """Inject a fault into the next requests with this method (None: any) and text in their query; reset counts.
 
-        The first `times` of them meet `fault`, those after it what `then` lists, one each.
+        Args:
+            times: number of requests with `fault`.
+            then: faults of the following requests.
         """
         self.seen.clear()
         self.spoilt.clear()
         self._next, self._method, self._query = [*[fault] * times, *then], method, query
 
     def spoil_some(self, rate: float, kinds: Sequence[Fault] = PASSING, seed: int = 0) -> None:
-        """Spoil this share of the requests from now on, each by one of `kinds`."""
+        """Inject one of `kinds` into this fraction of all requests."""
         self._rate, self._kinds, self._random = rate, kinds, random.Random(seed)
 
     def soothe(self) -> None:
-        """Let all requests pass from now on."""
+        """Stop injecting faults."""
         self._next, self._rate = [], 0.0
 
     def next_fault(self, method: str, path: str) -> Fault | None:
-        """What happens to a request that arrives now."""
+        """Return the fault of a request, and record both."""
         self.seen.append(f"{method} {path}")
         fault = None
         if self._next and self._method in (None, method) and self._query in path.partition("?")[2]:
@@ -118,7 +120,7 @@ class FaultyS3:
 
 @contextlib.contextmanager
 def faulty_s3(backend: str) -> Iterator[FaultyS3]:
-    """A proxy before the server at `backend` (`http://host:port`) that lives as long as the block."""
+    """Run a proxy for the server at `backend` (`http://host:port`) within the block."""
     proxy = FaultyS3()
     loop = asyncio.new_event_loop()
     ready = threading.Event()
@@ -226,7 +228,7 @@ async def _answer(
 def _damaged(
     fault: Fault, data: bytes, length: int, headers: MutableMapping[str, str], luck: random.Random
 ) -> tuple[bytes, int]:
-    """What is answered instead, and the length that is claimed; an answer without a body has nothing to damage."""
+    """Return the damaged body and its declared length."""
     if fault == "wrong size" and not data:
         return data, length // 2
     if fault == "checksum":
@@ -237,14 +239,14 @@ def _damaged(
         for entry in entries[::2]:
             data = data.replace(entry, b"")
     if fault == "flip" and data:
-        place = luck.randrange(len(data))
-        data = data[:place] + bytes([data[place] ^ 1 << luck.randrange(8)]) + data[place + 1 :]
+        position = luck.randrange(len(data))
+        data = data[:position] + bytes([data[position] ^ 1 << luck.randrange(8)]) + data[position + 1 :]
     if fault == "garbage":
         data = luck.randbytes(len(data))
     if fault == "short" and data:
         data = data[: len(data) // 2]
-        if (given := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))) is not None:
-            headers["Content-Range"] = f"bytes {given[1]}-{int(given[1]) + len(data) - 1}/{given[2]}"
+        if (match := re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))) is not None:
+            headers["Content-Range"] = f"bytes {match[1]}-{int(match[1]) + len(data) - 1}/{match[2]}"
     return data, len(data) if data else length
 
 
@@ -252,10 +254,10 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect", "conte
 
 
 def _torn(request: web.Request) -> web.StreamResponse:
-    """Tear the connection down at once: with a reset, or, where a forked process still holds a copy, with an end."""
+    """Reset the connection, or end it if a forked process holds a copy of the socket."""
     if request.transport is not None:
         peer = request.transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # the client was quicker
+        with contextlib.suppress(OSError):  # the client has closed it
             peer.shutdown(socket.SHUT_RDWR)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()

@@ -1,6 +1,6 @@
-"""A stand-in for the Hugging Face hub: the part of its API by which models are made, written and fetched.
+"""A fake Hugging Face Hub with the API that creates, uploads and downloads models.
 
-Answers as the hub does to `huggingface_hub` without Xet: small texts travel in the commit, safetensors by LFS.
+As without Xet, small files are part of the commit, and safetensors files are uploaded by LFS.
 """
 
 from __future__ import annotations
@@ -19,72 +19,72 @@ from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_of_alice"
 OWNER = "alice"
-"""Who has the token, and may write below this name."""
+"""User of the token, with write access to their own repositories."""
 
 Files = dict[str, bytes]
 
 
 @dataclass
 class Repository:
-    """A model: branches lead to commits, a commit to files."""
+    """A model repository: branch -> commit, commit -> files."""
 
     private: bool = False
     branches: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Files] = field(default_factory=dict)
 
     def commit(self, branch: str, files: Files) -> str:
-        """Put files onto a branch; returns the commit."""
-        past = json.dumps([len(self.commits), *((name, oid(data)) for name, data in sorted(files.items()))])
-        sha = hashlib.sha1(past.encode()).hexdigest()
+        """Commit files to a branch; returns the commit."""
+        content = json.dumps([len(self.commits), *((name, oid(data)) for name, data in sorted(files.items()))])
+        sha = hashlib.sha1(content.encode()).hexdigest()
         self.commits[sha], self.branches[branch] = files, sha
         return sha
 
     def files(self, revision: str = "main") -> Files:
-        """The files at a branch or commit."""
+        """Return the files of a branch or commit."""
         return self.commits[self.branches.get(revision, revision)]
 
 
 @dataclass
 class Hub:
-    """What the stand-in holds; tests may change it."""
+    """State of the fake Hub; tests may change it."""
 
     home: Path
-    """Where its users keep what they fetch."""
+    """Cache folder of its users."""
     url: str = ""
     store: str = ""
-    """Where the objects of LFS are: on another host than the rest, as the hub's are, which here is a port."""
+    """URL of LFS objects, on another port, since the Hub uses another host."""
     repositories: dict[str, Repository] = field(default_factory=dict)
     objects: Files = field(default_factory=dict)
-    """LFS, by sha256."""
+    """LFS objects by sha256."""
     fetched: list[str] = field(default_factory=list)
-    """Names of the files that were asked for, in order."""
+    """Names of downloaded files, in order."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes a process ask this hub as its user alice."""
+        """Environment of a process that uses this Hub as the user alice."""
         paths = {"HF_HOME": str(self.home), "HF_HUB_CACHE": str(self.home / "hub"), "NO_PROXY": "127.0.0.1"}
         return {"HF_ENDPOINT": self.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", **paths}
 
     @property
     def constants(self) -> dict[str, object]:
-        """The same for a process that has imported `huggingface_hub`, which reads its environment only then."""
+        """The same for a process that has already imported `huggingface_hub`."""
         paths = {"HF_HUB_CACHE": str(self.home / "hub"), "HF_TOKEN_PATH": str(self.home / "token")}
         template = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         return {"ENDPOINT": self.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_DISABLE_XET": True, **paths}
 
 
 def oid(data: bytes) -> str:
-    """The name that git gives to a content."""
+    """Return git's object id of a content."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 def by_lfs(name: str) -> bool:
-    """Whether a file travels by LFS."""
+    """Whether a file is uploaded by LFS."""
     return name.endswith(".safetensors")
 
 
-class Refusal(Exception):  # noqa: N818  no error of ours
-    """An answer that is none: status and the hub's code."""
+class ErrorResponse(Exception):  # noqa: N818
+    """An error response: status and error code."""
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -94,17 +94,17 @@ class _Answers(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
     def do_any(self) -> None:
-        """Find what the request asks for, and answer it."""
+        """Respond to a request by the route of its path."""
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path).path
         try:
             for pattern, method, answer in ROUTES:
-                found = re.fullmatch(pattern, path)
-                if found and self.command in method:
-                    return answer(self, **{key: unquote(value) for key, value in found.groupdict().items()})
-            raise Refusal(404, "Unknown")
-        except Refusal as refusal:
-            status, code = refusal.args
+                match = re.fullmatch(pattern, path)
+                if match and self.command in method:
+                    return answer(self, **{key: unquote(value) for key, value in match.groupdict().items()})
+            raise ErrorResponse(404, "Unknown")
+        except ErrorResponse as error:
+            status, code = error.args
             self.answer({"error": code}, status, {"X-Error-Code": code})
 
     do_GET = do_HEAD = do_POST = do_PUT = do_any  # noqa: N815
@@ -119,37 +119,39 @@ class _Answers(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     @property
-    def known(self) -> bool:
+    def authorised(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
 
     def repository(self, repo: str, write: bool = False) -> Repository:
-        one = self.hub.repositories.get(repo)
-        if one is None or (one.private and not self.known):
-            raise Refusal(404 if self.known else 401, "RepoNotFound")
-        if write and not (self.known and repo.startswith(f"{OWNER}/")):
-            raise Refusal(403, "Forbidden")
-        return one
+        repository = self.hub.repositories.get(repo)
+        if repository is None or (repository.private and not self.authorised):
+            raise ErrorResponse(404 if self.authorised else 401, "RepoNotFound")
+        if write and not (self.authorised and repo.startswith(f"{OWNER}/")):
+            raise ErrorResponse(403, "Forbidden")
+        return repository
 
     def revision(self, repo: str, rev: str) -> tuple[str, Files]:
-        one = self.repository(repo)
-        sha = one.branches.get(rev, rev)
-        if sha not in one.commits:
-            raise Refusal(404, "RevisionNotFound")
-        return sha, one.commits[sha]
+        repository = self.repository(repo)
+        sha = repository.branches.get(rev, rev)
+        if sha not in repository.commits:
+            raise ErrorResponse(404, "RevisionNotFound")
+        return sha, repository.commits[sha]
 
     def create(self) -> None:
-        asked = json.loads(self.body)
-        repo = f"{asked['organization']}/{asked['name']}"
-        if not self.known:
-            raise Refusal(401, "Unauthorized")
-        if asked["organization"] != OWNER:
-            raise Refusal(403, "Forbidden")
+        request = json.loads(self.body)
+        repo = f"{request['organization']}/{request['name']}"
+        if not self.authorised:
+            raise ErrorResponse(401, "Unauthorized")
+        if request["organization"] != OWNER:
+            raise ErrorResponse(403, "Forbidden")
         url = {"url": f"{self.hub.url}/{repo}"}
         if repo in self.hub.repositories:
             return self.answer({"error": "You already created this model repo", **url}, 409)
-        private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        self.hub.repositories[repo] = one = Repository(private)
-        one.commit("main", {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"})
+        private = request.get("visibility") == "private" or bool(request.get("private"))
+        self.hub.repositories[repo] = Repository(private)
+        self.hub.repositories[repo].commit(
+            "main", {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
+        )
         return self.answer(url)
 
     def validate(self) -> None:
@@ -172,17 +174,17 @@ class _Answers(BaseHTTPRequestHandler):
         self.answer(entries)
 
     def branch(self, repo: str, rev: str) -> None:
-        one = self.repository(repo, write=True)
-        if rev in one.branches:
-            raise Refusal(409, "Conflict")
-        one.branches[rev] = one.branches["main"]
+        branches = self.repository(repo, write=True).branches
+        if rev in branches:
+            raise ErrorResponse(409, "Conflict")
+        branches[rev] = branches["main"]
         self.answer({})
 
     def preupload(self, repo: str, rev: str) -> None:
         self.repository(repo, write=True)
-        _, there = self.revision(repo, rev)
-        names = [one["path"] for one in json.loads(self.body)["files"]]
-        ids = {name: hashlib.sha256(data).hexdigest() if by_lfs(name) else oid(data) for name, data in there.items()}
+        _, existing = self.revision(repo, rev)
+        names = [file["path"] for file in json.loads(self.body)["files"]]
+        ids = {name: hashlib.sha256(data).hexdigest() if by_lfs(name) else oid(data) for name, data in existing.items()}
         modes = {name: "lfs" if by_lfs(name) else "regular" for name in names}
         files = [{"path": n, "uploadMode": m, "shouldIgnore": False, "oid": ids.get(n)} for n, m in modes.items()]
         self.answer({"files": files})
@@ -190,19 +192,19 @@ class _Answers(BaseHTTPRequestHandler):
     def batch(self, repo: str) -> None:
         self.repository(repo, write=True)
         objects = json.loads(self.body)["objects"]
-        for one in objects:
-            if one["oid"] not in self.hub.objects:
-                one["actions"] = {"upload": {"href": f"{self.hub.store}/lfs/{one['oid']}"}}
+        for entry in objects:
+            if entry["oid"] not in self.hub.objects:
+                entry["actions"] = {"upload": {"href": f"{self.hub.store}/lfs/{entry['oid']}"}}
         self.answer({"transfer": "basic", "objects": objects})
 
     def upload(self, sha256: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != sha256:
-            raise Refusal(400, "BadDigest")
+            raise ErrorResponse(400, "BadDigest")
         self.hub.objects[sha256] = self.body
         self.answer(b"")
 
     def commit(self, repo: str, rev: str) -> None:
-        one = self.repository(repo, write=True)
+        repository = self.repository(repo, write=True)
         files = dict(self.revision(repo, rev)[1])
         for line in self.body.splitlines():
             change = json.loads(line)
@@ -213,13 +215,13 @@ class _Answers(BaseHTTPRequestHandler):
                 files[value["path"]] = self.hub.objects[value["oid"]]
             elif change["key"] == "deletedFile":
                 del files[value["path"]]
-        sha = one.commit(rev, files)
+        sha = repository.commit(rev, files)
         self.answer({"commitUrl": f"{self.hub.url}/{repo}/commit/{sha}", "commitOid": sha})
 
     def resolve(self, repo: str, rev: str, name: str) -> None:
         sha, files = self.revision(repo, rev)
         if name not in files:
-            raise Refusal(404, "EntryNotFound")
+            raise ErrorResponse(404, "EntryNotFound")
         if self.command == "GET":
             self.hub.fetched.append(name)
         data, commit = files[name], {"X-Repo-Commit": sha}
@@ -253,7 +255,7 @@ ROUTES = (
 
 @contextmanager
 def serving(home: Path) -> Iterator[Hub]:
-    """A hub of this machine, empty at first."""
+    """Run an empty Hub on this machine."""
     hub = Hub(home)
     answers = type("Answers", (_Answers,), {"hub": hub})
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), answers) for _ in range(2)]

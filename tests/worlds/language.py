@@ -1,4 +1,4 @@
-"""A tiny causal language model with random weights and a tokenizer of words, built in place."""
+"""A tiny causal language model with random weights and a vocabulary of words."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from typing import Any
 
 from syncclip.synthesis.prompts.captions import WriterSettings
 
-SENTENCE = """
+WORDS = """
 a an the red green blue small large old new quiet bright dark soft round on in under near over with of and
 table snow rain garden road evening morning light window river stone leaf cat dog fir tree photo shows stands . ,
 """
 
 
 def build_language_model(folder: Path, seed: int = 0, width: int = 16, layers: int = 1) -> Path:
-    """Save a random-weight `GPT2LMHeadModel` (some 100 kB) into `folder` and return it.
-
-    What it writes means nothing: words of a short list, and now and then an end.
-
-    Args:
-        width, layers: of the model; more of both take longer.
-    """
+    """Save a random-weight `GPT2LMHeadModel` (about 100 kB), which generates random words; returns the folder."""
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -29,7 +23,7 @@ def build_language_model(folder: Path, seed: int = 0, width: int = 16, layers: i
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    vocabulary = {token: place for place, token in enumerate(["<end>", "<unknown>", *SENTENCE.split()])}
+    vocabulary = {token: number for number, token in enumerate(["<end>", "<unknown>", *WORDS.split()])}
     words = Tokenizer(WordLevel(vocabulary, unk_token="<unknown>"))
     words.pre_tokenizer = Whitespace()  # type: ignore[assignment]
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", unk_token="<unknown>")
@@ -43,6 +37,6 @@ def build_language_model(folder: Path, seed: int = 0, width: int = 16, layers: i
 
 
 def asked(model: str, **changes: Any) -> WriterSettings:
-    """Settings that ask the tiny model for a few short captions."""
+    """Settings for three short captions per class."""
     settings = {"captions": 3, "max_tokens": 6, "instruction": "a photo of a {}", **changes}
     return WriterSettings(model=model, **settings)

@@ -1,8 +1,7 @@
-"""A generator that costs time and nothing else, in the place of diffusers, and a command that draws a set with it.
+"""A generator of noise images instead of diffusers, and a command that synthesises a dataset with it.
 
-`python -m tests.worlds.light PLAN URL ACTORS` is `syncclip synth` but for the images: same graph, same actors, same
-storage. It reads its pace, its ledger if one is kept, and the S3 endpoint if the set lies there, from the environment,
-as its actors do.
+`python -m tests.worlds.light PLAN URL ACTORS` uses the job, actors and storage of `syncclip synth`. The environment
+contains the seconds per image, the file of the ledger, and the S3 endpoint.
 """
 
 from __future__ import annotations
@@ -30,22 +29,21 @@ from syncclip.workers.settings import Pool
 PACE, LEDGER = "LIGHT_PACE", "LIGHT_LEDGER"
 CLASSES, BATCH = 8, 4
 USUAL_PACE = 0.02
-"""Seconds an image, where the environment names no pace: a shard can be hit in the middle."""
+"""Default seconds per image, so that a kill can hit the middle of a shard."""
 
 
 class Note(NamedTuple):
-    """A line of the ledger: what an actor did."""
+    """A line of the ledger: an event of an actor."""
 
     time: float
     actor: int
     deed: str
-    """`draw`: it begins a batch; `fail`: a shard could not be drawn or written, and will be drawn again."""
+    """`draw`: a batch begins; `fail`: a shard could not be generated or written, and is retried."""
     images: int
 
 
 class LightGenerator:
-    """Images of noise that follow, like their contrast, from their seeds, so many seconds each; each batch is noted
-    when it is begun."""
+    """Generates noise images whose contrast depends on the seed; records the beginning of each batch."""
 
     computed = 0.0
 
@@ -53,11 +51,11 @@ class LightGenerator:
         write_note("draw", len(seeds))
         time.sleep(float(os.environ.get(PACE, USUAL_PACE)) * len(prompts))
         noise = [np.random.default_rng(seed) for seed in seeds]
-        return lambda: [Image.fromarray(one.integers(0, one.integers(2, 256), (16, 16, 3), np.uint8)) for one in noise]
+        return lambda: [Image.fromarray(rng.integers(0, rng.integers(2, 256), (16, 16, 3), np.uint8)) for rng in noise]
 
 
 class LightWorker(ShardWorker):
-    """The worker with a light generator."""
+    """Worker with the light generator."""
 
     def tools(self) -> tuple[Any, list[Any]]:
         return LightGenerator(), build_filters(self.plan.filters, self.plan.classnames)
@@ -70,17 +68,17 @@ class LightWorker(ShardWorker):
 
 
 def light_plan(shards: int, shard_size: int) -> Plan:
-    """A plan of so many shards; it names a pipeline that exists, which is never loaded."""
+    """Return a plan with a number of shards; its pipeline exists but is never loaded."""
     images, rest = divmod(shards * shard_size, CLASSES)
     assert rest == 0
     generator = {"pipeline": "icons", "batch_size": BATCH}
-    asked = SynthesisSettings(images_per_class=images, shard_size=shard_size, generator=generator, filters=())
+    settings = SynthesisSettings(images_per_class=images, shard_size=shard_size, generator=generator, filters=())
     names = [f"class {label}" for label in range(CLASSES)]
-    return draft(asked, dataset="light", classnames=names, template="a {}.")
+    return draft(settings, dataset="light", classnames=names, template="a {}.")
 
 
 def write_note(deed: str, images: int) -> None:
-    """Add a line to the ledger, if one is kept, at once: whoever is killed next has written it."""
+    """Append a line to the ledger, if there is one, in a single write that survives a kill."""
     if LEDGER not in os.environ:
         return
     line = f"{time.time():.3f} {os.getpid()} {deed} {images}\n"
@@ -90,23 +88,23 @@ def write_note(deed: str, images: int) -> None:
 
 
 def read_notes(ledger: Path) -> list[Note]:
-    """All that actors did, in the order of time; a line that is still being written is left for the next read."""
+    """Read the events of all actors in order of time, without an incomplete last line."""
     rows = [line.split() for line in ledger.read_text().rpartition("\n")[0].splitlines()]
     return sorted(Note(float(when), int(actor), deed, int(images)) for when, actor, deed, images in rows)
 
 
 def main(plan: str, url: str, actors: int) -> int:
-    """Draw what is missing of the set; 0 when it is complete, 2 where it gave up with a sentence."""
+    """Generate the missing shards; returns 0 if the dataset is complete, and 2 after an error."""
     from syncclip.runtime.ray_session import ray_session
 
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3")
     options = {"endpoint_url": endpoint} if endpoint else {}
     storage.configure(options)
     driver.ShardWorker = LightWorker  # type: ignore[misc]
-    asked = Plan.model_validate_json(Path(plan).read_text())
+    parsed = Plan.model_validate_json(Path(plan).read_text())
     try:
         with ray_session(cpus=actors):
-            driver.synthesise_set(asked, url, Pool(actors), show=False)
+            driver.synthesise_set(parsed, url, Pool(actors), show=False)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -114,6 +112,6 @@ def main(plan: str, url: str, actors: int) -> int:
 
 
 if __name__ == "__main__":
-    from tests.worlds import light  # by its own name, so that actors find the class
+    from tests.worlds import light  # under its module name, so that actors find the class
 
     sys.exit(light.main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,4 +1,4 @@
-"""Miniatures of the literature's datasets: generated images in the real file formats, traps included."""
+"""Miniatures of the literature's datasets: generated images in the original file formats."""
 
 from __future__ import annotations
 
@@ -10,51 +10,50 @@ from pathlib import Path
 from tests.worlds.dataset import encoded, make_image
 
 SPLIT_SIZES = {"train": 6, "val": 3, "test": 4}
-"""Images of each class; the last class of every miniature has fewer to train (see `FEW`)."""
+"""Images per class; the last class has only `FEW` training images."""
 FEW = 2
 Items = dict[str, list[tuple[str, int]]]
 
 
 @dataclass
 class Miniature:
-    """What a reader must find, written down while the files were made."""
+    """Expected content of a miniature, recorded when its files were written."""
 
     name: str
     classnames: list[str]
-    """As they stand in a prompt, by id."""
+    """Names in prompts, by id."""
     items: Items
-    """Split -> (path from the root of all datasets, class id), in the order of the split file."""
+    """Split -> (path below the root, class id), in the order of the split file."""
     template: str
     candidates: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Miniatures:
-    """The root folder of all datasets, and what each of them must show."""
+    """Root folder and expected content of all datasets."""
 
     root: Path
     of: dict[str, Miniature]
 
 
 def save(path: Path, label: int, variant: int) -> None:
-    """Write a generated image; `label` decides what it shows."""
+    """Write a generated image of a class."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(make_image(label, variant, 24), "PNG" if path.suffix == ".png" else "JPEG"))
 
 
-# In split files labels come in no order, names have underscores, and one name may stand for two ids.
-SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = {
-    # name: (folder, images below it, split file, [(name in the file, name in a prompt, path pattern)], template)
+SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str]], str]] = {
+    # name: (folder, images below it, split file, [(class name in the file, path pattern)], template)
     "caltech101": (
         "caltech-101",
         "101_ObjectCategories",
         "split_zhou_Caltech101.json",
         [
-            ("face", "face", "Faces/image_{:04d}.jpg"),
-            ("leopard", "leopard", "Leopards/image_{:04d}.jpg"),
-            ("motorbike", "motorbike", "Motorbikes/image_{:04d}.jpg"),
-            ("airplane", "airplane", "airplanes/image_{:04d}.jpg"),
-            ("wild_cat", "wild cat", "wild_cat/image_{:04d}.jpg"),
+            ("face", "Faces/image_{:04d}.jpg"),
+            ("leopard", "Leopards/image_{:04d}.jpg"),
+            ("motorbike", "Motorbikes/image_{:04d}.jpg"),
+            ("airplane", "airplanes/image_{:04d}.jpg"),
+            ("wild_cat", "wild_cat/image_{:04d}.jpg"),
         ],
         "a photo of a {}.",
     ),
@@ -63,9 +62,9 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "images",
         "split_zhou_OxfordPets.json",
         [
-            ("abyssinian", "abyssinian", "Abyssinian_{}.jpg"),
-            ("american_bulldog", "american bulldog", "american_bulldog_{}.jpg"),
-            ("yorkshire_terrier", "yorkshire terrier", "yorkshire_terrier_{}.jpg"),
+            ("abyssinian", "Abyssinian_{}.jpg"),
+            ("american_bulldog", "american_bulldog_{}.jpg"),
+            ("yorkshire_terrier", "yorkshire_terrier_{}.jpg"),
         ],
         "a photo of a {}, a type of pet.",
     ),
@@ -74,9 +73,9 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "",
         "split_zhou_StanfordCars.json",
         [
-            ("2000 AM General Hummer SUV", "2000 AM General Hummer SUV", "cars_train/0{:04d}.jpg"),
-            ("2012 Acura RL Sedan", "2012 Acura RL Sedan", "cars_train/1{:04d}.jpg"),
-            ("2012 smart fortwo Convertible", "2012 smart fortwo Convertible", "cars_test/2{:04d}.jpg"),
+            ("2000 AM General Hummer SUV", "cars_train/0{:04d}.jpg"),
+            ("2012 Acura RL Sedan", "cars_train/1{:04d}.jpg"),
+            ("2012 smart fortwo Convertible", "cars_test/2{:04d}.jpg"),
         ],
         "a photo of a {}.",
     ),
@@ -85,10 +84,10 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "jpg",
         "split_zhou_OxfordFlowers.json",
         [
-            ("pink primrose", "pink primrose", "image_0{:04d}.jpg"),
-            ("bird of paradise", "bird of paradise", "image_1{:04d}.jpg"),
-            ("black-eyed susan", "black-eyed susan", "image_2{:04d}.jpg"),
-            ("colt's foot", "colt's foot", "image_3{:04d}.jpg"),
+            ("pink primrose", "image_0{:04d}.jpg"),
+            ("bird of paradise", "image_1{:04d}.jpg"),
+            ("black-eyed susan", "image_2{:04d}.jpg"),
+            ("colt's foot", "image_3{:04d}.jpg"),
         ],
         "a photo of a {}, a type of flower.",
     ),
@@ -97,9 +96,9 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "images",
         "split_zhou_Food101.json",
         [
-            ("apple_pie", "apple pie", "apple_pie/{}.jpg"),
-            ("foie_gras", "foie gras", "foie_gras/{}.jpg"),
-            ("waffles", "waffles", "waffles/{}.jpg"),
+            ("apple_pie", "apple_pie/{}.jpg"),
+            ("foie_gras", "foie_gras/{}.jpg"),
+            ("waffles", "waffles/{}.jpg"),
         ],
         "a photo of {}, a type of food.",
     ),
@@ -108,9 +107,9 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "SUN397",
         "split_zhou_SUN397.json",
         [
-            ("abbey", "abbey", "a/abbey/sun_{}.jpg"),
-            ("indoor_apse", "indoor apse", "a/apse/indoor/sun_{}.jpg"),
-            ("outdoor_zoo", "outdoor zoo", "z/zoo/outdoor/sun_{}.jpg"),
+            ("abbey", "a/abbey/sun_{}.jpg"),
+            ("indoor_apse", "a/apse/indoor/sun_{}.jpg"),
+            ("outdoor_zoo", "z/zoo/outdoor/sun_{}.jpg"),
         ],
         "a photo of a {}.",
     ),
@@ -119,9 +118,9 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "images",
         "split_zhou_DescribableTextures.json",
         [
-            ("banded", "banded", "banded/banded_{:04d}.jpg"),
-            ("polka-dotted", "polka-dotted", "polka-dotted/polka-dotted_{:04d}.jpg"),
-            ("zigzagged", "zigzagged", "zigzagged/zigzagged_{:04d}.jpg"),
+            ("banded", "banded/banded_{:04d}.jpg"),
+            ("polka-dotted", "polka-dotted/polka-dotted_{:04d}.jpg"),
+            ("zigzagged", "zigzagged/zigzagged_{:04d}.jpg"),
         ],
         "{} texture.",
     ),
@@ -130,9 +129,9 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "2750",
         "split_zhou_EuroSAT.json",
         [
-            ("Annual Crop Land", "Annual Crop Land", "AnnualCrop/AnnualCrop_{}.jpg"),
-            ("Sea or Lake", "Sea or Lake", "SeaLake/SeaLake_{}.jpg"),
-            ("Residential Buildings", "Residential Buildings", "Residential/Residential_{}.jpg"),
+            ("Annual Crop Land", "AnnualCrop/AnnualCrop_{}.jpg"),
+            ("Sea or Lake", "SeaLake/SeaLake_{}.jpg"),
+            ("Residential Buildings", "Residential/Residential_{}.jpg"),
         ],
         "a centered satellite photo of {}.",
     ),
@@ -141,9 +140,9 @@ SPLIT_FILES: dict[str, tuple[str, str, str, list[tuple[str, str, str]], str]] = 
         "UCF-101-midframes",
         "split_zhou_UCF101.json",
         [
-            ("Apply_Eye_Makeup", "Apply Eye Makeup", "Apply_Eye_Makeup/v_ApplyEyeMakeup_g{:02d}_c01.jpg"),
-            ("Hula_Hoop", "Hula Hoop", "Hula_Hoop/v_HulaHoop_g{:02d}_c01.jpg"),
-            ("Yo_Yo", "Yo Yo", "Yo_Yo/v_YoYo_g{:02d}_c01.jpg"),
+            ("Apply_Eye_Makeup", "Apply_Eye_Makeup/v_ApplyEyeMakeup_g{:02d}_c01.jpg"),
+            ("Hula_Hoop", "Hula_Hoop/v_HulaHoop_g{:02d}_c01.jpg"),
+            ("Yo_Yo", "Yo_Yo/v_YoYo_g{:02d}_c01.jpg"),
         ],
         "a photo of a person doing {}.",
     ),
@@ -153,13 +152,13 @@ WORDNET = [f"n{number:08d}" for number in (1440764, 1443537, 2012849, 3126707, 3
                                              10148035, 11879895, 12057211, 15075141)]  # fmt: skip
 WORDNET_NAMES = ["tench", "goldfish", "crane", "crane", "maillot", "maillot", "swim_trunks", "alp", "groom", "rapeseed",
                  "yellow lady's slipper", "toilet paper"]  # fmt: skip
-"""Twelve classes, so that folders called 0 … 11 have another order by name than by number; two names are shared."""
+"""Twelve classes, so that the folders 0 … 11 sort differently by name and number; two names occur twice."""
 SPOKEN = [name.replace("_", " ") for name in WORDNET_NAMES]
 ADVERSARIAL, RENDITION = [0, 3, 5, 8, 11], [1, 3, 7, 11]
 
 
 def split_file_miniature(root: Path, name: str, seed: int = 0) -> Miniature:
-    """One of the nine datasets that a split file describes."""
+    """Build one of the nine datasets with a split file."""
     folder, images, file, classes, template = SPLIT_FILES[name]
     generator = random.Random(f"{name} {seed}")
     items: Items = {}
@@ -168,21 +167,21 @@ def split_file_miniature(root: Path, name: str, seed: int = 0) -> Miniature:
         items[split] = []
         for label in range(len(classes)):
             for _ in range(FEW if split == "train" and label == len(classes) - 1 else size):
-                items[split].append((classes[label][2].format(number), label))
+                items[split].append((classes[label][1].format(number), label))
                 number += 1
         generator.shuffle(items[split])
-    for variant, (path, label) in enumerate(one for listed in items.values() for one in listed):
+    for variant, (path, label) in enumerate(item for listed in items.values() for item in listed):
         save(root / folder / images / path, label, variant)
     written = {split: [[path, label, classes[label][0]] for path, label in listed] for split, listed in items.items()}
     (root / folder / file).write_text(json.dumps(written))
     below = f"{folder}/{images}/" if images else f"{folder}/"
-    found = {split: [(below + path, label) for path, label in listed] for split, listed in items.items()}
+    expected = {split: [(below + path, label) for path, label in listed] for split, listed in items.items()}
     ids = list(range(len(classes)))
-    return Miniature(name, [spoken for _, spoken, _ in classes], found, template, ids)
+    return Miniature(name, [classname.replace("_", " ") for classname, _ in classes], expected, template, ids)
 
 
 def aircraft_miniature(root: Path) -> Miniature:
-    """FGVC's lists: ids by the order of variants.txt, which isn't alphabetical; names with spaces and slashes."""
+    """Build FGVC's lists, with names that are not sorted and contain spaces and slashes."""
     folder, names = root / "fgvc_aircraft", ["737-200", "707-320", "DH-82", "F/A-18", "Eurofighter Typhoon"]
     folder.mkdir(parents=True)
     (folder / "variants.txt").write_text("".join(f"{name}\n" for name in names))
@@ -200,7 +199,7 @@ def aircraft_miniature(root: Path) -> Miniature:
 
 
 def imagenet_miniature(root: Path) -> Miniature:
-    """Folders called by WordNet ids; no validation split; the images in the order of their names."""
+    """Build folders named by WordNet ids, without a validation split."""
     folder = root / "imagenet"
     _classnames(folder)
     items: Items = {"train": [], "test": []}
@@ -214,7 +213,7 @@ def imagenet_miniature(root: Path) -> Miniature:
 
 
 def variant_miniature(root: Path, name: str) -> Miniature:
-    """A test set for prompts learned on ImageNet, with a README.txt and hidden files among the class folders."""
+    """Build a variant of ImageNet, with a README.txt and hidden files beside the class folders."""
     folder, images, labels = {
         "imagenet_v2": ("imagenetv2", "imagenetv2-matched-frequency-format-val", list(range(12))),
         "imagenet_sketch": ("imagenet-sketch", "images", list(range(12))),
@@ -224,9 +223,9 @@ def variant_miniature(root: Path, name: str) -> Miniature:
     _classnames(root / folder)
     items: Items = {"test": []}
     for label in labels:
-        called = str(label) if name == "imagenet_v2" else WORDNET[label]
+        folder_name = str(label) if name == "imagenet_v2" else WORDNET[label]
         for i in range(2):
-            path = f"{folder}/{images}/{called}/{i:08x}.{'png' if name == 'imagenet_sketch' else 'jpg'}"
+            path = f"{folder}/{images}/{folder_name}/{i:08x}.{'png' if name == 'imagenet_sketch' else 'jpg'}"
             save(root / path, label, i)
             items["test"].append((path, label))
     (root / folder / images / "README.txt").write_text("about")
@@ -236,17 +235,15 @@ def variant_miniature(root: Path, name: str) -> Miniature:
 
 
 def miniature(root: Path, name: str) -> Miniature:
-    """Build one of the fifteen below `root`."""
-    if name in SPLIT_FILES:
-        made = split_file_miniature(root, name)
-    elif name == "fgvc_aircraft":
-        made = aircraft_miniature(root)
-    else:
-        made = imagenet_miniature(root) if name == "imagenet" else variant_miniature(root, name)
-    if name == "caltech101":  # left on disk by everyone, listed by no split file
+    """Build one of the fifteen datasets below `root`."""
+    if name == "caltech101":  # images that are not listed in the split file
         save(root / "caltech-101/101_ObjectCategories/BACKGROUND_Google/image_0001.jpg", 0, 0)
         save(root / "caltech-101/101_ObjectCategories/Faces_easy/image_0001.jpg", 1, 0)
-    return made
+    if name in SPLIT_FILES:
+        return split_file_miniature(root, name)
+    if name == "fgvc_aircraft":
+        return aircraft_miniature(root)
+    return imagenet_miniature(root) if name == "imagenet" else variant_miniature(root, name)
 
 
 def _classnames(folder: Path) -> None:

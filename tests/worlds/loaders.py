@@ -1,4 +1,4 @@
-"""A loader process that is killed while it makes a batch."""
+"""A loader process that is killed while it loads a batch."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import Tensor
 from syncclip.stream.mixed import MixedStream
 
 
-def kill_once(mixed: MixedStream, mark: Path) -> Callable[[], None]:
-    """A call after which one loader process is killed with -9, at the next image that it transforms; only once.
+def kill_once(mixed: MixedStream, marker: Path) -> Callable[[], None]:
+    """Return a function after whose call one loader process kills itself (-9) at its next image, once.
 
-    Not from outside: it might be holding a lock that it shares with its parent, which would then wait forever.
+    A kill from outside could hit a process that holds a lock shared with its parent, which would then wait forever.
 
     Args:
-        mark: a file that is there from the kill on.
+        marker: file that is created at the kill.
     """
-    honest, parent, wanted = mixed.transform, os.getpid(), mark.with_name(f"{mark.name}.wanted")
+    original, parent, request = mixed.transform, os.getpid(), marker.with_name(f"{marker.name}.wanted")
 
-    def transform(image: Image.Image, draw: torch.Generator) -> Tensor:
+    def transform(image: Image.Image, generator: torch.Generator) -> Tensor:
         if os.getpid() != parent:
             with contextlib.suppress(FileNotFoundError):
-                wanted.rename(mark)
+                request.rename(marker)
                 os.kill(os.getpid(), signal.SIGKILL)
-        return honest(image, draw)
+        return original(image, generator)
 
     def kill() -> None:
-        if not mark.exists():
-            wanted.touch()
+        if not marker.exists():
+            request.touch()
 
     mixed.transform = transform
     return kill

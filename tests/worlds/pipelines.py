@@ -1,4 +1,4 @@
-"""A tiny random-weight pipeline of each family of text-to-image models: megabytes, milliseconds, no meaning."""
+"""Tiny text-to-image pipelines of each family, with random weights: a few megabytes, milliseconds per image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 SIDE = 64
-"""Pixels of the images that all of them draw by default."""
+"""Default height and width of their images in pixels."""
 
 CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 
 
 def build_pipeline(family: str, folder: Path, seed: int = 0) -> Path:
-    """Save a pipeline of one of `FAMILIES` into `folder` and return it; the same `seed` gives the same weights."""
+    """Save a pipeline of one of `FAMILIES`, with weights that depend on the seed; returns the folder."""
     if (folder / "model_index.json").exists():
         return folder
     import torch
@@ -25,12 +25,35 @@ def build_pipeline(family: str, folder: Path, seed: int = 0) -> Path:
     diffusers_logging.set_verbosity_error()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        pipeline = FAMILIES[family]()
-        vae = pipeline.vae
-        last = getattr(vae.decoder, "conv_out", None) or vae.decoder.layers[-1]
-        last.weight *= 6  # random networks whisper
+        pipeline = smallest() if family == "smallest" else FAMILIES[family]()
+        decoder = pipeline.vae.decoder
+        last = getattr(decoder, "conv_out", None) or decoder.layers[-1]
+        last.weight *= 6  # random weights give little contrast
     pipeline.save_pretrained(folder)
     return folder
+
+
+def build_generator(folder: Path, seed: int = 0) -> Path:
+    """Save the smallest Stable Diffusion pipeline (about 1 MB), with 8-fold AutoencoderTiny and DPM-Solver++.
+
+    Its images are meaningless but colourful; they differ between prompts and seeds.
+    """
+    return build_pipeline("smallest", folder, seed)
+
+
+def smallest() -> Any:
+    from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+
+    tokenizer = clip_tokenizer(string.ascii_lowercase + string.digits + string.punctuation, 48)
+    text_encoder, unet = _clip(tokenizer=tokenizer, layers=1, projection_dim=512), _unet()
+    return StableDiffusionPipeline(
+        vae=_tiny_vae(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler(**BETAS),
+        **NO_SAFETY_CHECKER,
+    )
 
 
 def stable_diffusion() -> Any:
@@ -42,26 +65,21 @@ def stable_diffusion() -> Any:
         tokenizer=clip_tokenizer(),
         unet=_unet(),
         scheduler=DPMSolverMultistepScheduler(**BETAS),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **NO_SAFETY_CHECKER,
     )
 
 
 def turbo() -> Any:
-    """As SD-Turbo: one step or a few, an ancestral scheduler, trailing timesteps."""
+    """Like SD-Turbo: an ancestral scheduler with trailing timesteps for one step or a few."""
     from diffusers import EulerAncestralDiscreteScheduler, StableDiffusionPipeline
 
-    scheduler = EulerAncestralDiscreteScheduler(timestep_spacing="trailing", **BETAS)
     return StableDiffusionPipeline(
         vae=_kl_vae(4),
         text_encoder=_clip(),
         tokenizer=clip_tokenizer(),
         unet=_unet(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        scheduler=EulerAncestralDiscreteScheduler(timestep_spacing="trailing", **BETAS),
+        **NO_SAFETY_CHECKER,
     )
 
 
@@ -74,9 +92,7 @@ def latent_consistency() -> Any:
         tokenizer=clip_tokenizer(),
         unet=_unet(time_cond_proj_dim=8),
         scheduler=LCMScheduler(**BETAS),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **NO_SAFETY_CHECKER,
     )
 
 
@@ -187,7 +203,7 @@ def sana() -> Any:
     from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
     from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
-    words = {token: place for place, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "▁", *CHARACTERS])}
+    words = {token: number for number, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "▁", *CHARACTERS])}
     tokenizer = GemmaTokenizer(vocab=words, merges=[], model_max_length=64)
     text_encoder = Gemma2Model(
         Gemma2Config(
@@ -251,6 +267,11 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "sana": sana,
 }
 
+NO_SAFETY_CHECKER: dict[str, Any] = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "requires_safety_checker": False,
+}
 BETAS: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -302,31 +323,31 @@ def _kl_vae(channels: int, **more: Any) -> Any:
     )
 
 
-def _clip(projection: bool = False) -> Any:
+def _clip(projection: bool = False, tokenizer: Any = None, layers: int = 2, projection_dim: int = 32) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    tokenizer = clip_tokenizer()
+    tokenizer = tokenizer or clip_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
-        max_position_embeddings=77,
-        projection_dim=32,
+        max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        projection_dim=projection_dim,
     )
-    return _loud(CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config))
+    return _amplified(CLIPTextModelWithProjection(config) if projection else CLIPTextModel(config))
 
 
-def clip_tokenizer() -> Any:
+def clip_tokenizer(characters: str = CHARACTERS, context: int = 77) -> Any:
     from transformers import CLIPTokenizer
 
-    tokens = ["<pad>", *CHARACTERS, *(c + "</w>" for c in CHARACTERS), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: place for place, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77, pad_token="<pad>")
+    tokens = ["<pad>", *characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=context, pad_token="<pad>")
 
 
 def _t5(width: int) -> Any:
@@ -335,18 +356,24 @@ def _t5(width: int) -> Any:
     config = T5Config(
         vocab_size=len(t5_tokenizer()), d_model=width, d_kv=8, d_ff=32, num_layers=1, num_heads=4, dropout_rate=0.0
     )
-    return _loud(T5EncoderModel(config))
+    return _amplified(T5EncoderModel(config))
 
 
 def t5_tokenizer() -> Any:
     from transformers import T5Tokenizer
 
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -1.0), *((one, -2.0) for one in CHARACTERS)]
+    pieces = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -1.0),
+        *((character, -2.0) for character in CHARACTERS),
+    ]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=77)
 
 
-def _loud(text_encoder: Any) -> Any:
-    """Let prompts be heard: a random encoder tells them hardly apart."""
+def _amplified(text_encoder: Any) -> Any:
+    """Scale the output, which with random weights hardly differs between prompts."""
     for name, weight in text_encoder.named_parameters():
         if name.endswith("final_layer_norm.weight"):
             weight *= 20
@@ -354,7 +381,7 @@ def _loud(text_encoder: Any) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    """`Inverted`, a pipeline class of one's own; made when asked for, since importing diffusers takes seconds."""
+    """Define the custom pipeline class `Inverted` on access, since importing diffusers takes seconds."""
     if name != "Inverted":
         raise AttributeError(name)
     from functools import wraps
@@ -363,11 +390,11 @@ def __getattr__(name: str) -> Any:
     from PIL import ImageOps
 
     class Inverted(StableDiffusionPipeline):  # type: ignore[misc]
-        """Draws the negatives of Stable Diffusion's images."""
+        """Stable Diffusion with inverted colours."""
 
         @wraps(StableDiffusionPipeline.__call__)
-        def __call__(self, *given: Any, **more: Any) -> Any:
-            output = super().__call__(*given, **more)
+        def __call__(self, *arguments: Any, **options: Any) -> Any:
+            output = super().__call__(*arguments, **options)
             output.images = [ImageOps.invert(image.convert("RGB")) for image in output.images]
             return output
 

@@ -1,4 +1,4 @@
-"""Other content in a file with a checksum: what its own writer would have written, not damage."""
+"""Replaced content of files with checksums, as their own writer would have written it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from syncclip import storage
 from syncclip.studies import outputs
 
 
-def rewrite(place: Path | str, data: bytes) -> None:
-    """Replace a file's content; its owner stays."""
-    storage.write_with_checksum(str(place), data, owner=storage.read_owner(str(place)))
+def rewrite(path: Path | str, data: bytes) -> None:
+    """Replace a file's content and keep its owner."""
+    storage.write_with_checksum(str(path), data, owner=storage.read_owner(str(path)))
 
 
-def rewrite_json(place: Path | str, value: Any) -> None:
-    """Replace the value in a JSON file; its owner stays."""
-    outputs.write_json(str(place), value, storage.read_owner(str(place)))
+def rewrite_json(path: Path | str, value: Any) -> None:
+    """Replace the value of a JSON file and keep its owner."""
+    outputs.write_json(str(path), value, storage.read_owner(str(path)))
 
 
-def rewrite_table(place: Path | str, table: pd.DataFrame) -> None:
-    """Replace a table; its owner stays."""
-    storage.write_table(str(place), table, storage.read_owner(str(place)))
+def rewrite_table(path: Path | str, table: pd.DataFrame) -> None:
+    """Replace a table and keep its owner."""
+    storage.write_table(str(path), table, storage.read_owner(str(path)))

@@ -1,4 +1,4 @@
-"""What several tests read: one that changed it would change the others, by the order in which they happen to run."""
+"""Files shared by several tests, which must not change them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 @contextmanager
 def only_read(folder: str | Path) -> Iterator[None]:
-    """Fail where a file below a folder was added, removed or written meanwhile."""
+    """Fail if a file below a folder is added, removed or written."""
     before = _files(Path(folder))
     yield
     changed = sorted({name for name, _, _ in before ^ _files(Path(folder))})
-    assert not changed, f"a test changed {changed[0]}, which others read: let it copy {folder} first"
+    assert not changed, f"a test changed {changed[0]}, which others read; copy {folder} first"
 
 
 def _files(folder: Path) -> set[tuple[str, int, int]]:

@@ -1,4 +1,4 @@
-"""A tiny world for studies: dataset, CLIP, generator, a recipe of them, and a synthetic set made without drawing."""
+"""A tiny toy benchmark for studies: dataset, CLIP, generator, recipe, and a synthetic dataset without generation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from syncclip.studies.status import StudyStatus
 from syncclip.synthesis.plan import write_plan
 from syncclip.synthetic_sets import prepare
 from tests.worlds.clip import make_clip_folder
-from tests.worlds.dataset import CLASSES, encoded, make_image, tiny_dataset
-from tests.worlds.generator import build_generator
+from tests.worlds.dataset import encoded, make_image, tiny_dataset
+from tests.worlds.pipelines import build_generator
 
 RECIPE = """
 name: tiny
@@ -41,7 +41,7 @@ storage: {{root: {root}/runs}}
 
 
 def study_world(root: Path) -> Path:
-    """Build everything in a folder; the recipe is `tiny.yaml` there."""
+    """Build the benchmark in a folder, with the recipe `tiny.yaml`."""
     tiny_dataset(root / "dataset")
     make_clip_folder(root / "clip")
     build_generator(root / "generator")
@@ -50,18 +50,17 @@ def study_world(root: Path) -> Path:
 
 
 def study_recipe(root: Path, *overrides: str) -> Recipe:
-    """The recipe of a world, with overrides."""
+    """Load the recipe of a benchmark with overrides."""
     return Recipe.load(str(root / "tiny.yaml"), overrides)
 
 
 def make_set(recipe: Recipe, url: str) -> str:
-    """Write a set by the recipe's plan, its images painted instead of generated: no Ray, no pipeline."""
+    """Write a recipe's synthetic dataset with painted images, without Ray and without the pipeline."""
     plan = write_plan(prepare.plan(recipe), url)
     for shard in plan.shards():
-        entries = map(plan.entry, plan.shard_range(shard))
         samples = [
-            Sample(e.index, e.label, encoded(make_image(e.label, 50 + e.index // len(CLASSES))), e.prompt)
-            for e in entries
+            Sample(entry.index, entry.label, encoded(make_image(entry.label, 50 + entry.index // 6)), entry.prompt)
+            for entry in map(plan.entry, plan.shard_range(shard))
         ]
         write_shard(url, shard, samples, seconds=0.5, owner=plan.owner)
     assert storage.exists(storage.join(url, "plan.json"))
@@ -69,11 +68,11 @@ def make_set(recipe: Recipe, url: str) -> str:
 
 
 MEMBERS = ("first", "second")
-"""The datasets of the tiny suite."""
+"""Datasets of the tiny suite."""
 
 
 def suite_world_in(root: Path) -> Path:
-    """Build a world with a suite of two datasets in `suite`, and a synthetic set of each in `sets`."""
+    """Build a benchmark with a suite of two datasets in `suite`, and a synthetic dataset of each in `sets`."""
     study_world(root)
     for name, test in zip(MEMBERS, (4, 6), strict=True):
         tiny_dataset(root / "suite" / name, train=4, test=test)
@@ -84,14 +83,14 @@ def suite_world_in(root: Path) -> Path:
 
 
 def suite_recipe(root: Path, *overrides: str) -> Recipe:
-    """The recipe of a study of that suite."""
+    """Load the recipe of a study of the suite."""
     return study_recipe(root, f"dataset.name={root}/suite", f"training.synthetic={root}/sets", *overrides)
 
 
 def run_cells_here(runs: Sequence[CellRun], *_: object, **__: object) -> tuple[list[CellRun], StudyStatus]:
-    """`run_cells` without Ray."""
-    ended = []
-    for run in runs:
-        answer = {"error": None} if run.status == "done" else run_cell(run.spec)
-        ended.append(replace(run, status="failed" if answer["error"] else "done", error=answer["error"]))
-    return ended, StudyStatus.begin(cells=len(runs), done=len(runs))
+    """Call `run_cells` without Ray."""
+    errors = [None if run.status == "done" else run_cell(run.spec)["error"] for run in runs]
+    finished = [
+        replace(run, status="failed" if error else "done", error=error) for run, error in zip(runs, errors, strict=True)
+    ]
+    return finished, StudyStatus.begin(cells=len(runs), done=len(runs))

@@ -1,4 +1,4 @@
-"""A recipe's synthetic set, drawn in this process: what a cluster's set is compared with."""
+"""Synthetic datasets generated in this process, for comparison with those of a cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from syncclip.recipe.recipe import Recipe
 
 
 def generate_here(recipe: Recipe, url: str) -> str:
-    """Draw the set shard after shard, without Ray, which takes longer to start than a tiny set to draw."""
+    """Generate a recipe's dataset shard by shard without Ray, which takes longer to start; returns its URL."""
     import torch
 
     from syncclip.shards.index import index_set
@@ -25,9 +25,9 @@ def generate_here(recipe: Recipe, url: str) -> str:
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     generator, filters = Generator(plan.generator), build_filters(plan.filters, plan.classnames)
-    for shard in plan.shards():
-        made = generate_shard(plan, shard, generator, filters)
-        write_shard(url, shard, made.samples, made.rejects, owner=plan.owner)
+    for number in plan.shards():
+        shard = generate_shard(plan, number, generator, filters)
+        write_shard(url, number, shard.samples, shard.rejects, owner=plan.owner)
     torch.set_num_threads(threads)
     index_set(url, plan.owner)
     summarise(plan, url)

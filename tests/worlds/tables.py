@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -18,7 +17,7 @@ Record = dict[str, Any]
 
 
 def write_images(folder: Path, below: str = "images") -> list[Record]:
-    """Ten images of each class in one folder, as rows of a table."""
+    """Write ten images of each class into one folder; returns the rows of a table."""
     (folder / below).mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(PER_CLASS):
@@ -30,15 +29,11 @@ def write_images(folder: Path, below: str = "images") -> list[Record]:
 
 
 def write_table(file: Path, rows: list[Record]) -> Path:
-    """A table in the format that the file's name asks for."""
+    """Write a table in the format of the file's extension."""
     if file.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), file)
     elif file.suffix == ".jsonl":
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-        file.write_text(text.getvalue())
+        pd.DataFrame(rows).to_csv(file, index=False)
     return file

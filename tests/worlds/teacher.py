@@ -1,4 +1,4 @@
-"""A teacher's files of the tiny world's set, written in this process: Ray takes longer to start."""
+"""Soft labels and predictions of shards, written in this process: Ray takes seconds to start."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from syncclip.inference.soft_labels import write_soft_labels
 from syncclip.recipe.recipe import Recipe
 
 
-def teach_here(run: str, url: str, out: str, **asked: Any) -> Passed:
-    """As `write_soft_labels`, without Ray."""
-    with patch.object(ShardJob, "run_on", _in_turn):
-        return write_soft_labels(run, url, out, **asked)
+def teach_here(run: str, url: str, out: str | None = None, **settings: Any) -> Passed:
+    """Call `write_soft_labels` without Ray."""
+    with patch.object(ShardJob, "run_on", _run_here):
+        return write_soft_labels(run, url, out, **settings)
 
 
-def classify_here(run: str, url: str, out: str | None = None, **asked: Any) -> Passed:
-    """As `classify_shards`, without Ray."""
-    with patch.object(ShardJob, "run_on", _in_turn):
-        return classify_shards(run, url, out, **asked)
+def classify_here(run: str, url: str, out: str | None = None, **settings: Any) -> Passed:
+    """Call `classify_shards` without Ray."""
+    with patch.object(ShardJob, "run_on", _run_here):
+        return classify_shards(run, url, out, **settings)
 
 
-def _in_turn(job: ShardJob, worker: Callable[[], ShardPass], *_: object) -> None:
+def _run_here(job: ShardJob, make_worker: Callable[[], ShardPass], *_: object) -> None:
     job.verify()
-    made = worker()
+    worker = make_worker()
     for number in job.remaining():
-        report = made.commit(made.begin(number))
+        report = worker.commit(worker.begin(number))
         if report.error:
             raise UserError(job.failure(number, report.error, len(job.remaining())))
 
 
 def zero_shot(recipe: str, folder: Path, *overrides: str) -> str:
-    """A finished run of the plain CLIP, for a teacher."""
+    """Train a zero-shot run, to be used as a teacher; returns its URL."""
     values = ["training.method=zeroshot", *overrides]
     return jobs.run_here(Recipe.load(recipe, values), str(folder)).url

@@ -1,4 +1,4 @@
-"""WebDataset shards as any writer makes them."""
+"""WebDataset shards of other tools, without tables or markers."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from tests.worlds.dataset import CLASSES, encoded, make_image
 
 
 def tar(file: Path, samples: Iterable[dict[str, bytes]], prefix: str = "s") -> Path:
-    """A tar with the members of each sample side by side, in any order of kinds, and no tables or markers beside it."""
+    """Write a tar of samples, each given as extension -> content."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(file, "w") as archive:
         for number, sample in enumerate(samples):
-            for kind, data in sample.items():
-                info = tarfile.TarInfo(f"{prefix}{number:07d}.{kind}")
+            for extension, data in sample.items():
+                info = tarfile.TarInfo(f"{prefix}{number:07d}.{extension}")
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
     return file
 
 
-def samples(start: int = 0, count: int = 10, kind: str = "cls") -> list[dict[str, bytes]]:
-    """`count` shapes of each class, the class told in a `.cls` or a `.json` member."""
-    made = []
-    for i in range(start, start + count):
+def samples(start: int = 0, count: int = 10, label_kind: str = "cls") -> list[dict[str, bytes]]:
+    """`count` samples per class, with the class in a `.cls` or a `.json` member."""
+    result = []
+    for variant in range(start, start + count):
         for label in range(len(CLASSES)):
-            cell = str(label) if kind == "cls" else json.dumps({"label": label, "caption": "x"})
-            made.append({kind: cell.encode(), "png": encoded(make_image(label, i), "PNG"), "txt": b"a shape"})
-    return made
+            text = str(label) if label_kind == "cls" else json.dumps({"label": label, "caption": "x"})
+            image = encoded(make_image(label, variant), "PNG")
+            result.append({label_kind: text.encode(), "png": image, "txt": b"a shape"})
+    return result
