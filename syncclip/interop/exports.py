@@ -1,4 +1,4 @@
-"""Export of a run with a model card, and a checkpoint for the method's published code."""
+"""Export of a run with a model card and a checkpoint for the method's published code."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ class ExportedRun:
 
 
 def export_prompts(run: str, out: str | None = None) -> ExportedRun:
-    """Write a finished run's prompts in the format of the method's published code, with a model card.
+    """Export a finished run with a model card and a checkpoint for the method's published code.
 
-    `out` contains the run's own files (recipe, prompts, record, results), so it is a run as well; the card,
-    `README.md`; and a folder for the published code: the learned parameters and the words around them in single
-    precision, as the recipe's last epoch and as the best one. The card lists what that folder lacks.
+    `out` contains the run's files (recipe, prompts, record, results), so it is a run; the card, `README.md`; and a
+    folder for the published code with the learned parameters and the fixed words in single precision, as the
+    checkpoint of the last epoch and as the best one. The card lists the omitted parts of the checkpoint.
 
     Args:
-        run: the run's folder or URL.
-        out: folder or URL; by default the run's own.
+        run: folder or URL of the run.
+        out: output folder or URL; default: the run's folder.
 
     Raises:
-        UserError: there is no finished run, its method learns nothing, the published code can't represent it, or `out`
+        UserError: the run is not finished, its method learns nothing, the published code does not support it, or `out`
             contains another run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not recipe.methods.of(name).data:
-        raise UserError(f"{folder.url}: method {name!r} learns nothing; there are no prompts to export")
+        raise UserError(f"{folder.url}: method {name!r} learns nothing, so there are no prompts to export")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     method, classes = build_trained(recipe, folder)
@@ -85,9 +85,9 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         if layout is not None:
             prompts = storage.read_bytes(folder.path(PROMPTS))
             source = {"run": recipe.hash, "prompts": hashlib.sha256(prompts).hexdigest()}
-            with exporting(storage.join(out, layout.folder), name, source, "prompts export") as written:
-                written.begin()
-                checkpoint = write_checkpoint(written, state, recipe.training.epochs)
+            with exporting(storage.join(out, layout.folder), name, source, "prompts export") as export:
+                export.begin()
+                checkpoint = write_checkpoint(export, state, recipe.training.epochs)
         write_run(out, folder, recipe, record, classes, learned, layout)
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
@@ -102,15 +102,15 @@ def write_run(
     layout: Layout | None = None,
     name: str = ".",
 ) -> None:
-    """Write a run's files for inference, and its card, into its own or another folder.
+    """Write the files of a run that inference requires, and its model card.
 
     Args:
-        out: folder or URL, possibly the run's own.
-        folder: the run's own.
-        recipe, record, classes: their public versions.
-        learned: learned tensors, by our names.
-        layout: layout of the exported checkpoint for published code; None: there is none.
-        name: name of the run for `load`, on the card.
+        out: output folder or URL, possibly the run's.
+        folder: the run's folder.
+        recipe, record, classes: contents of these files, without private values.
+        learned: learned tensors by our names.
+        layout: layout of the exported checkpoint for published code; None without a checkpoint.
+        name: argument of `load` on the card.
     """
     if out != folder.url:
         for file in (PROMPTS, RESULTS):
@@ -137,7 +137,7 @@ def _model_card(
     layout: Layout | None,
     name: str,
 ) -> str:
-    """The model card of a run, in Markdown with the Hugging Face Hub's YAML front matter; see `write_run`."""
+    """Markdown of a run's model card, with the Hub's YAML metadata; see `write_run`."""
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
     facts = {
@@ -149,12 +149,12 @@ def _model_card(
     }
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
-        f"---\n{_head(recipe, title, classes.dataset, results)}---\n\n# {title}",
+        f"---\n{_metadata(recipe, title, classes.dataset, results)}---\n\n# {title}",
         "An image classifier: prompts for a frozen CLIP, trained with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
-        _use(recipe, name),
+        _usage(recipe, name),
         *([_checkpoint(recipe, layout, learned)] if layout is not None else []),
         f"## Classes\n\nBase: {', '.join(names[:base])}.\n\nNovel: {', '.join(names[base:])}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
@@ -171,8 +171,8 @@ def _training_images(recipe: Recipe) -> str:
     return " and ".join(text for data, text in images.items() if recipe.training.data in (data, "both"))
 
 
-def _use(recipe: Recipe, name: str) -> str:
-    """The card's section on inference with the run `name`; `.` is the card's own folder."""
+def _usage(recipe: Recipe, name: str) -> str:
+    """The card's section on inference with the run `name`, or `.` for the card's folder."""
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
@@ -190,7 +190,7 @@ def _use(recipe: Recipe, name: str) -> str:
 
 
 def _weights_on_hub(recipe: Recipe) -> str | None:
-    """The Hub repository of the run's CLIP; "" if it is published elsewhere, None if it is not published."""
+    """Hub repository of the run's CLIP; "" if it is published elsewhere, None if it is not published."""
     import open_clip
 
     weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
@@ -200,8 +200,8 @@ def _weights_on_hub(recipe: Recipe) -> str | None:
     return (published.get("hf_hub") or "").strip("/") if published else None
 
 
-def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
-    """The YAML front matter, with the weights if the Hub has them."""
+def _metadata(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
+    """The card's YAML metadata."""
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = [
@@ -243,10 +243,10 @@ def _results(results: Mapping[str, Any]) -> str:
 
 
 def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -> str:
-    """The card's section on the checkpoint for published code: its content, its gaps, and how to load it."""
+    """The card's section on the checkpoint for published code: content, omissions and loading."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
-    # A null is a default that follows from the tower; published code has its own for the published towers.
+    # null: the default depends on the tower; published code has defaults for its towers
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
     left_out = ["the state of optimiser and scheduler, so training can't be resumed", *layout.left_out]
     words = " and the words of all classes around them" if hasattr(settings, "initial_words") else ""

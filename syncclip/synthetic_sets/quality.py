@@ -1,4 +1,4 @@
-"""Quality of a synthetic set under a frozen CLIP: accuracy, diversity, domain shift and near-duplicates."""
+"""Quality of a synthetic dataset under a frozen CLIP: accuracy, diversity, domain shift and near-duplicates."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from syncclip.synthetic_sets.shift import Floats, Labels, Shift, measure
 
 STATS_NAME = "stats.json"
 MOST = 20_000
-"""Maximum number of measured images of each domain, the first ones of each class."""
+"""Maximum number of images of each domain that are measured, balanced over the classes."""
 DUPLICATE = 0.99
 """Minimum cosine similarity of near-duplicates."""
 PAIRS = 20
-"""Maximum number of listed near-duplicates."""
+"""Maximum number of near-duplicates that are listed."""
 BLOCK = 2048
 DIGITS = 5
 
@@ -41,9 +41,9 @@ class ClassQuality(Settings):
     accuracy: float | None
     """Zero-shot accuracy among all classes, in percent; None without images."""
     similarity: float | None
-    """Mean cosine similarity of two different images; None for fewer than two."""
+    """Mean pairwise cosine similarity; None for fewer than two images."""
     shift: float | None
-    """1 - cosine between the centroids of real and synthetic images; None if one is missing."""
+    """1 - cosine of the centroids of real and synthetic images; None if one is missing."""
 
 
 class ShiftNumbers(Settings):
@@ -56,35 +56,35 @@ class ShiftNumbers(Settings):
 
 
 class SetQuality(Settings):
-    """Content of a set's `stats.json`."""
+    """Content of a dataset's `stats.json`."""
 
     format: int = 1
     backbone: str
     """Name of the CLIP."""
     images: int
-    """Number of images in the set."""
+    """Number of images in the dataset."""
     measured: int
     """Number of measured images."""
     accuracy: float
     """Zero-shot accuracy among all classes, in percent."""
     similarity: float | None
-    """Mean cosine similarity of two images of a class, averaged over classes; lower means more diverse."""
+    """Mean pairwise cosine similarity within a class, averaged over classes; lower means more diverse."""
     real_similarity: float | None
-    """Mean cosine similarity of the real images, as a baseline."""
+    """The same similarity of the real images, as a baseline."""
     shift: ShiftNumbers | None
     """Shift from the real to the synthetic images; None without real images."""
     near_duplicates: int
     """Number of images with a cosine similarity of at least `duplicate` to an earlier image of any class."""
     duplicate: float
     pairs: tuple[tuple[int, int], ...]
-    """Sample numbers of the first near-duplicates, each with its nearest earlier image."""
+    """Sample indices of the first near-duplicates, each with its nearest earlier image."""
     prompts: PromptCoverage | None
-    """Coverage of the prompts; None for an imported set."""
+    """Coverage of the prompts; None for an imported dataset."""
     classes: tuple[ClassQuality, ...]
 
 
 class Features(NamedTuple):
-    """CLIP features of some images: (N, D) unit vectors, (N,) class ids and rows."""
+    """CLIP features of images: (N, D) unit vectors, (N,) class ids and rows."""
 
     features: Floats
     labels: Labels
@@ -92,20 +92,20 @@ class Features(NamedTuple):
 
 
 def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = MOST) -> SetQuality:
-    """Measure a set and write the result to its `stats.json`.
+    """Measure a dataset and write the result to its `stats.json`.
 
     Args:
-        url: folder or URL of the set.
-        clip: frozen CLIP with one prompt for each class.
+        url: folder or URL of the dataset.
+        clip: frozen CLIP with one prompt per class.
         real: real images of the same classes, or None.
-        most: maximum number of measured images of each domain.
+        most: maximum number of images of each domain that are measured.
 
     Raises:
-        UserError: there is no set, or no image is readable.
+        UserError: there is no dataset, or no image is readable.
     """
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic set found; generate one with `syncclip synth RECIPE --out {url}`")
+        raise UserError(f"{url}: no synthetic dataset found; generate one with `syncclip synth RECIPE --out {url}`")
     images = ShardSet(url)
     synthetic = _encode(images, clip, most, "synthetic")
     if not len(synthetic.rows):
@@ -146,15 +146,15 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
 
 
 def similarity(features: Floats) -> float | None:
-    """Mean pairwise cosine similarity of the rows of an (n, D) matrix of unit vectors; None for fewer than two."""
+    """Mean pairwise cosine similarity of (n, D) unit vectors; None for fewer than two."""
     count = len(features)
     return None if count < 2 else float(((features.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
 
 
 def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
-    """Count rows of (N, D) features with an earlier near-duplicate, and pair the first `PAIRS` with the nearest one.
+    """Count the rows of (N, D) unit vectors with an earlier near-duplicate, and return the first `PAIRS` pairs.
 
-    Compares all pairs in blocks; 20,000 images take seconds.
+    Compares all pairs in blocks, which takes seconds for 20,000 images.
     """
     small = features.astype(np.float32)
     count = 0
@@ -187,7 +187,7 @@ def _classes(
 
 
 def _encode(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Features:
-    """CLIP features of a set; unreadable images are skipped."""
+    """Compute CLIP features of a dataset; unreadable images are skipped."""
     labels = np.asarray(images.labels)
     kept, features = encode_set(images, clip, balanced_rows(labels, most).tolist(), f"quality ({name})")
     return Features(features.double().numpy(), labels[kept], np.array(kept, np.int64))
@@ -199,17 +199,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """The rounded number; None for NaN, which JSON lacks."""
+    """Round a number; None for NaN, which JSON does not support."""
     return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
 
 
 def measure_quality(recipe: Recipe, url: str) -> SetQuality:
-    """Measure the set at `url` with a recipe's backbone and real images, and write the result to its `stats.json`.
+    """Measure the dataset at `url` with a recipe's backbone, and write the result to its `stats.json`.
 
-    The real images are those of `evaluation.split`; without that split there is no shift.
+    The shift is measured to the real images of `evaluation.split`, if that split exists.
 
     Raises:
-        UserError: there is no set, or its classes are not those of the recipe's dataset.
+        UserError: there is no synthetic dataset, or its classes differ from those of the recipe's dataset.
     """
     import torch  # slow to import, and not needed to read `stats.json`
 
