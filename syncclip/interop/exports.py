@@ -44,11 +44,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
 
     `out` contains the run's files (recipe, prompts, record, results), so it is a run; the card, `README.md`; and a
     folder for the published code with the learned parameters and the fixed words in single precision, as the
-    checkpoint of the last epoch and as the best one. The card lists the omitted parts of the checkpoint.
-
-    Args:
-        run: folder or URL of the run.
-        out: output folder or URL; default: the run's folder.
+    checkpoint of the last epoch and as the best one. By default, `out` is the run's folder.
 
     Raises:
         UserError: the run is not finished, its method learns nothing, the published code does not support it, or `out`
@@ -105,8 +101,6 @@ def write_run(
     """Write the files of a run that inference requires, and its model card.
 
     Args:
-        out: output folder or URL, possibly the run's.
-        folder: the run's folder.
         recipe, record, classes: contents of these files, without private values.
         learned: learned tensors by our names.
         layout: layout of the exported checkpoint for published code; None without a checkpoint.
@@ -121,23 +115,6 @@ def write_run(
         storage.write_with_checksum(storage.join(out, RECIPE), recipe.to_yaml().encode(), owner=folder.owner)
     storage.write_document(storage.join(out, CLASSES), classes, folder.owner)
     results = read_results(url, folder.owner) if storage.exists(url := folder.path(RESULTS)) else {}
-    card = _model_card(folder.name, recipe, record, results, classes, learned, layout, name)
-    storage.write_with_checksum(storage.join(out, CARD), card.encode(), owner=folder.owner)
-    storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
-    storage.write_contents(out, folder.owner)
-
-
-def _model_card(
-    title: str,
-    recipe: Recipe,
-    record: RunRecord | None,
-    results: Mapping[str, Any],
-    classes: RunClasses,
-    learned: Mapping[str, Tensor],
-    layout: Layout | None,
-    name: str,
-) -> str:
-    """Markdown of a run's model card, with the Hub's YAML metadata; see `write_run`."""
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
     facts = {
@@ -149,7 +126,7 @@ def _model_card(
     }
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
-        f"---\n{_metadata(recipe, title, classes.dataset, results)}---\n\n# {title}",
+        f"---\n{_metadata(recipe, folder.name, classes.dataset, results)}---\n\n# {folder.name}",
         "An image classifier: prompts for a frozen CLIP, trained with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
@@ -159,7 +136,10 @@ def _model_card(
         f"## Classes\n\nBase: {', '.join(names[:base])}.\n\nNovel: {', '.join(names[base:])}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
     ]
-    return "\n\n".join(sections) + "\n"
+    card = "\n\n".join(sections) + "\n"
+    storage.write_with_checksum(storage.join(out, CARD), card.encode(), owner=folder.owner)
+    storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
+    storage.write_contents(out, folder.owner)
 
 
 def _training_images(recipe: Recipe) -> str:
@@ -236,9 +216,9 @@ def _results(results: Mapping[str, Any]) -> str:
         return "Not evaluated yet."
     headings, values = (" | ".join(cells) for cells in zip(*columns, strict=True))
     return (
-        f"On {results['counts']['all']:,} images of the {results['split']} split, in %. Open: among all classes; "
-        f"otherwise among those of the image's base or novel split.\n\n| {headings} |\n{'|---' * len(columns)}|\n"
-        f"| {values} |"
+        f"On {results['counts']['all']:,} images of the {results['split']} split, in %. (all): all classes are "
+        "candidates; otherwise only those of the image's split, base or novel.\n\n"
+        f"| {headings} |\n{'|---' * len(columns)}|\n| {values} |"
     )
 
 
@@ -248,14 +228,12 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
     # null: the default depends on the tower; published code has defaults for its towers
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
-    left_out = ["the state of optimiser and scheduler, so training can't be resumed", *layout.left_out]
-    words = " and the words of all classes around them" if hasattr(settings, "initial_words") else ""
-    epochs = recipe.training.epochs
+    left_out = ["optimiser and scheduler states, so training can't be resumed", *layout.left_out]
+    words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""
     return (
-        f"## With the published code\n\n`{layout.folder}/` is for [{layout.repository}](https://github.com/"
-        f"{layout.repository}): evaluate with this folder as `--model-dir`, `--load-epoch {epochs}`, and "
-        "these settings, which give the model the same shape:\n\n"
+        f"## With the published code\n\n`{layout.folder}/` is a checkpoint for [{layout.repository}]"
+        f"(https://github.com/{layout.repository}). Evaluate it with this folder as `--model-dir`, "
+        f"`--load-epoch {recipe.training.epochs}` and these settings, which determine the model's shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
-        f"It contains the learned parameters{words}, in single precision. It lacks "
-        f"{'; '.join(left_out)}."
+        f"It contains the learned parameters{words}, in single precision. It omits {'; '.join(left_out)}."
     )

@@ -26,7 +26,6 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
     remote folders, storage options and trackers are removed from these files.
 
     Args:
-        run: folder or URL of the run.
         repo: `owner/name`; created if missing.
         private: require a private repository.
         revision: branch, created if missing; None: the main branch.

@@ -15,7 +15,7 @@ from syncclip import storage
 from syncclip.clip.backbone import load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.datasets import Dataset, load_dataset
+from syncclip.datasets import load_dataset
 from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, Tensors, find_layout
 from syncclip.methods import MethodSettings, build_method
@@ -112,11 +112,7 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
 
 
 def _class_vectors(recipe: Recipe, dim: int, checkpoint: str) -> Tensor:
-    """(C, dim) class vectors of the recipe's teacher.
-
-    Raises:
-        UserError: the teacher is missing, or has other classes or another dimension.
-    """
+    """(C, dim) class vectors of the recipe's teacher; raises a `UserError` if it has other classes or dimensions."""
     teacher = Teacher(str(recipe.training.teacher), shard_cache(recipe.training))
     teacher.files.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
     if teacher.files.dim != dim:
@@ -146,7 +142,12 @@ def _fitted(
     built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
     _check_shapes(learned, built.state_dict(), url)
     if words is not None and not transfer:
-        _check_classes(len(words.suffix), dataset, url)
+        classes, base = len(dataset.classnames), len(dataset.base)
+        if len(words.suffix) not in (classes, base):
+            raise UserError(
+                f"{url}: trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes}, {base} of "
+                "them base classes; set dataset.name, or use the prompts for other classes with --transfer"
+            )
         mismatch = _words_mismatch(words, clip, dataset.classnames, recipe.methods.of(method))
         for other in alternatives if mismatch else ():
             if not _words_mismatch(words, clip, dataset.classnames, other.methods.of(method)):
@@ -194,16 +195,6 @@ def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], u
                 f"{url}: {key} is {value}, but the recipe has {section}.{key}={setting}; remove the setting, which is "
                 "read from the checkpoint, or use another checkpoint"
             )
-
-
-def _check_classes(count: int, dataset: Dataset, url: str) -> None:
-    """Require the number of all classes or of the base classes, as published code trains on either."""
-    classes, base = len(dataset.classnames), len(dataset.base)
-    if count not in (classes, base):
-        raise UserError(
-            f"{url}: trained on {count} classes, but dataset {dataset.name!r} has {classes}, {base} of them base "
-            "classes; set dataset.name, or use the prompts for other classes with --transfer"
-        )
 
 
 def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:

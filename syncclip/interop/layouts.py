@@ -26,7 +26,7 @@ LEARNER = "prompt_learner."
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
-CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from CLIP's own file"
+CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from another file"
 
 
 def tokens(prompts: str) -> Reading:
@@ -178,7 +178,7 @@ LAYOUTS = {
     "kgcoop": replace(
         COOP,
         repository="htyao89/KgCoOp",
-        left_out=("`bias_vectors` and `meta_net`, which that code builds and never uses",),
+        left_out=("the unused modules `bias_vectors` and `meta_net`",),
     ),
     "vpt": Layout(
         repository="muzairkhattak/multimodal-prompt-learning",
@@ -213,7 +213,7 @@ LAYOUTS = {
         },
         shape={**IVLP.shape, "domain_tokens": tokens("synthetic_prompts")},
         config=_below("SynCLIP", {**BOTH_CONFIG, "N_CTX_VISION_SYN": "domain_tokens"}),
-        left_out=(CLIP_WEIGHTS, "each visual block's `syn_projection`, which that code builds and never uses"),
+        left_out=(CLIP_WEIGHTS, "the unused module `syn_projection` of each visual block"),
     ),
     "mmrl": Layout(
         repository="yunncheng/MMRL",
@@ -252,8 +252,8 @@ LAYOUTS = {
         config=_below("PROMPTKD", VISION_CONFIG),
         left_out=(
             CLIP_WEIGHTS,
-            "the teacher, from whose checkpoint that code reads the class vectors, teacher_model/<dataset>/"
-            "VLPromptLearner/model-best.pth.tar (it supports ViT-B-16 students and vectors of 768 numbers only)",
+            "the teacher: that code reads class vectors from its checkpoint, teacher_model/<dataset>/VLPromptLearner/"
+            "model-best.pth.tar, and supports only ViT-B-16 students and 768-dimensional vectors",
         ),
         convolutions=("narrow.weight", "last.weight"),
         given="class_vectors",

@@ -32,10 +32,7 @@ def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[
     """The words with the nearest token embeddings to each vector, in ascending order of their distance.
 
     Distances are those of `interpret_prompt.py` of CoOp and MaPLe, which compares vectors of deeper blocks with token
-    embeddings too, although these are inputs of the first block.
-
-    Args:
-        vectors: (n, width).
+    embeddings too, although these are inputs of the first block. `vectors` is (n, width).
     """
     embeddings = clip.text.token_embedding.weight.detach().float()
     exact = "donot_use_mm_for_euclid_dist"  # matrix products would give a word a distance to itself by cancellation
@@ -67,9 +64,6 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
     """Headings and rows of a table with the `count` nearest words to each learned text vector of a run.
 
     Blocks and vectors are numbered from 1. Rows of class-specific vectors contain the class name.
-
-    Args:
-        run: folder or URL of a finished run.
 
     Raises:
         UserError: the run is not finished, or learns no text vectors.

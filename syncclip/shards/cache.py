@@ -133,13 +133,13 @@ class ShardCache:
         if not storage.is_local(url) and not self._copyable(shard):
             return None
         with self._lock:
-            if (file := self._opened(shard)) is not None:
+            if (file := self._cached(shard)) is not None:
                 return file
             fetching = self._fetching.setdefault(url, threading.Lock())
         with fetching:  # serialises copies of one shard only
             copied_bytes = 0 if storage.is_local(url) or self._shared is not None else shard.bytes or 0
             with self._lock:
-                if (file := self._opened(shard)) is not None:
+                if (file := self._cached(shard)) is not None:
                     return file
                 self._incoming += copied_bytes
                 while self._open and (len(self._open) >= MAX_OPEN or self._used() > self.limit_bytes):
@@ -153,7 +153,7 @@ class ShardCache:
                         self._open[url] = file
             return file
 
-    def _opened(self, shard: ShardFile) -> _OpenFile | None:
+    def _cached(self, shard: ShardFile) -> _OpenFile | None:
         """Return an open file and mark it as most recently used; raise if it is known to be corrupt."""
         if shard.url in self._corrupt:
             raise _corruption(shard)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from string import digits
@@ -127,15 +126,12 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
     Raises:
         UserError: there is no committed shard, too many tables are unreadable, or two shards contain the same sample.
     """
-    shards, class_hashes = {}, {}
-    for stats in markers(url):
-        shards[stats.shard] = Shard.of(stats)
-        class_hashes[stats.shard] = _hash(stats.per_class)
+    shards = shards_by_markers(url)
     if not shards:
         raise UserError(f"{url}: no committed shard found; generate the dataset first, or check the path")
     columns = _empty_columns(list(shards.values()))
     readable, end = 0, 0
-    for shard, part in _tables(url, shards, class_hashes):
+    for shard, part in _tables(url, shards):
         if isinstance(part, str):
             corruption.skip(storage.join(url, table_name(shard)), part, shards[shard].images)
             continue
@@ -172,17 +168,17 @@ def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
     return [np.empty(total, np.min_scalar_type(largest[name]) if name in largest else np.int64) for name in SIX]
 
 
-def _tables(url: str, shards: Mapping[int, Shard], class_hashes: Mapping[int, int]) -> Iterator[tuple[int, Rows | str]]:
+def _tables(url: str, shards: Mapping[int, Shard]) -> Iterator[tuple[int, Rows | str]]:
     """Yield each shard with its columns, or with the reason why its table is unusable; reads several files at once."""
     folder, numbers = storage.join(url, ""), list(shards)
     for first in range(0, len(numbers), _TABLES_AT_ONCE):
         urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
         contents = storage.read_many(list(urls.values()), checksum_required=False)
         for shard, table_url in urls.items():
-            yield shard, _columns(contents.get(table_url, b""), shards[shard], class_hashes[shard])
+            yield shard, _columns(contents.get(table_url, b""), shards[shard])
 
 
-def _columns(data: bytes, shard: Shard, class_hash: int) -> Rows | str:
+def _columns(data: bytes, shard: Shard) -> Rows | str:
     """(6, count) columns of `SampleTable` for one shard, or the reason why its table is unusable."""
     try:
         table = parse_table(data, shard.table_sha256, _COLUMNS)
@@ -193,14 +189,7 @@ def _columns(data: bytes, shard: Shard, class_hash: int) -> Rows | str:
         return f"its table has {len(index)} rows, but its marker counts {shard.images}"
     if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > shard.bytes):
         return "its table points outside the tar"
-    if _hash(Counter(label.tolist())) != class_hash:
-        return "its table and its marker disagree on the classes"
     return np.stack([index, label, np.full_like(index, shard.shard), np.arange(len(index)), offset, size])
-
-
-def _hash(per_class: Mapping[int, int]) -> int:
-    """Hash class counts; the counts of ten thousand shards would take more memory than the sample table."""
-    return hash(tuple(sorted((label, count) for label, count in per_class.items() if count)))
 
 
 class Index(Settings):
@@ -216,10 +205,7 @@ class Index(Settings):
 
 
 def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Committed shards by number, in order; from the index, or without a valid one, from all markers.
-
-    Args:
-        owner: required identity of the shards, see `storage.checksums`.
+    """Committed shards by number, in order, of the required `owner`; from the index or, without one, from all markers.
 
     Raises:
         DamagedError: there is no valid index, and a marker is corrupt.
@@ -309,16 +295,11 @@ def read_index(url: str, verified: str = "", owner: str | None = None) -> Index 
     return index if matches else None
 
 
-def listing_prefixes(names: Sequence[str], most: int = 1000) -> list[str]:
-    """Disjoint prefixes of all file names of the shards and the index, for listing them in parallel.
-
-    Args:
-        names: file names of shards.
-        most: maximum number of names per prefix of less than four digits.
-    """
+def listing_prefixes(names: Sequence[str], limit: int = 1000) -> list[str]:
+    """Disjoint prefixes of the file names of shards and index, with `limit` names each, for listing in parallel."""
 
     def split(prefix: str, names: Sequence[str]) -> list[str]:
-        if len(names) <= most or len(prefix) == 4:  # names begin with five or more digits
+        if len(names) <= limit or len(prefix) == 4:  # names begin with five or more digits
             return [prefix]
         longer = [prefix + digit for digit in digits]
         return [part for begin in longer for part in split(begin, [name for name in names if name.startswith(begin)])]

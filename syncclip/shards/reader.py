@@ -62,10 +62,7 @@ class ShardSet(ImageSet):
         Args:
             max_corrupt_images: maximum number of images with unreadable tables.
             cache: cache of remote shards; None: a new one.
-            resolved: see `open_samples`.
-
-        Raises:
-            UserError: see `read_samples`.
+            resolved: see `open_samples`, which raises.
         """
         self.url = url
         self.cache = cache or ShardCache()

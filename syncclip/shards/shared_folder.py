@@ -26,11 +26,7 @@ class SharedFolder:
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """
-        Args:
-            folder: a folder on a local disk for this cache only; created with the first file.
-            limit_bytes: maximum total size; should be the same in all processes.
-        """
+        """Use a folder on a local disk, created with the first file, up to a size that all processes should share."""
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:

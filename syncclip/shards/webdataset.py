@@ -72,11 +72,7 @@ class TarSet(ImageSet):
     """Labelled images in tars, read by offset; thread-safe."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
-        """
-        Args:
-            urls: paths or URLs of the tars; `Member.tar` is a position in this list.
-            members, labels: one of each per image.
-        """
+        """Combine members of tars, where `Member.tar` is a position in `urls`, with one label per member."""
         self._urls, self._members = list(urls), list(members)
         self.labels = np.asarray(labels, np.int64)
         self._cache = ShardCache()

@@ -63,9 +63,6 @@ def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterato
     """Yield `count` passes over all real images: the same images in the same order with different augmentations.
 
     Repetitions of a real image within a pass have the label -1, so that each image can be counted once.
-
-    Args:
-        threads: see `batches`.
     """
     return (_view(stream, view, threads) for view in range(count))
 

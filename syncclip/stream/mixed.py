@@ -242,11 +242,7 @@ class MixedStream:
         return float(seen.mean())
 
     def after_fork(self, processes: int, allocate: Allocator) -> None:
-        """Reset the count of corrupt images and split the cache memory, in each of `processes` forked processes.
-
-        Args:
-            allocate: allocator of a batch's images.
-        """
+        """Reset the count of corrupt images and split the cache memory, in each of `processes` forked processes."""
         self._allocate = allocate
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)

@@ -52,12 +52,7 @@ class TeacherFiles(Settings):
     """Files of soft labels, by ascending shard number."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
-        """Raise a UserError if the classes differ from those of a dataset.
-
-        Args:
-            url: folder or URL of the teacher files.
-            of: name of the dataset in the message.
-        """
+        """Raise a UserError, with `url` and the dataset `of`, if the classes differ from those of the dataset."""
         if self.classnames != tuple(classnames):
             raise UserError(
                 f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} of {of}"

@@ -63,8 +63,6 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
 
     Args:
-        url: folder or URL of the dataset.
-        out: output folder or URL.
         to: one of `LAYOUTS`.
         licence: Hub identifier of the images' licence, for the card.
 

@@ -95,7 +95,7 @@ class ImportedSet(Settings):
 
 
 def read_set(url: str) -> Plan | ImportedSet | None:
-    """Read the plan or import description of the synthetic dataset at `url`; None if there is none.
+    """Read the plan or import description of a synthetic dataset; None if there is none.
 
     Raises:
         UserError: it is unreadable, or the import was interrupted.
@@ -142,7 +142,6 @@ def import_set(
         source: a split file or its folder, whose split `train` is imported; or a folder or URL with tars, or with
             tars in `train/`.
         dataset: dataset that defines the class ids.
-        url: output folder or URL.
         images: folder of a split file's images; default: the split file's folder or a subfolder.
         unreadable: account of unreadable images.
         skipped: counter of unused tar members by extension.

@@ -36,10 +36,6 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
     end. Image files and texts are unchanged; the provenance also contains name and index in the merged dataset. Keeps
     one shard in memory. After a crash, the same call writes the missing shards.
 
-    Args:
-        urls: folders or URLs of two or more datasets.
-        url: output folder or URL.
-
     Raises:
         UserError: a dataset is incomplete, duplicate, of other classes or of the same plan as another; or the folder
             has other content.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from syncclip import storage
 from syncclip.core.order import balanced_rows
@@ -19,10 +18,10 @@ from syncclip.synthesis.filters.clip import encode_set
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.prompts.settings import PromptCoverage, coverage
 from syncclip.synthetic_sets.imported import read_set
-from syncclip.synthetic_sets.shift import Floats, Labels, Shift, measure
+from syncclip.synthetic_sets.shift import Floats, Labels, measure
 
 STATS_NAME = "stats.json"
-MOST = 20_000
+MAX_IMAGES = 20_000
 """Maximum number of images of each domain that are measured, balanced over the classes."""
 DUPLICATE = 0.99
 """Minimum cosine similarity of near-duplicates."""
@@ -91,14 +90,8 @@ class Features(NamedTuple):
     rows: Labels
 
 
-def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = MOST) -> SetQuality:
-    """Measure a dataset and write the result to its `stats.json`.
-
-    Args:
-        url: folder or URL of the dataset.
-        clip: frozen CLIP with one prompt per class.
-        real: real images of the same classes, or None.
-        most: maximum number of images of each domain that are measured.
+def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: int = MAX_IMAGES) -> SetQuality:
+    """Measure a dataset with `clip`, which has one prompt per class, and write the result to its `stats.json`.
 
     Raises:
         UserError: there is no dataset, or no image is readable.
@@ -107,16 +100,26 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
     if plan is None:
         raise UserError(f"{url}: no synthetic dataset found; generate one with `syncclip synth RECIPE --out {url}`")
     images = ShardSet(url)
-    synthetic = _encode(images, clip, most, "synthetic")
+    synthetic = _encode(images, clip, max_images, "synthetic")
     if not len(synthetic.rows):
         raise UserError(f"{url}: no readable image; see `syncclip shards verify {url}`")
-    reference = None if real is None else _encode(real, clip, most, "real")
+    reference = None if real is None else _encode(real, clip, max_images, "real")
     shift = numbers = None
     if reference is not None and np.intersect1d(synthetic.labels, reference.labels).size:
         shift = measure(reference.features, reference.labels, synthetic.features, synthetic.labels)
         numbers = ShiftNumbers(**{name: _rounded(getattr(shift, name)) for name in ShiftNumbers.model_fields})
     correct = (synthetic.features @ clip.classes.double().cpu().numpy().T).argmax(axis=1) == synthetic.labels
-    classes = _classes(plan.classnames, synthetic, correct, shift)
+    classes = []
+    for label, name in enumerate(plan.classnames):
+        rows = synthetic.labels == label
+        quality_of_class = ClassQuality(
+            name=name,
+            images=int(rows.sum()),
+            accuracy=_rounded(100 * float(correct[rows].mean())) if rows.any() else None,
+            similarity=_rounded(similarity(synthetic.features[rows])),
+            shift=None if shift is None else _rounded(shift.per_class.get(label)),
+        )
+        classes.append(quality_of_class)
     count, pairs = near_duplicates(synthetic.features)
     index = images.samples.index[synthetic.rows]
     real_similarity = prompts = None
@@ -137,7 +140,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
         duplicate=DUPLICATE,
         pairs=tuple((int(index[later]), int(index[earlier])) for later, earlier in pairs),
         prompts=prompts,
-        classes=classes,
+        classes=tuple(classes),
     )
     storage.write_document(storage.join(url, STATS_NAME), quality, plan.owner)
     storage.require(url, [STATS_NAME])
@@ -169,27 +172,10 @@ def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
     return count, pairs
 
 
-def _classes(
-    names: Sequence[str], synthetic: Features, correct: npt.NDArray[np.bool_], shift: Shift | None
-) -> tuple[ClassQuality, ...]:
-    classes = []
-    for label, name in enumerate(names):
-        rows = synthetic.labels == label
-        quality = ClassQuality(
-            name=name,
-            images=int(rows.sum()),
-            accuracy=_rounded(100 * float(correct[rows].mean())) if rows.any() else None,
-            similarity=_rounded(similarity(synthetic.features[rows])),
-            shift=None if shift is None else _rounded(shift.per_class.get(label)),
-        )
-        classes.append(quality)
-    return tuple(classes)
-
-
-def _encode(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Features:
+def _encode(images: ImageSet, clip: FrozenClip, max_images: int, name: str) -> Features:
     """Compute CLIP features of a dataset; unreadable images are skipped."""
     labels = np.asarray(images.labels)
-    kept, features = encode_set(images, clip, balanced_rows(labels, most).tolist(), f"quality ({name})")
+    kept, features = encode_set(images, clip, balanced_rows(labels, max_images).tolist(), f"quality ({name})")
     return Features(features.double().numpy(), labels[kept], np.array(kept, np.int64))
 
 

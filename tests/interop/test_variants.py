@@ -120,7 +120,7 @@ def test_an_exported_checkpoint_equals_the_imported_one_parity(case: AnyCase, tm
     config = re.search(r"```yaml\n(TRAINER.*?)```", card, re.DOTALL)
     assert config is not None
     assert yaml.safe_load(config[1]) == {f"TRAINER.{case.method.upper()}.{k}": v for k, v in case.config.items()}
-    assert ("the teacher, from whose checkpoint" in card) == isinstance(case, PromptKdCase)
+    assert ("reads class vectors from its checkpoint" in card) == isinstance(case, PromptKdCase)
     published.import_again(tmp_path / "out", run, tmp_path / "again")
 
 

@@ -104,7 +104,7 @@ def test_an_indexed_dataset_on_s3_is_opened_with_two_reads(monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             for name in ("files.read_bytes", "fetch", "read_many"):
                 patch.setattr(f"syncclip.storage.{name}", recorded(attrgetter(name)(storage)))
-            patch.setattr("syncclip.shards.index.listing_prefixes", partial(listing_prefixes, most=8))
+            patch.setattr("syncclip.shards.index.listing_prefixes", partial(listing_prefixes, limit=8))
             images = ShardSet(f"{bucket}/set")
         assert reads == [f"{bucket}/set/{INDEX}", f"{bucket}/set/{COLUMNS}"]
         assert images.read(59) == jpeg(59)
@@ -112,14 +112,14 @@ def test_an_indexed_dataset_on_s3_is_opened_with_two_reads(monkeypatch: pytest.M
 
 @given(st.sets(st.integers(0, 250_000), max_size=300), st.integers(1, 40), st.integers(0, 10**6))
 def test_each_file_name_has_one_listing_prefix_and_prefixes_are_balanced(
-    shards: set[int], most: int, other: int
+    shards: set[int], limit: int, other: int
 ) -> None:
     names = [shard_name(shard) for shard in sorted(shards)]
-    prefixes = listing_prefixes(names, most)
+    prefixes = listing_prefixes(names, limit)
     for name in (*names, table_name(other), stats_name(other), INDEX, COLUMNS):
         assert sum(name.startswith(prefix) for prefix in prefixes) == 1
     for prefix in prefixes:
-        assert len(prefix) == 4 or sum(name.startswith(prefix) for name in names) <= most
+        assert len(prefix) == 4 or sum(name.startswith(prefix) for name in names) <= limit
 
 
 def test_a_run_lists_a_dataset_once(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

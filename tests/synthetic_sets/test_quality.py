@@ -94,7 +94,7 @@ def test_near_duplicates_are_counted_and_listed(clip: FrozenClip, generated: str
 
 
 def test_a_limit_selects_the_first_images_of_each_class(clip: FrozenClip, generated: str) -> None:
-    quality = set_quality(generated, clip, None, most=6)
+    quality = set_quality(generated, clip, None, max_images=6)
     assert (quality.images, quality.measured) == (18, 6)
     assert {quality_of_class.images for quality_of_class in quality.classes} == {1}
     assert quality.similarity is None and quality.shift is None and quality.real_similarity is None
