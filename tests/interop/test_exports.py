@@ -133,20 +133,17 @@ def test_domain_tokens_can_not_be_exported(tiny: TinyWorld, tiny_set: str, tmp_p
         export_prompts(run.url, str(tmp_path / "out"))
 
 
-def test_a_custom_method_is_exported_without_a_checkpoint(tmp_path: Path, worlds: Path) -> None:
-    recipe = published.recipe(worlds, IVLP, "training.method=syncclip.methods.ivlp:Ivlp", "training.data=real")
-    run = jobs.run_here(recipe.with_values({"training.epochs": 1}), str(tmp_path / "run"))
-    exported = export_prompts(run.url)
-    assert exported.checkpoint is None
-    assert "published code" not in Path(exported.card).read_text()
-
-
-def test_a_method_without_a_docstring_is_exported(
+def test_a_custom_method_is_exported_without_a_checkpoint(
     tmp_path: Path, worlds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name = "syncclip.methods.ivlp:Ivlp"
     monkeypatch.setattr(Ivlp, "__doc__", None)
-    card = export_prompts(import_case(IVLP, tmp_path, worlds).url).card
-    assert "| method | `ivlp`, " in Path(card).read_text()
+    recipe = published.recipe(worlds, IVLP, f"training.method={name}", "training.data=real", "training.epochs=1")
+    exported = export_prompts(jobs.run_here(recipe, str(tmp_path / "run")).url)
+    assert exported.checkpoint is None
+    card = Path(exported.card).read_text()
+    assert "published code" not in card
+    assert f"| method | `{name}`, " in card
 
 
 def test_a_method_that_learns_nothing_is_an_error(tmp_path: Path, worlds: Path) -> None:
