@@ -1,8 +1,8 @@
-"""Checkpoints of Dassl, the library of the methods' published code: finding, safe reading and writing.
+"""Checkpoints of Dassl, the library of the methods' published code: search, safe reading and writing.
 
 OUTPUT/<name>/model.pth.tar-<epoch>    {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}, pickled by torch
-OUTPUT/<name>/model-best.pth.tar       a copy of the best on validation; the default of published code
-OUTPUT/<name>/checkpoint               the name of the last one
+OUTPUT/<name>/model-best.pth.tar       copy of the best one on validation data; loaded by published code by default
+OUTPUT/<name>/checkpoint               name of the last one
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUMBERED = re.compile(r"model\.pth\.tar-(\d+)")
 
 @dataclass(frozen=True)
 class DasslCheckpoint:
-    """A checkpoint. Tensors are memory-mapped if possible, since few of them are prompts."""
+    """A checkpoint. Tensors are memory-mapped if possible, since only a few of them are prompts."""
 
     url: str
     epoch: int | None
@@ -40,21 +40,21 @@ class DasslCheckpoint:
 
 
 def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = None) -> str:
-    """The path or URL of a checkpoint: `source` itself, or in a folder the best on validation, else the newest.
+    """Path or URL of a checkpoint: `source` itself, or the best one in a folder, or the newest if there is no best one.
 
     Args:
-        source: a file, a folder of files, or the output folder above it.
-        folders: possible names of folders in the output folder, in order of precedence.
-        epoch: epoch of a file in a folder; None: the best, else the newest.
+        source: checkpoint, folder of checkpoints, or Dassl's output folder.
+        folders: possible subfolders of the output folder, in order of precedence.
+        epoch: epoch of the checkpoint in a folder; None: the best or newest.
 
     Raises:
         UserError: there is no checkpoint, or none of that epoch.
     """
     if not storage.exists(source):
-        raise UserError(f"{source}: no such file or folder; give a checkpoint or a folder of checkpoints")
+        raise UserError(f"{source}: no such file or folder; specify a checkpoint or a folder of checkpoints")
     if storage.local_path(source).is_file() if storage.is_local(source) else not storage.listdir(source):
         if epoch is not None:
-            raise UserError(f"{source}: a single file; to select epoch {epoch}, give its folder")
+            raise UserError(f"{source}: a single file; to select epoch {epoch}, specify its folder")
         return source
     for folder_url in (source, *(storage.join(source, folder) for folder in folders)):
         names = storage.listdir(folder_url) if storage.exists(folder_url) else []
@@ -69,17 +69,18 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
         if numbered:
             return storage.join(folder_url, numbered[max(numbered)])
     expected = "model.pth.tar-N" if epoch is not None else f"{BEST} or model.pth.tar-N"
-    raise UserError(f"{source}: no {expected} there or in a folder {' or '.join(folders)}; give the file or its folder")
+    subfolders = " or ".join(folders)
+    raise UserError(f"{source}: no {expected} in it or its subfolder {subfolders}; specify the file or its folder")
 
 
 def read_checkpoint(url: str) -> DasslCheckpoint:
     """Read a checkpoint without running code from it.
 
-    Apart from tensors and plain values it may only contain the scheduler objects that Dassl saves; they are ignored.
+    It may contain tensors, plain values and the objects that Dassl saves, such as schedulers, which are ignored.
 
     Raises:
-        UserError: the file is not a checkpoint of torch, requires code to run, or has no state dict of tensors; or it
-            belongs to an export of ours that is damaged or unfinished.
+        UserError: the file is not a torch checkpoint, requires code to run, or has no state dict of tensors; or it is
+            part of a corrupt or unfinished export.
     """
     require_export(url.rpartition("/")[0] or ".")
     if storage.is_local(url):
@@ -90,13 +91,13 @@ def read_checkpoint(url: str) -> DasslCheckpoint:
             loaded = _load(copy, url)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{url}: has no state dict of tensors; give a checkpoint of a method's published code")
+        raise UserError(f"{url}: no state dict of tensors; use a checkpoint of a method's published code")
     epoch = loaded.get("epoch")
     return DasslCheckpoint(url, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
 
 
 def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> str:
-    """Write the files of Dassl's last epoch, without optimiser and scheduler; returns the checkpoint's path or URL."""
+    """Write Dassl's files of the last epoch, without optimiser and scheduler; return the checkpoint's path or URL."""
     tensors = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in state.items())
     buffer = io.BytesIO()
     torch.save(
@@ -110,7 +111,7 @@ def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> st
 
 
 class _Inert:
-    """Placeholder of an ignored object: accepts any arguments and state."""
+    """Placeholder for an ignored object; accepts any arguments and state."""
 
     def __new__(cls, *_: Any) -> _Inert:
         return object.__new__(cls)
@@ -120,8 +121,8 @@ class _Inert:
     def __setstate__(self, state: Any) -> None: ...
 
 
-# Dassl's warm-up schedulers save their successor as an object, which includes the optimiser; evaluators save numpy
-# scalars. None of these is imported: inert classes have their names.
+# Dassl's warm-up schedulers save their successor as an object, including its optimiser; evaluators save numpy scalars.
+# These classes are not imported but replaced by placeholders of the same names.
 _IGNORED: list[Any] = [
     dict,
     type("defaultdict", (), {"__module__": "collections", "__new__": lambda *_: {}}),
@@ -144,16 +145,16 @@ _IGNORED: list[Any] = [
 
 
 def _load(path: Path, label: str) -> Any:
-    """Load a file with torch's restricted unpickler; tensors of a zip file stay on disk until use."""
+    """Load a file with torch's restricted unpickler; the tensors of a zip file are memory-mapped."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_IGNORED):
-            warnings.simplefilter("ignore")  # about the pickle protocol; errors are reported below
+            warnings.simplefilter("ignore")  # warnings about the pickle protocol
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # malformed bytes may break the reader in any way
+    except Exception as error:  # the reader raises nearly any exception on malformed bytes
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise UserError(
-                f"{label}: would run {code[1]!r} when read, so it was rejected; a checkpoint of prompts needs only "
-                "tensors and plain values (no code of it was run)"
+                f"{label}: rejected without running its code: loading would call {code[1]!r}; use a checkpoint with "
+                "tensors and plain values only"
             ) from error
-        raise UserError(f"{label}: not a torch checkpoint, or damaged; give a file such as model.pth.tar-10") from error
+        raise UserError(f"{label}: not a torch checkpoint, or corrupt; use a file such as model.pth.tar-10") from error

@@ -1,4 +1,4 @@
-"""Export of a run with a model card, and a checkpoint for the method's published code."""
+"""Export of a run with a model card and a checkpoint for the method's published code."""
 
 from __future__ import annotations
 
@@ -40,24 +40,20 @@ class ExportedRun:
 
 
 def export_prompts(run: str, out: str | None = None) -> ExportedRun:
-    """Write a finished run's prompts in the format of the method's published code, with a model card.
+    """Export a finished run with a model card and a checkpoint for the method's published code.
 
-    `out` contains the run's own files (recipe, prompts, record, results), so it is a run as well; the card,
-    `README.md`; and a folder for the published code: the learned parameters and the words around them in single
-    precision, as the recipe's last epoch and as the best one. The card lists what that folder lacks.
-
-    Args:
-        run: the run's folder or URL.
-        out: folder or URL; by default the run's own.
+    `out` contains the run's files (recipe, prompts, record, results), so it is a run; the card, `README.md`; and a
+    folder for the published code with the learned parameters and the fixed words in single precision, as the
+    checkpoint of the last epoch and as the best one. By default, `out` is the run's folder.
 
     Raises:
-        UserError: there is no finished run, its method learns nothing, the published code can't represent it, or `out`
+        UserError: the run is not finished, its method learns nothing, the published code does not support it, or `out`
             contains another run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not recipe.methods.of(name).data:
-        raise UserError(f"{folder.url}: method {name!r} learns nothing; there are no prompts to export")
+        raise UserError(f"{folder.url}: method {name!r} learns nothing, so there are no prompts to export")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     method, classes = build_trained(recipe, folder)
@@ -85,9 +81,9 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         if layout is not None:
             prompts = storage.read_bytes(folder.path(PROMPTS))
             source = {"run": recipe.hash, "prompts": hashlib.sha256(prompts).hexdigest()}
-            with exporting(storage.join(out, layout.folder), name, source, "prompts export") as written:
-                written.begin()
-                checkpoint = write_checkpoint(written, state, recipe.training.epochs)
+            with exporting(storage.join(out, layout.folder), name, source, "prompts export") as export:
+                export.begin()
+                checkpoint = write_checkpoint(export, state, recipe.training.epochs)
         write_run(out, folder, recipe, record, classes, learned, layout)
     return ExportedRun(out, storage.join(out, CARD), checkpoint)
 
@@ -102,15 +98,13 @@ def write_run(
     layout: Layout | None = None,
     name: str = ".",
 ) -> None:
-    """Write a run's files for inference, and its card, into its own or another folder.
+    """Write the files of a run that inference requires, and its model card.
 
     Args:
-        out: folder or URL, possibly the run's own.
-        folder: the run's own.
-        recipe, record, classes: their public versions.
-        learned: learned tensors, by our names.
-        layout: layout of the exported checkpoint for published code; None: there is none.
-        name: name of the run for `load`, on the card.
+        recipe, record, classes: contents of these files, without private values.
+        learned: learned tensors by our names.
+        layout: layout of the exported checkpoint for published code; None without a checkpoint.
+        name: argument of `load` on the card.
     """
     if out != folder.url:
         for file in (PROMPTS, RESULTS):
@@ -121,23 +115,6 @@ def write_run(
         storage.write_with_checksum(storage.join(out, RECIPE), recipe.to_yaml().encode(), owner=folder.owner)
     storage.write_document(storage.join(out, CLASSES), classes, folder.owner)
     results = read_results(url, folder.owner) if storage.exists(url := folder.path(RESULTS)) else {}
-    card = _model_card(folder.name, recipe, record, results, classes, learned, layout, name)
-    storage.write_with_checksum(storage.join(out, CARD), card.encode(), owner=folder.owner)
-    storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
-    storage.write_contents(out, folder.owner)
-
-
-def _model_card(
-    title: str,
-    recipe: Recipe,
-    record: RunRecord | None,
-    results: Mapping[str, Any],
-    classes: RunClasses,
-    learned: Mapping[str, Tensor],
-    layout: Layout | None,
-    name: str,
-) -> str:
-    """The model card of a run, in Markdown with the Hugging Face Hub's YAML front matter; see `write_run`."""
     idea = (inspect.getdoc(find_method(recipe.training.method)) or "").partition("\n")[0]
     values = sum(tensor.numel() for tensor in learned.values())
     facts = {
@@ -149,17 +126,20 @@ def _model_card(
     }
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
-        f"---\n{_head(recipe, title, classes.dataset, results)}---\n\n# {title}",
+        f"---\n{_metadata(recipe, folder.name, classes.dataset, results)}---\n\n# {folder.name}",
         "An image classifier: prompts for a frozen CLIP, trained with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
-        _use(recipe, name),
+        _usage(recipe, name),
         *([_checkpoint(recipe, layout, learned)] if layout is not None else []),
         f"## Classes\n\nBase: {', '.join(names[:base])}.\n\nNovel: {', '.join(names[base:])}.",
         f"## Recipe\n\n```yaml\n{recipe.to_yaml()}```",
     ]
-    return "\n\n".join(sections) + "\n"
+    card = "\n\n".join(sections) + "\n"
+    storage.write_with_checksum(storage.join(out, CARD), card.encode(), owner=folder.owner)
+    storage.require(out, (RECIPE, PROMPTS, CLASSES, CARD))
+    storage.write_contents(out, folder.owner)
 
 
 def _training_images(recipe: Recipe) -> str:
@@ -171,8 +151,8 @@ def _training_images(recipe: Recipe) -> str:
     return " and ".join(text for data, text in images.items() if recipe.training.data in (data, "both"))
 
 
-def _use(recipe: Recipe, name: str) -> str:
-    """The card's section on inference with the run `name`; `.` is the card's own folder."""
+def _usage(recipe: Recipe, name: str) -> str:
+    """The card's section on inference with the run `name`, or `.` for the card's folder."""
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
@@ -190,7 +170,7 @@ def _use(recipe: Recipe, name: str) -> str:
 
 
 def _weights_on_hub(recipe: Recipe) -> str | None:
-    """The Hub repository of the run's CLIP; "" if it is published elsewhere, None if it is not published."""
+    """Hub repository of the run's CLIP; "" if it is published elsewhere, None if it is not published."""
     import open_clip
 
     weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
@@ -200,8 +180,8 @@ def _weights_on_hub(recipe: Recipe) -> str | None:
     return (published.get("hf_hub") or "").strip("/") if published else None
 
 
-def _head(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
-    """The YAML front matter, with the weights if the Hub has them."""
+def _metadata(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
+    """The card's YAML metadata."""
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = [
@@ -236,26 +216,24 @@ def _results(results: Mapping[str, Any]) -> str:
         return "Not evaluated yet."
     headings, values = (" | ".join(cells) for cells in zip(*columns, strict=True))
     return (
-        f"On {results['counts']['all']:,} images of the {results['split']} split, in %. Open: among all classes; "
-        f"otherwise among those of the image's base or novel split.\n\n| {headings} |\n{'|---' * len(columns)}|\n"
-        f"| {values} |"
+        f"On {results['counts']['all']:,} images of the {results['split']} split, in %. (all): all classes are "
+        "candidates; otherwise only those of the image's split, base or novel.\n\n"
+        f"| {headings} |\n{'|---' * len(columns)}|\n| {values} |"
     )
 
 
 def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -> str:
-    """The card's section on the checkpoint for published code: its content, its gaps, and how to load it."""
+    """The card's section on the checkpoint for published code: content, omissions and loading."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
-    # A null is a default that follows from the tower; published code has its own for the published towers.
+    # null: the default depends on the tower; published code has defaults for its towers
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
-    left_out = ["the state of optimiser and scheduler, so training can't be resumed", *layout.left_out]
-    words = " and the words of all classes around them" if hasattr(settings, "initial_words") else ""
-    epochs = recipe.training.epochs
+    left_out = ["optimiser and scheduler states, so training can't be resumed", *layout.left_out]
+    words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""
     return (
-        f"## With the published code\n\n`{layout.folder}/` is for [{layout.repository}](https://github.com/"
-        f"{layout.repository}): evaluate with this folder as `--model-dir`, `--load-epoch {epochs}`, and "
-        "these settings, which give the model the same shape:\n\n"
+        f"## With the published code\n\n`{layout.folder}/` is a checkpoint for [{layout.repository}]"
+        f"(https://github.com/{layout.repository}). Evaluate it with this folder as `--model-dir`, "
+        f"`--load-epoch {recipe.training.epochs}` and these settings, which determine the model's shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
-        f"It contains the learned parameters{words}, in single precision. It lacks "
-        f"{'; '.join(left_out)}."
+        f"It contains the learned parameters{words}, in single precision. It omits {'; '.join(left_out)}."
     )

@@ -16,24 +16,23 @@ from syncclip.storage.hub import NAME, PREFIX, hub_access
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
 _PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
-"""Patterns for local and remote folders: of a value that is a path, and of each path in a text."""
+"""Folder part of a value that is a local or remote path, and of each path in a text."""
 
 
 def push(run: str, repo: str, private: bool = False, revision: str | None = None) -> str:
-    """Upload a finished run as one commit of a model repository, replacing an earlier run; returns its URL.
+    """Upload a finished run as one commit to a model repository, replacing an earlier run; return its URL.
 
-    Recipe, prompts, record, results, classes and a model card are uploaded, but neither checkpoints nor predictions.
-    Local and remote folders, storage options and trackers are removed from them.
+    Uploads recipe, prompts, record, results, classes and a model card, but not checkpoints or predictions. Local and
+    remote folders, storage options and trackers are removed from these files.
 
     Args:
-        run: the run's folder or URL.
         repo: `owner/name`; created if missing.
-        private: whether the repository must be private.
+        private: require a private repository.
         revision: branch, created if missing; None: the main branch.
 
     Raises:
-        UserError: there is no finished run, its CLIP is missing, the Hub is not reachable or rejects the upload, or
-            the repository exists and is public although `private` is set.
+        UserError: the run is not finished, its CLIP is missing, the Hub is unreachable or rejects the upload, or the
+            repository is public although `private` is set.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -53,7 +52,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
         with hub_access(f"{repo}:"):
             url = api.create_repo(repo, private=private or None, exist_ok=True)
             if private and not api.model_info(repo).private:
-                raise UserError(f"{repo}: is public; make it private on its page, or choose another name")
+                raise UserError(f"{repo}: the repository is public; make it private on its page, or use another name")
             if revision is not None:
                 api.create_branch(repo, branch=revision, exist_ok=True)
             remote = api.list_repo_files(repo, revision=revision)
@@ -65,7 +64,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
 
 
 def _public(recipe: Recipe) -> Recipe:
-    """The recipe without folders of paths, storage and trackers."""
+    """The recipe without storage, trackers and the folders of paths."""
     values = recipe.model_dump(mode="json", exclude={"storage"})
     for key in ("trackers", "tracking_project", "mlflow_uri"):
         values["training"].pop(key, None)

@@ -1,4 +1,4 @@
-"""Import of checkpoints of published code as runs, and the checks of a checkpoint against the recipe."""
+"""Import of checkpoints of published code as runs, and their validation against the recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip import storage
 from syncclip.clip.backbone import load_backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.datasets import Dataset, load_dataset
+from syncclip.datasets import load_dataset
 from syncclip.interop.dassl import DasslCheckpoint, find_checkpoint, read_checkpoint
 from syncclip.interop.layouts import LAYOUTS, FixedWords, Layout, Tensors, find_layout
 from syncclip.methods import MethodSettings, build_method
@@ -34,8 +34,8 @@ class ImportedRun:
 
     Attributes:
         source: path or URL of the checkpoint.
-        settings: settings of the method that follow from the checkpoint's shapes.
-        notes: signs that the checkpoint belongs to other weights, classes or words; also in the run's record.
+        settings: method settings that are read from the checkpoint's shapes.
+        notes: warnings that the checkpoint may belong to other weights, classes or words; also in the run's record.
     """
 
     url: str
@@ -48,19 +48,20 @@ class ImportedRun:
 def import_prompts(
     source: str, recipe: Recipe, out: str | None = None, epoch: int | None = None, transfer: bool = False
 ) -> ImportedRun:
-    """Write prompts trained by a method's published code as a finished run, which can be evaluated.
+    """Import prompts from a checkpoint of a method's published code as a finished run, which can be evaluated.
 
-    The number of vectors and of prompted blocks follows from the checkpoint. Of the recipe, `training.method`,
-    `backbone`, `dataset` and the method's other settings are used. The record, which makes it a run, is written last.
+    The number of vectors and of prompted blocks is read from the checkpoint; `training.method`, `backbone`, `dataset`
+    and the method's other settings are read from the recipe. The record, written last, commits the run.
 
     Args:
-        source: a file, or a folder in which `find_checkpoint` selects one, by `epoch` if given.
-        out: the run's folder or URL; by default in `<storage.root>/<name>/runs`.
-        transfer: use the prompts for other classes than those of their training, as in cross-dataset tests.
+        source: checkpoint or folder, see `find_checkpoint`.
+        out: folder or URL of the run; default: a folder in `<storage.root>/<name>/runs`.
+        epoch: epoch of the checkpoint, see `find_checkpoint`.
+        transfer: use the prompts for other classes than those they were trained on, for cross-dataset tests.
 
     Raises:
-        UserError: there is no checkpoint, or it is unsafe or of another method, backbone, depth or number of classes;
-            or `out` contains another run.
+        UserError: there is no checkpoint; it is unsafe, or of another method, backbone, depth or number of classes; or
+            `out` contains another run.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
@@ -96,12 +97,12 @@ def import_prompts(
 
 
 def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
-    """The method's learned tensors, by our names, in single precision, copied out of the file."""
+    """The method's learned tensors by our names, in single precision, copied from the file."""
     counts = {name: len(other.learned(checkpoint.state)) for name, other in LAYOUTS.items()}
     likely = [name for name, count in counts.items() if count == max(counts.values()) > 0]
     if method not in likely:
-        hint = f"it looks like {' or '.join(map(repr, likely))}" if likely else "it is of no supported method"
-        raise UserError(f"{checkpoint.url}: not the parameters of {method!r}; {hint}; set training.method")
+        hint = f"probably of {' or '.join(map(repr, likely))}" if likely else "of no supported method"
+        raise UserError(f"{checkpoint.url}: not a checkpoint of {method!r}, but {hint}; set training.method")
     learned = layout.learned(checkpoint.state)
     _check_values(learned, checkpoint.url)
     return {
@@ -111,19 +112,12 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
 
 
 def _class_vectors(recipe: Recipe, dim: int, checkpoint: str) -> Tensor:
-    """(C, D_t) class vectors of the recipe's teacher.
-
-    Args:
-        dim: D_t of the checkpoint.
-
-    Raises:
-        UserError: the teacher is missing, or has other classes or another dimension.
-    """
+    """(C, dim) class vectors of the recipe's teacher; raises a `UserError` if it has other classes or dimensions."""
     teacher = Teacher(str(recipe.training.teacher), shard_cache(recipe.training))
-    teacher.told.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
-    if teacher.told.dim != dim:
+    teacher.files.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
+    if teacher.files.dim != dim:
         raise UserError(
-            f"{teacher.url}: this teacher's class vectors have {teacher.told.dim} dimensions, but the student in "
+            f"{teacher.url}: the teacher's class vectors have {teacher.files.dim} dimensions, but the student in "
             f"{checkpoint} has {dim}; set training.teacher to the teacher that it was distilled from"
         )
     vectors = torch.from_numpy(teacher.class_vectors())
@@ -139,31 +133,32 @@ def _fitted(
     shape: Mapping[str, int | bool],
     transfer: bool,
 ) -> tuple[Recipe, RunClasses, list[str]]:
-    """The recipe with the settings of the checkpoint, the run's classes, and notes on possible mismatches."""
+    """The recipe with the checkpoint's settings, the run's classes, and notes on possible mismatches."""
     method, url = recipe.training.method, checkpoint.url
     _check_settings(recipe.methods.of(method), shape, url, f"methods.{method}")
     dataset, clip = load_dataset(recipe.dataset), PromptedClip(load_backbone(recipe.backbone))
-    _check_towers(learned, clip, url)
     words, notes = layout.fixed_words(checkpoint.state), []
-    recipes = _candidates(recipe, shape)
-    recipe = recipes[0]
-    if words is not None and not transfer:
-        _check_classes(len(words.suffix), dataset, url)
-        mismatches = [
-            _words_mismatch(words, clip, dataset.classnames, candidate.methods.of(method)) for candidate in recipes
-        ]
-        if None in mismatches:
-            recipe = recipes[mismatches.index(None)]
-        elif mismatches[0] is not None:
-            notes.append(mismatches[0])
+    recipe, *alternatives = _candidates(recipe, shape)
     built = build_method(method, clip, dataset, recipe.methods.of(method), recipe.training.seed)
     _check_shapes(learned, built.state_dict(), url)
+    if words is not None and not transfer:
+        classes, base = len(dataset.classnames), len(dataset.base)
+        if len(words.suffix) not in (classes, base):
+            raise UserError(
+                f"{url}: trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes}, {base} of "
+                "them base classes; set dataset.name, or use the prompts for other classes with --transfer"
+            )
+        mismatch = _words_mismatch(words, clip, dataset.classnames, recipe.methods.of(method))
+        for other in alternatives if mismatch else ():
+            if not _words_mismatch(words, clip, dataset.classnames, other.methods.of(method)):
+                recipe, mismatch = other, ""
+        notes += [mismatch] if mismatch else []
     notes += _weight_mismatches(layout.qualified(checkpoint.state), words, clip)
     return recipe, describe(recipe, dataset, clip.backbone), notes
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
-    """The recipe with the checkpoint's settings; without initial words of its own, with the default and with none."""
+    """The recipe with the checkpoint's settings; if it has the default initial words, also without initial words."""
     section, settings = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
     values = {f"{section}.{key}": value for key, value in shape.items()}
     words = getattr(settings, "initial_words", None)
@@ -172,12 +167,12 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
     without = recipe.with_values({**values, f"{section}.initial_words": ""})
     try:
         return [recipe.with_values(values), without]
-    except UserError:  # the default has another number of words
+    except UserError:  # the default has a different number of words
         return [without]
 
 
 def _check_values(learned: Tensors, url: str) -> None:
-    """Require finite vectors whose values are all in the file: a few bytes can claim to be a tensor of any size."""
+    """Require finite vectors whose values are stored in the file: a few bytes can declare a tensor of any size."""
     for name, tensor in learned.items():
         plain = (
             tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested) and tensor.is_floating_point()
@@ -191,66 +186,30 @@ def _check_values(learned: Tensors, url: str) -> None:
 
 
 def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:
-    """Require that the recipe's settings, if not defaults, agree with the tensors' shapes."""
+    """Require that the recipe's settings are defaults or match the tensors' shapes."""
     defaults = type(settings)()
     for key, value in shape.items():
-        given = getattr(settings, key)
-        if given not in (value, getattr(defaults, key)):
+        setting = getattr(settings, key)
+        if setting not in (value, getattr(defaults, key)):
             raise UserError(
-                f"{url}: has {key} {value}, but the recipe has {section}.{key}={given}; omit it, as it is read from "
-                "the checkpoint, or use another checkpoint"
+                f"{url}: {key} is {value}, but the recipe has {section}.{key}={setting}; remove the setting, which is "
+                "read from the checkpoint, or use another checkpoint"
             )
-
-
-def _check_towers(learned: Tensors, clip: PromptedClip, url: str) -> None:
-    """Require that prompts fit the width, depth and context of their towers."""
-    for tower in ("text", "vision"):
-        prompts = [tensor for name, tensor in learned.items() if name.startswith(f"{tower}_prompts.")]
-        if not prompts:
-            continue
-        module = clip.text if tower == "text" else clip.vision
-        width, layers = module.width, module.layers
-        named = f"the {tower} tower of {clip.backbone.name!r}"
-        if prompts[0].shape[-1] != width:
-            raise UserError(
-                f"{url}: trained with another backbone: its {tower} prompts are {prompts[0].shape[-1]} wide, and "
-                f"{named} is {width}; set backbone.name"
-            )
-        if len(prompts) > layers:
-            raise UserError(
-                f"{url}: trained with a deeper backbone: {len(prompts)} blocks have {tower} prompts, and {named} has "
-                f"{layers} blocks; set backbone.name"
-            )
-        if tower == "text" and prompts[0].shape[-2] > clip.context - 3:  # start, a word and end also need room
-            raise UserError(
-                f"{url}: has {prompts[0].shape[-2]} text vectors, more than fit the context of {clip.backbone.name!r} "
-                f"with {clip.context} tokens; set backbone.name"
-            )
-
-
-def _check_classes(count: int, dataset: Dataset, url: str) -> None:
-    """Require as many classes as published code trains on: all, or the base classes."""
-    classes, base = len(dataset.classnames), len(dataset.base)
-    if count not in (classes, base):
-        raise UserError(
-            f"{url}: trained on {count} classes, but dataset {dataset.name!r} has {classes}, {base} of them base "
-            "classes; set dataset.name, or use the prompts for other classes with --transfer"
-        )
 
 
 def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
-    """Require exactly the tensors that the method learns."""
+    """Require the tensors of the method, with their shapes."""
     for name in [*expected, *(learned.keys() - expected.keys())]:
         ours, theirs = (tuple(tensors[name].shape) if name in tensors else None for tensors in (expected, learned))
         if ours != theirs:
             raise UserError(
-                f"{url}: {name} is {theirs or 'missing'} there and {ours or 'unknown'} here; it was trained with "
-                "another backbone or on other classes"
+                f"{url}: the shape of {name} is {theirs or 'missing'} instead of {ours or 'unknown'}; it was trained "
+                "with another backbone or on other classes"
             )
 
 
 def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
-    """Notes on signs that the prompts were trained with other weights of the same shapes."""
+    """Notes that the prompts were probably trained with other weights of the same shapes."""
     tokens: list[tuple[str, Tensor, Tensor | None]] = []
     if words is not None:
         tokens.append(("start token", words.prefix[:1, 0], clip.text.token_embedding.weight))
@@ -259,29 +218,29 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
         tokens.append(("class token", state["image_encoder.class_embedding"], ours))
     return [
         f"the {token} of the checkpoint differs from that of backbone {clip.backbone.name!r}: the prompts were trained "
-        "with other weights, and may be meaningless here"
+        "with other weights and may be useless with these"
         for token, theirs, ours in tokens
         if ours is None or theirs.shape[-1] != ours.shape[-1] or not _close(ours.cpu(), theirs).any()
     ]
 
 
-def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str | None:
-    """A note on the first class whose words differ from those of a method with these settings."""
+def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str:
+    """A note on the first class whose words differ from those of a method with these settings; "" if none does."""
     theirs, names = words.suffix, classnames[: len(words.suffix)]
     ours = FixedWords.of(clip, names, settings).suffix
     length = min(ours.shape[1], theirs.shape[1])
     same = _close(ours[:, :length], theirs[:, :length]).all(dim=-1).tolist()
     if all(same):
-        return None
+        return ""
     label = same.index(False)
     return (
-        f"after the learned vectors the checkpoint has other words for class {label}, {names[label]!r}: "
-        "it was trained with other initial words, other class names or another order of the classes"
+        f"the checkpoint's fixed words for class {label}, {names[label]!r}, differ: it was trained with other initial "
+        "words, other class names or another order of the classes"
     )
 
 
 def _close(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Which vectors (…, width) are equal within half precision."""
+    """Compare vectors (…, width) within half precision."""
     ours, theirs = ours.float(), theirs.float()
     close: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
     return close

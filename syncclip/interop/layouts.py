@@ -1,4 +1,4 @@
-"""Layouts of the methods' published checkpoints: names of learned parameters, and the fixed words around them."""
+"""Layouts of the methods' published checkpoints: names of the learned parameters, and the fixed words around them."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Numbers of blocks after the first, more than any tower in open_clip has."""
+"""Numbers of blocks after the first; no tower in open_clip has more."""
 
 LEARNER = "prompt_learner."
 """Prefix of the published models' text prompts and fixed words."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
-CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from CLIP's own file"
+CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from another file"
 
 
 def tokens(prompts: str) -> Reading:
-    """Reader of the number of vectors per block."""
+    """Return a function of the number of vectors per block."""
     return lambda learned: learned[f"{prompts}.0"].shape[-2]
 
 
 def depth(prompts: str) -> Reading:
-    """Reader of the number of prompted blocks."""
+    """Return a function of the number of prompted blocks."""
     return lambda learned: sum(name.startswith(f"{prompts}.") for name in learned)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The checkpoint layout of one method's published code.
+    """The checkpoint layout of a method's published code.
 
     Attributes:
         repository: GitHub repository of the published code.
-        folder: folder in the output folder, named after the trainer's registered model.
-        names: their parameter name in the whole model -> ours. `{block}` is 1, 2, ... in both, `{below}` the previous
-            block.
-        shape: setting of our method -> its value, read from tensors with our names.
-        config: their setting below `TRAINER` that decides the model's shape -> ours.
-        root: saved part of the model, to which names in a file are relative; empty: the whole model.
-        left_out: contents of their own files, or requirements of their code, that our exports lack.
-        convolutions: our linear layers that are 1x1 convolutions there, with two more dimensions.
-        given: our tensor that their files lack: a teacher's class vectors.
+        folder: subfolder of the output folder, named after the trainer's registered model.
+        names: published parameter name in the complete model -> our name. `{block}` is 1, 2, ..., `{below}` the
+            previous block.
+        shape: setting of our method -> function of its value from tensors with our names.
+        config: published setting in `TRAINER` that determines the model's shape -> our setting.
+        root: prefix of the saved submodule, which names in a file omit; empty: the complete model is saved.
+        left_out: contents of published checkpoints, or requirements of published code, that exports omit.
+        convolutions: linear layers that are 1x1 convolutions in published code, with two more dimensions.
+        given: tensor that published checkpoints lack: a teacher's class vectors.
     """
 
     repository: str
@@ -76,24 +76,24 @@ class Layout:
         }
 
     def qualified(self, state: Tensors) -> dict[str, Tensor]:
-        """A file's tensors by their names in the whole model."""
-        # Multi-GPU training may have added the prefix "module.".
+        """A file's tensors by their names in the complete model."""
+        # multi-GPU training may have added the prefix "module."
         names = {name: name.removeprefix("module.") for name in state}
         return {name if name.startswith(self.root) else self.root + name: state[saved] for saved, name in names.items()}
 
     def learned(self, state: Tensors) -> dict[str, Tensor]:
-        """The learned tensors of a file, by our names; {} if a required one is missing."""
+        """The learned tensors of a file by our names; {} if a required one is missing."""
         tensors = self.qualified(state)
         if not all(theirs in tensors for theirs in self.names if "{" not in theirs):
             return {}
         return {ours: tensors[theirs] for theirs, ours in self.pairs.items() if theirs in tensors}
 
     def as_ours(self, name: str, tensor: Tensor) -> Tensor:
-        """A file's tensor in our shape: (out, in) of a convolution's (out, in, 1, 1)."""
+        """Convert a file's tensor to our shape: (out, in, 1, 1) of a convolution to (out, in)."""
         return tensor[..., 0, 0] if name in self.convolutions and tensor.shape[2:] == (1, 1) else tensor
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
-        """The words of all classes around the learned vectors; None if a file has none."""
+        """The fixed words of all classes; None if a file has none."""
         tensors = self.qualified(state)
         prefix, suffix = (tensors.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
         if prefix is None or suffix is None or prefix.dim() != 3 or prefix.shape[::2] != suffix.shape[::2]:
@@ -101,7 +101,7 @@ class Layout:
         return FixedWords(prefix, suffix)
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
-        """The tensors of a file, from ours and the words around them."""
+        """The tensors of a file, from learned tensors and fixed words."""
         saved = {
             theirs: learned[ours][..., None, None] if ours in self.convolutions else learned[ours]
             for theirs, ours in self.pairs.items()
@@ -178,7 +178,7 @@ LAYOUTS = {
     "kgcoop": replace(
         COOP,
         repository="htyao89/KgCoOp",
-        left_out=("`bias_vectors` and `meta_net`, which that code builds and never uses",),
+        left_out=("the unused modules `bias_vectors` and `meta_net`",),
     ),
     "vpt": Layout(
         repository="muzairkhattak/multimodal-prompt-learning",
@@ -213,7 +213,7 @@ LAYOUTS = {
         },
         shape={**IVLP.shape, "domain_tokens": tokens("synthetic_prompts")},
         config=_below("SynCLIP", {**BOTH_CONFIG, "N_CTX_VISION_SYN": "domain_tokens"}),
-        left_out=(CLIP_WEIGHTS, "each visual block's `syn_projection`, which that code builds and never uses"),
+        left_out=(CLIP_WEIGHTS, "the unused module `syn_projection` of each visual block"),
     ),
     "mmrl": Layout(
         repository="yunncheng/MMRL",
@@ -252,18 +252,18 @@ LAYOUTS = {
         config=_below("PROMPTKD", VISION_CONFIG),
         left_out=(
             CLIP_WEIGHTS,
-            "the teacher, from whose checkpoint that code reads the class vectors, teacher_model/<dataset>/"
-            "VLPromptLearner/model-best.pth.tar (it supports ViT-B-16 students and vectors of 768 numbers only)",
+            "the teacher: that code reads class vectors from its checkpoint, teacher_model/<dataset>/VLPromptLearner/"
+            "model-best.pth.tar, and supports only ViT-B-16 students and 768-dimensional vectors",
         ),
         convolutions=("narrow.weight", "last.weight"),
         given="class_vectors",
     ),
 }
-"""Our name of a method -> its layout."""
+"""Method -> layout of its published checkpoints."""
 
 
 def find_layout(method: str) -> Layout:
-    """The layout of a method's published checkpoints.
+    """Return the layout of a method's published checkpoints.
 
     Raises:
         UserError: the method learns nothing, or its published code is not supported.
@@ -278,10 +278,10 @@ def find_layout(method: str) -> Layout:
 
 
 class FixedWords(NamedTuple):
-    """Token embeddings of all classes' sentences without the learned vectors.
+    """Token embeddings of the prompts of all classes, without the learned vectors.
 
-    Published code ignores them on loading. Here they show whether the prompts were trained with the same classes,
-    initial words and weights.
+    Published code ignores them on loading; an import compares them to detect prompts of other classes, initial words or
+    weights.
     """
 
     prefix: Tensor  # (C, 1, width), the start token
@@ -289,10 +289,10 @@ class FixedWords(NamedTuple):
 
     @classmethod
     def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:
-        """The words of a method with these settings, always with the class name last.
+        """The fixed words of a method with these settings and the class name at the end.
 
         Raises:
-            UserError: a sentence does not fit the context.
+            UserError: a prompt exceeds the context.
         """
         if isinstance(settings, ContextSettings):
             tokens = context_tokens(clip, classnames, settings)

@@ -1,4 +1,4 @@
-"""Nearest words of CLIP's vocabulary to the learned text vectors of a run."""
+"""Words of CLIP's vocabulary that are nearest to the learned text vectors of a run."""
 
 from __future__ import annotations
 
@@ -22,24 +22,20 @@ END_OF_WORD = "</w>"
 
 
 class Neighbour(NamedTuple):
-    """A word of the vocabulary; a subword that does not end a word is followed by a hyphen."""
+    """A word of the vocabulary and its distance to a vector."""
 
-    word: str
+    word: str  # with a hyphen if it is a subword that does not end a word
     distance: float  # Euclidean, between vector and token embedding
 
 
 def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[Neighbour]]:
-    """The words whose token embeddings are nearest to each vector, nearest first.
+    """The words with the nearest token embeddings to each vector, in ascending order of their distance.
 
-    Distances are those of `interpret_prompt.py` of CoOp and MaPLe. As there, vectors of deeper blocks are also compared
-    with token embeddings, which only occur in the first block.
-
-    Args:
-        vectors: (n, width).
+    Distances are those of `interpret_prompt.py` of CoOp and MaPLe, which compares vectors of deeper blocks with token
+    embeddings too, although these are inputs of the first block. `vectors` is (n, width).
     """
     embeddings = clip.text.token_embedding.weight.detach().float()
-    # Inner products would cancel, so that a word had a distance to itself.
-    exact = "donot_use_mm_for_euclid_dist"
+    exact = "donot_use_mm_for_euclid_dist"  # matrix products would give a word a distance to itself by cancellation
     distances = torch.cdist(vectors.to(embeddings), embeddings, compute_mode=exact)
     nearest = distances.topk(min(count, len(embeddings)), largest=False)
     return [
@@ -49,7 +45,7 @@ def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[
 
 
 def _word(tokenizer: Any, token: int) -> str:
-    """A token as text, of open_clip's own tokenizer or of one of Hugging Face."""
+    """Text of a token, for open_clip's tokenizer or a Hugging Face tokenizer."""
     from open_clip.tokenizer import bytes_to_unicode
 
     if hasattr(tokenizer, "decoder"):
@@ -59,21 +55,18 @@ def _word(tokenizer: Any, token: int) -> str:
     # CLIP's vocabulary encodes each byte as a letter.
     letters, bytes_of = entry.removesuffix(END_OF_WORD), {letter: byte for byte, letter in bytes_to_unicode().items()}
     if letters.startswith("<|") or not all(letter in bytes_of for letter in letters):
-        return entry  # start, end, and other vocabularies
+        return entry  # start and end tokens, other vocabularies
     text = bytes(bytes_of[letter] for letter in letters).decode(errors="replace")
     return text if entry.endswith(END_OF_WORD) else f"{text}-"
 
 
 def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings, and a row per learned text vector of a run: block, vector, and its `count` nearest words.
+    """Headings and rows of a table with the `count` nearest words to each learned text vector of a run.
 
     Blocks and vectors are numbered from 1. Rows of class-specific vectors contain the class name.
 
-    Args:
-        run: folder or URL of a finished run.
-
     Raises:
-        UserError: there is no finished run, or it learns no text vectors.
+        UserError: the run is not finished, or learns no text vectors.
     """
     recipe, folder = finished_run(run)
     learned = read_prompts(folder)
@@ -85,8 +78,8 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
     width = clip.text.token_embedding.weight.shape[1]
     if wrong := [name for _, name in blocks if learned[name].dim() not in (2, 3) or learned[name].shape[-1] != width]:
         raise UserError(
-            f"{folder.path(PROMPTS)}: {wrong[0]} does not fit backbone {recipe.backbone.name!r} of the run's "
-            "recipe; copy the whole folder of the run, including its recipe.yaml"
+            f"{folder.path(PROMPTS)}: {wrong[0]} does not match backbone {recipe.backbone.name!r} of the run's "
+            "recipe; copy the run's folder with its recipe.yaml"
         )
     class_specific = learned[blocks[0][1]].dim() == 3
     names = load_dataset(recipe.dataset).classnames if class_specific else [""]

@@ -1,4 +1,4 @@
-"""Byte ranges of shards: local files are read in place, remote ones from a bounded local copy."""
+"""Reading of byte ranges from shards: in place for local files, through a bounded cache for remote ones."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from syncclip.shards.shared_folder import SharedFolder
 from syncclip.storage.urls import open_local
 
 FETCHERS = 4
-"""Shards that are prefetched at once."""
+"""Number of shards that are prefetched concurrently."""
 
 MAX_OPEN = 128
-"""Files that a cache keeps open."""
+"""Maximum number of files that a cache keeps open."""
 
 
 class ShardFile(NamedTuple):
-    """A tar, with the content of its commit marker."""
+    """A tar with the size, checksum and number of images from its commit marker."""
 
     url: str
-    bytes: int | None = None  # None: unknown; a remote file is then never copied
-    sha256: str | None = None  # None: unknown; the file is then never verified
+    bytes: int | None = None  # None: unknown; a remote file is not cached
+    sha256: str | None = None  # None: unknown; the file is not verified
     images: int = 1
 
 
 class ShardCache:
-    """LRU cache of open shards, safe to share between threads and after a fork.
+    """LRU cache of open shards; thread-safe and fork-safe.
 
-    A remote shard is copied whole: with a `folder` to files that all processes of the machine share, otherwise to an
-    unlinked file that vanishes with the process. Without room for a copy, byte ranges are read over the network.
+    Remote shards are copied completely: into `folder`, shared by all processes of the machine, or into unlinked files
+    of this process. If a copy does not fit, byte ranges are read over the network.
     """
 
     def __init__(self, limit_bytes: int = 4 << 30, folder: str | None = None, check: bool = True) -> None:
         """
         Args:
             limit_bytes: maximum disk space of copies.
-            folder: of shared copies; None: copies are private to this process.
+            folder: folder of the shared copies; None: each process has its own copies.
             check: verify the checksum of a local shard when it is first opened; copies are always verified.
         """
         self.limit_bytes, self.check = limit_bytes, check
-        self.fetched = 0  # remote shards copied so far
+        self.fetched = 0  # number of copied shards
         self._shared = SharedFolder(storage.local_path(folder), limit_bytes) if folder is not None else None
         self._verified: set[str] = set()
         self._corrupt: set[str] = set()
@@ -59,11 +59,11 @@ class ShardCache:
         _CACHES.add(self)
 
     def _reset(self) -> None:
-        """Start with nothing open; also in a forked process, where the parent's locks and threads are invalid."""
+        """Clear the cache; called in a forked process too, where the parent's locks and threads are invalid."""
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
-        self._fetching: dict[str, threading.Lock] = {}  # never removed: a second lock would allow a second copy
-        self._incoming = 0  # bytes of the copies in progress
+        self._fetching: dict[str, threading.Lock] = {}  # not cleared, since a second lock would allow a second copy
+        self._incoming = 0  # bytes of copies in progress
         self._prefetcher: ThreadPoolExecutor | None = None
         self._wanted: set[str] = set()
 
@@ -71,16 +71,16 @@ class ShardCache:
         """Read `size` bytes from `offset` of a shard; fewer if it is truncated and not verified.
 
         Raises:
-            UnreadableImageError: the shard does not match its marker.
-            MissingError: it does not exist.
+            UnreadableImageError: the shard does not match its checksum.
+            MissingError: the shard does not exist.
         """
         file = self._file(shard)
         if file is None:
             return storage.read_bytes(shard.url, offset, offset + size)
-        return file.read(offset, size)
+        return os.pread(file.descriptor, size, offset)
 
     def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
-        """Memory-map a verified file, or read it where it can be neither mapped nor copied; raises as `read`.
+        """Memory-map a file and verify it; read it if it can be neither mapped nor copied. Raises the errors of `read`.
 
         The file is not kept open, so that a new file of the same name can replace it.
         """
@@ -98,10 +98,10 @@ class ShardCache:
         return data
 
     def hold(self, shards: Iterable[ShardFile], prefix: str) -> None:
-        """Prefetch remote shards in the background and release all others below `prefix`; errors surface on reading.
+        """Prefetch remote shards in the background and release all others below `prefix`; errors are raised by `read`.
 
         Args:
-            shards: in the order in which they are needed; the last ones are postponed where room is short.
+            shards: shards in the order of their use; the last ones are postponed if the cache is too small.
         """
         remote: dict[str, ShardFile] = {}
         room = self.limit_bytes
@@ -121,29 +121,29 @@ class ShardCache:
             self._prefetcher.submit(self._prefetch, shard)
 
     def _prefetch(self, shard: ShardFile) -> None:
-        if shard.url in self._wanted:  # otherwise the window has moved on meanwhile
+        if shard.url in self._wanted:  # the window may have moved
             self._file(shard)
 
     def _copyable(self, shard: ShardFile) -> bool:
         return not storage.is_local(shard.url) and shard.bytes is not None and shard.bytes <= self.limit_bytes
 
     def _file(self, shard: ShardFile) -> _OpenFile | None:
-        """The open file of a shard; None if it must be read over the network."""
+        """Open a shard's file or copy; None if it must be read over the network."""
         url = shard.url
         if not storage.is_local(url) and not self._copyable(shard):
             return None
         with self._lock:
-            if (file := self._opened(shard)) is not None:
+            if (file := self._cached(shard)) is not None:
                 return file
             fetching = self._fetching.setdefault(url, threading.Lock())
         with fetching:  # serialises copies of one shard only
             copied_bytes = 0 if storage.is_local(url) or self._shared is not None else shard.bytes or 0
             with self._lock:
-                if (file := self._opened(shard)) is not None:
+                if (file := self._cached(shard)) is not None:
                     return file
                 self._incoming += copied_bytes
                 while self._open and (len(self._open) >= MAX_OPEN or self._used() > self.limit_bytes):
-                    self._open.popitem(last=False)  # closed when its last reader lets go of it
+                    self._open.popitem(last=False)  # the last reader closes it
             try:
                 file = self._local(shard) if storage.is_local(url) else self._copy(shard)
             finally:
@@ -153,8 +153,8 @@ class ShardCache:
                         self._open[url] = file
             return file
 
-    def _opened(self, shard: ShardFile) -> _OpenFile | None:
-        """The file if it is open, as the most recently used; raises for one known to be corrupt."""
+    def _cached(self, shard: ShardFile) -> _OpenFile | None:
+        """Return an open file and mark it as most recently used; raise if it is known to be corrupt."""
         if shard.url in self._corrupt:
             raise _corruption(shard)
         if shard.url in self._open:
@@ -168,7 +168,7 @@ class ShardCache:
         try:
             file = _OpenFile(open_local(storage.local_path(shard.url)), 0)
         except FileNotFoundError as error:
-            raise storage.MissingError(f"cannot read {shard.url}: it no longer exists; was the set removed?") from error
+            raise storage.MissingError(f"cannot read {shard.url}: the file was removed; restore the dataset") from error
         self._verify(shard, storage.local_path(shard.url))
         return file
 
@@ -180,12 +180,12 @@ class ShardCache:
                 if not self._release_oldest():
                     return None
             return _OpenFile(copy, 0)
-        with private_tempdir() as folder:  # an open file outlives its name
+        with private_tempdir() as folder:  # an open file can be read after its removal
             self._fetch(shard, private := folder / "shard.tar")
             return _OpenFile(os.open(private, os.O_RDONLY), shard.bytes)
 
     def _release_oldest(self) -> bool:
-        """Close the least recently used copy, so that it can be removed; returns whether there was one."""
+        """Close the least recently used copy, so that it can be removed; return False if there is none."""
         with self._lock:
             oldest = next((url for url in self._open if not storage.is_local(url)), None)
             if oldest is not None:
@@ -198,7 +198,7 @@ class ShardCache:
         self.fetched += 1
 
     def _verify(self, shard: ShardFile, path: Path) -> None:
-        """Raise an UnreadableImageError if the file's checksum is not that of the shard's marker."""
+        """Raise an UnreadableImageError if the file does not match the checksum in the shard's marker."""
         local = storage.is_local(shard.url)
         if shard.sha256 is None or (local and (not self.check or shard.url in self._verified)):
             return
@@ -211,19 +211,15 @@ class ShardCache:
 
 
 def _corruption(shard: ShardFile) -> UnreadableImageError:
-    reason = "its checksum differs from its marker's, it is corrupt or replaced; see `syncclip shards verify`"
+    reason = "its checksum differs from its marker's; it is corrupt or was replaced; run `syncclip shards verify`"
     return UnreadableImageError(shard.url, reason, shard.images)
 
 
 class _OpenFile:
-    """A descriptor that is closed after its last reader."""
+    """A file descriptor that is closed with the last reference to this object."""
 
     def __init__(self, descriptor: int, disk_bytes: int) -> None:
         self.descriptor, self.disk_bytes = descriptor, disk_bytes
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read a byte range; the caller's reference keeps the file open meanwhile."""
-        return os.pread(self.descriptor, size, offset)
 
     def __del__(self) -> None:
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Image decoding, and accounting for images that could not be decoded."""
+"""Image decoding, and accounting for undecodable images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import printable
 
 MAX_PIXELS = 50_000_000  # 150 MB decoded; a small file can claim far more
-MAX_ASPECT_RATIO = 500  # CLIP scales the shorter side to its input size; a line of pixels would become gigabytes
+MAX_ASPECT_RATIO = 500  # CLIP scales the shorter side to its input size: a 1-pixel-high image would need gigabytes
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -27,7 +27,7 @@ FORMATS = {
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
 }
-"""Decoded formats, and the file extensions that identify them in folders and tars."""
+"""Supported formats and their file extensions in folders and tars."""
 
 EXTENSIONS = frozenset(extension for extensions in FORMATS.values() for extension in extensions)
 
@@ -37,27 +37,27 @@ ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 """EXIF and TIFF tags."""
 
 Account = tuple[dict[str, int], dict[str, str]]
-"""Skipped files: name -> images lost with it, name -> reason."""
+"""Skipped files: name -> number of lost images, name -> reason."""
 
 log = logging.getLogger(__name__)
 
 
 class UnreadableImageError(UserError):
-    """An image that cannot be decoded, or its whole shard."""
+    """An image or a shard cannot be read."""
 
     def __init__(self, name: str, reason: str, images: int = 1) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason, self.images = name, reason, images
 
     def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str, int]]:
-        return type(self), (self.name, self.reason, self.images)  # for pickling: three arguments
+        return type(self), (self.name, self.reason, self.images)  # exceptions are pickled with one argument by default
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """Decode the first frame of an image file to RGB, as a viewer shows it; errors contain `name`.
+    """Decode the first frame of an image file to RGB, as in an image viewer; errors contain `name`.
 
     Raises:
-        UnreadableImageError: it is not one of `FORMATS`, truncated or corrupt, has 32-bit pixels, more than
+        UnreadableImageError: the file is not in one of `FORMATS`, truncated or corrupt, or has 32-bit pixels, more than
             `MAX_PIXELS` or an aspect ratio above `MAX_ASPECT_RATIO` (checked before any pixel is allocated).
     """
     try:
@@ -74,14 +74,14 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an opened image to RGB, with EXIF orientation applied and transparency on white.
+    """Convert an opened image to RGB: apply the EXIF orientation and composite transparent pixels over white.
 
-    Of 16-bit values the highest 8 bits are kept; colour profiles are not applied. Raises a `ValueError` for 32-bit
-    pixels, whose white is undefined.
+    16-bit values are reduced to their highest 8 bits; colour profiles are not applied. Raises a `ValueError` for 32-bit
+    pixels, which have no defined white.
     """
     image.load()
     exif = Image.Exif()
-    with suppress(Exception):  # corrupt metadata; viewers ignore it too
+    with suppress(Exception):  # ignore corrupt metadata, as viewers do
         exif.load(image.info.get("exif", b""))
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = _to_8_bits(image)
@@ -105,11 +105,11 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> operation that makes the image upright."""
+"""EXIF orientation -> operation that undoes it."""
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """The highest 8 bits of a grey image of 12 or 16 bits, as mode L, or LA where a grey is transparent."""
+    """Reduce a 12- or 16-bit greyscale image to its highest 8 bits: mode L, or LA if one grey is transparent."""
     tags = getattr(image, "tag_v2", {})  # TIFF only
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # older Pillow opens 16-bit PNGs as I
         raise ValueError("its pixels are 32-bit or signed numbers without a defined white; save it with 8 bits")
@@ -124,7 +124,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
-    """Centre crops of some image files, `side` pixels wide; None for a file that `decode_image` cannot decode."""
+    """Square centre crops of image files, `side` pixels wide; None for an undecodable file."""
     cropped: list[Image.Image | None] = []
     for data in files:
         thumbnail = None
@@ -138,10 +138,10 @@ def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
 
 @dataclass(eq=False)
 class Corruption:
-    """Skipped unreadable images and shards; raises a `UserError` beyond `limit` images. None only counts them."""
+    """Skipped images and shards; raises a `UserError` above `limit` lost images (None: neither raises nor logs)."""
 
     limit: int | None
-    names: dict[str, int] = field(default_factory=dict)  # name -> images lost with it
+    names: dict[str, int] = field(default_factory=dict)  # name -> number of lost images
     reasons: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -151,12 +151,12 @@ class Corruption:
         return sum(self.names.values())
 
     def account(self) -> Account:
-        """Everything skipped so far, to be merged into the account of another process or set."""
+        """A copy of names and reasons, to be merged into the account of another process or dataset."""
         with self._lock:
             return dict(self.names), dict(self.reasons)
 
     def include(self, account: Account) -> None:
-        """Merge the account of another process or set without logging it; raises a `UserError` beyond the limit."""
+        """Merge the account of another process or dataset without logging; raises a `UserError` above the limit."""
         names, reasons = account
         with self._lock:
             new = [name for name in names if name not in self.names]
@@ -166,7 +166,7 @@ class Corruption:
             self._check(reasons[new[-1]])
 
     def skip(self, name: str, reason: object, images: int = 1) -> None:
-        """Count and log an unreadable image or shard, once for each name."""
+        """Count and log an unreadable image or shard; repeated names are ignored."""
         with self._lock:
             if name in self.names:
                 return
@@ -174,18 +174,18 @@ class Corruption:
             total = self.images
         if self.limit is None:
             return
-        log.warning("skipped %s (%d image(s), %d in all): %s", printable(name), images, total, printable(str(reason)))
+        log.warning("skipped %s (%d image(s), %d in total): %s", printable(name), images, total, printable(str(reason)))
         if images:
             self._check(reason)
 
     def _check(self, last: object) -> None:
         total = self.images
         if self.limit is not None and total > self.limit:
-            raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last: {last}")
+            raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last one: {last}")
 
 
 class DecodedImages:
-    """LRU cache of decoded images, bounded in bytes."""
+    """LRU cache of decoded images with a limit in bytes; thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
@@ -193,7 +193,7 @@ class DecodedImages:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[int, int], decode: Callable[[], Image.Image]) -> Image.Image:
-        """The cached image of a key, or the result of `decode`, which may raise."""
+        """Return the cached image of a key, or cache the result of `decode`, whose errors are raised."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)

@@ -1,10 +1,9 @@
-"""The sample table of a set (where every image is stored) and the index that lets a training open a set quickly.
+"""The sample table of a dataset (the location of every image), and its index for opening the dataset quickly.
 
-The sample table is built from the marker and the table of every shard. For a finished set it is also stored in two
-files, so that a training reads no others: `index.safetensors` holds the columns of `SampleTable`, which are
-memory-mapped; `index.json`, written last, holds their checksum and the markers' content. An index that does not match
-the folder's listing (a shard was added, removed or truncated since) or is corrupt is ignored, and every marker and
-table is read instead.
+The sample table is built from the marker and the table of every shard. A finished dataset also stores it in an index:
+`index.safetensors` contains the columns of `SampleTable`, which are memory-mapped; `index.json`, written last, contains
+their checksum and the markers' content. If the index is corrupt or does not match the folder's listing, every marker
+and table is read instead.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from string import digits
@@ -36,12 +34,12 @@ COLUMNS = "index.safetensors"
 
 Rows = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.integer[Any]]
-"""Integers in the narrowest type that holds them; convert before adding to them."""
+"""Integers in the smallest type that can represent them; convert them before arithmetic."""
 
 SIX = ("index", "label", "shard", "place", "offset", "size")
-"""Columns of `SampleTable` that locate an image."""
+"""Columns of `SampleTable` with one value per image."""
 SIGNED = ("label", "classes")
-"""Columns that may hold negative numbers, since the dataset chooses their values."""
+"""Columns that may contain negative numbers."""
 
 _TABLES_AT_ONCE = 16
 _COLUMNS = ("index", "label", "jpg_offset", "jpg_size")
@@ -49,8 +47,8 @@ _DTYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 """safetensors dtype -> numpy dtype."""
 
 
-class Places(NamedTuple):
-    """Location of some images: arrays of one length."""
+class Locations(NamedTuple):
+    """Locations of images, as arrays of equal length; see `SampleTable`."""
 
     shard: Rows
     place: Rows
@@ -60,22 +58,21 @@ class Places(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Location of every image: six arrays of one length in index-major order (ascending `index`), and the rows of each
-    class."""
+    """Location of every image: six columns in index-major order (ascending `index`), and the rows of each class."""
 
-    index: Numbers  # position in the set
+    index: Numbers  # position in the dataset
     label: Rows
     shard: Numbers  # shard number
-    place: Numbers  # row in the table of the shard
-    offset: Numbers  # of the image in the tar, bytes
-    size: Numbers  # of the image, bytes
+    place: Numbers  # row in the shard's table
+    offset: Numbers  # offset of the image in the tar, bytes
+    size: Numbers  # size of the image, bytes
     by_label: Numbers  # rows sorted by label, ascending within a label
     classes: Numbers  # distinct labels, ascending
-    starts: Numbers  # start of each class in `by_label`, then the total number of rows
+    starts: Numbers  # start of each class in `by_label`, then the number of rows
 
     @staticmethod
     def of(columns: Sequence[Numbers] | Numbers) -> SampleTable:
-        """Build the table from the six columns."""
+        """Build the table from the six columns of `SIX`."""
         index, label, *location = columns
         by_label = np.argsort(label, kind="stable")
         ordered = label[by_label]
@@ -84,19 +81,19 @@ class SampleTable:
         narrow |= {"starts": _narrowed(np.append(starts, len(ordered))), "classes": ordered[starts].astype(np.int64)}
         return SampleTable(**{**narrow, "label": label.astype(np.int64)})  # type: ignore[arg-type]
 
-    def at(self, rows: Rows) -> Places:
-        """Location of the images of some rows."""
-        return Places(*(getattr(self, name)[rows].astype(np.int64) for name in Places._fields))
+    def at(self, rows: Rows) -> Locations:
+        """Locations of the given rows."""
+        return Locations(*(getattr(self, name)[rows].astype(np.int64) for name in Locations._fields))
 
     def rows_of(self, label: int) -> Numbers:
-        """Ascending rows of a class (a view); empty for an unknown class."""
+        """Rows of a class in ascending order (a view); empty for an unknown class."""
         position = int(np.searchsorted(self.classes, label))
         if position == len(self.classes) or self.classes[position] != label:
             return self.by_label[:0]
         return self.by_label[int(self.starts[position]) : int(self.starts[position + 1])]
 
     def first(self, max_per_class: int) -> SampleTable:
-        """The table of the first images of each class; its columns are views where these images come first."""
+        """The table of the first images of each class; its columns are views if these are the first rows."""
         begins = self.starts[:-1].astype(np.int64)
         counts = np.minimum(self.starts[1:] - self.starts[:-1], max_per_class).astype(np.int64)
         if counts.sum() == len(self.index):
@@ -112,32 +109,29 @@ class SampleTable:
 
 
 def _narrowed(numbers: Numbers) -> Numbers:
-    """The numbers in the narrowest unsigned type; unchanged if one is negative."""
+    """Convert numbers to the smallest unsigned type; negative ones are unchanged."""
     if not len(numbers) or numbers.min() < 0:
         return numbers
     return numbers.astype(np.min_scalar_type(int(numbers.max())))
 
 
 def shards_by_markers(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Number -> marker content of the committed shards, in order; raises `DamagedError` for a corrupt marker."""
+    """Committed shards by number, in order, from their markers; raises `DamagedError` if one is corrupt."""
     return {stats.shard: Shard.of(stats) for stats in markers(url, owner=owner)}
 
 
 def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
-    """The shards of a synthetic dataset and their combined table; unreadable tables are counted and skipped.
+    """Read all markers and tables of a dataset; unreadable tables are counted and skipped.
 
     Raises:
-        UserError: there is no committed shard, too many are corrupt, or a sample is in two shards.
+        UserError: there is no committed shard, too many tables are unreadable, or two shards contain the same sample.
     """
-    shards, class_hashes = {}, {}
-    for stats in markers(url):
-        shards[stats.shard] = Shard.of(stats)
-        class_hashes[stats.shard] = _hash(stats.per_class)
+    shards = shards_by_markers(url)
     if not shards:
-        raise UserError(f"{url}: no committed shard found; generate the set first, or check the path")
+        raise UserError(f"{url}: no committed shard found; generate the dataset first, or check the path")
     columns = _empty_columns(list(shards.values()))
     readable, end = 0, 0
-    for shard, part in _tables(url, shards, class_hashes):
+    for shard, part in _tables(url, shards):
         if isinstance(part, str):
             corruption.skip(storage.join(url, table_name(shard)), part, shards[shard].images)
             continue
@@ -147,9 +141,9 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
             column[end : end + part.shape[1]] = values
         readable, end = readable + 1, end + part.shape[1]
     if not readable:
-        raise UserError(f"{url}: no shard has a readable table; check the set with `shards verify`")
+        raise UserError(f"{url}: no shard has a readable table; check the dataset with `shards verify`")
     if not end:
-        raise UserError(f"{url}: {counted(len(shards), 'shard')} without any image; generate the set again")
+        raise UserError(f"{url}: {counted(len(shards), 'shard')} without any image; generate the dataset again")
     columns = [column[:end] for column in columns]
     index, shard_of = columns[0], columns[2]
     if np.any(index[1:] < index[:-1]):
@@ -161,31 +155,31 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
         row = int(duplicates[0])
         first, second = shard_name(shard_of[row]), shard_name(shard_of[row + 1])
         raise UserError(
-            f"{url}: sample {index[row]} is in both {first} and {second}: the folder mixes two sets; separate them"
+            f"{url}: sample {index[row]} is in both {first} and {second}: the folder mixes two datasets; separate them"
         )
     return shards, SampleTable.of(columns)
 
 
 def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
-    """Empty columns for all images, each as wide as the markers show that its largest number needs."""
+    """Allocate the columns for all images, in the smallest types that the markers permit."""
     images, size = max(shard.images for shard in shards), max(shard.bytes for shard in shards)
     largest = {"shard": shards[-1].shard, "place": images, "offset": size, "size": size}
     total = sum(shard.images for shard in shards)
     return [np.empty(total, np.min_scalar_type(largest[name]) if name in largest else np.int64) for name in SIX]
 
 
-def _tables(url: str, shards: Mapping[int, Shard], class_hashes: Mapping[int, int]) -> Iterator[tuple[int, Rows | str]]:
-    """Each shard with the rows of its table, or the reason why the table is unusable; reads several files at once."""
+def _tables(url: str, shards: Mapping[int, Shard]) -> Iterator[tuple[int, Rows | str]]:
+    """Yield each shard with its columns, or with the reason why its table is unusable; reads several files at once."""
     folder, numbers = storage.join(url, ""), list(shards)
     for first in range(0, len(numbers), _TABLES_AT_ONCE):
         urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
         contents = storage.read_many(list(urls.values()), checksum_required=False)
         for shard, table_url in urls.items():
-            yield shard, _columns(contents.get(table_url, b""), shards[shard], class_hashes[shard])
+            yield shard, _columns(contents.get(table_url, b""), shards[shard])
 
 
-def _columns(data: bytes, shard: Shard, class_hash: int) -> Rows | str:
-    """(6, count) columns of `SampleTable` for one shard, or the reason why the table is not that of this shard."""
+def _columns(data: bytes, shard: Shard) -> Rows | str:
+    """(6, count) columns of `SampleTable` for one shard, or the reason why its table is unusable."""
     try:
         table = parse_table(data, shard.table_sha256, _COLUMNS)
     except (OSError, ValueError) as error:
@@ -195,14 +189,7 @@ def _columns(data: bytes, shard: Shard, class_hash: int) -> Rows | str:
         return f"its table has {len(index)} rows, but its marker counts {shard.images}"
     if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > shard.bytes):
         return "its table points outside the tar"
-    if _hash(Counter(label.tolist())) != class_hash:
-        return "its table and its marker disagree on the classes"
     return np.stack([index, label, np.full_like(index, shard.shard), np.arange(len(index)), offset, size])
-
-
-def _hash(per_class: Mapping[int, int]) -> int:
-    """Hash of the class counts; keeping the counts of ten thousand shards would take more memory than the table."""
-    return hash(tuple(sorted((label, count) for label, count in per_class.items() if count)))
 
 
 class Index(Settings):
@@ -218,29 +205,26 @@ class Index(Settings):
 
 
 def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Number -> marker content of the committed shards, in order; from the index, or else from every marker.
-
-    Args:
-        owner: required identity of the shards, see `storage.checksums`.
+    """Committed shards by number, in order, of the required `owner`; from the index or, without one, from all markers.
 
     Raises:
-        DamagedError: there is no index, and a marker is corrupt.
+        DamagedError: there is no valid index, and a marker is corrupt.
     """
     current().listings.pop(url, None)
     index = read_index(url, owner=owner)
     if index is not None:
         current().listings[url] = index.sha256
-    return shards_by_markers(url, owner) if index is None else {one.shard: one for one in index.shards}
+    return shards_by_markers(url, owner) if index is None else {shard.shard: shard for shard in index.shards}
 
 
 def open_samples(
     url: str, cache: ShardCache, corruption: Corruption, resolved: bool = False
 ) -> tuple[dict[int, Shard], SampleTable]:
-    """The shards of a set and its sample table; from the index, or else from every marker and table.
+    """Committed shards and sample table of a dataset; from the index, or without a valid one, from all shards.
 
     Args:
-        resolved: whether `committed_shards` has been called for this run, in this process or where the run was
-            resolved; skips the listing, which takes seconds for ten thousand shards on S3.
+        resolved: skip the listing, which takes seconds for ten thousand shards on S3, because `committed_shards` was
+            called when the run was resolved.
 
     Raises:
         UserError: see `read_samples`.
@@ -261,18 +245,18 @@ def open_samples(
 
 
 def index_set(url: str, owner: str = storage.NOBODY) -> None:
-    """Write the index of a finished set; writes nothing if a table is corrupt."""
+    """Write the index of a finished dataset, unless a table is corrupt."""
     try:
         shards, samples = read_samples(url, Corruption(0))
     except storage.UnreachableError:
         raise
-    except UserError:  # raised again when the set is read
+    except UserError:  # raised again when the dataset is read
         return
     write_index(url, list(shards.values()), samples, owner)
 
 
 def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str = storage.NOBODY) -> None:
-    """Write the index that `open_samples` reads; `owner` is the identity of the set's files."""
+    """Write the index that `open_samples` reads; `owner` is the identity of the dataset's files."""
     from safetensors.numpy import save
 
     data = save({column.name: getattr(samples, column.name) for column in fields(SampleTable)})
@@ -282,15 +266,15 @@ def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str 
 
 
 def forget_index(url: str) -> None:
-    """Remove a set's index, before shards are written."""
+    """Remove a dataset's index, before its shards change."""
     storage.remove(storage.join(url, INDEX))
 
 
-def read_index(url: str, known: str = "", owner: str | None = None) -> Index | None:
-    """The index of a set if it matches its files; costs one document and one listing, regardless of the set's size.
+def read_index(url: str, verified: str = "", owner: str | None = None) -> Index | None:
+    """Read a dataset's index and compare it with a listing of the files; None if they differ or it is unusable.
 
     Args:
-        known: checksum of an index that needs no listing, as it has matched before.
+        verified: checksum of an index that has matched before and needs no listing.
         owner: required identity, see `storage.checksums`.
     """
     try:
@@ -300,7 +284,7 @@ def read_index(url: str, known: str = "", owner: str | None = None) -> Index | N
     except UserError as error:
         _report_unusable(url, error)
         return None
-    if index is None or index.sha256 == known:
+    if index is None or index.sha256 == verified:
         return index
     sizes = storage.sizes(url, listing_prefixes([shard_name(shard.shard) for shard in index.shards]))
     if marked_shards(sizes) != [shard.shard for shard in index.shards] or sizes.get(COLUMNS) != index.bytes:
@@ -311,16 +295,11 @@ def read_index(url: str, known: str = "", owner: str | None = None) -> Index | N
     return index if matches else None
 
 
-def listing_prefixes(names: Sequence[str], most: int = 1000) -> list[str]:
-    """Disjoint prefixes that cover the names of all shards and of the index, for listing them in parallel.
-
-    Args:
-        names: of shards.
-        most: names per prefix; exceeded only where names share their first four digits.
-    """
+def listing_prefixes(names: Sequence[str], limit: int = 1000) -> list[str]:
+    """Disjoint prefixes of the file names of shards and index, with `limit` names each, for listing in parallel."""
 
     def split(prefix: str, names: Sequence[str]) -> list[str]:
-        if len(names) <= most or len(prefix) == 4:  # every name begins with at least five digits
+        if len(names) <= limit or len(prefix) == 4:  # names begin with five or more digits
             return [prefix]
         longer = [prefix + digit for digit in digits]
         return [part for begin in longer for part in split(begin, [name for name in names if name.startswith(begin)])]
@@ -330,25 +309,25 @@ def listing_prefixes(names: Sequence[str], most: int = 1000) -> list[str]:
 
 
 def _parse(data: bytes | mmap.mmap) -> SampleTable:
-    """Views of the columns in a safetensors file; the library would copy them."""
+    """Parse a safetensors file into views of its columns; the library would copy them."""
     view = memoryview(data)
     begin = 8 + int.from_bytes(view[:8], "little")
     header, columns = json.loads(bytes(view[8:begin])), {}
     for name in (column.name for column in fields(SampleTable)):
         if (header[name]["dtype"] == "I64") != (name in SIGNED):
-            raise ValueError(f"column {name} has another type")
+            raise ValueError(f"column {name} has an unexpected type")
         dtype, (count,) = np.dtype(_DTYPES[header[name]["dtype"]]), header[name]["shape"]
         columns[name] = np.frombuffer(view, dtype, count, begin + header[name]["data_offsets"][0])
     return SampleTable(**columns)
 
 
 def _check(samples: SampleTable, index: Index) -> None:
-    """Raise a ValueError for columns that do not belong to these shards, so that no read leaves the mapped file."""
+    """Raise a ValueError if the columns do not match the shards, so that no row or offset is out of range."""
     rows = sum(shard.images for shard in index.shards)
     lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
     numbers = np.array([shard.shard for shard in index.shards])
     if not rows or lengths != {rows} or samples.by_label.max() >= rows:
-        raise ValueError(f"its columns are not those of {rows} images")
+        raise ValueError(f"its columns do not match {rows} images")
     if samples.size.max() > max(shard.bytes for shard in index.shards):
         raise ValueError("an image is larger than its shard")
     if not np.isin(np.unique(samples.shard), numbers).all():
@@ -360,6 +339,4 @@ def _check(samples: SampleTable, index: Index) -> None:
 
 def _report_unusable(url: str, error: Exception) -> None:
     reason = str(error).partition(";")[0]
-    print_message(
-        f"{url}: unusable index ({reason}); reading every marker and table instead; remove {INDEX} to silence this"
-    )
+    print_message(f"{url}: unusable index ({reason}); reading all markers and tables; remove {INDEX} to silence this")

@@ -1,4 +1,4 @@
-"""File names of a set, commit markers, and the list of committed shards."""
+"""File names of a sharded dataset, commit markers, and the list of committed shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.storage.checksums import NOBODY
 
 FORMAT = 1
 CHUNK = 256
-"""Markers read at once."""
+"""Number of markers read at once."""
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
@@ -27,19 +27,19 @@ class ShardStats(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     shard: int
-    count: int  # samples in the tar
-    bytes: int  # of the tar
-    sha256: str  # of the tar
+    count: int  # number of samples
+    bytes: int  # size of the tar
+    sha256: str  # checksum of the tar
     table_sha256: str
-    per_class: dict[int, int]  # label -> samples
-    rejects: dict[str, int] = {}  # reason -> images rejected by filters
+    per_class: dict[int, int]  # label -> number of samples
+    rejects: dict[str, int] = {}  # reason -> number of rejected images
     seconds: float = 0.0  # wall time of generating the shard
     owner: str = NOBODY  # identity of the plan or dataset
     format: int = FORMAT
 
 
 class Shard(NamedTuple):
-    """The part of a committed shard's marker that a training needs."""
+    """The fields of a committed shard's marker that training needs."""
 
     shard: int
     images: int
@@ -49,7 +49,7 @@ class Shard(NamedTuple):
 
     @staticmethod
     def of(stats: ShardStats) -> Shard:
-        """Extract it from a marker."""
+        """Extract the fields from a marker."""
         return Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
 
 
@@ -69,28 +69,28 @@ def stats_name(shard: int) -> str:
 
 
 def sample_key(index: int) -> str:
-    """`000000017`: common name of the members of a sample."""
+    """`000000017`: name of a sample's tar members without extension."""
     return f"{index:09d}"
 
 
 def committed(url: str, report: Report | None = None, owner: str | None = None) -> dict[int, ShardStats]:
-    """Number -> marker of the committed shards, in order; see `markers`, which needs less memory."""
+    """Markers of the committed shards by number, in order; see `markers`, which needs less memory."""
     return {stats.shard: stats for stats in markers(url, report, owner)}
 
 
 def markers(url: str, report: Report | None = None, owner: str | None = None) -> Iterator[ShardStats]:
     """Markers of the committed shards, in order; none for a missing folder.
 
-    A shard is committed if it has a marker and a table and its tar has the marker's byte count. A marker that was
-    modified, truncated or replaced is an error, since its images would otherwise be lost silently. Needs one listing,
-    and keeps `CHUNK` markers in memory.
+    A shard is committed if it has a marker and a table, and its tar has the size in the marker. A corrupt or replaced
+    marker is an error, since its images would otherwise be lost silently. Requires one listing, and keeps `CHUNK`
+    markers in memory.
 
     Args:
-        report: called with the number and the error of a corrupt marker, whose shard is skipped; None: raise it.
-        owner: required identity of the shards, see `storage.checksums`; None: any, the same for all.
+        report: called with the shard number and the error of a corrupt marker, whose shard is skipped; None: raise it.
+        owner: required identity of the shards, see `storage.checksums`; None: any, but the same for all shards.
 
     Raises:
-        UserError: a marker has a newer format than this version reads.
+        UserError: a marker has a newer format than this version supports.
         DamagedError: a marker is corrupt.
     """
     sizes, folder, listed_again = _listing(url), storage.join(url, ""), False
@@ -110,10 +110,10 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
                 reason = first_error(error)
                 raise UserError(f"{url}/{name}: unsupported by this version of syncclip ({reason}); upgrade") from error
             if stats.format > FORMAT:
-                raise UserError(f"{url}/{name}: format {stats.format}, but this syncclip reads up to {FORMAT}; upgrade")
+                raise UserError(f"{url}/{name}: format {stats.format} is newer than this syncclip ({FORMAT}); upgrade")
             first_owner = first_owner or stats.owner
             if stats.shard != shard or stats.owner != first_owner:
-                other = f"shard {stats.shard}" if stats.shard != shard else "another set than the previous shards"
+                other = f"shard {stats.shard}" if stats.shard != shard else "another dataset than the previous shards"
                 mismatch = storage.DamagedError(f"{url}/{name} belongs to {other}; restore the original file")
                 if report is None:
                     raise mismatch
@@ -126,12 +126,12 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
 
 
 def marked_shards(names: Iterable[str]) -> list[int]:
-    """Numbers of the shards with a marker among a folder's files, ascending."""
+    """Numbers of the shards whose marker is among the file names, ascending."""
     return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
 
 
 def _listing(url: str) -> dict[str, int]:
-    """Name -> bytes of a folder's files; an object store is listed again if a shard seems to lack a file."""
+    """File name -> size; an object store is listed again if a file of a shard is missing from the listing."""
     sizes = storage.sizes(url)
     if not storage.is_local(url):
         shards = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}

@@ -1,4 +1,4 @@
-"""Random access to the images of a set."""
+"""Random access to the images of a sharded dataset."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from syncclip.shards.tables import read_table
 
 
 class ImageSet(ABC):
-    """Labelled images by row number, independent of how they are stored."""
+    """Interface of labelled images, accessed by row number."""
 
     labels: Rows
     """(len,) class ids."""
@@ -32,28 +32,27 @@ class ImageSet(ABC):
         return len(self.labels)
 
     def rows_of(self, label: int) -> Rows:
-        """Ascending rows of a class; empty for an unknown class."""
+        """Rows of a class in ascending order; empty for an unknown class."""
         return np.flatnonzero(self.labels == label).astype(np.int64)
 
     @abstractmethod
     def read(self, row: int) -> bytes:
-        """Bytes of the image file of a row; raises a `UserError` if it cannot be read."""
+        """Read the image file of a row; raises a `UserError` if it is unreadable."""
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """Name of an image in messages."""
+        """Name of an image for messages."""
 
     def image(self, row: int) -> Image.Image:
-        """RGB image of a row; raises an `UnreadableImageError` if it cannot be decoded."""
+        """Decode the image of a row to RGB; raises an `UnreadableImageError` if it is undecodable."""
         return decode_image(self.read(row), self.name(row))
 
 
 class ShardSet(ImageSet):
-    """The images of a set's committed shards, in index-major order.
+    """The images of a dataset's committed shards, in index-major order; thread-safe.
 
-    The sample table is mapped from the set's index, or held in memory (some 30 bytes per image) without one; images,
-    texts and provenance are read on access. Shards that are committed later do not appear. Safe to share between
-    threads; open it again in another process.
+    The sample table is memory-mapped from the dataset's index; without an index, it takes about 30 bytes of memory per
+    image. Images, texts and provenance are read on access. Shards committed after opening are not included.
     """
 
     def __init__(
@@ -61,12 +60,9 @@ class ShardSet(ImageSet):
     ) -> None:
         """
         Args:
-            max_corrupt_images: images that may be lost with unreadable tables before it is an error.
-            cache: shared cache of remote shards; None: a cache for this set alone.
-            resolved: see `open_samples`.
-
-        Raises:
-            UserError: there is no committed shard, too many are corrupt, or a sample is in two shards.
+            max_corrupt_images: maximum number of images with unreadable tables.
+            cache: cache of remote shards; None: a new one.
+            resolved: see `open_samples`, which raises.
         """
         self.url = url
         self.cache = cache or ShardCache()
@@ -80,7 +76,7 @@ class ShardSet(ImageSet):
         return self.samples.rows_of(label).astype(np.int64)
 
     def subset(self, max_per_class: int) -> ShardSet:
-        """A view of the first `max_per_class` images of each class, in the set's order; it shares files and caches."""
+        """A view of the first `max_per_class` images of each class; it shares files and caches."""
         if max_per_class < 1:
             raise UserError(f"{max_per_class} images per class is an empty subset; use 1 or more")
         view = copy.copy(self)
@@ -89,21 +85,16 @@ class ShardSet(ImageSet):
         return view
 
     def name(self, row: int) -> str:
-        """Name of an image in messages: `…/00003.tar:000000017.jpg`."""
+        """Name of an image for messages: `…/00003.tar:000000017.jpg`."""
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
-        """Bytes of the image file of a row; fewer if the tar has been truncated.
-
-        Raises:
-            UnreadableImageError: the shard is corrupt, and the cache verifies checksums.
-            MissingError: the shard has been removed.
-        """
+        """Read the image file of a row; incomplete if the tar has been truncated; raises the errors of the cache."""
         samples = self.samples
         return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
-        """RGB image of a row; raises an `UnreadableImageError`, also if its shard is corrupt or has been removed."""
+        """Decode the image of a row to RGB; raises an `UnreadableImageError`, also for a corrupt or removed shard."""
         try:
             return super().image(row)
         except storage.MissingError as error:
@@ -111,7 +102,7 @@ class ShardSet(ImageSet):
             raise UnreadableImageError(shard.url, str(error), shard.images) from error
 
     def read_many(self, rows: Rows) -> list[bytes]:
-        """Image files of some rows, with one read per shard; b"" if a shard has been removed."""
+        """Read the image files of the given rows, with one request per shard; b"" for rows of removed shards."""
         samples, files = self.samples.at(rows), [b""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             positions = np.flatnonzero(samples.shard == shard)
@@ -124,7 +115,7 @@ class ShardSet(ImageSet):
         return files
 
     def texts(self, rows: Rows) -> list[str]:
-        """Prompts or captions of some rows, with one table read per shard."""
+        """Prompts or captions of the given rows; each shard's table is read once."""
         samples, texts = self.samples.at(rows), [""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             positions = np.flatnonzero(samples.shard == shard).tolist()
@@ -141,25 +132,25 @@ class ShardSet(ImageSet):
         """Provenance of the image of a row."""
         table = self._table(int(self.samples.shard[row]))
         text = table["provenance"][int(self.samples.place[row])].as_py()
-        return parse_json(text, f"{self.name(row)}: provenance", dict, "see `syncclip shards verify`")
+        return parse_json(text, f"{self.name(row)}: provenance", dict, "run `syncclip shards verify`")
 
     def check_labels(self, classes: int) -> None:
-        """Raise a `UserError` with the first image whose class id is not below `classes`."""
+        """Raise a `UserError` for class ids outside 0 … `classes` - 1, with the name of the first such image."""
         invalid = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         if len(invalid):
             name, label = self.name(int(invalid[0])), self.labels[invalid[0]]
             raise UserError(
-                f"{name}: class {label} is out of range (0 to {classes - 1}), like {len(invalid)} image(s) in total; "
-                "use a set of these classes"
+                f"{name}: class {label} is out of range (0 to {classes - 1}); {len(invalid)} image(s) in total; "
+                "use a dataset of these classes"
             )
 
     def hold(self, shards: Iterable[int]) -> None:
-        """Prefetch these remote shards in the background and release all others; no effect on local shards."""
+        """Prefetch these shards in the background and release all others; no effect on a local dataset."""
         if not storage.is_local(self.url):
             self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 
     def through(self, cache: ShardCache) -> ShardSet:
-        """A view of the set that reads through another cache."""
+        """A view of the dataset with another cache."""
         view = copy.copy(self)
         view.cache = cache
         return view

@@ -1,4 +1,4 @@
-"""A bounded folder of copied files, shared by all processes of a machine: each file is copied only once."""
+"""A size-limited folder of copied files, shared by all processes of a machine."""
 
 from __future__ import annotations
 
@@ -13,33 +13,29 @@ from pathlib import Path
 from syncclip.storage.permissions import make_private, open_private
 
 STRIPES = 64
-"""Number of lock files; files of one stripe are copied one after the other."""
+"""Number of lock files; two files with the same lock are copied sequentially."""
 PART = ".part"
 _FILE = re.compile(r".+-\d+(\.part)?")
 
 
 class SharedFolder:
-    """LRU cache of files by name, safe between threads and processes of one machine.
+    """LRU cache of files by name, safe for concurrent threads and processes of one machine.
 
-    Readers hold a shared `flock` on a file, which ends with their process; a locked file is never removed. A file is
-    renamed into place when it is complete. Partial copies of killed processes are removed when room is needed.
+    Each file is copied once. Readers hold a shared `flock` on it, which ends with their process; a locked file is never
+    removed. A complete copy is renamed atomically. Partial copies of killed processes are evicted like other files.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """
-        Args:
-            folder: on a local disk, for this purpose alone; created for this user with the first file.
-            limit_bytes: maximum total size; should be the same in all processes.
-        """
+        """Use a folder on a local disk, created with the first file, up to a size that all processes should share."""
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
-        """Open a file, copying it first if needed, and return its descriptor; None if locked files take all the room.
+        """Copy a file unless it exists, and return its descriptor; None if locked files leave no room for it.
 
         Args:
-            name: identifies the content: an existing file of this name is used as it is.
-            size: bytes of the file.
-            fetch: writes the file to a path; may raise.
+            name: identifies the content; an existing file of this name is reused.
+            size: size of the file in bytes.
+            fetch: function that writes the file to a path; its errors are raised.
 
         Raises:
             UserError: the folder or the file belongs to another user or is a link.
@@ -50,7 +46,7 @@ class SharedFolder:
             return descriptor
         with self._exclusive(f"lock{zlib.crc32(name.encode()) % STRIPES:02d}"):
             if (descriptor := _locked(path)) is not None:
-                return descriptor  # copied by another process meanwhile
+                return descriptor  # another process has copied it
             part = path.with_name(path.name + PART)
             with self._exclusive("lock"):
                 if not self._make_room(size):
@@ -59,7 +55,7 @@ class SharedFolder:
                 fcntl.flock(copying, fcntl.LOCK_SH)
             try:
                 fetch(part)
-                with self._exclusive("lock"):  # otherwise `_make_room` could miss both names
+                with self._exclusive("lock"):  # `_make_room` must see one of the two names
                     part.replace(path)
                 return _locked(path)
             finally:
@@ -67,7 +63,7 @@ class SharedFolder:
                 part.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
-        """Remove unlocked files, the least recently opened first, until another `size` bytes fit."""
+        """Remove unlocked files, least recently opened first, until `size` more bytes fit; return whether they do."""
         files = [path for path in self.folder.iterdir() if _FILE.fullmatch(path.name)]
         used = sum(map(_size, files))
         for path in sorted(files, key=_last_opened):
@@ -88,19 +84,19 @@ class SharedFolder:
 
 
 def _release(descriptor: int) -> None:
-    """Unlock before closing: a forked process may have inherited the descriptor, and with it the lock."""
+    """Unlock and close a descriptor; closing is not enough if a forked process has inherited it."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
 def _locked(path: Path) -> int | None:
-    """Descriptor with a shared lock, which protects the file from removal; None if it does not exist."""
+    """Open a file with a shared lock, which protects it from removal; None if it does not exist."""
     try:
         descriptor = open_private(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     fcntl.flock(descriptor, fcntl.LOCK_SH)
-    if os.fstat(descriptor).st_nlink == 0:  # removed between the two
+    if os.fstat(descriptor).st_nlink == 0:  # removed before it was locked
         os.close(descriptor)
         return None
     os.utime(descriptor)
@@ -108,7 +104,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file unless it is locked; returns whether it is gone."""
+    """Remove a file unless it is locked; return False if it is."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = open_private(path, os.O_RDONLY)
         try:
@@ -122,7 +118,7 @@ def _removed(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Bytes of the complete file, from its name."""
+    """Size of the complete file in bytes, which its name contains."""
     return int(path.name.removesuffix(PART).rpartition("-")[2])
 
 

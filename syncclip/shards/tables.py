@@ -1,4 +1,4 @@
-"""Tables of shards, verified by the checksum in the shard's marker."""
+"""Parquet tables of shards, verified by the checksum in the shard's marker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # slow to import, and many commands read no table
 
 @cache
 def schema() -> pa.Schema:
-    """Columns of a shard's table, one row per sample; `provenance` is the content of the .json member."""
+    """Columns of a shard's table with one row per sample; `provenance` is the content of the .json member."""
     import pyarrow as pa
 
     names = {"key": "string", "index": "int64", "label": "int64", "text": "string"}
@@ -25,27 +25,27 @@ def schema() -> pa.Schema:
     return pa.schema(names)
 
 
-def parse_table(data: bytes, digest: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Parse a shard's table, or some of its columns, from the bytes of its file.
+def parse_table(data: bytes, sha256: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Parse the table of a shard, or only the given columns of it.
 
     Raises:
-        ValueError, OSError: the checksum differs from `digest`, or the content is not that of a shard's table.
+        ValueError, OSError: the checksum differs from `sha256`, or the columns are not those of a shard's table.
     """
-    if hashlib.sha256(data).hexdigest() != digest:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError("its checksum differs from its marker's; it is corrupt or from another shard")
-    wanted = schema().names if columns is None else columns
-    table = storage.read_parquet(data, schema(), list(dict.fromkeys([*wanted, "key", "index"])))
+    names = schema().names if columns is None else columns
+    table = storage.read_parquet(data, schema(), list(dict.fromkeys([*names, "key", "index"])))
     if not table["key"].cast("int64").equals(table["index"]):
         raise ValueError("an index contradicts its key")
-    return table.select(wanted)
+    return table.select(names)
 
 
-def read_table(url: str, shard: int, digest: str) -> pa.Table:
+def read_table(url: str, shard: int, sha256: str) -> pa.Table:
     """Read the table of a shard; raises a `UserError` if it is missing or corrupt."""
     table_url = storage.join(url, table_name(shard))
     try:
-        return parse_table(storage.read_bytes(table_url, sha256=digest), digest)
+        return parse_table(storage.read_bytes(table_url, sha256=sha256), sha256)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{table_url}: unreadable table: {error}; see `syncclip shards verify`") from error
+        raise UserError(f"{table_url}: unreadable table: {error}; run `syncclip shards verify`") from error

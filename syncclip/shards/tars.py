@@ -1,4 +1,4 @@
-"""Reading of untrusted tars: headers are validated before anything is allocated."""
+"""Reading of untrusted tars: headers are validated before memory is allocated."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 MOST_TEXT, MOST_IMAGE = 1 << 20, 1 << 27
-"""Maximum bytes of a text or long-name member, and of an image."""
+"""Maximum size in bytes of a text or extension header, and of an image."""
 
 EXTENSION_HEADERS = (b"x", b"g", b"X", b"L", b"K")
-"""Types of pax headers and GNU long names, whose content tarfile reads into memory."""
+"""Types of pax headers and GNU long names, which tarfile reads into memory."""
 
 
 @contextmanager
 def open_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
-    """Open a tar for iteration; any defect, even a corrupt header that tarfile reads as the end, is a `ReadError`."""
+    """Open a tar for iteration; raises a `tarfile.ReadError` for any invalid header."""
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             yield tar
@@ -26,14 +26,14 @@ def open_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
 
 
 def files_in(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo | None]]:
-    """Names of the files of an open tar, each with the member that has its content.
+    """Yield the name of each file in an open tar with the member that contains its data.
 
-    A hard or symbolic link resolves to its target, or to None if the target is not in the tar. Memory does not grow
-    with the tar unless it contains links.
+    Hard and symbolic links are resolved; the member is None if the target is not in the tar. Memory is constant unless
+    the tar contains links.
     """
     files: dict[str, tarfile.TarInfo] | None = None
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # otherwise tarfile keeps every header
+        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header by default
         name = member.name
         if member.islnk() or member.issym():
             files = _files(tar.fileobj) if files is None else files
@@ -48,7 +48,7 @@ def files_in(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo | None
 
 
 def _files(file: Any) -> dict[str, tarfile.TarInfo]:
-    """Files and links of a tar by name; the file position is restored."""
+    """Files and links of a tar by name; restores the file position."""
     position = file.tell()
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
@@ -58,7 +58,7 @@ def _files(file: Any) -> dict[str, tarfile.TarInfo]:
 
 
 class _Header(tarfile.TarInfo):
-    """A header without sizes that exhaust memory or move the reader backwards."""
+    """A tar header that rejects sizes that would exhaust memory or move the reader backwards."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if self.size < 0 or (self.size > MOST_TEXT and self.type in EXTENSION_HEADERS):

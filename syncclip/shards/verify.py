@@ -1,4 +1,4 @@
-"""Verification of a whole set: every byte is read and compared with marker and table."""
+"""Full verification of a sharded dataset: every byte is compared with marker and table."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from syncclip.shards.tables import parse_table
 from syncclip.shards.tars import open_tar
 
 MEMBERS = ("cls", "jpg", "json", "txt")
-"""Members of a sample; .json only with provenance."""
+"""Extensions of a sample's members; .json only with provenance."""
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
 _FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
 
 class Problem(NamedTuple):
-    """A defect of a shard, described in one sentence."""
+    """A defect of a shard."""
 
     shard: int
     sentence: str
 
 
 def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str | None = None) -> Iterator[Problem]:
-    """Read a whole set, one shard in memory at a time, and report its defects.
+    """Verify a dataset, with one shard in memory at a time, and yield its defects.
 
-    Compares the checksums of tar, table and marker; the tar's members with the table's offsets, labels, texts and
-    provenance; class counts; and duplicate indices. Every image must decode.
+    Verifies checksums, class counts, uniqueness of sample indices, that the tar's members match the table's offsets,
+    labels, texts and provenance, and that every image decodes.
 
     Args:
         checked: called before each shard.
-        owner: required identity of the shards, see `storage.checksums`; None: any, the same for all.
+        owner: required identity of the shards, see `storage.checksums`; None: any, but the same for all shards.
     """
     corrupt: dict[int, str] = {}
     existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
@@ -48,7 +48,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
     for shard, sentence in corrupt.items():
         yield Problem(shard, f"{stats_name(shard)}: {sentence}")
     for shard in sorted(uncommitted):
-        yield Problem(shard, f"{shard_name(shard)}: no valid marker, so the shard does not exist; run `synth` again")
+        yield Problem(shard, f"{shard_name(shard)}: no valid marker, so the shard is ignored; run `synth` again")
     shard_of: dict[int, int] = {}
     for shard, stats in existing.items():
         checked()
@@ -75,7 +75,7 @@ def _mismatch(shard: int) -> str:
 
 
 def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Defects of a tar, one sentence each."""
+    """Yield one sentence for each defect of a tar."""
     name = shard_name(shard)
     if hashlib.sha256(archive).hexdigest() != stats.sha256:
         yield _mismatch(shard)
@@ -91,14 +91,14 @@ def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str,
 
 
 def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Differences between a tar and its table, one sentence each: members, offsets, labels, texts and provenance."""
+    """Yield one sentence for each difference between a tar and its table."""
     ranges: dict[str, tuple[int, int]] = {}
     texts: dict[str, str] = {}
     try:
         with open_tar(io.BytesIO(archive)) as tar:
             for member in tar:
                 if not member.isfile() or not _MEMBER.fullmatch(member.name):
-                    yield f"{name}: foreign member {member.name!r}"
+                    yield f"{name}: unexpected member {member.name!r}"
                 ranges[member.name] = (member.offset_data, member.size)
                 if member.isfile() and not member.name.endswith(".jpg") and (text := tar.extractfile(member)):
                     texts[member.name] = text.read().decode(errors="replace")
@@ -111,6 +111,6 @@ def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Itera
     for row in rows:
         described = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
         if any(texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()):
-            yield f"{name}: the table describes sample {row['key']} differently"
+            yield f"{name}: label, text or provenance of sample {row['key']} differ from the table"
         if ranges.get(f"{row['key']}.jpg") != (row["jpg_offset"], row["jpg_size"]):
             yield f"{name}: the table's offset of {row['key']}.jpg is wrong"

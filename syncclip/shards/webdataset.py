@@ -1,4 +1,4 @@
-"""Labelled images in any WebDataset, read in place, without tables or commit markers."""
+"""Labelled images in WebDataset tars without tables or commit markers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from syncclip.shards.tars import MOST_IMAGE, MOST_TEXT, files_in, open_tar
 IMAGES = tuple(extension[1:] for extensions in FORMATS.values() for extension in extensions)
 """Extensions of image members, in order of precedence within a sample."""
 LABEL_KEYS = ("label", "cls", "class")
-"""Keys of `.json` that may contain the class of a sample without a `.cls` member."""
+"""Keys of a `.json` member that may contain the class, if there is no `.cls` member."""
 
 
 @dataclass(frozen=True)
 class Member:
     """Location, label and caption of an image in a tar."""
 
-    tar: int
+    tar: int  # number of the tar
     offset: int
     size: int
     key: str
@@ -40,20 +40,20 @@ class Member:
 
 
 def tars_in(url: str) -> list[str]:
-    """Tar files of a folder or prefix, sorted by name."""
+    """Visible tar files of a folder or prefix, sorted by name."""
     return [
         storage.join(url, name) for name in storage.sizes(url) if name.endswith(".tar") and not name.startswith(".")
     ]
 
 
 def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list[Member]:
-    """Read headers, classes and captions of all tars, without their images.
+    """Read headers, classes and captions of tars, but not their images.
 
     Args:
-        skipped: counts unused members by extension.
+        skipped: counter of unused members by extension.
 
     Raises:
-        UserError: a tar is corrupt, or a sample has no image or no class.
+        UserError: a tar is corrupt or empty, or a sample has no image or no class.
     """
     members: list[Member] = []
     skipped = Counter() if skipped is None else skipped
@@ -64,35 +64,31 @@ def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list
         except tarfile.TarError as error:
             raise UserError(f"{url}: not a valid tar file ({error}); download it again.") from error
         if len(members) == before:
-            raise UserError(f"{url}: empty tar without images; download it again, or remove it.")
+            raise UserError(f"{url}: tar without images; download it again, or remove it.")
     return members
 
 
 class TarSet(ImageSet):
-    """Labelled images in tars, read by offset; safe to share between threads, not between processes."""
+    """Labelled images in tars, read by offset; thread-safe."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
-        """
-        Args:
-            urls: tars to which `Member.tar` refers.
-            members, labels: one for each image.
-        """
+        """Combine members of tars, where `Member.tar` is a position in `urls`, with one label per member."""
         self._urls, self._members = list(urls), list(members)
         self.labels = np.asarray(labels, np.int64)
         self._cache = ShardCache()
 
     def name(self, row: int) -> str:
-        """Name of an image in messages: `…/0.tar:s0000017`."""
+        """Name of an image for messages: `…/0.tar:s0000017`."""
         return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
 
     def read(self, row: int) -> bytes:
-        """Bytes of the image file of a row."""
+        """Read the image file of a row."""
         member = self._members[row]
         url = self._urls[member.tar]
         return self._cache.read(ShardFile(url), member.offset, member.size)
 
     def text(self, row: int) -> str:
-        """Caption of an image, "" by default."""
+        """Caption of an image; "" without one."""
         return self._members[row].text
 
 
@@ -102,34 +98,35 @@ def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
         parts: dict[str, tarfile.TarInfo] = {}
         for name, member in files_in(tar):
             path = PurePosixPath(name)
-            stem, _, kind = path.name.partition(".")
-            if not stem or (member is None and kind.lower() not in (*IMAGES, "cls")):
-                continue  # hidden files of an operating system
+            stem, _, suffix = path.name.partition(".")
+            extension = suffix.lower()
+            if not stem or (member is None and extension not in (*IMAGES, "cls")):
+                continue  # a hidden file
             if member is None:
                 raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add that file.")
             if (sample := str(path.with_name(stem))) != key and parts:
                 yield _member(number, url, key, parts, tar, skipped)
                 parts = {}
-            if sample in keys if sample != key else kind.lower() in parts:
+            if sample in keys if sample != key else extension in parts:
                 raise UserError(f"{url}: two samples have the key {cut(sample)!r}; make the keys unique.")
             key = sample
             keys.add(key)
-            parts[kind.lower()] = member
+            parts[extension] = member
         if parts:
             yield _member(number, url, key, parts, tar, skipped)
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile takes a corrupt header for the end
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile treats a corrupt header as the end
             raise tarfile.ReadError(f"corrupt header at byte {tar.offset}")
 
 
 def _member(
     number: int, url: str, key: str, parts: dict[str, tarfile.TarInfo], tar: tarfile.TarFile, skipped: Counter[str]
 ) -> Member:
-    extension = next((kind for kind in IMAGES if kind in parts), None)
+    extension = next((extension for extension in IMAGES if extension in parts), None)
     if extension is None:
         raise UserError(f"{url}: sample {key!r} has no image ({READABLE}), only {few(parts)}.")
     image = parts[extension]
-    skipped.update(f".{kind}" for kind in parts if kind not in (extension, "cls", "json", "txt"))
+    skipped.update(f".{name}" for name in parts if name not in (extension, "cls", "json", "txt"))
     if large := [part for part in parts.values() if part.size > (MOST_IMAGE if part is image else MOST_TEXT)]:
         raise UserError(f"{url}: {cut(large[0].name)!r} exceeds the size limit ({size(large[0].size)}); remove it.")
     label = _text(tar, parts.get("cls"))

@@ -20,11 +20,11 @@ from syncclip.shards.tables import schema
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a set, ready to be written."""
+    """One image of a dataset with its metadata."""
 
-    index: int  # unique position in the set
+    index: int  # unique position in the dataset
     label: int  # class id
-    image_bytes: bytes  # JPEG file
+    image_bytes: bytes  # content of the JPEG file
     text: str  # prompt or caption
     provenance: Mapping[str, Any] = field(default_factory=dict)  # JSON values: seed, attempt, scores, source, …
 
@@ -37,14 +37,14 @@ def write_shard(
     seconds: float = 0.0,
     owner: str = storage.NOBODY,
 ) -> ShardStats:
-    """Write a shard of the set at `url` and commit it; returns the marker. The shard is built in memory.
+    """Write and commit a shard of the dataset at `url`; return its marker. The shard is built in memory.
 
-    The bytes of tar and table depend on the samples alone, so two writers of one shard write the same files. The write
-    is atomic: the marker comes last, and each of the three files appears whole or not at all.
+    The bytes of tar and table are a function of the samples, so concurrent writers of a shard write the same files.
+    Each file is written atomically, the marker last.
 
     Args:
-        samples: in ascending order of their index.
-        rejects: reason -> rejected images, for the marker.
+        samples: samples in ascending order of their index.
+        rejects: reason -> number of rejected images, for the marker.
         seconds: wall time of generating the shard, for the marker.
         owner: identity of the plan or dataset, see `storage.checksums`.
     """
@@ -55,7 +55,7 @@ def write_shard(
     ]
     archive, offsets = _archive(samples, provenances)
     with ThreadPoolExecutor(1) as hasher:
-        checksum = hasher.submit(hashlib.sha256, archive)  # takes as long as the disk
+        checksum = hasher.submit(hashlib.sha256, archive)  # hashing takes as long as writing
         storage.write_bytes(storage.join(url, shard_name(shard)), archive)
         table = _table(samples, provenances, offsets)
         storage.write_bytes(storage.join(url, table_name(shard)), table)
@@ -77,14 +77,14 @@ def write_shard(
 
 
 def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
-    """The tar, and the offset of each JPEG in it."""
+    """Build the tar; also return the offset of each JPEG."""
     from webdataset import TarWriter  # imports torch, which readers do not need
 
     file = io.BytesIO()
     with TarWriter(file, encoder=False, mtime=0) as tar:
         for sample, provenance in zip(samples, provenances, strict=True):
             members = {"cls": str(sample.label).encode(), "jpg": sample.image_bytes, "txt": sample.text.encode()}
-            if sample.provenance:  # an empty member would still take 1 KiB
+            if sample.provenance:  # an empty member takes 1 KiB
                 members["json"] = provenance.encode()
             tar.write({"__key__": sample_key(sample.index), **members})
     file.seek(0)
@@ -94,7 +94,7 @@ def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[byt
 
 
 def _table(samples: Sequence[Sample], provenances: Sequence[str], offsets: Sequence[int]) -> bytes:
-    """The parquet table, with the offset of every JPEG in the tar."""
+    """Build the parquet table with the offset of each JPEG in the tar."""
     import pyarrow as pa  # slow to import
     import pyarrow.parquet as pq
 

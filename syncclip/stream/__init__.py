@@ -1,1 +1,1 @@
-"""The mixed stream: real images and synthetic shards go in, training batches come out."""
+"""Training batches from real and synthetic images."""

@@ -1,4 +1,4 @@
-"""Prefetching of batches, in order, by threads or by processes."""
+"""Prefetching of batches by threads or processes, in order."""
 
 from __future__ import annotations
 
@@ -41,63 +41,59 @@ def batches(
     processes: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """(epoch, step, batch) from a position to the end of `epochs`; the batches do not depend on how they are prepared.
+    """Yield (epoch, step, batch) from a position to the end of `epochs`; threads and processes do not affect batches.
 
     Args:
-        threads: number of threads that prepare batches ahead, one each; with `processes`, batches that each process
-            keeps ready.
-        processes: number of processes that prepare batches instead, where the GIL is the bottleneck; 0: none. Their
-            batches are in lent memory with a file descriptor each: clone the images to keep hundreds.
-        pin_memory: return batches in page-locked memory.
+        threads: number of threads, each of which prefetches one batch; with `processes`, batches that each process
+            prefetches.
+        processes: number of processes, faster than threads if the GIL is the bottleneck; 0: none. Their batches are in
+            shared memory that is reused, with a file descriptor each: clone the images to keep hundreds.
+        pin_memory: copy batches to page-locked memory.
     """
     first, last = epoch * stream.steps_per_epoch + step, epochs * stream.steps_per_epoch
     if processes and first < last:
-        prepared = by_processes(stream, first, last, processes, threads)
+        prepared = _by_processes(stream, first, last, processes, threads)
     else:
         positions = (divmod(number, stream.steps_per_epoch) for number in range(first, last))
-        prepared = by_threads(stream, positions, threads)
-    yield from pin_ahead(prepared) if pin_memory else prepared
+        prepared = _by_threads(stream, positions, threads)
+    yield from _pinned(prepared) if pin_memory else prepared
 
 
 def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterator[Batch]]:
-    """`count` passes over each real image of the first epochs: the same images and order, different augmentations.
+    """Yield `count` passes over all real images: the same images in the same order with different augmentations.
 
-    A real image that occurs again in a pass has the label -1, so that each image can be counted once.
-
-    Args:
-        threads: number of threads that prepare batches ahead, one each.
+    Repetitions of a real image within a pass have the label -1, so that each image can be counted once.
     """
-    for view in range(count):
-        yield _view(stream, view, threads)
+    return (_view(stream, view, threads) for view in range(count))
 
 
 def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
     length = stream.steps_per_epoch
     positions = (divmod(step, length) for step in range(max(length, stream.steps_per_round)))
+    for epoch, step, batch in _by_threads(stream, positions, threads, view):
+        labels, real = batch.labels.clone(), batch.sizes[0]
+        labels[real - stream.repeated(epoch * length + step) : real] = -1
+        yield replace(batch, labels=labels)
+
+
+def _by_threads(
+    stream: MixedStream, positions: Iterator[Position], threads: int, view: int = 0
+) -> Iterator[tuple[int, int, Batch]]:
+    """Batches at the positions; each thread prefetches one batch, without threads they are prepared on demand."""
     calls = ((*position, partial(stream.batch, *position, view)) for position in positions)
-    with thread_pool(max(threads, 1), "stream") as pool:
-        for epoch, step, batch in _in_order(pool, calls, threads):
-            labels, real = batch.labels.clone(), batch.sizes[0]
-            labels[real - stream.repeated(epoch * length + step) : real] = -1
-            yield replace(batch, labels=labels)
-
-
-def by_threads(stream: MixedStream, positions: Iterator[Position], threads: int) -> Iterator[tuple[int, int, Batch]]:
-    """Batches of the positions; each of `threads` prepares one ahead, 0 prepares them on demand."""
     if threads < 1:
-        yield from ((epoch, step, stream.batch(epoch, step)) for epoch, step in positions)
+        yield from ((epoch, step, call()) for epoch, step, call in calls)
         return
     with thread_pool(threads, "stream") as pool:
-        calls = ((*position, partial(stream.batch, *position)) for position in positions)
         yield from _in_order(pool, calls, threads)
 
 
-def pin_ahead(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
-    """The same batches in page-locked memory, from which a GPU copies while it computes.
+def _pinned(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
+    """Copy batches to page-locked memory, for asynchronous transfers to a GPU.
 
-    A thread copies one batch ahead, so an error of the next batch is raised one batch early.
+    A thread copies one batch ahead, so that an error is raised one batch early.
     """
-    device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # the thread's default is the first one
+    device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # a new thread's default is device 0
     with thread_pool(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
         yield from _in_order(pool, ((epoch, step, batch.pin_memory) for epoch, step, batch in prepared), 1)
 
@@ -105,7 +101,7 @@ def pin_ahead(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int,
 def _in_order(
     pool: ThreadPoolExecutor, calls: Iterator[tuple[int, int, Callable[[], Batch]]], ahead: int
 ) -> Iterator[tuple[int, int, Batch]]:
-    """The results of the calls in order; the pool's threads prepare up to `ahead` of them while one is used."""
+    """Results of the calls in order, of which the pool's threads prefetch up to `ahead`."""
     pending: deque[tuple[int, int, Future[Batch]]] = deque()
     for epoch, step, call in calls:
         pending.append((epoch, step, pool.submit(call)))
@@ -117,17 +113,13 @@ def _in_order(
         yield epoch, step, future.result()
 
 
-def by_processes(
+def _by_processes(
     stream: MixedStream, first: int, last: int, processes: int, ahead: int
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Batches of the steps first, …, last - 1, counted over all epochs.
+    """Batches of the steps first, …, last - 1, counted over all epochs, each prepared by one of the processes.
 
-    The processes are forked and share the stream's tables. They return unreadable images with the batches, which are
-    counted here, so that the limit applies to all of them together.
-
-    Args:
-        processes: at least 1; each prepares whole batches.
-        ahead: batches that each keeps ready, at least 1.
+    The processes are forked and share the stream's tables. Their unreadable images are counted in this process, since
+    the limit applies to the sum; each process prefetches `ahead` batches, at least 1.
     """
     slots = [Slots() for _ in range(processes)]
     loader: DataLoader[_Result] = DataLoader(
@@ -135,9 +127,9 @@ def by_processes(
         batch_size=None,
         num_workers=processes,
         prefetch_factor=max(1, ahead),
-        worker_init_fn=_begin,
+        worker_init_fn=_initialise,
         multiprocessing_context="fork",
-        generator=torch.Generator(),  # the default is torch's global generator
+        generator=torch.Generator(),  # the default advances torch's global generator
     )
     for number, result in enumerate(loader, start=first):
         for name, reason, images in result.lost:
@@ -145,17 +137,17 @@ def by_processes(
         batch = result.batch
         if isinstance(batch, UserError):
             raise batch
-        lender = slots[result.process]  # no local variable must reference the images while they are used
+        lender = slots[result.process]  # a local variable for the images would keep their slot in use
         yield *divmod(number, stream.steps_per_epoch), replace(batch, images=lender.lend(result.slot, result.memory))
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Raise a LostLoaderError for torch's RuntimeError about a lost loader process, which may occur anywhere."""
+    """Convert torch's RuntimeError about a lost loader process, which may be raised anywhere, to a LostLoaderError."""
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):  # torch has no type for it
+        if not str(error).startswith("DataLoader worker"):  # torch has no type for this error
             raise
         raise LostLoaderError(
             f"a loader process was lost ({error}); if memory is short, lower training.loader_processes, "
@@ -165,13 +157,13 @@ def watched() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Result:
-    """The output of a process: a batch or a user error, and the unreadable images since the last one."""
+    """Output of a process: a batch or a user error, and the unreadable images since its last result."""
 
     batch: Batch | UserError  # without its images
     lost: list[tuple[str, str, int]]
     process: int
-    slot: int  # of the process, with the images
-    memory: Tensor | None  # of the slot, if it is new
+    slot: int  # number of the slot with the images
+    memory: Tensor | None  # memory of the slot, if it is new
 
 
 class _Steps(Dataset[_Result]):
@@ -197,11 +189,11 @@ class _Steps(Dataset[_Result]):
         return _Result(result, lost, self.process, slots.last, memory)
 
 
-def _begin(_: int) -> None:
-    """Initialise a forked process; objects that exist at the fork are excluded from garbage collection."""
+def _initialise(_: int) -> None:
+    """Initialise a forked process; objects from before the fork are excluded from garbage collection."""
     gc.freeze()
     information = get_worker_info()
     assert information is not None and isinstance(information.dataset, _Steps)
     steps = information.dataset
     steps.process = information.id
-    steps.stream.after_fork(information.num_workers, steps.slots[information.id].room)
+    steps.stream.after_fork(information.num_workers, steps.slots[information.id].allocate)

@@ -1,7 +1,7 @@
-"""The mixed stream: batches of real images and synthetic ones of the same and of novel classes.
+"""The mixed stream: batches of real images, and of synthetic images of the same and of novel classes.
 
-The images of a batch are a pure function of (seed, epoch, step) over the committed shards: resuming needs only a
-counter, and 1 × 8, 2 × 4 and 4 × 2 (ranks × batch) result in the same global batches.
+The images of a batch are a pure function of (seed, epoch, step) and the committed shards. To resume, only the step is
+needed; 1 × 8, 2 × 4 and 4 × 2 (ranks × batch size) result in the same global batches.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from syncclip.stream.teacher import Teacher
 REAL, SYNTHETIC = 0, 1  # domains
 
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
-Room = Callable[[int, Tensor], Tensor]
-"""(number of images, one of them) -> uninitialised (images, 3, H, W) with its type and layout."""
+Allocator = Callable[[int, Tensor], Tensor]
+"""(number of images, one of them) -> uninitialised (images, 3, H, W) of its type and memory format."""
 Data = Literal["real", "synthetic", "both"]
 EpochsOver = Literal["real", "synthetic", "longer"]
 
@@ -39,7 +39,7 @@ _NONE: Rows = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class BatchIds:
-    """The global batch of all ranks, as rows of the two datasets; a group that is not trained on is empty."""
+    """The global batch of all ranks as rows of the two datasets; unused groups are empty."""
 
     real: Rows  # (B,) rows of the real dataset, with `labels`
     seen: Rows  # (B,) rows of the synthetic dataset, with `labels`
@@ -49,16 +49,15 @@ class BatchIds:
 
 
 class MixedStream:
-    """Endless global batches of B images per group: real, seen (synthetic, same labels), novel (synthetic).
+    """Infinite stream of global batches with B images per group: real, seen (synthetic, same labels) and novel.
 
-    `data="real"` yields the first group alone, `"synthetic"` the other two, `"both"` all; without novel classes there
-    is no novel group. Real images are shuffled in rounds, each a pass over all of them; an incomplete last batch is
-    filled with the first images of the round. Synthetic images are sampled uniformly from those of their class in a
-    window of a few shards (from all of the class, if the window contains none). An epoch is a round, or as many steps
-    as it takes to sample as many synthetic images as there are.
+    `data="real"` yields the real group only, `"synthetic"` the other two, `"both"` all; without novel classes there is
+    no novel group. Real images are shuffled in rounds, i.e. passes over all of them; an incomplete last batch is filled
+    with the first images of the round. Synthetic images of a class are sampled uniformly from a moving window of a few
+    shards, or from all shards if the window contains none. An epoch is a round, or the number of steps that sample as
+    many synthetic images as the datasets contain.
 
-    A damaged image is replaced by the next intact one of its class, counted, and logged. Thread-safe; create a new
-    stream in another process.
+    A corrupt image is replaced by the next intact one of its class, counted and logged. Thread-safe.
     """
 
     def __init__(
@@ -83,21 +82,19 @@ class MixedStream:
     ) -> None:
         """
         Args:
-            real: real datasets; with `data="synthetic"` only their labels are used, and without any, labels are sampled
-                from `base`.
-            synthetic: synthetic datasets; may be empty only with `data="real"`.
+            real: real datasets; `data="synthetic"` uses only their labels, or without any, samples labels from `base`.
+            synthetic: synthetic datasets; may be empty only for `data="real"`.
             transform: (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
-                step, group, position); the image is shared and must not be changed in place.
+                step, group, position). The image is shared and must not be modified.
             batch: global batch size B, a multiple of `world_size`.
-            seed: random seed.
             base, novel: class ids.
-            epochs_over: length of an epoch; "longer" is that of "real" and "synthetic" with more steps.
-            images_per_class: number of synthetic images per class and dataset (the first ones); None: all.
-            window: number of shards of a dataset from which the images of a step are sampled; None: all.
-            rank, world_size: this process's part of every group: positions rank, rank + world_size, …
-            max_corrupt_images: number of damaged images that may be replaced.
-            cache_images: memory for decoded images in bytes; results do not depend on it.
-            teacher: source of the probabilities of synthetic images; requires a single synthetic dataset.
+            epochs_over: length of an epoch; "longer" is the longer one of "real" and "synthetic".
+            images_per_class: use only the first images of each class in each synthetic dataset; None: all.
+            window: number of shards of each dataset from which a step's images are sampled; None: all.
+            rank, world_size: this process reads positions rank, rank + world_size, … of each group.
+            max_corrupt_images: maximum number of corrupt images that are replaced.
+            cache_images: memory limit for decoded images in bytes; does not affect results.
+            teacher: soft labels of synthetic images; requires a single synthetic dataset.
 
         Raises:
             UserError: a required dataset or image is missing, or the arguments are inconsistent.
@@ -108,7 +105,7 @@ class MixedStream:
         self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
         self.transform, self.corruption = transform, Corruption(max_corrupt_images)
         self._cache_images, self._decoded, self.teacher = cache_images, DecodedImages(cache_images), teacher
-        self._room: Room = empty_batch
+        self._allocate: Allocator = empty_batch
         self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
             raise UserError(f"training on {data!r} data requires real images; add some or train on 'synthetic'")
@@ -118,9 +115,9 @@ class MixedStream:
         self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None
         self.steps_per_round = order.steps(self._round_images(), batch)
-        """Batches of a pass over the real images."""
+        """Number of batches of a pass over the real images."""
         self.steps_per_epoch = self._steps(epochs_over)
-        """Batches of an epoch."""
+        """Number of batches of an epoch."""
 
     def _open_synthetic(
         self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
@@ -131,12 +128,15 @@ class MixedStream:
         self._check_labels(images, ", ".join(source.images.url for source in sources))
         for source in sources:
             self.corruption.include(source.images.corruption.account())
-        drawn = self.batch_size * (2 if len(self.novel) else 1)
-        self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, drawn=drawn)
+        self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, sampled=self._sampled())
         return images
 
+    def _sampled(self) -> int:
+        """Number of synthetic images per step."""
+        return self.batch_size * (2 if len(self.novel) else 1)
+
     def _round_images(self) -> int:
-        """Number of real images, or without any, of synthetic ones of base classes."""
+        """Number of real images; without real datasets, of synthetic images of base classes."""
         if self._epochs is not None:
             return len(self._epochs)
         assert self.synthetic is not None
@@ -145,20 +145,20 @@ class MixedStream:
     def _steps(self, epochs_over: EpochsOver) -> int:
         if self.synthetic is None or epochs_over == "real":
             return self.steps_per_round
-        passes = order.steps(len(self.synthetic), self.batch_size * (2 if len(self.novel) else 1))
-        return passes if epochs_over == "synthetic" else max(passes, self.steps_per_round)
+        steps = order.steps(len(self.synthetic), self._sampled())
+        return steps if epochs_over == "synthetic" else max(steps, self.steps_per_round)
 
     def ids(self, epoch: int, step: int) -> BatchIds:
-        """The global batch of a step: a pure function of (seed, epoch, step), the same on every rank."""
+        """The global batch of a step, a pure function of (seed, epoch, step) that is equal on all ranks."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         if self._epochs is not None and self.real is not None:
             round_number, step_in_round = divmod(self._global_step(epoch, step), self.steps_per_round)
             batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, round_number, step_in_round)
-            real = self._epochs.shown(round_number)[batch]
+            real = self._epochs.rows_of_epoch(round_number)[batch]
             labels = self.real.labels[real]
         else:
             real = _NONE
-            labels = self._drawn(self._base, order.BASE_LABEL, epoch, step)
+            labels = self._sample(self._base, order.BASE_LABEL, epoch, step)
         if self.synthetic is None:
             return BatchIds(real, _NONE, _NONE, labels, _NONE)
         ids = BatchIds(
@@ -170,18 +170,18 @@ class MixedStream:
         )
         if not len(self.novel):
             return ids
-        novel = self._drawn(self.novel, order.NOVEL_LABEL, epoch, step)
-        partners = self._sampler.sample(novel, order.NOVEL, epoch, step, self._global_step(epoch, step))
-        return replace(ids, novel=partners, novel_labels=novel)
+        novel = self._sample(self.novel, order.NOVEL_LABEL, epoch, step)
+        rows = self._sampler.sample(novel, order.NOVEL, epoch, step, self._global_step(epoch, step))
+        return replace(ids, novel=rows, novel_labels=novel)
 
     def batch(self, epoch: int, step: int, view: int = 0) -> Batch:
-        """This rank's part of the batch of a step, decoded and transformed.
+        """Decode and transform this rank's part of the batch of a step.
 
         Args:
-            view: number of the augmentation; training uses 0.
+            view: selects the augmentation; 0 in training.
 
         Raises:
-            UserError: more than `max_corrupt_images` images are damaged, or all of a class.
+            UserError: more than `max_corrupt_images` images are corrupt, or all images of a class.
         """
         ids = self.ids(epoch, step)
         if self.synthetic is not None:
@@ -205,35 +205,34 @@ class MixedStream:
                 decoded, row = self._image(source, row, domain)
                 image = self.transform(decoded, generator)
                 if images is None:
-                    images = self._room(count, image)
+                    images = self._allocate(count, image)
                 assert image.shape == images.shape[1:], "transforms return one shape"  # `copy_` would broadcast
-                images[len(read)].copy_(image)  # immediately, while it is in the CPU's cache
+                images[len(read)].copy_(image)  # while the image is in the CPU's cache
                 read.append(row)
             labels.append(group_labels[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
         assert images is not None, "a batch has images"
-        soft = None if self.teacher is None else self.teacher.of_batch(self.synthetic, read, len(groups[0][1]))
+        sizes = len(groups[0][1]), len(groups[1][1]), len(groups[2][1])
+        soft_labels = None
+        if self.teacher is not None and self.synthetic is not None:
+            soft_labels = torch.from_numpy(self.teacher.of_batch(self.synthetic, read, sizes[0]))
         return Batch(
             images=images,
             labels=torch.from_numpy(np.concatenate(labels)),
             domains=torch.from_numpy(np.concatenate(domains)),
-            sizes=(len(groups[0][1]), len(groups[1][1]), len(groups[2][1])),
-            teacher=None if soft is None else torch.from_numpy(soft),
+            sizes=sizes,
+            teacher=soft_labels,
         )
 
     def repeated(self, step: int) -> int:
-        """The number of this rank's real images of a step (counted over epochs), the last ones, that are repeated."""
+        """Number of repeated real images in this rank's batch of a step (counted over epochs); they are the last."""
         if self._epochs is None or self.data == "synthetic":
             return 0
         positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
         return int((positions >= len(self._epochs)).sum())
 
-    def window(self, epoch: int, step: int) -> list[list[int]]:
-        """The numbers of the shards from which the synthetic images of a step are sampled, for each dataset."""
-        return [window.shards(self._global_step(epoch, step)) for window in self._sampler.windows]
-
     def share_seen(self, epochs: int) -> float | None:
-        """Fraction of the synthetic images that occur in so many epochs; None without synthetic images."""
+        """Fraction of the synthetic images that are sampled in `epochs` epochs; None without synthetic images."""
         if self.synthetic is None:
             return None
         seen = np.zeros(len(self.synthetic), bool)
@@ -242,25 +241,21 @@ class MixedStream:
             seen[ids.seen] = seen[ids.novel] = True
         return float(seen.mean())
 
-    def after_fork(self, processes: int, room: Room) -> None:
-        """In one of `processes` forked processes: reset the count of damaged images, and split the cache memory.
-
-        Args:
-            room: allocates a batch's images.
-        """
-        self._room = room
+    def after_fork(self, processes: int, allocate: Allocator) -> None:
+        """Reset the count of corrupt images and split the cache memory, in each of `processes` forked processes."""
+        self._allocate = allocate
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)
 
     def _global_step(self, epoch: int, step: int) -> int:
         return epoch * self.steps_per_epoch + step
 
-    def _drawn(self, labels: Rows, purpose: int, epoch: int, step: int) -> Rows:
+    def _sample(self, labels: Rows, purpose: int, epoch: int, step: int) -> Rows:
         bounds = np.full(self.batch_size, len(labels))
         return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> tuple[Image.Image, int]:
-        """The image of a row, or of the next intact row of its class; and the number of the row."""
+        """Decode the image of a row, or if it is corrupt, of the next intact row of its class; also return the row."""
         image = self._decoded_or_none(source, row, domain)
         if image is not None:
             return image, row
@@ -273,7 +268,7 @@ class MixedStream:
             image = self._decoded_or_none(source, candidate, domain)
             if image is not None:
                 return image, candidate
-        raise UserError(f"class {label}: none of its {len(rows)} images can be read; they are listed in the log")
+        raise UserError(f"class {label}: none of its {len(rows)} images is readable; see the log for their names")
 
     def _decoded_or_none(self, source: ImageSet, row: int, domain: int) -> Image.Image | None:
         try:

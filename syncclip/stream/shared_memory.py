@@ -1,7 +1,7 @@
-"""Shared memory for the batches of loader processes: lent to the consuming process and reused afterwards.
+"""Shared memory for the batches of loader processes, reused when the consuming process releases a batch.
 
-Fresh pages for each batch would cost a third of its decoding time, and a copy a tenth. A piece of memory is sent to the
-other process once, through a socket; afterwards its number suffices.
+New pages for each batch would cost a third of its decoding time, and a copy a tenth. The memory of a slot is sent to
+the consuming process once, through a socket; afterwards only the slot's number.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ _Layout = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
 
 
 class Slots:
-    """The memory of one loader process. A slot is reused only after it was returned; if there is none, one is added.
+    """The shared memory of one loader process, as a growing list of slots.
 
-    Created before the fork: the loader process calls `room` and `to_send`, the consuming process `lend`.
+    Create it before the fork: the loader process calls `allocate` and `to_send`, the consuming process `lend`.
     """
 
     def __init__(self) -> None:
         self.last = -1
-        """The slot of the last batch."""
+        """Slot of the last batch."""
         self._slots: list[tuple[_Layout | None, Tensor]] = []
         self._free: list[int] = []
         self._sent: set[int] = set()
         self._mapped: dict[int, Tensor] = {}  # in the consuming process
         self._returned, self._returns = multiprocessing.Pipe(duplex=False)
 
-    def room(self, images: int, like: Tensor) -> Tensor:
-        """Uninitialised memory for `images` images with the layout of one of them."""
+    def allocate(self, images: int, like: Tensor) -> Tensor:
+        """Return uninitialised memory for a batch: a released slot, or a new one; see `empty_batch`."""
         while self._returned.poll():
             self._free.append(int.from_bytes(self._returned.recv_bytes(), "little"))
         if not self._free:
             self._slots.append((None, torch.empty(0)))
             self._free.append(len(self._slots) - 1)
-        self.last = self._free.pop()  # the last one returned may still be in a CPU cache
+        self.last = self._free.pop()  # the last released slot may still be in a CPU cache
         layout = (images, like.shape, like.stride(), like.dtype)
         if self._slots[self.last][0] != layout:
             memory = empty_batch(images, like)
@@ -52,27 +52,27 @@ class Slots:
         return self._slots[self.last][1]
 
     def to_send(self) -> Tensor | None:
-        """The memory of the last slot, to be sent with its number; None if it was sent before."""
+        """The memory of the last slot, to be sent with its number; None if it has been sent before."""
         if self.last in self._sent:
             return None
         self._sent.add(self.last)
         return self._slots[self.last][1]
 
     def lend(self, slot: int, memory: Tensor | None) -> Tensor:
-        """The images in a slot, which is returned once this tensor and all its views are deleted.
+        """Return the images in a slot, which is released when this tensor and all its views are deleted.
 
         Args:
-            memory: the result of `to_send`.
+            memory: result of `to_send`.
         """
         images = self._mapped[slot] if memory is None else memory
         self._mapped[slot] = images
         lent = torch.empty(0, dtype=torch.uint8).set_(images.untyped_storage()).numpy()
-        weakref.finalize(lent, _send_back, self._returns, slot, os.getpid()).atexit = False
+        weakref.finalize(lent, _release, self._returns, slot, os.getpid()).atexit = False
         return torch.from_numpy(lent).view(images.dtype).as_strided(images.shape, images.stride())
 
 
-def _send_back(returns: Connection, slot: int, borrower: int) -> None:
-    if os.getpid() != borrower:  # a fork of the borrower, which still uses the batch
+def _release(returns: Connection, slot: int, borrower: int) -> None:
+    if os.getpid() != borrower:  # a fork; its parent still uses the batch
         return
     with contextlib.suppress(OSError):  # the loader process has ended
         returns.send_bytes(slot.to_bytes(4, "little"))

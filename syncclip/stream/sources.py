@@ -1,7 +1,4 @@
-"""Mixing of several datasets of the same classes: real ones by repetition, synthetic ones by sampling weights.
-
-Synthetic images are sampled for given labels, from a window that moves over the shards of each dataset.
-"""
+"""Mixing of several datasets of the same classes: real ones by repetition, synthetic ones by sampling weights."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ Set = TypeVar("Set", bound=ImageSet)
 class MixedSource(Generic[Set]):
     """One of the mixed datasets.
 
-    The `weight` of a synthetic dataset is its relative sampling probability among those with images of a class. That of
-    a real dataset is the number of times that an epoch contains each image: 2 twice, 0.5 every other epoch.
+    The `weight` of a synthetic dataset is its relative sampling probability. The `weight` of a real dataset is the
+    number of occurrences of each image per epoch; at 0.5, each image occurs in every other epoch.
     """
 
     images: Set
     weight: float = 1.0
     rows: Sequence[int] | Rows | None = None
-    """The rows to use; None: all."""
+    """Rows to use; None: all."""
 
 
 class JoinedSet(ImageSet):
@@ -65,7 +62,7 @@ class JoinedSet(ImageSet):
 
 
 def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:
-    """The images of all sources, unchanged if there is only one."""
+    """The concatenated images of all sources."""
     return sources[0].images if len(sources) == 1 else JoinedSet([source.images for source in sources])
 
 
@@ -86,18 +83,18 @@ class RealEpochs:
             which = f" in dataset {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
             raise UserError(f"there is no real image to train on{which}; use at least one shot per class")
         self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
-        """The rows of all epochs."""
-        self._even = self._counts == [len(rows) for rows in self._rows]
-        self._uneven = lru_cache(maxsize=2)(self._shown_unevenly)
+        """Rows of all epochs."""
+        self._unweighted = self._counts == [len(rows) for rows in self._rows]
+        self._weighted = lru_cache(maxsize=2)(self._weighted_rows)
 
     def __len__(self) -> int:
         return sum(self._counts)
 
-    def shown(self, epoch: int) -> Rows:
-        """(len,) rows of an epoch before shuffling: each once if its dataset's weight is 1."""
-        return self.rows if self._even else self._uneven(epoch)
+    def rows_of_epoch(self, epoch: int) -> Rows:
+        """(len,) rows of an epoch before shuffling: each occurs once if its dataset's weight is 1."""
+        return self.rows if self._unweighted else self._weighted(epoch)
 
-    def _shown_unevenly(self, epoch: int) -> Rows:
+    def _weighted_rows(self, epoch: int) -> Rows:
         parts = [
             rows
             if count == len(rows)
@@ -108,22 +105,22 @@ class RealEpochs:
 
 
 AHEAD = 4
-"""Number of window positions whose shards are prefetched, as the cache permits: this leaves time for retries."""
+"""Number of window positions whose shards are prefetched; more than one, to leave time for retries."""
 
 
 class SyntheticSampler:
-    """Sampling from several datasets: first the dataset, by weight among those with the class, then the image.
+    """Sampler of synthetic images with given labels.
 
-    Images are sampled uniformly from the dataset's window, or from all of the class, if the window contains none.
+    It first samples a dataset by weight among those with images of the class, then an image of the class uniformly from
+    the dataset's window, or from the whole dataset if the window contains none.
     """
 
-    def __init__(self, sources: Sequence[MixedSource[ShardSet]], *, seed: int, width: int | None, drawn: int) -> None:
+    def __init__(self, sources: Sequence[MixedSource[ShardSet]], *, seed: int, width: int | None, sampled: int) -> None:
         """
         Args:
-            sources: at least one.
-            seed: random seed.
+            sources: one or more datasets.
             width: number of shards of each dataset in the window; None: all.
-            drawn: images per step from all datasets together.
+            sampled: number of images per step from all datasets.
         """
         self._seed = seed
         self._weights = np.array([source.weight for source in sources])
@@ -133,14 +130,14 @@ class SyntheticSampler:
                 source.images,
                 width=width,
                 seed=order.key(order.SOURCE, seed, number) if number else seed,
-                drawn=max(1, round(drawn * share)),
+                sampled=max(1, round(sampled * share)),
             )
             for number, (source, share) in enumerate(zip(sources, shares, strict=True))
         ]
         self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
 
     def fetch(self, global_step: int) -> None:
-        """Copy the shards of a step's window, and those of the next windows, to this machine."""
+        """Prefetch the shards of a step's windows and of the next ones."""
         for window in self.windows:
             window.fetch(global_step)
 
@@ -162,9 +159,9 @@ class SyntheticSampler:
 
 
 class MovingWindow:
-    """The few shards of a dataset from which the images of a step are sampled; next ones are prefetched."""
+    """The shards of a dataset from which the images of a step are sampled; it moves by one shard at a time."""
 
-    def __init__(self, images: ShardSet, *, width: int | None, seed: int, drawn: int) -> None:
+    def __init__(self, images: ShardSet, *, width: int | None, seed: int, sampled: int) -> None:
         self._images, self._seed = images, seed
         shard = images.samples.shard
         edges = np.concatenate([[0], np.flatnonzero(shard[1:] != shard[:-1]) + 1, [len(shard)]])
@@ -172,26 +169,26 @@ class MovingWindow:
         by_shard = np.argsort(which, kind="stable")
         runs = np.stack([edges[:-1], edges[1:]], axis=1)[by_shard]
         self._runs = np.split(runs, np.flatnonzero(np.diff(which[by_shard])) + 1)
-        """The start and end row of each run of a shard's rows (usually one run)."""
+        """Start and end rows of each shard's runs of consecutive rows (usually one run)."""
         self._width = len(self._shards) if width is None else width
         if self._width < 1:
             raise UserError(f"a window of {width} shards contains no image; use 1 or more")
-        self._steps_per_window = order.steps_per_window(len(images), len(self._shards), drawn)
+        self._steps_per_window = order.steps_per_window(len(images), len(self._shards), sampled)
         self._index = lru_cache(maxsize=4)(self._by_label)
 
-    def shards(self, global_step: int) -> list[int]:
-        """The numbers of the shards in the window."""
-        return [int(self._shards[shard]) for shard in self._window(global_step // self._steps_per_window)]
+    def shards(self, global_step: int, positions: int = 1) -> list[int]:
+        """Numbers of the shards in the window, and in the next ones if `positions` is above 1."""
+        position = global_step // self._steps_per_window
+        shards = dict.fromkeys(shard for ahead in range(positions) for shard in self._window(position + ahead))
+        return [int(self._shards[shard]) for shard in shards]
 
     def fetch(self, global_step: int) -> None:
-        """Copy the shards of the window, and those of its next positions, to this machine."""
+        """Prefetch the shards of the window and of its next positions."""
         if self._width < len(self._shards):
-            position = global_step // self._steps_per_window
-            shards = dict.fromkeys(shard for ahead in range(AHEAD + 1) for shard in self._window(position + ahead))
-            self._images.hold(int(self._shards[shard]) for shard in shards)
+            self._images.hold(self.shards(global_step, AHEAD + 1))
 
     def choices(self, labels: Rows, global_step: int) -> Sequence[Numbers]:
-        """For each label its rows: those in the window, or all if it contains none."""
+        """Candidate rows for each label: those in the window, or all if the window contains none."""
         if self._width >= len(self._shards):
             return [self._images.samples.rows_of(int(label)) for label in labels]
         by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))
@@ -205,7 +202,7 @@ class MovingWindow:
         return order.window(len(self._shards), self._width, self._seed, position)
 
     def _by_label(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
-        """Rows of the window's shards, by label, and their labels."""
+        """Rows of the window's shards, sorted by label, and their labels."""
         rows = np.sort(np.concatenate([np.arange(*run) for shard in window for run in self._runs[shard]]))
         labels = self._images.labels[rows]
         by_label = np.argsort(labels, kind="stable")

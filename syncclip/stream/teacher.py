@@ -1,7 +1,7 @@
-"""A teacher's files: its probabilities of a synthetic dataset's images, shard by shard, and its class vectors.
+"""Reader of teacher files: soft labels for the images of a synthetic dataset, and the teacher's class vectors.
 
-`00000.safetensors` contains a tensor (n, C) of float32 with a row for each row of the table of the dataset's first
-shard; zeros mean an unreadable image. `teacher.json`, written last, identifies the teacher and the tars.
+`00000.safetensors` contains a float32 tensor (n, C) with one row per row of the first shard's table; an unreadable
+image has zeros. `teacher.json`, written last, identifies the teacher and the tars.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class TaughtShard(NamedTuple):
-    """A file of probabilities, and its tar."""
+    """A file of soft labels and the tar of their images."""
 
     shard: int
     images: int
@@ -42,22 +42,17 @@ class TeacherFiles(Settings):
     name: str
     """Name of the teacher's run."""
     digest: str
-    """Checksum of all that determines the probabilities: the run, its prompts, its CLIP's weights."""
+    """Checksum of the inputs of the soft labels: the run, its prompts, the weights of its CLIP."""
     classnames: Annotated[tuple[ShortText, ...], MANY]
     dim: int
     """Dimension of the class vectors."""
     vectors_sha256: str
     """Checksum of `class_vectors.safetensors`."""
     shards: tuple[TaughtShard, ...]
-    """Files of probabilities in the order of their numbers."""
+    """Files of soft labels, by ascending shard number."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
-        """Raise a UserError if the classes differ from those of a dataset.
-
-        Args:
-            url: URL of the teacher's files.
-            of: the dataset, for the message.
-        """
+        """Raise a UserError, with `url` and the dataset `of`, if the classes differ from those of the dataset."""
         if self.classnames != tuple(classnames):
             raise UserError(
                 f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} of {of}"
@@ -71,76 +66,59 @@ def probabilities_name(shard: int) -> str:
 
 
 def read_teacher(url: str) -> TeacherFiles:
-    """The content of `teacher.json` in a folder.
-
-    Raises:
-        UserError: it contains no teacher's files, or they are incomplete.
-    """
+    """Read the `teacher.json` of a folder; raises a `UserError` if the teacher files are missing or incomplete."""
     files = storage.read_document(storage.join(url, TEACHER), TeacherFiles, REMEDY)
     if files is None:
-        raise UserError(
-            f"{url}: the teacher's files are missing or incomplete; "
-            f"write them with `syncclip teacher RUN SET --out {url}`"
-        )
+        command = f"`syncclip teacher RUN SET --out {url}`"
+        raise UserError(f"{url}: the teacher files are missing or incomplete; write them with {command}")
     return files
 
 
 class Teacher:
-    """A teacher's files, opened; thread-safe and fork-safe.
+    """Soft labels and class vectors from the files of a teacher; thread-safe and fork-safe.
 
     Args:
         url: folder or URL of the files.
-        cache: cache for reading them row by row; not the dataset's, whose window would evict them.
+        cache: cache for reading single rows; not the dataset's cache, whose window would evict the files.
 
     Raises:
         UserError: see `read_teacher`.
     """
 
     def __init__(self, url: str, cache: ShardCache) -> None:
-        self.url, self.told, self._cache = url, read_teacher(url), cache
-        self._shards = {shard.shard: shard for shard in self.told.shards}
+        self.url, self.files, self._cache = url, read_teacher(url), cache
+        self._shards = {shard.shard: shard for shard in self.files.shards}
 
     def class_vectors(self) -> Probabilities:
-        """(C, D_t) unit-length class vectors.
-
-        Raises:
-            UserError: they are missing or damaged.
-        """
+        """Read the (C, D_t) unit-length class vectors; raises a `UserError` if they are missing or corrupt."""
         from safetensors.numpy import load
 
         url = storage.join(self.url, VECTORS)
         try:
-            data = storage.read_bytes(url, sha256=self.told.vectors_sha256)
+            data = storage.read_bytes(url, sha256=self.files.vectors_sha256)
         except storage.MissingError as error:
             raise _damage(url) from error
-        if hashlib.sha256(data).hexdigest() != self.told.vectors_sha256:
+        if hashlib.sha256(data).hexdigest() != self.files.vectors_sha256:
             raise _damage(url)
         vectors: Probabilities = load(data)["class_vectors"]
         return vectors
 
-    def of_batch(self, synthetic: ImageSet | None, rows: Sequence[int], real: int) -> Probabilities | None:
-        """(N, C) probabilities of a batch, with zeros for the first `real` images; None without synthetic images."""
-        if synthetic is None:
-            return None
-        batch = np.zeros((len(rows), len(self.told.classnames)), np.float32)
-        batch[real:] = self.probabilities(synthetic, rows[real:])
-        return batch
-
-    def probabilities(self, images: ImageSet, rows: Sequence[int]) -> Probabilities:
-        """(n, C) probabilities of rows of the dataset; zeros for unreadable images.
+    def of_batch(self, synthetic: ImageSet, rows: Sequence[int], real: int) -> Probabilities:
+        """(N, C) soft labels of a batch: zeros for the first `real` rows, then those of rows of `synthetic`.
 
         Raises:
-            UserError: a file is missing or damaged.
+            UserError: a file is missing or corrupt.
         """
-        assert isinstance(images, ShardSet), "recipes reject a teacher with several datasets"
-        samples, width = images.samples.at(np.asarray(rows, np.int64)), 4 * len(self.told.classnames)
-        result = np.empty((len(rows), len(self.told.classnames)), "<f4")
-        for number, (shard, row) in enumerate(zip(samples.shard.tolist(), samples.place.tolist(), strict=True)):
+        assert isinstance(synthetic, ShardSet), "recipes reject a teacher with several datasets"
+        samples = synthetic.samples.at(np.asarray(rows[real:], np.int64))
+        width = 4 * len(self.files.classnames)
+        result = np.zeros((len(rows), len(self.files.classnames)), "<f4")
+        for number, (shard, row) in enumerate(zip(samples.shard.tolist(), samples.place.tolist(), strict=True), real):
             file = self._shards[shard]
             url = storage.join(self.url, probabilities_name(shard))
-            first = file.bytes - width * (file.images - row)  # the tensor is at the end of the file
+            start = file.bytes - width * (file.images - row)  # the tensor is at the end of the file
             try:
-                data = self._cache.read(ShardFile(url, file.bytes, file.sha256, file.images), first, width)
+                data = self._cache.read(ShardFile(url, file.bytes, file.sha256, file.images), start, width)
             except (UnreadableImageError, storage.MissingError) as error:
                 raise _damage(url) from error
             if len(data) != width:

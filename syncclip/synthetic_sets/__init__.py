@@ -1,1 +1,1 @@
-"""Synthetic sets: plan, import, merge, export, quality measurement and repair."""
+"""Synthetic datasets: plan, import, merge, export, quality measurement and repair."""

@@ -1,4 +1,4 @@
-"""Dataset card of a synthetic set for the Hugging Face Hub: content, origin and usage."""
+"""Dataset card of a synthetic dataset for the Hugging Face Hub: content, origin and usage."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from syncclip.synthetic_sets.imported import ImportedSet
 CARD = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
 SHARED = ("name", "dataset", "backbone", "synthesis")
-"""Sections of a recipe on a card; others do not affect images and may contain credentials."""
+"""Recipe sections on a card; the others do not affect images and may contain credentials."""
 
 
 def dataset_card(
-    known: Plan | ImportedSet, shards: Sequence[ShardStats], provenance: pa.DataType, licence: str, recipe: str = ""
+    plan: Plan | ImportedSet, shards: Sequence[ShardStats], provenance: pa.DataType, licence: str, recipe: str = ""
 ) -> str:
     """Markdown with YAML metadata, from which `datasets.load_dataset(FOLDER)` reads files, columns and class names.
 
     Args:
-        known: the set's plan, or the description of an imported one.
+        plan: plan or import description of the dataset.
         shards: markers of all shards.
-        provenance: arrow type of the `.json` members of all shards; null without any.
-        licence: of the images, as a Hub identifier.
+        provenance: Arrow type of the `.json` members of all shards; null without any.
+        licence: Hub identifier of the images' licence.
         recipe: YAML of the recipe; "" if unknown.
     """
     counts: Counter[int] = Counter()
     for stats in shards:
         counts.update(stats.per_class)
-    images, per_class = sum(counts.values()), [counts[label] for label in range(known.classes)]
+    images, per_class = sum(counts.values()), [counts[label] for label in range(plan.classes)]
     fewest, most = min(per_class), max(per_class)
     facts = {
         "images": f"{images:,}",
-        "classes": f"{known.classes:,}, from {known.dataset}",
+        "classes": f"{plan.classes:,}, from {plan.dataset}",
         "images per class": f"{fewest:,}" if fewest == most else f"{fewest:,} to {most:,}",
-        **_origin(known),
+        **_origin(plan),
         "licence": licence,
     }
     sections = [
-        f"---\n{yaml.safe_dump(_head(known, shards, provenance, licence), sort_keys=False, allow_unicode=True)}---",
-        f"# Synthetic images of {markdown_text(known.dataset)}",
+        f"---\n{yaml.safe_dump(_metadata(plan, shards, provenance, licence), sort_keys=False, allow_unicode=True)}---",
+        f"# Synthetic images of {markdown_text(plan.dataset)}",
         "Generated images for training: they show a generator's notion of each class, not real objects.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         "Each sample has an image (`jpg`), class id (`cls`), prompt or caption (`txt`) and provenance (`json`). "
@@ -61,42 +61,42 @@ def dataset_card(
     return "\n\n".join(sections) + "\n"
 
 
-def provenance_type(column: pa.ChunkedArray, known: pa.DataType) -> pa.DataType:
-    """Merge the arrow type `known` of previous shards with that of a shard's provenance, a column of JSON texts."""
+def provenance_type(column: pa.ChunkedArray, previous: pa.DataType) -> pa.DataType:
+    """Unify the Arrow type of previous shards with that of a shard's provenance, a column of JSON texts."""
     values = [value for value in map(json.loads, column.to_pylist()) if value]
     if not values:
-        return known
-    types = [pa.schema([("json", dtype)]) for dtype in (known, pa.array(values).type)]
+        return previous
+    types = [pa.schema([("json", dtype)]) for dtype in (previous, pa.array(values).type)]
     return pa.unify_schemas(types, promote_options="permissive").field("json").type
 
 
 def shared(recipe: str) -> str:
     """The recipe sections that determine a synthetic dataset, without local paths."""
-    values = {key: value for key, value in parse_yaml(recipe, "the set's recipe").items() if key in SHARED}
+    values = {key: value for key, value in parse_yaml(recipe, "the dataset's recipe").items() if key in SHARED}
     if isinstance(values.get("dataset"), dict):
         values["dataset"].pop("root", None)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def _origin(known: Plan | ImportedSet) -> dict[str, str]:
-    if isinstance(known, ImportedSet):
-        return {"source": known.source}
-    generator = known.generator
+def _origin(plan: Plan | ImportedSet) -> dict[str, str]:
+    if isinstance(plan, ImportedSet):
+        return {"source": plan.source}
+    generator = plan.generator
     endpoint = f" with {generator.model} (not deterministic)" * generator.endpoint
     steps = counted(generator.steps, "step")
     return {
         "generator": f"{generator.pipeline}{endpoint}, {steps}, guidance {generator.guidance}",
-        "weights": known.weights or "unknown",
-        "filters": ", ".join(settings.name for settings in known.filters) or "none",
-        "seed": str(known.seed),
+        "weights": plan.weights or "unknown",
+        "filters": ", ".join(settings.name for settings in plan.filters) or "none",
+        "seed": str(plan.seed),
     }
 
 
-def _head(
-    known: Plan | ImportedSet, shards: Sequence[ShardStats], provenance: pa.DataType, licence: str
+def _metadata(
+    plan: Plan | ImportedSet, shards: Sequence[ShardStats], provenance: pa.DataType, licence: str
 ) -> dict[str, Any]:
     images, size = sum(stats.count for stats in shards), sum(stats.bytes for stats in shards)
-    names = {str(label): name for label, name in enumerate(known.classnames)}
+    names = {str(label): name for label, name in enumerate(plan.classnames)}
     features: list[dict[str, Any]] = [
         {"name": "cls", "dtype": {"class_label": {"names": names}}},
         {"name": "jpg", "dtype": "image"},
@@ -119,10 +119,10 @@ def _head(
     }
 
 
-def _feature(name: str, kind: pa.DataType) -> dict[str, Any]:
-    """Description of a column in the card's metadata."""
-    if pa.types.is_struct(kind):
-        return {"name": name, "struct": [_feature(field.name, field.type) for field in kind]}
-    if pa.types.is_list(kind):
-        return {"name": name, "list": _feature("", kind.value_type).get("dtype", "string")}
-    return {"name": name, "dtype": {"double": "float64"}.get(str(kind), str(kind))}
+def _feature(name: str, dtype: pa.DataType) -> dict[str, Any]:
+    """Metadata of a column."""
+    if pa.types.is_struct(dtype):
+        return {"name": name, "struct": [_feature(field.name, field.type) for field in dtype]}
+    if pa.types.is_list(dtype):
+        return {"name": name, "list": _feature("", dtype.value_type).get("dtype", "string")}
+    return {"name": name, "dtype": {"double": "float64"}.get(str(dtype), str(dtype))}

@@ -1,4 +1,4 @@
-"""Export of synthetic sets: class folders, a Hugging Face dataset, or class folders with a split file."""
+"""Export of synthetic datasets: class folders, a Hugging Face dataset, or class folders with a split file."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ WRITERS = 8
 
 @dataclass(frozen=True)
 class ExportedSet:
-    """The set to export."""
+    """The dataset to export."""
 
     url: str
-    known: Plan | ImportedSet
+    plan: Plan | ImportedSet
     shards: dict[int, ShardStats]
     folders: list[str]
     """Folder name of each class."""
@@ -44,12 +44,12 @@ class ExportedSet:
         return sum(stats.count for stats in self.shards.values())
 
     def table(self, shard: int) -> pa.Table:
-        """The table of a shard."""
+        """Read the table of a shard."""
         return read_table(self.url, shard, self.shards[shard].table_sha256)
 
 
 class Image(NamedTuple):
-    """A file to write, named by class and sample."""
+    """An image file of the export."""
 
     path: str
     label: int
@@ -57,28 +57,25 @@ class Image(NamedTuple):
 
 
 def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
-    """Export a complete set in another layout; returns the number of images.
+    """Export a complete synthetic dataset in another layout; return the number of images.
 
-    Keeps one shard in memory or in a temporary file. After a crash, the same call resumes without writing existing
-    files again. `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
+    Keeps one shard in memory or in a temporary file. After a crash, the same call resumes and skips existing files.
+    `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
 
     Args:
-        url: folder or URL of the set.
-        out: folder or URL to write to.
         to: one of `LAYOUTS`.
-        licence: of the images, as a Hub identifier, for the card.
+        licence: Hub identifier of the images' licence, for the card.
 
     Raises:
-        UserError: the layout is unknown, the set is incomplete or corrupt, or the folder has other content.
+        UserError: the layout is unknown, the dataset is incomplete or corrupt, or the folder has other content.
     """
     if to not in LAYOUTS:
         raise UserError(f"--to {to}: unknown layout; available are {', '.join(LAYOUTS)}")
-    out = absolute(out)
-    known = read_whole_set(url)
-    existing = committed(url, owner=known.owner)
-    shards = {shard: existing[shard] for shard in known.shards()}
-    source = ExportedSet(url, known, shards, folder_names(known.classnames))
-    with exporting(out, to, {"set": content_of(url, known.owner)}, "shards export") as export:
+    out, plan = absolute(out), read_whole_set(url)
+    existing = committed(url, owner=plan.owner)
+    shards = {shard: existing[shard] for shard in plan.shards()}
+    source = ExportedSet(url, plan, shards, folder_names(plan.classnames))
+    with exporting(out, to, {"set": content_of(url, plan.owner)}, "shards export") as export:
         export.begin()
         with Progress(source.images, "images", "export") as progress:
             LAYOUTS[to](source, export, progress, licence)
@@ -86,7 +83,7 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
 
 
 def folder_names(classnames: tuple[str, ...]) -> list[str]:
-    """Folder name of each class: its own name if valid in file systems and unique."""
+    """Folder name of each class: the class name, with a number if it is ambiguous, without reserved characters."""
     names = [re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", name).strip(" .") or "class" for name in classnames]
     ambiguous = {name for name in names if [other.lower() for other in names].count(name.lower()) > 1}
     return [f"{name} {label}" if name in ambiguous else name for label, name in enumerate(names)]
@@ -94,20 +91,20 @@ def folder_names(classnames: tuple[str, ...]) -> list[str]:
 
 def _folder(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
     """Class folders."""
-    deque(_written(source, out, "", progress), maxlen=0)
+    deque(_write_images(source, out, "", progress), maxlen=0)
 
 
 def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
     """A split file in CoOp's format with all images in `train`, and class folders in `images`."""
-    names = source.known.classnames
-    train = [(image.path, image.label, names[image.label]) for image in _written(source, out, "images", progress)]
-    name = re.sub(r"\W+", "_", source.known.dataset).strip("_") or "synthetic"
+    names = source.plan.classnames
+    train = [(image.path, image.label, names[image.label]) for image in _write_images(source, out, "images", progress)]
+    name = re.sub(r"\W+", "_", source.plan.dataset).strip("_") or "synthetic"
     content = json.dumps({"train": train, "val": [], "test": []}, ensure_ascii=False)
     out.write(f"split_zhou_{name}.json", content.encode())
 
 
 def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
-    """The unchanged tars, named as in datasets of the Hub, and a card written last."""
+    """The unchanged tars with the file names of Hub datasets, and a card, written last."""
     folder = storage.join(out.url, "data")
     storage.sweep(folder)
     existing = storage.sizes(folder)
@@ -125,7 +122,7 @@ def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence:
             out.record_small(name)
     recipe = storage.join(source.url, SET_RECIPE)
     text = storage.read_bytes(recipe).decode() if storage.exists(recipe) else ""
-    card = dataset_card(source.known, list(source.shards.values()), provenance, licence, text)
+    card = dataset_card(source.plan, list(source.shards.values()), provenance, licence, text)
     storage.write_with_checksum(storage.join(out.url, CARD), card.encode())
     out.record_small(CARD)
 
@@ -138,7 +135,7 @@ LAYOUTS: dict[str, Callable[[ExportedSet, Export, Progress, str], None]] = {
 
 
 def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
-    """The images of a shard."""
+    """Read the images of a shard."""
     archive = storage.read_bytes(storage.join(source.url, shard_name(shard)), sha256=source.shards[shard].sha256)
     _require_checksum(source, shard, hashlib.sha256(archive).hexdigest())
     for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
@@ -147,9 +144,9 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
         yield Image(path, row["label"], archive[start : start + row["jpg_size"]])
 
 
-def _written(source: ExportedSet, out: Export, below: str, progress: Progress) -> Iterator[Image]:
-    """Write all images into the folder `below`, except existing ones, and yield each when it is complete."""
-    folder = storage.join(out.url, below) if below else out.url
+def _write_images(source: ExportedSet, out: Export, subfolder: str, progress: Progress) -> Iterator[Image]:
+    """Write all images into `subfolder`, except existing ones, and yield each when it is written."""
+    folder = storage.join(out.url, subfolder) if subfolder else out.url
     for name in source.folders:
         storage.sweep(storage.join(folder, name))
     existing = _existing(source, folder)
@@ -158,7 +155,7 @@ def _written(source: ExportedSet, out: Export, below: str, progress: Progress) -
         url, checksum = storage.join(folder, image.path), hashlib.sha256(image.data).hexdigest()
         if existing.get(image.path) != len(image.data) or not _is_same(url, checksum):
             storage.write_bytes(url, image.data)
-        out.record(f"{below}/{image.path}".lstrip("/"), len(image.data), checksum)
+        out.record(f"{subfolder}/{image.path}".lstrip("/"), len(image.data), checksum)
         return image
 
     with thread_pool(WRITERS, "export") as writers:
@@ -171,7 +168,7 @@ def _written(source: ExportedSet, out: Export, below: str, progress: Progress) -
 
 
 def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
-    """Path -> bytes of the files in the class folders."""
+    """Path -> size of the files in the class folders."""
     return {
         f"{name}/{file}": size
         for name in source.folders
@@ -180,7 +177,7 @@ def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
 
 
 def _is_same(url: str, sha256: str) -> bool:
-    """Whether a local file still has this checksum; object stores verify their own objects."""
+    """Whether a local file has this checksum; object stores verify their own objects."""
     if not storage.is_local(url):
         return True
     with storage.open_read(url) as file:
@@ -188,7 +185,7 @@ def _is_same(url: str, sha256: str) -> bool:
 
 
 def _copy(source: ExportedSet, shard: int, target: str) -> None:
-    """Copy a tar, through a temporary file if it is remote."""
+    """Copy a tar, with a temporary copy if it is remote."""
     url = storage.join(source.url, shard_name(shard))
     with private_tempdir() as folder:
         path = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
@@ -201,5 +198,5 @@ def _copy(source: ExportedSet, shard: int, target: str) -> None:
 
 def _require_checksum(source: ExportedSet, shard: int, sha256: str) -> None:
     if sha256 != source.shards[shard].sha256:
-        name = shard_name(shard)
-        raise UserError(f"{source.url}: {name} is corrupt; repair the set with `syncclip shards verify --repair` first")
+        remedy = "repair the dataset with `syncclip shards verify --repair` first"
+        raise UserError(f"{source.url}: {shard_name(shard)} is corrupt; {remedy}")

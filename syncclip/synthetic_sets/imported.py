@@ -1,7 +1,7 @@
-"""Import of synthetic images from other sources into shards, in place of our own synthesis.
+"""Import of synthetic images from other sources into shards.
 
-Two formats are read: a folder of images with a split file, like the authors' DALL-E and Stable Diffusion sets, and any
-WebDataset with class ids. Files are unchanged; their order becomes index-major.
+Two formats are supported: a folder of images with a split file, like the authors' DALL-E and Stable Diffusion datasets,
+and any WebDataset with class ids. Image files are unchanged; their order becomes index-major.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from syncclip.synthesis.seeds import MAX_IMAGES
 
 IMPORTED = "imported.json"
 SET_RECIPE = "synthesis.yaml"
-"""Resolved recipe of a set; a run in the same folder has its own `recipe.yaml`."""
+"""Resolved recipe of a synthetic dataset; a run in the same folder has its own `recipe.yaml`."""
 
 Rows = npt.NDArray[np.int64]
 
 
 class ImportedSet(Settings):
-    """Description of an imported or merged set, in place of a plan; content of `imported.json`.
+    """Description of an imported or merged dataset, which has no plan; content of `imported.json`.
 
-    Image k of class c is sample `k * classes + c`, if that image exists.
+    Image k of class c is sample `k * classes + c`, if it exists.
     """
 
     format: int = 1
@@ -56,21 +56,21 @@ class ImportedSet(Settings):
     """Number of images of each class in the source."""
     shard_size: int = Field(ge=1)
     parts: tuple[str, ...] = added(())
-    """Checksums of the merged sets; empty for an imported set."""
+    """Checksums of the merged datasets; empty for an imported dataset."""
     content: str = ""
-    """Checksum of all shards; empty until the last one is written."""
+    """Checksum of all shards; empty until the dataset is complete."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> ImportedSet:
         if len(self.counts) != len(self.classnames):
             raise ValueError(f"{len(self.counts)} counts for {len(self.classnames)} classes")
         if self.images_per_class * self.classes > MAX_IMAGES:
-            raise ValueError(f"{self.images_per_class} images per class exceed the limit of a set")
+            raise ValueError(f"{self.images_per_class} images per class exceed the limit of a dataset")
         return self
 
     @property
     def owner(self) -> str:
-        """Identity of the set's files, see `storage.checksums`."""
+        """Identity of the dataset's files, see `storage.checksums`."""
         return storage.identity(self.model_dump_json(exclude={"content"}))
 
     @property
@@ -85,20 +85,20 @@ class ImportedSet(Settings):
 
     @property
     def amounts(self) -> tuple[int, ...]:
-        """Numbers of images per class, as of a plan."""
+        """Numbers of images per class, as in a plan."""
         return (self.images_per_class,)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Shards with the first `images_per_class` images of each class; all by default."""
+        """Numbers of the shards with the first `images_per_class` images of each class; all shards by default."""
         count = self.images_per_class if images_per_class is None else images_per_class
         return range(-(-count * self.classes // self.shard_size))
 
 
 def read_set(url: str) -> Plan | ImportedSet | None:
-    """The plan or description of the synthetic set at `url`; None without a set.
+    """Read the plan or import description of a synthetic dataset; None if there is none.
 
     Raises:
-        UserError: it is unreadable, or its import was interrupted.
+        UserError: it is unreadable, or the import was interrupted.
     """
     imported = _read(url)
     if imported is None:
@@ -110,19 +110,19 @@ def read_set(url: str) -> Plan | ImportedSet | None:
 
 
 def read_whole_set(url: str) -> Plan | ImportedSet:
-    """`read_set` of a complete set; raises a `UserError` if it is missing or incomplete."""
-    known = read_set(url)
-    if known is None:
-        raise UserError(f"{url}: no synthetic set found; use one created by `synth` or `shards import`.")
-    existing = committed_shards(url, known.owner)
-    if missing := [shard for shard in known.shards() if shard not in existing]:
-        raise UserError(f"{url}: {len(missing)} of {len(known.shards())} shards are missing; complete the set first.")
-    require_content(known, url)
-    return known
+    """`read_set`, but raise a `UserError` if the dataset is missing or incomplete."""
+    plan = read_set(url)
+    if plan is None:
+        raise UserError(f"{url}: no synthetic dataset found; create one with `synth` or `shards import`")
+    existing = committed_shards(url, plan.owner)
+    if missing := [shard for shard in plan.shards() if shard not in existing]:
+        raise UserError(f"{url}: {len(missing)} of {len(plan.shards())} shards are missing; complete the dataset first")
+    require_content(plan, url)
+    return plan
 
 
 def holds_set(url: str) -> bool:
-    """Whether there is a generated or imported set."""
+    """Whether a folder contains a generated or imported dataset."""
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
 
 
@@ -134,18 +134,17 @@ def import_set(
     unreadable: Corruption | None = None,
     skipped: Counter[str] | None = None,
 ) -> ImportedSet:
-    """Import a synthetic set; unreadable images leave gaps and are counted in their shard's marker.
+    """Import a synthetic dataset; unreadable images leave gaps and are counted in their shard's marker.
 
     After a crash, the same call writes the same shards.
 
     Args:
-        source: a split file or its folder, of which the split `train` is read; or a folder or URL of tars, or of
-            `train/` with tars.
-        dataset: defines the class ids, in its original order.
-        url: folder or URL to write to.
-        images: folder of a split file's images; default: beside the file.
-        unreadable: counts unreadable images by name.
-        skipped: counts unused members of tars by extension.
+        source: a split file or its folder, whose split `train` is imported; or a folder or URL with tars, or with
+            tars in `train/`.
+        dataset: dataset that defines the class ids.
+        images: folder of a split file's images; default: the split file's folder or a subfolder.
+        unreadable: account of unreadable images.
+        skipped: counter of unused tar members by extension.
 
     Raises:
         UserError: the source is missing or malformed, its class ids do not match, or the folder has other content.
@@ -180,46 +179,46 @@ def import_set(
 
 
 def claim(imported: ImportedSet, url: str) -> None:
-    """Write the description of an unfinished set to its folder; raises a `UserError` if that has other content."""
+    """Write the description of an incomplete dataset; raise a `UserError` if the folder has other content."""
     existing = _read(url)
     if storage.listdir(url) if existing is None else existing.model_copy(update={"content": ""}) != imported:
-        raise UserError(f"{url}: not empty; use another folder.")
+        raise UserError(f"{url}: not empty; use another folder")
     _write(imported, url)
     forget_index(url)
 
 
 def finish(imported: ImportedSet, url: str) -> ImportedSet:
-    """Mark a set as complete, and return its description with the checksum of its content."""
+    """Mark a dataset as complete, and return its description with the checksum of its content."""
     finished = imported.model_copy(update={"content": content_of(url, imported.owner)})
     _write(finished, url)
     index_set(url, imported.owner)
     storage.write_contents(url, imported.owner)
     if read_whole_set(url) != finished:
-        raise UserError(f"{url}: shards were removed while the set was written; run the same command again")
+        raise UserError(f"{url}: shards were removed while the dataset was written; run the same command again")
     return finished
 
 
 def content_of(url: str, owner: str | None = None) -> str:
-    """Checksum of the committed tars of a set; `owner` is their required identity, see `storage.checksums`."""
+    """Checksum of a dataset's committed tars; `owner` is their required identity, see `storage.checksums`."""
     shards = committed_shards(url, owner).values()
     return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
 
-def require_content(known: Plan | ImportedSet, url: str) -> None:
-    """Raise a `UserError` if shards of an imported or merged set have been replaced or removed."""
-    if isinstance(known, ImportedSet) and content_of(url, known.owner) != known.content:
+def require_content(plan: Plan | ImportedSet, url: str) -> None:
+    """Raise a `UserError` if shards of an imported or merged dataset have been replaced or removed."""
+    if isinstance(plan, ImportedSet) and content_of(url, plan.owner) != plan.content:
         raise UserError(f"{url}: shards were replaced or removed since {IMPORTED} was written; copy or import it again")
 
 
 def index_major(labels: Rows, classes: int) -> Rows:
-    """(n,) index of each image, `k * classes + label` for the k-th image of its class."""
+    """(n,) sample index of each image: `k * classes + label` for the k-th image of a class."""
     return ranks(labels) * classes + labels
 
 
 def _sample(
     images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int, unreadable: Corruption
 ) -> Sample | None:
-    """The sample of a row; None if the image is unreadable."""
+    """Build the sample of a row; None if the image is unreadable."""
     label, name = int(images.labels[row]), images.name(row)
     data = images.read(row)
     try:
@@ -232,7 +231,7 @@ def _sample(
 
 
 def _read(url: str) -> ImportedSet | None:
-    return storage.read_document(storage.join(url, IMPORTED), ImportedSet, "import the set again")
+    return storage.read_document(storage.join(url, IMPORTED), ImportedSet, "import the dataset again")
 
 
 def _write(imported: ImportedSet, url: str) -> None:
@@ -242,7 +241,7 @@ def _write(imported: ImportedSet, url: str) -> None:
 def _open_source(
     source: str, dataset: Dataset, images: str | None, skipped: Counter[str] | None
 ) -> tuple[ImageSet, Sequence[str]]:
-    """The images of a source with class ids of the dataset, and a text for each ("" by default)."""
+    """Open the images of a source with the dataset's class ids, and their captions ("" without one)."""
     require_export(source, source.rstrip("/").rpartition("/")[0] or ".")  # exported tars are in a subfolder
     if tars := _tars(source):
         members = index_tars(tars, skipped)
@@ -263,7 +262,7 @@ def _open_source(
     if 2 * len(differences) > len(names):
         raise UserError(
             f"{file}: {len(differences)} of {len(names)} class names differ from {dataset.name!r} "
-            f"({few(differences)}); use the dataset of these images."
+            f"({few(differences)}); use the dataset of these images"
         )
     return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
 
@@ -277,30 +276,26 @@ def _tars(source: str) -> list[str]:
 def _split_file(source: str) -> Path:
     path = storage.local_path(source) if storage.is_local(source) else None
     if path is None or not path.exists():
-        raise UserError(f"{source}: no such folder, or no tars in it; use a split file, its folder, or tars.")
+        raise UserError(f"{source}: no such folder, or no tars in it; use a split file, its folder, or tars")
     if path.is_file():
         return path
     files = sorted(path.glob("split_*.json")) or sorted(path.glob("*.json"))
     if len(files) != 1:
-        content = (
-            f"several split files ({few(file.name for file in files)})" if files else "neither tars nor a split file"
-        )
-        raise UserError(f"{source}: {content}; specify a split file.")
+        content = f"{len(files)} split files ({few(file.name for file in files)})" if files else "no split file or tars"
+        raise UserError(f"{source}: {content}; specify a split file")
     return files[0]
 
 
 def _image_folder(file: Path, first: str) -> Path:
-    """The folder of a split file's images, found by the first one: the file's own folder, or a subfolder."""
+    """The folder of a split file's images, which contains the first one: the file's folder, or a subfolder."""
     for folder in [file.parent, *sorted(child for child in file.parent.iterdir() if child.is_dir())]:
         if (folder / first).is_file():
             return folder
-    raise UserError(f"{file}: {first} is neither beside it nor in a subfolder; set the folder with --images.")
+    raise UserError(f"{file}: image {first} not found in its folder or a subfolder; set the folder with --images")
 
 
 def _class_id(label: str | int, dataset: Dataset, location: str) -> int:
-    if not isinstance(label, int):
-        raise UserError(f"{location}: class {label!r} is not a number; use the class ids of {dataset.name!r}.")
-    if not 0 <= label < len(dataset.classnames):
-        count = len(dataset.classnames)
-        raise UserError(f"{location}: label {label} is out of range; {dataset.name!r} has {count} classes from 0.")
+    count = len(dataset.classnames)
+    if not isinstance(label, int) or not 0 <= label < count:
+        raise UserError(f"{location}: class {label!r} is not an id of {dataset.name!r}; use 0 to {count - 1}")
     return label

@@ -1,4 +1,4 @@
-"""Merging of sets with the same classes: the images of the first set come first, then those of the next."""
+"""Merging of synthetic datasets with the same classes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from syncclip import storage
 from syncclip.core.settings import UserError
+from syncclip.core.text import first_difference
 from syncclip.runtime.progress import Progress
 from syncclip.shards.cache import ShardCache
 from syncclip.shards.markers import committed
@@ -20,42 +21,38 @@ from syncclip.synthetic_sets.imported import ImportedSet, claim, content_of, fin
 
 @dataclass(frozen=True)
 class MergeInput:
-    """One of the merged sets."""
+    """One of the merged datasets."""
 
     name: str
-    """Name of the set in the provenance of merged images."""
-    known: Plan | ImportedSet
+    """Name of the dataset in the provenance of merged images."""
+    plan: Plan | ImportedSet
     images: ShardSet
 
 
 def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
-    """Write the images of several sets as one, index-major: image k of class c is sample k * classes + c.
+    """Merge synthetic datasets into one, index-major: image k of class c is sample k * classes + c.
 
-    In each class the images of the first set come first; a class with fewer images than others leaves gaps at the end.
-    Files, texts and provenance are kept; set and index are added to the provenance. The result is described like an
-    imported set. One shard is in memory at a time. After a crash, the same call resumes with the missing shards.
-
-    Args:
-        urls: folders or URLs of two or more sets.
-        url: folder or URL to write to.
+    The images of each class are in the order of the datasets; classes with fewer images than others leave gaps at the
+    end. Image files and texts are unchanged; the provenance also contains name and index in the merged dataset. Keeps
+    one shard in memory. After a crash, the same call writes the missing shards.
 
     Raises:
-        UserError: a set is incomplete, duplicate, of other classes or of the same plan as another; or the folder has
-            other content.
+        UserError: a dataset is incomplete, duplicate, of other classes or of the same plan as another; or the folder
+            has other content.
     """
     sources = _open(urls)
-    known = sources[0].known
+    plan = sources[0].plan
     sets = np.concatenate([np.full(len(source.images), number) for number, source in enumerate(sources)])
     rows = np.concatenate([np.arange(len(source.images)) for source in sources])
-    index = index_major(np.concatenate([source.images.labels for source in sources]), known.classes)
+    index = index_major(np.concatenate([source.images.labels for source in sources]), plan.classes)
     order = np.argsort(index, kind="stable")
-    counts = np.bincount(index % known.classes, minlength=known.classes)
+    counts = np.bincount(index % plan.classes, minlength=plan.classes)
     merged = ImportedSet(
         source=" + ".join(source.name for source in sources),
-        dataset=known.dataset,
-        classnames=known.classnames,
+        dataset=plan.dataset,
+        classnames=plan.classnames,
         counts=tuple(counts.tolist()),
-        shard_size=-(-SHARD_IMAGES // known.classes) * known.classes,
+        shard_size=-(-SHARD_IMAGES // plan.classes) * plan.classes,
         parts=tuple(content_of(part) for part in urls),
     )
     with storage.lock(url, "shards merge"):
@@ -74,44 +71,30 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
 
 def _open(urls: Sequence[str]) -> list[MergeInput]:
     if len({url.rstrip("/") for url in urls}) < max(2, len(urls)):
-        raise UserError(f"merging requires two or more different sets; got {' '.join(urls) or 'none'}")
+        raise UserError(f"merging requires two or more different datasets; got {' '.join(urls) or 'none'}")
     cache = ShardCache()
-    names = _names(urls)
+    names = [url.rstrip("/").rpartition("/")[2] for url in urls]
     sources = [
         MergeInput(name, read_whole_set(url), ShardSet(url, max_corrupt_images=0, cache=cache))
-        for name, url in names.items()
+        for name, url in zip(names if len(set(names)) == len(names) else urls, urls, strict=True)
     ]
     first = sources[0]
-    for other in sources[1:]:
-        if other.known.classnames != first.known.classnames:
-            raise UserError(
-                f"{other.images.url} and {first.images.url} have different classes: {_difference(other, first)}; merge "
-                "only sets with the same classes in the same order"
-            )
     generated: dict[str, str] = {}
     for source in sources:
-        if isinstance(source.known, Plan):
-            plan = source.known.model_dump_json(exclude={"amounts", "shard_size"})
-            if (other_url := generated.setdefault(plan, source.images.url)) != source.images.url:
+        url, classnames = source.images.url, source.plan.classnames
+        if classnames != first.plan.classnames:
+            raise UserError(
+                f"the {len(classnames)} classes of {url} are not the {first.plan.classes} of {first.images.url}"
+                f"{first_difference(classnames, first.plan.classnames)}; merge datasets with the same ordered classes"
+            )
+        if isinstance(source.plan, Plan):
+            plan = source.plan.model_dump_json(exclude={"amounts", "shard_size"})
+            if (other_url := generated.setdefault(plan, url)) != url:
                 raise UserError(
-                    f"{source.images.url} and {other_url} were generated by the same plan, so their images are equal; "
+                    f"{url} and {other_url} were generated by the same plan, so their images are equal; "
                     "generate one with another synthesis.seed"
                 )
     return sources
-
-
-def _names(urls: Sequence[str]) -> dict[str, str]:
-    """Name -> URL: the last part of each URL, or the whole URL if these are ambiguous."""
-    last = [url.rstrip("/").rpartition("/")[2] for url in urls]
-    return dict(zip(last if len(set(last)) == len(last) else urls, urls, strict=True))
-
-
-def _difference(first: MergeInput, second: MergeInput) -> str:
-    pairs = zip(first.known.classnames, second.known.classnames, strict=False)
-    return next(
-        (f"class {label} is {a!r} and {b!r}" for label, (a, b) in enumerate(pairs) if a != b),
-        f"{first.known.classes} and {second.known.classes} classes",
-    )
 
 
 def _sample(source: MergeInput, row: int, index: int) -> Sample:

@@ -1,4 +1,4 @@
-"""The plan of a recipe's synthetic set, and the assets that it needs."""
+"""Planning of a recipe's synthetic dataset, and the assets that it requires."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from syncclip.synthesis.references import digests, real_images, store
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Plan a synthetic set: class, prompt and seed of every image. Nothing is generated or written.
+    """Plan a synthetic dataset: class, prompt and seed of every image. Nothing is generated or written.
 
     Raises:
         UserError: the dataset is missing, or the settings are invalid for it.
@@ -52,7 +52,7 @@ def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
     """Store the assets of a plan (reference images, filter heads, features of test images) and add their checksums.
 
     Raises:
-        UserError: an asset is missing, or differs from that of the existing set.
+        UserError: an asset is missing, or differs from that of the existing dataset.
     """
     if plan.guides:
         dataset = load_dataset(recipe.dataset)

@@ -1,4 +1,4 @@
-"""Quality of a synthetic set under a frozen CLIP: accuracy, diversity, domain shift and near-duplicates."""
+"""Quality of a synthetic dataset under a frozen CLIP: accuracy, diversity, domain shift and near-duplicates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from syncclip import storage
 from syncclip.core.order import balanced_rows
@@ -19,15 +18,15 @@ from syncclip.synthesis.filters.clip import encode_set
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.prompts.settings import PromptCoverage, coverage
 from syncclip.synthetic_sets.imported import read_set
-from syncclip.synthetic_sets.shift import Floats, Labels, Shift, measure
+from syncclip.synthetic_sets.shift import Floats, Labels, measure
 
 STATS_NAME = "stats.json"
-MOST = 20_000
-"""Maximum number of measured images of each domain, the first ones of each class."""
+MAX_IMAGES = 20_000
+"""Maximum number of images of each domain that are measured, balanced over the classes."""
 DUPLICATE = 0.99
 """Minimum cosine similarity of near-duplicates."""
 PAIRS = 20
-"""Maximum number of listed near-duplicates."""
+"""Maximum number of near-duplicates that are listed."""
 BLOCK = 2048
 DIGITS = 5
 
@@ -41,9 +40,9 @@ class ClassQuality(Settings):
     accuracy: float | None
     """Zero-shot accuracy among all classes, in percent; None without images."""
     similarity: float | None
-    """Mean cosine similarity of two different images; None for fewer than two."""
+    """Mean pairwise cosine similarity; None for fewer than two images."""
     shift: float | None
-    """1 - cosine between the centroids of real and synthetic images; None if one is missing."""
+    """1 - cosine of the centroids of real and synthetic images; None if one is missing."""
 
 
 class ShiftNumbers(Settings):
@@ -56,67 +55,71 @@ class ShiftNumbers(Settings):
 
 
 class SetQuality(Settings):
-    """Content of a set's `stats.json`."""
+    """Content of a dataset's `stats.json`."""
 
     format: int = 1
     backbone: str
     """Name of the CLIP."""
     images: int
-    """Number of images in the set."""
+    """Number of images in the dataset."""
     measured: int
     """Number of measured images."""
     accuracy: float
     """Zero-shot accuracy among all classes, in percent."""
     similarity: float | None
-    """Mean cosine similarity of two images of a class, averaged over classes; lower means more diverse."""
+    """Mean pairwise cosine similarity within a class, averaged over classes; lower means more diverse."""
     real_similarity: float | None
-    """Mean cosine similarity of the real images, as a baseline."""
+    """The same similarity of the real images, as a baseline."""
     shift: ShiftNumbers | None
     """Shift from the real to the synthetic images; None without real images."""
     near_duplicates: int
     """Number of images with a cosine similarity of at least `duplicate` to an earlier image of any class."""
     duplicate: float
     pairs: tuple[tuple[int, int], ...]
-    """Sample numbers of the first near-duplicates, each with its nearest earlier image."""
+    """Sample indices of the first near-duplicates, each with its nearest earlier image."""
     prompts: PromptCoverage | None
-    """Coverage of the prompts; None for an imported set."""
+    """Coverage of the prompts; None for an imported dataset."""
     classes: tuple[ClassQuality, ...]
 
 
 class Features(NamedTuple):
-    """CLIP features of some images: (N, D) unit vectors, (N,) class ids and rows."""
+    """CLIP features of images: (N, D) unit vectors, (N,) class ids and rows."""
 
     features: Floats
     labels: Labels
     rows: Labels
 
 
-def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = MOST) -> SetQuality:
-    """Measure a set and write the result to its `stats.json`.
-
-    Args:
-        url: folder or URL of the set.
-        clip: frozen CLIP with one prompt for each class.
-        real: real images of the same classes, or None.
-        most: maximum number of measured images of each domain.
+def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: int = MAX_IMAGES) -> SetQuality:
+    """Measure a dataset with `clip`, which has one prompt per class, and write the result to its `stats.json`.
 
     Raises:
-        UserError: there is no set, or no image is readable.
+        UserError: there is no dataset, or no image is readable.
     """
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic set found; generate one with `syncclip synth RECIPE --out {url}`")
+        raise UserError(f"{url}: no synthetic dataset found; generate one with `syncclip synth RECIPE --out {url}`")
     images = ShardSet(url)
-    synthetic = _encode(images, clip, most, "synthetic")
+    synthetic = _encode(images, clip, max_images, "synthetic")
     if not len(synthetic.rows):
         raise UserError(f"{url}: no readable image; see `syncclip shards verify {url}`")
-    reference = None if real is None else _encode(real, clip, most, "real")
+    reference = None if real is None else _encode(real, clip, max_images, "real")
     shift = numbers = None
     if reference is not None and np.intersect1d(synthetic.labels, reference.labels).size:
         shift = measure(reference.features, reference.labels, synthetic.features, synthetic.labels)
         numbers = ShiftNumbers(**{name: _rounded(getattr(shift, name)) for name in ShiftNumbers.model_fields})
     correct = (synthetic.features @ clip.classes.double().cpu().numpy().T).argmax(axis=1) == synthetic.labels
-    classes = _classes(plan.classnames, synthetic, correct, shift)
+    classes = []
+    for label, name in enumerate(plan.classnames):
+        rows = synthetic.labels == label
+        quality_of_class = ClassQuality(
+            name=name,
+            images=int(rows.sum()),
+            accuracy=_rounded(100 * float(correct[rows].mean())) if rows.any() else None,
+            similarity=_rounded(similarity(synthetic.features[rows])),
+            shift=None if shift is None else _rounded(shift.per_class.get(label)),
+        )
+        classes.append(quality_of_class)
     count, pairs = near_duplicates(synthetic.features)
     index = images.samples.index[synthetic.rows]
     real_similarity = prompts = None
@@ -137,7 +140,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
         duplicate=DUPLICATE,
         pairs=tuple((int(index[later]), int(index[earlier])) for later, earlier in pairs),
         prompts=prompts,
-        classes=classes,
+        classes=tuple(classes),
     )
     storage.write_document(storage.join(url, STATS_NAME), quality, plan.owner)
     storage.require(url, [STATS_NAME])
@@ -146,15 +149,15 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, most: int = M
 
 
 def similarity(features: Floats) -> float | None:
-    """Mean pairwise cosine similarity of the rows of an (n, D) matrix of unit vectors; None for fewer than two."""
+    """Mean pairwise cosine similarity of (n, D) unit vectors; None for fewer than two."""
     count = len(features)
     return None if count < 2 else float(((features.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
 
 
 def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
-    """Count rows of (N, D) features with an earlier near-duplicate, and pair the first `PAIRS` with the nearest one.
+    """Count the rows of (N, D) unit vectors with an earlier near-duplicate, and return the first `PAIRS` pairs.
 
-    Compares all pairs in blocks; 20,000 images take seconds.
+    Compares all pairs in blocks, which takes seconds for 20,000 images.
     """
     small = features.astype(np.float32)
     count = 0
@@ -169,27 +172,10 @@ def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
     return count, pairs
 
 
-def _classes(
-    names: Sequence[str], synthetic: Features, correct: npt.NDArray[np.bool_], shift: Shift | None
-) -> tuple[ClassQuality, ...]:
-    classes = []
-    for label, name in enumerate(names):
-        rows = synthetic.labels == label
-        quality = ClassQuality(
-            name=name,
-            images=int(rows.sum()),
-            accuracy=_rounded(100 * float(correct[rows].mean())) if rows.any() else None,
-            similarity=_rounded(similarity(synthetic.features[rows])),
-            shift=None if shift is None else _rounded(shift.per_class.get(label)),
-        )
-        classes.append(quality)
-    return tuple(classes)
-
-
-def _encode(images: ImageSet, clip: FrozenClip, most: int, name: str) -> Features:
-    """CLIP features of a set; unreadable images are skipped."""
+def _encode(images: ImageSet, clip: FrozenClip, max_images: int, name: str) -> Features:
+    """Compute CLIP features of a dataset; unreadable images are skipped."""
     labels = np.asarray(images.labels)
-    kept, features = encode_set(images, clip, balanced_rows(labels, most).tolist(), f"quality ({name})")
+    kept, features = encode_set(images, clip, balanced_rows(labels, max_images).tolist(), f"quality ({name})")
     return Features(features.double().numpy(), labels[kept], np.array(kept, np.int64))
 
 
@@ -199,17 +185,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """The rounded number; None for NaN, which JSON lacks."""
+    """Round a number; None for NaN, which JSON does not support."""
     return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
 
 
 def measure_quality(recipe: Recipe, url: str) -> SetQuality:
-    """Measure the set at `url` with a recipe's backbone and real images, and write the result to its `stats.json`.
+    """Measure the dataset at `url` with a recipe's backbone, and write the result to its `stats.json`.
 
-    The real images are those of `evaluation.split`; without that split there is no shift.
+    The shift is measured to the real images of `evaluation.split`, if that split exists.
 
     Raises:
-        UserError: there is no set, or its classes are not those of the recipe's dataset.
+        UserError: there is no synthetic dataset, or its classes differ from those of the recipe's dataset.
     """
     import torch  # slow to import, and not needed to read `stats.json`
 

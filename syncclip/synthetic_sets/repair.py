@@ -1,4 +1,4 @@
-"""Repair of a set: corrupt shards are removed and regenerated from the plan, to the same bytes."""
+"""Repair of a synthetic dataset: corrupt shards are removed and regenerated from the plan, byte for byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from syncclip.core.text import counted
 from syncclip.core.trust import require_trust
 from syncclip.shards.index import forget_index
 from syncclip.shards.markers import committed, shard_name, stats_name, table_name
-from syncclip.shards.verify import Problem, problems
+from syncclip.shards.verify import Problem
 from syncclip.synthesis.driver import synthesise_set
 from syncclip.synthesis.filters import build_filters
 from syncclip.synthesis.generators.weights import INDEX, commit_on_hub, locate
@@ -22,31 +22,25 @@ from syncclip.workers.job import check_capacity
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 
-def examine(url: str) -> list[Problem]:
-    """Problems of a set's shards, sorted by shard, including missing shards of its plan."""
-    corrupt = list(problems(url))
-    return sorted([*corrupt, *absent(url, {problem.shard for problem in corrupt})], key=lambda problem: problem.shard)
-
-
 def absent(url: str, corrupt: Collection[int]) -> list[Problem]:
-    """Missing shards of a set's plan, without those that are known to be corrupt."""
-    expected = read_set(url)
+    """Missing shards of a dataset's plan, except corrupt ones."""
+    plan = read_set(url)
     tars = {int(name[:-4]) for name in storage.sizes(url) if re.fullmatch(r"[0-9]{5,18}\.tar", name)}
     return [
-        Problem(shard, f"{shard_name(shard)}: missing, although it belongs to the set")
-        for shard in (expected.shards() if expected is not None else ())
+        Problem(shard, f"{shard_name(shard)}: missing, although it is part of the dataset")
+        for shard in (plan.shards() if plan is not None else ())
         if shard not in {*corrupt, *tars}
     ]
 
 
 def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[int]:
-    """Regenerate the `broken` shards of a set to their original bytes, and return them; others are not touched.
+    """Regenerate the `broken` shards of a dataset byte for byte; return their numbers.
 
-    If it is interrupted, the next repair or `synth` fills the gaps.
+    After an interruption, the next repair or `synth` generates the remaining shards.
 
     Raises:
-        UserError: the set has no plan, a shard is not part of it, or a required asset or device is missing. Nothing is
-            removed then.
+        UserError: the dataset has no plan, a shard is not part of it, or a required asset or device is missing. No file
+            is removed in this case.
     """
     shards = sorted(set(broken))
     plan = _plan(url, len(shards))
@@ -57,32 +51,23 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
         return []
     check_capacity(pool, plan.threads)
     _check_assets(plan, shards, url)
-    if committed(url, _ignore) and not committed(url, _ignore, plan.owner):
+    if committed(url, lambda *_: None) and not committed(url, lambda *_: None, plan.owner):  # skips corrupt markers
         raise UserError(f"{url}: {PLAN_NAME} is not the plan of these shards; restore the original file")
     with storage.lock(url, "shards verify --repair"):
         forget_index(url)
         for shard in shards:
-            discard(url, shard)
+            for name in (stats_name, shard_name, table_name):  # the marker first
+                storage.remove(storage.join(url, name(shard)))
         synthesise_set(plan, url, pool)
     return shards
 
 
-def _ignore(_: int, error: storage.DamagedError) -> None:
-    """Skip a corrupt marker."""
-
-
-def discard(url: str, shard: int) -> None:
-    """Remove a shard, its marker first."""
-    for name in (stats_name, shard_name, table_name):
-        storage.remove(storage.join(url, name(shard)))
-
-
 def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
-    """Raise a `UserError` if an asset of the generation is missing: weights, filter assets, reference images."""
+    """Raise a `UserError` if an asset of the plan is missing: weights, filter assets, reference images."""
     located = locate(plan.generator, plan.weights)
-    if located.revision is not None:  # the plan contains the commit, so it has not been looked up yet
+    if located.revision is not None:  # `locate` does not access the Hub if the plan contains the commit
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
-    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one prompt is enough, as nothing is scored
+    build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one prompt is enough, since no image is scored
     if plan.generator.guide is not None:
         references = ReferenceImages(plan, url)
         for shard in broken:
@@ -90,15 +75,15 @@ def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
 
 
 def _plan(url: str, broken: int) -> Plan:
-    known = read_set(url)
-    if isinstance(known, Plan) and not known.generator.endpoint:
-        require_trust(known.generator.pipeline_class, f"{storage.join(url, PLAN_NAME)}: generator.pipeline_class: ")
-        return known
-    count = f"{counted(broken, 'shard')} can't be regenerated"
-    if isinstance(known, Plan):
-        remedy = "remove their files and run `synth` with the recipe of the set again"
-        raise UserError(f"{url}: {count}, as endpoints are not deterministic; {remedy}")
-    if isinstance(known, ImportedSet):
-        remedy = "merge them" if known.parts else "import it"
-        raise UserError(f"{url}: {count}, as the set was not generated but created from {known.source}; {remedy} again")
-    raise UserError(f"{url}: {count} without a plan; pack the dataset or copy the set again")
+    plan = read_set(url)
+    if isinstance(plan, Plan) and not plan.generator.endpoint:
+        require_trust(plan.generator.pipeline_class, f"{storage.join(url, PLAN_NAME)}: generator.pipeline_class: ")
+        return plan
+    problem = f"{url}: {counted(broken, 'shard')} can't be regenerated"
+    if isinstance(plan, Plan):
+        remedy = "remove their files and run `synth` with the dataset's recipe again"
+        raise UserError(f"{problem}, as endpoints are not deterministic; {remedy}")
+    if isinstance(plan, ImportedSet):
+        remedy = "merge them" if plan.parts else "import it"
+        raise UserError(f"{problem}, as the dataset was created from {plan.source}, not generated; {remedy} again")
+    raise UserError(f"{problem} without a plan; pack or copy the dataset again")

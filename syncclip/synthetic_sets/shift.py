@@ -1,7 +1,7 @@
-"""Domain shift between real and synthetic images in CLIP's feature space, and a 2-d projection of both.
+"""Domain shift between real and synthetic images in CLIP's feature space, and a 2-D projection of both.
 
-Features are normalised first. The relative distance makes frozen and trained CLIPs comparable, since a feature space
-that merely shrinks does not reduce it.
+Features are normalised. The relative distance is comparable between frozen and trained CLIPs, since it does not depend
+on the scale of the feature space.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shift:
-    """The shift between two domains under one model.
+    """The shift between two domains in the features of a model.
 
     Attributes:
         centroid_distance: 1 - cosine between the real and the synthetic centroid, averaged over classes.
         relative_distance: `centroid_distance` divided by the mean distance of real centroids of different classes.
-        overlap: percentage of synthetic images whose nearest real centroid is that of their own class.
-        frechet: Fréchet distance of the two distributions, assumed normal (as FID, on unit CLIP features).
+        overlap: percentage of synthetic images whose nearest real centroid is that of their class.
+        frechet: Fréchet distance of the two distributions, assumed normal (FID on unit CLIP features).
         per_class: class id -> centroid distance.
     """
 
@@ -37,11 +37,11 @@ class Shift:
 
 
 def measure(real: Floats, real_labels: Labels, synthetic: Floats, synthetic_labels: Labels) -> Shift:
-    """Measure the shift.
+    """Measure the shift between two domains.
 
     Args:
         real, synthetic: (N, D), (M, D) non-zero features.
-        real_labels, synthetic_labels: (N,), (M,) class ids; classes of one domain alone are excluded from the means.
+        real_labels, synthetic_labels: (N,), (M,) class ids; the means exclude classes of a single domain.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     shared = np.intersect1d(real_labels, synthetic_labels)
@@ -70,15 +70,15 @@ def normalise(features: Floats) -> Floats:
 
 
 def centres(features: Floats, labels: Labels, classes: Labels) -> Floats:
-    """(len(classes), D) normalised mean feature of each class."""
+    """(len(classes), D) normalised class means."""
     return normalise(np.stack([features[labels == label].mean(axis=0) for label in classes]))
 
 
 def frechet(first: Floats, second: Floats) -> float:
     """Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two samples, assumed normal.
 
-    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2). Small samples bias the distance
-    upwards: compare only samples of equal size.
+    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2). The distance is biased upwards for
+    small samples, so compare samples of equal size.
     """
     scaled = [(cloud - cloud.mean(axis=0)) / np.sqrt(max(1, len(cloud) - 1)) for cloud in (first, second)]
     # The eigenvalues of C1 C2 are the squared singular values of X1 X2', where Ci = Xi' Xi.
@@ -88,9 +88,9 @@ def frechet(first: Floats, second: Floats) -> float:
 
 
 def project(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
-    """Project both domains, weighted equally, on their first two principal axes: (N, 2), (M, 2).
+    """Project both domains, weighted equally, onto their first two principal axes: (N, 2), (M, 2).
 
-    The sign of an axis is fixed by its largest entry, so that the projection is deterministic.
+    The largest entry of an axis is positive, which makes the projection deterministic.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     middle = (real.mean(axis=0) + synthetic.mean(axis=0)) / 2

@@ -16,9 +16,9 @@ from syncclip.reports.page import report
 from syncclip.storage import retries
 from syncclip.synthetic_sets.export import export_set
 from syncclip.synthetic_sets.merge import merge_sets
-from syncclip.synthetic_sets.repair import examine
 from tests.conftest import TinyWorld
 from tests.object_store import faulty_bucket
+from tests.synthetic_sets.test_repair import examine
 from tests.worlds.faulty_s3 import DAMAGING, PASSING
 from tests.worlds.synthetic import generate_here
 

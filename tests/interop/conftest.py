@@ -12,7 +12,7 @@ from tests.interop import published
 
 @pytest.fixture(scope="session")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for the CLIP and the datasets of the reference numbers, each written once."""
+    """A folder with the CLIP of the reference values, and their datasets, which are written on first use."""
     folder = tmp_path_factory.mktemp("published")
     published.write_clip(folder / "clip")
     return folder
@@ -20,9 +20,9 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def backbones() -> Iterator[None]:
-    """Every backbone is loaded once: building a tokenizer takes longer than all the rest."""
+    """Load each backbone once, since building its tokenizer dominates the time of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        once = cache(load_backbone)
+        cached = cache(load_backbone)
         for module in ("runs.build", "interop.imports", "interop.nearest"):
-            patch.setattr(f"syncclip.{module}.load_backbone", once)
+            patch.setattr(f"syncclip.{module}.load_backbone", cached)
         yield

@@ -1,5 +1,5 @@
-"""Checkpoints as the methods' published code writes them, made of the reference numbers' parameters; and a world for
-them: the CLIP and the classes that these numbers were made with."""
+"""Checkpoints in the format of the methods' published code, with the parameters of the reference values, and the CLIP
+and datasets of these values."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
+from syncclip.interop.imports import ImportedRun, import_prompts
+from syncclip.methods.base import Method
 from syncclip.recipe.recipe import Recipe
+from syncclip.runs.build import build_parts
+from syncclip.runs.resolve import finished_run
 from syncclip.shards.writer import Sample, write_shard
+from syncclip.training.loop import load_prompts
 from tests.methods import parity
 from tests.worlds.dataset import encoded, make_image
 
@@ -32,24 +37,24 @@ FOLDERS = {
     "mmrl": "MultiModalPromptLearner",
     "promptkd": "VLPromptLearner",
 }
-"""What each trainer registers its model as, which is how the folder of its checkpoints is called."""
+"""Method -> registered model of its trainer, the name of the checkpoint folder."""
 
-ALONE = ("coop", "cocoop", "kgcoop")
-"""Trainers that register the prompt learner alone; the others register the whole model."""
+PROMPT_LEARNERS = ("coop", "cocoop", "kgcoop")
+"""Methods whose trainers register only the prompt learner; the others register the complete model."""
 
 METHODS = {
     **{name: name for name in FOLDERS if name not in ("syncclip", "mmrl", "promptkd")},
     "synclip": "syncclip",
     "synclip_shallow": "syncclip",
 }
-"""Our name of the method of each file of the first collection of reference numbers."""
+"""File of reference values -> our name of its method."""
 
-USUAL = "a photo of a"
+DEFAULT_WORDS = "a photo of a"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One set of learned parameters, and the logits that it gives."""
+    """Learned parameters and their logits."""
 
     file: str
     variant: str = ""
@@ -79,48 +84,42 @@ class Case:
 
     @property
     def overrides(self) -> list[str]:
-        """What a recipe must say beside method, backbone and dataset: what no shape tells, where it is not usual."""
+        """Settings that a checkpoint's shapes do not determine, unless they are defaults."""
         config, section = self.config, f"methods.{self.method}"
-        phrase, position = config.get("CTX_INIT"), config.get("CLASS_TOKEN_POSITION", "end")
-        asked = [f"{section}.position={position}"] if position != "end" else []
-        if phrase in (None, "", True, USUAL):
-            return asked
-        return [
-            *asked,
-            f"{section}.template={phrase} {{}}." if self.method == "vpt" else f"{section}.initial_words={phrase}",
-        ]
+        words, position = config.get("CTX_INIT"), config.get("CLASS_TOKEN_POSITION", "end")
+        overrides = [f"{section}.position={position}"] if position != "end" else []
+        if words not in (None, "", True, DEFAULT_WORDS):
+            setting = f"template={words} {{}}." if self.method == "vpt" else f"initial_words={words}"
+            overrides.append(f"{section}.{setting}")
+        return overrides
 
     def __str__(self) -> str:
         return f"{self.file}-{self.variant.rstrip('.')}".rstrip("-")
 
 
 def cases() -> list[Case]:
-    """All that there are reference numbers of."""
-    actual = []
+    """All cases with reference values."""
+    cases = []
     for file in parity.names(*METHODS):
         config = parity.load(file).config
         variants = [f"{name}." for name, value in config.items() if isinstance(value, dict)]
-        actual += [Case(file, variant) for variant in variants or [""]]
-    return actual
+        cases += [Case(file, variant) for variant in variants or [""]]
+    return cases
 
 
 def recipe(worlds: Path, case: Case, *overrides: str) -> Recipe:
-    """A recipe of the reference numbers' CLIP and classes, and of the case's method.
-
-    Args:
-        worlds: see the fixture of this name.
-    """
+    """A recipe with the CLIP, classes and method of the case; `worlds` is the fixture."""
     names = case.fixture.classnames
     dataset = worlds / f"dataset-{hashlib.sha256(repr(names).encode()).hexdigest()[:8]}"
     if not dataset.exists():
         write_dataset(dataset, names)
-    named = [f"backbone.name={worlds / 'clip'}", f"dataset.name={dataset}", f"training.method={case.method}"]
+    settings = [f"backbone.name={worlds / 'clip'}", f"dataset.name={dataset}", f"training.method={case.method}"]
     (file := worlds / "mine.yaml").write_text("{}")
-    return Recipe.load(str(file), [*named, *case.overrides, *overrides])
+    return Recipe.load(str(file), [*settings, *case.overrides, *overrides])
 
 
 def write_clip(folder: Path) -> None:
-    """The CLIP of the reference numbers, in open_clip's folder layout; all sizes follow from its tensors."""
+    """Write the CLIP of the reference values in open_clip's folder layout."""
     model = parity.tiny_clip().model
     weights = model.state_dict()
     width, _, patch, _ = weights["visual.conv1.weight"].shape
@@ -155,61 +154,56 @@ def write_clip(folder: Path) -> None:
 
 
 def write_dataset(folder: Path, classnames: list[str]) -> None:
-    """One image of each class in each split."""
+    """Write a packed dataset with one image of each class in each split."""
     for split in ("train", "val", "test"):
-        samples = [
-            Sample(index=i, label=i, image_bytes=encoded(make_image(i, 0)), text=name, provenance={})
-            for i, name in enumerate(classnames)
-        ]
+        samples = [Sample(i, i, encoded(make_image(i, 0)), name) for i, name in enumerate(classnames)]
         write_shard(str(folder / split), 0, samples)
-    described = {"name": "published", "classnames": classnames, "template": "a photo of a {}."}
+    description = {"name": "published", "classnames": classnames, "template": "a photo of a {}."}
     counts = dict.fromkeys(("train", "val", "test"), len(classnames))
-    (folder / "dataset.json").write_text(json.dumps({**described, "splits": counts}))
+    (folder / "dataset.json").write_text(json.dumps({**description, "splits": counts}))
 
 
 def state_dict(case: Case, half: bool = False, classes: int | None = None) -> dict[str, Tensor]:
-    """What the trainer's registered model holds: learned parameters, words, and the frozen CLIP with the rest.
+    """State dict of the trainer's registered model: learned parameters, fixed words, frozen CLIP and unused modules.
 
     Args:
-        half: in the precision that the published code trains in on a GPU.
-        classes: trained on so many first classes; None: on all.
+        half: use half precision, as published code on a GPU.
+        classes: number of classes that it was trained on; None: all.
     """
-    whole = dict(case.parameters)
+    state = dict(case.parameters)
     if case.method != "vpt":
-        whole |= _words(case, classes)
-    if case.method not in ALONE:
-        whole |= _frozen(case)
-    if case.method == "kgcoop":  # built there and not used, as are SYNC-CLIP's projections
-        width = whole["prompt_learner.ctx"].shape[-1]
-        whole["prompt_learner.bias_vectors"] = torch.randn(1, width)
-        whole["prompt_learner.meta_net.linear1.weight"] = torch.randn(width, width)
-        whole["prompt_learner.meta_net.linear1.bias"] = torch.randn(width)
-    if case.method in ALONE:
-        whole = {name.removeprefix("prompt_learner."): tensor for name, tensor in whole.items()}
-    return OrderedDict((name, tensor.half() if half else tensor) for name, tensor in whole.items())
+        state |= _fixed_words(case, classes)
+    if case.method not in PROMPT_LEARNERS:
+        state |= frozen_clip(case)
+    if case.method == "kgcoop":  # unused modules of the published code
+        width = state["prompt_learner.ctx"].shape[-1]
+        state["prompt_learner.bias_vectors"] = torch.randn(1, width)
+        state["prompt_learner.meta_net.linear1.weight"] = torch.randn(width, width)
+        state["prompt_learner.meta_net.linear1.bias"] = torch.randn(width)
+    if case.method in PROMPT_LEARNERS:
+        state = {name.removeprefix("prompt_learner."): tensor for name, tensor in state.items()}
+    return OrderedDict((name, tensor.half() if half else tensor) for name, tensor in state.items())
 
 
-def _words(case: Case, classes: int | None) -> dict[str, Tensor]:
+def _fixed_words(case: Case, classes: int | None) -> dict[str, Tensor]:
+    words = case.config["CTX_INIT"]
+    if words is True:
+        words = DEFAULT_WORDS
     n = case.parameters["prompt_learner.ctx"].shape[-2]
-    phrase = case.config["CTX_INIT"]
-    if phrase is True:
-        phrase = USUAL
-    prefix = phrase if phrase and (n <= 4 or case.method in ALONE) else " ".join(["X"] * n)
-    embedded = words([f"{prefix} {name}." for name in spoken(case)[:classes]])
-    return {"prompt_learner.token_prefix": embedded[:, :1], "prompt_learner.token_suffix": embedded[:, 1 + n :]}
+    if not words or (n > 4 and case.method not in PROMPT_LEARNERS):
+        words = " ".join(["X"] * n)
+    embeddings = embed(case, words, classes)
+    return {"prompt_learner.token_prefix": embeddings[:, :1], "prompt_learner.token_suffix": embeddings[:, 1 + n :]}
 
 
-def words(sentences: list[str]) -> Tensor:
-    """(n, context, width) token embeddings."""
-    return parity.tiny_clip().model.token_embedding.weight[parity.tiny_clip().backbone.tokenizer(sentences)].detach()
+def embed(case: Case, words: str, classes: int | None = None) -> Tensor:
+    """(classes, context, width) token embeddings of the prompts `<words> <class name>.`"""
+    prompts = [f"{words} {name.replace('_', ' ')}." for name in case.fixture.classnames[:classes]]
+    return parity.tiny_clip().model.token_embedding.weight[parity.tiny_clip().backbone.tokenizer(prompts)].detach()
 
 
-def spoken(case: Case) -> list[str]:
-    """The class names as they stand in sentences."""
-    return [name.replace("_", " ") for name in case.fixture.classnames]
-
-
-def _frozen(case: Case) -> dict[str, Tensor]:
+def frozen_clip(case: Case) -> dict[str, Tensor]:
+    """Weights of CLIP and of unused modules in a checkpoint of the complete model."""
     weights = dict(parity.load("clip_tiny").tensors)
     visual = {name.removeprefix("visual."): w.float() for name, w in weights.items() if name.startswith("visual.")}
     text = ("transformer.", "positional_embedding", "ln_final.", "text_projection")
@@ -229,7 +223,7 @@ def _frozen(case: Case) -> dict[str, Tensor]:
 
 
 class WarmUp(LRScheduler):
-    """Like Dassl's: it keeps the scheduler that follows the warm-up, which ends up in the checkpoint as a whole."""
+    """A scheduler like Dassl's, whose state in a checkpoint contains the scheduler that follows the warm-up."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, successor: LRScheduler) -> None:
         self.successor, self.warmup_epoch, self.cons_lr = successor, 1, 1e-5
@@ -239,8 +233,8 @@ class WarmUp(LRScheduler):
         return [self.cons_lr for _ in self.base_lrs]
 
 
-def checkpoint(state: dict[str, Tensor], epoch: int, **others: Any) -> dict[str, Any]:
-    """The whole of a file, with an optimiser that has made a step, and its scheduler."""
+def checkpoint(state: dict[str, Tensor], epoch: int, **values: Any) -> dict[str, Any]:
+    """Content of a checkpoint with the states of an optimiser and a scheduler after a step."""
     parameter = torch.nn.Parameter(torch.ones(2, 3))
     optimizer = torch.optim.SGD([parameter], lr=0.002, momentum=0.9, weight_decay=5e-4)
     scheduler = WarmUp(optimizer, CosineAnnealingLR(optimizer, 50.0))
@@ -253,12 +247,12 @@ def checkpoint(state: dict[str, Tensor], epoch: int, **others: Any) -> dict[str,
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "val_result": None,
-        **others,
+        **values,
     }
 
 
 def save(output: Path, method: str, state: dict[str, Tensor], epoch: int = 5, best: bool = False) -> Path:
-    """Write the checkpoint into the trainer's output folder, as Dassl does; returns its path."""
+    """Write a checkpoint into the trainer's output folder; return its path."""
     folder = output / FOLDERS[method]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"model.pth.tar-{epoch}"
@@ -267,3 +261,39 @@ def save(output: Path, method: str, state: dict[str, Tensor], epoch: int = 5, be
     if best:
         (folder / "model-best.pth.tar").write_bytes(path.read_bytes())
     return path
+
+
+def import_case(
+    case: Any,
+    folder: Path,
+    worlds: Path,
+    *overrides: str,
+    state: dict[str, Tensor] | None = None,
+    transfer: bool = False,
+) -> ImportedRun:
+    """Save a checkpoint, by default that of the case, to `folder/published`, and import it to `folder/run`."""
+    save(folder / "published", case.method, state_dict(case) if state is None else state)
+    source, out = str(folder / "published"), str(folder / "run")
+    return import_prompts(source, recipe(worlds, case, *overrides), out, transfer=transfer)
+
+
+def import_again(exported: Path, run: str, out: Path) -> ImportedRun:
+    """Import an exported checkpoint, and require the prompts of the original run."""
+    imported = import_prompts(str(exported), finished_run(run)[0], str(out))
+    assert imported.notes == []
+    assert_same_prompts(imported.url, run)
+    return imported
+
+
+def assert_same_prompts(url: str, expected: str) -> None:
+    first, second = (load_file(Path(folder, "prompts.safetensors")) for folder in (url, expected))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def load_run(url: str) -> Method:
+    """The method of a run with its prompts, in evaluation mode."""
+    recipe, folder = finished_run(url)
+    method = build_parts(recipe).method.eval()
+    load_prompts(folder, method)
+    return method

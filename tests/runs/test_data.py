@@ -202,7 +202,7 @@ def test_what_is_damaged_is_named_and_skipped_or_refused_as_the_recipe_says(
             lambda at: rewrite(
                 at, lambda one: Sample(one.index, one.label + 6 * (one.label == 5), one.image_bytes, "x")
             ),
-            r"00001.tar:000000011.jpg: class 11 is out of range \(0 to 5\), like 1 image",
+            r"00001.tar:000000011.jpg: class 11 is out of range \(0 to 5\); 1 image",
         ),
     ],
     ids=["a missing shard", "a truncated tar", "a class out of range"],

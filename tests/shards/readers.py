@@ -1,4 +1,4 @@
-"""Other people's readers of shards, as tests call them."""
+"""Third-party readers of shards."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 
-REMEDY = "webdataset<0.2.96"
-"""What docs/synthesis.md tells to install beside open_clip's trainer: later versions mark the end of each shard with a
-`{}` that open_clip 3.3 does not expect, whatever the shards hold (webdataset issue 384, open_clip issue 935)."""
+WEBDATASET = "webdataset<0.2.96"
+"""Required by open_clip's trainer: later versions append a `{}` to each shard, which open_clip 3.3 does not support
+(webdataset issue 384, open_clip issue 935)."""
 
 
 def read_by_open_clip(pattern: str, samples: int, folder: Path) -> list[tuple[int, str]]:
-    """(sample that the image shows, text) of all that one epoch of open_clip's own training loader gives, unpatched, in
-    a process of its own with the webdataset that it needs, which is installed into `folder`."""
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), REMEDY]
+    """(sample index, text) of each sample in one epoch of open_clip's training loader.
+
+    Args:
+        folder: installation folder of `WEBDATASET`, which a subprocess imports.
+    """
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), WEBDATASET]
     subprocess.run(install, check=True)
     command = [sys.executable, "-m", "tests.shards.readers", pattern, str(samples)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(Path.cwd())])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [(index, text) for index, text in json.loads(done.stdout)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return [(index, text) for index, text in json.loads(process.stdout)]
 
 
 def _read(pattern: str, samples: int) -> list[tuple[int, str]]:
@@ -56,9 +59,9 @@ def _read(pattern: str, samples: int) -> list[tuple[int, str]]:
     batches = list(loader)
     assert loader.num_batches == len(batches) == -(-samples // 4)
     colours = torch.cat([images[:, 4, 4] for images, _ in batches]) // 16
-    numbers = torch.cat([places[:, 0] for _, places in batches])
     indices = colours[:, 0] + 16 * colours[:, 1]
-    return [(int(index), texts[int(number)]) for index, number in zip(indices, numbers, strict=True)]
+    positions = torch.cat([tokens[:, 0] for _, tokens in batches])
+    return [(int(index), texts[int(position)]) for index, position in zip(indices, positions, strict=True)]
 
 
 if __name__ == "__main__":

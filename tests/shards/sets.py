@@ -1,4 +1,4 @@
-"""Tiny sets whose images tell which sample they are."""
+"""Small sharded datasets whose images encode their sample index."""
 
 from __future__ import annotations
 
@@ -15,28 +15,23 @@ SIZE = 8
 
 
 def jpeg(index: int) -> bytes:
-    """An even image whose colour is (about) a function of `index` alone, up to 4096 of them."""
+    """An image of one colour, which encodes an index below 4096 in steps of 16, larger than JPEG's error."""
     buffer = io.BytesIO()
-    Image.new("RGB", (SIZE, SIZE), colour(index)).save(buffer, "JPEG", quality=95, subsampling=0)
+    colour = (index % 16 * 16 + 8, index // 16 % 16 * 16 + 8, index // 256 * 16 + 8)
+    Image.new("RGB", (SIZE, SIZE), colour).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
-def colour(index: int) -> tuple[int, int, int]:
-    """The colour of sample `index`, in steps of 16 so that JPEG cannot confuse two."""
-    return (index % 16 * 16 + 8, index // 16 % 16 * 16 + 8, index // 256 * 16 + 8)
-
-
 def index_of(image: Image.Image) -> int:
-    """The sample that an image shows."""
+    """Decode the sample index from an image."""
     red, green, blue = (value // 16 for value in image.getpixel((SIZE // 2, SIZE // 2)))  # type: ignore[union-attr]
     return red + 16 * green + 256 * blue
 
 
 def sample(index: int, classes: int) -> Sample:
-    """Sample `index` of an index-major set."""
-    return Sample(
-        index, index % classes, jpeg(index), f"a photo of a class {index % classes}, größe", {"seed": index, "a": None}
-    )
+    """Sample `index` of an index-major dataset."""
+    label = index % classes
+    return Sample(index, label, jpeg(index), f"a photo of a class {label}, größe", {"seed": index, "a": None})
 
 
 def write_set(
@@ -48,7 +43,7 @@ def write_set(
     first: int = 0,
     owner: str = storage.NOBODY,
 ) -> None:
-    """`rounds` images of each class, in shards of `rounds_per_shard` rounds, index-major, `without` some samples."""
+    """Write an index-major dataset of `rounds` images per class, from round `first` on, `without` some samples."""
     missing = set(without)
     for shard, start in enumerate(range(first, rounds, rounds_per_shard), first // rounds_per_shard):
         indices = range(start * classes, min(rounds, start + rounds_per_shard) * classes)
@@ -57,5 +52,5 @@ def write_set(
 
 
 def verify(url: str) -> list[str]:
-    """What is wrong with a set, one sentence each; [] for a sound one."""
+    """Messages about all defects of a dataset."""
     return [problem.sentence for problem in problems(url)]

@@ -1,4 +1,4 @@
-"""A table is only read if it matches the checksum in its marker."""
+"""Verification of a shard's table by the checksum in its marker."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tests.shards.sets import verify, write_set
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A set of two shards of six images."""
+    """A dataset of two shards with six images each."""
     write_set(str(tmp_path / "set"), classes=3, rounds=4, rounds_per_shard=2)
     return tmp_path / "set"
 
 
-def rewrite(place: Path, column: str, values: list[int]) -> str:
-    """Exchange a column of a table, as a flip that still parses would; the digest of the file."""
-    table = pq.read_table(place)
-    pq.write_table(table.set_column(table.schema.get_field_index(column), column, pa.array(values, pa.int64())), place)
-    return hashlib.sha256(place.read_bytes()).hexdigest()
+def replace_column(path: Path, column: str, values: list[int]) -> str:
+    """Replace a column of a table; return the file's checksum."""
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, pa.array(values, pa.int64())), path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize(("column", "values"), [("index", [1, 0, 2, 3, 4, 5]), ("jpg_offset", [0, 0, 0, 0, 0, 0])])
-def test_a_table_that_was_changed_is_named_and_none_of_its_images_is_used(
+def test_a_modified_table_is_reported_and_its_images_are_skipped(
     folder: Path, column: str, values: list[int], logged: list[str]
 ) -> None:
-    rewrite(folder / "00000.parquet", column, values)
+    replace_column(folder / "00000.parquet", column, values)
     images = ShardSet(str(folder))
     assert images.samples.index.tolist() == [6, 7, 8, 9, 10, 11]
     assert images.corruption.names == {f"{folder}/00000.parquet": 6}
@@ -47,19 +47,19 @@ def test_a_table_that_was_changed_is_named_and_none_of_its_images_is_used(
 
 @pytest.mark.fault
 @pytest.mark.nightly
-def test_every_flip_in_a_table_is_found(folder: Path) -> None:
-    digest = committed(str(folder))[0].table_sha256
+def test_every_flipped_bit_in_a_table_is_an_error(folder: Path) -> None:
+    sha256 = committed(str(folder))[0].table_sha256
     data = (folder / "00000.parquet").read_bytes()
-    assert parse_table(data, digest).num_rows == 6
-    for place in range(8 * len(data)):
+    assert parse_table(data, sha256).num_rows == 6
+    for position in range(8 * len(data)):
         flipped = bytearray(data)
-        flipped[place // 8] ^= 1 << place % 8
+        flipped[position // 8] ^= 1 << position % 8
         with pytest.raises(ValueError, match="its checksum differs"):
-            parse_table(bytes(flipped), digest)
+            parse_table(bytes(flipped), sha256)
 
 
 @pytest.mark.fault
-def test_an_index_is_that_of_its_key_whatever_the_digest_says(folder: Path) -> None:
-    digest = rewrite(folder / "00000.parquet", "index", [1, 0, 2, 3, 4, 5])
+def test_an_index_that_contradicts_its_key_is_an_error(folder: Path) -> None:
+    sha256 = replace_column(folder / "00000.parquet", "index", [1, 0, 2, 3, 4, 5])
     with pytest.raises(ValueError, match="an index contradicts its key"):
-        parse_table((folder / "00000.parquet").read_bytes(), digest)
+        parse_table((folder / "00000.parquet").read_bytes(), sha256)

@@ -1,4 +1,4 @@
-"""What `verify` finds in a set."""
+"""Defects that `verify` reports."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ def url(tmp_path: Path) -> str:
         ("00000.tar", lambda data: b"\x01" * len(data), "00000.tar: corrupt tar"),
         ("00000.parquet", lambda data: b"PAR1 no", "00000.parquet: unreadable table"),
     ],
-    ids=["flipped byte", "corrupt tar", "unreadable table"],
+    ids=["flipped bit", "corrupt tar", "unreadable table"],
 )
-def test_verify_finds_a_corrupt_file(url: str, file: str, change: Callable[[bytes], bytes], sentence: str) -> None:
+def test_a_corrupt_file_is_reported(url: str, file: str, change: Callable[[bytes], bytes], sentence: str) -> None:
     path = Path(url, file)
     path.write_bytes(change(path.read_bytes()))
     assert any(sentence in problem for problem in verify(url))
 
 
 @pytest.mark.fault
-def test_verify_finds_an_unreadable_image_by_name(url: str) -> None:
-    row = ShardSet(url)
-    offset, size = int(row.samples.offset[4]), int(row.samples.size[4])
+def test_an_unreadable_image_is_reported_by_name(url: str) -> None:
+    samples = ShardSet(url).samples
     with Path(url, "00000.tar").open("r+b") as file:
-        file.seek(offset)
-        file.write(bytes(size))
+        file.seek(int(samples.offset[4]))
+        file.write(bytes(int(samples.size[4])))
     assert any("00000.tar:000000004.jpg: unreadable image" in problem for problem in verify(url))
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("foreign", ["../../evil.jpg", "/etc/passwd", "000000000.sh"])
-def test_verify_reports_foreign_paths_and_nothing_is_ever_extracted(url: str, foreign: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("member", ["../../evil.jpg", "/etc/passwd", "000000000.sh"])
+def test_an_unexpected_member_is_reported_and_not_extracted(url: str, member: str, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        member = tarfile.TarInfo(foreign)
-        member.size = len(jpeg(0))
-        tar.addfile(member, io.BytesIO(jpeg(0)))
+        info = tarfile.TarInfo(member)
+        info.size = len(jpeg(0))
+        tar.addfile(info, io.BytesIO(jpeg(0)))
     size = Path(url, "00000.tar").stat().st_size
     Path(url, "00000.tar").write_bytes(buffer.getvalue().ljust(size, b"\0")[:size])
-    before = sorted(tmp_path.parent.rglob("*"))
-    assert any(f"00000.tar: foreign member {foreign!r}" in problem for problem in verify(url))
+    before = sorted(tmp_path.rglob("*"))
+    assert any(f"00000.tar: unexpected member {member!r}" in problem for problem in verify(url))
     assert len(ShardSet(url)) == 12
-    assert sorted(tmp_path.parent.rglob("*")) == before
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not (tmp_path.parent.parent / "evil.jpg").exists()
 
 
-def test_samples_without_provenance_are_sound(tmp_path: Path) -> None:
+def test_samples_without_provenance_are_valid(tmp_path: Path) -> None:
     write_shard(str(tmp_path), 0, [Sample(0, 1, jpeg(0), "an image")])
     assert verify(str(tmp_path)) == []

@@ -12,7 +12,7 @@ from tests.worlds.dataset import CLASSES, encoded, make_image
 from tests.worlds.webdataset import samples, tar
 
 
-def test_tars_are_found_by_name_and_hidden_ones_are_not(tmp_path: Path) -> None:
+def test_hidden_tars_are_ignored(tmp_path: Path) -> None:
     for name in ("1.tar", "0.tar", ".2.tar"):
         tar(tmp_path / name, samples(count=1))
     (tmp_path / "notes.txt").write_text("no tar")
@@ -21,15 +21,21 @@ def test_tars_are_found_by_name_and_hidden_ones_are_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "label"), [({"cls": b" 3\n"}, 3), ({"cls": b"cat"}, "cat"), ({"json": b'{"class": -1}'}, -1)]
+    ("member", "label"),
+    [
+        ({"cls": b" 3\n"}, 3),
+        ({"cls": b"cat"}, "cat"),
+        ({"json": b'{"class": -1}'}, -1),
+        ({"cls": b"9" * 5000}, "9" * 5000),
+    ],
+    ids=["id", "name", "json", "too many digits"],
 )
-def test_a_label_is_a_number_or_a_name(tmp_path: Path, cell: dict[str, bytes], label: int | str) -> None:
-    file = tar(tmp_path / "0.tar", [{"PNG": b"?", **cell}])
-    (member,) = index_tars([str(file)])
-    assert (member.tar, member.key, member.label, member.text) == (0, "s0000000", label, "")
+def test_a_label_is_a_number_or_a_name(tmp_path: Path, member: dict[str, bytes], label: int | str) -> None:
+    (image,) = index_tars([str(tar(tmp_path / "0.tar", [{"PNG": b"?", **member}]))])
+    assert (image.tar, image.key, image.label, image.text) == (0, "s0000000", label, "")
 
 
-def test_images_are_read_in_place(tmp_path: Path) -> None:
+def test_images_are_read_by_offset(tmp_path: Path) -> None:
     urls = [str(tar(tmp_path / f"{number}.tar", samples(2 * number, 2))) for number in range(2)]
     members = index_tars(urls)
     images = TarSet(urls, members, [int(member.label) for member in members])
@@ -42,38 +48,29 @@ def test_images_are_read_in_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 2000])
-def test_an_empty_or_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_an_empty_or_invalid_tar_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.tar").write_bytes(content)
-    with pytest.raises(UserError, match="0.tar: (empty tar|not a valid tar file)"):
+    with pytest.raises(UserError, match="0.tar: (tar without images|not a valid tar file)"):
         index_tars([str(tmp_path / "0.tar")])
 
 
-CAT, DOG = {"png": b"?", "cls": b"cat"}, {"png": b"?", "cls": b"dog"}
-
-
-@pytest.mark.parametrize("between", [[], [("b", DOG)]])
-def test_two_samples_of_one_key_are_told_and_none_is_lost(
-    between: list[tuple[str, dict[str, bytes]]], tmp_path: Path
-) -> None:
-    with tarfile.open(tmp_path / "0.tar", "w") as archive:
-        for key, sample in [("a", CAT), *between, ("a", DOG)]:
-            for kind, data in sample.items():
-                info = tarfile.TarInfo(f"{key}.{kind}")
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-    with pytest.raises(UserError, match=r"0\.tar: two samples have the key 'a'; make the keys unique"):
-        index_tars([str(tmp_path / "0.tar")])
-
-
-def test_files_that_an_operating_system_adds_are_no_samples(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "0.tar", "w") as archive:
-        for name in (".DS_Store", "x/._a.png", "a.png", "a.cls"):
+def write_members(path: Path, members: list[tuple[str, bytes]]) -> str:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
             info = tarfile.TarInfo(name)
-            info.size = 3
-            archive.addfile(info, io.BytesIO(b"cat"))
-    assert [(member.key, member.label) for member in index_tars([str(tmp_path / "0.tar")])] == [("a", "cat")]
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
 
 
-def test_a_class_of_five_thousand_digits_is_a_name(tmp_path: Path) -> None:
-    file = tar(tmp_path / "0.tar", [{"png": b"?", "cls": b"9" * 5000}])
-    assert index_tars([str(file)])[0].label == "9" * 5000
+@pytest.mark.parametrize("keys", ["aa", "aba"])
+def test_a_repeated_key_is_an_error(keys: str, tmp_path: Path) -> None:
+    members = [(f"{key}.{extension}", b"cat") for key in keys for extension in ("png", "cls")]
+    with pytest.raises(UserError, match=r"0\.tar: two samples have the key 'a'"):
+        index_tars([write_members(tmp_path / "0.tar", members)])
+
+
+def test_hidden_members_are_ignored(tmp_path: Path) -> None:
+    members = [(name, b"cat") for name in (".DS_Store", "x/._a.png", "a.png", "a.cls")]
+    (image,) = index_tars([write_members(tmp_path / "0.tar", members)])
+    assert (image.key, image.label) == ("a", "cat")

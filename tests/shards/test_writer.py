@@ -1,4 +1,4 @@
-"""The bytes of a shard, and who else can read them."""
+"""The bytes of a shard, and third-party readers."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.shards.readers import read_by_open_clip
 from tests.shards.sets import index_of, jpeg, sample, write_set
 
 
-def test_two_writers_write_the_same_bytes_at_different_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_do_not_depend_on_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [sample(index, 3) for index in range(6)]
-    one = write_shard(str(tmp_path / "one"), 0, samples, {"blank": 2}, seconds=1.0)
+    first = write_shard(str(tmp_path / "first"), 0, samples, {"blank": 2}, seconds=1.0)
     monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
-    two = write_shard(str(tmp_path / "two"), 0, samples, {"blank": 2}, seconds=9.0)
+    second = write_shard(str(tmp_path / "second"), 0, samples, {"blank": 2}, seconds=9.0)
     for name in ("00000.tar", "00000.parquet"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert one.model_dump(exclude={"seconds"}) == two.model_dump(exclude={"seconds"})
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    assert first.model_dump(exclude={"seconds"}) == second.model_dump(exclude={"seconds"})
 
 
-def test_the_marker_says_what_was_written(tmp_path: Path) -> None:
+def test_the_marker_describes_the_shard(tmp_path: Path) -> None:
     stats = write_shard(str(tmp_path), 3, [sample(i, 3) for i in (9, 10, 12, 13)], {"blank": 2}, seconds=1.25)
     tar = (tmp_path / "00003.tar").read_bytes()
     assert stats.model_dump() == {
@@ -49,7 +49,7 @@ def test_the_marker_says_what_was_written(tmp_path: Path) -> None:
     assert committed(str(tmp_path)) == {3: stats}
 
 
-def test_the_table_points_at_the_images_in_the_tar(tmp_path: Path) -> None:
+def test_the_table_contains_the_images_offsets_in_the_tar(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=3, rounds=2, rounds_per_shard=2)
     tar = (tmp_path / "00000.tar").read_bytes()
     rows = pq.read_table(tmp_path / "00000.parquet").to_pylist()
@@ -59,16 +59,15 @@ def test_the_table_points_at_the_images_in_the_tar(tmp_path: Path) -> None:
         assert json.loads(row["provenance"]) == {"seed": row["index"], "a": None}
 
 
-def test_members_are_named_and_ordered_as_the_layout_says(tmp_path: Path) -> None:
+def test_names_and_order_of_tar_members(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=2, rounds=1)
     with tarfile.open(tmp_path / "00000.tar") as tar:
-        names = [f"00000000{i}.{kind}" for i in range(2) for kind in ("cls", "jpg", "json", "txt")]
-        assert tar.getnames() == names
+        assert tar.getnames() == [f"00000000{i}.{name}" for i in range(2) for name in ("cls", "jpg", "json", "txt")]
         assert {member.mtime for member in tar} == {0}
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.mark.fault
@@ -78,17 +77,17 @@ def test_a_writer_killed_before_the_marker_leaves_no_shard(
 ) -> None:
     calls: list[str] = []
 
-    def dying(write: Callable[..., None]) -> Callable[..., None]:
-        def killed(url: str, data: bytes, **options: str) -> None:
+    def killed_after(write: Callable[..., None]) -> Callable[..., None]:
+        def write_or_die(url: str, data: bytes, **options: str) -> None:
             if len(calls) == written:
                 raise Killed
             calls.append(url)
             write(url, data, **options)
 
-        return killed
+        return write_or_die
 
     for name in ("write_bytes", "write_with_checksum"):
-        monkeypatch.setattr(storage, name, dying(getattr(storage, name)))
+        monkeypatch.setattr(storage, name, killed_after(getattr(storage, name)))
     with pytest.raises(Killed):
         write_set(str(tmp_path), classes=2, rounds=1)
     assert committed(str(tmp_path)) == {}
@@ -97,16 +96,15 @@ def test_a_writer_killed_before_the_marker_leaves_no_shard(
     assert list(committed(str(tmp_path))) == [0]
 
 
-def test_a_place_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot write .*x/00000.tar"):
         write_set(str(tmp_path / "x"), classes=2, rounds=1)
 
 
-def test_plain_webdataset_reads_the_shards(tmp_path: Path) -> None:
+def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=3, rounds=4, rounds_per_shard=2)
-    dataset = webdataset.WebDataset(str(tmp_path / "{00000..00001}.tar"), shardshuffle=False).decode("pil")
-    samples = list(dataset)
+    samples = list(webdataset.WebDataset(str(tmp_path / "{00000..00001}.tar"), shardshuffle=False).decode("pil"))
     assert [s["__key__"] for s in samples] == [f"{i:09d}" for i in range(12)]
     assert [s["cls"] for s in samples] == [0, 1, 2] * 4
     assert [index_of(s["jpg"]) for s in samples] == list(range(12))
@@ -115,7 +113,8 @@ def test_plain_webdataset_reads_the_shards(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_open_clips_own_training_loader_reads_the_shards(tmp_path: Path) -> None:
+@pytest.mark.nightly
+def test_open_clips_training_loader_reads_the_shards(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=3, rounds=4, rounds_per_shard=2)
     read = read_by_open_clip(str(tmp_path / "{00000..00001}.tar"), 12, tmp_path / "webdataset")
     assert sorted(read) == [(index, f"a photo of a class {index % 3}, größe") for index in range(12)]

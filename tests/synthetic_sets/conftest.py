@@ -1,4 +1,4 @@
-"""Sets are made of the same tiny plans as in the tests of synthesis."""
+"""Fixtures of the tests of synthesis that these tests use too."""
 
 from __future__ import annotations
 

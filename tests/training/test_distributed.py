@@ -174,7 +174,7 @@ def _damaged(rank: int, folder: Path) -> None:
 
     run(job("two damaged", limit=2), rank, 2)
     with pytest.raises(
-        distributed.SharedError, match="2 unreadable images, more than the limit of 1; the last: it is cut"
+        distributed.SharedError, match="2 unreadable images, more than the limit of 1; the last one: it is cut"
     ):
         run(job("too many damaged", limit=1), rank, 2)
 
