@@ -1,4 +1,4 @@
-"""Features of real and synthetic images before and after training, for the domain shift and the feature map."""
+"""Image features of both domains before and after training, for the domain shift and the feature map."""
 
 from __future__ import annotations
 
@@ -39,17 +39,15 @@ class Sample:
 def feature_map(
     recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
-    """Measure and map both domains under the frozen CLIP ("frozen") and under a trained run ("trained").
-
-    In the trained run, images use the prompts of their own domain if the method has domain-specific ones.
+    """Measure and map both domains with the frozen CLIP ("frozen") and with a trained run ("trained").
 
     Args:
-        recipe: of the run.
-        synthetic_url: the synthetic dataset; the run's images come first in it.
-        limit: number of images of each domain, evenly distributed over classes.
+        recipe: recipe of the run; methods with domain-specific prompts use those of each image's domain.
+        synthetic_url: synthetic dataset that begins with the images of the run.
+        limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:
-        The shift under each model, and the map with the columns model, domain, label, row, x, y.
+        The shift for each model, and the map with the columns model, domain, label, row, x, y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)
@@ -83,7 +81,7 @@ def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Fl
 def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
     pixels = {}
     for row in balanced_rows(images.labels, limit).tolist():
-        with suppress(UserError):  # the map may lack single images
+        with suppress(UserError):  # unreadable images are skipped
             pixels[row] = parts.backbone.preprocess(images.image(row))
     if not pixels:
         raise UserError("no image of one of the domains can be read, so the domain shift can't be measured")

@@ -1,4 +1,4 @@
-"""A study on a suite of datasets: the average over them, next to the findings of each dataset."""
+"""Studies on a suite of datasets: results of the average over the datasets."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from syncclip.studies.status import StudyStatus
 
 @dataclass(frozen=True)
 class Part:
-    """A study on one dataset, or on one of a suite.
+    """The study of a single dataset, or of one dataset of a suite.
 
     Attributes:
-        recipe: with the synthetic dataset and the numbers of images that it has.
+        recipe: recipe with the synthetic dataset and its available numbers of images.
         synthetic: None if no configuration uses synthetic images.
-        dropped: numbers of images per class that the synthetic dataset doesn't have.
+        dropped: numbers of images per class that are not available.
     """
 
     recipe: Recipe
@@ -35,18 +35,18 @@ class Part:
 
     @property
     def state(self) -> outputs.StudyState:
-        """The grid on this dataset and its progress."""
+        """Grid and progress on this dataset."""
         return findings.state_of(self.recipe, self.runs, self.dropped)
 
 
 def write(
     recipe: Recipe, url: str, parts: Mapping[str, Part], of_parts: Mapping[str, Findings], work: StudyStatus
 ) -> Findings:
-    """Write the average over the datasets, of the trainings that are finished on each of them.
+    """Write the average over the datasets, from the trainings that are finished on all of them.
 
     Args:
-        of_parts: findings of each dataset, see `findings.write`.
-        work: the trainings of this call.
+        of_parts: results of `findings.write` for each dataset.
+        work: status of this call's trainings.
     """
     state = state_of(recipe, parts)
     runs = [run for part in parts.values() for run in part.runs]
@@ -67,7 +67,7 @@ def write(
 
 
 def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
-    """The grid of a study on a suite, and its progress on all datasets."""
+    """Build study.json of a suite: the grid, and the progress over all datasets."""
     first = next(iter(parts.values()))
     datasets = [load_dataset(part.recipe.dataset) for part in parts.values()]
     return outputs.StudyState(
@@ -88,7 +88,7 @@ def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
 
 
 def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
-    """A training on all datasets: failed if it failed on one, done if it is done on all."""
+    """State of a training on all datasets: failed if it failed on one, done if it is done on all."""
     runs = {dataset: run for dataset, part in parts.items() for run in part.runs if run.cell.name == name}
     errors = [f"{dataset}: {run.error}" for dataset, run in runs.items() if run.status == "failed"]
     done = all(run.status == "done" for run in runs.values())
@@ -98,8 +98,10 @@ def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
 
 
 def mean_cells(rows: pd.DataFrame, datasets: int) -> pd.DataFrame:
-    """One row per training that is finished on all datasets: mean scores, harmonic means of the means, total
-    seconds."""
+    """Average the rows of each training that is finished on all datasets.
+
+    Harmonic means are those of the mean accuracies; seconds are totals.
+    """
     finished = rows.groupby("cell", sort=False).filter(lambda cells: len(cells) == datasets)
     means = []
     for _, cells in finished.groupby("cell", sort=False):
