@@ -6,7 +6,7 @@ import pytest
 from syncclip.studies.statistics.bootstrap import Floats
 from syncclip.studies.statistics.data_efficiency import exchange, marginal
 from syncclip.studies.statistics.scaling_fit import Series
-from tests.studies.fabricated import seed_draws
+from tests.studies.fabricated import resample_seeds
 
 AMOUNTS = [1, 4, 16, 64]
 SHOTS = [1, 2, 4, 8, 16]
@@ -53,7 +53,7 @@ def test_intervals_hold_the_true_number_of_shots() -> None:
         generator = np.random.default_rng(seed)
         real = law(SHOTS, 20, 16, 0.5) + generator.normal(0, 0.3, (5, len(SHOTS)))
         mixed = np.full(3, 26.0) + generator.normal(0, 0.3, (5, 3))
-        joint = seed_draws(np.hstack([real, mixed]), 300, generator)
+        joint = resample_seeds(np.hstack([real, mixed]), 300, generator)
         alone, beside = joint[:, : len(SHOTS)], joint[:, len(SHOTS) :]
         one = exchange(Series(SHOTS, real, alone), Series([4, 16, 64], mixed, beside), own=4, confidence_level=0.9)[0]
         hits += one.shots.low <= (16 / 6) ** 2 - 1 <= one.shots.high

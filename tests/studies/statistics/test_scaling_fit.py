@@ -19,7 +19,7 @@ from syncclip.studies.statistics.scaling_fit import (
     fit_power_law,
     held_out,
 )
-from tests.studies.fabricated import seed_draws
+from tests.studies.fabricated import resample_seeds
 
 FEW = [0, 1, 4, 16, 64]
 MANY = [0, 1, 2, 4, 8, 16, 32, 64]
@@ -40,7 +40,7 @@ def noisy_curve(
     generator, amounts = np.random.default_rng(seed), AMOUNTS[which]
     shared = generator.normal(0, 0.3, (seeds, 1))  # some seeds have luckier shots than others, at every amount
     errors = a + b * (1 + np.array(amounts, float)) ** -c + shared + generator.normal(0, noise, (seeds, len(amounts)))
-    return fit_curve(Series(amounts, errors, seed_draws(errors, 400, generator)), confidence_level, [256, 1024])
+    return fit_curve(Series(amounts, errors, resample_seeds(errors, 400, generator)), confidence_level, [256, 1024])
 
 
 def test_noiseless_parameters_are_recovered() -> None:
@@ -108,7 +108,7 @@ def fitted(errors: Floats, amounts: list[int] = FEW, seeds: int = 3, seen: float
     """Fit of seeds with nearly equal errors."""
     generator = np.random.default_rng(0)
     each = errors + generator.normal(0, 1e-3, (seeds, len(amounts)))
-    return fit_curve(Series(amounts, each, seed_draws(each, 100, generator)), forecast=[256], seen=seen)
+    return fit_curve(Series(amounts, each, resample_seeds(each, 100, generator)), forecast=[256], seen=seen)
 
 
 def test_images_for_one_more_point_follow_the_formula() -> None:
@@ -166,7 +166,7 @@ N = np.array(MANY, float)
 def noisy(errors: Floats, noise: float = 0.05) -> Series:
     generator = np.random.default_rng(0)
     seeds = errors + generator.normal(0, noise, (5, len(errors)))
-    return Series(MANY, seeds, seed_draws(seeds, 200, generator))
+    return Series(MANY, seeds, resample_seeds(seeds, 200, generator))
 
 
 @pytest.mark.parametrize(
