@@ -146,11 +146,19 @@ def _logits(
     slices: Sequence[slice],
     threads: int,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of rows with their (B, C) logits in double precision; texts are encoded once."""
+    """Yield slices of rows with their (B, C) logits in double precision; decode the next batch at the same time."""
+
+    def load(rows: slice) -> Tensor:
+        return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
+
     training = method.training
     method.eval()
-    with deterministic(threads), torch.no_grad():
-        for rows, pixels in _decoded(images, transform, slices):
+    with deterministic(threads), torch.no_grad(), thread_pool(1, "decode") as decoder:
+        pending = [decoder.submit(load, rows) for rows in slices[:1]]
+        for rows, following in zip(slices, [*slices[1:], None], strict=False):
+            pixels = pending.pop().result()
+            if following is not None:
+                pending.append(decoder.submit(load, following))
             yield rows, method.logits(pixels.to(method.clip.device)).double().cpu()
     method.train(training)
 
@@ -267,23 +275,6 @@ def _predict(
     base_score = logits.softmax(1)[:, :base].amax(1)
     confidences = within_split_confidence, all_classes_confidence
     return within_split_prediction, all_classes_prediction, *confidences, base_score
-
-
-def _decoded(
-    images: ImageSet, transform: Callable[[Image.Image], Tensor], slices: Sequence[slice]
-) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of rows with their (B, 3, H, W) images; decode the next batch while the current one is used."""
-
-    def load(rows: slice) -> Tensor:
-        return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
-
-    with thread_pool(1, "decode") as decoder:
-        pending = [decoder.submit(load, rows) for rows in slices[:1]]
-        for rows, following in zip(slices, [*slices[1:], None], strict=False):
-            pixels = pending.pop().result()
-            if following is not None:
-                pending.append(decoder.submit(load, following))
-            yield rows, pixels
 
 
 def _accuracy(correct: npt.NDArray[np.bool_]) -> float | None:

@@ -81,15 +81,14 @@ def reproduce(request: Request) -> Reproduction:
     with storage.lock(url, "reproduce"):
         given = {} if request.synthetic is None else {"training.synthetic": request.synthetic}
         announce(protocol.name, {name: recipe.with_values(given) for name, recipe in recipes.items()})
-        runs = {
-            name: _prepared(
-                recipe,
-                storage.join(url, name),
-                protocol.runs,
-                request.synthetic and storage.join(request.synthetic, name),
-            )
-            for name, recipe in recipes.items()
-        }
+        runs = {}
+        for name, recipe in recipes.items():
+            if request.synthetic is not None:
+                recipe = recipe.with_values({"training.synthetic": storage.join(request.synthetic, name)})
+            synthetic = ensure_set(recipe, storage.join(url, name))
+            recipe, _ = with_amounts(recipe, synthetic)
+            folder = storage.join(url, name, protocol.runs)
+            runs[name] = prepare(recipe, cells(recipe.study), folder, synthetic.url if synthetic else None)
         queue = sorted(chain.from_iterable(runs.values()), key=lambda run: run.cell.seed or 0)
         ended, _ = run_cells(queue, first.study, label=protocol.name)
         by_url = {run.url: run for run in ended}
@@ -173,15 +172,6 @@ def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str 
     except UserError as error:
         return str(error)
     return None
-
-
-def _prepared(recipe: Recipe, url: str, runs: str, synthetic: str | None) -> list[CellRun]:
-    """Prepare the runs of one dataset; generate its synthetic dataset if it is missing."""
-    if synthetic is not None:
-        recipe = recipe.with_values({"training.synthetic": synthetic})
-    dataset = ensure_set(recipe, url)
-    recipe, _ = with_amounts(recipe, dataset)
-    return prepare(recipe, cells(recipe.study), storage.join(url, runs), dataset.url if dataset else None)
 
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:

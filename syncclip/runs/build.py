@@ -136,7 +136,8 @@ class ModelCache:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
         """Number of cache misses by kind."""
         self._keep_bytes = keep_bytes
-        self._room = keep_bytes  # remaining memory for images
+        self.room = keep_bytes
+        """Remaining memory for images in bytes."""
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
@@ -175,7 +176,7 @@ class ModelCache:
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # free its memory first
             self._images.clear()
-            self._room = self._keep_bytes
+            self.room = self._keep_bytes
             self.loads["clip"] += 1
             self._clip = settings, PromptedClip(load_backbone(settings))
         return self._clip[1]
@@ -194,14 +195,6 @@ class ModelCache:
             lambda split, images: CachedImages(self, images, kept[split], backbone) if split in kept else images
         )
 
-    def keep(self, kept: dict[int, Image.Image], row: int, image: Image.Image) -> None:
-        """Count a decoded image, and cache it if there is memory left."""
-        self.loads["image"] += 1
-        size = 3 * image.width * image.height
-        if size <= self._room:
-            self._room -= size
-            kept[row] = image
-
 
 class CachedImages(ImageView):
     """View of images that are decoded once; images beyond the memory limit are decoded each time."""
@@ -215,7 +208,11 @@ class CachedImages(ImageView):
         if row in self._kept:
             return self._kept[row]
         image = cut(super().image(row), self._backbone.preprocess)
-        self._cache.keep(self._kept, row, image)
+        self._cache.loads["image"] += 1
+        size = 3 * image.width * image.height
+        if size <= self._cache.room:
+            self._cache.room -= size
+            self._kept[row] = image
         return image
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,13 +26,8 @@ from syncclip.training.run_folder import RunFolder
 DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Preprocessed images of one domain, with their rows in the dataset and their labels."""
-
-    rows: Rows
-    labels: Rows
-    images: torch.Tensor
+Sample = tuple[Rows, Rows, torch.Tensor]
+"""Rows in the dataset, labels, and preprocessed images of one domain."""
 
 
 def feature_map(
@@ -57,24 +51,21 @@ def feature_map(
     shifts, tables = {}, []
     with deterministic(recipe.training.threads), torch.inference_mode():
         for model, method in (("frozen", frozen), ("trained", parts.method)):
-            features = {domain: _features(method, sample, domain, recipe) for domain, sample in samples.items()}
-            shifts[model] = measure(
-                features[REAL], samples[REAL].labels, features[SYNTHETIC], samples[SYNTHETIC].labels
-            )
-            maps = project(features[REAL], features[SYNTHETIC])
-            for (domain, sample), xy in zip(samples.items(), maps, strict=True):
-                columns = {"label": sample.labels, "row": sample.rows, "x": xy[:, 0], "y": xy[:, 1]}
+            size = recipe.evaluation.batch_size
+            features = [_features(method, images, domain, size) for domain, (_, _, images) in samples.items()]
+            shifts[model] = measure(features[0], samples[REAL][1], features[1], samples[SYNTHETIC][1])
+            for (domain, (rows, labels, _)), xy in zip(samples.items(), project(*features), strict=True):
+                columns = {"label": labels, "row": rows, "x": xy[:, 0], "y": xy[:, 1]}
                 tables.append(pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns}))
     return shifts, pd.concat(tables, ignore_index=True)
 
 
-def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Floats:
-    size, device = recipe.evaluation.batch_size, method.clip.device
+def _features(method: Method, images: torch.Tensor, domain: int, batch: int) -> Floats:
     batches = []
-    for first in range(0, len(sample.images), size):
-        images = sample.images[first : first + size].to(device)
-        domains = torch.full((len(images),), domain, device=device)
-        batches.append(method.image_features(images, domains).double().cpu().numpy())
+    for first in range(0, len(images), batch):
+        pixels = images[first : first + batch]
+        domains = torch.full((len(pixels),), domain, device=method.clip.device)
+        batches.append(method.image_features(pixels.to(method.clip.device), domains).double().cpu().numpy())
     return np.concatenate(batches)
 
 
@@ -86,4 +77,4 @@ def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
     if not pixels:
         raise UserError("no image of one of the domains can be read, so the domain shift can't be measured")
     rows = np.array(list(pixels), dtype=np.int64)
-    return Sample(rows, images.labels[rows], torch.stack(list(pixels.values())))
+    return rows, images.labels[rows], torch.stack(list(pixels.values()))

@@ -55,24 +55,24 @@ def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) ->
         split=recipe.evaluation.split,
         synthetic=synthetic if isinstance(synthetic, str) else None,
         reference=settings.reference_configuration.name,
-        configurations=configuration_states(recipe),
+        configurations=[
+            outputs.ConfigurationState(each.name, each.method, each.data) for each in settings.configurations
+        ],
         images_per_class=settings.amounts,
         dropped=list(dropped),
         seeds=settings.seeds,
-        cells=[cell_state(run, run.status, run.error, run.folder.recipe_hash) for run in runs],
-    )
-
-
-def configuration_states(recipe: Recipe) -> list[outputs.ConfigurationState]:
-    """Configurations of a recipe, for study.json."""
-    return [outputs.ConfigurationState(each.name, each.method, each.data) for each in recipe.study.configurations]
-
-
-def cell_state(run: CellRun, status: outputs.Status, error: str | None, recipe_hash: str) -> outputs.CellState:
-    """State of a training, for study.json."""
-    cell = run.cell
-    return outputs.CellState(
-        cell.name, cell.configuration.name, cell.images_per_class, cell.seed, status, error, recipe_hash
+        cells=[
+            outputs.CellState(
+                cell=run.cell.name,
+                configuration=run.cell.configuration.name,
+                images_per_class=run.cell.images_per_class,
+                seed=run.cell.seed,
+                status=run.status,
+                error=run.error,
+                hash=run.folder.recipe_hash,
+            )
+            for run in runs
+        ],
     )
 
 
