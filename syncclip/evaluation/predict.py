@@ -249,7 +249,7 @@ def save_evaluation(
 
 
 def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
-    """Read `results.json`; raise a `UserError` if it is damaged, or has another owner than the given one."""
+    """Read `results.json`; raise a `UserError` if it is damaged, or does not belong to the given owner."""
     content = parse_json(storage.read_verified(url, owner), url, dict, remedy := "evaluate the run again")
     counts = content.get("counts", {})
     numbers = [content[key] for key in METRIC_HEADINGS if content.get(key) is not None]

@@ -287,7 +287,7 @@ def nearer(shift: StudyShift | None) -> str:
     """Describe the effect of training on the domain shift; empty if it was not measured."""
     if shift is None:
         return ""
-    before, after = (round(of.relative_distance, 2) for of in (shift.frozen, shift.trained))
+    before, after = round(shift.frozen.relative_distance, 2), round(shift.trained.relative_distance, 2)
     if not (math.isfinite(before) and math.isfinite(after)):
         return ""
     if before == after:

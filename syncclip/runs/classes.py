@@ -132,8 +132,8 @@ def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> No
     )
     if differing := sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)):
         raise UserError(
-            f"{run.path(PROMPTS)}: {differing[0]} has another shape for {whose}, as their names leave different "
-            "room for learned tokens; train with initial_words or fewer text_tokens"
+            f"{run.path(PROMPTS)}: {differing[0]} has another shape for {whose}, since long class names limit the "
+            "learned tokens; train with initial_words or fewer text_tokens"
         )
     method.load_state_dict(prompts)
     method.known = 0

@@ -92,7 +92,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
         try:
             recipe, identity = _with_sets(recipe, out, sets)
         except UserError:
-            load_dataset(recipe.dataset)  # a missing dataset is the error to report first
+            load_dataset(recipe.dataset)  # if this raises, report it instead
             raise
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})

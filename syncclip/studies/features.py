@@ -75,6 +75,8 @@ def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
         with suppress(UserError):  # unreadable images are skipped
             pixels[row] = parts.backbone.preprocess(images.image(row))
     if not pixels:
-        raise UserError("no image of one of the domains can be read, so the domain shift can't be measured")
+        raise UserError(
+            "the domain shift requires real and synthetic images, but all images of a domain are unreadable"
+        )
     rows = np.array(list(pixels), dtype=np.int64)
     return rows, images.labels[rows], torch.stack(list(pixels.values()))

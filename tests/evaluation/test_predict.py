@@ -60,11 +60,11 @@ class RowImages:
 
 
 def transform(image: Image.Image) -> Tensor:
-    return torch.tensor([float(image.getpixel((0, 0))[0])])  # type: ignore[index]
+    return torch.tensor([float(image.getpixel((0, 0))[0])])
 
 
 def evaluate(method: TableMethod, images: RowImages, **options: Any) -> tuple[dict[str, Any], Predictions]:
-    predictions = predict(method, images, method.base, transform, **options)  # type: ignore[arg-type]
+    predictions = predict(method, images, method.base, transform, **options)
     return results(predictions, method.classnames, method.base), predictions
 
 
@@ -189,7 +189,7 @@ def test_joined_parts_are_written_bit_identically(tmp_path: Path, parts: int) ->
 
 
 def evaluate_part(method: TableMethod, images: RowImages, part: int, parts: int) -> Predictions:
-    return predict(method, images, method.base, transform, batch=7, part=part, parts=parts)  # type: ignore[arg-type]
+    return predict(method, images, method.base, transform, batch=7, part=part, parts=parts)
 
 
 @pytest.mark.parametrize("selected", [[0, 1, 1], [0]])
@@ -210,7 +210,7 @@ def test_confusions_by_hand() -> None:
 
 
 def fitted(method: TableMethod, images: RowImages) -> float:
-    return fit_temperature(method, images, method.base, transform, batch=7, threads=1)  # type: ignore[arg-type]
+    return fit_temperature(method, images, method.base, transform, batch=7, threads=1)
 
 
 def test_temperature_maximises_the_likelihood_of_base_images() -> None:

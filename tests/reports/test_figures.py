@@ -35,7 +35,7 @@ def fit_of(
         forecast=(Point(15, around(40 + 20 / 16)),),
         plus_one=Interval(6.7, 5.2, math.inf),
     )
-    curve = dataclasses.replace(curve, **changes)  # type: ignore[arg-type]
+    curve = dataclasses.replace(curve, **changes)
     curves = {configuration: {"hm": curve} for configuration in ("syncclip-both", "ivlp-both")}
     stored = outputs.Fits(0.9, 400, "test", curves, {"syncclip-both": {"hm": models}})
     configurations = describe_configurations([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])

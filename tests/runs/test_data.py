@@ -214,7 +214,7 @@ def test_incomplete_packed_dataset_is_an_error(tmp_path: Path, split: str) -> No
     pack(original, str(tmp_path / "packed"), [2], [1])
     settings = DatasetSettings(name=str(tmp_path / "packed"))
     assert len(load_dataset(settings).split("test")) == 4 * len(CLASSES)
-    rows = len(load_dataset(settings).split(split))  # type: ignore[arg-type]
+    rows = len(load_dataset(settings).split(split))
     owner = owner_of_split(storage.read_owner(str(tmp_path / "packed" / "dataset.json")), split)
     write_shard(str(tmp_path / "packed" / split), 0, [Sample(0, 0, jpeg((8, 8), (8, 8)), "x")], owner=owner)
     with pytest.raises(UserError, match=rf"{split}: only 1 of {rows} images; find"):

@@ -211,7 +211,7 @@ def _comparisons(table: pd.DataFrame) -> list[outputs.Comparison]:
             interval = estimate, estimate - 1.3, estimate + 1.3
             test_data = 0.95, len(SEEDS), 400, "images", 200
             pair = "syncclip-both", n, baseline, baseline_n or None, metric
-            comparisons.append(outputs.Comparison(*pair, *map(float, interval), *test_data))  # type: ignore[arg-type]
+            comparisons.append(outputs.Comparison(*pair, *map(float, interval), *test_data))
     return comparisons
 
 

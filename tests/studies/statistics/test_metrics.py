@@ -65,8 +65,8 @@ def test_mean_over_datasets_has_harmonic_means_of_means() -> None:
 
 
 def test_unknown_metrics_are_nan() -> None:
-    of = outcomes(2, 40, 0.5, np.random.default_rng(0))
-    unscored = replace(of, base_score=np.full_like(of.base_score, np.nan))
+    tested = outcomes(2, 40, 0.5, np.random.default_rng(0))
+    unscored = replace(tested, base_score=np.full_like(tested.base_score, np.nan))
     assert np.isnan(run_metrics(unscored)["openworld_auc"]).all()
-    only_base = run_metrics(replace(of, base=8))
+    only_base = run_metrics(replace(tested, base=8))
     assert np.isnan([only_base["hm"], only_base["all_classes_hm"]]).all() and np.isfinite(only_base["base"]).all()
