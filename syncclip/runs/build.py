@@ -40,11 +40,6 @@ class RunParts:
     temperature: float = 1.0
     """Calibration temperature."""
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the method."""
-        return self.method.clip.device
-
 
 def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     """Load dataset and backbone, and build the method, initialised with the training's seed.

@@ -51,8 +51,3 @@ def cells(settings: StudySettings) -> list[Cell]:
             if configuration.synthetic and n in configuration.at(settings.amounts)
         ]
     return order
-
-
-def capped(amounts: list[int], largest: int) -> list[int]:
-    """Reduce numbers of images to the largest available one; sorted, without duplicates."""
-    return sorted({min(n, largest) for n in amounts})

@@ -20,7 +20,7 @@ from syncclip.storage import urls
 from syncclip.studies import findings, multi_dataset, outputs
 from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
 from syncclip.studies.findings import Findings, SyntheticSet
-from syncclip.studies.grid import capped, cells
+from syncclip.studies.grid import cells
 from syncclip.studies.multi_dataset import Part
 from syncclip.studies.outputs import Comparison
 from syncclip.studies.status import StudyStatus
@@ -251,7 +251,7 @@ def with_amounts(
     """
     if synthetic is None:
         return recipe, []
-    kept = capped(recipe.study.amounts, largest or synthetic.images_per_class)
+    kept = sorted({min(n, largest or synthetic.images_per_class) for n in recipe.study.amounts})
     values = {SYNTHETIC: synthetic.url, "study.images_per_class": kept}
     return recipe.with_values(values), [n for n in recipe.study.amounts if n not in kept]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from syncclip.recipe.recipe import Recipe
 from syncclip.recipe.study import Configuration, StudySettings
-from syncclip.studies.grid import capped, cells, spread
+from syncclip.studies.findings import SyntheticSet
+from syncclip.studies.grid import cells, spread
+from syncclip.studies.run import with_amounts
 
 CONFIGURATIONS = [
     Configuration(method="zeroshot"),
@@ -49,9 +53,13 @@ def test_adding_images_or_a_seed_keeps_existing_trainings(amounts: set[int], mor
     assert set(before) <= set(after)
 
 
-def test_numbers_of_images_are_limited_to_the_available_one() -> None:
-    assert capped([1, 4, 16, 64], 20) == [1, 4, 16, 20]
-    assert capped([1, 4, 16, 64], 16) == [1, 4, 16]
+@pytest.mark.parametrize(("available", "kept", "dropped"), [(20, [1, 4, 16, 20], [64]), (16, [1, 4, 16], [64])])
+def test_numbers_of_images_are_limited_to_the_available_one(
+    available: int, kept: list[int], dropped: list[int]
+) -> None:
+    recipe = Recipe.load("icons", ["study.images_per_class=[1, 4, 16, 64]"])
+    limited, lost = with_amounts(recipe, SyntheticSet("runs/set", available))
+    assert (limited.study.amounts, lost) == (kept, dropped)
 
 
 def test_configuration_with_its_own_numbers_of_images() -> None:
@@ -59,5 +67,5 @@ def test_configuration_with_its_own_numbers_of_images() -> None:
     settings = StudySettings(configurations=configurations, images_per_class=[1, 4, 16], seeds=[1])
     ours = [f"syncclip-both-{n}-seed1" for n in (16, 1, 4)]
     assert names(settings) == ["ivlp-both-16-seed1", *ours]
-    smaller = settings.model_copy(update={"images_per_class": capped(settings.amounts, 8)})
+    smaller = settings.model_copy(update={"images_per_class": [1, 4, 8]})
     assert "ivlp-both-8-seed1" in names(smaller)

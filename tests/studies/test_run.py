@@ -120,9 +120,3 @@ def test_failed_trainings_are_reported_and_retried(
 def test_changed_recipe_does_not_resume_in_the_same_folder(world: Path) -> None:
     with pytest.raises(UserError, match=r"contains run .*training\.epochs: 2 -> 3"):
         study(recipe_of(world, "training.epochs=3"))
-
-
-def test_numbers_of_images_are_limited_to_those_of_the_synthetic_dataset(world: Path) -> None:
-    recipe = recipe_of(world, f"training.synthetic={world}/set", "study.images_per_class=[1,3,64]")
-    limited, dropped = with_amounts(recipe, ensure_set(recipe, None))
-    assert (limited.study.amounts, dropped) == ([1, 3, 4], [64])
