@@ -103,16 +103,17 @@ def test_damaged_test_image_is_an_error(
     assert not list((tmp_path / "run").glob("transfer/*/results.json"))
 
 
+@pytest.fixture(scope="module")
+def run(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> jobs.Run:
+    recipe = recipe_of(tiny, "training.method=ivlp", "evaluation.batch_size=5")
+    return jobs.run_here(recipe, str(tmp_path_factory.mktemp("run")))
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnRay:
     """Evaluation by several workers."""
-
-    @pytest.fixture(scope="class")
-    def run(self, tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> jobs.Run:
-        recipe = recipe_of(tiny, "training.method=ivlp", "evaluation.batch_size=5")
-        return jobs.run_here(recipe, str(tmp_path_factory.mktemp("run")))
 
     @pytest.mark.parametrize("workers", [1, 3, 7])  # 24 images are 5 batches of 5, so two of 7 workers have none
     def test_results_are_bit_identical_for_any_number_of_workers(self, run: jobs.Run, workers: int) -> None:
