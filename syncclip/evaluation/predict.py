@@ -1,9 +1,8 @@
-"""All evaluation protocols from one pass over the test images.
+"""Predictions and metrics of all evaluation protocols from one pass over the test images.
 
-An image has two predictions: among the classes of its base or novel split (the base-to-novel protocol of CoCoOp and its
-successors), and among all classes. Datasets may exclude candidate classes, such as the 800 classes of ImageNet that are
-not in ImageNet-A and -R. All numbers are percentages; accuracy is the fraction of correct images, as in the CoOp
-family, not a mean over classes.
+Each image has two predictions: within its base or novel split (the base-to-novel protocol of CoCoOp and others), and
+among all classes. Datasets may exclude candidate classes, such as the 800 ImageNet classes that are not in ImageNet-A.
+Accuracy is the percentage of correct images, as in CoOp, not a mean over classes.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ if TYPE_CHECKING:
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
 WORST_PAIRS = 10
-"""Number of most frequently confused pairs of classes in the results."""
+"""Number of most frequently confused pairs of classes to report."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A method's predictions for n images; classes are ids among all C."""
+    """Predictions of a method for n images; classes are ids among all C classes."""
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
-    within_split_prediction: npt.NDArray[np.int64]  # among the classes of the image's split
-    all_classes_prediction: npt.NDArray[np.int64]  # among all classes
+    within_split_prediction: npt.NDArray[np.int64]  # candidates: classes of the image's split
+    all_classes_prediction: npt.NDArray[np.int64]  # candidates: all classes
     within_split_confidence: npt.NDArray[np.float64]  # probability of the predicted class
     all_classes_confidence: npt.NDArray[np.float64]
-    base_score: npt.NDArray[np.float64]  # largest probability of a base class among all classes; NaN: missing
+    base_score: npt.NDArray[np.float64]  # largest probability of a base class, among all classes; NaN: unknown
 
     def __len__(self) -> int:
         return len(self.label)
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], count: int) -> Predictions:
-        """Concatenate the parts in the order of the rows; together they have each of `count` images once."""
+        """Join the parts in the order of the rows; together they contain each of `count` images once."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
         order = np.argsort(columns["row"], kind="stable")
         assert np.array_equal(columns["row"][order], np.arange(count)), "an image is missing or duplicated"
@@ -64,7 +63,7 @@ class Predictions:
 
     @classmethod
     def read(cls, url: str, owner: str | None = None) -> Predictions:
-        """The predictions that `save_evaluation` wrote; `owner` is the identity of the run, see `storage.checksums`."""
+        """Read the file of `save_evaluation`; `owner` is the identity of the run, see `storage.checksums`."""
         table = storage.read_table(url, [*cls.__dataclass_fields__], "evaluate the run again", owner=owner)
         return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
@@ -83,22 +82,22 @@ def predict(
 ) -> Predictions:
     """Predict all images, or one of several parts of them; texts are encoded once.
 
-    Parts consist of whole batches, so that predictions do not depend on the number of parts, to the bit. With fewer
-    batches than parts, some parts are empty.
+    Parts consist of whole batches, so that predictions are bit-identical for any number of parts. With fewer batches
+    than parts, some parts are empty.
 
     Args:
-        method: on the device to be used.
-        images: at least one.
+        method: method on its device.
+        images: labelled images, at least one.
         base: number of base classes, which come first.
-        transform: the backbone's evaluation transform, image -> (3, H, W).
+        transform: evaluation transform of the backbone, image -> (3, H, W).
         batch: images per forward pass; may change the last bits of a confidence.
         threads: number of torch threads.
-        candidates: candidate class ids, including those of the images; None: all.
-        part, parts: number of this part, from 0, and of all parts.
+        candidates: ids of the candidate classes, including all labels; None: all classes.
+        part, parts: number of this part, from 0, and number of parts.
         temperature: divisor of the logits.
 
     Raises:
-        UserError: there are no images, or one can't be read.
+        UserError: there are no images, or an image is unreadable.
     """
     if len(images) == 0:
         raise UserError("the split contains no images to evaluate; add some or choose another split")
@@ -116,12 +115,12 @@ def predict(
 def fit_temperature(
     method: Method, images: ImageSet, base: int, transform: Callable[[Image.Image], Tensor], batch: int, threads: int
 ) -> float:
-    """The temperature T that minimises the cross entropy of softmax(logits / T) on images of base classes.
+    """Fit the temperature T that minimises the cross entropy of softmax(logits / T) on images of base classes.
 
-    The loss is convex in 1/T; T is found by bisection of its derivative in [1/100, 100]. Arguments as for `predict`.
+    The loss is convex in 1/T; its derivative is bisected in [1/100, 100]. Arguments as in `predict`.
 
     Raises:
-        UserError: no image is of a base class, or one can't be read.
+        UserError: no image is of a base class, or an image is unreadable.
 
     Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
     """
@@ -147,17 +146,25 @@ def _logits(
     slices: Sequence[slice],
     threads: int,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows with their (B, C) logits in double precision; texts are encoded once."""
+    """Yield slices of rows with their (B, C) logits in double precision; decode the next batch at the same time."""
+
+    def load(rows: slice) -> Tensor:
+        return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
+
     training = method.training
     method.eval()
-    with deterministic(threads), torch.no_grad():
-        for rows, pixels in _decoded(images, transform, slices):
+    with deterministic(threads), torch.no_grad(), thread_pool(1, "decode") as decoder:
+        pending = [decoder.submit(load, rows) for rows in slices[:1]]
+        for rows, following in zip(slices, [*slices[1:], None], strict=False):
+            pixels = pending.pop().result()
+            if following is not None:
+                pending.append(decoder.submit(load, following))
             yield rows, method.logits(pixels.to(method.clip.device)).double().cpu()
     method.train(training)
 
 
 def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
-    """The rows of each forward pass over one of several parts of `count` images.
+    """Rows of each forward pass over one of several parts of `count` images.
 
     >>> batches(10, 4, 1, 2)
     [slice(4, 8, None), slice(8, 10, None)]
@@ -168,12 +175,12 @@ def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]
 
 
 def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
-    """The numbers of every protocol, in percent; None for a split without images.
+    """Metrics of all protocols in per cent; None for a split without images.
 
-    Keys: `base`, `novel` (each within its split) and their harmonic mean `hm`; `all_classes_base`, `all_classes_novel`,
-    `all_classes_accuracy` and `all_classes_hm` (among all classes); `openworld_auc`; `ece` (among all classes),
-    `ece_base`, `ece_novel` (within split); `counts` of images; `per_class`, a list of label, name, count, within_split,
-    all_classes; `confused`, see `confusions`.
+    Keys: `base`, `novel`, `hm` (within split); `all_classes_base`, `all_classes_novel`, `all_classes_accuracy`,
+    `all_classes_hm` (all classes as candidates); `openworld_auc`; `ece` (all classes), `ece_base`, `ece_novel` (within
+    split); `counts` of images; `per_class`, a list of label, name, count, within_split, all_classes; `confused`, see
+    `confusions`.
     """
     p = predictions
     is_base = p.label < base
@@ -210,10 +217,10 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
 
 
 def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict[str, Any]]:
-    """The most frequently confused pairs of classes among all classes, in descending order.
+    """Most frequently confused pairs of classes, with all classes as candidates, in descending order.
 
-    Each has labels (ascending), names, count (images of either predicted as the other) and share (of the images of
-    both, in percent). Ties are in the order of their labels.
+    Keys: `labels` (ascending), `names`, `count` of images of either class predicted as the other, and `share` of the
+    images of both classes in per cent. Equal counts are in the order of the labels.
     """
     p = predictions
     wrong = p.all_classes_prediction != p.label
@@ -235,38 +242,27 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
 def save_evaluation(
     run_url: str, numbers: dict[str, Any], predictions: Predictions, owner: str = storage.NOBODY
 ) -> None:
-    """Write `predictions.parquet` and then `results.json` into a run folder, each atomically.
-
-    Args:
-        owner: identity of the run, see `storage.checksums`.
-    """
+    """Write `predictions.parquet` and then `results.json` into a folder, each atomically, for the given owner."""
     storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)), owner)
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     storage.write_with_checksum(storage.join(run_url, RESULTS), text.encode(), owner=owner)
 
 
 def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
-    """The content of `results.json` at `url`.
-
-    Args:
-        owner: identity of the run, see `storage.checksums`.
-
-    Raises:
-        UserError: it is damaged, or another run's.
-    """
+    """Read `results.json`; raise a `UserError` if it is damaged, or does not belong to the given owner."""
     content = parse_json(storage.read_verified(url, owner), url, dict, remedy := "evaluate the run again")
     counts = content.get("counts", {})
     numbers = [content[key] for key in METRIC_HEADINGS if content.get(key) is not None]
     numbers += counts.values() if isinstance(counts, dict) else [counts]
     if wrong := [number for number in numbers if not isinstance(number, int | float)]:
-        raise UserError(f"{url}: {cut(repr(wrong[0]))} is no number; {remedy}")
+        raise UserError(f"{url}: {cut(repr(wrong[0]))} is not a number; {remedy}")
     return content
 
 
 def _predict(
     logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The columns of `Predictions` after `label`, from (B, C) logits."""
+    """Columns of `Predictions` after `label`, from (B, C) logits."""
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False
@@ -279,23 +275,6 @@ def _predict(
     base_score = logits.softmax(1)[:, :base].amax(1)
     confidences = within_split_confidence, all_classes_confidence
     return within_split_prediction, all_classes_prediction, *confidences, base_score
-
-
-def _decoded(
-    images: ImageSet, transform: Callable[[Image.Image], Tensor], slices: Sequence[slice]
-) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of rows with their (B, 3, H, W) images; the next batch is decoded while the current one is used."""
-
-    def load(rows: slice) -> Tensor:
-        return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
-
-    with thread_pool(1, "decode") as decoder:
-        pending = [decoder.submit(load, rows) for rows in slices[:1]]
-        for rows, following in zip(slices, [*slices[1:], None], strict=False):
-            pixels = pending.pop().result()
-            if following is not None:
-                pending.append(decoder.submit(load, following))
-            yield rows, pixels
 
 
 def _accuracy(correct: npt.NDArray[np.bool_]) -> float | None:

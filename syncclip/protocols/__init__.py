@@ -1,1 +1,1 @@
-"""Reproduce protocols of the literature on all of their datasets, next to published results; see docs/reproduce.md."""
+"""Reproduction of published protocols on all of their datasets; see docs/reproduce.md."""

@@ -1,4 +1,4 @@
-"""The protocols: training and test datasets, metrics, and published results with their sources."""
+"""Protocols with their datasets and metrics, and published results with their sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from syncclip.core.text import did_you_mean
 from syncclip.datasets.catalog import DATASETS
 
 TRAINED = tuple(name for name, dataset in DATASETS.items() if dataset.train is not None)
-"""The eleven datasets with training images."""
+"""Names of the eleven datasets with training images."""
 WITHIN_SPLIT = {"base": "base", "novel": "novel", "hm": "HM"}
 ALL_CLASSES = {"all_classes_base": "base (all)", "all_classes_novel": "novel (all)", "all_classes_hm": "HM (all)"}
 ACCURACY = {"all_classes_accuracy": "accuracy"}
@@ -24,18 +24,18 @@ ACCURACY = {"all_classes_accuracy": "accuracy"}
 Overrides = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Dataset -> method -> recipe values."""
 SHORT: Overrides = {"imagenet": {"coop": {"training.epochs": 50}}}
-"""CoOp's authors train on ImageNet for 50 epochs at any number of shots (`COOP.md` of KaiyangZhou/CoOp)."""
+"""CoOp trains for 50 epochs on ImageNet at any number of shots (`COOP.md` of KaiyangZhou/CoOp)."""
 FINE: Overrides = {
     name: {"promptsrc": {"methods.promptsrc.aggregation_mean": 45, "methods.promptsrc.aggregation_std": 5}}
     for name in ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat")
 }
-"""PromptSRC's authors use another Gaussian for these in their few-shot configuration."""
+"""PromptSRC's few-shot configuration has another Gaussian for these datasets."""
 
 _REGULARISATION_WEIGHTS = {
     "stanford_cars": 7, "fgvc_aircraft": 6, "sun397": 6, "dtd": 6, "food101": 5, "flowers102": 4, "ucf101": 3,
     "imagenet": 0.5, "caltech101": 0.5, "oxford_pets": 0.2, "eurosat": 0.01,
 }  # fmt: skip
-"""MMRL's regularisation weights (scripts of yunncheng/MMRL)."""
+"""Regularisation weights of MMRL (scripts of yunncheng/MMRL)."""
 
 _TCP_TEMPLATES = {
     "stanford_cars": {"suffix": "{}, a type of car"},
@@ -43,11 +43,11 @@ _TCP_TEMPLATES = {
     "fgvc_aircraft": {"template": "a photo of an aircraft {}."},
     "dtd": {"template": "a photo of a {}, a type of texture."},
 }
-"""TCP's templates that differ from the dataset's (`trainers/tcp.py` of its authors)."""
+"""Templates of TCP that differ from those of the dataset (`trainers/tcp.py` of its authors)."""
 
 
 def _later_methods(name: str) -> dict[str, dict[str, Any]]:
-    """Values of a dataset for the later methods; some authors count steps of 32 images instead of epochs."""
+    """Recipe values of a dataset for newer methods; some publications specify steps of 32 images instead of epochs."""
     images = 16 * -(-DATASETS[name].classes // 2)
     values: dict[str, dict[str, Any]] = {
         method: {"training.epochs": -(-steps_per_shot * 16 // -(-images // 32))}
@@ -65,18 +65,18 @@ def _later_methods(name: str) -> dict[str, dict[str, Any]]:
 
 
 BASE: Overrides = {name: {**_later_methods(name), **SHORT.get(name, {})} for name in TRAINED}
-"""Values for training on the base classes with 16 images each."""
+"""Recipe values for training on the base classes with 16 shots."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol of the literature.
+    """A published evaluation protocol.
 
     Attributes:
-        recipe: its configurations; it overrides the authors' recipe of each dataset.
-        runs: folder of its runs, which other protocols may share.
-        metrics: keys of `results.json` and their headings; the datasets of a single metric share a table.
-        datasets: for training.
+        recipe: recipe with its configurations, applied on top of the published recipe of each dataset.
+        runs: folder of its runs, which protocols may share.
+        metrics: key of `results.json` -> heading; all datasets share a table if there is a single metric.
+        datasets: training datasets.
         overrides: values of single methods on single datasets, which take precedence over the recipe.
     """
 
@@ -122,11 +122,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return a protocol by name.
-
-    Raises:
-        UserError: it doesn't exist.
-    """
+    """Return a protocol by name; raise a `UserError` for an unknown one."""
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}; {did_you_mean(name, PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -136,7 +132,7 @@ AVERAGE = "average"
 
 
 class Figures(Settings):
-    """Published results of a source: method -> metric -> per cent."""
+    """Published results of a source in per cent: method -> metric -> score."""
 
     protocol: str
     over: str
@@ -144,11 +140,11 @@ class Figures(Settings):
     source: str
     methods: dict[str, dict[str, float]]
     used: dict[str, str] = Field(default={})
-    """Method -> data used besides few labelled images of base classes."""
+    """Method -> data that it uses in addition to few labelled images of base classes."""
 
 
 class Gain(Settings):
-    """Published difference between two methods, in points."""
+    """Published difference between two methods in points."""
 
     protocol: str
     over: str
@@ -160,15 +156,15 @@ class Gain(Settings):
 
 
 class Published(Settings):
-    """All published results."""
+    """Content of published.yaml: all published results."""
 
     figures: list[Figures]
     peers: list[Figures]
-    """Results of methods that syncclip doesn't have."""
+    """Results of methods that syncclip does not implement."""
     gains: list[Gain]
 
     def of(self, protocol: str, over: str, method: str) -> dict[str, float]:
-        """Metric -> published result of a method; empty if unknown."""
+        """Published results of a method by metric; empty if there are none."""
         result: dict[str, float] = {}
         for figures in self.figures:
             if (figures.protocol, figures.over) == (protocol, over):
@@ -177,13 +173,13 @@ class Published(Settings):
 
     def sources(self, protocol: str) -> Sequence[str]:
         """Sources of a protocol's published results."""
-        figures = [of for of in [*self.figures, *self.peers] if of.protocol == protocol]
-        gains = [of for of in self.gains if of.protocol == protocol]
-        return [*(f"{of.source}; {of.setting}" for of in figures), *(of.source for of in gains)]
+        figures = [each for each in [*self.figures, *self.peers] if each.protocol == protocol]
+        gains = [each for each in self.gains if each.protocol == protocol]
+        return [*(f"{each.source}; {each.setting}" for each in figures), *(each.source for each in gains)]
 
 
 @cache
 def published() -> Published:
-    """Published results that come with the package."""
+    """Load the published results in the package."""
     text = resources.files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
     return Published.model_validate(yaml.safe_load(text))

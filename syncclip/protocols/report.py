@@ -1,4 +1,4 @@
-"""Tables of a reproduction next to published results: in the terminal, as Markdown, and as a page."""
+"""Report of a reproduction with published results: tables in the terminal and as Markdown, and an HTML page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.studies.summary import TextTable
 MISSING = "–"
 SCRIPTS = ("core.js", "save.js", "protocol.js", "page.js")
 GROWING = {"shots": "real images per class", "images_per_class": "synthetic images per class"}
-"""Attribute of a line that a curve may run over -> its name."""
+"""Attribute of a line that may be the horizontal axis of a curve -> label."""
 
 
 def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
@@ -36,7 +36,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
 
 
 def grids(scores: Scores) -> list[TextTable]:
-    """All tables: one over the datasets for a single metric; otherwise the average and each dataset."""
+    """All tables: one over the datasets for a single metric, otherwise one for the average and one per dataset."""
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
     over = [AVERAGE, *scores.tests] if len(scores.tests) > 1 else scores.tests
@@ -44,7 +44,7 @@ def grids(scores: Scores) -> list[TextTable]:
 
 
 def sentences(scores: Scores) -> list[str]:
-    """Setting, missing runs, published gains and sources, as sentences."""
+    """Notes: setting, missing runs, published gains and sources."""
     tests = [scores.of[line, test] for line in scores.lines for test in scores.tests]
     done, wanted = sum(score.done for score in tests), sum(score.wanted for score in tests)
     missing = f"; {wanted - done} are missing ({MISSING})" if done < wanted else ""
@@ -62,7 +62,7 @@ def sentences(scores: Scores) -> list[str]:
 
 
 def markdown(scores: Scores) -> str:
-    """The tables and sentences as Markdown."""
+    """Format tables and notes as Markdown."""
     parts = [f"# {scores.protocol.title}", "Accuracy on test images, per cent; means over seeds."]
     for grid in grids(scores):
         parts += [f"## {grid.title}", text.markdown_grid(grid.headings, grid.rows)]
@@ -70,7 +70,7 @@ def markdown(scores: Scores) -> str:
 
 
 def render(scores: Scores) -> str:
-    """The page: one self-contained HTML file."""
+    """Render the self-contained HTML page."""
     curves = growth(scores)
     lines = [
         {
@@ -96,11 +96,11 @@ def render(scores: Scores) -> str:
 
 
 def growth(scores: Scores) -> dict[str, Any] | None:
-    """Averages over numbers of shots or of synthetic images; None unless a method has at least three.
+    """Curves of the averages over numbers of shots or of synthetic images; None if no method has three numbers.
 
     Returns:
-        `heading` of the numbers, `numbers`, `curves` (name, and for each number a mapping of metric to mean, which may
-        be empty), and `levels`, the lines with at most two numbers.
+        `heading` and values of `numbers`; `curves` with name and points, mappings of metric to mean that are empty for
+        missing numbers; and `levels`, the methods with a fixed number.
     """
     groups: dict[tuple[str, str], list[ResultLine]] = {}
     for line in scores.lines:
@@ -159,7 +159,7 @@ def _metrics(scores: Scores, over: str) -> TextTable:
 
 
 def _peers(scores: Scores) -> Iterator[TextTable]:
-    """Published results of other methods, if the average is complete."""
+    """Tables of published results of other methods, if the average is complete."""
     for peers in published().peers if scores.complete else ():
         if (peers.protocol, peers.over) == (scores.protocol.name, AVERAGE):
             rows = [

@@ -1,9 +1,10 @@
-"""Run a protocol: synthetic datasets, trainings on all datasets and seeds, tables next to published results."""
+"""Run a protocol: synthetic datasets, trainings on all datasets with all seeds, and the report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import pandas as pd
 
@@ -26,15 +27,14 @@ from syncclip.studies.run import announce, ensure_set, failures, with_amounts
 
 @dataclass(frozen=True)
 class Request:
-    """Protocol to reproduce.
+    """A protocol to reproduce, with options.
 
     Attributes:
-        root: folder of all datasets, laid out as CoOp's.
-        datasets: training datasets; by default all of the protocol.
-        methods: by default all of the protocol.
-        out: folder or URL; by default `<storage.root>/reproduction`.
-        synthetic: folder or URL with one synthetic dataset per dataset, named like it; by default they are generated.
-        overrides: "section.key=value" for all recipes; they take precedence over a configuration's overrides.
+        root: folder of all datasets, in the layout of CoOp.
+        datasets, methods: selected training datasets and methods; by default all of the protocol.
+        out: folder or URL for the results; by default `<storage.root>/reproduction`.
+        synthetic: folder or URL with one synthetic dataset per dataset name; by default they are generated.
+        overrides: "section.key=value" for all recipes; take precedence over the overrides of configurations.
     """
 
     protocol: str
@@ -46,11 +46,7 @@ class Request:
     overrides: Sequence[str] = ()
 
     def recipes(self) -> dict[str, Recipe]:
-        """Training dataset -> its recipe.
-
-        Raises:
-            UserError: the protocol doesn't exist or doesn't train on a dataset; see `recipe_of` for the rest.
-        """
+        """Training dataset -> recipe; raises a `UserError` for an unknown protocol, dataset or method."""
         protocol = find_protocol(self.protocol)
         if unknown := [name for name in self.datasets if name not in protocol.datasets]:
             raise UserError(
@@ -62,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A finished reproduction: its folder, its rows (see `scores.gather`), and its page."""
+    """A finished reproduction: folder, rows (see `scores.gather`), and URL of the page."""
 
     url: str
     table: pd.DataFrame
@@ -70,14 +66,11 @@ class Reproduction:
 
 
 def reproduce(request: Request) -> Reproduction:
-    """Run a protocol on the cluster that Ray finds, and write its tables and its page.
-
-    A repeated call resumes. All trainings of the first seed run before those of the next. A failed training stops no
-    other.
+    """Run a protocol on the current Ray cluster, seed by seed, and write its tables and page. A repeated call resumes.
 
     Raises:
-        UserError: the protocol, a dataset or a method doesn't exist, data is missing, or, after all files were written,
-            trainings failed.
+        UserError: the protocol, a dataset or a method is unknown, or data is missing; or trainings failed, after all
+            others have finished and the files are written.
     """
     protocol, recipes = find_protocol(request.protocol), request.recipes()
     first = next(iter(recipes.values()))
@@ -88,27 +81,27 @@ def reproduce(request: Request) -> Reproduction:
     with storage.lock(url, "reproduce"):
         given = {} if request.synthetic is None else {"training.synthetic": request.synthetic}
         announce(protocol.name, {name: recipe.with_values(given) for name, recipe in recipes.items()})
-        runs = {
-            name: _prepared(
-                recipe,
-                storage.join(url, name),
-                protocol.runs,
-                request.synthetic and storage.join(request.synthetic, name),
-            )
-            for name, recipe in recipes.items()
-        }
-        queue = sorted((run for of in runs.values() for run in of), key=lambda run: run.cell.seed or 0)
+        runs = {}
+        for name, recipe in recipes.items():
+            if request.synthetic is not None:
+                recipe = recipe.with_values({"training.synthetic": storage.join(request.synthetic, name)})
+            synthetic = ensure_set(recipe, storage.join(url, name))
+            recipe, _ = with_amounts(recipe, synthetic)
+            folder = storage.join(url, name, protocol.runs)
+            runs[name] = prepare(recipe, cells(recipe.study), folder, synthetic.url if synthetic else None)
+        queue = sorted(chain.from_iterable(runs.values()), key=lambda run: run.cell.seed or 0)
         ended, _ = run_cells(queue, first.study, label=protocol.name)
         by_url = {run.url: run for run in ended}
-        runs = {name: [by_url[run.url] for run in of] for name, of in runs.items()}
-        for name, of in runs.items():
-            _write_study(recipes[name], storage.join(url, name, protocol.runs), of)
+        runs = {name: [by_url[run.url] for run in waiting] for name, waiting in runs.items()}
+        for name, finished in runs.items():
+            _write_study(recipes[name], storage.join(url, name, protocol.runs), finished)
         table = gather(protocol, runs)
         page = report.write(protocol, table, url)
         storage.require(url, [page.rpartition("/")[2]])
-        if failed := {
-            f"{name} {run.cell.name}": run.error or "" for name, of in runs.items() for run in of if run.error
-        }:
+        failed = {
+            f"{name} {run.cell.name}": run.error for name, finished in runs.items() for run in finished if run.error
+        }
+        if failed:
             raise UserError(failures(failed, len(queue), url))
     return Reproduction(url, table, page)
 
@@ -116,9 +109,9 @@ def reproduce(request: Request) -> Reproduction:
 def recipe_of(
     protocol: Protocol, dataset: str, root: str, methods: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Recipe:
-    """The protocol's recipe on top of the authors' recipe of a dataset, with the configurations of the given methods.
+    """Apply a protocol's recipe, with the configurations of the given methods, to the published recipe of a dataset.
 
-    The authors' values for this dataset override those of a configuration, and the command line overrides both.
+    Published values of a method for this dataset take precedence over its configuration, and `overrides` over both.
 
     Raises:
         UserError: a method has no configuration, or an override is invalid.
@@ -141,16 +134,13 @@ def recipe_of(
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
-    """Check all datasets before anything is generated.
-
-    Raises:
-        UserError: some can't be read.
-    """
+    """Raise a `UserError` if datasets are unreadable, before anything is generated."""
     wanted: list[tuple[DatasetSettings, set[tuple[int, int]]]] = []
     for recipe in recipes.values():
         wanted.append((recipe.dataset, _samplings(recipe)))
         wanted += [(DatasetSettings(name=name, root=recipe.dataset.root), set()) for name in recipe.evaluation.transfer]
-    problems = {of.name: problem for of, samplings in wanted if (problem := _problem(of, samplings)) is not None}
+    checked = {settings.name: _problem(settings, samplings) for settings, samplings in wanted}
+    problems = {name: problem for name, problem in checked.items() if problem is not None}
     if problems:
         name, reason = next(iter(problems.items()))
         others = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
@@ -161,7 +151,7 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
 
 
 def _samplings(recipe: Recipe) -> set[tuple[int, int]]:
-    """Shots and seeds with which the runs of a dataset sample real images."""
+    """(Shots, seed) of each few-shot sample that the runs of a dataset use."""
     shots = {
         configuration.overrides.get("dataset.shots", recipe.dataset.shots)
         for configuration in recipe.study.configurations
@@ -175,8 +165,8 @@ def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str 
     try:
         dataset = load_dataset(settings)
         for split in dataset.splits:
-            dataset.split(split)  # finds damaged files
-        if dataset.whole_train is not None:  # packed, possibly without the images of a sampling
+            dataset.split(split)  # raises for damaged files
+        if dataset.whole_train is not None:  # a packed dataset, which may lack images of a few-shot sample
             for shots, seed in sorted(samplings):
                 dataset.few_shot(shots, seed)
     except UserError as error:
@@ -184,17 +174,8 @@ def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str 
     return None
 
 
-def _prepared(recipe: Recipe, url: str, runs: str, synthetic: str | None) -> list[CellRun]:
-    """The runs of one dataset; its synthetic dataset is generated if it is missing."""
-    if synthetic is not None:
-        recipe = recipe.with_values({"training.synthetic": synthetic})
-    dataset = ensure_set(recipe, url)
-    recipe, _ = with_amounts(recipe, dataset)
-    return prepare(recipe, cells(recipe.study), storage.join(url, runs), dataset.url if dataset else None)
-
-
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
-    """Write the files with which `syncclip report` reads the folder of a dataset."""
+    """Write the files of a study, so that `syncclip report` accepts the folder of a dataset."""
     state = findings.state_of(recipe, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)

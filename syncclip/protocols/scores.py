@@ -1,4 +1,4 @@
-"""Scores of a reproduction: one row per run and test dataset, means over seeds, averages over datasets."""
+"""Scores of a reproduction: rows by run and test dataset, means over seeds, and averages over datasets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A configuration of a protocol at a number of shots and of synthetic images."""
+    """A configuration of a protocol with its numbers of shots and synthetic images."""
 
     configuration: str
     method: str
@@ -27,14 +27,14 @@ class ResultLine:
 
     @property
     def name(self) -> str:
-        """Label: `syncclip, both`, or only the configuration's name if it contains the data."""
+        """Label such as `syncclip, both`; only the configuration's name if that contains the data."""
         named = self.data == "none" or self.data in self.configuration.split("-")
         return self.configuration if named else f"{self.configuration}, {self.data}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """Means of a line on one dataset or on average, and numbers of finished and of all runs."""
+    """Mean of each metric on one dataset or on average, and numbers of finished and of all runs."""
 
     means: Mapping[str, float]
     done: int
@@ -46,9 +46,9 @@ class Scores:
     """All scores of a protocol.
 
     Attributes:
-        tests: test datasets.
-        setting: backbone and seeds as text.
-        complete: whether all datasets of the protocol were tested, so that the published average applies.
+        tests: names of the test datasets.
+        setting: backbone, number of synthetic images and seeds as text.
+        complete: whether all datasets of the protocol were tested, as for the published average.
         of: (line, dataset or "average") -> score.
     """
 
@@ -60,21 +60,21 @@ class Scores:
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Published results that are comparable with a line; averages only if complete."""
+        """Published results that are comparable with a line; no averages unless all datasets were tested."""
         if over == AVERAGE and not self.complete:
             return {}
         comparable = line.data in ("none", "both" if line.method == "syncclip" else "real")
         return published().of(self.protocol.name, over, line.method) if comparable else {}
 
     def label(self, line: ResultLine) -> str:
-        """Label of a line in tables, with its number of synthetic images if lines differ in it."""
+        """Label of a line in tables, with the number of synthetic images if lines have different ones."""
         amounts = {other.images_per_class for other in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")
 
 
 def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.DataFrame:
-    """One row per run and test dataset, finished or not.
+    """Collect one row per run and test dataset, including unfinished runs.
 
     Columns: trained_on, tested_on, backbone, configuration, method, data (none for zero-shot), shots, images_per_class
     (null without synthetic images), seed (null for zero-shot), status, and the protocol's metrics in per cent.
@@ -107,9 +107,9 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 
 
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
-    """Means over the finished seeds of every line on every dataset, and averages over the datasets.
+    """Means over the finished seeds of each line on each dataset, and averages over the datasets.
 
-    An average requires a mean on every dataset. Averages of transferred prompts exclude the training dataset, as in the
+    An average requires a mean on each dataset. Averages of transferred prompts exclude the training dataset, as in the
     literature.
     """
     keys = ["configuration", "method", "data", "shots", "images_per_class", "tested_on"]
@@ -130,7 +130,7 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
 
 
 def _ordered(unordered: Iterable[ResultLine]) -> list[ResultLine]:
-    """Lines by method and configuration in their first order, then by ascending numbers of images."""
+    """Sort lines by method and configuration, in order of first occurrence, then by numbers of images."""
     lines = list(dict.fromkeys(unordered))
     methods, configurations = ([getattr(line, key) for line in lines] for key in ("method", "configuration"))
     return sorted(

@@ -1,4 +1,4 @@
-"""From the folder of a study, a run or a synthetic set to one self-contained HTML page and a table for the terminal."""
+"""Reports of a study, a run or a synthetic dataset: one self-contained HTML page, and a table for the terminal."""
 
 from syncclip.reports.page import report, write_report
 

@@ -1,4 +1,4 @@
-"""Scores of a report: how its configurations are labelled and drawn, their means over seeds, and their differences."""
+"""Configurations of a report with labels and colours, their mean scores, and their paired differences."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ _STYLES = {
     ("syncclip", "both"): (4, "circle"),
     ("ivlp", "all_real"): (5, "square"),
 }
-"""(Method, data) -> colour and marker in every figure; colours are `--tone-0` to `--tone-7` in `assets/style.css`."""
+"""(Method, data) -> colour number (`--tone-0` to `--tone-7` in `assets/style.css`) and marker shape in all figures."""
 _ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3, "all_real": 4}
 _SHAPES = ("circle", "square", "triangle", "diamond")
 _BASELINES = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
-"""Order of the baselines (method, data) of the reference configuration; others follow."""
+"""Display order of the baselines (method, data); others follow."""
 
 
 @dataclass(frozen=True)
 class ReportConfiguration:
-    """A configuration as the report shows it.
+    """A configuration with its labels and style.
 
     Attributes:
-        id: its name in the study's files.
+        id: name in the study's files.
         label, short: full and short label.
-        tone: number of its colour.
-        shape: of its marker.
+        tone: colour number.
+        shape: marker shape.
     """
 
     id: str
@@ -70,13 +70,13 @@ class ReportConfiguration:
 
     @property
     def synthetic(self) -> bool:
-        """Whether it uses synthetic images."""
+        """Whether the configuration uses synthetic images."""
         return self.data in ("synthetic", "both")
 
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """Score of a configuration with `n` synthetic images per class; `se` and `seeds` only for several seeds."""
+    """Mean score with `n` synthetic images per class; standard error and single scores only for several seeds."""
 
     n: int
     mean: float
@@ -85,7 +85,7 @@ class ScorePoint:
 
 
 Points = dict[str, dict[str, list[ScorePoint]]]
-"""Configuration -> metric -> points, by ascending `n`."""
+"""Configuration -> metric -> points by ascending `n`."""
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Scores from which text and figures are made; empty for a synthetic dataset.
+    """Scores for text and figures; empty for a synthetic dataset.
 
     Attributes:
-        table: a row per finished run, with `amount`, its synthetic images per class, 0 for none.
+        table: one row per finished run; the column `amount` contains the synthetic images per class, 0 without any.
         level: confidence level as text.
     """
 
@@ -143,9 +143,10 @@ class Numbers:
 
 
 def gather_numbers(inputs: Inputs) -> Numbers:
-    """Configurations, means and paired differences of a study, or the scores of a run.
+    """Collect configurations, mean scores and paired differences of a study, or the scores of a run.
 
-    The reference is the study's, otherwise SYNC-CLIP on both, otherwise the last configuration with synthetic images.
+    The reference configuration is that of the study; without one, SYNC-CLIP on both kinds of images, otherwise the last
+    configuration with synthetic images.
     """
     table = inputs.table
     if inputs.kind == "run" and inputs.results[""]:
@@ -161,29 +162,29 @@ def gather_numbers(inputs: Inputs) -> Numbers:
     table = table.assign(amount=amounts.fillna(0).astype(int))
     names = table[["configuration", "method", "data"]].astype(str).itertuples(index=False, name=None)
     configurations = describe_configurations(names)
-    synthetic = [of for of in configurations if of.synthetic]
-    named = inputs.state.reference if inputs.state else inputs.section("study").get("reference")
+    synthetic = [configuration for configuration in configurations if configuration.synthetic]
+    reference = inputs.state.reference if inputs.state else inputs.section("study").get("reference")
     candidates = [
-        *(of for of in synthetic if of.id == named),
-        *(of for of in synthetic if (of.method, of.data) == ("syncclip", "both")),
+        *(each for each in synthetic if each.id == reference),
+        *(each for each in synthetic if (each.method, each.data) == ("syncclip", "both")),
         *reversed(synthetic),
     ]
-    compared = differences(inputs.comparisons, configurations) if inputs.kind == "study" else []
-    if compared:
-        level = coverage(compared[0].confidence_level)
-    return Numbers(table, configurations, mean_scores(table), next(iter(candidates), None), compared, level)
+    pairs = differences(inputs.comparisons, configurations) if inputs.kind == "study" else []
+    if pairs:
+        level = coverage(pairs[0].confidence_level)
+    return Numbers(table, configurations, mean_scores(table), next(iter(candidates), None), pairs, level)
 
 
 def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[ReportConfiguration]:
-    """Labels and styles of configurations (id, method, data): untrained first, then real, synthetic, both, all_real."""
+    """Assign labels and styles to configurations (id, method, data); sort them by data, untrained ones first."""
     unique = {name: (method, "none" if method == "zeroshot" else data or "none") for name, method, data in names}
     methods = list(dict.fromkeys(method for method, _ in unique.values()))
     ordered = sorted(
         unique.items(),
         key=lambda item: (_ORDER.get(item[1][1], 9), item[1][0] == "syncclip", methods.index(item[1][0])),
     )
-    taken = {_STYLES[key][0] for key in unique.values() if key in _STYLES}
-    spare = [tone for tone in (5, 6, 7, 3, 2, 1, 0, 4) if tone not in taken] or [5, 6, 7]
+    used_tones = {_STYLES[key][0] for key in unique.values() if key in _STYLES}
+    spare = [tone for tone in (5, 6, 7, 3, 2, 1, 0, 4) if tone not in used_tones] or [5, 6, 7]
     configurations: list[ReportConfiguration] = []
     used: set[tuple[str, str]] = set()
     for name, key in ordered:
@@ -200,7 +201,7 @@ def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[Repor
 
 
 def _labels(name: str, method: str, data: str) -> tuple[str, str]:
-    """Label and short label."""
+    """Full and short label of a configuration."""
     method = method.rpartition(":")[2]  # class of a custom method
     title = _METHODS.get(method, method)
     labels = {
@@ -222,7 +223,7 @@ def _labels(name: str, method: str, data: str) -> tuple[str, str]:
 
 
 def mean_scores(table: pd.DataFrame) -> Points:
-    """Means and standard errors over the seeds of `Numbers.table`."""
+    """Mean scores and standard errors over the seeds in `Numbers.table`."""
     points: Points = {}
     groups: Any = table.groupby(["configuration", "amount"], sort=True)
     for (configuration, n), cells in groups:
@@ -236,41 +237,29 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """The study's comparisons at the largest number of images, over classes if there are such, otherwise over images.
+    """Comparisons of a study at the largest number of images, with intervals over classes, or else over images.
 
-    A configuration that is compared with itself comes last, with the smallest number of images as its baseline.
+    The comparison of a configuration with itself comes last; its baseline is the smallest number of images.
     """
     by_id = {configuration.id: configuration for configuration in configurations}
-    largest: dict[tuple[str, str, str], tuple[tuple[bool, int, int], Difference]] = {}
+    ranks: dict[tuple[str, str, str], tuple[bool, int, int]] = {}
+    largest: dict[tuple[str, str, str], Difference] = {}
     for pair in stored:
         configuration, baseline = by_id.get(pair.configuration), by_id.get(pair.baseline)
         if configuration is None or baseline is None or pair.unit == "datasets" or pair.metric not in METRICS:
             continue
         if not all(map(math.isfinite, (pair.estimate, pair.low, pair.high))):
             continue
-        n, other = pair.images_per_class, pair.baseline_images_per_class
-        rank = (pair.unit == "classes", n or 0, -(other or 0) if configuration == baseline else other or 0)
+        n, baseline_n = pair.images_per_class, pair.baseline_images_per_class
+        rank = (pair.unit == "classes", n or 0, (baseline_n or 0) * (-1 if configuration == baseline else 1))
         key = (pair.configuration, pair.baseline, pair.metric)
-        if key not in largest or rank >= largest[key][0]:
-            largest[key] = (
-                rank,
-                Difference(
-                    configuration=configuration,
-                    baseline=baseline,
-                    metric=pair.metric,
-                    difference=pair.estimate,
-                    low=pair.low,
-                    high=pair.high,
-                    n=n,
-                    baseline_n=other,
-                    confidence_level=pair.confidence_level,
-                    unit=pair.unit,
-                    caution=pair.caution,
-                ),
-            )
+        if rank >= ranks.get(key, rank):
+            ranks[key] = rank
+            numbers = pair.metric, pair.estimate, pair.low, pair.high, n, baseline_n, pair.confidence_level
+            largest[key] = Difference(configuration, baseline, *numbers, pair.unit, pair.caution)
     order = {key: number for number, key in enumerate(_BASELINES)}
     return sorted(
-        (pair for _, pair in largest.values()),
+        largest.values(),
         key=lambda pair: (
             pair.configuration == pair.baseline,
             order.get((pair.baseline.method, pair.baseline.data), len(order)),

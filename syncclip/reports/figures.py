@@ -1,4 +1,4 @@
-"""Data of the figures for the page's script: scores, scaling curves, classes, feature maps and losses."""
+"""Data of the page's figures: scores, scaling curves, classes, feature maps and losses."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from syncclip.studies.outputs import DataEfficiency, Fits, StudyShift
 from syncclip.studies.statistics.scaling_fit import Curve, HeldOut
 
 MAX_POINTS = 600
-"""Points per domain and stage in the feature map."""
+"""Maximum number of points per domain and stage in the feature map."""
 MAX_STEPS = 400
-"""Steps of the loss curves."""
+"""Maximum number of steps in the loss curves."""
 FORECAST_STEPS = 8
-"""Points of a curve between the largest number of images and a forecast."""
+"""Number of points of a curve between two forecasts, or between the measured range and the first forecast."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Accuracy and band of a fitted curve at `n` synthetic images per class."""
+    """Accuracy and confidence band of a fitted curve at `n` synthetic images per class."""
 
     n: float
     value: float
@@ -40,10 +40,11 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class FittedCurve:
-    """A fit in accuracies: points with extrapolation, description, and formula for the error.
+    """A fitted curve in terms of accuracy, with its description and the formula of the error.
 
     Attributes:
-        begin: accuracy without synthetic images; None if unknown, or with a single number of images.
+        curve: points over the measured range and the forecasts.
+        begin: accuracy without synthetic images; None if it is unknown or there is no curve.
     """
 
     curve: list[CurvePoint]
@@ -55,7 +56,7 @@ class FittedCurve:
 def payload(
     inputs: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
 ) -> dict[str, Any]:
-    """Data of all figures; missing parts are None, and every number is finite or None."""
+    """Collect the data of all figures as JSON values; missing parts and numbers that are not finite are None."""
     values = {
         "kind": inputs.kind,
         "base": inputs.base,
@@ -83,7 +84,7 @@ def payload(
 def fitted_curves(
     stored: Fits, configurations: Sequence[ReportConfiguration], efficiency: DataEfficiency | None = None
 ) -> dict[str, dict[str, FittedCurve]]:
-    """The study's fits by configuration and metric, errors converted to accuracies."""
+    """Convert the fits of a study from errors to accuracies: {configuration: {metric: curve}}."""
     fits: dict[str, dict[str, FittedCurve]] = {}
     level = coverage(stored.confidence_level)
     for configuration in configurations:
@@ -106,7 +107,7 @@ def fitted_curves(
 
 
 def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
-    """The curve over the measured range and up to each forecast, with band edges that are linear in log n."""
+    """Points over the measured range and up to each forecast, where the band is interpolated linearly in log n."""
     line, forecast = (
         [
             CurvePoint(point.n, 100 - point.error.estimate, 100 - point.error.high, 100 - point.error.low)
@@ -128,7 +129,7 @@ def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
 
 
 def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]:
-    """Describe a curve, and the model with the smallest held-out error."""
+    """Describe the trend of a curve, and the model with the smallest held-out error."""
     slope, needed = curve.slope, curve.plus_one
     gain, low, high = (signed(-value) for value in (slope.estimate, slope.high, slope.low))
     per_doubling = f"({gain} points per doubling, {level} CI {low} to {high})"
@@ -162,7 +163,7 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
 
 
 def _efficiency_sentences(efficiency: DataEfficiency, metric: str, falls: bool) -> list[str]:
-    """Describe the marginal value and the real-image equivalent at the largest number of images."""
+    """Describe marginal value and real-image equivalent at the largest number of images."""
     sentences = []
     slopes, steps = efficiency.marginal.get(metric, ()), efficiency.exchange.get(metric, ())
     if falls and slopes and math.isfinite(slopes[-1].points_per_hour.estimate):
@@ -181,7 +182,7 @@ def _efficiency_sentences(efficiency: DataEfficiency, metric: str, falls: bool) 
 
 
 def _rounded(number: float) -> str:
-    """A count with two significant digits."""
+    """Format a count with two significant digits."""
     if number > 1e6:
         return "over a million"
     digits = max(0, math.floor(math.log10(number)) - 1) if number >= 1 else 0
@@ -189,8 +190,10 @@ def _rounded(number: float) -> str:
 
 
 def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
-    """Class names, numbers of test images, mean accuracies of each class (None if unknown) for each configuration at
-    its largest number of images, and the pairs of configurations to compare."""
+    """Data of the class figure: names, numbers of test images, accuracies by configuration, and pairs to compare.
+
+    Accuracies are means over seeds at the largest number of images of each configuration; None if unknown.
+    """
     table = numbers.table
     if table is None:
         return None
@@ -211,24 +214,26 @@ def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
         }
     if not accuracies:
         return None
-    pairs = _pairs([of for of in numbers.configurations if of.id in accuracies], numbers.reference)
+    pairs = _pairs([each for each in numbers.configurations if each.id in accuracies], numbers.reference)
     return {"names": names, "count": counts, "configurations": accuracies, "pairs": pairs}
 
 
 def _pairs(
     configurations: Sequence[ReportConfiguration], reference: ReportConfiguration | None
 ) -> list[tuple[str, str | None]]:
-    """Pairs of the class figure: the reference with all others, then the others with zero-shot CLIP. A single
-    configuration has no baseline."""
+    """Pairs of the class figure: the reference with each other configuration, then the others with zero-shot CLIP.
+
+    A single configuration has no baseline.
+    """
     if len(configurations) == 1:
         return [(configurations[0].id, None)]
     lead = reference if reference is not None and reference in configurations else configurations[-1]
     rank = {"real": 0, "both": 1, "none": 2, "synthetic": 3}
-    others = sorted((of for of in configurations if of != lead), key=lambda of: rank.get(of.data, 4))
-    zero = next((of for of in configurations if of.method == "zeroshot"), None)
+    others = sorted((each for each in configurations if each != lead), key=lambda each: rank.get(each.data, 4))
+    zero = next((each for each in configurations if each.method == "zeroshot"), None)
     return [
         *((lead.id, other.id) for other in others),
-        *((of.id, zero.id) for of in configurations if zero is not None and of not in (lead, zero)),
+        *((each.id, zero.id) for each in configurations if zero is not None and each not in (lead, zero)),
     ]
 
 
@@ -239,11 +244,11 @@ _MEASURES = {
     "overlap": ("synthetic images closest to the real centre of their class, %", 1),
     "frechet": ("Fréchet distance between the domains", 3),
 }
-"""Field of `Shift` -> label and digits."""
+"""Field of `Shift` -> label and number of decimals."""
 
 
 def _map(inputs: Inputs) -> dict[str, Any] | None:
-    """Feature maps before and after training, with `domain` 1 for synthetic images, and the shift of both as text."""
+    """Feature maps before and after training, with the domain shift as text; `domain` is 1 for synthetic images."""
     features = inputs.features
     if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
         return None
@@ -279,10 +284,10 @@ def _map(inputs: Inputs) -> dict[str, Any] | None:
 
 
 def nearer(shift: StudyShift | None) -> str:
-    """Sentence about the effect of training on the domain shift; empty if it was not measured."""
+    """Describe the effect of training on the domain shift; empty if it was not measured."""
     if shift is None:
         return ""
-    before, after = (round(of.relative_distance, 2) for of in (shift.frozen, shift.trained))
+    before, after = round(shift.frozen.relative_distance, 2), round(shift.trained.relative_distance, 2)
     if not (math.isfinite(before) and math.isfinite(after)):
         return ""
     if before == after:
@@ -292,7 +297,7 @@ def nearer(shift: StudyShift | None) -> str:
 
 
 def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Loss terms over steps, at most `MAX_STEPS` of them."""
+    """Loss terms at `MAX_STEPS` evenly spaced steps or fewer; None for fewer than two steps."""
     rows = [row for row in rows if isinstance(row.get("step"), int)]
     rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]
     if len(rows) < 2:

@@ -1,4 +1,4 @@
-"""Images embedded in the page within a budget of bytes: real and synthetic ones of every class, and rejects."""
+"""Thumbnails in the page, within a size limit: real and synthetic images of each class, and rejected images."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from syncclip.synthesis.rejects import read_rejects
 SIDE = 64
 """Width and height of a thumbnail in pixels."""
 MAX_CLASSES = 200
+"""Maximum number of classes with thumbnails."""
 PER_SIDE = (8, 6, 4, 3, 2, 1)
-"""Numbers of images per domain, tried from the largest until all fit the budget."""
+"""Numbers of images per class and domain, in the order in which they are tried to stay below the size limit."""
 BUDGET_BYTES = 850_000
-"""Bytes of all images; base64 adds a third."""
+"""Maximum total size of the strips in bytes; base64 adds a third."""
 RIBBON = 15
-"""Classes in the strip at the top."""
+"""Number of classes in the strip at the top of the page."""
 THUMBNAILS = 12
-"""Rejects shown per reason."""
+"""Maximum number of rejected images shown per reason."""
 
 
 @dataclass
 class Strip:
-    """Images of a class side by side as one image with the data URL `src`: `real` ones, then `made` ones."""
+    """Thumbnails of a class in one image (data URL `src`): `real` real ones, then `made` synthetic ones."""
 
     label: int
     name: str
@@ -47,7 +48,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class ImageStrips:
-    """Strips of all shown classes, labels of the ribbon at the top, and the initially selected label."""
+    """Strips of all shown classes, the labels of the strip at the top, and the label that is selected initially."""
 
     real: bool
     made: bool
@@ -58,7 +59,7 @@ class ImageStrips:
 
 @dataclass(frozen=True)
 class RejectStrip:
-    """Rejects of one reason side by side, their total number, and the classes of those shown."""
+    """Rejected images of one reason side by side, their total number, and the class names of the shown ones."""
 
     reason: str
     count: str
@@ -69,11 +70,11 @@ class RejectStrip:
 
 
 def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | None:
-    """One strip per class; None without images. Unreadable images are left out with a note.
+    """Make one strip per class; None without images. Unreadable images are left out with a note.
 
     Args:
-        inputs: with the real dataset (train, otherwise val or test) and the synthetic one.
-        budget: bytes of all strips.
+        inputs: files of the report. Real images are from the split train, otherwise from val or test.
+        budget: maximum total size of the strips in bytes.
     """
     labels, dataset, synthetic = _spread(len(inputs.classnames), MAX_CLASSES), inputs.dataset, inputs.synthetic
     splits = dataset.splits if dataset is not None else {}
@@ -84,9 +85,18 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
         inputs.notes.append(f"The dataset's images are not available and are left out ({first_line(error)}).")
     try:
         made, lost_made = _thumbnails(() if synthetic is None else (synthetic,), labels)
-        strips = _encode(
-            inputs.classnames, [label for label in labels if real[label] or made[label]], real, made, budget
-        )
+        labels = [label for label in labels if real[label] or made[label]]
+        sources: list[str] = []
+        for limit in PER_SIDE:  # as many images of each class as the size limit permits
+            sources, size = _side_by_side([real[label][:limit] + made[label][:limit] for label in labels], SIDE, budget)
+            if size <= budget:
+                break
+        else:  # one image of the first classes
+            limit, sources = PER_SIDE[-1], sources[:-1]
+        strips = [
+            Strip(label, inputs.classnames[label], None, source, len(real[label][:limit]), len(made[label][:limit]))
+            for label, source in zip(labels, sources, strict=False)
+        ]
         if synthetic is not None:
             prompted, of_class = [strip for strip in strips if strip.made], synthetic.labels
             firsts = np.array([np.argmax(of_class == strip.label) for strip in prompted], dtype=np.int64)
@@ -105,7 +115,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
 
 
 def _thumbnails(sets: Iterable[ImageSet], labels: Sequence[int]) -> tuple[dict[int, list[Image.Image]], int]:
-    """Square thumbnails of the first images of each class, and the number of unreadable ones."""
+    """Make square thumbnails of the first images of each class, and count the unreadable images."""
     result: dict[int, list[Image.Image]] = {label: [] for label in labels}
     room, lost = dict.fromkeys(labels, PER_SIDE[0]), 0
     for images in sets if labels else ():
@@ -130,33 +140,12 @@ def _thumbnails(sets: Iterable[ImageSet], labels: Sequence[int]) -> tuple[dict[i
 
 
 def _spread(count: int, limit: int) -> list[int]:
-    """At most `limit` of `count` positions, evenly spaced."""
+    """Select at most `limit` of `count` positions, evenly spaced."""
     return [int(at) for at in np.unique(np.linspace(0, count - 1, min(count, limit)).round())] if count else []
 
 
-def _encode(
-    classnames: Sequence[str],
-    labels: Sequence[int],
-    real: dict[int, list[Image.Image]],
-    made: dict[int, list[Image.Image]],
-    budget: int,
-) -> list[Strip]:
-    """Strips with as many images as fit the budget; if not even one of each fits, those of the first classes."""
-    sources: list[str] = []
-    for limit in PER_SIDE:
-        sources, size = _side_by_side([real[label][:limit] + made[label][:limit] for label in labels], SIDE, budget)
-        if size <= budget:
-            break
-    else:
-        limit, sources = PER_SIDE[-1], sources[:-1]
-    return [
-        Strip(label, classnames[label], None, source, len(real[label][:limit]), len(made[label][:limit]))
-        for label, source in zip(labels, sources, strict=False)
-    ]
-
-
 def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: float = np.inf) -> tuple[list[str], int]:
-    """Data URLs of each group's images side by side, up to the one that exceeds the budget, and their bytes."""
+    """Data URL of each group's images side by side, up to the group that exceeds the size limit, and the total size."""
     sources, size = [], 0
     for images in groups:
         strip = Image.new("RGB", (side * len(images), side))
@@ -172,7 +161,7 @@ def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: fl
 
 
 def reject_strips(inputs: Inputs) -> list[RejectStrip]:
-    """Thumbnails of rejects for each reason, the most frequent first."""
+    """Thumbnails of rejected images by reason, the most frequent reason first."""
     if inputs.synthetic is None or not any(name.endswith("_rejects.parquet") for name in inputs.set_files):
         return []
     try:

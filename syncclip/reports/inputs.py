@@ -1,4 +1,4 @@
-"""Read the files of a study, a run or a synthetic dataset for its report; none of them is required."""
+"""Read the files of a study, a run or a synthetic dataset for its report; each of them may be missing or damaged."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar
 
 import pandas as pd
@@ -22,27 +23,28 @@ from syncclip.shards.markers import markers
 from syncclip.shards.reader import ShardSet
 from syncclip.storage.contents import CONTENTS
 from syncclip.studies import outputs
-from syncclip.synthetic_sets.imported import read_set
 from syncclip.training.run_folder import METRICS, RECORD, digest_of
 
 Kind = Literal["study", "run", "set"]
 T = TypeVar("T")
 
 SIGNS: dict[Kind, str] = {"study": outputs.TABLE, "run": "results.json", "set": "plan.json"}
-"""File that identifies what a folder holds; the first that exists decides."""
+"""Kind of a folder -> the file that identifies it, in order of precedence."""
+ROOTS: dict[Kind, str] = {"study": outputs.STATE, "run": RECORD, "set": SIGNS["set"]}
+"""Kind of a folder -> the file whose owner is that of the folder's content."""
 
 
 def _check_values(content: dict[str, Any]) -> dict[str, Any]:
-    """Reject integers that are not representable as floats, and class lists of another type."""
+    """Reject integers beyond the range of floats, and class lists of the wrong type."""
     values: list[Any] = [content]
     for value in values:
         if isinstance(value, int) and abs(value) >= 1 << 63:
-            raise ValueError("it has a number that is too large")
+            raise ValueError("it contains a number that is too large")
         values.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
-    for name, kind in (("classnames", str), ("per_class", dict)):
+    for name, entry_type in (("classnames", str), ("per_class", dict)):
         entries = content.get(name) or []
-        if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
-            raise ValueError(f"its {name} are not a list of classes")
+        if not isinstance(entries, list) or not all(isinstance(entry, entry_type) for entry in entries):
+            raise ValueError(f"{name} is not a list of classes")
     return content
 
 
@@ -51,15 +53,15 @@ _OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_check_values)])
 
 @dataclass
 class Inputs:
-    """Content of the files; missing files are empty, and `notes` reports those that a reader would miss.
+    """Content of the files. Missing files leave defaults; `notes` reports missing and damaged ones.
 
     Attributes:
-        table: a row for each finished run of the study.
-        results: run name -> its results.json; the name of a single run is "".
+        table: one row per finished run of the study.
+        results: run name -> content of results.json; the name of a single run is "".
         record, history: run.json and metrics.jsonl of a single run.
         plan: plan.json of the synthetic dataset.
         owner, folder_owner: identity of the synthetic dataset, and of the folder's content.
-        shards, images, seconds, rejects: of the synthetic dataset, from the markers; `seconds` of one generator.
+        shards, images, seconds, rejects: totals over the shard markers; `seconds` of generator time.
     """
 
     url: str
@@ -93,21 +95,19 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
 
     def section(self, name: str) -> dict[str, Any]:
-        """Section of the recipe; {} if missing."""
+        """A section of the recipe; {} if it is missing."""
         section = self.recipe.get(name)
         return section if isinstance(section, dict) else {}
 
 
 def read_inputs(url: str) -> Inputs:
-    """Read a folder or URL; for a recipe's folder, the study in it.
-
-    A file that can't be read becomes a note, not an error.
+    """Read the files of a folder or URL, or of the `study` folder in it. A damaged file becomes a note, not an error.
 
     Raises:
-        UserError: the folder holds neither a study, nor a run, nor a synthetic dataset.
+        UserError: the folder contains neither a study, a run, nor a synthetic dataset.
     """
     names = set(storage.listdir(url))
-    if "study" in names and not names & set(SIGNS.values()):  # a recipe's folder
+    if "study" in names and not names & set(SIGNS.values()):
         url = storage.join(url, "study")
         names = set(storage.listdir(url))
     kind = next((kind for kind, sign in SIGNS.items() if sign in names), None)
@@ -116,55 +116,57 @@ def read_inputs(url: str) -> Inputs:
         raise UserError(f"cannot report on {url}: {reason}; give the folder of a study, a run or a synthetic dataset")
     inputs = Inputs(url, kind)
 
-    roots = {"study": outputs.STATE, "run": RECORD, "set": SIGNS["set"]}
-    owner = storage.read_owner(storage.join(url, root)) if (root := roots[kind]) in names else None
+    owner = storage.read_owner(storage.join(url, ROOTS[kind])) if ROOTS[kind] in names else None
     inputs.folder_owner = owner or storage.NOBODY
-    storage.read_verified(storage.join(url, SIGNS[kind]), owner)  # required
+    storage.read_verified(storage.join(url, SIGNS[kind]), owner)  # raises if it is damaged
 
     def read(name: str, parse: Callable[[bytes], T], default: T, owner: str | None = owner) -> T:
         if name not in names:
             return default
         return _parsed(inputs, name, lambda: parse(storage.read_verified(storage.join(url, name), owner)), default)
 
-    none: tuple[str, dict[str, Any]] = ("", {})
-    inputs.recipe_text, inputs.recipe = read("recipe.yaml", _recipe, none)
+    inputs.recipe_text, inputs.recipe = read("recipe.yaml", _parse_recipe, ("", inputs.recipe))
     if kind == "study":
         inputs.state = read(outputs.STATE, TypeAdapter(outputs.StudyState).validate_json, None)
-        inputs.table = read(outputs.TABLE, _cells, None)
-        inputs.datasets = read(outputs.DATASETS, _cells, None)
+        inputs.table = read(outputs.TABLE, _parse_runs, None)
+        inputs.datasets = read(outputs.DATASETS, _parse_runs, None)
         inputs.fits = read(outputs.FIT, TypeAdapter(outputs.Fits).validate_json, None)
         inputs.data_efficiency = read(outputs.DATA_EFFICIENCY, TypeAdapter(outputs.DataEfficiency).validate_json, None)
         inputs.comparisons = read(outputs.COMPARISONS, TypeAdapter(list[outputs.Comparison]).validate_json, [])
         inputs.shift = read(outputs.SHIFT, TypeAdapter(outputs.StudyShift).validate_json, None)
-        of_shift = storage.identity(inputs.shift.key) if inputs.shift else None
-        inputs.features = read(outputs.FEATURES, _frame, None, of_shift)
+        shift_owner = storage.identity(inputs.shift.key) if inputs.shift else None
+        inputs.features = read(outputs.FEATURES, _parse_table, None, shift_owner)
         inputs.cost = read(outputs.COST, TypeAdapter(outputs.Cost).validate_json, inputs.cost)
         _read_results(inputs)
     elif kind == "run":
-        inputs.results = {"": read("results.json", _results, {})}
+        inputs.results = {"": read("results.json", _parse_results, {})}
         inputs.record = read("run.json", _OBJECT.validate_json, {})
-        if METRICS in names:
-            lines = partial(storage.read_bytes, storage.join(url, METRICS))
-            inputs.history = _parsed(inputs, METRICS, lambda: _history(inputs.record, lines()), [])
+        if METRICS in names:  # it has no checksum of its own
+            path = storage.join(url, METRICS)
+            inputs.history = _parsed(inputs, METRICS, lambda: _history(inputs.record, storage.read_bytes(path)), [])
     _read_set(inputs)
     _read_dataset(inputs)
-    _note_missing(inputs)
+    try:
+        missing = sorted({*(storage.read_contents(url) or ())} - names)
+        inputs.notes += [f"{name} is missing, though {CONTENTS} lists it." for name in missing]
+    except UserError as error:
+        inputs.notes.append(f"{first_line(error)}.")
     return inputs
 
 
 def _read_results(inputs: Inputs) -> None:
-    """Read the results of a study's runs, all at once."""
+    """Read the results of a study's runs in one batch."""
     cells = storage.join(inputs.url, outputs.CELLS)
     paths = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
     states = {cell.cell: cell for cell in inputs.state.cells} if inputs.state else {}
     owners = {path: storage.identity(states[name].hash if name in states else "") for path, name in paths.items()}
     missing = set(paths)
 
-    def leave_out(path: str, error: storage.DamagedError) -> None:
+    def report(path: str, error: storage.DamagedError) -> None:
         missing.discard(path)
         inputs.notes.append(f"{str(error).partition(';')[0]}; {paths[path]} is left out.")
 
-    for path, data in storage.read_many(list(paths), leave_out, owners).items():
+    for path, data in storage.read_many(list(paths), report, owners).items():
         missing.discard(path)
         parse = partial(_OBJECT.validate_json, data)
         inputs.results[paths[path]] = _parsed(inputs, f"results.json of {paths[path]}", parse, {})
@@ -172,29 +174,16 @@ def _read_results(inputs: Inputs) -> None:
     inputs.notes += [f"{path} is missing." for path in sorted(missing) if paths[path] in done]
 
 
-def _note_missing(inputs: Inputs) -> None:
-    """Note removed files that `contents.json` lists."""
-    url = inputs.url
-    try:
-        missing = sorted({*(storage.read_contents(url) or ())} - {*storage.sizes(url)})
-    except UserError as error:
-        inputs.notes.append(f"{first_line(error)}.")
-        return
-    inputs.notes += [f"{name} is missing, though {CONTENTS} lists it." for name in missing]
-
-
 def _read_set(inputs: Inputs) -> None:
-    """Open the synthetic dataset: that of the study or recipe, the folder itself, or one beside it."""
-    local = storage.is_local(inputs.url)
-    parent = (
-        str(storage.local_path(inputs.url).resolve().parent) if local else inputs.url.rstrip("/").rpartition("/")[0]
-    )
+    """Open the synthetic dataset: the one of the study or recipe, the folder itself, or one beside it."""
+    url = inputs.url.rstrip("/")
+    parent = str(storage.local_path(url).resolve().parent) if storage.is_local(url) else url.rpartition("/")[0]
     root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")
     candidates = [
         inputs.state.synthetic if inputs.state else None,
         inputs.section("training").get("synthetic"),
         inputs.url,
-        f"{inputs.url.rstrip('/')}/synthetic",
+        f"{url}/synthetic",
         f"{parent}/synthetic",
         f"{root}/{name}/synthetic" if root and name else None,
     ]
@@ -209,7 +198,9 @@ def _read_set(inputs: Inputs) -> None:
                 inputs.owner = storage.read_owner(storage.join(folder, plan))
                 images, shards = ShardSet(folder), list(markers(folder, owner=inputs.owner))
                 inputs.shards, inputs.images = len(shards), sum(marker.count for marker in shards)
-                _note_missing_shards(inputs, folder)
+                if (planned := _planned_shards(inputs.plan)) > inputs.shards:
+                    missing = f"{planned - inputs.shards} of its {planned} shards are missing or damaged"
+                    inputs.notes.append(f"The synthetic dataset at {folder} is not complete: {missing}.")
                 inputs.seconds = math.fsum(marker.seconds for marker in shards)
                 inputs.rejects.update(sum((Counter(marker.rejects) for marker in shards), Counter()))
                 inputs.synthetic = images
@@ -221,37 +212,37 @@ def _read_set(inputs: Inputs) -> None:
         break
 
 
-def _note_missing_shards(inputs: Inputs, folder: str) -> None:
+def _planned_shards(plan: dict[str, Any]) -> int:
+    """Number of shards of a plan or of an imported set, as `Plan.shards`; 0 for an invalid one."""
     try:
-        plan = read_set(folder)
-    except UserError:
-        return  # an invalid plan doesn't give the number of shards
-    planned = 0 if plan is None else len(plan.shards())
-    if planned > inputs.shards:
-        missing = f"{planned - inputs.shards} of its {planned} shards are missing or damaged"
-        inputs.notes.append(f"The synthetic dataset at {folder} is not complete: {missing}.")
+        amounts = plan["amounts"] if "amounts" in plan else [max(plan["counts"])]
+        images = [(high - low) * len(plan["classnames"]) for low, high in pairwise((0, *amounts))]
+        return sum(-(-count // plan["shard_size"]) for count in images)
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        return 0
 
 
 def _read_dataset(inputs: Inputs) -> None:
-    """Load the dataset; class names are its own, the study's, or those of the synthetic dataset's plan."""
-    named = (inputs.state.dataset if inputs.state else None) or inputs.plan.get("dataset")
-    settings = inputs.section("dataset") or ({"name": named} if named else {})
-    if settings and not (inputs.state and inputs.state.datasets):  # the reports of a suite's datasets have the images
+    """Load the dataset; class names are from it, from the study, or from the plan of the synthetic dataset."""
+    state = inputs.state
+    dataset_name = (state.dataset if state else None) or inputs.plan.get("dataset")
+    settings = inputs.section("dataset") or ({"name": dataset_name} if dataset_name else {})
+    if settings and not (state and state.datasets):  # in a suite, the report of each dataset shows its images
         try:
             inputs.dataset = load_dataset(DatasetSettings(**settings))
         except Exception as error:
             inputs.notes.append(f"The dataset's images are not available and are left out ({_reason(error)}).")
-    names = inputs.state.classnames if inputs.state else inputs.plan.get("classnames") or []
+    names = state.classnames if state else inputs.plan.get("classnames") or []
     inputs.classnames = [str(name) for name in (inputs.dataset.classnames if inputs.dataset else names)]
-    inputs.base = inputs.state.base if inputs.state else (len(inputs.classnames) + 1) // 2
+    inputs.base = state.base if state else (len(inputs.classnames) + 1) // 2
 
 
-def _parsed(inputs: Inputs, what: str, parse: Callable[[], T], default: T) -> T:
-    """The result of `parse`; if it fails, the default and a note."""
+def _parsed(inputs: Inputs, name: str, parse: Callable[[], T], default: T) -> T:
+    """Return the result of `parse`; if it fails, add a note and return the default."""
     try:
         return parse()
     except Exception as error:  # parsers raise many types for damaged files
-        inputs.notes.append(f"{what} could not be read and is left out ({_reason(error)}).")
+        inputs.notes.append(f"{name} could not be read and is left out ({_reason(error)}).")
         return default
 
 
@@ -260,37 +251,37 @@ def _reason(error: Exception) -> str:
 
 
 def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:
-    """Lines of a run's metrics, verified against the checksum in the record of a finished run."""
+    """Parse the metrics of a run, and verify them against the checksum in its record if the run is finished."""
     if (record.get("logs") or {}).get(METRICS) not in (None, digest_of([data])):
         raise ValueError("its checksum does not match")
     return [*map(_OBJECT.validate_json, data.splitlines())]
 
 
-def _results(data: bytes) -> dict[str, Any]:
-    """Results of a run, with at least one metric."""
+def _parse_results(data: bytes) -> dict[str, Any]:
+    """Parse the results of a run and require at least one metric."""
     results = _OBJECT.validate_json(data)
     metrics = [results[key] for key in METRIC_HEADINGS if results.get(key) is not None]
     if not metrics or not all(isinstance(value, int | float) for value in metrics):
-        raise ValueError("it has no metrics, or some that are not numbers")
+        raise ValueError("it has no metrics, or some are not numbers")
     return results
 
 
-def _frame(data: bytes) -> pd.DataFrame | None:
+def _parse_table(data: bytes) -> pd.DataFrame | None:
     table: pd.DataFrame = storage.read_parquet(data).to_pandas()
     return table
 
 
-def _cells(data: bytes) -> pd.DataFrame | None:
-    """Table of a study's runs; columns of scores may be missing."""
-    table = _frame(data)
-    wanted = ("cell", "configuration", "method", "data", "images_per_class")
-    if table is not None and (missing := [name for name in wanted if name not in table]):
-        raise ValueError(f"it has no column {missing[0]!r}")
+def _parse_runs(data: bytes) -> pd.DataFrame | None:
+    """Parse a table of runs; columns of scores may be missing."""
+    table: pd.DataFrame = storage.read_parquet(data).to_pandas()
+    for name in ("cell", "configuration", "method", "data", "images_per_class"):
+        if name not in table:
+            raise ValueError(f"it has no column {name!r}")
     return table
 
 
-def _recipe(data: bytes) -> tuple[str, dict[str, Any]]:
-    """Text and values of a recipe."""
+def _parse_recipe(data: bytes) -> tuple[str, dict[str, Any]]:
+    """Return the text and the values of a recipe."""
     text = data.decode()
     values = parse_yaml(text, "recipe.yaml")
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""Render the report as one self-contained HTML page."""
+"""Render a report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from syncclip.reports.table import costs, datasets_table, quality_table, runs_ta
 from syncclip.reports.verdict import verdict_on
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
-"""In the order in which they run; later scripts use earlier ones."""
+"""Scripts in execution order; later ones use earlier ones."""
 SECTIONS = {
     "curve": "Curve",
     "methods": "Methods",
@@ -39,7 +39,7 @@ SECTIONS = {
     "appendix": "Results",
 }
 FONT = "inter.woff2"
-"""Under the SIL Open Font License 1.1, see inter.LICENSE."""
+"""Font under the SIL Open Font License 1.1, see inter.LICENSE."""
 FACE = (
     "@font-face { font-family: Inter; font-weight: 100 900; src: url(data:font/woff2;base64,FONT) format('woff2'); }\n"
 )
@@ -50,27 +50,25 @@ MEASURES = {
     "hm": "harmonic mean",
 }
 MAX_FAILED = 10
-"""Failed runs that are named; the rest is counted."""
+"""Maximum number of failed runs that are listed by name."""
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """Path or URL of a written report, and its summary for `rich.print`."""
+    """Path or URL of a written report, and its summary as a table for the terminal."""
 
     url: str
     table: Table
 
 
 def write_report(folder: str) -> StudyReport:
-    """Write `report.html` into a folder, from the files that exist there; missing parts are left out.
-
-    The page is self-contained, and replaced atomically.
+    """Write a self-contained `report.html` into a folder, atomically. Parts whose files are missing are left out.
 
     Args:
         folder: path or URL of a study, a run, or a synthetic dataset.
 
     Raises:
-        UserError: the folder holds none of these, or can't be written to.
+        UserError: the folder contains none of these, or is not writable.
     """
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
@@ -93,7 +91,7 @@ def report(folder: str) -> str:
 
 
 def render_page(inputs: Inputs, numbers: Numbers) -> str:
-    """The report as HTML with all content escaped."""
+    """Render the report as HTML, with all content escaped."""
     images = image_strips(inputs)
     tiles, bars = costs(inputs, numbers)
     values = payload(inputs, numbers, images, bars)
@@ -148,19 +146,23 @@ def render_page(inputs: Inputs, numbers: Numbers) -> str:
 
 
 def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> str:
-    """Render a page in the report's style.
+    """Render a page from a template, scripts and data.
 
     Args:
-        template, scripts: names in `assets`.
-        values: JSON data of the figures; every number is finite.
+        template, scripts: file names in `assets`.
+        values: JSON data of the figures, with finite numbers only.
         words: variables of the template.
     """
     assets = resources.files(__package__).joinpath("assets")
     text_of = {file.name: file.read_text(encoding="utf-8") for file in assets.iterdir() if file.name != FONT}
     font = base64.b64encode(assets.joinpath(FONT).read_bytes()).decode()
-    # The JSON must not be able to end its script element.
+    # Without "<", the JSON cannot close its script element.
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
-    text = re.sub(r"[^ -~]", _in_string, text.replace("<", "\\u003c"))
+    text = re.sub(
+        r"[^ -~]",
+        lambda match: f"\\{shown}" if (shown := printable(match[0])) != match[0] else shown,
+        text.replace("<", "\\u003c"),
+    )
     try:
         version = importlib.metadata.version("syncclip")
     except importlib.metadata.PackageNotFoundError:  # run from a clone
@@ -178,17 +180,12 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
 
 
 def _printed(value: Any) -> Any:
-    """Printable text of a template's value; markup stays unchanged."""
+    """Escape unprintable characters in a value of the template, except in markup."""
     return printable(value, "\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _in_string(match: re.Match[str]) -> str:
-    """A character of a JSON string, escaped if it isn't printable."""
-    return match[0] if (shown := printable(match[0])) == match[0] else f"\\{shown}"
-
-
 def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
-    """The line above the headline: subject of the report."""
+    """Line above the headline: the subject of the report."""
     state = inputs.state.name if inputs.state else None
     name = inputs.recipe.get("name") or state or inputs.record.get("name") or inputs.plan.get("dataset")
     parts = [{"study": "Study", "run": "Run", "set": "Synthetic dataset"}[inputs.kind], str(name or "")]
@@ -205,7 +202,7 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
 
 
 def _unfinished(inputs: Inputs) -> list[str]:
-    """Sentence about unfinished runs, with the failed ones by name and reason; none if all are done."""
+    """Note about unfinished runs, with names and errors of failed ones; empty if all runs are finished."""
     cells = inputs.state.cells if inputs.state else []
     failed = [cell for cell in cells if cell.status == "failed"]
     waiting = sum(cell.status == "waiting" for cell in cells)

@@ -16,7 +16,7 @@ from rich.text import Text
 from syncclip import storage
 from syncclip.core.text import counted, printable, thousands
 from syncclip.evaluation.metrics import METRIC_HEADINGS
-from syncclip.reports.configurations import Numbers, ReportConfiguration, ScorePoint
+from syncclip.reports.configurations import Numbers, ReportConfiguration
 from syncclip.reports.inputs import Inputs
 
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
@@ -30,7 +30,7 @@ _SUITE = ("novel", "hm", "all_classes_hm")
 
 @dataclass(frozen=True)
 class Tile:
-    """A number with its label."""
+    """A labelled number."""
 
     label: str
     number: str
@@ -39,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a bar: `text` is its formatted value, `colour` a variable of the page's style."""
+    """Part of a stacked bar: `text` is the formatted value, `colour` a variable of the stylesheet."""
 
     name: str
     value: float
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class TableCell:
-    """Cell of a sortable table: text, sort key, and whether it is left-aligned text."""
+    """Cell of a sortable table: text, sort key, and whether the text is left-aligned."""
 
     text: str
     value: str | float
@@ -58,7 +58,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """Table of the page, with tiles above it."""
+    """Table of the page, and the tiles above it."""
 
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[TableCell]] = ()
@@ -66,7 +66,7 @@ class PageTable:
 
     @property
     def csv(self) -> str:
-        """Values as CSV, with headings."""
+        """Headings and sort keys as CSV."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerows([self.columns, *([cell.value for cell in row] for row in self.rows)])
@@ -74,14 +74,16 @@ class PageTable:
 
 
 def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[Part]]]:
-    """Cost of a study, a run or a synthetic dataset, from cost.json or the markers of the shards.
+    """Cost of a study, a run or a synthetic dataset, from cost.json or the shard markers.
 
     Returns:
-        Tiles, and the parts of two bars: `time` by process, and images kept or `rejects` by reason. A bar with a single
-        part is empty.
+        Tiles, and the parts of two bars: `time` by process; `rejects` by reason, after the kept images. A bar with a
+        single part is empty.
     """
     synthesis, training, table = inputs.cost.synthesis, inputs.cost.training, numbers.table
-    speed = (synthesis and synthesis.images_per_second) or 0.0
+    speed, speed_label = synthesis and synthesis.images_per_second, "images generated per second"
+    if not speed and inputs.seconds:
+        speed, speed_label = inputs.images / inputs.seconds, "images per second and actor"
     busy = synthesis.busy_share if synthesis else None
     hours = (synthesis and synthesis.hours) or inputs.seconds / 3600
     trained = training.cells or (0 if inputs.table is None else len(inputs.table))
@@ -92,9 +94,8 @@ def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[
     if images:
         tiles.append(Tile("images generated", thousands(images)))
     if speed:
-        tiles.append(Tile("images generated per second", _short(speed)))
-    elif inputs.images and inputs.seconds:
-        tiles.append(Tile("images per second and actor", _short(inputs.images / inputs.seconds)))
+        digits = 0 if speed >= 20 else 1 if speed >= 1 else 2
+        tiles.append(Tile(speed_label, f"{speed:.{digits}f}"))
     if hours:
         tiles.append(Tile("generation", *_time((synthesis and synthesis.wall_hours) or hours)))
     if busy is not None:
@@ -123,19 +124,15 @@ def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[
     return tiles, {"time": time if len(time) > 1 else [], "rejects": rejects if images and rejected else []}
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-
-
 def _time(hours: float) -> tuple[str, str]:
-    """Duration and its unit."""
+    """Format a duration, and return its unit."""
     if hours < 1.5 / 60:
         return f"{3600 * hours:.0f}", "s"
     return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")
 
 
 def runs_table(table: pd.DataFrame | None, configurations: Sequence[ReportConfiguration]) -> PageTable:
-    """All runs of a study, in the order of the configurations."""
+    """Table of all runs of a study, in the order of the configurations."""
     if table is None or "seed" not in table:
         return PageTable()
     shown = [key for key in _COLUMNS if key in table]
@@ -160,8 +157,10 @@ def _percent_cell(value: float) -> TableCell:
 
 
 def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
-    """Scores of each configuration of a suite at its largest number of images, on average and on each dataset, over
-    runs that are finished on all; None for a single dataset."""
+    """Table of a suite: each configuration's scores at its largest number of images, on average and by dataset.
+
+    Covers runs that are finished on all datasets; None for a single dataset.
+    """
     table = inputs.datasets
     if table is None or inputs.table is None or not inputs.state:
         return None
@@ -185,7 +184,7 @@ def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
 
 
 def quality_table(inputs: Inputs) -> PageTable | None:
-    """Quality metrics of a synthetic dataset and its classes, sorted by accuracy; None without stats.json."""
+    """Quality metrics of a synthetic dataset and of its classes, by ascending accuracy; None without stats.json."""
     if inputs.synthetic is None or _QUALITY not in inputs.set_files:
         return None
     from syncclip.synthetic_sets.quality import SetQuality  # imports torch
@@ -209,20 +208,24 @@ def quality_table(inputs: Inputs) -> PageTable | None:
     if quality.prompts is not None:
         tiles.append(Tile("distinct prompts", thousands(quality.prompts.distinct)))
     rows = []
-    for of in sorted(quality.classes, key=lambda of: (101 if of.accuracy is None else of.accuracy, of.name)):
+    for row in sorted(quality.classes, key=lambda row: (101 if row.accuracy is None else row.accuracy, row.name)):
         cells = [
             TableCell("", "") if value is None else TableCell(f"{value:.{digits}f}", value)
-            for value, digits in ((of.accuracy, 0), (of.similarity, 2), (of.shift, 2))
+            for value, digits in ((row.accuracy, 0), (row.similarity, 2), (row.shift, 2))
         ]
-        rows.append([TableCell(of.name, of.name, words=True), TableCell(str(of.images), of.images), *cells])
+        rows.append([TableCell(row.name, row.name, words=True), TableCell(str(row.images), row.images), *cells])
     return PageTable(["class", "images", "accuracy, %", "similarity", "shift"], rows, tiles)
 
 
 def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
-    """Means and standard errors of every configuration at its largest number of images; counts of a synthetic
-    dataset."""
+    """Mean and standard error of each configuration at its largest number of images; counts of a synthetic dataset."""
     if inputs.kind == "set":
-        return _set_table(inputs)
+        table = Table(box=_NARROW, show_edge=False, show_header=False)
+        classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
+        table.add_row("images", f"{inputs.images} of {classes} in {shards}")
+        for reason, number in inputs.rejects.most_common():
+            table.add_row(printable(f"rejected: {reason}"), str(number))
+        return table
     points = numbers.points
     shown = [metric for metric in _TERMINAL if any(metric in scores for scores in points.values())]
     best = {metric: max(scores[metric][-1].mean for scores in points.values() if metric in scores) for metric in shown}
@@ -235,7 +238,12 @@ def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
     for configuration in numbers.configurations:
         scores = points.get(configuration.id, {})
         amount = max((series[-1].n for series in scores.values()), default=0)
-        cells = [_score(scores[metric][-1], best[metric]) if metric in scores else "" for metric in shown]
+        cells: list[Text] = []
+        for metric in shown:
+            point = scores[metric][-1] if metric in scores else None
+            error = "" if point is None or point.se is None else f"±{point.se:.1f}"
+            style = "green" if point is not None and point.mean == best[metric] else ""
+            cells.append(Text("" if point is None else f"{point.mean:.1f}{error}", style))
         table.add_row(
             printable(configuration.short),
             str(amount) if amount else "–",
@@ -243,21 +251,6 @@ def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
             style="bold" if configuration == numbers.reference else "",
         )
     return table
-
-
-def _set_table(inputs: Inputs) -> Table:
-    """Counts of a synthetic dataset."""
-    table = Table(box=_NARROW, show_edge=False, show_header=False)
-    classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
-    table.add_row("images", f"{inputs.images} of {classes} in {shards}")
-    for reason, number in inputs.rejects.most_common():
-        table.add_row(printable(f"rejected: {reason}"), str(number))
-    return table
-
-
-def _score(point: ScorePoint, best: float) -> Text:
-    text = f"{point.mean:.1f}" + ("" if point.se is None else f"±{point.se:.1f}")
-    return Text(text, style="green" if point.mean == best else "")
 
 
 def _caption(numbers: Numbers) -> str:

@@ -1,4 +1,4 @@
-"""Headline of a report: the effect of synthetic images on novel classes, with its confidence interval."""
+"""Headline of a report: effect of synthetic images on novel classes, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from syncclip.reports.inputs import Inputs
 HEADLINE_METRICS = ("all_classes_novel", "novel")
 CANDIDATES = {"all_classes_novel": "all classes as candidates", "novel": "only novel classes as candidates"}
 Card = tuple[Difference, dict[str, float]]
-"""A difference, and the positions of its small interval in per cent of the width."""
+"""A difference, and the positions of its interval bar in per cent of the width."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Headline, its interval, explanations, and cards of differences."""
+    """Headline with its interval, explanatory sentences, and cards of differences."""
 
     headline: str
     interval: str = ""
@@ -26,7 +26,7 @@ class Verdict:
 
 
 def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
-    """Headline of a study, a run or a synthetic dataset."""
+    """Make the headline of a study, a run or a synthetic dataset."""
     if inputs.kind == "study":
         if numbers.configurations:
             return judge(numbers.differences, numbers.points, numbers.reference)
@@ -42,8 +42,10 @@ def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
 
 
 def judge(differences: Sequence[Difference], points: Points, reference: ReportConfiguration | None) -> Verdict:
-    """Headline of a study: the reference configuration compared with real images only, otherwise with zero-shot
-    CLIP."""
+    """Make the headline of a study.
+
+    It compares the reference configuration with training on real images only, or else with zero-shot CLIP.
+    """
     if reference is None:
         sentences = ["So it cannot measure their effect."]
         return Verdict("No configuration of this study uses synthetic images.", sentences=sentences)
@@ -84,7 +86,7 @@ def _without_baseline(reference: ReportConfiguration, points: Points, cards: lis
 def _sentences(
     lead: Difference, effects: Sequence[Difference], pairs: Sequence[Difference], points: Points
 ) -> list[str]:
-    """Explain the headline, and report the other metrics and the comparison with zero-shot CLIP."""
+    """Explain the headline; add the other metrics and the comparison with zero-shot CLIP."""
     series = points.get(lead.configuration.id, {}).get(lead.metric, [])
     score = f" reaches {series[-1].mean:.1f}\u00a0% on novel classes and" if series else ""
     n = lead.n or (series[-1].n if series else 0)
@@ -107,7 +109,7 @@ def _sentences(
 
 
 def _cards(pairs: Sequence[Difference]) -> list[Card]:
-    """The first differences of one metric, on a common scale."""
+    """Cards of up to four differences of one metric, on a common scale."""
     shown: list[Difference] = []
     for metric in (*HEADLINE_METRICS, "all_classes_hm", "hm"):
         shown = shown or [pair for pair in pairs if pair.metric == metric][:4]

@@ -1,4 +1,4 @@
-"""Build the parts of a run from its recipe: dataset, frozen CLIP with its method, stream of batches."""
+"""Build the parts of a run from its recipe: dataset, frozen CLIP with the method, stream of batches."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from syncclip.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunParts:
-    """The parts of a run; the method is on its device, in evaluation mode, with its initial prompts."""
+    """Parts of a run. The method is on its device, in evaluation mode, with initial prompts."""
 
     dataset: Dataset
     backbone: Backbone
@@ -40,17 +40,12 @@ class RunParts:
     temperature: float = 1.0
     """Calibration temperature."""
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the method."""
-        return self.method.clip.device
-
 
 def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
-    """Load dataset and backbone and build the method, initialised by the training's seed.
+    """Load dataset and backbone, and build the method, initialised with the training's seed.
 
     Args:
-        cache: of this process; methods built with it share a CLIP, and so its device.
+        cache: cache of this process; its methods share one CLIP, and thus a device.
     """
     storage.configure(recipe.storage.options)
     cache = cache or ModelCache()
@@ -67,7 +62,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
 def build_stream(
     recipe: Recipe, run: RunParts, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> MixedStream | None:
-    """This rank's batches; None for a method without training."""
+    """Build this rank's stream of batches; None for a method without training."""
     cache = cache or ModelCache()
     training = recipe.training
     if not run.method.settings.data:
@@ -95,13 +90,13 @@ def build_stream(
 
 
 def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
-    """The method's current accuracy on the validation images among all classes, in percent."""
+    """Current validation accuracy of the method in percent, with all classes as candidates."""
     numbers = results(predictions(recipe, run, "val"), run.method.classnames, len(run.dataset.base))
     return float(numbers["all_classes_accuracy"])
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
-    """Predictions for one of several parts of a split's images, see `predict`."""
+    """Predict one of several parts of a split, see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
     return predict(
@@ -110,7 +105,7 @@ def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, part
 
 
 def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
-    """The run with a fitted temperature if the recipe enables calibration; see `fit_temperature`."""
+    """Fit the temperature of a run if the recipe enables calibration, see `fit_temperature`."""
     if not recipe.evaluation.calibrate:
         return run
     images, batch, threads = run.dataset.split("val"), recipe.evaluation.batch_size, recipe.training.threads
@@ -120,31 +115,31 @@ def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
 
 TESTED: tuple[Split, ...] = ("val", "test")
 OPENING = ("synthetic", "shuffle_window", "max_corrupt_images", "verify_shards", "cache_bytes", "cache_folder")
-"""Keys of `training` that affect how synthetic sets are opened."""
+"""Settings of `training` on which opened synthetic datasets depend."""
 
 
 class ModelCache:
-    """Cache of datasets, synthetic sets, one CLIP and tested images for runs that follow each other.
+    """Cache of datasets, synthetic datasets, one CLIP and tested images for consecutive runs.
 
-    Runs are bit-identical with and without it. Tested images are kept decoded and cropped to CLIP's size. Not
-    thread-safe.
+    Runs are bit-identical with and without it. Tested images are cached after decoding and cropping. Not thread-safe.
 
     Args:
-        keep_bytes: maximum memory of kept images; further images are decoded each time.
+        keep_bytes: maximum memory of cached images; further images are decoded each time.
     """
 
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
-        """Number of actual loads by kind."""
+        """Number of cache misses by kind."""
         self._keep_bytes = keep_bytes
-        self._room = keep_bytes  # remaining memory for images
+        self.room = keep_bytes
+        """Remaining memory for images in bytes."""
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
         self._images: dict[tuple[str, str], dict[int, Image.Image]] = {}
 
     def dataset(self, settings: DatasetSettings) -> Dataset:
-        """The cached result of `load_dataset`."""
+        """Cached result of `load_dataset`."""
         key = _key(settings)
         if key not in self._datasets:
             self.loads["dataset"] += 1
@@ -152,38 +147,40 @@ class ModelCache:
         return self._datasets[key]
 
     def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-        """The synthetic sets of a resolved recipe, see `synthetic_sources`; opened again if their files changed."""
+        """Cached result of `synthetic_sources`, until the files of a dataset change."""
         training = recipe.training.model_dump(include=set(OPENING))
-        key = training, classes, [self._files(mixed.url) for mixed in mixed_sets(recipe.training)]
+        key = training, classes, [self._version(mixed.url) for mixed in mixed_sets(recipe.training)]
         if self._sets is None or self._sets[0] != key:
             self.loads["sets"] += 1
             self._sets = key, synthetic_sources(recipe, classes)
         return self._sets[1]
 
-    def _files(self, url: str) -> object:
-        """What changes with the files of a set: the digest of an index that fits them, or else all their sizes.
+    def _version(self, url: str) -> object:
+        """Checksum of the index of a synthetic dataset if it matches the files, or else the sizes of all files.
 
-        The index matched when the run was resolved; for a set kept since then, it is compared with the files again.
+        The index matched when the run was resolved. It is compared with the files again for a dataset in the cache.
         """
-        digest = current().listings.get(url)
-        if digest is not None and self._sets is not None:
+        checksum = current().listings.get(url)
+        if checksum is not None and self._sets is not None:
             index = read_index(url)
-            digest = None if index is None else index.sha256
-        return digest or storage.sizes(url)
+            checksum = None if index is None else index.sha256
+        return checksum or storage.sizes(url)
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
-        """The CLIP, on the device of the last run; only one is kept."""
+        """The cached CLIP, on the device of the last run; another CLIP replaces it."""
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # free its memory first
             self._images.clear()
-            self._room = self._keep_bytes
+            self.room = self._keep_bytes
             self.loads["clip"] += 1
             self._clip = settings, PromptedClip(load_backbone(settings))
         return self._clip[1]
 
     def prepared(self, dataset: Dataset, settings: DatasetSettings, backbone: Backbone) -> Dataset:
-        """A view of the dataset that decodes each tested image once and keeps it cropped to CLIP's size, which does not
-        change the result of `preprocess`."""
+        """View of the dataset that caches tested images, cropped to the input size of the backbone.
+
+        Cropping does not change the result of `preprocess`.
+        """
         if not self._keep_bytes:
             return dataset
         kept: dict[Split, dict[int, Image.Image]] = {
@@ -193,45 +190,41 @@ class ModelCache:
             lambda split, images: CachedImages(self, images, kept[split], backbone) if split in kept else images
         )
 
-    def keep(self, kept: dict[int, Image.Image], row: int, image: Image.Image) -> None:
-        """Count a decoded image, and keep it if there is room."""
-        self.loads["image"] += 1
-        size = 3 * image.width * image.height
-        if size <= self._room:
-            self._room -= size
-            kept[row] = image
-
 
 class CachedImages(ImageView):
-    """Images that are decoded once, as far as the cache has room; the first ones are kept."""
+    """View of images that are decoded once; images beyond the memory limit are decoded each time."""
 
     def __init__(self, cache: ModelCache, images: ImageSet, kept: dict[int, Image.Image], backbone: Backbone) -> None:
         super().__init__(images)
         self._cache, self._kept, self._backbone = cache, kept, backbone
 
     def image(self, row: int) -> Image.Image:
-        """RGB image of a row, cropped to CLIP's size."""
+        """RGB image of a row, cropped to the input size of the backbone."""
         if row in self._kept:
             return self._kept[row]
         image = cut(super().image(row), self._backbone.preprocess)
-        self._cache.keep(self._kept, row, image)
+        self._cache.loads["image"] += 1
+        size = 3 * image.width * image.height
+        if size <= self._cache.room:
+            self._cache.room -= size
+            self._kept[row] = image
         return image
 
 
 def _key(settings: DatasetSettings) -> str:
-    """Cache key of a dataset, independent of its few-shot sample."""
+    """Cache key of a dataset, independent of its few-shot settings."""
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 
 
 def build_on_worker(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """One rank's job from the result of `to_spec`; runs on the workers."""
+    """Build one rank's job from the result of `to_spec`; runs on a worker."""
     return build_job(*from_spec(spec), rank, world_size)
 
 
 def build_job(
     recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> TrainJob:
-    """One rank's job for a resolved run; raises a `UserError` if a split that the run needs is missing or corrupt."""
+    """Build one rank's job for a resolved run; raise a `UserError` if a required split is missing or corrupt."""
     run = build_parts(recipe, cache)
     run.dataset.split(recipe.evaluation.split)  # raises now instead of after the training
     settings = recipe.methods.of(recipe.training.method)

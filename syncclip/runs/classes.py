@@ -1,4 +1,4 @@
-"""Classes and CLIP of a run, kept in its folder so that inference needs no dataset."""
+"""Classes and CLIP of a run, stored in its folder so that inference does not require the dataset."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 CLASSES = "classes.json"
 FILES = (RECIPE, PROMPTS, RECORD, CLASSES, RESULTS)
-"""Files of a run needed for inference; the first three are required."""
+"""Files of a run that inference uses; the first three are required."""
 
 
 class RunClasses(Settings):
-    """Content of `classes.json`; labels are positions in `classnames`, with the base classes first."""
+    """Content of `classes.json`. Labels are positions in `classnames`, which lists the base classes first."""
 
     format: Literal[1] = 1
     dataset: str
@@ -33,11 +33,11 @@ class RunClasses(Settings):
     base_count: int = Field(ge=1)
     """Number of base classes."""
     only: Annotated[list[int], MANY] | None = None
-    """Labels of the candidate classes; None: all."""
+    """Labels of the candidate classes; None: all classes."""
     clip: str
-    """Name and tag of the CLIP."""
+    """Name and pretrained tag of the CLIP."""
     clip_sha256: str | None = None
-    """`Backbone.sha256`; None: unknown."""
+    """Checksum of the CLIP's weights, `Backbone.sha256`; None: unknown."""
     temperature: float = Field(1.0, gt=0)
     """Divisor of the logits before the softmax."""
     preprocess: dict[str, Any] = Field(default={})
@@ -59,7 +59,7 @@ class RunClasses(Settings):
 def describe(
     recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None, temperature: float = 1.0
 ) -> RunClasses:
-    """Describe a run's dataset and CLIP; without a backbone, the CLIP's weights remain unknown."""
+    """Describe dataset and CLIP of a run; without a backbone, checksum and preprocessing of the CLIP are omitted."""
     return RunClasses(
         dataset=dataset.name,
         classnames=dataset.classnames,
@@ -74,12 +74,12 @@ def describe(
 
 
 def clip_of(recipe: Recipe) -> str:
-    """Name and tag of a recipe's CLIP."""
+    """Name and pretrained tag of a recipe's CLIP."""
     return ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))
 
 
 def read_classes(folder: RunFolder) -> RunClasses:
-    """Read a run's `classes.json`; raises a `UserError` if it is corrupt, or if the run has not been evaluated."""
+    """Read the `classes.json` of a run; raise a `UserError` if it is corrupt, or missing before an evaluation."""
     classes = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
     if classes is None:
         raise UserError(f"{folder.path(CLASSES)} is missing; evaluate the run once: `syncclip evaluate {folder.url}`")
@@ -87,10 +87,10 @@ def read_classes(folder: RunFolder) -> RunClasses:
 
 
 def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses]:
-    """The trained method of a finished run, on the CPU, and its classes.
+    """Load the trained method of a finished run on the CPU, and its classes.
 
     Raises:
-        UserError: see `read_classes`; or the CLIP is missing, or not that of the training.
+        UserError: see `read_classes`; or the CLIP is missing, or differs from that of the training.
     """
     storage.configure(recipe.storage.options)
     classes, backbone = read_classes(folder), load_backbone(recipe.backbone)
@@ -108,7 +108,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
 
 
 def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method:
-    """A run's untrained method, for its own or other classes."""
+    """Build the untrained method of a run for given classes."""
     if recipe.training.data == "all_real":  # all classes are base classes
         classes = classes.model_copy(update={"base_count": len(classes.classnames)})
     name = recipe.training.method
@@ -116,10 +116,10 @@ def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method
 
 
 def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> None:
-    """Load the prompts of a run into its method built for other classes, described by `whose` in messages.
+    """Load the prompts of a run into its method for other classes, which messages describe as `whose`.
 
     Raises:
-        UserError: the learned parameters are class-specific, or their shapes differ.
+        UserError: the learned parameters are class-specific, or have other shapes.
     """
     if _is_class_specific(recipe, method):
         raise UserError(
@@ -132,15 +132,15 @@ def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> No
     )
     if differing := sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)):
         raise UserError(
-            f"{run.path(PROMPTS)}: {differing[0]} has another shape for {whose}, as their names leave different "
-            "room for learned tokens; train with initial_words or fewer text_tokens"
+            f"{run.path(PROMPTS)}: {differing[0]} has another shape for {whose}, since long class names limit the "
+            "learned tokens; train with initial_words or fewer text_tokens"
         )
     method.load_state_dict(prompts)
     method.known = 0
 
 
 def _is_class_specific(recipe: Recipe, method: Method) -> bool:
-    """Whether a method's learned parameters grow with the number of classes."""
+    """Whether the number of learned parameters depends on the number of classes."""
     settings, name = recipe.methods.of(recipe.training.method), method.classnames[0]
 
     def shapes(classes: int) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The training data of a run: checks of completeness and classes, and opening of sets."""
+"""Training data of a run: check completeness and classes, and open the datasets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from syncclip.training.settings import MixedDataset, TrainingSettings
 
 
 class SetCache:
-    """Cache of the content of synthetic sets and datasets, for runs that are resolved together."""
+    """Cache of the content of synthetic and other datasets, for runs that are resolved together."""
 
     def __init__(self) -> None:
         self.holds_set = cache(holds_set)
@@ -36,22 +36,22 @@ class SetCache:
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:
-        """Class names of a dataset by id."""
+        """Class names of a dataset, in the order of their ids."""
         return self._classnames(dataset.model_dump_json())
 
 
-def synthetic_part(recipe: Recipe, url: str, known: SetCache) -> tuple[int, str]:
-    """(images per class, identity) of the part of the set at `url` that a run of this recipe trains on.
+def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
+    """Return images per class and identity of the synthetic images at `url` that a run of this recipe uses.
 
-    The identity is a hash of everything that determines these images; it does not change when the set grows.
+    The identity is a hash of everything that determines these images; it does not change when the dataset grows.
 
     Raises:
-        UserError: the set has other classes, too few images, or missing shards.
+        UserError: the synthetic dataset has other classes, too few images, or missing shards.
     """
-    plan = known.plan(url)
+    plan = sets.plan(url)
     if plan is None:
         raise UserError(f"{url}: no synthetic set found; run `syncclip synth {recipe.argument} --out {url}`")
-    _require_same(plan.classnames, known.classnames(recipe.dataset), url, recipe)
+    _require_same(plan.classnames, sets.classnames(recipe.dataset), url, recipe)
     count = recipe.training.images_per_class or plan.images_per_class
     command = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={count}`"
     if count > plan.images_per_class:
@@ -59,7 +59,7 @@ def synthetic_part(recipe: Recipe, url: str, known: SetCache) -> tuple[int, str]
         raise UserError(
             f"training.images_per_class is {count}, but {url} has {available} per class; generate more with {command}"
         )
-    existing, shards = known.committed(url, plan.owner), plan.shards(count)
+    existing, shards = sets.committed(url, plan.owner), plan.shards(count)
     if missing := [shard for shard in shards if shard not in existing]:
         names = few(map(shard_name, missing))
         raise UserError(
@@ -71,11 +71,11 @@ def synthetic_part(recipe: Recipe, url: str, known: SetCache) -> tuple[int, str]
     return count, digest({**plan.model_dump(mode="json"), "amounts": amounts})
 
 
-def teacher_part(recipe: Recipe, known: SetCache) -> tuple[int, str]:
-    """(dimension of the class vectors, checksum) of the teacher of a run whose synthetic set is resolved.
+def teacher_part(recipe: Recipe, sets: SetCache) -> tuple[int, str]:
+    """Return dimension of the class vectors and checksum of the teacher of a run with a resolved synthetic dataset.
 
     Raises:
-        UserError: the run has several synthetic sets, or the teacher's files do not match the classes and shards.
+        UserError: the run has several synthetic datasets, or the teacher has other classes or shards.
     """
     training, url = recipe.training, str(recipe.training.teacher)
     if not isinstance(training.synthetic, str):
@@ -83,11 +83,11 @@ def teacher_part(recipe: Recipe, known: SetCache) -> tuple[int, str]:
             "training.teacher: requires a single synthetic set, but training.synthetic is a list; combine its sets "
             "with `syncclip shards merge`"
         )
-    teacher, plan = known.teacher(url), known.plan(training.synthetic)
-    assert plan is not None, "the set is resolved"
+    teacher, plan = sets.teacher(url), sets.plan(training.synthetic)
+    assert plan is not None, "the synthetic dataset is resolved"
     teacher.require_classes(plan.classnames, url, training.synthetic)
     existing = {shard.shard: shard.tar_sha256 for shard in teacher.shards}
-    tars, shards = known.committed(training.synthetic, plan.owner), plan.shards(training.images_per_class)
+    tars, shards = sets.committed(training.synthetic, plan.owner), plan.shards(training.images_per_class)
     if missing := [shard for shard in shards if existing.get(shard) != tars[shard].sha256]:
         problem = "are for other images" if missing[0] in existing else "are missing"
         raise UserError(
@@ -98,10 +98,10 @@ def teacher_part(recipe: Recipe, known: SetCache) -> tuple[int, str]:
 
 
 def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]]:
-    """The few-shot samples of the dataset and of the sets in `training.real`.
+    """Few-shot samples of the dataset and of the datasets in `training.real`.
 
     Raises:
-        UserError: one of them is missing or has other classes.
+        UserError: a dataset is missing or has other classes.
     """
     classes: Literal["base", "all"] = "all" if recipe.training.data == "all_real" else "base"
     datasets = [(dataset, 1.0)]
@@ -116,16 +116,16 @@ def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]
 
 
 def mixed_sets(training: TrainingSettings) -> Sequence[MixedDataset]:
-    """The synthetic sets of a resolved recipe."""
+    """List the synthetic datasets of a resolved recipe."""
     assert training.synthetic is not None, "`resolve_run` has set it"
     return (MixedDataset(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
 
 
 def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-    """Open the synthetic sets of a resolved recipe.
+    """Open the synthetic datasets of a resolved recipe.
 
     Raises:
-        UserError: a set is empty, corrupt or of other classes, or its shuffle window exceeds the cache.
+        UserError: a dataset is empty, corrupt or has other classes, or the shuffle window exceeds the cache.
     """
     training = recipe.training
     shards = shard_cache(training)
@@ -139,14 +139,14 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
 
 
 def shard_cache(training: TrainingSettings) -> ShardCache:
-    """The cache of remote shards, in a folder that all workers of a machine share."""
-    default = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # private to the user
+    """Cache of remote shards in a folder that all workers of a machine share."""
+    default = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # one folder per user
     folder = default if training.cache_folder is None else storage.local_path(training.cache_folder).resolve()
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.verify_shards)
 
 
 def read_through(dataset: Dataset, cache: ShardCache) -> Dataset:
-    """The dataset with its sharded splits read through a cache."""
+    """View of the dataset that reads sharded splits through a cache."""
     return dataset.with_images(lambda _, images: images.through(cache) if isinstance(images, ShardSet) else images)
 
 
@@ -166,7 +166,7 @@ def _check_room(sets: Sequence[ShardSet], training: TrainingSettings) -> None:
         if not storage.is_local(images.url):
             shards = sorted((stats.bytes for stats in images.shards.values()), reverse=True)
             window = training.shuffle_window
-            needed += sum(shards if window is None else shards[: window + 1])  # including the next one
+            needed += sum(shards if window is None else shards[: window + 1])  # and the prefetched next one
     if 0 < training.cache_bytes < needed:
         raise UserError(
             f"training.cache_bytes is {training.cache_bytes:,}, but the shards in use take {needed:,}; reduce "

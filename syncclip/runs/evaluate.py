@@ -1,6 +1,6 @@
 """Evaluation of a finished run on its own dataset, and of its prompts on other datasets (transfer).
 
-Images can be distributed over workers of a Ray cluster; the results are bit-identical to those of one process.
+Workers of a Ray cluster can share the images; results are bit-identical to those of a single process.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
 
 TRANSFER = "transfer"
-"""Subfolder of a run with the results on other datasets."""
+"""Subfolder of a run for results on other datasets."""
 
 RETRIES = 4
-"""Retries of a part of the images after a process or machine is lost."""
+"""Number of retries of a Ray task after its process or machine is lost."""
 
 
 def scored(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """The results of a finished run on its dataset; computed if they are missing or of other settings.
+    """Return the results of a finished run on its dataset; evaluate it if they are missing or have other settings.
 
-    Also computes missing results on the datasets of `evaluation.transfer`, which `transfer_results` reads.
+    Also evaluates the run on the datasets of `evaluation.transfer` whose results are missing.
 
     Args:
-        workers: number of cluster workers that share the images; None: this process alone.
+        workers: number of cluster workers that share the images; None: evaluate in this process.
     """
     numbers = results_of(recipe, folder) or score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder):
@@ -52,7 +52,7 @@ def scored(
 def score(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Evaluate a finished run on its own dataset, and write the results to its folder."""
+    """Evaluate a finished run on its own dataset and write the results to its folder."""
     parts = build_parts(recipe, cache)
     load_prompts(folder, parts.method)
     parts = calibrated(recipe, parts)
@@ -81,7 +81,7 @@ def transfer(
 
 
 def transfer_results(folder: RunFolder, name: str) -> dict[str, Any]:
-    """The results of `transfer` on one dataset."""
+    """Read the results of `transfer` on one dataset."""
     return read_results(storage.join(transfer_url(folder.url, name), RESULTS), results_owner(folder, name))
 
 
@@ -93,7 +93,7 @@ def results_owner(folder: RunFolder, transfer: str | None = None) -> str:
 
 
 def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -> dict[str, Any] | None:
-    """The results of a run on its own or another dataset; None if missing or of other evaluation settings."""
+    """Read the results of a run on its own or another dataset; None if they are missing or have other settings."""
     url = folder.url if transfer is None else transfer_url(folder.url, transfer)
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
@@ -103,12 +103,12 @@ def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -
 
 
 def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
-    """Datasets of `evaluation.transfer` without results."""
+    """List the datasets of `evaluation.transfer` without results."""
     return [name for name in recipe.evaluation.transfer if results_of(recipe, folder, name) is None]
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether a resolved run is complete: trained, evaluated on all its datasets, and its files listed."""
+    """Whether a resolved run is complete: trained, evaluated on all of its datasets, and with a list of its files."""
     if not folder.finished(folder.open()) or not storage.exists(folder.path(CONTENTS)):
         return False
     return results_of(recipe, folder) is not None and not missing_transfers(recipe, folder)
@@ -117,26 +117,26 @@ def done(recipe: Recipe, folder: RunFolder) -> bool:
 def _evaluate(
     recipe: Recipe, folder: RunFolder, parts: RunParts, dataset: str | None, workers: int | None
 ) -> dict[str, Any]:
-    """Predict the images of the split, here or on the workers of a cluster, and write predictions and results.
+    """Predict the images of the split, and write predictions and results.
 
     Args:
-        dataset: name of another dataset than the run's own; its results have a folder of their own.
+        dataset: name of a transfer dataset; None: the run's own dataset.
     """
     url = folder.url if dataset is None else transfer_url(folder.url, dataset)
     owner = results_owner(folder, dataset)
     evaluation, method = recipe.evaluation, parts.method
     images = len(parts.dataset.split(evaluation.split))
     if workers is None or not images:
-        found = predictions(recipe, parts, evaluation.split)
+        predicted = predictions(recipe, parts, evaluation.split)
     else:
         prompts = storage.read_verified(folder.path(PROMPTS), folder.owner)
-        found = shared_predictions(recipe, prompts, workers, images, parts.temperature)
-    numbers = results(found, method.classnames, len(parts.dataset.base), evaluation.bins)
+        predicted = shared_predictions(recipe, prompts, workers, images, parts.temperature)
+    numbers = results(predicted, method.classnames, len(parts.dataset.base), evaluation.bins)
     record = folder.record()
-    facts = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, "seen": record and record.seen}
-    facts |= {"temperature": parts.temperature} if evaluation.calibrate else {}
-    numbers = {**facts, **numbers}
-    save_evaluation(url, numbers, found, owner)
+    settings = {"run": folder.name, "split": evaluation.split, "bins": evaluation.bins, "seen": record and record.seen}
+    settings |= {"temperature": parts.temperature} if evaluation.calibrate else {}
+    numbers = {**settings, **numbers}
+    save_evaluation(url, numbers, predicted, owner)
     numbers = read_results(storage.join(url, RESULTS), owner)
     if dataset is None:
         show_results(folder, recipe.training, numbers, print_message)
@@ -144,21 +144,19 @@ def _evaluate(
 
 
 def transfer_url(run_url: str, name: str) -> str:
-    """Folder of the results on another dataset, named after the last part of its path."""
+    """Folder for the results on another dataset, named after the last part of its path."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
 def shared_predictions(
     recipe: Recipe, prompts: bytes, workers: int, images: int, temperature: float = 1.0
 ) -> Predictions:
-    """A run's predictions for all images of its split, computed by Ray tasks.
-
-    Each task is a pure function of its arguments, so a lost one can be repeated; tasks queue on a small cluster.
+    """Predict all images of a run's split with Ray tasks; each task is a pure function, so lost ones are retried.
 
     Args:
-        recipe: of the run, with the tested dataset.
+        recipe: recipe of the run, with the tested dataset.
         prompts: content of the run's safetensors file.
-        workers: number of tasks.
+        workers: number of tasks; they queue on a small cluster.
         images: total number of images.
     """
     import ray
@@ -171,18 +169,18 @@ def shared_predictions(
             max_retries=RETRIES,
         )
         try:
-            found = ray.get(
+            parts = ray.get(
                 [remote.remote(recipe, prompts, part, workers, current(), temperature) for part in range(workers)]
             )
         except ray.exceptions.RayTaskError as error:
             raise unwrapped(error) from error
-    return Predictions.joined(found, images)
+    return Predictions.joined(parts, images)
 
 
 def predict_part(
     recipe: Recipe, prompts: bytes, part: int, parts: int, session: Session, temperature: float = 1.0
 ) -> Predictions:
-    """Return the predictions of one part; runs on a worker."""
+    """Predict one part of the images; runs on a worker."""
     with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))

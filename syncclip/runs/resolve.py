@@ -1,4 +1,4 @@
-"""Resolution of a recipe to a run: its synthetic sets, identity and folder."""
+"""Resolve a recipe to a run: synthetic datasets, identity and folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
 
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
-    """The recipe and the folder of the finished run at a path or URL; raises a `UserError` without a finished run."""
+    """Return recipe and folder of the finished run at a path or URL; raise a `UserError` without a finished run."""
     if run.startswith(PREFIX):
         raise UserError(f"{run}: this command requires a local run; `hf download` the repository and use its copy")
     hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
@@ -31,16 +31,16 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in another folder")
     folder = RunFolder(run, record.name, record.recipe_hash)
-    storage.read_verified(recipe, folder.owner)  # raises for the recipe of another run
+    storage.read_verified(recipe, folder.owner)  # raises if the recipe is of another run
     return Recipe.load(recipe, overrides, own=False), folder
 
 
 def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
-    """The recipe and folder of a finished run for reading, and a location that is valid on any machine.
+    """Return recipe and folder of a finished run for reading, and a URL that is valid on any machine.
 
     Args:
-        run: folder or URL; or `hf://owner/name` on the Hugging Face Hub, optionally with `@revision`. Files from the
-            Hub are kept in its cache, and the storage options of their recipe are ignored.
+        run: folder or URL, or `hf://owner/name[@revision]` on the Hugging Face Hub. Files from the Hub are cached, and
+            the storage options of their recipe are ignored.
     """
     from syncclip.runs.classes import FILES  # imports torch
 
@@ -48,13 +48,16 @@ def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
     recipe, folder = finished_run(copy or run)
     if copy is None:
         return recipe, folder, folder.url
-    # Otherwise the user's credentials could be sent to a third-party server.
+    # Storage options of a third party could send the user's credentials to its server.
     return recipe.with_values({"storage.options": {}}), folder, pinned(run, copy)
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> str:
-    """Locate the recipe's synthetic set: `training.synthetic`, else `out`, `out/synthetic`, or the default folder of
-    `synth`. Raises a `UserError` if it is in none of them, or if several sets are specified."""
+    """Find the synthetic dataset of a recipe: `training.synthetic`, or else in `out` or the default folder of `synth`.
+
+    Raises:
+        UserError: there is none, or the recipe lists several.
+    """
     specified = recipe.training.synthetic
     if isinstance(specified, tuple):
         raise UserError("training.synthetic must be a single set here; combine several with `syncclip shards merge`")
@@ -74,11 +77,12 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
 
 
 def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> tuple[Recipe, RunFolder]:
-    """The recipe with its synthetic set and number of images filled in, and the run's folder.
+    """Fill in the synthetic dataset and number of images of a recipe, and determine the folder of the run.
 
-    The folder's hash covers everything that determines the run: the recipe and the used part of the set.
+    The folder's hash covers everything that determines the run: the recipe and the synthetic images used.
 
     Args:
+        out: folder or URL of the run; None: the default folder.
         sets: cache for runs that are resolved together.
     """
     storage.configure(recipe.storage.options)
@@ -88,7 +92,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
         try:
             recipe, identity = _with_sets(recipe, out, sets)
         except UserError:
-            load_dataset(recipe.dataset)  # a missing dataset is the error to report first
+            load_dataset(recipe.dataset)  # if this raises, report it instead
             raise
     else:
         recipe = recipe.with_values({"training.synthetic": None, "training.images_per_class": None})
@@ -106,7 +110,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
 
 
 def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe, str]:
-    """The recipe with its synthetic sets filled in, and the identity of the used images."""
+    """Fill in the synthetic datasets of a recipe; also return the identity of the images used."""
     mixed = recipe.training.synthetic
     if not isinstance(mixed, tuple):
         url = find_synthetic(recipe, out, sets)
@@ -121,7 +125,7 @@ def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe,
 
 
 def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe, str]:
-    """The recipe with its teacher's URL, and the dimension of its class vectors if the method uses them."""
+    """Fill in the teacher's URL, and the dimension of its class vectors if the method uses them."""
     name, settings = recipe.training.method, recipe.methods.of(recipe.training.method)
     url = absolute(str(recipe.training.teacher))
     recipe = recipe.with_values({"training.teacher": url})
@@ -135,17 +139,16 @@ def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe
 
 
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
-    """A resolved run as plain data, for another process: see `from_spec`."""
-    values = recipe.model_dump(mode="json")
+    """Convert a resolved run to plain data for another process, see `from_spec`."""
     location = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
-    return {"recipe": values, **location}
+    return {"recipe": recipe.model_dump(mode="json"), **location}
 
 
 def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
-    """The resolved run that `to_spec` wrote down; its storage options are in force from here on.
+    """Restore a resolved run from the result of `to_spec`, and apply its storage options.
 
     Raises:
-        UserError: something that the recipe names is not there, for instance a method of one's own on this machine.
+        UserError: the recipe refers to something that is missing on this machine, such as a custom method.
     """
     recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
     storage.configure(recipe.storage.options)
@@ -153,7 +156,7 @@ def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with absolute local paths, since Ray Train's workers run in another folder."""
+    """Make the local paths of a recipe absolute, since Ray Train's workers have another working folder."""
     dataset, backbone = recipe.dataset, recipe.backbone
     custom = dataset.root is None and not is_dataset_name(dataset.name)
     paths = {

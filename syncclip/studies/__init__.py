@@ -1,1 +1,1 @@
-"""Studies: a grid of configurations, images per class and seeds, its runs, scaling curves, comparisons and tables."""
+"""Studies: grids of configurations, images per class and seeds, with runs, scaling curves, comparisons and tables."""

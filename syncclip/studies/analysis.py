@@ -1,4 +1,4 @@
-"""From the predictions of finished trainings to scaling curves, data efficiency and paired comparisons."""
+"""Scaling curves, data efficiency and paired comparisons from the predictions of finished trainings."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from syncclip.training.run_folder import RunFolder
 
 SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
-"""Fixed, so that repeating an analysis gives the same file."""
+"""Fixed seed, so that a repeated analysis writes the same bytes."""
 
 REAL_ONLY_METHOD = {"syncclip": "ivlp"}
-"""Method -> the method that it reduces to on real images only."""
+"""Method -> the method to which it reduces on real images only."""
 
 Point = tuple[Configuration, int | None]
-"""A configuration at a number of synthetic images per class; None without synthetic images."""
+"""A configuration and its number of synthetic images per class; None without synthetic images."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Evidence:
     """Outcomes of all finished trainings.
 
     Attributes:
-        cells: (configuration, images per class, seed) -> outcomes of that run on each dataset.
+        cells: (configuration, images per class, seed) -> outcomes of the run on each dataset.
     """
 
     configurations: Sequence[Configuration]
@@ -51,12 +51,12 @@ class Evidence:
     _resamples: dict[Hashable, Resamples] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, configuration: Configuration) -> list[Point]:
-        """The configuration at each number of images with a finished training, ascending."""
+        """The configuration at each number of images with a finished training, in ascending order."""
         amounts = {n for name, n, _ in self.cells if name == configuration.name}
         return [(configuration, n) for n in sorted(amounts, key=lambda n: n or 0)]
 
     def seeds(self, points: Iterable[Point]) -> list[int | None]:
-        """Seeds that are finished at every point, ascending."""
+        """Seeds that are finished at every point, in ascending order."""
         finished = [
             {seed for name, n, seed in self.cells if (name, n) == (configuration.name, at)}
             for configuration, at in points
@@ -64,7 +64,7 @@ class Evidence:
         return sorted(set.intersection(*finished), key=lambda seed: seed or 0)
 
     def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Outcomes]:
-        """Outcomes of several seeds at a point, for each dataset; an untrained configuration has a single run."""
+        """Outcomes of several seeds at a point, one entry per dataset; an untrained configuration has a single run."""
         configuration, n = point
         runs = [self.cells[configuration.name, n, seed] for seed in (seeds if configuration.trained else [None])]
         keys = ("within_split", "all_classes", "base_score")
@@ -74,7 +74,7 @@ class Evidence:
         ]
 
     def resampled(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Resampled:
-        """All metrics at a point, for each seed and in `count` resamples, which all points share; cached."""
+        """All metrics at a point, for each seed and in each of `count` resamples, which all points share; cached."""
         key = (point[0].name, point[1], *seeds, unit, count)
         if key not in self._metrics:
             outcomes = self.stack(point, seeds)
@@ -87,35 +87,34 @@ class Evidence:
     def _make_resamples(self, seeds: int, tested: Sequence[Outcomes], unit: Unit, count: int) -> Resamples:
         key = (seeds, unit, count, *((part.base, part.label.tobytes()) for part in tested))
         if key not in self._resamples:
-            self._resamples.clear()  # each takes 200 MB for tens of thousands of images
+            self._resamples.clear()  # 200 MB each for tens of thousands of images
             self._resamples[key] = make_resamples(seeds, tested, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
         return self._resamples[key]
 
 
 def gather(finished: Sequence[tuple[Cell, RunFolder]], configurations: Sequence[Configuration], base: int) -> Evidence:
-    """Read the predictions of the finished trainings of one dataset, which has `base` base classes."""
-    keys = [(cell.configuration.name, cell.images_per_class, cell.seed) for cell, _ in finished]
-    runs = (run for _, run in finished)
-    return Evidence(configurations, {key: (_outcomes(run, base),) for key, run in zip(keys, runs, strict=True)})
-
-
-def _outcomes(run: RunFolder, base: int) -> Outcomes:
-    rows = Predictions.read(run.path(PREDICTIONS), run.owner)
-    within_split, all_classes = rows.within_split_prediction == rows.label, rows.all_classes_prediction == rows.label
-    return Outcomes(within_split[None], all_classes[None], rows.base_score[None], rows.label, base)
+    """Read the predictions of the finished trainings on a dataset with `base` base classes."""
+    cells = {}
+    for cell, run in finished:
+        rows = Predictions.read(run.path(PREDICTIONS), run.owner)
+        within_split = rows.within_split_prediction == rows.label
+        all_classes = rows.all_classes_prediction == rows.label
+        outcomes = Outcomes(within_split[None], all_classes[None], rows.base_score[None], rows.label, base)
+        cells[cell.configuration.name, cell.images_per_class, cell.seed] = (outcomes,)
+    return Evidence(configurations, cells)
 
 
 def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -> Evidence:
-    """Evidence of a suite: the trainings that are finished on each of its datasets."""
+    """Join the evidence of a suite's datasets; trainings that are not finished on all of them are left out."""
     keys = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
-    return Evidence(configurations, {key: tuple(of for part in parts for of in part.cells[key]) for key in keys})
+    return Evidence(configurations, {key: tuple(part.cells[key][0] for part in parts) for key in keys})
 
 
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
-    """Errors of every configuration that uses synthetic images: {configuration: {metric: Series}}.
+    """Errors of each configuration with synthetic images: {configuration: {metric: Series}}.
 
-    A series starts at 0 images with `origin`, if the study has it. Only seeds that are finished at every number of
-    images are used, so that all points of a curve share the same shots.
+    A series starts at 0 images with the configuration from `origin`, if there is one. Only seeds that are finished at
+    every number of images count, so that all points of a curve share the same shots.
     """
     result = {}
     for configuration in evidence.configurations:
@@ -129,8 +128,11 @@ def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, S
 
 
 def origin(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """The same training without synthetic images: on the same shots with the same method, or the method that this one
-    reduces to on real images only; for a configuration without real images, the untrained one."""
+    """Find the counterpart of a configuration without synthetic images; None if the study has none.
+
+    The counterpart is trained on the same shots, with the same method or the one to which it reduces on real images.
+    For a configuration without real images, it is the untrained configuration.
+    """
     finished = [other for other in evidence.configurations if evidence.points(other)]
     if not configuration.real:
         return next((other for other in finished if not other.trained), None)
@@ -145,11 +147,11 @@ def origin(evidence: Evidence, configuration: Configuration) -> Configuration | 
 def _series(
     evidence: Evidence, points: Sequence[Point], seeds: Sequence[int | None], amounts: Sequence[int], count: int
 ) -> dict[str, Series]:
-    """A series for each metric that all points have, over seeds and classes."""
+    """Series of each metric that is defined at all points, resampled over seeds and classes."""
     metrics = [evidence.resampled(point, seeds, "classes", count) for point in points]
     result = {}
     for name in METRICS:
-        columns = zip(*(of[name] for of in metrics), strict=True)
+        columns = zip(*(values[name] for values in metrics), strict=True)
         errors, resamples = (100 - np.stack(column, axis=1) for column in columns)
         if not np.isnan(errors).any():
             result[name] = Series(amounts, errors, resamples)
@@ -159,30 +161,23 @@ def _series(
 def fits(
     errors: Mapping[str, Mapping[str, Series]], settings: StudySettings, split: str, seen: Mapping[str, float]
 ) -> Fits:
-    """Fit the scaling curve of every series, and compare the models by their held-out errors.
+    """Fit the scaling curve of each series from `series`, and compare the models by their held-out errors.
 
     Args:
-        errors: see `series`.
         seen: see `Fits`.
     """
-    curves = {
-        configuration: {
+    level = settings.confidence_level
+    curves, models = {}, {}
+    for configuration, metrics in errors.items():
+        curves[configuration] = {
             metric: fit_curve(
-                of,
-                settings.confidence_level,
-                settings.forecast or [4 * of.amounts[-1], 16 * of.amounts[-1]],
-                seen.get(configuration),
+                each, level, settings.forecast or [4 * each.amounts[-1], 16 * each.amounts[-1]], seen.get(configuration)
             )
-            for metric, of in metrics.items()
+            for metric, each in metrics.items()
         }
-        for configuration, metrics in errors.items()
-    }
-    models = {
-        configuration: {metric: held_out(of) for metric, of in metrics.items()}
-        for configuration, metrics in errors.items()
-        if all(len(of.amounts) > MIN_AMOUNTS for of in metrics.values())
-    }
-    return Fits(settings.confidence_level, settings.resamples, split, curves, models, seen)
+        if all(len(each.amounts) > MIN_AMOUNTS for each in metrics.values()):
+            models[configuration] = {metric: held_out(each) for metric, each in metrics.items()}
+    return Fits(level, settings.resamples, split, curves, models, seen)
 
 
 def data_efficiency(
@@ -193,13 +188,13 @@ def data_efficiency(
     images_per_hour: float | None,
     classes: int,
 ) -> DataEfficiency:
-    """Marginal value of the reference configuration's images per hour of generation, and their real-image equivalents.
+    """Marginal value of the reference configuration's synthetic images, and their real-image equivalents.
 
     Args:
-        errors: see `series`.
-        shots: of configurations that don't override it.
-        images_per_hour: throughput of one generator; None if not measured.
-        classes: number of classes that share it.
+        errors: result of `series`.
+        shots: default number of shots.
+        images_per_hour: throughput of one generator; None if it was not measured.
+        classes: number of classes that share the throughput.
     """
     reference = settings.reference_configuration.name
     return DataEfficiency(
@@ -207,22 +202,19 @@ def data_efficiency(
         confidence_level=settings.confidence_level,
         images_per_hour=images_per_hour,
         marginal={
-            metric: marginal(of, images_per_hour, classes, settings.confidence_level)
-            for metric, of in errors.get(reference, {}).items()
-            if images_per_hour and len(of.amounts) >= MIN_AMOUNTS
+            metric: marginal(each, images_per_hour, classes, settings.confidence_level)
+            for metric, each in errors.get(reference, {}).items()
+            if images_per_hour and len(each.amounts) >= MIN_AMOUNTS
         },
         exchange=exchanges(evidence, settings, shots),
     )
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
-    """Real-image equivalents of the reference configuration's synthetic images, for every metric.
+    """Real-image equivalents of the reference configuration's synthetic images, by metric.
 
-    Empty unless a method was trained on real images only with as many numbers of shots (`dataset.shots` in the
-    overrides of the configurations) as a power law requires.
-
-    Args:
-        shots: of configurations that don't override it.
+    Empty unless a method was trained on real images only with enough numbers of shots for a power law (overrides
+    `dataset.shots`); `shots` is the default number.
     """
     reference, by_shots = settings.reference_configuration, _real_only_by_shots(evidence, shots)
     synthetic = evidence.points(reference) if reference.synthetic else []
@@ -240,21 +232,20 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
 
 
 def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configuration]:
-    """Shots, ascending -> configuration on real images only, of the method with most numbers of shots."""
+    """Shots in ascending order -> configuration on real images only, for the method with the most numbers of shots."""
     methods: dict[str, dict[int, Configuration]] = {}
     for configuration in evidence.configurations:
         if configuration.trained and configuration.data == "real" and evidence.points(configuration):
-            of_method = methods.setdefault(configuration.method, {})
-            of_method.setdefault(int(configuration.overrides.get(SHOTS, shots)), configuration)
+            by_shots = methods.setdefault(configuration.method, {})
+            by_shots.setdefault(int(configuration.overrides.get(SHOTS, shots)), configuration)
     return dict(sorted(max(methods.values(), key=len, default={}).items()))
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
     """Compare the reference configuration with all others at each number of images, and with itself at the smallest.
 
-    A configuration without synthetic images is compared with every number. Pairs use the seeds that both have finished.
-    Each has an interval over seeds and images, over seeds and classes, and with several datasets over seeds and
-    datasets.
+    A configuration without synthetic images is compared at every number. Each pair uses the seeds that both have
+    finished, and has an interval for each `Unit`; over datasets only if there are several.
     """
     reference = settings.reference_configuration
     points = evidence.points(reference)
@@ -287,9 +278,9 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]
                     **vars(interval),
                     confidence_level=settings.confidence_level,
                     seeds=len(seeds),
-                    images=sum(len(of.label) for of in tested),
+                    images=sum(len(each.label) for each in tested),
                     unit=unit,
-                    smaller_split=min(min((~of.novel).sum(), of.novel.sum()) for of in tested).item(),
+                    smaller_split=min(min((~each.novel).sum(), each.novel.sum()) for each in tested).item(),
                 )
                 for metric, interval in difference(ours, theirs, settings.confidence_level).items()
             ]

@@ -1,4 +1,4 @@
-"""Run the trainings of a grid: one Ray task each, resumable and independent of the others."""
+"""Run the trainings of a grid as independent, resumable Ray tasks."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from syncclip.training.loop import StoppedError
 from syncclip.training.run_folder import RunFolder
 
 TIMING = "cell.json"
-"""File in a training's folder with the seconds that it took, over all starts."""
+"""File in a training's folder with its duration in seconds, summed over all starts."""
 
 MAX_CELLS = 256
-"""Maximum number of trainings submitted at a time, however far the cluster may grow."""
+"""Maximum number of trainings submitted at a time, also on an autoscaling cluster."""
 
 LOCK_TIMEOUT_SECONDS = 60.0
-"""A training waits this long for another process that runs it; the process of a killed study ends soon."""
+"""Time that a training waits for another process that runs it, such as one of a killed study that is about to end."""
 
 POLL_SECONDS = 2.0
 """Interval between updates of the progress line."""
@@ -59,17 +59,17 @@ class CellRun:
 
     @property
     def url(self) -> str:
-        """URL of its run."""
+        """URL of the run folder."""
         return self.folder.url
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The run as plain data for `run_cell`."""
+        """Plain data from which `run_cell` restores the run."""
         return to_spec(self.recipe, self.folder)
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of the training; None if it was not finished here. A removed file is reported."""
+        """Duration of the training in seconds; None if it is unknown. A removed file is reported."""
         seconds = _seconds_of(self.folder)
         if seconds is None and self.status == "done" and TIMING in (storage.read_contents(self.url) or ()):
             print_message(f"{self.folder.path(TIMING)} is missing, so the cost excludes this run")
@@ -77,15 +77,14 @@ class CellRun:
 
     @property
     def results(self) -> dict[str, Any]:
-        """Metrics of a finished training."""
+        """Results of a finished training."""
         return read_results(storage.join(self.url, RESULTS), self.folder.owner)
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
-    """Recipe of one training: one worker, and the overrides of its configuration.
+    """Derive the recipe of one training, with a single worker, from that of the study.
 
     Args:
-        recipe: of the study.
         synthetic: URL of the synthetic dataset.
     """
     configuration = cell.configuration
@@ -102,17 +101,16 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
 
 
 def _origin(recipe: Recipe, configuration: Configuration) -> str:
-    """Prefix of messages about a configuration, which may be from a file, the command line or a protocol."""
-    number = [of.name for of in recipe.study.configurations].index(configuration.name)
+    """Prefix of messages about a configuration from a file, the command line or a protocol."""
+    number = [each.name for each in recipe.study.configurations].index(configuration.name)
     return f"recipe {recipe.name!r}: study.configurations[{number}] {configuration.name!r}"
 
 
 def check_configurations(recipe: Recipe) -> None:
-    """Check every configuration and every value of its search space before anything is generated.
+    """Check each configuration and each value of its search space before anything is generated.
 
     Raises:
-        UserError: an unknown method or key, an invalid value or combination; or none of the configuration's numbers of
-            images is among the study's.
+        UserError: a method, key or value is invalid, or no number of images of a configuration is among the study's.
     """
     amounts = recipe.study.amounts
     for configuration in recipe.study.configurations:
@@ -127,12 +125,12 @@ def check_configurations(recipe: Recipe) -> None:
 
 
 def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | None) -> list[CellRun]:
-    """Resolve the recipe of every training and find the finished ones. Writes nothing.
+    """Resolve the recipe of each training and determine the finished ones, without writing anything.
 
     Raises:
-        UserError: a folder holds the run of another recipe or another synthetic dataset.
+        UserError: a folder contains the run of another recipe or synthetic dataset.
     """
-    runs, sets = [], SetCache()  # reads the synthetic dataset once for all
+    runs, sets = [], SetCache()  # the synthetic dataset is read once
     for cell in cells:
         url = storage.join(out, CELLS, cell.name)
         resolved, folder = resolve_run(cell_recipe(recipe, cell, synthetic), url, sets)
@@ -147,30 +145,26 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
         spec: see `CellRun.spec`.
 
     Returns:
-        seconds; error, None or why it failed; stopped, whether its driver stopped it.
+        `seconds`; `error`, None for success; `stopped`, whether the driver stopped the training.
     """
-    with spec.get("session", current()):
-        return _run_cell(spec)
-
-
-def _run_cell(spec: dict[str, Any]) -> dict[str, Any]:
     start = time.monotonic()
     error, stopped = None, False
-    try:
-        recipe, folder = from_spec(spec)
-        with storage.lock(folder.url, "study", patience=LOCK_TIMEOUT_SECONDS):
-            try:
-                with observing_stop(spec.get("stop")):
-                    jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
-            except StoppedError:
-                stopped = True
-            seconds = (_seconds_of(folder) or 0.0) + time.monotonic() - start
-            write_json(folder.path(TIMING), {"seconds": round(seconds, 3)}, folder.owner)
-            storage.write_contents(folder.url, folder.owner)
-    except Exception as exception:
-        if debugging():
-            raise
-        error = _sentence(exception)
+    with spec.get("session", current()):
+        try:
+            recipe, folder = from_spec(spec)
+            with storage.lock(folder.url, "study", patience=LOCK_TIMEOUT_SECONDS):
+                try:
+                    with observing_stop(spec.get("stop")):
+                        jobs.run_resolved(recipe, folder, _model_cache(recipe.study.keep_images))
+                except StoppedError:
+                    stopped = True
+                seconds = (_seconds_of(folder) or 0.0) + time.monotonic() - start
+                write_json(folder.path(TIMING), {"seconds": round(seconds, 3)}, folder.owner)
+                storage.write_contents(folder.url, folder.owner)
+        except Exception as exception:
+            if debugging():
+                raise
+            error = _sentence(exception)
     return {"seconds": time.monotonic() - start, "error": error, "stopped": stopped}
 
 
@@ -183,7 +177,7 @@ def _seconds_of(folder: RunFolder) -> float | None:
 
 @functools.lru_cache(maxsize=1)
 def _model_cache(keep_bytes: int) -> ModelCache:
-    """Cache that a worker process keeps between trainings, which Ray runs one after the other."""
+    """Cache of a worker process, which runs trainings one after the other."""
     return ModelCache(keep_bytes)
 
 
@@ -195,23 +189,23 @@ def run_cells(
     out: str | None = None,
     owner: str = storage.NOBODY,
 ) -> tuple[list[CellRun], StudyStatus]:
-    """Run the waiting trainings on Ray, in order, as many at a time as the cluster has room for.
+    """Run the waiting trainings on Ray, in order, as many at a time as the cluster has resources for.
 
-    A failed training stops no other. If its process dies or its machine is lost, it restarts from its newest
-    checkpoint, up to `settings.retries` times. A repeated call runs what is not finished.
+    A failed training does not stop the others. A training whose process or machine is lost restarts from its newest
+    checkpoint, up to `settings.retries` times.
 
     Args:
-        runs: from `prepare`.
-        label: of the progress line.
-        task: runs a training; same signature as `run_cell`.
-        out: folder of the study for its status file; None for none.
+        runs: result of `prepare`.
+        label: label of the progress line.
+        task: function that runs a training, like `run_cell`.
+        out: folder for the status file; None: no status file.
         owner: identity of the study.
 
     Returns:
-        The runs with their new status, in the given order, and the work of this call.
+        The runs with their new status, in the given order, and the status of this call.
 
     Raises:
-        UserError: no machine of the cluster can hold a training.
+        UserError: the resources of the cluster are too small for a training.
     """
     waiting = [run for run in runs if run.status == "waiting"]
     done = sum(run.status == "done" for run in runs)
@@ -221,7 +215,7 @@ def run_cells(
     names = _unique_names(runs)
     with Progress(len(runs), "trainings", label, done=done) as progress, ray_session(), ExitStack() as stack:
         slots = _slots(settings, waiting[0].recipe.training.label_selector, first=True)
-        status = StudyStatus.begin(cells=len(runs), done=done)  # after the start of Ray, which its wall time excludes
+        status = StudyStatus.begin(cells=len(runs), done=done)  # its wall time excludes the start of Ray
         status.give([], slots)
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
@@ -238,7 +232,7 @@ def run_cells(
 
 
 def _unique_names(runs: Sequence[CellRun]) -> dict[str, str]:
-    """URL of each run -> name of its cell, with the dataset's folder if several datasets have one of this name."""
+    """URL of each run -> name of its cell; in a suite, preceded by the name of the dataset."""
     folders = [run.url.split("/")[:-1] for run in runs]
     shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
     return {run.url: "/".join(part for part in run.url.split("/")[shared:] if part != CELLS) for run in runs}
@@ -253,7 +247,7 @@ def _finished(
     progress: Progress,
     stop: str,
 ) -> Iterable[tuple[CellRun, float, str | None]]:
-    """(run, seconds, error) of each training as it ends; updates status and progress every few seconds."""
+    """Yield (run, seconds, error) as each training ends; update status and progress every `POLL_SECONDS`."""
     import ray
 
     selector = waiting[0].recipe.training.label_selector
@@ -264,7 +258,7 @@ def _finished(
     running: dict[Any, tuple[CellRun, float]] = {}
     try:
         while running or (queued and not requested()):
-            slots = _slots(settings, selector)  # changes when a machine joins or is lost
+            slots = _slots(settings, selector)  # changes as machines join or are lost
             while queued and len(running) < slots and not requested():
                 run = queued.pop()
                 running[remote.remote({**run.spec, "stop": stop, "session": current()})] = (run, time.monotonic())
@@ -283,17 +277,17 @@ def _finished(
                 except ray.exceptions.RayError as error:
                     yield run, time.monotonic() - since, _sentence(error)
     finally:
-        for reference in running:  # nothing continues in the background after an interrupt
+        for reference in running:  # after an interrupt
             with suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
 
 
 def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = False) -> int:
-    """Number of trainings that may run at a time, at least one; requesting so many makes a cluster grow.
+    """Number of trainings to submit at a time, at least one; an autoscaling cluster grows accordingly.
 
     Args:
         selector: `training.label_selector`.
-        first: raise an error if the cluster can't hold a training; later, a lost machine may come back.
+        first: whether to raise an error if the cluster is too small; later calls expect lost machines to return.
     """
     available = capacity(selector)
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
@@ -307,7 +301,7 @@ def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = F
 
 
 def _sentence(error: BaseException) -> str:
-    """Cause of a failure in one line, with the type of the exception unless it is a user error."""
+    """Format the cause of a failure as one line, with the type of the exception unless it is a user error."""
     error = unwrapped(error)
     error = custom_code_error(error) or error
     lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()] or ["no reason given"]

@@ -1,9 +1,8 @@
-"""Features of real and synthetic images before and after training, for the domain shift and the feature map."""
+"""Image features of both domains before and after training, for the domain shift and the feature map."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -27,29 +26,22 @@ from syncclip.training.run_folder import RunFolder
 DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Preprocessed images of one domain, with their rows in the dataset and their labels."""
-
-    rows: Rows
-    labels: Rows
-    images: torch.Tensor
+Sample = tuple[Rows, Rows, torch.Tensor]
+"""Rows in the dataset, labels, and preprocessed images of one domain."""
 
 
 def feature_map(
     recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
-    """Measure and map both domains under the frozen CLIP ("frozen") and under a trained run ("trained").
-
-    In the trained run, images use the prompts of their own domain if the method has domain-specific ones.
+    """Measure and map both domains with the frozen CLIP ("frozen") and with a trained run ("trained").
 
     Args:
-        recipe: of the run.
-        synthetic_url: the synthetic dataset; the run's images come first in it.
-        limit: number of images of each domain, evenly distributed over classes.
+        recipe: recipe of the run; methods with domain-specific prompts use those of each image's domain.
+        synthetic_url: synthetic dataset that begins with the images of the run.
+        limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:
-        The shift under each model, and the map with the columns model, domain, label, row, x, y.
+        The shift for each model, and the map with the columns model, domain, label, row, x, y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)
@@ -59,33 +51,32 @@ def feature_map(
     shifts, tables = {}, []
     with deterministic(recipe.training.threads), torch.inference_mode():
         for model, method in (("frozen", frozen), ("trained", parts.method)):
-            features = {domain: _features(method, sample, domain, recipe) for domain, sample in samples.items()}
-            shifts[model] = measure(
-                features[REAL], samples[REAL].labels, features[SYNTHETIC], samples[SYNTHETIC].labels
-            )
-            maps = project(features[REAL], features[SYNTHETIC])
-            for (domain, sample), xy in zip(samples.items(), maps, strict=True):
-                columns = {"label": sample.labels, "row": sample.rows, "x": xy[:, 0], "y": xy[:, 1]}
+            size = recipe.evaluation.batch_size
+            features = [_features(method, images, domain, size) for domain, (_, _, images) in samples.items()]
+            shifts[model] = measure(features[0], samples[REAL][1], features[1], samples[SYNTHETIC][1])
+            for (domain, (rows, labels, _)), xy in zip(samples.items(), project(*features), strict=True):
+                columns = {"label": labels, "row": rows, "x": xy[:, 0], "y": xy[:, 1]}
                 tables.append(pd.DataFrame({"model": model, "domain": DOMAINS[domain], **columns}))
     return shifts, pd.concat(tables, ignore_index=True)
 
 
-def _features(method: Method, sample: Sample, domain: int, recipe: Recipe) -> Floats:
-    size, device = recipe.evaluation.batch_size, method.clip.device
+def _features(method: Method, images: torch.Tensor, domain: int, batch: int) -> Floats:
     batches = []
-    for first in range(0, len(sample.images), size):
-        images = sample.images[first : first + size].to(device)
-        domains = torch.full((len(images),), domain, device=device)
-        batches.append(method.image_features(images, domains).double().cpu().numpy())
+    for first in range(0, len(images), batch):
+        pixels = images[first : first + batch]
+        domains = torch.full((len(pixels),), domain, device=method.clip.device)
+        batches.append(method.image_features(pixels.to(method.clip.device), domains).double().cpu().numpy())
     return np.concatenate(batches)
 
 
 def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
     pixels = {}
     for row in balanced_rows(images.labels, limit).tolist():
-        with suppress(UserError):  # the map may lack single images
+        with suppress(UserError):  # unreadable images are skipped
             pixels[row] = parts.backbone.preprocess(images.image(row))
     if not pixels:
-        raise UserError("no image of one of the domains can be read, so the domain shift can't be measured")
+        raise UserError(
+            "the domain shift requires real and synthetic images, but all images of a domain are unreadable"
+        )
     rows = np.array(list(pixels), dtype=np.int64)
-    return Sample(rows, images.labels[rows], torch.stack(list(pixels.values())))
+    return rows, images.labels[rows], torch.stack(list(pixels.values()))

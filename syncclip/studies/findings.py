@@ -1,4 +1,4 @@
-"""Write the files of a study: tables, predictions, curves, comparisons, domain shift and cost; see `outputs`."""
+"""Write the results of a study: tables, predictions, curves, comparisons, domain shift and cost; see `outputs`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEYS = ("cell", "configuration", "method", "data", "images_per_class", "seed", "
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """The synthetic dataset of a study: its URL, images per class, and the cost of generating it in this call."""
+    """Synthetic dataset of a study: URL, images per class, and the cost of generating it in this call."""
 
     url: str
     images_per_class: int
@@ -36,7 +36,7 @@ class SyntheticSet:
 
 @dataclass(frozen=True)
 class Findings:
-    """Results of a study: the table of its trainings, their outcomes, and the comparisons."""
+    """Results of a study: table of the trainings, their outcomes, and comparisons."""
 
     table: pd.DataFrame
     evidence: Evidence
@@ -44,7 +44,7 @@ class Findings:
 
 
 def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) -> outputs.StudyState:
-    """The grid of a study and its progress."""
+    """Build study.json: the grid of a study and its progress."""
     dataset = load_dataset(recipe.dataset)
     settings, synthetic = recipe.study, recipe.training.synthetic
     return outputs.StudyState(
@@ -55,24 +55,24 @@ def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) ->
         split=recipe.evaluation.split,
         synthetic=synthetic if isinstance(synthetic, str) else None,
         reference=settings.reference_configuration.name,
-        configurations=configuration_states(recipe),
+        configurations=[
+            outputs.ConfigurationState(each.name, each.method, each.data) for each in settings.configurations
+        ],
         images_per_class=settings.amounts,
         dropped=list(dropped),
         seeds=settings.seeds,
-        cells=[cell_state(run, run.status, run.error, run.folder.recipe_hash) for run in runs],
-    )
-
-
-def configuration_states(recipe: Recipe) -> list[outputs.ConfigurationState]:
-    """The configurations of a recipe as study.json holds them."""
-    return [outputs.ConfigurationState(of.name, of.method, of.data) for of in recipe.study.configurations]
-
-
-def cell_state(run: CellRun, status: outputs.Status, error: str | None, recipe_hash: str) -> outputs.CellState:
-    """A training as study.json holds it."""
-    cell = run.cell
-    return outputs.CellState(
-        cell.name, cell.configuration.name, cell.images_per_class, cell.seed, status, error, recipe_hash
+        cells=[
+            outputs.CellState(
+                cell=run.cell.name,
+                configuration=run.cell.configuration.name,
+                images_per_class=run.cell.images_per_class,
+                seed=run.cell.seed,
+                status=run.status,
+                error=run.error,
+                hash=run.folder.recipe_hash,
+            )
+            for run in runs
+        ],
     )
 
 
@@ -83,7 +83,7 @@ def write_state(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
 
 
 def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
-    """One row per finished training: `KEYS`, `SCORES` in per cent, seconds of the whole training, and recipe hash."""
+    """Table with one row per finished training: `KEYS`, `SCORES` in per cent, duration in seconds, and recipe hash."""
     rows = []
     for run in runs:
         if run.status == "done":
@@ -105,12 +105,12 @@ def write(
     work: StudyStatus,
     state: outputs.StudyState,
 ) -> Findings:
-    """Write the findings of the finished trainings; a repetition writes the same bytes, apart from the cost.
+    """Write the results of the finished trainings; deterministic except for the cost.
 
     Args:
         synthetic: None if no configuration uses synthetic images.
-        work: the trainings of this call.
-        state: the grid, written last.
+        work: status of this call's trainings.
+        state: content of study.json, written last.
     """
     table = cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
@@ -138,9 +138,8 @@ def write_conclusions(
     """Write predictions, curves, comparisons, data efficiency, tables and cost; the state last.
 
     Args:
-        findings: without comparisons.
-        runs: all trainings, for a suite those of all datasets.
-        classes: number of classes, for a suite those of all datasets.
+        findings: results without comparisons.
+        runs, classes: trainings and number of classes; of all datasets in a suite.
         datasets: table of each dataset of a suite.
 
     Returns:
@@ -152,14 +151,10 @@ def write_conclusions(
     speed = cost.synthesis.images_per_second if cost.synthesis else None
     throughput = 3600 * speed if speed else None
     efficiency = analysis.data_efficiency(evidence, series, settings, recipe.dataset.shots, throughput, classes)
-    files = {
-        outputs.FIT: fits,
-        outputs.COMPARISONS: comparisons,
-        outputs.COST: cost,
-        outputs.DATA_EFFICIENCY: efficiency,
-    }
-    for name, value in files.items():
-        outputs.write_json(storage.join(url, name), value, state.owner)
+    outputs.write_json(storage.join(url, outputs.FIT), fits, state.owner)
+    outputs.write_json(storage.join(url, outputs.COMPARISONS), comparisons, state.owner)
+    outputs.write_json(storage.join(url, outputs.COST), cost, state.owner)
+    outputs.write_json(storage.join(url, outputs.DATA_EFFICIENCY), efficiency, state.owner)
     predictions.write(evidence, url, state.owner)
     text = summary.markdown(recipe, findings.table, fits.curves, comparisons, datasets)
     storage.write_with_checksum(storage.join(url, outputs.TABLES), text.encode(), owner=state.owner)
@@ -169,7 +164,7 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """Configuration -> mean share of the synthetic images used by its finished runs at the largest number of images."""
+    """Configuration -> mean share of the synthetic images that its finished runs at the largest number have used."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         n = run.cell.images_per_class
@@ -179,19 +174,22 @@ def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
 
 
 def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet, owner: str) -> None:
-    """Measure the domain shift of the reference configuration's first seed at its largest number of images, once."""
+    """Measure the domain shift of the reference configuration: first seed, largest number of images.
+
+    A measurement of the same run and images is reused.
+    """
     settings = recipe.study
     reference = settings.reference_configuration
     finished = [run for run in runs if run.status == "done" and run.cell.configuration.name == reference.name]
     if not finished or not reference.synthetic:
         return
-    run = max(finished, key=lambda of: (of.cell.images_per_class or 0, -settings.seeds.index(of.cell.seed or 0)))
+    run = max(finished, key=lambda run: (run.cell.images_per_class or 0, -settings.seeds.index(run.cell.seed or 0)))
     key = digest([run.folder.recipe_hash, recipe.evaluation.split, settings.map_images, synthetic.images_per_class])
     path, features = storage.join(url, outputs.SHIFT), storage.join(url, outputs.FEATURES)
     if storage.exists(path) and storage.exists(features) and storage.read_owner(features) == storage.identity(key):
         previous = outputs.read_json(path)
         if previous.get("key") == key:
-            outputs.write_json(path, previous, owner)  # an extended study has another owner
+            outputs.write_json(path, previous, owner)  # the owner changes when a study is extended
             return
     shifts, table = feature_map(run.recipe, run.folder, synthetic.url, settings.map_images)
     counts = table[table["model"] == "frozen"]["domain"].value_counts()
@@ -210,7 +208,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
 
 
 def training_cost(before: outputs.TrainingCost, runs: Sequence[CellRun], work: StudyStatus) -> outputs.TrainingCost:
-    """Cost of the trainings; wall time and busy share accumulate over the calls that ran any."""
+    """Cost of the trainings; wall time and utilisation accumulate over all calls that ran trainings."""
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
     wall_before = 3600 * (before.wall_hours or 0.0)
     wall = wall_before + work.wall_seconds

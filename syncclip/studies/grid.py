@@ -1,4 +1,4 @@
-"""The trainings ("cells") of a study, the most informative first."""
+"""Grid of a study: its trainings ("cells"), the most informative first."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from syncclip.recipe.study import Configuration, StudySettings
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a study.
-
-    `images_per_class` is None without synthetic images, `seed` is None for an untrained configuration.
-    """
+    """One training of a study; without synthetic images or training, `images_per_class` or `seed` is None."""
 
     configuration: Configuration
     images_per_class: int | None
@@ -28,7 +25,7 @@ class Cell:
 
 
 def spread(amounts: list[int]) -> list[int]:
-    """Order numbers of images so that a curve takes shape early: largest, smallest, then the middle of the widest gap.
+    """Order numbers of images: largest, smallest, then the middle of the widest gap, so that a curve forms early.
 
     >>> spread([1, 2, 4, 8, 16])
     [16, 1, 4, 2, 8]
@@ -42,24 +39,15 @@ def spread(amounts: list[int]) -> list[int]:
 
 
 def cells(settings: StudySettings) -> list[Cell]:
-    """All trainings, the most informative first.
-
-    The first seed is complete before the next begins. Within a seed, all configurations come at the largest number of
-    images, then at the smallest, then between.
-    """
-    trained = [of for of in settings.configurations if of.trained]
-    order = [Cell(of, None, None) for of in settings.configurations if not of.trained]
+    """All trainings, the most informative first: seed by seed, and within a seed by number of images as in `spread`."""
+    trained = [configuration for configuration in settings.configurations if configuration.trained]
+    order = [Cell(untrained, None, None) for untrained in settings.configurations if not untrained.trained]
     for seed in settings.seeds:
-        order += [Cell(of, None, seed) for of in trained if not of.synthetic]
+        order += [Cell(configuration, None, seed) for configuration in trained if not configuration.synthetic]
         order += [
-            Cell(of, n, seed)
+            Cell(configuration, n, seed)
             for n in spread(settings.amounts)
-            for of in trained
-            if of.synthetic and n in of.at(settings.amounts)
+            for configuration in trained
+            if configuration.synthetic and n in configuration.at(settings.amounts)
         ]
     return order
-
-
-def capped(amounts: list[int], largest: int) -> list[int]:
-    """Available numbers of images, ascending; larger ones are reduced to the largest."""
-    return sorted({min(n, largest) for n in amounts})

@@ -1,14 +1,13 @@
-"""A study on a suite of datasets: the average over them, next to the findings of each dataset."""
+"""Studies on a suite of datasets: results of the average over the datasets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from syncclip import storage
-from syncclip.datasets import load_dataset
 from syncclip.evaluation.metrics import HARMONIC, harmonic_mean
 from syncclip.recipe.recipe import Recipe, digest
 from syncclip.studies import analysis, findings, outputs
@@ -19,12 +18,12 @@ from syncclip.studies.status import StudyStatus
 
 @dataclass(frozen=True)
 class Part:
-    """A study on one dataset, or on one of a suite.
+    """The study of a single dataset, or of one dataset of a suite.
 
     Attributes:
-        recipe: with the synthetic dataset and the numbers of images that it has.
+        recipe: recipe with the synthetic dataset and its available numbers of images.
         synthetic: None if no configuration uses synthetic images.
-        dropped: numbers of images per class that the synthetic dataset doesn't have.
+        dropped: numbers of images per class that are not available.
     """
 
     recipe: Recipe
@@ -35,18 +34,18 @@ class Part:
 
     @property
     def state(self) -> outputs.StudyState:
-        """The grid on this dataset and its progress."""
+        """Grid and progress on this dataset."""
         return findings.state_of(self.recipe, self.runs, self.dropped)
 
 
 def write(
     recipe: Recipe, url: str, parts: Mapping[str, Part], of_parts: Mapping[str, Findings], work: StudyStatus
 ) -> Findings:
-    """Write the average over the datasets, of the trainings that are finished on each of them.
+    """Write the average over the datasets, from the trainings that are finished on all of them.
 
     Args:
-        of_parts: findings of each dataset, see `findings.write`.
-        work: the trainings of this call.
+        of_parts: results of `findings.write` for each dataset.
+        work: status of this call's trainings.
     """
     state = state_of(recipe, parts)
     runs = [run for part in parts.values() for run in part.runs]
@@ -67,39 +66,36 @@ def write(
 
 
 def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
-    """The grid of a study on a suite, and its progress on all datasets."""
-    first = next(iter(parts.values()))
-    datasets = [load_dataset(part.recipe.dataset) for part in parts.values()]
-    return outputs.StudyState(
+    """Build study.json of a suite: the grid, and the progress over all datasets."""
+    states = {name: part.state for name, part in parts.items()}
+    first = next(iter(states.values()))
+    return replace(
+        first,
         name=recipe.name,
         dataset=recipe.dataset.name,
-        classnames=[name for dataset in datasets for name in dataset.classnames],
-        base=sum(len(dataset.base) for dataset in datasets),
-        split=recipe.evaluation.split,
+        classnames=[name for state in states.values() for name in state.classnames],
+        base=sum(state.base for state in states.values()),
         synthetic=None,
-        reference=recipe.study.reference_configuration.name,
-        configurations=findings.configuration_states(recipe),
-        images_per_class=first.recipe.study.amounts,
-        dropped=list(first.dropped),
-        seeds=recipe.study.seeds,
-        cells=[_cell_state(run.cell.name, parts) for run in first.runs],
+        cells=[_joined_cell(cell.cell, states) for cell in first.cells],
         datasets=list(parts),
     )
 
 
-def _cell_state(name: str, parts: Mapping[str, Part]) -> outputs.CellState:
-    """A training on all datasets: failed if it failed on one, done if it is done on all."""
-    runs = {dataset: run for dataset, part in parts.items() for run in part.runs if run.cell.name == name}
-    errors = [f"{dataset}: {run.error}" for dataset, run in runs.items() if run.status == "failed"]
-    done = all(run.status == "done" for run in runs.values())
+def _joined_cell(name: str, states: Mapping[str, outputs.StudyState]) -> outputs.CellState:
+    """State of a training on all datasets: failed if it failed on one, done if it is done on all."""
+    cells = {dataset: cell for dataset, state in states.items() for cell in state.cells if cell.cell == name}
+    errors = [f"{dataset}: {cell.error}" for dataset, cell in cells.items() if cell.status == "failed"]
+    done = all(cell.status == "done" for cell in cells.values())
     status: outputs.Status = "failed" if errors else "done" if done else "waiting"
-    hashes = digest([run.folder.recipe_hash for run in runs.values()])
-    return findings.cell_state(next(iter(runs.values())), status, "; ".join(errors) or None, hashes)
+    hashes = digest([cell.hash for cell in cells.values()])
+    return replace(next(iter(cells.values())), status=status, error="; ".join(errors) or None, hash=hashes)
 
 
 def mean_cells(rows: pd.DataFrame, datasets: int) -> pd.DataFrame:
-    """One row per training that is finished on all datasets: mean scores, harmonic means of the means, total
-    seconds."""
+    """Average the rows of each training that is finished on all datasets.
+
+    Harmonic means are those of the mean accuracies; seconds are totals.
+    """
     finished = rows.groupby("cell", sort=False).filter(lambda cells: len(cells) == datasets)
     means = []
     for _, cells in finished.groupby("cell", sort=False):

@@ -1,7 +1,7 @@
-"""Files of a study: their names, contents and JSON form; docs/file-formats.md describes them.
+"""Files of a study: names, contents and JSON form; see docs/file-formats.md.
 
-Below the folder of a suite's study, each dataset has a study folder of its own. The suite's files hold the average over
-the datasets, over trainings that are finished on all of them. Values that are not finite are null in JSON.
+The study of a suite has a subfolder with a study of each dataset; its own files contain the average over the datasets,
+from trainings that are finished on all of them. JSON contains null for numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ALWAYS = TABLE, STATE, RECIPE, FIT, DATA_EFFICIENCY, COMPARISONS, COST, TABLES
 """Files of every finished study."""
 
 FEW_IMAGES = 100
-"""A comparison on a split with fewer test images carries a caution."""
+"""Minimum number of test images of a split for a comparison without a caution."""
 
 Status = Literal["done", "failed", "waiting"]
 
@@ -51,7 +51,7 @@ class ConfigurationState:
 
 @dataclass(frozen=True)
 class CellState:
-    """A training of the grid and its status."""
+    """A training of the grid, and its status."""
 
     cell: str
     configuration: str
@@ -60,19 +60,19 @@ class CellState:
     status: Status
     error: str | None
     hash: str
-    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, of those of all datasets."""
+    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, a hash of those of all datasets."""
 
 
 @dataclass(frozen=True)
 class StudyState:
-    """The grid and its progress.
+    """Grid and progress of a study; content of study.json.
 
     Attributes:
         base: number of base classes.
         synthetic: URL of the synthetic dataset; None if no configuration uses one.
-        reference: configuration that comparisons refer to.
-        dropped: numbers of images per class that the synthetic dataset doesn't have.
-        datasets: folders of the datasets of a suite.
+        reference: name of the reference configuration.
+        dropped: numbers of images per class that the synthetic dataset lacks.
+        datasets: subfolders of the datasets of a suite.
     """
 
     name: str
@@ -91,18 +91,18 @@ class StudyState:
 
     @property
     def owner(self) -> str:
-        """Owner of the study's files: the identity of the grid and its runs, independent of their progress."""
+        """Owner of the study's files: identity of the grid and its runs, independent of their progress."""
         cells = [dataclasses.replace(cell, status="waiting", error=None) for cell in self.cells]
         return storage.identity(json.dumps(plain(dataclasses.replace(self, cells=cells, synthetic=None))))
 
 
 @dataclass(frozen=True)
 class Fits:
-    """Scaling curves by configuration and metric; an error is 100 - accuracy.
+    """Scaling curves of the error (100 - accuracy) by configuration and metric.
 
     Attributes:
-        models: held-out errors of the models, for configurations with more numbers of images than a power law requires.
-        seen: share of the synthetic images that a configuration's runs at the largest number have used.
+        models: held-out errors of the models; only for configurations with enough numbers of images.
+        seen: configuration -> share of the synthetic images used by its runs at the largest number of images.
     """
 
     confidence_level: float
@@ -117,8 +117,7 @@ class Fits:
 class DataEfficiency:
     """Marginal value and real-image equivalents of the reference configuration's synthetic images, by metric.
 
-    Attributes:
-        images_per_hour: throughput of one generator; None if not measured.
+    `images_per_hour` is the throughput of one generator; None if it was not measured.
     """
 
     configuration: str
@@ -130,11 +129,11 @@ class DataEfficiency:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`configuration` minus `baseline` in points, with the interval over seeds and test data.
+    """Paired difference `configuration` minus `baseline` in points, with its confidence interval.
 
     Attributes:
         unit: resampled unit of the test data.
-        smaller_split: number of test images of the smallest split of any dataset.
+        smaller_split: number of test images in the smallest split of any dataset.
     """
 
     configuration: str
@@ -153,7 +152,7 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """Reasons why the interval may be too narrow; empty with enough seeds and images."""
+        """Reasons why the interval may be too narrow; empty if there are none."""
         reasons = ["one seed"] if self.seeds == 1 else []
         if self.smaller_split < FEW_IMAGES:
             reasons.append(f"a split has only {counted(self.smaller_split, 'test image')}")
@@ -162,7 +161,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class StudyShift:
-    """Domain shift of one training, under the frozen CLIP and the trained model; `key` identifies the measurement."""
+    """Domain shift of one training with the frozen and the trained model; `key` identifies the measurement."""
 
     cell: str
     configuration: str
@@ -177,7 +176,7 @@ class StudyShift:
 
 @dataclass(frozen=True)
 class SynthesisCost:
-    """Cost of generating the synthetic dataset; None if not measured."""
+    """Cost of generating the synthetic dataset; None for values that were not measured."""
 
     images: int
     rejects: Mapping[str, int]
@@ -189,7 +188,7 @@ class SynthesisCost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Cost of all trainings with their tests; None if not measured."""
+    """Cost of all trainings and their tests; None for values that were not measured."""
 
     cells: int = 0
     hours: float = 0.0
@@ -207,10 +206,10 @@ class Cost:
 
 
 def read_cost(url: str, owner: str) -> Cost:
-    """Read cost.json of a study, or of the smaller study that this one extends; zero without the file.
+    """Read cost.json of a study, or of the previous study that it extends; zero cost without the file.
 
     Raises:
-        DamagedError: it belongs to neither.
+        DamagedError: the file belongs to neither.
     """
     path = storage.join(url, COST)
     if not storage.exists(path):
@@ -221,9 +220,8 @@ def read_cost(url: str, owner: str) -> Cost:
 
 
 def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
-    """Sum over several synthetic datasets; None without any."""
-    parts = [cost for cost in costs if cost is not None]
-    if not parts:
+    """Total cost of several synthetic datasets; None without any."""
+    if not (parts := [cost for cost in costs if cost is not None]):
         return None
     images, hours = sum(cost.images for cost in parts), sum(cost.hours for cost in parts)
     walls = [cost.wall_hours for cost in parts if cost.wall_hours is not None]
@@ -239,7 +237,7 @@ def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost
 
 
 def plain(value: Any) -> Any:
-    """Convert dataclasses, mappings, sequences and numbers to JSON values; values that are not finite become null."""
+    """Convert dataclasses, mappings, sequences and numbers to JSON values; numbers that are not finite become null."""
     return json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
 
 

@@ -1,4 +1,4 @@
-"""Predictions of every training on every test image in one small table, from which all numbers can be recomputed."""
+"""Table of all predictions of a study, from which all of its numbers can be recomputed."""
 
 from __future__ import annotations
 
@@ -36,34 +36,34 @@ SCHEMA = pa.schema(
 """Columns of a study's predictions.parquet."""
 
 TOLERANCE = 1e-6
-"""Points by which a number may differ on another machine, which may sum in another order."""
+"""Tolerance of recomputed numbers in points, since the order of summation depends on the machine."""
 
 
 def write(evidence: Evidence, url: str, owner: str) -> None:
-    """Write the table of a study."""
+    """Write the predictions of a study."""
     parts = [
         pa.table(
             {
-                "dataset": np.full(len(of.label), dataset),
-                "configuration": pa.array([configuration] * len(of.label)),
-                "images_per_class": pa.array([n] * len(of.label), pa.int32()),
-                "seed": pa.array([seed] * len(of.label), pa.int64()),
-                "label": of.label,
-                "novel": of.novel,
-                "within_split": of.within_split[0],
-                "all_classes": of.all_classes[0],
-                "order": _ranks(of.base_score[0]),
+                "dataset": np.full(len(tested.label), dataset),
+                "configuration": pa.array([configuration] * len(tested.label)),
+                "images_per_class": pa.array([n] * len(tested.label), pa.int32()),
+                "seed": pa.array([seed] * len(tested.label), pa.int64()),
+                "label": tested.label,
+                "novel": tested.novel,
+                "within_split": tested.within_split[0],
+                "all_classes": tested.all_classes[0],
+                "order": _ranks(tested.base_score[0]),
             }
         ).cast(SCHEMA)
         for (configuration, n, seed), outcomes in evidence.cells.items()
-        for dataset, of in enumerate(outcomes)
+        for dataset, tested in enumerate(outcomes)
     ]
     table = pa.concat_tables(parts) if parts else SCHEMA.empty_table()
     storage.write_table(storage.join(url, outputs.PREDICTIONS), table, owner)
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
-    """Dense ranks of the scores, which are sufficient for OpenworldAUC; -1 if unknown."""
+    """Dense ranks of the scores, which suffice for OpenworldAUC; -1 for unknown scores."""
     if not np.isfinite(scores).all():
         return np.full(len(scores), -1)
     ranks: np.ndarray = np.unique(scores, return_inverse=True)[1]
@@ -71,20 +71,20 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def read(url: str, configurations: Sequence[Configuration], owner: str) -> Evidence:
-    """Read the table of a study.
+    """Read the predictions of a study.
 
     Raises:
-        UserError: the study has no table, or it is damaged.
+        UserError: the table is missing or damaged.
     """
     path = storage.join(url, outputs.PREDICTIONS)
     if not storage.exists(path):
-        raise UserError(f"{url}: {outputs.PREDICTIONS} is missing, a study writes it at the end; run the study again")
+        raise UserError(f"{url}: {outputs.PREDICTIONS} is missing; run the study again to complete it")
     table = storage.read_table(path, SCHEMA.names, "run the study again", owner=owner).to_pandas()
     cells: dict[tuple[str, int | None, int | None], tuple[Outcomes, ...]] = {}
     groups: Any = table.groupby(["configuration", "images_per_class", "seed"], sort=False, dropna=False)
     for (configuration, n, seed), rows in groups:
         key = str(configuration), None if pd.isna(n) else int(n), None if pd.isna(seed) else int(seed)
-        cells[key] = tuple(_outcomes(of) for _, of in rows.groupby("dataset", sort=True))
+        cells[key] = tuple(_outcomes(tested) for _, tested in rows.groupby("dataset", sort=True))
     return Evidence(configurations, cells)
 
 
@@ -98,12 +98,12 @@ def _outcomes(rows: pd.DataFrame) -> Outcomes:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Numbers of a study, recomputed from its predictions.
+    """Numbers of a study that were recomputed from its predictions.
 
     Attributes:
-        means: one row per configuration and number of images: `seeds`, and the mean of every metric.
-        differ: a sentence for each number that differs from the study's files.
-        numbers: how many were compared.
+        means: one row per configuration and number of images, with the number of seeds and the mean of each metric.
+        differ: a message for each number that differs from the study's files.
+        numbers: number of compared values.
     """
 
     means: pd.DataFrame
@@ -113,17 +113,20 @@ class Recomputed:
 
 
 def recompute(url: str) -> Recomputed:
-    """Recompute every mean, interval and curve of a study, and compare them with its files.
+    """Recompute all means, intervals and curves of a study, and compare them with its files.
 
     Raises:
-        UserError: there is no study, or it has no predictions.
+        UserError: the study or its predictions are missing.
     """
     owner = storage.read_owner(storage.join(url, outputs.STATE))
     storage.read_verified(storage.join(url, outputs.RECIPE), owner)
     recipe = Recipe.load(storage.join(url, outputs.RECIPE), own=False)
     evidence = read(url, recipe.study.configurations, owner)
     keys = ["configuration", "images_per_class", "seed"]
-    rows = [{**dict(zip(keys, key, strict=True)), **_scores(outcomes)} for key, outcomes in evidence.cells.items()]
+    rows = []
+    for key, outcomes in evidence.cells.items():
+        metrics = mean_metrics([run_metrics(tested) for tested in outcomes])
+        rows.append([*key, *(float(metrics[name][0, 0]) for name in METRICS)])
     table = pd.DataFrame(rows, columns=[*keys, *METRICS])
     path = storage.join(url, outputs.TABLE)
     stored_table = storage.read_table(path, [*keys, *METRICS], "run the study again", owner=owner).to_pandas()
@@ -158,19 +161,15 @@ def recompute(url: str) -> Recomputed:
     return Recomputed(means, comparisons, differ, len(leaves))
 
 
-def _scores(outcomes: Sequence[Outcomes]) -> dict[str, float]:
-    return {name: float(values[0, 0]) for name, values in mean_metrics([run_metrics(of) for of in outcomes]).items()}
-
-
 def _by_cell(table: pd.DataFrame, keys: list[str]) -> list[list[float]]:
-    """Metrics of each training, sorted by its keys."""
+    """Metrics of each training, sorted by the keys."""
     ordered = table.assign(**{key: table[key].astype("object").fillna(-1) for key in keys}).sort_values(keys)
     rows: list[list[float]] = ordered[[*METRICS]].astype(float).to_numpy().tolist()
     return rows
 
 
 def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, Any, Any]]:
-    """(position, computed, stored) of all leaves of two documents; a part that only one has is a single leaf."""
+    """Yield (position, computed, stored) for each leaf of two documents; a part that only one has is a leaf."""
     if isinstance(computed, dict) and isinstance(stored, dict):
         for key in {**computed, **stored}:
             yield from _leaves(computed.get(key), stored.get(key), f"{position}: {key}")
@@ -182,7 +181,7 @@ def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, An
 
 
 def _same(computed: Any, stored: Any) -> bool:
-    """Whether two leaves are equal up to rounding; values that are not finite are null in a JSON file."""
+    """Whether two leaves are equal up to rounding; numbers that are not finite are equal to null."""
     first, second = (
         None if isinstance(value, float) and not math.isfinite(value) else value for value in (computed, stored)
     )

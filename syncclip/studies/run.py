@@ -1,4 +1,4 @@
-"""Run a study: synthetic dataset, trainings, findings."""
+"""Run a study: synthetic dataset, trainings, results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from syncclip.storage import urls
 from syncclip.studies import findings, multi_dataset, outputs
 from syncclip.studies.cells import CellRun, check_configurations, prepare, run_cells
 from syncclip.studies.findings import Findings, SyntheticSet
-from syncclip.studies.grid import capped, cells
+from syncclip.studies.grid import cells
 from syncclip.studies.multi_dataset import Part
 from syncclip.studies.outputs import Comparison
 from syncclip.studies.status import StudyStatus
@@ -33,12 +33,12 @@ TEACHER = "training.teacher"
 
 @dataclass(frozen=True)
 class Study:
-    """A study that has run.
+    """A finished study.
 
     Attributes:
-        url: its folder.
+        url: folder of the study.
         table, comparisons: see `outputs`.
-        failed: failed training -> reason.
+        failed: failed training -> error.
         cells: number of trainings.
     """
 
@@ -49,27 +49,25 @@ class Study:
     cells: int
 
     def check(self) -> None:
-        """Raise UserError if trainings failed, with their names."""
+        """Raise a `UserError` with the names of failed trainings, if there are any."""
         if self.failed:
             raise UserError(failures(self.failed, self.cells, self.url))
 
 
 def study(recipe: Recipe, out: str | None = None) -> Study:
-    """Run the grid of a recipe and write its findings, see `outputs`.
+    """Run the grid of a recipe and write its results, see `outputs`; a suite has results by dataset and on average.
 
-    Missing synthetic images are generated first. A suite has findings for each dataset and for their average. A
-    repeated
-    call resumes: finished shards and trainings stay, and an added seed, number of images or configuration runs only its
-    own trainings.
+    Missing synthetic images are generated first. A repeated call resumes: finished shards and trainings are kept, and
+    only the trainings of added seeds, numbers of images or configurations run.
 
     Args:
-        recipe: with the section `study`.
+        recipe: recipe with the section `study`.
         out: folder or URL of the study; by default `<storage.root>/<name>/study`.
 
     Raises:
-        UserError: a folder holds the run of another recipe or synthetic dataset, the cluster can't hold a training, a
-            configuration is invalid, or real images are missing. Failed trainings don't stop the study; `Study.check`
-            reports them.
+        UserError: a configuration is invalid, real images are missing, the cluster is too small for a training, or a
+            folder contains the run of another recipe or synthetic dataset. Failed trainings do not stop the study;
+            `Study.check` reports them.
 
     Examples:
         >>> from syncclip import Recipe, study
@@ -89,10 +87,11 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     with storage.lock(url, "study"):
         announce("study", recipes)
         parts = parts_of(recipes, url, out is not None)
-        for part in parts.values():
-            _begin(part.recipe, part.url, part.state)
         state = parts[""].state if "" in parts else multi_dataset.state_of(recipe, parts)
-        _begin(recipe, url, state)
+        grids = [(part.recipe, part.url, part.state) for part in parts.values()]
+        for grid in [*grids, (recipe, url, state)]:
+            if not storage.exists(storage.join(grid[1], outputs.STATE)):  # an extended study keeps the previous grid
+                findings.write_state(*grid)
         ended, work = run_cells(in_order(parts), recipe.study, out=url, owner=state.owner)
         by_url = {run.url: run for run in ended}
         parts = {name: replace(part, runs=[by_url[run.url] for run in part.runs]) for name, part in parts.items()}
@@ -106,17 +105,10 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
         return Study(url, results.table, results.comparisons, failed, len(ended))
 
 
-def _begin(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
-    """Write the grid of a new study; an extended study keeps the previous one until its new findings are written."""
-    if not storage.exists(storage.join(url, outputs.STATE)):
-        findings.write_state(recipe, url, state)
-
-
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
-    """Dataset of a suite -> its recipe, with its own folder; for a single dataset, "" -> the recipe.
+    """Dataset of a suite -> its recipe and folder; for a single dataset, "" -> the recipe.
 
-    In a suite, the synthetic datasets and teachers that the recipe or its configurations name are folders with one
-    entry per dataset.
+    In a suite, synthetic datasets and teachers in the recipe are folders with one entry per dataset.
     """
     recipes = {}
     for name, dataset in suite_of(recipe.dataset).items():
@@ -136,17 +128,11 @@ def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | None = None) -> None:
-    """Report how many images are generated and how many trainings run, before either begins.
-
-    Args:
-        label: of the job.
-        recipes: by dataset.
-        images_per_class: see `parts_of`.
-    """
+    """Report the numbers of images to generate and of trainings to run; `images_per_class` as in `parts_of`."""
     images = sum(
         len(load_dataset(recipe.dataset).classnames) * (images_per_class or recipe.study.amounts[-1])
         for recipe in recipes.values()
-        if recipe.training.synthetic is None and any(of.synthetic for of in recipe.study.configurations)
+        if recipe.training.synthetic is None and any(each.synthetic for each in recipe.study.configurations)
     )
     generating = f"generating missing images (at most {images:,}), then " if images else ""
     trainings = counted(sum(len(cells(recipe.study)) for recipe in recipes.values()), "training")
@@ -159,13 +145,13 @@ def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | 
 def parts_of(
     recipes: Mapping[str, Recipe], url: str, beside: bool, images_per_class: int | None = None
 ) -> dict[str, Part]:
-    """Generate the missing images of each dataset, and prepare its trainings at the numbers that all datasets have.
+    """Generate missing images of each dataset, and prepare trainings at the numbers of images that all datasets have.
 
     Args:
-        recipes: from `by_dataset`.
-        url: of the study.
-        beside: whether a synthetic dataset is written beside its trainings, see `ensure_set`.
-        images_per_class: number of images to generate; by default the study's largest.
+        recipes: result of `by_dataset`.
+        url: folder of the study.
+        beside: whether to write synthetic datasets to the folder of the study, see `ensure_set`.
+        images_per_class: number of images to generate; by default the largest of the study.
     """
     folders = {name: storage.join(url, name) if name else url for name in recipes}
     sets = {
@@ -183,12 +169,12 @@ def parts_of(
 
 
 def in_order(parts: Mapping[str, Part]) -> list[CellRun]:
-    """The trainings of all parts, the most informative first: a seed on all datasets before the next seed."""
+    """Trainings of all datasets, sorted by seed."""
     return sorted((run for part in parts.values() for run in part.runs), key=lambda run: run.cell.seed or 0)
 
 
 def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatus) -> Findings:
-    """Write the findings of each dataset, and of a suite those of the average; return those of the study."""
+    """Write the results of each dataset and of the average of a suite; return those of the study."""
     written = {}
     suite = "" not in parts
     with Progress(len(parts) + suite, "analyses", "study") as progress:
@@ -205,15 +191,15 @@ def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatu
 
 
 def folder_of(recipe: Recipe, out: str | None = None) -> str:
-    """Folder of a recipe's study."""
+    """Return the folder of a study."""
     return urls.absolute(out or storage.join(recipe.folder, "study"))
 
 
 def check_data(recipe: Recipe, tested: Split) -> None:
-    """Check the real images before anything is generated, instead of in each training.
+    """Check the real images before anything is generated.
 
     Raises:
-        UserError: a split that the trainings use can't be opened, or `all_real` lacks images of novel classes.
+        UserError: a split that the trainings use is unreadable, or images of novel classes for `all_real` are missing.
     """
     dataset, configurations = load_dataset(recipe.dataset), recipe.study.configurations
     if any(configuration.real for configuration in configurations):
@@ -231,17 +217,13 @@ def check_data(recipe: Recipe, tested: Split) -> None:
 
 
 def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = None) -> SyntheticSet | None:
-    """The synthetic dataset that the recipe names; otherwise generate what is missing for the study.
+    """Find the synthetic dataset of the recipe, or generate missing images; None if no configuration uses any.
 
     Args:
-        out: the study's folder if one was given; the dataset is written there unless it exists in the recipe's folder.
-        images_per_class: number of images to generate; by default the study's largest.
-
-    Returns:
-        None if no configuration uses synthetic images.
+        out: folder for a new synthetic dataset; by default, and if one exists there, the folder of the recipe.
+        images_per_class: number of images to generate; by default the largest of the study.
     """
-    settings = recipe.study
-    if not any(configuration.synthetic for configuration in settings.configurations):
+    if not any(configuration.synthetic for configuration in recipe.study.configurations):
         return None
     if recipe.training.synthetic is not None:
         url = resolve.find_synthetic(recipe)
@@ -253,7 +235,7 @@ def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = N
         beside = storage.join(out, "synthetic")
         if storage.exists(storage.join(beside, PLAN_NAME)) or not storage.exists(storage.join(url, PLAN_NAME)):
             url = beside
-    images_per_class = images_per_class or settings.amounts[-1]
+    images_per_class = images_per_class or recipe.study.amounts[-1]
     done = jobs.synth(recipe.with_values({"synthesis.images_per_class": images_per_class}), url)
     cost = (done.work.seconds / 3600, done.work.busy) if done.work.images else (None, None)
     return SyntheticSet(done.url, images_per_class, *cost)
@@ -262,17 +244,20 @@ def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = N
 def with_amounts(
     recipe: Recipe, synthetic: SyntheticSet | None, largest: int | None = None
 ) -> tuple[Recipe, list[int]]:
-    """The recipe with its synthetic dataset and the numbers of images that this has (or `largest`), and the dropped
-    ones."""
+    """Add the synthetic dataset to a recipe, and limit its numbers of images to those available or to `largest`.
+
+    Returns:
+        The recipe, and the dropped numbers of images.
+    """
     if synthetic is None:
         return recipe, []
-    kept = capped(recipe.study.amounts, largest or synthetic.images_per_class)
+    kept = sorted({min(n, largest or synthetic.images_per_class) for n in recipe.study.amounts})
     values = {SYNTHETIC: synthetic.url, "study.images_per_class": kept}
     return recipe.with_values(values), [n for n in recipe.study.amounts if n not in kept]
 
 
 def failures(failed: Mapping[str, str], total: int, url: str) -> str:
-    """Message about failed trainings, given with their reasons."""
+    """Message about failed trainings with their errors."""
     name, reason = next(iter(failed.items()))
     others = f" (others: {few(list(failed)[1:])})" if len(failed) > 1 else ""
     return (

@@ -1,4 +1,4 @@
-"""Tables of a study, for the terminal and as Markdown."""
+"""Tables of a study for the terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from syncclip.studies.statistics.scaling_fit import Curve
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
 SHOWN = ("novel", "hm", "all_classes_hm", "openworld_auc")
-"""Metrics of printed comparisons and curves; the files have all."""
+"""Metrics in printed comparisons and curves; the files contain all metrics."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class TextTable:
 
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
-    """Print the means, and the gains of the reference configuration over classes."""
+    """Print the means and the paired differences of the reference configuration."""
     for each in [_means(recipe, table), *_compared(comparisons)[:1]]:
         text.show(text.table(f"{recipe.name}: {each.title}", each.headings, each.rows), keys=2)
     text.show(url)
 
 
 def recomputed(means: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """Tables of `predictions.recompute`: means by configuration and number of images, and comparisons."""
+    """Tables for `predictions.recompute`: means by configuration and number of images, and comparisons."""
     rows = [
         [
             str(row["configuration"]),
@@ -61,7 +61,7 @@ def markdown(
     comparisons: Sequence[Comparison],
     datasets: Mapping[str, pd.DataFrame] | None = None,
 ) -> str:
-    """Means, comparisons and curves as Markdown; for a suite those of the average, then the means of its datasets."""
+    """Format means, comparisons and curves as Markdown; for a suite those of the average, then means by dataset."""
     tables = [_means(recipe, table)]
     if rows := by_data(table):
         metrics = " / ".join(HEADINGS[metric] for metric in SHOWN)
@@ -78,13 +78,13 @@ def markdown(
         title = f"Error = a + b (1 + n)^(-c) over n synthetic images per class; {intervals}."
         headings = ["trend", "a", "b", "c", "extrapolated accuracy", "images per class for +1 point"]
         tables.append(TextTable(title, ["method", "error of", *headings], rows))
-    tables += [_means(recipe, of, f"{name}. ") for name, of in (datasets or {}).items()]
+    tables += [_means(recipe, rows_of_dataset, f"{name}. ") for name, rows_of_dataset in (datasets or {}).items()]
     parts = [part for each in tables for part in (each.title, text.markdown_grid(each.headings, each.rows))]
     return "\n\n".join([f"# {recipe.name}", *parts]) + "\n"
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
-    """A row per method and number of images with its scores on real, on synthetic images, and on both.
+    """One row per method and number of images with the scores on real images, on synthetic images, and on both.
 
     Empty unless several methods have exactly one configuration for each of the three.
     """
@@ -96,16 +96,16 @@ def by_data(table: pd.DataFrame) -> list[list[str]]:
         return []
     result = []
     for method in dict.fromkeys(complete["method"]):
-        of_method = complete[complete["method"] == method]
-        for n in sorted(of_method["images_per_class"].dropna().unique()):
-            cells = of_method[of_method["images_per_class"].fillna(n) == n]
+        runs = complete[complete["method"] == method]
+        for n in sorted(runs["images_per_class"].dropna().unique()):
+            cells = runs[runs["images_per_class"].fillna(n) == n]
             scores = (" / ".join(_scores(cells[cells["data"] == data], SHOWN)) for data in DATA)
             result.append([method, str(n), *scores])
     return result
 
 
 def described(curve: Curve) -> list[str]:
-    """Trend, parameters, extrapolation, and number of images for one more point, as text; empty cells if unknown."""
+    """Format trend, parameters, forecasts, and number of images for one more point; unknown values are empty."""
     reason = f"; {curve.reason}" if curve.reason else ""
     if curve.law is None:
         unknown = np.isnan(curve.slope.estimate)
@@ -126,7 +126,7 @@ def described(curve: Curve) -> list[str]:
 
 
 def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
-    """Scores by configuration and number of images; configurations in the table's order, numbers ascending."""
+    """Table of mean scores by configuration and number of images."""
     rows = [
         [str(configuration), "" if pd.isna(n) else str(n), str(len(group)), *_scores(group, METRICS)]
         for configuration, cells in table.groupby("configuration", sort=False)
@@ -137,7 +137,7 @@ def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """One table of comparisons per resampled unit, classes first: quote those intervals."""
+    """One table of comparisons per resampled unit; intervals over classes, which are the ones to quote, come first."""
     units: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
     for pair in sorted(comparisons, key=lambda pair: pair.unit != "classes"):
         key = (pair.images_per_class, pair.baseline, pair.baseline_images_per_class)
@@ -165,7 +165,7 @@ def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
 
 
 def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
-    """Mean ± standard error over seeds of each metric; only the mean for a single seed; empty without trainings."""
+    """Mean ± standard error of each metric over seeds, or the mean of a single seed; empty without trainings."""
     scores = cells[list(metrics)]
     pairs = zip(scores.mean(), scores.sem(), strict=True) if len(scores) else ()
     return [f"{mean:.1f}" if len(scores) == 1 else f"{mean:.1f} ± {error:.1f}" for mean, error in pairs]

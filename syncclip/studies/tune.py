@@ -19,32 +19,31 @@ from syncclip.studies.cells import CellRun, check_configurations, run_cells
 from syncclip.studies.run import announce, by_dataset, check_data, in_order, parts_of
 
 METRIC = "all_classes_hm"
-"""Selection criterion: harmonic mean of base and novel accuracy with all classes as candidates."""
+"""Selection criterion: harmonic mean of base and novel accuracy, with all classes as candidates."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Result of a search: the recipe with the selected values, and the record in tuned.json."""
+    """Result of a search: recipe with the selected values, and content of tuned.json."""
 
     recipe: Recipe
     record: dict[str, Any]
 
 
 def tune(recipe: Recipe, out: str | None = None) -> Choice:
-    """Try every combination of each configuration's `search_space` and keep the best on validation images.
+    """Train every combination in each configuration's `search_space`, and select the best on validation images.
 
-    Each combination is trained with the `tune_seeds` at one number of synthetic images. The criterion is the mean of
-    `METRIC` over the seeds and the datasets of a suite; of equal combinations the first is selected. A repeated call
-    resumes.
+    Each combination is trained with each of the `tune_seeds` at one number of synthetic images. The criterion is the
+    mean of `METRIC` over seeds and datasets; the first of equal combinations is selected. A repeated call resumes.
 
     Args:
-        recipe: whose `study.configurations` have a `search_space`.
-        out: folder or URL; by default `<storage.root>/<name>/tuned`. It gets tuned.json (combinations, scores, selected
-            values), recipe.yaml (with the selected values, ready for a study) and the trainings.
+        recipe: recipe with a `search_space` in `study.configurations`.
+        out: folder or URL for tuned.json (combinations, scores, selected values), recipe.yaml (with the selected
+            values, for a study) and the trainings; by default `<storage.root>/<name>/tuned`.
 
     Raises:
-        UserError: no configuration has a search space, one is invalid, real images are missing, the validation split
-            lacks base or novel classes, or a training failed.
+        UserError: a search space is missing or invalid, real images are missing, the validation split lacks base or
+            novel classes, or a training failed.
 
     Examples:
         >>> from syncclip import Recipe, tune
@@ -101,22 +100,26 @@ def _check_splits(recipe: Recipe) -> None:
 
 
 def combinations_of(search_space: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Every combination of values; the last key varies fastest."""
+    """All combinations of values; the last key varies fastest."""
     return [dict(zip(search_space, values, strict=True)) for values in itertools.product(*search_space.values())]
 
 
 def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]:
-    """A study of all combinations on the validation split, and {configuration: {configuration in that study:
-    values}}."""
+    """Build a study of all combinations on the validation split.
+
+    Returns:
+        Its recipe, and {configuration: {configuration in that study: values}}.
+    """
     settings = recipe.study
     configurations: list[Configuration] = []
     combinations: dict[str, dict[str, dict[str, Any]]] = {}
-    for of in settings.configurations:
-        for number, values in enumerate(combinations_of(of.search_space) if of.search_space and of.trained else ()):
-            name = f"{of.name}-try{number}"
-            combinations.setdefault(of.name, {})[name] = values
-            overrides = {**of.overrides, **values}
-            configurations.append(Configuration(method=of.method, data=of.data, name=name, overrides=overrides))
+    for tuned in settings.configurations:
+        tried = combinations_of(tuned.search_space) if tuned.search_space and tuned.trained else []
+        for number, values in enumerate(tried):
+            name = f"{tuned.name}-try{number}"
+            combinations.setdefault(tuned.name, {})[name] = values
+            overrides = {**tuned.overrides, **values}
+            configurations.append(Configuration(method=tuned.method, data=tuned.data, name=name, overrides=overrides))
     values = {
         "study.configurations": [configuration.model_dump(mode="json") for configuration in configurations],
         "study.seeds": settings.tune_seeds,
@@ -127,14 +130,14 @@ def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]
 
 
 def _best(tried: Mapping[str, Mapping[str, Any]], runs: Sequence[CellRun]) -> dict[str, Any]:
-    """The best of the combinations, and all with their scores by seed, means over the datasets of a suite."""
+    """Select the best combination; return it with all combinations and their scores by seed, averaged over datasets."""
     entries: list[dict[str, Any]] = []
     for name, values in tried.items():
         by_seed: dict[str, list[float]] = {}
         for run in runs:
             if run.cell.configuration.name == name:
                 by_seed.setdefault(str(run.cell.seed), []).append(float(run.results[METRIC]))
-        scores = {seed: fmean(of_datasets) for seed, of_datasets in by_seed.items()}
+        scores = {seed: fmean(by_dataset) for seed, by_dataset in by_seed.items()}
         entries.append({"values": dict(values), METRIC: fmean(scores.values()), "by_seed": scores})
     best = max(entries, key=lambda entry: entry[METRIC])
     return {"selected": best["values"], METRIC: best[METRIC], "search_space": entries}

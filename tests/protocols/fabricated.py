@@ -1,4 +1,4 @@
-"""Tables of reproductions that were never run."""
+"""Fabricated tables of reproductions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 from syncclip.protocols.protocols import Protocol
 
 Numbers = Callable[[str, str, int], dict[str, float] | None]
-"""(dataset tested on, method, seed) -> metrics of that run; None for one that is missing."""
+"""(test dataset, method, seed) -> metrics of the run; None for a missing run."""
 
 
 def fabricated(
@@ -20,13 +20,13 @@ def fabricated(
     methods: Sequence[str] = ("zeroshot", "promptsrc", "syncclip"),
     amount: int = 16,
 ) -> pd.DataFrame:
-    """One row a run and dataset, as `gather` makes them; three seeds of whatever is trained."""
+    """One row per run and dataset, like `gather`; trained methods have three seeds."""
     rows = []
     for dataset in datasets or protocol.datasets:
         for method in methods:
             for seed in [None] if method == "zeroshot" else [1, 2, 3]:
                 for test in [dataset, *tests]:
-                    found = numbers(test, method, seed or 0)
+                    metrics = numbers(test, method, seed or 0)
                     rows.append(
                         {
                             "trained_on": dataset,
@@ -38,8 +38,8 @@ def fabricated(
                             "shots": 16,
                             "images_per_class": amount if method == "syncclip" else None,
                             "seed": seed,
-                            "status": "waiting" if found is None else "done",
-                            **{metric: (found or {}).get(metric) for metric in protocol.metrics},
+                            "status": "waiting" if metrics is None else "done",
+                            **{metric: (metrics or {}).get(metric) for metric in protocol.metrics},
                         }
                     )
     return pd.DataFrame(rows).astype({"images_per_class": "Int64", "seed": "Int64"})

@@ -1,4 +1,4 @@
-"""docs/reproduce.md agrees with the recipes and the commands."""
+"""docs/reproduce.md matches recipes and commands."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ PAGE = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding=
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the table whose headings begin with this."""
-    _, found, rest = PAGE.partition(f"\n| {heading}")
-    assert found, heading
+    """Rows of the table whose headings begin with `heading`."""
+    _, match, rest = PAGE.partition(f"\n| {heading}")
+    assert match, heading
     lines = rest.partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
 
 
 @pytest.mark.slow
-def test_the_estimate_is_what_the_command_prints() -> None:
+def test_estimate_matches_the_command() -> None:
     for grid in grids(ASSUMED):
         assert grid in PAGE
 
 
 @pytest.mark.slow
-def test_the_table_of_protocols_counts_their_runs() -> None:
+def test_numbers_of_runs_match_the_protocols() -> None:
     reported = {name: runs for name, _, runs, _ in table("protocol | description")}
     assert list(reported) == list(PROTOCOLS)
     counted = {name: load(protocol).runs for name, protocol in PROTOCOLS.items()}
@@ -39,36 +39,35 @@ def test_the_table_of_protocols_counts_their_runs() -> None:
         name: runs for name, runs in counted.items() if reported[name] != "the same"
     }
     for name, runs in reported.items():
-        first = next(one for one, protocol in PROTOCOLS.items() if protocol.runs == PROTOCOLS[name].runs)
+        first = next(other for other, protocol in PROTOCOLS.items() if protocol.runs == PROTOCOLS[name].runs)
         assert (runs == "the same") == (first != name)
 
 
-def test_a_steps_seconds_give_the_hours_that_the_authors_report() -> None:
-    mine = [one for one in load(PROTOCOLS["base-to-novel"]).trainings if one.method == "promptsrc"]
-    imagenet = [one for one in mine if one.dataset == "imagenet"]
-    assert sum(one.steps for one in imagenet) == 3 * 40_000
-    assert sum(one.hours(ASSUMED) for one in imagenet) == pytest.approx(18, abs=0.1)
-    assert sum(one.hours(ASSUMED) for one in mine) == pytest.approx(18 + 8, abs=0.1)
+def test_estimated_hours_are_those_of_the_publication() -> None:
+    trainings = [training for training in load(PROTOCOLS["base-to-novel"]).trainings if training.method == "promptsrc"]
+    imagenet = [training for training in trainings if training.dataset == "imagenet"]
+    assert sum(training.steps for training in imagenet) == 3 * 40_000
+    assert sum(training.hours(ASSUMED) for training in imagenet) == pytest.approx(18, abs=0.1)
+    assert sum(training.hours(ASSUMED) for training in trainings) == pytest.approx(18 + 8, abs=0.1)
 
 
-def test_steps_are_counted_as_a_training_makes_them() -> None:
-    found = load(PROTOCOLS["base-to-novel"]).trainings
+def test_estimated_steps_are_those_of_a_training() -> None:
     # DTD: 24 base classes of 16 images in batches of 8, 10 epochs, 3 seeds; each real image has two synthetic ones.
-    assert Training("dtd", "syncclip", 3 * 10 * 24 * 16 // 8, 24) in found
+    assert Training("dtd", "syncclip", 3 * 10 * 24 * 16 // 8, 24) in load(PROTOCOLS["base-to-novel"]).trainings
     # EuroSAT for KgCoOp: 80 images in batches of 128 are one filled batch.
     assert Training("eurosat", "kgcoop", 3 * 100, 128) in load(PROTOCOLS["data-use"]).trainings
     assert Training("eurosat", "coop", 1, 32).hours(Assumed()) == pytest.approx(32 * 0.006 / 3600)
 
 
-def test_the_settings_of_each_dataset_are_those_of_its_recipe() -> None:
+def test_settings_of_datasets_match_their_recipes() -> None:
     for name, *reported in table("| epochs | `synthetic_weight`"):
         recipe = Recipe.load(f"datasets/{name}")
         settings = recipe.methods.syncclip
-        found = [recipe.training.epochs, settings.synthetic_weight, settings.alignment_weight]
-        assert [float(number) for number in reported] == found, name
+        expected = [recipe.training.epochs, settings.synthetic_weight, settings.alignment_weight]
+        assert [float(number) for number in reported] == expected, name
 
 
-def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
+def test_settings_of_methods_match_the_recipe() -> None:
     recipe = recipe_of(PROTOCOLS["data-use"], "dtd", "/data")
     configurations = {configuration.method: configuration for configuration in recipe.study.configurations}
     for method, epochs, batch, rate, _ in table("| epochs | batch"):
@@ -77,7 +76,7 @@ def test_the_settings_of_each_method_are_those_of_the_recipe() -> None:
         assert reported == (run.training.epochs, run.training.batch_size, run.methods.of(method).learning_rate), method
 
 
-def test_published_figures_are_those_of_the_package() -> None:
+def test_published_results_match_the_package() -> None:
     reported = {name: numbers[:3] for name, *numbers in table("| base | novel | HM | source |")}
     names = {"CLIP zero-shot": "zeroshot", "CoOp": "coop", "CoCoOp": "cocoop", "MaPLe": "maple", "IVLP": "ivlp",
              "PromptSRC": "promptsrc", "MMA": "mma", "2SFS": "twostage", "MMRL": "mmrl", "TCP": "tcp",
@@ -89,8 +88,8 @@ def test_published_figures_are_those_of_the_package() -> None:
         assert published().of("base-to-novel", AVERAGE, method) in (figures, {})
 
 
-def test_the_plan_of_imagenet_prints_what_is_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A thousand classes, of one image each."""
+def test_plan_of_imagenet_matches_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A thousand classes with one image each."""
     names = [f"n{number:08d}" for number in range(1000)]
     for split in ("train", "val"):
         for name in names:

@@ -1,4 +1,4 @@
-"""The page of a protocol in Chromium: nothing sticks out, nothing is too small to read, nothing asks a server."""
+"""The page of a protocol in Chromium: it fits the screen, is legible, and loads nothing."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].map(
     text => parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getScreenCTM().a))"""
-"""Pixels of the smallest letters in a plot."""
+"""Smallest font size in the plots, in pixels."""
 
 
 OUTSIDE = """[...document.querySelectorAll('svg circle, svg .label, svg .end')].filter(mark => {
     const at = mark.getBoundingClientRect(), box = mark.ownerSVGElement.getBoundingClientRect();
     return at.left < box.left - 1 || at.right > box.right + 1 || at.top < box.top - 1 || at.bottom > box.bottom + 1;
 }).length"""
-"""Marks and names that a plot cuts off: an axis holds all values."""
+"""Number of marks and labels outside of their plot."""
 DRAWN = "Object.fromEntries([...document.querySelectorAll('figure')].map(f => [f.dataset.figure, +f.dataset.drawn]))"
 NEAREST = """Math.min(...[...document.querySelectorAll('[data-figure=growth] svg')].flatMap(plot => {
     const tops = [...plot.querySelectorAll('.end')].map(name => name.getBoundingClientRect().top).sort((a, b) => a - b);
     return tops.slice(1).map((top, i) => top - tops[i]);
 }))"""
-"""Pixels between the names at the ends of curves."""
+"""Smallest distance between labels at the ends of curves, in pixels."""
 
 
 MARKS = {"one": 3 * 3 * 11, "ours": 3 * 3, "theirs": 3 * 2}
-"""Of three metrics: dots of three lines on eleven datasets, their averages, and published ones of zero-shot and
-PromptSRC."""
+"""For three metrics: dots of three methods on eleven datasets, their averages, and published ones of two methods."""
 
 
 def table_of(name: str) -> pd.DataFrame:
-    """Three lines on all datasets; of `growing`, SYNC-CLIP with three amounts that change nothing, so names meet."""
+    """Three methods on all datasets; in `growing`, three numbers of images have equal scores, so labels collide."""
     protocol = PROTOCOLS[name]
 
     def numbers(test: str, *_: object) -> dict[str, float]:
@@ -55,35 +54,33 @@ def table_of(name: str) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Addresses of pages with three plots, with one, with six, and with six of dots and six of curves."""
-    folder, found = tmp_path_factory.mktemp("pages"), {}
+    """URLs of pages with three, one and six plots, and with six plots of dots and six of curves."""
+    folder, urls = tmp_path_factory.mktemp("pages"), {}
     for name in ("base-to-novel", "few-shot", "data-use", "growing"):
         page = folder / f"{name}.html"
         page.write_text(render(summarise(PROTOCOLS[name], table_of(name))), encoding="utf-8")
-        found[name] = page.as_uri()
-    return found
+        urls[name] = page.as_uri()
+    return urls
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 @pytest.mark.parametrize("name", ["base-to-novel", "few-shot", "data-use", "growing"])
-def test_a_page_is_read_on_any_screen(browser: int, pages: dict[str, str], name: str, width: int, dark: bool) -> None:
+def test_page_is_legible_on_all_screens(browser: int, pages: dict[str, str], name: str, width: int, dark: bool) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
-        across = await page.run("document.documentElement.scrollWidth")
-        paper = await page.run("getComputedStyle(document.body).backgroundColor")
-        return across, await page.run(SMALLEST), await page.run(OUTSIDE), paper, page.errors, page.requests
+        scroll_width = await page.run("document.documentElement.scrollWidth")
+        background = await page.run("getComputedStyle(document.body).backgroundColor")
+        return scroll_width, await page.run(SMALLEST), await page.run(OUTSIDE), background, page.errors, page.requests
 
-    across, smallest, outside, paper, errors, requests = visit(browser, pages[name], work, width, dark)
-    assert across == width
+    scroll_width, smallest, outside, background, errors, requests = visit(browser, pages[name], work, width, dark)
+    assert scroll_width == width
     assert smallest >= 10
     assert outside == 0
-    assert (max(map(int, paper[4:-1].split(","))) < 60) == dark
+    assert (max(map(int, background[4:-1].split(","))) < 60) == dark
     assert (errors, [url for url in requests if not url.startswith("data:")]) == ([], [pages[name]])
 
 
-def test_a_plot_has_a_dot_for_each_number_and_a_ring_for_each_published_one(
-    browser: int, pages: dict[str, str]
-) -> None:
+def test_plot_has_dots_for_scores_and_rings_for_published_ones(browser: int, pages: dict[str, str]) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         kinds = [await page.run(f"document.querySelectorAll('.panel circle.{kind}').length") for kind in MARKS]
         return await page.run(DRAWN), dict(zip(MARKS, kinds, strict=True))
@@ -93,7 +90,7 @@ def test_a_plot_has_a_dot_for_each_number_and_a_ring_for_each_published_one(
     assert drawn == {"averages": sum(MARKS.values())}
 
 
-def test_growing_numbers_are_points_of_curves_whose_names_do_not_touch(browser: int, pages: dict[str, str]) -> None:
+def test_labels_of_curves_do_not_overlap(browser: int, pages: dict[str, str]) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         levels = await page.run("document.querySelectorAll('[data-figure=growth] .level').length")
         return await page.run(DRAWN), levels, await page.run(NEAREST)

@@ -8,26 +8,26 @@ from syncclip.protocols.protocols import AVERAGE, PROTOCOLS, TRAINED
 from syncclip.protocols.scores import summarise
 from tests.protocols.fabricated import fabricated
 
-HALVES, ACROSS = PROTOCOLS["base-to-novel"], PROTOCOLS["cross-dataset"]
+WITHIN_SPLIT, CROSS_DATASET = PROTOCOLS["base-to-novel"], PROTOCOLS["cross-dataset"]
 
 
-def halves(test: str, method: str, seed: int) -> dict[str, float]:
-    """Numbers that tell test and seed; `hm` is what `results.json` would say of the single run."""
+def within_split(test: str, method: str, seed: int) -> dict[str, float]:
+    """Scores that identify dataset and seed; `hm` is the harmonic mean of the single run."""
     base, novel = 60 + TRAINED.index(test) + seed, 50 + 4 * seed
     return {"base": base, "novel": novel, "hm": 2 * base * novel / (base + novel)}
 
 
-def test_a_mean_is_over_seeds_and_the_harmonic_mean_is_that_of_the_means() -> None:
-    scores = summarise(HALVES, fabricated(HALVES, halves))
+def test_harmonic_mean_is_that_of_the_means_over_seeds() -> None:
+    scores = summarise(WITHIN_SPLIT, fabricated(WITHIN_SPLIT, within_split))
     line = next(line for line in scores.lines if line.method == "promptsrc")
-    found = scores.of[line, TRAINED[2]]
-    assert (found.means["base"], found.means["novel"]) == (64, 58)
-    assert found.means["hm"] == pytest.approx(2 * 64 * 58 / (64 + 58))
-    assert (found.done, found.wanted) == (3, 3)
+    score = scores.of[line, TRAINED[2]]
+    assert (score.means["base"], score.means["novel"]) == (64, 58)
+    assert score.means["hm"] == pytest.approx(2 * 64 * 58 / (64 + 58))
+    assert (score.done, score.wanted) == (3, 3)
 
 
-def test_an_average_is_over_data_sets() -> None:
-    scores = summarise(HALVES, fabricated(HALVES, halves))
+def test_average_is_over_datasets() -> None:
+    scores = summarise(WITHIN_SPLIT, fabricated(WITHIN_SPLIT, within_split))
     line = next(line for line in scores.lines if line.method == "zeroshot")
     average = scores.of[line, AVERAGE].means
     assert (average["base"], average["novel"]) == (65, 50)
@@ -35,40 +35,40 @@ def test_an_average_is_over_data_sets() -> None:
     assert scores.published(line, AVERAGE)["base"] == 69.34
 
 
-def test_a_run_that_is_missing_is_left_out_of_the_mean_and_told() -> None:
+def test_missing_run_is_counted_but_not_averaged() -> None:
     def some(test: str, method: str, seed: int) -> dict[str, float] | None:
-        return None if (test, method, seed) == ("dtd", "syncclip", 2) else halves(test, method, seed)
+        return None if (test, method, seed) == ("dtd", "syncclip", 2) else within_split(test, method, seed)
 
-    scores = summarise(HALVES, fabricated(HALVES, some))
+    scores = summarise(WITHIN_SPLIT, fabricated(WITHIN_SPLIT, some))
     line = next(line for line in scores.lines if line.method == "syncclip")
     assert (scores.of[line, "dtd"].done, scores.of[line, "dtd"].wanted) == (2, 3)
     assert scores.of[line, "dtd"].means["novel"] == 58  # of seeds 1 and 3
-    every = [scores.of[one, test] for one in scores.lines for test in scores.tests]
-    assert (sum(one.done for one in every), sum(one.wanted for one in every)) == (76, 77)
+    tested = [scores.of[line, test] for line in scores.lines for test in scores.tests]
+    assert (sum(score.done for score in tested), sum(score.wanted for score in tested)) == (76, 77)
 
 
-def test_there_is_no_average_where_a_data_set_has_no_run() -> None:
+def test_average_requires_a_run_on_each_dataset() -> None:
     def some(test: str, method: str, seed: int) -> dict[str, float] | None:
-        return None if (test, method) == ("dtd", "syncclip") else halves(test, method, seed)
+        return None if (test, method) == ("dtd", "syncclip") else within_split(test, method, seed)
 
-    scores = summarise(HALVES, fabricated(HALVES, some))
+    scores = summarise(WITHIN_SPLIT, fabricated(WITHIN_SPLIT, some))
     averages = {line.method: scores.of[line, AVERAGE].means for line in scores.lines}
     assert averages["syncclip"] == {}
     assert averages["promptsrc"]
 
 
-def test_a_method_on_other_data_than_its_authors_is_not_held_against_their_figures() -> None:
-    table = fabricated(HALVES, halves)
+def test_published_results_on_other_training_data_are_not_comparable() -> None:
+    table = fabricated(WITHIN_SPLIT, within_split)
     table.loc[table["method"] == "promptsrc", "data"] = "both"
-    scores = summarise(HALVES, table)
+    scores = summarise(WITHIN_SPLIT, table)
     line = next(line for line in scores.lines if line.method == "promptsrc")
     assert scores.published(line, AVERAGE) == {}
 
 
-def test_carried_prompts_are_averaged_over_the_other_data_sets_alone() -> None:
+def test_average_of_transferred_prompts_excludes_the_training_dataset() -> None:
     def accuracy(test: str, method: str, seed: int) -> dict[str, float]:
         return {"all_classes_accuracy": {"imagenet": 90.0, "dtd": 40.0, "eurosat": 50.0}[test]}
 
-    scores = summarise(ACROSS, fabricated(ACROSS, accuracy, tests=["dtd", "eurosat"]))
+    scores = summarise(CROSS_DATASET, fabricated(CROSS_DATASET, accuracy, tests=["dtd", "eurosat"]))
     assert scores.tests == ["imagenet", "dtd", "eurosat"]
     assert {scores.of[line, AVERAGE].means["all_classes_accuracy"] for line in scores.lines} == {45.0}

@@ -1,4 +1,4 @@
-"""Names and looks of configurations, and their means over seeds."""
+"""Labels and styles of configurations, and their means over seeds."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from syncclip.reports.configurations import describe_configurations, gather_numb
 from syncclip.reports.inputs import Inputs
 
 
-def test_means_and_standard_errors_are_those_of_the_seeds() -> None:
+def test_means_and_standard_errors_over_seeds() -> None:
     rows = [{"configuration": "ivlp-both", "amount": 4, "seed": seed, "hm": hm} for seed, hm in ((1, 40.0), (2, 44.0))]
     point = mean_scores(pd.DataFrame(rows))["ivlp-both"]["hm"][0]
-    assert (point.n, point.mean, point.se) == (4, 42.0, pytest.approx(2.0))  # deviation sqrt(8), over sqrt(2)
+    assert (point.n, point.mean, point.se) == (4, 42.0, pytest.approx(2.0))  # sqrt(8) / sqrt(2)
     point = mean_scores(pd.DataFrame(rows[:1]))["ivlp-both"]["hm"][0]
     assert (point.mean, point.se, point.seeds) == (40.0, None, [])
 
 
-def test_real_configurations_count_as_without_synthetic_images() -> None:
+def test_real_images_only_means_zero_synthetic_images() -> None:
     rows = [{"configuration": "ivlp-real", "method": "ivlp", "data": "real", "images_per_class": 16, "hm": 40.0}]
-    found = Inputs("", "study", table=pd.DataFrame(rows).astype({"images_per_class": "Int64"}))
-    assert gather_numbers(found).points["ivlp-real"]["hm"][0].n == 0
+    inputs = Inputs("", "study", table=pd.DataFrame(rows).astype({"images_per_class": "Int64"}))
+    assert gather_numbers(inputs).points["ivlp-real"]["hm"][0].n == 0
 
 
-def test_a_configuration_of_a_method_of_ones_own_is_called_by_its_class() -> None:
+def test_custom_method_is_labelled_with_its_class() -> None:
     (configuration,) = describe_configurations([("Mine-real", "package.module:Mine", "real")])
     assert (configuration.label, configuration.short) == ("Mine on real images", "Mine real only")
 
 
-def test_a_configuration_with_a_name_of_its_own_keeps_it() -> None:
+def test_label_contains_a_custom_name() -> None:
     configurations = describe_configurations(
         [("syncclip-both", "syncclip", "both"), ("syncclip-both-unfiltered", "syncclip", "both")]
     )

@@ -1,4 +1,4 @@
-"""Fitted curves and sentences of the page."""
+"""Fitted curves of the page, and their descriptions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def around(value: float) -> Interval:
 def fit_of(
     models: tuple[HeldOut, ...] = (), efficiency: outputs.DataEfficiency | None = None, **changes: object
 ) -> FittedCurve:
-    """The curve of SYNC-CLIP on the page: error 40 + 20 / (1 + n)."""
+    """SYNC-CLIP's curve in the page, for the error 40 + 20 / (1 + n)."""
     curve = Curve(
         amounts=[1, 2, 4],
         means=[50, 45, 42.5],
@@ -35,7 +35,7 @@ def fit_of(
         forecast=(Point(15, around(40 + 20 / 16)),),
         plus_one=Interval(6.7, 5.2, math.inf),
     )
-    curve = dataclasses.replace(curve, **changes)  # type: ignore[arg-type]
+    curve = dataclasses.replace(curve, **changes)
     curves = {configuration: {"hm": curve} for configuration in ("syncclip-both", "ivlp-both")}
     stored = outputs.Fits(0.9, 400, "test", curves, {"syncclip-both": {"hm": models}})
     configurations = describe_configurations([("syncclip-both", "syncclip", "both"), ("ivlp-both", "ivlp", "both")])
@@ -44,19 +44,19 @@ def fit_of(
     return fits["syncclip-both"]["hm"]
 
 
-def test_a_fit_is_shown_as_accuracy_with_its_band_turned_over() -> None:
+def test_curve_and_band_are_converted_to_accuracy() -> None:
     curve = fit_of().curve
     assert curve[0] == CurvePoint(1, 50, 48, 51)
     assert dataclasses.astuple(curve[-1]) == pytest.approx((15, 60 - 20 / 16, 58 - 20 / 16, 61 - 20 / 16))
 
 
-def test_a_curve_that_was_measured_without_images_begins_there() -> None:
+def test_curve_begins_with_the_accuracy_without_synthetic_images() -> None:
     assert fit_of().begin is None
     assert fit_of(amounts=[0, 1, 4], means=[62, 50, 44]).begin == 38
 
 
 @pytest.mark.parametrize("amounts", [[0, 64], [16], [1]])
-def test_a_configuration_that_was_measured_at_one_amount_has_no_line(amounts: list[int]) -> None:
+def test_single_number_of_synthetic_images_has_no_curve(amounts: list[int]) -> None:
     shown = fit_of(amounts=amounts, means=[60.0, 50.0][: len(amounts)], reason="2 amounts")
     assert (shown.begin, shown.curve) == (None, [])
     assert shown.text == "too few points for a curve."
@@ -75,11 +75,11 @@ def test_a_configuration_that_was_measured_at_one_amount_has_no_line(amounts: li
         ({"forecast": (), "plus_one": None, "reason": "only 44 %"}, "No extrapolation: only 44 %."),
     ],
 )
-def test_a_sentence_describes_the_fit(changes: dict, expected: str) -> None:
+def test_description_of_a_fit(changes: dict, expected: str) -> None:
     assert expected in fit_of(**changes).text.replace("\u00a0", " ")
 
 
-def test_a_sentence_names_the_best_model() -> None:
+def test_description_of_the_best_model() -> None:
     text = fit_of((HeldOut("logarithm", 0.42, 0.6), HeldOut("constant", 1.0, 0.4))).text
     assert "the logarithm has the smallest held-out error (0.4 points; smallest in 60 % of the resamples)" in text
 
@@ -92,7 +92,7 @@ def test_a_sentence_names_the_best_model() -> None:
         (3.0, math.nan, "64 synthetic images per class replace no real image."),
     ],
 )
-def test_a_sentence_gives_the_real_image_equivalent(shots: float, per_real: float, expected: str) -> None:
+def test_description_of_the_real_image_equivalent(shots: float, per_real: float, expected: str) -> None:
     marginal = {"hm": (Marginal(64, around(0.0512)),)}
     exchange = {"hm": (Exchange(64, around(shots), around(per_real)),)}
     text = fit_of(efficiency=outputs.DataEfficiency("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
@@ -109,7 +109,7 @@ def test_a_sentence_gives_the_real_image_equivalent(shots: float, per_real: floa
         (math.nan, 0.5, ""),
     ],
 )
-def test_a_sentence_compares_the_shift_before_and_after(before: float, after: float, expected: str) -> None:
+def test_description_of_the_domain_shift(before: float, after: float, expected: str) -> None:
     frozen, trained = (Shift(0.1, value, 50.0, 0.2, {}) for value in (before, after))
     shift = outputs.StudyShift("a", "syncclip-both", 4, 1, "test", {}, "images", frozen, trained)
     assert nearer(shift) == expected

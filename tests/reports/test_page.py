@@ -1,4 +1,4 @@
-"""The report: what the page says, what it holds, and that it survives whatever is missing."""
+"""The page of a report, also with missing or damaged files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> tuple[Path, Path]:
-    """A study and its copy: making one takes longer than copying it."""
+    """A study and its copy, since fabricating one takes longer than copying it."""
     folder = tmp_path_factory.mktemp("made")
     study = fabricated.make_study(folder / "study", dataset)
     return study, shutil.copytree(study, folder / "copy")
@@ -44,7 +44,7 @@ def study(made: tuple[Path, Path]) -> Path:
 
 
 def page_of(folder: Path) -> str:
-    """The page, with plain spaces for those that keep a number and its sign together."""
+    """The page, with non-breaking spaces replaced."""
     return Path(report(str(folder))).read_text(encoding="utf-8").replace("\u00a0", " ")
 
 
@@ -55,10 +55,10 @@ def payload_of(page: str) -> dict:
 @pytest.mark.parametrize(
     ("units", "expected"), [(["images"], "seeds and images"), (["images", "classes"], "seeds and classes")]
 )
-def test_the_differences_say_what_was_resampled(study: Path, units: list[str], expected: str) -> None:
-    place = str(study / outputs.COMPARISONS)
-    pairs = outputs.read_list(place)
-    rewrite_json(place, [{**pair, "unit": unit} for unit in units for pair in pairs])
+def test_caption_of_differences_reports_the_resampled_units(study: Path, units: list[str], expected: str) -> None:
+    path = str(study / outputs.COMPARISONS)
+    pairs = outputs.read_list(path)
+    rewrite_json(path, [{**pair, "unit": unit} for unit in units for pair in pairs])
     assert f"share seeds, classes and test images; {expected} are resampled" in page_of(study)
 
 
@@ -68,35 +68,35 @@ def figures_of(page: str) -> set[str]:
 
 def printed(table: Table) -> str:
     console = Console(width=80)
-    with console.capture() as expected:
+    with console.capture() as capture:
         console.print(table)
-    return expected.get()
+    return capture.get()
 
 
-def test_a_study_has_every_figure(study: Path) -> None:
+def test_study_has_all_figures(study: Path) -> None:
     expected = {"curve", "bars", "differences", "classes", "images", "map", "time", "rejects"}
     assert figures_of(page_of(study)) == expected
 
 
-def test_a_run_has_its_scores_classes_images_and_losses(tmp_path: Path, dataset: Path) -> None:
+def test_run_has_scores_classes_images_and_losses(tmp_path: Path, dataset: Path) -> None:
     page = page_of(fabricated.make_run(tmp_path / "run", dataset))
     assert figures_of(page) == {"bars", "classes", "images", "history"}
     assert "SYNC-CLIP: 55.0 % on base, 50.5 % on novel classes." in page
 
 
-def test_a_bare_set_shows_its_images_and_rejects(tmp_path: Path) -> None:
+def test_synthetic_dataset_has_images_and_rejects(tmp_path: Path) -> None:
     page = page_of(fabricated.make_set(tmp_path / "set"))
     assert figures_of(page) == {"images", "rejects"}
     assert "72 synthetic images of 12 classes." in page
 
 
-def test_a_run_in_the_folder_of_its_set_shows_both(tmp_path: Path, dataset: Path) -> None:
+def test_run_beside_its_synthetic_dataset_shows_both_kinds_of_images(tmp_path: Path, dataset: Path) -> None:
     run = fabricated.make_run(tmp_path / "run", dataset)
     fabricated.make_set(run / "synthetic")
     assert payload_of(page_of(run))["images"]["made"] is True
 
 
-def test_a_recipes_own_folder_is_reported_by_its_study(study: Path) -> None:
+def test_folder_of_a_recipe_stands_for_its_study(study: Path) -> None:
     assert report(str(study.parent)) == str(study / "report.html")
 
 
@@ -104,23 +104,23 @@ def test_a_recipes_own_folder_is_reported_by_its_study(study: Path) -> None:
     "missing",
     [outputs.FIT, outputs.COMPARISONS, outputs.SHIFT, outputs.FEATURES, outputs.COST, outputs.STATE, outputs.RECIPE],
 )
-def test_any_file_may_be_missing(study: Path, missing: str) -> None:
+def test_files_may_be_missing(study: Path, missing: str) -> None:
     (study / missing).unlink()
     assert "curve" in figures_of(page_of(study))
 
 
-def test_a_damaged_file_is_left_out_with_a_note(study: Path) -> None:
+def test_damaged_file_is_left_out_with_a_note(study: Path) -> None:
     (study / outputs.FIT).write_text("{")
     assert "fit.json could not be read and is left out" in page_of(study)
 
 
 @pytest.mark.parametrize("column", ["cell", "configuration", "method", "data", "images_per_class"])
-def test_a_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
+def test_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
     rewrite_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
     assert f"study.parquet could not be read and is left out (it has no column &#39;{column}&#39;)" in page_of(study)
 
 
-def test_damaged_real_images_cost_no_synthetic_ones(tmp_path: Path) -> None:
+def test_synthetic_images_are_shown_if_real_ones_are_damaged(tmp_path: Path) -> None:
     dataset = fabricated.make_dataset(tmp_path / "shapes")
     folder = fabricated.make_study(tmp_path / "study", dataset)
     for table in (dataset / "train").glob("*_stats.json"):
@@ -131,14 +131,14 @@ def test_damaged_real_images_cost_no_synthetic_ones(tmp_path: Path) -> None:
     assert "The dataset&#39;s images are not available and are left out" in page
 
 
-def test_a_study_without_cells_or_set_still_has_its_curve(study: Path, tmp_path: Path) -> None:
+def test_study_without_runs_and_synthetic_dataset_has_a_curve(study: Path, tmp_path: Path) -> None:
     for part in ("cells", "synthetic"):
         (study / part).rename(tmp_path / part)
     figures = figures_of(page_of(study))
     assert "curve" in figures and "classes" not in figures
 
 
-def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
+def test_single_seed_and_number_of_images_have_no_standard_error(study: Path) -> None:
     table = pd.read_parquet(study / outputs.TABLE)
     few = table[
         (table["seed"].isna() | (table["seed"] == 1))
@@ -148,7 +148,7 @@ def test_a_single_seed_and_amount_are_enough(study: Path) -> None:
     assert payload_of(page_of(study))["points"]["syncclip-both"]["hm"][0]["se"] is None
 
 
-def test_a_study_with_no_finished_cell_says_so(study: Path) -> None:
+def test_study_without_finished_runs_is_reported(study: Path) -> None:
     table = pd.read_parquet(study / outputs.TABLE)
     rewrite_table(study / outputs.TABLE, table.iloc[:0])
     assert "No run of this study is finished yet." in page_of(study)
@@ -164,7 +164,7 @@ def test_unfinished_runs_are_reported(study: Path) -> None:
     assert f"Failed: {state['cells'][1]['cell']} (no space left on &lt;device&gt;)." in page
 
 
-def test_the_page_names_no_address_that_it_would_load(study: Path) -> None:
+def test_page_loads_nothing(study: Path) -> None:
     addresses: list[str] = []
 
     class Loads(HTMLParser):
@@ -179,21 +179,21 @@ def test_the_page_names_no_address_that_it_would_load(study: Path) -> None:
     assert "@import" not in style and "fetch(" not in page and "import(" not in page
 
 
-def test_names_cannot_break_out_of_the_page(tmp_path: Path) -> None:
+def test_content_is_escaped(tmp_path: Path) -> None:
     names = ["</script><script>alert(1)</script>", "a & <b>", *fabricated.NAMES[2:]]
     page = page_of(fabricated.make_set(tmp_path / "set", names))
     assert "<script>alert(1)" not in page
     assert payload_of(page)["images"]["strips"][0]["name"] == names[0]
 
 
-def test_a_folder_that_is_neither_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_other_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no study\.parquet, results\.json, plan\.json"):
         report(str(tmp_path))
     with pytest.raises(UserError, match="it doesn't exist"):
         report(str(tmp_path / "nowhere"))
 
 
-def test_intervals_are_named_by_their_own_coverage(study: Path) -> None:
+def test_intervals_show_their_confidence_level(study: Path) -> None:
     rows = json.loads(storage.read_bytes(str(study / outputs.COMPARISONS)))
     rewrite_json(study / outputs.COMPARISONS, [row | {"confidence_level": 0.9} for row in rows])
     page = page_of(study)
@@ -204,19 +204,19 @@ def test_images_stay_within_their_budget(dataset: Path) -> None:
     from syncclip.datasets import DatasetSettings, load_dataset
 
     real = load_dataset(DatasetSettings(name=str(dataset)))
-    found = image_strips(Inputs("", "set", dataset=real, classnames=real.classnames), budget=6000)
-    assert found is not None and len(found.strips) == 12
-    assert sum(len(strip.src) * 3 / 4 for strip in found.strips) < 6500
+    images = image_strips(Inputs("", "set", dataset=real, classnames=real.classnames), budget=6000)
+    assert images is not None and len(images.strips) == 12
+    assert sum(len(strip.src) * 3 / 4 for strip in images.strips) < 6500
 
 
-def test_an_unreadable_image_is_counted_and_left_out(study: Path) -> None:
+def test_unreadable_image_is_counted_and_left_out(study: Path) -> None:
     tar = study / "synthetic" / "00000.tar"
     data = tar.read_bytes()
     tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00", 1))
     assert "1 unreadable image left out of the page." in page_of(study)
 
 
-def test_the_terminal_table_fits_into_80_columns(study: Path) -> None:
+def test_terminal_table_fits_into_80_columns(study: Path) -> None:
     text = printed(write_report(str(study)).table)
     assert "SYNC-CLIP" in text and "…" not in text
     text = printed(write_report(str(study / "synthetic")).table)

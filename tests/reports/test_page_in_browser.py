@@ -1,4 +1,4 @@
-"""The report opened in Chromium: every figure draws, nothing goes wrong or sticks out, and it answers to touch."""
+"""The report in Chromium: all figures are drawn without errors, fit the screen, and respond to input."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ DRAWN = (
     "Object.fromEntries([...document.querySelectorAll('figure')].map(f => [f.dataset.figure, Number(f.dataset.drawn)]))"
 )
 MARKS = {"curve": 14, "bars": 10, "differences": 5, "classes": 12, "images": 14, "map": 480, "time": 6, "rejects": 3}
-"""Marks that stand for data: 3 growing configurations x 4 amounts + 2 still ones; 5 configurations x 2 halves; and
-so on."""
+"""Number of data marks by figure, e.g. 5 configurations x 2 splits."""
 POINT = """(() => {
     const plot = document.querySelector('[data-figure=FIGURE] [data-plot] svg'), box = plot.getBoundingClientRect();
     const at = {clientX: box.left + box.width / 2, clientY: box.top + box.height / 2, bubbles: true};
@@ -38,7 +37,7 @@ WRONG = {
     "untitled": "!document.getElementById(f.getAttribute('aria-labelledby'))?.textContent",
     "without numbers": "f.querySelectorAll('[data-numbers] tbody td').length === 0",
 }
-"""What is wrong with a figure `f`."""
+"""Faults of a figure `f`."""
 SHAPES = "document.querySelectorAll('[data-figure={}] [data-plot] :is(path, rect, circle, line)').length"
 
 
@@ -47,7 +46,7 @@ PUBLISHED = (Path(__file__).parents[2] / "docs/results/report.html").as_uri()
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Addresses of the report of a study, a run and a set."""
+    """URLs of the reports of a study, a run and a synthetic dataset."""
     root = tmp_path_factory.mktemp("pages")
     dataset = fabricated.make_dataset(root / "shapes")
     folders = {
@@ -60,18 +59,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
-def test_every_figure_of_a_study_draws_and_nothing_logs_an_error(
-    browser: int, pages: dict[str, str], width: int, dark: bool
-) -> None:
+def test_all_figures_are_drawn_without_errors(browser: int, pages: dict[str, str], width: int, dark: bool) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
-        paper = await page.run("getComputedStyle(document.body).backgroundColor")
-        return await page.run(DRAWN), page.errors, page.requests, paper
+        background = await page.run("getComputedStyle(document.body).backgroundColor")
+        links = await page.run("[...document.querySelectorAll('nav a')].filter(a => a.getClientRects().length).length")
+        return await page.run(DRAWN), page.errors, page.requests, background, links
 
-    drawn, errors, requests, paper = visit(browser, pages["study"], work, width, dark)
+    drawn, errors, requests, background, links = visit(browser, pages["study"], work, width, dark)
     assert drawn == MARKS
     assert errors == []
-    assert [address for address in requests if not address.startswith("data:")] == [pages["study"]]
-    assert (max(map(int, paper[4:-1].split(","))) < 60) == dark
+    assert [url for url in requests if not url.startswith("data:")] == [pages["study"]]
+    assert (max(map(int, background[4:-1].split(","))) < 60) == dark
+    assert links >= 6
 
 
 CLIPPED = """[...document.querySelectorAll('[data-plot] svg text')].filter(t => {
@@ -84,7 +83,7 @@ HIDDEN = """[...document.querySelectorAll('[data-plot] svg, [data-plot] svg :is(
 
 @pytest.mark.parametrize("width", [700, 1000, 1400])
 @pytest.mark.parametrize("kind", ["study", "run", "published"])
-def test_no_label_of_a_figure_is_clipped(browser: int, pages: dict[str, str], kind: str, width: int) -> None:
+def test_no_label_is_clipped(browser: int, pages: dict[str, str], kind: str, width: int) -> None:
     async def work(page: Page) -> Any:
         await page.run("document.fonts.ready.then(() => null)")
         return await page.run(CLIPPED)
@@ -93,7 +92,7 @@ def test_no_label_of_a_figure_is_clipped(browser: int, pages: dict[str, str], ki
 
 
 @pytest.mark.parametrize("kind", ["study", "run", "set", "published"])
-def test_print_hides_nothing_of_a_figure(browser: int, pages: dict[str, str], kind: str) -> None:
+def test_printed_page_shows_all_of_a_figure(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[int, int]:
         on_screen = await page.run(HIDDEN)
         await page.send("Emulation.setEmulatedMedia", media="print")
@@ -103,7 +102,7 @@ def test_print_hides_nothing_of_a_figure(browser: int, pages: dict[str, str], ki
 
 
 @pytest.mark.parametrize("kind", ["study", "run", "set"])
-def test_nothing_sticks_out_at_400_pixels(browser: int, pages: dict[str, str], kind: str) -> None:
+def test_page_fits_400_pixels(browser: int, pages: dict[str, str], kind: str) -> None:
     async def work(page: Page) -> tuple[Any, ...]:
         await page.run("document.querySelectorAll('details').forEach(fold => { fold.open = true; })")
         return await page.run("document.documentElement.scrollWidth"), await page.run(DRAWN), page.errors
@@ -114,7 +113,7 @@ def test_nothing_sticks_out_at_400_pixels(browser: int, pages: dict[str, str], k
 
 @pytest.fixture(scope="module")
 def responses(browser: int, pages: dict[str, str]) -> dict[str, Any]:
-    """Responses of the study's page to each control, used once."""
+    """Responses of the study's page after each control was used."""
 
     async def work(page: Page) -> dict[str, Any]:
         async def tip(figure: str) -> str:
@@ -122,25 +121,25 @@ def responses(browser: int, pages: dict[str, str]) -> dict[str, Any]:
             await page.run("new Promise(done => requestAnimationFrame(() => setTimeout(done, 60)))")
             return str(await page.run(POINT.replace("FIGURE", figure)))
 
-        found = {f"tip of {name}": await tip(name) for name in ("curve", "classes", "map")}
-        found["shapes of the curve"] = await page.run(SHAPES.format("curve"))
-        found["before"] = await page.run(LABEL)
+        values = {f"tip of {name}": await tip(name) for name in ("curve", "classes", "map")}
+        values["shapes of the curve"] = await page.run(SHAPES.format("curve"))
+        values["before"] = await page.run(LABEL)
         await page.run(CLICK.format("All classes"))
-        found["after"] = await page.run(LABEL)
+        values["after"] = await page.run(LABEL)
         await page.run(CLICK.format("SYNC-CLIP"))
-        found["without a configuration"] = (await page.run(DRAWN))["curve"]
+        values["without a configuration"] = (await page.run(DRAWN))["curve"]
         select = "document.querySelector('[data-figure=images] select')"
         await page.run(f"{select}.value = '3'; {select}.dispatchEvent(new Event('change'))")
-        found["image"] = await page.run("document.querySelector('[data-figure=images] .thumb').ariaLabel")
+        values["image"] = await page.run("document.querySelector('[data-figure=images] .thumb').ariaLabel")
         await page.run("document.getElementById('scheme').click()")
-        found["scheme"] = await page.run("document.documentElement.dataset.scheme")
-        await page.run("localStorage.clear()")  # else other pages of this browser are dark, too
+        values["scheme"] = await page.run("document.documentElement.dataset.scheme")
+        await page.run("localStorage.clear()")  # otherwise, other pages of this browser are dark
         await page.run("document.querySelector('#results thead th:nth-child(6) button').click()")
-        found["best"] = await page.run("document.querySelector('#results tbody tr td').textContent")
+        values["best"] = await page.run("document.querySelector('#results tbody tr td').textContent")
         for name, wrong in WRONG.items():
-            found[name] = await page.run(f"[...document.querySelectorAll('figure')].filter(f => {wrong}).length")
-        found["errors"] = page.errors
-        return found
+            values[name] = await page.run(f"[...document.querySelectorAll('figure')].filter(f => {wrong}).length")
+        values["errors"] = page.errors
+        return values
 
     result: dict[str, Any] = visit(browser, pages["study"], work)
     return result
@@ -172,24 +171,24 @@ def test_controls_respond(responses: dict[str, Any], key: str) -> None:
 SAVED = """(async () => {
     const saved = [];
     URL.createObjectURL = (blob) => { saved.push(blob); return 'data:,'; };
-    const found = {};
+    const values = {};
     for (const figure of document.querySelectorAll('figure')) {
         for (const button of figure.querySelectorAll('[data-save] button')) {
             button.click();
             while (!saved.length) await new Promise(done => setTimeout(done, 20));
             const blob = saved.pop(), name = `${figure.dataset.figure}.${button.textContent}`;
-            if (blob.type !== 'image/png') { found[name] = await blob.text(); continue; }
+            if (blob.type !== 'image/png') { values[name] = await blob.text(); continue; }
             const picture = await createImageBitmap(blob);
-            found[name] = [picture.width, picture.height];
+            values[name] = [picture.width, picture.height];
         }
     }
-    return found;
+    return values;
 })()"""
 
 
 @pytest.fixture(scope="module")
 def saved(browser: int, pages: dict[str, str]) -> dict[str, Any]:
-    """What each button below a figure saves, of a dark page on a small screen: text, or a picture's size."""
+    """Files that the buttons below the figures save, from a dark page on a small screen: text, or size of an image."""
 
     async def work(page: Page) -> dict[str, Any]:
         before = await page.run(DRAWN)
@@ -201,14 +200,14 @@ def saved(browser: int, pages: dict[str, str]) -> dict[str, Any]:
     return files
 
 
-def test_every_figure_with_marks_is_saved_as_svg_and_png_and_every_figure_as_csv(saved: dict[str, Any]) -> None:
+def test_figures_are_saved_as_svg_png_and_csv(saved: dict[str, Any]) -> None:
     assert {name.partition(".")[0] for name in saved if name.endswith(".CSV")} == set(MARKS)
     drawn = {name.partition(".")[0] for name in saved if name.endswith(".SVG")}
     assert set(MARKS) - drawn == {"images"}
     assert drawn == {name.partition(".")[0] for name in saved if name.endswith(".PNG")}
 
 
-def test_a_saved_svg_is_as_on_paper_and_needs_nothing_else(saved: dict[str, Any]) -> None:
+def test_saved_svg_is_light_and_self_contained(saved: dict[str, Any]) -> None:
     for name, text in saved.items():
         if not name.endswith(".SVG"):
             continue
@@ -216,27 +215,25 @@ def test_a_saved_svg_is_as_on_paper_and_needs_nothing_else(saved: dict[str, Any]
         assert image.get("width") == "760", name
         assert "@font-face" in text and "font/woff2;base64" in text
         assert "var(--" not in text and "class=" not in text
-        words = [one for one in image.iter() if one.tag.endswith("}text")]
-        assert words and all("Inter" in (one.get("font-family") or "") for one in words), name
-        assert all(sum(map(int, re.findall(r"\d+", one.get("fill") or "")[:3])) < 500 for one in words), name
+        texts = [element for element in image.iter() if element.tag.endswith("}text")]
+        assert texts and all("Inter" in (element.get("font-family") or "") for element in texts), name
+        assert all(sum(map(int, re.findall(r"\d+", element.get("fill") or "")[:3])) < 500 for element in texts), name
 
 
-def test_a_saved_png_has_three_dots_for_each_pixel(saved: dict[str, Any]) -> None:
+def test_saved_png_has_three_pixels_per_unit(saved: dict[str, Any]) -> None:
     for name in saved:
         if name.endswith(".PNG"):
             height = int(str(ElementTree.fromstring(saved[name.replace(".PNG", ".SVG")]).get("height")))
             assert saved[name] == [2280, 3 * height]
 
 
-def test_the_saved_numbers_are_read_as_a_table(saved: dict[str, Any]) -> None:
+def test_saved_csv_is_a_table(saved: dict[str, Any]) -> None:
     table = pd.read_csv(io.StringIO(saved["differences.CSV"]))
     assert len(table) == MARKS["differences"]
     assert pd.api.types.is_numeric_dtype(table.iloc[:, 1]) or "points" in " ".join(map(str, table.columns))
 
 
-def test_the_address_holds_what_was_chosen(browser: int, pages: dict[str, str]) -> None:
-    """A page that is opened by the address of another shows the same."""
-
+def test_url_restores_the_state_of_controls(browser: int, pages: dict[str, str]) -> None:
     async def choose(page: Page) -> tuple[str, ...]:
         await page.run(CLICK.format("All classes"))
         await page.run(CLICK.format("Novel"))
@@ -247,32 +244,24 @@ def test_the_address_holds_what_was_chosen(browser: int, pages: dict[str, str]) 
     async def look(page: Page) -> tuple[str, ...]:
         return await page.run("location.href"), await page.run(LABEL), (await page.run(DRAWN))["curve"]
 
-    address, label, drawn = visit(browser, pages["study"], choose)
-    assert address.startswith(f"{pages['study']}#images&curve.")
+    url, label, drawn = visit(browser, pages["study"], choose)
+    assert url.startswith(f"{pages['study']}#images&curve.")
     assert "Novel classes, all classes as candidates" in label and drawn == MARKS["curve"] - 4
-    assert visit(browser, address, look) == (address, label, drawn)
+    assert visit(browser, url, look) == (url, label, drawn)
     assert visit(browser, pages["study"], look)[1:] != (label, drawn)
 
 
 @pytest.mark.parametrize("broken", ["#curve.Score=%zz", "#images&curve.Score=none&=&x", "#curve.hidden=nobody"])
-def test_an_address_that_makes_no_sense_changes_nothing(browser: int, pages: dict[str, str], broken: str) -> None:
+def test_invalid_url_fragment_is_ignored(browser: int, pages: dict[str, str], broken: str) -> None:
     async def look(page: Page) -> tuple[Any, ...]:
         return await page.run(LABEL), await page.run(DRAWN), page.errors
 
     assert visit(browser, pages["study"] + broken, look) == visit(browser, pages["study"], look)
 
 
-@pytest.mark.parametrize("width", [400, 1400])
-def test_the_parts_of_the_page_can_be_reached_from_its_top(browser: int, pages: dict[str, str], width: int) -> None:
-    async def work(page: Page) -> Any:
-        return await page.run("[...document.querySelectorAll('nav a')].filter(a => a.getClientRects().length).length")
-
-    assert visit(browser, pages["study"], work, width) >= 6
-
-
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("kind", ["study", "run", "set"])
-def test_an_audit_finds_nothing_serious(browser: int, pages: dict[str, str], kind: str, dark: bool) -> None:
+def test_accessibility_audit_has_no_serious_finding(browser: int, pages: dict[str, str], kind: str, dark: bool) -> None:
     async def work(page: Page) -> list[str]:
         return await serious(page)
 

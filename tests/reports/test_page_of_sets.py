@@ -1,4 +1,4 @@
-"""What the page says of a synthetic set: its quality, and what its filters rejected."""
+"""Report of a synthetic dataset: its quality, and rejected images."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ QUALITY = SetQuality(
     pairs=((14, 2),),
     prompts=PromptCoverage(24, 48, 2, {"template": 72}),
     classes=tuple(
-        ClassQuality(name=name, images=6, accuracy=float(5 * place), similarity=0.5, shift=None)
-        for place, name in enumerate(fabricated.NAMES)
+        ClassQuality(name=name, images=6, accuracy=float(5 * position), similarity=0.5, shift=None)
+        for position, name in enumerate(fabricated.NAMES)
     ),
 )
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Path:
+def synthetic(tmp_path: Path) -> Path:
     return fabricated.make_set(tmp_path / "set")
 
 
@@ -45,9 +45,9 @@ def page_of(folder: Path) -> str:
     return Path(report(str(folder))).read_text()
 
 
-def test_a_measured_set_shows_its_numbers_and_the_worst_classes_first(drawn: Path) -> None:
-    storage.write_document(str(drawn / STATS_NAME), QUALITY)
-    page = page_of(drawn)
+def test_quality_is_shown_with_the_worst_classes_first(synthetic: Path) -> None:
+    storage.write_document(str(synthetic / STATS_NAME), QUALITY)
+    page = page_of(synthetic)
     assert 'href="#set"' in page
     for label, number in (
         ("assigned to their class by the frozen CLIP", "61"),
@@ -57,34 +57,30 @@ def test_a_measured_set_shows_its_numbers_and_the_worst_classes_first(drawn: Pat
         ("distinct prompts", "24"),
     ):
         assert f"<dt>{label}</dt><dd>{number}<" in page
-    named = re.findall(r'<td class="words" data-value="([^"]*)">', page)
-    assert named == fabricated.NAMES
+    assert re.findall(r'<td class="words" data-value="([^"]*)">', page) == fabricated.NAMES
 
 
-def test_rejects_are_shown_by_reason_with_their_number(drawn: Path) -> None:
+def test_rejected_images_are_shown_by_reason_with_their_number(synthetic: Path) -> None:
     for shard, reason in ((0, "clip_score"), (1, "clip_score"), (1, "blank")):
         colour = (200, 30, 30) if reason == "blank" else (30, 30, 200)
         thumbnail = fabricated.jpeg(Image.new("RGB", (SIDE, SIDE), colour))
-        write_rejects(str(drawn), shard, [Reject(reason, 7 + shard, 3, 0, 0.1, thumbnail)] * 9)
-    page = page_of(drawn)
+        write_rejects(str(synthetic), shard, [Reject(reason, 7 + shard, 3, 0, 0.1, thumbnail)] * 9)
+    page = page_of(synthetic)
     shown = re.findall(
         r'<b>([^<]*)</b> <span class="quiet">([^<]*) in all</span>.*?src="data:image/webp;base64,([^"]*)"', page, re.S
     )
     assert [(reason, count) for reason, count, _ in shown] == [("clip score", "34"), ("blank", "7")]
     strip = Image.open(io.BytesIO(base64.b64decode(shown[1][2]))).convert("RGB")
     assert strip.size == (9 * SIDE, SIDE)
-    red, _, blue = strip.getpixel((SIDE // 2, SIDE // 2))  # type: ignore[misc]
+    red, _, blue = strip.getpixel((SIDE // 2, SIDE // 2))
     assert red > 150 > blue
     assert "Rejected images of dog, dog" in page
 
 
-def test_a_set_with_neither_has_no_such_part(drawn: Path) -> None:
-    assert 'href="#set"' not in page_of(drawn)
-
-
-def test_damaged_files_are_noted_and_left_out(drawn: Path) -> None:
-    (drawn / STATS_NAME).write_text('{"format": 1')
-    (drawn / rejects_name(0)).write_bytes(b"nonsense")
-    page = page_of(drawn)
+def test_damaged_files_are_left_out_with_a_note(synthetic: Path) -> None:
+    assert 'href="#set"' not in page_of(synthetic)  # without these files
+    (synthetic / STATS_NAME).write_text('{"format": 1')
+    (synthetic / rejects_name(0)).write_bytes(b"nonsense")
+    page = page_of(synthetic)
     assert "stats.json of the synthetic dataset could not be read" in page
     assert "thumbnails of rejects could not be read" in page

@@ -1,4 +1,4 @@
-"""What is loaded once for runs that follow each other, and that it changes no bit of them."""
+"""Runs that share a cache, and the jobs of workers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from syncclip import jobs, storage
 from syncclip.clip.backbone import load_backbone
 from syncclip.core.session import Session
 from syncclip.core.settings import UserError
+from syncclip.methods.frozen import FrozenTexts
 from syncclip.recipe.recipe import Recipe
 from syncclip.runs import build, resolve
 from syncclip.runs.build import ModelCache
@@ -21,97 +22,86 @@ from syncclip.shards.reader import ShardSet
 from syncclip.shards.writer import Sample, write_shard
 from tests.conftest import TinyWorld
 
-KINDS = ("prompts.safetensors", "metrics.jsonl", "results.json")
+FILES = ("prompts.safetensors", "metrics.jsonl", "results.json")
 TEST_IMAGES = 24
 
 
-def recipe_of(tiny: TinyWorld, method: str, seed: int) -> Recipe:
-    values = ["training.data=real", "training.epochs=1", f"training.method={method}", f"training.seed={seed}"]
-    return Recipe.load(tiny.recipe, values)
+def recipe_of(tiny: TinyWorld, *overrides: str) -> Recipe:
+    return Recipe.load(tiny.recipe, ["training.epochs=1", *overrides])
 
 
-def bits(folder: Path) -> dict[str, bytes]:
-    return {kind: (folder / kind).read_bytes() for kind in KINDS}
+def real_recipe(tiny: TinyWorld, method: str, seed: int = 1) -> Recipe:
+    return recipe_of(tiny, "training.data=real", f"training.method={method}", f"training.seed={seed}")
 
 
-def test_runs_that_share_frozen_parts_have_the_bits_of_runs_alone(tiny: TinyWorld, tmp_path: Path) -> None:
+def read(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+def test_runs_with_a_shared_cache_are_bit_identical_to_separate_runs(tiny: TinyWorld, tmp_path: Path) -> None:
     cache = ModelCache(keep_bytes=1 << 20)
     for method, seed in (("zeroshot", 1), ("kgcoop", 1), ("kgcoop", 2), ("ivlp", 1)):
         name = f"{method}{seed}"
-        jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "alone" / name))
-        jobs.run_here(recipe_of(tiny, method, seed), str(tmp_path / "shared" / name), cache=cache)
-        assert bits(tmp_path / "alone" / name) == bits(tmp_path / "shared" / name), name
+        jobs.run_here(real_recipe(tiny, method, seed), str(tmp_path / "separate" / name))
+        jobs.run_here(real_recipe(tiny, method, seed), str(tmp_path / "shared" / name), cache=cache)
+        assert read(tmp_path / "separate" / name) == read(tmp_path / "shared" / name), name
     assert cache.loads == {"dataset": 1, "sets": 0, "clip": 1, "image": TEST_IMAGES}
 
 
-def test_a_set_is_opened_once_for_runs_on_it_and_anew_when_it_has_changed(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
-    cache, place = ModelCache(), str(shutil.copytree(tiny_set, tmp_path / "set"))
+def add_shard(url: str) -> None:
+    image = ShardSet(url).read(0)
+    write_shard(url, 9, [Sample(99, 0, image, "")], owner=storage.read_owner(f"{url}/plan.json"))
+
+
+def test_synthetic_dataset_is_opened_again_after_a_change(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    cache, url = ModelCache(), str(shutil.copytree(tiny_set, tmp_path / "set"))
     for seed, opened in ((1, 1), (2, 1), (3, 2)):
-        values = [f"training.synthetic={place}", "training.epochs=1", "training.method=ivlp", f"training.seed={seed}"]
-        recipe = Recipe.load(tiny.recipe, values)
+        recipe = recipe_of(tiny, f"training.synthetic={url}", "training.method=ivlp", f"training.seed={seed}")
         if seed == 3:
-            write_shard(
-                place, 9, [Sample(99, 0, (ShardSet(place)).read(0), "")], owner=storage.read_owner(f"{place}/plan.json")
-            )
-        jobs.run_here(recipe, str(tmp_path / "alone" / str(seed)))
+            add_shard(url)
+        jobs.run_here(recipe, str(tmp_path / "separate" / str(seed)))
         jobs.run_here(recipe, str(tmp_path / "shared" / str(seed)), cache=cache)
-        assert bits(tmp_path / "alone" / str(seed)) == bits(tmp_path / "shared" / str(seed))
+        assert read(tmp_path / "separate" / str(seed)) == read(tmp_path / "shared" / str(seed))
         assert cache.loads["sets"] == opened
 
 
-def test_a_set_that_has_changed_since_its_runs_were_resolved_is_opened_anew(
+def test_synthetic_dataset_is_opened_again_after_a_change_since_its_runs_were_resolved(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path
 ) -> None:
-    cache, place = ModelCache(), str(shutil.copytree(tiny_set, tmp_path / "set"))
-    index_set(place)
-    values = [f"training.synthetic={place}", "training.epochs=1", "training.method=ivlp"]
-    recipes = [Recipe.load(tiny.recipe, [*values, f"training.seed={seed}"]) for seed in (1, 2, 3)]
-    resolved = [resolve_run(recipe, str(tmp_path / str(seed))) for seed, recipe in enumerate(recipes)]
-    for run, opened in zip(resolved, (1, 1, 2), strict=True):
+    cache, url = ModelCache(), str(shutil.copytree(tiny_set, tmp_path / "set"))
+    index_set(url)
+    recipe = recipe_of(tiny, f"training.synthetic={url}", "training.method=ivlp")
+    runs = [resolve_run(recipe.with_values({"training.seed": seed}), str(tmp_path / str(seed))) for seed in (1, 2, 3)]
+    for run, opened in zip(runs, (1, 1, 2), strict=True):
         if opened == 2:
-            write_shard(
-                place,
-                9,
-                [Sample(99, 0, ShardSet(place, resolved=True).read(0), "")],
-                owner=storage.read_owner(f"{place}/plan.json"),
-            )
+            add_shard(url)
         jobs.run_resolved(*run, cache)
         assert cache.loads["sets"] == opened
 
 
-def test_sentences_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    from syncclip.methods.frozen import FrozenTexts
-    from syncclip.runs.build import build_parts
-
+def test_texts_are_encoded_once_for_all_methods_of_a_clip(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
-    honest = FrozenTexts._encode
-    monkeypatch.setattr(FrozenTexts, "_encode", lambda self, text: encoded.append(text) or honest(self, text))
+    encode = FrozenTexts._encode
+    monkeypatch.setattr(FrozenTexts, "_encode", lambda self, text: encoded.append(text) or encode(self, text))
     cache = ModelCache()
     features = []
     for seed in (1, 2):
-        parts = build_parts(recipe_of(tiny, "kgcoop", seed), cache)
-        features += [one() for one in parts.method.modules() if isinstance(one, FrozenTexts)]
+        method = build.build_parts(real_recipe(tiny, "kgcoop", seed), cache).method
+        features += [module() for module in method.modules() if isinstance(module, FrozenTexts)]
     assert len(features) == 2 and features[0] is features[1]
     assert len(encoded) == len(set(encoded)) > 0
 
 
-def test_images_beyond_the_room_are_decoded_each_time(tiny: TinyWorld, tmp_path: Path) -> None:
-    side = load_backbone(recipe_of(tiny, "zeroshot", 1).backbone).image_size
-    cache = ModelCache(keep_bytes=10 * 3 * side * side)
+def test_images_beyond_the_memory_limit_are_decoded_each_time(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = real_recipe(tiny, "zeroshot")
+    cache = ModelCache(keep_bytes=10 * 3 * load_backbone(recipe.backbone).image_size ** 2)
     for name in "ab":
-        jobs.run_here(recipe_of(tiny, "zeroshot", 1), str(tmp_path / name), cache=cache)
+        jobs.run_here(recipe, str(tmp_path / name), cache=cache)
     assert cache.loads["image"] == TEST_IMAGES + (TEST_IMAGES - 10)
 
 
-def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
-    named = [f"training.synthetic={synthetic}"] if synthetic else []
-    return Recipe.load(tiny.recipe, [*named, *overrides])
-
-
 @pytest.mark.parametrize(
-    ("values", "reason"),
+    ("values", "message"),
     [
         (["training.method=ivlp", "methods.ivlp.visual_depth=9"], "visual_depth: .* 9 blocks .* use at most 3"),
         (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
@@ -121,29 +111,28 @@ def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
         ),
     ],
 )
-def test_prompts_that_the_towers_cannot_take_are_a_users_mistake_on_a_worker(
-    tiny: TinyWorld, tmp_path: Path, values: list[str], reason: str
+def test_prompts_that_do_not_fit_the_towers_are_a_user_error(
+    tiny: TinyWorld, tmp_path: Path, values: list[str], message: str
 ) -> None:
-    recipe, folder = resolve.resolve_run(here(tiny, None, "training.data=real", *values), str(tmp_path))
-    spec = {"recipe": recipe.model_dump(mode="json"), "url": folder.url, "name": folder.name, "hash": "0"}
-    with pytest.raises(UserError, match=reason):
-        build.build_on_worker(spec, rank=0, world_size=1)
+    run = resolve.resolve_run(recipe_of(tiny, "training.data=real", *values), str(tmp_path))
+    with pytest.raises(UserError, match=message):
+        build.build_on_worker(resolve.to_spec(*run), rank=0, world_size=1)
 
 
-def test_the_best_by_validation_needs_validation_images(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_selection_by_validation_requires_validation_images(tiny: TinyWorld, tmp_path: Path) -> None:
     dataset = shutil.copytree(tiny.dataset, tmp_path / "shapes")
     shutil.rmtree(dataset / "val")
-    described = json.loads((dataset / "dataset.json").read_text())
-    del described["splits"]["val"]
-    (dataset / "dataset.json").write_text(json.dumps(described))
+    description = json.loads((dataset / "dataset.json").read_text())
+    del description["splits"]["val"]
+    (dataset / "dataset.json").write_text(json.dumps(description))
     values = [f"dataset.name={dataset}", "training.data=real", "training.keep_best=validation"]
-    recipe, folder = resolve.resolve_run(here(tiny, None, *values), str(tmp_path / "run"))
+    run = resolve.resolve_run(recipe_of(tiny, *values), str(tmp_path / "run"))
     with pytest.raises(UserError, match="has no split 'val'; it has train, test"):
-        build.build_job(recipe, folder)
+        build.build_job(*run)
 
 
-def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: TinyWorld, tmp_path: Path) -> None:
-    recipe = here(tiny, None, "training.data=real").model_dump(mode="json")
+def test_custom_method_that_is_missing_on_a_worker_is_a_user_error(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, "training.data=real").model_dump(mode="json")
     spec = {"recipe": recipe, "url": str(tmp_path), "name": "run", "hash": "0"}
     assert build.build_on_worker(spec, rank=0, world_size=1).run.recipe_text == Recipe.model_validate(recipe).to_yaml()
     recipe["training"]["method"] = "elsewhere.mine:Mine"
@@ -154,29 +143,22 @@ def test_a_method_that_a_worker_does_not_find_is_told_in_one_sentence(tiny: Tiny
         build.build_on_worker(spec, rank=0, world_size=1)
 
 
-def test_an_oracle_learns_from_real_images_of_all_classes_and_is_tested_like_the_rest(
-    tiny: TinyWorld, tmp_path: Path
-) -> None:
-    recipe = Recipe.load(tiny.recipe, ["training.method=ivlp", "training.data=all_real", "training.epochs=1"])
+def test_upper_bound_trains_on_real_images_of_all_classes(tiny: TinyWorld, tmp_path: Path) -> None:
+    recipe = recipe_of(tiny, "training.method=ivlp", "training.data=all_real")
     parts = build.build_parts(recipe)
     stream = build.build_stream(recipe, parts)
     assert stream is not None and stream.real is not None and stream.synthetic is None
     labels = {int(label) for step in range(stream.steps_per_epoch) for label in stream.ids(0, step).labels}
     assert labels == set(range(len(parts.dataset.classnames))) > set(parts.dataset.base)
     assert parts.method.base == len(parts.dataset.classnames)
-    jobs.run_here(recipe, str(tmp_path))
-    results = json.loads((tmp_path / "results.json").read_text())
-    untrained = Recipe.load(tiny.recipe, ["training.method=zeroshot"])
-    jobs.run_here(untrained, str(tmp_path / "zeroshot"))
-    assert results["counts"] == json.loads((tmp_path / "zeroshot" / "results.json").read_text())["counts"]
+    results = jobs.run_here(recipe, str(tmp_path)).results
+    zeroshot = jobs.run_here(recipe_of(tiny, "training.method=zeroshot"), str(tmp_path / "zeroshot")).results
+    assert results["counts"] == zeroshot["counts"]
     assert results["counts"]["novel"] and results["seen"] is None
 
 
-def test_a_run_tells_which_share_of_the_synthetic_images_it_has_seen(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
-    recipe = here(tiny, tiny_set, "training.method=ivlp", "training.data=both", "training.epochs_over=synthetic")
-    jobs.run_here(recipe.with_values({"training.epochs": 1}), str(tmp_path / "one"))
-    jobs.run_here(recipe.with_values({"training.epochs": 12}), str(tmp_path / "many"))
-    one, many = (json.loads((tmp_path / name / "results.json").read_text())["seen"] for name in ("one", "many"))
-    assert 0 < one < many <= 1
+def test_results_contain_the_share_of_synthetic_images_used(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
+    values = [f"training.synthetic={tiny_set}", "training.method=ivlp", "training.epochs_over=synthetic"]
+    runs = [jobs.run_here(recipe_of(tiny, *values, f"training.epochs={n}"), str(tmp_path / str(n))) for n in (1, 12)]
+    few, many = (run.results["seen"] for run in runs)
+    assert 0 < few < many <= 1

@@ -1,4 +1,4 @@
-"""Which run a recipe stands for, and which set it learns from."""
+"""Resolution of a recipe to a run and its synthetic dataset."""
 
 from __future__ import annotations
 
@@ -17,57 +17,49 @@ from tests.conftest import TinyWorld
 from tests.worlds.rewritten import rewrite
 
 
-def here(tiny: TinyWorld, synthetic: str | None, *overrides: str) -> Recipe:
-    named = [f"training.synthetic={synthetic}"] if synthetic else []
-    return Recipe.load(tiny.recipe, [*named, *overrides])
+def recipe_of(tiny: TinyWorld, synthetic: str) -> Recipe:
+    return Recipe.load(tiny.recipe, [f"training.synthetic={synthetic}"])
 
 
-def test_an_unknown_dataset_is_told_before_the_missing_set(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_unknown_dataset_is_reported_before_the_missing_synthetic_dataset(tiny: TinyWorld, tmp_path: Path) -> None:
     recipe = Recipe.load(tiny.recipe, ["dataset.name=icns", f"storage.root={tmp_path}"])
     with pytest.raises(UserError, match="unknown dataset 'icns'; did you mean 'icons'"):
         resolve.resolve_run(recipe)
 
 
-def test_the_set_is_found_in_out_or_below_it_or_where_it_is_named(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
+def test_synthetic_dataset_is_found_in_the_recipe_or_in_out(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     below = shutil.copytree(tiny_set, tmp_path / "synthetic")
     recipe = Recipe.load(tiny.recipe)
     assert resolve.find_synthetic(recipe, tiny_set) == tiny_set
     assert resolve.find_synthetic(recipe, str(tmp_path)) == str(below)
-    assert resolve.find_synthetic(here(tiny, tiny_set), str(tmp_path)) == tiny_set
+    assert resolve.find_synthetic(recipe_of(tiny, tiny_set), str(tmp_path)) == tiny_set
 
 
-def test_the_hash_of_a_run_follows_what_the_set_shows_not_where_it_lies(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path
-) -> None:
+def test_hash_of_a_run_depends_on_the_plan_but_not_the_path(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     moved = str(shutil.copytree(tiny_set, tmp_path / "moved"))
     other = Path(shutil.copytree(tiny_set, tmp_path / "other"))
     text = storage.read_bytes(str(other / "plan.json"))
     assert b'"seed": 0' in text
     rewrite(other / "plan.json", text.replace(b'"seed": 0', b'"seed": 1'))
-    seed = read_plan(str(other))
-    assert seed is not None
+    plan = read_plan(str(other))
+    assert plan is not None
     (other / "index.json").unlink()
     for marker in other.glob("*_stats.json"):
         stats = ShardStats.model_validate_json(storage.read_verified(str(marker)))
-        storage.write_document(str(marker), stats.model_copy(update={"owner": seed.owner}), seed.owner)
-    hashes = [resolve.resolve_run(here(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
+        storage.write_document(str(marker), stats.model_copy(update={"owner": plan.owner}), plan.owner)
+    hashes = [resolve.resolve_run(recipe_of(tiny, url))[1].recipe_hash for url in (tiny_set, moved, str(other))]
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_folders_that_the_recipe_names_are_found_from_any_working_folder(
-    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_are_made_absolute(tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe.load(tiny.recipe, ["training.data=real"])
-    place = Path(recipe.dataset.name)
-    monkeypatch.chdir(place.parent)
-    settled, _ = resolve.resolve_run(recipe.with_values({"dataset.name": place.name}), str(tmp_path))
-    assert settled.dataset.name == str(place)
-    backbone = Path(recipe.backbone.name)
+    dataset, backbone = Path(recipe.dataset.name), Path(recipe.backbone.name)
+    monkeypatch.chdir(dataset.parent)
+    resolved, _ = resolve.resolve_run(recipe.with_values({"dataset.name": dataset.name}), str(tmp_path))
+    assert resolved.dataset.name == str(dataset)
     monkeypatch.chdir(backbone.parent)
     for name in (backbone.name, f"local-dir:{backbone.name}"):
-        settled, _ = resolve.resolve_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
-        assert settled.backbone.name == str(backbone)
+        resolved, _ = resolve.resolve_run(recipe.with_values({"backbone.name": name}), str(tmp_path))
+        assert resolved.backbone.name == str(backbone)
     shipped, _ = resolve.resolve_run(Recipe.load("icons", ["training.data=real"]), str(tmp_path))
     assert (shipped.dataset.name, shipped.backbone.name) == ("icons", "icons")

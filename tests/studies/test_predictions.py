@@ -1,4 +1,4 @@
-"""A study's numbers, computed again from one table of predictions."""
+"""Recomputation of a study's numbers from its table of predictions."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from tests.worlds.rewritten import rewrite_json, rewrite_table
 
 @pytest.fixture(params=["", "second"], ids=["suite", "dataset"])
 def copy(suite_study: Study, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """What is published of a study: its own files, none of its cells'."""
+    """A copy of a study's own files, without its runs."""
     for file in (Path(suite_study.url) / request.param).iterdir():
         if file.is_file():
             shutil.copy(file, tmp_path)
     return tmp_path
 
 
-def test_every_number_is_computed_again_without_the_cells(copy: Path) -> None:
-    found = recompute(str(copy))
-    assert found.differ == [] and found.numbers > 500
-    table = storage.read_parquet(storage.read_bytes(str(copy / outputs.TABLE))).to_pandas()
-    means = table.groupby(["configuration", "images_per_class"], dropna=False)["all_classes_hm"].mean()
-    ours = found.means.set_index(["configuration", "images_per_class"])["all_classes_hm"]
-    assert ours["syncclip-both", 4] == pytest.approx(means["syncclip-both", 4])
-    assert len(ours) == len(means)
+def table_of(copy: Path, name: str) -> pd.DataFrame:
+    return storage.read_parquet(storage.read_bytes(str(copy / name))).to_pandas()
+
+
+def test_all_numbers_are_recomputed_without_the_runs(copy: Path) -> None:
+    recomputed = recompute(str(copy))
+    assert recomputed.differ == [] and recomputed.numbers > 500
+    keys = ["configuration", "images_per_class"]
+    expected = table_of(copy, outputs.TABLE).groupby(keys, dropna=False)["all_classes_hm"].mean()
+    means = recomputed.means.set_index(keys)["all_classes_hm"]
+    assert means["syncclip-both", 4] == pytest.approx(expected["syncclip-both", 4])
+    assert len(means) == len(expected)
 
 
 def test_changed_numbers_are_reported_with_their_positions(copy: Path) -> None:
@@ -47,47 +51,39 @@ def test_changed_numbers_are_reported_with_their_positions(copy: Path) -> None:
     assert second.startswith("data_efficiency.json: marginal: novel[0]: points_per_hour: low is ")
 
 
-def test_what_the_files_hold_beyond_the_answers_is_reported(copy: Path) -> None:
-    place = copy / outputs.FIT
-    fit = outputs.read_json(str(place))
+def test_unexpected_entries_are_reported(copy: Path) -> None:
+    fit = outputs.read_json(str(copy / outputs.FIT))
     fit["curves"]["another"] = fit["curves"]["syncclip-both"]
-    rewrite_json(place, fit)
-    assert any("curves: another is " in sentence for sentence in recompute(str(copy)).differ)
+    rewrite_json(copy / outputs.FIT, fit)
+    assert any("curves: another is " in message for message in recompute(str(copy)).differ)
 
 
-def test_a_study_without_a_finished_cell_has_nothing_to_recompute(copy: Path) -> None:
-    table = storage.read_parquet(storage.read_bytes(str(copy / outputs.PREDICTIONS))).to_pandas()
-    rewrite_table(copy / outputs.PREDICTIONS, table[:0])
-    rewrite_table(copy / outputs.TABLE, pd.read_parquet(copy / outputs.TABLE)[:0])
-    found = recompute(str(copy))
-    assert found.comparisons == [] and len(found.means) == 0
+def test_study_without_finished_trainings_is_empty(copy: Path) -> None:
+    for name in (outputs.PREDICTIONS, outputs.TABLE):
+        rewrite_table(copy / name, table_of(copy, name)[:0])
+    recomputed = recompute(str(copy))
+    assert recomputed.comparisons == [] and len(recomputed.means) == 0
 
 
-def test_an_answer_that_was_changed_is_reported(copy: Path) -> None:
-    place = str(copy / outputs.PREDICTIONS)
-    table = storage.read_parquet(storage.read_bytes(place)).to_pandas()
+def test_changed_prediction_is_reported(copy: Path) -> None:
+    table = table_of(copy, outputs.PREDICTIONS)
     row = table.index[(table["configuration"] == "zeroshot") & table["novel"]][0]
     table.loc[row, "within_split"] = not table.loc[row, "within_split"]
-    rewrite_table(place, table)
-    found = recompute(str(copy)).differ
-    assert any(sentence.startswith("study.parquet") for sentence in found)
+    rewrite_table(str(copy / outputs.PREDICTIONS), table)
+    assert any(message.startswith("study.parquet") for message in recompute(str(copy)).differ)
 
 
 @pytest.mark.parametrize("content", [{}, {"seen": 5}, {"seen": {"a": "b"}}])
-def test_a_fit_without_what_it_stands_on_is_refused(copy: Path, content: dict[str, object]) -> None:
+def test_fit_without_shares_of_used_images_is_an_error(copy: Path, content: dict[str, object]) -> None:
     rewrite_json(copy / outputs.FIT, content)
     with pytest.raises(UserError, match="no valid 'seen'"):
         recompute(str(copy))
 
 
-def test_a_table_without_a_metric_is_refused(copy: Path) -> None:
-    place = str(copy / outputs.TABLE)
-    rewrite_table(place, storage.read_parquet(storage.read_bytes(place)).to_pandas().drop(columns="novel"))
+def test_missing_column_or_table_is_an_error(copy: Path) -> None:
+    rewrite_table(str(copy / outputs.TABLE), table_of(copy, outputs.TABLE).drop(columns="novel"))
     with pytest.raises(UserError, match=r"study\.parquet.*there is no column 'novel'"):
         recompute(str(copy))
-
-
-def test_a_study_without_answers_is_an_error(copy: Path) -> None:
     (copy / outputs.PREDICTIONS).unlink()
     with pytest.raises(UserError, match=r"predictions\.parquet is missing"):
         recompute(str(copy))

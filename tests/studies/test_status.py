@@ -1,4 +1,4 @@
-"""What a study tells of itself while it runs."""
+"""Progress of a study."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.storage import status_file
 from syncclip.storage.status_file import keep_status_file
 from syncclip.studies.status import PROGRESS, StudyStatus, read_study_status
 
-FAR = StudyStatus(
+STATUS = StudyStatus(
     began=0,
     seen=100,
     cells=24,
@@ -25,63 +25,61 @@ FAR = StudyStatus(
     ended=6,
     seconds=240,
 )
+COUNTS = "9 done, 1 failed, 2 running, 12 waiting, of 24 trainings"
 
 
-def test_cells_are_counted_by_what_became_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trainings_are_counted_by_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_file, "time", SimpleNamespace(time=lambda: 103.0))
-    reported = FAR.lines()
-    assert reported[0] == "running: 9 done, 1 failed, 2 running, 12 waiting, of 24 trainings"
-    assert "failed: ivlp-real-seed2: the disk is full" in reported
-    assert "running: coop-both-1-seed1, coop-both-4-seed1" in reported
-    assert reported[-1] == "last sign of life: 3 s ago"
+    lines = STATUS.lines()
+    assert lines[0] == f"running: {COUNTS}"
+    assert "failed: ivlp-real-seed2: the disk is full" in lines
+    assert "running: coop-both-1-seed1, coop-both-4-seed1" in lines
+    assert lines[-1] == "last sign of life: 3 s ago"
 
 
-def test_the_time_left_is_that_of_the_cells_left_on_all_slots() -> None:
-    assert FAR.remaining == (12 + 2) / 2 * 40
-    assert FAR.model_copy(update={"ended": 0}).remaining is None
+def test_remaining_time_is_estimated_from_mean_time_and_slots() -> None:
+    assert STATUS.remaining == (12 + 2) / 2 * 40
+    assert STATUS.model_copy(update={"ended": 0}).remaining is None
 
 
-def test_a_driver_without_a_sign_of_life_is_reported() -> None:
-    assert "the driver is gone" in FAR.lines()[-1]
-    assert "the driver is gone" not in FAR.model_copy(update={"state": "ended"}).lines()[-1]
+def test_lost_driver_is_reported() -> None:
+    assert "the driver is gone" in STATUS.lines()[-1]
+    assert "the driver is gone" not in STATUS.model_copy(update={"state": "ended"}).lines()[-1]
 
 
-def test_the_file_follows_the_cells(tmp_path: Path) -> None:
-    status = StudyStatus.begin(cells=3, done=0)
-    with keep_status_file(str(tmp_path / PROGRESS), status):
+def test_file_records_the_end_of_trainings(tmp_path: Path) -> None:
+    with keep_status_file(str(tmp_path / PROGRESS), status := StudyStatus.begin(cells=3, done=0)):
         status.give(["a", "b"], 2)
         status.take("a", 4.0, None)
-        status.take("b", 6.0, "no room")
+        status.take("b", 6.0, "no memory")
         status.give(["c"], 2)
-    found = read_study_status(str(tmp_path))
-    assert found is not None
-    assert (found.state, found.done, found.failed, found.running) == ("ended", 1, {"b": "no room"}, [])
-    assert (found.waiting, found.remaining) == (1, 2.5)
+    stored = read_study_status(str(tmp_path))
+    assert stored is not None
+    assert (stored.state, stored.done, stored.failed, stored.running) == ("ended", 1, {"b": "no memory"}, [])
+    assert (stored.waiting, stored.remaining) == (1, 2.5)
 
 
-def test_an_interrupted_study_says_so(tmp_path: Path) -> None:
+def test_file_records_an_interruption(tmp_path: Path) -> None:
     with (
         pytest.raises(KeyboardInterrupt),
         keep_status_file(str(tmp_path / PROGRESS), StudyStatus.begin(cells=3, done=0, running=["a"])),
     ):
         raise KeyboardInterrupt
-    found = read_study_status(str(tmp_path))
-    assert found is not None and (found.state, found.running) == ("interrupted", [])
+    stored = read_study_status(str(tmp_path))
+    assert stored is not None and (stored.state, stored.running) == ("interrupted", [])
 
 
-def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_version_is_an_error(tmp_path: Path) -> None:
     storage.write_with_checksum(str(tmp_path / PROGRESS), b"{}")
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_study_status(str(tmp_path))
 
 
-def test_both_commands_tell_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    storage.write_document(str(tmp_path / PROGRESS), FAR)
-    for command in (["status", str(tmp_path)], ["study", "icons", "--status", "--out", str(tmp_path)]):
-        assert run(command) == 0
-        assert "9 done, 1 failed, 2 running, 12 waiting, of 24 trainings" in capsys.readouterr().out
-
-
-def test_before_the_first_cell_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["study", "icons", "--status", "--out", str(tmp_path)]) == 2
+def test_commands_print_the_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["study", "icons", "--status", "--out", str(tmp_path)]
+    assert run(command) == 2
     assert "no study has started" in capsys.readouterr().err
+    storage.write_document(str(tmp_path / PROGRESS), STATUS)
+    for arguments in (["status", str(tmp_path)], command):
+        assert run(arguments) == 0
+        assert COUNTS in capsys.readouterr().out

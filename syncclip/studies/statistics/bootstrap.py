@@ -1,7 +1,7 @@
 """Bootstrap confidence intervals of metrics and of paired differences between configurations.
 
-Two sources of randomness are resampled: the seeds of the trainings, and the test data (images, classes with all of
-their images, or datasets). All configurations share the same resamples, so common variation cancels in a difference.
+Seeds of the trainings and test data (images, classes with all of their images, or datasets) are resampled. All
+configurations share the resamples, so that common variation cancels in a difference.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Floats = npt.NDArray[np.float64]
 Unit = Literal["images", "classes", "datasets"]
 """Resampled unit of the test data."""
 SINGLE_SPLIT = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
-"""Metrics that depend on the images of the base classes (0) or of the novel classes (1) only; all others use both."""
+"""Metrics that depend on images of base classes (0) or novel classes (1) only; all others depend on both."""
 
 
 @dataclass(frozen=True)
 class SplitResamples:
-    """Resamples of the base or the novel split of every dataset; the other split is used once as a whole.
+    """Resamples of the base or novel split of each dataset; the other split is not resampled.
 
     Attributes:
-        units: for each dataset; None if it has no image of the split.
+        units: one entry per dataset; None if it has no image of the split.
         widen: (R,) factors that correct the deviation of a resample for few units; NaN if the spread is unknown.
     """
 
@@ -40,12 +40,12 @@ class SplitResamples:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Weights of the seeds and resampled test data.
+    """Weights of the seeds, and resampled test data.
 
     Attributes:
-        seeds: (R, S) weights of the seeds, rows sum to 1.
-        splits: base and novel; empty if datasets are resampled.
-        datasets: (R, D) weights of the datasets, rows sum to 1, NaN for a single one; None if they are fixed.
+        seeds: (R, S) weights of the seeds; rows sum to 1.
+        splits: base and novel split; empty if datasets are resampled.
+        datasets: (R, D) weights of the datasets; rows sum to 1, NaN for a single dataset; None if they are fixed.
     """
 
     seeds: Floats
@@ -54,11 +54,11 @@ class Resamples:
 
 
 def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> Floats:
-    """Random weights that give a mean over few seeds an unbiased spread: (R, S), rows sum to 1.
+    """Random weights (R, S) that give a mean over few seeds an unbiased variance; rows sum to 1.
 
-    Resampling whole seeds with replacement underestimates the variance of three or five by (S - 1) / S, with normal
-    tails. The weights of this Gaussian multiplier bootstrap give every weighted mean the unbiased variance s^2 / S and,
-    by a common random scale per resample, the tails of Student's distribution with S - 1 degrees of freedom.
+    Resampling S seeds with replacement underestimates the variance by (S - 1) / S. With the weights of this Gaussian
+    multiplier bootstrap, every weighted mean has the unbiased variance s^2 / S and, by a common random scale per
+    resample, the tails of Student's distribution with S - 1 degrees of freedom.
     """
     if seeds == 1:
         return np.ones((resamples, 1))
@@ -74,18 +74,18 @@ def make_resamples(
 ) -> Resamples:
     """Resample seeds, and images, classes or datasets.
 
-    Images and classes are resampled with replacement within each split of each dataset, a class with all of its images;
-    `SplitResamples.widen` corrects for few classes as `seed_weights` does for few seeds.
+    Images and classes are resampled with replacement within each split of each dataset. `SplitResamples.widen` corrects
+    for few classes as `seed_weights` does for few seeds.
 
     Args:
         tested: outcomes of any run on each of D datasets.
-        unit: intervals over classes are NaN if no dataset has two classes of a split; those over a single dataset are
-            NaN.
+        unit: resampled unit. Intervals over classes are NaN if all datasets have a single class of a split; intervals
+            over datasets are NaN for a single dataset.
     """
     weights = seed_weights(seeds, resamples, generator)
     if unit == "datasets":
-        few = len(tested) < 2
-        return Resamples(weights, (), seed_weights(len(tested), resamples, generator) * (np.nan if few else 1))
+        datasets = seed_weights(len(tested), resamples, generator)
+        return Resamples(weights, (), datasets if len(tested) > 1 else datasets * np.nan)
     return Resamples(weights, [_split(tested, novel, resamples, generator, unit) for novel in (False, True)])
 
 
@@ -115,13 +115,13 @@ def _split(
 def _weighted(
     datasets: Sequence[Mapping[str, Floats]], means: Mapping[str, Floats], weights: Floats
 ) -> dict[str, Floats]:
-    """Metrics under resampled weights of the datasets: (R, S).
+    """Metrics (R, S) under resampled weights of the datasets.
 
-    Weights of few datasets are often negative, which makes a harmonic mean of weighted means meaningless; its tangent
-    at the means is used instead.
+    Weights of few datasets are often negative. A harmonic mean of weighted means would be meaningless, so its
+    linearisation at the means is used.
     """
     metrics = {
-        name: weights @ np.concatenate([of[name] for of in datasets]) for name in METRICS if name not in HARMONIC
+        name: weights @ np.concatenate([each[name] for each in datasets]) for name in METRICS if name not in HARMONIC
     }
     for name, (first, second) in HARMONIC.items():
         base, novel = means[first], means[second]
@@ -131,27 +131,24 @@ def _weighted(
 
 
 Resampled = Mapping[str, tuple[Floats, Floats]]
-"""Metric -> means over datasets: of every seed (S,), and the mean over seeds in every resample (R,)."""
+"""Metric -> (means over datasets for each seed (S,), means over datasets and seeds in each resample (R,))."""
 
 
 def configuration_metrics(outcomes: Sequence[Outcomes], resamples: Resamples) -> Resampled:
-    """All metrics of a configuration, for every seed and in every resample; a single run stands for every seed.
+    """All metrics of a configuration for each seed and in each resample; a single run is used for all seeds.
 
-    Seeds and test data are resampled separately and their deviations added. Resampling both at once would count a
-    random
-    difference between seeds twice: in the spread over seeds, and in the images resampled for each of them.
+    Seeds and test data are resampled separately, and their deviations are added. Resampling both at once would count
+    random differences between seeds twice.
 
     Args:
         outcomes: one entry per dataset.
     """
-    datasets = [run_metrics(of) for of in outcomes]
+    datasets = [run_metrics(tested) for tested in outcomes]
     runs = mean_metrics(datasets)
-    splits = [
-        mean_metrics(
-            [resampled_metrics(of, split.novel, units) for of, units in zip(outcomes, split.units, strict=True)]
-        )
-        for split in resamples.splits
-    ]
+    splits = []
+    for split in resamples.splits:
+        pairs = zip(outcomes, split.units, strict=True)
+        splits.append(mean_metrics([resampled_metrics(tested, split.novel, units) for tested, units in pairs]))
     if resamples.datasets is not None:
         weighted = _weighted(datasets, runs, resamples.datasets)
     metrics = {}
@@ -162,9 +159,9 @@ def configuration_metrics(outcomes: Sequence[Outcomes], resamples: Resamples) ->
             values = values + (resamples.seeds - 1 / len(seeds)) @ seeds
         if resamples.datasets is not None:
             values = values + weighted[name].mean(axis=1) - seeds.mean()
-        for number, split in enumerate(splits):
+        for number, resampled in enumerate(splits):
             if SINGLE_SPLIT.get(name, number) == number:
-                values = values + resamples.splits[number].widen * (split[name].mean(axis=1) - seeds.mean())
+                values = values + resamples.splits[number].widen * (resampled[name].mean(axis=1) - seeds.mean())
         metrics[name] = seeds, values
     return metrics
 
@@ -186,7 +183,7 @@ def interval(estimate: float, resamples: Floats, confidence_level: float) -> Int
 
 
 def difference(first: Resampled, second: Resampled, confidence_level: float = 0.95) -> Mapping[str, Interval]:
-    """The first configuration minus the second, in points, for every metric; both with the same seeds and resamples."""
+    """First configuration minus second in points, by metric; both must share seeds and resamples."""
     return {
         name: interval((first[name][0] - second[name][0]).mean(), first[name][1] - second[name][1], confidence_level)
         for name in METRICS

@@ -1,4 +1,4 @@
-"""Marginal value of synthetic images: accuracy per hour of generation, and equivalent numbers of real images."""
+"""Marginal value of synthetic images: accuracy gain per hour of generation, and real-image equivalents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncclip.studies.statistics.scaling_fit import PowerLaw, Series, fit_power_
 
 @dataclass(frozen=True)
 class Marginal:
-    """Accuracy gain per hour of one generator, in points, at n synthetic images per class."""
+    """Accuracy gain in points per generator-hour at n synthetic images per class."""
 
     n: int
     points_per_hour: Interval
@@ -23,9 +23,9 @@ class Exchange:
     """Real-image equivalent of n synthetic images per class.
 
     Attributes:
-        shots: real images per class that alone reach the same error; infinite if no number does.
-        per_real: synthetic images that replace one additional real image; infinite if they gain nothing, 0 if no number
-            of real images reaches their error.
+        shots: real images per class that reach the same error without synthetic ones; infinite if no number does.
+        per_real: synthetic images that replace one additional real image; infinite without a gain, 0 if no number of
+            real images reaches the same error.
     """
 
     n: int
@@ -36,12 +36,12 @@ class Exchange:
 def marginal(
     series: Series, images_per_hour: float, classes: int, confidence_level: float = 0.95
 ) -> tuple[Marginal, ...]:
-    """Slope of the fitted power law at each number of images, times the images of a class that are made in an hour.
+    """Slope of the fitted power law at each number of images, times the images per class generated in an hour.
 
     Args:
-        series: measured errors, at enough numbers of images for a power law.
-        images_per_hour: throughput of one generator, rejects included.
-        classes: number of classes that share it.
+        series: errors at enough numbers of images for a power law.
+        images_per_hour: throughput of one generator, including the time for rejected images.
+        classes: number of classes that share the throughput.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
 
@@ -56,25 +56,25 @@ def marginal(
 
 
 def exchange(real: Series, synthetic: Series, own: int, confidence_level: float = 0.95) -> tuple[Exchange, ...]:
-    """Real-image equivalents of synthetic images, from the power law of the errors over real images alone.
+    """Real-image equivalents of synthetic images, from a power law of the error over shots without synthetic images.
 
-    The point at which that law reaches the error of `own` shots and n synthetic images is the equivalent number of
-    shots; the n images replace those beyond `own`.
+    The equivalent is the number of shots at which that law reaches the error of `own` shots with n synthetic images.
+    The synthetic images replace the shots beyond `own`.
 
     Args:
         real: errors over shots without synthetic images, at enough numbers for a power law.
-        synthetic: errors over synthetic images per class with `own` shots, with as many resamples.
+        synthetic: errors over synthetic images per class with `own` shots; as many resamples as `real`.
     """
 
-    def reached(errors: Floats, targets: Floats) -> tuple[Floats, Floats]:
+    def equivalents(errors: Floats, targets: Floats) -> tuple[Floats, Floats]:
         law = fit_power_law(real.amounts, np.atleast_2d(errors))
         shots = np.stack([law.amount_for(column) for column in np.atleast_2d(targets).T], axis=1)  # (R, A)
         more = shots - own
         with np.errstate(divide="ignore"):
             return shots, np.where(more > 0, np.asarray(synthetic.amounts, dtype=np.float64) / more, np.inf)
 
-    shots, per_real = reached(real.means, synthetic.means)
-    all_shots, all_per_real = reached(real.resamples, synthetic.resamples)
+    shots, per_real = equivalents(real.means, synthetic.means)
+    all_shots, all_per_real = equivalents(real.resamples, synthetic.resamples)
     return tuple(
         Exchange(
             n,

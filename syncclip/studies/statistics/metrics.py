@@ -1,4 +1,4 @@
-"""All metrics of runs from correct and wrong predictions: over all test images, or over a resample of one split."""
+"""Metrics of runs from correct and wrong predictions, over all test images or over resamples of one split."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RESAMPLES_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Correct and wrong predictions of S runs of one configuration on the P test images of a dataset.
+    """Correct and wrong predictions of S runs of a configuration on the P test images of a dataset.
 
     Attributes:
-        within_split: (S, P) bool, correct among the classes of the image's own split.
-        all_classes: (S, P) bool, correct among all classes.
-        base_score: (S, P), see `Predictions`; NaN if not measured.
+        within_split: (S, P) bool, correct with the classes of the image's split as candidates.
+        all_classes: (S, P) bool, correct with all classes as candidates.
+        base_score: (S, P), see `Predictions`; NaN if unknown.
         label: (P,) class ids.
         base: number of base classes, which have the first ids.
     """
@@ -39,12 +39,12 @@ class Outcomes:
 
     @property
     def novel(self) -> npt.NDArray[np.bool_]:
-        """(P,) whether the image shows a novel class."""
+        """(P,) bool, whether the image is of a novel class."""
         return self.label >= self.base
 
     @cached_property
     def won(self) -> Floats:
-        """(S, P) `pairs_won` of each run; NaN for a run without base scores."""
+        """(S, P) result of `pairs_won` for each run; NaN without base scores."""
         return np.stack(
             [
                 pairs_won(score, right, self.novel) if np.isfinite(score).all() else np.full(len(score), np.nan)
@@ -54,38 +54,38 @@ class Outcomes:
 
 
 class UnitCounts(NamedTuple):
-    """Resamples of one split of a dataset; a unit is an image, or a class with all of its images."""
+    """Resamples of one split of a dataset, where a unit is an image or a class with all of its images."""
 
     counts: npt.NDArray[np.uint16]
-    """(R, U) multiplicity of each unit."""
+    """(R, U) number of times that each unit occurs."""
     unit: npt.NDArray[np.int64]
-    """(P_split,) unit of each image of the split."""
+    """(P_split,) unit of each image in the split."""
 
 
 class _Sums(NamedTuple):
-    """Sums over the images of one split, for each run (S,) or for each resample and run (R, S)."""
+    """Sums over the images of one split for each resample and run: (R, S), or (1, S) without resampling."""
 
     within_split: Floats
     all_classes: Floats
     pairs: Floats
-    """Correct pairs with an image of the other split, see `openworld_auc`."""
+    """Number of correct pairs with an image of the other split, see `openworld_auc`."""
     images: Floats
-    """(1,) or (R, 1)."""
+    """Number of images, (R, 1) or (1, 1)."""
 
 
 def run_metrics(outcomes: Outcomes) -> dict[str, Floats]:
-    """All `METRICS` of every run on one dataset, in per cent: (1, S), NaN if a split is empty."""
+    """All `METRICS` of each run on one dataset in per cent: (1, S), NaN if a split is empty."""
     return _metrics(_sums(outcomes, False, None), _sums(outcomes, True, None), False)
 
 
 def resampled_metrics(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> dict[str, Floats]:
-    """`run_metrics` with the images of one split resampled: (R, S), or (1, S) without resamples."""
+    """`run_metrics` with one split resampled: (R, S), or (1, S) without resamples."""
     base, other = (_sums(outcomes, split, units if split == novel else None) for split in (False, True))
     return _metrics(base, other, novel)
 
 
 def _sums(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> _Sums:
-    """All metrics are sums over a split's images, so thousands of resamples are one matrix product."""
+    """Sum over the images of a split. All resamples are one matrix product, since each metric is a sum over images."""
     split = outcomes.novel == novel
     own = outcomes.within_split[:, split].astype(np.float64)
     rows = np.concatenate([own, outcomes.all_classes[:, split], own * outcomes.won[:, split], np.ones((1, len(own.T)))])
@@ -116,13 +116,13 @@ def _metrics(base: _Sums, novel: _Sums, novel_resampled: bool) -> dict[str, Floa
 
 
 def _with_harmonic(metrics: dict[str, Floats]) -> dict[str, Floats]:
-    """All `METRICS`, the harmonic means computed from the others."""
+    """Add the harmonic means, and sort as in `METRICS`."""
     metrics |= {name: harmonic_mean(metrics[first], metrics[second]) for name, (first, second) in HARMONIC.items()}
     return {name: metrics[name] for name in METRICS}
 
 
 def mean_metrics(datasets: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
-    """Mean of every metric over the datasets' `run_metrics`; harmonic means are those of the means."""
+    """Mean of each metric over the `run_metrics` of several datasets; harmonic means are those of the means."""
     plain = [name for name in METRICS if name not in HARMONIC]
     parts = {name: np.broadcast_arrays(*(metrics[name] for metrics in datasets)) for name in plain}
     return _with_harmonic({name: np.mean(part, axis=0) for name, part in parts.items()})

@@ -1,10 +1,8 @@
 """Scaling fit: error = a + b * (1 + n)^(-c) over n synthetic images per class, with intervals and extrapolation.
 
-At n = 0 the error is a + b, that of real images alone; `a` is the error that remains, `b` the error that synthetic
-images can remove, `c` the rate. For a given `c`, `a` and `b` are a linear regression, so the search is over `c` only
-and has no local minima; all bootstrap resamples are fitted at once.
-
-`held_out` compares the power law with a constant and a logarithm on numbers of images that were held out.
+`a` is the irreducible error, `b` the error that synthetic images can remove, `c` the exponent; at n = 0 the error is
+that of real images alone, a + b. Given `c`, `a` and `b` are a linear regression, so the search is over `c` only and has
+no local minima. All bootstrap resamples are fitted at once. `held_out` compares the power law with other models.
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ from syncclip.evaluation.metrics import Number
 from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
 
 SLOWEST, FASTEST = 0.05, 3.0
-"""Bounds of `c`; beyond them the curve cannot be distinguished from a constant or from a single step."""
+"""Bounds of `c`, beyond which a curve is indistinguishable from a constant or from a single step."""
 MIN_AMOUNTS, MIN_SEEDS = 4, 2
-"""Minimum for a power law: three parameters fit any three points, and a single seed has no spread."""
+"""Minimum numbers for a power law: three parameters fit any three points, and a single seed has no variance."""
 ENOUGH_SEEN = 0.95
-"""Minimum share of the synthetic images used by the trainings at the largest number of images, for extrapolation."""
+"""Minimum share of the synthetic images that trainings at the largest number must have used for extrapolation."""
 
 Verdict = Literal["falls", "flat", "rises", "too few points", "too few classes"]
 
@@ -34,8 +32,8 @@ class Series:
 
     Attributes:
         amounts: (A,) images per class, ascending.
-        errors: (S, A) for each seed.
-        resamples: (R, A) means over seeds in each resample of seeds and classes; configurations share the resamples.
+        errors: (S, A) errors of each seed.
+        resamples: (R, A) mean errors in each resample of seeds and classes, which all configurations share.
     """
 
     amounts: Sequence[int]
@@ -44,13 +42,13 @@ class Series:
 
     @property
     def means(self) -> Floats:
-        """(A,) means over seeds."""
+        """(A,) mean errors over seeds."""
         return np.asarray(self.errors.mean(axis=0))
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """One curve (scalars), or one per resample ((R,) arrays)."""
+    """Parameters of one curve (scalars), or of one curve per resample (arrays (R,))."""
 
     a: Floats
     b: Floats
@@ -62,14 +60,14 @@ class PowerLaw:
         return self.a[..., None] + self.b[..., None] * (1 + n) ** -self.c[..., None]
 
     def amount_for(self, error: Floats) -> Floats:
-        """Number of images at which the curve reaches an error; infinite if it never does."""
+        """Number of images at which the curve reaches an error; infinite if it does not."""
         with np.errstate(divide="ignore", invalid="ignore"):
             n = ((error - self.a) / self.b) ** (-1 / self.c) - 1
         return np.where((error > self.a) & (self.b > 0), n, np.inf)
 
     @property
     def at_bound(self) -> str:
-        """Parameter of a single curve that ends on a bound of the search; empty if none does."""
+        """Name of a parameter that is on a bound of the search, for a single curve; empty if none is."""
         bounds = {"a": self.a == 0, "b": self.b == 0, "c": np.isclose(self.c, [SLOWEST, FASTEST], rtol=1e-3).any()}
         return next((name for name, reached in bounds.items() if reached), "")
 
@@ -78,15 +76,15 @@ def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw
     """Least-squares fit with a >= 0, b >= 0, SLOWEST <= c <= FASTEST; parameters are shaped () or (R,).
 
     Args:
-        amounts: (A,) images per class, at least `MIN_AMOUNTS` distinct ones.
-        errors: (A,) errors, or (R, A) for R fits at once.
+        amounts: (A,) images per class, at least `MIN_AMOUNTS` distinct values.
+        errors: (A,) errors, or (R, A) for R fits.
     """
     n = np.asarray(amounts, dtype=np.float64)
     y = np.atleast_2d(np.asarray(errors, dtype=np.float64))
     assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), "enough numbers of images, one error each"
     low, high = np.full(len(y), np.log(SLOWEST)), np.full(len(y), np.log(FASTEST))
     rows = np.arange(len(y))
-    for points in (96, 16, 16):  # each round refines the grid around the best exponent
+    for points in (96, 16, 16):  # refine the grid around the best exponent
         grid = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, points)
         a, b, squares = _regress((1 + n) ** -np.exp(grid)[..., None], y)
         best = squares.argmin(axis=1)
@@ -96,7 +94,7 @@ def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw
 
 
 def _regress(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
-    """Best a >= 0, b >= 0 of y = a + b x, and the residual sum of squares: x (R, K, A), y (R, A) -> (R, K) each."""
+    """Fit y = a + b x with a, b >= 0: x (R, K, A), y (R, A) -> a, b and residual sum of squares, (R, K) each."""
     target = y[:, None, :]
     x_mean, y_mean = x.mean(axis=-1), target.mean(axis=-1)
     b = np.maximum(
@@ -111,7 +109,7 @@ def _regress(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
 
 @dataclass(frozen=True)
 class Point:
-    """Error of the fitted curve at n images per class."""
+    """Error of a fitted curve at n images per class."""
 
     n: float
     error: Interval
@@ -123,13 +121,13 @@ class Curve:
 
     Attributes:
         verdict: "falls" or "rises" if the interval of the slope excludes zero, else "flat".
-        slope: points of error per doubling of 1 + n.
-        law: parameters with intervals; None if the error doesn't fall, or for the given `reason`.
-        line: the fitted curve over the measured range.
-        forecast: the curve at larger numbers of images; empty for the given `reason`.
-        plus_one: images per class for one point less error than at the largest measured number; infinite if it is never
-            reached, None without a forecast.
-        reachable: share of the resamples in which it is finite; None without a forecast.
+        slope: error in points per doubling of 1 + n.
+        law: parameters with intervals; None if the error does not fall, or for the given `reason`.
+        line: fitted curve over the measured range.
+        forecast: fitted curve at larger numbers of images; empty for the given `reason`.
+        plus_one: images per class that reduce the error by one more point; infinite if no number does, None without a
+            forecast.
+        reachable: share of the resamples in which `plus_one` is finite; None without a forecast.
     """
 
     amounts: list[int]
@@ -152,8 +150,8 @@ def fit_curve(
     """Fit the curve of one configuration and metric, with intervals.
 
     Args:
-        forecast: numbers of images to extrapolate to; only a falling curve is extrapolated.
-        seen: share of the synthetic images that the trainings at the largest number have used; None if unknown.
+        forecast: numbers of images for extrapolation, which requires a falling error.
+        seen: share of the synthetic images used by trainings at the largest number of images; None if unknown.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     means, errors, resamples = series.means, series.errors, series.resamples
@@ -206,17 +204,17 @@ def _points(at: Floats, law: PowerLaw, laws: PowerLaw, confidence_level: float) 
 
 
 Model = Callable[[Floats, Floats, float], Floats]
-"""Numbers of images (A,), errors (R, A) and another number of images -> predicted errors (R,)."""
+"""Numbers of images (A,), errors (R, A) and a target number of images -> predicted errors (R,)."""
 
 
 def constant(amounts: Floats, errors: Floats, target: float) -> Floats:  # noqa: ARG001
-    """Mean error: more images change nothing."""
+    """Predict the mean error: more images have no effect."""
     mean: Floats = errors.mean(axis=1)
     return mean
 
 
 def logarithm(amounts: Floats, errors: Floats, target: float) -> Floats:
-    """Each doubling removes the same number of points."""
+    """Predict by a line in log(1 + n): each doubling has the same effect."""
     steps = np.log(1 + amounts) - np.log(1 + amounts).mean()
     slope = errors @ steps / (steps @ steps)
     expected: Floats = errors.mean(axis=1) + slope * (np.log(1 + target) - np.log(1 + amounts).mean())
@@ -224,7 +222,7 @@ def logarithm(amounts: Floats, errors: Floats, target: float) -> Floats:
 
 
 def power_law(amounts: Floats, errors: Floats, target: float) -> Floats:
-    """`fit_power_law`, which levels off."""
+    """Predict by `fit_power_law`."""
     return fit_power_law(amounts, errors)([target])[:, 0]
 
 
@@ -237,8 +235,8 @@ class HeldOut:
 
     Attributes:
         model: a key of `MODELS`.
-        miss: root mean square error of its predictions, in points.
-        best: share of the resamples in which its error is the smallest.
+        miss: root-mean-square error of its predictions, in points.
+        best: share of the resamples in which this model has the smallest error.
     """
 
     model: str
@@ -247,10 +245,10 @@ class HeldOut:
 
 
 def held_out(series: Series) -> tuple[HeldOut, ...]:
-    """Fit every model to the first numbers of images and predict the next, for each next one.
+    """Fit each model to the smaller numbers of images and predict the next one, for each number beyond `MIN_AMOUNTS`.
 
     Returns:
-        One entry per model, the best first; empty unless there are more numbers of images than a power law requires.
+        One entry per model, the best first; empty without more than `MIN_AMOUNTS` numbers of images.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     if len(n) <= MIN_AMOUNTS:

@@ -23,12 +23,12 @@ from syncclip.studies.statistics.metrics import Outcomes
 
 
 def outcomes(seeds: int, images: int, right: float, generator: np.random.Generator, classes: int = 8) -> Outcomes:
-    own = generator.random((seeds, images)) < right
-    opened, score = own & (generator.random((seeds, images)) < 0.9), generator.random((seeds, images))
-    return Outcomes(own, opened, score, np.arange(images) % classes, classes // 2)
+    within_split = generator.random((seeds, images)) < right
+    all_classes, score = within_split & (generator.random((seeds, images)) < 0.9), generator.random((seeds, images))
+    return Outcomes(within_split, all_classes, score, np.arange(images) % classes, classes // 2)
 
 
-def compared(
+def differences(
     first: Sequence[Outcomes], second: Sequence[Outcomes], resamples: Resamples, confidence_level: float = 0.95
 ) -> Mapping[str, Interval]:
     return difference(
@@ -37,11 +37,11 @@ def compared(
 
 
 @pytest.mark.parametrize("unit", get_args(Unit))
-def test_one_dataset_of_several_may_have_no_novel_image(unit: Unit) -> None:
+def test_single_dataset_may_lack_novel_images(unit: Unit) -> None:
     generator = np.random.default_rng(0)
     pair = [outcomes(2, 40, 0.7, generator), replace(outcomes(2, 24, 0.5, generator), base=8)]
-    found = configuration_metrics(pair, make_resamples(2, pair, 50, generator, unit))
-    assert found["base"][1].shape == (50,) and (unit == "datasets" or np.ptp(found["base"][1]) > 0)
+    _, resampled = configuration_metrics(pair, make_resamples(2, pair, 50, generator, unit))["base"]
+    assert resampled.shape == (50,) and (unit == "datasets" or np.ptp(resampled) > 0)
 
 
 def test_seed_weights_sum_to_one_and_give_the_unbiased_variance() -> None:
@@ -49,48 +49,48 @@ def test_seed_weights_sum_to_one_and_give_the_unbiased_variance() -> None:
     weights = seed_weights(len(values), 200_000, np.random.default_rng(0))
     assert weights.sum(axis=1) == pytest.approx(1)
     assert (seed_weights(1, 10, np.random.default_rng(0)) == 1).all()
-    # Student's variance is f / (f - 2) times the normal one, f = 8
+    # Student's variance is f / (f - 2) times the normal tested, f = 8
     assert (weights @ values).var() == pytest.approx(values.var(ddof=1) / 9 * 8 / 6, rel=0.03)
 
 
 def test_resamples_keep_the_sizes_of_the_splits() -> None:
-    one = outcomes(3, 12, 0.5, np.random.default_rng(0), classes=3)
-    for split, size in zip(make_resamples(3, [one], 50, np.random.default_rng(0)).splits, (4, 8), strict=True):
+    tested = outcomes(3, 12, 0.5, np.random.default_rng(0), classes=3)
+    for split, size in zip(make_resamples(3, [tested], 50, np.random.default_rng(0)).splits, (4, 8), strict=True):
         (units,) = split.units
-        assert units is not None and (one.novel == split.novel).sum() == size
+        assert units is not None and (tested.novel == split.novel).sum() == size
         assert (units.counts.sum(axis=1) == size).all() and units.unit.tolist() == list(range(size))
 
 
-def test_a_class_is_resampled_with_all_of_its_images() -> None:
-    one = outcomes(3, 40, 0.5, np.random.default_rng(0))
-    splits = make_resamples(3, [one], 50, np.random.default_rng(0), "classes").splits
+def test_class_is_resampled_with_all_of_its_images() -> None:
+    tested = outcomes(3, 40, 0.5, np.random.default_rng(0))
+    splits = make_resamples(3, [tested], 50, np.random.default_rng(0), "classes").splits
     for split, first in zip(splits, (0, 4), strict=True):
         (units,) = split.units
         assert units is not None and (units.counts.sum(axis=1) == 4).all()
-        assert units.unit.tolist() == (one.label[one.novel == split.novel] - first).tolist()
+        assert units.unit.tolist() == (tested.label[tested.novel == split.novel] - first).tolist()
 
 
-def test_a_configuration_does_not_differ_from_itself() -> None:
+def test_configuration_does_not_differ_from_itself() -> None:
     generator = np.random.default_rng(0)
     for unit in get_args(Unit):
         pair = [outcomes(3, 40, 0.5, generator), outcomes(3, 24, 0.5, generator)]
-        for interval in compared(pair, pair, make_resamples(3, pair, 200, generator, unit)).values():
+        for interval in differences(pair, pair, make_resamples(3, pair, 200, generator, unit)).values():
             assert (interval.estimate, interval.low, interval.high) == (0, 0, 0)
 
 
-def test_one_run_of_an_untrained_configuration_stands_for_every_seed() -> None:
+def test_untrained_run_is_used_for_all_seeds() -> None:
     generator = np.random.default_rng(0)
     trained, untrained = outcomes(4, 60, 0.7, generator), outcomes(1, 60, 0.5, generator)
     of_seeds = (part.repeat(4, 0) for part in (untrained.within_split, untrained.all_classes, untrained.base_score))
     repeated = Outcomes(*of_seeds, untrained.label, untrained.base)
     resamples = make_resamples(4, [trained], 300, generator)
-    short, long = compared([trained], [untrained], resamples), compared([trained], [repeated], resamples)
+    short, long = differences([trained], [untrained], resamples), differences([trained], [repeated], resamples)
     for name in METRICS:
         assert vars(short[name]) == pytest.approx(vars(long[name]))
 
 
 def test_harmonic_mean_is_unbounded_over_few_datasets() -> None:
-    """Weights of two datasets reach far beyond them, where harmonic means would end at zero for both configurations."""
+    """Weights of two datasets extrapolate so far that harmonic means of weighted means would be zero."""
     label = np.arange(200) % 8
 
     def part(base: float, novel: float) -> Outcomes:
@@ -98,52 +98,54 @@ def test_harmonic_mean_is_unbounded_over_few_datasets() -> None:
         return Outcomes(right, right, right * 1.0, label, 4)
 
     first, second = [part(0.92, 0.8), part(0.48, 0.36)], [part(0.92, 0.72), part(0.48, 0.32)]
-    found = compared(first, second, make_resamples(1, first, 4000, np.random.default_rng(0), "datasets"))
-    assert found["novel"].low < -10 and found["novel"].high > 20
-    assert found["hm"].low < -5 and found["hm"].high > 10
+    intervals = differences(first, second, make_resamples(1, first, 4000, np.random.default_rng(0), "datasets"))
+    assert intervals["novel"].low < -10 and intervals["novel"].high > 20
+    assert intervals["hm"].low < -5 and intervals["hm"].high > 10
 
 
 def test_few_classes_give_wide_intervals() -> None:
     label = np.arange(600) % 20
-    gain = np.where(label % 2, 0.3, 0.1)  # of every second class more, in both halves
+    gain = np.where(label % 2, 0.3, 0.1)  # larger for every second class of both splits
 
     def part(right: np.ndarray) -> Outcomes:
         return Outcomes(right[None], right[None], right[None] * 1.0, label, 18)
 
     first, second = part(np.arange(600) // 20 < 30 * (0.4 + gain)), part(np.arange(600) // 20 < 30 * 0.4)
-    found = compared([first], [second], make_resamples(1, [first], 4000, np.random.default_rng(0), "classes"))
-    base, novel = (found[name].high - found[name].low for name in ("base", "novel"))
+    intervals = differences([first], [second], make_resamples(1, [first], 4000, np.random.default_rng(0), "classes"))
+    base, novel = (intervals[name].high - intervals[name].low for name in ("base", "novel"))
     assert novel > 10 * base  # Student's quantile is 12.7 for two classes and 2.1 for eighteen
 
 
 def test_split_with_one_class_has_no_interval() -> None:
     generator = np.random.default_rng(0)
     first, second = (replace(outcomes(2, 60, right, generator, 3), base=2) for right in (0.7, 0.5))
-    found = compared([first], [second], make_resamples(2, [first], 400, generator, "classes"))
-    assert np.isfinite([found["base"].low, found["all_classes_base"].high]).all()
-    assert np.isnan([found[name].low for name in ("novel", "hm", "all_classes_accuracy", "openworld_auc")]).all()
+    intervals = differences([first], [second], make_resamples(2, [first], 400, generator, "classes"))
+    assert np.isfinite([intervals["base"].low, intervals["all_classes_base"].high]).all()
+    assert np.isnan([intervals[name].low for name in ("novel", "hm", "all_classes_accuracy", "openworld_auc")]).all()
 
 
 @pytest.mark.parametrize(("unit", "classes", "datasets"), [("classes", 2, 3), ("datasets", 8, 1)])
-def test_a_single_unit_has_no_interval(unit: Unit, classes: int, datasets: int) -> None:
+def test_single_unit_has_no_interval(unit: Unit, classes: int, datasets: int) -> None:
     generator = np.random.default_rng(0)
     first, second = ([outcomes(2, 40, 0.5, generator, classes) for _ in range(datasets)] for _ in range(2))
     resamples = make_resamples(2, first, 100, generator, unit)
-    assert all(np.isnan([found.low, found.high]).all() for found in compared(first, second, resamples).values())
+    assert all(
+        np.isnan([intervals.low, intervals.high]).all() for intervals in differences(first, second, resamples).values()
+    )
 
 
 def test_interval_has_nominal_coverage() -> None:
     hits = 0
     for trial in range(200):
         generator = np.random.default_rng(trial)
-        shared = generator.random(300)  # how hard each image is; both configurations meet the same ones
-        luck = generator.normal(0, 0.02, (2, 5, 1))  # of each configuration's seeds
-        own = [
+        shared = generator.random(300)  # difficulty of each image
+        luck = generator.normal(0, 0.02, (2, 5, 1))  # effect of each configuration's seeds
+        within_split = [
             shared[None] < 0.5 + gain + luck[i] + generator.normal(0, 0.1, (5, 300)) for i, gain in enumerate((0.04, 0))
         ]
         label = np.arange(300) % 2
-        first, second = ([Outcomes(right, right, right * 1.0, label, 1)] for right in own)
-        interval = compared(first, second, make_resamples(5, first, 300, generator), confidence_level=0.9)[
+        first, second = ([Outcomes(right, right, right * 1.0, label, 1)] for right in within_split)
+        interval = differences(first, second, make_resamples(5, first, 300, generator), confidence_level=0.9)[
             "all_classes_accuracy"
         ]
         hits += interval.low <= 4 <= interval.high
@@ -153,10 +155,10 @@ def test_interval_has_nominal_coverage() -> None:
 def test_shared_images_cancel_in_the_difference() -> None:
     generator = np.random.default_rng(0)
     first = outcomes(1, 400, 0.5, generator)
-    own = first.within_split.copy()
-    own[0, :8] = ~own[0, :8]
-    second = replace(first, within_split=own)
+    within_split = first.within_split.copy()
+    within_split[0, :8] = ~within_split[0, :8]
+    second = replace(first, within_split=within_split)
     resamples = make_resamples(1, [first], 500, generator)
-    paired = compared([first], [second], resamples)["hm"]
+    paired = differences([first], [second], resamples)["hm"]
     alone = np.quantile(configuration_metrics([first], resamples)["hm"][1], [0.025, 0.975])
     assert paired.high - paired.low < 0.5 * (alone[1] - alone[0])

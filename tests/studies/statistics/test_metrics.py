@@ -17,56 +17,56 @@ from tests.studies.statistics.test_bootstrap import outcomes
 def test_metrics_equal_those_of_the_evaluation() -> None:
     generator = np.random.default_rng(0)
     label = generator.integers(0, 6, 50)
-    half = np.where(generator.random(50) < 0.6, label, (label + 1) % 3 + 3 * (label >= 3))
-    opened = np.where(generator.random(50) < 0.5, label, (label + 1) % 6)
+    within_split = np.where(generator.random(50) < 0.6, label, (label + 1) % 3 + 3 * (label >= 3))
+    all_classes = np.where(generator.random(50) < 0.5, label, (label + 1) % 6)
     confidence = np.full(50, 0.5)
     score = generator.random(50)
-    predictions = Predictions(np.arange(50), label, half, opened, confidence, confidence, score)
+    predictions = Predictions(np.arange(50), label, within_split, all_classes, confidence, confidence, score)
     expected = results(predictions, list("abcdef"), 3)
-    found = run_metrics(Outcomes((half == label)[None], (opened == label)[None], score[None], label, 3))
-    assert {name: float(found[name][0, 0]) for name in METRICS} == pytest.approx(
+    metrics = run_metrics(Outcomes((within_split == label)[None], (all_classes == label)[None], score[None], label, 3))
+    assert {name: float(metrics[name][0, 0]) for name in METRICS} == pytest.approx(
         {name: expected[name] for name in METRICS}
     )
 
 
 @pytest.mark.parametrize("novel", [False, True])
 @pytest.mark.parametrize("unit", ["images", "classes"])
-def test_a_draw_weighs_images_as_repeating_them_would(novel: bool, unit: Unit) -> None:
+def test_resample_equals_repeated_images(novel: bool, unit: Unit) -> None:
     generator = np.random.default_rng(0)
-    one = outcomes(3, 60, 0.6, generator)
-    one = replace(one, base_score=one.base_score.round(1))  # with ties
-    (units,) = make_resamples(3, [one], 20, generator, unit).splits[novel].units
+    tested = outcomes(3, 60, 0.6, generator)
+    tested = replace(tested, base_score=tested.base_score.round(1))  # with ties
+    (units,) = make_resamples(3, [tested], 20, generator, unit).splits[novel].units
     assert units is not None
-    found = resampled_metrics(one, novel, units)
-    for draw in range(20):
+    metrics = resampled_metrics(tested, novel, units)
+    for resample in range(20):
         counts = np.ones(60, np.int64)
-        counts[one.novel == novel] = units.counts[draw, units.unit]
-        again = np.repeat(np.arange(60), counts)
-        parts = one.within_split[:, again], one.all_classes[:, again], one.base_score[:, again]
-        repeated = run_metrics(Outcomes(*parts, one.label[again], one.base))
+        counts[tested.novel == novel] = units.counts[resample, units.unit]
+        rows = np.repeat(np.arange(60), counts)
+        parts = tested.within_split[:, rows], tested.all_classes[:, rows], tested.base_score[:, rows]
+        repeated = run_metrics(Outcomes(*parts, tested.label[rows], tested.base))
         for name in METRICS:
-            assert found[name][draw] == pytest.approx(repeated[name][0], nan_ok=True)
+            assert metrics[name][resample] == pytest.approx(repeated[name][0], nan_ok=True)
 
 
-def test_a_half_without_images_is_drawn_nowhere() -> None:
-    one = replace(outcomes(2, 40, 0.5, np.random.default_rng(0)), base=8)
-    (units,) = make_resamples(2, [one], 20, np.random.default_rng(0)).splits[True].units
+def test_empty_split_is_not_resampled() -> None:
+    tested = replace(outcomes(2, 40, 0.5, np.random.default_rng(0)), base=8)
+    (units,) = make_resamples(2, [tested], 20, np.random.default_rng(0)).splits[True].units
     assert units is None
-    for name, values in resampled_metrics(one, True, units).items():
-        assert np.array_equal(values, run_metrics(one)[name], equal_nan=True)
+    for name, values in resampled_metrics(tested, True, units).items():
+        assert np.array_equal(values, run_metrics(tested)[name], equal_nan=True)
 
 
-def test_a_mean_over_datasets_makes_harmonic_means_of_means() -> None:
+def test_mean_over_datasets_has_harmonic_means_of_means() -> None:
     generator = np.random.default_rng(0)
     parts = [run_metrics(outcomes(2, 40, right, generator)) for right in (0.3, 0.8)]
-    found = mean_metrics(parts)
+    metrics = mean_metrics(parts)
     base, novel = ((parts[0][name] + parts[1][name]) / 2 for name in ("base", "novel"))
-    assert found["base"] == pytest.approx(base) and found["hm"] == pytest.approx(2 * base * novel / (base + novel))
+    assert metrics["base"] == pytest.approx(base) and metrics["hm"] == pytest.approx(2 * base * novel / (base + novel))
 
 
 def test_unknown_metrics_are_nan() -> None:
-    of = outcomes(2, 40, 0.5, np.random.default_rng(0))
-    unscored = replace(of, base_score=np.full_like(of.base_score, np.nan))
+    tested = outcomes(2, 40, 0.5, np.random.default_rng(0))
+    unscored = replace(tested, base_score=np.full_like(tested.base_score, np.nan))
     assert np.isnan(run_metrics(unscored)["openworld_auc"]).all()
-    only_base = run_metrics(replace(of, base=8))
+    only_base = run_metrics(replace(tested, base=8))
     assert np.isnan([only_base["hm"], only_base["all_classes_hm"]]).all() and np.isfinite(only_base["base"]).all()

@@ -19,7 +19,7 @@ from syncclip.studies.statistics.scaling_fit import (
     fit_power_law,
     held_out,
 )
-from tests.studies.fabricated import seed_draws
+from tests.studies.fabricated import resample_seeds
 
 FEW = [0, 1, 4, 16, 64]
 MANY = [0, 1, 2, 4, 8, 16, 32, 64]
@@ -38,9 +38,9 @@ def noisy_curve(
     confidence_level: float = 0.9,
 ) -> Curve:
     generator, amounts = np.random.default_rng(seed), AMOUNTS[which]
-    shared = generator.normal(0, 0.3, (seeds, 1))  # some seeds have luckier shots than others, at every amount
+    shared = generator.normal(0, 0.3, (seeds, 1))  # effect of each seed at all numbers of images
     errors = a + b * (1 + np.array(amounts, float)) ** -c + shared + generator.normal(0, noise, (seeds, len(amounts)))
-    return fit_curve(Series(amounts, errors, seed_draws(errors, 400, generator)), confidence_level, [256, 1024])
+    return fit_curve(Series(amounts, errors, resample_seeds(errors, 400, generator)), confidence_level, [256, 1024])
 
 
 def test_noiseless_parameters_are_recovered() -> None:
@@ -108,12 +108,12 @@ def fitted(errors: Floats, amounts: list[int] = FEW, seeds: int = 3, seen: float
     """Fit of seeds with nearly equal errors."""
     generator = np.random.default_rng(0)
     each = errors + generator.normal(0, 1e-3, (seeds, len(amounts)))
-    return fit_curve(Series(amounts, each, seed_draws(each, 100, generator)), forecast=[256], seen=seen)
+    return fit_curve(Series(amounts, each, resample_seeds(each, 100, generator)), forecast=[256], seen=seen)
 
 
 def test_images_for_one_more_point_follow_the_formula() -> None:
     n = 1 + np.array(FEW, float)
-    # at 64: 10 + 8 / sqrt(65) is just below 11; one point less is below the asymptote, which is never reached
+    # at 64: 10 + 8 / sqrt(65) is just below 11; one point less is below the asymptote
     curve = fitted(10 + 8 * n**-0.5)
     assert curve.plus_one is not None and np.isinf(curve.plus_one.estimate)
     # at 64: 5 + 16 / sqrt(65); one point less at 1 + n = (16 / (16 / sqrt(65) - 1))^2
@@ -134,9 +134,9 @@ def test_too_few_points_or_seeds() -> None:
 @pytest.mark.parametrize(
     ("name", "errors"),
     [
-        ("a", 16 * (1 + np.array(FEW, float)) ** -0.5 - 1.5),  # best with less than no error at last
-        ("c", 30 - np.log(1 + np.array(FEW, float))),  # as slow as is tried
-        ("c", np.array([40.0, 30, 30, 30, 30])),  # all at once
+        ("a", 16 * (1 + np.array(FEW, float)) ** -0.5 - 1.5),  # best with a negative asymptote
+        ("c", 30 - np.log(1 + np.array(FEW, float))),  # best with the smallest exponent
+        ("c", np.array([40.0, 30, 30, 30, 30])),  # best with the largest exponent
     ],
 )
 def test_no_law_if_a_parameter_is_on_its_bound(name: str, errors: Floats) -> None:
@@ -166,7 +166,7 @@ N = np.array(MANY, float)
 def noisy(errors: Floats, noise: float = 0.05) -> Series:
     generator = np.random.default_rng(0)
     seeds = errors + generator.normal(0, noise, (5, len(errors)))
-    return Series(MANY, seeds, seed_draws(seeds, 200, generator))
+    return Series(MANY, seeds, resample_seeds(seeds, 200, generator))
 
 
 @pytest.mark.parametrize(
@@ -181,17 +181,17 @@ def test_the_true_model_has_the_smallest_held_out_error(name: str, errors: Float
     best, *others = held_out(noisy(errors))
     assert best.model == name and best.best > 0.5
     assert best.miss < min(other.miss for other in others)
-    assert sum(one.best for one in (best, *others)) == pytest.approx(1)
+    assert sum(model.best for model in (best, *others)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_predicts_its_own_curve(name: str) -> None:
+def test_model_predicts_its_own_curve(name: str) -> None:
     curves = {"constant": 0 * N + 30, "logarithm": 30 - np.log(1 + N), "power law": 20 + 10 * (1 + N) ** -0.5}
     assert MODELS[name](N[:4], curves[name][None, :4], N[6]) == pytest.approx(curves[name][6], rel=1e-3)
 
 
 def test_held_out_error_is_a_root_mean_square() -> None:
     errors = np.array([40.0, 40, 40, 40, 45, 40])
-    (constant,) = (one for one in held_out(Series(MANY[:6], errors[None], errors[None])) if one.model == "constant")
-    assert constant.miss == pytest.approx(np.sqrt((5**2 + 1**2) / 2))
+    models = {model.model: model for model in held_out(Series(MANY[:6], errors[None], errors[None]))}
+    assert models["constant"].miss == pytest.approx(np.sqrt((5**2 + 1**2) / 2))
     assert held_out(Series(MANY[:4], N[None, :4], N[None, :4])) == ()
