@@ -1,4 +1,4 @@
-"""A shard in memory: images are generated, filtered and encoded, attempt by attempt, by plan and scores alone."""
+"""A shard in memory: its images are generated, filtered and encoded, attempt by attempt."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SURPASSED = "surpassed"
 """Reason of an image that passed the filters but was not the best of its attempts."""
 
 _generator_thread = ThreadPoolExecutor(1, "generate")
-"""The only thread that generates, for the life of the process: each thread that uses torch starts its own threads."""
+"""The process's only thread that generates, since each thread that uses torch starts a thread pool of its own."""
 
 _filtering = threading.Lock()
-"""Filters hold the state of one shard at a time, from its first image to its last."""
+"""Locked from the first image of a shard to its last, since filters keep the state of one shard."""
 
 
 class GeneratedShard(NamedTuple):
@@ -37,32 +37,33 @@ class GeneratedShard(NamedTuple):
 
     samples: list[Sample]
     rejects: dict[str, int]
-    """Reason -> images rejected at first."""
+    """Reason -> rejected attempts."""
     seconds: dict[str, float]
-    """Stage (generate, filter, encode) -> seconds; they overlap, since a batch is filtered while the next is generated.
-    `computed`: see `Generator`."""
+    """Seconds of the stages `generate`, `filter` and `encode`, which overlap, and of `computed`, see `Generator`."""
     classes_without_accepted: dict[int, str]
     """Class id -> main reason, for classes without an accepted image."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     begun: float
-    """Start of the generator's work on it, in seconds since 1970, without the time spent waiting for another shard."""
+    """Start of its generation in seconds since the epoch, moved by the time spent waiting for another shard."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A generated and filtered image: number of filters that it passed, and score of the last one that saw it."""
+    """A generated and filtered image."""
 
     entry: Entry
     jpeg: bytes
     scores: dict[str, float | None]
     passed: int
+    """Number of filters that it passed."""
     score: float
+    """Score by the last filter applied."""
     reason: str | None
-    """The filter that rejected it; None: accepted."""
+    """Filter that rejected it; None: accepted."""
 
     def beats(self, other: Candidate | None) -> bool:
-        """Whether it passed more filters than an earlier attempt or, for the same number, scored higher."""
+        """Return whether it passed more filters than an earlier attempt or, for the same number, scored higher."""
         return other is None or (self.passed, self.score) > (other.passed, other.score)
 
 
@@ -84,11 +85,10 @@ def begin_shard(
     filters: Sequence[Filter],
     references: ReferenceImages | None = None,
 ) -> Callable[[], GeneratedShard]:
-    """Submit a shard to the generator. The returned function does the rest, while the next shard may be submitted.
+    """Submit a shard to the generator; the returned function completes it, while the next shard may be submitted.
 
-    Each image is generated with its first seed, in batches of `generator.batch_size` in index order; rejected ones form
-    the batches of the next attempt, and so on, by plan and scores alone. Memory holds two batches of images, since the
-    next one is generated while one is filtered and encoded, another of the next shard, and one JPEG per sample.
+    Images are generated in batches of `generator.batch_size` in index order; rejected ones are batched again for their
+    next attempt. One batch is generated while the previous one is filtered and encoded.
     """
     steps = _steps(plan, shard, generator, filters, references)
     next(steps)
@@ -110,7 +110,7 @@ def _steps(
     filters: Sequence[Filter],
     references: ReferenceImages | None,
 ) -> Generator[None, None, GeneratedShard]:
-    """Yield once, when all batches that don't depend on scores are submitted."""
+    """Yield once, after all batches that don't depend on scores were submitted; return the shard."""
     size, pending = plan.batch, list(plan.shard_range(shard))
     selection, clock = _Selection(plan, shard, filters), Clock()
     independent_attempts = 1 if plan.select == "first" else plan.attempts
@@ -121,7 +121,7 @@ def _steps(
 
     first = batches(0)
     with _filtering:
-        clock.leave_out_waiting()
+        clock.skip_waiting()
         for stage in filters:
             stage.begin()
         for attempt in range(plan.attempts):
@@ -136,7 +136,7 @@ def _steps(
 
 
 class _Selection:
-    """The best attempt at each image of a shard, and statistics of the others."""
+    """The best attempt at each image of a shard, and the statistics of rejected ones."""
 
     def __init__(self, plan: Plan, shard: int, filters: Sequence[Filter]) -> None:
         self.plan, self.shard, self.filters = plan, shard, filters
@@ -167,11 +167,14 @@ class _Selection:
             stage.accept(batch.at(accepted))
 
     def finish(self, clock: Clock) -> GeneratedShard:
-        """The shard, after all attempts."""
+        """Return the shard, after all attempts."""
         plan, best = self.plan, self.best
-        accepted_classes = {candidate.entry.label for candidate in best.values() if candidate.reason is None}
-        without = {label: reasons for label, reasons in self._class_rejects.items() if label not in accepted_classes}
-        main_reasons = {label: reasons.most_common(1)[0][0] for label, reasons in without.items()}
+        accepted = {candidate.entry.label for candidate in best.values() if candidate.reason is None}
+        main_reasons = {
+            label: reasons.most_common(1)[0][0]
+            for label, reasons in self._class_rejects.items()
+            if label not in accepted
+        }
         kept = [best[i] for i in plan.shard_range(self.shard) if best[i].reason is None or plan.keep == "best"]
         samples = [_sample(plan, candidate) for candidate in kept]
         return GeneratedShard(
@@ -188,19 +191,19 @@ class Clock:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
+        """Add the duration of the block to a stage."""
         self.begun = min(self.begun, time.time())
         begun = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - begun)
 
-    def leave_out_waiting(self) -> None:
-        """Move the start by the time since the first batch ended, in which another shard was filtered."""
+    def skip_waiting(self) -> None:
+        """Move the start by the time since the first batch was generated, in which another shard was filtered."""
         if "generate" in self.seconds:
             self.begun = max(self.begun, time.time() - self.seconds["generate"])
 
     def add(self, stage: str, seconds: float) -> None:
-        """Add seconds to a stage, each of which has one thread."""
+        """Add seconds to a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
@@ -210,13 +213,13 @@ class _Batch(NamedTuple):
     entries: Sequence[Entry]
     images: Future[Callable[[], list[Image.Image]]]
     is_last_submitted: bool
-    """Whether all following batches are submitted, too."""
+    """Whether all following batches have been submitted."""
 
 
 def _prefetched(
     generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[_Batch]:
-    """Batches in order, the first submitted at once; while one is used, the next is generated."""
+    """Yield batches in order. The first is submitted immediately, each next one before the previous is yielded."""
 
     def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         computed = generator.computed
@@ -241,7 +244,7 @@ def _prefetched(
 def score(
     entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
-    """Apply the filters to a batch; each sees the images that passed the previous ones."""
+    """Apply the filters in turn, each to the images that passed the previous ones, and encode all images."""
     scores: list[dict[str, float | None]] = [{} for _ in entries]
     passed, last = [0] * len(entries), [0.0] * len(entries)
     reasons: list[str | None] = [None] * len(entries)
@@ -264,7 +267,7 @@ def score(
 
 def _encode(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # small images need the full chroma resolution
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # small images need full chroma resolution
     return buffer.getvalue()
 
 

@@ -188,7 +188,7 @@ def test_nothing_is_thrown_away_where_the_hub_does_not_answer_for_the_generator(
     ("judge", "sentence"),
     [
         ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "unknown CLIP '/gone'"),
-        ({"name": "safety", "checker": "/gone", "checksum": "0" * 16}, "/gone holds no safety checker"),
+        ({"name": "safety", "checker": "/gone", "checksum": "0" * 16}, "/gone has no safety checker"),
         ({"name": "leakage", "backbone": {"name": "icons"}, "checksum": "0" * 16}, "0{16}.safetensors is missing"),
     ],
 )
