@@ -40,11 +40,7 @@ PROBE_BATCHES = 3
 
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
-    """Return the plan with a measured `batch_size` in place of `auto`, from a Ray task with an actor's resources.
-
-    Raises:
-        UserError: the generator can't be loaded or run.
-    """
+    """Replace the batch size `auto` of a plan by the fastest, measured in a Ray task with an actor's resources."""
     import ray
 
     with ray_session():
@@ -71,16 +67,7 @@ def _measure_batch_size(plan_text: str, generator: GeneratorSettings, device: st
 def with_batch_size(
     settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str], largest: int
 ) -> GeneratorSettings:
-    """Return the settings with the fastest `batch_size` on this device in place of `auto`.
-
-    Args:
-        fingerprint: of the weights, from `locate`.
-        prompts: repeated as needed.
-        largest: upper bound, the images of a shard.
-
-    Raises:
-        UserError: the generator can't be loaded, or a single image doesn't fit into memory.
-    """
+    """Replace `auto` by the fastest batch size on this device, at most `largest`; `prompts` are repeated as needed."""
     if settings.batch_size != "auto":
         return settings
     trial = settings.model_copy(update={"steps": min(settings.steps, TRIAL_STEPS), "guide": None})
@@ -96,14 +83,9 @@ def even_parts(total: int) -> list[int]:
 
 
 def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], budget: float = BUDGET_SECONDS) -> int:
-    """Return the smallest batch size that is, per image, within `MIN_SPEEDUP` of the fastest one.
+    """Return the smallest of ascending batch sizes that is, per image, within `MIN_SPEEDUP` of the fastest one.
 
-    Args:
-        sizes: batch sizes, ascending.
-        stopwatch: measures the seconds of a batch; None: out of memory.
-
-    Raises:
-        UserError: the smallest doesn't fit into memory.
+    `stopwatch` measures a batch in seconds; None: out of memory.
     """
     costs: dict[int, float] = {}
     spent = 0.0
@@ -183,7 +165,7 @@ class Rate(NamedTuple):
 
 
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:
-    """Measure the plan's generator and filters on the second of two runs of `PROBE_BATCHES` batches.
+    """Measure the throughput of the plan's generator and filters on `PROBE_BATCHES` batches, after a warm-up run.
 
     Rejected images are retried in smaller batches than those of a full shard, so with many rejects the throughput is
     slightly underestimated.

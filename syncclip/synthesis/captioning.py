@@ -6,7 +6,7 @@ The captions of a class do not depend on other classes, so the file does not dep
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -121,8 +121,17 @@ def write_captions(
         with storage.lock(url + PARTS, "captions") as hold:
             job = _Job(settings, missing, url, None if local else pool.device, threads, hold.token)
             todo = job.remaining(print_message)
-            with Progress(len(names), "classes", "captions", done=len(names) - len(todo)) as line:
-                for report in _reports(job, todo, pool, local):
+            on_pool = bool(todo) and not local
+            if on_pool:
+                check_capacity(pool, threads)
+            worker = partial(CaptionWorker, job)
+            with (
+                Progress(len(names), "classes", "captions", done=len(names) - len(todo)) as line,
+                ray_session() if on_pool else nullcontext(),
+            ):
+                for report in run_job(
+                    job, todo, worker, pool, threads, folder=job.folder, lock_token=job.lock_token, local=local
+                ):
                     line.update(0 if report.error else 1)
             parts = job.parts()
         storage.write_document(url, _merged(existing, parts, names, url))
@@ -139,22 +148,6 @@ def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str],
     sentences = {**{name: part.sentences for name, part in parts.items()}, **existing.sentences}
     order = [*names, *(name for name in sentences if name not in names)]
     return Captions(writer=existing.writer, weights=weights.pop(), sentences={name: sentences[name] for name in order})
-
-
-def _reports(job: _Job, todo: Sequence[int], pool: Pool, local: bool) -> Iterator[Report]:
-    if todo and not local:
-        check_capacity(pool, job.threads)
-    with ray_session() if todo and not local else nullcontext():
-        yield from run_job(
-            job,
-            todo,
-            partial(CaptionWorker, job),
-            pool,
-            job.threads,
-            folder=job.folder,
-            lock_token=job.lock_token,
-            local=local,
-        )
 
 
 class CaptionWorker(Worker[Part]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,7 +34,6 @@ from syncclip.synthesis.status import (
 from syncclip.synthesis.summary import SUMMARY_NAME, SetSummary, Work, summarise
 from syncclip.synthesis.worker import ShardWorker
 from syncclip.workers.job import check_capacity, run_job
-from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 Observer = Callable[[SynthesisStatus], None]
@@ -66,7 +65,7 @@ def synthesise_set(
         UserError: the generator is missing, the folder contains another plan or is read-only, there are too few CPUs or
             GPUs, or a shard failed permanently; committed shards stay.
     """
-    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors have other folders
+    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors run in other folders
     with ExitStack() as locks:
         if not has_all(asked, url):
             locks.enter_context(storage.lock(url, "synth"))
@@ -158,57 +157,42 @@ class _Job:
 
 
 def _generate(job: _Job, located: Located, show: bool, observe: Observer | None) -> Work:
-    """Generate the shards `todo`, and write the index."""
-    forget_index(job.url)
-    planned = sum(job.images.values())
-    missing = sum(job.images[shard] for shard in job.todo)
+    """Generate the shards `todo`, report progress, and write the index."""
+    plan, url, began = job.plan, job.url, time.monotonic()
+    forget_index(url)
+    planned, missing = sum(job.images.values()), sum(job.images[shard] for shard in job.todo)
     status = SynthesisStatus.begin(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
-    worker = job.worker(located)
-    began = time.monotonic()
+    monitor = RejectionMonitor(plan, markers(url, owner=plan.owner))
     generating = False
     try:
-        with _watched(job, status, show, observe) as count:
-            check_capacity(job.pool, job.plan.threads)
+        with ExitStack() as stack:
+            stack.enter_context(keep_status_file(storage.join(url, STATUS_NAME), status, plan.owner))
+            line = stack.enter_context(Progress(planned, "images", "synth", done=status.images)) if show else None
+            stack.enter_context(ray_session())
+            metrics = SynthesisMetrics(url)
+            stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL_SECONDS))
+            check_capacity(job.pool, plan.threads)
             generating = True
             for report in run_job(
-                job, job.todo, worker, job.pool, job.plan.threads, folder=job.url, lock_token=job.lock_token
+                job, job.todo, job.worker(located), job.pool, plan.threads, folder=url, lock_token=job.lock_token
             ):
-                count(report)
+                images = job.images[report.shard]
+                status.count(report, images)
+                metrics.count(report, images)
+                if line is not None:
+                    line.rate = status.rate
+                    line.update(0 if report.error else images, **status.facts())
+                if observe is not None:
+                    observe(status)
+                if not report.error:
+                    monitor.take(report.shard, report.rejected_classes)
     except BaseException as error:
         # Remove the plan of a dataset without shards, so that the folder accepts other settings. After an interruption,
         # however, actors of a cluster may still commit a shard, which needs the plan.
         ended = not generating or isinstance(error, UserError) or cluster_address() is None
-        if job.new and ended and not committed(job.url, owner=job.plan.owner):
-            storage.remove(storage.join(job.url, PLAN_NAME))
+        if job.new and ended and not committed(url, owner=plan.owner):
+            storage.remove(storage.join(url, PLAN_NAME))
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
-    index_set(job.url, job.plan.owner)
+    index_set(url, plan.owner)
     return Work(images=status.fresh, seconds=seconds, rate=status.rate, busy=busy, computed=status.computed)
-
-
-@contextmanager
-def _watched(
-    job: _Job, status: SynthesisStatus, show: bool, observe: Observer | None
-) -> Iterator[Callable[[Report], None]]:
-    """Start Ray, and yield a function that adds a report to status file, metrics, progress line and monitor."""
-    monitor = RejectionMonitor(job.plan, markers(job.url, owner=job.plan.owner))
-    with ExitStack() as stack:
-        stack.enter_context(keep_status_file(storage.join(job.url, STATUS_NAME), status, job.plan.owner))
-        line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
-        stack.enter_context(ray_session())
-        metrics = SynthesisMetrics(job.url)
-        stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL_SECONDS))
-
-        def count(report: Report) -> None:
-            images = job.images[report.shard]
-            status.count(report, images)
-            metrics.count(report, images)
-            if line is not None:
-                line.rate = status.rate
-                line.update(0 if report.error else images, **status.facts())
-            if observe is not None:
-                observe(status)
-            if not report.error:
-                monitor.take(report.shard, report.rejected_classes)
-
-        yield count

@@ -18,15 +18,9 @@ PATIENCE = 64
 
 
 class RejectionMonitor:
-    """Counts the rejected images of classes without an accepted image.
+    """Counts the rejected images of classes without an accepted image, including those in earlier `done` shards.
 
     A dataset without an accepted image is an error; with `keep: drop`, so is a class without one.
-
-    Args:
-        done: markers of the shards that earlier runs committed; read only as far as needed.
-
-    Raises:
-        UserError: the filters rejected everything in these shards.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
@@ -46,14 +40,7 @@ class RejectionMonitor:
             self._check()
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
-        """Add a committed shard.
-
-        Args:
-            rejected_by: class id -> main reason, for classes without an accepted image in this shard.
-
-        Raises:
-            UserError: the filters reject everything.
-        """
+        """Add a committed shard, with class id -> main reason for classes without an accepted image."""
         self._count(shard, rejected_by)
         self._check()
 

@@ -131,11 +131,7 @@ def _spread(values: Array) -> Spread:
 
 
 def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX_RUNS, seed: int = 0) -> Outcomes:
-    """Simulate `runs` runs with `shards` shards of `seconds` each; deterministic for a `seed`.
-
-    Raises:
-        UserError: hardly any shard would be finished.
-    """
+    """Simulate `runs` runs with `shards` shards of `seconds` each; deterministic for a `seed`."""
     assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
     rate = _checked_rate(seconds, machines)
     arrivals = np.where(np.arange(min(shards, machines.most)) < machines.least, 0.0, machines.wait)

@@ -187,15 +187,7 @@ def draft(
     backbone: BackboneSettings | None = None,
     guides: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """Return the plan of a new dataset.
-
-    Args:
-        backbone: default CLIP of the filters.
-        guides: as in `Plan`.
-
-    Raises:
-        UserError: classes or sizes are invalid.
-    """
+    """Return the plan of a new dataset; `backbone` is the default CLIP of filters, and `guides` are as in `Plan`."""
     scorer = backbone or BackboneSettings()
     size = settings.generator.batch_size
     minimum = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
@@ -203,50 +195,31 @@ def draft(
     shard_size = settings.shard_size or rounds * len(classnames) or 1
     if settings.images_per_class > 1:
         check_scope([entry.name for entry in settings.filters], shard_size, len(classnames))
+    values = {key: value for key, value in settings if key in Plan.model_fields}
+    values |= {"dataset": dataset, "classnames": tuple(classnames), "template": template, "shard_size": shard_size}
+    values |= {"amounts": (settings.images_per_class,), "guides": tuple(map(tuple, guides))}
+    values["filters"] = tuple(
+        entry.model_copy(update={"backbone": scorer})
+        if isinstance(entry, ClipFilterSettings) and entry.backbone is None
+        else entry
+        for entry in settings.filters
+    )
     try:
-        return Plan(
-            dataset=dataset,
-            classnames=tuple(classnames),
-            template=template,
-            prompts=settings.prompts,
-            generator=settings.generator,
-            filters=tuple(
-                entry.model_copy(update={"backbone": scorer})
-                if isinstance(entry, ClipFilterSettings) and entry.backbone is None
-                else entry
-                for entry in settings.filters
-            ),
-            attempts=settings.attempts,
-            select=settings.select,
-            keep=settings.keep,
-            seed=settings.seed,
-            jpeg_quality=settings.jpeg_quality,
-            threads=settings.threads,
-            shard_size=shard_size,
-            amounts=(settings.images_per_class,),
-            guides=tuple(map(tuple, guides)),
-        )
+        return Plan.model_validate(values)
     except ValidationError as error:
         raise UserError(first_error(error)) from error
 
 
 def read_plan(url: str) -> Plan | None:
-    """Return the plan of the dataset at `url`, if it has one.
-
-    Raises:
-        UserError: it can't be read, or a newer syncclip wrote it.
-    """
+    """Return the plan of the dataset at `url`, if any; raise a UserError if this version can't read it."""
     remedy = "use the version that wrote it, or another folder"
     return storage.read_document(storage.join(url, PLAN_NAME), Plan, remedy)
 
 
 def agreed_plan(asked: Plan, stored: Plan, url: str) -> Plan:
-    """Return the plan `stored` in the folder `url`, extended to the requested number of images.
+    """Return the `stored` plan, extended to the requested number of images; `auto` takes the stored batch size.
 
-    Empty weights and `auto` take the stored values.
-
-    Raises:
-        UserError: the plans are incompatible.
+    Raises a UserError if the plans are incompatible.
     """
     if changes := differences(stored, asked):
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""

@@ -24,14 +24,7 @@ SHARD_IMAGES = 1024
 
 
 class ReferenceImages:
-    """The real images of a plan, read on demand.
-
-    Args:
-        url: folder of the synthetic dataset, to which `store` has written them.
-
-    Raises:
-        UserError: images are missing.
-    """
+    """The real images of a plan in the dataset at `url`; a UserError if `store` has not written them."""
 
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
@@ -43,11 +36,7 @@ class ReferenceImages:
         self._images = images
 
     def of(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
-        """Return the RGB image that each entry starts from; None: noise.
-
-        Raises:
-            UserError: an image can't be read, or differs from the planned one.
-        """
+        """Return the RGB image that each entry starts from, None for noise; a changed image raises a UserError."""
         return [self._guide(entry) for entry in entries]
 
     def _guide(self, entry: Entry) -> Image.Image | None:
@@ -66,11 +55,7 @@ class ReferenceImages:
 
 
 def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
-    """Return the few-shot image files of each class, in the order in which samples start from them.
-
-    Raises:
-        UserError: the dataset has no training images.
-    """
+    """Return the few-shot image files of each class, in the order of their use."""
     images: list[list[bytes]] = [[] for _ in dataset.classnames]
     labels = dataset.split("train").labels
     for row in dataset.few_shot(shots, seed):

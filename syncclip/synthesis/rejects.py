@@ -86,11 +86,7 @@ def owner_of_shard(owner: str, shard: int) -> str:
 
 
 def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
-    """Return reason -> up to `limit` rejects of the dataset at `url`, alternating classes.
-
-    Args:
-        owner: identity of the plan, see `storage.checksums`.
-    """
+    """Return reason -> up to `limit` rejects of the dataset at `url` with the identity `owner`, alternating classes."""
     folder = storage.join(url, "")
     shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
     owners = {path: owner_of_shard(owner, shard) for path, shard in shards.items()}

@@ -53,7 +53,7 @@ class SynthesisSettings(Settings):
     select: Literal["first", "best"] = "first"
     """Selection among attempts: the first that passes all filters, or the best of all attempts by the last filter."""
     keep: Literal["best", "drop"] = "best"
-    """Images of which no attempt passes: keep the best attempt, or drop the image."""
+    """Fallback if no attempt passes all filters: keep the best attempt, or drop the image."""
     shard_size: int | None = None
     """Images per shard; None: at least 64 and a batch, rounded up to a multiple of the number of classes."""
     jpeg_quality: int = Field(92, ge=1, le=100)

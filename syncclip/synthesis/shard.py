@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from PIL import Image
@@ -48,34 +48,19 @@ class GeneratedShard(NamedTuple):
     """Start of its generation in seconds since the epoch, moved by the time spent waiting for another shard."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Candidate:
     """A generated and filtered image."""
 
     entry: Entry
-    jpeg: bytes
-    scores: dict[str, float | None]
-    passed: int
+    jpeg: bytes = b""
+    scores: dict[str, float | None] = field(default_factory=dict)
+    passed: int = 0
     """Number of filters that it passed."""
-    score: float
+    score: float = 0.0
     """Score by the last filter applied."""
-    reason: str | None
+    reason: str | None = None
     """Filter that rejected it; None: accepted."""
-
-    def beats(self, other: Candidate | None) -> bool:
-        """Return whether it passed more filters than an earlier attempt or, for the same number, scored higher."""
-        return other is None or (self.passed, self.score) > (other.passed, other.score)
-
-
-def generate_shard(
-    plan: Plan,
-    shard: int,
-    generator: AnyGenerator,
-    filters: Sequence[Filter],
-    references: ReferenceImages | None = None,
-) -> GeneratedShard:
-    """Generate the images of a shard, see `begin_shard`."""
-    return begin_shard(plan, shard, generator, filters, references)()
 
 
 def begin_shard(
@@ -90,49 +75,43 @@ def begin_shard(
     Images are generated in batches of `generator.batch_size` in index order; rejected ones are batched again for their
     next attempt. One batch is generated while the previous one is filtered and encoded.
     """
-    steps = _steps(plan, shard, generator, filters, references)
-    next(steps)
+    selection, clock = _Selection(plan, shard, filters), Clock()
+
+    def steps() -> Generator[None, None, GeneratedShard]:
+        """Yield once, after all batches that don't depend on scores were submitted; return the shard."""
+        pending = list(plan.shard_range(shard))
+        independent_attempts = 1 if plan.select == "first" else plan.attempts
+
+        def batches(attempt: int) -> Iterator[_Batch]:
+            starts = range(0, len(pending), plan.batch)
+            parts = [[plan.entry(i, attempt) for i in pending[at : at + plan.batch]] for at in starts]
+            return _prefetched(generator, references, parts, clock)
+
+        first = batches(0)
+        with _filtering:
+            clock.skip_waiting()
+            for stage in filters:
+                stage.begin()
+            for attempt in range(plan.attempts):
+                for entries, images, is_last_submitted in first if attempt == 0 else batches(attempt):
+                    if is_last_submitted and attempt + 1 == independent_attempts:
+                        yield
+                        independent_attempts = 0
+                    selection.add(entries, images.result()(), clock)
+                if plan.select == "first":
+                    pending = [index for index in pending if selection.best[index].reason is not None]
+        return selection.finish(clock)
 
     def finish() -> GeneratedShard:
         try:
-            next(steps)
+            next(running)
         except StopIteration as ended:
             return cast(GeneratedShard, ended.value)
         raise AssertionError("it yields once")
 
+    running = steps()
+    next(running)
     return finish
-
-
-def _steps(
-    plan: Plan,
-    shard: int,
-    generator: AnyGenerator,
-    filters: Sequence[Filter],
-    references: ReferenceImages | None,
-) -> Generator[None, None, GeneratedShard]:
-    """Yield once, after all batches that don't depend on scores were submitted; return the shard."""
-    size, pending = plan.batch, list(plan.shard_range(shard))
-    selection, clock = _Selection(plan, shard, filters), Clock()
-    independent_attempts = 1 if plan.select == "first" else plan.attempts
-
-    def batches(attempt: int) -> Iterator[_Batch]:
-        parts = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
-        return _prefetched(generator, references, parts, clock)
-
-    first = batches(0)
-    with _filtering:
-        clock.skip_waiting()
-        for stage in filters:
-            stage.begin()
-        for attempt in range(plan.attempts):
-            for entries, images, is_last_submitted in first if attempt == 0 else batches(attempt):
-                if is_last_submitted and attempt + 1 == independent_attempts:
-                    yield
-                    independent_attempts = 0
-                selection.add(entries, images.result()(), clock)
-            if plan.select == "first":
-                pending = [index for index in pending if selection.best[index].reason is not None]
-    return selection.finish(clock)
 
 
 class _Selection:
@@ -154,7 +133,8 @@ class _Selection:
         for row, candidate in enumerate(score(entries, batch, self.filters, self.plan.jpeg_quality, clock)):
             entry, reason = candidate.entry, candidate.reason
             previous = self.best.get(entry.index)
-            if candidate.beats(previous):
+            # More passed filters are better; for the same number, a higher score.
+            if previous is None or (candidate.passed, candidate.score) > (previous.passed, previous.score):
                 self.best[entry.index] = candidate
                 accepted += [row] if reason is None else []
             if reason is not None:
@@ -245,24 +225,23 @@ def score(
     entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
     """Apply the filters in turn, each to the images that passed the previous ones, and encode all images."""
-    scores: list[dict[str, float | None]] = [{} for _ in entries]
-    passed, last = [0] * len(entries), [0.0] * len(entries)
-    reasons: list[str | None] = [None] * len(entries)
+    candidates = [Candidate(entry) for entry in entries]
     for stage in filters:
-        rows = [i for i in range(len(entries)) if reasons[i] is None]
+        rows = [row for row, candidate in enumerate(candidates) if candidate.reason is None]
         if not rows:
             break
         with clock.of("filter"):
             result = stage.score(batch.at(rows))
-        for i, value, keep in zip(rows, result.scores, result.keep, strict=True):
-            finite = math.isfinite(value)
-            scores[i][stage.name] = round(value, 6) if finite else None  # JSON has no NaN
-            last[i] = value if finite else -math.inf
-            passed[i] += keep
-            reasons[i] = None if keep else stage.name
+        for row, value, keep in zip(rows, result.scores, result.keep, strict=True):
+            candidate, finite = candidates[row], math.isfinite(value)
+            candidate.scores[stage.name] = round(value, 6) if finite else None  # JSON has no NaN
+            candidate.score = value if finite else -math.inf
+            candidate.passed += keep
+            candidate.reason = None if keep else stage.name
     with clock.of("encode"):
-        jpegs = [_encode(image, quality) for image in batch.images]
-    return [Candidate(*row) for row in zip(entries, jpegs, scores, passed, last, reasons, strict=True)]
+        for candidate, image in zip(candidates, batch.images, strict=True):
+            candidate.jpeg = _encode(image, quality)
+    return candidates
 
 
 def _encode(image: Image.Image, quality: int) -> bytes:

@@ -104,14 +104,7 @@ class SynthesisStatus(JobStatus):
 
 
 def read_status(url: str, owner: str | None = None) -> SynthesisStatus | None:
-    """Return the status of the synthetic dataset at `url`, if it has one.
-
-    Args:
-        owner: identity of its plan, see `storage.checksums`.
-
-    Raises:
-        UserError: another version wrote it.
-    """
+    """Return the status of the synthetic dataset at `url`, if any; raise a UserError if another version wrote it."""
     remedy = "use the version that wrote it"
     return storage.read_document(storage.join(url, STATUS_NAME), SynthesisStatus, remedy, owner)
 

@@ -176,13 +176,8 @@ def check_capacity(
 ) -> None:
     """Check that the pool fits on this machine or, once Ray runs, in the cluster at its maximum size.
 
-    A cluster at RAY_ADDRESS needs capacity for one actor only.
-
-    Args:
-        actors_key, gpus_key: settings or options, for messages.
-
-    Raises:
-        UserError: there are too few CPUs or GPUs.
+    A cluster at RAY_ADDRESS needs capacity for one actor only. `actors_key` and `gpus_key` are settings or options, for
+    the message of the UserError.
     """
     import ray
 

@@ -21,7 +21,7 @@ from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import locate
 from syncclip.synthesis.plan import Plan, agreed_plan, read_plan, write_plan
-from syncclip.synthesis.shard import generate_shard
+from syncclip.synthesis.shard import begin_shard
 from syncclip.workers import job
 from syncclip.workers.settings import Pool
 from tests.synthesis.generators.conftest import eager_backend  # noqa: F401
@@ -131,7 +131,7 @@ def test_a_probe_measures_throughput_bytes_and_rejects(
     rate = measure(plan, str(tmp_path / "probe"))
     size = PROBE_BATCHES * 4
     part = plan.model_copy(update={"shard_size": size})
-    generated = generate_shard(part, 0, Generator(plan.generator), build_filters(plan.filters, plan.classnames))
+    generated = begin_shard(part, 0, Generator(plan.generator), build_filters(plan.filters, plan.classnames))()
     assert rate.image_bytes == write_shard(str(tmp_path / "same"), 0, generated.samples).bytes / size
     assert rate.rejected == sum(generated.rejects.values()) / size > 0
     assert 0 < rate.images <= size / 3

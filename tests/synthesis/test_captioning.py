@@ -79,7 +79,7 @@ def test_a_killed_process_loses_no_class(
     model: str, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = tmp_path / "captions.json"
-    process = get_context("fork").Process(target=write_slowly, args=(asked(model).model_dump_json(), str(url)))
+    process = get_context("spawn").Process(target=write_slowly, args=(asked(model).model_dump_json(), str(url)))
     process.start()
     parts = Path(f"{url}{PARTS}")
     while not parts.exists() or len(list(parts.glob("*.json"))) < 3:

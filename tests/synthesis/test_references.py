@@ -15,7 +15,7 @@ from syncclip.synthesis import references
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.references import ReferenceImages, digests, real_images, store
-from syncclip.synthesis.shard import generate_shard
+from syncclip.synthesis.shard import begin_shard
 from syncclip.synthesis.worker import ShardWorker
 from tests.conftest import TinyWorld
 
@@ -93,9 +93,9 @@ def test_a_guided_shard_is_deterministic_and_records_its_real_images(
         assert [worker.commit(worker.begin(shard)).error for shard in shards] == ["", ""]
         tars.append([(tmp_path / name / f"0000{shard}.tar").read_bytes() for shard in (0, 1)])
     assert tars[0] == tars[1]
-    samples = generate_shard(
+    samples = begin_shard(
         plan, 0, Generator(plan.generator), [], ReferenceImages(plan, str(tmp_path / "one"))
-    ).samples
+    )().samples
     for sample in samples:
         real = images[sample.label]
         image = sample.index // plan.classes

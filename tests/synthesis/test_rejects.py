@@ -11,7 +11,7 @@ from PIL import Image
 from syncclip import storage
 from syncclip.synthesis.plan import Plan
 from syncclip.synthesis.rejects import PER_REASON, SHARDS, Gallery, read_rejects, rejects_name, write_rejects
-from syncclip.synthesis.shard import generate_shard
+from syncclip.synthesis.shard import begin_shard
 from tests.synthesis.test_shard import Brighter, SeedGenerator
 
 
@@ -22,7 +22,7 @@ def plan(make_plan: Callable[..., Plan]) -> Plan:
 
 def test_the_first_rejects_of_each_reason_are_stored(plan: Plan, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "again"):
-        shard = generate_shard(plan, 0, SeedGenerator(), [Brighter(100, "dark"), Brighter(200, "dim")])
+        shard = begin_shard(plan, 0, SeedGenerator(), [Brighter(100, "dark"), Brighter(200, "dim")])()
         write_rejects(str(folder), 0, shard.gallery)
     assert (tmp_path / rejects_name(0)).read_bytes() == (tmp_path / "again" / rejects_name(0)).read_bytes()
     by_reason = read_rejects(str(tmp_path), 99, storage.NOBODY)
@@ -37,7 +37,7 @@ def test_the_first_rejects_of_each_reason_are_stored(plan: Plan, tmp_path: Path)
 
 def test_a_shard_without_rejects_and_a_late_shard_have_no_table(plan: Plan, tmp_path: Path) -> None:
     for shard, bound in ((0, -1), (SHARDS, 150)):
-        write_rejects(str(tmp_path), shard, generate_shard(plan, shard, SeedGenerator(), [Brighter(bound)]).gallery)
+        write_rejects(str(tmp_path), shard, begin_shard(plan, shard, SeedGenerator(), [Brighter(bound)])().gallery)
     assert not list(tmp_path.iterdir())
     assert read_rejects(str(tmp_path), 9, storage.NOBODY) == {}
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from syncclip.synthesis.filters import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.plan import Plan
-from syncclip.synthesis.shard import SURPASSED, GeneratedShard, begin_shard, generate_shard
+from syncclip.synthesis.shard import SURPASSED, GeneratedShard, begin_shard
 
 MakePlan = Callable[..., Plan]
 
@@ -63,7 +63,7 @@ def attempts(plan: Plan, index: int) -> list[int]:
 
 def generate(plan: Plan, shard: int, *bounds: float) -> tuple[GeneratedShard, SeedGenerator]:
     generator = SeedGenerator()
-    return generate_shard(plan, shard, generator, [Brighter(bound) for bound in bounds]), generator
+    return begin_shard(plan, shard, generator, [Brighter(bound) for bound in bounds])(), generator
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_best_makes_every_attempt_and_takes_the_best_score(best_plan: Plan) -> N
 
 def test_more_passed_filters_beat_a_higher_score(make_plan: MakePlan) -> None:
     plan = make_plan(10, shard_size=15, attempts=3)
-    shard = generate_shard(plan, 0, SeedGenerator(), [Brighter(128, "first"), Brighter(255, "second")])
+    shard = begin_shard(plan, 0, SeedGenerator(), [Brighter(128, "first"), Brighter(255, "second")])()
     for sample in shard.samples:
         values = attempts(plan, sample.index)
         assert brightness(plan, sample.index, sample.provenance["attempt"]) == max(values)
@@ -141,7 +141,7 @@ def test_a_score_of_nan_is_the_worst_and_stored_as_null(plan: Plan) -> None:
         def score(self, batch: FilterBatch) -> FilterResult:
             return FilterResult([float("nan")] * len(batch), [False] * len(batch))
 
-    shard = generate_shard(plan, 0, SeedGenerator(), [Broken(0)])
+    shard = begin_shard(plan, 0, SeedGenerator(), [Broken(0)])()
     assert {sample.provenance["attempt"] for sample in shard.samples} == {0}
     assert shard.samples[0].provenance["scores"] == {"dark": None}
 
@@ -150,13 +150,13 @@ def test_a_score_of_nan_is_the_worst_and_stored_as_null(plan: Plan) -> None:
 def test_filters_receive_the_accepted_images_of_their_shard(name: str, request: pytest.FixtureRequest) -> None:
     plan, last = request.getfixturevalue(name), Brighter(100)
     for shard in (0, 1):
-        samples = generate_shard(plan, shard, SeedGenerator(), [Brighter(50, "black"), last]).samples
+        samples = begin_shard(plan, shard, SeedGenerator(), [Brighter(50, "black"), last])().samples
         accepted = [sample for sample in samples if sample.provenance["accepted"]]
         assert last.accepted == {sample.index: sample.provenance["seed"] % 256 for sample in accepted} != {}
 
 
 def test_classes_without_an_accepted_image_are_reported_with_the_main_reason(plan: Plan) -> None:
-    shard = generate_shard(plan, 0, SeedGenerator(), [Brighter(60, "black"), Brighter(255, "white")])
+    shard = begin_shard(plan, 0, SeedGenerator(), [Brighter(60, "black"), Brighter(255, "white")])()
     for label in range(3):
         values = [value for index in plan.shard_range(0) if index % 3 == label for value in attempts(plan, index)]
         black = sum(value <= 60 for value in values) > len(values) / 2
@@ -214,7 +214,7 @@ def test_a_failed_shard_does_not_affect_the_next(make_plan: MakePlan) -> None:
             first()
         assert second.result().samples == expected
         begin_shard(plan, 0, generator, [failing])  # never finished
-        assert threads.submit(lambda: generate_shard(plan, 1, generator, [Brighter(100)])).result().samples == expected
+        assert threads.submit(lambda: begin_shard(plan, 1, generator, [Brighter(100)])()).result().samples == expected
 
 
 def test_the_time_of_a_shard_excludes_waiting_for_another(make_plan: MakePlan) -> None:

@@ -29,11 +29,7 @@ def asset_url(url: str, checksum: str) -> str:
 
 
 def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch: str) -> str:
-    """Write tensors into the dataset's folder, and return their checksum.
-
-    Raises:
-        UserError: the checksum differs from a `planned` one, with the message `mismatch`; nothing is written.
-    """
+    """Store tensors and return their checksum; raise a UserError `mismatch` if it is not the `planned` one."""
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -46,11 +42,7 @@ def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch:
 
 
 def fetch(url: str, checksum: str, name: str) -> dict[str, torch.Tensor]:
-    """Read the tensors of the filter `name` with this checksum.
-
-    Raises:
-        UserError: they are missing or damaged.
-    """
+    """Read the tensors of the filter `name`; raise a UserError if they are missing or damaged."""
     import safetensors.torch
 
     path = asset_url(url, checksum)

@@ -85,11 +85,7 @@ class ClipHead(Filter):
 
 
 def with_head_checksum(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
-    """Store the head's weights in the dataset at `url`, and return the settings with their checksum.
-
-    Raises:
-        UserError: the file is unreadable, not a head, or not the one that the dataset was started with.
-    """
+    """Store the head's weights in the dataset at `url`, and return the settings with their checksum."""
     source = settings.weights
     if settings.checksum and not storage.exists(source):
         return settings  # the dataset has a copy
@@ -102,11 +98,7 @@ def with_head_checksum(settings: ClipHeadSettings, url: str) -> ClipHeadSettings
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    """Return the state dict of a head with its layers renamed to `0.weight`, `0.bias`, `1.weight`, …
-
-    Raises:
-        UserError: it isn't a sequence of linear layers with one output.
-    """
+    """Rename the linear layers of a head to `0.weight`, `0.bias`, `1.weight`, …; the last must have one output."""
     prefixes = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
     names = [f"{prefix}." if prefix else "" for prefix in prefixes]
     pairs: list[tuple[Any, Any]] = [(state.get(f"{name}weight"), state.get(f"{name}bias")) for name in names]

@@ -102,11 +102,7 @@ class ClipDuplicate(_Duplicates):
 
 
 def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
-    """Reject duplicate filters for shards with at most one image per class.
-
-    Raises:
-        UserError: shards are too small; the message suggests a size.
-    """
+    """Raise a UserError for a duplicate filter if shards have at most one image per class."""
     name = next((name for name in names if name in (Duplicate.name, ClipDuplicate.name)), None)
     if name is not None and shard_size <= classes:
         raise UserError(

@@ -45,11 +45,7 @@ class Leakage(Filter):
 
 
 def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
-    """Store the test images' features in the dataset at `url`, once, and return the settings with their checksum.
-
-    Raises:
-        UserError: the dataset has no readable test image.
-    """
+    """Store the features of test images in the dataset at `url`, and return the settings with their checksum."""
     import torch
 
     if settings.checksum and storage.exists(assets.asset_url(url, settings.checksum)):

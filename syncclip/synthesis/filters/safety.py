@@ -68,13 +68,7 @@ class Safety(Filter):
 
 
 def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None:
-    """Reject a filter without `checker` if the pipeline is on this machine and has no safety checker either.
-
-    For other pipelines, the filter raises the error after the first batch.
-
-    Raises:
-        UserError: the pipeline has no safety checker.
-    """
+    """Raise a UserError if neither the settings nor the index of a local pipeline name a safety checker."""
     if settings.checker is not None or ":" in (generator.pipeline_class or ""):
         return
     parts = set() if generator.endpoint else parts_of(generator)
@@ -83,11 +77,7 @@ def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None
 
 
 def with_safety_checksum(settings: SafetySettings) -> SafetySettings:
-    """Return the settings with the checksum of the checker's files.
-
-    Raises:
-        UserError: there is no checker.
-    """
+    """Return the settings with the checksum of the checker's files."""
     if settings.checker is None:
         return settings
     digest = hashlib.sha256()

@@ -35,9 +35,6 @@ def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
     """Apply a speed other than `exact`, except for dtype and compilation, before the pipeline moves to its device.
 
     Optimisations that a family doesn't support are skipped with a message, once per process.
-
-    Raises:
-        UserError: torchao is missing, or the pipeline has no single denoiser.
     """
     import torch
     from diffusers import FirstBlockCacheConfig
@@ -82,11 +79,7 @@ def _quantize(network: Any, device: str) -> None:
 
 
 def set_attention(pipeline: Any, backend: str, device: str) -> None:
-    """Set an attention backend of diffusers in the denoiser of a loaded pipeline.
-
-    Raises:
-        UserError: the backend is not installed, needs a GPU, or doesn't support this denoiser.
-    """
+    """Set an attention backend of diffusers; raise a UserError if it is unavailable or doesn't fit the denoiser."""
     if backend == "sdpa":
         return  # diffusers' default
     key, name, network = "synthesis.generator.attention", type(pipeline).__name__, denoiser(pipeline)

@@ -17,13 +17,9 @@ MIN_BINNED_SIDE = 16
 
 
 def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
-    """Return the keyword arguments of a pipeline's calls, without prompts, generators and images.
+    """Return the arguments of all calls of a pipeline or, with `guided`, of its image-to-image pipeline.
 
-    Args:
-        pipeline: a loaded pipeline; with `guided`, the image-to-image one of its family.
-
-    Raises:
-        UserError: the pipeline is not text-to-image, or doesn't support a setting.
+    Raises a UserError if the pipeline is not text-to-image or doesn't support a setting.
     """
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(type(pipeline).__call__).parameters
     if not guided:

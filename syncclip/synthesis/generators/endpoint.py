@@ -67,12 +67,7 @@ class Endpoint:
         self.fingerprint = self.check()
 
     def check(self) -> str:
-        """Return the fingerprint (16 hex digits) of the model, from the server's description.
-
-        Raises:
-            UserError: the model is not the planned one, or the server rejects the request.
-            UnreachableError: there is no response, or it is invalid.
-        """
+        """Return the fingerprint (16 hex digits) of the served model; raise a UserError unless it is as planned."""
         name, url = self.settings.model, self.settings.pipeline
         models = self._call("/models", lambda data: {row["id"]: [row.get(key) for key in IDENTITY] for row in data})
         fingerprint = hashlib.sha256(json.dumps([name, models.get(name)]).encode()).hexdigest()[:16]
@@ -127,12 +122,7 @@ class Endpoint:
             ) from error
 
     def _request(self, method: str, url: str, body: object) -> tuple[int, bytes]:
-        """Return status and content of a response, after retries.
-
-        Raises:
-            HTTPError: all attempts failed.
-            UserError: the response is too large.
-        """
+        """Return status and content of a response; raise the last HTTPError after `RETRIES` retries."""
         for attempt in range(RETRIES + 1):
             pause = BACKOFF_SECONDS * (2**attempt + random.random())
             try:

@@ -33,11 +33,7 @@ LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
-    """Load the pipeline on `device`.
-
-    Raises:
-        UserError: it can't be read, a setting doesn't fit it, or the device is unavailable.
-    """
+    """Load the pipeline on `device`; raise a UserError if it is unreadable or doesn't fit the settings or device."""
     import diffusers
     import torch
     import transformers
@@ -87,15 +83,9 @@ def quiet(*libraries: Any) -> None:
 
 
 def load_pretrained(cls: Any, source: str, commit: str | None, label: str, **arguments: Any) -> Any:
-    """Call `from_pretrained` of a diffusers or transformers class, with cached files where possible.
+    """Call `from_pretrained` for a folder or, with a `commit`, a hub name, with cached files where possible.
 
-    Args:
-        source: a folder or, with `commit`, a hub name.
-        label: subject of messages, such as "generator 'stabilityai/sdxl-turbo'".
-        arguments: of `from_pretrained`.
-
-    Raises:
-        UserError: it can't be read.
+    Raises a UserError with subject `label` if that fails.
     """
     if commit:
         arguments["revision"] = commit
@@ -143,11 +133,7 @@ def _check_index(folder: Path) -> None:
 
 
 def find_scheduler(name: str) -> Any:
-    """Return a scheduler class of diffusers.
-
-    Raises:
-        UserError: there is none; the message suggests the nearest.
-    """
+    """Return a scheduler class of diffusers; raise a UserError with the nearest name if there is none."""
     import diffusers
 
     return _class_of(diffusers, name, "scheduler", "scheduler", "SchedulerMixin")
@@ -166,7 +152,7 @@ def _class_of(module: Any, name: str, kind: str, key: str, base: str) -> Any:
 
 
 def _compile(pipeline: Any, whole: bool) -> None:
-    """Compile the denoiser at its first call, as a `whole` or by its repeated blocks."""
+    """Compile the `whole` denoiser, or its repeated blocks, at the first call."""
     import torch
 
     network = denoiser(pipeline)

@@ -72,9 +72,9 @@ class GeneratorSettings(Settings):
     """Classifier-free guidance scale of guidance-distilled families (Flux, Qwen-Image); doubles the computation."""
     negative_prompt: str | None = None
     """Negative prompt for classifier-free guidance."""
-    height: int | None = Field(None, ge=8)
+    height: int | None = Field(None, ge=8, multiple_of=8)
     """Image height in pixels; None: the pipeline's default."""
-    width: int | None = Field(None, ge=8)
+    width: int | None = Field(None, ge=8, multiple_of=8)
     """Image width in pixels; None: the pipeline's default."""
     batch_size: int | Literal["auto"] = 8
     """Images per batch; part of the plan, since the last bits of an image depend on it. `auto`: measured before the
@@ -119,14 +119,6 @@ class GeneratorSettings(Settings):
     def _check_batch_size(cls, size: Any) -> Any:
         if size != "auto" and not (isinstance(size, int) and size >= 1):
             raise ValueError(f"{size!r} is not allowed; it must be a whole number, at least 1, or 'auto'")
-        return size
-
-    @field_validator("height", "width")
-    @classmethod
-    def _check_side(cls, size: int | None) -> int | None:
-        if size is not None and size % 8:
-            nearest = max(8, round(size / 8) * 8)
-            raise ValueError(f"{size} pixels is not a multiple of 8, which latent diffusion needs; try {nearest}")
         return size
 
     @model_validator(mode="after")

@@ -105,9 +105,10 @@ class TextEmbeddings:
         """Move the encoders to main memory, except while they encode texts that are not cached."""
         self._offload = True
         for pipeline in self._pipelines:
-            for name in _encoders(pipeline):
-                self._offloaded[name] = getattr(pipeline, name).to("cpu")
-                setattr(pipeline, name, None)
+            for name, part in pipeline.components.items():
+                if name.startswith("text_encoder") and part is not None:
+                    self._offloaded[name] = part.to("cpu")
+                    setattr(pipeline, name, None)
 
     def _run(self, arguments: Mapping[str, Any]) -> Any:
         """Call the pipeline's method, with its encoders on the device."""
@@ -186,7 +187,7 @@ class TextEmbeddings:
 
 
 def _names(arguments: Mapping[str, Any], stem: str) -> list[str]:
-    """Return those of the arguments `prompt`, `prompt_2`, … that are lists of texts."""
+    """Return the names of list-valued text arguments: `prompt`, `prompt_2`, …"""
     names = (stem, *(f"{stem}_{number}" for number in (2, 3, 4)))
     return [name for name in names if isinstance(arguments.get(name), list)]
 
@@ -200,10 +201,6 @@ def _options(arguments: Mapping[str, Any]) -> str:
     """Return all arguments except for the texts, as a string."""
     texts = {*_names(arguments, "prompt"), *_names(arguments, "negative_prompt")}
     return str({name: value for name, value in arguments.items() if name not in texts})
-
-
-def _encoders(pipeline: Any) -> list[str]:
-    return [name for name, part in pipeline.components.items() if name.startswith("text_encoder") and part is not None]
 
 
 def _bytes(rows: Mapping[int, Tensor]) -> int:

@@ -169,16 +169,9 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
 
 
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
-    """Return the commit of a repository in the local cache or, if it is not cached, on the hub.
+    """Return the commit of a repository that contains `file`, from the local cache or else from the hub.
 
-    Args:
-        name: a repository, such as `stabilityai/sdxl-turbo`.
-        revision: branch, tag or commit; None: the main branch.
-        file: a file of the repository.
-        label: subject of messages, such as "generator 'stabilityai/sdxl-turbo'".
-
-    Raises:
-        UserError: it doesn't exist, or the hub is unreachable.
+    Raises a UserError with subject `label` if it doesn't exist or the hub is unreachable.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -206,12 +199,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
 
 
 def cached(name: str, revision: str | None, file: str) -> Path:
-    """Return the path of a repository's file in the local cache, without contacting the hub.
-
-    Raises:
-        OSError: it is not cached.
-        ValueError: `name` is no valid repository name.
-    """
+    """Return the path of a repository's file in the local cache; raise an OSError if it is not cached."""
     import huggingface_hub
 
     return Path(huggingface_hub.hf_hub_download(name, file, revision=revision, local_files_only=True))

@@ -69,11 +69,7 @@ def caption(output: str, classname: str) -> str | None:
 
 
 def check_sentence(text: str) -> str:
-    """Return the sentence without surrounding space.
-
-    Raises:
-        ValueError: it is empty, or contains line breaks or other unprintable characters.
-    """
+    """Return the sentence without surrounding space; raise a ValueError unless it is one line of printable text."""
     text = text.strip()
     if not text or not text.isprintable():
         raise ValueError(f"{text!r} must be one line of printable text")

@@ -20,33 +20,21 @@ MAX_YAML_SENTENCES = 1_000_000
 
 
 def with_sentences(settings: PromptSettings) -> PromptSettings:
-    """Return the settings with sentences in place of files, and without strategies of weight 0.
-
-    Raises:
-        UserError: a file is missing or invalid, or its writer is not the recipe's.
-    """
+    """Replace the files of strategies by their sentences, and drop strategies of weight 0."""
     strategies = settings.strategies
     read = (_with_sentences(strategy, number) for number, strategy in enumerate(strategies) if strategy.weight)
     return settings.model_copy(update={"strategies": tuple(read)})
 
 
 def read_descriptions(url: str) -> dict[str, Sequence[str]]:
-    """Read class name -> sentences from a JSON or YAML file.
-
-    Raises:
-        UserError: the file is missing or invalid.
-    """
+    """Read class name -> sentences from a JSON or YAML file; raise a UserError if it is missing or invalid."""
     hint = "use a list of sentences per class, as in {cat: [a cat in the sun, a cat on a sofa]}"
     sentences: dict[str, Sequence[str]] = _read(url, dict[str, Sentences], hint)
     return sentences
 
 
 def read_captions(url: str) -> Captions:
-    """Read a caption file.
-
-    Raises:
-        UserError: the file is missing or invalid.
-    """
+    """Read a caption file; raise a UserError if it is missing or invalid."""
     captions: Captions = _read(url, Captions, "use a file written by `syncclip captions RECIPE --out FILE`")
     return captions
 
@@ -59,11 +47,7 @@ def _read(url: str, annotation: Any, hint: str) -> Any:
 
 
 def check_writer(captions: Captions, writer: WriterSettings, url: str) -> None:
-    """Check that a caption file was written with the recipe's settings.
-
-    Raises:
-        UserError: it was not.
-    """
+    """Raise a UserError unless a caption file was written with the recipe's settings."""
     for key, value in writer.model_dump().items():
         if (other := captions.writer.model_dump()[key]) != value:
             raise UserError(

@@ -21,7 +21,7 @@ OWN = "own"
 
 
 class PromptSettings(Settings):
-    """Prompts: templates, of which image k of a class uses number k modulo their count, or weighted strategies."""
+    """Prompts: class templates, used in turn, or a mixture of strategies."""
 
     name: Literal["template"] = "template"
     """Type of prompts; always `template`."""
@@ -92,11 +92,7 @@ def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str
 
 
 def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
-    """Check that all sentences belong to classes of the dataset, and that every class has sentences.
-
-    Raises:
-        ValueError: a class has no sentences, or a name is not a class.
-    """
+    """Raise a ValueError for sentences of unknown classes, and for classes without sentences."""
     own: dict[str, Mapping[str, Sequence[str]]] = {}
     for number, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:

@@ -47,11 +47,7 @@ class Writer:
         self.model = model.to(self.device).eval()
 
     def write(self, classname: str) -> tuple[str, ...]:
-        """Write up to `settings.captions` different captions of a class.
-
-        Raises:
-            UserError: all outputs were empty.
-        """
+        """Write up to `settings.captions` different captions; raise a UserError if all outputs were empty."""
         captions: dict[str, None] = {}
         for number in range(MAX_ROUNDS):
             for output in self._outputs(classname, number):
