@@ -109,9 +109,9 @@ def _seconds(generator: Generator, prompts: Sequence[str], size: int) -> float |
     best = float("inf")
     try:
         for _ in range(2):  # the first run includes one-time allocations
-            begun = time.perf_counter()
+            start = time.perf_counter()
             generator.generate(texts, range(size))
-            best = min(best, time.perf_counter() - begun)
+            best = min(best, time.perf_counter() - start)
             if best > BUDGET_SECONDS:
                 break
     except (torch.OutOfMemoryError, MemoryError):

@@ -40,7 +40,7 @@ Observer = Callable[[SynthesisStatus], None]
 
 
 def synthesise_set(
-    asked: Plan,
+    requested: Plan,
     url: str,
     pool: Pool = ONE_ACTOR,
     *,
@@ -54,7 +54,7 @@ def synthesise_set(
     Ray and the generator start only if shards are missing.
 
     Args:
-        asked: plan from `draft`; extends an existing dataset with fewer images.
+        requested: plan from `draft`; extends an existing dataset with fewer images.
         url: folder or URL, accessible from all machines of a cluster.
         pool: the actors.
         place_assets: writes the plan's assets, such as heads of filters, and returns the plan with their checksums.
@@ -67,20 +67,20 @@ def synthesise_set(
     """
     url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors run in other folders
     with ExitStack() as locks:
-        if not has_all(asked, url):
+        if not has_all(requested, url):
             locks.enter_context(storage.lock(url, "synth"))
         stored = read_plan(url)
         if stored is None and next(markers(url), None) is not None:
             raise UserError(f"{url} contains shards but no {PLAN_NAME}, so it can't be extended; use another folder")
-        plan = asked if stored is None else agreed_plan(asked, stored, url)
+        plan = requested if stored is None else agreed_plan(requested, stored, url)
         require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
         if place_assets is not None:
             plan = place_assets(plan, url)
-        images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(asked.images_per_class)}
+        images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(requested.images_per_class)}
         done = {stats.shard for stats in markers(url)}  # after `place_assets`, which takes minutes
         todo = [shard for shard in images if shard not in done]
         if not todo:
-            summary = _read_back(asked, url)
+            summary = _read_back(requested, url)
             if read_index(url, owner=plan.owner) is None:
                 with suppress(UserError), storage.lock(url, "synth"):  # the folder may be read-only
                     index_set(url, plan.owner)
@@ -95,26 +95,26 @@ def synthesise_set(
         if plan != stored:
             write_plan(plan, url)
         job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
-        return _read_back(asked, url, _generate(job, located, show, observe))
+        return _read_back(requested, url, _generate(job, located, show, observe))
 
 
-def files_of(asked: Plan) -> Iterator[str]:
+def files_of(requested: Plan) -> Iterator[str]:
     """Yield the file names of the plan's dataset."""
     yield PLAN_NAME
-    for shard in asked.shards(asked.images_per_class):
+    for shard in requested.shards(requested.images_per_class):
         yield from (shard_name(shard), table_name(shard), stats_name(shard))
 
 
-def has_all(asked: Plan, url: str) -> bool:
+def has_all(requested: Plan, url: str) -> bool:
     """Return whether all files of the plan's dataset exist, from one listing."""
-    return storage.sizes(url).keys() >= set(files_of(asked))
+    return storage.sizes(url).keys() >= set(files_of(requested))
 
 
-def _read_back(asked: Plan, url: str, work: Work | None = None) -> SetSummary:
+def _read_back(requested: Plan, url: str, work: Work | None = None) -> SetSummary:
     """Sum up the dataset, and check that no file was removed during the run."""
     plan = read_plan(url)
     summary = None if plan is None else summarise(plan, url, work)
-    storage.require(url, (*files_of(asked), SUMMARY_NAME))
+    storage.require(url, (*files_of(requested), SUMMARY_NAME))
     assert summary is not None
     return summary
 

@@ -44,8 +44,8 @@ class GeneratedShard(NamedTuple):
     """Class id -> main reason, for classes without an accepted image."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
-    begun: float
-    """Start of its generation in seconds since the epoch, moved by the time spent waiting for another shard."""
+    started: float
+    """Start of the generation in seconds since the epoch, excluding the time spent waiting for another shard."""
 
 
 @dataclass
@@ -133,7 +133,7 @@ class _Selection:
         for row, candidate in enumerate(score(entries, batch, self.filters, self.plan.jpeg_quality, clock)):
             entry, reason = candidate.entry, candidate.reason
             previous = self.best.get(entry.index)
-            # More passed filters are better; for the same number, a higher score.
+            # An attempt is better if it passes more filters or, for the same number, scores higher.
             if previous is None or (candidate.passed, candidate.score) > (previous.passed, previous.score):
                 self.best[entry.index] = candidate
                 accepted += [row] if reason is None else []
@@ -158,7 +158,7 @@ class _Selection:
         kept = [best[i] for i in plan.shard_range(self.shard) if best[i].reason is None or plan.keep == "best"]
         samples = [_sample(plan, candidate) for candidate in kept]
         return GeneratedShard(
-            samples, dict(self._rejects), clock.seconds, main_reasons, self._gallery.rejects, clock.begun
+            samples, dict(self._rejects), clock.seconds, main_reasons, self._gallery.rejects, clock.started
         )
 
 
@@ -166,21 +166,21 @@ class Clock:
     """Time of a shard by stage."""
 
     def __init__(self) -> None:
-        self.begun = math.inf
+        self.started = math.inf
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
         """Add the duration of the block to a stage."""
-        self.begun = min(self.begun, time.time())
-        begun = time.perf_counter()
+        self.started = min(self.started, time.time())
+        started = time.perf_counter()
         yield
-        self.add(stage, time.perf_counter() - begun)
+        self.add(stage, time.perf_counter() - started)
 
     def skip_waiting(self) -> None:
         """Move the start by the time since the first batch was generated, in which another shard was filtered."""
         if "generate" in self.seconds:
-            self.begun = max(self.begun, time.time() - self.seconds["generate"])
+            self.started = max(self.started, time.time() - self.seconds["generate"])
 
     def add(self, stage: str, seconds: float) -> None:
         """Add seconds to a stage."""

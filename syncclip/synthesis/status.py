@@ -61,8 +61,8 @@ class SynthesisStatus(JobStatus):
         """Add the report of a shard of `images` planned images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
         self._recent = (*self._recent, report.worker)[-2 * self.most :]
-        begun = min(self._first.values())
-        self.elapsed = max(self.elapsed, report.ended - begun)
+        first = min(self._first.values())
+        self.elapsed = max(self.elapsed, report.ended - first)
         for stage in self._seconds:
             self._seconds[stage] += getattr(report, stage)
         if report.error:
@@ -77,7 +77,7 @@ class SynthesisStatus(JobStatus):
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
         # Available time: of each process since its first shard, together at most that of `most` actors.
-        total = min(self.most * self.elapsed, sum(begun + self.elapsed - first for first in self._first.values()))
+        total = min(self.most * self.elapsed, sum(first + self.elapsed - start for start in self._first.values()))
         shares = {name: round(min(1.0, spent / total), 4) if total else 0.0 for name, spent in self._seconds.items()}
         self.computed = shares.pop(COMPUTED)
         self.busy = shares

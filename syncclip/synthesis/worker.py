@@ -78,7 +78,7 @@ class ShardWorker(Worker[GeneratedShard]):
             **{stage: round(seconds, 4) for stage, seconds in result.seconds.items()},
             "images": len(result.samples),
             "rejects": json.dumps(result.rejects),
-            "started": result.begun,
+            "started": result.started,
             "classes_without_accepted": json.dumps(result.classes_without_accepted),
         }
 

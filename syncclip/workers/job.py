@@ -1,6 +1,6 @@
 """A job over shards: the worker that runs in each actor, and the driver loop that retries failed shards.
 
-A shard is done once its marker is on storage. Its bytes don't depend on the actor, the order or the number of attempts.
+A shard is done once its marker is in storage. Its bytes don't depend on the actor, the order or the number of attempts.
 """
 
 from __future__ import annotations
@@ -88,19 +88,19 @@ class Worker(ABC, Generic[Result]):
 
     def commit(self, computation: Computation[Result]) -> Report:
         """Finish a shard and write it."""
-        report, finish, begun = computation.report, computation.finish, time.time()
+        report, finish, computed = computation.report, computation.finish, time.time()
         if finish is not None:
             try:
                 try:
                     result = finish()
                 finally:
-                    begun = time.time()
+                    computed = time.time()
                 report = report._replace(**self.summary(result))
-                self.write(result, report, begun - report.started)
+                self.write(result, report, computed - report.started)
             except Exception as error:
                 report = failed(report, error)
         ended = time.time()
-        return report._replace(write=ended - begun, ended=ended)
+        return report._replace(write=ended - computed, ended=ended)
 
 
 class Job(Protocol):

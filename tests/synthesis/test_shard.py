@@ -192,11 +192,11 @@ def test_the_next_shard_is_generated_while_one_is_filtered(make_plan: MakePlan, 
         second = threads.submit(lambda: begin_shard(plan, 1, generator, [patient])())
         overlapped = [first(), second.result()]
     for shard, expected in zip(overlapped, separate, strict=True):
-        assert shard._replace(seconds={}, begun=0.0) == expected._replace(seconds={}, begun=0.0)
+        assert shard._replace(seconds={}, started=0.0) == expected._replace(seconds={}, started=0.0)
         assert shard.seconds["computed"] == expected.seconds["computed"]
     shards = [index // 15 for index in patient.scored]
     assert shards == sorted(shards), "filters see one shard at a time"
-    assert overlapped[0].begun <= overlapped[1].begun
+    assert overlapped[0].started <= overlapped[1].started
 
 
 def test_a_failed_shard_does_not_affect_the_next(make_plan: MakePlan) -> None:
@@ -236,4 +236,4 @@ def test_the_time_of_a_shard_excludes_waiting_for_another(make_plan: MakePlan) -
         end = time.time()
         released.set()
         first.result()
-        assert second.result().begun >= end - second.result().seconds["generate"]
+        assert second.result().started >= end - second.result().seconds["generate"]

@@ -22,7 +22,7 @@ from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 
 INT8_LAYERS = re.compile(r"attn|\bff|mlp|blocks\.\d+\.proj_out")
-"""Names of layers applied to all tokens; int8 kernels need more rows than the other layers have."""
+"""Names of layers applied to all tokens; inputs of the other layers have too few rows for int8 kernels."""
 
 MISSES = "fxgraph_cache_miss"
 """torch's counter of graphs compiled by this process."""

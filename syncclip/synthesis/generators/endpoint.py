@@ -110,8 +110,8 @@ class Endpoint:
         text = printable(" ".join(content[:10_000].decode(errors="replace").split()))
         response = f"{url} returned {status}: {text[:200]}"
         if status != 200:
-            kind = UnreachableError if status in BUSY else UserError
-            raise kind(f"{response}; {REMEDIES.get(status, remedy)}")
+            error_class = UnreachableError if status in BUSY else UserError
+            raise error_class(f"{response}; {REMEDIES.get(status, remedy)}")
         try:
             return parse(json.loads(content)["data"])
         except UserError:

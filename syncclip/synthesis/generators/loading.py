@@ -70,7 +70,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
         ) from error
     set_attention(pipeline, settings.attention, device)
     if settings.compile:
-        _compile(pipeline, whole=settings.speed == "exact")
+        _compile(pipeline, by_blocks=settings.speed != "exact")
     return pipeline
 
 
@@ -139,20 +139,20 @@ def find_scheduler(name: str) -> Any:
     return _class_of(diffusers, name, "scheduler", "scheduler", "SchedulerMixin")
 
 
-def _class_of(module: Any, name: str, kind: str, key: str, base: str) -> Any:
+def _class_of(module: Any, name: str, noun: str, key: str, base: str) -> Any:
     """Return the class `name` of a module; an error unless it is a subclass of diffusers' `base`."""
     import diffusers
 
     cls = getattr(module, name, None)
     if not (isinstance(cls, type) and issubclass(cls, getattr(diffusers, base))):
-        near = nearest(name, [entry for entry in dir(module) if entry.endswith(kind.capitalize())])
+        near = nearest(name, [entry for entry in dir(module) if entry.endswith(noun.capitalize())])
         hint = f"did you mean {near!r}?" if near else f"use a subclass of diffusers' {base}"
-        raise UserError(f"synthesis.generator.{key}: {module.__name__} has no {kind} {name!r}; {hint}")
+        raise UserError(f"synthesis.generator.{key}: {module.__name__} has no {noun} {name!r}; {hint}")
     return cls
 
 
-def _compile(pipeline: Any, whole: bool) -> None:
-    """Compile the `whole` denoiser, or its repeated blocks, at the first call."""
+def _compile(pipeline: Any, by_blocks: bool) -> None:
+    """Compile the denoiser, or its repeated blocks if it has any, at the first call."""
     import torch
 
     network = denoiser(pipeline)
@@ -163,8 +163,8 @@ def _compile(pipeline: Any, whole: bool) -> None:
     # With dynamic shapes, torch compiles one kernel for all sizes at the second size, so that the last bits of an image
     # depend on previous batches.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-    blocks = not whole and bool(getattr(network, "_repeated_blocks", None))
-    (network.compile_repeated_blocks if blocks else network.compile)(backend=BACKEND, dynamic=False)
+    by_blocks = by_blocks and bool(getattr(network, "_repeated_blocks", None))
+    (network.compile_repeated_blocks if by_blocks else network.compile)(backend=BACKEND, dynamic=False)
 
 
 def _use_private_cache() -> None:

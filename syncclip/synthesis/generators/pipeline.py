@@ -134,9 +134,9 @@ class Generator:
         import torch
 
         if not self.device.startswith("cuda"):
-            begun = time.thread_time()
+            start = time.thread_time()
             yield
-            self.computed += time.thread_time() - begun
+            self.computed += time.thread_time() - start
             return
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         first.record()
