@@ -1,4 +1,4 @@
-"""Measurements on the target device: the batch size of a plan, its throughput, and the effect of a speed."""
+"""Measurements on the target device: fastest batch size, throughput, and the effect of a speed."""
 
 from __future__ import annotations
 
@@ -24,33 +24,23 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 BUDGET_SECONDS = 60.0
-"""Time after which no further batch size is tried."""
+"""Time after which no larger batch is measured."""
 
 MIN_SPEEDUP = 1.05
-"""Speed-up per image that a larger batch needs to be preferred."""
+"""Minimum speed-up per image for which a larger batch is preferred."""
 
 TRIAL_STEPS = 4
-"""Denoising steps of a trial, enough to outweigh the decoder."""
+"""Denoising steps of a trial, in which the denoiser takes longer than the decoder."""
 
 MAX_CPU_BATCH = 32
-"""Larger batches save nothing on a CPU and take its memory."""
+"""Maximum batch size on a CPU, where larger batches are no faster."""
 
 PROBE_BATCHES = 3
 """Batches of the measured shard."""
 
-Stopwatch = Callable[[int], float | None]
-"""Batch size -> seconds per batch; None: out of memory."""
-
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
-    """The plan of a new dataset with a measured `batch_size` in place of `auto`.
-
-    It is measured once, in a Ray task with the resources of an actor. The stored plan keeps it, so that later runs
-    generate the same batches.
-
-    Raises:
-        UserError: the generator can't be loaded or run.
-    """
+    """Replace the batch size `auto` of a plan by the fastest, measured in a Ray task with an actor's resources."""
     import ray
 
     with ray_session():
@@ -77,45 +67,30 @@ def _measure_batch_size(plan_text: str, generator: GeneratorSettings, device: st
 def with_batch_size(
     settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str], largest: int
 ) -> GeneratorSettings:
-    """The settings with the fastest `batch_size` on this device in place of `auto`.
-
-    Generates for about `BUDGET_SECONDS`.
-
-    Args:
-        device: the device that will generate, on this machine.
-        fingerprint: of the weights, from `locate`.
-        prompts: repeated as needed.
-        largest: upper bound, the images of a shard.
-
-    Raises:
-        UserError: the generator can't be loaded, or a single image doesn't fit into memory.
-    """
+    """Replace `auto` by the fastest batch size on this device, at most `largest`; `prompts` are repeated as needed."""
     if settings.batch_size != "auto":
         return settings
     trial = settings.model_copy(update={"steps": min(settings.steps, TRIAL_STEPS), "guide": None})
-    stopwatch = _stopwatch(Generator(trial, device, fingerprint), prompts)
+    generator = Generator(trial, device, fingerprint)
     sizes = [size for size in even_parts(largest) if device.startswith("cuda") or size <= MAX_CPU_BATCH]
-    return settings.model_copy(update={"batch_size": best_batch(sizes, stopwatch)})
+    size = best_batch(sizes, lambda size: _seconds(generator, prompts, size))
+    return settings.model_copy(update={"batch_size": size})
 
 
 def even_parts(total: int) -> list[int]:
-    """Sizes from 1 to `total` that cut a shard into equal batches, each about twice the previous one."""
+    """Return batch sizes from 1 to `total`, each about twice the previous one, that divide a shard evenly."""
     return sorted({-(-total // 2**halvings) for halvings in range(total.bit_length() + 1)})
 
 
-def best_batch(sizes: Sequence[int], stopwatch: Stopwatch, budget: float = BUDGET_SECONDS) -> int:
-    """The smallest of ascending batch sizes to which no larger one is `MIN_SPEEDUP` times as fast per image.
+def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], budget: float = BUDGET_SECONDS) -> int:
+    """Return the smallest of ascending batch sizes that is, per image, within `MIN_SPEEDUP` of the fastest one.
 
-    Raises:
-        UserError: the smallest doesn't fit into memory.
+    `stopwatch` measures a batch in seconds; None: out of memory.
     """
     costs: dict[int, float] = {}
     spent = 0.0
     for size in sizes:
-        if spent > budget:
-            break
-        seconds = stopwatch(size)
-        if seconds is None:
+        if spent > budget or (seconds := stopwatch(size)) is None:
             break
         spent += seconds
         costs[size] = seconds / size
@@ -126,38 +101,36 @@ def best_batch(sizes: Sequence[int], stopwatch: Stopwatch, budget: float = BUDGE
     return next(size for size, cost in costs.items() if cost <= min(costs.values()) * MIN_SPEEDUP)
 
 
-def _stopwatch(generator: Generator, prompts: Sequence[str]) -> Stopwatch:
+def _seconds(generator: Generator, prompts: Sequence[str], size: int) -> float | None:
+    """Measure a batch; None: out of memory."""
     import torch
 
-    def seconds(size: int) -> float | None:
-        texts = [prompts[i % len(prompts)] for i in range(size)]
-        best = float("inf")
-        try:
-            for _ in range(2):  # the first run includes one-time allocations
-                begun = time.perf_counter()
-                generator.generate(texts, range(size))  # returns when the images are on the CPU
-                best = min(best, time.perf_counter() - begun)
-                if best > BUDGET_SECONDS:
-                    break
-        except (torch.OutOfMemoryError, MemoryError):
-            torch.cuda.empty_cache()
-            return None
-        return best
-
-    return seconds
+    texts = [prompts[i % len(prompts)] for i in range(size)]
+    best = float("inf")
+    try:
+        for _ in range(2):  # the first run includes one-time allocations
+            start = time.perf_counter()
+            generator.generate(texts, range(size))
+            best = min(best, time.perf_counter() - start)
+            if best > BUDGET_SECONDS:
+                break
+    except (torch.OutOfMemoryError, MemoryError):
+        torch.cuda.empty_cache()
+        return None
+    return best
 
 
 class Effect(NamedTuple):
-    """Effect of a speed on a batch, relative to `exact` in fp32 with the same prompts and seeds."""
+    """Effect of a speed on a batch, compared with `exact` in fp32 for the same prompts and seeds."""
 
     difference: float
-    """Mean absolute difference of the pixels, of 255."""
+    """Mean absolute difference of the pixels, from 0 to 255."""
     gain: float
     """Speed-up."""
 
 
 def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str]) -> Effect | None:
-    """Generate a batch at speed `exact` and at that of the settings; None where one doesn't fit into memory."""
+    """Measure the effect of the settings' speed; None: out of memory."""
     images, seconds, size = [], [], int(settings.batch_size)
     exact = settings.model_copy(update={"speed": "exact", "dtype": "fp32", "compile": False})
     for variant in (exact, settings):
@@ -165,7 +138,7 @@ def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: 
             generator = Generator(variant, device, fingerprint)
         except UserError:
             return None
-        if (elapsed := _stopwatch(generator, prompts)(size)) is None:
+        if (elapsed := _seconds(generator, prompts, size)) is None:
             return None
         batch = generator.generate([prompts[i % len(prompts)] for i in range(size)], range(size))
         images.append(np.stack([np.asarray(image, float) for image in batch]))
@@ -175,16 +148,16 @@ def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: 
 
 
 class Rate(NamedTuple):
-    """Measurements of one actor that generates a plan on this machine."""
+    """Throughput and memory of one actor on this machine."""
 
     images: float
-    """Throughput in finished images per second: generated, filtered, retried, encoded and written."""
+    """Finished images per second: generated, filtered, retried, encoded and written."""
     image_bytes: float
     """Bytes per image, including its share of the tar."""
     rejected: float
     """Rejected images per finished image."""
     load: float
-    """Additional seconds of the first shard, to load weights and warm the device up."""
+    """Additional seconds of the first shard, for loading and warm-up."""
     memory: int | None = None
     """Peak GPU memory in bytes."""
     effect: Effect | None = None
@@ -192,19 +165,18 @@ class Rate(NamedTuple):
 
 
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:
-    """Generate a shard of `PROBE_BATCHES` batches twice, with the plan's generator and filters.
+    """Measure the throughput of the plan's generator and filters on `PROBE_BATCHES` batches, after a warm-up run.
 
-    The first run loads the weights and warms the device up, the second is measured. Rejected images are retried in
-    smaller batches than those of a full shard, so many rejects make the throughput slightly too low.
+    Rejected images are retried in smaller batches than those of a full shard, so with many rejects the throughput is
+    slightly underestimated.
 
     Args:
-        plan: its batch size is measured first where it is `auto`.
-        folder: a temporary one with the files of generator and filters (`synthetic_sets.prepare.with_assets`).
+        folder: a temporary folder with the plan's assets (`synthetic_sets.prepare.with_assets`).
         num_gpus: GPUs per actor; 0 generates on the CPU.
         options: fsspec options of URLs that the filters read.
 
     Raises:
-        UserError: the generator can't be found or can't generate here.
+        UserError: the generator is missing or can't generate here.
     """
     import torch
 

@@ -1,13 +1,13 @@
-"""Captions of all classes, written by a pool of language models: a part per class, then one file.
+"""Captions of all classes, written by a pool of actors: a part per class, then one file.
 
-A row of the pool is a class. Its captions depend on no other class, so neither the number of actors nor a kill changes
-a byte of the file.
+The captions of a class do not depend on other classes, so the file does not depend on the number of actors or kills.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 PARTS = ".parts"
-"""Suffix of the folder beside the file that holds a part per class until all are written."""
+"""Suffix of the temporary folder beside the file, with one part per class."""
 
 
 class Part(Settings):
@@ -41,7 +41,7 @@ class Part(Settings):
 
 @dataclass(frozen=True)
 class _Job:
-    """Captions to write, as they are sent to actors. A class's number is its position in `names`."""
+    """The classes without captions; the number of a class is its position in `names`."""
 
     settings: WriterSettings
     names: Sequence[str]
@@ -56,14 +56,14 @@ class _Job:
         return self.url + PARTS
 
     def path(self, name: str) -> str:
-        """URL of a class's part."""
+        """Return the URL of a class's part."""
         return storage.join(self.folder, hashlib.sha256(name.encode()).hexdigest()[:24] + ".json")
 
     def parts(self, report: Callable[[str], object] | None = None) -> dict[str, Part]:
-        """Class -> its part, for intact parts by this writer.
+        """Return class -> part, for intact parts with these settings.
 
         Args:
-            report: called with a message for each part that is damaged, or another class's.
+            report: called with a message for each other part.
         """
         report = report or (lambda _: None)
         existing = storage.sizes(self.folder)
@@ -74,23 +74,25 @@ class _Job:
             try:
                 part = Part.model_validate_json(texts.get(url, b""))
             except ValidationError:
-                report(f"{url} is damaged; the captions of class {name!r} are written again")
+                report(f"{url} is damaged; writing the captions of class {name!r} again")
                 continue
             if part.classname != name:
-                report(f"{url} holds captions of class {part.classname!r}; those of {name!r} are written again")
+                report(f"{url} has captions of class {part.classname!r}; writing those of {name!r} again")
             elif part.writer == self.settings:
                 parts[name] = part
         return parts
 
     def remaining(self, report: Callable[[str], object] | None = None) -> list[int]:
-        """Classes without a part; `report` as in `parts`."""
+        """Return the classes without a part; `report` as in `parts`."""
         parts = self.parts(report)
         return [number for number, name in enumerate(self.names) if name not in parts]
 
     def failure(self, number: int, cause: str, remaining: int) -> str:
-        """The error message for a class that failed permanently."""
+        """Return the error message for a class that failed permanently."""
         done, name = len(self.names) - remaining, self.names[number]
-        return f"{self.url}: no captions of class {name!r}: {cause}; the same command keeps those of {done} others"
+        return (
+            f"{self.url}: no captions of class {name!r}: {cause}; run the same command to resume ({done} others done)"
+        )
 
 
 def write_captions(
@@ -101,12 +103,12 @@ def write_captions(
     Existing captions stay, including manual edits. After a kill the same call resumes.
 
     Args:
-        url: the file; visible to all machines, where several write.
-        pool: the actors; a single one without a GPU or cluster runs in this process.
-        threads: torch threads per actor; the last bits of its numbers, and so single words, depend on them.
+        url: the file, accessible from all machines of a cluster.
+        pool: the actors; a single one without GPU or cluster runs in this process.
+        threads: torch threads per actor; single words may depend on them.
 
     Raises:
-        UserError: the file is by another writer, the model can't be loaded, or it returned no captions.
+        UserError: the file was written with other settings, the model can't be loaded, or it returned no captions.
     """
     names, url = list(dict.fromkeys(classnames)), absolute(url)
     existing = _existing(settings, url)
@@ -119,8 +121,17 @@ def write_captions(
         with storage.lock(url + PARTS, "captions") as hold:
             job = _Job(settings, missing, url, None if local else pool.device, threads, hold.token)
             todo = job.remaining(print_message)
-            with Progress(len(names), "classes", "captions", done=len(names) - len(todo)) as line:
-                for report in _reports(job, todo, pool, local):
+            on_pool = bool(todo) and not local
+            if on_pool:
+                check_capacity(pool, threads)
+            worker = partial(CaptionWorker, job)
+            with (
+                Progress(len(names), "classes", "captions", done=len(names) - len(todo)) as line,
+                ray_session() if on_pool else nullcontext(),
+            ):
+                for report in run_job(
+                    job, todo, worker, pool, threads, folder=job.folder, lock_token=job.lock_token, local=local
+                ):
                     line.update(0 if report.error else 1)
             parts = job.parts()
         storage.write_document(url, _merged(existing, parts, names, url))
@@ -129,30 +140,18 @@ def write_captions(
 
 
 def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str], url: str) -> Captions:
-    """Existing and new captions in the order of the classes; other classes last."""
+    """Return existing and new captions in the order of the classes, other classes last."""
     weights = {part.weights for part in parts.values()} | ({existing.weights} if existing.sentences else set())
     if len(weights) > 1:
         model = existing.writer.model
-        raise UserError(f"{url}: other weights of {model!r} wrote some of these; write into another file")
+        raise UserError(f"{url}: some captions were written with other weights of {model!r}; use another file")
     sentences = {**{name: part.sentences for name, part in parts.items()}, **existing.sentences}
     order = [*names, *(name for name in sentences if name not in names)]
     return Captions(writer=existing.writer, weights=weights.pop(), sentences={name: sentences[name] for name in order})
 
 
-def _reports(job: _Job, todo: Sequence[int], pool: Pool, local: bool) -> Iterator[Report]:
-    worker = partial(CaptionWorker, job)
-    if local:
-        yield from run_job(
-            job, todo, worker, pool, job.threads, folder=job.folder, lock_token=job.lock_token, local=True
-        )
-    elif todo:
-        check_capacity(pool, job.threads)
-        with ray_session():
-            yield from run_job(job, todo, worker, pool, job.threads, folder=job.folder, lock_token=job.lock_token)
-
-
 class CaptionWorker(Worker[Part]):
-    """An actor's worker that writes the captions of classes."""
+    """Writes the captions of classes in an actor."""
 
     def __init__(self, job: _Job) -> None:
         super().__init__(job.threads)
@@ -174,7 +173,7 @@ class CaptionWorker(Worker[Part]):
 
 
 def _existing(settings: WriterSettings, url: str) -> Captions:
-    """The captions of the file; none where there is no file."""
+    """Return the captions of the file, if it exists."""
     captions = read_captions(url) if storage.exists(url) else Captions(writer=settings)
     check_writer(captions, settings, url)
     return captions

@@ -1,14 +1,11 @@
-"""The driver of a synthesis: the difference of plan and markers goes out to the pool, small reports come back.
-
-A row of the pool is one shard. Which actor generates a shard, in which order and how often changes no byte of it.
-"""
+"""The driver of a synthesis: sends the shards without a marker to the pool of actors, and counts their reports."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,14 +34,13 @@ from syncclip.synthesis.status import (
 from syncclip.synthesis.summary import SUMMARY_NAME, SetSummary, Work, summarise
 from syncclip.synthesis.worker import ShardWorker
 from syncclip.workers.job import check_capacity, run_job
-from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 Observer = Callable[[SynthesisStatus], None]
 
 
 def synthesise_set(
-    asked: Plan,
+    requested: Plan,
     url: str,
     pool: Pool = ONE_ACTOR,
     *,
@@ -52,43 +48,45 @@ def synthesise_set(
     show: bool = True,
     observe: Observer | None = None,
 ) -> SetSummary:
-    """Generate the missing shards of the synthetic dataset at `url`, and sum it up.
+    """Generate the missing shards of the synthetic dataset at `url`, and return its totals.
 
-    A kill loses the shards in flight; the same call then completes the dataset to the same bytes, and generates no
-    committed shard twice. Where nothing is missing, neither Ray nor the generator is started.
+    After a crash the same call completes the dataset to the same bytes; only the shards in flight are generated again.
+    Ray and the generator start only if shards are missing.
 
     Args:
-        asked: from `draft`. An existing dataset grows to its size; fewer images than exist are fine.
-        url: folder or prefix; visible to all machines, where several generate.
+        requested: plan from `draft`; extends an existing dataset with fewer images.
+        url: folder or URL, accessible from all machines of a cluster.
         pool: the actors.
-        place_assets: writes what the plan needs into the folder, and returns the plan with checksums.
-        show: whether to show progress on stderr.
+        place_assets: writes the plan's assets, such as heads of filters, and returns the plan with their checksums.
+        show: show progress on stderr.
         observe: called with the status after each shard.
 
     Raises:
-        UserError: the generator is missing, the folder holds another plan or can't be written, there are too few CPUs
-            or GPUs, or a shard failed permanently; committed shards stay.
+        UserError: the generator is missing, the folder contains another plan or is read-only, there are too few CPUs or
+            GPUs, or a shard failed permanently; committed shards stay.
     """
-    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors may run in another folder
+    url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors run in other folders
     with ExitStack() as locks:
-        if not has_all(asked, url):
+        if not has_all(requested, url):
             locks.enter_context(storage.lock(url, "synth"))
         stored = read_plan(url)
         if stored is None and next(markers(url), None) is not None:
-            raise UserError(f"{url} holds shards but no {PLAN_NAME}, so it can't be extended; use another folder")
-        plan = asked if stored is None else agreed_plan(asked, stored, url)
+            raise UserError(f"{url} contains shards but no {PLAN_NAME}, so it can't be extended; use another folder")
+        plan = requested if stored is None else agreed_plan(requested, stored, url)
         require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
         if place_assets is not None:
             plan = place_assets(plan, url)
-        images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(asked.images_per_class)}
-        done = {stats.shard for stats in markers(url)}  # read late: placing takes long, and others may commit meanwhile
+        images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(requested.images_per_class)}
+        done = {stats.shard for stats in markers(url)}  # after `place_assets`, which takes minutes
         todo = [shard for shard in images if shard not in done]
         if not todo:
-            summary = _read_back(asked, url)
-            _ensure_index(url, plan.owner)
+            summary = _read_back(requested, url)
+            if read_index(url, owner=plan.owner) is None:
+                with suppress(UserError), storage.lock(url, "synth"):  # the folder may be read-only
+                    index_set(url, plan.owner)
             mark_complete(url, summary.images, summary.planned, plan.owner)
             return summary
-        hold = locks.enter_context(storage.lock(url, "synth"))  # also where shards looked complete but are damaged
+        hold = locks.enter_context(storage.lock(url, "synth"))  # not yet locked if only markers are damaged
         located = locate(plan.generator, plan.weights)
         plan = plan.model_copy(update={"weights": located.fingerprint})
         check_capacity(pool, plan.threads)
@@ -97,40 +95,33 @@ def synthesise_set(
         if plan != stored:
             write_plan(plan, url)
         job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
-        return _read_back(asked, url, _generate(job, located, show, observe))
+        return _read_back(requested, url, _generate(job, located, show, observe))
 
 
-def _ensure_index(url: str, owner: str) -> None:
-    """Write the missing index of a complete dataset, as after a kill, unless it is read-only."""
-    if read_index(url, owner=owner) is None:
-        with suppress(UserError), storage.lock(url, "synth"):
-            index_set(url, owner)
-
-
-def files_of(asked: Plan) -> Iterator[str]:
-    """Names of the files of the plan's dataset."""
+def files_of(requested: Plan) -> Iterator[str]:
+    """Yield the file names of the plan's dataset."""
     yield PLAN_NAME
-    for shard in asked.shards(asked.images_per_class):
+    for shard in requested.shards(requested.images_per_class):
         yield from (shard_name(shard), table_name(shard), stats_name(shard))
 
 
-def has_all(asked: Plan, url: str) -> bool:
-    """Whether all files of the plan's dataset exist; one listing."""
-    return storage.sizes(url).keys() >= set(files_of(asked))
+def has_all(requested: Plan, url: str) -> bool:
+    """Return whether all files of the plan's dataset exist, from one listing."""
+    return storage.sizes(url).keys() >= set(files_of(requested))
 
 
-def _read_back(asked: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Sum up what the folder contains now; an error where a file was removed meanwhile."""
+def _read_back(requested: Plan, url: str, work: Work | None = None) -> SetSummary:
+    """Sum up the dataset, and check that no file was removed during the run."""
     plan = read_plan(url)
     summary = None if plan is None else summarise(plan, url, work)
-    storage.require(url, (*files_of(asked), SUMMARY_NAME))
+    storage.require(url, (*files_of(requested), SUMMARY_NAME))
     assert summary is not None
     return summary
 
 
 @dataclass(frozen=True)
 class _Job:
-    """The missing shards of a synthetic dataset, and the pool that generates them."""
+    """The missing shards of a synthetic dataset."""
 
     plan: Plan
     url: str
@@ -141,15 +132,15 @@ class _Job:
     lock_token: str
     """Token of the lock under which actors write."""
     new: bool
-    """Whether the dataset starts here; if nothing is generated, its plan is removed again."""
+    """Whether this run created the dataset; its plan is removed again if no shard is generated."""
 
     def remaining(self) -> list[int]:
-        """Shards without a marker."""
+        """Return the shards without a marker."""
         done = {stats.shard for stats in markers(self.url, owner=self.plan.owner)}
         return [shard for shard in self.images if shard not in done]
 
     def failure(self, shard: int, cause: str, remaining: int) -> str:
-        """The error message for a shard that failed permanently."""
+        """Return the error message for a shard that failed permanently."""
         count = len(self.images)
         return (
             f"shard {shard_name(shard)} could not be generated: {cause}; {count - remaining} of {count} shards are "
@@ -157,7 +148,7 @@ class _Job:
         )
 
     def worker(self, located: Located) -> Callable[[], ShardWorker]:
-        """The factory of an actor's worker, which may run in another folder and on another machine."""
+        """Return the factory of an actor's worker, with absolute paths."""
         plan = self.plan
         paths = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
         placed = plan.model_copy(update=paths).model_dump_json()
@@ -166,57 +157,42 @@ class _Job:
 
 
 def _generate(job: _Job, located: Located, show: bool, observe: Observer | None) -> Work:
-    """Generate the shards of `todo`, and rewrite the index."""
-    forget_index(job.url)
-    planned = sum(job.images.values())
-    missing = sum(job.images[shard] for shard in job.todo)
+    """Generate the shards `todo`, report progress, and write the index."""
+    plan, url, began = job.plan, job.url, time.monotonic()
+    forget_index(url)
+    planned, missing = sum(job.images.values()), sum(job.images[shard] for shard in job.todo)
     status = SynthesisStatus.begin(planned=planned, images=planned - missing, most=min(job.pool.size[1], len(job.todo)))
-    worker = job.worker(located)
-    began = time.monotonic()
+    monitor = RejectionMonitor(plan, markers(url, owner=plan.owner))
     generating = False
     try:
-        with _watched(job, status, show, observe) as count:
-            check_capacity(job.pool, job.plan.threads)
+        with ExitStack() as stack:
+            stack.enter_context(keep_status_file(storage.join(url, STATUS_NAME), status, plan.owner))
+            line = stack.enter_context(Progress(planned, "images", "synth", done=status.images)) if show else None
+            stack.enter_context(ray_session())
+            metrics = SynthesisMetrics(url)
+            stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL_SECONDS))
+            check_capacity(job.pool, plan.threads)
             generating = True
             for report in run_job(
-                job, job.todo, worker, job.pool, job.plan.threads, folder=job.url, lock_token=job.lock_token
+                job, job.todo, job.worker(located), job.pool, plan.threads, folder=url, lock_token=job.lock_token
             ):
-                count(report)
+                images = job.images[report.shard]
+                status.count(report, images)
+                metrics.count(report, images)
+                if line is not None:
+                    line.rate = status.rate
+                    line.update(0 if report.error else images, **status.facts())
+                if observe is not None:
+                    observe(status)
+                if not report.error:
+                    monitor.take(report.shard, report.rejected_classes)
     except BaseException as error:
-        # Without shards the plan binds the folder to no settings. But when a run on a cluster was interrupted, or the
-        # cluster failed, actors may still commit a shard, which would be useless without the plan.
+        # Remove the plan of a dataset without shards, so that the folder accepts other settings. After an interruption,
+        # however, actors of a cluster may still commit a shard, which needs the plan.
         ended = not generating or isinstance(error, UserError) or cluster_address() is None
-        if job.new and ended and not committed(job.url, owner=job.plan.owner):
-            storage.remove(storage.join(job.url, PLAN_NAME))
+        if job.new and ended and not committed(url, owner=plan.owner):
+            storage.remove(storage.join(url, PLAN_NAME))
         raise
     seconds, busy = round(time.monotonic() - began, 3), status.busy["generate"]
-    index_set(job.url, job.plan.owner)
+    index_set(url, plan.owner)
     return Work(images=status.fresh, seconds=seconds, rate=status.rate, busy=busy, computed=status.computed)
-
-
-@contextmanager
-def _watched(
-    job: _Job, status: SynthesisStatus, show: bool, observe: Observer | None
-) -> Iterator[Callable[[Report], None]]:
-    """Run Ray, and count its reports in the status file, the metrics, the progress line and the rejection monitor."""
-    monitor = RejectionMonitor(job.plan, markers(job.url, owner=job.plan.owner))
-    with ExitStack() as stack:
-        stack.enter_context(keep_status_file(storage.join(job.url, STATUS_NAME), status, job.plan.owner))
-        line = stack.enter_context(Progress(status.planned, "images", "synth", done=status.images)) if show else None
-        stack.enter_context(ray_session())
-        metrics = SynthesisMetrics(job.url)
-        stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL_SECONDS))
-
-        def count(report: Report) -> None:
-            images = job.images[report.shard]
-            status.count(report, images)
-            metrics.count(report, images)
-            if line is not None:
-                line.rate = status.rate
-                line.update(0 if report.error else images, **status.facts())
-            if observe is not None:
-                observe(status)
-            if not report.error:
-                monitor.take(report.shard, report.rejected_classes)
-
-        yield count

@@ -1,6 +1,6 @@
-"""Early stopping of a synthesis whose filters reject everything, of the dataset or of a class.
+"""Early stopping of a synthesis whose filters reject all images of the dataset or of a class.
 
-Only the driver looks at this. Committed shards stay, and no byte of them depends on when a run ends.
+Committed shards stay. Their bytes do not depend on when a run ends.
 """
 
 from __future__ import annotations
@@ -14,21 +14,13 @@ from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Images that may be rejected before the first one is accepted, of the dataset and, with `keep: drop`, of a class."""
+"""Maximum rejected images before the first accepted one, in the dataset and, with `keep: drop`, in each class."""
 
 
 class RejectionMonitor:
-    """Counts rejected images of classes without an accepted image.
+    """Counts the rejected images of classes without an accepted image, including those in earlier `done` shards.
 
-    A synthesis without any accepted image is an error. So is a class without one where rejects are dropped
-    (`keep: drop`), but not where the best of them is kept.
-
-    Args:
-        plan: the plan.
-        done: markers of shards that earlier runs committed; read only where needed.
-
-    Raises:
-        UserError: they already show that the filters reject everything.
+    A dataset without an accepted image is an error; with `keep: drop`, so is a class without one.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
@@ -40,22 +32,15 @@ class RejectionMonitor:
             shards = plan.shards()
             for stats in done:
                 if len(self._accepted) == plan.classes:
-                    break  # the remaining markers need not be read
+                    break
                 if stats.shard in shards:
                     reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
-                    without = (label for label in range(plan.classes) if not stats.per_class.get(label))
-                    self._count(stats.shard, dict.fromkeys(without, reason))
+                    empty = (label for label in range(plan.classes) if not stats.per_class.get(label))
+                    self._count(stats.shard, dict.fromkeys(empty, reason))
             self._check()
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
-        """Add a committed shard.
-
-        Args:
-            rejected_by: class id -> main reason, for classes without an accepted image in this shard.
-
-        Raises:
-            UserError: the filters reject everything; the message contains class and reason.
-        """
+        """Add a committed shard, with class id -> main reason for classes without an accepted image."""
         self._count(shard, rejected_by)
         self._check()
 

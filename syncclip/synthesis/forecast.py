@@ -1,14 +1,12 @@
-"""Forecast of a synthesis: time, cost, and images lost to preemptions.
+"""Forecast of a synthesis on preemptible machines: time, cost, and lost images, by simulation.
 
-Each actor runs on a machine of its own that may be preempted at any moment, at a constant rate per hour (a Poisson
-process). The shard in flight is lost and generated again; the machine is replaced after a while. The forecast simulates
-this queue of shards up to a thousand times; without preemptions it is exact.
+Each actor has its own machine, which is preempted at a constant rate (a Poisson process) and replaced after a while.
+The shard in flight is generated again. Without preemptions the forecast is exact.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,23 +22,23 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 MAX_RUNS, MIN_RUNS = 1000, 20
-"""Simulated runs. Beyond a hundred machines, which average out, they decrease to a hundred."""
+"""Maximum and minimum number of simulated runs."""
 
 MAX_WORK, STEP_COST = 5e7, 4000.0
-"""Cost limit of a forecast in machine look-ups, and overhead of a simulation step in the same unit."""
+"""Cost limit of a forecast, and overhead of a simulation step, both in look-ups of a machine."""
 
 MAX_EXPECTED_PREEMPTIONS = math.log(100)
-"""Expected preemptions during a shard above which fewer than one attempt in a hundred succeeds."""
+"""Expected preemptions during load and shard above which fewer than one attempt in a hundred succeeds."""
 
 NEGLIGIBLE_RATE = 1e-18
-"""Preemptions per second in place of zero."""
+"""Preemptions per second that stand for zero."""
 
 LOAD_SECONDS = 60.0
 """Default time from a machine's start to its first shard."""
 
 
 class Machines(NamedTuple):
-    """Machines of a pool: `least` at the start, the others after `wait` seconds. Times are in seconds."""
+    """Machines of a pool, with `least` of them at the start and the others after `wait`; times in seconds."""
 
     least: int
     most: int
@@ -50,38 +48,36 @@ class Machines(NamedTuple):
     load: float = 0.0
 
 
-@dataclass(frozen=True)
-class Outcomes:
+class Outcomes(NamedTuple):
     """Results of the simulated runs, shape (runs,), in seconds."""
 
     wall: Array
     """Time from the start to the last commit."""
     paid: Array
-    """Time of all machines, each from its start to its end or the last commit."""
+    """Time of all machines, each from its start to its preemption or the last commit."""
     wasted: Array
     """Time spent on lost shards."""
 
 
 class Spread(NamedTuple):
-    """Mean and bounds of the central 90 % of runs."""
+    """Mean, 5th and 95th percentile over runs."""
 
     mean: float
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """Estimates for a whole dataset."""
+class Forecast(NamedTuple):
+    """Estimates for a dataset."""
 
     seconds: float
-    """Time of an actor per shard."""
+    """Seconds of an actor per shard."""
     quiet: float
     """Wall time without preemptions, in seconds."""
     wall: Spread
     """Wall time in seconds."""
     hours: Spread
-    """Billed hours: of GPUs where actors use any, otherwise of actors."""
+    """Billed hours of GPUs or, without GPUs, of actors."""
     money: Spread | None
     wasted: Spread
     """Generated images that are lost."""
@@ -89,10 +85,10 @@ class Forecast:
 
 
 def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
-    """Forecast the dataset of a plan at `cost.throughput`, with all shards taken as full.
+    """Forecast the synthesis of a plan at `cost.throughput`, as if all shards were full.
 
     Raises:
-        UserError: hardly any shard would be finished.
+        UserError: hardly any shard would be finished, or there are too many preemptions to simulate.
     """
     assert cost.throughput is not None
     shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.throughput
@@ -113,14 +109,14 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
 
 
 def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
-    """Number of runs that take seconds; an error where even `MIN_RUNS` would take longer."""
+    """Return the number of runs within `MAX_WORK`, fewer for more than 100 machines, whose losses average out."""
     count = min(shards, machines.most)
     rate = _checked_rate(seconds, machines)
     attempts = math.exp(rate * (seconds + machines.load))
     deviation = _per_shard(rate, seconds, machines)[1]
-    steps = attempts * min(shards, count * (2 + 3 * deviation * math.sqrt(shards / count)))  # the rest after `skip`
-    largest = min(MAX_RUNS, max(100, 100 * MAX_RUNS // machines.most))
-    runs = min(largest, int((MAX_WORK / steps - STEP_COST) / count))
+    steps = attempts * min(shards, count * (2 + 3 * deviation * math.sqrt(shards / count)))  # after `skip`
+    limit = min(MAX_RUNS, max(100, 100 * MAX_RUNS // machines.most))
+    runs = min(limit, int((MAX_WORK / steps - STEP_COST) / count))
     if runs < MIN_RUNS:
         raise UserError(
             f"{count:,} machines with {machines.preemptions:g} preemptions per hour can't be forecast; lower "
@@ -135,11 +131,7 @@ def _spread(values: Array) -> Spread:
 
 
 def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX_RUNS, seed: int = 0) -> Outcomes:
-    """Simulate `runs` runs that generate `shards` shards of `seconds` each; deterministic for a `seed`.
-
-    Raises:
-        UserError: hardly any shard would be finished, or hardly any machine would start one.
-    """
+    """Simulate `runs` runs with `shards` shards of `seconds` each; deterministic for a `seed`."""
     assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
     rate = _checked_rate(seconds, machines)
     arrivals = np.where(np.arange(min(shards, machines.most)) < machines.least, 0.0, machines.wait)
@@ -153,23 +145,19 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX
 
 
 def _checked_rate(seconds: float, machines: Machines) -> float:
-    """Preemptions per machine and second; an error where hardly any shard would be finished."""
+    """Return the preemptions per machine and second; an error if hardly any shard would be finished."""
     rate = machines.preemptions / 3600 or NEGLIGIBLE_RATE
-    if seconds * rate > MAX_EXPECTED_PREEMPTIONS:
-        raise UserError(
-            f"a shard takes {seconds:,.0f} s of an actor, and machines live {1 / rate:,.0f} s on average, so hardly "
-            "any shard would be finished; make synthesis.shard_size smaller"
-        )
     if (seconds + machines.load) * rate > MAX_EXPECTED_PREEMPTIONS:
         raise UserError(
-            f"a machine loads for {machines.load:,.0f} s, and lives {1 / rate:,.0f} s on average, so hardly any shard "
-            "would be started; correct synthesis.cost.load or synthesis.cost.preemptions"
+            f"a machine needs {machines.load:,.0f} s to load and {seconds:,.0f} s per shard, but is preempted after "
+            f"{1 / rate:,.0f} s on average, so hardly any shard would be finished; reduce synthesis.shard_size, "
+            "synthesis.cost.load or synthesis.cost.preemptions"
         )
     return rate
 
 
 def _per_shard(rate: float, seconds: float, machines: Machines) -> tuple[float, float]:
-    """Mean seconds of a machine per shard, including losses, and their relative standard deviation."""
+    """Return the mean seconds of a machine per shard, including losses, and their relative standard deviation."""
     deaths, reloads = math.expm1(rate * seconds), math.expm1(rate * machines.load)
     mean = deaths * (1 / rate + machines.wait + reloads * (machines.wait + 1 / rate))
     return mean, 0.0 if rate == NEGLIGIBLE_RATE else (1 - seconds / mean) * math.sqrt(1 + 2 / deaths)
@@ -190,10 +178,9 @@ class _Queue:
         self.death = arrivals + rng.exponential(1 / rate, arrivals.shape)
 
     def skip(self) -> None:
-        """Advance each machine by the shards that it will almost surely generate, with sums of random variables.
+        """Advance each machine by its expected number of shards minus three standard deviations.
 
-        Their duration depends on no other machine, as long as unstarted shards remain. Three standard deviations of a
-        machine's share are left.
+        While unstarted shards remain, the duration of a shard does not depend on other machines, so sums are drawn.
         """
         rate, seconds, wait, load = self.rate, self.seconds, self.wait, self.load
         while (broken := self.death < self.free).any():
@@ -203,23 +190,23 @@ class _Queue:
         while True:
             ends = (self.left[:, None] * mean + np.sort(self.free).cumsum(1)) / np.arange(1, self.free.shape[1] + 1)
             share = np.maximum(0.0, (ends.min(1, keepdims=True) - self.free) / mean)
-            sure = np.maximum(0.0, np.floor(share - 3 * deviation * np.sqrt(share) - 1)).astype(int)
-            if sure.mean() < 1:
+            count = np.maximum(0.0, np.floor(share - 3 * deviation * np.sqrt(share) - 1)).astype(int)
+            if count.mean() < 1:
                 break
-            lost = self.rng.poisson(self.rng.gamma(sure, deaths))  # negative binomial, defined for 0 shards, too
+            lost = self.rng.poisson(self.rng.gamma(count, deaths))  # negative binomial, also for a count of 0
             loads = self.rng.poisson(self.rng.gamma(lost, reloads))
             wasted, away = self._lost(lost, seconds), (lost + loads) * wait
-            self.free += sure * seconds + wasted + lost * load + self._lost(loads, load) + away
+            self.free += count * seconds + wasted + lost * load + self._lost(loads, load) + away
             self.away += away
             self.wasted += wasted.sum(1)
-            self.left -= sure.sum(1)
-        self.death = self.free + self.rng.exponential(1 / rate, self.free.shape)  # exponential lives have no memory
+            self.left -= count.sum(1)
+        self.death = self.free + self.rng.exponential(1 / rate, self.free.shape)  # memoryless
 
     def finish(self) -> Array:
-        """Simulate the remaining shards one by one; returns the time of each run's last commit."""
+        """Simulate the remaining shards one by one, and return the time of each run's last commit."""
         runs, count = self.free.shape
         rows, wall = np.arange(runs), np.zeros(runs)
-        # Earliest start of a shard. One slot per machine is enough, since no more are lost and not yet restarted.
+        # Earliest starts of pending shards, one slot per machine, since each loses one shard at a time.
         ready = np.where(np.arange(count) < self.left[:, None], 0.0, np.inf)
         self.left = np.maximum(0, self.left - count)
         while True:
@@ -241,7 +228,7 @@ class _Queue:
             self._replace(rows[lost], machine[lost])
 
     def _replace(self, rows: Array, machines: Array) -> None:
-        """Replace these machines of these runs at their times of death."""
+        """Replace preempted machines of some runs."""
         at = rows, machines
         self.away[at] += self.wait
         self.born[at] = self.death[at] + self.wait
@@ -249,7 +236,7 @@ class _Queue:
         self.death[at] = self.born[at] + self.rng.exponential(1 / self.rate, rows.shape)
 
     def _lost(self, times: Array, span: float) -> Array:
-        """Sum of the seconds lost to so many preemptions within `span` seconds each, approximated as normal."""
+        """Draw the seconds lost in `times` preemptions within `span` seconds each, approximately normal."""
         x = self.rate * span
         if x < 1e-3:
             mean, variance = span / 2, span**2 / 12

@@ -1,7 +1,7 @@
 """The plan of a synthetic dataset: class, prompt and seed of every image, as pure functions of integers.
 
-Index-major order: sample n is image `n // C` of class `n % C`, so every prefix is class-balanced, and the first k
-images of each class are a prefix. Shards are cut at the requested sizes, so extending a dataset only adds shards.
+Sample n is image `n // C` of class `n % C`, so every prefix is class-balanced. No shard spans an extension of the
+dataset, so extending it only adds shards.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import json_without_secrets, value_without_secrets
 from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added, first_error
+from syncclip.core.text import cut
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of
@@ -29,14 +30,14 @@ from syncclip.synthesis.settings import MAX_ATTEMPTS, SynthesisSettings
 PLAN_NAME = "plan.json"
 FORMAT = 1
 SHARD_IMAGES = 64
-"""Minimum images per shard by default, small enough that a lost shard costs little."""
+"""Default minimum number of images per shard, kept small to limit the cost of a lost shard."""
 BATCH_GUESS = 8
-"""Batch size in forecasts where it is still `auto`."""
+"""Batch size in forecasts while the setting is `auto`."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One attempt at one image."""
+    """An attempt at an image."""
 
     index: int
     label: int
@@ -48,7 +49,7 @@ class Entry:
 
 
 class Plan(Settings):
-    """Everything that determines a dataset's bytes; stored in its folder as plan.json."""
+    """Settings that determine the bytes of a dataset, stored in its folder as plan.json."""
 
     format: int = FORMAT
     dataset: Annotated[str, DATASET]
@@ -57,7 +58,7 @@ class Plan(Settings):
     prompts: PromptSettings
     generator: GeneratorSettings
     weights: str = ""
-    """Fingerprint of the generator's weights, or its commit on the hub; empty until the first shard is generated."""
+    """Fingerprint of the generator's weights or their commit on the hub; empty before the first shard."""
     filters: tuple[FilterSettings, ...]
     attempts: int = Field(ge=1, le=MAX_ATTEMPTS)
     select: Literal["first", "best"]
@@ -67,14 +68,14 @@ class Plan(Settings):
     threads: int
     shard_size: int = Field(ge=1)
     amounts: Annotated[tuple[int, ...], MANY]
-    """Images per class, each time that the dataset was extended; ascending."""
+    """Images per class at creation and after each extension, ascending."""
     guides: Annotated[tuple[tuple[str, ...], ...], MANY] = added(())
-    """Per class the checksums of the real images that its images start from; see `references.digests`."""
+    """For each class, the checksums of the real images for real guidance; see `references.digests`."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Plan:
         if not self.classnames:
-            raise ValueError(f"dataset {self.dataset!r} has no classes, so there is nothing to generate")
+            raise ValueError(f"dataset {self.dataset!r} has no classes; add some")
         if not self.amounts or any(a >= b for a, b in pairwise((0, *self.amounts))):
             raise ValueError(f"numbers of images per class, {list(self.amounts)}, must be positive and ascending")
         if self.total > MAX_IMAGES:
@@ -94,33 +95,33 @@ class Plan(Settings):
 
     @property
     def images_per_class(self) -> int:
-        """The largest requested number of images per class."""
+        """Number of images per class."""
         return self.amounts[-1]
 
     @property
     def total(self) -> int:
-        """Images of the whole dataset."""
+        """Number of images of the dataset."""
         return self.amounts[-1] * self.classes
 
     @property
     def batch(self) -> int:
-        """Images per batch; a guess where it is still `auto`."""
+        """Images per batch; `BATCH_GUESS` for `auto`."""
         size = self.generator.batch_size
         return BATCH_GUESS if size == "auto" else size
 
     def guide_of(self, label: int, image: int) -> str | None:
-        """Checksum of the real image from which image `image` of a class starts at every attempt; None: noise."""
+        """Return the checksum of the real image that image `image` of a class starts from; None: noise."""
         real = self.guides[label] if self.guides else ()
         return real[image % len(real)] if real else None
 
     def entry(self, index: int, attempt: int = 0) -> Entry:
-        """Class, prompt and seed of an attempt at sample `index`."""
+        """Return class, prompt and seed of an attempt at sample `index`."""
         image, label = divmod(index, self.classes)
         prompt = prompt_of(self.prompts, self.template, self.classnames[label], image)
         return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
 
     def prompts_of(self, indices: range) -> list[str]:
-        """The prompts of consecutive samples, as in `entry`; fast for millions."""
+        """Return the prompts of consecutive samples, as in `entry`; fast for millions."""
         prompts: list[str] = []
         for image in range(indices.start // self.classes, -(-indices.stop // self.classes)):
             first = image * self.classes
@@ -129,7 +130,7 @@ class Plan(Settings):
         return prompts
 
     def texts(self, limit: int) -> list[str]:
-        """The distinct prompts of the dataset; none, if there are more than `limit`."""
+        """Return the distinct prompts of the dataset; none if there are more than `limit`."""
         per_class = (distinct(self.prompts, self.template, name, self.images_per_class) for name in self.classnames)
         prompts: dict[str, None] = {}
         for prompt in chain.from_iterable(per_class):
@@ -139,18 +140,18 @@ class Plan(Settings):
         return list(prompts)
 
     def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
-        """The seeds of samples, (n,), as in `entry`; fast for millions."""
+        """Return the seeds of samples, (n,), as in `entry`; fast for millions."""
         return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Numbers of the shards with the first `images_per_class` images of each class; all by default."""
-        wanted = self.images_per_class if images_per_class is None else images_per_class
-        assert 0 <= wanted <= self.images_per_class
-        parts = (max(0, min(high, wanted) - low) * self.classes for low, high in pairwise((0, *self.amounts)))
+        """Return the shards with the first `images_per_class` images of each class; all by default."""
+        limit = self.images_per_class if images_per_class is None else images_per_class
+        assert 0 <= limit <= self.images_per_class
+        parts = (max(0, min(high, limit) - low) * self.classes for low, high in pairwise((0, *self.amounts)))
         return range(sum(-(-images // self.shard_size) for images in parts))
 
     def shard_range(self, shard: int) -> range:
-        """The sample indices of a shard."""
+        """Return the sample indices of a shard."""
         first = 0
         for low, high in pairwise((0, *self.amounts)):
             count = -(-(high - low) * self.classes // self.shard_size)
@@ -162,16 +163,16 @@ class Plan(Settings):
 
     @property
     def owner(self) -> str:
-        """Identity of the dataset's files, see `storage.checksums`: everything but the number of images."""
+        """Identity of the dataset's files, see `storage.checksums`; independent of the number of images."""
         values = self.normalized().model_dump(mode="json", exclude={"amounts"})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
     def normalized(self) -> Plan:
-        """The plan as it is stored: without settings of the machine."""
+        """Return the plan as it is stored, without settings of the machine."""
         return self.model_copy(update={"generator": self.generator.model_copy(update=MACHINE)})
 
     def extended(self, images_per_class: int) -> Plan:
-        """The plan for at least so many images per class; existing shards keep their content."""
+        """Return the plan extended to at least `images_per_class`; existing shards keep their content."""
         if images_per_class <= self.images_per_class:
             return self
         return Plan.model_validate({**dict(self), "amounts": (*self.amounts, images_per_class)})
@@ -186,15 +187,7 @@ def draft(
     backbone: BackboneSettings | None = None,
     guides: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """The plan of a new dataset; pure.
-
-    Args:
-        backbone: for CLIP filters without their own.
-        guides: as in `Plan`.
-
-    Raises:
-        UserError: classes or sizes are invalid.
-    """
+    """Return the plan of a new dataset; `backbone` is the default CLIP of filters, and `guides` are as in `Plan`."""
     scorer = backbone or BackboneSettings()
     size = settings.generator.batch_size
     minimum = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
@@ -202,97 +195,70 @@ def draft(
     shard_size = settings.shard_size or rounds * len(classnames) or 1
     if settings.images_per_class > 1:
         check_scope([entry.name for entry in settings.filters], shard_size, len(classnames))
+    values = {key: value for key, value in settings if key in Plan.model_fields}
+    values |= {"dataset": dataset, "classnames": tuple(classnames), "template": template, "shard_size": shard_size}
+    values |= {"amounts": (settings.images_per_class,), "guides": tuple(map(tuple, guides))}
+    values["filters"] = tuple(
+        entry.model_copy(update={"backbone": scorer})
+        if isinstance(entry, ClipFilterSettings) and entry.backbone is None
+        else entry
+        for entry in settings.filters
+    )
     try:
-        return Plan(
-            dataset=dataset,
-            classnames=tuple(classnames),
-            template=template,
-            prompts=settings.prompts,
-            generator=settings.generator,
-            filters=tuple(
-                entry.model_copy(update={"backbone": scorer})
-                if isinstance(entry, ClipFilterSettings) and entry.backbone is None
-                else entry
-                for entry in settings.filters
-            ),
-            attempts=settings.attempts,
-            select=settings.select,
-            keep=settings.keep,
-            seed=settings.seed,
-            jpeg_quality=settings.jpeg_quality,
-            threads=settings.threads,
-            shard_size=shard_size,
-            amounts=(settings.images_per_class,),
-            guides=tuple(map(tuple, guides)),
-        )
+        return Plan.model_validate(values)
     except ValidationError as error:
         raise UserError(first_error(error)) from error
 
 
 def read_plan(url: str) -> Plan | None:
-    """The plan of the dataset at `url`; None where there is none.
-
-    Raises:
-        UserError: it can't be read, or a newer syncclip wrote it.
-    """
+    """Return the plan of the dataset at `url`, if any; raise a UserError if this version can't read it."""
     remedy = "use the version that wrote it, or another folder"
     return storage.read_document(storage.join(url, PLAN_NAME), Plan, remedy)
 
 
-def agreed_plan(asked: Plan, stored: Plan, url: str) -> Plan:
-    """The plan `stored` in the folder `url`, extended to the requested number of images.
+def agreed_plan(requested: Plan, stored: Plan, url: str) -> Plan:
+    """Return the `stored` plan, extended to the requested number of images; `auto` takes the stored batch size.
 
-    Empty weights are compatible with any, and `auto` takes the stored value.
-
-    Raises:
-        UserError: the plans are incompatible.
+    Raises a UserError if the plans are incompatible.
     """
-    if changes := differences(stored, asked):
+    if changes := differences(stored, requested):
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         raise UserError(
             f"{url} holds a set generated by another plan: {changes[0]}{more}; use another folder, or the old settings"
         )
-    generator = stored.generator.model_copy(update={key: getattr(asked.generator, key) for key in MACHINE})
-    agreed = {"generator": generator, "weights": stored.weights or asked.weights}
-    return stored.model_copy(update=agreed).extended(asked.images_per_class)
+    generator = stored.generator.model_copy(update={key: getattr(requested.generator, key) for key in MACHINE})
+    agreed = {"generator": generator, "weights": stored.weights or requested.weights}
+    return stored.model_copy(update=agreed).extended(requested.images_per_class)
 
 
 def write_plan(plan: Plan, url: str) -> Plan:
-    """Store an agreed plan in the folder, and return it.
-
-    After a crash the folder holds the old plan or the new one; both fit its shards.
-    """
-    assert plan.generator.batch_size != "auto", "it is measured before the plan is written"
+    """Store a plan from `draft` or `agreed_plan` in its folder atomically, and return it."""
+    assert plan.generator.batch_size != "auto", "measured before the plan is written"
     storage.write_document(storage.join(url, PLAN_NAME), plan.normalized(), plan.owner)
     return plan
 
 
-def differences(stored: Plan, asked: Plan) -> list[str]:
-    """Incompatible values of two plans, one phrase each (`seed is 0 there and 1 here`)."""
-    there, here = _flat(stored.model_dump()), _flat(asked.model_dump())
-    free = {"amounts", *(f"generator.{key}" for key in MACHINE)}
-    free |= {"generator.batch_size"} if asked.generator.batch_size == "auto" else set()
+def differences(stored: Plan, requested: Plan) -> list[str]:
+    """Return the incompatible values of two plans, one phrase each (`seed is 0 there and 1 here`)."""
+    before, after = _flat(stored.model_dump()), _flat(requested.model_dump())
+    ignored = {"amounts", *(f"generator.{key}" for key in MACHINE)}
+    ignored |= {"generator.batch_size"} if requested.generator.batch_size == "auto" else set()
     changes = []
-    for key in sorted({*there, *here}):
-        old, new = there.get(key), here.get(key)
-        late = key == "weights" or key.endswith(".checksum")  # empty until the first shard is generated
-        if old == new or key in free or (late and not (old and new)):
+    for key in sorted({*before, *after} - ignored):
+        old, new = before.get(key), after.get(key)
+        late = key == "weights" or key.endswith(".checksum")  # empty before the first shard
+        if old == new or (late and not (old and new)):
             continue
         if isinstance(old, str) and isinstance(new, str) and value_without_secrets(old) == value_without_secrets(new):
-            continue  # secrets are not stored
+            continue
         if key == "classnames":
-            pairs = [(a, b) for a, b in zip(stored.classnames, asked.classnames, strict=False) if a != b]
-            old, new = pairs[0] if pairs else (f"{stored.classes} names", f"{asked.classes} names")
+            pairs = [(a, b) for a, b in zip(stored.classnames, requested.classnames, strict=False) if a != b]
+            old, new = pairs[0] if pairs else (f"{stored.classes} names", f"{requested.classes} names")
         if key == "guides":
             kept = len({*chain(*(old or ()))} & {*chain(*(new or ()))})
             old, new = f"{sum(map(len, old or ()))} images", f"{sum(map(len, new or ()))}, {kept} of them the same"
-        changes.append(f"{key} is {_short(old)} there and {_short(new)} here")
+        changes.append(f"{key} is {cut(repr(old), 120)} there and {cut(repr(new), 120)} here")
     return changes
-
-
-def _short(value: object, limit: int = 120) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

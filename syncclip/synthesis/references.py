@@ -1,8 +1,6 @@
-"""Real images from which generated images start, for a generator with a guide ("real guidance").
+"""Real images for real guidance: the few-shot images that generation starts from.
 
-They are the dataset's few-shot images, which trainings use as well. A plan contains their checksums, and the dataset's
-folder the images as shards in `guides/<checksum of all>`, so that every machine generates, extends and repairs it from
-the same ones.
+A plan contains their checksums, and the dataset's folder a copy of them as shards in `guides/<checksum of all>`.
 """
 
 from __future__ import annotations
@@ -26,15 +24,7 @@ SHARD_IMAGES = 1024
 
 
 class ReferenceImages:
-    """The real images of a plan, read on demand.
-
-    Args:
-        plan: with `guides`.
-        url: folder of the synthetic dataset, where `store` has written them.
-
-    Raises:
-        UserError: they are missing.
-    """
+    """The real images of a plan in the dataset at `url`; a UserError if `store` has not written them."""
 
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
@@ -42,15 +32,11 @@ class ReferenceImages:
         expected = [len(real) for real in plan.guides]
         images = ShardSet(self.url) if committed(self.url) else None
         if images is None or [len(images.rows_of(label)) for label in range(plan.classes)] != expected:
-            raise UserError(f"{self._incomplete()}; run `syncclip synth` with the recipe that it was started with")
+            raise UserError(f"{self._incomplete()}; run `syncclip synth` with the original recipe")
         self._images = images
 
     def of(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
-        """The RGB image that each entry starts from; None: noise.
-
-        Raises:
-            UserError: an image can't be read, or differs from the planned one.
-        """
+        """Return the RGB image that each entry starts from, None for noise; a changed image raises a UserError."""
         return [self._guide(entry) for entry in entries]
 
     def _guide(self, entry: Entry) -> Image.Image | None:
@@ -65,15 +51,11 @@ class ReferenceImages:
         return decode_image(data, name)
 
     def _incomplete(self) -> str:
-        return f"{self.url} lacks the real images that the set was started with"
+        return f"{self.url} lacks the real images that the dataset was started with"
 
 
 def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
-    """The few-shot image files of each class, in the order of their use; empty for classes without any.
-
-    Raises:
-        UserError: the dataset has no training images.
-    """
+    """Return the few-shot image files of each class, in the order of their use."""
     images: list[list[bytes]] = [[] for _ in dataset.classnames]
     labels = dataset.split("train").labels
     for row in dataset.few_shot(shots, seed):
@@ -82,12 +64,12 @@ def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
 
 
 def digests(images: Sequence[Sequence[bytes]]) -> tuple[tuple[str, ...], ...]:
-    """The checksums of each class's real images, as a plan contains them."""
+    """Return the checksums of each class's real images, for a plan."""
     return tuple(tuple(map(checksum_of, of_class)) for of_class in images)
 
 
 def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None:
-    """Write the real images into the folder of the synthetic dataset at `url`; existing shards stay."""
+    """Write the missing shards of real images into the folder of the synthetic dataset at `url`."""
     folder = _folder(digests(images), url)
     owner = storage.identity(folder.rpartition("/")[2])
     existing = committed(folder, owner=owner)
@@ -99,5 +81,5 @@ def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None
 
 
 def _folder(guides: Sequence[Sequence[str]], url: str) -> str:
-    """URL of the real images with these checksums."""
+    """Return the URL of the real images with these checksums."""
     return storage.join(url, FOLDER, checksum_of("\n".join(",".join(of_class) for of_class in guides).encode()))

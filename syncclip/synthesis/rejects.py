@@ -1,7 +1,4 @@
-"""Thumbnails of rejected images, a few per reason, beside the first shards of a synthetic dataset.
-
-They are no part of the dataset. Which ones are kept is a function of the shard alone.
-"""
+"""Thumbnails of a few rejected images per reason, stored beside the first shards of a synthetic dataset."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
     from syncclip.synthesis.plan import Entry
 
 SHARDS = 32
-"""Number of first shards with thumbnails, which limits them to a few hundred kilobytes."""
+"""Number of shards with thumbnails."""
 PER_REASON = 4
-"""Thumbnails per shard and reason."""
+"""Maximum thumbnails per shard and reason."""
 SIDE = 64
 """Side of a thumbnail in pixels."""
 BLUR = 6
@@ -44,7 +42,7 @@ REJECTS = re.compile(r"(\d{5,})_rejects\.parquet")
 
 @dataclass(frozen=True)
 class Reject:
-    """A rejected image: reason, intended sample, the rejecting filter's score, and a thumbnail."""
+    """A rejected image: the filter that rejected it, its sample and attempt, the filter's score, and a thumbnail."""
 
     reason: str
     index: int
@@ -55,7 +53,7 @@ class Reject:
 
 
 class Gallery:
-    """The first rejects of a shard for each reason, in generation order."""
+    """The first rejects of a shard for each reason."""
 
     def __init__(self, shard: int) -> None:
         self.rejects: list[Reject] = []
@@ -63,7 +61,7 @@ class Gallery:
         self._limit = PER_REASON if shard < SHARDS else 0
 
     def add(self, reason: str, image: Image.Image, entry: Entry, score: float | None, blurred: bool) -> None:
-        """Add a thumbnail of a reject, up to the limit of its reason; unrecognisable if `blurred`."""
+        """Add a thumbnail of a reject, up to `PER_REASON`; unrecognisable if `blurred`."""
         if self._counts[reason] < self._limit:
             self._counts[reason] += 1
             thumbnail = _thumbnail(image, blurred)
@@ -71,32 +69,24 @@ class Gallery:
 
 
 def rejects_name(shard: int) -> str:
-    """`00000_rejects.parquet`."""
+    """Return the file name, such as `00000_rejects.parquet`."""
     return f"{shard:05d}_rejects.parquet"
 
 
 def write_rejects(url: str, shard: int, rejects: Sequence[Reject], owner: str = storage.NOBODY) -> None:
-    """Write a shard's thumbnails beside it, if there are any; deterministic.
-
-    Args:
-        owner: identity of the plan, see `storage.checksums`.
-    """
+    """Write a shard's thumbnails, if there are any, as a table with the plan's identity `owner`."""
     if rejects:
         table = pa.Table.from_pylist([asdict(reject) for reject in rejects], _TABLE)
         storage.write_table(storage.join(url, rejects_name(shard)), table, owner_of_shard(owner, shard))
 
 
 def owner_of_shard(owner: str, shard: int) -> str:
-    """Identity of the files of one shard of a plan."""
+    """Return the identity of the files of a shard of the plan `owner`."""
     return storage.identity(f"{owner}/{shard}")
 
 
 def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
-    """Reason -> at most `limit` rejects of the dataset at `url`, alternating classes; {} where there are none.
-
-    Args:
-        owner: identity of the plan, see `storage.checksums`.
-    """
+    """Return reason -> up to `limit` rejects of the dataset at `url` with the identity `owner`, alternating classes."""
     folder = storage.join(url, "")
     shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
     owners = {path: owner_of_shard(owner, shard) for path, shard in shards.items()}
@@ -109,13 +99,11 @@ def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
 
 
 def _varied(rejects: list[Reject]) -> list[Reject]:
-    """The first reject of each class, then the second of each, and so on."""
-    seen: Counter[int] = Counter()
-    ranks = []
+    """Return the first reject of each class, then the second of each, and so on."""
+    by_class: dict[int, list[Reject]] = {}
     for reject in rejects:
-        ranks.append(seen[reject.label])
-        seen[reject.label] += 1
-    return [reject for _, reject in sorted(zip(ranks, rejects, strict=True), key=lambda pair: pair[0])]
+        by_class.setdefault(reject.label, []).append(reject)
+    return [reject for turn in zip_longest(*by_class.values()) for reject in turn if reject is not None]
 
 
 def _thumbnail(image: Image.Image, blurred: bool) -> bytes:

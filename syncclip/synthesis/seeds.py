@@ -1,9 +1,8 @@
-"""The unique seed of every attempt at every image of a synthetic dataset."""
+"""Unique seeds of all attempts at the images of a synthetic dataset."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,16 +11,16 @@ import numpy.typing as npt
 from syncclip.synthesis.settings import MAX_ATTEMPTS
 
 MAX_IMAGES = 2**32 // MAX_ATTEMPTS
-"""Attempts and index share the 32 bits of a seed."""
+"""Maximum images of a dataset; attempt and index share the 32 bits of a seed."""
 
 _ROUNDS = 4
 
 
 def seed_of(seed: int, index: int, attempt: int) -> int:
-    """The 32-bit seed of an attempt: a keyed permutation of (attempt, index), unique within a dataset.
+    """Return the seed of an attempt: a permutation of the 32-bit number (attempt, index), keyed by `seed`.
 
-    torch's CPU generator uses only 32 bits of a seed. Hashed seeds would collide there, and within a class a collision
-    is the same image twice. Four Feistel rounds with SHA-256 mix without collisions.
+    torch's CPU generator uses 32 bits of a seed. Hashes of that length collide, and a collision within a class is a
+    repeated image; four Feistel rounds with SHA-256 are free of collisions.
     """
     assert 0 <= index < MAX_IMAGES and 0 <= attempt < MAX_ATTEMPTS
     left, right = divmod(attempt * MAX_IMAGES + index, 1 << 16)
@@ -30,14 +29,10 @@ def seed_of(seed: int, index: int, attempt: int) -> int:
     return left << 16 | right
 
 
-def seeds_of(seed: int, indices: range | Sequence[int], attempt: int) -> npt.NDArray[np.uint32]:
-    """`seed_of` for many samples, (n,); the first call for a dataset is slower."""
-    if isinstance(indices, range):
-        index = np.arange(indices.start, indices.stop, indices.step, dtype=np.uint32)
-    else:
-        index = np.asarray(indices, np.uint32)
-    assert 0 <= attempt < MAX_ATTEMPTS and (not index.size or index.max() < MAX_IMAGES)
-    index = index + np.uint32(attempt * MAX_IMAGES)
+def seeds_of(seed: int, indices: range, attempt: int) -> npt.NDArray[np.uint32]:
+    """Return `seed_of` for many samples, (n,); the first call for a dataset computes its tables."""
+    assert 0 <= attempt < MAX_ATTEMPTS and indices.stop <= MAX_IMAGES
+    index = np.arange(indices.start, indices.stop, indices.step, dtype=np.uint32) + np.uint32(attempt * MAX_IMAGES)
     left, right = index >> np.uint32(16), index & np.uint32(0xFFFF)
     for keys in _round_keys(seed):
         left, right = right, left ^ keys[right]
@@ -52,6 +47,6 @@ def _round_key(seed: int, half: int, number: int) -> int:
 
 @lru_cache(maxsize=2)
 def _round_keys(seed: int) -> npt.NDArray[np.uint32]:
-    """All keys, (rounds, 65536), 1 MiB, without filling the cache of `_round_key`."""
+    """Return the keys of all rounds, (rounds, 65536), bypassing the cache of `_round_key`."""
     key = _round_key.__wrapped__
     return np.array([[key(seed, half, number) for half in range(1 << 16)] for number in range(_ROUNDS)], np.uint32)

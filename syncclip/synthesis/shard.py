@@ -1,4 +1,4 @@
-"""A shard in memory: images are generated, filtered and encoded, attempt by attempt, by plan and scores alone."""
+"""A shard in memory: its images are generated, filtered and encoded, attempt by attempt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from PIL import Image
@@ -26,10 +26,10 @@ SURPASSED = "surpassed"
 """Reason of an image that passed the filters but was not the best of its attempts."""
 
 _generator_thread = ThreadPoolExecutor(1, "generate")
-"""The only thread that generates, for the life of the process: each thread that uses torch starts its own threads."""
+"""The process's only thread that generates, since each thread that uses torch starts a thread pool of its own."""
 
 _filtering = threading.Lock()
-"""Filters hold the state of one shard at a time, from its first image to its last."""
+"""Locked from the first image of a shard to its last, since filters keep the state of one shard."""
 
 
 class GeneratedShard(NamedTuple):
@@ -37,44 +37,30 @@ class GeneratedShard(NamedTuple):
 
     samples: list[Sample]
     rejects: dict[str, int]
-    """Reason -> images rejected at first."""
+    """Reason -> rejected attempts."""
     seconds: dict[str, float]
-    """Stage (generate, filter, encode) -> seconds; they overlap, since a batch is filtered while the next is generated.
-    `computed`: see `Generator`."""
+    """Seconds of the stages `generate`, `filter` and `encode`, which overlap, and of `computed`, see `Generator`."""
     classes_without_accepted: dict[int, str]
     """Class id -> main reason, for classes without an accepted image."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
-    begun: float
-    """Start of the generator's work on it, in seconds since 1970, without the time spent waiting for another shard."""
+    started: float
+    """Start of the generation in seconds since the epoch, excluding the time spent waiting for another shard."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Candidate:
-    """A generated and filtered image: number of filters that it passed, and score of the last one that saw it."""
+    """A generated and filtered image."""
 
     entry: Entry
-    jpeg: bytes
-    scores: dict[str, float | None]
-    passed: int
-    score: float
-    reason: str | None
-    """The filter that rejected it; None: accepted."""
-
-    def beats(self, other: Candidate | None) -> bool:
-        """Whether it passed more filters than an earlier attempt or, for the same number, scored higher."""
-        return other is None or (self.passed, self.score) > (other.passed, other.score)
-
-
-def generate_shard(
-    plan: Plan,
-    shard: int,
-    generator: AnyGenerator,
-    filters: Sequence[Filter],
-    references: ReferenceImages | None = None,
-) -> GeneratedShard:
-    """Generate the images of a shard, see `begin_shard`."""
-    return begin_shard(plan, shard, generator, filters, references)()
+    jpeg: bytes = b""
+    scores: dict[str, float | None] = field(default_factory=dict)
+    passed: int = 0
+    """Number of filters that it passed."""
+    score: float = 0.0
+    """Score by the last filter applied."""
+    reason: str | None = None
+    """Filter that rejected it; None: accepted."""
 
 
 def begin_shard(
@@ -84,59 +70,52 @@ def begin_shard(
     filters: Sequence[Filter],
     references: ReferenceImages | None = None,
 ) -> Callable[[], GeneratedShard]:
-    """Submit a shard to the generator. The returned function does the rest, while the next shard may be submitted.
+    """Submit a shard to the generator; the returned function completes it, while the next shard may be submitted.
 
-    Each image is generated with its first seed, in batches of `generator.batch_size` in index order; rejected ones form
-    the batches of the next attempt, and so on, by plan and scores alone. Memory holds two batches of images, since the
-    next one is generated while one is filtered and encoded, another of the next shard, and one JPEG per sample.
+    Images are generated in batches of `generator.batch_size` in index order; rejected ones are batched again for their
+    next attempt. One batch is generated while the previous one is filtered and encoded.
     """
-    steps = _steps(plan, shard, generator, filters, references)
-    next(steps)
+    selection, clock = _Selection(plan, shard, filters), Clock()
+
+    def steps() -> Generator[None, None, GeneratedShard]:
+        """Yield once, after all batches that don't depend on scores were submitted; return the shard."""
+        pending = list(plan.shard_range(shard))
+        independent_attempts = 1 if plan.select == "first" else plan.attempts
+
+        def batches(attempt: int) -> Iterator[_Batch]:
+            starts = range(0, len(pending), plan.batch)
+            parts = [[plan.entry(i, attempt) for i in pending[at : at + plan.batch]] for at in starts]
+            return _prefetched(generator, references, parts, clock)
+
+        first = batches(0)
+        with _filtering:
+            clock.skip_waiting()
+            for stage in filters:
+                stage.begin()
+            for attempt in range(plan.attempts):
+                for entries, images, is_last_submitted in first if attempt == 0 else batches(attempt):
+                    if is_last_submitted and attempt + 1 == independent_attempts:
+                        yield
+                        independent_attempts = 0
+                    selection.add(entries, images.result()(), clock)
+                if plan.select == "first":
+                    pending = [index for index in pending if selection.best[index].reason is not None]
+        return selection.finish(clock)
 
     def finish() -> GeneratedShard:
         try:
-            next(steps)
+            next(running)
         except StopIteration as ended:
             return cast(GeneratedShard, ended.value)
         raise AssertionError("it yields once")
 
+    running = steps()
+    next(running)
     return finish
 
 
-def _steps(
-    plan: Plan,
-    shard: int,
-    generator: AnyGenerator,
-    filters: Sequence[Filter],
-    references: ReferenceImages | None,
-) -> Generator[None, None, GeneratedShard]:
-    """Yield once, when all batches that don't depend on scores are submitted."""
-    size, pending = plan.batch, list(plan.shard_range(shard))
-    selection, clock = _Selection(plan, shard, filters), Clock()
-    independent_attempts = 1 if plan.select == "first" else plan.attempts
-
-    def batches(attempt: int) -> Iterator[_Batch]:
-        parts = [[plan.entry(i, attempt) for i in pending[at : at + size]] for at in range(0, len(pending), size)]
-        return _prefetched(generator, references, parts, clock)
-
-    first = batches(0)
-    with _filtering:
-        clock.leave_out_waiting()
-        for stage in filters:
-            stage.begin()
-        for attempt in range(plan.attempts):
-            for entries, images, is_last_submitted in first if attempt == 0 else batches(attempt):
-                if is_last_submitted and attempt + 1 == independent_attempts:
-                    yield
-                    independent_attempts = 0
-                selection.add(entries, images.result()(), clock)
-            if plan.select == "first":
-                pending = [index for index in pending if selection.best[index].reason is not None]
-    return selection.finish(clock)
-
-
 class _Selection:
-    """The best attempt at each image of a shard, and statistics of the others."""
+    """The best attempt at each image of a shard, and the statistics of rejected ones."""
 
     def __init__(self, plan: Plan, shard: int, filters: Sequence[Filter]) -> None:
         self.plan, self.shard, self.filters = plan, shard, filters
@@ -154,7 +133,8 @@ class _Selection:
         for row, candidate in enumerate(score(entries, batch, self.filters, self.plan.jpeg_quality, clock)):
             entry, reason = candidate.entry, candidate.reason
             previous = self.best.get(entry.index)
-            if candidate.beats(previous):
+            # An attempt is better if it passes more filters or, for the same number, scores higher.
+            if previous is None or (candidate.passed, candidate.score) > (previous.passed, previous.score):
                 self.best[entry.index] = candidate
                 accepted += [row] if reason is None else []
             if reason is not None:
@@ -167,15 +147,18 @@ class _Selection:
             stage.accept(batch.at(accepted))
 
     def finish(self, clock: Clock) -> GeneratedShard:
-        """The shard, after all attempts."""
+        """Return the shard, after all attempts."""
         plan, best = self.plan, self.best
-        accepted_classes = {candidate.entry.label for candidate in best.values() if candidate.reason is None}
-        without = {label: reasons for label, reasons in self._class_rejects.items() if label not in accepted_classes}
-        main_reasons = {label: reasons.most_common(1)[0][0] for label, reasons in without.items()}
+        accepted = {candidate.entry.label for candidate in best.values() if candidate.reason is None}
+        main_reasons = {
+            label: reasons.most_common(1)[0][0]
+            for label, reasons in self._class_rejects.items()
+            if label not in accepted
+        }
         kept = [best[i] for i in plan.shard_range(self.shard) if best[i].reason is None or plan.keep == "best"]
         samples = [_sample(plan, candidate) for candidate in kept]
         return GeneratedShard(
-            samples, dict(self._rejects), clock.seconds, main_reasons, self._gallery.rejects, clock.begun
+            samples, dict(self._rejects), clock.seconds, main_reasons, self._gallery.rejects, clock.started
         )
 
 
@@ -183,24 +166,24 @@ class Clock:
     """Time of a shard by stage."""
 
     def __init__(self) -> None:
-        self.begun = math.inf
+        self.started = math.inf
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        self.begun = min(self.begun, time.time())
-        begun = time.perf_counter()
+        """Add the duration of the block to a stage."""
+        self.started = min(self.started, time.time())
+        started = time.perf_counter()
         yield
-        self.add(stage, time.perf_counter() - begun)
+        self.add(stage, time.perf_counter() - started)
 
-    def leave_out_waiting(self) -> None:
-        """Move the start by the time since the first batch ended, in which another shard was filtered."""
+    def skip_waiting(self) -> None:
+        """Move the start by the time since the first batch was generated, in which another shard was filtered."""
         if "generate" in self.seconds:
-            self.begun = max(self.begun, time.time() - self.seconds["generate"])
+            self.started = max(self.started, time.time() - self.seconds["generate"])
 
     def add(self, stage: str, seconds: float) -> None:
-        """Add seconds to a stage, each of which has one thread."""
+        """Add seconds to a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
@@ -210,13 +193,13 @@ class _Batch(NamedTuple):
     entries: Sequence[Entry]
     images: Future[Callable[[], list[Image.Image]]]
     is_last_submitted: bool
-    """Whether all following batches are submitted, too."""
+    """Whether all following batches have been submitted."""
 
 
 def _prefetched(
     generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[_Batch]:
-    """Batches in order, the first submitted at once; while one is used, the next is generated."""
+    """Yield batches in order. The first is submitted immediately, each next one before the previous is yielded."""
 
     def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         computed = generator.computed
@@ -241,30 +224,29 @@ def _prefetched(
 def score(
     entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
-    """Apply the filters to a batch; each sees the images that passed the previous ones."""
-    scores: list[dict[str, float | None]] = [{} for _ in entries]
-    passed, last = [0] * len(entries), [0.0] * len(entries)
-    reasons: list[str | None] = [None] * len(entries)
+    """Apply the filters in turn, each to the images that passed the previous ones, and encode all images."""
+    candidates = [Candidate(entry) for entry in entries]
     for stage in filters:
-        rows = [i for i in range(len(entries)) if reasons[i] is None]
+        rows = [row for row, candidate in enumerate(candidates) if candidate.reason is None]
         if not rows:
             break
         with clock.of("filter"):
             result = stage.score(batch.at(rows))
-        for i, value, keep in zip(rows, result.scores, result.keep, strict=True):
-            finite = math.isfinite(value)
-            scores[i][stage.name] = round(value, 6) if finite else None  # JSON has no NaN
-            last[i] = value if finite else -math.inf
-            passed[i] += keep
-            reasons[i] = None if keep else stage.name
+        for row, value, keep in zip(rows, result.scores, result.keep, strict=True):
+            candidate, finite = candidates[row], math.isfinite(value)
+            candidate.scores[stage.name] = round(value, 6) if finite else None  # JSON has no NaN
+            candidate.score = value if finite else -math.inf
+            candidate.passed += keep
+            candidate.reason = None if keep else stage.name
     with clock.of("encode"):
-        jpegs = [_encode(image, quality) for image in batch.images]
-    return [Candidate(*row) for row in zip(entries, jpegs, scores, passed, last, reasons, strict=True)]
+        for candidate, image in zip(candidates, batch.images, strict=True):
+            candidate.jpeg = _encode(image, quality)
+    return candidates
 
 
 def _encode(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # small images need the full chroma resolution
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)  # small images need full chroma resolution
     return buffer.getvalue()
 
 

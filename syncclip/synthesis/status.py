@@ -1,7 +1,4 @@
-"""Progress of a synthesis: the sum of its shards' reports, for the progress line, `status.json` and Prometheus.
-
-The file is no part of the synthetic dataset: nothing reads it to decide what to generate.
-"""
+"""Progress of a synthesis, summed over reports of shards: `status.json`, progress line and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -21,9 +18,8 @@ from syncclip.workers.report import Report
 
 STATUS_NAME = "status.json"
 STAGES = ("generate", "filter", "encode", "write")
-"""Stages of a shard, in order."""
 COMPUTED = "computed"
-"""Part of `generate` in which the device was busy."""
+"""Part of the stage `generate` in which the device was busy."""
 
 
 class SynthesisStatus(JobStatus):
@@ -33,42 +29,40 @@ class SynthesisStatus(JobStatus):
     """Committed images, including those of earlier runs."""
     planned: int
     rate: float = 0.0
-    """Throughput of this run in images per second, without the start of Ray and the loading of weights; 0 before the
-    first shard."""
+    """Throughput of this run in images per second since the first actor began its first shard."""
     remaining: float | None = None
-    """Seconds left at this throughput."""
+    """Estimated seconds left at this throughput."""
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Stage -> share of the actors' time. Stages overlap, so the sum may be above 1."""
+    """Stage -> share of the actors' time. Stages overlap, so the sum may exceed 1."""
     computed: float = 0.0
-    """Share of the actors' time in which the device was busy. Far below `busy["generate"]`, other processes compete
-    for the processors."""
+    """Share of the actors' time in which the device was busy; far below `busy["generate"]` if others use it, too."""
     rejects: dict[str, int] = Field(default_factory=dict)
-    """Reason -> images of this run that were rejected, most frequent first."""
+    """Reason -> rejected images of this run, most frequent first."""
     actors: int = 0
-    """Active actors: the senders of the latest reports, two for each of the pool's actors."""
+    """Number of actors that sent the last `2 * most` reports."""
     failed: int = 0
-    """Shards that returned an error; most are retried."""
+    """Attempts at shards that returned an error."""
     restarts: int = 0
-    """Shards restarted after their process died."""
+    """Attempts at shards whose process died."""
 
     most: int = Field(1, exclude=True)
     """Maximum number of concurrent actors."""
     fresh: int = Field(0, exclude=True)
-    """Images that this run committed."""
+    """Images committed by this run."""
     elapsed: float = Field(0.0, exclude=True)
-    """Seconds since the first actor began."""
+    """Seconds from the start of the first shard to the end of the last."""
     _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys((*STAGES, COMPUTED), 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
     """Process -> start of its first shard."""
     _recent: tuple[str, ...] = PrivateAttr(())
-    """Senders of the latest reports."""
+    """Processes that sent the last reports."""
 
     def count(self, report: Report, images: int) -> None:
         """Add the report of a shard of `images` planned images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
         self._recent = (*self._recent, report.worker)[-2 * self.most :]
-        begun = min(self._first.values())
-        self.elapsed = max(self.elapsed, report.ended - begun)
+        first = min(self._first.values())
+        self.elapsed = max(self.elapsed, report.ended - first)
         for stage in self._seconds:
             self._seconds[stage] += getattr(report, stage)
         if report.error:
@@ -82,14 +76,14 @@ class SynthesisStatus(JobStatus):
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
-        # Each process counts since its first shard; together, at most what all actors could have had.
-        total = min(self.most * self.elapsed, sum(begun + self.elapsed - first for first in self._first.values()))
+        # Available time: of each process since its first shard, together at most that of `most` actors.
+        total = min(self.most * self.elapsed, sum(first + self.elapsed - start for start in self._first.values()))
         shares = {name: round(min(1.0, spent / total), 4) if total else 0.0 for name, spent in self._seconds.items()}
         self.computed = shares.pop(COMPUTED)
         self.busy = shares
 
     def facts(self) -> dict[str, str]:
-        """Stage shares and rejects by reason, for the progress line."""
+        """Return the shares of the stages and the rejects by reason, for the progress line."""
         shares = {**self.busy, **({COMPUTED: self.computed} if self.computed else {})}
         facts = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
         if self.rejects:
@@ -97,7 +91,7 @@ class SynthesisStatus(JobStatus):
         return facts
 
     def lines(self) -> list[str]:
-        """The status as lines of text."""
+        """Return the status as lines of text."""
         done = f"{self.images:,} of {counted(self.planned, 'image')}"
         lines = [f"{self.state}: {done}" + (f" · {self.rate:.3g} images/s" if self.rate else "")]
         lines += self.why()
@@ -110,26 +104,18 @@ class SynthesisStatus(JobStatus):
 
 
 def read_status(url: str, owner: str | None = None) -> SynthesisStatus | None:
-    """The status of the synthetic dataset at `url`; None where there is none.
-
-    Args:
-        owner: identity of its plan, see `storage.checksums`.
-
-    Raises:
-        UserError: another version wrote it.
-    """
-    return storage.read_document(
-        storage.join(url, STATUS_NAME), SynthesisStatus, "use the version that wrote it", owner
-    )
+    """Return the status of the synthetic dataset at `url`, if any; raise a UserError if another version wrote it."""
+    remedy = "use the version that wrote it"
+    return storage.read_document(storage.join(url, STATUS_NAME), SynthesisStatus, remedy, owner)
 
 
 def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
-    """Mark a synthesis complete whose driver died between its last shard and its last status."""
+    """Correct the status of a complete dataset whose driver died before it wrote the last status."""
     with contextlib.suppress(UserError, OSError):
         status = read_status(url, owner)
         if status is not None and status.state != "complete":
-            ended: dict[str, Any] = {"state": "complete", "reason": "", "images": images, "planned": planned}
-            update = {**ended, "remaining": 0.0, "seen": round(time.time(), 3)}
+            update: dict[str, Any] = {"state": "complete", "reason": "", "images": images, "planned": planned}
+            update |= {"remaining": 0.0, "seen": round(time.time(), 3)}
             storage.write_document(storage.join(url, STATUS_NAME), status.model_copy(update=update), owner)
 
 
@@ -137,7 +123,7 @@ SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800
 """Bucket bounds of the histogram of shard durations."""
 
 GAUGE_INTERVAL_SECONDS = 6.0
-"""Ray exports a gauge only if it was set since the last export, and drops it after two exports, by default 20 s."""
+"""Seconds between two updates of the gauges; Ray drops a gauge that was not set during two exports, by default 20 s."""
 
 COUNTERS = {
     "images": ("Images committed by this run.", ()),
@@ -155,10 +141,10 @@ GAUGES = {
 
 
 class SynthesisMetrics:
-    """Prometheus metrics of one synthesis, exported by Ray on each node, with prefix `ray_` and the URL as tag `set`.
+    """Prometheus metrics of a synthesis, which Ray exports with prefix `ray_` and the dataset's URL as tag `set`.
 
-    Ray accepts ASCII tags only, so other characters are percent-encoded. The driver counts them from the reports, since
-    an actor's metric would vanish with its process.
+    The driver updates them, since an actor's metrics would be lost with its process. Characters of tags other than
+    ASCII are percent-encoded.
     """
 
     def __init__(self, url: str) -> None:
@@ -191,7 +177,7 @@ class SynthesisMetrics:
                 self._add("rejects", count, reason=as_ascii(reason))
 
     def set_gauges(self, status: SynthesisStatus) -> None:
-        """Set the gauges from the status; see `GAUGE_INTERVAL_SECONDS`."""
+        """Set the gauges from the status, every `GAUGE_INTERVAL_SECONDS`."""
         values = {"images_planned": status.planned, "images_done": status.images, "actors": status.actors}
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)

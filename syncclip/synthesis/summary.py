@@ -15,13 +15,13 @@ SUMMARY_NAME = "summary.json"
 
 
 class Work(Settings):
-    """The contribution of one call."""
+    """The work of one call."""
 
     images: int = 0
     seconds: float = 0.0
     """Wall time, including the start of Ray and the loading of weights."""
     rate: float = 0.0
-    """Throughput in images per second since the first actor began, as in the status."""
+    """Throughput in images per second, as in the status."""
     busy: float = 0.0
     """Share of the actors' time spent in generators."""
     computed: float = 0.0
@@ -29,7 +29,7 @@ class Work(Settings):
 
 
 class SetSummary(Settings):
-    """Totals of a synthetic dataset. All but `work` follows from the plan and the markers."""
+    """Totals of a synthetic dataset; a function of the plan and the markers, except for `work`."""
 
     url: str = Field(exclude=True)
     owner: str = Field(exclude=True)
@@ -38,7 +38,7 @@ class SetSummary(Settings):
     """Whether every shard of the plan is committed."""
     images: int
     dropped: int
-    """Images missing from committed shards, since no attempt passed the filters."""
+    """Images missing from committed shards because no attempt passed the filters."""
     planned: int
     classes: int
     fewest: int
@@ -52,12 +52,12 @@ class SetSummary(Settings):
     seconds: float
     """Time to generate the committed shards, summed over actors."""
     rejects: dict[str, int]
-    """Reason -> images rejected at first."""
+    """Reason -> rejected attempts."""
     work: Work = Field(Work(), exclude=True)
 
 
 def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Sum up the markers of the synthetic dataset at `url`, and keep the totals there as summary.json."""
+    """Sum up the markers of the synthetic dataset at `url`, and write the totals to its summary.json."""
     per_class: Counter[int] = Counter()
     rejects: Counter[str] = Counter()
     shards = images = planned = size = 0

@@ -1,4 +1,4 @@
-"""The actor's side of a synthesis: generate, filter, encode and commit a shard, a function of the plan alone."""
+"""The worker of a synthesis: generates, filters, encodes and commits a shard, a function of the plan alone."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from syncclip.workers.job import Worker
 from syncclip.workers.report import Report
 
 MAX_AHEAD = 20_000
-"""Distinct prompts up to which all are encoded before the first image, so that the text encoders can leave the GPU."""
+"""Maximum number of distinct prompts that are encoded ahead, so that the text encoders can be offloaded."""
 
 
 class ShardWorker(Worker[GeneratedShard]):
-    """Generates shards: while one is filtered and written, the generator continues with the next.
+    """Generates shards; one is filtered and written while the next is generated.
 
-    After a crash a shard is either committed or doesn't exist, and generating it again gives the same bytes.
+    After a crash a shard is either committed or missing. Generated again, it has the same bytes.
 
     Args:
         plan: JSON of the plan.
         url: folder or URL of the synthetic dataset.
         device: torch device of the generator and the filters.
         source: absolute path or name of the pipeline.
-        token: of an endpoint.
+        token: API token of an endpoint.
         owner: identity of the plan, see `storage.checksums`.
     """
 
@@ -78,7 +78,7 @@ class ShardWorker(Worker[GeneratedShard]):
             **{stage: round(seconds, 4) for stage, seconds in result.seconds.items()},
             "images": len(result.samples),
             "rejects": json.dumps(result.rejects),
-            "started": result.begun,
+            "started": result.started,
             "classes_without_accepted": json.dumps(result.classes_without_accepted),
         }
 

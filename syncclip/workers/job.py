@@ -1,12 +1,11 @@
-"""A job over shards: the worker that runs in each actor, and the driver loop that repeats what failed.
+"""A job over shards: the worker that runs in each actor, and the driver loop that retries failed shards.
 
-Markers on storage decide what is done. Which actor computes a shard, in which order and how often changes no byte.
+A shard is done once its marker is in storage. Its bytes don't depend on the actor, the order or the number of attempts.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import platform
 import time
@@ -35,17 +34,17 @@ class Computation(Generic[Result]):
 
     report: Report
     finish: Callable[[], Result] | None
-    """Rest of the computation, which may run beside the next shard's; None: an error ended it."""
+    """Rest of the computation, which may overlap the next shard; None after an error."""
 
 
 class Worker(ABC, Generic[Result]):
-    """Base class of an actor's worker; models that are loaded once live here.
+    """Base class of an actor's worker, which holds its models.
 
-    `begin` takes one shard at a time, while `commit` of the previous one may run in another thread. Neither raises: an
-    exception is returned in the report, since Ray Data ends a whole run at the first one.
+    `begin` is called for one shard at a time, and `commit` of the previous one may run concurrently in another thread.
+    Both return exceptions in the report, since Ray Data ends the run at the first exception that is raised.
 
     Args:
-        threads: torch threads, on which the last bits of a sum depend.
+        threads: torch threads; the last bits of a sum depend on them.
     """
 
     def __init__(self, threads: int) -> None:
@@ -58,18 +57,18 @@ class Worker(ABC, Generic[Result]):
 
     @abstractmethod
     def start(self, shard: int) -> Callable[[], Result]:
-        """Compute a shard; the returned function does what may overlap the next shard's `start`."""
+        """Compute a shard; the returned function completes it and may overlap the next call of `start`."""
 
     @abstractmethod
     def summary(self, result: Result) -> dict[str, Any]:
-        """Fields of the report that describe a result."""
+        """Return the report's fields for a result."""
 
     @abstractmethod
     def write(self, result: Result, report: Report, seconds: float) -> None:
         """Write the files of a shard that took `seconds` to compute, its marker last."""
 
     def prepare(self) -> None:
-        """Set up the process and load the models, once."""
+        """Set torch's threads and load the models, once."""
         if not self._ready:
             import torch
 
@@ -78,10 +77,10 @@ class Worker(ABC, Generic[Result]):
             self._ready = True
 
     def begin(self, shard: int) -> Computation[Result]:
-        """Compute a shard up to what may overlap the next one."""
+        """Compute a shard up to the part that may overlap the next one."""
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
-            self.prepare()  # here, so that an error is returned as a row, too
+            self.prepare()
             report = report._replace(started=time.time())
             return Computation(report, self.start(shard))
         except Exception as error:
@@ -89,29 +88,29 @@ class Worker(ABC, Generic[Result]):
 
     def commit(self, computation: Computation[Result]) -> Report:
         """Finish a shard and write it."""
-        report, finish, begun = computation.report, computation.finish, time.time()
+        report, finish, computed = computation.report, computation.finish, time.time()
         if finish is not None:
             try:
                 try:
                     result = finish()
                 finally:
-                    begun = time.time()
+                    computed = time.time()
                 report = report._replace(**self.summary(result))
-                self.write(result, report, begun - report.started)
+                self.write(result, report, computed - report.started)
             except Exception as error:
                 report = failed(report, error)
         ended = time.time()
-        return report._replace(write=ended - begun, ended=ended)
+        return report._replace(write=ended - computed, ended=ended)
 
 
 class Job(Protocol):
-    """Shards of which some are done."""
+    """The shards of a job."""
 
     def remaining(self) -> list[int]:
-        """Shards that are not done."""
+        """Return the shards that are not done."""
 
     def failure(self, shard: int, cause: str, remaining: int) -> str:
-        """The error message for a shard that failed permanently while `remaining` shards were not done."""
+        """Return the error message for a shard that failed permanently while `remaining` shards were not done."""
 
 
 def run_job(
@@ -125,13 +124,13 @@ def run_job(
     lock_token: str | None = None,
     local: bool = False,
 ) -> Iterator[Report]:
-    """Run `todo` on a pool of actors, then repeat what is not done, until all is or `pool.retries` rounds were in vain.
+    """Run the shards `todo`, and retry missing ones until all are done or `pool.retries` rounds made no progress.
 
     Args:
-        worker: called once in each actor.
+        worker: creates the worker of an actor.
         threads: CPUs per actor.
-        folder: URL whose lock this process holds.
-        token: of that lock, under which the actors write; None: no lock.
+        folder: URL that this process has locked.
+        lock_token: token of that lock, under which the actors write; None: no lock.
         local: run in this process, without retries.
 
     Raises:
@@ -167,7 +166,7 @@ def run_job(
             worst = fatal or next((errors[shard] for shard in remaining if shard in errors), None)
             cause = worst.error if worst else crash or "it was reported as done, but its marker is missing"
             raise UserError(job.failure(worst.shard if worst else remaining[0], cause, len(remaining)))
-        # Failed shards go last. A shard that kills its process leaves no row: reverse the order so that others run.
+        # Failed shards go last. A shard that kills its process returns no report, so reverse the order once.
         todo = sorted(remaining, key=lambda shard: (shard in errors, -shard if crash and not repeated else shard))
         repeated = True
 
@@ -175,15 +174,10 @@ def run_job(
 def check_capacity(
     pool: Pool, threads: int, actors_key: str = "synthesis.actors", gpus_key: str = "synthesis.num_gpus"
 ) -> None:
-    """Check that the actors fit: on this machine before Ray starts, then in the cluster with all that it may grow to.
+    """Check that the pool fits on this machine or, once Ray runs, in the cluster at its maximum size.
 
-    A cluster named by RAY_ADDRESS must have room for one actor.
-
-    Args:
-        actors_key: name of the setting or option for the number of actors, for messages; `gpus_key` likewise.
-
-    Raises:
-        UserError: there are too few CPUs or GPUs.
+    A cluster at RAY_ADDRESS needs capacity for one actor only. `actors_key` and `gpus_key` are settings or options, for
+    the message of the UserError.
     """
     import ray
 
@@ -202,13 +196,13 @@ def check_capacity(
             f"{actors_key}: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
             f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
         )
-    if pool.num_gpus > available.get("GPU", math.inf):
+    if pool.num_gpus > 0 and "GPU" not in available:
+        import torch
+
+        if not torch.cuda.is_available():  # Ray counts GPUs once it runs
+            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")
+    elif pool.num_gpus > available.get("GPU", 0):
         raise UserError(
             f"{gpus_key} is {pool.num_gpus:g}, but the cluster has {available['GPU']:g} GPUs and {available['CPU']:g} "
             "CPUs; set it to 0, or add machines with GPUs"
         )
-    if "GPU" not in available and pool.num_gpus > 0:
-        import torch
-
-        if not torch.cuda.is_available():  # Ray counts them once it runs
-            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")

@@ -1,4 +1,4 @@
-"""What an actor returns for a shard: a small row of numbers, or an error."""
+"""The report that an actor returns for a shard: a row of numbers, or an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Report(NamedTuple):
     started: float = 0.0  # seconds since the epoch
     ended: float = 0.0
     worker: str = ""  # host and process
-    deaths: int = 0  # processes that died of it before
+    deaths: int = 0  # processes that died during this shard, 0 or 1 per report
     error: str = ""
     classes_without_accepted: str = "{}"  # JSON, class id -> main reason
     fatal: bool = False  # a retry can't succeed
@@ -40,10 +40,10 @@ class Report(NamedTuple):
 
 
 def failed(report: Report, error: Exception) -> Report:
-    """The report of a shard that raised `error`; fatal where a retry can't succeed."""
+    """Return the report of a shard that raised `error`; fatal if a retry can't succeed."""
     error = custom_code_error(error) or error
     fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
-    fatal = fatal and not isinstance(error, storage.UnreachableError)  # a later round may reach the store
+    fatal = fatal and not isinstance(error, storage.UnreachableError)  # a retry may reach the store
     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     message, trace = redacted(name + first_line(error)), redacted(traceback.format_exc())
     return report._replace(images=0, error=message, fatal=fatal, trace=trace)

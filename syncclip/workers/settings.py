@@ -1,4 +1,4 @@
-"""Size of a pool of actors: the settings of a recipe, and the pool that they describe."""
+"""Pools of actors: their settings in a recipe, and the resulting pool."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from syncclip.core.settings import Settings
 
 MAX_ACTORS = 10_000
-"""Upper bound, above the size of any cluster."""
+"""Upper bound of a pool's size."""
 
 
 class PoolSettings(Settings):
-    """Bounds of a pool that starts with `min` actors and grows to `max` while shards wait and the cluster has room."""
+    """A pool that starts with `min` actors and grows to `max` while shards are queued and the cluster has capacity."""
 
     min: int = Field(1, ge=1, le=MAX_ACTORS)
-    """Minimum number of actors, also at the start."""
+    """Initial and minimum number of actors."""
     max: int = Field(ge=1, le=MAX_ACTORS)
     """Maximum number of actors."""
 
@@ -31,15 +31,15 @@ Actors = Annotated[
     Annotated[int, Field(ge=1, le=MAX_ACTORS), Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")],
     Discriminator(lambda actors: "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""),
 ]
-"""A number or bounds. The discriminator keeps an error in one form from being reported for the other."""
+"""Number of actors, or bounds. With a discriminator, pydantic reports errors of the given form only."""
 
 
 class Pool(NamedTuple):
-    """The actors of a job. No byte of its output depends on them."""
+    """The actors of a job. Its output does not depend on their number."""
 
     actors: int = 1
     max_actors: int | None = None
-    """Size to which the pool grows while shards wait and the cluster has room; None: fixed size."""
+    """Size to which the pool may grow; None: fixed size."""
     num_gpus: float = 0.0
     """GPUs per actor; 0 runs on the CPU."""
     retries: int = 2

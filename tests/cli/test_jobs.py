@@ -98,7 +98,7 @@ synthesis:
 def test_captions_are_written_once_shown_and_planned(
     capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
 ) -> None:
-    assert "write the captions with `syncclip captions RECIPE" in Outcome(capsys, "plan", str(recipe)).refusal
+    assert "`syncclip captions RECIPE --out" in Outcome(capsys, "plan", str(recipe)).refusal
 
     written = Outcome(capsys, "captions", str(recipe))
     assert written.status == 0, written.err

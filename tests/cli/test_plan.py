@@ -118,7 +118,7 @@ def test_what_drawing_would_fail_at_is_refused_before(
 
 def test_shards_that_no_machine_lives_through_are_refused(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--throughput", "0.001")
-    assert outcome.refusal.endswith("make synthesis.shard_size smaller")
+    assert "hardly any shard would be finished" in outcome.refusal
 
 
 def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:

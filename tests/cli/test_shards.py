@@ -59,7 +59,7 @@ def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
     rewrite(damaged / "plan.json", json.dumps(plan).encode())
     before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
     refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
-    assert "filter 'safety': /gone holds no safety checker" in refusal
+    assert "filter 'safety': /gone has no safety checker" in refusal
     assert {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()} == before
 
 

@@ -1,4 +1,4 @@
-"""What the tests of synthesis share: a tiny pipeline, plans for it, and the bytes of a set."""
+"""Fixtures of the synthesis tests: a tiny pipeline, plans for it, and checksums of datasets."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ def make_plan(pipeline: Path) -> Callable[..., Plan]:
         images: int, *, steps: int = 1, classes: tuple[str, ...] = CLASSES, guides: Guides = (), **settings: Any
     ) -> Plan:
         generator = {"pipeline": str(pipeline), "steps": steps, "batch_size": 4}
-        asked = SynthesisSettings(images_per_class=images, **{"generator": generator, "filters": (), **settings})
-        return draft(asked, dataset="tiny", classnames=classes, template="a photo of a {}.", guides=guides)
+        values = {"generator": generator, "filters": (), **settings}
+        synthesis = SynthesisSettings(images_per_class=images, **values)
+        return draft(synthesis, dataset="tiny", classnames=classes, template="a photo of a {}.", guides=guides)
 
     return make
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Shards are generated in this process, one after the other; gives the list of those that were started."""
+    """Generate shards in this process instead of Ray; returns the list of started shards."""
     started: list[int] = []
 
     def run_round(shards: Sequence[int], worker: Callable[[], job.Worker[Any]], **_: Any) -> Iterator[Report]:
@@ -65,6 +66,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Name -> sha256 of everything that must not depend on how a set was made (markers hold seconds)."""
+    """Name -> SHA-256 of all files that are a function of the plan, unlike markers, which contain seconds."""
     files = [file for file in folder.iterdir() if file.suffix in (".tar", ".parquet") or file.name == "plan.json"]
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}

@@ -1,13 +1,10 @@
-"""Captions on a pool: the same file for any number of actors and after any kill."""
-
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.synthesis import captioning
 from syncclip.synthesis.captioning import PARTS, CaptionWorker, Part, write_captions
+from syncclip.synthesis.prompts.captions import WriterSettings
 from syncclip.synthesis.prompts.files import read_captions
 from syncclip.synthesis.prompts.writer import Writer
 from syncclip.verify import verify
@@ -28,21 +26,21 @@ MANY = [f"{colour} {name}" for name in CLASSES for colour in ("red", "blue", "gr
 
 
 @pytest.fixture(scope="module")
-def whole(model: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The file of many classes, as one process writes it without a break."""
-    url = str(tmp_path_factory.mktemp("whole") / "captions.json")
+def expected(model: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The caption file of many classes, written by one process without interruption."""
+    url = str(tmp_path_factory.mktemp("expected") / "captions.json")
     write_captions(asked(model), MANY, url)
     return Path(url).read_bytes()
 
 
 def test_writing_resumes_and_keeps_manual_edits(model: str, tmp_path: Path) -> None:
-    url, whole = str(tmp_path / "captions.json"), str(tmp_path / "whole.json")
+    url = str(tmp_path / "captions.json")
     write_captions(asked(model), CLASSES[:1], url)
-    written = write_captions(asked(model), CLASSES, url)
-    assert written == write_captions(asked(model), CLASSES, whole) == read_captions(url)
-    assert list(written.sentences) == list(CLASSES)
-    mended = storage.read_bytes(url).replace(written.sentences["cat"][0].encode(), b"my own cat")
-    storage.write_bytes(url, mended)  # without its checksum, as who mends it removes that
+    captions = write_captions(asked(model), CLASSES, url)
+    assert captions == write_captions(asked(model), CLASSES, str(tmp_path / "others.json")) == read_captions(url)
+    assert list(captions.sentences) == list(CLASSES)
+    edited = storage.read_bytes(url).replace(captions.sentences["cat"][0].encode(), b"my own cat")
+    storage.write_bytes(url, edited)  # without a checksum
     assert write_captions(asked(model), CLASSES, url).sentences["cat"][0] == "my own cat"
 
 
@@ -60,55 +58,56 @@ class DiesOnce(CaptionWorker):
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("worker", [CaptionWorker, DiesOnce])
-def test_two_actors_write_the_file_of_one_process_also_where_one_is_killed(
-    model: str, whole: bytes, worker: type[CaptionWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_actors_of_which_one_is_killed_write_the_same_file(
+    model: str, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(captioning, "CaptionWorker", worker)
+    monkeypatch.setattr(captioning, "CaptionWorker", DiesOnce)
     url = tmp_path / "captions.json"
     write_captions(asked(model), MANY, str(url), Pool(2))
-    assert url.read_bytes() == whole
-    assert (tmp_path / "died").exists() == (worker is DiesOnce)
+    assert url.read_bytes() == expected
+    assert (tmp_path / "died").exists()
     assert not (tmp_path / f"captions.json{PARTS}").exists()
 
 
-def test_a_killed_command_loses_no_class(model: str, whole: bytes, tmp_path: Path) -> None:
-    url = tmp_path / "captions.json"
-    code = (
-        "import sys, time; from syncclip.synthesis import captioning as c; from pathlib import Path\n"
-        "write = c.Writer.write\n"
-        "c.Writer.write = lambda *given: (time.sleep(0.2), write(*given))[1]\n"
-        "c.write_captions(c.WriterSettings.model_validate_json(sys.argv[1]), sys.argv[3:], sys.argv[2])"
-    )
-    command = [sys.executable, "-c", code, asked(model).model_dump_json(), str(url), *MANY]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        parts = Path(f"{url}{PARTS}")
-        while not parts.exists() or len(list(parts.glob("*.json"))) < 3:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.kill()
-    before = {part.name: part.read_bytes() for part in parts.glob("*.json")}
-    assert not url.exists() and 3 <= len(before) < len(MANY)
-    heard: list[str] = []
+def write_slowly(settings: str, url: str) -> None:
     write = Writer.write
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Writer, "write", lambda self, name: (heard.append(name), write(self, name))[1])
-        write_captions(asked(model), MANY, str(url))
-    assert url.read_bytes() == whole
-    assert len(heard) == len(MANY) - len(before)
+    Writer.write = lambda *args: (time.sleep(0.2), write(*args))[1]  # type: ignore[method-assign]
+    write_captions(WriterSettings.model_validate_json(settings), MANY, url)
+
+
+def test_a_killed_process_loses_no_class(
+    model: str, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = tmp_path / "captions.json"
+    process = get_context("spawn").Process(target=write_slowly, args=(asked(model).model_dump_json(), str(url)))
+    process.start()
+    parts = Path(f"{url}{PARTS}")
+    while not parts.exists() or len(list(parts.glob("*.json"))) < 3:
+        assert process.is_alive()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    count = len(list(parts.glob("*.json")))
+    assert not url.exists() and 3 <= count < len(MANY)
+    names: list[str] = []
+    write = Writer.write
+    monkeypatch.setattr(Writer, "write", lambda self, name: (names.append(name), write(self, name))[1])
+    write_captions(asked(model), MANY, str(url))
+    assert url.read_bytes() == expected
+    assert len(names) == len(MANY) - count
 
 
 def test_a_class_without_captions_is_an_error_and_the_others_are_kept(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, answers = str(tmp_path / "captions.json"), Writer._outputs
-    mute = {CLASSES[1]}
+    url, outputs = str(tmp_path / "captions.json"), Writer._outputs
+    empty = {CLASSES[1]}
     monkeypatch.setattr(
-        Writer, "_outputs", lambda self, name, turn: [""] if name in mute else answers(self, name, turn)
+        Writer, "_outputs", lambda self, name, turn: [""] if name in empty else outputs(self, name, turn)
     )
-    with pytest.raises(UserError, match=rf"no captions of class '{CLASSES[1]}': .* wrote nothing .* those of 1 others"):
+    with pytest.raises(UserError, match=rf"no captions of class '{CLASSES[1]}': .* returned no text .*1 others done"):
         write_captions(asked(model), CLASSES, url)
-    mute.clear()
+    empty.clear()
     assert list(write_captions(asked(model), CLASSES, url).sentences) == list(CLASSES)
 
 
@@ -123,15 +122,14 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.fault
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_an_error_and_reported(model: str, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_file_is_an_error(model: str, tmp_path: Path, damage: str) -> None:
     url = tmp_path / "captions.json"
     write_captions(asked(model), CLASSES, str(url))
     assert verify(str(tmp_path), print).problems == []
     url.write_bytes(DAMAGES[damage](url.read_bytes()))
-    with pytest.raises(UserError, match=str(url)):
-        read_captions(str(url))
-    with pytest.raises(UserError, match=str(url)):
-        write_captions(asked(model), CLASSES, str(url))
+    for read in (lambda: read_captions(str(url)), lambda: write_captions(asked(model), CLASSES, str(url))):
+        with pytest.raises(UserError, match=str(url)):
+            read()
     assert any(str(url) in problem for problem in verify(str(tmp_path), print).problems)
 
 
@@ -140,22 +138,20 @@ def test_a_damaged_file_is_an_error_and_reported(model: str, tmp_path: Path, dam
 def test_a_damaged_part_is_reported_and_written_again(
     model: str, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url, whole = tmp_path / "captions.json", tmp_path / "whole.json"
-    write_captions(asked(model), CLASSES, str(whole))
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    url, expected = tmp_path / "captions.json", tmp_path / "expected.json"
+    write_captions(asked(model), CLASSES, str(expected))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(captioning, "_merged", interrupt)
         write_captions(asked(model), CLASSES, str(url))
-    parts = tmp_path / f"captions.json{PARTS}"
-    part, other, _ = sorted(parts.iterdir())
+    part, other, _ = sorted((tmp_path / f"captions.json{PARTS}").iterdir())
     if damage == "removed":
         part.unlink()
     else:
         part.write_bytes(other.read_bytes() if damage == "exchanged" else DAMAGES[damage](part.read_bytes()))
     capsys.readouterr()
     write_captions(asked(model), CLASSES, str(url))
-    assert url.read_bytes() == whole.read_bytes()
+    assert url.read_bytes() == expected.read_bytes()
     assert (str(part) in capsys.readouterr().err) == (damage != "removed")
-
-
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

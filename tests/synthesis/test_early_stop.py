@@ -14,17 +14,17 @@ FILTERS = [{"name": "blank"}]
 
 
 def blank(*labels: int) -> dict[int, str]:
-    """Classes of which `blank` rejected every image."""
+    """Classes of which `blank` rejected all images."""
     return dict.fromkeys(labels, "blank")
 
 
 @pytest.fixture
 def plan(make_plan: MakePlan) -> Plan:
-    """Three classes, two images of each in a shard, each generated up to four times."""
+    """Three classes, with two images each per shard and up to four attempts."""
     return make_plan(100, shard_size=6, attempts=4, keep="drop", filters=FILTERS)
 
 
-def test_a_class_without_an_accepted_image_ends_the_run_and_is_named_with_the_reason(plan: Plan) -> None:
+def test_a_class_without_an_accepted_image_ends_the_run(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
     for shard in range(PATIENCE // 8 - 1):
         monitor.take(shard, blank(1))
@@ -39,16 +39,16 @@ def test_one_accepted_image_is_enough(plan: Plan) -> None:
         monitor.take(shard, blank(1, 2) if shard > 5 else blank())
 
 
-def test_where_the_best_are_kept_a_hard_class_is_no_error_but_a_set_without_any_is(make_plan: MakePlan) -> None:
+def test_with_keep_best_only_a_dataset_without_an_accepted_image_is_an_error(make_plan: MakePlan) -> None:
     plan = make_plan(100, shard_size=6, attempts=4, filters=FILTERS)
-    hard = RejectionMonitor(plan)
+    monitor = RejectionMonitor(plan)
     for shard in range(50):
-        hard.take(shard, blank(1, 2))
-    hopeless = RejectionMonitor(plan)
-    hopeless.take(0, blank(0, 1, 2))
-    hopeless.take(1, blank(0, 1, 2))
+        monitor.take(shard, blank(1, 2))
+    monitor = RejectionMonitor(plan)
+    monitor.take(0, blank(0, 1, 2))
+    monitor.take(1, blank(0, 1, 2))
     with pytest.raises(UserError, match="first 72 images, of class 'cat' and 2 others, passed"):
-        hopeless.take(2, blank(0, 1, 2))
+        monitor.take(2, blank(0, 1, 2))
 
 
 def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> ShardStats:
@@ -58,7 +58,7 @@ def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> Sha
     )
 
 
-def test_earlier_runs_count(plan: Plan) -> None:
+def test_shards_of_earlier_runs_count(plan: Plan) -> None:
     done = [stats(shard, {0: 2, 1: 2}, {"blank": 3, "clip_score": 8}) for shard in range(8)]
     with pytest.raises(UserError, match=r"class 'fir tree': none of its 64 .* by 'clip_score'"):
         RejectionMonitor(plan, done)
@@ -67,10 +67,10 @@ def test_earlier_runs_count(plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("size", [4, 5, 7])
-def test_a_shard_is_known_to_hold_what_the_plan_says(size: int, make_plan: MakePlan) -> None:
+def test_images_per_class_of_a_shard_follow_the_plan(size: int, make_plan: MakePlan) -> None:
     plan = make_plan(9, shard_size=size, attempts=1, keep="drop", filters=FILTERS)
     for shard in plan.shards():
         monitor = RejectionMonitor(plan)
         monitor.take(shard, blank(0, 1, 2))
         labels = [plan.entry(index).label for index in plan.shard_range(shard)]
-        assert monitor._generated == {k: labels.count(k) for k in set(labels)}
+        assert monitor._generated == {label: labels.count(label) for label in set(labels)}

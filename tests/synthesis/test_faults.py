@@ -1,4 +1,4 @@
-"""Killing processes in mid-synthesis: the same command again ends with the bytes of an unbroken run."""
+"""Kills of processes during a synthesis: the same command completes the dataset with the same bytes."""
 
 from __future__ import annotations
 
@@ -38,47 +38,48 @@ driver.ShardWorker = LightWorker
 driver.synthesise_set(Plan.model_validate_json(Path(sys.argv[1]).read_text()), sys.argv[2],
                observe=lambda _: os.kill(os.getpid(), signal.SIGKILL))
 """
-"""A command that is killed with -9 when the first shard is reported; its actor is at the next one then."""
+"""A driver that kills itself at the first report, when its actor generates the next shard."""
 
 
 @pytest.fixture
 def plan(make_plan: Callable[..., Plan]) -> Plan:
-    """Shards of some tenths of a second: long enough to be hit in the middle."""
+    """A plan whose shards take some tenths of a second, long enough to be killed halfway."""
     return make_plan(16, shard_size=8)
 
 
 @pytest.fixture(autouse=True)
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is killed need not load diffusers first."""
+def light_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the worker by one without diffusers."""
     monkeypatch.setattr("syncclip.synthesis.driver.ShardWorker", LightWorker)
 
 
 @pytest.fixture
-def quiet(plan: Plan, tmp_path: Path) -> dict[str, str]:
-    """The bytes of a run that nothing disturbs, generated shard after shard in this process."""
-    known = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
-    folder = tmp_path / "quiet"
-    make = LightWorker(write_plan(known, str(folder)).model_dump_json(), str(folder), "cpu", plan.generator.pipeline)
-    assert [make({"shard": shard})["error"] for shard in plan.shards()] == [""] * SHARDS
+def expected(plan: Plan, tmp_path: Path) -> dict[str, str]:
+    """Checksums of the dataset, generated in this process without kills."""
+    located = plan.model_copy(update={"weights": locate(plan.generator).fingerprint})
+    folder = tmp_path / "expected"
+    text = write_plan(located, str(folder)).model_dump_json()
+    worker = LightWorker(text, str(folder), "cpu", plan.generator.pipeline)
+    assert [worker.commit(worker.begin(shard)).error for shard in plan.shards()] == [""] * SHARDS
     return digests(folder)
 
 
 def generating_processes() -> list[psutil.Process]:
-    """The actors of this process's own Ray that generate shards."""
-    found = []
+    """Actors of this process's Ray that generate shards."""
+    processes = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if any("ShardRow" in word for word in process.cmdline()):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
-def test_an_actor_killed_in_mid_shard_costs_no_byte(plan: Plan, quiet: dict[str, str], tmp_path: Path) -> None:
+def test_a_killed_actor_changes_no_byte(plan: Plan, expected: dict[str, str], tmp_path: Path) -> None:
     killed: list[int] = []
-    others = generating_processes()  # of the test before, which may not have ended yet
+    others = generating_processes()  # those of the previous test may still be running
 
     def kill_once(_: SynthesisStatus) -> None:
-        if not killed:  # the first shard is done, the actor is at the next
+        if not killed:  # the actor generates the second shard
             for process in set(generating_processes()).difference(others):
                 process.kill()
                 killed.append(process.pid)
@@ -86,34 +87,32 @@ def test_an_actor_killed_in_mid_shard_costs_no_byte(plan: Plan, quiet: dict[str,
     summary = synthesise_set(plan, str(tmp_path / "set"), show=False, observe=kill_once)
     assert len(killed) == 1
     assert summary.complete and summary.images == plan.total
-    assert digests(tmp_path / "set") == quiet
+    assert digests(tmp_path / "set") == expected
 
 
-def test_a_driver_killed_in_mid_synthesis_is_completed_by_the_same_call(
-    plan: Plan, quiet: dict[str, str], tmp_path: Path
+def test_the_same_call_completes_the_dataset_of_a_killed_driver(
+    plan: Plan, expected: dict[str, str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "set"
-    (tmp_path / "asked.json").write_text(plan.model_dump_json())
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "asked.json"), str(folder)]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "plan.json"), str(folder)]
     log = tmp_path / "driver.log"
     with log.open("wb") as stderr, subprocess.Popen(command, env=environment, stderr=stderr) as driver:
-        family: set[psutil.Process] = set()
+        children: set[psutil.Process] = set()
         while driver.poll() is None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                family.update(psutil.Process(driver.pid).children(recursive=True))
+                children.update(psutil.Process(driver.pid).children(recursive=True))
             time.sleep(0.05)
     assert driver.returncode == -signal.SIGKILL, log.read_text()
-    # Its Ray ends by itself, but for agents that look after it; what it generates until then is whole or not.
-    psutil.wait_procs(list(family), 10.0)
-    there = committed(str(folder))
-    assert 0 < len(there) < SHARDS
-    finished = {shard: (folder / f"{shard:05d}.tar").stat() for shard in there}
+    psutil.wait_procs(list(children), 10.0)  # Ray shuts down after its driver, except for its agents
+    before_resuming = {shard: (folder / f"{shard:05d}.tar").stat() for shard in committed(str(folder))}
+    assert 0 < len(before_resuming) < SHARDS
 
     summary = synthesise_set(plan, str(folder), Pool(2), show=False)
-    assert summary.complete and summary.work.images == plan.total - 8 * len(there)
-    assert digests(folder) == quiet
-    for shard, before in finished.items():
+    assert summary.complete and summary.work.images == plan.total - 8 * len(before_resuming)
+    assert digests(folder) == expected
+    for shard, before in before_resuming.items():
         after = (folder / f"{shard:05d}.tar").stat()
         assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)

@@ -9,16 +9,25 @@ from syncclip.synthesis.settings import MAX_ATTEMPTS
 
 
 @given(
-    st.integers(0, 1),  # the tables of a set's seed take a moment
-    st.lists(st.integers(0, MAX_IMAGES - 1), max_size=20),
+    st.integers(0, 1),  # few seeds, since the tables of each take a while
+    st.sampled_from([0, 7, MAX_IMAGES - 20]),
+    st.integers(0, 20),
     st.integers(0, MAX_ATTEMPTS - 1),
 )
-def test_many_seeds_at_once_are_those_of_each(seed: int, indices: list[int], attempt: int) -> None:
-    many = seeds_of(seed, indices, attempt)
-    assert many.dtype == np.uint32
-    assert many.tolist() == [seed_of(seed, index, attempt) for index in indices]
+def test_seeds_of_many_samples_equal_those_of_each(seed: int, start: int, count: int, attempt: int) -> None:
+    seeds = seeds_of(seed, range(start, start + count), attempt)
+    assert seeds.dtype == np.uint32
+    assert seeds.tolist() == [seed_of(seed, index, attempt) for index in range(start, start + count)]
 
 
-def test_the_last_attempt_at_the_last_image_has_a_seed_too() -> None:
-    last = range(MAX_IMAGES - 2, MAX_IMAGES)
-    assert seeds_of(0, last, MAX_ATTEMPTS - 1).tolist() == [seed_of(0, index, MAX_ATTEMPTS - 1) for index in last]
+@given(
+    st.integers(0, 5),
+    st.lists(st.tuples(st.integers(0, MAX_IMAGES - 1), st.integers(0, MAX_ATTEMPTS - 1)), unique=True),
+)
+def test_all_attempts_of_a_dataset_have_different_seeds(seed: int, attempts: list[tuple[int, int]]) -> None:
+    seeds = {seed_of(seed, index, attempt) for index, attempt in attempts}
+    assert len(seeds) == len(attempts) and all(0 <= value < 2**32 for value in seeds)
+
+
+def test_seeds_are_stable() -> None:
+    assert [seed_of(0, 0, 0), seed_of(0, 1, 0), seed_of(1, 0, 2)] == [1242806397, 2044520436, 251047857]

@@ -1,5 +1,3 @@
-"""The status file of a synthesis: what it says, and how it tells the end."""
-
 from __future__ import annotations
 
 import json
@@ -16,25 +14,21 @@ from syncclip.synthesis.status import STATUS_NAME, SynthesisMetrics, SynthesisSt
 from syncclip.workers.report import Report
 from tests.metrics_port import PATIENCE, scraped
 
-
-def counted() -> SynthesisStatus:
-    found = SynthesisStatus.begin(planned=100, images=20, most=1)
-    found.count(Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}'), 10)
-    return found
+REPORT = Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}')
 
 
 def status_of(folder: Path) -> SynthesisStatus:
-    found = read_status(str(folder))
-    assert found is not None
-    return found
+    status = read_status(str(folder))
+    assert status is not None
+    return status
 
 
-def test_a_status_file_contains_progress_and_last_update(tmp_path: Path) -> None:
+def test_a_status_file_contains_progress_and_heartbeat(tmp_path: Path) -> None:
     now, status = iter([101.0, 501.0]), SynthesisStatus.begin(planned=100, images=20, most=1)
     with keep_status_file(str(tmp_path / STATUS_NAME), status, interval=600, clock=lambda: next(now)):
         begun = status_of(tmp_path)
         assert (begun.state, begun.images, begun.planned, begun.seen) == ("running", 20, 100, 101.0)
-        status.count(Report(0, worker="a", started=10.0, ended=20.0, generate=9.0, rejects='{"blank": 2}'), 10)
+        status.count(REPORT, 10)
     ended = status_of(tmp_path)
     assert (ended.state, ended.images, ended.rate, ended.remaining, ended.seen) == ("complete", 30, 1.0, 70.0, 501.0)
     assert (ended.busy["generate"], ended.rejects, ended.actors) == (0.9, {"blank": 2}, 1)
@@ -48,17 +42,21 @@ def test_a_status_file_contains_progress_and_last_update(tmp_path: Path) -> None
         (KeyboardInterrupt(), "interrupted", "Ctrl-C or a signal"),
     ],
 )
-def test_an_end_before_the_end_is_reported_with_its_reason(
+def test_a_failure_is_recorded_until_the_dataset_is_complete(
     tmp_path: Path, error: BaseException, state: str, reason: str
 ) -> None:
-    with pytest.raises(type(error)), keep_status_file(str(tmp_path / STATUS_NAME), counted()):
+    status = SynthesisStatus.begin(planned=100, images=20, most=1)
+    with pytest.raises(type(error)), keep_status_file(str(tmp_path / STATUS_NAME), status):
         raise error
-    found = status_of(tmp_path)
-    assert (found.state, found.reason) == (state, reason)
-    assert f"why: {reason}" in found.lines()
+    failed = status_of(tmp_path)
+    assert (failed.state, failed.reason) == (state, reason)
+    assert f"why: {reason}" in failed.lines()
+    mark_complete(str(tmp_path), 100, 100, storage.NOBODY)
+    corrected = status_of(tmp_path)
+    assert (corrected.state, corrected.reason, corrected.images, corrected.remaining) == ("complete", "", 100, 0.0)
 
 
-def test_a_driver_that_is_silent_for_long_is_called_gone() -> None:
+def test_a_driver_without_heartbeat_is_reported_as_gone() -> None:
     alive = SynthesisStatus(began=0.0, seen=time.time(), images=1, planned=2)
     gone = alive.model_copy(update={"seen": time.time() - SILENCE - 3600})
     assert "gone" not in alive.lines()[-1]
@@ -67,49 +65,35 @@ def test_a_driver_that_is_silent_for_long_is_called_gone() -> None:
     assert "gone" not in ended.lines()[-1]
 
 
-def test_a_set_whose_driver_died_after_its_last_shard_is_called_complete(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), keep_status_file(str(tmp_path / STATUS_NAME), counted()):
-        raise KeyboardInterrupt
-    mark_complete(str(tmp_path), 100, 100, storage.NOBODY)
-    found = status_of(tmp_path)
-    assert (found.state, found.reason, found.images, found.remaining) == ("complete", "", 100, 0.0)
-
-
-def test_a_status_of_another_version_is_a_one_line_error(tmp_path: Path) -> None:
+def test_a_status_of_another_version_is_reported(tmp_path: Path) -> None:
     storage.write_with_checksum(str(tmp_path / "status.json"), json.dumps({"state": "flying"}).encode())
     with pytest.raises(UserError, match="use the version that wrote it"):
         read_status(str(tmp_path))
 
 
-def test_reports_give_rate_time_left_and_busy_shares() -> None:
+def test_reports_give_throughput_time_left_and_shares_of_stages() -> None:
     status = SynthesisStatus.begin(planned=100, images=20, most=2)
     assert (status.rate, status.remaining, set(status.busy.values()), status.actors) == (0.0, None, {0.0}, 0)
     status.count(Report(0, worker="a", started=10.0, ended=14.0, generate=3.0, write=1.0, rejects='{"blank": 2}'), 10)
     status.count(Report(1, worker="b", started=10.0, ended=15.0, generate=5.0, filter=1.0, rejects='{"blank": 1}'), 10)
-    status.count(Report(2, worker="a", started=10.0, ended=15.0, error="failed", deaths=1), 10)
+    status.count(Report(2, worker="a", started=10.0, ended=15.0, computed=2.0, error="failed", deaths=1), 10)
     assert (status.images, status.rate, status.remaining, status.actors) == (40, 4.0, 15.0, 2)
     assert status.busy == {"generate": 0.8, "filter": 0.1, "encode": 0.0, "write": 0.1}
-    assert (status.rejects, status.failed, status.restarts) == ({"blank": 3}, 1, 1)
-    assert status.facts() == {"busy": "generate 80 %, filter 10 %, encode 0 %, write 10 %", "rejected": "blank 3"}
+    assert (status.rejects, status.failed, status.restarts, status.computed) == ({"blank": 3}, 1, 1, 0.2)
+    busy = "generate 80 %, filter 10 %, encode 0 %, write 10 %, computed 20 %"
+    assert status.facts() == {"busy": busy, "rejected": "blank 3"}
 
 
-def test_device_time_is_reported_beside_generation_time() -> None:
-    status = SynthesisStatus.begin(planned=100, images=0, most=1)
-    status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0, computed=1.0), 10)
-    assert (status.busy["generate"], status.computed) == (1.0, 0.25)
-    assert status.facts()["busy"] == "generate 100 %, filter 0 %, encode 0 %, write 0 %, computed 25 %"
-
-
-def test_an_actor_counts_from_its_first_shard_and_a_dead_one_no_longer_than_the_pool_is_large() -> None:
+def test_shares_are_relative_to_the_time_since_each_actors_first_shard() -> None:
     status = SynthesisStatus.begin(planned=100, images=0, most=2)
     status.count(Report(0, worker="a", started=0.0, ended=4.0, generate=4.0), 10)
     status.count(Report(1, worker="b", started=4.0, ended=8.0, generate=4.0), 10)
     assert status.busy["generate"] == round(8 / (8 + 4), 4)
     status.count(Report(2, worker="c", started=4.0, ended=8.0, generate=4.0), 10)
-    assert status.busy["generate"] == 12 / 16  # one of the three is dead, since there are never more than two
+    assert status.busy["generate"] == 12 / 16  # at most two of the three processes are alive
 
 
-def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None:
+def test_silent_actors_are_not_counted() -> None:
     status = SynthesisStatus.begin(planned=100, images=0, most=2)
     for shard, worker in enumerate("abbbb"):
         status.count(Report(shard, worker=worker, started=0.0, ended=1.0), 1)
@@ -122,7 +106,7 @@ def test_an_actor_that_sends_nothing_more_is_not_counted_as_generating() -> None
 @pytest.mark.parametrize(
     ("url", "tag"), [("s3://bucket/set", "s3://bucket/set"), ("sets/é\n", "sets/%C3%A9%0A")], ids=["ascii", "other"]
 )
-def test_the_metrics_of_a_set_can_be_scraped(url: str, tag: str) -> None:
+def test_the_metrics_of_a_synthesis_can_be_scraped(url: str, tag: str) -> None:
     status = SynthesisStatus.begin(planned=40, images=10, most=2)
     metrics = SynthesisMetrics(url)
     expected = {
@@ -147,8 +131,8 @@ def test_the_metrics_of_a_set_can_be_scraped(url: str, tag: str) -> None:
             status.count(report, 10)
             metrics.count(report, 10)
         deadline = time.monotonic() + PATIENCE
-        found: dict[str, float] = {}
-        while not expected.items() <= found.items() and time.monotonic() < deadline:
+        values: dict[str, float] = {}
+        while not expected.items() <= values.items() and time.monotonic() < deadline:
             time.sleep(0.5)
-            found = scraped("ray_syncclip_", "outcome", "reason", "stage", "le", set=tag)
-    assert {name: found.get(name) for name in expected} == expected
+            values = scraped("ray_syncclip_", "outcome", "reason", "stage", "le", set=tag)
+    assert {name: values.get(name) for name in expected} == expected

@@ -1,4 +1,4 @@
-"""The driver loop and the worker's base class, without Ray."""
+"""The worker's base class and the driver loop, without Ray."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from syncclip.workers.settings import ONE_ACTOR, Pool
 
 
 class Squares(Worker[int]):
-    """Writes the square of a shard's number; `broken` steps raise."""
+    """Writes the square of a shard's number; the step `broken` raises."""
 
     def __init__(self, folder: Path, broken: str = "") -> None:
         super().__init__(1)
-        self.folder = str(folder)
-        self.broken = broken
+        self.folder, self.broken = str(folder), broken
 
     def _step(self, name: str) -> None:
         if name == self.broken:
@@ -55,7 +54,7 @@ def test_an_error_in_any_step_is_returned_in_the_report(tmp_path: Path, broken: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bug_in_custom_code_is_fatal(tmp_path: Path) -> None:
+def test_an_error_in_custom_code_is_fatal(tmp_path: Path) -> None:
     trust.trust("mine:Pipeline")
     functions: dict[str, Callable[[], None]] = {"__name__": "mine"}  # type: ignore[dict-item]
     exec(compile("def draw():\n    raise TypeError('no steps')", "mine.py", "exec"), functions)
@@ -70,7 +69,7 @@ def test_a_bug_in_custom_code_is_fatal(tmp_path: Path) -> None:
 class Job:
     """Shards that are done once their file exists."""
 
-    def __init__(self, folder: Path, shards: int) -> None:
+    def __init__(self, folder: Path, shards: int = 4) -> None:
         self.folder, self.shards = folder, range(shards)
 
     def remaining(self) -> list[int]:
@@ -86,7 +85,7 @@ class Job:
 
 
 class FailingPool:
-    """Writes shards, except that shard s fails its first `errors[s]` times; `deadly` shards end the round."""
+    """Shard s fails `errors[s]` times, the shard `deadly` ends each round, and `lost` loses its file once."""
 
     def __init__(self, errors: dict[int, int], deadly: int | None = None, lost: int | None = None) -> None:
         self.errors, self.deadly, self.lost = errors, deadly, lost
@@ -109,28 +108,15 @@ class FailingPool:
 
 
 @pytest.mark.parametrize(
-    ("pool", "rounds"),
-    [
-        (FailingPool({1: 2, 3: 1}), [[0, 1, 2, 3], [1, 3], [1]]),
-        (FailingPool({}, lost=2), [[0, 1, 2, 3], [2]]),  # reported as done, without its file
-    ],
-)
-def test_shards_that_are_not_done_are_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: FailingPool, rounds: list[list[int]]
-) -> None:
-    monkeypatch.setattr(job, "run_round", pool)
-    Job(tmp_path, 4).run()
-    assert pool.rounds == rounds and Job(tmp_path, 4).remaining() == []
-
-
-@pytest.mark.parametrize(
     ("pool", "retries", "rounds", "message"),
     [
+        (FailingPool({1: 2, 3: 1}), 2, [[0, 1, 2, 3], [1, 3], [1]], ""),
+        (FailingPool({}, lost=2), 2, [[0, 1, 2, 3], [2]], ""),
         (FailingPool({1: 99}), 2, [[0, 1, 2, 3], [1], [1]], "shard 1 failed: OSError: connection reset; 1 left"),
-        (FailingPool({}, deadly=1), 1, [[0, 1, 2, 3], [3, 2, 1], [1]], "shard 1 failed: its processes kept dying .*"),
+        (FailingPool({}, deadly=1), 1, [[0, 1, 2, 3], [3, 2, 1], [1]], "shard 1 failed: its processes kept dying"),
     ],
 )
-def test_a_shard_that_always_fails_is_an_error_and_does_not_starve_others(
+def test_missing_shards_are_retried_until_a_round_makes_no_progress(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pool: FailingPool,
@@ -139,13 +125,16 @@ def test_a_shard_that_always_fails_is_an_error_and_does_not_starve_others(
     message: str,
 ) -> None:
     monkeypatch.setattr(job, "run_round", pool)
-    with pytest.raises(UserError, match=message):
-        Job(tmp_path, 4).run(retries)
-    assert pool.rounds == rounds and Job(tmp_path, 4).remaining() == [1]
+    if message:
+        with pytest.raises(UserError, match=message):
+            Job(tmp_path).run(retries)
+    else:
+        Job(tmp_path).run(retries)
+    assert pool.rounds == rounds and Job(tmp_path).remaining() == ([1] if message else [])
 
 
 def test_a_local_job_needs_no_pool(tmp_path: Path) -> None:
-    assert [report.images for report in Job(tmp_path, 4).run(local=True)] == [0, 1, 4, 9]
+    assert [report.images for report in Job(tmp_path).run(local=True)] == [0, 1, 4, 9]
 
 
 def test_actors_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +143,7 @@ def test_actors_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(UserError, match="synthesis.num_gpus is 1, but the cluster has 0 GPUs and 2 CPUs"):
         check_capacity(Pool(num_gpus=1.0), 1)
-    check_capacity(Pool(3), 2)  # a named cluster needs room for one actor
+    check_capacity(Pool(3), 2)  # a cluster at RAY_ADDRESS needs capacity for one actor
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(UserError, match="3 actors of 2 threads would need 6 CPUs, but there are 2; use at most 1"):
         check_capacity(Pool(3), 2)

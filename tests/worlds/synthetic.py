@@ -16,7 +16,7 @@ def generate_here(recipe: Recipe, url: str) -> str:
     from syncclip.synthesis.generators.pipeline import Generator
     from syncclip.synthesis.generators.weights import locate
     from syncclip.synthesis.plan import write_plan
-    from syncclip.synthesis.shard import generate_shard
+    from syncclip.synthesis.shard import begin_shard
     from syncclip.synthesis.summary import summarise
     from syncclip.synthetic_sets import prepare
 
@@ -26,7 +26,7 @@ def generate_here(recipe: Recipe, url: str) -> str:
     torch.set_num_threads(plan.threads)
     generator, filters = Generator(plan.generator), build_filters(plan.filters, plan.classnames)
     for number in plan.shards():
-        shard = generate_shard(plan, number, generator, filters)
+        shard = begin_shard(plan, number, generator, filters)()
         write_shard(url, number, shard.samples, shard.rejects, owner=plan.owner)
     torch.set_num_threads(threads)
     index_set(url, plan.owner)

@@ -1,4 +1,4 @@
-"""Filters: a score and a decision for each image of a generated batch."""
+"""Filters of generated images."""
 
 from __future__ import annotations
 
@@ -51,36 +51,35 @@ ClipFilterSettings = (
     | ClipDuplicateSettings
     | LeakageSettings
 )
-"""Filters with a CLIP, their `backbone`."""
+"""Settings of filters with a `backbone`."""
 FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
-    """The filters with absolute paths of their models, for processes in another working directory."""
-    placed: list[AnyFilterSettings] = []
-    for entry in settings:
-        update: dict[str, object] = {}
+    """Return the settings with absolute paths of models, for processes in another working directory."""
+
+    def absolute(entry: AnyFilterSettings) -> AnyFilterSettings:
         if isinstance(entry, SafetySettings) and entry.checker:
-            update["checker"] = str(home_path(entry.checker).absolute())
+            return entry.model_copy(update={"checker": str(home_path(entry.checker).absolute())})
         if isinstance(entry, ClipFilterSettings) and entry.backbone is not None:
-            update["backbone"] = entry.backbone.placed()
-        placed.append(entry.model_copy(update=update))
-    return tuple(placed)
+            return entry.model_copy(update={"backbone": entry.backbone.placed()})
+        return entry
+
+    return tuple(map(absolute, settings))
 
 
 def build_filters(
     settings: Sequence[AnyFilterSettings], prompts: Sequence[str], device: str = "cpu", url: str = ""
 ) -> list[Filter]:
-    """The filters in scoring order; those with the same backbone share its CLIP.
+    """Build the filters; those with the same backbone share its CLIP.
 
     Args:
-        settings: from a plan.
         prompts: one per class.
-        device: torch device of their models.
-        url: folder or URL of the synthetic dataset, with the files of its filters.
+        device: torch device of the models.
+        url: folder or URL of the synthetic dataset, which contains the assets of filters.
 
     Raises:
-        UserError: a file that a filter needs is missing or doesn't fit.
+        UserError: an asset is missing or doesn't fit.
     """
 
     @cache

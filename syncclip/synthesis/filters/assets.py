@@ -1,6 +1,6 @@
-"""Files that a plan needs beside its settings, stored in the dataset's folder under the checksum of their content.
+"""Assets of filters: tensors stored in the dataset's folder, named by the checksum of their content.
 
-So a machine without the user's files can extend a dataset, and every image is scored by the same weights.
+With them, machines without the user's files can extend a dataset, with the same weights for all images.
 """
 
 from __future__ import annotations
@@ -19,21 +19,17 @@ FOLDER = "filters"
 
 
 def checksum_of(data: bytes) -> str:
-    """SHA-256 of some content, its first 16 hex digits."""
+    """Return the first 16 hex digits of the SHA-256 of some content."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def asset_url(url: str, checksum: str) -> str:
-    """URL of the tensors with this checksum in the dataset at `url`."""
+    """Return the URL of the tensors with this checksum in the dataset at `url`."""
     return storage.join(url, FOLDER, f"{checksum}.safetensors")
 
 
 def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch: str) -> str:
-    """Write tensors into the dataset's folder, atomically, and return their checksum.
-
-    Raises:
-        UserError: `mismatch`, where the checksum differs from a `planned` one; nothing is written.
-    """
+    """Store tensors and return their checksum; raise a UserError `mismatch` if it is not the `planned` one."""
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -46,11 +42,7 @@ def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch:
 
 
 def fetch(url: str, checksum: str, name: str) -> dict[str, torch.Tensor]:
-    """The tensors with a checksum.
-
-    Raises:
-        UserError: they are missing or damaged; `name` is the filter that needs them.
-    """
+    """Read the tensors of the filter `name`; raise a UserError if they are missing or damaged."""
     import safetensors.torch
 
     path = asset_url(url, checksum)

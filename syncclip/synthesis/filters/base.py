@@ -1,4 +1,4 @@
-"""Interface of a filter: a score and a decision for each image of a batch."""
+"""Base class of filters, which score and accept or reject the images of a batch."""
 
 from __future__ import annotations
 
@@ -19,41 +19,42 @@ class FilterBatch:
     """Class ids."""
     prompts: Sequence[str]
     indices: Sequence[int]
-    """Sample indices; several attempts at one image share an index."""
+    """Sample indices; the attempts at an image share its index."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def at(self, rows: Sequence[int]) -> FilterBatch:
-        """The images of these rows."""
+        """Return the batch of these rows."""
         columns = (self.images, self.labels, self.prompts, self.indices)
         return FilterBatch(*([column[i] for i in rows] for column in columns))  # type: ignore[arg-type]
 
 
 class FilterResult(NamedTuple):
-    """One score (higher is better) and one decision for each image of a batch."""
+    """Scores (higher is better) and decisions for the images of a batch."""
 
     scores: list[float]
     keep: list[bool]
 
 
 class Filter:
-    """Accepts or rejects images; its name is the reason under which its rejects are counted.
+    """Base class of filters.
 
-    A shard's bytes are a function of the plan alone, so a filter may only remember the images accepted before in the
-    same shard.
+    Since the bytes of a shard are a function of the plan alone, the state of a filter is limited to the images accepted
+    in the current shard.
     """
 
     name: str
+    """Reason under which rejects are counted."""
     blurred: bool = False
-    """Whether thumbnails of its rejects are made unrecognisable."""
+    """Whether to make thumbnails of rejects unrecognisable."""
 
     def begin(self) -> None:
-        """Start a shard: forget the images accepted in the previous one."""
+        """Reset the state at the start of a shard."""
 
     @abstractmethod
     def score(self, batch: FilterBatch) -> FilterResult:
-        """Score and decision for each image that passed the previous filters."""
+        """Score the images that passed the previous filters, and accept or reject each."""
 
     def accept(self, batch: FilterBatch) -> None:
-        """Remember images that passed all filters; one with a known index replaces the earlier one."""
+        """Store images that passed all filters, each in place of an earlier attempt at the same index."""

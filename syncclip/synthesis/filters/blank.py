@@ -1,4 +1,4 @@
-"""Filter for blank images, such as those that a safety checker blackens."""
+"""Filter for images of nearly one colour."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class BlankSettings(Settings):
     name: Literal["blank"] = "blank"
     """Reject images of nearly one colour."""
     minimum: float = Field(4.0, ge=0, le=127.5)
-    """Minimum standard deviation over the pixels, of 255, in the most varied colour channel."""
+    """Minimum standard deviation of pixel values (0 to 255), in the colour channel with the largest."""
 
 
 class Blank(Filter):
-    """See `BlankSettings`; the score is that standard deviation."""
+    """See `BlankSettings`; the score is the standard deviation."""
 
     name = "blank"
 

@@ -1,4 +1,4 @@
-"""The frozen CLIP of the filters: shared by all with the same backbone, with each image encoded once."""
+"""The frozen CLIP of filters with the same backbone, which encodes each image once."""
 
 from __future__ import annotations
 
@@ -26,12 +26,10 @@ MAX_CACHED_PROMPTS = 4096
 
 
 class FrozenClip:
-    """Normalised features of images and prompts.
+    """Computes unit-length features of images and prompts.
 
     Args:
-        settings: the CLIP.
-        prompts: the prompt of each class, the template with the class name.
-        device: torch device.
+        prompts: the prompt of each class.
     """
 
     def __init__(self, settings: BackboneSettings, prompts: Sequence[str], device: str = "cpu") -> None:
@@ -44,7 +42,7 @@ class FrozenClip:
         self._sentences: dict[str, torch.Tensor] = {}
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(N, D) features of images; those of the last encoded batch are reused for subsets of it."""
+        """Return (N, D) features of images; those of the last batch are cached for its subsets."""
         import torch
 
         rows = {id(image): row for row, image in enumerate(self._images)}  # references keep ids valid
@@ -58,14 +56,14 @@ class FrozenClip:
 
     @cached_property
     def classes(self) -> torch.Tensor:
-        """(C, D) features of the class prompts."""
+        """(C, D) features of the class prompts, computed once."""
         import torch
 
         starts = range(0, len(self.prompts), PROMPT_BATCH)
         return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """(N, D) features of prompts, each encoded alone, so that its last bits don't depend on the others."""
+        """Return (N, D) features of prompts, each encoded separately, since the last bits depend on the batch."""
         import torch
 
         for text in texts:
@@ -84,7 +82,7 @@ class FrozenClip:
 
 
 def encode_set(images: ImageSet, clip: FrozenClip, rows: Sequence[int], name: str) -> tuple[list[int], torch.Tensor]:
-    """The rows of a dataset with readable images, and their (N, D) features; `name` labels the progress line."""
+    """Return the rows with readable images and their (N, D) features; `name` labels the progress line."""
     import torch
 
     kept: list[int] = []

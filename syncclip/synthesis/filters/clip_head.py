@@ -1,4 +1,4 @@
-"""Filter by a linear head on CLIP features, in the published forms of aesthetic and NSFW heads."""
+"""Filter by a head on CLIP features, such as published aesthetic and NSFW heads."""
 
 from __future__ import annotations
 
@@ -22,42 +22,38 @@ if TYPE_CHECKING:
 
 
 class ClipHeadSettings(Settings):
-    """Reject images by a head trained on normalised CLIP features, such as an aesthetic or an NSFW head.
-
-    Published heads have one linear layer (LAION's first aesthetic predictor) or several, with or without ReLU between
-    them (the improved one, on ViT-L-14). Thresholds apply to the raw output.
-    """
+    """Reject images by a head of linear layers on normalised CLIP features, such as an aesthetic or NSFW predictor."""
 
     name: Literal["clip_head"] = "clip_head"
     """Reject images by a small network on CLIP features, such as an aesthetic score or a watermark detector."""
     reason: str = Field("head", pattern=r"^[a-z][a-z0-9_]*$")
-    """Name under which rejects are counted, such as `aesthetic` or `nsfw`."""
+    """Name of the filter in counts of rejects, such as `aesthetic` or `nsfw`."""
     weights: str
     """Path or URL of a .safetensors file, or a .pth with a state dict."""
     backbone: BackboneSettings | None = None
     """CLIP that the head was trained on; default: the recipe's backbone."""
     activation: Literal["none", "relu"] = "none"
-    """Activation between several layers."""
+    """Activation between layers."""
     minimum: float | None = None
-    """Minimum score to keep an image."""
+    """Minimum output of the head."""
     maximum: float | None = None
-    """Maximum score to keep an image."""
+    """Maximum output of the head."""
     blur: bool = False
-    """Make thumbnails of rejects unrecognisable, as for an NSFW head."""
+    """Make thumbnails of rejects unrecognisable."""
     checksum: str = ""
-    """Checksum of the weights; filled in when the dataset is created."""
+    """Checksum of the weights, set when the dataset is created."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> ClipHeadSettings:
         if self.minimum is None and self.maximum is None:
-            raise ValueError("a clip_head filter needs 'minimum', 'maximum', or both; it would keep everything")
+            raise ValueError("a clip_head filter without 'minimum' and 'maximum' would keep everything; set one")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; nothing could pass")
+            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; no image could pass")
         return self
 
 
 class ClipHead(Filter):
-    """See `ClipHeadSettings`. The score is the head's output, negated where only a maximum is given."""
+    """See `ClipHeadSettings`; the score is the head's output, negated if only a maximum is set."""
 
     def __init__(self, settings: ClipHeadSettings, clip: FrozenClip, url: str) -> None:
         self.settings, self.clip = settings, clip
@@ -89,30 +85,20 @@ class ClipHead(Filter):
 
 
 def with_head_checksum(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
-    """Store the head's weights in the dataset at `url`; returns the settings with their checksum.
-
-    Raises:
-        UserError: the file is unreadable or no head, or differs from the one that the dataset was created with.
-    """
+    """Store the head's weights in the dataset at `url`, and return the settings with their checksum."""
     source = settings.weights
-    if not storage.exists(source):
-        if settings.checksum:
-            return settings  # the dataset's own copy suffices
-        raise UserError(f"filter {settings.reason!r}: there is no weights file {source}; check the path")
+    if settings.checksum and not storage.exists(source):
+        return settings  # the dataset has a copy
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
     mismatch = (
-        f"filter {settings.reason!r}: {source} holds other weights than those that the set was started with; "
+        f"filter {settings.reason!r}: {source} has other weights than those that the dataset was started with; "
         "restore them or generate into another folder"
     )
     return settings.model_copy(update={"checksum": assets.store(url, layers, settings.checksum, mismatch)})
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    """`0.weight`, `0.bias`, `1.weight`, … of a head, whatever the names of its layers in the state dict.
-
-    Raises:
-        UserError: it isn't a chain of linear layers with one output.
-    """
+    """Rename the linear layers of a head to `0.weight`, `0.bias`, `1.weight`, …; the last must have one output."""
     prefixes = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
     names = [f"{prefix}." if prefix else "" for prefix in prefixes]
     pairs: list[tuple[Any, Any]] = [(state.get(f"{name}weight"), state.get(f"{name}bias")) for name in names]
@@ -123,8 +109,8 @@ def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
     widths = [pairs[0][0].shape[1], *(bias.shape[0] for _, bias in pairs)] if chained else []
     if not chained or widths[-1] != 1 or any(w.shape[1] != n for (w, _), n in zip(pairs, widths, strict=False)):
         raise UserError(
-            f"{source} is no head of linear layers with one output (it holds {', '.join(list(state)[:4])} …); use the "
-            "state dict of one"
+            f"{source} is not a sequence of linear layers with one output (keys: {', '.join(list(state)[:4])} …); use "
+            "the state dict of a head"
         )
     return {
         f"{i}.{part}": tensor.float()
@@ -138,7 +124,7 @@ def _natural(name: str) -> list[int | str]:
 
 
 def _state(source: str, data: bytes) -> Mapping[str, Any]:
-    """A state dict from bytes; of a pickle, only tensors and plain containers are read, no code is run."""
+    """Read a state dict; from a pickle, only tensors and plain containers, without running code."""
     import pickle
 
     import torch
@@ -151,7 +137,7 @@ def _state(source: str, data: bytes) -> Mapping[str, Any]:
         raise
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{source} holds no plain state dict of tensors ({first_line(error)[:160]}); save one with "
+            f"{source} is not a state dict of tensors ({first_line(error)[:160]}); save one with "
             "torch.save(model.state_dict()) or as safetensors"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else {"": state}

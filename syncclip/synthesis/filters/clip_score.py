@@ -1,8 +1,8 @@
-"""Filters by a frozen CLIP: probability of the class, margin to other classes, and similarity to the prompt."""
+"""Filters by a frozen CLIP: probability of the class, margin to other classes, similarity to the prompt."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,11 +12,17 @@ from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 from syncclip.synthesis.filters.clip import FrozenClip
 
 
+class _ClipFilter(Filter):
+    def __init__(self, settings: Any, clip: FrozenClip) -> None:
+        self.settings, self.clip = settings, clip
+        self.name = settings.name
+
+
 class ClipScoreSettings(Settings):
-    """Reject images whose class isn't recognised by a frozen CLIP, zero-shot among the dataset's classes."""
+    """Reject images that a frozen CLIP misclassifies, zero-shot among the dataset's classes."""
 
     name: Literal["clip_score"] = "clip_score"
-    """Reject images whose class CLIP doesn't recognise."""
+    """Reject images that CLIP misclassifies."""
     backbone: BackboneSettings | None = None
     """CLIP for scoring; default: the recipe's backbone."""
     probability: float = Field(0.0, ge=0, le=1)
@@ -27,19 +33,12 @@ class ClipScoreSettings(Settings):
     @model_validator(mode="after")
     def _check_limits(self) -> ClipScoreSettings:
         if self.probability == 0 and self.top is None:
-            raise ValueError(
-                "a clip_score filter needs 'probability' above 0, 'top', or both; it would keep everything"
-            )
+            raise ValueError("a clip_score filter without 'probability' and 'top' would keep everything; set one")
         return self
 
 
-class ClipScore(Filter):
+class ClipScore(_ClipFilter):
     """See `ClipScoreSettings`; the score is the zero-shot probability of the image's class."""
-
-    name = "clip_score"
-
-    def __init__(self, settings: ClipScoreSettings, clip: FrozenClip) -> None:
-        self.settings, self.clip = settings, clip
 
     def score(self, batch: FilterBatch) -> FilterResult:
         import torch
@@ -49,34 +48,24 @@ class ClipScore(Filter):
             target = logits.gather(1, torch.tensor(list(batch.labels), device=logits.device)[:, None])  # (N, 1)
             scores = [float(p) for p in (target - logits.logsumexp(dim=1, keepdim=True)).exp()[:, 0]]
             ranks = [int(better) for better in (logits > target).sum(dim=1)]
-        top = self.settings.top
-        return FilterResult(
-            scores,
-            [
-                score >= self.settings.probability and (top is None or rank < top)
-                for score, rank in zip(scores, ranks, strict=True)
-            ],
-        )
+        minimum, top = self.settings.probability, self.settings.top
+        pairs = zip(scores, ranks, strict=True)
+        return FilterResult(scores, [score >= minimum and (top is None or rank < top) for score, rank in pairs])
 
 
 class ClipMarginSettings(Settings):
-    """Reject images that resemble another class, or nearly so."""
+    """Reject images that resemble another class about as much as their own."""
 
     name: Literal["clip_margin"] = "clip_margin"
-    """Reject images that CLIP finds hardly more similar to their class than to the nearest other one."""
+    """Reject images about as similar to another class's prompt as to their own, by CLIP."""
     backbone: BackboneSettings | None = None
     """CLIP for scoring; default: the recipe's backbone."""
     minimum: float = Field(0.0, ge=-2, le=2)
-    """Minimum difference between the cosine to the own class's prompt and the largest one to another class's."""
+    """Minimum margin: the cosine to the own class's prompt minus the largest cosine to another class's."""
 
 
-class ClipMargin(Filter):
-    """See `ClipMarginSettings`; the score is that difference."""
-
-    name = "clip_margin"
-
-    def __init__(self, settings: ClipMarginSettings, clip: FrozenClip) -> None:
-        self.settings, self.clip = settings, clip
+class ClipMargin(_ClipFilter):
+    """See `ClipMarginSettings`; the score is the margin."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         import torch
@@ -89,10 +78,10 @@ class ClipMargin(Filter):
 
 
 class ClipSimilaritySettings(Settings):
-    """Reject images that don't match their prompt, whatever the other classes are.
+    """Reject images that don't match their prompt, regardless of the other classes.
 
-    The cosine of good images differs between CLIPs: about 0.25 to 0.35 for OpenAI's. Choose a threshold from the scores
-    of a first shard, which are stored beside its images.
+    Typical cosines differ between CLIPs, with 0.25 to 0.35 for OpenAI's. Choose a threshold from the scores stored with
+    the first shard.
     """
 
     name: Literal["clip_similarity"] = "clip_similarity"
@@ -103,13 +92,8 @@ class ClipSimilaritySettings(Settings):
     """Minimum cosine between image and prompt."""
 
 
-class ClipSimilarity(Filter):
-    """See `ClipSimilaritySettings`; the score is that cosine (CLIPScore, arXiv 2104.08718, is 2.5 times as large)."""
-
-    name = "clip_similarity"
-
-    def __init__(self, settings: ClipSimilaritySettings, clip: FrozenClip) -> None:
-        self.settings, self.clip = settings, clip
+class ClipSimilarity(_ClipFilter):
+    """See `ClipSimilaritySettings`; the score is the cosine, 0.4 times the CLIPScore of arXiv 2104.08718."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         cosines = (self.clip.features(batch.images) * self.clip.sentences(batch.prompts)).sum(dim=1)

@@ -1,7 +1,7 @@
-"""Filters for near-duplicates of accepted images of the same class in the same shard.
+"""Filters for near-duplicates within a class and a shard.
 
-Shards are generated independently and in any order, so a filter can't use images of other shards without making bytes
-depend on that order. Duplicates across shards are counted afterwards, by `syncclip shards quality`.
+Shards are generated in any order, so their bytes can't depend on images of other shards. `syncclip shards quality`
+counts duplicates across shards.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Vectors = npt.NDArray[np.float64]
 
 
 class DuplicateSettings(Settings):
-    """Reject near-duplicates by a perceptual hash, without a model. Put it last among the filters."""
+    """Reject near-duplicates by a perceptual hash. Put it last among the filters."""
 
     name: Literal["duplicate"] = "duplicate"
-    """Reject images with nearly the perceptual hash of an earlier image of the class."""
+    """Reject near-duplicates of earlier images of the class by perceptual hash."""
     bits: int = Field(4, ge=0, le=63)
     """Maximum Hamming distance (of 64 bits) between near-duplicates."""
 
 
 class ClipDuplicateSettings(Settings):
-    """Reject near-duplicates by the features of a frozen CLIP. Put it last among the filters."""
+    """Reject near-duplicates by features of a frozen CLIP. Put it last among the filters."""
 
     name: Literal["clip_duplicate"] = "clip_duplicate"
-    """Reject images with nearly the CLIP features of an earlier image of the class."""
+    """Reject near-duplicates of earlier images of the class by CLIP features."""
     backbone: BackboneSettings | None = None
     """CLIP for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
@@ -45,10 +45,7 @@ class ClipDuplicateSettings(Settings):
 
 
 class _Duplicates(Filter):
-    """Compares with accepted images of the class, and with images of the batch that it kept.
-
-    The score is 1 - the largest similarity, 1 where there is no image to compare with.
-    """
+    """Rejects images similar to accepted ones of their class; the score is 1 - the largest similarity."""
 
     threshold: float
     """Minimum similarity of near-duplicates."""
@@ -105,20 +102,16 @@ class ClipDuplicate(_Duplicates):
 
 
 def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
-    """Reject duplicate filters for shards with a single image per class, which leave nothing to compare.
-
-    Raises:
-        UserError: shards are too small; the message suggests a size.
-    """
+    """Raise a UserError for a duplicate filter if shards have at most one image per class."""
     name = next((name for name in names if name in (Duplicate.name, ClipDuplicate.name)), None)
     if name is not None and shard_size <= classes:
         raise UserError(
-            f"filter {name!r} compares images of a class within a shard, but shards of {shard_size} hold at most one "
-            f"of each of {classes} classes; set synthesis.shard_size, for instance to {8 * classes} for eight of each"
+            f"filter {name!r} compares images of a class within a shard, but shards of {shard_size} have at most one "
+            f"per class ({classes} classes); set synthesis.shard_size, for example to {8 * classes} for eight per class"
         )
 
 
 def difference_hash(image: Image.Image) -> npt.NDArray[np.int8]:
-    """(64,) of -1 and 1: whether each of 8 x 8 cells is brighter than its right neighbour (dHash, N. Krawetz 2013)."""
+    """Return (64,) of 1 and -1: whether a cell of 8 x 8 is brighter than its right neighbour (dHash, N. Krawetz)."""
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS), np.int16)
     return np.where(small[:, :-1] > small[:, 1:], 1, -1).astype(np.int8).ravel()

@@ -1,4 +1,4 @@
-"""Filter for images that are too close to a test image, which a generator may have memorised."""
+"""Filter for near-duplicates of test images, which a generator may have memorised."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
 class LeakageSettings(Settings):
-    """Reject near-duplicates of the dataset's test images, of any class, by the features of a frozen CLIP."""
+    """Reject near-duplicates of the dataset's test images of all classes, by features of a frozen CLIP."""
 
     name: Literal["leakage"] = "leakage"
-    """Reject images with nearly the CLIP features of a test image."""
+    """Reject near-duplicates of test images by CLIP features."""
     backbone: BackboneSettings | None = None
     """CLIP for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
-    """Minimum cosine at which an image counts as a copy."""
+    """Minimum cosine between near-duplicates."""
     checksum: str = ""
-    """Checksum of the test images' features; filled in when the dataset is created."""
+    """Checksum of the test images' features, set when the dataset is created."""
 
 
 class Leakage(Filter):
-    """See `LeakageSettings`; the score is 1 - the cosine to the nearest test image."""
+    """See `LeakageSettings`; the score is 1 - the largest cosine to a test image."""
 
     name = "leakage"
 
@@ -45,11 +45,7 @@ class Leakage(Filter):
 
 
 def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
-    """Compute the test images' features once and store them in the dataset at `url`; returns settings with checksum.
-
-    Raises:
-        UserError: the dataset has no readable test image.
-    """
+    """Store the features of test images in the dataset at `url`, and return the settings with their checksum."""
     import torch
 
     if settings.checksum and storage.exists(assets.asset_url(url, settings.checksum)):
@@ -59,10 +55,10 @@ def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Call
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     kept, features = encode_set(images, clip, range(len(images)), "leakage")
     if not kept:
-        raise UserError("filter 'leakage': no test image can be read; check the dataset, or remove the filter")
+        raise UserError("filter 'leakage': no readable test images; check the dataset, or remove the filter")
     mismatch = (
         f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images are not those "
-        "that the set was started with; restore it or generate into another folder"
+        "that the dataset was started with; restore it or generate into another folder"
     )
     checksum = assets.store(url, {"features": features.half()}, settings.checksum, mismatch)
     return settings.model_copy(update={"checksum": checksum})

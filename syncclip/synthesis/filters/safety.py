@@ -1,4 +1,4 @@
-"""Filter by a safety checker: the pipeline's own, or another one."""
+"""Filter by the pipeline's safety checker, or by another one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ REMEDY = "set the filter's `checker`, or remove the filter"
 
 
 class SafetySettings(Settings):
-    """Reject images flagged by a safety checker. Thumbnails of its rejects are made unrecognisable."""
+    """Reject images flagged by a safety checker; thumbnails of rejects are made unrecognisable."""
 
     name: Literal["safety"] = "safety"
     """Reject images flagged by a safety checker."""
     checker: str | None = None
     """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline with one;
-    default: the safety checker of the generating pipeline."""
+    None: the checker of the generating pipeline."""
     checksum: str = ""
-    """Checksum of the checker's files; filled in when the dataset is created."""
+    """Checksum of the checker's files, set when the dataset is created."""
 
 
 class Safety(Filter):
@@ -42,7 +42,10 @@ class Safety(Filter):
         self._checker: tuple[Any, Any] | None = None
         if settings.checker is not None:
             if with_safety_checksum(settings).checksum != settings.checksum:
-                raise UserError(f"filter 'safety': {settings.checker} is not the checker that the set was started with")
+                raise UserError(
+                    f"filter 'safety': {settings.checker} is not the checker that the dataset was started with; "
+                    "restore it or generate into another folder"
+                )
             self._checker = _load(settings.checker, device)
 
     def score(self, batch: FilterBatch) -> FilterResult:
@@ -58,20 +61,14 @@ class Safety(Filter):
             return [image.info[NSFW] for image in batch.images]
         checker, processor = self._checker
         pixels = processor(list(batch.images), return_tensors="pt").pixel_values.to(self.device)
-        blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # it blackens flagged images; keep ours unchanged
+        blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # in place of the images, which it would blacken
         with torch.inference_mode():
             _, flags = checker(images=blanks, clip_input=pixels)
         return [bool(flag) for flag in flags]
 
 
 def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None:
-    """Reject a filter without a checker if the pipeline is known to have none.
-
-    For a pipeline that isn't on this machine yet, or of a custom class, the error is raised after it has generated.
-
-    Raises:
-        UserError: the pipeline has no safety checker.
-    """
+    """Raise a UserError if neither the settings nor the index of a local pipeline name a safety checker."""
     if settings.checker is not None or ":" in (generator.pipeline_class or ""):
         return
     parts = set() if generator.endpoint else parts_of(generator)
@@ -80,11 +77,7 @@ def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None
 
 
 def with_safety_checksum(settings: SafetySettings) -> SafetySettings:
-    """The settings with the checksum of the checker's files.
-
-    Raises:
-        UserError: there is no checker.
-    """
+    """Return the settings with the checksum of the checker's files."""
     if settings.checker is None:
         return settings
     digest = hashlib.sha256()
@@ -96,15 +89,15 @@ def with_safety_checksum(settings: SafetySettings) -> SafetySettings:
 
 
 def _folders(name: str) -> tuple[Path, Path]:
-    """Folders of the checker and of its image processor."""
+    """Return the folders of the checker and of its image processor."""
     path = home_path(name)
     model, processor = path / "safety_checker", path / "feature_extractor"
     if not model.is_dir():
         model = processor = path
     if not (model / "config.json").is_file() or not (processor / "preprocessor_config.json").is_file():
         raise UserError(
-            f"filter 'safety': {name} holds no safety checker (config.json and preprocessor_config.json); use a "
-            "folder with both, or a pipeline's with safety_checker and feature_extractor"
+            f"filter 'safety': {name} has no safety checker (config.json and preprocessor_config.json); use a folder "
+            "with both, or a pipeline with safety_checker and feature_extractor"
         )
     return model, processor
 

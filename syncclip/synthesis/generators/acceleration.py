@@ -1,4 +1,4 @@
-"""Faster denoising: `synthesis.generator.speed`, attention backends, and compiled code shared by processes."""
+"""Faster denoising: `synthesis.generator.speed`, attention backends, and a shared cache of compiled code."""
 
 from __future__ import annotations
 
@@ -22,22 +22,19 @@ from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 
 INT8_LAYERS = re.compile(r"attn|\bff|mlp|blocks\.\d+\.proj_out")
-"""Names of layers applied to all tokens of a batch. Others have a row per image: too few for int8 kernels on a GPU."""
+"""Names of layers applied to all tokens; inputs of the other layers have too few rows for int8 kernels."""
 
 MISSES = "fxgraph_cache_miss"
-"""Torch's counter of graphs that this process compiled instead of reading them."""
+"""torch's counter of graphs compiled by this process."""
 
 STEP_CACHE_THRESHOLD = 0.05
-"""Relative change of the denoiser's first block in a step below which the other blocks' output is reused."""
+"""Relative change of the first block's output between steps, below which the other blocks' output is reused."""
 
 
 def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
-    """Apply a speed other than `exact`, beside dtype and compilation, before the pipeline is moved to its device.
+    """Apply a speed other than `exact`, except for dtype and compilation, before the pipeline moves to its device.
 
-    Optimisations that a family doesn't support are skipped, with one message per process.
-
-    Raises:
-        UserError: torchao is missing, or the pipeline has no single denoiser.
+    Optimisations that a family doesn't support are skipped with a message, once per process.
     """
     import torch
     from diffusers import FirstBlockCacheConfig
@@ -68,7 +65,7 @@ def _report_skipped(name: str, optimisation: str) -> None:
 
 
 def _quantize(network: Any, device: str) -> None:
-    """Let large linear layers multiply in int8: weights by row, inputs by token."""
+    """Quantise large linear layers to int8, weights by row and inputs by token."""
     if importlib.util.find_spec("torchao") is None:
         raise UserError(f"synthesis.generator.speed: max needs torchao; run `{install_command('fast')}`, or use fast")
     from torch.nn import Linear
@@ -82,13 +79,9 @@ def _quantize(network: Any, device: str) -> None:
 
 
 def set_attention(pipeline: Any, backend: str, device: str) -> None:
-    """Use an attention backend of diffusers in the denoiser of a loaded pipeline.
-
-    Raises:
-        UserError: the backend is not installed, needs a GPU, or doesn't support this denoiser.
-    """
+    """Set an attention backend of diffusers; raise a UserError if it is unavailable or doesn't fit the denoiser."""
     if backend == "sdpa":
-        return  # the default of diffusers
+        return  # diffusers' default
     key, name, network = "synthesis.generator.attention", type(pipeline).__name__, denoiser(pipeline)
     if not device.startswith("cuda"):
         raise UserError(f"{key}: {backend} needs an NVIDIA GPU, and this is {device}; use attention=sdpa")
@@ -107,16 +100,16 @@ def set_attention(pipeline: Any, backend: str, device: str) -> None:
 
 
 def _has_dispatcher(network: Any) -> bool:
-    """Whether the attention processors use diffusers' dispatcher; those of a classic UNet accept a backend silently."""
+    """Return whether attention uses diffusers' dispatcher; a classic UNet ignores `set_attention_backend`."""
     processors = (getattr(module, "processor", None) for module in network.modules())
     return any(hasattr(processor, "_attention_backend") for processor in processors)
 
 
 class CompiledCode:
-    """Code of `torch.compile` in a folder or at a URL: one process compiles, the others read.
+    """Cache of `torch.compile` in a folder or at a URL, which one process writes and the others read.
 
-    There is a file per kind of device, versions, weights, settings and batch size. Inside it torch looks code up by all
-    that it depends on, so unrelated code is ignored. A damaged file is ignored, too, and rewritten.
+    There is a file for each device model, versions, weights, settings and batch size. Damaged files are ignored and
+    rewritten.
 
     Raises:
         UserError: the location is not trusted; see `core.trust`.
@@ -131,15 +124,15 @@ class CompiledCode:
         require_trust(COMPILED + root, "synthesis.generator.compile_cache: ")
         values = settings.model_dump(mode="json", exclude={"pipeline", "loras", "vae", "batch_size", *MACHINE})
         on_gpu = device.startswith("cuda")
-        kind = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
+        model = torch.cuda.get_device_name(device) if on_gpu else torch.backends.cpu.get_cpu_capability()
         versions = torch.__version__, diffusers.__version__, platform.python_version(), platform.machine()
-        key = json.dumps([versions, kind, weights, values], sort_keys=True)
+        key = json.dumps([versions, model, weights, values], sort_keys=True)
         self._folder = storage.join(root, hashlib.sha256(key.encode()).hexdigest()[:16])
         self._sizes: set[int] = set()
 
     @contextmanager
     def shared(self, size: int) -> Iterator[None]:
-        """Read the code before the first batch of a size, and write it afterwards if any was compiled."""
+        """Read the code before the first batch of a size, and write it afterwards if new code was compiled."""
         import torch
         from torch._dynamo.utils import counters
 
@@ -154,7 +147,7 @@ class CompiledCode:
             torch.compiler.load_cache_artifacts(data[32:])
         except storage.MissingError:
             pass
-        except Exception as error:  # any error of torch or a store: the code can be compiled here
+        except Exception as error:  # compile the code here
             print_message(f"{url} is ignored: {first_line(error)}")
         yield
         self._sizes.add(size)

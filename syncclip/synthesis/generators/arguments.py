@@ -1,4 +1,4 @@
-"""Call arguments of a pipeline family: settings that it doesn't support are errors."""
+"""Call arguments of a pipeline family; unsupported settings are errors."""
 
 from __future__ import annotations
 
@@ -10,51 +10,47 @@ from syncclip.core.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 INPUT_PARAMETERS = ("image", "mask_image", "control_image", "video", "num_frames")
-"""Parameters of pipelines that take images or generate videos."""
+"""Parameters of pipelines that edit images or generate videos."""
 
 MIN_BINNED_SIDE = 16
-"""Latents of smaller sides have no resolution bins in families that use them (PixArt, Sana)."""
+"""Minimum latent side for resolution binning (PixArt, Sana)."""
 
 
 def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
-    """Keyword arguments of every call of a pipeline, except for prompts, generators and images.
+    """Return the arguments of all calls of a pipeline or, with `guided`, of its image-to-image pipeline.
 
-    Args:
-        pipeline: a loaded pipeline; with `guided`, the image-to-image one of its family.
-
-    Raises:
-        UserError: the pipeline is not text-to-image, or doesn't support a setting.
+    Raises a UserError if the pipeline is not text-to-image or doesn't support a setting.
     """
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(type(pipeline).__call__).parameters
     if not guided:
         _check_task(pipeline, settings, parameters)
     _check_size(pipeline, settings)
-    wanted: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
-    wanted["clean_caption"] = False  # its result depends on the installed packages
-    sample = _latent_side(pipeline)
-    if sample is not None and sample < MIN_BINNED_SIDE:
-        wanted["use_resolution_binning"] = False
+    arguments: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
+    arguments["clean_caption"] = False  # its result depends on the installed packages
+    side = _latent_side(pipeline)
+    if side is not None and side < MIN_BINNED_SIDE:
+        arguments["use_resolution_binning"] = False
     if guided:
         assert settings.guide is not None
-        wanted["strength"] = settings.guide.strength
-        wanted["width"], wanted["height"] = size_of(pipeline, settings)
+        arguments["strength"] = settings.guide.strength
+        arguments["width"], arguments["height"] = size_of(pipeline, settings)
     else:
-        wanted |= {key: size for key in ("height", "width") if (size := getattr(settings, key)) is not None}
+        arguments |= {key: size for key in ("height", "width") if (size := getattr(settings, key)) is not None}
         if settings.height and settings.width:
-            wanted["max_area"] = settings.height * settings.width  # Flux Kontext has a default of its own
-    wanted |= _guidance(type(pipeline).__name__, settings, parameters)
-    return {key: value for key, value in wanted.items() if key in parameters}
+            arguments["max_area"] = settings.height * settings.width  # Flux Kontext's default is another
+    arguments |= _guidance(type(pipeline).__name__, settings, parameters)
+    return {key: value for key, value in arguments.items() if key in parameters}
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
-    """(width, height) of images generated from text: those of the settings, or the family's default."""
+    """Return (width, height) of images generated from text: those of the settings, or the family's default."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return settings.width or side, settings.height or side
 
 
 def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Negative prompt and true guidance, where the family has them."""
+    """Return negative prompt and true guidance; an error if the family doesn't support them."""
     key = "synthesis.generator"
     negative, true = settings.negative_prompt, settings.true_guidance
     if negative is not None and "negative_prompt" not in parameters:
@@ -87,7 +83,7 @@ def _check_task(pipeline: Any, settings: GeneratorSettings, parameters: Mapping[
 
 
 def _check_size(pipeline: Any, settings: GeneratorSettings) -> None:
-    """Reject sizes that a family would round silently (Flux) or fail at in its middle (PixArt)."""
+    """Reject sizes that a family would round silently (Flux) or for which it would fail later (PixArt)."""
     step = _size_step(pipeline)
     for key in ("height", "width"):
         size = getattr(settings, key)
@@ -100,7 +96,7 @@ def _check_size(pipeline: Any, settings: GeneratorSettings) -> None:
 
 
 def _size_step(pipeline: Any) -> int:
-    """Divisor of width and height in pixels: that of a latent, times the side of the denoiser's patches."""
+    """Return the divisor of width and height in pixels: of a latent, times the side of the denoiser's patches."""
     side = getattr(pipeline, "vae_scale_factor", 8)
     processor = getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 1)
     patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
@@ -108,12 +104,12 @@ def _size_step(pipeline: Any) -> int:
 
 
 def denoiser(pipeline: Any) -> Any | None:
-    """The denoising network (U-Net or transformer); None where a pipeline has several or none."""
+    """Return the denoising network, a U-Net or transformer, if the pipeline has a single one."""
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 
 def _latent_side(pipeline: Any) -> int | None:
-    """Default side of the latents; the shorter one where they aren't square."""
+    """Return the default side of the latents, the shorter one if they aren't square."""
     config = getattr(denoiser(pipeline), "config", None)
     size = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
     if isinstance(size, int):

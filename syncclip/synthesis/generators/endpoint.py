@@ -1,4 +1,4 @@
-"""An OpenAI-compatible image endpoint (vLLM-Omni, SGLang, others) in place of a pipeline."""
+"""OpenAI-compatible image endpoints, such as vLLM-Omni and SGLang."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from syncclip.storage.retries import UnreachableError
 from syncclip.synthesis.generators.settings import REQUEST_KEYS, TOKEN, GeneratorSettings
 
 IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision")
-"""Fields of a model's description, beside its name, that survive a restart of the server."""
+"""Fields of a model's description, besides its name, that don't change when the server restarts."""
 BUSY = frozenset({408, 429, *range(500, 600)})
-"""Statuses that are retried."""
+"""Statuses for which requests are retried."""
 RETRIES = 6
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
-"""Pause before the first retry, doubled before each further one, and the longest pause."""
+"""Initial and maximum pause of the exponential backoff."""
 TIMEOUT_SECONDS = 600.0
-"""Time limit of a response, from its header to its last byte."""
+"""Time limit for the body of a response."""
 MAX_RESPONSE_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 16
 REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that it accepts")
@@ -40,19 +40,17 @@ REMEDIES |= dict.fromkeys(BUSY, "check its log, or try again later; committed sh
 
 
 class Endpoint:
-    """The counterpart of `Generator` for a server: one concurrent request per image of a batch.
+    """Counterpart of `Generator` for a server, with one concurrent request per image of a batch.
 
-    A busy or unreachable server is retried for about a minute. Its images need not be reproducible.
+    Requests to a busy or unreachable server are retried for about a minute. Images may not be reproducible.
 
     Args:
-        fingerprint: result of `check` when the plan was made.
-        token: API token of the server, redacted in all messages from now on; by default that of the environment.
+        fingerprint: of the planned model, from `check`; empty for a new plan.
+        token: API token, redacted in all messages; by default that of the environment.
     """
 
     texts: None = None
-    """The server encodes prompts."""
     computed = 0.0
-    """The server computes."""
 
     def __init__(self, settings: GeneratorSettings, fingerprint: str = "", token: str | None = None) -> None:
         token = (token or os.environ.get(TOKEN, "")).strip()
@@ -61,35 +59,30 @@ class Endpoint:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         timeout = urllib3.Timeout(connect=10, read=TIMEOUT_SECONDS)
         self._http = urllib3.PoolManager(headers=headers, retries=False, timeout=timeout, maxsize=256)
-        given = settings.model_dump(include={*REQUEST_KEYS}, exclude_none=True)
-        self._body = {REQUEST_KEYS[key]: value for key, value in given.items()}
+        values = settings.model_dump(include={*REQUEST_KEYS}, exclude_none=True)
+        self._body = {REQUEST_KEYS[key]: value for key, value in values.items()}
         self._body |= {"n": 1, "response_format": "b64_json", "output_format": "png"}
         self._body["size"] = f"{settings.width}x{settings.height}"
         self.settings, self.fingerprint = settings, fingerprint
         self.fingerprint = self.check()
 
     def check(self) -> str:
-        """Fingerprint (16 hex digits) of the model, from the server's description.
-
-        Raises:
-            UserError: the server serves another model than planned, or rejects the request.
-            UnreachableError: it doesn't respond, or not by the API.
-        """
+        """Return the fingerprint (16 hex digits) of the served model; raise a UserError unless it is as planned."""
         name, url = self.settings.model, self.settings.pipeline
         models = self._call("/models", lambda data: {row["id"]: [row.get(key) for key in IDENTITY] for row in data})
         fingerprint = hashlib.sha256(json.dumps([name, models.get(name)]).encode()).hexdigest()[:16]
         if name not in models or self.fingerprint not in ("", fingerprint):
-            expected = f"the {name} that " + ("the set was started with" if self.fingerprint else "is configured")
+            expected = f"the {name} that " + ("the dataset was started with" if self.fingerprint else "is configured")
             served = few(cut(printable(str(model))) for model in models)
-            raise UserError(f"{url} serves {served}, not {expected}; serve it, or correct synthesis.generator.model")
+            raise UserError(f"{url} serves {served}, not {expected}; serve that, or correct synthesis.generator.model")
         return fingerprint
 
     def start(self, prompts: Sequence[str], seeds: Sequence[int], *_: object) -> Callable[[], list[Image.Image]]:
-        """One RGB image for each (prompt, seed), in order; as `Generator.start`, without guides."""
+        """Request one RGB image for each (prompt, seed), as `Generator.start`."""
         bodies = [{**self._body, "prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
         with ThreadPoolExecutor(len(bodies), "endpoint") as threads:
             images = list(threads.map(lambda body: self._call("/images/generations", self._image, body), bodies))
-        self.check()  # the server may have been restarted with another model
+        self.check()  # the server may have restarted with another model
         return lambda: images
 
     def _image(self, data: Any) -> Image.Image:
@@ -100,41 +93,36 @@ class Endpoint:
             raise ValueError(str(error)) from error
         if (pixels := "{}x{}".format(*image.size)) != self._body["size"]:
             raise UserError(
-                f"{self.settings.pipeline} makes images of {pixels} pixels, not of {self._body['size']}; set "
+                f"{self.settings.pipeline} returns images of {pixels} pixels, not of {self._body['size']}; set "
                 "synthesis.generator.width and height to sizes that its model supports"
             )
         return image
 
     def _call(self, path: str, parse: Callable[[Any], Any], body: object = None) -> Any:
-        """Result of `parse` on the data of a response."""
+        """Return the result of `parse` for the data of a response."""
         url = self.settings.pipeline.rstrip("/") + path
         remedy = "start it, or correct synthesis.generator.pipeline (usually http://HOST:PORT/v1)"
         try:
             status, content = self._request("POST" if body else "GET", url, body)
         except (HTTPError, ValueError) as error:  # ValueError: the token is no valid header
             raise UnreachableError(f"{url} is unreachable: {printable(first_line(error))}; {remedy}") from error
-        # Redacted before it is cut: half a token would not be recognised.
+        # Redact secrets before the text is cut, as part of one would not be recognised.
         text = printable(" ".join(content[:10_000].decode(errors="replace").split()))
         response = f"{url} returned {status}: {text[:200]}"
         if status != 200:
-            kind = UnreachableError if status in BUSY else UserError
-            raise kind(f"{response}; {REMEDIES.get(status, remedy)}")
+            error_class = UnreachableError if status in BUSY else UserError
+            raise error_class(f"{response}; {REMEDIES.get(status, remedy)}")
         try:
             return parse(json.loads(content)["data"])
         except UserError:
             raise
-        except Exception as error:  # the content may be anything
+        except Exception as error:
             raise UnreachableError(
-                f"{response}: not a response of the API ({printable(first_line(error))}); {remedy}"
+                f"{response}: invalid response ({printable(first_line(error))}); {remedy}"
             ) from error
 
     def _request(self, method: str, url: str, body: object) -> tuple[int, bytes]:
-        """Status and content of a response, after retries.
-
-        Raises:
-            HTTPError: all attempts failed.
-            UserError: the response is too large.
-        """
+        """Return status and content of a response; raise the last HTTPError after `RETRIES` retries."""
         for attempt in range(RETRIES + 1):
             pause = BACKOFF_SECONDS * (2**attempt + random.random())
             try:
@@ -151,7 +139,7 @@ class Endpoint:
 
 
 def _content(response: urllib3.BaseHTTPResponse, url: str) -> bytes:
-    """The body of a response as it was sent, within `TIMEOUT_SECONDS` and `MAX_RESPONSE_BYTES`."""
+    """Return the undecoded body of a response, within `TIMEOUT_SECONDS` and `MAX_RESPONSE_BYTES`."""
     deadline, content = time.monotonic() + TIMEOUT_SECONDS, bytearray()
     try:
         while data := response.read1(CHUNK_BYTES, decode_content=False):

@@ -1,4 +1,4 @@
-"""Loading of a pipeline on its device: class, scheduler, LoRA weights, autoencoder, attention, compilation."""
+"""Loading of a pipeline, with its scheduler, LoRA weights, autoencoder, attention backend and compilation."""
 
 from __future__ import annotations
 
@@ -27,17 +27,13 @@ OOM_REMEDY = "try synthesis.generator.offload=model, then group, then sequential
 BACKEND = "inductor"
 """Backend of `torch.compile`."""
 RECOMPILE_LIMIT = 256
-"""Maximum number of batch sizes that are compiled; beyond its default of 8, torch falls back to eager mode."""
+"""Maximum number of compiled batch sizes, beyond which torch runs uncompiled; torch's default is 8."""
 LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
-"""Libraries, beside diffusers' own pipelines, whose classes a pipeline's index may name without being trusted."""
+"""Trusted libraries in a pipeline's index, besides diffusers' pipelines."""
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
-    """Load the pipeline with its scheduler, LoRA weights, autoencoder and attention on `device`.
-
-    Raises:
-        UserError: it can't be read, a setting doesn't fit it, or the device is unavailable.
-    """
+    """Load the pipeline on `device`; raise a UserError if it is unreadable or doesn't fit the settings or device."""
     import diffusers
     import torch
     import transformers
@@ -52,7 +48,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
         parts["vae"] = load_pretrained(diffusers.AutoModel, *located.vae, f"vae {settings.vae!r}", torch_dtype=dtype)
     pipeline = load_pretrained(pipeline_class, source, located.revision, label, **parts)
     if "vae" in parts and not hasattr(getattr(pipeline, "vae", None), "decode"):
-        raise UserError(f"vae {settings.vae!r} is no autoencoder of a {type(pipeline).__name__}; use another")
+        raise UserError(f"vae {settings.vae!r} does not fit a {type(pipeline).__name__}; use another autoencoder")
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
         pipeline.scheduler = find_scheduler(settings.scheduler).from_config(pipeline.scheduler.config)
@@ -60,7 +56,12 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
     if settings.speed != "exact":
         accelerate(pipeline, settings, device)
     try:
-        _move(pipeline, settings, device)
+        if settings.offload == "none":
+            pipeline.to(device)
+        elif settings.offload == "group":
+            pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=True)
+        else:
+            getattr(pipeline, f"enable_{settings.offload}_cpu_offload")(device=device)
     except torch.OutOfMemoryError as error:
         raise UserError(f"{label} doesn't fit into the memory of {device}; {OOM_REMEDY}") from error
     except (RuntimeError, AssertionError) as error:
@@ -69,22 +70,12 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
         ) from error
     set_attention(pipeline, settings.attention, device)
     if settings.compile:
-        _compile(pipeline, whole=settings.speed == "exact")
+        _compile(pipeline, by_blocks=settings.speed != "exact")
     return pipeline
 
 
-def _move(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
-    """Move a pipeline to its device, or enable offloading."""
-    if settings.offload == "none":
-        pipeline.to(device)
-    elif settings.offload == "group":
-        pipeline.enable_group_offload(device, offload_type="leaf_level", use_stream=True)
-    else:
-        getattr(pipeline, f"enable_{settings.offload}_cpu_offload")(device=device)
-
-
 def quiet(*libraries: Any) -> None:
-    """Disable progress bars of diffusers or transformers, and warnings known to be harmless (an AutoencoderTiny's)."""
+    """Disable progress bars and warnings of diffusers or transformers."""
     for library in libraries:
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -92,15 +83,9 @@ def quiet(*libraries: Any) -> None:
 
 
 def load_pretrained(cls: Any, source: str, commit: str | None, label: str, **arguments: Any) -> Any:
-    """Load a class of diffusers or transformers from a folder or a repository, preferably its cached files.
+    """Call `from_pretrained` for a folder or, with a `commit`, a hub name, with cached files where possible.
 
-    Args:
-        source: the folder or, with `commit`, the hub name.
-        label: subject of messages, such as "generator 'stabilityai/sdxl-turbo'".
-        arguments: further ones of the class's `from_pretrained`.
-
-    Raises:
-        UserError: it can't be read.
+    Raises a UserError with subject `label` if that fails.
     """
     if commit:
         arguments["revision"] = commit
@@ -133,11 +118,11 @@ def _pipeline_class(name: str | None) -> Any:
 
 
 def _check_index(folder: Path) -> None:
-    """Reject a pipeline's folder whose index would import untrusted code, its own or other; see `core.trust`."""
+    """Reject a pipeline's folder whose index imports untrusted code; see `core.trust`."""
     import diffusers
 
     if not folder.is_dir():
-        return  # a hub name, for which diffusers itself rejects remote code
+        return  # a hub name, for which diffusers rejects remote code
     for part, entry in json.loads((folder / INDEX).read_bytes()).items():
         if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
             continue
@@ -148,30 +133,26 @@ def _check_index(folder: Path) -> None:
 
 
 def find_scheduler(name: str) -> Any:
-    """The class of a scheduler of diffusers.
-
-    Raises:
-        UserError: there is none; the message suggests the nearest.
-    """
+    """Return a scheduler class of diffusers; raise a UserError with the nearest name if there is none."""
     import diffusers
 
     return _class_of(diffusers, name, "scheduler", "scheduler", "SchedulerMixin")
 
 
-def _class_of(module: Any, name: str, kind: str, key: str, base: str) -> Any:
-    """The class `name` of a module, if it is derived from `base` of diffusers."""
+def _class_of(module: Any, name: str, noun: str, key: str, base: str) -> Any:
+    """Return the class `name` of a module; an error unless it is a subclass of diffusers' `base`."""
     import diffusers
 
     cls = getattr(module, name, None)
     if not (isinstance(cls, type) and issubclass(cls, getattr(diffusers, base))):
-        near = nearest(name, [entry for entry in dir(module) if entry.endswith(kind.capitalize())])
-        hint = f"did you mean {near!r}?" if near else f"use a class that is derived from diffusers' {base}"
-        raise UserError(f"synthesis.generator.{key}: {module.__name__} has no {kind} {name!r}; {hint}")
+        near = nearest(name, [entry for entry in dir(module) if entry.endswith(noun.capitalize())])
+        hint = f"did you mean {near!r}?" if near else f"use a subclass of diffusers' {base}"
+        raise UserError(f"synthesis.generator.{key}: {module.__name__} has no {noun} {name!r}; {hint}")
     return cls
 
 
-def _compile(pipeline: Any, whole: bool) -> None:
-    """Compile the denoiser lazily: the `whole`, or its repeated blocks, where it has any."""
+def _compile(pipeline: Any, by_blocks: bool) -> None:
+    """Compile the denoiser, or its repeated blocks if it has any, at the first call."""
     import torch
 
     network = denoiser(pipeline)
@@ -179,17 +160,17 @@ def _compile(pipeline: Any, whole: bool) -> None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
     _use_private_cache()
-    # With dynamic shapes, torch compiles one kernel for several sizes when it encounters a second one. An image's last
-    # bits would then depend on the batches that its process generated before.
+    # With dynamic shapes, torch compiles one kernel for all sizes at the second size, so that the last bits of an image
+    # depend on previous batches.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
-    blocks = not whole and bool(getattr(network, "_repeated_blocks", None))
-    (network.compile_repeated_blocks if blocks else network.compile)(backend=BACKEND, dynamic=False)
+    by_blocks = by_blocks and bool(getattr(network, "_repeated_blocks", None))
+    (network.compile_repeated_blocks if by_blocks else network.compile)(backend=BACKEND, dynamic=False)
 
 
 def _use_private_cache() -> None:
-    """Keep compiled code in a private folder: it is run, and other users can guess the name of torch's own.
+    """Move torch's cache of compiled code to a private folder, since other users can guess the default's name.
 
-    A folder that the user has set stays; torch itself sets its own in the environment when it is imported.
+    A folder set by the user stays; torch also sets its default in the environment, when it is imported.
     """
     current = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     guessable = Path(current).parent in (temporary_folder(), Path(tempfile.gettempdir()))
@@ -200,7 +181,7 @@ def _use_private_cache() -> None:
 
 
 def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) -> None:
-    """Merge the LoRA weights into the pipeline's own, so that images cost no more than without them."""
+    """Merge the LoRA weights into the pipeline's weights."""
     if not settings.loras:
         return
     name = type(pipeline).__name__
@@ -217,7 +198,7 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"{misfit}: {first_line(error)}") from error
         if not any(adapter in names for names in pipeline.get_list_adapters().values()):
-            raise UserError(f"{misfit}: they match none of its layers; use weights that were trained for it")
+            raise UserError(f"{misfit}: they match none of its layers; use weights trained for it")
     pipeline.set_adapters(adapters, [lora.scale for lora in settings.loras])
     pipeline.fuse_lora(adapter_names=adapters)
     pipeline.unload_lora_weights()

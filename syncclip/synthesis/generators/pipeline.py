@@ -1,4 +1,4 @@
-"""The generator: one image for each prompt and seed."""
+"""The generator: a pipeline that generates one image for each prompt and seed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -22,29 +22,28 @@ from syncclip.synthesis.generators.texts import TextEmbeddings
 from syncclip.synthesis.generators.weights import locate
 
 NSFW = "nsfw"
-"""Key of an image's `info` with the result of the pipeline's safety checker, where it has one."""
+"""Key of an image's `info` with the result of the pipeline's safety checker."""
 
 _Pixels = tuple[Any, bool | None]
-"""An image as (H, W, 3) uint8 or in the pipeline's own format, and the result of its safety checker."""
+"""An image, as (H, W, 3) uint8 or PIL, and the result of the pipeline's safety checker."""
 
 
 class Generator:
-    """Generates images with one pipeline; holds its weights.
+    """Generates images with one pipeline.
 
-    Image i depends on prompt i, seed i, guide i, the settings and, in its last bits, on the batch that it is generated
-    in, the kind of device and torch's number of threads. Its noise is always generated on the CPU.
+    Image i depends on prompt i, seed i, guide i and the settings. Its last bits also depend on its batch, the type of
+    device and the number of torch threads. Its noise is always generated on the CPU.
 
     Args:
-        settings: the pipeline and its options.
-        device: `cpu`, `cuda` or another torch device.
-        fingerprint: of the weights, from `locate` when the plan was made; other weights are an error.
+        device: torch device.
+        fingerprint: of the planned weights, from `locate`; empty for a new plan.
 
     Attributes:
-        computed: seconds in which the device was busy: for a GPU the time of its stream, otherwise the thread's CPU
-            time. It is less than the elapsed time where other processes compete for the processors.
+        computed: seconds in which the device was busy: the time of the GPU's stream, or the thread's CPU time.
 
     Raises:
-        UserError: the pipeline is missing, changed, unreadable or not text-to-image, or doesn't support a setting.
+        UserError: the pipeline is missing, unreadable or not text-to-image, its weights are not the planned ones, or it
+            doesn't support a setting.
     """
 
     def __init__(self, settings: GeneratorSettings, device: str = "cpu", fingerprint: str = "") -> None:
@@ -69,24 +68,25 @@ class Generator:
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> list[Image.Image]:
-        """One RGB image for each (prompt, seed), generated as one batch.
+        """Generate one RGB image for each (prompt, seed), as one batch.
 
         Args:
-            guides: real image to start from, None for noise; images with a guide are a batch of their own. Empty: all
-                start from noise.
+            guides: the real image that each one starts from, or None for noise; those with a guide are generated as a
+                second batch. Empty: no guides.
         """
         return self.start(prompts, seeds, guides)()
 
     def start(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> Callable[[], list[Image.Image]]:
-        """`generate` without the last step from pixels to images, which the returned function does on any thread."""
+        """Generate the pixels; the returned function converts them to images, in any thread."""
         assert len(prompts) == len(seeds) > 0 and len(guides) in (0, len(seeds))
         guided = [i for i, guide in enumerate(guides) if guide is not None]
-        free = [i for i in range(len(seeds)) if i not in set(guided)]
+        unguided = [i for i in range(len(seeds)) if i not in set(guided)]
         generated: dict[int, _Pixels] = {}
-        if free:
-            generated |= zip(free, self._call(self.pipeline, self._arguments, prompts, seeds, free), strict=True)
+        if unguided:
+            pixels = self._call(self.pipeline, self._arguments, prompts, seeds, unguided)
+            generated |= zip(unguided, pixels, strict=True)
         if guided:
             starts = [ImageOps.fit(guides[i].convert("RGB"), self._size) for i in guided]  # type: ignore[union-attr]
             arguments = {**self._guided_arguments, "image": starts}
@@ -101,13 +101,13 @@ class Generator:
         seeds: Sequence[int],
         rows: Sequence[int],
     ) -> list[_Pixels]:
-        """Generate some rows as one batch."""
+        """Generate the images of `rows` as one batch."""
         import torch
 
         if "negative_prompt" in arguments:
             arguments = {**arguments, "negative_prompt": [arguments["negative_prompt"]] * len(rows)}
         devices = [self.device] if self.device.startswith("cuda") else []
-        kind = "pt" if type(pipeline).__module__.startswith("diffusers.") else "pil"  # custom code may change images
+        output_type = "pt" if type(pipeline).__module__.startswith("diffusers.") else "pil"  # custom code may edit PIL
         code = nullcontext() if self._code is None else self._code.shared(len(rows))
         with torch.inference_mode(), torch.random.fork_rng(devices), warnings.catch_warnings(), code, self._timed():
             warnings.simplefilter("ignore")
@@ -116,14 +116,14 @@ class Generator:
                 output = pipeline(
                     prompt=[prompts[i] for i in rows],
                     generator=[torch.Generator("cpu").manual_seed(seeds[i]) for i in rows],
-                    output_type=kind,
+                    output_type=output_type,
                     **arguments,
                 )
             except Exception as error:
-                pipeline.maybe_free_model_hooks()  # the next batch must not see the rest of a step cache
+                pipeline.maybe_free_model_hooks()  # reset the step cache
                 raise _translated(error, self.settings) from error
             images = output.images
-            if isinstance(images, torch.Tensor):  # (B, 3, H, W) from 0 to 1; a quarter of its bytes leaves the device
+            if isinstance(images, torch.Tensor):  # (B, 3, H, W) in [0, 1]
                 images = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         flags = getattr(output, "nsfw_content_detected", None) or [None] * len(images)
         return list(zip(images, flags, strict=True))
@@ -134,9 +134,9 @@ class Generator:
         import torch
 
         if not self.device.startswith("cuda"):
-            begun = time.thread_time()
+            start = time.thread_time()
             yield
-            self.computed += time.thread_time() - begun
+            self.computed += time.thread_time() - start
             return
         first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         first.record()
@@ -150,7 +150,7 @@ AnyGenerator = Generator | Endpoint
 
 
 def generator_of(settings: GeneratorSettings, device: str, fingerprint: str, token: str | None = None) -> AnyGenerator:
-    """The generator or endpoint of the settings, with the arguments of both."""
+    """Return the generator or endpoint of the settings."""
     return Endpoint(settings, fingerprint, token) if settings.endpoint else Generator(settings, device, fingerprint)
 
 
@@ -162,31 +162,31 @@ def _image(pixels: Any, flag: bool | None) -> Image.Image:
 
 
 def _image_to_image(pipeline: Any) -> Any:
-    """The image-to-image pipeline of the family, with the same weights."""
+    """Return the image-to-image pipeline of the family, with the same weights."""
     import diffusers
 
     auto: Any = diffusers.AutoPipelineForImage2Image
-    name = type(pipeline).__name__
-    missing = f"synthesis.generator.guide: a {name} can't start from real images; remove it, or use another pipeline"
-    try:
+    guided: Any = None
+    with suppress(ValueError):  # the family has none
         guided = auto.from_pipe(pipeline)
-    except ValueError as error:
-        raise UserError(missing) from error
-    if "strength" not in inspect.signature(type(guided).__call__).parameters:
-        raise UserError(missing)
+    if guided is None or "strength" not in inspect.signature(type(guided).__call__).parameters:
+        name = type(pipeline).__name__
+        raise UserError(
+            f"synthesis.generator.guide: a {name} can't start from real images; remove it, or use another pipeline"
+        )
     guided.set_progress_bar_config(disable=True)
     return guided
 
 
 def _translated(error: Exception, settings: GeneratorSettings) -> Exception:
-    """A `UserError` with a remedy; the error itself where a retry may succeed."""
+    """Return a `UserError` with a remedy, or another error if a retry may succeed."""
     import torch
 
     module = type(error).__module__
     if settings.compile and module.startswith(("torch._dynamo", "torch._inductor")):
         key, remedy = ("compile", "set it to false") if settings.speed == "exact" else ("speed", "use exact")
         return UserError(f"synthesis.generator.{key}: torch.compile fails here ({first_line(error)}); {remedy}")
-    if isinstance(error, torch.OutOfMemoryError):  # a retry may succeed where other processes share the GPU
+    if isinstance(error, torch.OutOfMemoryError):  # a retry may succeed if other processes share the GPU
         return torch.OutOfMemoryError(f"a batch doesn't fit into memory: make batch_size smaller, or {OOM_REMEDY}")
     if type(error) in (ValueError, TypeError):
         return UserError(f"generator {settings.pipeline!r} can't generate with these settings: {first_line(error)}")

@@ -9,26 +9,26 @@ from pydantic import Field, field_validator, model_validator
 from syncclip.core.settings import Settings, added
 
 MACHINE = {"compile_cache": None, "offload": "none"}
-"""Settings that depend on the machine, with their values in a stored plan."""
+"""Settings that depend on the machine, with the values that a stored plan contains instead."""
 
 TOKEN = "SYNCCLIP_ENDPOINT_TOKEN"
-"""Environment variable with an endpoint's token. OPENAI_API_KEY must not be sent to arbitrary addresses."""
+"""Environment variable with an endpoint's token; OPENAI_API_KEY must not be sent to other servers."""
 REQUEST_KEYS = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
 REQUEST_KEYS |= {"model": "model", "negative_prompt": "negative_prompt"}
-"""Setting -> its key in a request to an endpoint."""
+"""Setting -> key of a request to an endpoint."""
 
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
-"""Width and height of the embedded generator's images in pixels, the only size that it was trained on."""
+"""Width and height of the embedded generator's images in pixels."""
 
 
 class LoraSettings(Settings):
-    """LoRA weights that are merged into the pipeline's own (arXiv 2106.09685)."""
+    """LoRA weights to merge into the pipeline (arXiv 2106.09685)."""
 
     weights: str
-    """A `.safetensors` file, a folder that holds one, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
+    """A `.safetensors` file, a folder with one, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
     file: str | None = None
-    """File name, where the folder or repository holds several."""
+    """File name, if the folder or repository contains several."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     scale: float = 1.0
@@ -42,78 +42,76 @@ class GuideSettings(Settings):
     """
 
     strength: float = Field(0.7, gt=0, le=1)
-    """Share of the denoising steps that are run on the real image, rounded down: near 0 it hardly changes, at 1 nothing
-    of it remains."""
+    """Share of the denoising steps to run, rounded down: 0 keeps the real image, 1 ignores it."""
 
 
 def _by_speed(exact: Any, faster: Any) -> Any:
-    """A default that follows from `speed`."""
-    return lambda given: exact if given.get("speed", "exact") == "exact" else faster
+    """Return the factory of a default that depends on `speed`."""
+    return lambda values: exact if values.get("speed", "exact") == "exact" else faster
 
 
 class GeneratorSettings(Settings):
-    """The pipeline and its options. All but `MACHINE` determines the images' bytes."""
+    """The pipeline and its options; all but `MACHINE` affect the images."""
 
     pipeline: str = EMBEDDED
-    """`icons`, a folder with a `model_index.json`, a hub name such as `stabilityai/sdxl-turbo`, or the address of an
-    endpoint, such as `http://host:8000/v1`."""
+    """Pipeline: `icons`, a folder with a `model_index.json`, a hub name such as `stabilityai/sdxl-turbo`, or the URL of
+    an endpoint, such as `http://host:8000/v1`."""
     model: str | None = added(None)
     """Model name on the endpoint."""
     pipeline_class: str | None = added(None)
-    """Pipeline class: one of diffusers, or custom code as `module:Class`; by default that of the pipeline's index."""
+    """Pipeline class of diffusers, or custom code as `module:Class`; None: the class in the pipeline's index."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; the plan keeps the commit."""
+    """Branch, tag or commit on the hub; the plan stores the commit."""
     scheduler: str | None = None
-    """A diffusers scheduler class, such as `EulerDiscreteScheduler`; by default the pipeline's own."""
+    """Scheduler class of diffusers, such as `EulerDiscreteScheduler`; None: the pipeline's scheduler."""
     steps: int = Field(20, ge=1)
     """Denoising steps per image."""
     guidance: float = Field(4.0, ge=0)
-    """Classifier-free guidance scale, active above 1; for guidance-distilled families (Flux, LCM) their input value."""
+    """Classifier-free guidance scale, active above 1; the guidance input of guidance-distilled families (Flux, LCM)."""
     true_guidance: float | None = added(None, gt=1)
     """Classifier-free guidance scale of guidance-distilled families (Flux, Qwen-Image); doubles the computation."""
     negative_prompt: str | None = None
-    """Negative prompt; only for pipelines with classifier-free guidance."""
-    height: int | None = Field(None, ge=8)
+    """Negative prompt for classifier-free guidance."""
+    height: int | None = Field(None, ge=8, multiple_of=8)
     """Image height in pixels; None: the pipeline's default."""
-    width: int | None = Field(None, ge=8)
+    width: int | None = Field(None, ge=8, multiple_of=8)
     """Image width in pixels; None: the pipeline's default."""
     batch_size: int | Literal["auto"] = 8
-    """Images per batch. Part of the plan, since an image's last bits may depend on it. `auto`: measured once, before
-    the first shard of a new dataset."""
+    """Images per batch; part of the plan, since the last bits of an image depend on it. `auto`: measured before the
+    first shard."""
     speed: Literal["exact", "fast", "max"] = added("exact")
-    """`exact`: call the diffusers pipeline without optimisations. `fast`: compiled blocks in bf16, fused
-    projections, channels last.
-    `max`: int8 and a step cache as well. Each speed gives different images."""
+    """Optimisations. `exact`: none. `fast`: compiled blocks in bf16, fused projections, channels last. `max`: int8 and
+    a step cache as well. Each speed gives different images."""
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
     )
-    """Precision of weights and arithmetic; each gives different images. Default bf16 at speeds other than `exact`,
-    which don't support fp32."""
+    """Precision of weights and arithmetic; each gives different images. Default bf16 at other speeds than `exact`,
+    which require 16 bits."""
     loras: tuple[LoraSettings, ...] = added(())
     """LoRA weights, merged in this order at load time."""
     vae: str | None = added(None)
     """Replacement for the pipeline's autoencoder: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
-    """Real guidance: start from the few-shot images of a class, where it has any; None: generate from text alone."""
+    """Real guidance: start from the few-shot images of each class that has any; None: generate from text alone."""
     attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
     """Attention backend of diffusers: PyTorch's `sdpa`, or one that needs its package and a GPU."""
     compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
-    """Compile the denoiser with `torch.compile`, which takes minutes at the first batch; true at speeds other than
-    `exact`."""
+    """Compile the denoiser with `torch.compile`, which adds minutes to the first batch. Default true at other speeds
+    than `exact`."""
     compile_cache: str | None = added(None)
-    """Folder or URL for compiled code, shared by all actors. Anyone with write access can run code here. None: a
-    private folder on each machine."""
+    """Folder or URL for compiled code, shared by all actors; anyone with write access can run code on your machines.
+    None: a private folder on each machine."""
     offload: Literal["none", "model", "group", "sequential"] = added("none")
-    """CPU offload of weights while the GPU doesn't need them: whole models, layers with prefetching, or layers."""
+    """CPU offload of idle weights: by model, by layer with prefetching (`group`), or by layer (`sequential`)."""
 
     @property
     def derived(self) -> set[str]:
-        """Settings that were not given and follow from `speed`."""
+        """Settings whose defaults depend on `speed` and apply."""
         return {"dtype", "compile"} - self.model_fields_set
 
     @property
     def endpoint(self) -> bool:
-        """Whether a server generates the images, which are then not reproducible."""
+        """Whether a server generates the images."""
         return self.pipeline.lower().startswith(("http://", "https://"))
 
     @field_validator("batch_size", mode="before")
@@ -123,23 +121,15 @@ class GeneratorSettings(Settings):
             raise ValueError(f"{size!r} is not allowed; it must be a whole number, at least 1, or 'auto'")
         return size
 
-    @field_validator("height", "width")
-    @classmethod
-    def _check_side(cls, size: int | None) -> int | None:
-        if size is not None and size % 8:
-            nearest = max(8, round(size / 8) * 8)
-            raise ValueError(f"{size} pixels is not a multiple of 8, which latent diffusion needs; try {nearest}")
-        return size
-
     @model_validator(mode="after")
     def _check_consistency(self) -> GeneratorSettings:
         if self.speed != "exact" and (self.dtype == "fp32" or not self.compile):
             other = "compile=false" if self.dtype != "fp32" else "dtype=fp32"
             raise ValueError(f"{other} contradicts speed={self.speed}; remove one of them")
         if self.offload == "sequential" and self.compile:
-            raise ValueError("offload=sequential replaces the weights of compiled code; use offload=group")
+            raise ValueError("offload=sequential doesn't support compile; use offload=group")
         if self.compile_cache and "://" not in self.compile_cache and not self.compile_cache.startswith("/"):
-            raise ValueError(f"compile_cache {self.compile_cache!r} is no absolute path or URL, which actors need")
+            raise ValueError(f"compile_cache {self.compile_cache!r} must be an absolute path or a URL")
         sides = {self.height, self.width} - {None, EMBEDDED_SIDE}
         if self.pipeline == EMBEDDED and sides:
             raise ValueError(
@@ -154,7 +144,7 @@ class GeneratorSettings(Settings):
         if self.guide is not None and int(self.steps * self.guide.strength) < 1:
             raise ValueError(
                 f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no denoising step; "
-                f"use at least {-int(-1 // self.guide.strength)} steps, or a greater strength"
+                f"use at least {-int(-1 // self.guide.strength)} steps, or increase the strength"
             )
         return self
 
@@ -169,7 +159,7 @@ class GeneratorSettings(Settings):
         for key, field in fields.items():
             default = field.get_default(call_default_factory=True, validated_data={})
             if key not in allowed and getattr(self, key) != default:
-                reason = "requests to an endpoint can't contain it" if self.endpoint else "only an endpoint has models"
+                reason = "requests to an endpoint don't contain it" if self.endpoint else "only endpoints use it"
                 raise ValueError(f"{key} has no effect with {self.pipeline}, since {reason}; remove it")
         if self.endpoint and (None in (self.model, self.height, self.width) or self.batch_size == "auto"):
             raise ValueError("an endpoint needs model, height, width and a numeric batch_size; set all four")

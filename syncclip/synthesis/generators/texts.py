@@ -1,4 +1,4 @@
-"""Cache of text embeddings: each prompt is encoded once, and shared by all of its images."""
+"""Cache of text embeddings: each prompt is encoded once for all of its images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CACHE_BYTES = 2 << 30
-"""Main memory for embeddings per process: 500 prompts of FLUX.1, or 9,000 of Stable Diffusion."""
+"""Maximum size of the cache in main memory: 500 prompts of FLUX.1, or 9,000 of Stable Diffusion."""
 
 GUIDED = "do_classifier_free_guidance"
 SHORT, LONG = "a", "a photo of a cat " * 12
-"""Texts that show whether embeddings have a fixed length."""
+"""Texts of different lengths, to detect whether embeddings have a fixed length."""
 
 Texts = tuple[str | None, ...]
-"""Prompt of an image; in some families one per encoder."""
+"""Prompts of an image, one per encoder in some families."""
 
 
 class _Form(NamedTuple):
@@ -29,11 +29,11 @@ class _Form(NamedTuple):
     negatives: list[int]
     """Positions of tensors with a row per negative prompt; none without guidance."""
     others: list[Any]
-    """Values that are equal for all texts, at their positions."""
+    """Values that do not depend on the texts, at their positions."""
 
 
 class _Key(NamedTuple):
-    """Everything that the bits of a cached embedding depend on."""
+    """Key of a cached embedding: all that its bits depend on."""
 
     options: str
     size: int
@@ -42,23 +42,21 @@ class _Key(NamedTuple):
 
 
 class TextEmbeddings:
-    """Replacement for a pipeline's `encode_prompt`, which its call uses for the embeddings of a batch.
+    """Cached replacement for a pipeline's `encode_prompt`.
 
-    Texts are encoded in batches of one size, padded by repetition, since an embedding's last bits may depend on the
-    batch size. So the embeddings are those that the pipeline itself computes in such a batch or, on a CPU, in any batch
-    of several images. A batch of one image has its own.
-
-    Where an embedding's length depends on the other prompts of a batch, every batch is encoded again.
+    Texts are encoded in batches of `size`, padded by repetition, since the last bits of an embedding may depend on the
+    batch size; batches of one image are encoded separately. Embeddings whose length depends on the other prompts of the
+    batch are not cached.
 
     Args:
-        pipeline: a loaded one, whose class has an `encode_prompt`.
-        size: images per batch of the plan; None: undetermined, so that each batch has its own size.
-        max_bytes: limit of the cache, which drops the least recently used embeddings.
+        pipeline: a loaded pipeline with an `encode_prompt`.
+        size: images per batch; None: the size of each batch.
+        max_bytes: size of the cache, which drops the least recently used embeddings.
     """
 
     def __init__(self, pipeline: Any, size: int | None, max_bytes: int = MAX_CACHE_BYTES) -> None:
         self.encoded = 0
-        """Texts that were encoded, including negative prompts."""
+        """Number of encoded texts, including negative prompts."""
         self._encode, self._signature = pipeline.encode_prompt, inspect.signature(pipeline.encode_prompt)
         self._device, self._size, self._max_bytes = pipeline._execution_device, size, max_bytes
         self._forms: dict[str, _Form | None] = {}
@@ -71,16 +69,16 @@ class TextEmbeddings:
         self.attach(pipeline)
 
     def attach(self, pipeline: Any) -> None:
-        """Replace `encode_prompt` of another form of the pipeline with the same encoders, too."""
+        """Replace `encode_prompt` of a pipeline with the same encoders."""
         self._pipelines.append(pipeline)
         pipeline.encode_prompt = self
 
     def encode_ahead(self, prompts: Iterable[str]) -> None:
-        """Encode these with the first batch; if the cache can hold them all, the encoders are offloaded afterwards."""
+        """Encode `prompts` with the first batch and offload the encoders, if the cache is large enough."""
         self._ahead = [(prompt,) for prompt in prompts]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The embeddings of a batch, as the pipeline's own method returns them."""
+        """Return the embeddings of a batch, as the pipeline's method does."""
         import torch
 
         arguments = dict(self._signature.bind(*args, **kwargs).arguments)
@@ -104,15 +102,16 @@ class TextEmbeddings:
         return tuple(result)
 
     def offload(self) -> None:
-        """Move the encoders into main memory; they return to the device for a text that is not cached."""
+        """Move the encoders to main memory, except while they encode texts that are not cached."""
         self._offload = True
         for pipeline in self._pipelines:
-            for name in _encoders(pipeline):
-                self._offloaded[name] = getattr(pipeline, name).to("cpu")
-                setattr(pipeline, name, None)
+            for name, part in pipeline.components.items():
+                if name.startswith("text_encoder") and part is not None:
+                    self._offloaded[name] = part.to("cpu")
+                    setattr(pipeline, name, None)
 
     def _run(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the pipeline's own method, with its encoders on the device."""
+        """Call the pipeline's method, with its encoders on the device."""
         for name, encoder in self._offloaded.items():
             for pipeline in self._pipelines:
                 setattr(pipeline, name, encoder.to(self._device))
@@ -123,28 +122,28 @@ class TextEmbeddings:
         return result
 
     def _rows(self, arguments: Mapping[str, Any], form: _Form, keys: Sequence[_Key]) -> dict[_Key, dict[int, Tensor]]:
-        """The rows of each key, from the cache or encoded now."""
-        found = {key: self._cache[key] for key in keys if key in self._cache}
-        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        """Return the rows of each key, from the cache or newly encoded."""
+        by_key = {key: self._cache[key] for key in keys if key in self._cache}
+        missing = [key for key in dict.fromkeys(keys) if key not in by_key]
         while missing:
-            prompts, negatives = ([key for key in missing if key.negative is kind] for kind in (False, True))
-            prompts, negatives = prompts[: keys[0].size], negatives[: keys[0].size]
+            prompts = [key for key in missing if not key.negative][: keys[0].size]
+            negatives = [key for key in missing if key.negative][: keys[0].size]
             encoded = self._run(self._replaced(arguments, prompts or [keys[0]], negatives))
             for part, positions in ((prompts, form.prompts), (negatives, form.negatives)):
                 for number, key in enumerate(part):
-                    found[key] = {position: encoded[position][number].cpu().clone() for position in positions}
+                    by_key[key] = {position: encoded[position][number].cpu().clone() for position in positions}
             self.encoded += len(prompts) + len(negatives)
-            missing = [key for key in missing if key not in found]
-        for key, rows in found.items():
+            missing = [key for key in missing if key not in by_key]
+        for key, rows in by_key.items():
             self._bytes += _bytes(rows) * (key not in self._cache)
             self._cache[key] = rows
             self._cache.move_to_end(key)
         while self._bytes > self._max_bytes:
             self._bytes -= _bytes(self._cache.popitem(last=False)[1])
-        return found
+        return by_key
 
     def _form(self, arguments: Mapping[str, Any], prompts: Sequence[Texts]) -> _Form | None:
-        """The form of the result for such arguments; None where it is no tuple of embeddings of fixed length."""
+        """Return the form of the result for these arguments; None unless it is a tuple of fixed-length embeddings."""
         embedded = any(value is not None for name, value in arguments.items() if name.endswith("_embeds"))
         if not prompts or embedded or arguments.get("num_images_per_prompt", 1) != 1:
             return None
@@ -155,8 +154,8 @@ class TextEmbeddings:
 
     def _detect_form(self, arguments: Mapping[str, Any], parts: int) -> _Form | None:
         def encode(text: str, size: int, guided: bool) -> Any:
-            prompt, negative = (_Key("", size, kind, (text,) * parts) for kind in (False, True))
-            return self._run(self._replaced(arguments, [prompt], [negative] if guided else []))
+            key = _Key("", size, False, (text,) * parts)
+            return self._run(self._replaced(arguments, [key], [key] if guided else []))
 
         guided = bool(arguments.get(GUIDED))
         two, three, unguided = encode(SHORT, 2, guided), encode(LONG, 3, guided), encode(SHORT, 2, False)
@@ -175,7 +174,7 @@ class TextEmbeddings:
     def _replaced(
         self, arguments: Mapping[str, Any], prompts: Sequence[_Key], negatives: Sequence[_Key]
     ) -> dict[str, Any]:
-        """The arguments with other texts, padded to the keys' batch size; guidance only with negative prompts."""
+        """Return the arguments with the texts of keys, padded to their batch size."""
         texts = {*_names(arguments, "prompt"), *_names(arguments, "negative_prompt")}
         replaced = {name: value for name, value in arguments.items() if name not in texts}
         for stem, keys in (("prompt", prompts), ("negative_prompt", negatives)):
@@ -188,24 +187,20 @@ class TextEmbeddings:
 
 
 def _names(arguments: Mapping[str, Any], stem: str) -> list[str]:
-    """The arguments `prompt`, `prompt_2`, … that are lists of texts."""
+    """Return the names of list-valued text arguments: `prompt`, `prompt_2`, …"""
     names = (stem, *(f"{stem}_{number}" for number in (2, 3, 4)))
     return [name for name in names if isinstance(arguments.get(name), list)]
 
 
 def _texts(arguments: Mapping[str, Any], stem: str) -> list[Texts]:
-    """The texts of each image."""
+    """Return the texts of each image."""
     return list(zip(*(arguments[name] for name in _names(arguments, stem)), strict=True))
 
 
 def _options(arguments: Mapping[str, Any]) -> str:
-    """All arguments except for the texts."""
+    """Return all arguments except for the texts, as a string."""
     texts = {*_names(arguments, "prompt"), *_names(arguments, "negative_prompt")}
     return str({name: value for name, value in arguments.items() if name not in texts})
-
-
-def _encoders(pipeline: Any) -> list[str]:
-    return [name for name, part in pipeline.components.items() if name.startswith("text_encoder") and part is not None]
 
 
 def _bytes(rows: Mapping[int, Tensor]) -> int:

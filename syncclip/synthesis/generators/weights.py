@@ -1,4 +1,4 @@
-"""Location and fingerprint of a pipeline's weights, local or on the Hugging Face Hub; nothing is loaded."""
+"""Location and fingerprint of a pipeline's weights, in a folder or on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -19,44 +19,44 @@ from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettin
 
 WEIGHT_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 MAX_HASHED_BYTES = 64 * 2**20
-"""Size up to which a file is hashed completely; of larger ones the size, and the first and last MiB."""
+"""Size up to which a file is hashed completely; for larger ones the size and the first and last MiB are."""
 
 INDEX = "model_index.json"
 """File with the class and the parts of a pipeline."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-"""File name of LoRA weights in diffusers."""
+"""Default file name of LoRA weights in diffusers."""
 
 HUB_TIMEOUT_SECONDS = 5.0
 
 
 class Located(NamedTuple):
-    """Source of a pipeline ("icons", a path, a hub name or an address) and the identity of its weights."""
+    """Location and fingerprint of a pipeline."""
 
     source: str
+    """`icons`, an absolute path, a hub name or a URL."""
     revision: str | None
     fingerprint: str
-    """Fingerprints, joined by `+`: of the pipeline, of its LoRA weights and of its replaced autoencoder."""
+    """Fingerprints of the pipeline, its LoRA weights and its replaced autoencoder, joined by `+`."""
     loras: tuple[LoraSettings, ...] = ()
     """LoRA weights with an absolute path, or with hub name, file and commit."""
     vae: tuple[str, str | None] | None = None
     """Replaced autoencoder: absolute path and None, or hub name and commit."""
 
     def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
-        """The settings with absolute paths, for processes in another working directory."""
+        """Return the settings with absolute paths, for processes in another working directory."""
         return settings.model_copy(update={"loras": self.loras, "vae": self.vae and self.vae[0]})
 
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
-    """Find a pipeline without loading it: in local folders, then in the hub's cache, then on the hub.
+    """Find a pipeline's weights in a folder, in the hub's cache or on the hub.
 
     Args:
-        settings: names and revisions of the pipeline and its LoRA weights.
-        fingerprint: of an earlier call, kept in the plan. Other local weights are an error; on the hub it is the
-            revision, and the latest one is not queried.
+        fingerprint: of the planned weights, from an earlier call; other local weights are an error, and commits on the
+            hub are taken from it.
 
     Raises:
-        UserError: the weights don't exist, or the hub is unreachable (after `HUB_TIMEOUT_SECONDS`).
+        UserError: the weights don't exist or are not the planned ones, or the hub is unreachable.
     """
     if settings.endpoint:
         return Located(settings.pipeline, None, Endpoint(settings, fingerprint).fingerprint)
@@ -78,14 +78,14 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     else:
         source = name
         commit = identity = planned or _commit(name, path, settings.revision)
-    loras = [_locate_lora(lora, known) for lora, known in zip(settings.loras, others, strict=False)]
+    loras = [_locate_lora(lora, planned) for lora, planned in zip(settings.loras, others, strict=False)]
     vaes = [] if settings.vae is None else [_locate_vae(settings.vae, others[-1])]
     fingerprints = "+".join([identity, *(of_part for _, of_part in (*loras, *vaes))])
     return Located(source, commit, fingerprints, tuple(lora for lora, _ in loras), *(vae for vae, _ in vaes))
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
-    """The parts of a pipeline by its index; None where no readable index is on this machine."""
+    """Return the parts of a pipeline in its index; None if there is no readable index on this machine."""
     path = _folder(settings)
     try:
         index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
@@ -96,18 +96,18 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
 
 
 def _folder(settings: GeneratorSettings) -> Path:
-    """The path of a pipeline that is not on the hub."""
+    """Return the path of a pipeline that is not on the hub."""
     return FOLDER / "icons/generator" if settings.pipeline == "icons" else home_path(settings.pipeline)
 
 
 def _commit(name: str, path: Path, revision: str | None) -> str:
-    """The commit on the hub of a pipeline that is no folder, and not meant to be one."""
+    """Return the commit of a pipeline on the hub; an error if its name is a path."""
     if name == "icons":
         raise UserError(f"generator 'icons': its weights are missing at {path}; reinstall the package")
     if path.is_file():
         raise UserError(
-            f"generator {name!r}: this is a file; load it once with the from_single_file of its diffusers pipeline, "
-            "and use the folder that save_pretrained writes"
+            f"generator {name!r} is a file; convert it with from_single_file and save_pretrained of diffusers, and use "
+            "the resulting folder"
         )
     if name.startswith(("/", "~", ".")):
         raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount its folder")
@@ -115,7 +115,7 @@ def _commit(name: str, path: Path, revision: str | None) -> str:
 
 
 def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, str]:
-    """(located settings, fingerprint) of LoRA weights; see `Located.loras`."""
+    """Return (located settings, fingerprint) of LoRA weights; see `Located.loras`."""
     label, path = f"LoRA weights {settings.weights!r}", home_path(settings.weights)
     if not path.exists():
         name = settings.file or LORA_FILE
@@ -126,18 +126,18 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
         names = sorted(entry.name for entry in path.glob("*.safetensors"))
         name = settings.file or (LORA_FILE if LORA_FILE in names or len(names) != 1 else names[0])
         if name not in names:
-            content = f"it holds {', '.join(names[:5])}" if names else "it holds no .safetensors file"
-            raise UserError(f"{label}: there is no {name}, {content}; set loras' `file`")
+            content = ", ".join(names[:5]) or "no .safetensors file"
+            raise UserError(f"{label}: there is no {name}; the folder contains {content}; set the `file` of `loras`")
         file = path / name
     elif path.suffix != ".safetensors":
-        raise UserError(f"{label}: this is no .safetensors file, the only supported format; convert it first")
-    file = file.absolute()  # links are kept: the hub's cache links to files without an extension
+        raise UserError(f"{label}: not a .safetensors file, the only supported format; convert it first")
+    file = file.absolute()  # links are kept, since the hub's cache links to files without an extension
     fingerprint = _fingerprint(label, file, [file], planned)
     return settings.model_copy(update={"weights": str(file)}), fingerprint
 
 
 def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
-    """(location, fingerprint) of an autoencoder; see `Located.vae`."""
+    """Return (location, fingerprint) of an autoencoder; see `Located.vae`."""
     label, path = f"vae {name!r}", home_path(name)
     if not path.is_dir():
         commit = planned or commit_on_hub(name, None, "config.json", label)
@@ -147,7 +147,7 @@ def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
 
 
 def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) -> str:
-    """Hash (16 hex digits) of files by content and relative name, compared with `planned` unless that is empty."""
+    """Return a hash (16 hex digits) of files by content and relative name; an error if `planned` is another."""
     digest, root = hashlib.sha256(), path if path.is_dir() else path.parent
     for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()):
         size = file.stat().st_size
@@ -162,23 +162,16 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
     fingerprint = digest.hexdigest()[:16]
     if planned and fingerprint != planned:
         raise UserError(
-            f"{label}: the weights at {path} are not those that the set was started with; restore them or generate "
+            f"{label}: the weights at {path} are not those that the dataset was started with; restore them or generate "
             "into another folder"
         )
     return fingerprint
 
 
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
-    """The commit of `name` in the local cache or, if it is not cached, on the hub.
+    """Return the commit of a repository that contains `file`, from the local cache or else from the hub.
 
-    Args:
-        name: a repository, such as `stabilityai/sdxl-turbo`.
-        revision: branch, tag or commit; None for the main branch.
-        file: a file that the repository must contain.
-        label: subject of messages, such as "generator 'stabilityai/sdxl-turbo'".
-
-    Raises:
-        UserError: it doesn't exist, or the hub is unreachable (after `HUB_TIMEOUT_SECONDS`).
+    Raises a UserError with subject `label` if it doesn't exist or the hub is unreachable.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -186,7 +179,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
     try:
         return cached(name, revision, file).parents[file.count("/")].name
     except HFValidationError as error:
-        raise UserError(f"{label}: there is no such folder, and it is no valid name on the hub") from error
+        raise UserError(f"{label}: neither an existing folder nor a valid name on the hub") from error
     except OSError:
         pass  # not cached
     missing = f"{label}: there is no such folder, it is not in the local Hugging Face cache, and"
@@ -198,20 +191,15 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
         raise UserError(
             f"{missing} the hub returned an error: {first_line(error)}; correct the name or log in"
         ) from error
-    except Exception as error:  # no route, no name server, a proxy's error: each HTTP library has its own classes
+    except Exception as error:  # a network error of any HTTP library
         raise UserError(
-            f"{missing} the hub can't be reached ({first_line(error)}); correct the name, or download it where there "
-            "is a network and use the folder"
+            f"{missing} the hub can't be reached ({first_line(error)}); correct the name, or download the files "
+            "elsewhere and use their folder"
         ) from error
 
 
 def cached(name: str, revision: str | None, file: str) -> Path:
-    """The path of a repository's file in the local cache, without contacting the hub.
-
-    Raises:
-        OSError: it is not cached.
-        ValueError: `name` is no valid repository name.
-    """
+    """Return the path of a repository's file in the local cache; raise an OSError if it is not cached."""
     import huggingface_hub
 
     return Path(huggingface_hub.hf_hub_download(name, file, revision=revision, local_files_only=True))

@@ -1,4 +1,4 @@
-"""Captions: settings of the language model, cleaning of its output, and the file of captions."""
+"""Captions: settings of the language model, clean-up of its output, and the caption file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class WriterSettings(Settings):
     """The language model that writes captions, and its sampling options."""
 
     model: str
-    """A causal language model of transformers: a folder, or a name on the hub such as `Qwen/Qwen2.5-7B-Instruct`."""
+    """Causal language model of transformers: a folder, or a hub name such as `Qwen/Qwen2.5-7B-Instruct`."""
     revision: str | None = None
-    """Branch, tag or commit on the hub; the file of captions keeps the commit."""
+    """Branch, tag or commit on the hub; the caption file stores the commit."""
     instruction: Template = "Describe a photo of a {} in one sentence of at most twenty words, with its surroundings."
     """Instruction to the model, with `{}` for the class name."""
     captions: int = Field(8, ge=1, le=1000)
     """Number of different captions per class."""
     max_tokens: int = Field(48, ge=1)
-    """Maximum length of an output in tokens; a longer one is cut after its last complete sentence."""
+    """Maximum length of an output in tokens; longer outputs are cut after their last complete sentence."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature; lower values give more similar captions."""
     top_p: float = Field(0.95, gt=0, le=1)
@@ -36,7 +36,7 @@ class WriterSettings(Settings):
 
 
 class Captions(Settings):
-    """A file of captions: plain JSON, to be reviewed and edited before images are generated from it."""
+    """A caption file, which can be edited before images are generated from it."""
 
     format: Literal[1] = 1
     writer: WriterSettings
@@ -47,14 +47,14 @@ class Captions(Settings):
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the content, its first 16 hex digits."""
+        """First 16 hex digits of the SHA-256 of the content."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def caption(output: str, classname: str) -> str | None:
-    """A caption from a model's output: its first line, cut after its last complete sentence, with the class name.
+    """Return the first line of an output, cut after its last complete sentence; None if it is empty.
 
-    A missing name is prepended: `fir tree, snow on the needles`. None for an empty output.
+    A missing class name is prepended: `fir tree, snow on the needles`.
     """
     lines = (re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", line) for line in output.splitlines())
     stripped = (line.strip(" \t\"'`*_#“”") for line in lines)
@@ -69,14 +69,10 @@ def caption(output: str, classname: str) -> str | None:
 
 
 def check_sentence(text: str) -> str:
-    """The sentence without surrounding space.
-
-    Raises:
-        ValueError: it is empty, or contains line breaks or other unprintable characters.
-    """
+    """Return the sentence without surrounding space; raise a ValueError unless it is one line of printable text."""
     text = text.strip()
     if not text or not text.isprintable():
-        raise ValueError(f"{text!r} is no sentence; write one line of text")
+        raise ValueError(f"{text!r} must be one line of printable text")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Files of descriptions and captions, whose sentences a plan contains."""
+"""Description and caption files, whose sentences become part of a plan."""
 
 from __future__ import annotations
 
@@ -16,72 +16,53 @@ from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings, DescriptionSettings, StrategySettings
 
 MAX_YAML_SENTENCES = 1_000_000
-"""Limit for YAML files; JSON may contain more."""
-
-SHAPE = "a class name with a list of sentences for each class, as in {cat: [a cat in the sun, a cat on a sofa]}"
+"""Limit of YAML files; JSON files may contain more."""
 
 
 def with_sentences(settings: PromptSettings) -> PromptSettings:
-    """The settings with sentences in place of their files, and without strategies of weight 0.
-
-    Raises:
-        UserError: a file is missing, has another structure, or is by another writer than the recipe's.
-    """
+    """Replace the files of strategies by their sentences, and drop strategies of weight 0."""
     strategies = settings.strategies
     read = (_with_sentences(strategy, number) for number, strategy in enumerate(strategies) if strategy.weight)
     return settings.model_copy(update={"strategies": tuple(read)})
 
 
 def read_descriptions(url: str) -> dict[str, Sequence[str]]:
-    """Class name -> sentences of a JSON or YAML file.
-
-    Raises:
-        UserError: the file is missing or has another structure.
-    """
-    sentences: dict[str, Sequence[str]] = _read(url, dict[str, Sentences], f"a file of descriptions holds {SHAPE}")
+    """Read class name -> sentences from a JSON or YAML file; raise a UserError if it is missing or invalid."""
+    hint = "use a list of sentences per class, as in {cat: [a cat in the sun, a cat on a sofa]}"
+    sentences: dict[str, Sequence[str]] = _read(url, dict[str, Sentences], hint)
     return sentences
 
 
 def read_captions(url: str) -> Captions:
-    """The file of captions that `syncclip captions` wrote.
-
-    Raises:
-        UserError: the file is missing or has another structure.
-    """
-    hint = "a file of captions is one that `syncclip captions RECIPE --out FILE` wrote"
-    captions: Captions = _read(url, Captions, hint)
+    """Read a caption file; raise a UserError if it is missing or invalid."""
+    captions: Captions = _read(url, Captions, "use a file written by `syncclip captions RECIPE --out FILE`")
     return captions
 
 
-def _read(url: str, kind: Any, hint: str) -> Any:
+def _read(url: str, annotation: Any, hint: str) -> Any:
     try:
-        return TypeAdapter(kind).validate_python(_parsed(url))
+        return TypeAdapter(annotation).validate_python(_parsed(url))
     except ValidationError as error:
         raise UserError(f"{url}: {_reason(error)}; {hint}") from error
 
 
 def check_writer(captions: Captions, writer: WriterSettings, url: str) -> None:
-    """Compare the writer of a file of captions with the recipe's.
-
-    Raises:
-        UserError: they differ.
-    """
-    there, here = captions.writer.model_dump(), writer.model_dump()
-    for key, value in here.items():
-        if there[key] != value:
+    """Raise a UserError unless a caption file was written with the recipe's settings."""
+    for key, value in writer.model_dump().items():
+        if (other := captions.writer.model_dump()[key]) != value:
             raise UserError(
-                f"{url} holds captions of another writer: {key} is {there[key]!r} there and {value!r} in the recipe; "
-                "write into another file, or correct the recipe"
+                f"{url} was written by another writer: {key} is {other!r} there and {value!r} in the recipe; use "
+                "another file, or correct the recipe"
             )
 
 
 def _with_sentences(strategy: StrategySettings, number: int) -> StrategySettings:
     if isinstance(strategy, CaptionSettings):
         if strategy.file is None or not storage.exists(strategy.file):
-            missing = f"{strategy.file} is missing" if strategy.file else "no file is given"
+            missing = f"{strategy.file} is missing" if strategy.file else "not set"
             raise UserError(
-                f"synthesis.prompts.strategies[{number}].file: {missing}; write the captions with "
-                "`syncclip captions RECIPE --out FILE`, and set it to that file"
+                f"synthesis.prompts.strategies[{number}].file: {missing}; write a caption file with "
+                "`syncclip captions RECIPE --out FILE`, and set it to that"
             )
         captions = read_captions(strategy.file)
         if strategy.writer is not None:
@@ -94,7 +75,7 @@ def _with_sentences(strategy: StrategySettings, number: int) -> StrategySettings
 
 
 def _parsed(url: str) -> Any:
-    """The value of a JSON or YAML file without repeated keys."""
+    """Parse a JSON or YAML file; repeated keys are errors."""
     data = storage.read_bytes(url)
     try:
         if url.endswith(".json"):
@@ -103,39 +84,39 @@ def _parsed(url: str) -> Any:
             check_yaml(data, MAX_YAML_SENTENCES)
             return yaml.load(data, _Loader)
     except _RepeatedKeyError as error:
-        raise UserError(f"{url}: {error}; merge their sentences, or correct one of the names") from error
+        raise UserError(f"{url}: {error}; merge the two, or correct a name") from error
 
 
 class _RepeatedKeyError(Exception):
-    """A key occurs twice."""
+    """A mapping has a key twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for number, (key, value) in enumerate(pairs, 1):
         if key in values:
-            raise _RepeatedKeyError(f"{key!r} is both entry {[*values].index(key) + 1} and entry {number}")
+            raise _RepeatedKeyError(f"{key!r} is entry {[*values].index(key) + 1} and entry {number}")
         values[key] = value
     return values
 
 
 class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # in C where available
-    """Reads all scalars as text, even a class named `no`, and rejects repeated keys, which YAML allows."""
+    """Loads all scalars as text, such as a class named `no`, and rejects repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if lines.setdefault(str(key.value), line) != line:
-                raise _RepeatedKeyError(f"{key.value!r} is in line {lines[key.value]} and in line {line}")
+                raise _RepeatedKeyError(f"{key.value!r} is in lines {lines[key.value]} and {line}")
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
 
 
 def _reason(error: ValidationError) -> str:
-    """The first error of pydantic, with its location."""
+    """Return pydantic's first error, with its location."""
     first = error.errors()[0]
     location = ": ".join(str(part) for part in first["loc"])
-    kinds = {"tuple_type": "no list of sentences", "string_type": "no text", "dict_type": "no class names with lists"}
-    text = kinds.get(first["type"], first["msg"].removeprefix("Value error, "))
+    reasons = {"tuple_type": "not a list of sentences", "string_type": "not text", "dict_type": "not a mapping"}
+    text = reasons.get(first["type"], first["msg"].removeprefix("Value error, "))
     return f"{location}: {text}" if location else text

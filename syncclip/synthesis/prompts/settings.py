@@ -1,4 +1,4 @@
-"""Section `synthesis.prompts` of a recipe, the prompt of an image, and the variety of a dataset's prompts."""
+"""Section `synthesis.prompts` of a recipe, the prompt of each image, and the coverage of a dataset's prompts."""
 
 from __future__ import annotations
 
@@ -17,39 +17,36 @@ from syncclip.synthesis.prompts.captions import Sentences
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
 OWN = "own"
-"""Name of the sentences given to single classes, among the strategies."""
+"""Label of the sentences in `PromptSettings.classes`, beside those of the strategies."""
 
 
 class PromptSettings(Settings):
-    """Class templates in turn, image k of a class with template k modulo their number, or several strategies.
-
-    So every run of as many images as there are templates contains each template once, for every class.
-    """
+    """Prompts: class templates, used in turn, or a mixture of strategies."""
 
     name: Literal["template"] = "template"
-    """Kind of prompts; there is one."""
+    """Type of prompts; always `template`."""
     templates: tuple[Template, ...] = ()
-    """Prompt templates with one `{}` for the class name, or `{a}` for the name with its article; empty: the
-    dataset's own template."""
+    """Templates with one `{}` for the class name, or `{a}` for the name with its article; empty: the dataset's
+    template."""
     strategies: tuple[StrategySettings, ...] = added(())
-    """Several strategies, mixed by their weights; in place of `templates`."""
+    """Strategies, mixed by their weights, in place of `templates`."""
     classes: dict[str, Sentences] = added({})
-    """Class name -> sentences for this class alone, in place of all others; `{}` stands for the name."""
+    """Class name -> sentences in place of all other prompts of the class; `{}` stands for the name."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> PromptSettings:
         if self.strategies and self.templates:
             raise ValueError(
-                "'templates' and 'strategies' exclude each other; make the templates a strategy: "
+                "'templates' and 'strategies' exclude each other; convert the templates to a strategy: "
                 "{name: template, templates: [...]}"
             )
         if self.strategies and not any(self.weights):
-            raise ValueError("the weights of all strategies are 0, so there are no prompts; set one above 0")
+            raise ValueError("the weights of all strategies are 0; increase one")
         return self
 
     @property
     def mixture(self) -> tuple[StrategySettings, ...]:
-        """The strategies; a single one for templates."""
+        """Strategies, including that of `templates`."""
         return self.strategies or _single(self.templates)
 
     @property
@@ -59,7 +56,7 @@ class PromptSettings(Settings):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the mixture's strategies, numbered where they repeat."""
+        """Names of the mixture's strategies, numbered if repeated."""
         names = [strategy.name for strategy in self.mixture]
         return tuple(
             name if names.count(name) == 1 else f"{name} {names[: position + 1].count(name)}"
@@ -73,7 +70,7 @@ def _single(templates: tuple[str, ...]) -> tuple[TemplateSettings]:
 
 
 def prompt_of(settings: PromptSettings, template: str, classname: str, image: int) -> str:
-    """The prompt of image number `image` (0, 1, …) of a class; `template` is the dataset's own."""
+    """Return the prompt of image number `image` of a class; `template` is the dataset's."""
     sentences: Sequence[str] | None = settings.classes.get(classname)
     turn = image
     if sentences is None:
@@ -83,7 +80,7 @@ def prompt_of(settings: PromptSettings, template: str, classname: str, image: in
 
 
 def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str], image: int) -> list[str]:
-    """`prompt_of` image number `image` of each of the classes, much faster."""
+    """Return `prompt_of` for image number `image` of each class; faster than separate calls."""
     strategy, turn = turn_of(settings.weights, image)
     own = settings.classes
     mixed = [name for name in classnames if name not in own] if own else classnames
@@ -95,11 +92,7 @@ def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str
 
 
 def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
-    """Compare the sentences for single classes with the dataset's classes.
-
-    Raises:
-        ValueError: a class has no sentences, or a name is not a class.
-    """
+    """Raise a ValueError for sentences of unknown classes, and for classes without sentences."""
     own: dict[str, Mapping[str, Sequence[str]]] = {}
     for number, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:
@@ -108,26 +101,21 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
     classes = set(classnames)
     for key, sentences in {"synthesis.prompts.classes": settings.classes, **own}.items():
         if (other := next((name for name in sentences if name not in classes), None)) is not None:
-            near = nearest(other, classnames)
-            hint = f"did you mean {near!r}?" if near else f"the first is {classnames[0]!r}"
+            hint = f"did you mean {nearest(other, classnames) or classnames[0]!r}?"
             raise ValueError(f"{key}: {other!r} is no class of dataset {dataset!r}; {hint}")
     for key, sentences in own.items():
         without = [name for name in classnames if name not in sentences and name not in settings.classes]
         if without:
             more = f" and {len(without) - 1} more" if without[1:] else ""
             raise ValueError(
-                f"{key} has no sentence for class {without[0]!r}{more}; add some, there or to synthesis.prompts.classes"
+                f"{key} has no sentence for class {without[0]!r}{more}; add some, or set synthesis.prompts.classes"
             )
 
 
 def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
-    """(strategy, turn) of image number `image`; the turn counts earlier uses of the strategy.
+    """Return (strategy, turn) of image number `image`, where the turn counts earlier uses of the strategy.
 
-    Among the first n images each strategy is used n · weight / sum times, up to one, for every n.
-
-    Args:
-        weights: non-negative, at least one of them positive.
-        image: from 0.
+    For every n, the first n images use a strategy n · weight / sum times, rounded up or down.
     """
     if len(weights) == 1:
         return 0, image
@@ -138,10 +126,10 @@ def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """One period: strategy and turn at each position, and uses of each strategy.
+    """Return a period of the mixture: strategy and turn at each position, and uses of each strategy.
 
-    Among the strategies that are due, the one with the earliest deadline is next. Source: R. Tijdeman, The chairman
-    assignment problem, Discrete Mathematics 32 (1980).
+    The next strategy is the one with the earliest deadline. Source: R. Tijdeman, The chairman assignment problem,
+    Discrete Mathematics 32 (1980).
     """
     divisor = gcd(*weights)
     assert divisor > 0 and min(weights) >= 0
@@ -155,10 +143,10 @@ def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...],
             for index, weight in enumerate(weights)
             if slack * (weight * position - length * used[index]) >= length
         ]
-        _, chosen = min(due)
-        order.append(chosen)
-        turns.append(used[chosen])
-        used[chosen] += 1
+        _, strategy = min(due)
+        order.append(strategy)
+        turns.append(used[strategy])
+        used[strategy] += 1
     return tuple(order), tuple(turns), weights
 
 
@@ -166,17 +154,17 @@ class PromptCoverage(NamedTuple):
     """Variety of a dataset's prompts."""
 
     distinct: int
-    """Distinct prompts of the images, over all classes."""
+    """Number of distinct prompts, over all classes."""
     possible: int
-    """Sentences of the strategies, over all classes: the maximum for any number of images."""
+    """Number of sentences of all strategies and classes, the maximum of `distinct`."""
     fewest: int
-    """Distinct prompts of the class with the fewest."""
+    """Smallest number of distinct prompts of a class."""
     by_strategy: dict[str, int]
-    """Strategy -> images."""
+    """Strategy -> number of images."""
 
 
 def samples(settings: PromptSettings, template: str, classname: str, images: int, count: int) -> list[str]:
-    """Up to `count` distinct prompts of a class with `images` images, starting with the first of each strategy."""
+    """Return up to `count` distinct prompts of a class with `images` images, the first of each strategy first."""
     prompts: dict[str, None] = {}
     for image in _by_turn(settings.weights, min(images, 1000)):
         prompts.setdefault(prompt_of(settings, template, classname, image))
@@ -188,7 +176,7 @@ def samples(settings: PromptSettings, template: str, classname: str, images: int
 def coverage(
     settings: PromptSettings, template: str, classnames: Sequence[str], images_per_class: int
 ) -> PromptCoverage:
-    """The coverage of a planned dataset with `images_per_class` images of each class."""
+    """Return the coverage of a dataset with `images_per_class` images of each class."""
     uses = _uses(settings.weights, images_per_class)
     counts: Counter[str] = Counter()
     prompts: set[str] = set()
@@ -206,14 +194,14 @@ def coverage(
 
 
 def distinct(settings: PromptSettings, template: str, classname: str, images: int) -> Iterator[str]:
-    """The prompts of a class with `images` images, mostly without repetition."""
+    """Yield the prompts of a class with `images` images, without repetitions within a strategy."""
     for sentences, use in _parts(settings, template, classname, images):
         for turn in range(min(use, len(sentences))):
             yield filled(sentences[turn], classname)
 
 
 def _parts(settings: PromptSettings, template: str, classname: str, images: int) -> list[tuple[Sequence[str], int]]:
-    """(sentences, images that use them) of each strategy of a class."""
+    """Return (sentences, number of images) of each strategy of a class."""
     if (own := settings.classes.get(classname)) is not None:
         return [(own, images)]
     uses = zip(settings.mixture, _uses(settings.weights, images), strict=True)
@@ -222,7 +210,7 @@ def _parts(settings: PromptSettings, template: str, classname: str, images: int)
 
 @lru_cache(maxsize=4)
 def _uses(weights: tuple[int, ...], images: int) -> list[int]:
-    """Images of a class that use each strategy."""
+    """Return the number of a class's images that use each strategy."""
     order, _, per_period = _period(weights)
     periods, rest = divmod(images, len(order))
     return [periods * use + order[:rest].count(strategy) for strategy, use in enumerate(per_period)]
@@ -230,5 +218,5 @@ def _uses(weights: tuple[int, ...], images: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _by_turn(weights: tuple[int, ...], images: int) -> list[int]:
-    """The images, sorted by the turn of their strategy."""
+    """Return the images, sorted by the turn of their strategy."""
     return sorted(range(images), key=lambda image: (turn_of(weights, image)[1], image))

@@ -1,4 +1,4 @@
-"""Prompt strategies: ways from a class name to sentences. In a sentence `{}` is the class name."""
+"""Prompt strategies: sources of the sentences of a class, with `{}` for its name."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSetti
 
 
 class Strategy(Settings):
-    """Base of all strategies."""
+    """Base class of strategies."""
 
     weight: int = Field(1, ge=0, le=1000)
     """Relative share of a class's images; 0 disables the strategy."""
 
 
 class SharedStrategy(Strategy):
-    """A strategy with the same sentences for all classes, each with one `{}`."""
+    """A strategy with the same sentences for all classes."""
 
     @abstractmethod
     def shared(self, template: str) -> Sequence[str]:
-        """The sentences in turn; `template` is the dataset's own."""
+        """Return the sentences; `template` is the dataset's."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
-        """The sentences of a class."""
+        """Return the sentences of a class."""
         return self.shared(template)
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
-        """The prompt of a turn for each class."""
+        """Return the prompt of each class at a turn."""
         sentences = self.shared(template)
         return fill(sentences[turn % len(sentences)], classnames)
 
@@ -44,16 +44,16 @@ class OwnStrategy(Strategy):
     """A strategy with sentences per class, in the recipe or in a file."""
 
     file: str | None = None
-    """Path or URL; a plan contains the sentences instead."""
+    """Path or URL of the sentences, which a plan contains instead."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
-    """Class name -> its sentences; `{}` stands for the name, `{a}` for the name with its article."""
+    """Class name -> sentences; `{}` stands for the name, `{a}` for the name with its article."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
-        """The sentences of a class in turn."""
+        """Return the sentences of a class."""
         return self.sentences[classname]
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
-        """The prompt of a turn for each class."""
+        """Return the prompt of each class at a turn."""
         pairs = ((name, self.sentences[name]) for name in classnames)
         return [filled(sentences[turn % len(sentences)], name) for name, sentences in pairs]
 
@@ -64,33 +64,32 @@ class TemplateSettings(SharedStrategy):
     name: Literal["template"] = "template"
     """Sentences with a placeholder for the class name."""
     templates: tuple[Template, ...] = ()
-    """Templates; empty: the dataset's own."""
+    """Templates; empty: the dataset's template."""
 
     def shared(self, template: str) -> Sequence[str]:
         return self.templates or (template,)
 
 
 class CombinationSettings(SharedStrategy):
-    """All combinations of attributes, backgrounds or other listed words; see `Combinations`."""
+    """All combinations of attributes, backgrounds or other words."""
 
     name: Literal["combinations"]
-    """Sentences with several placeholders, filled by all combinations of words."""
+    """Sentences with several placeholders, filled with all combinations of words."""
     sentence: str
-    """Sentence with `{}`, or `{a}` with the article, and each list in braces: `a {attribute} {} {background}`."""
+    """Sentence with `{}` or `{a}` for the class name and a placeholder per list: `a {attribute} {} {background}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
-    """Name of a placeholder -> its words."""
+    """Placeholder -> words."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> CombinationSettings:
-        for name in self.lists:
-            if self.sentence.count(f"{{{name}}}") != 1:
-                raise ValueError(f"the sentence {self.sentence!r} must contain {{{name}}}, a list's name, exactly once")
         rest = self.sentence
         for name in self.lists:
+            if self.sentence.count(f"{{{name}}}") != 1:
+                raise ValueError(f"the sentence {self.sentence!r} must contain {{{name}}} exactly once")
             rest = rest.replace(f"{{{name}}}", "")
         for name in re.findall(r"\{([^{}]+)\}", rest):
             if f"{{{name}}}" != ARTICLE or "{}" in rest:
-                raise ValueError(f"the sentence {self.sentence!r} contains {{{name}}}, but there is no such list")
+                raise ValueError(f"the sentence {self.sentence!r} contains {{{name}}}, which is not in `lists`")
         with_one_placeholder(rest)
         return self
 
@@ -107,19 +106,19 @@ class DescriptionSettings(OwnStrategy):
     @model_validator(mode="after")
     def _check_source(self) -> DescriptionSettings:
         if (self.file is None) == (not self.sentences):
-            raise ValueError("descriptions need a 'file' or 'sentences', one of the two")
+            raise ValueError("descriptions need either 'file' or 'sentences'")
         return self
 
 
 class CaptionSettings(OwnStrategy):
-    """Captions by a language model, from the file that `syncclip captions` wrote."""
+    """Captions by a language model, from a file written by `syncclip captions`."""
 
     name: Literal["captions"]
     """Sentences per class by a language model (`syncclip captions`)."""
     writer: WriterSettings | None = None
-    """Settings to write them; a file by another writer is an error."""
+    """Language model and sampling options of `syncclip captions`; files of other writers are errors."""
     sha256: str = ""
-    """Checksum of the file, in a plan."""
+    """Checksum of the file, set in a plan."""
 
 
 StrategySettings = Annotated[
@@ -128,10 +127,9 @@ StrategySettings = Annotated[
 
 
 class Combinations(Sequence[str]):
-    """All combinations of the lists' words in a sentence, each once.
+    """All combinations of the lists' words in a sentence.
 
-    They follow the diagonals of the box that the lists span, so that in any run of them the words of a list occur
-    equally often, up to one.
+    The order is diagonal: among the first n, the words of a list occur equally often, up to one.
     """
 
     def __init__(self, sentence: str, lists: Mapping[str, Sequence[Sentence]]) -> None:
@@ -149,7 +147,7 @@ class Combinations(Sequence[str]):
             return [self[index] for index in range(*turn.indices(len(self)))]
         if not 0 <= turn < len(self):
             raise IndexError(turn)
-        words, box = {}, 1  # combinations of the lists so far
+        words, box = {}, 1  # `box`: number of combinations of the lists so far
         for name, entries in self._lists.items():
             step = turn % (box * len(entries))
             words[name] = entries[(step + step // lcm(box, len(entries))) % len(entries)]

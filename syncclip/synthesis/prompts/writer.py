@@ -1,4 +1,4 @@
-"""The language model that writes captions: any causal model of transformers."""
+"""The causal language model that writes captions."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from syncclip.synthesis.generators.weights import commit_on_hub
 from syncclip.synthesis.prompts.captions import WriterSettings, caption
 
 MAX_ROUNDS = 4
-"""Generations per class, where outputs are empty or repeated."""
+"""Maximum rounds of generation per class, if outputs are empty or repeated."""
 
 NO_CODE = {"trust_remote_code": False}
-"""Arguments of transformers, which by default prompts at the terminal whether to run a model's code."""
+"""Arguments of transformers, which otherwise prompts at the terminal whether to run a model's code."""
 
 
 class Writer:
-    """Writes captions with one model; holds its weights. The captions of a class depend on no other class.
+    """Writes captions; those of a class do not depend on other classes.
 
     Args:
         settings: the model and its sampling options.
-        device: torch device, by default a GPU where there is one. The last bits of the model's numbers, and so single
-            words, depend on it.
+        device: torch device, by default a GPU if there is one; single words may depend on it.
 
     Raises:
-        UserError: the model is missing, can't be read, or isn't a causal language model.
+        UserError: the model is missing, unreadable, or not a causal language model.
     """
 
     def __init__(self, settings: WriterSettings, device: str | None = None) -> None:
@@ -48,11 +47,7 @@ class Writer:
         self.model = model.to(self.device).eval()
 
     def write(self, classname: str) -> tuple[str, ...]:
-        """Different captions of a class, up to `settings.captions`.
-
-        Raises:
-            UserError: all outputs were empty.
-        """
+        """Write up to `settings.captions` different captions; raise a UserError if all outputs were empty."""
         captions: dict[str, None] = {}
         for number in range(MAX_ROUNDS):
             for output in self._outputs(classname, number):
@@ -62,13 +57,13 @@ class Writer:
                 break
         if not captions:
             raise UserError(
-                f"language model {self.settings.model!r} wrote nothing for class {classname!r}; try another model or "
-                "another instruction"
+                f"language model {self.settings.model!r} returned no text for class {classname!r}; try another model "
+                "or another instruction"
             )
         return tuple(captions)
 
     def _outputs(self, classname: str, number: int) -> list[str]:
-        """The model's outputs in one round."""
+        """Return the model's outputs in one round."""
         import torch
 
         instruction = filled(self.settings.instruction, classname)
@@ -108,7 +103,7 @@ def _seed(seed: int, classname: str, number: int) -> int:
 
 
 def _locate(settings: WriterSettings, label: str) -> tuple[str, str]:
-    """(folder or hub name, commit on the hub or "")."""
+    """Return (folder, "") or (hub name, commit)."""
     folder = home_path(settings.model)
     if not folder.is_dir():
         return settings.model, commit_on_hub(settings.model, settings.revision, "config.json", label)
@@ -120,12 +115,9 @@ def _locate(settings: WriterSettings, label: str) -> tuple[str, str]:
 
 
 def _check_causal(label: str, config: Any) -> None:
-    """Reject other models before their weights are read: transformers would add an untrained causal head to most."""
+    """Reject other models before loading, since transformers would add an untrained causal head to most."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     architectures = list(getattr(config, "architectures", None) or [])
     if architectures and not set(architectures) & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
-        raise UserError(
-            f"{label} is a {architectures[0]}, which does not generate text; use a causal model, such as one whose "
-            "card lists 'text generation'"
-        )
+        raise UserError(f"{label} is a {architectures[0]}, which does not generate text; use a causal language model")

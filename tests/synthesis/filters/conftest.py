@@ -1,4 +1,4 @@
-"""What the tests of filters share: a tiny CLIP, noise, and batches."""
+"""Fixtures of the filter tests: a tiny CLIP, noise images, and batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def batch(
     prompts: Sequence[str] | None = None,
     indices: Sequence[int] | None = None,
 ) -> FilterBatch:
-    """Images of class 0, generated from its prompt, each another sample, where nothing else is said."""
+    """A batch, by default of class 0 with its prompt and different indices."""
     labels = labels or [0] * len(images)
     return FilterBatch(images, labels, prompts or [PROMPTS[label] for label in labels], indices or range(len(images)))
 

@@ -14,20 +14,17 @@ from tests.synthesis.filters.conftest import PROMPTS, batch, noise
 from tests.worlds.pipelines import build_pipeline
 
 
-def test_the_pipelines_own_verdict_counts() -> None:
+def test_the_pipelines_flags_are_used() -> None:
     images = [noise(0), noise(1)]
+    with pytest.raises(UserError, match="no safety flags"):
+        Safety(SafetySettings()).score(batch(images))
     images[0].info["nsfw"], images[1].info["nsfw"] = False, True
     assert Safety(SafetySettings()).score(batch(images)) == ([1.0, 0.0], [True, False])
 
 
-def test_a_pipeline_that_says_nothing_is_reported() -> None:
-    with pytest.raises(UserError, match="no safety flags"):
-        Safety(SafetySettings()).score(batch([noise(0)]))
-
-
 @pytest.fixture(scope="module")
 def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random safety checker one of whose forbidden concepts is `noise(1)`."""
+    """A random safety checker that flags `noise(1)`."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPImageProcessor
 
@@ -38,9 +35,9 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     with torch.inference_mode():
         pixels = processor([noise(1)], return_tensors="pt").pixel_values
-        forbidden = model.visual_projection(model.vision_model(pixels)[1])
+        concept = model.visual_projection(model.vision_model(pixels)[1])
         model.concept_embeds.copy_(torch.nn.functional.normalize(torch.randn_like(model.concept_embeds), dim=-1))
-        model.concept_embeds[3] = forbidden[0]
+        model.concept_embeds[3] = concept[0]
         model.concept_embeds_weights.fill_(1.0)
         model.concept_embeds_weights[3] = 0.999
         model.special_care_embeds_weights.fill_(1.0)
@@ -50,17 +47,20 @@ def checker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_checker_by_path_rejects_what_it_forbids(checker: Path) -> None:
-    settings = with_safety_checksum(SafetySettings(checker=str(checker)))
+def test_a_checker_from_a_relative_path_flags_images_without_changing_them(
+    checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(checker.parent)
+    settings = with_absolute_paths([with_safety_checksum(SafetySettings(checker=checker.name))])
+    monkeypatch.chdir(tmp_path)
+    (safety,) = build_filters(settings, PROMPTS)
     images = [noise(0), noise(1), noise(2)]
     before = [image.tobytes() for image in images]
-    safety = Safety(settings)
-    assert safety.score(batch(images)).keep == [True, False, True]
+    assert safety.score(batch(images)).keep == [True, False, True] and safety.blurred
     assert [image.tobytes() for image in images] == before
-    assert safety.blurred
 
 
-def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Path, tmp_path: Path) -> None:
+def test_the_filter_receives_flags_from_a_pipelines_call(checker: Path, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPImageProcessor
@@ -70,7 +70,7 @@ def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Pa
     generated = Generator(GeneratorSettings(pipeline=str(folder), steps=2)).generate(prompts, seeds)
     model = StableDiffusionSafetyChecker.from_pretrained(checker)
     processor = CLIPImageProcessor.from_pretrained(checker)
-    with torch.inference_mode():  # forbidden is what leads from the first image to the second
+    with torch.inference_mode():  # flags what distinguishes the second image from the first
         pixels = processor(generated, return_tensors="pt").pixel_values
         cat, dog = torch.nn.functional.normalize(model.visual_projection(model.vision_model(pixels)[1]), dim=-1)
         model.concept_embeds[3] = dog - cat
@@ -80,42 +80,26 @@ def test_a_pipelines_own_checker_reaches_the_filter_from_a_real_call(checker: Pa
     plain.save_pretrained(tmp_path / "own")
     images = Generator(GeneratorSettings(pipeline=str(tmp_path / "own"), steps=2)).generate(prompts, seeds)
     assert images[0].tobytes() == generated[0].tobytes()
-    assert images[1].getextrema() == ((0, 0),) * 3  # the pipeline blackens what it flags
+    assert images[1].getextrema() == ((0, 0),) * 3  # the pipeline blackens flagged images
     assert Safety(SafetySettings()).score(batch(images)).keep == [True, False]
-    assert Safety(with_safety_checksum(SafetySettings(checker=str(tmp_path / "own")))).score(batch(generated)).keep == [
-        True,
-        False,
-    ]
+    own = with_safety_checksum(SafetySettings(checker=str(tmp_path / "own")))
+    assert Safety(own).score(batch(generated)).keep == [True, False]
 
 
-def test_a_pipeline_without_a_checker_is_an_error_by_its_index(tmp_path: Path) -> None:
+def test_a_pipeline_without_a_checker_in_its_index_is_an_error(tmp_path: Path) -> None:
     index = tmp_path / "model_index.json"
     index.write_text('{"safety_checker": [null, null], "unet": ["diffusers", "UNet2DConditionModel"]}')
-    asked = GeneratorSettings(pipeline=str(tmp_path))
+    generator = GeneratorSettings(pipeline=str(tmp_path))
     with pytest.raises(UserError, match="has no safety checker"):
-        check_safety(SafetySettings(), asked)
-    check_safety(SafetySettings(checker="elsewhere"), asked)
-    check_safety(SafetySettings(), asked.model_copy(update={"pipeline_class": "own.module:Watchful"}))
+        check_safety(SafetySettings(), generator)
+    check_safety(SafetySettings(checker="elsewhere"), generator)
+    check_safety(SafetySettings(), generator.model_copy(update={"pipeline_class": "own.module:Watchful"}))
     index.write_text('{"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}')
-    check_safety(SafetySettings(), asked)
+    check_safety(SafetySettings(), generator)
 
 
-def test_another_checker_than_the_plans_is_an_error(checker: Path) -> None:
-    settings = with_safety_checksum(SafetySettings(checker=str(checker)))
-    with pytest.raises(UserError, match="not the checker that the set was started with"):
-        Safety(settings.model_copy(update={"checksum": "0" * 16}))
-
-
-def test_a_relative_checker_is_found_from_another_folder(
-    checker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(checker.parent)
-    settings = with_absolute_paths([with_safety_checksum(SafetySettings(checker=checker.name))])
-    monkeypatch.chdir(tmp_path)
-    (safety,) = build_filters(settings, PROMPTS)
-    assert safety.score(batch([noise(0), noise(1)])).keep == [True, False]
-
-
-def test_a_folder_without_a_checker_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no safety checker"):
+def test_another_checker_than_planned_and_a_missing_one_are_errors(checker: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not the checker that the dataset was started with"):
+        Safety(SafetySettings(checker=str(checker), checksum="0" * 16))
+    with pytest.raises(UserError, match="has no safety checker"):
         with_safety_checksum(SafetySettings(checker=str(tmp_path)))

@@ -1,30 +1,31 @@
-"""Texts are encoded once, for images that are equal to the bit to those made from strings."""
+"""Images from cached text embeddings must equal those from strings bit for bit."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.texts import TextEmbeddings
+from tests.synthesis.generators.conftest import Family, pixels
 from tests.worlds.pipelines import FAMILIES
 
-Family = Callable[..., GeneratorSettings]
 PROMPTS = ["a photo of a cat.", "a dog!", "a fir tree, at night", "", "a long text about " + "many birds " * 9]
-BATCHES = [[0, 1, 2], [2, 0, 0], [1], [3, 4, 0], [4, 3], [1], [2, 1, 0]]
+BATCHES = [[0, 1, 2], [2, 0, 0], [1], [3, 4, 0], [4, 3], [1]]
 SIZE = 3
 
 GUIDED: dict[str, dict[str, Any]] = {
     "lcm": {},
     "flux": {"true_guidance": 3.0, "negative_prompt": "blur"},
+    "icons": {"guidance": 4.0, "negative_prompt": "blur"},
 }
-"""Family -> settings with all texts that it takes, where these are not those of most."""
+"""Family -> settings of guidance, if not those of most families."""
 
 
 def encoders(generator: Generator) -> dict[str, nn.Module]:
@@ -32,8 +33,8 @@ def encoders(generator: Generator) -> dict[str, nn.Module]:
     return {name: part for name, part in parts if name.startswith("text_encoder") and part is not None}
 
 
-def count(generator: Generator) -> Counter[str]:
-    """Rows that go through each text encoder from now on."""
+def count_rows(generator: Generator) -> Counter[str]:
+    """Count the rows that each text encoder encodes."""
     rows: Counter[str] = Counter()
     for name, encoder in encoders(generator).items():
         encoder.register_forward_pre_hook(
@@ -42,86 +43,87 @@ def count(generator: Generator) -> Counter[str]:
     return rows
 
 
-def images(generator: Generator, rows: list[int], prompts: list[str] = PROMPTS) -> list[bytes]:
-    found = generator.generate([prompts[row] for row in rows], [row + 7 for row in rows])
-    return [image.tobytes() for image in found]
+def generated(generator: Generator, rows: list[int], prompts: list[str] = PROMPTS) -> list[bytes]:
+    return pixels(generator.generate([prompts[row] for row in rows], [row + 7 for row in rows]))
 
 
-def from_strings(settings: GeneratorSettings, device: str = "cpu") -> Generator:
-    """A generator whose pipeline encodes the strings of every batch."""
+def uncached(settings: GeneratorSettings, device: str = "cpu") -> Generator:
+    """A generator whose pipeline encodes the prompts of every batch."""
     generator = Generator(settings, device)
     del generator.pipeline.encode_prompt
     return generator
 
 
-@pytest.fixture(params=[*FAMILIES, "icons"])
+nightly = [
+    name if name in ("sd", "flux", "icons") else pytest.param(name, marks=pytest.mark.nightly)
+    for name in [*FAMILIES, "icons"]
+]
+
+
+@pytest.fixture(params=nightly)
 def settings(family: Family, request: pytest.FixtureRequest) -> GeneratorSettings:
+    values = GUIDED.get(request.param, GUIDED["icons"])
     if request.param == "icons":
-        return GeneratorSettings(steps=2, batch_size=SIZE, negative_prompt="blur")
-    return family(
-        request.param, batch_size=SIZE, **GUIDED.get(request.param, {"guidance": 4.0, "negative_prompt": "blur"})
-    )
+        return GeneratorSettings(steps=1, batch_size=SIZE, **values)
+    return family(request.param, batch_size=SIZE, **values)
 
 
-def test_images_are_those_made_from_strings(settings: GeneratorSettings, device: str) -> None:
-    plain, ours = from_strings(settings, device), Generator(settings, device)
-    rows = count(plain)
+def test_images_equal_those_from_strings(settings: GeneratorSettings, device: str) -> None:
+    plain, cached = uncached(settings, device), Generator(settings, device)
+    rows = count_rows(plain)
     for batch in BATCHES:
-        assert images(ours, batch) == images(plain, batch)
-    assert ours.texts is not None
-    negatives = 0 if "Latent" in type(ours.pipeline).__name__ else 1
-    alone = 1 + negatives  # the batches of one image
-    assert ours.texts.encoded == len(PROMPTS) + negatives + alone
+        assert generated(cached, batch) == generated(plain, batch)
+    assert cached.texts is not None
+    negatives = 0 if "Latent" in type(cached.pipeline).__name__ else 1
+    single = 1 + negatives  # texts of batches of one image, encoded separately
+    assert cached.texts.encoded == len(PROMPTS) + negatives + single
     assert min(rows.values()) >= sum(map(len, BATCHES)) * (1 + negatives)
 
 
-def test_encoders_that_left_come_back_for_a_text_that_is_missing(settings: GeneratorSettings, device: str) -> None:
-    plain, ours = from_strings(settings, device), Generator(settings, device)
-    assert ours.texts is not None
-    ours.texts.encode_ahead(PROMPTS)
-    names = set(encoders(ours))
-    assert images(ours, [0, 1, 2]) == images(plain, [0, 1, 2])
-    assert names and not encoders(ours)
-    encoded = ours.texts.encoded
-    assert images(ours, [4, 3, 2]) == images(plain, [4, 3, 2])
-    assert ours.texts.encoded == encoded
+def test_offloaded_encoders_encode_missing_texts(settings: GeneratorSettings, device: str) -> None:
+    plain, cached = uncached(settings, device), Generator(settings, device)
+    assert cached.texts is not None and encoders(cached)
+    cached.texts.encode_ahead(PROMPTS)
+    assert generated(cached, [0, 1, 2]) == generated(plain, [0, 1, 2])
+    assert not encoders(cached)
+    encoded = cached.texts.encoded
+    assert generated(cached, [4, 3, 2]) == generated(plain, [4, 3, 2])
+    assert cached.texts.encoded == encoded
     others = ["one", "two", *PROMPTS[2:]]
-    assert images(ours, [0, 1, 2], others) == images(plain, [0, 1, 2], others)
-    assert ours.texts.encoded == encoded + 2
-    assert not encoders(ours)
+    assert generated(cached, [0, 1, 2], others) == generated(plain, [0, 1, 2], others)
+    assert cached.texts.encoded == encoded + 2
+    assert not encoders(cached)
 
 
-def test_guided_images_share_the_texts(family: Family) -> None:
-    from PIL import Image
-
+def test_guided_images_use_the_cached_embeddings(family: Family) -> None:
     settings = family("sd", batch_size=SIZE, steps=4, guide={"strength": 0.5})
-    ours, plain = Generator(settings), from_strings(settings)
+    cached, plain = Generator(settings), uncached(settings)
     del plain._guided.encode_prompt
     guides = [Image.new("RGB", (80, 60), (200, 10, 30))] * 2
-    for generator in (ours, plain):
+    for generator in (cached, plain):
         generator.generate(PROMPTS[:2], [1, 2])
-    rows = count(ours)
-    found, expected = ([one.tobytes() for one in each.generate(PROMPTS[:2], [1, 2], guides)] for each in (ours, plain))
-    assert found == expected
+    rows = count_rows(cached)
+    images, expected = (pixels(generator.generate(PROMPTS[:2], [1, 2], guides)) for generator in (cached, plain))
+    assert images == expected
     assert not rows
 
 
-def test_embeddings_are_bounded_in_bytes(family: Family) -> None:
+def test_the_cache_is_limited_in_bytes(family: Family) -> None:
     settings = family("sdxl", batch_size=SIZE)
-    plain, ours = from_strings(settings), Generator(settings)
-    ours.texts = TextEmbeddings(from_strings(settings).pipeline, SIZE, max_bytes=45_000)  # two of 77 x 64 and 32
-    ours.pipeline = ours.texts._pipelines[0]
+    plain, cached = uncached(settings), Generator(settings)
+    cached.texts = TextEmbeddings(uncached(settings).pipeline, SIZE, max_bytes=45_000)  # two of 77 x 64 and 32
+    cached.pipeline = cached.texts._pipelines[0]
     for batch in ([0, 1, 2], [3, 4, 0], [1, 2, 3]):
-        assert images(ours, batch) == images(plain, batch)
-    assert 0 < ours.texts._bytes <= 45_000
-    assert ours.texts.encoded > len(PROMPTS) + 1
-    ours.texts.encode_ahead(PROMPTS)
-    images(ours, [0, 1, 2])
-    assert encoders(ours), "they stay where not all fits"
+        assert generated(cached, batch) == generated(plain, batch)
+    assert 0 < cached.texts._bytes <= 45_000
+    assert cached.texts.encoded > len(PROMPTS) + 1
+    cached.texts.encode_ahead(PROMPTS)
+    generated(cached, [0, 1, 2])
+    assert encoders(cached), "not offloaded, since the cache is too small for all prompts"
 
 
 class Uneven(nn.Module):
-    """As Qwen-Image's: embeddings as long as the longest text of the batch."""
+    """Encodes prompts at the length of the batch's longest one, as Qwen-Image does."""
 
     _execution_device = torch.device("cpu")
 
@@ -132,15 +134,15 @@ class Uneven(nn.Module):
     def encode_prompt(self, prompt: list[str], device: Any = None) -> tuple[Tensor, Tensor]:
         self.batches.append(prompt)
         longest = max(map(len, prompt))
-        mask = torch.tensor([[place < len(text) for place in range(longest)] for text in prompt])
+        mask = torch.tensor([[position < len(text) for position in range(longest)] for text in prompt])
         return mask.float()[..., None], mask
 
 
-def test_embeddings_of_unequal_length_are_made_for_each_batch() -> None:
+def test_embeddings_of_variable_length_are_not_cached() -> None:
     pipeline = Uneven()
     texts = TextEmbeddings(pipeline, SIZE)
     for batch in (["a", "abc"], ["a", "b"], ["abc"]):
-        found, _ = pipeline.encode_prompt(batch)
-        assert found.shape[1] == max(map(len, batch))
+        embeddings, _ = pipeline.encode_prompt(batch)
+        assert embeddings.shape[1] == max(map(len, batch))
     assert texts.encoded == 0
     assert pipeline.batches[-3:] == [["a", "abc"], ["a", "b"], ["abc"]]

@@ -1,4 +1,4 @@
-"""What the tests of prompts share: three classes, and settings with every strategy."""
+"""Classes and settings of the prompt tests."""
 
 from syncclip.synthesis.prompts.settings import PromptSettings
 

@@ -8,59 +8,73 @@ import pytest
 from torch import Tensor
 
 from syncclip.core.settings import UserError
-from syncclip.synthesis.prompts.captions import WriterSettings
+from syncclip.synthesis.prompts.captions import WriterSettings, caption
 from syncclip.synthesis.prompts.writer import Writer
 from tests.synthesis.prompts import CLASSES
 from tests.worlds.language import asked
 
 
-def test_captions_differ_hold_the_class_name_and_are_the_same_again(model: str) -> None:
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("A cat sleeps on a sofa.", "A cat sleeps on a sofa."),
+        ("Two Cats play.", "Two Cats play."),
+        ("It sleeps on a sofa.", "cat, It sleeps on a sofa."),
+        ("A caterpillar on a leaf", "cat, A caterpillar on a leaf"),
+        ('\n\n1. "A cat in the snow"\n2. A cat', "A cat in the snow"),
+        ("**A cat at dawn.** ", "A cat at dawn."),
+        ("A cat at dawn. It looks at the", "A cat at dawn."),
+        ("A cat of 3.5 kg sits\tthere", "A cat of 3.5 kg sits there"),
+        ("A cat\u200b sits", "A cat sits"),
+        ("...", None),
+        ("", None),
+    ],
+)
+def test_an_output_becomes_one_line_with_the_class_name(output: str, expected: str | None) -> None:
+    assert caption(output, "cat") == expected
+
+
+def test_captions_are_distinct_and_deterministic(model: str) -> None:
     writer = Writer(asked(model), "cpu")
-    written = {name: writer.write(name) for name in CLASSES}
-    assert all(len(set(found)) == 3 for found in written.values())
-    assert all(name in caption for name, found in written.items() for caption in found)
+    captions = {name: writer.write(name) for name in CLASSES}
+    assert all(len(set(of_class)) == 3 for of_class in captions.values())
+    assert all(name in caption for name, of_class in captions.items() for caption in of_class)
     again = Writer(asked(model), "cpu")
-    assert {name: again.write(name) for name in reversed(CLASSES)} == written, "whatever was written before"
-    assert Writer(asked(model, seed=1), "cpu").write("cat") != written["cat"]
+    assert {name: again.write(name) for name in reversed(CLASSES)} == captions
+    assert Writer(asked(model, seed=1), "cpu").write("cat") != captions["cat"]
 
 
-def test_a_chat_model_is_asked_as_its_template_wants(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_template_is_applied(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer(asked(model), "cpu")
-    seen: list[str] = []
+    inputs: list[str] = []
     generate = writer.model.generate
 
-    def heard(input_ids: Tensor, **arguments: Any) -> Any:
-        seen.append(writer.tokenizer.decode(input_ids[0]))
-        return generate(input_ids=input_ids, **arguments)
+    def recorded(input_ids: Tensor, **kwargs: Any) -> Any:
+        inputs.append(writer.tokenizer.decode(input_ids[0]))
+        return generate(input_ids=input_ids, **kwargs)
 
-    monkeypatch.setattr(writer.model, "generate", heard)
+    monkeypatch.setattr(writer.model, "generate", recorded)
     writer.write("cat")
     writer.tokenizer.chat_template = "{% for m in messages %}light on {{ m.content }}{% endfor %} shows"
     writer.write("cat")
-    assert (seen[0], seen[-1]) == ("a photo of a cat", "light on a photo of a cat shows")
+    assert (inputs[0], inputs[-1]) == ("a photo of a cat", "light on a photo of a cat shows")
 
 
-def test_a_model_that_has_nothing_to_say_is_reported(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = Writer(asked(model), "cpu")
-    monkeypatch.setattr(writer, "_outputs", lambda classname, number: ["", " . "])
-    with pytest.raises(UserError, match="wrote nothing for class 'cat'; try another model"):
-        writer.write("cat")
-
-
-@pytest.mark.parametrize("kind", ["bert", "t5", "clip"])
-def test_a_model_that_is_not_causal_is_an_error_before_its_weights_are_read(kind: str, tmp_path: Path) -> None:
-    configs: dict[str, dict[str, Any]] = {
-        "bert": {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
-        "t5": {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
-        "clip": {"model_type": "clip", "architectures": ["CLIPModel"]},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(configs[kind]))
-    with pytest.raises(UserError) as failure:
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
+        {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+        {"model_type": "clip", "architectures": ["CLIPModel"]},
+    ],
+)
+def test_a_model_that_is_not_causal_is_an_error(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"is a {config['architectures'][0]}, which does not generate text"):
         Writer(WriterSettings(model=str(tmp_path)))
-    assert f"is a {configs[kind]['architectures'][0]}, which does not generate text" in str(failure.value)
 
 
-def test_what_is_no_language_model_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_unreadable_model_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"the folder has no config\.json"):
         Writer(WriterSettings(model=str(tmp_path)))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}')
