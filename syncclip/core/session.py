@@ -37,8 +37,14 @@ class Session:
 
     def copy(self) -> Session:
         """Return a copy for a nested command, whose changes end with it; the locks are shared."""
-        names = ("default_options", "options", "trusted", "untrusted_sources", "listings")
-        return replace(self, **{name: dict(getattr(self, name)) for name in names})
+        return replace(
+            self,
+            default_options=dict(self.default_options),
+            options=dict(self.options),
+            trusted=dict(self.trusted),
+            untrusted_sources=dict(self.untrusted_sources),
+            listings=dict(self.listings),
+        )
 
     def under_lock(self, url: str, token: str | None) -> Session:
         """Return the session of workers that write into a folder.
