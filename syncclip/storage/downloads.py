@@ -79,7 +79,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Return the arguments for reading an S3 object by one request instead of several based on an unverified HEAD."""
+    """Return the arguments with which s3fs reads an object in a single request, not in parts sized by an unverified HEAD."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 

@@ -20,7 +20,7 @@ class Nested(Settings):
 
 
 @pytest.mark.parametrize("change", [{}, {"sizes": (1, 2)}, {"speed": 2.0}])
-def test_added_fields_are_serialised_only_with_another_value_than_their_default(change: dict[str, Any]) -> None:
+def test_added_fields_are_serialised_unless_they_have_their_default(change: dict[str, Any]) -> None:
     nested = Nested(parts=(New(**change),))
     assert nested.model_dump() == {"parts": ({"steps": 20, **change},)}
     assert Nested.model_validate_json(nested.model_dump_json()) == nested

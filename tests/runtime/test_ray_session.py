@@ -22,13 +22,6 @@ from tests.conftest import TinyWorld
 from tests.ray_head import ray_head
 
 
-def test_debugging_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SYNCCLIP_DEBUG", raising=False)
-    assert not ray_session.debugging()
-    monkeypatch.setenv("SYNCCLIP_DEBUG", "1")
-    assert ray_session.debugging()
-
-
 def test_quiet_keeps_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_DEDUP_LOGS", "0")
     ray_session.quiet()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -145,45 +144,6 @@ def test_a_missing_folder_is_created_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert Strict.created == [f"{tmp_path}/a/b"]
 
 
-def filesystem(url: str) -> Any:
-    """Return the instance that storage uses for a URL."""
-    return urls.remote(url)[0]
-
-
-@pytest.mark.fault
-def test_an_exception_during_an_upload_publishes_nothing(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, url = tmp_path / "big.bin", storage.join(bucket, "big.bin")
-    source.write_bytes(bytes(11 << 20))
-    storage.write_bytes(url, b"old")
-    fs, sent = filesystem(url), []
-    call = fs._call_s3
-
-    async def fail_on_second_part(method: str, *args: object, **kwargs: object) -> object:
-        sent.append(method)
-        if sent.count("upload_part") == 2:
-            raise RuntimeError("connection lost")
-        return await call(method, *args, **kwargs)
-
-    monkeypatch.setattr("s3fs.core.calculate_chunksize", lambda size, chunksize: 5 << 20)
-    with monkeypatch.context() as failing, pytest.raises(RuntimeError, match="connection lost"):
-        failing.setattr(fs, "_call_s3", fail_on_second_part)
-        storage.publish(source, url)
-    assert sent[:2] == ["create_multipart_upload", "upload_part"]
-    assert storage.read_bytes(url) == b"old"
-    assert fs.list_multipart_uploads("bucket") == []
-    storage.publish(source, url)
-    assert storage.sizes(bucket)["big.bin"] == 11 << 20
-
-
-@pytest.mark.usefixtures("bucket")
-def test_a_missing_bucket_is_an_error_and_is_not_created() -> None:
-    with pytest.raises(UserError, match=r"cannot write s3://typo/x/y.*bucket"):
-        storage.write_bytes("s3://typo/x/y", b"1")
-    assert not storage.exists("s3://typo")
-
-
 def test_missing_credentials_are_a_one_line_error(bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -206,20 +166,6 @@ def test_readers_of_a_replaced_file_continue_with_the_old_content(tmp_path: Path
         storage.write_bytes(url, b"new")
         assert reader.read() == b"old" * 1000
     assert storage.read_bytes(url) == b"new"
-
-
-@pytest.mark.fault
-def test_a_full_disk_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage.write_bytes(str(tmp_path / "x"), b"old")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="no space left"):
-        storage.write_bytes(str(tmp_path / "x"), b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_bytes() == b"old"
 
 
 @pytest.mark.fault

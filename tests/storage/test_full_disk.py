@@ -64,10 +64,12 @@ def test_a_file_size_limit_is_a_one_line_error(tmp_path: Path) -> None:
 def test_all_errors_of_missing_space_have_the_same_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
+    storage.write_bytes(str(tmp_path / "x"), b"old")
+
     def full(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match="choose another location or free some space"):
         storage.write_bytes(str(tmp_path / "x"), b"new")
-    assert list(tmp_path.iterdir()) == []
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"old")]
