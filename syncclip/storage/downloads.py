@@ -79,7 +79,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Return the arguments with which s3fs reads an object in a single request, not in parts sized by an unverified HEAD."""
+    """Return arguments for one request per S3 object; parallel ones would depend on an unverified HEAD response."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +24,35 @@ from syncclip.storage.conditional_writes import read_current, swap
 from tests.object_store import faulty_bucket, s3_bucket
 from tests.worlds.faulty_s3 import DAMAGING, Fault
 
-HOLDER = """
-import sys, time
-from syncclip.storage import lock
-with lock(sys.argv[1], "train"):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-SUSPENDED = """
-import platform, sys
-platform.node = lambda: "elsewhere"
+OWNER = """
+import contextlib, platform, sys, threading
 from syncclip import storage
-from syncclip.storage import locks
-locks.INTERVAL = 0.2
-try:
-    with locks.lock(sys.argv[1], "train"):
-        print("held", flush=True)
-        sys.stdin.readline()
-        storage.write_bytes(sys.argv[1] + "/run.json", b"old owner")
-except storage.LostLockError as error:
-    print(error)
-"""
-
-WAITING = """
-import contextlib, sys, threading
 from syncclip.runtime.shutdown import listening
 from syncclip.storage import locks
-locks.INTERVAL = 0.05
+folder, *options = sys.argv[1:]
+if "elsewhere" in options:
+    platform.node = lambda: "elsewhere"
+locks.INTERVAL = 0.1
 try:
-    with listening() if sys.argv[2] else contextlib.nullcontext(), locks.lock(sys.argv[1], "train"):
-        print("held", flush=True)
+    with listening() if "listening" in options else contextlib.nullcontext(), locks.lock(folder, "train"):
+        print("locked", flush=True)
+        if "writing" in options:
+            sys.stdin.readline()
+            storage.write_bytes(folder + "/run.json", b"old owner")
         threading.Event().wait()
 except locks.LostLockError as error:
     print(error)
 """
+
+
+@contextmanager
+def other_owner(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Lock a folder in another process."""
+    command = [sys.executable, "-c", OWNER, str(folder), *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -78,16 +74,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process, which has locked the folder `runs/one`."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "runs" / "one")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        yield process
-        process.kill()
-
-
 def lock_file(folder: str) -> str:
     return storage.join(folder, ".syncclip.lock")
 
@@ -106,18 +92,8 @@ def pause(folder: str) -> float:
 
 def in_another_thread(action: Any) -> BaseException | None:
     """Run an action in another thread, which does not share this thread's locks; return its error."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            action()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    return raised[0] if raised else None
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(action).exception()
 
 
 def take(folder: str, **options: Any) -> None:
@@ -179,22 +155,18 @@ def test_folders_created_for_a_lock_are_removed_if_empty(tmp_path: Path) -> None
     assert list(tmp_path.rglob("*")) == [tmp_path / "own"]
 
 
-def test_the_lock_of_a_suspended_process_is_not_taken_over(
-    tmp_path: Path, holder: subprocess.Popen[bytes], clock: list[float]
+def test_a_lock_is_taken_over_if_its_process_was_killed_but_not_if_it_is_suspended(
+    tmp_path: Path, clock: list[float]
 ) -> None:
-    holder.send_signal(signal.SIGSTOP)
-    with pytest.raises(UserError, match=rf"\(process {holder.pid}\) writes there since"):
-        take(str(tmp_path / "runs" / "one"), patience=1000.0)
-    assert clock[0] >= 2000.0
-
-
-def test_the_lock_of_a_killed_process_is_taken_over_immediately(
-    tmp_path: Path, holder: subprocess.Popen[bytes], clock: list[float]
-) -> None:
-    holder.kill()
-    holder.wait()
-    take(str(tmp_path / "runs" / "one"))
-    assert clock[0] == 1000.0
+    with other_owner(tmp_path) as owner:
+        owner.send_signal(signal.SIGSTOP)
+        with pytest.raises(UserError, match=rf"\(process {owner.pid}\) writes there since"):
+            take(str(tmp_path), patience=1000.0)
+        waited = clock[0]
+        owner.kill()
+        owner.wait()
+        take(str(tmp_path))
+    assert clock[0] == waited >= 2000.0
 
 
 def test_a_lock_of_another_machine_is_taken_over_after_three_missing_renewals(
@@ -319,15 +291,13 @@ def test_an_interrupt_takes_precedence_over_a_lost_lock(folder: str) -> None:
 def test_a_suspended_process_cannot_write_after_a_takeover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "SILENCE", 0.6)
     monkeypatch.setattr(locks, "POLL", 0.05)
-    command = [sys.executable, "-c", SUSPENDED, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        process.send_signal(signal.SIGSTOP)
+    with other_owner(tmp_path, "elsewhere", "writing") as owner:
+        owner.send_signal(signal.SIGSTOP)
         with lock(str(tmp_path), "train"):
             storage.write_bytes(str(tmp_path / "run.json"), b"new owner")
-            process.send_signal(signal.SIGCONT)
-            out, _ = process.communicate(b"write\n")
-        assert b"after this command stopped renewing its lock" in out
+            owner.send_signal(signal.SIGCONT)
+            out, _ = owner.communicate("write\n")
+        assert "after this command stopped renewing its lock" in out
     assert (tmp_path / "run.json").read_bytes() == b"new owner"
 
 
@@ -356,11 +326,9 @@ def test_a_corrupt_response_loses_no_lock() -> None:
 
 @pytest.mark.parametrize("listening", [False, True])
 def test_a_waiting_command_is_interrupted_when_its_folder_is_removed(tmp_path: Path, listening: bool) -> None:
-    command = [sys.executable, "-c", WAITING, str(tmp_path / "run"), "listening" * listening]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
+    with other_owner(tmp_path / "run", "listening" * listening) as owner:
         storage.remove(str(tmp_path / "run"), recursive=True)
-        out, _ = process.communicate()
+        out, _ = owner.communicate()
     assert out.startswith(f"{tmp_path}/run: the folder, or its")
 
 
