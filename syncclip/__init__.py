@@ -43,7 +43,7 @@ _MODULES = {
     "synth": "jobs",
     "train": "jobs",
 }
-"""Name -> module, imported at first use: torch and Ray take seconds, and `syncclip --help` should not."""
+"""Name -> module, which is imported at first use, since importing torch and Ray takes seconds."""
 
 __version__: str
 

@@ -1,4 +1,4 @@
-"""A real S3 server of this machine, with or without a proxy that spoils requests, for tests of storage."""
+"""A local S3 server, with or without a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -28,26 +28,25 @@ ENVIRONMENT = {
 
 @functools.cache
 def _endpoint() -> str:
-    """The address of this process's S3 server, which runs until the process ends: stopping one takes half a second.
+    """Return the address of this process's S3 server, which runs until the process ends.
 
-    moto looks up an upload in one moment and completes or aborts it in another, with its threads between the two, and
-    answers 500 if there is none; S3 does both at once, and answers 404.
+    In moto, finding an upload and completing or aborting it is not atomic, and a missing upload returns 500. S3 is
+    atomic and returns 404.
     """
-    one_at_a_time = threading.Lock()
+    lock = threading.Lock()
 
-    def at_once(call: Callable[..., Any]) -> Callable[..., Any]:
-        def locked(*given: Any, **named: Any) -> Any:
-            with one_at_a_time:
+    def atomic(call: Callable[..., Any]) -> Callable[..., Any]:
+        def locked(*arguments: Any, **keywords: Any) -> Any:
+            with lock:
                 try:
-                    return call(*given, **named)
-                except KeyError as missing:  # which moto answers with 500
+                    return call(*arguments, **keywords)
+                except KeyError as missing:
                     raise NoSuchUpload(upload_id=missing.args[0]) from missing
 
         return locked
 
-    S3Backend.complete_multipart_upload = at_once(S3Backend.complete_multipart_upload)  # type: ignore[method-assign]
-    S3Backend.upload_part = at_once(S3Backend.upload_part)  # type: ignore[method-assign]
-    S3Backend.abort_multipart_upload = at_once(S3Backend.abort_multipart_upload)  # type: ignore[method-assign]
+    for name in ("complete_multipart_upload", "upload_part", "abort_multipart_upload"):
+        setattr(S3Backend, name, atomic(getattr(S3Backend, name)))
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     return "http://{}:{}".format(*server.get_host_and_port())
@@ -55,22 +54,22 @@ def _endpoint() -> str:
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 server, with credentials for it in the environment as long as the block lasts."""
-    s3fs.S3FileSystem.clear_instance_cache()  # a connection keeps the credentials that it was made with
+    """Set the credentials of the S3 server in the environment; yields its address."""
+    s3fs.S3FileSystem.clear_instance_cache()  # clients keep their credentials
     with mock.patch.dict(os.environ, ENVIRONMENT):
         yield _endpoint()
 
 
 @contextlib.contextmanager
 def s3_bucket(name: str = "bucket") -> Iterator[str]:
-    """`s3://NAME`, empty, as long as the block lasts; storage is configured for it."""
+    """Create the bucket `s3://NAME`, configure storage for it, and delete it at the end of the block."""
     with s3_server() as endpoint, _bucket(name, endpoint, endpoint) as url:
         yield url
 
 
 @contextlib.contextmanager
 def faulty_bucket(name: str = "bucket") -> Iterator[tuple[str, FaultyS3]]:
-    """The same behind a proxy that spoils what it is told to."""
+    """Create a bucket behind a proxy that injects faults; yields its URL and the proxy."""
     with s3_server() as endpoint, faulty_s3(endpoint) as proxy, _bucket(name, endpoint, proxy.endpoint) as url:
         yield url, proxy
 
@@ -86,6 +85,5 @@ def _bucket(name: str, server: str, endpoint: str) -> Iterator[str]:
         yield f"s3://{name}"
     finally:
         storage.configure({})
-        # The server stays, and the next test would find it.
         bucket.objects.delete()
         bucket.delete()

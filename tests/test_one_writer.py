@@ -1,12 +1,9 @@
-"""Each command that writes into a folder holds it, is refused where another does, and tells what it has read back."""
+"""Each command that writes into a folder locks it, and reports another writer and removed files."""
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -41,7 +38,6 @@ from syncclip.synthetic_sets.imported import import_set
 from syncclip.synthetic_sets.merge import merge_sets
 from syncclip.synthetic_sets.quality import measure_quality
 from syncclip.synthetic_sets.repair import repair_set
-from syncclip.training.recorder import RunRecorder
 from tests.conftest import TinyWorld
 from tests.interop import published
 from tests.object_store import s3_bucket
@@ -54,11 +50,11 @@ __all__ = ["in_process"]
 
 
 class Stopped(BaseException):
-    """Ends a command in the middle."""
+    """Ends a command at its first write."""
 
 
 class Mute:
-    """Stands in for a language model."""
+    """Replaces a language model."""
 
     weights = ""
 
@@ -70,7 +66,7 @@ class Mute:
 
 @dataclass(frozen=True)
 class World:
-    """What commands work with: recipes, sets, a finished run, a checkpoint of others."""
+    """Inputs of commands: recipes, datasets, a finished run, a published checkpoint."""
 
     tiny: TinyWorld
     folder: Path
@@ -79,19 +75,19 @@ class World:
     def recipe(self, *overrides: str) -> Recipe:
         return Recipe.load(self.tiny.recipe, ["training.data=real", "training.method=ivlp", *overrides])
 
-    def place(self, name: str) -> str:
+    def path(self, name: str) -> str:
         return str(self.folder / name)
 
 
 @pytest.fixture(scope="module")
 def world(tiny: TinyWorld, tiny_set: str, miniatures: Miniatures, tmp_path_factory: pytest.TempPathFactory) -> World:
     made = World(tiny, tmp_path_factory.mktemp("one-writer"), str(miniatures.root))
-    make_set(made.place("one"), (1, 1, 1))
-    make_set(made.place("two"), (1, 1, 1), first=100)
-    shutil.copytree(tiny_set, made.place("set"))
-    (made.folder / "theirs").mkdir()
-    authors_folder(made.folder / "theirs")
-    jobs.run_here(made.recipe(), made.place("run"))
+    make_set(made.path("one"), (1, 1, 1))
+    make_set(made.path("two"), (1, 1, 1), first=100)
+    shutil.copytree(tiny_set, made.path("set"))
+    (made.folder / "published").mkdir()
+    authors_folder(made.folder / "published")
+    jobs.run_here(made.recipe(), made.path("run"))
     published.write_clip(made.folder / "clip")
     case = published.Case("ivlp")
     published.save(made.folder / "checkpoint", case.method, published.state_dict(case))
@@ -100,15 +96,17 @@ def world(tiny: TinyWorld, tiny_set: str, miniatures: Miniatures, tmp_path_facto
 
 @dataclass(frozen=True)
 class Kind:
-    """A command: what it is called, what the folder holds before it, and the call."""
+    """A command that writes into a folder."""
 
     command: str
+    """Name of the command in messages."""
     act: Callable[[World, str], Any]
     before: str = ""
-    whole: bool = True
-    """Whether it can run to its end here."""
+    """Name of the input that the folder contains before the command."""
+    finishes: bool = True
+    """Whether the command can finish in these tests."""
     file: str = ""
-    """The one file that it writes, where it writes no more."""
+    """Name of the only file that the command writes and locks; "": it locks the folder."""
 
 
 def captions(world: World, folder: str) -> None:
@@ -136,13 +134,13 @@ KINDS = {
     "reproduce": Kind(
         "reproduce",
         lambda world, folder: reproduce(Request("base-to-novel", world.literature, ["eurosat"], out=folder)),
-        whole=False,
+        finishes=False,
     ),
-    "merge": Kind("shards merge", lambda world, folder: merge_sets([world.place("one"), world.place("two")], folder)),
+    "merge": Kind("shards merge", lambda world, folder: merge_sets([world.path("one"), world.path("two")], folder)),
     "import": Kind(
         "shards import",
         lambda world, folder: import_set(
-            world.place("theirs"), load_dataset(DatasetSettings(name=world.tiny.dataset)), folder
+            world.path("published"), load_dataset(DatasetSettings(name=world.tiny.dataset)), folder
         ),
     ),
     "pack": Kind(
@@ -151,7 +149,7 @@ KINDS = {
     ),
     **{
         f"export {layout}": Kind(
-            "shards export", lambda world, folder, layout=layout: export_set(world.place("one"), folder, layout)
+            "shards export", lambda world, folder, layout=layout: export_set(world.path("one"), folder, layout)
         )
         for layout in ("folder", "huggingface", "split-zhou")
     },
@@ -160,16 +158,16 @@ KINDS = {
     "captions": Kind("captions", captions, file="captions.json"),
     "prompts import": Kind(
         "prompts import",
-        lambda world, folder: import_prompts(world.place("checkpoint"), published.recipe(world.folder, CASE), folder),
+        lambda world, folder: import_prompts(world.path("checkpoint"), published.recipe(world.folder, CASE), folder),
     ),
-    "export": Kind("export", lambda world, folder: export(load(world.place("run")), "vectors", folder)),
-    "prompts export": Kind("prompts export", lambda world, folder: export_prompts(world.place("run"), folder)),
+    "export": Kind("export", lambda world, folder: export(load(world.path("run")), "vectors", folder)),
+    "prompts export": Kind("prompts export", lambda world, folder: export_prompts(world.path("run"), folder)),
 }
 
 
 @pytest.fixture
 def light(monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> None:
-    """Commands with Ray and models of language left out."""
+    """Commands without Ray and language models."""
 
     def run_cells(runs: list[CellRun], *_: Any, **__: Any) -> tuple[list[CellRun], Any]:
         for run in runs:
@@ -192,21 +190,21 @@ def kind(request: pytest.FixtureRequest, light: None) -> Kind:
     return KINDS[request.param]
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.nightly)])
 def folder(request: pytest.FixtureRequest, kind: Kind, world: World, tmp_path: Path) -> Iterator[str]:
-    """What the command writes into, as it is before it."""
+    """URL of the folder into which the command writes."""
     if request.param == "local":
         if kind.before:
-            shutil.copytree(world.place(kind.before), tmp_path / "out")
+            shutil.copytree(world.path(kind.before), tmp_path / "out")
         yield str(tmp_path / "out")
         return
     with s3_bucket() as bucket:
-        for path in sorted(Path(world.place(kind.before)).rglob("*")) if kind.before else ():
+        for path in sorted(Path(world.path(kind.before)).rglob("*")) if kind.before else ():
             if path.is_file():
-                name = str(path.relative_to(world.place(kind.before)))
+                name = str(path.relative_to(world.path(kind.before)))
                 storage.publish(path, storage.join(bucket, "out", name))
         endpoint = storage.urls.configured()
-        # A recipe configures storage anew; the test's endpoint must stay.
+        # A recipe would reset the storage options, and so the endpoint.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("syncclip.storage.urls.options_of", _with(endpoint))
             yield f"{bucket}/out"
@@ -217,38 +215,38 @@ def _with(options: dict[str, Any]) -> Callable[[str], dict[str, Any]]:
 
 
 def content(folder: str, inner: str = "") -> dict[str, bytes]:
-    """Path -> bytes of all that listings show in a folder."""
-    found = {inner + name: storage.read_bytes(storage.join(folder, name)) for name in storage.sizes(folder)}
+    """Read the listed files of a folder, recursively, into path -> bytes."""
+    files = {inner + name: storage.read_bytes(storage.join(folder, name)) for name in storage.sizes(folder)}
     for name in set(storage.listdir(folder)) - set(storage.sizes(folder)):
-        found |= content(storage.join(folder, name), f"{inner}{name}/")
-    return found
+        files |= content(storage.join(folder, name), f"{inner}{name}/")
+    return files
 
 
-def held(kind: Kind, folder: str) -> str:
-    """The file of the lock."""
+def lock_file(kind: Kind, folder: str) -> str:
+    """Return the URL of the command's lock."""
     return storage.join(folder, f".{kind.file}.lock" if kind.file else locks.LOCK_FILE)
 
 
-def test_a_folder_that_another_holds_is_refused_and_stays_as_it_is(kind: Kind, folder: str, world: World) -> None:
+def test_a_folder_locked_by_another_command_is_an_error_and_unchanged(kind: Kind, folder: str, world: World) -> None:
     before = content(folder)
     other = LockFile(command="another", owner=Owner.here(), since="2026-01-01 00:00 UTC", token="t").encoded()
-    assert swap(held(kind, folder), None, other)
-    with pytest.raises(UserError, match=r"out.*: `another` of .* writes there since 2026-01-01 00:00 UTC; wait for"):
+    assert swap(lock_file(kind, folder), None, other)
+    with pytest.raises(UserError, match=r"out.*: `another` of .* writes there since 2026-01-01 00:00 UTC"):
         kind.act(world, folder)
-    assert content(folder) == before and read_current(held(kind, folder)) == other
+    assert content(folder) == before and read_current(lock_file(kind, folder)) == other
 
 
-def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lock(
+def test_a_command_locks_its_folder_before_its_first_write_and_releases_it(
     kind: Kind, folder: str, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refusals: list[str] = []
+    outcomes: list[str] = []
 
     def probe() -> None:
         try:
             with locks.lock(storage.join(folder, kind.file) if kind.file else folder, "probe", file=bool(kind.file)):
-                refusals.append("held")
+                outcomes.append("locked")
         except UserError as error:
-            refusals.append(str(error))
+            outcomes.append(str(error))
 
     def check(url: str) -> None:
         if url.startswith(folder):
@@ -260,72 +258,50 @@ def test_a_command_holds_its_folder_from_its_first_write_and_leaves_no_lock(
     monkeypatch.setattr(locks, "check", check)
     with pytest.raises(Stopped):
         kind.act(world, folder)
-    assert refusals and f": `{kind.command}` of " in refusals[0]
-    assert read_current(held(kind, folder)) is None
+    assert outcomes and f": `{kind.command}` of " in outcomes[0]
+    assert read_current(lock_file(kind, folder)) is None
 
 
 @pytest.mark.parametrize("folder", ["local"], indirect=True)
-@pytest.mark.parametrize(("moment", "stays"), [("first write", ""), ("last write", ""), ("last write", "hidden files")])
-def test_what_vanishes_in_the_middle_is_told(
-    kind: Kind, folder: str, world: World, monkeypatch: pytest.MonkeyPatch, moment: str, stays: str
+@pytest.mark.parametrize(
+    ("moment", "kept"),
+    [("first write", ""), pytest.param("last write", "", marks=pytest.mark.nightly), ("last write", "hidden files")],
+)
+def test_a_folder_that_is_removed_during_a_command_is_an_error(
+    kind: Kind, folder: str, world: World, monkeypatch: pytest.MonkeyPatch, moment: str, kept: str
 ) -> None:
-    if not kind.whole:
+    if not kind.finishes:
         return
-    write, writes, fatal = files._replace, [0], [0]
+    write, writes, last = files._replace, [0], [0]
 
-    def fatally(path: Path, data: Any, hold: Any) -> None:
+    def write_and_remove(path: Path, data: Any, hold: Any) -> None:
         write(path, data, hold)
         if str(path).startswith(folder):
             writes[0] += 1
-            if writes[0] == fatal[0]:
-                subprocess.run(f"rm -rf {folder}/*" if stays else f"rm -rf {folder}", shell=True, check=True)
+            if writes[0] == last[0]:
+                subprocess.run(f"rm -rf {folder}/*" if kept else f"rm -rf {folder}", shell=True, check=True)
 
-    monkeypatch.setattr(files, "_replace", fatally)
+    monkeypatch.setattr(files, "_replace", write_and_remove)
     if moment == "first write":
-        fatal[0] = 1
+        last[0] = 1
     else:
         kind.act(world, folder)
         assert writes[0] > 0
-        fatal[0], writes[0] = writes[0], 0
+        last[0], writes[0] = writes[0], 0
         shutil.rmtree(folder)
         if kind.before:
-            shutil.copytree(world.place(kind.before), folder)
+            shutil.copytree(world.path(kind.before), folder)
     with pytest.raises(UserError, match=str(folder)):
         kind.act(world, folder)
     assert content(folder) == {}
 
 
-def test_where_nothing_is_to_be_done_no_lock_is_written(
+def test_a_finished_command_writes_no_lock(
     world: World, in_process: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, made, run = world.recipe(), str(tmp_path / "set"), str(tmp_path / "run")
-    jobs.synth(recipe, made)
+    recipe, synthetic, run = world.recipe(), str(tmp_path / "set"), str(tmp_path / "run")
+    jobs.synth(recipe, synthetic)
     jobs.run_here(recipe, run)
     monkeypatch.delattr("syncclip.storage.locks.swap")
-    assert jobs.synth(recipe, made).complete
+    assert jobs.synth(recipe, synthetic).complete
     assert jobs.run_here(recipe, run).results == jobs.train(recipe, run).results
-
-
-def test_a_second_training_of_a_folder_is_refused_and_the_first_loses_no_line(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alone, raced = str(tmp_path / "alone"), str(tmp_path / "raced")
-    jobs.run_here(world.recipe(), alone)
-    log, ended = RunRecorder.log, list[subprocess.CompletedProcess[str]]()
-
-    def race(self: RunRecorder, done: int, *others: Any) -> None:
-        log(self, done, *others)
-        if done == 3:  # after the first checkpoint
-            command = [sys.executable, "-m", "syncclip", "train", world.tiny.recipe, "--out", raced]
-            values = ["training.data=real", "training.method=ivlp"]
-            ended.append(subprocess.run([*command, *values], capture_output=True, text=True))
-
-    monkeypatch.setattr(RunRecorder, "log", race)
-    jobs.run_here(world.recipe(), raced)
-    assert ended[0].returncode == 2 and ended[0].stdout == ""
-    sentence = (
-        rf"syncclip: .*/raced: `train` of .* \(process {os.getpid()}\) writes there since .* UTC; wait for its end"
-    )
-    assert re.fullmatch(rf"{sentence}, or choose another folder\n", ended[0].stderr)
-    for name in ("metrics.jsonl", "prompts.safetensors", "predictions.parquet"):
-        assert content(raced)[name] == content(alone)[name]

@@ -1,4 +1,4 @@
-"""Errors of custom code, `module:Class`, as one line."""
+"""One-line errors for exceptions of custom code (`module:Class`)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
 from syncclip.core.trust import trusted
 
-_REPEATED = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
-"""Errors of the operating system that are not transient."""
+_PERMANENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
+"""Subclasses of OSError for which a retry does not help."""
 
 
 class CustomCodeError(UserError):
-    """An exception of custom code; a retry would raise it again."""
+    """An exception of custom code, for which a retry does not help."""
 
 
 def custom_code_error(error: BaseException) -> CustomCodeError | None:
-    """Return the last line of custom code in an exception's traceback, with its type and message.
+    """Describe an exception by its type, its message and the last line of custom code in its traceback.
 
     Returns:
         None if the traceback contains no custom code, or if a retry may succeed: errors of memory, disk or network.
     """
-    transient = isinstance(error, OSError) and not isinstance(error, _REPEATED)
+    transient = isinstance(error, OSError) and not isinstance(error, _PERMANENT)
     if transient or isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return None
     modules = {name.partition(":")[0] for name in trusted()}
@@ -48,6 +48,6 @@ def custom_code_reported() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (own := custom_code_error(error)) is None:
+        if (described := custom_code_error(error)) is None:
             raise
-        raise own from error
+        raise described from error

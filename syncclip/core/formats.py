@@ -1,4 +1,4 @@
-"""Safe parsing of JSON and YAML from untrusted files: returns plain values, or raises a one-line error."""
+"""Parsing of JSON and YAML from untrusted files, with limits on size and depth, and one-line errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ DEEPEST = 100
 """Maximum nesting depth. Valid files have ten levels; a thousand would exhaust the stack of recursive functions."""
 
 MOST_NODES = 100_000
-"""Maximum number of values of a YAML text, with aliases expanded; OmegaConf takes 80 us for each."""
+"""Maximum number of values in a YAML text with its aliases expanded; OmegaConf takes 80 us per value."""
 
 NODE_BYTES = 100
-"""Maximum mean size in bytes of a value in a YAML text."""
+"""Maximum mean size of a value in a YAML text, in bytes."""
 
 MOST_JSON = 128 << 20
-"""Maximum size in bytes of a JSON document; Python's values take up to 20 times as much."""
-
-KINDS: dict[object, str] = {dict: "keys with values", list: "list"}
+"""Maximum size of a JSON document in bytes; the parsed values take up to 20 times as much memory."""
 
 T = TypeVar("T")
 
@@ -40,13 +38,13 @@ def parse_json(
     """Parse a JSON text.
 
     Args:
-        source: name of the text in messages.
-        kind: required type, such as a dict.
-        remedy: end of the message: what the user can do.
-        each: converts the (key, value) pairs of each object; to a dict by default.
+        source: file name or other source, for error messages.
+        kind: required type of the value.
+        remedy: fix to suggest in error messages.
+        each: converts the (key, value) pairs of an object; `dict` by default.
 
     Raises:
-        UserError: it is not JSON, of another type, too large, nested too deeply, or contains an invalid character.
+        UserError: the text is not JSON, too large, nested too deeply or of another type.
     """
     with readable(source, "JSON", remedy):
         check_size(data, MOST_JSON)
@@ -57,12 +55,12 @@ def parse_json(
         if "\\ud" in text or "\\uD" in text:
             json.dumps(value, ensure_ascii=False).encode()  # JSON accepts escaped unpaired surrogates
     if not isinstance(value, kind):
-        raise UserError(f"{source}: holds no {KINDS[kind]}; {remedy}")
+        raise UserError(f"{source}: expected {'an object' if kind is dict else 'a list'}; {remedy}")
     return value
 
 
 def check_size(data: str | bytes, most: int) -> None:
-    """Raise ValueError for a text longer than `most`, before a parser expands it to many times its size."""
+    """Raise ValueError if a text is longer than `most`: parsed values take many times as much memory."""
     if len(data) > most:
         raise ValueError(f"{len(data):,} bytes, the maximum is {most:,}")
 
@@ -74,7 +72,7 @@ def parse_yaml(text: str | bytes, source: str, remedy: str = "correct it") -> An
         source, remedy: see `parse_json`.
 
     Raises:
-        UserError: it is not YAML, larger than `check_yaml` allows, or has a duplicate key.
+        UserError: the text is not YAML, exceeds the limits of `check_yaml`, or has a duplicate key.
     """
     with readable(source, remedy=remedy):
         check_yaml(text)
@@ -110,13 +108,13 @@ _Loader.add_implicit_resolver(
 
 
 def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
-    """Return the root of a YAML text whose size is within limits with all aliases expanded; None if it is empty.
+    """Check a YAML text's size with all aliases expanded, and return its root node; None if it is empty.
 
     Args:
-        nodes: maximum number of values; the text may be `NODE_BYTES` times as long.
+        nodes: maximum number of values; the text may have `NODE_BYTES` times as many bytes.
 
     Raises:
-        yaml.YAMLError, ValueError: it is too large, or not YAML; see `readable`.
+        yaml.YAMLError, ValueError: the text is too large, or not YAML; see `readable`.
     """
     check_size(text, NODE_BYTES * nodes)
     root: yaml.Node | None = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -133,31 +131,22 @@ def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
 
 @contextmanager
 def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Iterator[None]:
-    """Turn the errors of parsers into one-line messages.
-
-    Args:
-        source, remedy: see `parse_json`.
-        form: YAML or JSON.
-    """
+    """Raise the errors of a parser of `form` as one-line user errors; for `source` and `remedy` see `parse_json`."""
     try:
         yield
     except UserError:
         raise
-    except RecursionError as error:
-        raise UserError(f"{source}: not readable as {form} (nested too deeply); {remedy}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line, problem = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or error
         raise UserError(f"{source}{line}: not readable as {form} ({problem}); {remedy}") from error
-    except UnicodeError as error:
-        raise UserError(f"{source}: not readable as {form} (it contains an invalid character); {remedy}") from error
-    except (
-        ValueError,
-        LookupError,
-        AttributeError,
-        TypeError,
-    ) as error:  # PyYAML's, of `!!int ''`, `!!bool x` and so on
-        raise UserError(f"{source}: not readable as {form} ({error}); {remedy}") from error
+    except (RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:  # PyYAML's, as of `!!int ''`
+        problem = error
+        if isinstance(error, RecursionError):
+            problem = "nested too deeply"
+        elif isinstance(error, UnicodeError):
+            problem = "it contains an invalid character"
+        raise UserError(f"{source}: not readable as {form} ({problem}); {remedy}") from error
 
 
 def _check_depth(level: list[Any]) -> None:

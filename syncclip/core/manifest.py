@@ -1,4 +1,4 @@
-"""Manifest of an export: its source, and the checksum of each of its files."""
+"""Manifest of an export: its source, and the checksums of its files."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Identifies the exported run or dataset by checksums of its parts."""
+    """Checksums of the exported run's or dataset's parts, which identify it."""
     version: str
     """Version of syncclip."""
     files: dict[str, ExportedFile] | None = None
-    """Path relative to the manifest's folder -> file; None: the export is unfinished."""
+    """Path relative to the manifest's folder -> file; None in an unfinished export."""
 
 
 def verify_folder(folder: Path) -> None:
     """Verify the files of a local export by its manifest; a folder without a manifest passes.
 
     Raises:
-        UserError: the export is unfinished, or one of its files was damaged, swapped or removed.
+        UserError: the export is unfinished, or a file is corrupt, swapped or missing.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -45,23 +45,17 @@ def verify_folder(folder: Path) -> None:
     try:
         files = {path: ExportedFile(*file) for path, file in json.loads(manifest.read_bytes())["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{manifest} is damaged, or its export is unfinished; export again into a new folder"
-        ) from error
-    for path, file in files.items():
-        try:
-            matches = _sha256(folder / path) == file.sha256
-        except FileNotFoundError:
-            matches = False
-        if not matches:
-            raise UserError(
-                f"{folder / path} is missing or does not match its checksum; export again into a new folder"
-            )
+        message = f"{manifest} is corrupt, or its export is unfinished; export again into a new folder"
+        raise UserError(message) from error
+    for name, file in files.items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != file.sha256:
+            raise UserError(f"{path} is missing or does not match its checksum; export again into a new folder")
 
 
-def _sha256(file: Path) -> str:
+def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(1 << 20):
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
-# The purposes of random numbers: distinct first words of a key.
+# Purposes of random numbers, the first word of a key.
 PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT, SOURCE = range(1, 9)
 
 
@@ -25,20 +25,20 @@ def key(*words: int) -> int:
 
 
 def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
-    """Return `key(*words, number)` for each number of `last`, which are not negative."""
+    """Return `key(*words, number)` for each nonnegative number of `last`."""
     state = np.uint64(_absorb(len(words) + 1, words)) ^ last.astype(np.uint64)
-    mixed = _mixed(_mixed(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN))  # lower half, then upper half: 0
+    mixed = _mix_array(_mix_array(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN))  # lower half, then upper half: 0
     values: list[int] = mixed.tolist()
     return values
 
 
 def bits(key: int, n: int) -> npt.NDArray[np.uint64]:
     """Return (n,) uniform 64-bit numbers; number i depends only on (key, i)."""
-    return _mixed(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key))
+    return _mix_array(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key))
 
 
 def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
-    """Return (n,) uniform integers in [0, bounds[i]); bounds up to 2^31 (the bias is below bound / 2^32)."""
+    """Return (n,) uniform integers in [0, bounds[i]) for bounds up to 2^31; the bias is below bound / 2^32."""
     assert bool(np.all(bounds > 0))
     upper = bits(key, len(bounds)) >> np.uint64(32)
     drawn: npt.NDArray[np.int64] = (upper * bounds.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
@@ -47,26 +47,30 @@ def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=8)
 def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of n items in an epoch; read-only, since it is shared."""
+    """Return the order of n items in an epoch; read-only, since the array is cached."""
     order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
     order.flags.writeable = False
     return order
 
 
 def steps(n: int, batch: int) -> int:
-    """Return the number of batches in an epoch of n items; the last one is filled up."""
+    """Return the number of batches in an epoch of n items, all of them full."""
     return -(-n // batch)
 
 
 def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
-    """Return the (batch,) items of batch `step`, of n: the next ones of the epoch's permutation, which wraps around, so
-    that every batch is full and every item appears at least once per epoch."""
+    """Return the (batch,) items, of n, in batch `step` of an epoch.
+
+    Batches are consecutive slices of the epoch's permutation, which wraps around in the last batch.
+    """
     return permutation(n, seed, epoch)[(step * batch + np.arange(batch)) % n]
 
 
 def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the (count,) items, of n, of an epoch that shows `count`: the next ones of an endless sequence of
-    permutations, so that over the epochs all appear equally often."""
+    """Return the (count,) items, of n, of an epoch that shows `count`.
+
+    Epochs are consecutive slices of an endless sequence of permutations, so that all items appear equally often.
+    """
     positions = epoch * count + np.arange(count)
     sweeps = range(int(positions[0]) // n, int(positions[-1]) // n + 1)
     orders = np.concatenate([permutation(n, key(SOURCE, seed), sweep) for sweep in sweeps])
@@ -78,33 +82,32 @@ def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
     """Draw (n,) a column for each row of (n, m) weights, with probability proportional to its weight."""
     bounds = np.cumsum(weights, axis=1)
     assert bool(np.all(bounds[:, -1] > 0))
-    share = (bits(key, len(weights)) >> np.uint64(11)).astype(np.float64) / float(1 << 53)  # in [0, 1)
-    chosen: npt.NDArray[np.int64] = (bounds <= (share * bounds[:, -1])[:, None]).sum(1).astype(np.int64)
-    return chosen
+    uniform = (bits(key, len(weights)) >> np.uint64(11)).astype(np.float64) / float(1 << 53)  # in [0, 1)
+    columns: npt.NDArray[np.int64] = (bounds <= (uniform * bounds[:, -1])[:, None]).sum(1).astype(np.int64)
+    return columns
 
 
 def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]:
-    """Return the `width` of `shards` that are open at a position, ascending; all if there are no more.
+    """Return at most `width` of `shards` that are open at a position, in ascending order.
 
     The window slides by one shard per position over an endless sequence of sweeps, each a permutation of the shards.
-    (At the boundary of two sweeps a shard can occur twice; the window is then smaller.)
+    At the boundary of two sweeps a shard can occur twice; the window is then smaller.
     """
     if shards <= width:
         return tuple(range(shards))
-    chosen = set()
+    opened = set()
     for index in range(position, position + width):
-        sweep, within = divmod(index, shards)
-        chosen.add(int(permutation(shards, key(WINDOW, seed), sweep)[within]))
-    return tuple(sorted(chosen))
+        sweep, offset = divmod(index, shards)
+        opened.add(int(permutation(shards, key(WINDOW, seed), sweep)[offset]))
+    return tuple(sorted(opened))
 
 
 def steps_per_window(images: int, shards: int, drawn: int) -> int:
-    """Return the number of steps between two moves of the window, at which about one image is drawn for every image
-    that is fetched, reading is spread evenly over steps, and a sweep shows a dataset about once.
+    """Return the number of steps between two moves of the window, such that a sweep shows a dataset about once.
 
     Args:
         images, shards: size of the dataset.
-        drawn: its images in a batch.
+        drawn: number of its images per batch.
     """
     return max(1, -(-images // (shards * max(1, drawn))))
 
@@ -116,7 +119,7 @@ def _absorb(state: int, words: Sequence[int]) -> int:
     return state
 
 
-def _mixed(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix_array(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
@@ -130,13 +133,13 @@ def _mix(x: int) -> int:
 
 
 def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Select at most `limit` rows, the first of every class before the second of any; ascending."""
+    """Select at most `limit` rows, the first of each class before the second of any; in ascending order."""
     rows: npt.NDArray[np.int64] = np.sort(np.lexsort((labels, ranks(labels)))[:limit]).astype(np.int64)
     return rows
 
 
 def ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return (n,) the number of earlier rows of the same class."""
+    """Return (n,) the number of earlier rows with the same label."""
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)
     rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])

@@ -1,8 +1,8 @@
-"""Passwords, keys and tokens: removed from files, and masked in all messages and logs.
+"""Credentials: removed from files, and masked in all messages and logs.
 
-Storage options outside of an allowlist are secret. In a URL, the part before the `@` and each parameter whose name
-indicates a signature, token or key are secret; in a tracker's URL, also the path. Secrets seen by this process are also
-masked by value, in messages of any library.
+Secrets are: storage options outside an allowlist; in a URL, the user, the password and each parameter whose name
+suggests a signature, token or key; in a tracker's URL also the path. Once the process has seen a secret, its value is
+masked in the messages of all libraries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, unquote
@@ -39,24 +38,24 @@ HARMLESS = frozenset(
         *("client_kwargs", "config_kwargs", "s3", "proxies", "http", "https"),
     }
 )
-"""Storage options without secrets, at any depth."""
+"""Names of storage options, at any depth, that are not secret."""
 
 MASK = "***"
 USERINFO = re.compile(
     r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+['\"/\s]|\s)[^\n\"<>@]{0,128})@"
 )
-"""User and password in a URL, including invalid passwords with a `/` or a blank; not the part after a port, nor
-`github://owner:repository@`, nor the container of `abfs://container@account`."""
+"""User and password of a URL in a text, including invalid passwords with a `/` or a space. Excluded are an `@` after a
+port, `github://owner:repository@`, and the container in `abfs://container@account`."""
 
 WHOLE_USERINFO = re.compile(
     r"\A((?:az|abfss?)://)[^/@]*:[^/]*@|\A((?!github:|az:|abfss?:)\w[\w+.-]*://)(?:[^/]*@|[^:@/]+:(?!\d+/).*@)", re.S
 )
-"""User and password in a value that is a URL, where they may contain any character."""
+"""User and password of a value that is a URL, where they may contain any character."""
 
 DELIMITER = re.compile(r"[?&;#]|%3f|%26|%23", re.IGNORECASE)
 NAMED = re.compile(r"([\w.%\[\]-]{1,128}?)(?:=|%3d)([^&;#\s'\"<>]+)", re.IGNORECASE)
 WHOLE_NAMED = re.compile(r"([^&#=]{1,128}?)(?:=|%3d)([^&#]+)", re.IGNORECASE)
-"""A parameter after a delimiter, in a text and in a value that is a URL."""
+"""A parameter of a URL after a delimiter: in a text, and in a value that is a URL."""
 
 SECRET_NAME = re.compile(
     r".*(token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie).*"
@@ -67,30 +66,30 @@ SECRET_NAME = re.compile(
 URL = re.compile(r"\w[\w+.-]*://")
 HOST = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 WORD = re.compile(r"[a-z][a-z._-]{0,11}|v?\d{1,2}(?:\.\d{1,2})?")
-"""A part of a path that is unlikely to be a token."""
+"""A path component that is unlikely to be a token."""
 
 TRACKER = "mlflow_uri"
-"""Setting with the URL of a tracker's server."""
+"""Name of the setting with a tracking server's URL."""
 
 BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
-"""Start of a URL without scheme that begins with user and password, as of proxies."""
+"""Start of a URL without a scheme, but with user and password, such as a proxy's."""
 
 HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",}]+", re.IGNORECASE)
 
 SHORT, LONG = 4, 8
-"""Minimum characters of a value that is masked, and of one that is masked within words."""
+"""Minimum length of a secret to be masked as a whole word, and to be masked anywhere."""
 
 ORDINARY = frozenset({"anon", "cloud", "cache", "browser", "google_default"})
-"""Values of gcsfs' option `token` that name a source of tokens, and are not masked."""
+"""Values of the gcsfs option `token` that select a token source, and are not secret."""
 
-# The hooks that mask secrets belong to the process and outlive a session, as at the traceback of a command's error.
+# The hooks that mask secrets belong to the process and outlive a session: they also mask the traceback of its error.
 _seen: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 _lock = threading.Lock()
 
 
 def harmless(options: Any) -> Any:
-    """Return the storage options without secrets, including those in URLs."""
+    """Remove secrets from storage options, including those in URLs."""
     if isinstance(options, Mapping):
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):
@@ -99,12 +98,12 @@ def harmless(options: Any) -> Any:
 
 
 def without_secrets(text: str) -> str:
-    """Remove users, passwords, signatures and tokens from the URLs in a text."""
+    """Remove the secrets in the URLs of a text."""
     return _masked(USERINFO.sub("", text), NAMED) if "://" in text or "=" in text or "%3" in text else text
 
 
 def json_without_secrets(text: str) -> str:
-    """Remove secrets from the strings of a JSON document."""
+    """Remove the secrets in the URLs of a JSON document."""
 
     def clean(string: re.Match[str]) -> str:
         if not any(sign in string[0] for sign in ("://", "=", "%3", "\\")):
@@ -117,9 +116,10 @@ def json_without_secrets(text: str) -> str:
 
 
 def tracker_address(url: str) -> str | None:
-    """Return the public part of a tracker's URL: scheme, host, port and a path of plain words; None: nothing.
+    """Return a tracking server's URL without user, query, fragment and any path that may contain a token.
 
-    User, query and fragment are removed, and a path that may contain a token.
+    Returns:
+        None if the public part cannot be determined.
     """
     scheme, separator, rest = url.partition("://")
     if scheme in ("file", "sqlite") or not (separator or "@" in url):
@@ -133,7 +133,7 @@ def tracker_address(url: str) -> str | None:
 
 
 def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's plain values without secrets, for files beside results."""
+    """Remove the secrets from a recipe's values, before they are written beside results."""
     clean: dict[str, Any] = _clean(recipe)
     storage = clean.get("storage")
     if isinstance(storage, dict) and "options" in storage:
@@ -141,26 +141,25 @@ def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return clean
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, key: str = "") -> Any:
     if isinstance(value, Mapping):
-        return {
-            key: tracker_address(inner) if key == TRACKER and isinstance(inner, str) else _clean(inner)
-            for key, inner in value.items()
-        }
+        return {name: _clean(inner, name) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(inner) for inner in value]
-    return value_without_secrets(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return tracker_address(value) if key == TRACKER else value_without_secrets(value)
 
 
 def value_without_secrets(value: str) -> str:
-    """Remove secrets from a setting, in which a URL's user and parameters may contain any character."""
+    """Remove the secrets from a setting; if it is a URL, they may contain any character."""
     if URL.match(value) is None:
         return without_secrets(value)
     return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)
 
 
 def _masked(text: str, named: re.Pattern[str]) -> str:
-    """Mask the value of each secret parameter in a text."""
+    """Mask the values of secret parameters in a text."""
     pieces, end = [], 0
     for value in _parameters(text, named):
         if value.start(2) >= end:
@@ -169,8 +168,8 @@ def _masked(text: str, named: re.Pattern[str]) -> str:
     return "".join([*pieces, text[end:]])
 
 
-def _parameters(text: str, named: re.Pattern[str] = NAMED) -> Iterator[re.Match[str]]:
-    """Yield the parameters in URLs of a text with names, percent-encoded or not, of secrets; group 2 is the value."""
+def _parameters(text: str, named: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    """Yield the secret parameters in the URLs of a text, percent-encoded or not; group 2 is the value."""
     for delimiter in DELIMITER.finditer(text):
         parameter = named.match(text, delimiter.end())
         if parameter is not None and SECRET_NAME.fullmatch(unquote(unquote(parameter[1]))):
@@ -178,18 +177,18 @@ def _parameters(text: str, named: re.Pattern[str] = NAMED) -> Iterator[re.Match[
 
 
 def redacted(text: str) -> str:
-    """Remove secrets from the URLs of a message or log record, and mask those that this process has seen."""
+    """Remove the secrets in the URLs of a message, and mask all secrets that this process has seen."""
     text = HEADER.sub(rf"\1{MASK}", without_secrets(text))
     return text if _pattern is None else _pattern.sub(MASK, text)
 
 
 def remember_options(options: Any) -> None:
-    """Record the secrets in storage options, to mask them everywhere."""
-    _note(_of_options(options, not isinstance(options, Mapping)))
+    """Record the secrets in storage options, so that they are masked everywhere."""
+    _record(_secrets_of_options(options, not isinstance(options, Mapping)))
 
 
 def remember_arguments(arguments: Sequence[str]) -> None:
-    """Record the secrets in a command's arguments, in URLs or storage options, before the arguments are parsed."""
+    """Record the secrets in a command's arguments, before a parser may report an invalid one."""
     remember_urls([*arguments, *(argument.partition("=")[2] for argument in arguments)])
     for argument in arguments:
         key, _, text = argument.partition("=")
@@ -210,67 +209,68 @@ def remember_arguments(arguments: Sequence[str]) -> None:
 
 def remember_urls(values: Any) -> None:
     """Record the secrets in all URLs of nested values, such as a recipe."""
-    _note(chain(_of_trackers(values), *map(_of_urls, _texts(values))))
+    _record(_secrets_of_values(values))
 
 
 def remember_tracker(url: str) -> None:
-    """Record the parts of a tracker's URL that `tracker_address` removes."""
-    _note(_of_tracker(url))
+    """Record the parts of a tracking server's URL that `tracker_address` removes."""
+    _record(_secrets_of_tracker(url))
 
 
-def _texts(values: Any) -> Iterator[str]:
+def _secrets_of_values(values: Any, key: Any = "") -> Iterator[str]:
     if isinstance(values, str):
-        yield values
+        yield from _secrets_of_url(values)
+        if key == TRACKER:
+            yield from _secrets_of_tracker(values)
     elif isinstance(values, Mapping | list | tuple):
-        for inner in values.values() if isinstance(values, Mapping) else values:
-            yield from _texts(inner)
+        for name, inner in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from _secrets_of_values(inner, name)
 
 
-def _of_trackers(values: Any) -> Iterator[str]:
-    for key, inner in values.items() if isinstance(values, Mapping) else ():
-        yield from _of_tracker(inner) if key == TRACKER and isinstance(inner, str) else _of_trackers(inner)
-
-
-def _of_tracker(url: str) -> Iterator[str]:
+def _secrets_of_tracker(url: str) -> Iterator[str]:
     if tracker_address(url) == url:
         return
     rest = url.partition("://")[2] or url
     if "@" in rest:
         userinfo, _, rest = rest.rpartition("@")
-        yield from _of_userinfo(userinfo)
+        yield from _secrets_of_userinfo(userinfo)
     path = rest[len(re.split(r"[/?#]", rest)[0]) :]
     yield from (path, *(part for part in re.split(r"[/?#&;=]", path) if not WORD.fullmatch(part)))
 
 
-def _of_options(options: Any, secret: bool = False) -> Iterator[str]:
-    """Yield the values of secret options, and the secrets in URLs."""
+def _secrets_of_options(options: Any, secret: bool) -> Iterator[str]:
+    """Yield the values of secret options, and the secrets in URLs.
+
+    Args:
+        secret: whether the option with these values is secret.
+    """
     if isinstance(options, Mapping):
         for name, inner in options.items():
-            yield from _of_options(inner, secret or name not in HARMLESS)
+            yield from _secrets_of_options(inner, secret or name not in HARMLESS)
     elif isinstance(options, list | tuple):
         for inner in options:
-            yield from _of_options(inner, secret)
+            yield from _secrets_of_options(inner, secret)
     elif isinstance(options, str):
-        yield from _of_urls(BARE.sub("http://", options))
+        yield from _secrets_of_url(BARE.sub("http://", options))
         if secret and options not in ORDINARY:
             yield options
     elif secret and isinstance(options, int) and abs(options) >= 10 ** (LONG - 1):  # a smaller number is a setting
         yield str(options)
 
 
-def _of_urls(text: str) -> Iterator[str]:
+def _secrets_of_url(text: str) -> Iterator[str]:
     whole = WHOLE_USERINFO.match(text)
     for userinfo in [*USERINFO.findall(text), *([] if whole is None else [whole[0].partition("://")[2]])]:
-        yield from _of_userinfo(userinfo[:-1])
+        yield from _secrets_of_userinfo(userinfo[:-1])
     yield from (parameter[2] for parameter in _parameters(text, NAMED if URL.match(text) is None else WHOLE_NAMED))
 
 
-def _of_userinfo(userinfo: str) -> Iterator[str]:
+def _secrets_of_userinfo(userinfo: str) -> Iterator[str]:
     user, _, password = unquote(userinfo).partition(":")
     yield from (password or user, base64.b64encode(f"{user}:{password}".encode(errors="replace")).decode())
 
 
-def _note(secrets: Iterable[str]) -> None:
+def _record(secrets: Iterable[str]) -> None:
     global _pattern
     forms = {form for secret in secrets for form in _forms(secret) if len(form) >= SHORT}
     with _lock:
@@ -285,29 +285,21 @@ def _note(secrets: Iterable[str]) -> None:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yield the forms of a secret: unchanged, in a URL, in JSON, in one line, or one of its lines."""
+    """Yield the forms of a secret: unchanged, in a URL, in JSON, in one line, and its long lines."""
     for quoted in (quote(secret, safe="", errors="replace"), quote(secret, errors="replace")):
-        spaced = quoted.replace("%20", "+")
-        yield from (
-            form for one in (quoted, spaced) for form in (one, re.sub("%..", lambda code: code[0].lower(), one))
-        )
-    yield from (
-        secret,
-        unquote(secret),
-        json.dumps(secret)[1:-1],
-        " ".join(secret.split()),
-    )
-    lines = secret.splitlines()
-    yield from (line.strip() for line in lines if len(lines) > 1 and len(line.strip()) >= 2 * LONG)
+        for form in (quoted, quoted.replace("%20", "+")):
+            yield from (form, re.sub("%..", lambda code: code[0].lower(), form))
+    yield from (secret, unquote(secret), json.dumps(secret)[1:-1], " ".join(secret.split()))
+    yield from (line.strip() for line in secret.splitlines() if len(line.strip()) >= 2 * LONG)
 
 
 def _guard_process() -> None:
-    """Mask secrets in the log records of all libraries and in tracebacks, from the first secret on."""
+    """Mask secrets in the log records and tracebacks of all libraries."""
     make, show, show_in_thread = logging.getLogRecordFactory(), sys.excepthook, threading.excepthook
 
     def make_record(*arguments: Any, **keywords: Any) -> logging.LogRecord:
         record = make(*arguments, **keywords)
-        with suppress(Exception):  # a message that does not match its arguments is reported by logging itself
+        with suppress(Exception):  # logging itself reports a message that does not match its arguments
             text = record.getMessage()
             if (clean := redacted(text)) != text:
                 record.msg, record.args = clean, ()

@@ -14,46 +14,44 @@ from syncclip.core.secrets import remember_options
 class Session:
     """Storage options, trusted code, locks and listings of a command, in one object that is pickled to its workers.
 
-    A process has one current session, which all of its threads see. A worker enters the session that it receives,
-    either for the rest of its process (`enter`) or for a task (`with session:`).
+    A process has one current session, shared by all threads. A worker enters the session that it receives, either for
+    the rest of its process (`enter`) or for one task (`with session:`).
     """
 
     default_options: dict[str, Any] = field(default_factory=dict)
-    """fsspec options of remote URLs, such as those of `--storage`, which `options` override."""
+    """fsspec options of remote URLs, given by `--storage`; overridden by `options`."""
     options: dict[str, Any] = field(default_factory=dict)
     """fsspec options of remote URLs, from the recipe."""
     trusted: dict[str, bool] = field(default_factory=dict)
-    """Names of trusted code (`module:Class`) -> whether the module may also be in a folder of results."""
+    """Name of trusted code (`module:Class`) -> whether the module may be imported from a folder of results."""
     untrusted_sources: dict[str, Path] = field(default_factory=dict)
-    """Names of code in a recipe that is not the user's own -> the file that shows this, for error messages."""
+    """Name of code in a downloaded recipe -> the file that marks its folder as results, for error messages."""
     listings: dict[str, str] = field(default_factory=dict)
-    """URLs of synthetic datasets whose index matched their listing -> the checksum of the index."""
+    """URL of a synthetic dataset whose index matches its listing -> the checksum of the index."""
     lock: tuple[str, str] | None = None
-    """URL and token of the lock under which a worker writes, held by the driver."""
+    """URL and token of the driver's lock, under which a worker writes."""
     holds: list[Any] = field(default_factory=list, compare=False, repr=False)
-    """Locks held by this process; they are not pickled."""
+    """Locks held by this process; not pickled."""
     untagged_buckets: set[str] = field(default_factory=set, compare=False, repr=False)
-    """URLs of buckets whose ETags are not MD5s, as this process has found; not pickled."""
+    """URLs of buckets whose ETags are not MD5s; not pickled."""
 
     def copy(self) -> Session:
-        """Return a copy for a nested command: its changes end with it, and it shares the process's locks."""
-        return Session(
-            dict(self.default_options),
-            dict(self.options),
-            dict(self.trusted),
-            dict(self.untrusted_sources),
-            dict(self.listings),
-            self.lock,
-            self.holds,
-            self.untagged_buckets,
+        """Return a copy for a nested command, whose changes end with it; the locks are shared."""
+        return replace(
+            self,
+            default_options=dict(self.default_options),
+            options=dict(self.options),
+            trusted=dict(self.trusted),
+            untrusted_sources=dict(self.untrusted_sources),
+            listings=dict(self.listings),
         )
 
     def under_lock(self, url: str, token: str | None) -> Session:
-        """Return the session for workers that write into a folder locked by this process; no lock if `token` is None.
+        """Return the session of workers that write into a folder.
 
         Args:
             url: the folder.
-            token: of the lock's `Hold`.
+            token: token of this process's lock of the folder; None if it is not locked.
         """
         return replace(self, lock=None if token is None else (url, token), holds=[])
 
@@ -69,19 +67,19 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         for position in reversed(range(len(_entered))):
-            if _entered[position] is self:  # two threads of a worker may leave in any order
+            if _entered[position] is self:  # threads of a worker may exit in any order
                 del _entered[position]
                 return
 
     def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
-        options = {**self.default_options, **self.options}  # which a recipe read by the worker may override
+        options = {**self.default_options, **self.options}  # defaults, which a recipe read by the worker may override
         return Session, (options, {}, self.trusted, self.untrusted_sources, self.listings, self.lock)
 
 
 _entered = [Session()]
-"""The sessions that this process has entered; the first one serves library calls outside any session."""
+"""Sessions that this process has entered; the first one serves library calls outside any session."""
 
 
 def current() -> Session:
-    """Return the session of this process."""
+    """Return the current session."""
     return _entered[-1]

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from syncclip.core.secrets import redacted
 from syncclip.core.text import ARTICLE, LONGEST, cut, did_you_mean
 
 
 class UserError(ValueError):
-    """A user error with a one-line message: location, cause and fix; at most a screen long, and without secrets."""
+    """A user error with a one-line message: location, cause and fix. Secrets are masked, and long messages cut."""
 
-    def __init__(self, sentence: str = "") -> None:
-        super().__init__(cut(redacted(sentence), LONGEST))
+    def __init__(self, message: str = "") -> None:
+        super().__init__(cut(redacted(message), LONGEST))
 
 
 class KeyedError(ValueError):
-    """An error of a validator of several sections, with the invalid key."""
+    """A validation error that names its key, for validators that compare several sections."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -28,27 +28,9 @@ class KeyedError(ValueError):
 
 
 def check_token(name: str, token: str) -> None:
-    """Raise a UserError if a token, given as `name`, does not fit into an HTTP header."""
+    """Raise a UserError if the token in setting `name` is not valid in an HTTP header."""
     if not (token.isascii() and token.isprintable()):
         raise UserError(f"{name}: the token contains characters other than printable ASCII; correct it")
-
-
-RENAMED = {"benchmark": "dataset"}
-"""Keys in files of earlier versions, and their names of today."""
-
-DATASET = Field(validation_alias=AliasChoices("dataset", "benchmark"))
-"""Of a field `dataset`, which files of earlier versions may hold under its old name."""
-
-
-def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a file, perhaps an earlier version's, under the keys of today."""
-    return {(RENAMED[key] if RENAMED.get(key, key) not in values else key): value for key, value in values.items()}
-
-
-def with_first_names(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values under their keys of the first version: digests are made of these, so that they never change."""
-    first = {new: old for old, new in RENAMED.items()}
-    return {first.get(key, key): value for key, value in values.items()}
 
 
 class Settings(BaseModel):
@@ -63,18 +45,16 @@ class Settings(BaseModel):
 
 
 def added(default: Any, **constraints: Any) -> Any:
-    """Declare a field that is only serialised if it differs from its default, so that plans and checksums without it
-    stay valid; with a `default_factory`, if it differs from `default`."""
-    given = {} if "default_factory" in constraints else {"default": default}
-    return Field(exclude_if=lambda value: value == default, **given, **constraints)
+    """Declare a field that is serialised only if it differs from `default`.
+
+    Plans and checksums written without the field stay valid.
+    """
+    declared = {} if "default_factory" in constraints else {"default": default}
+    return Field(exclude_if=lambda value: value == default, **declared, **constraints)
 
 
 def with_one_placeholder(template: str) -> str:
-    """Return the template if it has exactly one placeholder for the class name.
-
-    Raises:
-        ValueError: it has none or several.
-    """
+    """Return the template; raise ValueError unless it has exactly one placeholder for the class name."""
     if template.count("{}") + template.count(ARTICLE) != 1:
         raise ValueError(
             f"the template {template!r} must contain {{}} exactly once, where the class name goes, "
@@ -84,13 +64,13 @@ def with_one_placeholder(template: str) -> str:
 
 
 MOST_CLASSES = 50_000
-"""Maximum number of classes of a dataset; ImageNet-21k has 21,841. A prompt learner needs about 100 kB for each."""
+"""Maximum number of classes in a dataset; ImageNet-21k has 21,841. A prompt learner needs about 100 kB per class."""
 
 LONGEST_TEXT = 1_000
-"""Maximum characters of a class name or template, far more than a text encoder reads."""
+"""Maximum length of a class name or template in characters, far beyond the context of any text encoder."""
 
 MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
-"""Constraint of a list with a value for each class, for which pydantic would collect an error each."""
+"""Constraint of a list with one value per class; stops at the first error, since pydantic collects one per value."""
 
 ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Template = Annotated[ShortText, AfterValidator(with_one_placeholder)]
@@ -100,14 +80,14 @@ Position = Literal["end", "middle", "front"]
 
 
 def first_error(error: ValidationError) -> str:
-    """Return pydantic's first error with its location."""
+    """Format the first of pydantic's errors as `key: message`."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
     return f"{key}: {text}" if key else text
 
 
-KINDS = {
+_TYPES = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
@@ -117,7 +97,7 @@ KINDS = {
     "dict": "keys with values",
     "model": "a section with keys of its own",
 }
-LIMITS = {
+_LIMITS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
     "less_than_equal": ("le", "at most"),
@@ -126,26 +106,27 @@ LIMITS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
-    """Return (key, reason and remedy) of the first error, e.g. ("training.epochs", "0 is not allowed; …").
+    """Return the key and the message of the most useful error, such as ("training.epochs", "0 is not allowed; …").
 
-    Unknown keys come first: correcting them may fix other errors.
+    An unknown key comes first, since correcting it may fix the other errors.
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
     cause = first.get("ctx", {}).get("error")
-    key, reason = (cause.key, cause.reason) if isinstance(cause, KeyedError) else _sentence(dict(first), model)
+    key, reason = (cause.key, cause.reason) if isinstance(cause, KeyedError) else _message(dict(first), model)
     others = len(details) - 1
     return key, reason + (f" (and {others} more)" if others else "")
 
 
-def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
+def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
+    """Return the key of one of pydantic's errors, and a message with a fix."""
     kind, shown, context = detail["type"], cut(repr(detail["input"])), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
     if kind == "extra_forbidden":
         keys = dict.fromkeys(name for candidate in models for name in candidate.model_fields)
         return path, f"no such key; {did_you_mean(str(detail['loc'][-1]), keys)}"
-    if kind in LIMITS:
-        name, words = LIMITS[kind]
+    if kind in _LIMITS:
+        name, words = _LIMITS[kind]
         return path, f"{shown} is not allowed; it must be {words} {context[name]}"
     if kind == "literal_error":
         return path, f"{shown} is not allowed; it must be {context['expected']}"
@@ -164,14 +145,14 @@ def _sentence(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]
         return path, f"too long; at most {context['max_length']:,} are allowed"
     if kind == "string_pattern_mismatch":
         return path, f"{shown} is not allowed; use letters, digits, '.', '_' and '-' only"
-    for prefix, words in KINDS.items():
+    for prefix, words in _TYPES.items():
         if kind.startswith(f"{prefix}_"):
             return path, f"{shown} is not allowed; it must be {words}"
     return path, f"{shown} is not allowed ({detail['msg']})"
 
 
 def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
-    """Return the models that may contain the last key of `loc`, and `loc` as users write it, without union tags."""
+    """Return the models that may define the last key of `loc`, and `loc` as a recipe key, without union tags."""
     models, path = [model], ""
     for step in loc:
         if isinstance(step, int):

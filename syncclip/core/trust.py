@@ -1,7 +1,7 @@
 """Trust in custom code: only code that the user names as `module:Class` is imported.
 
-A name is trusted once it is given by the user's own recipe, an override or `--trust NAME`. Names in a dataset, run,
-study or other folder that may be downloaded are rejected wherever they would be imported.
+A name is trusted if it is given in the user's own recipe, in an override or by `--trust NAME`. A name in a dataset,
+run, study or other folder that may be downloaded is rejected where it would be imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from syncclip.core.session import current
 from syncclip.core.settings import UserError
 
 NAME = re.compile(r"[\w.]*:[\w.]*")
-"""Regular expression of a name of custom code."""
+"""Name of custom code, `module:Class`."""
 
 MARKS = (
     *("run.json", "prompts.safetensors", "plan.json", "imported.json", "synthesis.yaml", "00000_stats.json"),
@@ -25,15 +25,15 @@ MARKS = (
     *("base-to-novel.parquet", "open-vocabulary.parquet", "few-shot.parquet", "cross-dataset.parquet"),
     *("domain-generalisation.parquet", "losses.parquet", "data-use.parquet", "growing.parquet"),
 )
-"""Files that identify a folder of results, a dataset or a model, which may be downloaded."""
+"""Files that mark a folder as results, a dataset or a model, which may be downloaded."""
 
 
 def trust(*names: str, anywhere: bool = False) -> None:
-    """Trust custom code by its exact name.
+    """Trust custom code.
 
     Args:
-        names: each a `module:Class`.
-        anywhere: whether the module may also be in a working folder with results, as after `--trust`.
+        names: names of the form `module:Class`.
+        anywhere: whether the module may be imported from a folder of results, as after `--trust`.
     """
     allowed = current().trusted
     for name in names:
@@ -46,16 +46,16 @@ def trusted() -> tuple[str, ...]:
 
 
 def mark_untrusted(names: Iterable[str], mark: Path) -> None:
-    """Record, for error messages, the file that marks the recipe with these names as not the user's own."""
+    """Record, for error messages, the file that marks a recipe with these names as results."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 
 COMPILED = "compile_cache:"
-"""Prefix of a location of compiled code, which runs as it is loaded and so needs trust like a name."""
+"""Prefix of the location of compiled code, which requires trust since loading executes it."""
 
 
 def texts_in(value: object) -> Iterator[str]:
-    """Yield every string in nested values, locations of compiled code with their prefix."""
+    """Yield the strings in nested values; a location of compiled code has the prefix `COMPILED`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
@@ -65,18 +65,15 @@ def texts_in(value: object) -> Iterator[str]:
 
 
 def names_in(value: object) -> list[str]:
-    """Return all names of custom code in nested values."""
+    """Return the names of custom code in nested values."""
     return [text for text in texts_in(value) if NAME.fullmatch(text) or text.startswith(COMPILED)]
 
 
 def require_trust(name: str | None, prefix: str = "") -> None:
-    """Raise if a name of custom code is not trusted; a text without a colon is no such name.
+    """Raise a UserError if `name` is custom code, so contains a colon, and is not trusted.
 
     Args:
-        prefix: beginning of the message, such as "FILE: key: ".
-
-    Raises:
-        UserError: the name is not trusted.
+        prefix: start of the message, such as "FILE: key: ".
     """
     if name is not None and ":" in name and name not in current().trusted:
         mark = current().untrusted_sources.get(name)
@@ -90,12 +87,9 @@ def require_trust(name: str | None, prefix: str = "") -> None:
 def module_of(name: str, prefix: str = "") -> ModuleType:
     """Import the module of `module:Class`; the working folder is searched last.
 
-    Args:
-        prefix: see `require_trust`.
-
     Raises:
-        UserError: the name is not trusted.
-        ImportError, TypeError, ValueError: there is no such module.
+        UserError: the name is not trusted; begins with `prefix`.
+        ImportError, TypeError, ValueError: the module does not exist.
     """
     require_trust(name, prefix)
     module, here = name.partition(":")[0], Path.cwd()
@@ -113,6 +107,6 @@ def module_of(name: str, prefix: str = "") -> ModuleType:
 
 
 def mark_around(folder: Path) -> Path | None:
-    """Return the first mark of results, a dataset or a model in a local folder or its parents; None if none."""
+    """Return the first of `MARKS` in a local folder or its parents; None if there is none."""
     marks = (parent / mark for parent in (folder, *folder.parents) for mark in MARKS)
     return next((mark for mark in marks if mark.exists()), None)

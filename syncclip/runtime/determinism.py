@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Fix torch's number of threads, which determines the order of sums, and restore its generator at the end."""
+    """Fix the number of torch's threads, which determines the order of sums; restore the random state at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -9,10 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def repeating(action: Callable[[], None], interval: float) -> Iterator[None]:
-    """Call `action`, which must not raise, every `interval` seconds from another thread while the block runs.
-
-    At its end the block waits for a running call; there is none afterwards.
-    """
+    """Call `action`, which must not raise, every `interval` seconds from a thread that ends with the block."""
     ended = threading.Event()
 
     def repeat() -> None:

@@ -1,4 +1,4 @@
-"""Identity of processes, and whether a process still runs, determined without clocks."""
+"""Identity and environment of processes; whether a process still runs is determined without clocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import getpass
 import os
 import platform
 import zlib
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from syncclip.core.settings import Settings
@@ -17,7 +18,7 @@ class Owner(Settings):
 
     host: str
     machine: str
-    """Identifies the boot of the machine and the PID namespace."""
+    """Boot ID of the machine and PID namespace."""
     pid: int
     started: str
     """Start time of the process in the kernel's units."""
@@ -33,7 +34,7 @@ class Owner(Settings):
         return cls(host=platform.node(), machine=_machine(), pid=pid, started=_started(pid) or "", user=user)
 
     def alive(self) -> bool | None:
-        """Return whether the process runs or is suspended; None if unknown, on another machine."""
+        """Return whether the process runs or is suspended; None if it is on another machine."""
         if (self.host, self.machine) != (platform.node(), _machine()):
             return None
         return _exists(self.pid) and _started(self.pid) in (self.started, None)
@@ -49,16 +50,35 @@ MARK = r"[0-9a-f]{6}-[0-9a-f]+-[0-9a-f]{6}"
 def mark() -> str:
     """Return a short identifier of this process for file names, never reused on this machine."""
     pid = os.getpid()
-    return f"{_brief(platform.node() + _machine())}-{pid:x}-{_brief(_started(pid) or '')}"
+    return f"{_short_hash(platform.node() + _machine())}-{pid:x}-{_short_hash(_started(pid) or '')}"
 
 
 def is_alive(mark: str) -> bool | None:
-    """Return whether the process with a mark runs; None if unknown, on another machine."""
+    """Return whether the process with a mark runs; None if it is on another machine."""
     machine, pid, started = mark.split("-")
-    if machine != _brief(platform.node() + _machine()):
+    if machine != _short_hash(platform.node() + _machine()):
         return None
-    present = _started(int(pid, 16))
-    return _exists(int(pid, 16)) and (present is None or _brief(present) == started)
+    current = _started(int(pid, 16))
+    return _exists(int(pid, 16)) and (current is None or _short_hash(current) == started)
+
+
+@contextmanager
+def changed_environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables for the block; None removes a variable."""
+    previous = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
+    try:
+        yield
+    finally:
+        _set_environment(previous)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _exists(pid: int) -> bool:
@@ -66,17 +86,17 @@ def _exists(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # another user's process
         pass
     return True
 
 
-def _brief(text: str) -> str:
+def _short_hash(text: str) -> str:
     return f"{zlib.crc32(text.encode()):08x}"[:6]
 
 
 def _machine() -> str:
-    """Return the boot ID and PID namespace of this machine; "" if the system has none."""
+    """Return the boot ID and PID namespace of this machine; "" if the system has neither."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -85,7 +105,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return a process's start time; "ended" for a zombie; None if hidden."""
+    """Return the start time of a process; "ended" for a zombie; None if hidden."""
     if Path("/proc/self/stat").exists():
         with suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

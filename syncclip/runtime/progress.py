@@ -1,4 +1,4 @@
-"""Progress of a long job: a live line on a terminal, one line a minute in a log."""
+"""Progress of a long job: a live line on a terminal, one line per minute in a log."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ if TYPE_CHECKING:
 Fact = str | int | float | None
 
 LOG_INTERVAL = 60.0
-"""Seconds between two lines if the output is not a terminal."""
+"""Seconds between two lines in a log."""
 
 
 class Progress:
-    """Counts items towards a total and shows the rate, the time left and facts such as the workers' busy share.
+    """Context manager that counts items and shows throughput, time left and facts, such as the workers' busy share.
 
-    Use as a context manager. On a terminal one line is redrawn in place. Elsewhere (a log, a job's output) a line is
-    printed at the start, at the first update, then once a minute, and at the end; none without a total and items.
-    Floats are shown with three digits, as per cent if their name ends in `busy` or `share`; None removes a fact.
+    A terminal's line is redrawn in place. A log gets a line at the start, at the first update, once a minute, and at
+    the end, but none without a total and items.
 
     Args:
-        total: number of items, None if unknown.
-        unit: the items, in the plural ("images").
-        label: the name of the job ("synth").
-        stream: stderr by default (stdout is for results).
-        done: items that earlier runs finished; they do not count towards the rate.
+        total: number of items; None if unknown.
+        unit: name of the items in the plural, such as "images".
+        label: name of the job, such as "synth".
+        stream: output; stderr by default, since stdout is for results.
+        done: items that earlier runs finished, which do not count towards the throughput.
         clock: returns monotonic seconds; for tests.
     """
 
@@ -69,25 +68,25 @@ class Progress:
         if self.stream.isatty():
             self._live, self._task = _live_line(self.stream, self.total, self.done, self.label)
             self._live.start()
-        elif self._known:
+        elif self._has_count:
             self._show()
-            self._printed = None  # the first update is always shown
+            self._printed = None  # so that the first update is shown
         self._alive.enter_context(repeating(self._beat, LOG_INTERVAL))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._alive.close()
-        if self._live is not None or self._known:
+        if self._live is not None or self._has_count:
             self._show()
         if self._live is not None:
             self._live.stop()
 
     @property
-    def _known(self) -> bool:
+    def _has_count(self) -> bool:
         return self.total is not None or self.done > 0
 
     def _beat(self) -> None:
-        """Show once a minute that the job is alive."""
+        """Show that the job is alive."""
         with self._lock:
             if self._due():
                 self._show()
@@ -96,7 +95,12 @@ class Progress:
         return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
 
     def update(self, n: int = 1, **facts: Fact) -> None:
-        """Count `n` more items (0 to update only the facts) and show the newest `facts`."""
+        """Count `n` more items, possibly 0, and update the facts.
+
+        Args:
+            facts: floats have three digits, or are percentages if their name ends in `busy` or `share`; None removes
+                a fact.
+        """
         with self._lock:
             self.done += n
             self._facts = {name: value for name, value in (self._facts | facts).items() if value is not None}
@@ -108,7 +112,7 @@ class Progress:
         details = []
         seconds = self._clock() - self._start
         if seconds > 0 and self.done > self._before:
-            rate = self.rate or (self.done - self._before) / seconds  # of this run alone
+            rate = self.rate or (self.done - self._before) / seconds
             details.append(f"{rate:.3g} {self.unit}/s")
             left = max(0, self.total - self.done) if self.total is not None else 0
             details.append(f"{duration(left / rate)} left" if left else f"{duration(seconds)} taken")
@@ -145,7 +149,7 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
     return live, live.add_task(label, total=total, completed=done, details="", unit="")
 
 
-def print_message(sentence: str) -> None:
+def print_message(message: str) -> None:
     """Print a message to stderr; stdout is for results."""
-    sys.stderr.write(f"{printable(sentence)}\n")  # in one call, so that messages of threads do not mix
+    sys.stderr.write(f"{printable(message)}\n")  # in one call, so that messages of threads do not mix
     sys.stderr.flush()

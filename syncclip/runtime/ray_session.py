@@ -1,4 +1,4 @@
-"""Ray in a command: joining a cluster or starting a private local Ray, noticing its loss, stopping its workers."""
+"""Ray in a command: join a cluster or start a private local Ray, report its loss, stop its workers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from syncclip.core.settings import UserError, check_token
 from syncclip.runtime import shutdown
 from syncclip.runtime.heartbeat import repeating
+from syncclip.runtime.processes import changed_environment
 from syncclip.runtime.progress import print_message
 from syncclip.runtime.tempdirs import private_tempdir, temporary_files_in
 
@@ -29,22 +30,21 @@ if TYPE_CHECKING:
     import psutil
 
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Size of a local Ray's object store, which only holds shard specs and rows of statistics."""
+"""Size of a local Ray's object store, which contains only shard specs and rows of statistics."""
 
 START_ATTEMPTS = 5
 START_TIMEOUTS = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
-"""Messages of a start that exceeded Ray's timeout; on a busy machine the next attempt may succeed."""
+"""Error messages of a start that exceeded Ray's timeout, as on a busy machine, and is retried."""
 
 END_SECONDS = 10.0
-"""Grace period for the workers of a local Ray to end before they are killed: Ray does not wait for them, and they hold
-GPU memory until then."""
+"""Grace period for a local Ray's workers, which hold GPU memory until they end; Ray does not wait for them."""
 
 KILL_SECONDS = 10.0
-"""Timeout for killed processes to end; a process that waits for a broken disk never does."""
+"""Timeout for killed processes to end; one that waits for a broken disk never does."""
 
 LONGEST_BASE, LONGEST_PLAIN = 6, 28
-"""Maximum length of the folder in which a local Ray's own folder is made, under a name with the owner's mark or a
-shorter one; Ray allows 107 characters for the paths of its sockets."""
+"""Maximum length of RAY_TMPDIR for a private folder in it, named after the process or by a shorter name; Ray limits the
+paths of its sockets to 107 characters."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """File on the head in which `ray up` lists the machines that it may start."""
@@ -54,13 +54,13 @@ QUIET_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Ray Train's controller polls every 2 s and `report` waits for it; short epochs would spend their time there.
+    # Ray Train's controller polls every 2 s and `report` waits for it, which would dominate short epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     # By default a raylet that misses 5 health checks, as on an overloaded machine, is declared dead and aborts. A local
-    # Ray needs none: `watched` waits for its processes.
+    # Ray needs no health checks: `watched` waits for its processes.
     "RAY_health_check_failure_threshold": "1000000",
 }
-"""Environment variables read by Ray when it is imported or started; values set by the user take precedence."""
+"""Environment variables that Ray reads when it is imported or started; values set by the user take precedence."""
 
 WATCH_INTERVAL = 2.0
 """Seconds between two connection attempts to a cluster's head, and the timeout of each."""
@@ -72,8 +72,7 @@ DAEMONS = ("raylet", "gcs_server")
 """Processes without which a local Ray does not work."""
 
 STUCK_SECONDS = 5.0
-"""Seconds after which the process is ended if the main thread has not noticed that Ray was lost: some of Ray's calls
-wait for a lost head."""
+"""Seconds after the loss of Ray before the process is ended: some of Ray's calls wait for a lost head forever."""
 
 EXIT_STATUS = 1
 """Exit status of a command whose Ray was lost."""
@@ -86,11 +85,11 @@ STOP_INTERVAL = 1.0
 
 
 class LostRayError(UserError):
-    """A part of Ray was lost, which has been reported to the user."""
+    """A part of Ray was lost; the loss has already been printed."""
 
 
 def debugging() -> bool:
-    """Return whether `--debug` (or SYNCCLIP_DEBUG=1) enables tracebacks and Ray's own output."""
+    """Return whether `--debug` or SYNCCLIP_DEBUG=1 enables tracebacks and Ray's own output."""
     return os.environ.get("SYNCCLIP_DEBUG", "") not in ("", "0")
 
 
@@ -103,12 +102,12 @@ def local_cpus() -> int:
 
 
 def cluster_address() -> str | None:
-    """Return the address of the cluster to join (RAY_ADDRESS); None to start a local Ray."""
+    """Return the address of the cluster to join, RAY_ADDRESS; None to start a local Ray."""
     return os.environ.get("RAY_ADDRESS") or None
 
 
 def quiet() -> None:
-    """Silence Ray's own messages unless `--debug` was given; call before Ray starts."""
+    """Silence Ray's own messages unless `--debug` is set; call before Ray starts."""
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not debugging():
@@ -117,64 +116,57 @@ def quiet() -> None:
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return whether a node's labels satisfy a label selector, whose values are "value" or "!value"."""
+    """Return whether a node's labels match a label selector, whose values are "value" or "!value"."""
     return all((labels.get(key) == value.removeprefix("!")) != value.startswith("!") for key, value in selector.items())
 
 
 def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
-    """Return the CPUs, GPUs and other resources of the live nodes that satisfy a label selector."""
+    """Return the CPUs, GPUs and other resources of the live nodes that match a label selector."""
     import ray
 
     total = {"CPU": 0.0, "GPU": 0.0}
     for node in ray.nodes():
         if node["Alive"] and matches(node["Labels"], selector):
-            for name, amount in node["Resources"].items():
-                total[name] = total.get(name, 0.0) + amount
+            for name, count in node["Resources"].items():
+                total[name] = total.get(name, 0.0) + count
     return total
 
 
 def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return the resources of the joined cluster, including the machines that it may still start.
+    """Return the resources of the cluster's nodes that match a label selector, including nodes that it may still start.
 
-    An autoscaling cluster consists of its head until something requests more. Its limits are known on a head that
-    `ray up` started; on Kubernetes they are unknown and count as infinite.
-
-    Args:
-        selector: label selector; only nodes that satisfy it are counted.
+    The limits of an autoscaling cluster are known on a head that `ray up` started; on Kubernetes they are unknown and
+    count as infinite.
     """
     selector = selector or {}
-    present = current_resources(selector)
+    current = current_resources(selector)
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
-        return dict.fromkeys(present, math.inf)
+        return dict.fromkeys(current, math.inf)
     config = BOOTSTRAP.expanduser()
     if cluster_address() is None or not config.is_file():
-        return present
+        return current
     import yaml
 
-    limits = dict.fromkeys(present, 0.0)
+    limits = dict.fromkeys(current, 0.0)
     for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
         machines = node.get("max_workers") or 0
-        if not machines or not matches(node.get("labels") or {}, selector):
-            continue
-        for name in limits:
-            # a node type without resources reports them only once it runs
-            each = node["resources"].get(name, 0.0) if node.get("resources") else math.inf
-            limits[name] += machines * each
-    return {name: max(present[name], limits[name]) for name in present}
+        if machines and matches(node.get("labels") or {}, selector):
+            for name in limits:  # a node type without resources reports them once it runs
+                limits[name] += machines * (node["resources"].get(name, 0.0) if node.get("resources") else math.inf)
+    return {name: max(current[name], limits[name]) for name in current}
 
 
 @contextmanager
 def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Initialise Ray for the block.
+    """Initialise Ray for the block, unless this process has already initialised it.
 
-    Uses the Ray that this process has already initialised; otherwise joins the cluster at RAY_ADDRESS (always set
-    inside `ray job submit`); otherwise starts Ray on this machine. A Ray that was started or joined here is shut down
-    at the end, and no process of a Ray that was started here outlives the block. Never searches the machine for other
-    clusters, as `address="auto"` does.
+    Joins the cluster at RAY_ADDRESS, which is always set inside `ray job submit`, or starts a local Ray. Unlike
+    `address="auto"`, it never searches for other clusters. At the end Ray is shut down; no process of a local Ray
+    outlives the block.
 
     Args:
-        cpus: CPUs of a local Ray, by default all of this machine; ignored when joining a cluster.
-        variables: environment variables of this job's workers, for Ray itself.
+        cpus: number of CPUs of a local Ray; all of this machine by default.
+        variables: environment variables of the workers, for Ray itself.
 
     Raises:
         ValueError: the cluster at RAY_ADDRESS is unreachable, or runs another version of Ray or Python.
@@ -196,7 +188,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
             _join(address, level, variables)
             stack.callback(_shut_down)
         else:
-            folder = stack.enter_context(_folder_around(os.environ.get("RAY_TMPDIR", "/tmp")))  # Ray's own default
+            folder = stack.enter_context(_private_parent(os.environ.get("RAY_TMPDIR", "/tmp")))  # Ray's own default
             private = stack.enter_context(private_tempdir())
             stack.enter_context(_guarded(private))
             with temporary_files_in(private):
@@ -210,13 +202,13 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def _native_logs_dropped() -> Iterator[None]:
-    """Drop what Ray's C++ and its daemons write to this process's stderr, for which Ray has no option."""
+    """Drop the output of Ray's C++ code and its daemons to this process's stderr; Ray has no option for this."""
     import ray._private.worker as ray_worker
 
     ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages
     sys.stderr.flush()
     visible, python = os.dup(2), sys.stderr
-    with suppress(OSError, ValueError, AttributeError):  # no file, as in a notebook
+    with suppress(OSError, ValueError, AttributeError):  # not a file, as in a notebook
         if python.fileno() == 2:
             sys.stderr = os.fdopen(visible, "w", buffering=1, encoding=python.encoding, errors=python.errors)
     null = os.open(os.devnull, os.O_WRONLY)
@@ -237,16 +229,12 @@ def _guarded(folder: Path) -> Iterator[None]:
 
     By default Ray listens on all addresses of the machine and writes its token where other users can read it.
     """
-    from ray import __version__, _raylet
+    from ray import _raylet
     from ray._private import ray_constants
 
     native: Any = _raylet
-    if not hasattr(native, "AuthenticationTokenLoader"):
-        raise UserError(
-            f"Ray {__version__} does not support tokens; run pip install -U 'ray[default,train,data]>=2.52'"
-        )
 
-    def refresh() -> None:
+    def reload() -> None:
         native.AuthenticationTokenLoader.instance().reset_cache()
         native.Config.initialize("")
 
@@ -256,26 +244,22 @@ def _guarded(folder: Path) -> Iterator[None]:
     values = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_AUTH_TOKEN": None,
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     }
-    previous = {name: os.environ.pop(name, None) for name in (*values, "RAY_AUTH_TOKEN")}
-    os.environ.update(values)
     ray_constants.ENABLE_RAY_CLUSTER = False  # no nodes on other machines
-    refresh()
     try:
-        yield
+        with changed_environment(values):
+            reload()
+            yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
-        for name, value in previous.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        refresh()
+        reload()
 
 
 @contextmanager
-def _folder_around(base: str) -> Iterator[Path | None]:
-    """Make a private folder around a local Ray's own, which all users can read; None if paths would be too long."""
+def _private_parent(base: str) -> Iterator[Path | None]:
+    """Make a private parent for a local Ray's folder, which is world-readable; None if paths would be too long."""
     if len(base) <= LONGEST_BASE:
         with private_tempdir(base) as folder:
             yield folder
@@ -288,7 +272,7 @@ def _folder_around(base: str) -> Iterator[Path | None]:
 
 @contextmanager
 def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
-    """End all processes of a local Ray with the block, also at a second signal."""
+    """End all processes of a local Ray at the end of the block, or at a second signal."""
     with shutdown.at_once(lambda: _end(_with_descendants(daemons), 0)):
         try:
             yield
@@ -299,13 +283,13 @@ def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    """Leave Ray after Ray Data's threads have ended: one that calls Ray afterwards would end the process."""
+    """Shut down Ray once Ray Data's threads have ended: a thread that calls Ray afterwards would end the process."""
     import ray
 
     deadline = time.monotonic() + END_SECONDS
     for thread in threading.enumerate():
-        kinds = type(thread), getattr(thread, "_target", None)
-        if any(str(getattr(kind, "__module__", "")).startswith("ray.data") for kind in kinds):
+        sources = type(thread), getattr(thread, "_target", None)
+        if any(str(getattr(source, "__module__", "")).startswith("ray.data") for source in sources):
             thread.join(max(0.0, deadline - time.monotonic()))
     ray.shutdown()
 
@@ -321,18 +305,18 @@ os.register_at_fork(after_in_child=_detach_child)
 
 
 def _job_config(variables: Mapping[str, str] | None) -> Any:
-    """Return the configuration with which workers find modules where this process finds them.
+    """Return a job configuration with which workers import modules from the same paths as this process.
 
-    By default Ray searches the working folder first, which may contain somebody else's `torch.py`.
+    By default Ray searches the working folder first, which may contain an unrelated `torch.py`.
     """
     from ray.job_config import JobConfig
 
     class SearchPath(list[str]):
-        """Accepts the paths that this process has, too."""
+        """Ignores paths that are not on this process's `sys.path`."""
 
         def extend(self, paths: Iterable[str]) -> None:
-            known = {str(Path(path or ".").absolute()) for path in sys.path}
-            super().extend(path for path in paths if path in known)
+            own_paths = {str(Path(path or ".").absolute()) for path in sys.path}
+            super().extend(path for path in paths if path in own_paths)
 
     config = JobConfig(runtime_env={"env_vars": dict(variables)} if variables else None)
     config._py_driver_sys_path = SearchPath()
@@ -340,13 +324,9 @@ def _job_config(variables: Mapping[str, str] | None) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ValueError if nothing listens at an address: Ray itself would try for minutes."""
+    """Raise ValueError if no server listens at an address: Ray itself retries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        reachable = _listens((host, int(port)), 10.0)
-    except ValueError:
-        reachable = False
-    if not reachable:
+    if not (port.isdigit() and _listens((host, int(port)), 10.0)):
         raise ValueError(
             f"no Ray cluster responds at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of the head), "
             "or unset RAY_ADDRESS to run on this machine"
@@ -393,9 +373,9 @@ def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None
 
 
 def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, str] | None) -> list[psutil.Process]:
-    """Start a local Ray and return its daemons; retry on a machine too busy to start it within Ray's 30 s.
+    """Start a local Ray and return its daemons; a start that exceeds Ray's 30 s on a busy machine is retried.
 
-    Ray leaves the daemons of a failed start running; they are killed, as they would slow down the next attempt.
+    Ray leaves the daemons of a failed start running; they are killed, since they would slow down the next attempt.
     """
     import psutil
     import ray
@@ -403,8 +383,7 @@ def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, s
     global _starting
     previous = psutil.Process().children()
     location = {} if folder is None else {"_temp_dir": str(folder / "r")}
-    for _ in range(START_ATTEMPTS):
-        failure: Exception | None = None
+    for attempts_left in reversed(range(START_ATTEMPTS)):
         _starting = True
         try:
             ray.init(
@@ -417,20 +396,16 @@ def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, s
                 job_config=_job_config(variables),
                 **location,
             )
+            break
         except Exception as error:
-            failure = error
+            family = _with_descendants([child for child in psutil.Process().children() if child not in previous])
+            ray.shutdown()
+            _end(family, 0)
+            if not attempts_left or not any(message in str(error) for message in START_TIMEOUTS):
+                raise
         finally:
             _starting = False
-        daemons = [process for process in psutil.Process().children() if process not in previous]
-        if failure is None:
-            return daemons
-        family = _with_descendants(daemons)
-        ray.shutdown()
-        _end(family, 0)
-        if not any(message in str(failure) for message in START_TIMEOUTS):
-            break
-    assert failure is not None
-    raise failure
+    return [child for child in psutil.Process().children() if child not in previous]
 
 
 def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -444,7 +419,7 @@ def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _end(family: list[psutil.Process], grace: float) -> None:
-    """Wait for processes to end, and kill those that have not after `grace` seconds."""
+    """Wait for processes to end, and kill those that still run after `grace` seconds."""
     import psutil
 
     for seconds in (grace, KILL_SECONDS):
@@ -460,7 +435,7 @@ def _end(family: list[psutil.Process], grace: float) -> None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Return whether a process runs; zombies don't, which remain in a container whose first process reaps none."""
+    """Return whether a process runs and is not a zombie, which may remain forever in a container without an init."""
     import psutil
 
     try:
@@ -471,19 +446,21 @@ def lives(process: psutil.Process) -> bool:
 
 @contextmanager
 def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[None]:
-    """Report the loss of the initialised Ray, for which the main thread might wait forever.
+    """Report the loss of the initialised Ray, even if the main thread waits for it forever.
 
     Args:
         address: address of a cluster, or "local".
-        daemons: of a local Ray.
+        daemons: processes of a local Ray.
 
     Raises:
-        LostRayError: a part of Ray was lost; the message names it.
+        LostRayError: a part of Ray was lost.
     """
+    import psutil
+
     name = "this machine's Ray" if address == "local" else f"the Ray cluster at {address}"
     lost, ended = threading.Event(), threading.Event()
     message = f"{name} {{}} (killed, stopped, or out of memory); run the same command to resume"
-    gone = message.format("stopped responding")
+    unresponsive = message.format("stopped responding")
     stuck = threading.Timer(STUCK_SECONDS, shutdown.end_process, [None, EXIT_STATUS])
     stuck.daemon = True
 
@@ -491,22 +468,36 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
         if not ended.is_set() and not lost.is_set():
             lost.set()
             stuck.start()
-            print_message(f"syncclip: {gone}")  # first of all: Ray may end the process at its next call
+            print_message(f"syncclip: {unresponsive}")  # first, since Ray may end the process at its next call
             shutdown.interrupt_main(f"{name} was lost")
+
+    def wait_for(daemon: psutil.Process) -> None:
+        with suppress(psutil.Error):
+            daemon.wait()
+        report()
+
+    failures = 0
+
+    def check_connections() -> None:
+        nonlocal failures
+        failures = 0 if all(map(_listens, endpoints)) else failures + 1
+        if failures * WATCH_INTERVAL >= PATIENCE:
+            report()
 
     with ExitStack() as stack:
         if address == "local":
             for daemon in daemons:
                 if daemon.name() in DAEMONS:
-                    threading.Thread(target=_wait, args=[daemon, report], daemon=True).start()
+                    threading.Thread(target=wait_for, args=[daemon], daemon=True).start()
         else:
-            stack.enter_context(repeating(_connection_check(_endpoints(address), report), WATCH_INTERVAL))
+            endpoints = _endpoints(address)
+            stack.enter_context(repeating(check_connections, WATCH_INTERVAL))
         try:
             yield
         except BaseException as error:
             if lost.is_set():
-                raise LostRayError(gone) from error
-            if not _is_lost_part(error):
+                raise LostRayError(unresponsive) from error
+            if not _is_loss(error):
                 raise
             part = message.format(f"lost a process or a machine: {type(error).__name__}")
             print_message(f"syncclip: {part}")
@@ -514,27 +505,6 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
         finally:
             ended.set()
             stuck.cancel()
-
-
-def _wait(process: psutil.Process, report: Any) -> None:
-    import psutil
-
-    with suppress(psutil.Error):
-        process.wait()
-    report()
-
-
-def _connection_check(endpoints: Sequence[tuple[str, int]], report: Any) -> Any:
-    """Return a function that counts failed connections, and reports a cluster that has not responded for long."""
-    failures = 0
-
-    def check() -> None:
-        nonlocal failures
-        failures = 0 if all(map(_listens, endpoints)) else failures + 1
-        if failures * WATCH_INTERVAL >= PATIENCE:
-            report()
-
-    return check
 
 
 def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool:
@@ -546,7 +516,7 @@ def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool
 
 
 def _endpoints(address: str) -> list[tuple[str, int]]:
-    """Return host and port of a cluster's head and of this machine's raylet."""
+    """Return the host and port of a cluster's head, and of this machine's raylet if it has one."""
     import ray
 
     if address.startswith("ray://"):
@@ -559,20 +529,20 @@ def _endpoints(address: str) -> list[tuple[str, int]]:
     return [(host, int(port)), *raylet]
 
 
-def _is_lost_part(error: BaseException) -> bool:
+def _is_loss(error: BaseException) -> bool:
     """Return whether an error reports the loss of a part of Ray, rather than an exception of a task."""
     from ray import exceptions
 
-    lost = (
+    losses = (
         *(exceptions.RayActorError, exceptions.RaySystemError, exceptions.ObjectLostError, exceptions.RpcError),
         *(exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.WorkerCrashedError),
         *(exceptions.ObjectStoreFullError, exceptions.OutOfDiskError, exceptions.OutOfMemoryError),
     )
-    return isinstance(unwrapped(error), lost)
+    return isinstance(unwrapped(error), losses)
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """Return the exception that our code raised on a worker, without Ray's wrappers; else the error itself."""
+    """Remove Ray's wrappers from an exception that a worker raised."""
     inner: object = error
     while isinstance(inner, BaseException):
         error = inner
@@ -584,7 +554,7 @@ def unwrapped(error: BaseException) -> BaseException:
 
 @contextmanager
 def stop_key() -> Iterator[str]:
-    """Postpone an interrupt until the workers of a job have stopped; yields the key that `observing_stop` takes.
+    """Postpone an interrupt until the workers of a job have stopped; yields the key for their `observing_stop`.
 
     Raises:
         Interrupted: at the block's end, or inside it after the grace period.
@@ -601,7 +571,7 @@ def stop_key() -> Iterator[str]:
 
 @contextmanager
 def observing_stop(key: str | None) -> Iterator[None]:
-    """In a worker: make `shutdown.requested` true once the driver stops the job; None: there is no driver."""
+    """In a worker: make `shutdown.requested` true once the driver stops the job; without a driver, `key` is None."""
     if key is None:
         yield
         return
@@ -621,20 +591,20 @@ def stop_requested(key: str) -> bool:
     """Return whether the driver has stopped the job."""
     from ray.experimental.internal_kv import _internal_kv_exists
 
-    with suppress(Exception):  # if the head is lost, the worker ends anyway
+    with suppress(Exception):  # the head may be lost; the worker then ends anyway
         return bool(_internal_kv_exists(key))
     return False
 
 
 def record_failure(key: str, message: str) -> None:
-    """In a worker: record why the job failed permanently, for the workers that Ray starts as replacements."""
+    """In a worker: record a permanent failure of the job, for workers that Ray starts as replacements."""
     from ray.experimental.internal_kv import _internal_kv_put
 
     _internal_kv_put(key + FAILED, message.encode())
 
 
 def recorded_failure(key: str) -> str | None:
-    """In a worker: return why the job failed permanently; None if no worker has recorded a failure."""
+    """In a worker: return the recorded permanent failure of the job; None if there is none."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     message = _internal_kv_get(key + FAILED)
@@ -642,7 +612,7 @@ def recorded_failure(key: str) -> str | None:
 
 
 def stop_on_sigterm() -> None:
-    """In a worker's main thread: request a stop at SIGTERM, which only this machine may receive, and exit later."""
+    """In a worker's main thread: request a stop at SIGTERM, as before a preemption, and exit after the grace period."""
 
     def receive(*_: object) -> None:
         shutdown.request()

@@ -3,9 +3,9 @@
 The first signal interrupts the main thread, or lets a `postponed` block finish its in-flight work within the grace
 period. A second signal ends the process at once.
 
-Signals are blocked in the main thread and in all threads that it starts, and received by a thread of the listener,
-whatever the main thread waits for and whatever handlers libraries install (Ray Train has one for SIGINT). An older
-thread, or one in which a library unblocks signals, may still receive them; Python's wakeup pipe passes those on.
+Signals are blocked in the main thread and in all threads that it starts. A thread of the listener receives them, so
+neither blocking calls nor handlers of libraries (Ray Train has one for SIGINT) interfere. A thread that existed before,
+or in which a library unblocks signals, may still receive one; Python's wakeup pipe then forwards it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ GRACE = 20.0
 """Seconds for a checkpoint or a shard in flight. Kubernetes and Slurm send SIGKILL 30 s after SIGTERM by default."""
 
 ECHO = 1.0
-"""Seconds within which a repeated signal counts as the same one: timeout(1) and shells send it to a process, then to
-its group."""
+"""Seconds within which a repeated signal counts as one: timeout(1) and shells signal a process, then its group."""
 
 LAST_SECONDS = 5.0
-"""Timeout of each last action of a process that is ended at once."""
+"""Timeout of each last action before a process is ended at once."""
 
 WAKE = signal.SIGURG
-"""Signal that interrupts a blocking call of the main thread; ignored by default, and sent by nothing else."""
+"""Signal that interrupts a blocking call of the main thread; ignored by default, and otherwise unused."""
 
 WAKE_INTERVAL = 0.1
 """Seconds between two WAKE signals: one that arrives just before a blocking call does not interrupt it."""
@@ -43,7 +42,7 @@ SIGNALLED = "Ctrl-C or a signal"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread; a KeyboardInterrupt because libraries such as Ray handle no other."""
+    """Raised in the main thread; a KeyboardInterrupt, which libraries such as Ray handle."""
 
 
 _requested = threading.Event()
@@ -56,7 +55,7 @@ def requested() -> bool:
 
 
 def request() -> None:
-    """Request that work in this process stops, see `requested`."""
+    """Request that work in this process stops."""
     _requested.set()
 
 
@@ -66,7 +65,7 @@ def withdraw() -> None:
 
 
 def reason() -> str:
-    """Return why the main thread was interrupted, in a few words."""
+    """Return the reason of the main thread's interruption, in a few words."""
     return _reason
 
 
@@ -78,8 +77,8 @@ class Listener:
         self.signal = 0
         """The first signal received; 0 if none."""
         self.last_actions: list[Callable[[], None]] = []
-        """Called before the process is ended at once, the newest first."""
-        self._interrupted = False  # the main thread is interrupted only once; then it cleans up
+        """Called in reverse order before the process is ended at once."""
+        self._interrupted = False  # the main thread is interrupted once, and then cleans up
         self._stop: Callable[[], None] | None = None
         self._received_at = 0.0
         self._lock = threading.RLock()
@@ -92,11 +91,11 @@ class Listener:
 
     @property
     def status(self) -> int:
-        """Exit status of a command that a signal ended, as in shells: 130, 143 or 129; 0 if there was none."""
+        """Exit status of a command that a signal ended, as in shells: 130, 143 or 129; 0 without a signal."""
         return 128 + self.signal if self.signal else 0
 
     def begin(self) -> None:
-        """Receive signals from now on; call in the main thread."""
+        """Start to receive signals; call in the main thread."""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self.numbers, WAKE})  # inherited by the threads
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
@@ -107,7 +106,7 @@ class Listener:
         self.install_handlers()
 
     def install_handlers(self) -> None:
-        """Install the handlers with which Python writes a signal's number to the pipe."""
+        """Install handlers, with which Python writes the numbers of signals to the pipe."""
         for number in self.numbers:
             signal.signal(number, lambda *_: None)
         signal.signal(WAKE, lambda *_: self._raise())
@@ -117,7 +116,7 @@ class Listener:
         """Restore the previous handlers."""
         signal.set_wakeup_fd(self._previous_fd)
         for number, handler in self._previous.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that is not Python's
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler installed by C code
 
     def end(self) -> None:
         """Stop receiving signals."""
@@ -134,25 +133,23 @@ class Listener:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def leave_in_child(self) -> None:
-        """Let a forked child process receive signals as usual."""
+        """Restore the default behaviour of signals in a forked child process."""
         self.restore_handlers()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.numbers)
 
     def postpone(self, stop: Callable[[], None] | None) -> None:
-        """Call `stop` at the next signal; None: interrupt the main thread, also for a signal received meanwhile.
+        """Call `stop` at the next signal instead of interrupting the main thread; None ends this.
 
         Raises:
             Interrupted: a signal was received.
         """
         with self._lock:
             self._stop = stop
-            if stop is not None:
-                self._raise_if_signalled()
-                return
-        if self._stopping.acquire(timeout=max(self.grace, 0.0)):
+        if stop is None and self._stopping.acquire(timeout=max(self.grace, 0.0)):  # `stop` has returned
             self._stopping.release()
         with self._lock:
-            self._raise_if_signalled()
+            if self.signal:
+                self._raise()
 
     def interrupt(self) -> None:
         """Interrupt the main thread, from another thread."""
@@ -168,10 +165,6 @@ class Listener:
         if not self._interrupted:
             self._interrupted = True
             raise Interrupted
-
-    def _raise_if_signalled(self) -> None:
-        if self.signal:
-            self._raise()
 
     def _wait(self) -> None:
         while not self._ended:
@@ -197,14 +190,14 @@ class Listener:
                 _requested.set()
                 self.interrupt()
                 return
-            self._stopping.acquire()  # the block's end waits until `stop` has returned
+            self._stopping.acquire()  # released when `stop` has returned; the end of the block waits for it
         overdue = threading.Timer(self.grace, self._end_grace, [stop])
         overdue.daemon = True
         overdue.start()
         with contextlib.suppress(OSError, ValueError):  # the terminal may be closed, as after SIGHUP
             print_message(f"finishing in-flight work, within {self.grace:g} s; a second signal ends it at once")
         _requested.set()
-        with contextlib.suppress(Exception):  # the grace period ends what `stop` cannot
+        with contextlib.suppress(Exception):  # if it fails, the grace period ends the block
             stop()
         self._stopping.release()
 
@@ -219,13 +212,12 @@ _listener: Listener | None = None
 
 @contextlib.contextmanager
 def listening(grace: float = GRACE) -> Iterator[Listener]:
-    """Receive signals while a command runs in the main thread; in other threads, signals are unaffected.
+    """Receive signals while a command runs in the main thread; a nested block uses the outer listener.
 
-    Ignored signals stay ignored, such as SIGHUP under nohup and SIGINT in a script's background job. Inside another
-    such block, the outer listener continues.
+    Ignored signals stay ignored, such as SIGHUP under nohup and SIGINT in a script's background job.
 
     Args:
-        grace: seconds that in-flight work may take, see `postponed`.
+        grace: grace period for in-flight work in seconds, see `postponed`.
     """
     global _listener, _reason
     _reason = SIGNALLED
@@ -248,15 +240,15 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
 
 @contextlib.contextmanager
 def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let this block end by itself at the first signal; interrupt it after the grace period.
+    """Let in-flight work of this block finish at the first signal; interrupt it after the grace period.
 
     Without a listener, as in a user's own program, Ctrl-C interrupts the block immediately.
 
     Args:
-        stop: called once, from another thread, when a signal is received; `requested` is true from then on.
+        stop: called once, from another thread, at the first signal; `requested` is true from then on.
 
     Raises:
-        Interrupted: a signal was received: at the block's end, or inside it after the grace period.
+        Interrupted: after a signal, at the block's end, or inside it after the grace period.
     """
     listener = _listener
     if listener is None:
@@ -271,7 +263,7 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once(action: Callable[[], None]) -> Iterator[None]:
-    """Call `action`, from another thread, if the process is ended at once inside this block."""
+    """Call `action`, from another thread, if the process is ended at once during the block."""
     actions = _listener.last_actions if _listener is not None else []
     actions.append(action)
     try:
@@ -281,7 +273,7 @@ def at_once(action: Callable[[], None]) -> Iterator[None]:
 
 
 def end_process(message: str | None, status: int) -> None:
-    """End the command from another thread, whatever its main thread waits for; nothing happens without a listener."""
+    """End the process from another thread, even if its main thread is blocked; without a listener, do nothing."""
     if _listener is None:
         return
     for action in reversed(_listener.last_actions):
@@ -295,7 +287,7 @@ def end_process(message: str | None, status: int) -> None:
 
 
 def reinstall_handlers() -> None:
-    """Install the listener's handlers again after a library has installed its own, as Ray does."""
+    """Install the listener's handlers again after a library, such as Ray, has replaced them."""
     if _listener is not None and threading.current_thread() is threading.main_thread():
         _listener.install_handlers()
 
@@ -306,9 +298,9 @@ def exit_status() -> int:
 
 
 def interrupt_main(why: str) -> None:
-    """Raise KeyboardInterrupt in the main thread, from another thread, because its wait would never end.
+    """Raise KeyboardInterrupt in the main thread, from another thread, when it may be blocked forever.
 
-    Nothing happens if there is no listener and SIGINT is ignored; the next write then reports the loss.
+    Without a listener, and if SIGINT is ignored, do nothing; the next write then reports the loss.
     """
     global _reason
     _reason = why

@@ -1,6 +1,6 @@
-"""Private temporary folders of one process; those of a killed process are removed by the next.
+"""Private temporary folders of a process; those of a killed process are removed by the next one.
 
-Their names identify the process, so that neither age nor clock decides which are removed.
+Their names identify the process, so that the decision depends on neither age nor clock.
 """
 
 from __future__ import annotations
@@ -12,51 +12,40 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from syncclip.runtime.processes import MARK, is_alive, mark
+from syncclip.runtime.processes import MARK, changed_environment, is_alive, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
-"""Environment variable of a local Ray's processes with the machine's folder for temporary files, see
-`temporary_files_in`."""
+"""Environment variable of a local Ray's processes: the machine's folder for temporary files."""
 
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
 
 
 def temporary_folder() -> Path:
-    """Return the machine's folder for temporary files, which the user's processes may share."""
+    """Return the machine's folder for temporary files, shared by the user's processes."""
     return Path(os.environ.get(MACHINE) or tempfile.gettempdir())
 
 
-@contextmanager
-def temporary_files_in(folder: Path) -> Iterator[None]:
-    """Make processes that are started in the block write all temporary files into a folder.
+def temporary_files_in(folder: Path) -> AbstractContextManager[None]:
+    """Let processes that start in the block write temporary files into a folder.
 
-    Ray kills its workers, which then cannot remove their files.
+    Ray kills its workers, so they cannot remove their files.
     """
-    previous = {name: os.environ.get(name) for name in (MACHINE, "TMPDIR")}
-    os.environ.update({MACHINE: str(temporary_folder()), "TMPDIR": str(folder)})
-    try:
-        yield
-    finally:
-        for name, value in previous.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return changed_environment({MACHINE: str(temporary_folder()), "TMPDIR": str(folder)})
 
 
 @contextmanager
 def private_tempdir(base: str | None = None) -> Iterator[Path]:
-    """Make an empty folder that only this user can read, and remove it with its content at the end.
+    """Make an empty folder that only this user can access, and remove it at the end.
 
     Args:
-        base: its parent; by default the folder for temporary files.
+        base: its parent; the folder for temporary files by default.
     """
-    where = Path(base or tempfile.gettempdir())
-    sweep_scratch(where)
-    folder = _new(where)
+    parent = Path(base or tempfile.gettempdir())
+    sweep_scratch(parent)
+    folder = _new_folder(parent)
     try:
         yield folder
     finally:
@@ -64,7 +53,7 @@ def private_tempdir(base: str | None = None) -> Iterator[Path]:
 
 
 def sweep_scratch(base: Path) -> None:
-    """Remove this user's scratch folders of ended processes of this machine."""
+    """Remove this user's temporary folders of processes that have ended on this machine."""
     for path in base.iterdir():
         match = _NAME.fullmatch(path.name)
         if match is None:
@@ -72,26 +61,26 @@ def sweep_scratch(base: Path) -> None:
         with suppress(OSError):  # removed by another process
             status = path.lstat()
             if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and is_alive(match["mark"]) is False:
-                _end_daemons(path)
+                _kill_daemons(path)
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _end_daemons(folder: Path) -> None:
-    """Kill the rest of a local Ray in a folder of an ended process, which may take a minute to end itself."""
+def _kill_daemons(folder: Path) -> None:
+    """Kill the daemons of a local Ray in the folder of an ended process; they may otherwise run for a minute."""
     import psutil
 
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.name().startswith(("ray", "gcs_server")):
-                open_files = process.open_files()
-                if any(Path(file.path).is_relative_to(folder) for file in open_files):
-                    process.kill()
+            if process.name().startswith(("ray", "gcs_server")) and any(
+                Path(file.path).is_relative_to(folder) for file in process.open_files()
+            ):
+                process.kill()
 
 
-def _new(base: Path) -> Path:
+def _new_folder(base: Path) -> Path:
     for number in itertools.count():
         folder = base / f"syncclip-{mark()}-{number}"
-        with suppress(FileExistsError):  # also if another user has made it
+        with suppress(FileExistsError):  # another user may have made it
             folder.mkdir(0o700)
             return folder
     raise AssertionError

@@ -1,4 +1,4 @@
-"""Thread pools of generators."""
+"""Thread pools for generators."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @contextmanager
 def thread_pool(count: int, name: str, **options: Any) -> Iterator[ThreadPoolExecutor]:
-    """Provide threads for the body of a generator, without waiting for them if it is closed before its end.
+    """Open a `ThreadPoolExecutor` for the body of a generator; do not wait for threads if the generator is closed.
 
-    The garbage collector closes an abandoned generator at any moment in any thread, even while `threading` holds the
-    lock that joining a thread takes: `with ThreadPoolExecutor(...)` could then deadlock.
+    The garbage collector may close an abandoned generator in any thread, even while `threading` holds the lock that
+    joining a thread takes; `with ThreadPoolExecutor(...)` could then deadlock.
 
     Args:
-        options: further arguments of `ThreadPoolExecutor`.
+        options: other arguments of `ThreadPoolExecutor`.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix=name, **options)
     try:

@@ -1,10 +1,9 @@
-"""Checksums inside files, with the identity of their owner.
+"""Checksums inside files, with the identity of the files' owner.
 
-Such a file contains `checksum-sha256:`, 64 hex digits and, after a colon, 16 more. The first are the sha256 of the file
-with zeros in their place, so that a modified file is never used. The others identify the owner (a run, a study, a
-synthetic or packed dataset), so that a file of another owner is never used instead. In JSON they are the value of a
-last key `checksum`, in YAML a first comment (truncated YAML is still YAML), in Markdown and HTML a last comment, in
-parquet a key of the footer's metadata, in safetensors a key of the header's.
+The format is `checksum-sha256:<64 hex digits>:<16 hex digits>`. The first digits are the sha256 of the file with zeros
+in their place. The others identify the owner (a run, a study, a synthetic or packed dataset), so that swapped files are
+detected. The checksum is the value of the last key `checksum` in JSON, the first comment in YAML (since truncated YAML
+is valid), the last comment in Markdown and HTML, and a key of the metadata in parquet and safetensors.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from syncclip.core.settings import UserError
 MARK = b"checksum-sha256:"
 KEY = "checksum"
 NOBODY = "0" * 16
-"""Identity in files without an owner."""
+"""Owner's identity in files without an owner."""
 _DIGITS = b"0" * 64
 _SIZE = len(_DIGITS) + 1 + len(NOBODY)
 _TAIL, _HEAD = 64 << 10, 1 << 10
-"""Bytes at the end and the start of a file in which its checksum is searched."""
+"""Number of bytes at the end and at the start of a file that may contain its checksum."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
 _PATTERN = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
@@ -35,50 +34,50 @@ _REMEDY = "restore it, or remove it and run the command that wrote it again"
 
 
 class DamagedError(UserError):
-    """A file was modified, truncated or swapped since it was written."""
+    """A file was modified, truncated or swapped after it was written."""
 
 
 def identity(text: str) -> str:
-    """Return the 16 hex digits that identify an owner in its files, from a text unique to it."""
+    """Return the 16 hex digits that identify an owner, derived from a text that is unique to it."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def blank(owner: str = NOBODY) -> bytes:
-    """Return a checksum mark whose digits are still zeros."""
+    """Return a checksum whose first digits are zeros."""
     assert len(owner) == len(NOBODY), owner
     return b"%s%s:%s" % (MARK, _DIGITS, owner.encode())
 
 
 def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
-    """Return the bytes of a file with its checksum.
+    """Insert a checksum into a file.
 
     Args:
-        data: the file without a checksum; a parquet file already contains a `blank` one.
+        data: content of the file; a parquet file must already contain a `blank` checksum.
         kind: one of `KINDS`.
-        owner: `identity` of the file's owner.
+        owner: identity of the file's owner.
     """
-    whole = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
-    start = _find(whole)
-    assert start is not None and whole[start : start + 64] == _DIGITS, "the checksum is near an end of the file"
-    return whole[:start] + _checksum(whole, start) + whole[start + 64 :]
+    blanked = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
+    start = _find(blanked)
+    assert start is not None and blanked[start : start + 64] == _DIGITS, "the checksum is near an end of the file"
+    return blanked[:start] + _checksum(blanked, start) + blanked[start + 64 :]
 
 
 def verified_content(url: str, data: bytes, owner: str | None = None, required: bool = True) -> bytes:
     """Verify the checksum of a file and return its content: a text without the checksum, any other file unchanged.
 
     Args:
-        url: used in messages; its extension decides whether a checksum is searched.
-        owner: required `identity`; None: any.
-        required: whether a missing checksum is an error; False for files that users write themselves.
+        url: URL of the file, for messages; its extension must be one of `KINDS`, or the file has no checksum.
+        owner: required identity of the owner; None: any.
+        required: whether a missing checksum is an error; False for files that users may write themselves.
 
     Raises:
-        DamagedError: the checksum is missing, does not match the bytes, or has another owner.
+        DamagedError: the checksum is missing, does not match, or has another owner.
     """
     if url.rpartition(".")[2] not in KINDS:
         return data
     start = _find(data)
-    cut_short = bool(data) and _YAML.startswith(data)  # within the first line of YAML
-    if start is None and not required and not cut_short and not _has_damaged_mark(data):
+    truncated = bool(data) and _YAML.startswith(data)  # within the first line of YAML
+    if start is None and not required and not truncated and not _has_damaged_mark(data):
         return data
     if start is None or len(data) < start + _SIZE:
         raise DamagedError(f"{url} is corrupt: its checksum is missing; {_REMEDY}")
@@ -91,7 +90,7 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
 
 
 def owner_of(data: bytes) -> str | None:
-    """Return the owner's identity in a file's checksum; None without one."""
+    """Return the identity of a file's owner; None if the file has no checksum."""
     start = _find(data)
     return None if start is None else _owner(data, start)
 
@@ -109,8 +108,8 @@ def _find(data: bytes) -> int | None:
 
 
 def _has_damaged_mark(data: bytes) -> bool:
-    """Return whether there is a mark with one or two wrong bytes; a flip in it would otherwise hide the checksum."""
-    for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # one of them is intact
+    """Return whether a file contains `MARK` with one or two wrong bytes, so that corruption cannot hide a checksum."""
+    for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # the start or the rest is intact
         for start in (data.rfind(half, max(0, len(data) - _TAIL)), data.find(half, 0, _HEAD)):
             mark = data[start - before : start - before + len(MARK)] if start >= before else b""
             if len(mark) == len(MARK) and sum(a != b for a, b in zip(mark, MARK, strict=True)) <= 2:
@@ -127,7 +126,7 @@ def _checksum(data: bytes, start: int) -> bytes:
 
 def _with_blank(data: bytes, kind: str, checksum: bytes) -> bytes:
     """Insert a blank checksum into a text or safetensors file."""
-    if kind == "safetensors":  # its header, a JSON object after its own length, is padded to eight bytes
+    if kind == "safetensors":  # the header's length, then the header: a JSON object padded to eight bytes
         size = 8 + int.from_bytes(data[:8], "little")
         header = data[8:size].rstrip()
         assert not header.startswith(b'{"__metadata__"')
@@ -140,7 +139,7 @@ def _with_blank(data: bytes, kind: str, checksum: bytes) -> bytes:
         return b"%s<!-- %s -->\n" % (data, checksum)
     assert kind == "json", kind
     if (closing := _CLOSING.search(data)) is None:
-        assert data.split() == [b"[]"], "a JSON object, or a list of objects"
+        assert data.split() == [b"[]"], "neither a JSON object nor a list of objects"
         return data.replace(b"[", b'["%s"' % checksum)
     head = data[: closing.start()]
     return b'%s%s\n "checksum": "%s"%s' % (head, b"" if head.endswith(b"{") else b",", checksum, closing[0])

@@ -1,4 +1,4 @@
-"""Leftovers of killed writers: partial files and uploads, distinguished from active ones without the local clock."""
+"""Removal of partial files and uploads that killed writers left behind, independent of the local clock."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PART = re.compile(rf"\..*\.(?P<mark>{MARK})-[0-9a-f]{{8}}\.part")
 
 
 def part_of(path: Path) -> Path:
-    """Return the hidden path, with the mark of this process, at which a file is written before it is renamed."""
+    """Return the hidden path, with the mark of this process, to which a file is written before it is renamed."""
     return path.with_name(f".{path.name}.{mark()}-{secrets.token_hex(4)}.part")
 
 
 def sweep(url: str, older_than: float = 3600.0) -> int:
-    """Remove the leftovers of killed writers in a folder, and return their number.
+    """Remove partial files and uploads of killed writers in a folder, and return their number.
 
-    Leftovers are local `.part` files, and incomplete uploads to S3, which no listing contains but which are billed. A
-    part of an ended process of this machine is removed immediately; one of another machine, and an upload, when it is
-    `older_than` seconds by the clock of its disk or store.
+    A `.part` file of a process that has ended on this machine is removed immediately. A file of another machine, and an
+    incomplete upload to S3 (which is billed, but not listed), is removed if its age exceeds `older_than` seconds by the
+    clock of its disk or store.
     """
     if is_local(url):
         return _sweep_parts(local_path(url), older_than)
@@ -52,20 +52,20 @@ def _sweep_parts(folder: Path, older_than: float) -> int:
 
 
 def _now_on_disk(folder: Path) -> float:
-    """Return the modification time of a file written now, by the clock of the machine with the disk."""
+    """Return the current time by the clock of the machine with the disk."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.", suffix=".part") as file:
         return Path(file.name).stat().st_mtime
 
 
 def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> int:
-    """Abort all uploads to S3 of a file, or below a prefix, so that they cannot be completed; return their number.
+    """Abort the incomplete uploads to S3 of a file, or below a prefix; return their number.
 
     Args:
         but: ID of an upload to keep.
         older_than: minimum age in seconds by the clock of the store; None: any age.
 
     Raises:
-        OSError: the store does not support listing uploads, or does not permit it to this account.
+        OSError: the store does not support listing uploads, or does not permit it.
     """
     fs, path = remote(url)
     bucket, prefix, _ = fs.split_path(path.rstrip("/"))

@@ -1,12 +1,13 @@
-"""Compare-and-swap of a small file: of concurrent processes, on any number of machines, at most one succeeds.
+"""Compare-and-swap of a small file: at most one of several concurrent processes, on any machines, succeeds.
 
-On a disk the file is a directory that contains the content in a file of its own name. A new directory is prepared and
-renamed over an empty one, which the file system permits to one process only.
+On a disk the file is a directory, which contains the content in a file with a unique name. A new directory is prepared
+and renamed over an empty one, in which only one process can succeed.
 
-On S3 the new content is a multipart upload. A process creates its upload, aborts all others of the key, compares, and
-completes its own: of two uploads, at least one is aborted or finds the other's content. If both are aborted, the caller
-retries after a random pause. This needs no conditional requests, and a process that was stopped in between cannot
-complete an upload that another has aborted. Other stores have no such fence: the content is read again after a pause.
+On S3 the new content is a multipart upload. A process creates its upload, aborts all others of the key, compares the
+content, and completes its own: of two uploads, at least one is aborted or the content differs. If both are aborted, the
+caller retries after a random pause. No conditional requests are needed, and a process that was suspended cannot
+complete an upload that another process has aborted. On other stores, which have no such fence, the content is read
+again after a pause.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from syncclip.storage.retries import http_status, user_errors, with_retries
 from syncclip.storage.urls import S3, is_local, local_path, scheme
 
 SETTLE = 3.0
-"""Seconds after which requests sent earlier by another process have taken effect, for stores without a fence."""
+"""Seconds after which earlier requests of another process have taken effect, for stores without a fence."""
 PART = 64 << 20
 """Size of an upload's part in bytes."""
 UNLISTED = (403, 405, 501)
-"""HTTP statuses of a store that does not list uploads, or not to this account, and so has no fence."""
+"""HTTP statuses of a store that does not list uploads, or does not permit it, and so has no fence."""
 _OWNER = ".owner-"
 
 
@@ -43,7 +44,7 @@ class AbortedError(FileNotFoundError):
 
 
 def read_current(url: str) -> bytes | None:
-    """Return the current content; None if there is no file."""
+    """Return the current content; None if the file does not exist."""
     with user_errors(url, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not is_local(url):
             return downloads.whole(url)
@@ -53,9 +54,12 @@ def read_current(url: str) -> bytes | None:
 
 
 def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
-    """Replace the content if it equals `before` (None: no file); return whether it did.
+    """Replace the content if it equals `before`; None is the content of a missing file.
 
-    An `after` that begins with `before` renews it; only the process that wrote `before` does that.
+    An `after` that begins with `before` renews it; only the process that wrote `before` may do that.
+
+    Returns:
+        Whether the content was replaced.
 
     Raises:
         UserError: the location is not writable.
@@ -76,11 +80,7 @@ def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a directory; once it is removed, no file can be created in it or renamed from it.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no directory.
-    """
+    """Open a directory, in which no file can be created or renamed once it is removed."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield folder
@@ -92,10 +92,10 @@ def opened(path: Path) -> Iterator[int]:
 def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Callable[[], None]]]:
     """Upload `content` to S3 in parts; yields the upload's ID and a function that completes it.
 
-    An upload that is not completed in the block is aborted.
+    An upload that the block does not complete is aborted.
 
     Raises:
-        AbortedError: another process has aborted it.
+        AbortedError: another process has aborted the upload.
     """
     bucket, key, _ = fs.split_path(path)
     content_type, completed = mimetypes.guess_type(key)[0], False
@@ -126,7 +126,7 @@ def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Cal
 
 
 def _content(folder: int) -> tuple[str, bytes | None]:
-    """Return name and content of the file in a directory that stands for a swapped file."""
+    """Return the name and the content of the file in a directory; "" and None if there is none."""
     for name in os.listdir(folder):
         if name.startswith(_OWNER):
             with suppress(FileNotFoundError), open(name, "rb", opener=partial(os.open, dir_fd=folder)) as file:
@@ -135,7 +135,7 @@ def _content(folder: int) -> tuple[str, bytes | None]:
 
 
 def _clear(folder: int) -> None:
-    """Remove everything in an open directory, the content of a swapped file first."""
+    """Remove the content of an open directory, the owner's file first."""
     for name in sorted(os.listdir(folder), key=lambda name: not name.startswith(_OWNER)):
         shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
         with suppress(FileNotFoundError, IsADirectoryError):
@@ -164,7 +164,7 @@ def _swap_disk(path: Path, before: bytes | None, after: bytes | None) -> bool:
     prepared = part_of(path)
     prepared.mkdir()
     try:
-        name = _OWNER + hashlib.sha256(after).hexdigest()[:16]  # never the name of another owner's content
+        name = _OWNER + hashlib.sha256(after).hexdigest()[:16]  # never another owner's file name
         (prepared / name).write_bytes(after)
         with suppress(OSError):
             path.rmdir()
@@ -189,7 +189,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
                     raise
                 fenced = False
             if (content := read_current(url)) != before:
-                return content == after  # by an upload whose response was lost
+                return content == after  # after an upload whose response was lost
             complete()
     except AbortedError:
         return read_current(url) == after
@@ -197,7 +197,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
 
 
 def _settled(url: str, before: bytes | None, after: bytes) -> bool:
-    """Return whether the content remains after another process, which compared before the write, has written."""
+    """Return whether the content remains, even if another process has compared before this write, and written after."""
     if before is None or not after.startswith(before):
         time.sleep(SETTLE)
     return read_current(url) == after

@@ -1,4 +1,4 @@
-"""`contents.json`: names of the files that a finished command wrote into a folder, so that deletions are noticed."""
+"""`contents.json`: names of the files that a finished command wrote into a folder, to detect deletions."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ from syncclip.storage.urls import join
 
 CONTENTS = "contents.json"
 _SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")
-"""Files of shards, which plan and markers list."""
+"""Names of shards' files, which the plan and the markers list."""
 
 
 class Contents(Settings):
     """Content of `contents.json`."""
 
     files: tuple[str, ...]
-    """Names of the folder's files, sorted; without hidden ones and those of shards."""
+    """Names of the folder's files, sorted; without hidden files and those of shards."""
 
 
 def write_contents(url: str, owner: str = NOBODY) -> None:
-    """Record the files of a folder at the end of a command that wrote there.
+    """Record the files of a folder at the end of a command; raise a MissingError if one is removed meanwhile.
 
     Args:
-        url: the folder.
-        owner: identity of its content, see `checksums`.
-
-    Raises:
-        MissingError: a file was removed meanwhile.
+        url: URL of the folder.
+        owner: identity of the owner, see `checksums`.
     """
-    names = (name for name in sizes(url) if not name.startswith(".") and not _SHARD.fullmatch(name))
-    files = tuple(sorted(name for name in names if name != CONTENTS))
+    files = tuple(
+        name for name in sizes(url) if not (name.startswith(".") or name == CONTENTS or _SHARD.fullmatch(name))
+    )
     try:
         recorded = read_contents(url, owner)
-    except DamagedError:  # or that of a synthetic dataset in the same folder
+    except DamagedError:  # or of another owner: a synthetic dataset in the same folder
         recorded = None
     if recorded != files:
         write_document(join(url, CONTENTS), Contents(files=files), owner)
@@ -44,10 +42,6 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
 
 
 def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:
-    """Return the recorded names; None if no command has finished.
-
-    Raises:
-        DamagedError: the record was modified, truncated or swapped.
-    """
+    """Return the recorded names, or None if no command has finished; raise a DamagedError for a corrupt record."""
     document = read_document(join(url, CONTENTS), Contents, "remove it and run the command that wrote it again", owner)
     return None if document is None else document.files

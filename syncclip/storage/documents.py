@@ -1,4 +1,4 @@
-"""Whole files with verified checksums: documents (pydantic models as JSON), parquet tables, others."""
+"""Whole files with verified checksums: documents (pydantic models as JSON), parquet tables and others."""
 
 from __future__ import annotations
 
@@ -34,24 +34,23 @@ Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
 
 MOST_HEADER = 4 << 20
-"""Maximum size in bytes of a safetensors file's header, which has about 100 for each tensor."""
+"""Maximum size of a safetensors file's header in bytes; it has about 100 for each tensor."""
 
 MOST_ROWS = 1 << 28
-"""Maximum number of rows of a table; a few bytes can claim far more."""
+"""Maximum number of rows of a table, since a corrupt header can claim any number."""
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
-    """Return the bytes [start, end) of a file that may have no checksum, fewer if it ends before.
+    """Return the bytes [start, end) of a file, or fewer at its end.
 
-    Without start and end, return the whole file; if it has a checksum, it is verified, and removed from a text.
+    If the whole file is read and has a checksum inside, the checksum is verified, and removed from a text.
 
     Args:
-        sha256: known checksum of the whole file, with which responses of S3 are compared; the caller finds out whether
-            the file itself is damaged.
+        sha256: known checksum of the whole file; see `files.fetch`.
 
     Raises:
-        MissingError: there is no such file.
-        DamagedError: the whole file was read, and its checksum does not match; see `checksums`.
+        MissingError: the file does not exist.
+        DamagedError: the checksum does not match.
     """
     data = files.read_bytes(url, start, end, sha256)
     return verified_content(url, data, required=False) if start is None and end is None else data
@@ -61,11 +60,11 @@ def read_verified(url: str, owner: str | None = None) -> bytes:
     """Return the content of a file that syncclip wrote with a checksum.
 
     Args:
-        owner: required identity, see `checksums`; None: any.
+        owner: required identity of the owner, see `checksums`; None: any.
 
     Raises:
-        MissingError: there is no such file.
-        DamagedError: it was modified, truncated, or has another owner.
+        MissingError: the file does not exist.
+        DamagedError: its checksum is missing, does not match, or has another owner.
     """
     return verified_content(url, files.read_bytes(url), owner)
 
@@ -76,20 +75,19 @@ def read_many(
     owner: str | Mapping[str, str] | None = None,
     checksum_required: bool = True,
 ) -> dict[str, bytes]:
-    """Read several small files of one file system at once into URL -> content; missing files are omitted.
+    """Read small files of one file system concurrently into URL -> content; missing files are omitted.
 
     Args:
-        report: called with the URL and error of each damaged file, which is omitted. None: the error is raised.
-        owner: as in `read_verified`; for all files, or URL -> owner.
-        checksum_required: whether each file must have a checksum.
+        report: called with the URL and error of each corrupt file, which is omitted; None: the error is raised.
+        owner: required owner of all files, as in `read_verified`, or URL -> owner.
+        checksum_required: whether a file without a checksum is corrupt.
     """
     contents = {}
     for url, data in files.read_many(urls).items():
         try:
-            contents[url] = verified_content(
-                url, data, owner[url] if isinstance(owner, Mapping) else owner, checksum_required
-            )
-        except DamagedError as error:  # noqa: PERF203  each file separately
+            file_owner = owner[url] if isinstance(owner, Mapping) else owner
+            contents[url] = verified_content(url, data, file_owner, checksum_required)
+        except DamagedError as error:  # noqa: PERF203
             if report is None:
                 raise
             report(url, error)
@@ -97,23 +95,14 @@ def read_many(
 
 
 def read_owner(url: str) -> str:
-    """Return the identity of a file's owner, see `checksums`.
-
-    Raises:
-        MissingError: there is no such file.
-        DamagedError: its checksum is missing or does not match.
-    """
+    """Return the identity of a file's owner, see `checksums`; errors are those of `read_verified`."""
     data = files.read_bytes(url)
     verified_content(url, data)
     return owner_of(data) or NOBODY
 
 
 def has_checksum(url: str) -> bool:
-    """Return whether a file has a checksum, and verify it.
-
-    Raises:
-        DamagedError: it does not match.
-    """
+    """Return whether a file has a checksum; raise a DamagedError if it does not match."""
     if url.rpartition(".")[2] not in KINDS:
         return False
     data = files.read_bytes(url)
@@ -122,7 +111,7 @@ def has_checksum(url: str) -> bool:
 
 
 def copy(url: str, target: str) -> None:
-    """Copy a small file with a checksum; a damaged one is not copied (`DamagedError`)."""
+    """Copy a small file with a checksum; raise a DamagedError if it does not match."""
     data = files.read_bytes(url)
     verified_content(url, data)
     files.write_bytes(target, data)
@@ -131,15 +120,15 @@ def copy(url: str, target: str) -> None:
 def read_document(
     url: str, kind: type[Document], remedy: str, owner: str | None = None, checksum_required: bool = True
 ) -> Document | None:
-    """Return the document at `url`; None if there is none.
+    """Return the document at `url`; None if it does not exist.
 
     Args:
-        remedy: end of the error message: what the user can do.
-        owner: as in `read_verified`.
-        checksum_required: whether it must have a checksum; False for documents that users write themselves.
+        remedy: fix to suggest in error messages.
+        owner: required owner, as in `read_verified`.
+        checksum_required: whether a checksum is required; False for documents that users may write themselves.
 
     Raises:
-        UserError: it is damaged, or of another version.
+        UserError: the document is corrupt, or of another version.
     """
     try:
         data = verified_content(url, files.read_bytes(url), owner, checksum_required)
@@ -154,22 +143,22 @@ def read_document(
 
 
 def write_document(url: str, document: BaseModel, owner: str = NOBODY) -> None:
-    """Write a document atomically with a checksum, and without secrets in its URLs."""
+    """Write a document atomically, with a checksum and without the secrets in its URLs."""
     write_with_checksum(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
 
 
 def write_with_checksum(url: str, data: bytes, kind: str | None = None, owner: str = NOBODY) -> None:
-    """Write a file with a checksum, which is verified wherever it is read whole; see `checksums`.
+    """Write a file atomically with a checksum, see `checksums`.
 
     Args:
-        kind: as in `checksums.with_checksum`; by default the file name's extension.
+        kind: file type, as in `checksums.with_checksum`; the extension of the file name by default.
         owner: identity of its owner.
     """
     files.write_bytes(url, with_checksum(data, kind or url.rpartition(".")[2], owner))
 
 
 def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -> None:
-    """Write a parquet table atomically with a checksum; a data frame without its index."""
+    """Write a parquet table, or a data frame without its index, atomically with a checksum."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -184,7 +173,7 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name.
 
     Raises:
-        UserError: it is invalid; begins with `source`, ends with `remedy`.
+        UserError: the file is invalid; the message begins with `source` and ends with `remedy`.
     """
     import safetensors.torch
 
@@ -196,57 +185,47 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
         raise UserError(f"{source} is not a safetensors file ({first_line(error)}); {remedy}") from error
 
 
-def read_table(
-    url: str, columns: Sequence[str], remedy: str, optional: Sequence[str] = (), owner: str | None = None
-) -> pa.Table:
-    """Return columns of a table with a checksum; optional ones if present.
+def read_table(url: str, columns: Sequence[str], remedy: str, owner: str | None = None) -> pa.Table:
+    """Return columns of a table with a checksum.
 
     Raises:
-        UserError: it is missing, damaged, or has no such columns; ends with `remedy`.
+        UserError: the table is missing, corrupt, or lacks a column; the message ends with `remedy`.
     """
     try:
-        return read_parquet(read_verified(url, owner), columns=columns, optional=optional)
+        return read_parquet(read_verified(url, owner), columns=columns)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{url}: unreadable table ({first_line(error)}); {remedy}") from error
 
 
-def read_parquet(
-    data: bytes,
-    schema: pa.Schema | None = None,
-    columns: Sequence[str] | None = None,
-    optional: Sequence[str] = (),
-) -> pa.Table:
+def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """Parse a parquet file in the calling thread.
 
     By default pyarrow's own threads free the bytes; if one does so while the interpreter exits, the process aborts.
 
     Args:
-        data: the whole file.
-        schema: types of the columns; None: as in the file.
-        columns: columns to read; None: those of the schema, else all.
-        optional: further columns to read if present.
+        data: content of the file.
+        schema: types of the columns; None: those of the file.
+        columns: columns to read; None: those of the schema, or all.
 
     Raises:
-        ValueError, OSError: the bytes are not a parquet file, a column is missing or of another type.
+        ValueError, OSError: the bytes are not a parquet file, or a column is missing or of another type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        wanted = list(columns) if columns is not None else schema.names if schema is not None else None
-        if wanted is not None:
-            wanted += [name for name in optional if name in file.schema_arrow.names]
-        if missing := set(wanted or ()) - set(file.schema_arrow.names):
+        names = list(columns) if columns is not None else None if schema is None else schema.names
+        if missing := set(names or ()) - set(file.schema_arrow.names):
             raise ValueError(f"there is no column {sorted(missing)[0]!r}")
         if file.metadata.num_rows > MOST_ROWS:
             raise ValueError(f"it claims {file.metadata.num_rows:,} rows")
-        table = file.read(wanted, use_threads=False)
-        table.validate(full=True)  # including text encoding, which would otherwise fail where a row is used
-        if wanted is not None:
-            table = table.select(wanted)  # otherwise in the file's order
+        table = file.read(names, use_threads=False)
+        table.validate(full=True)  # including text encoding, which would otherwise fail at the first use of a row
+        if names is not None:
+            table = table.select(names)  # `read` returns the file's order
         typed = table.schema if schema is None else pa.schema([schema.field(name) for name in table.column_names])
         return table if table.schema.equals(typed) else table.cast(typed)
     except pa.ArrowException as error:

@@ -1,4 +1,4 @@
-"""Reads of remote files, repeated until a checksum verifies the bytes or several responses agree; see `responses`."""
+"""Downloads, repeated until a checksum verifies the bytes or several responses agree; see `responses`."""
 
 from __future__ import annotations
 
@@ -9,47 +9,43 @@ from typing import IO, Any, cast
 from fsspec.asyn import sync
 
 from syncclip.core.settings import UserError
-from syncclip.core.text import size as bytes_text
+from syncclip.core.text import size as format_size
 from syncclip.storage import responses
 from syncclip.storage.retries import SILENCE, with_retries
 
 PIECE = 32 << 20
-"""Bytes of a remote file that are copied at a time."""
+"""Size of the parts in which a remote file is copied, in bytes."""
 
 MOST_WEB = 1 << 27
-"""Maximum size in bytes of a web server's response that states no size, or is read at once."""
+"""Maximum size in bytes of a web server's response that is read into memory."""
 
 
 def whole(url: str, sha256: str | None = None) -> bytes:
-    """Return all bytes of a file.
-
-    Args:
-        sha256: known checksum of the file, which decides; if all responses have another, so has the file.
-    """
+    """Return all bytes of a file; for `sha256` see `files.fetch`."""
     data = b""
 
     def request() -> tuple[str, bool]:
         nonlocal data
         data = with_retries(url, _read)
-        verified = sha256 is None and getattr(data, "held", True)
+        verified = sha256 is None and getattr(data, "verified", True)
         digest = "" if verified else hashlib.sha256(data).hexdigest()
         return digest, verified or digest == sha256
 
-    responses.agreed(url, request)
+    responses.require_agreement(url, request)
     return data
 
 
 def part(url: str, start: int, end: int | None) -> bytes:
-    """Return the bytes [start, end) of a file, fewer if it ends before.
+    """Return the bytes [start, end) of a file, or fewer at its end.
 
-    No checksum verifies a range of S3: it is read twice, the second time with some bytes more, so that the same damage
-    does not hit the same position.
+    No checksum verifies a byte range of S3, so it is read twice: the second time with some more bytes, so that the same
+    corruption of a response does not affect the same position.
     """
     early, late = (responses.SHIFT, 0) if start >= responses.SHIFT else (0, responses.SHIFT)
 
     def request(fs: Any, path: str) -> bytes:
         data = _read(fs, path, start, end)
-        if isinstance(data, responses.Answer) and len(data) < data.total:
+        if isinstance(data, responses.ObjectBytes) and len(data) < data.total:
             second = _read(fs, path, start - early, None if end is None else end + late)
             if second[early : early + len(data)] != data:
                 raise responses.corrupt("two responses differ")
@@ -60,8 +56,8 @@ def part(url: str, start: int, end: int | None) -> bytes:
 
 
 def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
-    """Copy a file into an open one, piece by piece; `sha256` as in `whole`."""
-    stated = with_retries(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # some web servers state none
+    """Copy a file into an open one in parts; for `sha256` see `files.fetch`."""
+    stated = with_retries(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # 0: a web server may state no size
     if stated <= PIECE:
         file.write(whole(url, sha256))
         return
@@ -72,42 +68,42 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
         digest, md5, size, tag = hashlib.sha256(), hashlib.md5(usedforsecurity=False), stated, None
         while (position := file.tell()) < size:
             data = with_retries(url, partial(_read, start=position, end=min(size, position + PIECE)))
-            size, tag = getattr(data, "total", size), getattr(data, "tag", None)  # the size of a HEAD may be wrong
+            size, tag = getattr(data, "total", size), getattr(data, "tag", None)  # a HEAD response may be corrupt
             digest.update(data)
             md5.update(data)
             file.write(data)
-        verified = sha256 is None and (tag is None or responses.fits(md5, tag))
+        verified = sha256 is None and (tag is None or responses.matches_tag(md5, tag))
         return digest.hexdigest(), verified or digest.hexdigest() == sha256
 
-    responses.agreed(url, request)
+    responses.require_agreement(url, request)
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Return arguments to read an S3 object by one request; the sizes of parts would come from an unverified HEAD."""
+    """Return arguments for one request per S3 object; parallel ones would depend on an unverified HEAD response."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 
 def _read(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
     if type(fs).__name__ == "HTTPFileSystem":
         return cast(bytes, sync(fs.loop, _read_web, fs, path, start or 0, end, timeout=SILENCE))
-    timeout = {"timeout": SILENCE} if fs.async_impl else {}  # an unknown argument of other file systems
+    timeout = {"timeout": SILENCE} if fs.async_impl else {}  # other file systems do not accept the argument
     return cast(bytes, fs.cat_file(path, start=start, end=end, **timeout, **at_once(fs)))
 
 
 async def _read_web(fs: Any, path: str, start: int, end: int | None) -> bytes:
-    """Read a web server's response, which may be endless, or ignore the requested range."""
+    """Read a web server's response, which may be endless or ignore the requested range."""
     headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-    data, most = bytearray(), MOST_WEB if end is None else end - start
+    data, limit = bytearray(), MOST_WEB if end is None else end - start
     async with (await fs.set_session()).get(fs.encode_url(path), headers=headers) as response:
         fs._raise_not_found_for_status(response, path)
         skipped = 0 if response.status == 206 else start
         async for piece in response.content.iter_chunked(1 << 20):
             data += piece[skipped:]
             skipped = max(0, skipped - len(piece))
-            if len(data) > most:
+            if len(data) > limit:
                 if end is None:
                     raise UserError(
-                        f"{path}: the response exceeds {bytes_text(most)}; download the file, and give the local path"
+                        f"{path}: the response exceeds {format_size(limit)}; download the file, and give the local path"
                     )
                 break
-    return bytes(data[:most])
+    return bytes(data[:limit])

@@ -1,7 +1,7 @@
-"""Exports: written under the folder's lock, with a manifest of checksums that is completed last; and verified.
+"""Exports, written under the folder's lock and verified by a manifest of checksums.
 
-A folder contains the export of one run or synthetic dataset in one format. Its manifest marks the export as unfinished
-before the first file changes, so that a killed export is never used; the same command completes it.
+A folder contains the export of one run or synthetic dataset in one format. The manifest marks the export as unfinished
+before the first file changes, so that an interrupted export is never used; the same command completes it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ REMEDY = "export again into a new folder"
 
 
 class Export:
-    """An export that is being written, see `exporting`; its methods are thread-safe."""
+    """An export that is being written, see `exporting`; thread-safe."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
         self.url, self._manifest = url, manifest
         self._files: dict[str, ExportedFile] = {}
 
     def begin(self) -> None:
-        """Mark the export as unfinished, before its first file is written."""
+        """Mark the export as unfinished before its first file is written."""
         documents.write_document(join(self.url, MANIFEST), self._manifest)
 
     def write(self, path: str, data: bytes) -> None:
@@ -46,20 +46,16 @@ class Export:
             self.record(path, source.stat().st_size, files.file_sha256(content))
 
     def record(self, path: str, size: int, sha256: str) -> None:
-        """Add a file to the manifest that was written by other means."""
+        """Add a file that was written by other means to the manifest."""
         self._files[path] = ExportedFile(size, sha256)
 
     def record_small(self, path: str) -> None:
-        """Add a file that was written by other means, and compute its checksum by reading it."""
+        """Read a small file that was written by other means, and add it to the manifest."""
         data = files.read_bytes(join(self.url, path))
         self.record(path, len(data), hashlib.sha256(data).hexdigest())
 
     def finish(self) -> None:
-        """Complete the manifest.
-
-        Raises:
-            MissingError: a file was removed meanwhile.
-        """
+        """Complete the manifest; raise a MissingError if a file was removed."""
         update = {"files": dict(sorted(self._files.items()))}
         documents.write_document(join(self.url, MANIFEST), self._manifest.model_copy(update=update))
         folders: dict[str, list[str]] = {self.url: [MANIFEST]}
@@ -74,15 +70,15 @@ class Export:
 def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Iterator[Export]:
     """Lock the folder of an export, and complete its manifest at the end of the block.
 
-    The block calls `Export.begin` before it writes, and adds each file to the export.
+    The block must call `Export.begin` before it writes, and add each file to the export.
 
     Args:
         to: format or layout.
-        source: identifies the exported run or dataset.
-        command: the exporting command, as users call it.
+        source: checksums that identify the exported run or dataset.
+        command: exporting command, for messages.
 
     Raises:
-        UserError: the folder contains something else, such as another run's export; or another command writes there.
+        UserError: the folder contains other files, such as another run's export, or another command writes there.
     """
     with locks.lock(url, command):
         existing = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
@@ -104,7 +100,7 @@ def read_manifest(url: str) -> Manifest | None:
     """Return the manifest of a finished export; None for a folder without one.
 
     Raises:
-        UserError: it is damaged, or the export is unfinished.
+        UserError: the manifest is corrupt, or the export is unfinished.
     """
     manifest = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
     if manifest is not None and manifest.files is None:
@@ -113,7 +109,7 @@ def read_manifest(url: str) -> Manifest | None:
 
 
 def problems_of_export(url: str) -> Iterator[str]:
-    """Read every file of the export in a folder, and yield a message for each problem."""
+    """Read all files of the export in a folder, and yield a message for each corrupt or missing one."""
     try:
         manifest = read_manifest(url)
     except UnreachableError:
@@ -132,7 +128,7 @@ def problems_of_export(url: str) -> Iterator[str]:
 
 
 def exported_files(url: str) -> set[str]:
-    """Return the paths or URLs of an export's manifest and of the files in it; only its own if it is unreadable."""
+    """Return the URLs of an export's manifest and of its files; only the former if it is unreadable."""
     try:
         manifest = read_manifest(url)
     except UserError:
@@ -145,7 +141,7 @@ def require_export(*folders: str) -> None:
     """Verify exports by their manifests before they are used; a folder without a manifest passes.
 
     Raises:
-        UserError: an export is unfinished, or a file of it is damaged or missing.
+        UserError: an export is unfinished, or a file is corrupt or missing.
     """
     for problem in chain(*map(problems_of_export, folders)):
         raise UserError(f"{problem}; {REMEDY}")

@@ -23,8 +23,8 @@ from syncclip.storage.conditional_writes import uploading
 from syncclip.storage.retries import MissingError, user_errors, with_retries
 from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
-ABORTED = 3
-"""Retries of an upload that another process aborted although the lock is held: it locked a parent folder."""
+ABORTED_RETRIES = 3
+"""Retries of an upload that another process aborted, as by locking a parent folder."""
 
 
 def exists(url: str) -> bool:
@@ -35,31 +35,24 @@ def exists(url: str) -> bool:
         return with_retries(url, lambda fs, path: bool(fs.exists(path)))
 
 
-def sizes(url: str, beginnings: Sequence[str] = ("",)) -> dict[str, int]:
-    """List a folder's files as name -> size in bytes, sorted by name; {} if there is no such folder.
+def sizes(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
+    """List a folder's files as name -> size in bytes, sorted by name; {} if the folder does not exist.
 
     Args:
-        beginnings: prefixes of the names to list. S3 returns a long listing page by page, so that several prefixes
-            are listed concurrently.
+        prefixes: prefixes of the names to list. On S3, which returns a long listing page by page, they are listed
+            concurrently.
     """
-    return {
-        name: size
-        for name, size in _entries(url, beginnings)
-        if size is not None and name.startswith(tuple(beginnings))
-    }
+    entries = _entries(url, prefixes)
+    return {name: size for name, size in entries if size is not None and name.startswith(tuple(prefixes))}
 
 
 def listdir(url: str) -> list[str]:
-    """List the names of files and folders in a folder, sorted; [] if there is no such folder."""
+    """List the names of files and folders in a folder, sorted; [] if the folder does not exist."""
     return [name for name, _ in _entries(url)]
 
 
 def require(url: str, names: Iterable[str]) -> None:
-    """Require that files which were written still exist, by one listing.
-
-    Raises:
-        MissingError: names the first missing file.
-    """
+    """Raise a MissingError unless all files, which this process has written, still exist."""
     present = sizes(url)
     for name in names:
         if name not in present and (is_local(url) or name not in sizes(url)):  # a listing has no checksum: repeat it
@@ -70,7 +63,7 @@ def require(url: str, names: Iterable[str]) -> None:
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
-    """Return the bytes [start, end) of a file, fewer if it ends before; `MissingError` if there is none.
+    """Return the bytes [start, end) of a file, or fewer at its end; raise a MissingError if it does not exist.
 
     Args:
         sha256: known checksum of a remote file that is read whole, as in `fetch`.
@@ -80,23 +73,18 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None, sha25
             with open(local_path(url), "rb", opener=open_local) as file:
                 file.seek(start or 0)
                 return file.read() if end is None else file.read(max(0, end - (start or 0)))
-
         if start is None and end is None:
             return downloads.whole(url, sha256)
         return downloads.part(url, start or 0, end)
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:
-    """Read several small files of one file system at once into URL -> bytes; missing files are omitted."""
+    """Read small files of one file system concurrently into URL -> bytes; missing files are omitted."""
+    contents: dict[str, bytes] = {}
     if not urls or is_local(urls[0]):
-        contents = {}
         for url in urls:
-            try:
-                with open(local_path(url), "rb", opener=open_local) as file:
-                    contents[url] = file.read()
-            except OSError:  # noqa: PERF203  missing files are omitted
-                with contextlib.suppress(MissingError):
-                    contents[url] = read_bytes(url)  # raises the message of any other error
+            with contextlib.suppress(MissingError):
+                contents[url] = read_bytes(url)
         return contents
     with user_errors(urls[0], "read"):
 
@@ -109,14 +97,16 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
             return {by_path[path]: result for path, result in results.items() if isinstance(result, bytes)}
 
         contents = with_retries(urls[0], read)
-        return {url: data if getattr(data, "held", True) else downloads.whole(url) for url, data in contents.items()}
+        return {
+            url: data if getattr(data, "verified", True) else downloads.whole(url) for url, data in contents.items()
+        }
 
 
 def open_read(url: str, sha256: str | None = None) -> IO[bytes]:
-    """Open a seekable binary file for reading, a remote one as an unnamed copy; the caller closes it.
+    """Open a file for reading; a remote one is first copied to an unnamed temporary file.
 
     Args:
-        sha256: as in `fetch`.
+        sha256: known checksum of the file, as in `fetch`.
     """
     with user_errors(url, "read"):
         if is_local(url):
@@ -137,26 +127,25 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
     A remote file is copied in pieces, each with its own retries and timeout.
 
     Args:
-        sha256: known checksum of the file: a copy with another is repeated. If all copies agree on another, the file
-            itself is damaged, which the caller finds out.
+        sha256: known checksum of the file. A copy with another checksum is repeated; if several copies agree, the file
+            itself is corrupt, which the caller must check.
     """
-    with user_errors(url, "read"):
-        if is_local(url):
-            with open_read(url) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-            return
-        with target.open("wb") as file:
+    with user_errors(url, "read"), target.open("wb") as file:
+        if not is_local(url):
             downloads.copy(url, file, sha256)
+            return
+        with open_read(url) as source:
+            shutil.copyfileobj(source, file, 1 << 20)
 
 
 def write_bytes(url: str, data: bytes) -> None:
     """Write a file atomically, replacing an existing one; missing folders are created.
 
-    After a crash there is either the old file (or none), or the new one. Locally a hidden `.part` file may be left,
-    which no listing contains and `sweep` removes.
+    After a crash there is either the old or the new file. Locally a hidden `.part` file may remain, which `sweep`
+    removes.
 
     Raises:
-        UserError: no permission, no space, or a location that is not writable; or a lock of it was lost.
+        UserError: the location is not writable or full, or its lock was lost.
     """
     hold = locks.check(url)
     with user_errors(url, "write"):
@@ -177,7 +166,7 @@ def publish(source: str | Path, url: str) -> None:
 
 
 def remove(url: str, recursive: bool = False) -> None:
-    """Remove a file, or a folder with its content if `recursive`; nothing happens if there is none."""
+    """Remove a file, or a folder with its content if `recursive`; do nothing if it does not exist."""
     hold = locks.check(url)
     with user_errors(url, "remove"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
@@ -189,7 +178,7 @@ def remove(url: str, recursive: bool = False) -> None:
                 if hold is not None:
                     hold.confirm()
                     stack.enter_context(hold.promptly())
-                # One file, so that errors are raised: s3fs drops those of files that are removed together.
+                # rm_file raises errors, which s3fs ignores in bulk deletes.
                 fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
 
         with_retries(url, discard)
@@ -203,23 +192,23 @@ def file_sha256(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
+def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
     """List (name, bytes or None for a folder) in a folder, sorted, without `.part` files and locks.
 
     Args:
-        beginnings: prefixes of the names to list; others may be included.
+        prefixes: prefixes of the names to list; other names may be included.
     """
     entries: list[tuple[str, int | None]] = []
     with user_errors(url, "list"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
             with os.scandir(local_path(url)) as items:
                 for item in items:
-                    with contextlib.suppress(FileNotFoundError):  # another process has just removed or renamed it
+                    with contextlib.suppress(FileNotFoundError):  # removed or renamed by another process
                         entries.append((item.name, None if item.is_dir() else item.stat().st_size))
         else:
-            separately = len(beginnings) > 1 and scheme(url) in S3
+            concurrently = len(prefixes) > 1 and scheme(url) in S3
             path, listed = with_retries(
-                url, lambda fs, path: (path, _listed(fs, path, beginnings) if separately else fs.ls(path, detail=True))
+                url, lambda fs, path: (path, _ls(fs, path, prefixes) if concurrently else fs.ls(path, detail=True))
             )
             for info in listed:
                 name = info["name"].rstrip("/").rsplit("/", 1)[-1]
@@ -229,19 +218,20 @@ def _entries(url: str, beginnings: Sequence[str] = ("",)) -> list[tuple[str, int
     return sorted((entry for entry in entries if not hidden.fullmatch(entry[0])), key=lambda entry: entry[0])
 
 
-def _listed(fs: Any, path: str, beginnings: Sequence[str]) -> list[dict[str, Any]]:
-    """List a folder by all prefixes concurrently."""
+def _ls(fs: Any, path: str, prefixes: Sequence[str]) -> list[dict[str, Any]]:
+    """List the files of a folder on S3 that have one of several prefixes, concurrently."""
 
-    async def listed() -> list[Any]:
-        return [*await asyncio.gather(*(fs._lsdir(path, prefix=beginning) for beginning in beginnings))]
+    async def listings() -> list[Any]:
+        return [*await asyncio.gather(*(fs._lsdir(path, prefix=prefix) for prefix in prefixes))]
 
-    return [info for part in fsspec.asyn.sync(fs.loop, listed) for info in part]
+    return [info for listing in fsspec.asyn.sync(fs.loop, listings) for info in listing]
 
 
 def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
-    """Write a local file under another name, then rename it to `path`; after an exception it is removed.
+    """Write a local file under a temporary name, then rename it to `path`.
 
-    Under a lock, the other name is in the lock's directory, from which nothing can be renamed once the lock is lost.
+    The temporary file is in the lock's directory if there is one, from which no file can be renamed once the lock is
+    lost.
     """
     with hold.staged() if hold is not None else contextlib.nullcontext() as folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,14 +247,14 @@ def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
                 os.unlink(part, dir_fd=folder)
             raise
     parent = os.open(path.parent, os.O_RDONLY)
-    os.fsync(parent)  # the new name itself must survive a power cut
+    os.fsync(parent)  # so that the rename survives a power failure
     os.close(parent)
 
 
 def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
-    """Remove a local file or folder; under a lock, first rename it into the lock's directory, see `_replace`."""
+    """Remove a local file or folder; under a lock, first move it into the lock's directory, see `_replace`."""
     tree = recursive and path.is_dir()
-    if hold is None or local_path(hold.place).is_relative_to(path) or (path.is_dir() and not tree):
+    if hold is None or local_path(hold.lock_url).is_relative_to(path) or (path.is_dir() and not tree):
         shutil.rmtree(path) if tree else path.unlink()
     elif os.path.lexists(path):
         with hold.staged() as folder:
@@ -273,7 +263,7 @@ def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
 
 
 def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: locks.Hold | None) -> None:
-    """Send a file; an upload whose response was lost counts as success if the object exists with the same content."""
+    """Upload a file; an upload whose response was lost succeeds if the object has the same content."""
     fenced = hold is not None and scheme(url) in S3
 
     def put(fs: Any, path: str) -> None:
@@ -290,10 +280,10 @@ def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold:
             folder = path.rpartition("/")[0]
             if scheme(url) in OBJECT_STORES or fs.exists(folder):
                 raise
-            fs.makedirs(folder, exist_ok=True)  # not before each write: that would be one more request
+            fs.makedirs(folder, exist_ok=True)  # only now, to save a request per write
             send(fs, path)
 
-    for left in range(ABORTED if fenced else 0, -1, -1):
+    for attempts_left in reversed(range(1 + ABORTED_RETRIES * fenced)):
         try:
             with_retries(url, put)
             break
@@ -305,5 +295,5 @@ def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold:
             with contextlib.suppress(OSError), open_read(url) as file:
                 if file_sha256(file) == file_sha256(content):
                     break
-            if not left:
+            if not attempts_left:
                 raise

@@ -1,4 +1,4 @@
-"""Repositories on the Hugging Face Hub: their names, downloads of their files, and errors."""
+"""Repositories on the Hugging Face Hub: names, downloads and errors."""
 
 from __future__ import annotations
 
@@ -12,26 +12,24 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import few, first_line
 
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-"""`owner/name`, or `owner/name@revision` with a branch, tag or commit."""
+"""Name of a repository: `owner/name`, or `owner/name@revision` with a branch, tag or commit."""
 
 PREFIX = "hf://"
-"""Prefix of a name on the Hub where paths and URLs are accepted, too."""
+"""Prefix that distinguishes a repository from a path or another URL."""
 
 LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
 
 
 def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
-    """Download files of a repository into the Hub's cache and return the folder; None if `name` has no `PREFIX`.
-
-    Without a network, earlier downloads are used.
+    """Download files of a repository into the Hub's cache, which is used without a network, and return the folder.
 
     Args:
-        name: `PREFIX` and a `NAME`; or any path or URL.
-        needed: required files.
-        others: optional files. No other files are downloaded.
+        name: `PREFIX` and a `NAME`, or any path or URL, for which None is returned.
+        needed: names of required files.
+        others: names of optional files.
 
     Raises:
-        UserError: there is no such repository, required files are missing, or the Hub is unreachable.
+        UserError: the repository does not exist, required files are missing, or the Hub is unreachable.
     """
     if not name.startswith(PREFIX):
         return None
@@ -48,7 +46,7 @@ def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> st
 
 
 def pinned(name: str, folder: str) -> str:
-    """Return the name with the commit that `download` has downloaded into a folder."""
+    """Return the name with the commit that `download` has downloaded to `folder`."""
     return f"{name.partition('@')[0]}@{Path(folder).name}"
 
 
@@ -57,7 +55,7 @@ def hub_access(what: str) -> Iterator[None]:
     """Access the Hub without its progress bars and warnings.
 
     Args:
-        what: beginning of error messages.
+        what: start of error messages.
 
     Raises:
         UserError: the Hub is unreachable, or rejects the request.

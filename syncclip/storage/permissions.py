@@ -1,6 +1,6 @@
-"""Files and folders with predictable names in shared temporary folders: only those of this user are used.
+"""Files and folders with predictable names in shared temporary folders, which another user could create first.
 
-Otherwise another user who creates such a folder first would control its content.
+Only those of this user or of root are used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from syncclip.core.settings import UserError
 
 NOT_OURS = (errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ENXIO)
-"""Errors of opening a link, a file instead of a folder, an inaccessible file, a folder, a pipe."""
+"""Errors of opening a link, a file instead of a folder, an inaccessible file, a folder or a pipe."""
 
 REMEDY = "remove it, or set another folder with training.cache_folder or, for all temporary files, TMPDIR"
 
@@ -22,7 +22,7 @@ def make_private(path: Path) -> None:
     """Create a folder that only this user can access, or restrict an existing one.
 
     Raises:
-        UserError: it belongs to neither this user nor root, or is a link or a file.
+        UserError: it belongs to another user, or is a link or a file.
     """
     try:
         path.mkdir(mode=0o700, parents=True)
@@ -30,18 +30,18 @@ def make_private(path: Path) -> None:
         folder = open_private(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             status = os.fstat(folder)
-            if status.st_uid == os.geteuid() and status.st_mode & 0o077:  # root's folder may be a mounted disk
+            if status.st_uid == os.geteuid() and status.st_mode & 0o077:  # a folder of root may be a mounted disk
                 os.fchmod(folder, 0o700)
         finally:
             os.close(folder)
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file or (`O_DIRECTORY`) folder of this user or root; a new file is private to this user.
+    """Open a file, or with O_DIRECTORY a folder, of this user or root; a new file is private.
 
     Raises:
-        UserError: it belongs to another user, or is a link or of another type.
-        OSError: any other error, such as FileNotFoundError if `flags` do not create it.
+        UserError: it belongs to another user, is a link, or is of another type.
+        OSError: any other error, such as FileNotFoundError.
     """
     expected = stat.S_ISDIR if flags & os.O_DIRECTORY else stat.S_ISREG
     try:

@@ -1,8 +1,8 @@
-"""Verification of S3 responses: one that is flipped, truncated or garbled is an error, and retried.
+"""Verification of S3 responses; corrupt ones are retried.
 
-botocore verifies the body of a whole object with a stored checksum, and nothing else. Here a whole object without one
-is verified by its `ETag` if that is an MD5, a byte range by its `Content-Range`, and a listing by its count and order.
-What none of these verifies is read until several responses agree, see `agreed`.
+botocore verifies only the body of a whole object with a stored checksum. This module verifies a whole object without a
+checksum by its `ETag` if that is an MD5, a byte range by its `Content-Range`, and a listing by its count. All other
+objects are read until several responses agree, see `require_agreement`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from syncclip.core.session import current
 
 AGREEING = 3
-"""Equal responses after which bytes that do not match their `ETag` are accepted; two in a bucket with such tags."""
+"""Number of equal responses that are accepted if an `ETag` does not match; later two in the same bucket."""
 TRIES = 9
-"""Responses that are compared before the store counts as unreachable."""
+"""Maximum number of responses that are compared."""
 SHIFT = 64
-"""Bytes by which the second request of a range differs, so that the same damage does not hit the same position."""
+"""Bytes by which the second request of a range differs from the first."""
 
 _FIELDS = {
     "HeadObject": "ETag",
@@ -36,40 +36,40 @@ _FIELDS = {
 """Operation -> a field that every valid response contains."""
 
 before_send: ContextVar[Callable[[], None] | None] = ContextVar("before send", default=None)
-"""Called before each request of the context is sent, also when it is repeated; may raise."""
+"""Called before each request is sent or repeated; may raise."""
 
 
-class Answer(bytes):
-    """Bytes of an object, with metadata of the whole."""
+class ObjectBytes(bytes):
+    """Bytes of an object, with metadata of the whole object."""
 
     total: int
-    """Size of the whole object in bytes."""
+    """Size of the object in bytes."""
     tag: str
-    """ETag of the whole object."""
-    held: bool
+    """ETag of the object."""
+    verified: bool
     """Whether a checksum verifies the bytes."""
 
 
 def corrupt(message: str) -> Exception:
-    """Return an error that all layers above treat like a torn connection."""
+    """Return an error that is retried like a broken connection."""
     parsers = importlib.import_module("botocore.parsers")  # the driver may not be installed
     error: Exception = parsers.ResponseParserError(message)
     return error
 
 
 def watch(client: Any) -> None:
-    """Verify all responses that an S3 client receives from now on; idempotent."""
+    """Verify all responses to an S3 client; idempotent."""
     client.meta.events.register("before-call.s3.GetObject", _remember_range, unique_id="syncclip-range")
     client.meta.events.register("after-call.s3", _verify, unique_id="syncclip-verify")
     client.meta.events.register("before-send.s3", _before_send, unique_id="syncclip-before-send")
 
 
-def agreed(url: str, request: Callable[[], tuple[str, bool]]) -> None:
+def require_agreement(url: str, request: Callable[[], tuple[str, bool]]) -> None:
     """Repeat a request until a response is verified, or several are equal.
 
     Args:
         url: URL of the object.
-        request: returns a response's fingerprint, and whether a checksum verifies it.
+        request: sends the request; returns the checksum of the response, and whether it is verified.
     """
     counts: Counter[str] = Counter()
     bucket, untagged = "/".join(url.split("/")[:3]), current().untagged_buckets
@@ -84,8 +84,8 @@ def agreed(url: str, request: Callable[[], tuple[str, bool]]) -> None:
     raise corrupt(f"{TRIES} responses, of which too few agree")
 
 
-def fits(md5: Any, tag: str) -> bool:
-    """Return whether an ETag is that of an object with this MD5, uploaded whole or in one part."""
+def matches_tag(md5: Any, tag: str) -> bool:
+    """Return whether an ETag is that of an object with this MD5, uploaded at once or as a single part."""
     return tag in (md5.hexdigest(), f"{hashlib.md5(md5.digest(), usedforsecurity=False).hexdigest()}-1")
 
 
@@ -99,7 +99,7 @@ def _before_send(**_: Any) -> None:
 
 
 def _verify(http_response: Any, parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
-    """Raise an error for an invalid response; the body of an object is verified when it is read."""
+    """Raise an error for a corrupt response; an object's body is verified when it is read."""
     if http_response.status_code >= 300:
         return
     if (field := _FIELDS.get(model.name)) is not None and field not in parsed:
@@ -119,7 +119,7 @@ def _verify(http_response: Any, parsed: dict[str, Any], model: Any, context: dic
 
 
 class _Body:
-    """The body of an object, verified when it is read whole."""
+    """Body of an object, verified if it is read at once."""
 
     def __init__(self, body: Any, parsed: dict[str, Any], requested: str | None) -> None:
         self._body, self._parsed, self._requested = body, parsed, requested
@@ -129,22 +129,22 @@ class _Body:
 
     async def read(self, amount: int | None = None) -> bytes:
         data = await self._body.read(amount)
-        return data if amount is not None else self._verified(data)
+        return data if amount is not None else self._verify(data)
 
-    def _verified(self, data: bytes) -> Answer:
-        answer = Answer(data)
-        answer.tag, answer.total, answer.held = str(self._parsed["ETag"]).strip('"'), len(data), False
+    def _verify(self, data: bytes) -> ObjectBytes:
+        content = ObjectBytes(data)
+        content.tag, content.total, content.verified = str(self._parsed["ETag"]).strip('"'), len(data), False
         if self._requested is None:
-            by_client = hasattr(self._body, "checksum")  # while it was read
-            answer.held = by_client or fits(hashlib.md5(data, usedforsecurity=False), answer.tag)
-            return answer
+            by_client = hasattr(self._body, "checksum")  # botocore has verified it
+            content.verified = by_client or matches_tag(hashlib.md5(data, usedforsecurity=False), content.tag)
+            return content
         content_range = self._parsed.get("ContentRange", "")
         requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self._requested)
         returned = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", content_range)
         if requested is None or returned is None:
             raise corrupt(f"the response to {self._requested} has the range {content_range!r}")
-        first, last, answer.total = map(int, returned.groups())
-        end = min(int(requested[2] or answer.total), answer.total - 1)
+        first, last, content.total = map(int, returned.groups())
+        end = min(int(requested[2] or content.total), content.total - 1)
         if (first, last, len(data)) != (int(requested[1]), end, end - int(requested[1]) + 1):
             raise corrupt(f"the response to {self._requested} has {len(data)} bytes, {content_range}")
-        return answer
+        return content

@@ -1,4 +1,4 @@
-"""Errors of storage: transient ones are retried, and those that users can fix become one-line messages."""
+"""Storage errors: transient ones are retried, and those that users can fix have one-line messages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from syncclip.core.settings import UserError
@@ -17,10 +16,10 @@ from syncclip.core.text import cut, install_command, printable
 from syncclip.storage.urls import is_local, is_web, remote
 
 PAUSES = (1.0, 4.0, 15.0)
-"""Maximum seconds between attempts; the store's client makes several requests in each."""
+"""Maximum pauses between attempts in seconds; the store's client retries within each attempt."""
 
 SILENCE = 240.0
-"""Timeout of a read in seconds, after which it is repeated with a new client: some clients have none."""
+"""Timeout of a read in seconds, after which it is repeated with a new client: some clients have no timeout."""
 
 BUSY = frozenset({429, 500, 502, 503, 504})
 """HTTP statuses of transient errors."""
@@ -35,9 +34,9 @@ TORN = (
     "DelayedError",
 )
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
-"""Error codes of a request that was damaged on the way."""
+"""Error codes of a request that was corrupted during transmission."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
-"""Errors of botocore, aiohttp and fsspec by name: a driver may not be installed."""
+"""Names of errors of botocore, aiohttp and fsspec, whose drivers may not be installed."""
 
 FULL = {
     errno.ENOSPC: "no space left",
@@ -57,15 +56,15 @@ class MissingError(UserError, FileNotFoundError):
 
 
 class UnreachableError(UserError):
-    """A store does not respond, or keeps failing; it may work later."""
+    """A store does not respond, or returns errors repeatedly; it may work later."""
 
 
 def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
-    """Call until it succeeds, fails permanently, or all retries are used.
+    """Call until success, a permanent error, or the last retry.
 
     Args:
-        url: a remote file or folder.
-        call: a complete, repeatable read or write; takes the file system and the path in it.
+        url: URL of a remote file or folder.
+        call: idempotent read or write; takes the file system and the path in it.
     """
     for pause in PAUSES:
         fs, path = remote(url)
@@ -75,48 +74,45 @@ def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
             if not is_transient(error):
                 raise
             log.warning("retrying: %s", _line(error))
-            if http_status(error) is None:  # no response: the client may keep a torn connection
+            if http_status(error) is None:  # the client may keep a broken connection
                 type(fs).clear_instance_cache()
         time.sleep(pause * random.uniform(0.5, 1.0))
     return call(*remote(url))
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an error is transient: a busy store, or a torn connection."""
-    answer: Any = _answer(error)
-    code = None if answer is None else answer.response.get("Error", {}).get("Code")
-    if code in GARBLED or http_status(error) in BUSY:
+    """Return whether an error is transient: a busy store, or a broken connection."""
+    if _response(error).get("Error", {}).get("Code") in GARBLED or http_status(error) in BUSY:
         return True
     return any(type(cause).__name__ in TORN or _unparsed(cause) for cause in _causes(error))
 
 
 def _unparsed(error: BaseException) -> bool:
-    """Return whether the store's client could not parse a response, as with a garbled number or date."""
+    """Return whether the store's client could not parse a response, such as a corrupt number or date."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame in frames)
 
 
-@dataclass(frozen=True)
-class user_errors(AbstractContextManager[None]):  # noqa: N801  it is used like a function
-    """Turn errors that users can fix into one-line messages; all others are raised unchanged."""
-
-    url: str
-    verb: str
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
-            explanation = _explanation(error, self.url, self.verb)
-            if explanation is not None:
-                raise explanation from error
+@contextmanager
+def user_errors(url: str, verb: str) -> Iterator[None]:
+    """Raise errors that users can fix as one-line messages, and all others unchanged."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (explanation := _explanation(error, url, verb)) is None:
+            raise
+        raise explanation from error
 
 
 def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
-    """Return the message for an error; None for a bug."""
+    """Return a one-line error; None for a bug."""
     cannot, local = f"cannot {verb} {url}", is_local(url)
     if isinstance(error, FileNotFoundError) or (isinstance(error, NotADirectoryError) and verb == "read"):
         remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
         return MissingError(f"{cannot}: not found; {remedy}")
-    names = {name for cause in _causes(error) for name in (kind.__name__ for kind in type(cause).__mro__)}
+    names = {base.__name__ for cause in _causes(error) for base in type(cause).__mro__}
     if not local and (is_transient(error) or names.intersection(SILENT)):
         return UnreachableError(
             f"{cannot}: {_line(error)}; check the network and storage.options.endpoint_url, or try again later; "
@@ -164,21 +160,24 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__
 
 
-def _answer(error: BaseException) -> BaseException | None:
-    """Return the botocore error with the store's response."""
+def _with_response(error: BaseException) -> Any:
+    """Return the botocore error with the store's response; None if there is none."""
     return next((cause for cause in _causes(error) if isinstance(getattr(cause, "response", None), dict)), None)
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    return getattr(_with_response(error), "response", {})
 
 
 def http_status(error: BaseException) -> int | None:
     """Return the HTTP status in the response of a store or web server; None without a response."""
-    answer: Any = _answer(error)
-    if answer is None:
-        statuses = (getattr(cause, "status", None) for cause in _causes(error))
-        return next((status for status in statuses if isinstance(status, int)), None)
-    status: int | None = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status
+    if _with_response(error) is not None:
+        status: int | None = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status
+    statuses = (getattr(cause, "status", None) for cause in _causes(error))
+    return next((status for status in statuses if isinstance(status, int)), None)
 
 
 def _line(error: BaseException) -> str:
     """Return an error's message in one line."""
-    return cut(printable(" ".join(str(_answer(error) or error).split())))
+    return cut(printable(" ".join(str(_with_response(error) or error).split())))

@@ -1,4 +1,4 @@
-"""Status files: progress of a job, and a heartbeat of its driver, readable from anywhere."""
+"""Status files: progress of a job and heartbeat of its driver, readable from any machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Status = TypeVar("Status", bound="JobStatus")
 class JobStatus(Settings):
     """Fields of every status file. Times are seconds since the epoch.
 
-    A status changes while another thread writes it: replace its lists and dictionaries instead of modifying them.
+    Another thread writes the status while it changes: replace its lists and dictionaries instead of modifying them.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -50,7 +50,7 @@ class JobStatus(Settings):
         return cls(began=now, seen=now, **values)
 
     def end(self, error: BaseException | None) -> None:
-        """Record how the job ended: complete, interrupted, or failed for a reason."""
+        """Record that the job is complete, was interrupted, or failed."""
         if error is None:
             self.state = "complete"
         elif isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -60,11 +60,11 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Return the reason of a failure or interruption as a line to print; none without a reason."""
+        """Format the reason of a failure or interruption as at most one line."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
-        """Return the time of the last heartbeat as a line to print; `command` restarts a job whose driver is gone."""
+        """Format the time of the last heartbeat as a line, with the `command` that resumes a job without a driver."""
         silence = time.time() - self.seen
         line = f"last sign of life: {duration(silence)} ago"
         if self.state == "running" and silence > SILENCE:
@@ -80,10 +80,9 @@ def keep_status_file(
     interval: float = INTERVAL,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[None]:
-    """Keep the file at `url` up to date while the block runs, and record how the block ended.
+    """Write `status`, which the block modifies, to `url` periodically, and record how the block ended.
 
-    The job modifies `status`; the file follows within the interval. After a crash the file's state remains "running",
-    with an old heartbeat. The job continues if the file cannot be written.
+    After a crash the file's state remains "running", with an old heartbeat. A failed write is ignored.
 
     Args:
         owner: identity of the job's output, see `storage.checksums`.
@@ -95,7 +94,7 @@ def keep_status_file(
         status.seen = round(clock(), 3)
         try:
             storage.write_document(url, status, owner)
-        except Exception as error:  # the job continues
+        except Exception as error:
             logger.debug("cannot write the status to %s: %s", url, error)
 
     def end_at_once() -> None:

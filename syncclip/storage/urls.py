@@ -1,4 +1,4 @@
-"""Paths and URLs of storage, and the file systems behind them."""
+"""Storage paths and URLs, and their file systems."""
 
 from __future__ import annotations
 
@@ -18,63 +18,59 @@ from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import cut
 from syncclip.storage import responses
 
-# Without folders: creating one could create a bucket from a typing error.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
+"""Schemes of stores without folders; creating a folder there could create a bucket from a typo."""
 S3 = frozenset({"s3", "s3a"})
 
 CLIENT = {"retries": {"mode": "legacy", "total_max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
-"""botocore's settings for S3: five attempts at a request with growing pauses, which s3fs repeats up to five times.
+"""botocore's settings for S3: five attempts per request with exponential backoff, which s3fs repeats up to five times.
 
-The mode `standard` does not retry after a 429, and gives up sooner the more requests fail.
+The mode `standard` does not retry after a 429, and gives up earlier if many requests fail.
 """
 
 LONGEST_PATH, LONGEST_NAME = 4096, 255
-"""Limits of Linux in bytes."""
+"""Maximum lengths of a path and a file name on Linux, in bytes."""
 
 _clients: weakref.WeakSet[Any] = weakref.WeakSet()
 _inherited: list[Any] = []
 
 
 class StorageSettings(Settings):
-    """Location of runs, and the options of its file system."""
+    """Location of runs, and options of its file system."""
 
     root: str = "runs"
     """Folder or fsspec URL; a run is stored at <root>/<name of the recipe>."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """fsspec options of remote URLs, such as `endpoint_url` or `anon`."""
+    """fsspec options for remote URLs, such as `endpoint_url` or `anon`."""
 
 
 def configure(options: Mapping[str, Any]) -> None:
-    """Set the fsspec options of remote URLs in the current session."""
+    """Set the current session's fsspec options for remote URLs."""
     remember_options(options)
-    present = current().options
-    present.clear()
-    present.update(options)
+    session_options = current().options
+    session_options.clear()
+    session_options.update(options)
 
 
 def configured() -> dict[str, Any]:
-    """Return the fsspec options of remote URLs in the current session."""
+    """Return the current session's fsspec options for remote URLs."""
     return {**current().default_options, **current().options}
 
 
 def is_local(url: str) -> bool:
-    """Return whether `url` is a path of this machine: without a scheme, or with `file://`."""
+    """Return whether `url` is a path on this machine: without a scheme, or with `file://`."""
     return "://" not in url or url.startswith(("file://", "local://"))
 
 
 def local_path(url: str) -> Path:
-    """Return the path of a local `url`; `~` stands for the home folder.
-
-    Raises:
-        UserError: it is not a valid path.
-    """
+    """Return the path of a local `url`, as `home_path` does."""
     prefix, _, path = url.rpartition("://")
     assert prefix in ("", "file", "local"), f"{url} is not local"
     return home_path(path)
 
 
 def home_path(text: str) -> Path:
-    """Return the path of a text that may also be another kind of name, such as one on the Hub; see `local_path`."""
+    """Expand `~` in a path; raise a UserError for an invalid path."""
     try:
         raw = os.fsencode(text)
         if b"\0" not in raw and len(raw) < LONGEST_PATH and max(map(len, raw.split(b"/"))) <= LONGEST_NAME:
@@ -85,15 +81,10 @@ def home_path(text: str) -> Path:
 
 
 def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open a file without blocking; an `opener` of `open`.
-
-    Raises:
-        UserError: it is a pipe or a device, which could block.
-        OSError: it cannot be opened.
-    """
+    """Open a file without blocking, as an `opener` of `open`; raise a UserError for a pipe or a device."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` itself reports a folder
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` reports a folder
         return descriptor
     os.close(descriptor)
     raise UserError(f"{path} is a pipe or a device; give a file")
@@ -110,12 +101,12 @@ def scheme(url: str) -> str:
 
 
 def is_web(url: str) -> bool:
-    """Return whether a URL names a web server, which has no listings and takes no storage options."""
+    """Return whether a URL refers to a web server, which has neither listings nor storage options."""
     return scheme(url) in ("http", "https")
 
 
 def remote(url: str) -> tuple[Any, str]:
-    """Return the file system of a remote URL, without cached listings, and the path; S3 responses are verified."""
+    """Return the file system and the path of a remote URL; listings are not cached, S3 responses are verified."""
     fs, path = fsspec.core.url_to_fs(url, **options_of(url))
     fs.invalidate_cache()
     if scheme(url) in S3:
@@ -124,13 +115,13 @@ def remote(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-# A forked process never releases its parent's clients; fsspec creates new ones there. Closing an old client would
-# remove its connections from the selector that both processes share, so that the parent would miss responses.
+# A forked process keeps its parent's clients and creates new ones: closing a client would remove its connections from
+# the selector that both processes share, and the parent would miss responses.
 os.register_at_fork(after_in_child=lambda: _inherited.extend(_clients))
 
 
 def options_of(url: str) -> dict[str, Any]:
-    """Return the fsspec options of a remote URL: those of the session, over defaults."""
+    """Return the fsspec options for a remote URL, including defaults."""
     if is_web(url):
         return {}
     options = {"use_listings_cache": False, **configured()}
@@ -140,7 +131,7 @@ def options_of(url: str) -> dict[str, Any]:
 
 
 def absolute(url: str) -> str:
-    """Return a local path as an absolute one, since workers may have another working folder; URLs unchanged.
+    """Return the absolute form of a local path, since workers may have another working folder; URLs are unchanged.
 
     Raises:
         UserError: the path is relative in a submitted Ray job, whose working folder is temporary.

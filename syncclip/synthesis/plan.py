@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import json_without_secrets, value_without_secrets
-from syncclip.core.settings import DATASET, MANY, Settings, ShortText, UserError, added, first_error
+from syncclip.core.settings import MANY, Settings, ShortText, UserError, added, first_error
 from syncclip.core.text import cut
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
@@ -52,7 +52,7 @@ class Plan(Settings):
     """Settings that determine the bytes of a dataset, stored in its folder as plan.json."""
 
     format: int = FORMAT
-    dataset: Annotated[str, DATASET]
+    dataset: str
     classnames: Annotated[tuple[ShortText, ...], MANY]
     template: ShortText
     prompts: PromptSettings

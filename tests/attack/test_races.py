@@ -17,7 +17,7 @@ __all__ = ["in_process", "light", "world"]
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow, pytest.mark.usefixtures("light")]
 
-RACERS = {name: kind for name, kind in KINDS.items() if kind.whole} | {
+RACERS = {name: kind for name, kind in KINDS.items() if kind.finishes} | {
     "report": Kind("report", lambda world, folder: report(folder), before="set")
 }
 SOME = [("train", "train"), ("synth", "synth"), ("merge", "import"), ("train", "evaluate"), ("repair", "quality")]
@@ -25,7 +25,7 @@ SOME = [("train", "train"), ("synth", "synth"), ("merge", "import"), ("train", "
 
 def check_race(names: tuple[str, str], world: World, place: Path) -> None:
     kinds = [RACERS[name] for name in names]
-    before = sorted({world.place(kind.before) for kind in kinds if kind.before})
+    before = sorted({world.path(kind.before) for kind in kinds if kind.before})
     ends = race([partial(kind.act, world) for kind in kinds], prepared(place / "raced", before))
     assert all("\n" not in end.refusal and not end.error for end in ends), ends
     orders = [kinds, kinds[::-1]]

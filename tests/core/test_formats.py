@@ -8,16 +8,10 @@ from syncclip.core.formats import DEEPEST, MOST_NODES, NODE_BYTES, check_yaml, p
 from syncclip.core.settings import UserError
 
 
-def refusal_of_json(text: str | bytes, kind: type = dict) -> str:
-    with pytest.raises(UserError) as refused:
+def json_error(text: str | bytes, kind: type = dict) -> str:
+    with pytest.raises(UserError) as caught:
         parse_json(text, "a.json", kind, "get it again")
-    return str(refused.value)
-
-
-def refusal_of_yaml(text: str) -> str:
-    with pytest.raises(UserError) as refused, readable("a.yaml"):
-        check_yaml(text)
-    return str(refused.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -32,18 +26,18 @@ def refusal_of_yaml(text: str) -> str:
         (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
     ],
 )
-def test_a_text_that_is_no_json_of_ours_is_told_in_one_sentence(text: bytes, reason: str) -> None:
-    sentence = refusal_of_json(text)
-    assert sentence.startswith(f"a.json: not readable as JSON ({reason}") and sentence.endswith("; get it again")
+def test_invalid_json_is_a_one_line_error(text: bytes, reason: str) -> None:
+    message = json_error(text)
+    assert message.startswith(f"a.json: not readable as JSON ({reason}") and message.endswith("; get it again")
 
 
-def test_json_of_another_kind_is_refused() -> None:
-    assert refusal_of_json("[]") == "a.json: holds no keys with values; get it again"
-    assert refusal_of_json("{}", list) == "a.json: holds no list; get it again"
+def test_json_of_another_type_is_an_error() -> None:
+    assert json_error("[]") == "a.json: expected an object; get it again"
+    assert json_error("{}", list) == "a.json: expected a list; get it again"
     assert parse_json("5", "a.json", object) == 5
 
 
-def test_json_as_deep_as_is_allowed_and_whole_characters_are_read() -> None:
+def test_json_of_maximum_depth_and_surrogate_pairs_are_parsed() -> None:
     text = "[" * DEEPEST + "]" * DEEPEST
     assert str(parse_json(text, "a.json", list)) == text
     assert parse_json(b'{"a": "\\ud83d\\ude00"}', "a.json", dict) == {"a": "😀"}
@@ -61,11 +55,12 @@ def bomb(levels: int, width: int) -> str:
         *("&a [*a]", "&a {b: *a}", bomb(12, 9), bomb(4, 2000), bomb(80, 2)),
     ],
 )
-def test_yaml_that_is_too_deep_or_grows_by_its_aliases_is_refused(text: str) -> None:
-    assert refusal_of_yaml(text).startswith("a.yaml, line 1: not readable as YAML (")
+def test_yaml_that_is_too_deep_or_explodes_by_aliases_is_an_error(text: str) -> None:
+    with pytest.raises(UserError, match=r"^a\.yaml, line 1: not readable as YAML \("), readable("a.yaml"):
+        check_yaml(text)
 
 
-def test_yaml_with_aliases_of_honest_size_is_read() -> None:
+def test_yaml_with_few_aliases_is_parsed() -> None:
     assert check_yaml(bomb(5, 3)) is not None
     assert check_yaml("") is None
 
@@ -80,16 +75,16 @@ def test_yaml_with_aliases_of_honest_size_is_read() -> None:
     ],
     ids=["list", "lines", "text", "braces"],
 )
-def test_yaml_that_is_too_large_is_refused_before_it_becomes_values(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml, "load", lambda *_: pytest.fail("it was loaded"))
+def test_yaml_that_is_too_large_is_rejected_before_parsing(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yaml, "load", lambda *_: pytest.fail("parsed"))
     with pytest.raises(UserError, match=r"^a\.yaml.*not readable as YAML \("):
         parse_yaml(text, "a.yaml")
 
 
-def test_json_that_is_too_large_is_refused_before_it_becomes_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_that_is_too_large_is_rejected_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncclip.core.formats.MOST_JSON", 1000)
     assert parse_json("[" + "1," * 498 + "1]", "a.json", list)
-    assert "(1,001 bytes, the maximum is 1,000)" in refusal_of_json("[" + "1," * 499 + "1]")
+    assert "(1,001 bytes, the maximum is 1,000)" in json_error("[" + "1," * 499 + "1]")
 
 
 @pytest.mark.parametrize(
@@ -100,11 +95,11 @@ def test_json_that_is_too_large_is_refused_before_it_becomes_values(monkeypatch:
         *("a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  b: 3", "${x}", "a photo of a {}."),
     ],
 )
-def test_yaml_is_read_as_omegaconf_reads_it(text: str) -> None:
-    expected = OmegaConf.to_container(OmegaConf.create(f"v:\n  w: {text}" if "\n" not in text else text))
-    assert parse_yaml(f"v:\n  w: {text}" if "\n" not in text else text, "a.yaml") == expected
+def test_yaml_is_parsed_like_omegaconf(text: str) -> None:
+    document = text if "\n" in text else f"v:\n  w: {text}"
+    assert parse_yaml(document, "a.yaml") == OmegaConf.to_container(OmegaConf.create(document))
 
 
-def test_a_key_given_twice_is_refused() -> None:
+def test_a_duplicate_key_is_an_error() -> None:
     with pytest.raises(UserError, match=r"^a\.yaml, line 3: not readable as YAML \(found duplicate key b\)"):
         parse_yaml("a:\n  b: 1\n  b: 2\n", "a.yaml")

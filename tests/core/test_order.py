@@ -1,4 +1,4 @@
-"""Orders as functions of integers."""
+"""Sample orders."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from syncclip.core import order
 SEEDS = st.integers(-(2**70), 2**70)
 
 
-def test_bits_are_those_of_splitmix64() -> None:
+def test_bits_match_published_values_of_splitmix64() -> None:
     published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
     assert order.bits(0, 4).tolist() == published
 
 
 @given(key=st.integers(0, 2**64 - 1), n=st.integers(0, 40), more=st.integers(0, 40))
-def test_a_number_does_not_depend_on_how_many_are_drawn(key: int, n: int, more: int) -> None:
+def test_a_number_does_not_depend_on_the_number_of_draws(key: int, n: int, more: int) -> None:
     assert order.bits(key, n).tolist() == order.bits(key, n + more)[:n].tolist()
 
 
@@ -38,36 +38,36 @@ def test_draws_stay_below_their_bounds(bounds: list[int], key: int) -> None:
 
 def test_draws_are_uniform() -> None:
     counts = Counter(order.below(np.full(7000, 7), order.key(1)).tolist())
-    # 3 degrees of deviation of a binomial with n = 7000, p = 1/7: 3 * sqrt(7000 * 6) / 7 = 88
+    # 3 standard deviations of a binomial with n = 7000, p = 1/7: 3 * sqrt(7000 * 6) / 7 = 88
     assert all(abs(counts[number] - 1000) < 88 for number in range(7))
 
 
 @given(n=st.integers(0, 60), seed=SEEDS, epoch=st.integers(0, 10**6))
-def test_a_permutation_holds_each_number_once(n: int, seed: int, epoch: int) -> None:
+def test_a_permutation_contains_each_number_once(n: int, seed: int, epoch: int) -> None:
     assert sorted(order.permutation(n, seed, epoch).tolist()) == list(range(n))
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_orders_differ_between_epochs_and_seeds() -> None:
     assert len({tuple(order.permutation(20, seed, epoch)) for seed in range(10) for epoch in range(10)}) == 100
 
 
-def test_an_order_that_is_shared_cannot_be_changed() -> None:
+def test_a_cached_permutation_is_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         order.permutation(3, 0, 0)[0] = 1
 
 
 @given(n=st.integers(1, 50), batch=st.integers(1, 20), seed=SEEDS, epoch=st.integers(0, 100))
-def test_an_epoch_goes_once_through_all_and_fills_its_last_batch(n: int, batch: int, seed: int, epoch: int) -> None:
+def test_an_epoch_contains_each_item_and_wraps_around(n: int, batch: int, seed: int, epoch: int) -> None:
     steps = order.steps(n, batch)
-    taken = [row for step in range(steps) for row in order.batch_of(n, batch, seed, epoch, step).tolist()]
-    assert len(taken) == steps * batch
-    assert sorted(taken[:n]) == list(range(n))
-    assert taken[n:] == (taken * (1 + batch // n))[: len(taken) - n]
+    drawn = [row for step in range(steps) for row in order.batch_of(n, batch, seed, epoch, step).tolist()]
+    assert len(drawn) == steps * batch
+    assert sorted(drawn[:n]) == list(range(n))
+    assert drawn[n:] == (drawn * (1 + batch // n))[: len(drawn) - n]
     assert steps * batch - n < batch
 
 
 @given(shards=st.integers(1, 12), width=st.integers(1, 12), seed=SEEDS, position=st.integers(0, 1000))
-def test_a_window_holds_that_many_different_shards_or_all(shards: int, width: int, seed: int, position: int) -> None:
+def test_a_window_contains_distinct_shards_up_to_its_width(shards: int, width: int, seed: int, position: int) -> None:
     window = order.window(shards, width, seed, position)
     assert list(window) == sorted(set(window))
     assert set(window) <= set(range(shards))
@@ -79,19 +79,19 @@ def test_a_window_holds_that_many_different_shards_or_all(shards: int, width: in
 
 
 @given(shards=st.integers(2, 12), width=st.integers(1, 11), seed=SEEDS, position=st.integers(0, 1000))
-def test_a_window_takes_in_at_most_one_new_shard_at_a_time(shards: int, width: int, seed: int, position: int) -> None:
+def test_a_window_changes_by_at_most_one_shard_per_position(shards: int, width: int, seed: int, position: int) -> None:
     now, then = (set(order.window(shards, width, seed, s)) for s in (position, position + 1))
     assert len(then - now) <= 1
     assert len(now - then) <= 1
 
 
 @given(shards=st.integers(2, 12), width=st.integers(1, 11), seed=SEEDS)
-def test_a_sweep_shows_every_shard(shards: int, width: int, seed: int) -> None:
+def test_a_sweep_visits_every_shard(shards: int, width: int, seed: int) -> None:
     seen = {shard for position in range(shards) for shard in order.window(shards, width, seed, position)}
     assert seen == set(range(shards))
 
 
-def test_every_sweep_has_an_order_of_its_own() -> None:
+def test_orders_differ_between_sweeps() -> None:
     sweeps = {tuple(order.window(9, 1, 0, 9 * sweep + position) for position in range(9)) for sweep in range(20)}
     assert len(sweeps) == 20
 
@@ -99,22 +99,20 @@ def test_every_sweep_has_an_order_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("images", "shards", "drawn", "steps"), [(1000, 10, 20, 5), (1000, 10, 30, 4), (10, 10, 64, 1), (90, 1, 0, 90)]
 )
-def test_a_window_stays_until_as_many_images_are_drawn_as_a_shard_holds(
-    images: int, shards: int, drawn: int, steps: int
-) -> None:
+def test_a_window_moves_after_drawing_one_shards_images(images: int, shards: int, drawn: int, steps: int) -> None:
     assert order.steps_per_window(images, shards, drawn) == steps
 
 
 @given(n=st.integers(1, 20), count=st.integers(1, 50), seed=SEEDS, epochs=st.integers(1, 12))
-def test_over_turns_each_thing_comes_equally_often(n: int, count: int, seed: int, epochs: int) -> None:
-    turns = [order.shown_items(n, count, seed, epoch) for epoch in range(epochs)]
-    assert all(len(turn) == count for turn in turns)
-    counts = np.bincount(np.concatenate(turns), minlength=n)
+def test_over_epochs_all_items_appear_equally_often(n: int, count: int, seed: int, epochs: int) -> None:
+    shown = [order.shown_items(n, count, seed, epoch) for epoch in range(epochs)]
+    assert all(len(items) == count for items in shown)
+    counts = np.bincount(np.concatenate(shown), minlength=n)
     assert counts.sum() == count * epochs
     assert counts.max() - counts.min() <= 1
 
 
-def test_columns_are_chosen_by_their_weights_and_never_without_any() -> None:
+def test_columns_are_drawn_in_proportion_to_their_weights() -> None:
     weights = np.tile([0.0, 1.0, 3.0, 0.0], (20000, 1))
     counts = np.bincount(order.choose(weights, key=7), minlength=4)
     assert counts[0] == counts[3] == 0
@@ -124,5 +122,5 @@ def test_columns_are_chosen_by_their_weights_and_never_without_any() -> None:
 @given(
     words=st.lists(st.integers(0, 2**70), max_size=4), last=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5)
 )
-def test_many_keys_are_those_of_each(words: list[int], last: list[int]) -> None:
-    assert order.keys(*words, last=np.array(last)) == [order.key(*words, one) for one in last]
+def test_vectorised_keys_equal_single_keys(words: list[int], last: list[int]) -> None:
+    assert order.keys(*words, last=np.array(last)) == [order.key(*words, number) for number in last]

@@ -1,3 +1,5 @@
+"""Secrets are removed from files and masked in messages."""
+
 from __future__ import annotations
 
 import base64
@@ -23,24 +25,24 @@ from syncclip.core.text import cut, printable
 
 
 @pytest.fixture(autouse=True)
-def none_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "_seen", {"never said"})  # so that the process is not guarded by a test
+def no_secrets_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_seen", {"unused"})  # not empty, so that a test does not install the hooks
     monkeypatch.setattr(secrets, "_pattern", None)
 
 
-def test_only_options_that_are_known_to_be_harmless_are_written() -> None:
+def test_only_options_of_the_allowlist_are_kept() -> None:
     options = {
         "anon": False,
         "key": "AKIA",
         "sas_token": "sig",
-        "endpoint_url": "http://me:pw@there:9000",
+        "endpoint_url": "http://me:pw@store:9000",
         "client_kwargs": {"region_name": "eu", "aws_session_token": "t", "headers": {"X-Any": "t"}},
         "config_kwargs": {"proxies": {"https": "http://u:p@proxy:3128"}, "retries": {"mode": "legacy"}},
         "of_a_later_version": "t",
     }
     assert harmless(options) == {
         "anon": False,
-        "endpoint_url": "http://there:9000",
+        "endpoint_url": "http://store:9000",
         "client_kwargs": {"region_name": "eu"},
         "config_kwargs": {"proxies": {"https": "http://proxy:3128"}, "retries": {"mode": "legacy"}},
     }
@@ -67,7 +69,7 @@ def test_only_options_that_are_known_to_be_harmless_are_written() -> None:
         ("a photo of a {}, signed = no", "a photo of a {}, signed = no"),
     ],
 )
-def test_urls_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None:
+def test_secrets_are_removed_from_urls_in_a_text(text: str, clean: str) -> None:
     assert without_secrets(text) == clean
 
 
@@ -90,7 +92,7 @@ def test_urls_lose_their_secrets_and_nothing_else(text: str, clean: str) -> None
         ("a photo of a {}; see https://h: a@b", "a photo of a {}; see https://h: a@b"),
     ],
 )
-def test_a_value_that_is_a_url_loses_secrets_of_any_characters(value: str, clean: str) -> None:
+def test_secrets_of_any_characters_are_removed_from_a_url(value: str, clean: str) -> None:
     assert shareable({"root": value}) == {"root": clean}
     document = json.dumps({"a": [value, 1.0], "b\\": "\u00e9"}, ensure_ascii=False, indent=1)
     assert json.loads(json_without_secrets(document)) == {"a": [clean, 1.0], "b\\": "\u00e9"}
@@ -98,7 +100,7 @@ def test_a_value_that_is_a_url_loses_secrets_of_any_characters(value: str, clean
 
 
 @pytest.mark.parametrize(
-    ("url", "written"),
+    ("url", "public"),
     [
         ("https://host/api/Zx81hq7fTT/mlflow", "https://host"),
         ("https://host:5000/T0/B0/abc?x=1#y", "https://host:5000"),
@@ -115,11 +117,11 @@ def test_a_value_that_is_a_url_loses_secrets_of_any_characters(value: str, clean
         ("databricks://profile", "databricks://profile"),
     ],
 )
-def test_of_a_trackers_url_nothing_that_may_be_a_token_is_written(url: str, written: str | None) -> None:
-    assert shareable({"training": {"mlflow_uri": url}}) == {"training": {"mlflow_uri": written}}
+def test_a_trackers_url_is_written_without_possible_tokens(url: str, public: str | None) -> None:
+    assert shareable({"training": {"mlflow_uri": url}}) == {"training": {"mlflow_uri": public}}
 
 
-def test_what_a_trackers_url_hides_is_masked_in_messages() -> None:
+def test_secrets_of_a_trackers_url_are_masked_in_messages() -> None:
     remember_urls({"training": {"mlflow_uri": "https://host/api/Zx81hq7fTT/mlflow?key"}})
     remember_arguments(["training.mlflow_uri=https://me:a b81@host/hooks/Yx81hq7fTT"])
     assert redacted("/api/Zx81hq7fTT/2.0, Zx81hq7fTT, mlflow: hooks/Yx81hq7fTT, a b81, a%20b81") == (
@@ -127,13 +129,10 @@ def test_what_a_trackers_url_hides_is_masked_in_messages() -> None:
     )
 
 
-def test_a_header_is_masked() -> None:
-    assert redacted("{'Authorization': 'Bearer abc.def'}") == "{'Authorization': 'Bearer ***'}"
-
-
-def test_what_was_seen_is_masked_by_its_value_however_it_is_written() -> None:
+def test_seen_secrets_and_headers_are_masked_in_every_form() -> None:
     remember_options({"secret": "pa/ss word", "token": {"private_key": "-----BEGIN-----\nMIIEvQIBADANBgkqh\n"}})
-    remember_urls({"training": {"mlflow_uri": "https://me:hunter2@there"}})
+    remember_urls({"training": {"mlflow_uri": "https://me:hunter2@host"}})
+    assert redacted("{'Authorization': 'Bearer abc.def'}") == "{'Authorization': 'Bearer ***'}"
     basic = base64.b64encode(b"me:hunter2").decode()
     for text in ("pa/ss word", "pa%2Fss%20word", "MIIEvQIBADANBgkqh", "hunter2", basic):
         assert redacted(f"refused: {text}.") == "refused: ***."
@@ -141,24 +140,24 @@ def test_what_was_seen_is_masked_by_its_value_however_it_is_written() -> None:
         assert str(UserError(f"no: {text}")) == "no: ***"
 
 
-def test_secrets_of_arguments_are_known_before_any_is_read() -> None:
+def test_secrets_in_arguments_are_masked_before_parsing() -> None:
     arguments = [
         "--out",
-        "sftp://me:of-the-url@there/x",
+        "sftp://me:of-the-url@host/x",
         "storage.options.secret={of-the-option",
-        "training.seed=of-none",
+        "training.seed=public",
     ]
     remember_arguments([*arguments, "storage.root=s3://bucket/runs"])
-    assert redacted("of-the-url, of-the-option, of-none") == "***, ***, of-none"
+    assert redacted("of-the-url, of-the-option, public") == "***, ***, public"
     assert redacted("s3://bucket/runs/one") == "s3://bucket/runs/one"
 
 
-def test_a_short_value_is_masked_as_a_word_only() -> None:
+def test_short_secrets_are_masked_only_as_whole_words() -> None:
     remember_options({"password": "abcd", "pin": "abc"})
     assert redacted("abcd, abcde, abc") == "***, abcde, abc"
 
 
-def test_a_recipe_is_shared_without_secrets() -> None:
+def test_secrets_are_removed_from_a_recipe() -> None:
     recipe = {"dataset": {"root": "http://u:p@h/d"}, "storage": {"root": "runs", "options": {"key": "k", "anon": True}}}
     assert shareable(recipe) == {
         "dataset": {"root": "http://h/d"},
@@ -166,18 +165,18 @@ def test_a_recipe_is_shared_without_secrets() -> None:
     }
 
 
-def test_what_an_option_says_without_a_secret_is_not_masked_wherever_it_is_a_word() -> None:
+def test_ordinary_values_of_options_are_not_masked() -> None:
     remember_options({"token": "cloud", "pool": 2048, "pin": 12345678})
     assert redacted("2048 images of a cloud, 12345678") == "2048 images of a cloud, ***"
 
 
-def test_a_secret_is_masked_however_a_url_spells_it() -> None:
+def test_percent_encoded_secrets_are_masked() -> None:
     remember_options({"secret": "Sq/81 +hidden"})
     for text in ("Sq%2F81%20%2Bhidden", "Sq%2f81%20%2bhidden", "Sq/81%20%2Bhidden", "Sq%2F81+%2Bhidden"):
         assert redacted(f"no way to {text}") == "no way to ***"
 
 
-def test_logs_and_tracebacks_of_all_libraries_are_masked() -> None:
+def test_secrets_are_masked_in_logs_and_tracebacks() -> None:
     code = """
 import logging, sys, threading
 from syncclip.core.secrets import remember_options
@@ -202,7 +201,7 @@ raise RuntimeError("at the end value-of-the-secret")
     assert done.stderr.endswith("RuntimeError: at the end ***\n")
 
 
-def test_a_proxy_without_a_scheme_and_half_a_secret_tell_none() -> None:
+def test_a_proxy_without_a_scheme_and_cut_secrets_are_masked() -> None:
     proxies = {"proxies": {"https": "me:Sq81hidden@host:9"}}
     assert harmless({"config_kwargs": proxies}) == {"config_kwargs": {"proxies": {"https": "http://host:9"}}}
     remember_options({"token": "Sq" + 300 * "7", "config_kwargs": proxies})

@@ -1,3 +1,5 @@
+"""Sessions are nested, and pickled to workers."""
+
 from __future__ import annotations
 
 import pickle
@@ -7,7 +9,7 @@ from syncclip.core.session import Session, current
 from syncclip.core.trust import trust, trusted
 
 
-def test_a_worker_receives_all_but_the_locks_of_the_process() -> None:
+def test_a_pickled_session_has_no_locks_of_the_process() -> None:
     session = Session({"anon": True}, {"anon": False}, {"a:B": True}, {"c:D": Path("run.json")}, {"s3://b/set": "12"})
     session.holds.append(object())
     received = pickle.loads(pickle.dumps(session.under_lock("s3://b/set", "token")))
@@ -17,7 +19,7 @@ def test_a_worker_receives_all_but_the_locks_of_the_process() -> None:
     assert received.holds == []
 
 
-def test_what_a_session_adds_ends_with_it() -> None:
+def test_changes_end_with_their_session() -> None:
     outer = current()
     with outer.copy() as inner:
         trust("a:B")
@@ -26,7 +28,7 @@ def test_what_a_session_adds_ends_with_it() -> None:
     assert current() is outer and trusted() == ()
 
 
-def test_sessions_may_end_in_any_order() -> None:
+def test_sessions_may_exit_in_any_order() -> None:
     outer, first, second = current(), Session(), Session()
     first.enter()
     second.enter()

@@ -28,19 +28,11 @@ from syncclip.core.text import (
 from syncclip.runtime.progress import Progress, print_message
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 shards"), (1, "1 shard"), (2, "2 shards"), (12345, "12,345 shards")]
-)
-def test_one_has_another_form_than_many(count: int, text: str) -> None:
-    assert counted(count, "shard") == text
-
-
-def test_an_irregular_plural_is_used() -> None:
+def test_counts_shares_and_sizes_have_units() -> None:
+    assert [counted(count, "shard") for count in (0, 1, 12345)] == ["0 shards", "1 shard", "12,345 shards"]
     assert [counted(count, "class", "classes") for count in (0, 1, 2)] == ["0 classes", "1 class", "2 classes"]
-
-
-def test_shares_are_whole_percentages() -> None:
     assert [percent(share) for share in (0, 0.004, 0.931, 1)] == ["0 %", "0 %", "93 %", "100 %"]
+    assert [size(count) for count in (0, 999, 1400, 2_500_000_000)] == ["0 B", "999 B", "1.4 kB", "2.5 GB"]
 
 
 @pytest.mark.parametrize(
@@ -57,43 +49,31 @@ def test_shares_are_whole_percentages() -> None:
         (1234 * 86400, "1,234 d"),
     ],
 )
-def test_durations_have_two_units_at_most(seconds: float, text: str) -> None:
+def test_durations_have_at_most_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_sizes_have_decimal_units() -> None:
-    assert [size(count) for count in (0, 999, 1400, 2_500_000_000)] == ["0 B", "999 B", "1.4 kB", "2.5 GB"]
-
-
-def test_the_nearest_name_begins_alike_or_is_spelled_alike() -> None:
-    known = ["base-to-novel", "few-shot", "losses"]
-    assert nearest("base", known) == "base-to-novel"
-    assert nearest("fewshot", known) == "few-shot"
-    assert nearest("zebra", known) is None
-    assert nearest("", known) is None
-
-
-def test_all_names_are_listed_where_none_is_near() -> None:
+def test_the_nearest_name_has_the_same_prefix_or_a_similar_spelling() -> None:
+    names = ["base-to-novel", "few-shot", "losses"]
+    assert nearest("base", names) == "base-to-novel"
+    assert nearest("fewshot", names) == "few-shot"
+    assert nearest("zebra", names) is None
+    assert nearest("", names) is None
     assert did_you_mean("iccons", ["icons", "demo"]) == "did you mean 'icons'?"
     assert did_you_mean("zebra", ["icons", "demo"]) == "there are icons, demo"
 
 
-@pytest.mark.parametrize(("value", "said"), [(1.04, "+1.0"), (-0.26, "−0.3"), (-0.04, "0.0"), (0.0, "0.0")])
-def test_differences_carry_their_sign_unless_they_round_to_nothing(value: float, said: str) -> None:
-    assert signed(value) == said
-
-
-def test_an_interval_has_both_of_its_signs() -> None:
+def test_differences_have_a_sign_unless_they_round_to_zero() -> None:
+    assert [signed(value) for value in (1.04, -0.26, -0.04, 0.0)] == ["+1.0", "−0.3", "0.0", "0.0"]
     assert signed(-0.26, 2.0) == "−0.3 to +2.0"
 
 
-def test_the_first_line_of_an_error_or_its_kind_where_it_has_no_text() -> None:
+def test_an_error_without_a_message_is_described_by_its_type() -> None:
     assert first_line(ValueError("\n broken.\nat line 3")) == "broken"
     assert first_line(MemoryError()) == "MemoryError"
 
 
-# What a terminal, a browser or a log would obey instead of showing, and how it is shown instead.
-STEERING = {
+CONTROLS = {
     "\x1b[2Jgone": r"\x1b[2Jgone",
     "rub\x7fout": r"rub\x7fout",
     "\x9b31mred": r"\x9b31mred",
@@ -104,21 +84,20 @@ STEERING = {
     "half\ud800": r"half\ud800",
     "nul\0": r"nul\x00",
 }
+"""Text with control characters -> the text with escapes."""
 
 
-@pytest.mark.parametrize(("text", "shown"), STEERING.items())
-def test_what_steers_a_terminal_is_printed_as_an_escape(text: str, shown: str) -> None:
-    assert printable(text) == shown
-
-
-def test_what_people_write_is_printed_as_it_is() -> None:
-    for text in ("Käfer 甲虫 жук 🪲", "95\u00a0%", r"a\b", "[bold]", "−0.3 · …"):
+def test_ordinary_text_emoji_and_joiners_are_not_escaped() -> None:
+    for text in ("Käfer 甲虫 жук 🪲", "95\u00a0%", r"a\b", "[bold]", "−0.3 · …", "می\u200cخواهم 👩\u200d🔬"):
         assert printable(text) == text
     assert printable("a\nb\tc", "\n") == "a\nb\\tc"
 
 
-@pytest.mark.parametrize(("text", "shown"), STEERING.items())
-def test_no_output_function_obeys_a_text_of_others(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("text", "shown"), CONTROLS.items())
+def test_all_output_functions_escape_control_characters(
+    text: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert printable(text) == shown
     markup = "[bold]loud[/bold] :smile: [link=http://x]y[/link]"
     show(f"{text} {markup}")
     show(table(text, [text], [[f"{text} {markup}"]]))
@@ -131,28 +110,24 @@ def test_no_output_function_obeys_a_text_of_others(text: str, shown: str, capsys
     assert printable(printed, "\n") == printed
 
 
-def test_a_cell_of_markdown_stays_one() -> None:
+def test_markdown_cells_are_escaped() -> None:
     grid = markdown_grid(["a|b"], [["x\ny <img src=1>"]])
     assert grid == "| a\\|b |\n| --- |\n| x\\ny &lt;img src=1> |"
 
 
-def test_a_long_value_loses_its_middle() -> None:
+def test_long_values_and_messages_are_cut() -> None:
     assert cut("a" * 200) == "a" * 200
     assert cut("a" * 150 + "b" * 10**6) == "a" * 100 + "…" + "b" * 99
     assert len(str(UserError("x" * 10**7))) == 2000
 
 
-def test_joined_letters_and_emoji_are_printed_as_they_are() -> None:
-    assert printable("می\u200cخواهم 👩\u200d🔬") == "می\u200cخواهم 👩\u200d🔬"
-
-
-def test_the_first_class_that_differs_is_named() -> None:
+def test_the_first_difference_of_class_names_is_described() -> None:
     assert first_difference(["a", "b", "c"], ["a", "c", "b"]) == " (class 1 is 'b', not 'c')"
     assert first_difference(["a"], ["a", "b"]) == ""
 
 
 @pytest.mark.parametrize("name", ["syncclip", "my code", "näher"])
-def test_a_missing_extra_is_installed_from_the_checkout(name: str, tmp_path: Path) -> None:
+def test_the_install_command_quotes_the_path_of_the_checkout(name: str, tmp_path: Path) -> None:
     checkout = tmp_path / name
     checkout.mkdir()
     assert install_command("s3", checkout).endswith("pip install -e '.[s3]' # in a checkout of syncclip")
@@ -171,38 +146,28 @@ def test_a_missing_extra_is_installed_from_the_checkout(name: str, tmp_path: Pat
         ("\udcff", "%FF"),
     ],
 )
-def test_ascii_alone_is_left_of_a_text(text: str, expected: str) -> None:
+def test_non_ascii_characters_are_percent_encoded(text: str, expected: str) -> None:
     assert as_ascii(text) == expected
 
 
 NAMES = ["zeroshot", "ivlp-all_real", "syncclip-both"]
 
 
-def shown_at(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, keys: int) -> str:
-    """The table of a study on a terminal of this width."""
+def printed_at(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, keys: int) -> str:
+    """Print a wide table on a terminal with this many columns."""
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # rich then takes a pipe for a terminal
-    headings = [
-        "configuration",
-        "images per class",
-        "seeds",
-        "base",
-        "novel",
-        "HM",
-        "open base",
-        "open HM",
-        "OpenworldAUC",
-    ]
+    headings = ["configuration", "images per class", "seeds", "base", "novel", "HM", "gain", "all HM", "OpenworldAUC"]
     rows = [[name, "16", "4", *["54.3 ± 0.4"] * 6] for name in NAMES]
     show(table("means", headings, rows), keys=keys)
     return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
-def test_a_table_too_wide_for_its_terminal_comes_in_parts(
+def test_a_table_wider_than_the_terminal_is_split(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown_at(width, capsys, monkeypatch, keys=2)).splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", printed_at(width, capsys, monkeypatch, keys=2)).splitlines()
     assert max(map(len, lines)) <= width and "…" not in "".join(lines)
     parts = sum(line.startswith("┏") for line in lines)
     assert parts > 1
@@ -213,5 +178,5 @@ def test_a_table_too_wide_for_its_terminal_comes_in_parts(
     assert "".join(lines).count("OpenworldAUC") == 1 and "".join(lines).count("means") == 1
 
 
-def test_a_table_that_fits_is_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shown_at(200, capsys, monkeypatch, keys=1).count("┏") == 1
+def test_a_table_that_fits_is_not_split(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert printed_at(200, capsys, monkeypatch, keys=1).count("┏") == 1

@@ -1,3 +1,5 @@
+"""Only trusted names of custom code are imported."""
+
 from __future__ import annotations
 
 import sys
@@ -10,7 +12,7 @@ from syncclip.core.trust import MARKS, mark_around, module_of, names_in, require
 from syncclip.protocols.protocols import PROTOCOLS
 
 
-def test_only_what_looks_like_a_name_of_code_is_one() -> None:
+def test_names_of_custom_code_are_recognised() -> None:
     values = {
         "method": "a.b:C",
         "url": "s3://bucket/x",
@@ -20,7 +22,7 @@ def test_only_what_looks_like_a_name_of_code_is_one() -> None:
     assert names_in(values) == ["a.b:C", "m:N"]
 
 
-def test_a_place_of_compiled_code_is_a_name_of_code_wherever_a_recipe_gives_it() -> None:
+def test_locations_of_compiled_code_require_trust() -> None:
     nested = {"synthesis": {"generator": {"compile_cache": "s3://b/c", "compile": True}}}
     overrides = {"synthesis.generator.compile_cache": "/shared", "study.compile_caches": "no"}
     assert names_in(nested) == ["compile_cache:s3://b/c"]
@@ -28,23 +30,21 @@ def test_a_place_of_compiled_code_is_a_name_of_code_wherever_a_recipe_gives_it()
     assert names_in({"compile_cache": None}) == []
 
 
-def test_a_name_is_refused_until_that_very_name_is_trusted() -> None:
-    trust("one.module:Class")
-    require_trust("one.module:Class")
+def test_a_name_is_rejected_unless_it_is_trusted() -> None:
+    trust("my.module:Class")
+    require_trust("my.module:Class")
     require_trust("coop")
-    with pytest.raises(
-        UserError, match=r"^there: 'one\.module:Other' is custom code.* --trust one\.module:Other \.\.\.$"
-    ):
-        require_trust("one.module:Other", "there: ")
-    assert trusted() == ("one.module:Class",)
+    with pytest.raises(UserError, match=r"^key: 'my\.module:Other' is custom code.* --trust my\.module:Other"):
+        require_trust("my.module:Other", "key: ")
+    assert trusted() == ("my.module:Class",)
 
 
-def test_the_folder_of_every_reproduction_has_a_mark() -> None:
+def test_the_results_of_every_protocol_are_marked() -> None:
     assert {f"{name}.parquet" for name in PROTOCOLS} <= set(MARKS)
 
 
 @pytest.mark.parametrize("mark", ["run.json", "plan.json", "study.json", "tuned.json", "00000_stats.json"])
-def test_results_mark_the_folders_below_them_too(tmp_path: Path, mark: str) -> None:
+def test_marks_apply_to_subfolders(tmp_path: Path, mark: str) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
     assert mark_around(inner) is None
@@ -52,15 +52,15 @@ def test_results_mark_the_folders_below_them_too(tmp_path: Path, mark: str) -> N
     assert mark_around(inner) == tmp_path / "a" / mark
 
 
-def test_modules_are_looked_for_in_the_working_folder_but_not_among_results(
+def test_modules_are_imported_from_the_working_folder_unless_it_has_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "lies_here_alone.py").touch()
+    (tmp_path / "only_in_this_folder.py").touch()
     (tmp_path / "run.json").touch()
-    trust("lies_here_alone:Class")
+    trust("only_in_this_folder:Class")
     with pytest.raises(ImportError, match=r"is a folder of results"):
-        module_of("lies_here_alone:Class")
-    trust("lies_here_alone:Class", anywhere=True)
-    assert module_of("lies_here_alone:Class").__file__ == str(tmp_path / "lies_here_alone.py")
+        module_of("only_in_this_folder:Class")
+    trust("only_in_this_folder:Class", anywhere=True)
+    assert module_of("only_in_this_folder:Class").__file__ == str(tmp_path / "only_in_this_folder.py")

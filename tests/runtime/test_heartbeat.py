@@ -1,4 +1,4 @@
-"""What is repeated beside the work begins with it and ends with it."""
+"""Periodic calls begin and end with their block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from syncclip.runtime.heartbeat import repeating
 
 
-def test_it_is_repeated_until_the_block_ends() -> None:
+def test_an_action_is_repeated_until_the_block_ends() -> None:
     calls: list[int] = []
     thrice = threading.Event()
 
@@ -16,16 +16,16 @@ def test_it_is_repeated_until_the_block_ends() -> None:
         if len(calls) == 3:
             thrice.set()
 
-    others = {*threading.enumerate()}
+    before = {*threading.enumerate()}
     with repeating(action, 0.001):
-        (own,) = [one for one in threading.enumerate() if one.name == "heartbeat" and one not in others]
+        (own,) = [thread for thread in {*threading.enumerate()} - before if thread.name == "heartbeat"]
         assert thrice.wait(60)
     done = len(calls)
     assert not own.is_alive()
     assert len(calls) == done
 
 
-def test_a_block_that_ends_before_its_first_interval_saw_no_call() -> None:
+def test_an_action_is_not_called_before_the_first_interval() -> None:
     calls: list[int] = []
     with repeating(lambda: calls.append(1), 3600):
         pass

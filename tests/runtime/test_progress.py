@@ -1,3 +1,5 @@
+"""Progress in logs and on terminals."""
+
 from __future__ import annotations
 
 import io
@@ -11,7 +13,7 @@ from syncclip.runtime.progress import Progress
 
 
 class Clock:
-    """Seconds that pass only when the test says so."""
+    """Seconds that a test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -25,7 +27,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_log_gets_a_line_at_once_one_at_first_one_a_minute_and_the_last() -> None:
+def test_a_log_has_a_first_line_one_per_minute_and_a_last_line() -> None:
     clock, log = Clock(), io.StringIO()
     with Progress(300, "images", "synth", log, clock=clock) as progress:
         for _ in range(300):
@@ -36,7 +38,7 @@ def test_a_log_gets_a_line_at_once_one_at_first_one_a_minute_and_the_last() -> N
     assert counts == [0, 1, 61, 121, 181, 241, 300]
 
 
-def test_while_nothing_is_done_a_log_shows_that_the_job_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_shows_that_a_job_without_updates_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_module, "LOG_INTERVAL", 0.05)
     log = io.StringIO()
     deadline = time.monotonic() + 60
@@ -49,7 +51,7 @@ def test_while_nothing_is_done_a_log_shows_that_the_job_is_alive(monkeypatch: py
     assert all(re.fullmatch(r"synth: 0/300 images · \d+ (h|min)( \d+ min)? so far", line) for line in others), others
 
 
-def test_the_line_tells_count_rate_time_left_and_facts() -> None:
+def test_a_line_shows_count_throughput_time_left_and_facts() -> None:
     clock, log = Clock(), io.StringIO()
     progress = Progress(96, "images", "synth", log, clock=clock)
     clock.now += 4.0
@@ -60,12 +62,15 @@ def test_the_line_tells_count_rate_time_left_and_facts() -> None:
     assert log.getvalue().splitlines()[1].endswith(" left · rejected 3")
 
 
-def test_items_of_an_earlier_run_count_but_not_in_the_rate() -> None:
+def test_items_of_an_earlier_run_do_not_count_towards_the_throughput() -> None:
     clock, log = Clock(), io.StringIO()
-    progress = Progress(20, "shards", "synth", log, done=10, clock=clock)
+    known = Progress(20, "shards", "synth", log, done=10, clock=clock)
+    unknown = Progress(None, "images", "verify", log, clock=clock)
     clock.now += 5.0
-    progress.update(5)
-    assert log.getvalue() == "synth: 15/20 shards · 1 shards/s · 5 s left\n"
+    known.update(5)
+    unknown.update(10)
+    lines = "synth: 15/20 shards · 1 shards/s · 5 s left\n", "verify: 10 images · 2 images/s · 5 s taken\n"
+    assert log.getvalue() == "".join(lines)
 
 
 def test_the_last_line_is_not_printed_twice() -> None:
@@ -76,15 +81,7 @@ def test_the_last_line_is_not_printed_twice() -> None:
     assert [line.partition(" · ")[0] for line in log.getvalue().splitlines()] == ["study: 0/1 runs", "study: 1/1 runs"]
 
 
-def test_an_unknown_total_shows_no_time_left() -> None:
-    clock, log = Clock(), io.StringIO()
-    progress = Progress(None, "images", "verify", log, clock=clock)
-    clock.now += 2.0
-    progress.update(4)
-    assert log.getvalue() == "verify: 4 images · 2 images/s · 2 s taken\n"
-
-
-def test_what_ended_before_its_total_was_known_says_nothing() -> None:
+def test_nothing_is_printed_without_total_and_items() -> None:
     log = io.StringIO()
     with Progress(None, "steps", "train", log):
         pass
@@ -94,7 +91,7 @@ def test_what_ended_before_its_total_was_known_says_nothing() -> None:
     assert log.getvalue() == "train: 0/7 steps\n"
 
 
-def test_a_terminal_gets_a_live_line() -> None:
+def test_a_terminal_has_a_live_line() -> None:
     terminal = Terminal()
     with Progress(10, "images", "synth", terminal) as progress:
         progress.update(10, busy=0.5)

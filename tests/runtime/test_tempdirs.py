@@ -1,3 +1,5 @@
+"""Temporary folders are private, and removed after their process has ended."""
+
 from __future__ import annotations
 
 import os
@@ -23,7 +25,12 @@ with private_tempdir(sys.argv[1]) as folder:
 """
 
 
-def test_a_scratch_folder_is_private_and_removed_with_all_in_it(tmp_path: Path) -> None:
+def mark_of_ended_process() -> str:
+    code = "from syncclip.runtime.processes import mark; print(mark())"
+    return subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def test_a_temporary_folder_is_private_and_removed_with_its_content(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space"), private_tempdir(str(tmp_path)) as folder:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         (folder / "deep").mkdir()
@@ -31,17 +38,16 @@ def test_a_scratch_folder_is_private_and_removed_with_all_in_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_processes_that_are_kept_apart_put_temporary_files_there_and_know_the_machines_place(tmp_path: Path) -> None:
+def test_temporary_files_of_new_processes_are_redirected(tmp_path: Path) -> None:
     code = "from syncclip.runtime import tempdirs as t; print(t.tempfile.gettempdir(), t.temporary_folder())"
     before = dict(os.environ)
     with temporary_files_in(tmp_path):
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
-    assert said == [str(tmp_path), str(temporary_folder())]
+        folders = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert folders == [str(tmp_path), str(temporary_folder())]
     assert dict(os.environ) == before
 
 
-def test_what_a_killed_process_left_is_swept_by_the_next_and_what_lives_is_not(tmp_path: Path) -> None:
-    """Whatever the clock says: the folder of the living is older than any limit of age."""
+def test_folders_of_killed_processes_are_removed_whatever_their_age(tmp_path: Path) -> None:
     start = [sys.executable, "-c", HELD, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(start, **pipes) as alive, subprocess.Popen(start, **pipes) as killed:  # type: ignore[call-overload]
@@ -50,16 +56,14 @@ def test_what_a_killed_process_left_is_swept_by_the_next_and_what_lives_is_not(t
         killed.kill()
         killed.wait()
         assert (left / "file").read_text() == "held"
-        with private_tempdir(str(tmp_path)) as mine:
-            assert {held, mine} == set(tmp_path.iterdir())
+        with private_tempdir(str(tmp_path)) as own:
+            assert {held, own} == set(tmp_path.iterdir())
         alive.communicate("end")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_daemon_that_outlives_its_killed_command_ends_with_the_folder_and_others_do_not(tmp_path: Path) -> None:
-    code = "from syncclip.runtime.processes import mark; print(mark())"
-    gone = subprocess.run([sys.executable, "-c", code], stdout=-1)
-    folder = tmp_path / f"syncclip-{gone.stdout.decode().strip()}-0"
+def test_daemons_with_open_files_in_a_removed_folder_are_killed(tmp_path: Path) -> None:
+    folder = tmp_path / f"syncclip-{mark_of_ended_process()}-0"
     folder.mkdir()
     daemon = tmp_path / "raylet"
     shutil.copy(shutil.which("sleep") or "", daemon)
@@ -75,11 +79,8 @@ def test_a_daemon_that_outlives_its_killed_command_ends_with_the_folder_and_othe
         process.wait()
 
 
-def test_others_folders_files_and_links_are_never_swept(tmp_path: Path) -> None:
-    code = "from syncclip.runtime.processes import mark; print(mark())"
-    dead = subprocess.run([sys.executable, "-c", code], stdout=-1)
-    gone = dead.stdout.decode().strip()
-    elsewhere = f"000000-{mark().partition('-')[2]}"
+def test_folders_of_other_machines_files_and_links_are_kept(tmp_path: Path) -> None:
+    gone, elsewhere = mark_of_ended_process(), f"000000-{mark().partition('-')[2]}"
     (tmp_path / "precious").mkdir()
     (tmp_path / f"syncclip-{gone}-0").symlink_to(tmp_path / "precious")
     (tmp_path / f"syncclip-{gone}-1").write_text("a file")
@@ -93,7 +94,7 @@ def test_others_folders_files_and_links_are_never_swept(tmp_path: Path) -> None:
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_name_that_another_has_taken_is_left_to_them(tmp_path: Path) -> None:
+def test_an_existing_name_is_not_used(tmp_path: Path) -> None:
     taken = tmp_path / f"syncclip-{mark()}-0"
     taken.symlink_to("/etc")
     with private_tempdir(str(tmp_path)) as folder:

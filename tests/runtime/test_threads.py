@@ -1,4 +1,4 @@
-"""A generator that is forgotten ends without a wait for its threads, wherever the garbage collector meets it."""
+"""A generator that the garbage collector closes does not wait for its threads."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from syncclip.runtime.threads import thread_pool
 
 PACKAGE = Path(__file__).parents[2] / "syncclip"
 
-FORGOTTEN = """
+ABANDONED = """
 import gc, threading, time
 from syncclip.runtime.threads import thread_pool
 
 def squares():
     with thread_pool(2, "test") as pool:
-        for one in [pool.submit(pow, number, 2) for number in range(4)]:
-            yield one.result()
+        for future in [pool.submit(pow, number, 2) for number in range(4)]:
+            yield future.result()
 
-forgotten = squares()
-assert next(forgotten) == 0
-forgotten, around = None, [forgotten]
-around.append(around)  # only the garbage collector ends it
-del around
+generator = squares()
+assert next(generator) == 0
+generator, cycle = None, [generator]
+cycle.append(cycle)  # only the garbage collector closes it
+del cycle
 with threading._shutdown_locks_lock:  # as while a thread starts
     assert gc.collect()
 time.sleep(0.2)
-assert not [one for one in threading.enumerate() if one.name.startswith("test")]
+assert not [thread for thread in threading.enumerate() if thread.name.startswith("test")]
 """
 
 
-def test_the_garbage_collector_may_end_it_while_a_thread_starts() -> None:
-    subprocess.run([sys.executable, "-c", FORGOTTEN], check=True, timeout=300)
+def test_the_garbage_collector_may_close_a_generator_while_a_thread_starts() -> None:
+    subprocess.run([sys.executable, "-c", ABANDONED], check=True, timeout=300)
 
 
-def test_all_has_been_done_where_it_is_used_to_its_end_or_fails() -> None:
+def test_submitted_work_is_finished_at_the_end_or_at_an_error() -> None:
     done: list[int] = []
     with thread_pool(2, "test") as pool:
         for number in range(9):
@@ -51,8 +51,8 @@ def test_all_has_been_done_where_it_is_used_to_its_end_or_fails() -> None:
     assert not done
 
 
-def test_no_generator_waits_for_threads_of_its_own() -> None:
-    found = []
+def test_no_other_generator_creates_a_thread_pool() -> None:
+    generators = []
     for file in PACKAGE.rglob("*.py"):
         for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(function, ast.FunctionDef) or file.name == "threads.py":
@@ -60,5 +60,5 @@ def test_no_generator_waits_for_threads_of_its_own() -> None:
             inside = list(ast.walk(function))
             makes = any(isinstance(node, ast.Name) and node.id == "ThreadPoolExecutor" for node in inside)
             if makes and any(isinstance(node, ast.Yield | ast.YieldFrom) for node in inside):
-                found += [f"{file.relative_to(PACKAGE)}: {function.name}"]
-    assert found == ["stream/loader.py: _in_order"], "of which the pool is another's"
+                generators += [f"{file.relative_to(PACKAGE)}: {function.name}"]
+    assert generators == ["stream/loader.py: _in_order"], "the pool is an argument there"

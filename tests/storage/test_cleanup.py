@@ -1,4 +1,4 @@
-"""Leftovers of killed writers are swept, and those of living ones are not, whatever this machine's clock says."""
+"""Partial files of killed writers are removed, and those of running ones are not, with any local clock."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ sys.stdin.readline()
 
 
 def writer(target: Path) -> tuple[subprocess.Popen[str], Path]:
-    """A process in the middle of writing a file, and its part."""
+    """Start a process that is writing a file; return it and its partial file."""
     command = [sys.executable, "-c", WRITER, str(target)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -32,20 +32,7 @@ def writer(target: Path) -> tuple[subprocess.Popen[str], Path]:
 
 
 @pytest.mark.fault
-def test_what_a_killed_writer_left_is_hidden_and_swept_when_old(tmp_path: Path) -> None:
-    old, new = tmp_path / ".x.1-ab.part", tmp_path / ".y.1-ab.part"
-    old.write_bytes(b"half"), new.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    assert storage.listdir(str(tmp_path)) == []
-    assert storage.sweep(str(tmp_path)) == 1
-    assert not old.exists()
-    assert new.exists()
-
-
-@pytest.mark.fault
-def test_a_part_is_swept_once_its_writer_is_killed_and_never_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_partial_file_is_removed_once_its_writer_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process, part = writer(tmp_path / "x")
     os.utime(part, (0, 0))
     monkeypatch.setattr(time, "time", lambda: 4e9)
@@ -59,7 +46,7 @@ def test_a_part_is_swept_once_its_writer_is_killed_and_never_before(
 
 
 @pytest.mark.fault
-def test_whoever_takes_a_folder_sweeps_it(tmp_path: Path) -> None:
+def test_locking_a_folder_removes_partial_files(tmp_path: Path) -> None:
     process, part = writer(tmp_path / "x")
     process.kill()
     process.communicate()
@@ -67,13 +54,13 @@ def test_whoever_takes_a_folder_sweeps_it(tmp_path: Path) -> None:
         assert not part.exists()
 
 
-def test_the_part_of_another_machine_is_old_by_the_clock_of_the_disk_alone(
+def test_the_age_of_another_machines_partial_file_is_measured_by_the_disks_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = tmp_path / ".x.000000-1-000000-00000000.part"
     part.write_bytes(b"half")
     monkeypatch.setattr(time, "time", lambda: 4e9)
-    assert storage.sweep(str(tmp_path)) == 0
+    assert (storage.listdir(str(tmp_path)), storage.sweep(str(tmp_path))) == ([], 0)
     os.utime(part, (0, 0))
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert storage.sweep(str(tmp_path)) == 1

@@ -1,4 +1,4 @@
-"""Documents and tables: read as they were written, refused by name where they are damaged."""
+"""Documents, tables and tensors are read as written; corrupt ones are one-line errors."""
 
 from __future__ import annotations
 
@@ -21,25 +21,29 @@ class Note(Settings):
     images: int
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    place = str(tmp_path / "note.json")
-    assert storage.read_document(place, Note, "write it anew") is None
-    storage.write_document(place, Note(images=3))
-    assert storage.read_bytes(place) == b'{\n "images": 3\n}\n'
-    assert storage.read_document(place, Note, "write it anew") == Note(images=3)
+def test_a_document_has_a_checksum_that_its_model_does_not_see(tmp_path: Path) -> None:
+    path = tmp_path / "note.json"
+    assert storage.read_document(str(path), Note, "write it again") is None
+    storage.write_document(str(path), Note(images=3))
+    assert json.loads(path.read_text()).keys() == {"images", "checksum"}
+    assert storage.read_bytes(str(path)) == b'{\n "images": 3\n}\n'
+    assert storage.read_document(str(path), Note, "write it again") == Note(images=3)
+    path.write_bytes(path.read_bytes().replace(b"3", b"4", 1))
+    with pytest.raises(storage.DamagedError, match=r"note.json is corrupt"):
+        storage.read_document(str(path), Note, "write it again")
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "reason"),
     [('{"images": "many"}', "images: Input should be"), ('{"shots": 1}', "images: Field")],
 )
-def test_one_of_another_version_is_named_with_the_reason_and_the_remedy(
-    text: str, complaint: str, tmp_path: Path
+def test_a_document_of_another_version_is_an_error_with_reason_and_remedy(
+    text: str, reason: str, tmp_path: Path
 ) -> None:
-    place = tmp_path / "note.json"
-    storage.write_with_checksum(str(place), text.encode())
-    with pytest.raises(UserError, match=rf"note.json cannot be read .*{complaint}.*; write it anew$"):
-        storage.read_document(str(place), Note, "write it anew")
+    path = tmp_path / "note.json"
+    storage.write_with_checksum(str(path), text.encode())
+    with pytest.raises(UserError, match=rf"note.json cannot be read .*{reason}.*; write it again$"):
+        storage.read_document(str(path), Note, "write it again")
 
 
 TABLE = pa.table({"label": pa.array([3, 1, 2], pa.int32()), "text": ["a", "b", None]})
@@ -52,7 +56,7 @@ def written(table: pa.Table = TABLE) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_table_is_read_as_it_is_or_by_a_schema() -> None:
+def test_a_table_is_read_unchanged_or_with_a_schema() -> None:
     assert storage.read_parquet(written()).equals(TABLE)
     assert storage.read_parquet(written(), SCHEMA).schema == SCHEMA
     assert storage.read_parquet(written(), SCHEMA).to_pylist() == TABLE.to_pylist()
@@ -69,15 +73,15 @@ def test_a_table_is_read_as_it_is_or_by_a_schema() -> None:
         (written(TABLE.select(["text"])), SCHEMA, "there is no column 'label'"),
         (written(), pa.schema([("text", pa.int64())]), "Failed to parse string"),
     ],
-    ids=["nothing", "no table", "cut off", "a column less", "another type"],
+    ids=["empty", "not a table", "truncated", "missing column", "other type"],
 )
-def test_what_is_no_such_table_is_refused(data: bytes, schema: pa.Schema | None, reason: str) -> None:
+def test_an_invalid_table_is_an_error(data: bytes, schema: pa.Schema | None, reason: str) -> None:
     with pytest.raises((ValueError, OSError), match=reason):
         storage.read_parquet(data, schema)
 
 
-def test_no_thread_is_left_to_let_go_of_the_bytes() -> None:
-    """A thread of pyarrow's that does so while the interpreter ends aborts the process."""
+def test_reading_a_table_starts_no_threads() -> None:
+    """A thread of pyarrow that frees the bytes while the interpreter exits aborts the process."""
     program = """
 import os, sys
 import pyarrow.parquet
@@ -88,9 +92,9 @@ read_parquet(data)
 print(len(os.listdir("/proc/self/task")) - len(before))
 """
     if not Path("/proc/self/task").is_dir():
-        pytest.skip("threads are counted where Linux lists them")
-    found = subprocess.run([sys.executable, "-c", program], input=written(), capture_output=True, check=True)
-    assert found.stdout == b"0\n"
+        pytest.skip("requires /proc")
+    done = subprocess.run([sys.executable, "-c", program], input=written(), capture_output=True, check=True)
+    assert done.stdout == b"0\n"
 
 
 @pytest.mark.parametrize(
@@ -104,27 +108,27 @@ print(len(os.listdir("/proc/self/task")) - len(before))
         [],
     ],
 )
-def test_tensors_that_cannot_be_are_told_by_the_files_name(header: object) -> None:
+def test_invalid_tensors_are_a_one_line_error(header: object) -> None:
     text = json.dumps(header).encode()
     for data in (struct.pack("<Q", len(text)) + text + b"1234", text, b"", b"\xff" * 8 + text):
         with pytest.raises(UserError, match=r"^a\.safetensors is not a safetensors file \(.*\); remove it$"):
             storage.parse_tensors(data, "a.safetensors", "remove it")
 
 
-def test_a_table_is_read_by_its_columns_or_told_by_its_name(tmp_path: Path) -> None:
-    place = str(tmp_path / "a.parquet")
-    storage.write_table(place, pa.table({"label": [1, 2], "other": ["x", "y"]}))
-    assert storage.read_table(place, ["label"], "make it anew").to_pydict() == {"label": [1, 2]}
-    with pytest.raises(UserError, match=r"a\.parquet: unreadable table \(there is no column 'none'\); make it anew"):
-        storage.read_table(place, ["none"], "make it anew")
+def test_columns_of_a_table_are_read_or_an_error_names_the_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.parquet")
+    storage.write_table(path, pa.table({"label": [1, 2], "other": ["x", "y"]}))
+    assert storage.read_table(path, ["label"], "write it again").to_pydict() == {"label": [1, 2]}
+    with pytest.raises(UserError, match=r"a\.parquet: unreadable table \(there is no column 'none'\); write it again"):
+        storage.read_table(path, ["none"], "write it again")
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[40:])
     with pytest.raises(UserError, match=r"b\.parquet"):
-        storage.read_table(str(tmp_path / "b.parquet"), ["label"], "make it anew")
+        storage.read_table(str(tmp_path / "b.parquet"), ["label"], "write it again")
 
 
-def test_a_text_column_that_holds_no_text_is_found_when_the_table_is_read() -> None:
-    false = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"], pa.binary()).buffers())
+def test_invalid_text_is_an_error_when_a_table_is_read() -> None:
+    invalid = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"], pa.binary()).buffers())
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"text": false}), buffer)
+    pq.write_table(pa.table({"text": invalid}), buffer)
     with pytest.raises(ValueError, match="(?i)utf-?8"):
         storage.read_parquet(buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Copies of repositories on the hub: which names are some, what is fetched, and what can't be in one sentence."""
+"""Downloads from the Hugging Face Hub, and one-line errors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FILES = {"recipe.yaml": b"name: one\n", "prompts.safetensors": b"eight bytes", "
 
 @pytest.fixture
 def birds(hub: Hub) -> Repository:
-    """alice/birds with a recipe, prompts and what nobody asked for."""
-    hub.repositories["alice/birds"] = one = Repository()
-    one.commit("main", FILES)
-    return one
+    """alice/birds with a recipe, prompts and other files."""
+    hub.repositories["alice/birds"] = repository = Repository()
+    repository.commit("main", FILES)
+    return repository
 
 
 def fetch(name: str = "hf://alice/birds") -> Path:
@@ -29,18 +29,18 @@ def fetch(name: str = "hf://alice/birds") -> Path:
     return Path(folder)
 
 
-def test_what_was_asked_for_is_fetched_and_nothing_else(hub: Hub, birds: Repository) -> None:
+def test_only_requested_files_are_downloaded(hub: Hub, birds: Repository) -> None:
     folder = fetch()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         name: FILES[name] for name in ("recipe.yaml", "prompts.safetensors")
     }
-    assert sorted(hub.fetched) == ["recipe.yaml"], "prompts come from where LFS leads"
-    assert fetch() == folder and len(hub.fetched) == 1, "what is there already is not fetched again"
+    assert sorted(hub.fetched) == ["recipe.yaml"], "prompts are stored in LFS"
+    assert fetch() == folder and len(hub.fetched) == 1, "cached files are not downloaded again"
     birds.commit("main", {**FILES, "recipe.yaml": b"name: two\n"})
     assert (fetch() / "recipe.yaml").read_bytes() == b"name: two\n"
 
 
-def test_a_branch_or_a_commit_can_be_named(birds: Repository) -> None:
+def test_a_branch_or_a_commit_is_downloaded(birds: Repository) -> None:
     first = birds.branches["main"]
     birds.commit("other/one", {**FILES, "recipe.yaml": b"name: two\n"})
     assert (fetch("hf://alice/birds@other/one") / "recipe.yaml").read_bytes() == b"name: two\n"
@@ -50,7 +50,7 @@ def test_a_branch_or_a_commit_can_be_named(birds: Repository) -> None:
 @pytest.mark.parametrize(
     "name", ["birds", "alice/birds", "alice/birds@v1", "./alice/birds", "/alice/birds", "s3://alice/birds", "a/b/c", ""]
 )
-def test_paths_and_urls_are_no_names_on_the_hub(hub: Hub, name: str) -> None:
+def test_paths_and_urls_are_not_downloaded(hub: Hub, name: str) -> None:
     hub.repositories["alice/birds"] = Repository()
     assert download(name, ["recipe.yaml"]) is None and hub.fetched == []
 
@@ -58,14 +58,12 @@ def test_paths_and_urls_are_no_names_on_the_hub(hub: Hub, name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["hf://", "hf://birds", "hf://datasets/alice/birds", "hf://alice/birds/x", "hf://a b/c"]
 )
-def test_what_cannot_be_a_repository_is_refused(hub: Hub, name: str) -> None:
-    with pytest.raises(
-        UserError, match=rf"{name}: not a repository name of the Hugging Face Hub; write hf://owner/name\["
-    ):
+def test_an_invalid_repository_name_is_an_error(hub: Hub, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}: not a repository name"):
         download(name, ["recipe.yaml"])
 
 
-def test_the_commit_that_was_fetched_has_a_name_of_its_own(birds: Repository) -> None:
+def test_a_downloaded_commit_is_pinned(birds: Repository) -> None:
     first = birds.branches["main"]
     for name in ("hf://alice/birds", "hf://alice/birds@main"):
         assert pinned(name, str(fetch(name))) == f"hf://alice/birds@{first}"
@@ -74,43 +72,41 @@ def test_the_commit_that_was_fetched_has_a_name_of_its_own(birds: Repository) ->
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("hf://alice/bird", "no such repository on the Hub, or a private one; check the name"),
-        ("hf://alice/birds@v9", "the repository on the Hub has no such revision; check the part after the @"),
-        ("hf://alice/bi..rds", "not a valid name on the Hub; write owner/name"),
+        ("hf://alice/bird", "no such repository on the Hub, or a private one"),
+        ("hf://alice/birds@v9", "no such revision"),
+        ("hf://alice/bi..rds", "not a valid name on the Hub"),
     ],
 )
-def test_what_is_not_there_is_one_sentence(birds: Repository, name: str, reason: str) -> None:
-    with pytest.raises(UserError, match=reason) as refused:
+def test_a_missing_repository_or_revision_is_a_one_line_error(birds: Repository, name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=reason) as caught:
         fetch(name)
-    assert str(refused.value).startswith(f"{name}: ") and "\n" not in str(refused.value)
+    assert str(caught.value).startswith(f"{name}: ") and "\n" not in str(caught.value)
 
 
-def test_a_private_one_needs_the_token(birds: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_repository_requires_the_token(birds: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     birds.private = True
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(
-        UserError, match=r"or a private one; check the name, or log in \(`hf auth login`, or HF_TOKEN\)"
-    ):
+    with pytest.raises(UserError, match=r"or a private one; .* log in \(`hf auth login`, or HF_TOKEN\)"):
         fetch()
 
 
-def test_another_model_is_refused(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_repository_without_a_run_is_an_error(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     hub.repositories["alice/bert"] = bert = Repository()
     bert.commit("main", {"config.json": b"{}", "pytorch_model.bin": b"a pickle"})
-    with pytest.raises(UserError, match=r"hf://alice/bert: .* is not a syncclip run: it has no recipe\.yaml, prompts"):
+    with pytest.raises(UserError, match=r"is not a syncclip run: it has no recipe\.yaml, prompts"):
         fetch("hf://alice/bert")
     assert hub.fetched == [] and capfd.readouterr().err == ""
 
 
-def test_without_a_network_what_was_fetched_before_is_used(birds: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_earlier_downloads_are_used_without_a_network(birds: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert fetch() == folder
-    with pytest.raises(UserError, match=r"hf://alice/bird: the Hub is unreachable \(.*refused.*\); check path and net"):
+    with pytest.raises(UserError, match=r"hf://alice/bird: the Hub is unreachable \(.*refused"):
         fetch("hf://alice/bird")
 
 
-def test_the_library_is_left_as_it_was(birds: Repository) -> None:
+def test_settings_of_the_library_are_restored(birds: Repository) -> None:
     level, bars = logging.getLogger("huggingface_hub").level, are_progress_bars_disabled()
     fetch()
     with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""Names that others on the machine can guess."""
+"""Files and folders with predictable names are private to the user."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def writes_hello(path: Path) -> None:
+def write_hello(path: Path) -> None:
     path.write_bytes(b"hello")
 
 
-def another_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on this process is of a user who made nothing, and whom nobody trusts."""
+def become_another_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend that this process and all files belong to two different users."""
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    honest = os.fstat
+    original = os.fstat
 
     def fstat(descriptor: int) -> os.stat_result:
-        found = list(honest(descriptor))
-        found[stat.ST_UID] = 4712
-        return os.stat_result(found)
+        status = list(original(descriptor))
+        status[stat.ST_UID] = 4712
+        return os.stat_result(status)
 
     monkeypatch.setattr(os, "fstat", fstat)
 
 
-def test_a_new_folder_and_its_files_are_for_this_user_alone(tmp_path: Path) -> None:
+def test_a_new_folder_and_its_files_are_private(tmp_path: Path) -> None:
     folder = SharedFolder(tmp_path / "cache" / "shards", 100)
-    opened = folder.open("a", 5, writes_hello)
+    opened = folder.open("a", 5, write_hello)
     assert opened is not None
     assert mode(folder.folder) == 0o700
     assert {mode(file) for file in folder.folder.iterdir()} == {0o600}
 
 
-def test_a_folder_of_ones_own_that_others_may_enter_is_closed_to_them(tmp_path: Path) -> None:
-    place = tmp_path / "open"
-    place.mkdir()
-    place.chmod(0o777)
-    make_private(place)
-    assert mode(place) == 0o700
+def test_an_existing_folder_becomes_private(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    make_private(folder)
+    assert mode(folder) == 0o700
 
 
-def test_a_folder_or_file_that_another_user_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_or_file_of_another_user_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "folder").mkdir(0o777)
     (tmp_path / "file").write_bytes(b"planted")
-    another_users(monkeypatch)
+    become_another_user(monkeypatch)
     with pytest.raises(UserError, match="folder belongs to user 4712"):
         make_private(tmp_path / "folder")
     with pytest.raises(UserError, match="file belongs to user 4712"):
         open_private(tmp_path / "file", os.O_RDONLY)
 
 
-def test_no_link_is_followed(tmp_path: Path) -> None:
+def test_links_are_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     (tmp_path / "link").symlink_to(target)
@@ -77,7 +77,7 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     assert victim.read_bytes() == b"precious"
 
 
-def test_a_pipe_or_a_file_in_a_folders_place_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_and_a_file_instead_of_a_folder_are_errors(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="of another type"):
         open_private(tmp_path / "pipe", os.O_RDONLY)

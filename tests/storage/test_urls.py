@@ -1,4 +1,4 @@
-"""Paths and URLs, and the options of the file systems behind them."""
+"""Paths, URLs and options of their file systems."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from syncclip.storage import urls
 from tests.object_store import s3_server
 
 
-def test_a_relative_path_is_refused_inside_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_an_error_in_a_submitted_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert urls.absolute("runs") == str(Path.cwd() / "runs")
     assert urls.absolute("s3://bucket/runs") == "s3://bucket/runs"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
@@ -35,7 +35,7 @@ def test_paths_are_local_with_or_without_a_file_scheme(tmp_path: Path) -> None:
     assert storage.join("/", "a") == "/a" and storage.join("s3://b/", "c/", "d") == "s3://b/c/d"
 
 
-def test_the_users_own_client_settings_win_over_ours() -> None:
+def test_the_users_client_settings_take_precedence() -> None:
     with Session(options={"config_kwargs": {"read_timeout": 300}, "anon": True}):
         options = urls.options_of("s3://bucket/x")
     assert options["config_kwargs"] == {**urls.CLIENT, "read_timeout": 300}
@@ -43,17 +43,12 @@ def test_the_users_own_client_settings_win_over_ours() -> None:
 
 
 @pytest.mark.parametrize("path", ["a\0b", "half\ud800", "a" * 256, "a/" * 2048, "~nobody-of-this-name/x"])
-def test_what_no_path_can_be_is_refused_in_one_sentence(path: str) -> None:
+def test_an_invalid_path_is_a_one_line_error(path: str, tmp_path: Path) -> None:
     calls: list[Callable[[str], object]] = [
-        storage.exists,
-        storage.sizes,
-        storage.read_bytes,
-        storage.open_read,
-        storage.remove,
-        storage.sweep,
+        *(storage.exists, storage.sizes, storage.read_bytes, storage.open_read, storage.remove, storage.sweep),
         lambda url: storage.read_many([url]),
         lambda url: storage.write_bytes(url, b"1"),
-        lambda url: storage.fetch(url, Path("never")),
+        lambda url: storage.fetch(url, tmp_path / "never"),
     ]
     for call in calls:
         with pytest.raises(UserError, match="is not a valid path"):
@@ -61,21 +56,21 @@ def test_what_no_path_can_be_is_refused_in_one_sentence(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["pipe", "/dev/zero", "/dev/null"])
-def test_a_pipe_or_a_device_is_refused_and_not_waited_for(path: str, tmp_path: Path) -> None:
+def test_a_pipe_or_a_device_is_an_error(path: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    place = str(tmp_path / path)  # an absolute one stays as it is
+    path_or_device = str(tmp_path / path)
     for call in (storage.read_bytes, storage.open_read, lambda url: storage.read_many([url])):
         with pytest.raises(UserError, match="is a pipe or a device"):
-            call(place)
+            call(path_or_device)
     with pytest.raises(UserError, match="is a pipe or a device"):
-        storage.fetch(place, tmp_path / "copy")
+        storage.fetch(path_or_device, tmp_path / "copy")
     with pytest.raises(UserError, match="is a pipe or a device"):
-        ShardCache().read(ShardFile(place), 0, 5)
+        ShardCache().read(ShardFile(path_or_device), 0, 5)
 
 
 @pytest.mark.slow
-def test_what_fsspecs_configuration_says_is_used_and_a_recipes_options_win(tmp_path: Path) -> None:
-    """As docs/synthesis.md shows it; fsspec reads it when a process starts."""
+def test_options_override_the_configuration_of_fsspec(tmp_path: Path) -> None:
+    """fsspec reads its configuration when a process starts."""
     code = (
         "import sys; from syncclip import storage; storage.configure(eval(sys.argv[1]));"
         "storage.write_bytes('s3://configured/a', b'x'); print(storage.exists('s3://configured/a'))"
@@ -88,7 +83,6 @@ def test_what_fsspecs_configuration_says_is_used_and_a_recipes_options_win(tmp_p
         (tmp_path / "s3.json").write_text(json.dumps({"s3": {"endpoint_url": endpoint}}))
         for variables, options in (
             ({"FSSPEC_CONFIG_DIR": str(tmp_path)}, {}),
-            ({"FSSPEC_S3_ENDPOINT_URL": endpoint}, {}),
             ({"FSSPEC_S3_ENDPOINT_URL": nowhere}, {"endpoint_url": endpoint}),
         ):
             command = [sys.executable, "-c", code, repr(options)]
