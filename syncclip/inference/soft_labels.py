@@ -42,7 +42,7 @@ from syncclip.stream.teacher import (
     TEACHER,
     VECTORS,
     Probabilities,
-    TaughtShard,
+    TeacherShard,
     Teacher,
     TeacherFiles,
     read_teacher,
@@ -119,7 +119,7 @@ def write_soft_labels(
 def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int, ShardMarker]]) -> None:
     """Write the class vectors and the index of all files, unless they are up to date."""
     shards = tuple(
-        TaughtShard(shard, marker.images, marker.bytes, marker.sha256, marker.tar_sha256) for shard, marker in markers
+        TeacherShard(shard, marker.images, marker.bytes, marker.sha256, marker.tar_sha256) for shard, marker in markers
     )
     index_url, vectors_url = storage.join(job.out, TEACHER), storage.join(job.out, VECTORS)
     existing = storage.read_document(index_url, TeacherFiles, REMEDY)

@@ -19,7 +19,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, size
 from syncclip.datasets.folders import extension, has_image_extension, is_loop
 from syncclip.datasets.tables import COLUMNS, KINDS, read_columns
-from syncclip.shards.tars import MOST_IMAGE, files_in, open_tar
+from syncclip.shards.tars import MAX_IMAGE_BYTES, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme
 
 STDIN = "-"
@@ -177,7 +177,7 @@ class _Finder:
                             self._skipped[suffix] += 1
                     elif member is None:
                         yield _broken(name, UserError("a link to a file that is not in the tar"))
-                    elif member.size > MOST_IMAGE:
+                    elif member.size > MAX_IMAGE_BYTES:
                         yield _broken(name, _too_large(name, member.size))
                     else:
                         content = tar.extractfile(member)
@@ -228,7 +228,7 @@ def _single(name: str) -> Source:
             raise UserError("the name is empty")
         try:
             local = storage.is_local(name) and storage.local_path(name).is_file()
-            if local and (count := storage.local_path(name).stat().st_size) > MOST_IMAGE:
+            if local and (count := storage.local_path(name).stat().st_size) > MAX_IMAGE_BYTES:
                 raise _too_large(name, count)
             return storage.read_bytes(name)
         except Exception as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-MOST_TEXT, MOST_IMAGE = 1 << 20, 1 << 27
+MAX_TEXT_BYTES, MAX_IMAGE_BYTES = 1 << 20, 1 << 27
 """Maximum size in bytes of a text or extension header, and of an image."""
 
 EXTENSION_HEADERS = (b"x", b"g", b"X", b"L", b"K")
@@ -61,7 +61,7 @@ class _Header(tarfile.TarInfo):
     """A tar header that rejects sizes that would exhaust memory or move the reader backwards."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
-        if self.size < 0 or (self.size > MOST_TEXT and self.type in EXTENSION_HEADERS):
+        if self.size < 0 or (self.size > MAX_TEXT_BYTES and self.type in EXTENSION_HEADERS):
             raise tarfile.ReadError(f"invalid header of {self.size:,} bytes")
         member = super()._proc_member(archive)  # type: ignore[misc]
         if member.size < 0 or member.issparse():

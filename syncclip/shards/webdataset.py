@@ -19,7 +19,7 @@ from syncclip.core.text import cut, few, size
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import FORMATS, READABLE
 from syncclip.shards.reader import ImageSet
-from syncclip.shards.tars import MOST_IMAGE, MOST_TEXT, files_in, open_tar
+from syncclip.shards.tars import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, files_in, open_tar
 
 IMAGES = tuple(extension[1:] for extensions in FORMATS.values() for extension in extensions)
 """Extensions of image members, in order of precedence within a sample."""
@@ -127,7 +127,7 @@ def _member(
         raise UserError(f"{url}: sample {key!r} has no image ({READABLE}), only {few(parts)}.")
     image = parts[extension]
     skipped.update(f".{name}" for name in parts if name not in (extension, "cls", "json", "txt"))
-    if large := [part for part in parts.values() if part.size > (MOST_IMAGE if part is image else MOST_TEXT)]:
+    if large := [part for part in parts.values() if part.size > (MAX_IMAGE_BYTES if part is image else MAX_TEXT_BYTES)]:
         raise UserError(f"{url}: {cut(large[0].name)!r} exceeds the size limit ({size(large[0].size)}); remove it.")
     label = _text(tar, parts.get("cls"))
     if label is None and "json" in parts:

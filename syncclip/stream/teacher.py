@@ -25,7 +25,7 @@ REMEDY = "remove it, and run the `syncclip teacher` that wrote it again"
 Probabilities = npt.NDArray[np.float32]
 
 
-class TaughtShard(NamedTuple):
+class TeacherShard(NamedTuple):
     """A file of soft labels and the tar of their images."""
 
     shard: int
@@ -48,7 +48,7 @@ class TeacherFiles(Settings):
     """Dimension of the class vectors."""
     vectors_sha256: str
     """Checksum of `class_vectors.safetensors`."""
-    shards: tuple[TaughtShard, ...]
+    shards: tuple[TeacherShard, ...]
     """Files of soft labels, by ascending shard number."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:

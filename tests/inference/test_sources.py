@@ -118,7 +118,7 @@ def test_missing_and_damaged_files_become_errors_and_the_search_continues(folder
 
 
 def test_files_and_members_above_the_size_limit_are_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MOST_IMAGE", 100)
+    monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 100)
     write_set(str(folder / "a_set"), classes=1, rounds=1)
     for source in find_images([str(folder / "a_set"), str(folder / "b.png")]):
         assert "too large for an image" in str(error_of(source))

@@ -136,7 +136,9 @@ def _own(point: int, folder: str, act: Act, pipe: Connection, environment: Envir
     error_type = ""
     try:
         with locks.lock(folder, "the old owner") as hold, _stopping(point, folder, pipe) as armed, armed():
-            hold.reported = True  # else its heartbeat interrupts it before it continues, which shows nothing of the fence
+            hold.reported = (
+                True  # else its heartbeat interrupts it before it continues, which shows nothing of the fence
+            )
             act(folder, hold)
     except BaseException as error:
         error_type = type(error).__name__

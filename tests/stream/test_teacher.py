@@ -17,7 +17,7 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.batch import Batch
 from syncclip.stream.loader import batches
-from syncclip.stream.teacher import TEACHER, VECTORS, TaughtShard, Teacher, TeacherFiles, probabilities_name
+from syncclip.stream.teacher import TEACHER, VECTORS, TeacherShard, Teacher, TeacherFiles, probabilities_name
 from tests.stream.test_mixed import damaged, shown, stored, stream
 
 CLASSES = 5
@@ -34,7 +34,7 @@ def write_teacher(folder: Path, images: ShardSet) -> Teacher:
         probabilities[:, 1] = 1 - probabilities[:, 0]
         data = save({"probabilities": probabilities})
         storage.write_bytes(storage.join(url, probabilities_name(number)), data)
-        shards.append(TaughtShard(number, len(rows), len(data), hashlib.sha256(data).hexdigest(), shard.sha256))
+        shards.append(TeacherShard(number, len(rows), len(data), hashlib.sha256(data).hexdigest(), shard.sha256))
     vectors = save({"class_vectors": np.eye(CLASSES, 7, dtype=np.float32)})
     storage.write_bytes(storage.join(url, VECTORS), vectors)
     files = TeacherFiles(
