@@ -42,9 +42,9 @@ from syncclip.stream.teacher import (
     TEACHER,
     VECTORS,
     Probabilities,
-    TeacherShard,
     Teacher,
     TeacherFiles,
+    TeacherShard,
     read_teacher,
 )
 from syncclip.synthetic_sets.imported import read_whole_set

@@ -17,7 +17,7 @@ from syncclip.shards.cache import ShardCache
 from syncclip.shards.reader import ShardSet
 from syncclip.stream.batch import Batch
 from syncclip.stream.loader import batches
-from syncclip.stream.teacher import TEACHER, VECTORS, TeacherShard, Teacher, TeacherFiles, probabilities_name
+from syncclip.stream.teacher import TEACHER, VECTORS, Teacher, TeacherFiles, TeacherShard, probabilities_name
 from tests.stream.test_mixed import damaged, shown, stored, stream
 
 CLASSES = 5
