@@ -98,7 +98,7 @@ synthesis:
 def test_captions_are_written_once_shown_and_planned(
     capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
 ) -> None:
-    assert "write the captions with `syncclip captions RECIPE" in Outcome(capsys, "plan", str(recipe)).refusal
+    assert "write the captions with `syncclip captions RECIPE" in Outcome(capsys, "plan", str(recipe)).error
 
     written = Outcome(capsys, "captions", str(recipe))
     assert written.status == 0, written.err
@@ -118,7 +118,7 @@ def test_captions_are_written_once_shown_and_planned(
 
 
 def test_a_recipe_that_wants_no_captions_is_told_how_to(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
-    assert "add {name: captions, file: FILE" in Outcome(capsys, "captions", tiny.recipe).refusal
+    assert "add {name: captions, file: FILE" in Outcome(capsys, "captions", tiny.recipe).error
 
 
 @pytest.mark.parametrize(
@@ -135,17 +135,17 @@ def test_a_recipe_that_wants_no_captions_is_told_how_to(capsys: pytest.CaptureFi
 def test_what_is_missing_to_write_captions_is_told(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, strategies: str, sentence: str
 ) -> None:
-    refusal = Outcome(capsys, "captions", tiny.recipe, f"synthesis.prompts.strategies={strategies}").refusal
+    refusal = Outcome(capsys, "captions", tiny.recipe, f"synthesis.prompts.strategies={strategies}").error
     assert sentence in refusal
 
 
 def test_mistakes_of_a_reproduction_are_reported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "missing option '--root'" in Outcome(capsys, "reproduce", "few-shot").refusal
-    assert "did you mean 'few-shot'?" in Outcome(capsys, "reproduce", "fewshot", "--root", str(tmp_path)).refusal
-    assert "did you mean 'base-to-novel'?" in Outcome(capsys, "reproduce", "base", "--root", str(tmp_path)).refusal
-    assert "datasets can't be read" in Outcome(capsys, "reproduce", "few-shot", "--root", str(tmp_path)).refusal
+    assert "missing option '--root'" in Outcome(capsys, "reproduce", "few-shot").error
+    assert "did you mean 'few-shot'?" in Outcome(capsys, "reproduce", "fewshot", "--root", str(tmp_path)).error
+    assert "did you mean 'base-to-novel'?" in Outcome(capsys, "reproduce", "base", "--root", str(tmp_path)).error
+    assert "datasets can't be read" in Outcome(capsys, "reproduce", "few-shot", "--root", str(tmp_path)).error
     wrong = Outcome(capsys, "reproduce", "few-shot", "training.epoch=1", "--root", str(tmp_path))
-    assert "did you mean 'epochs'?" in wrong.refusal
+    assert "did you mean 'epochs'?" in wrong.error
 
 
 def test_a_run_is_tested_on_another_dataset(
@@ -174,7 +174,7 @@ def test_a_run_is_tested_on_another_dataset(
 def test_synth_refuses_bad_input_in_one_sentence(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tmp_path: Path, override: str, part: str
 ) -> None:
-    assert part in Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "set"), override).refusal
+    assert part in Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "set"), override).error
     assert not (tmp_path / "set" / "plan.json").exists()
 
 
@@ -183,13 +183,13 @@ def test_a_folder_that_may_not_be_written_to_is_refused(
 ) -> None:
     (tmp_path / "file").write_text("in the way")  # root may write anywhere else, also where the mode forbids it
     outcome = Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "file" / "set"))
-    assert "Not a directory; choose a location" in outcome.refusal
+    assert "Not a directory; choose a location" in outcome.error
 
 
 def test_another_plan_in_the_same_folder_is_refused(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, tiny_set: str
 ) -> None:
-    refusal = Outcome(capsys, "synth", tiny.recipe, "--out", tiny_set, "synthesis.seed=5").refusal
+    refusal = Outcome(capsys, "synth", tiny.recipe, "--out", tiny_set, "synthesis.seed=5").error
     assert "seed is 0 there and 5 here" in refusal
 
 

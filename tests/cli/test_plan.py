@@ -113,12 +113,12 @@ def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str],
 def test_what_drawing_would_fail_at_is_refused_before(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, command: str, override: str, sentence: str
 ) -> None:
-    assert sentence in Outcome(capsys, command, tiny.recipe, override).refusal
+    assert sentence in Outcome(capsys, command, tiny.recipe, override).error
 
 
 def test_shards_that_no_machine_lives_through_are_refused(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--throughput", "0.001")
-    assert outcome.refusal.endswith("make synthesis.shard_size smaller")
+    assert outcome.error.endswith("make synthesis.shard_size smaller")
 
 
 def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:

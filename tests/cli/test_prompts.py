@@ -63,7 +63,7 @@ def test_an_epoch_can_be_chosen(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, published: Path, tmp_path: Path
 ) -> None:
     arguments = ("prompts", "import", str(published), tiny.recipe, "training.method=ivlp", "--out", str(tmp_path))
-    assert "no checkpoint of epoch 3; there are epochs 2" in Outcome(capsys, *arguments, "--epoch", "3").refusal
+    assert "no checkpoint of epoch 3; there are epochs 2" in Outcome(capsys, *arguments, "--epoch", "3").error
     assert Outcome(capsys, *arguments, "--epoch", "2").status == 0
 
 
@@ -82,10 +82,10 @@ def test_what_looks_wrong_is_told_and_noted(
 
 def test_a_folder_without_a_run_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("export", "show"):
-        assert "no run found" in Outcome(capsys, "prompts", command, str(tmp_path)).refusal
+        assert "no run found" in Outcome(capsys, "prompts", command, str(tmp_path)).error
 
 
 def test_an_unknown_command_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert Outcome(capsys, "prompts", "exprot").refusal == (
+    assert Outcome(capsys, "prompts", "exprot").error == (
         "there is no command 'exprot'; did you mean 'prompts export'?"
     )

@@ -30,13 +30,13 @@ def test_others_are_let_in_with_a_token_only(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path) -> None:
-    assert "set a token by SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "gone", "--host", "0.0.0.0").refusal
-    assert "no run found" in Outcome(capsys, "serve", str(tmp_path)).refusal
+    assert "set a token by SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "gone", "--host", "0.0.0.0").error
+    assert "no run found" in Outcome(capsys, "serve", str(tmp_path)).error
     run = train("training.method=zeroshot").url
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "another port" in Outcome(capsys, "serve", run, "--port", port).refusal
-    assert "another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").refusal
+        assert "another port" in Outcome(capsys, "serve", run, "--port", port).error
+    assert "another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").error
 
 
 @pytest.mark.ray

@@ -45,7 +45,7 @@ def test_a_set_without_a_plan_can_not_be_repaired_and_says_so(
     capsys: pytest.CaptureFixture[str], damaged: Path
 ) -> None:
     (damaged / "plan.json").unlink()
-    assert "regenerated without a plan" in Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
+    assert "regenerated without a plan" in Outcome(capsys, "shards", "verify", str(damaged), "--repair").error
     assert (damaged / "00001.tar").exists()
 
 
@@ -58,7 +58,7 @@ def test_damage_stays_where_a_checker_that_drawing_needs_is_gone(
     plan["filters"] = [{"name": "safety", "checker": "/gone", "checksum": "0" * 16}]
     rewrite(damaged / "plan.json", json.dumps(plan).encode())
     before = {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()}
-    refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").refusal
+    refusal = Outcome(capsys, "shards", "verify", str(damaged), "--repair").error
     assert "filter 'safety': /gone holds no safety checker" in refusal
     assert {file: file.read_bytes() for file in damaged.iterdir() if file.is_file()} == before
 
@@ -71,7 +71,7 @@ def test_a_marker_of_a_newer_format_is_refused(
     marker = str(folder / "00001_stats.json")
     rewrite(marker, storage.read_bytes(marker).replace(b'"format": 1', b'"format": 2'))
     forget_index(str(folder))  # as whatever adds a shard does: an index tells what all markers tell
-    refusal = Outcome(capsys, "shards", command, str(folder)).refusal
+    refusal = Outcome(capsys, "shards", command, str(folder)).error
     assert "00001_stats.json: format 2, but this syncclip reads up to 1" in refusal
 
 
@@ -86,7 +86,7 @@ def test_sets_are_merged_and_exported(capsys: pytest.CaptureFixture[str], tmp_pa
         assert "7 images" in outcome.out, outcome.err
         assert Path(out, file).exists()
     other = Outcome(capsys, "shards", "export", f"{tmp_path}/all", "--to", "tape", "--out", f"{tmp_path}/tape")
-    assert "unknown layout" in other.refusal
+    assert "unknown layout" in other.error
 
 
 def test_a_set_in_a_bucket_is_looked_into_with_the_endpoint_as_an_override(
@@ -116,14 +116,12 @@ def test_trouble_with_a_bucket_is_told_in_one_sentence(
     with faulty_bucket("trouble") as (bucket, proxy):
         make_set(f"{bucket}/set", (1, 1, 1))
         proxy.spoil("403", 1000)
-        assert re.search(
-            r"cannot \w+ .*check the credentials", Outcome(capsys, "shards", "ls", f"{bucket}/set").refusal
-        )
+        assert re.search(r"cannot \w+ .*check the credentials", Outcome(capsys, "shards", "ls", f"{bucket}/set").error)
         proxy.spoil("500", 10_000)
-        assert "try again later" in Outcome(capsys, "shards", "ls", f"{bucket}/set").refusal
+        assert "try again later" in Outcome(capsys, "shards", "ls", f"{bucket}/set").error
         proxy.soothe()
         assert Outcome(capsys, "shards", "ls", f"{bucket}/set").status == 0
-        assert "no committed shard there" in Outcome(capsys, "shards", "ls", "s3://absent/set").refusal
+        assert "no committed shard there" in Outcome(capsys, "shards", "ls", "s3://absent/set").error
 
 
 def test_a_set_can_be_listed_verified_and_looked_into(

@@ -139,8 +139,8 @@ def test_errors_of_a_reproduction_precede_its_submission(capsys: pytest.CaptureF
         reproduction(datasets=["dtdd"])
     with pytest.raises(UserError, match="a key or a password"):
         reproduction("storage.options.secret=abc")
-    assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").refusal
-    assert "belong to reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").refusal
+    assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").error
+    assert "belong to reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").error
 
 
 def test_a_classification_is_submitted_as_typed(

@@ -34,5 +34,5 @@ def test_a_damaged_plan_is_not_repaired_by(capsys: pytest.CaptureFixture[str], t
     ):
         (folder / name).write_bytes((folder / name).read_bytes().replace(old, new))
     before = {file: file.read_bytes() for file in folder.iterdir() if file.is_file() and file.name[0] != "."}
-    assert "plan.json is corrupt" in Outcome(capsys, "shards", "verify", str(folder), "--repair").refusal
+    assert "plan.json is corrupt" in Outcome(capsys, "shards", "verify", str(folder), "--repair").error
     assert {file: file.read_bytes() for file in before} == before
