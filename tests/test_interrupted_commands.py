@@ -72,10 +72,12 @@ def test_the_command_line_handles_interrupts() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_training_whose_processes_receive_sigterm_resumes_to_the_same_bits(tiny: TinyWorld, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.nightly)])
+def test_a_training_whose_processes_receive_sigterm_resumes_to_the_same_bits(
+    tiny: TinyWorld, tmp_path: Path, workers: int, request: pytest.FixtureRequest
+) -> None:
     values = ["training.method=ivlp", "training.data=real", "training.epochs=60", "training.log_every=1"]
-    values += ["training.workers=2", "training.checkpoint_every=1000"]
+    values += [f"training.workers={workers}", "training.checkpoint_every=1000"]
     broken = tmp_path / "broken"
     command = start("train", tiny.recipe, "--out", str(broken), *values)
     wait(command, lambda: count_lines(broken / "metrics.jsonl") >= 5)
@@ -86,8 +88,11 @@ def test_a_training_whose_processes_receive_sigterm_resumes_to_the_same_bits(tin
     assert (record["status"], status["state"]) == ("interrupted", "interrupted")
     assert 5 <= record["steps"] == count_lines(broken / "metrics.jsonl") < 180
     assert [path.name for path in (broken / "checkpoints").glob("*.json")] == [f"step-{record['steps']:08d}.json"]
+    if workers > 1:
+        request.getfixturevalue("ray_cluster")
+    train = jobs.train if workers > 1 else jobs.run_here
     for out in ("broken", "unbroken"):
-        jobs.train(Recipe.load(tiny.recipe, values), str(tmp_path / out))
+        train(Recipe.load(tiny.recipe, values), str(tmp_path / out))
     for name in ("prompts.safetensors", "metrics.jsonl"):
         assert (broken / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
 

@@ -19,6 +19,7 @@ def test_every_public_name_exists_and_is_callable() -> None:
     assert set(dir(syncclip)) >= set(syncclip.__all__)
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
