@@ -60,7 +60,7 @@ def classify(
         typer.Option(
             "--actors",
             min=1,
-            help="Classify the shards of one folder with this number of Ray actors; one table per shard.",
+            help="Number of Ray actors, to classify the shards of one folder into a table per shard.",
         ),
     ] = None,
     num_gpus: ActorGpus = 0.0,
@@ -111,7 +111,7 @@ def teacher(
 
 
 def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> None:
-    """Print or write predictions as they arrive; exit with status 1 if an image could not be read."""
+    """Print or write predictions one by one; exit with status 1 if an image could not be read."""
     from syncclip.inference.predictions import json_line, write_predictions
 
     unread: list[str] = []
@@ -129,7 +129,7 @@ def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> N
             write_predictions(counting(), out)
         elif sys.stdout.isatty():
             rows = [(prediction.image, *_cells(prediction)) for prediction in counting()]
-            stack.close()  # the progress line ends before the table begins
+            stack.close()  # end the progress line before the table
             text.show(text.table(f"{model.url}: {counted(len(model.classes), 'class', 'classes')}", HEADINGS, rows))
         else:
             for prediction in counting():
@@ -151,7 +151,7 @@ def _cells(prediction: Prediction) -> tuple[str, float | None, str]:
 
 
 def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **settings: Any) -> None:
-    """Classify shards on Ray, with a number of actors and GPUs per actor; `settings` are those of `classify_shards`."""
+    """Classify shards on Ray; `pool` is (actors, GPUs per actor), `settings` are arguments of `classify_shards`."""
     from syncclip.inference.shards import TABLE, classify_shards
     from syncclip.workers.settings import Pool
 

@@ -26,7 +26,7 @@ def ls(folder: Folder, overrides: Overrides) -> None:
     configure_storage(overrides)
     shards = committed(folder)
     if not shards:
-        raise UserError(f"{folder}: no committed shard there; make a set with `syncclip synth RECIPE --out {folder}`")
+        raise UserError(f"{folder}: no committed shards; generate a set with `syncclip synth RECIPE --out {folder}`")
     text.show(render.listing(folder, shards.values()))
 
 
@@ -180,11 +180,7 @@ def pack_command(
 
 
 def _numbers(option: str, value: str) -> list[int]:
-    """The numbers of an option such as `--seeds 1,2,3`.
-
-    Raises:
-        UserError: the value is not a list of numbers.
-    """
+    """The numbers of an option such as `--seeds 1,2,3`."""
     try:
         return [int(number) for number in value.split(",")]
     except ValueError as error:
@@ -192,7 +188,7 @@ def _numbers(option: str, value: str) -> list[int]:
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
-    """The recipe stored with a set, or one of defaults; storage is configured for it."""
+    """Load the recipe stored with a set, or the default recipe, and configure storage."""
     from syncclip import storage
     from syncclip.synthetic_sets.imported import SET_RECIPE
 

@@ -42,12 +42,12 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """The override that sets a key to a text; inverse of `split_overrides`."""
+    """The override that sets a key to a text, as parsed by `split_overrides`."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 
 def types_of(key: str, model: type[BaseModel]) -> set[Any]:
-    """JSON types of the value of a dotted key, or Any; text for an unknown key."""
+    """JSON types of the value of a dotted key, or Any; `str` for an unknown key."""
     if match := _CONFIGURATION_VALUES.fullmatch(key):
         return types_of(match[3], model) if match[2] == "overrides" else {list}
     types: list[Any] = [model]
