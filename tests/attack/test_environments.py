@@ -73,20 +73,6 @@ def test_environments(world: Path, names: dict[str, dict[str, Any]], tmp_path: P
         assert results["modes"] == ["0o600"]
 
 
-@pytest.mark.parametrize("command", [["report", "study"], ["classify", "run", "images"], ["status", "study"]])
-@pytest.mark.parametrize("target", ["/dev/full", None], ids=["full", "closed"])
-def test_an_unwritable_stdout_is_one_line(
-    names: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory, command: list[str], target: str | None
-) -> None:
-    folder = next(tmp_path_factory.getbasetemp().glob("names*")) / "work" / "plain"
-    redirection = ">/dev/full" if target else ">&-"
-    line = f'exec "{sys.executable}" -m syncclip "$@" {redirection}'
-    done = subprocess.run(["sh", "-c", line, "sh", *command], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == (2 if target else 0), done
-    messages = [line for line in done.stderr.splitlines() if not line.startswith(("classify: ", "report: "))]
-    assert len(messages) == (1 if target else 0), messages
-
-
 @pytest.mark.parametrize("command", ["train", "synth", "study", "status", "report"])
 def test_an_undecodable_name_is_one_line(world: Path, tmp_path: Path, command: str) -> None:
     path = b"runs/%s\xff" % command.encode()

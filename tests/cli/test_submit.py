@@ -7,8 +7,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,17 +198,8 @@ def test_only_package_and_recipe_are_uploaded(tmp_path: Path) -> None:
     assert {name.split("/")[0] for name in files} == {"icons.yaml", "syncclip"}
     assert not any("__pycache__" in name or "scripts" in name for name in files)
     assert Recipe.load(str(tmp_path / "job" / "icons.yaml")) == job_of(BUCKET).recipe
-
-
-def test_unused_embedded_models_are_not_uploaded(tmp_path: Path) -> None:
     other = ("dataset.name=s3://bucket/birds", "backbone.name=ViT-B-16", "synthesis.generator.pipeline=a/b")
-    assert not any("embedded/icons" in name for name in uploaded(job_of(BUCKET, *other), tmp_path / "job"))
-
-
-def test_the_file_of_a_custom_method_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "ownway.py").write_text(EXAMPLE.read_text())
-    assert "ownway.py" in uploaded(job_of(BUCKET, "training.method=ownway:TaskRes"), tmp_path / "job")
+    assert not any("embedded/icons" in name for name in uploaded(job_of(BUCKET, *other), tmp_path / "other"))
 
 
 def test_nothing_but_the_methods_own_python_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,54 +215,67 @@ def test_nothing_but_the_methods_own_python_travels(tmp_path: Path, monkeypatch:
     (package / "link.py").symlink_to(outside / "elsewhere.py")
     (package / "linked").symlink_to(outside, target_is_directory=True)
     (tmp_path / "beside.py").write_text("planted = 1\n")
+    (tmp_path / "ownway.py").write_text(EXAMPLE.read_text())
 
     files = uploaded(job_of(BUCKET, "training.method=ownpackage.way:TaskRes"), tmp_path / "job")
     own = {name for name in files if not name.startswith("syncclip/")}
     assert own == {"icons.yaml", "ownpackage/way.py", "ownpackage/inner/more.py"}
-    assert not any(Path(name).name.startswith((".", "id_")) or name.endswith(".pem") for name in files)
-
-
-def test_an_imported_method_is_not_read_from_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+    assert "ownway.py" in uploaded(job_of(BUCKET, "training.method=ownway:TaskRes"), tmp_path / "file")
+    # An installed package of the same name as a folder here.
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "taskres.py").write_text("planted = 1\n")
-    files = uploaded(job_of(BUCKET, "training.method=examples.taskres:TaskRes"), tmp_path / "job")
+    files = uploaded(job_of(BUCKET, "training.method=examples.taskres:TaskRes"), tmp_path / "installed")
     assert not any(name.startswith("examples/") for name in files)
 
 
-@dataclass
-class Jobs:
-    """Stub of Ray's job client."""
+class Client:
+    """Stub of Ray's job client.
 
-    listed: list[SimpleNamespace] = field(default_factory=list)
-    submitted: list[dict[str, Any]] = field(default_factory=list)
-    error: str = ""
+    Args:
+        listed: (submission ID, whether it has ended) of the cluster's jobs.
+        polls: lengths of the log at each poll; negative for a failed poll.
+    """
+
+    log = "synth: 3 of 9\nsynth: 9 of 9\n"
+
+    def __init__(
+        self, listed: Sequence[tuple[str, bool]] = (), error: str = "", polls: Sequence[int] = (), **info: Any
+    ) -> None:
+        self.listed, self.error, self.polls, self.submitted = listed, error, list(polls), list[str]()
+        self.info = SimpleNamespace(**{"status": "SUCCEEDED", "driver_exit_code": 0, "message": "", **info})
 
     def list_jobs(self) -> list[SimpleNamespace]:
-        return self.listed
+        return [
+            SimpleNamespace(submission_id=name, status=SimpleNamespace(is_terminal=lambda ended=ended: ended))
+            for name, ended in self.listed
+        ]
 
-    def submit_job(self, **job: Any) -> None:
+    def submit_job(self, *, submission_id: str, **_: Any) -> None:
         if self.error:
             raise RuntimeError(self.error)
-        self.submitted.append(job)
+        self.submitted.append(submission_id)
 
+    def get_job_status(self, _: str) -> Any:
+        return SimpleNamespace(is_terminal=lambda: len(self.polls) == 1 and self.polls[0] >= 0)
 
-def listed(name: str, terminal: bool) -> SimpleNamespace:
-    return SimpleNamespace(submission_id=name, status=SimpleNamespace(is_terminal=lambda: terminal))
+    def get_job_logs(self, _: str) -> str:
+        poll = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        if poll < 0:
+            raise RuntimeError("Request failed with status code 500")
+        return self.log[:poll]
+
+    def get_job_info(self, _: str) -> Any:
+        return self.info
 
 
 def test_a_running_job_is_joined_and_an_ended_one_is_numbered() -> None:
     job = job_of(BUCKET)
-    running = Jobs([listed(job.name, True), listed(f"{job.name}-2", False)])
+    running = Client([(job.name, True), (f"{job.name}-2", False)])
     assert submit.start(running, job) == (f"{job.name}-2", True) and running.submitted == []
-
-    ended = Jobs([listed(job.name, True), listed("syncclip-synth-icons-other", False), listed("", False)])
-    assert submit.start(ended, job) == (f"{job.name}-2", False)
-    assert ended.submitted[0]["submission_id"] == f"{job.name}-2"
-
-    assert submit.start(Jobs(error=f"Job {job.name} already exists."), job) == (job.name, True), "concurrently"
+    ended = Client([(job.name, True), ("syncclip-synth-icons-other", False), ("", False)])
+    assert submit.start(ended, job) == (f"{job.name}-2", False) and ended.submitted == [f"{job.name}-2"]
+    concurrent = Client(error=f"Job {job.name} already exists.")
+    assert submit.start(concurrent, job) == (job.name, True)
 
 
 @pytest.fixture
@@ -312,7 +315,6 @@ def test_a_token_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert not submit.has_token()
-
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray/auth_token").write_text("secret")
     assert submit.has_token()
@@ -342,28 +344,6 @@ def test_the_reason_of_a_failure_is_one_line(log: str, message: str, expected: s
     assert submit.reason(log, message) == expected
 
 
-class Running:
-    """Stub of a job client: `polls` are the lengths of the log at each poll, negative for a failed poll."""
-
-    log = "synth: 3 of 9\nsynth: 9 of 9\n"
-
-    def __init__(self, *polls: int, state: str = "SUCCEEDED", code: int | None = 0) -> None:
-        self.polls = list(polls)
-        self.info = SimpleNamespace(status=state, driver_exit_code=code, message="")
-
-    def get_job_status(self, _: str) -> Any:
-        return SimpleNamespace(is_terminal=lambda: len(self.polls) == 1 and self.polls[0] >= 0)
-
-    def get_job_logs(self, _: str) -> str:
-        poll = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
-        if poll < 0:
-            raise RuntimeError("Request failed with status code 500")
-        return self.log[:poll]
-
-    def get_job_info(self, _: str) -> Any:
-        return self.info
-
-
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "POLL_SECONDS", 0.0)
@@ -373,17 +353,18 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     ("state", "code", "status"), [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("STOPPED", None, 130)]
 )
 def test_the_exit_status_is_that_of_the_job(state: str, code: int | None, status: int) -> None:
-    assert submit.follow(Running(28, state=state, code=code), "job", "stop") == status
+    client = Client(polls=[28], status=state, driver_exit_code=code)
+    assert submit.follow(client, "job", "stop") == status
 
 
 @pytest.mark.parametrize("polls", [(28,), (9, 28), (9, -1, 17, -1, -1, 28), (0, 28, 28)])
 def test_the_log_is_printed_once_although_polls_fail(
     polls: tuple[int, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert submit.follow(Running(*polls), "job", "stop") == 0
-    assert capsys.readouterr().out == Running.log
+    assert submit.follow(Client(polls=polls), "job", "stop") == 0
+    assert capsys.readouterr().out == Client.log
 
 
 def test_a_lost_cluster_is_an_error() -> None:
     with pytest.raises(UserError, match=r"not reachable any more \(Request.* job syncclip-synth-a continues"):
-        submit.follow(Running(9, -1), "syncclip-synth-a", "stop")
+        submit.follow(Client(polls=[9, -1]), "syncclip-synth-a", "stop")

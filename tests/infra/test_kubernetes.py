@@ -47,28 +47,26 @@ def kubernetes_error(manifest: Manifest) -> str:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_kubernetes_resources_are_valid(name: str) -> None:
+def test_resources_and_pods_are_valid_and_run_without_privileges(name: str) -> None:
     resources = [item for item in overlay(name) if not item["apiVersion"].startswith("ray.io/")]
     assert [error for item in resources if (error := kubernetes_error(item))] == []
     assert {"Namespace", "ServiceAccount", "Role", "PriorityClass", "NetworkPolicy", "ConfigMap"} <= {
         item["kind"] for item in resources
     }
+    for group, spec in pods(cluster(name)).items():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": spec}
+        assert kubernetes_error(pod) == ""
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        for container in spec["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_an_unknown_field_is_an_error() -> None:
     (policy,) = of_kind(overlay("nvidia"), "NetworkPolicy").values()
     wrong = copy.deepcopy(policy)
     wrong["spec"]["ingres"] = wrong["spec"].pop("ingress")
-
     assert "ingres" in kubernetes_error(wrong)
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_pods_are_valid(name: str) -> None:
-    for group, spec in pods(cluster(name)).items():
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": spec}
-
-        assert kubernetes_error(pod) == ""
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +88,6 @@ def test_clusters_jobs_and_service_match_kuberays_schema(kuberay: dict[str, Any]
     group = wrong["spec"]["workerGroupSpecs"][0]
     group["replica"] = group.pop("replicas")
     assert any("replica" in error for error in kuberay_errors(kuberay, wrong))
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_pods_run_without_privileges(name: str) -> None:
-    for spec in pods(cluster(name)).values():
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        for container in spec["containers"]:
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -151,17 +140,13 @@ def test_training_avoids_spot_nodes(
     assert launches(types, demand, 1, selector=selector) == training
 
 
-def test_pods_on_premises_require_no_node_labels() -> None:
+def test_other_overlays_require_no_cloud_and_no_gpu() -> None:
     for spec in pods(cluster("on-premises")).values():
         assert not spec.keys() & {"affinity", "nodeSelector"}
     assert autoscaling("on-premises")["available_node_types"]["generate"]["resources"]["GPU"] == 1
-
-
-def test_the_rehearsal_needs_no_gpu() -> None:
-    types = autoscaling("cpu-rehearsal")["available_node_types"]
-
-    assert all("GPU" not in node["resources"] for node in types.values())
-    assert types["generate"]["resources"]["CPU"] == 1
+    rehearsal = autoscaling("cpu-rehearsal")["available_node_types"]
+    assert all("GPU" not in node["resources"] for node in rehearsal.values())
+    assert rehearsal["generate"]["resources"]["CPU"] == 1
 
 
 def test_synthesis_requires_spot_nodes_and_training_excludes_them() -> None:
