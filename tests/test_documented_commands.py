@@ -37,19 +37,19 @@ def test_a_documented_command_is_valid(line: str) -> None:
         command = members[words.pop(0)]
     name = str(command.name)
 
-    given: dict[str, Any] = command.make_context(name, words).params
+    arguments: dict[str, Any] = command.make_context(name, words).params
 
-    overrides = given.get("overrides") or []
-    if "protocol" in given or given.get("job") == "reproduce":
-        protocol = given.get("protocol") or given["recipe"]
-        datasets, methods = given["dataset"] or [], given["method"] or []
-        assert Request(protocol, given["root"], datasets, methods, overrides=overrides).recipes()
-    elif given.get("job") == "classify":
-        assert given["recipe"] and len(overrides) == 1, "a run and its shards"
-    elif given.get("recipe", "x.yaml").endswith(".yaml"):
+    overrides = arguments.get("overrides") or []
+    if "protocol" in arguments or arguments.get("job") == "reproduce":
+        protocol = arguments.get("protocol") or arguments["recipe"]
+        datasets, methods = arguments["dataset"] or [], arguments["method"] or []
+        assert Request(protocol, arguments["root"], datasets, methods, overrides=overrides).recipes()
+    elif arguments.get("job") == "classify":
+        assert arguments["recipe"] and len(overrides) == 1, "a run and its shards"
+    elif arguments.get("recipe", "x.yaml").endswith(".yaml"):
         Recipe.of_defaults(overrides)
     else:
-        Recipe.load(given["recipe"], overrides)
+        Recipe.load(arguments["recipe"], overrides)
 
 
 def test_most_commands_are_documented() -> None:

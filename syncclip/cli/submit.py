@@ -115,7 +115,7 @@ def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
             configuration of a study is invalid.
     """
     if command == "study":
-        from syncclip.studies.cells import check_configurations  # imports all that a study runs
+        from syncclip.studies.cells import check_configurations  # imports the training code
 
         check_configurations(recipe)
     options, paths = _with_absolute_paths({"--out": out}, recipe, shared)

@@ -71,7 +71,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> docstring, of the fields defined in the class itself."""
+    """Field -> docstring, without inherited fields."""
     file = inspect.getsourcefile(model)
     assert file is not None, model
     body = _parsed(file).body

@@ -222,10 +222,10 @@ def tables(change: tuple[bytes, list[tuple[int, int]]], folder: Path) -> None:
     text, changes = change
     url = _new_set(folder)
     marker = url / "00000_stats.json"
-    kept = {
+    unchecked = {
         key: value for key, value in json.loads(marker.read_bytes()).items() if key not in ("checksum", "table_sha256")
     }
-    marker.write_text(json.dumps(kept))
+    marker.write_text(json.dumps(unchecked))
     file = url / "00000.parquet"
     table = pq.read_table(file)
     if text:
@@ -247,12 +247,12 @@ labels = st.sampled_from([b"", b"0", b"1", b"-1", b"9" * 5000, b"\xff", b"[" * 2
 names = st.sampled_from(["a", "b", "a/b", "../x", "/", ".", "..", "", " ", "\x1b", "\u202e", "x" * 300]) | st.text()
 kinds = st.sampled_from(["jpg", "cls", "json", "txt", "JPG", "png", "", "."])
 of_costs = st.sampled_from([key for key in KEYS if key.startswith("synthesis.")] + ["--throughput"])
-given = st.tuples(st.sampled_from(KEYS), values.map(lambda v: json.dumps(v, default=str)) | texts).map("=".join)
+assignments = st.tuples(st.sampled_from(KEYS), values.map(lambda v: json.dumps(v, default=str)) | texts).map("=".join)
 
 FEEDS: dict[str, tuple[Feed, st.SearchStrategy[Any]]] = {
     "recipe text": (recipe_text, texts | st.text()),
     "recipe values": (recipe_values, st.dictionaries(st.sampled_from(KEYS), values, max_size=3)),
-    "overrides": (overrides, st.lists(given | texts, max_size=2)),
+    "overrides": (overrides, st.lists(assignments | texts, max_size=2)),
     "plans": (plans, st.lists(st.tuples(of_costs, st.sampled_from(NUMBERS).map(str)).map("=".join), max_size=2)),
     "tar bytes": (tar_bytes, st.tuples(st.booleans(), flips)),
     "tar members": (tar_members, st.lists(st.tuples(names, st.dictionaries(kinds, labels, max_size=4)), max_size=4)),

@@ -35,7 +35,7 @@ def test_a_damaged_set_is_repaired(
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 1
     repaired = Outcome(capsys, "shards", "verify", str(damaged), "--repair")
     assert repaired.status == 0
-    assert repaired.out.splitlines()[-2:] == [f"{damaged}: 1 shard generated again", f"{damaged}: 2 shards, all intact"]
+    assert repaired.out.splitlines()[-2:] == [f"{damaged}: 1 shard regenerated", f"{damaged}: 2 shards, all intact"]
     assert digests(damaged) == digests(Path(tiny_set))
     assert Outcome(capsys, "shards", "verify", str(damaged)).status == 0
 
