@@ -248,7 +248,7 @@ def _shard_problems(
     if index is not None:
         marked = shards_by_markers(url, owner).values()
         if [shard[:4] for shard in index.shards] != [shard[:4] for shard in marked]:
-            yield f"{url}: {INDEX} does not match the shards; remove it, as it is written again"
+            yield f"{url}: {INDEX} does not match the shards; remove it; it is derived from the shards"
     missing = []
     try:
         missing = absent(url, broken)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import shutil
 import subprocess
@@ -61,14 +60,6 @@ class Page:
             assert time.monotonic() < end, f"timeout: {script}"
             await asyncio.sleep(0.05)
 
-    async def shot(self, path: Path, whole: bool = True) -> None:
-        """Save a screenshot of the whole page or of the visible part."""
-        size = (await self.send("Page.getLayoutMetrics"))["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        options = {"captureBeyondViewport": True, "clip": clip} if whole else {}
-        reply = await self.send("Page.captureScreenshot", format="png", **options)
-        path.write_bytes(base64.b64decode(reply["data"]))
-
 
 async def serious(page: Page) -> list[str]:
     """Serious accessibility violations of a page found by axe: rule and first element."""
@@ -100,16 +91,9 @@ def chromium() -> Iterator[int]:
             process.wait(_PATIENCE)
 
 
-def visit(
-    port: int,
-    url: str,
-    work: Callable[[Page], Awaitable[Any]],
-    width: int = 1400,
-    dark: bool = False,
-    height: int = 900,
-) -> Any:
+def visit(port: int, url: str, work: Callable[[Page], Awaitable[Any]], width: int = 1400, dark: bool = False) -> Any:
     """Open a page in a new tab, run `work` on it, and close the tab; returns the result of `work`."""
-    return asyncio.run(_visit(port, url, work, width, dark, height))
+    return asyncio.run(_visit(port, url, work, width, dark))
 
 
 def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
@@ -120,9 +104,7 @@ def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
     return int(file.read_text().splitlines()[0])
 
 
-async def _visit(
-    port: int, url: str, work: Callable[[Page], Awaitable[Any]], width: int, dark: bool, height: int
-) -> Any:
+async def _visit(port: int, url: str, work: Callable[[Page], Awaitable[Any]], width: int, dark: bool) -> Any:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_PATIENCE)) as session:
         async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:
             target = await reply.json()
@@ -140,13 +122,8 @@ async def _visit(
             listener = asyncio.create_task(_listen(socket, waiting, page))
             for domain in ("Page", "Runtime", "Log", "Network"):
                 await send(f"{domain}.enable")
-            await send(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=height,
-                deviceScaleFactor=1,
-                mobile=width < 600,
-            )
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+            await send("Emulation.setDeviceMetricsOverride", **size)
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             await send("Emulation.setEmulatedMedia", features=[scheme])
             await send("Page.navigate", url=url)

@@ -50,7 +50,7 @@ def test_trainings_on_a_device_agree_in_every_bit(tiny: TinyWorld, tiny_set: str
         jobs.run_here(recipe, str(tmp_path / name))
     names = ("prompts.safetensors", "metrics.jsonl")
     assert files(tmp_path / "a", *names) == files(tmp_path / "b", *names) != {}
-    (tmp_path / "b" / "prompts.safetensors").unlink()  # as after a kill behind its newest checkpoint
+    (tmp_path / "b" / "prompts.safetensors").unlink()  # as after a kill later than the newest checkpoint
     jobs.run_here(recipe, str(tmp_path / "b"))
     assert files(tmp_path / "b", *names) == files(tmp_path / "a", *names)
 

@@ -95,7 +95,7 @@ def test_a_resumed_training_is_bitwise_identical(
 ) -> None:
     jobs.run_here(recipe(tiny, tiny_set, teacher, *values), str(tmp_path / "a"))
     jobs.run_here(recipe(tiny, tiny_set, teacher, *values, f"training.loader_processes={loaders}"), str(tmp_path / "b"))
-    (tmp_path / "b" / "prompts.safetensors").unlink()  # as after a kill behind its newest checkpoint
+    (tmp_path / "b" / "prompts.safetensors").unlink()  # as after a kill later than the newest checkpoint
     jobs.run_here(recipe(tiny, tiny_set, teacher, *values, f"training.loader_processes={loaders}"), str(tmp_path / "b"))
     assert fakes.bits(tmp_path / "a") == fakes.bits(tmp_path / "b")
 

@@ -39,7 +39,7 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
     Registers code in trusted recipes as trusted. See `Recipe.load` for the arguments.
     """
     url, label = _find(source)
-    own = own and _is_own(url)
+    own = own and storage.is_local(url) and _mark_of(url) is None
     label = label if own else url
     try:
         layers = [*(_layers(*_find(base), own, []) if base is not None else []), *_layers(url, label, own, [])]
@@ -54,11 +54,6 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
         if layer.mark is not None:
             mark_untrusted(names_in(_raw(layer)), layer.mark)
     return plain(values, label), label, own
-
-
-def _is_own(url: str) -> bool:
-    """Whether a recipe is trusted: local, and not in a folder of results or downloads."""
-    return storage.is_local(url) and _mark_of(url) is None
 
 
 def _mark_of(url: str) -> Path | None:

@@ -56,12 +56,6 @@ def types_of(key: str, model: type[BaseModel]) -> set[Any]:
     return {_json_type(typing.get_origin(kind) or kind) for kind in types} or {str}
 
 
-def steps_of(key: str) -> list[str]:
-    """The parts of a dotted key, one per nesting level."""
-    match = _CONFIGURATION_VALUES.fullmatch(key)
-    return [*match[1].split("."), match[3]] if match else key.split(".")
-
-
 def _below(kind: Any, step: str) -> list[Any]:
     """Annotations of the values of this type under a key or at a position."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -110,7 +104,8 @@ def _parsed(key: str, text: str, kinds: set[Any]) -> Any:
 
 def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
     """Set a dotted key in nested plain values; numbers are positions in lists, and `origin` is for messages."""
-    *path, last = steps_of(key)
+    match = _CONFIGURATION_VALUES.fullmatch(key)
+    *path, last = [*match[1].split("."), match[3]] if match else key.split(".")
     node: Any = values
     for step in path:
         if isinstance(node, list):

@@ -54,8 +54,6 @@ ROUNDING = ("workers", "min_workers", "accumulation_steps")
 """Keys of `training` that only change the order of summation, so that a run can resume with other values; they are
 part of the hash of methods with random numbers in a step, such as CLIP-LoRA."""
 
-PIPELINE_CLASS = "synthesis.generator.pipeline_class"
-
 
 class Recipe(Settings):
     """Configuration of an experiment; each section is documented at its class.
@@ -178,7 +176,8 @@ class Recipe(Settings):
     @property
     def code(self) -> dict[str, str]:
         """Key -> `module:Class` of all external code in the recipe."""
-        named = {"training.method": self.training.method, PIPELINE_CLASS: self.synthesis.generator.pipeline_class or ""}
+        named = {"training.method": self.training.method}
+        named["synthesis.generator.pipeline_class"] = self.synthesis.generator.pipeline_class or ""
         named |= {
             f"study.configurations[{i}].method": configuration.method
             for i, configuration in enumerate(self.study.configurations)

@@ -130,7 +130,7 @@ def test_only_timeouts_of_a_start_are_retried(
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_a_batch_script_passes_its_arguments_to_the_command(name: str, tmp_path: Path) -> None:
+def test_a_batch_script_passes_its_arguments_and_has_exclusive_nodes(name: str, tmp_path: Path) -> None:
     (tmp_path / "cluster" / "slurm").mkdir(parents=True)
     (tmp_path / "cluster" / "slurm" / "ray.sh").write_text('echo "$@"')
     environment = {**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path)}
@@ -143,10 +143,6 @@ def test_a_batch_script_passes_its_arguments_to_the_command(name: str, tmp_path:
     )
 
     assert done.stdout == f"syncclip {name} birds.yaml study.seeds=[1, 2]\n"
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_a_job_has_exclusive_nodes_and_can_be_requeued(name: str) -> None:
     options = re.findall(r"^#SBATCH --([\w-]+)", (SLURM / f"{name}.sh").read_text(), re.MULTILINE)
 
     assert {"exclusive", "requeue", "nodes", "ntasks-per-node", "open-mode", "time"} <= set(options)
