@@ -17,7 +17,7 @@ check: $(VENV)/installed-dev lint  ## Lint, types, and the tests that take no cl
 test: $(VENV)/installed-dev browser machines  ## The tests before a pull request, several at once; as root first installs Chromium, sshd, Slurm and Prometheus by apt-get; ARGS="-n 0 tests/shards -k order" narrows them
 	@if $(HAS_BROWSER); then set --; \
 	else echo "Left out: the tests that open the report in Chromium (marked browser)."; set -- -m "not (browser or attack)"; fi; \
-	$(HAS_MACHINES) || echo "Left out: rehearsals on hosts of this machine (marked cluster), and what Prometheus checks."; \
+	$(HAS_MACHINES) || echo "Left out: what promtool checks, unless it is installed."; \
 	[ -n "$$SYNCCLIP_KUBERAY_SCHEMA" ] || echo "Left out: KubeRay's schema; name its file in SYNCCLIP_KUBERAY_SCHEMA."; \
 	$(BIN)/pytest -n 4 "$$@" $(ARGS)
 

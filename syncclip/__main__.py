@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # `python -m` looks for modules in the working folder first: in a downloaded one, a stranger's may lie there.
+    # `python -m` searches the working folder first, which may be a download with untrusted modules.
     if sys.path[0] == str(Path.cwd()) and not Path(__file__).is_relative_to(Path.cwd()):
         del sys.path[0]
 

@@ -55,7 +55,7 @@ from syncclip.training.status import STATUS
 
 _SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
-"""Files of a set beside its shards; without one of them and without markers, tars are from other tools."""
+"""Files beside the shards of a set; tars without any of these and without markers belong to other tools."""
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
 _MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
@@ -92,8 +92,8 @@ class _Folder:
     """A folder to verify.
 
     Attributes:
-        names: of its files.
-        owners: root -> identity from its content, see `storage.checksums`; without corrupt roots.
+        names: its files.
+        owners: root -> owner according to its content, see `storage.checksums`; without corrupt roots.
         parent: parent folder, if it is verified as well.
     """
 
@@ -104,7 +104,7 @@ class _Folder:
 
     @property
     def name(self) -> str:
-        """Last part of the path."""
+        """Name of the folder."""
         return self.url.rstrip("/").rpartition("/")[2]
 
     def file(self, name: str) -> str:
@@ -112,7 +112,7 @@ class _Folder:
         return storage.join(self.url, name)
 
     def expected(self, name: str) -> set[str]:
-        """Allowed identities of a file in this folder; empty: any."""
+        """Allowed owners of a file in this folder; empty: any."""
         set_owner = self.owners.get(PLAN_NAME)
         if (match := REJECTS.fullmatch(name)) and set_owner:
             return {owner_of_shard(set_owner, int(match[1]))}
@@ -142,8 +142,9 @@ def verify(url: str, report: Callable[[str], None]) -> Verification:
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
-        kinds = "set, run, study, packed dataset, export or predictions"
-        raise UserError(f"{url}: no files; specify the folder of a {kinds}")
+        raise UserError(
+            f"{url}: no files; specify the folder of a set, run, study, packed dataset, export or predictions"
+        )
     with Progress(sum(len(folder.names) for folder in folders), "files", "verify") as progress:
         exported: set[str] = set()
         for folder in folders:
@@ -169,7 +170,7 @@ def _folders(url: str, parent: _Folder | None = None) -> Iterator[_Folder]:
 
 
 def _owners(url: str, names: Sequence[str]) -> dict[str, str]:
-    """Root -> identity of a folder's content; corrupt roots are skipped, as their own check reports them."""
+    """Root -> owner of a folder; corrupt roots are skipped, as the check of their file reports them."""
     owners = {}
     for root in ROOTS:
         if root in names:
@@ -196,7 +197,6 @@ def _owner(url: str, root: str) -> str:
 
 
 def _problems_of_export(folder: _Folder) -> Iterator[str]:
-    """Problems of an export in a folder."""
     of_run = folder.parent is not None and RECORD in folder.parent.names
     if MANIFEST in folder.names:
         yield from problems_of_export(folder.url)
@@ -205,7 +205,7 @@ def _problems_of_export(folder: _Folder) -> Iterator[str]:
 
 
 def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iterator[str]:
-    """Problems of a single folder."""
+    """Yield the problems of a folder, without its subfolders."""
     derived = predictions_among(folder.names) | teacher_files_among(folder.names)
     yield from problems_of_predictions(folder.url, folder.names)
     yield from problems_of_teacher(folder.url, folder.names)
@@ -236,7 +236,7 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
 def _shard_problems(
     folder: _Folder, any_shards: bool, broken: set[int], result: Verification, progress: Progress
 ) -> Iterator[str]:
-    """Problems of a folder's shards; adds the shards to regenerate to `broken`."""
+    """Yield the problems of a folder's shards, and add the shards to regenerate to `broken`."""
     url, top = folder.url, folder.parent is None
     owner = next(iter(folder.expected(INDEX)), None)
     if any_shards:
@@ -248,14 +248,14 @@ def _shard_problems(
     if index is not None:
         marked = shards_by_markers(url, owner).values()
         if [shard[:4] for shard in index.shards] != [shard[:4] for shard in marked]:
-            yield f"{url}: {INDEX} does not match the shards; remove it, as it is written again"
+            yield f"{url}: {INDEX} does not match the shards; remove it; it is derived from the shards"
     missing = []
     try:
         missing = absent(url, broken)
-        if not broken and not missing and (known := read_set(url)) is not None:
-            require_content(known, url)
+        if not broken and not missing and (content := read_set(url)) is not None:
+            require_content(content, url)
     except UserError as error:
-        if {PLAN_NAME, IMPORTED} & folder.owners.keys():  # otherwise the check of that file reports it
+        if {PLAN_NAME, IMPORTED} & folder.owners.keys():  # otherwise reported by the check of that file
             yield str(error)
     broken.update(problem.shard for problem in missing)
     result.mendable += top * len(missing)
@@ -265,7 +265,7 @@ def _shard_problems(
 
 
 def _check(folder: _Folder, name: str) -> bool:
-    """Compare a file with its checksum; False for a foreign file, a `UserError` for a corrupt one."""
+    """Compare a file with its checksum; returns False for a foreign file, raises a `UserError` for a corrupt one."""
     file = folder.file(name)
     if folder.name == CHECKPOINTS and (match := _STEP.fullmatch(name)):
         marker = storage.read_document(folder.file(f"{match[1]}.json"), Marker, "remove it")
@@ -337,11 +337,11 @@ def _log(folder: _Folder, name: str) -> bool:
 
 
 def _missing(folder: _Folder) -> Iterator[str]:
-    """A sentence for each missing file or folder."""
+    """Yield a message for each missing file or folder."""
     try:
-        for name, why in _expected(folder):
+        for name, reason in _required(folder):
             if name not in folder.names:
-                yield f"{folder.file(name)} is missing, although {why}"
+                yield f"{folder.file(name)} is missing, although {reason}"
         if PACKED_FILE in folder.names:
             try:
                 load_packed(folder.file(PACKED_FILE)).split("train")
@@ -355,8 +355,8 @@ def _missing(folder: _Folder) -> Iterator[str]:
         return  # a corrupt record is reported by its own check
 
 
-def _expected(folder: _Folder) -> Iterator[tuple[str, str]]:
-    """Files that must exist beside others, each with the reason."""
+def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
+    """Yield (file, reason) for each file that the others in a folder require."""
     names = folder.names
     try:
         contents = storage.read_contents(folder.url)
@@ -365,37 +365,26 @@ def _expected(folder: _Folder) -> Iterator[tuple[str, str]]:
     yield from ((name, f"{CONTENTS} lists it") for name in contents or () if _is_ours(folder, name))
     if _is_finished(folder):
         yield CONTENTS, "its content is finished"
-    if RECORD in folder.owners and (record := RunFolder(folder.url, "", "").record()) is not None:
+    if RECORD in folder.owners:
         yield RECIPE, "this is a run"
-        yield from ((name, f"{RECORD} contains its checksum") for name in record.logs)
-        if record.status == "finished":
-            yield PROMPTS, "the run is finished"
-    elif PROMPTS in names:
-        yield RECORD, "this is a run"
     for name in names if folder.name == CHECKPOINTS else ():
         if match := _STEP.fullmatch(name):
             yield f"{match[1]}.json", "a checkpoint has a marker"
             yield f"{match[1]}.safetensors", "its marker exists"
     shared = CARD in names and METRICS not in names  # a shared copy has no predictions
-    of_run = PREDICTIONS in names and outputs.STATE not in names  # a study has a table of this name, too
+    of_run = PREDICTIONS in names and outputs.STATE not in names  # a study has a file of this name, too
     if of_run or (RESULTS in names and not shared):
         yield PREDICTIONS, "the run is evaluated"
         yield RESULTS, "the run is evaluated"
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):
         yield INDEX, "it is part of the set's index"
         yield COLUMNS, f"{INDEX} contains its checksum"
-    if SET_RECIPE in names and IMPORTED not in names:
-        yield PLAN_NAME, "this is a generated set"
-    if PACKED_FILE in names and CONTENTS in names:
-        yield PACKING, "this is a packed dataset"
     if any(_SHARD.fullmatch(name) for name in names) and _belongs_to_a_plan(folder):
         yield PLAN_NAME, "the markers belong to a plan"
-    if outputs.TABLE in names:
-        yield outputs.STATE, "this is a study"
 
 
 def _belongs_to_a_plan(folder: _Folder) -> bool:
-    """Whether shards are generated or imported, not a split of a packed dataset."""
+    """Whether shards were generated, and not imported or packed."""
     parent = folder.url.rstrip("/").rpartition("/")[0]
     if IMPORTED in folder.names or folder.parent is not None or storage.exists(storage.join(parent, PACKED_FILE)):
         return False
@@ -416,7 +405,7 @@ def _is_finished(folder: _Folder) -> bool:
 
 
 def _missing_cells(folder: _Folder) -> Iterator[str]:
-    """A sentence for each missing or replaced run or dataset of a study."""
+    """Yield a message for each missing or replaced run or dataset of a study."""
     state = outputs.read_json(folder.file(outputs.STATE))
     cells, datasets = folder.file(outputs.CELLS), state.get("datasets", [])
     names = {*storage.listdir(folder.url)}
@@ -433,4 +422,4 @@ def _missing_cells(folder: _Folder) -> Iterator[str]:
             continue
         record = RunFolder(url, "", "").record()
         if record is not None and record.recipe_hash != cell["hash"]:
-            yield f"{url} is another run than the one in {outputs.STATE}; restore the original"
+            yield f"{url} differs from the run in {outputs.STATE}; restore the original"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import shutil
 import subprocess
@@ -37,56 +36,48 @@ _READY = (
     "document.readyState === 'complete' && location.href !== 'about:blank' && "
     "(document.getElementById('payload') === null || document.documentElement.dataset.ready === 'yes')"
 )
-_PATIENCE = 300  # seconds until a start or an answer counts as failed; a busy machine needs some
+_PATIENCE = 300  # timeout in seconds
 
 
 @dataclass
 class Page:
-    """One open page. `errors` holds whatever it logged as an error or threw, `requests` every address it asked for."""
+    """An open page with its JavaScript errors and logged warnings, and the URLs of its requests."""
 
     send: Callable[..., Awaitable[dict[str, Any]]]
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     async def run(self, script: str) -> Any:
-        """The value of an expression (promises are waited for)."""
-        answer = await self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, f"{script}: {answer['exceptionDetails']}"
-        return answer["result"].get("value")
+        """The value of an expression; promises are awaited."""
+        reply = await self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in reply, f"{script}: {reply['exceptionDetails']}"
+        return reply["result"].get("value")
 
     async def until(self, script: str) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + _PATIENCE
         while not await self.run(script):
-            assert time.monotonic() < end, f"never came true: {script}"
+            assert time.monotonic() < end, f"timeout: {script}"
             await asyncio.sleep(0.05)
-
-    async def shot(self, path: Path, whole: bool = True) -> None:
-        """Save a screenshot, of the whole page or of what the window shows."""
-        size = (await self.send("Page.getLayoutMetrics"))["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        options = {"captureBeyondViewport": True, "clip": clip} if whole else {}
-        answer = await self.send("Page.captureScreenshot", format="png", **options)
-        path.write_bytes(base64.b64decode(answer["data"]))
 
 
 async def serious(page: Page) -> list[str]:
-    """What axe finds on a page that would keep people from using it: the rule, and the first place."""
+    """Serious accessibility violations of a page found by axe: rule and first element."""
     import axe_core_python
 
     await page.run((Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8") + ";null")
-    found = await page.run("axe.run().then(result => result.violations)")
+    violations = await page.run("axe.run().then(result => result.violations)")
     return [
-        f"{one['id']}: {one['nodes'][0]['html']} ({one['nodes'][0].get('failureSummary')})"
-        for one in found
-        if one["impact"] in ("serious", "critical")
+        f"{item['id']}: {item['nodes'][0]['html']} ({item['nodes'][0].get('failureSummary')})"
+        for item in violations
+        if item["impact"] in ("serious", "critical")
     ]
 
 
 @contextmanager
 def chromium() -> Iterator[int]:
-    """A running browser with a profile of its own; gives the port of its DevTools."""
-    assert CHROMIUM is not None, "no Chromium on this machine"
+    """Start a browser with a profile of its own; yields the port of its DevTools."""
+    assert CHROMIUM is not None, "Chromium is not installed"
     with tempfile.TemporaryDirectory(prefix="syncclip-browser-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
@@ -100,16 +91,9 @@ def chromium() -> Iterator[int]:
             process.wait(_PATIENCE)
 
 
-def visit(
-    port: int,
-    url: str,
-    work: Callable[[Page], Awaitable[Any]],
-    width: int = 1400,
-    dark: bool = False,
-    height: int = 900,
-) -> Any:
-    """Open a page in a new tab, do some work on it, and close the tab; returns what `work` returns."""
-    return asyncio.run(_visit(port, url, work, width, dark, height))
+def visit(port: int, url: str, work: Callable[[Page], Awaitable[Any]], width: int = 1400, dark: bool = False) -> Any:
+    """Open a page in a new tab, run `work` on it, and close the tab; returns the result of `work`."""
+    return asyncio.run(_visit(port, url, work, width, dark))
 
 
 def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
@@ -120,12 +104,10 @@ def _port(profile: Path, process: subprocess.Popen[bytes]) -> int:
     return int(file.read_text().splitlines()[0])
 
 
-async def _visit(
-    port: int, url: str, work: Callable[[Page], Awaitable[Any]], width: int, dark: bool, height: int
-) -> Any:
+async def _visit(port: int, url: str, work: Callable[[Page], Awaitable[Any]], width: int, dark: bool) -> Any:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_PATIENCE)) as session:
-        async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as answer:
-            target = await answer.json()
+        async with session.put(f"http://127.0.0.1:{port}/json/new?about:blank") as reply:
+            target = await reply.json()
         async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
             waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
             numbers = itertools.count(1)
@@ -140,13 +122,8 @@ async def _visit(
             listener = asyncio.create_task(_listen(socket, waiting, page))
             for domain in ("Page", "Runtime", "Log", "Network"):
                 await send(f"{domain}.enable")
-            await send(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=height,
-                deviceScaleFactor=1,
-                mobile=width < 600,
-            )
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+            await send("Emulation.setDeviceMetricsOverride", **size)
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             await send("Emulation.setEmulatedMedia", features=[scheme])
             await send("Page.navigate", url=url)
@@ -162,26 +139,26 @@ async def _listen(
     socket: aiohttp.ClientWebSocketResponse, waiting: dict[int, asyncio.Future[dict[str, Any]]], page: Page
 ) -> None:
     async for message in socket:
-        said = message.json()
-        parameters = said.get("params", {})
-        if "id" in said:
-            future = waiting.pop(said["id"])
-            if "error" in said:
-                future.set_exception(RuntimeError(str(said["error"])))
+        event = message.json()
+        parameters = event.get("params", {})
+        if "id" in event:
+            future = waiting.pop(event["id"])
+            if "error" in event:
+                future.set_exception(RuntimeError(str(event["error"])))
             else:
-                future.set_result(said["result"])
-        elif said["method"] == "Runtime.exceptionThrown":
+                future.set_result(event["result"])
+        elif event["method"] == "Runtime.exceptionThrown":
             page.errors.append(
                 str(
                     parameters["exceptionDetails"].get("exception", {}).get("description")
                     or parameters["exceptionDetails"]["text"]
                 )
             )
-        elif said["method"] == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
+        elif event["method"] == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning", "assert"):
             page.errors.append(
                 " ".join(str(part.get("value") or part.get("description")) for part in parameters["args"])
             )
-        elif said["method"] == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
+        elif event["method"] == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
             page.errors.append(parameters["entry"]["text"])
-        elif said["method"] == "Network.requestWillBeSent":
+        elif event["method"] == "Network.requestWillBeSent":
             page.requests.append(parameters["request"]["url"])

@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -26,47 +26,46 @@ if TYPE_CHECKING:
     from tests.worlds.hub import Hub
     from tests.worlds.literature import Miniatures
 
-# Tests share few cores: one thread a process is faster than many that wait for each other, and gives the same bits.
+# On few cores, one thread per process is faster, and the results are the same.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray passes metrics on every ten seconds, for which tests of metrics would wait; it reads this when it is imported.
+# Ray exports metrics every ten seconds by default; it reads this variable when it is imported.
 os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")
-# Ray's workers are nice by default; while other processes compute tests, those that wait for Ray would hardly go on.
+# Ray's workers have low priority by default, which delays tests while other processes are busy.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Ray Train watches for machines that a cloud is about to take away, by one more process a run; none is here.
+# Ray Train's watcher for preemptions in a cloud is another process per run.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
-# What began in a script's background, or under nohup, ignores these signals, and so would all that it starts: of a
-# handler that does nothing, only the process itself has anything.
+# A process started in the background or by nohup ignores these signals, as do its children. A handler that does
+# nothing is not inherited by them.
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 
 LOGGED: list[str] = []
-"""What the package logged since the test began. Pytest's own plugin for this, which is left out, looks at a thousand
-loggers six times a test."""
+"""Messages logged by the package during the current test; pytest's own plugin is slow with a thousand loggers."""
 
 hypothesis.settings.register_profile("busy machines", deadline=None)
 hypothesis.settings.load_profile("busy machines")
 
 
 @pytest.fixture(autouse=True)
-def same_numbers() -> None:
-    """What a test draws on the CPU doesn't depend on the tests that ran before it in its process."""
+def fixed_seed() -> None:
+    """Random numbers on the CPU do not depend on earlier tests of the process."""
     import torch
 
-    # No seed that a test uses itself. `torch.manual_seed` also seeds all other devices, which takes a millisecond.
+    # `torch.manual_seed` also seeds all other devices, which takes a millisecond.
     torch.default_generator.manual_seed(4711)
 
 
 @pytest.fixture(autouse=True)
-def own_session() -> Iterator[None]:
-    """No test runs custom code because an earlier one was allowed to; storage options are those of the fixtures."""
+def new_session() -> Iterator[None]:
+    """A session in which no code is trusted; storage options are those of the fixtures."""
     with replace(current(), trusted={}, untrusted_sources={}):
         yield
 
 
 class Listener(logging.Handler):
-    """Keeps what the package logs, instead of Python, which prints it where no handler is."""
+    """Records messages of the package; without a handler, Python would print them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.partition(".")[0] == "syncclip":
@@ -78,7 +77,7 @@ logging.getLogger().addHandler(Listener())
 
 @pytest.fixture(autouse=True)
 def logged() -> list[str]:
-    """What the package logs during the test."""
+    """Messages logged by the package during the test."""
     LOGGED.clear()
     return LOGGED
 
@@ -88,18 +87,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            pytest.skip("needs an NVIDIA GPU, and there is none here")
+            pytest.skip("needs an NVIDIA GPU")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> str:
-    """Each device that there is: what is said of a GPU is said of a CPU, too."""
+    """CPU, and an NVIDIA GPU for tests marked `gpu`."""
     return str(request.param)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show beside a failure what was logged."""
+    """Add logged messages to the report of a failure."""
     report = yield
     if report.failed and LOGGED:
         report.sections.append(("logged by syncclip", "\n".join(LOGGED)))
@@ -108,36 +107,36 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local Ray for the whole test session: starting one takes seconds."""
+    """A local Ray, shared by all tests of the process."""
     with ray_session(cpus=4):
         yield
 
 
 @pytest.fixture(scope="session")
 def head() -> Iterator[str]:
-    """The address of a cluster of two nodes, each with one CPU, to which jobs are submitted."""
+    """Dashboard address of a cluster of two nodes with one CPU each."""
     from tests.ray_head import SMALL, ray_head
 
     one_cpu = "--num-cpus=1", "--num-gpus=0"
-    with ray_head(*one_cpu) as one:
-        one.join(*one_cpu, SMALL)
-        yield one.address
+    with ray_head(*one_cpu) as cluster:
+        cluster.join(*one_cpu, SMALL)
+        yield cluster.address
 
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """Dataset, CLIP and generator that load in milliseconds and mean nothing; see `tests/worlds`."""
+    """Dataset, CLIP and generator with random weights that load in milliseconds; see `tests/worlds`."""
 
     dataset: str
     backbone: str
     generator: str
     recipe: str
-    """A recipe that uses them, with a training of two epochs of three steps."""
+    """A recipe that uses them and trains for two epochs of three steps."""
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
-    """One tiny world for the whole test session; tests write elsewhere."""
+    """The shared tiny world, which tests must not change."""
     from tests.worlds.clip import make_clip_folder
     from tests.worlds.dataset import tiny_dataset
     from tests.worlds.pipelines import build_generator
@@ -170,7 +169,7 @@ storage: {{root: {folder / "runs"}}}
 
 @pytest.fixture(scope="session")
 def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The synthetic set of the tiny world, drawn once, in this process (Ray takes longer); tests only read it."""
+    """The synthetic set of the tiny world, generated in this process; tests must not change it."""
     from syncclip.recipe.recipe import Recipe
     from tests.worlds.shared import only_read
     from tests.worlds.synthetic import generate_here
@@ -182,20 +181,20 @@ def tiny_set(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="session")
 def miniatures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Miniatures]:
-    """All fifteen datasets of the literature below one root; tests only read it."""
+    """Miniatures of all fifteen benchmark datasets in one folder; tests must not change them."""
     from syncclip.datasets.catalog import DATASETS
     from tests.worlds.literature import Miniatures, miniature
     from tests.worlds.shared import only_read
 
     root = tmp_path_factory.mktemp("literature")
-    made = Miniatures(root, {name: miniature(root, name) for name in DATASETS})
+    datasets = Miniatures(root, {name: miniature(root, name) for name in DATASETS})
     with only_read(root):
-        yield made
+        yield datasets
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """An empty hub with an empty cache, for this process as its user alice; `hub.environment` is for others."""
+    """An empty Hub with an empty cache for the user alice; `hub.environment` is for other processes."""
     from tests.worlds.hub import serving
 
     with serving(tmp_path / "hub-home") as hub:
@@ -208,7 +207,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[int]:
-    """One Chromium for the whole test session, by the port of its DevTools; see `tests/browser.py`."""
+    """Port of the DevTools of a shared Chromium; see `tests/browser.py`."""
     from tests.browser import chromium
 
     with chromium() as port:
@@ -216,48 +215,44 @@ def browser() -> Iterator[int]:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector, a tenth of the tests' time, from looking again and again at all that was imported."""
+    """Exclude imported modules from garbage collection, which takes a tenth of the tests' time."""
     gc.collect()
     gc.freeze()
 
 
-# Before xdist itself reads the groups.
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Prepare tests to run side by side; pytest counts and reports those that are left out.
-
-    These are the nightly tests and the attacks, unless `-m` selects them, and Chromium's tests without Chromium.
-    """
+    """Deselect nightly tests and attacks unless `-m` names them, and browser tests without Chromium; assign lanes."""
     from tests.browser import CHROMIUM
 
     selected = {name: name in config.option.markexpr for name in ("attack", "nightly")} | {"browser": bool(CHROMIUM)}
-    absent = {name for name, runs in selected.items() if not runs}
-    left_out = {item for item in items if any(map(item.get_closest_marker, absent))}
-    config.hook.pytest_deselected(items=[*left_out])
-    items[:] = [item for item in items if item not in left_out]
+    excluded = {name for name, runs in selected.items() if not runs}
+    deselected = {item for item in items if any(map(item.get_closest_marker, excluded))}
+    config.hook.pytest_deselected(items=[*deselected])
+    items[:] = [item for item in items if item not in deselected]
     lanes.assign(items)
-    if hasattr(config, "workerinput"):  # one of several processes
+    if hasattr(config, "workerinput"):
         lanes.sort(items)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
-    """What distributes the tests over the processes of `pytest -n 4`."""
+    """Distribute tests to processes by lane and file."""
     return lanes.LanesAndFiles(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 400 KiB."""
+    """A file system of 400 KiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode:
-        pytest.skip(f"a file system can't be mounted here: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"cannot mount a file system: {mounted.stderr.decode().strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture
 def no_ray_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a new process: whatever other tests started, no Ray is joined."""
+    """Ray appears as not initialised, as in a new process."""
     monkeypatch.setattr("ray.is_initialized", lambda: False)

@@ -1,4 +1,4 @@
-"""Every command that the README and the documentation show is accepted as it is."""
+"""Every command in the README and the documentation is valid."""
 
 from __future__ import annotations
 
@@ -20,46 +20,45 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands() -> Iterator[str]:
-    """What follows `syncclip` in the fenced and indented blocks of all pages, without comments."""
+    """Arguments of `syncclip` in the code blocks of all pages, without comments."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         fenced = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
         for line in [*"\n".join(fenced).splitlines(), *re.findall(r"^ {4}(\S.*)$", text, re.MULTILINE)]:
-            found = re.match(r" *(?:\.venv/bin/)?syncclip (.*)", line)
-            if found:
-                yield shlex.join(shlex.split(found[1], comments=True))
+            if match := re.match(r" *(?:\.venv/bin/)?syncclip (.*)", line):
+                yield shlex.join(shlex.split(match[1], comments=True))
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
-def test_a_command_that_is_shown_is_accepted(line: str) -> None:
+def test_a_documented_command_is_valid(line: str) -> None:
     words, command = shlex.split(line), get_command(app)
     while members := getattr(command, "commands", None):
         assert words[0] in members, f"there is no command {words[0]!r}"
         command = members[words.pop(0)]
     name = str(command.name)
 
-    given: dict[str, Any] = command.make_context(name, words).params
+    arguments: dict[str, Any] = command.make_context(name, words).params
 
-    overrides = given.get("overrides") or []
-    if "protocol" in given or given.get("job") == "reproduce":
-        protocol = given.get("protocol") or given["recipe"]
-        datasets, methods = given["dataset"] or [], given["method"] or []
-        assert Request(protocol, given["root"], datasets, methods, overrides=overrides).recipes()
-    elif given.get("job") == "classify":
-        assert given["recipe"] and len(overrides) == 1, "a run and its shards"
-    elif given.get("recipe", "x.yaml").endswith(".yaml"):
+    overrides = arguments.get("overrides") or []
+    if "protocol" in arguments or arguments.get("job") == "reproduce":
+        protocol = arguments.get("protocol") or arguments["recipe"]
+        datasets, methods = arguments["dataset"] or [], arguments["method"] or []
+        assert Request(protocol, arguments["root"], datasets, methods, overrides=overrides).recipes()
+    elif arguments.get("job") == "classify":
+        assert arguments["recipe"] and len(overrides) == 1, "a run and its shards"
+    elif arguments.get("recipe", "x.yaml").endswith(".yaml"):
         Recipe.of_defaults(overrides)
     else:
-        Recipe.load(given["recipe"], overrides)
+        Recipe.load(arguments["recipe"], overrides)
 
 
-def test_the_pages_show_most_commands() -> None:
+def test_most_commands_are_documented() -> None:
     shown = {line.partition(" ")[0] for line in commands()}
     assert {"init", "plan", "synth", "train", "study", "reproduce", "shards", "datasets", "submit"} <= shown
 
 
 def blocks(kind: str) -> Iterator[str]:
-    """Lines of the fenced blocks of a kind in every page of the repository, continued lines joined."""
+    """The fenced blocks of a language in all pages of the repository, with continuation lines joined."""
     for page in [*PAGES, *ROOT.glob("*.md"), *(ROOT / "cluster").rglob("*.md"), *(ROOT / "infra").rglob("*.md")]:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         yield from re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
@@ -73,8 +72,8 @@ SOURCES = [
 ]
 
 
-def test_nothing_is_installed_from_an_index_that_does_not_have_it() -> None:
-    """Commands name a checkout; only the installation page shows the index, for after the release."""
+def test_commands_do_not_install_from_the_package_index() -> None:
+    """The package is not released yet; only the installation page shows the command for a release."""
     wrong = re.compile(r"pip install (?:-\S+ )*[\"']?syncclip\b")
     sources = [file for file in SOURCES if file.name != "installation.md"]
 
@@ -82,17 +81,17 @@ def test_nothing_is_installed_from_an_index_that_does_not_have_it() -> None:
     assert wrong.search("pip install -U 'syncclip[s3]'") and wrong.search("pip install syncclip")
 
 
-def test_where_every_ray_of_an_account_is_ended_a_page_says_so() -> None:
-    typed = [line for block in blocks("bash") for line in block.splitlines() if re.match(r" *ray stop\b", line)]
+def test_ray_stop_is_documented_as_stopping_every_ray_of_the_account() -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines() if re.match(r" *ray stop\b", line)]
 
-    assert typed and all("every Ray of your account" in line for line in typed)
+    assert lines and all("every Ray of your account" in line for line in lines)
     for file in (ROOT / "cluster").glob("*.yaml"):
         if "ray stop" in (text := file.read_text()) and "type: local" in text:
             assert "every Ray of the account" in " ".join(text.replace("\n#", "").split())
 
 
 def documented_trainings() -> Iterator[tuple[str, list[str]]]:
-    """(recipe, overrides) of every training and study that pages, docstrings and notebooks show."""
+    """(recipe, overrides) of every training and study in pages, docstrings and notebooks."""
     for line in commands():
         words = shlex.split(line)
         words = words[1:] if words[0] == "submit" else words
@@ -109,8 +108,7 @@ def documented_trainings() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize(("recipe", "overrides"), documented_trainings())
-def test_a_training_that_is_shown_reaches_its_learning_rate(recipe: str, overrides: list[str]) -> None:
-    own = recipe.endswith(".yaml")
-    training = (Recipe.of_defaults(overrides) if own else Recipe.load(recipe, overrides)).training
-
+def test_a_documented_training_is_longer_than_its_warmup(recipe: str, overrides: list[str]) -> None:
+    is_file = recipe.endswith(".yaml")
+    training = (Recipe.of_defaults(overrides) if is_file else Recipe.load(recipe, overrides)).training
     assert training.epochs > training.warmup_epochs

@@ -1,4 +1,4 @@
-"""Every file, module, link and heading that the documentation names exists."""
+"""Every file, module, link and heading that the documentation refers to exists."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLACES = "benchmarks|cluster|docs|examples|infra|ray_jobs|scripts|syncclip|tests"
+FOLDERS = "benchmarks|cluster|docs|examples|infra|ray_jobs|scripts|syncclip|tests"
 PAGES = sorted(
     page
-    for page in (*ROOT.glob("*.md"), *(page for place in PLACES.split("|") for page in (ROOT / place).rglob("*.md")))
+    for page in (*ROOT.glob("*.md"), *(page for name in FOLDERS.split("|") for page in (ROOT / name).rglob("*.md")))
     if page.name != "CHANGELOG.md"
 )
 
 
-def headings(page: Path) -> set[str]:
-    """The anchors that GitHub gives to the headings of a page."""
-    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub generates for the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_what_a_page_names_exists(page: Path) -> None:
+def test_references_of_a_page_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-
-    files = [name.rstrip("./") for name in re.findall(rf"(?<![\w/.:-])(?:{PLACES})/[\w./*-]*", text)]
+    files = [name.rstrip("./") for name in re.findall(rf"(?<![\w/.:-])(?:{FOLDERS})/[\w./*-]*", text)]
     assert [name for name in files if not list(ROOT.glob(name))] == []
-
-    modules = [ROOT / name.replace(".", "/") for name in re.findall(r"python -m ([\w.]+)", text)]
-    assert [one for one in modules if not (one.with_suffix(".py").exists() or (one / "__main__.py").exists())] == []
-
+    for name in re.findall(r"python -m ([\w.]+)", text):
+        module = ROOT / name.replace(".", "/")
+        assert module.with_suffix(".py").exists() or (module / "__main__.py").exists(), name
     for link, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]*))?\)", text):
         target = page.parent / link if link else page
         assert "://" in link or target.exists(), link
-        assert not anchor or "://" in link or anchor in headings(target), f"{link}#{anchor}"
+        assert not anchor or "://" in link or anchor in anchors(target), f"{link}#{anchor}"

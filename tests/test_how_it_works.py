@@ -1,4 +1,4 @@
-"""The map in docs/how-it-works.md is that of the package and of its import contract."""
+"""The map of packages in docs/how-it-works.md matches the package and its import contract."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
-ROOMS = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", PAGE, re.MULTILINE)
+PACKAGES = re.findall(r"^\| `(\w+)(?:/|\.py)` \|", PAGE, re.MULTILINE)
 
 
 def layers() -> list[set[str]]:
-    """The rooms of each layer of the import contract, top to bottom."""
-    found = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
-    assert found
-    return [set(re.findall(r"\w+", layer)) - {"__main__"} for layer in re.findall(r'"(.*)"', found[1])]
+    """The packages in each layer of the import contract, top to bottom."""
+    contract = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert contract
+    return [set(re.findall(r"\w+", layer)) - {"__main__"} for layer in re.findall(r'"(.*)"', contract[1])]
 
 
-def test_the_map_lists_every_room_once() -> None:
+def test_the_map_lists_every_package_in_the_order_of_the_import_contract() -> None:
     children = {child.stem for child in (ROOT / "syncclip").iterdir() if child.suffix in ("", ".py")}
-    assert sorted(ROOMS) == sorted(child for child in children if not child.startswith("__"))
-
-
-def test_the_map_stands_in_the_order_of_the_import_contract() -> None:
-    place = {room: number for number, layer in enumerate(layers()) for room in layer}
-    assert [place[room] for room in ROOMS] == sorted(place.values())
+    assert sorted(PACKAGES) == sorted(child for child in children if not child.startswith("__"))
+    depth = {package: number for number, layer in enumerate(layers()) for package in layer}
+    assert [depth[package] for package in PACKAGES] == sorted(depth.values())
 
 
 def test_the_glossary_is_short() -> None:

@@ -1,4 +1,4 @@
-"""The library as its users import it: names at the top, each with an example that runs."""
+"""The public API: its names, and an example for each function."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import pytest
 import syncclip
 
 IN_ORDER = ("plan", "synth", "train", "evaluate", "load", "tune", "study", "report")
-"""The functions; the example of each may need what those before it wrote."""
+"""The functions; examples use the output of those before them."""
 
 
-def test_every_exported_name_is_callable_and_the_version_is_the_distributions() -> None:
+def test_every_public_name_is_callable_and_the_version_is_the_distributions() -> None:
     assert {*IN_ORDER, "Model", "Recipe", "Run", "UserError", "__version__"} == set(syncclip.__all__)
     assert all(callable(getattr(syncclip, name)) for name in syncclip.__all__ if name != "__version__")
     assert syncclip.__version__ == importlib.metadata.version("syncclip")
     assert set(dir(syncclip)) >= set(syncclip.__all__)
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_examples_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     runner = doctest.DocTestRunner(optionflags=doctest.FAIL_FAST)
     for name in IN_ORDER:
-        function = getattr(syncclip, name)
-        (example,) = doctest.DocTestFinder(recurse=False).find(function, name, globs={})
+        (example,) = doctest.DocTestFinder(recurse=False).find(getattr(syncclip, name), name, globs={})
         assert example.examples, f"{name} has no example"
         lines: list[str] = []
         failed, _ = runner.run(example, out=lines.append)

@@ -1,4 +1,4 @@
-"""Figures that pages quote from benchmarks/RESULTS.md and of the chaos run, worked out from the tables."""
+"""Figures in pages are derived from the tables of benchmarks/RESULTS.md and of the chaos run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESULTS = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
 
 
 def page(name: str) -> str:
-    """Text of a page, with single blanks."""
+    """Text of a page with normalised whitespace."""
     return " ".join((ROOT / name).read_text(encoding="utf-8").split())
 
 
@@ -26,7 +26,7 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def numbers(*cells: str) -> list[float]:
-    return [float(one.replace(",", "")) for cell in cells for one in re.findall(r"\d[\d,]*(?:\.\d+)?", cell)]
+    return [float(text.replace(",", "")) for cell in cells for text in re.findall(r"\d[\d,]*(?:\.\d+)?", cell)]
 
 
 def span(values: list[float], unit: str = "") -> str:
@@ -34,7 +34,7 @@ def span(values: list[float], unit: str = "") -> str:
 
 
 def method(classes: int, name: str) -> tuple[float, float]:
-    """Time of the plain step over ours, and its memory over ours."""
+    """Ratio of the time of the plain step to ours, and of its memory to ours."""
     (row,) = (
         row for row in rows(f": {classes} classes, batch {8 if name == 'syncclip' else 4}") if row[0] == f"{name}¹"
     )
@@ -43,8 +43,8 @@ def method(classes: int, name: str) -> tuple[float, float]:
 
 
 def quotes() -> Iterator[tuple[str, str]]:
-    """(page, what it has to say)."""
-    shares = [one for row in rows("orchestration overhead")[2:5] for one in numbers(row[1])]
+    """(page, text that it must contain)."""
+    shares = [share for row in rows("orchestration overhead")[2:5] for share in numbers(row[1])]
     loop = numbers(RESULTS.partition("pool ÷ loop, with one actor:")[2].splitlines()[0])
     yield "README.md", f"takes {100 * min(shares):.0f} % of an actor's time"
     yield "README.md", f"takes [{span(loop)} times as long]"
@@ -53,7 +53,8 @@ def quotes() -> Iterator[tuple[str, str]]:
 
     loader = rows("the loader against a bare decode loop")
     readers = {
-        name: [one for row in loader if row[1] == name for one in numbers(*row[4:6])] for name in ("webdataset", "ray")
+        name: [ratio for row in loader if row[1] == name for ratio in numbers(*row[4:6])]
+        for name in ("webdataset", "ray")
     }
     yield "README.md", f"It reads {span(readers['webdataset'])} times as fast as `webdataset`"
     yield "docs/training.md", f"| against `webdataset` | {span(readers['webdataset'], '×')} |"
@@ -62,10 +63,10 @@ def quotes() -> Iterator[tuple[str, str]]:
     (training,) = (row for row in rows("# Start-up of a training on ten million") if row[:2] == ["disk", "a training"])
     yield "README.md", f"a training begins after {numbers(training[2])[0]:.1f} s of processor time"
     planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]
-    assert {round(one) for one in planned} == {1}
+    assert {round(seconds) for seconds in planned} == {1}
     yield "README.md", "ten million images are planned in a second"
     streaming = [numbers(row[5])[0] for row in rows("streaming from an S3 that fails")[2:]]
-    assert all(abs(one - 1) < 0.05 for one in streaming)
+    assert all(abs(ratio - 1) < 0.05 for ratio in streaming)
     yield "README.md", "just as fast from an S3 that fails one request in twenty"
     yield "docs/training.md", f"failing against none | {min(streaming):.2f}×"
 
@@ -85,5 +86,5 @@ def quotes() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "words"), quotes())
-def test_a_page_quotes_what_was_measured(name: str, words: str) -> None:
+def test_a_page_quotes_the_measurements(name: str, words: str) -> None:
     assert words in page(name)

@@ -1,4 +1,4 @@
-"""What is installed and cited: the wheel holds all that is needed at run time. Imports are checked by deptry."""
+"""The wheel contains all files of the package, and the citation is of its version."""
 
 from __future__ import annotations
 
@@ -8,47 +8,30 @@ import zipfile
 from importlib.metadata import metadata
 from pathlib import Path
 
-import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of the files in the wheel."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+def test_the_wheel_contains_exactly_the_package_and_its_licences(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
-    return set(zipfile.ZipFile(built).namelist())
-
-
-def test_the_wheel_holds_every_file_of_the_package(wheel: set[str]) -> None:
+    (built,) = tmp_path.glob("*.whl")
+    wheel = set(zipfile.ZipFile(built).namelist())
+    package = {name for name in wheel if ".dist-info/" not in name}
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "syncclip").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and not path.name.startswith(".")
     }
-
-    assert files - wheel == set()
-    assert {"syncclip/py.typed", "syncclip/recipe/shipped/icons.yaml", "syncclip/embedded/NOTICE"} <= wheel
-
-
-def test_the_wheel_holds_all_licences_and_the_notice(wheel: set[str]) -> None:
+    assert files - package == set()
+    assert {name.split("/")[0] for name in package} == {"syncclip"}
+    assert {"syncclip/py.typed", "syncclip/recipe/shipped/icons.yaml", "syncclip/embedded/NOTICE"} <= package
     licences = {name.partition(".dist-info/licenses/")[2] for name in wheel if ".dist-info/licenses/" in name}
-
     assert licences == {"LICENSE", "syncclip/embedded/NOTICE", "syncclip/reports/assets/inter.LICENSE"}
 
 
-def test_the_wheel_holds_nothing_but_the_package(wheel: set[str]) -> None:
-    assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"syncclip"}
-
-
 def test_the_citation_is_of_this_version() -> None:
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-
-    assert (cited["version"], cited["license"]) == (
-        metadata("syncclip")["Version"],
-        metadata("syncclip")["License-Expression"],
-    )
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    package = metadata("syncclip")
+    assert (citation["version"], citation["license"]) == (package["Version"], package["License-Expression"])

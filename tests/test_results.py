@@ -1,4 +1,4 @@
-"""The published study files and the tables of the pages follow from the published predictions."""
+"""The published study files and the tables in the pages are derived from the published predictions."""
 
 from __future__ import annotations
 
@@ -90,29 +90,39 @@ def published(study: str = "") -> predictions.Recomputed:
     return predictions.recompute(str(STUDY / study))
 
 
-def mean_of(found: predictions.Recomputed, configuration: str, amount: int | None) -> dict[str, float]:
+def mean_of(study: predictions.Recomputed, configuration: str, amount: int | None) -> dict[str, float]:
     """Metric -> mean of a configuration at a number of images per class."""
-    amounts = found.means["images_per_class"].fillna(0).astype(int)
-    (one,) = found.means[(found.means["configuration"] == configuration) & (amounts == (amount or 0))].to_dict(
-        "records"
-    )
-    return one
+    amounts = study.means["images_per_class"].fillna(0).astype(int)
+    selected = (study.means["configuration"] == configuration) & (amounts == (amount or 0))
+    (row,) = study.means[selected].to_dict("records")
+    return row
+
+
+def shown_means(row: Row, study: str, configuration: str, amount: int | None) -> Row:
+    """Means of a configuration for the headings of a row, formatted as in the pages."""
+    means = mean_of(published(study), configuration, amount)
+    return {heading: f"{means[METRIC[heading]]:.1f}" for heading in row}
+
+
+def interval(estimate: float, low: float, high: float) -> str:
+    """A gain with its confidence interval, formatted as in the pages."""
+    return f"{estimate:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
 
 
 def gains_of(
-    found: predictions.Recomputed, amount: int, baseline: tuple[str, int | None], of: str = "syncclip-both"
+    study: predictions.Recomputed, amount: int, baseline: tuple[str, int | None], of: str = "syncclip-both"
 ) -> Row:
     """Metric -> gain of a configuration, formatted as in the pages."""
     return {
-        pair.metric: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
-        for pair in found.comparisons
+        pair.metric: interval(pair.estimate, pair.low, pair.high)
+        for pair in study.comparisons
         if (pair.configuration, pair.images_per_class, pair.unit) == (of, amount, "classes")
         and (pair.baseline, pair.baseline_images_per_class) == baseline
     }
 
 
 def rows_of(page: str, heading: str) -> list[Row]:
-    """Rows of the page's tables with this first heading, as heading -> cell."""
+    """Rows of a page's tables whose first heading is this one: heading -> cell."""
     rows: list[Row] = []
     for block in re.findall(r"(?:^\|.*\|\n)+", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE):
         headings, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
@@ -121,38 +131,36 @@ def rows_of(page: str, heading: str) -> list[Row]:
     return rows
 
 
-def test_study_files_follow_from_the_predictions() -> None:
-    assert published().differ == []
+def test_study_files_are_derived_from_the_predictions() -> None:
+    for study in ("", "losses", "data_use", "methods", "gap/rendered", "gap/generated", "gap/two_steps"):
+        assert published(study).differ == [], study
     assert published().numbers > 1000
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_means_follow_from_the_predictions(page: str) -> None:
+def test_pages_show_the_means(page: str) -> None:
     rows = rows_of(page, "method")
-
     labels = {row["method"] for row in rows}
     assert labels >= set(CONFIGURATIONS) - {f"SYNC-CLIP with {amount}" for amount in (2, 8, 32)}
     for row in rows:
         configuration, amount = CONFIGURATIONS[row.pop("method")]
-        one = mean_of(published(), configuration, amount)
-        assert row == {heading: f"{one[METRIC[heading]]:.1f}" for heading in row}, configuration
+        assert row == shown_means(row, "", configuration, amount), configuration
 
 
 @pytest.mark.parametrize(("page", "amount"), [("README.md", 16), *(("docs/results/README.md", n) for n in (16, 64))])
-def test_gains_follow_from_the_predictions(page: str, amount: int) -> None:
+def test_pages_show_the_gains(page: str, amount: int) -> None:
     heading = f"SYNC-CLIP with {amount} over"
     rows = rows_of(page, heading)
-
     assert rows
     for row in rows:
         baseline = CONFIGURATIONS[row.pop(heading)]
-        found = gains_of(published(), amount, baseline)
-        assert row == {title: found[METRIC[title]] for title in row}, baseline
+        gains = gains_of(published(), amount, baseline)
+        assert row == {title: gains[METRIC[title]] for title in row}, baseline
 
 
 @pytest.mark.parametrize("images", ["rendered", "generated", "two steps"])
-def test_page_of_gaps_follows_from_the_predictions(images: str) -> None:
-    found = published(f"gap/{images.replace(' ', '_')}")
+def test_the_page_of_domain_gaps_shows_means_and_gains(images: str) -> None:
+    study = f"gap/{images.replace(' ', '_')}"
     names = {
         "SYNC-CLIP": "syncclip-both",
         "SYNC-CLIP, prompts shared": "syncclip-shared",
@@ -160,32 +168,29 @@ def test_page_of_gaps_follows_from_the_predictions(images: str) -> None:
     }
     rows = [row for row in rows_of("docs/results/gap/README.md", "images") if row.pop("images") == images]
 
-    assert found.differ == [] and len(rows) == 5
+    assert len(rows) == 5
     for row in rows:
+        row.pop("gap", None)
         if "method" in row:
-            one = mean_of(found, names[row.pop("method")], 16)
-            expected = {title: f"{one[METRIC[title]]:.1f}" for title in row if title != "gap"}
+            expected = shown_means(row, study, names[row.pop("method")], 16)
         else:
-            gains = gains_of(found, 16, (names[row.pop("SYNC-CLIP over")], 16))
+            gains = gains_of(published(study), 16, (names[row.pop("SYNC-CLIP over")], 16))
             expected = {title: gains[METRIC[title]] for title in row}
-        assert expected.items() <= row.items()
+        assert row == expected
 
 
-def test_page_of_ablations_follows_from_the_predictions() -> None:
-    found = published("losses")
+def test_the_page_of_ablations_shows_means_and_gains() -> None:
     rows = rows_of("docs/results/losses/README.md", "method")
-
-    assert found.differ == []
     assert {row["method"] for row in rows} == set(ABLATIONS)
     for row in rows:
         configuration = ABLATIONS[row.pop("method")]
-        one = mean_of(found, configuration, None if configuration == "real-only" else 16)
-        expected = {heading: f"{one[METRIC[heading]]:.1f}" for heading in ("base", "novel", "HM", "HM (all)")}
-        expected |= {"gain of SYNC-CLIP, HM": "", "gain, HM (all)": ""}
+        amount = None if configuration == "real-only" else 16
+        gains = {"hm": "", "all_classes_hm": ""}
         if configuration != "syncclip":
-            gains = gains_of(found, 16, (configuration, None if configuration == "real-only" else 16), of="syncclip")
-            expected |= {"gain of SYNC-CLIP, HM": gains["hm"], "gain, HM (all)": gains["all_classes_hm"]}
-        assert row == expected, configuration
+            gains = gains_of(published("losses"), 16, (configuration, amount), of="syncclip")
+        assert row.pop("gain of SYNC-CLIP, HM") == gains["hm"], configuration
+        assert row.pop("gain, HM (all)") == gains["all_classes_hm"], configuration
+        assert row == shown_means(row, "losses", configuration, amount), configuration
 
 
 def configuration_of(name: str) -> tuple[str, int | None]:
@@ -201,9 +206,8 @@ def configuration_of(name: str) -> tuple[str, int | None]:
 
 @pytest.mark.parametrize("metric", ["HM", "HM (all)", "novel", "novel (all)"])
 @pytest.mark.parametrize(("study", "methods"), [("data_use", 9), ("methods", 17)])
-def test_means_by_data_follow_from_the_predictions(study: str, methods: int, metric: str) -> None:
+def test_pages_show_the_means_by_training_data(study: str, methods: int, metric: str) -> None:
     rows = rows_of(f"docs/results/{study}/README.md", metric)
-
     assert [row[metric] for row in rows] == list(METHODS)[:methods]
     for row in rows:
         method = row.pop(metric)
@@ -215,43 +219,37 @@ def test_means_by_data_follow_from_the_predictions(study: str, methods: int, met
             assert shown == f"{mean[METRIC[metric]]:.1f}", (method, data)
 
 
-def test_gains_of_data_use_follow_from_the_predictions() -> None:
-    found = published("data_use")
+def test_the_page_of_data_use_shows_the_gains() -> None:
     heading = "SYNC-CLIP on both over"
     rows = rows_of("docs/results/data_use/README.md", heading)
-
-    assert found.differ == [] and len(rows) == 13
+    assert len(rows) == 13
     for row in rows:
         name = row.pop(heading)
-        gains = gains_of(found, 16, configuration_of(name))
+        gains = gains_of(published("data_use"), 16, configuration_of(name))
         assert row == {title: gains[METRIC[title]] for title in row}, name
 
 
 @pytest.mark.parametrize("metric", ["HM", "HM (all)"])
-def test_gains_of_methods_follow_from_the_predictions(metric: str) -> None:
-    found = published("methods")
+def test_the_page_of_methods_shows_the_gains(metric: str) -> None:
     heading = f"{metric} of SYNC-CLIP on both, above"
     rows = rows_of("docs/results/methods/README.md", heading)
-
-    assert found.differ == [] and [row[heading] for row in rows] == list(METHODS)
+    assert [row[heading] for row in rows] == list(METHODS)
     for row in rows:
         method = row.pop(heading)
         for data, shown in row.items():
             if (method, data) in (("SYNC-CLIP", "both"), ("PromptKD", "real")):
                 assert shown == "–"
             else:
-                assert shown == gains_of(found, 16, configuration_of(f"{method} on {data}"))[METRIC[metric]], (
-                    method,
-                    data,
-                )
+                gains = gains_of(published("methods"), 16, configuration_of(f"{method} on {data}"))
+                assert shown == gains[METRIC[metric]], (method, data)
 
 
-def test_gains_of_distillation_and_domains_follow_from_the_predictions() -> None:
-    """These differences have other reference configurations than the study."""
+def test_the_page_of_methods_compares_distillation_and_domain_specific_parts() -> None:
+    """The reference configurations differ from that of the study."""
     url = str(STUDY / "methods")
     study = Recipe.load(f"{url}/recipe.yaml").study
+    evidence_owner = storage.read_owner(f"{url}/study.json")
     rows = rows_of("docs/results/methods/README.md", "comparison")
-
     assert len(rows) == 7
     for row in rows:
         ours, theirs = map(configuration_of, row.pop("comparison").split(" over "))
@@ -259,35 +257,30 @@ def test_gains_of_distillation_and_domains_follow_from_the_predictions() -> None
             configuration for configuration in study.configurations if configuration.name in (ours[0], theirs[0])
         ]
         settings = study.model_copy(update={"reference": ours[0], "configurations": configurations})
-        pairs = analysis.comparisons(
-            predictions.read(url, configurations, storage.read_owner(f"{url}/study.json")), settings
-        )
+        pairs = analysis.comparisons(predictions.read(url, configurations, evidence_owner), settings)
         assert row == {
-            title: f"{pair.estimate:+.1f} ({pair.low:+.1f} to {pair.high:+.1f})".replace("-", "−")
+            title: interval(pair.estimate, pair.low, pair.high)
             for title in row
             for pair in pairs
             if (pair.metric, pair.unit, pair.baseline) == (METRIC[title], "classes", theirs[0])
         }
 
-
-def test_means_of_distillation_and_domains_follow_from_the_predictions() -> None:
     rows = rows_of("docs/results/methods/README.md", "on both")
-
     assert {row["on both"] for row in rows} > set(FURTHER)
     for row in rows:
         name = row.pop("on both")
-        mean = mean_of(published("methods"), *configuration_of(name if name in FURTHER else f"{name} on both"))
-        assert row == {heading: f"{mean[METRIC[heading]]:.1f}" for heading in row}, name
+        configuration = configuration_of(name if name in FURTHER else f"{name} on both")
+        assert row == shown_means(row, "methods", *configuration), name
 
 
-def test_page_shows_every_tuned_learning_rate() -> None:
-    found = json.loads((STUDY / "methods" / "tuned.json").read_text())
+def test_the_page_of_methods_shows_every_tuned_learning_rate() -> None:
+    record = json.loads((STUDY / "methods" / "tuned.json").read_text())
     page = "docs/results/methods/README.md"
     rates = {row["method"].strip("`"): row["learning rate: HM (all)"] for row in rows_of(page, "method")}
     methods = Recipe.load("studies/methods").methods
-    for configuration, tried in found["configurations"].items():
+    for configuration, trials in record["configurations"].items():
         name = configuration.partition("-")[0]
-        pairs = [(*one["values"].values(), one["all_classes_hm"]) for one in tried]
+        pairs = [(*trial["values"].values(), trial["all_classes_hm"]) for trial in trials]
         rate, best = max(pairs, key=lambda pair: pair[1])
         shown = [f"**{rate:g}: {score:.1f}**" if score == best else f"{rate:g}: {score:.1f}" for rate, score in pairs]
         assert rates.pop(name) == ", ".join(shown)
@@ -296,7 +289,7 @@ def test_page_shows_every_tuned_learning_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tried", "heading", "best"),
+    ("search", "heading", "best"),
     [
         ("distilled", "distilled SYNC-CLIP", {"weight 1, synthetic_weight 0.5": "syncclip-distilled"}),
         (
@@ -306,23 +299,23 @@ def test_page_shows_every_tuned_learning_rate() -> None:
         ),
     ],
 )
-def test_page_shows_the_search_for_distillation_and_domains(tried: str, heading: str, best: dict[str, str]) -> None:
-    found = json.loads((STUDY / "methods" / "tuned.json").read_text())[tried]
+def test_the_page_of_methods_shows_the_searches(search: str, heading: str, best: dict[str, str]) -> None:
+    trials = json.loads((STUDY / "methods" / "tuned.json").read_text())[search]
     rows = {row.pop(heading): row for row in rows_of("docs/results/methods/README.md", heading)}
-    shown = {heading: name for heading, name in METRIC.items() if name in next(iter(found.values()))}
+    shown = {heading: name for heading, name in METRIC.items() if name in next(iter(trials.values()))}
     configurations = {
         configuration.name: configuration.overrides
         for configuration in Recipe.load("studies/methods").study.configurations
     }
 
     assert rows == {
-        name: {heading: f"{one[metric]:.1f}" for heading, metric in shown.items()}
-        | ({"seeds": str(one["seeds"])} if "seeds" in one else {})
-        for name, one in found.items()
+        name: {heading: f"{trial[metric]:.1f}" for heading, metric in shown.items()}
+        | ({"seeds": str(trial["seeds"])} if "seeds" in trial else {})
+        for name, trial in trials.items()
     }
     for label, configuration in best.items():
-        rivals = [one for name, one in found.items() if name[:4] == label[:4] and one.get("seeds", 2) > 1]
-        assert max(rivals, key=lambda one: one["all_classes_hm"]) == found[label]
+        rivals = [trial for name, trial in trials.items() if name[:4] == label[:4] and trial.get("seeds", 2) > 1]
+        assert max(rivals, key=lambda trial: trial["all_classes_hm"]) == trials[label]
         assert {*configurations[configuration].values()} == TUNED_VALUES[label]
 
 
@@ -330,13 +323,12 @@ AMOUNTS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @cache
-def drawn(metric: str, selected: int = 16) -> dict[str, str]:
+def corrected(metric: str, selected: int = 16) -> dict[str, str]:
     """Gains of SYNC-CLIP over real images only, corrected for the selection among seven numbers of images.
 
     Returns:
-        As in the pages: the `simultaneous` interval at the selected number (each deviation in units of its spread stays
-        below the 95 % quantile of the largest one), the `average` over the seven, and the `share` of the gap to IVLP
-        on real images of all classes.
+        The `simultaneous` interval at the selected number (the 95 % quantile of the largest standardised deviation),
+        the `average` over the seven, and the `share` of the gap to IVLP on real images of all classes.
     """
     settings = Recipe.load(f"{STUDY}/recipe.yaml", own=False).study
     evidence = predictions.read(str(STUDY), settings.configurations, storage.read_owner(f"{STUDY}/study.json"))
@@ -352,19 +344,16 @@ def drawn(metric: str, selected: int = 16) -> dict[str, str]:
     ours = [of("syncclip-both", amount) for amount in AMOUNTS]
     gains, resamples = (
         np.array([mean - real for mean, _ in ours]),
-        np.stack([one - of_real for _, one in ours]),
+        np.stack([resamples - of_real for _, resamples in ours]),
     )  # (7, R)
     spread = resamples.std(axis=1)
     reach = np.quantile((abs(resamples - gains[:, None]) / spread[:, None]).max(axis=0), 0.95)
     at = AMOUNTS.index(selected)
 
-    def text(estimate: float, low: float, high: float) -> str:
-        return f"{estimate:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
-
     share, shares = gains[at] / (every - real), np.quantile(resamples[at] / (of_every - of_real), [0.025, 0.975])
     return {
-        "simultaneous": text(gains[at], gains[at] - reach * spread[at], gains[at] + reach * spread[at]),
-        "average": text(gains.mean(), *np.quantile(resamples.mean(axis=0), [0.025, 0.975])),
+        "simultaneous": interval(gains[at], gains[at] - reach * spread[at], gains[at] + reach * spread[at]),
+        "average": interval(gains.mean(), *np.quantile(resamples.mean(axis=0), [0.025, 0.975])),
         "share": f"{share:.2f}, 95 % interval {shares[0]:.2f} to {shares[1]:.2f}",
     }
 
@@ -373,17 +362,17 @@ def drawn(metric: str, selected: int = 16) -> dict[str, str]:
 def test_pages_correct_for_the_selection_on_test_images(page: str) -> None:
     text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
     simultaneous, average = (
-        {metric: drawn(metric)[kind] for metric in ("novel", "hm", "all_classes_hm")}
+        {metric: corrected(metric)[kind] for metric in ("novel", "hm", "all_classes_hm")}
         for kind in ("simultaneous", "average")
     )
 
     assert "novel {novel}, HM {hm}, HM (all) {all_classes_hm}".format(**simultaneous) in text
     assert "{novel} on novel classes, {hm} in HM and {all_classes_hm} in HM (all)".format(**average) in text
-    assert f"({drawn('hm')['share']}" in text
+    assert f"({corrected('hm')['share']}" in text
     assert max(AMOUNTS, key=lambda n: mean_of(published(), "syncclip-both", n)["hm"]) == 16
 
 
-def test_the_readme_states_the_headline_of_its_picture() -> None:
+def test_the_readme_states_the_headline_of_its_report() -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     gain = gains_of(published(), 64, ("ivlp-real", None))["all_classes_novel"]
     headline = re.search(r"<h1>(.*?)</h1>", (STUDY / "report.html").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The documentation's site: it is built without a warning, holds every page, and asks nothing of other hosts."""
+"""The documentation site: strict build, pages, search, no requests to other hosts, layout and accessibility."""
 
 from __future__ import annotations
 
@@ -24,68 +24,60 @@ pytestmark = pytest.mark.slow
 
 VISITED = ("index.html", "docs/tutorial.html", "docs/commands.html", "docs/python-api.html", "docs/recipe.html")
 
-QUERIES = [
+QUERIES = (
     *("faq", "troubleshooting", "hyperparameter", "tune", "learning rate", "baseline", "early stopping", "api"),
     *("install", "leaderboard", "results", "checkpoint", "resume"),
-]
-"""What users search for."""
+)
+"""Common search queries."""
 
 
-class Loads(HTMLParser):
-    """What a page makes a browser fetch."""
+class Resources(HTMLParser):
+    """URLs of the resources that a browser loads for a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: set[str] = set()
+        self.urls: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
+        attributes = dict(attrs)
         if tag in ("script", "img", "iframe"):
-            self.found.add(given.get("src") or "")
-        elif tag == "link" and given.get("rel") in ("stylesheet", "icon", "preload"):
-            self.found.add(given.get("href") or "")
+            self.urls.add(attributes.get("src") or "")
+        elif tag == "link" and attributes.get("rel") in ("stylesheet", "icon", "preload"):
+            self.urls.add(attributes.get("href") or "")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built strictly: any warning, as of a link that leads nowhere, is an error."""
+    """The site, built in strict mode, in which warnings such as broken links are errors."""
     folder = tmp_path_factory.mktemp("site")
     build(load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder)))
     return folder
 
 
-def test_it_holds_every_page(site: Path) -> None:
+def test_the_site_contains_every_page_and_the_reference_of_the_library(site: Path) -> None:
     for page in pages():
         assert (site / page.replace("README.md", "index.md").replace(".md", ".html")).is_file(), page
-
-
-def test_its_reference_describes_the_librarys_functions_and_their_arguments(site: Path) -> None:
     text = re.sub(r"<[^>]+>", "", (site / "docs/python-api.html").read_text(encoding="utf-8"))
     for function in ("plan", "synth", "train", "evaluate", "tune", "study", "report"):
         assert f"{function}(" in re.sub(r"\s", "", text)
-    assert "Parameters" in text
-    assert "Raises" in text
+    assert "Parameters" in text and "Raises" in text
 
 
-@pytest.mark.parametrize(
-    "query",
-    QUERIES,
-)
-def test_the_search_finds_a_page_for(query: str, site: Path) -> None:
+def test_the_search_finds_a_page_for_common_queries(site: Path) -> None:
     index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
-
     pages = [entry for entry in index["docs"] if not entry["location"].startswith(("docs/recipe", "CHANGELOG"))]
-    assert any(query in f"{entry['title']} {entry['text']}".lower() for entry in pages)
+    texts = [f"{entry['title']} {entry['text']}".lower() for entry in pages]
+    assert [query for query in QUERIES if not any(query in text for text in texts)] == []
 
 
-def test_it_asks_nothing_of_other_hosts(site: Path) -> None:
-    asked = {url for page in site.rglob("*.html") for url in Loads(page.read_text(encoding="utf-8")).found}
-    assert len(asked) > 5
-    assert {url for url in asked if "://" in url or url.startswith("//")} == set()
+def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
+    urls = {url for page in site.rglob("*.html") for url in Resources(page.read_text(encoding="utf-8")).urls}
+    assert len(urls) > 5
+    assert {url for url in urls if "://" in url or url.startswith("//")} == set()
 
 
-def test_a_link_that_leads_nowhere_fails(tmp_path: Path) -> None:
+def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path))
     config.plugins.events["page_markdown"].append(lambda markdown, page, **_: f"{markdown}\n\n[gone](gone.md)\n")
 
@@ -95,7 +87,7 @@ def test_a_link_that_leads_nowhere_fails(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served(site: Path) -> Iterator[str]:
-    """The address of a server of the site, which its search needs."""
+    """URL of a local server of the site."""
     handler = partial(Quiet, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -104,24 +96,18 @@ def served(site: Path) -> Iterator[str]:
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves files and reports nothing."""
+    """File server without a log."""
 
     def log_message(self, *_: object) -> None: ...
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1400])
-def test_its_pages_are_read_on_any_screen(browser: int, served: str, width: int, dark: bool) -> None:
-    async def work(page: Page) -> tuple[Any, ...]:
-        across = await page.run("document.documentElement.scrollWidth")
-        return across, [url for url in page.requests if not url.startswith((served, "data:"))], page.errors
-
-    for page in VISITED:
-        assert visit(browser, f"{served}/{page}", work, width, dark) == (width, [], []), page
-
-
-@pytest.mark.browser
 @pytest.mark.parametrize("page", VISITED)
-def test_an_audit_of_a_page_finds_nothing_serious(browser: int, served: str, page: str) -> None:
-    assert visit(browser, f"{served}/{page}", serious) == []
+def test_pages_fit_the_screen_and_are_accessible(browser: int, served: str, page: str) -> None:
+    async def work(page: Page) -> tuple[Any, ...]:
+        width = await page.run("document.documentElement.scrollWidth")
+        requests = [url for url in page.requests if not url.startswith((served, "data:"))]
+        return width, requests, page.errors, await serious(page)
+
+    for width, dark in ((400, False), (1400, True)):
+        assert visit(browser, f"{served}/{page}", work, width, dark) == (width, [], [], [])

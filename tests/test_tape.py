@@ -1,8 +1,7 @@
-"""A new user's tape: the README and the tutorial, typed as they stand into a clone in which nothing has been done yet.
+"""The commands of the README and the tutorial, run in a fresh clone.
 
-The machine has no network, so a `pip install` is left out: what it installs is on the PATH. Where the README names what
-neither this machine nor the package has (a GPU, a diffusion model of gigabytes, a bucket), the stand-ins below take its
-place, with fewer images, and `tests/cluster` types the plain jobs of a cluster.
+Without a network, `pip install` is skipped, and the environment is on the PATH. Small local stand-ins replace GPUs,
+diffusion models and buckets; `tests/cluster` runs the jobs on a cluster.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ from tests.object_store import ENVIRONMENT
 ROOT = Path(__file__).parents[1]
 
 PATIENCE = 3000
-"""Seconds after which a command hangs; on two idle cores the longest tape takes five minutes."""
+"""Timeout in seconds; on two idle cores the longest test takes five minutes."""
 
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(PATIENCE + 300), *on_hosts]
+pytestmark = [pytest.mark.timeout(PATIENCE + 300), *on_hosts]
 
-LEFT_OUT = ("make test", "pip install", "python3 -m venv", "ray job submit")
+SKIPPED = ("make test", "pip install", "python3 -m venv", "ray job submit")
 
 
 def commands(page: str, part: str = "") -> list[str]:
-    """The commands of a page, or of the part of it below a heading, without those that are left out."""
-    heading, kind, found = "", "", []
+    """The commands of a page, or of its section under a heading, without skipped ones."""
+    heading, language, lines = "", "", []
     for line in (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
         if line.startswith("```"):
-            kind = line.removeprefix("```")
-        elif kind == "bash" and part in ("", heading) and line.strip():
-            found.append(line)
-        elif not kind and line.startswith("#"):
+            language = line.removeprefix("```")
+        elif language == "bash" and part in ("", heading) and line.strip():
+            lines.append(line)
+        elif not language and line.startswith("#"):
             heading = line.lstrip("# ")
-    return [line for line in found if not any(one in line for one in LEFT_OUT)]
+    return [line for line in lines if not any(command in line for command in SKIPPED)]
 
 
 BEGIN = """
 set -e
-ray() { # its parts have fifteen seconds to start, which no setting changes, whatever else this machine computes
+ray() { # raise the priority, as the components of Ray have 15 s to start
   { echo -15 >/proc/self/autogroup; } 2>/dev/null || true
   command ray "$@"
   { echo 0 >/proc/self/autogroup; } 2>/dev/null || true
@@ -56,7 +55,7 @@ set -x
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone whose environment has been installed: links to the files of this one, but nothing that it has made."""
+    """A clone with an installed environment: links to tracked files only."""
     folder = tmp_path / "syncclip"
     folder.mkdir()
     for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
@@ -71,12 +70,9 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-def type_all(folder: Path, lines: list[str]) -> str:
-    """Type commands into a shell of a machine that has no network and no other processes; returns all that was said.
-
-    Each must end well, and the time is told before each.
-    """
-    script = folder.parent / "typed.sh"
+def run_all(folder: Path, lines: list[str]) -> str:
+    """Run commands in a shell in namespaces without network and other processes; returns their output."""
+    script = folder.parent / "commands.sh"
     script.write_text("\n".join([f"cd {folder}", BEGIN, *lines]))
     machine = folder.parent / "machine"
     machine.mkdir(exist_ok=True)
@@ -93,23 +89,23 @@ def type_all(folder: Path, lines: list[str]) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         timeout=PATIENCE,
-        start_new_session=True,  # among which Linux shares the cores: all other tests are in one
+        start_new_session=True,  # Linux shares the cores among sessions
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
 
 
-def test_the_laptop_of_the_readme(clone: Path) -> None:
-    said = type_all(clone, commands("README.md", "You have a laptop"))
+def test_the_laptop_section_of_the_readme(clone: Path) -> None:
+    output = run_all(clone, commands("README.md", "You have a laptop"))
 
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
     assert (clone / "bus.jpg").stat().st_size > 500
-    assert "syncclip-both" in said
-    assert '"image": "bus.jpg", "class": ' in said
+    assert "syncclip-both" in output
+    assert '"image": "bus.jpg", "class": ' in output
 
 
-def test_the_classes_of_ones_own_in_the_readme(clone: Path, tiny: TinyWorld) -> None:
+def test_the_section_on_custom_classes_of_the_readme(clone: Path, tiny: TinyWorld) -> None:
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     recipe = yaml.safe_load(text)
     recipe["dataset"]["name"] = tiny.dataset
@@ -119,18 +115,18 @@ def test_the_classes_of_ones_own_in_the_readme(clone: Path, tiny: TinyWorld) -> 
     recipe["synthesis"]["filters"] = [{"name": "blank"}, {"name": "clip_score", "top": 6}]
     recipe["study"] = {"cpus": 1, "gpus": 0, "resamples": 100}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
-    typed = commands("README.md", "You have a GPU and classes of your own")
-    assert len(typed) == 3
+    lines = commands("README.md", "You have a GPU and classes of your own")
+    assert len(lines) == 3
 
-    type_all(clone, [re.sub(r"images_per_class=\[.*?\]", "images_per_class=[1,2]", line) for line in typed])
+    run_all(clone, [re.sub(r"images_per_class=\[.*?\]", "images_per_class=[1,2]", line) for line in lines])
 
     assert (clone / "runs/birds/study/report.html").is_file()
 
 
 def test_the_tutorial(clone: Path) -> None:
-    said = type_all(clone, commands("docs/tutorial.md"))
+    output = run_all(clone, commands("docs/tutorial.md"))
 
-    assert said.rstrip().endswith("the same")
+    assert output.rstrip().endswith("the same")
     assert (clone / "tour/set/report.html").is_file()
     assert (clone / "tour/run/report.html").is_file()
     assert yaml.safe_load((clone / "tour/mine.yaml").read_text())["dataset"]
@@ -144,10 +140,10 @@ until (exec 3<>/dev/tcp/127.0.0.1/5000) 2>/dev/null; do sleep 0.2; done
 python -c 'import boto3; boto3.resource("s3", endpoint_url="http://127.0.0.1:5000").create_bucket(Bucket="bucket")'
 ray start --head --num-cpus=3
 """
-"""What a team has already: a bucket, its address on each machine, and a cluster."""
+"""A bucket, its endpoint in fsspec's configuration, and a cluster."""
 
 
-def test_a_teams_evening_on_s3(clone: Path, tiny: TinyWorld) -> None:
+def test_the_example_on_s3(clone: Path, tiny: TinyWorld) -> None:
     page = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
     for text in re.findall(r"```yaml\n(# (?:birds|cloud)\.yaml.*?)```", page, re.DOTALL):
         (clone / text.split()[1]).write_text(text)
@@ -157,11 +153,11 @@ def test_a_teams_evening_on_s3(clone: Path, tiny: TinyWorld) -> None:
     recipe["training"] = {"epochs": 1, "batch_size": 8}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
     (clone / "photographs").symlink_to(tiny.dataset)
-    typed = commands("docs/clusters.md", "Example: a study on S3")
-    assert len(typed) >= 10
-    assert not any("storage" in line or "endpoint" in line for line in typed)
+    lines = commands("docs/clusters.md", "Example: a study on S3")
+    assert len(lines) >= 10
+    assert not any("storage" in line or "endpoint" in line for line in lines)
 
-    said = type_all(clone, [*STORE.strip().splitlines(), *typed, "ray stop"])
+    output = run_all(clone, [*STORE.strip().splitlines(), *lines, "ray stop"])
 
-    assert "s3://bucket/runs/cloud/study/report.html" in said
+    assert "s3://bucket/runs/cloud/study/report.html" in output
     assert len(list((clone / "synthetic-photographs").rglob("*.jpg"))) == 2 * 6

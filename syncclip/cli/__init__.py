@@ -24,27 +24,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     status = 1
 
     def end() -> None:
-        """End the process as soon as Python has finished.
-
-        Native threads of Ray, gRPC and Arrow continue while C++ destroys what they use, and may crash.
-        """
+        """Exit without running C++ destructors, in which native threads of Ray, gRPC and Arrow may crash."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
 
-    atexit.register(end)  # registered before the command's imports register theirs, so called after them
-    # Start-up time of short commands is import time: a fifth of it would be garbage collection, and threads of
-    # numpy's BLAS would spin (2^26 cycles) to wait for work.
+    atexit.register(end)  # the first registered function is called last
+    # During imports, garbage collection would take a fifth of the time, and idle threads of numpy's BLAS would spin.
     gc.set_threshold(10_000)
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     _open_standard_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Results are the same bytes in every locale; a terminal keeps its own encoding.
+        # Output has the same bytes in every locale; a terminal keeps its encoding.
         sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="backslashreplace")
     with listening() as listener:
         try:
-            from syncclip.cli.app import run  # takes a second, during which a signal may arrive
+            from syncclip.cli.app import run  # takes a second
 
             status = run(list(sys.argv[1:] if arguments is None else arguments))
         except SystemExit as exit_:  # raised by user code
@@ -53,17 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except Exception as error:
             import traceback
 
-            sys.stderr.write(printable("".join(traceback.format_exception(error)), "\n"))  # may contain foreign text
+            sys.stderr.write(printable("".join(traceback.format_exception(error)), "\n"))
         except KeyboardInterrupt:
             print_message(INTERRUPTED_MESSAGE)
             status = listener.status
-        for number in listener.numbers:  # further signals end the interpreter silently
+        for number in listener.numbers:  # a signal during the exit ends the process silently
             atexit.register(signal.signal, number, signal.SIG_DFL)
     sys.exit(status)
 
 
 def _open_standard_streams() -> None:
-    """Open the null device for closed standard streams; other files would get their descriptors."""
+    """Open the null device for closed standard streams, so that other files do not get their descriptors."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

@@ -65,7 +65,7 @@ def options(
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Apply the global options. They precede the command, where a shell pattern cannot add one."""
+    """Apply the global options, which precede the command so that a shell pattern cannot add one."""
     if debug:
         os.environ["SYNCCLIP_DEBUG"] = "1"
     if version:
@@ -73,7 +73,7 @@ def options(
 
         try:
             typer.echo(f"syncclip {metadata.version('syncclip')}")
-        except metadata.PackageNotFoundError:  # a working directory, as inside a submitted job
+        except metadata.PackageNotFoundError:  # run from source, as in a submitted job
             typer.echo("syncclip (not installed)")
         raise typer.Exit
     if not 0 <= grace <= threading.TIMEOUT_MAX:
@@ -103,7 +103,7 @@ def _run(arguments: list[str]) -> int:
         _reject_file_names(arguments)
         with listening() as listener:
             try:
-                # Calling `app` would end silently at an interrupt.
+                # `app()` would exit silently on an interrupt.
                 with command.make_context("syncclip", arguments) as context:
                     return command.invoke(context) or 0
             except (KeyboardInterrupt, typer.Abort):
@@ -111,7 +111,7 @@ def _run(arguments: list[str]) -> int:
                 return listener.status or 130
     except typer.Exit as end:
         return end.exit_code
-    except BrokenPipeError:  # the reader of the output has ended, such as `head`
+    except BrokenPipeError:  # the reader of a pipe has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except Exception as error:
@@ -156,14 +156,14 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         target = error.filename or "standard output or a temporary file"
         return f"{target} can't be written: {error.strerror}; free some space, or choose another disk"
-    for cause in (error, error.__context__):  # pathlib raises another error after it
+    for cause in (error, error.__context__):  # pathlib replaces it by another error
         if isinstance(cause, OSError) and cause.errno == errno.ELOOP:
             return f"{cause.filename}: symbolic links form a loop; remove the link, or use another path"
     return None
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """The error for an unknown command, with the nearest one; among equals, the one of `group`."""
+    """Message for an unknown command with the nearest one, preferably of `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]

@@ -58,11 +58,11 @@ Run = Annotated[
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", metavar="NAME", help="Current location of the run's CLIP, as backbone.name."),
+    typer.Option("--backbone", metavar="NAME", help="Name or path of the run's CLIP if it moved, as backbone.name."),
 ]
 Pretrained = Annotated[
     str | None,
-    typer.Option("--pretrained", metavar="TAG", help="Current location of its weights, as backbone.pretrained."),
+    typer.Option("--pretrained", metavar="TAG", help="Weights of the run's CLIP if moved, as backbone.pretrained."),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images in one forward pass.")]
 ActorGpus = Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor.")]

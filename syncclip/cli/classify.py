@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -60,15 +60,25 @@ def classify(
         typer.Option(
             "--actors",
             min=1,
-            help="Classify the shards of one folder with this number of Ray actors; one table per shard.",
+            help="Number of Ray actors, to classify the shards of one folder into a table per shard.",
         ),
     ] = None,
     num_gpus: ActorGpus = 0.0,
 ) -> None:
     """Classify images: a table on a terminal, JSON lines in a pipe, or a .jsonl, .csv or .parquet file."""
     if actors is not None:
-        places = {"backbone": backbone, "pretrained": pretrained}
-        _classify_shards(run, images, out, (actors, num_gpus), classes=classes, top=top, batch=batch, places=places)
+        from syncclip.inference.shards import TABLE, classify_shards
+        from syncclip.workers.settings import Pool
+
+        if len(images) != 1:
+            raise UserError(f"--actors takes one folder of shards, but {len(images)} names were given")
+        pool, places = Pool(actors, num_gpus=num_gpus), {"backbone": backbone, "pretrained": pretrained}
+        done = classify_shards(run, images[0], out, pool=pool, classes=classes, top=top, batch=batch, places=places)
+        url = storage.join(done.url, f"*{TABLE}")
+        text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {url}")
+        if done.unread:
+            print_message(f"classify: {counted(done.unread, 'image')} could not be read; see the column `error`")
+            raise typer.Exit(1)
         return
     if num_gpus:
         raise UserError("--num-gpus applies to actors; give --actors as well, or omit it: a local GPU is used anyway")
@@ -111,7 +121,7 @@ def teacher(
 
 
 def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> None:
-    """Print or write predictions as they arrive; exit with status 1 if an image could not be read."""
+    """Print or write predictions one by one; exit with status 1 if an image could not be read."""
     from syncclip.inference.predictions import json_line, write_predictions
 
     unread: list[str] = []
@@ -129,7 +139,7 @@ def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> N
             write_predictions(counting(), out)
         elif sys.stdout.isatty():
             rows = [(prediction.image, *_cells(prediction)) for prediction in counting()]
-            stack.close()  # the progress line ends before the table begins
+            stack.close()  # end the progress line before the table
             text.show(text.table(f"{model.url}: {counted(len(model.classes), 'class', 'classes')}", HEADINGS, rows))
         else:
             for prediction in counting():
@@ -148,22 +158,6 @@ def _cells(prediction: Prediction) -> tuple[str, float | None, str]:
         return "-", None, prediction.error or ""
     best, *others = prediction.labels
     return best.name, 100 * best.probability, ", ".join(f"{x.name} {100 * x.probability:.1f}" for x in others[:2])
-
-
-def _classify_shards(run: str, images: list[str], out: str | None, pool: tuple[int, float], **settings: Any) -> None:
-    """Classify shards on Ray, with a number of actors and GPUs per actor; `settings` are those of `classify_shards`."""
-    from syncclip.inference.shards import TABLE, classify_shards
-    from syncclip.workers.settings import Pool
-
-    if len(images) != 1:
-        raise UserError(f"--actors takes one folder of shards, but {len(images)} names were given")
-    done = classify_shards(run, images[0], out, pool=Pool(pool[0], num_gpus=pool[1]), **settings)
-    text.show(
-        f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {storage.join(done.url, '*' + TABLE)}"
-    )
-    if done.unread:
-        print_message(f"classify: {counted(done.unread, 'image')} could not be read; see the column `error`")
-        raise typer.Exit(1)
 
 
 def export(

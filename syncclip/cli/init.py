@@ -76,11 +76,7 @@ def write_first_recipe(
     """Write a recipe, as commented YAML, for the data at `source`; returns its path or URL.
 
     Args:
-        source: folder, table or shards; or the name of a dataset.
-        root: folder of the dataset of that name.
         out: recipe file; by default `<name>.yaml` in the working directory.
-        photographs: use a large CLIP and Stable Diffusion instead of the embedded models.
-        overrides: "dataset.key=value" for values that the data does not contain, such as class names.
 
     Raises:
         UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the embedded CLIP,
@@ -109,13 +105,19 @@ def write_first_recipe(
 
 
 def _section(settings: DatasetSettings, dataset: Dataset) -> str:
-    """The commented lines of section `dataset`: given values, and defaults suggested by the data."""
+    """Section `dataset` with comments: the user's values, and defaults derived from the data."""
     counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
     low, high = int(counts.min()), int(counts.max())
-    given = settings.model_dump(mode="json", exclude_defaults=True)
-    values = {"base": "first", "shots": min(16, high), **given, "name": settings.name, "template": dataset.template}
+    user_values = settings.model_dump(mode="json", exclude_defaults=True)
+    values = {
+        "base": "first",
+        "shots": min(16, high),
+        **user_values,
+        "name": settings.name,
+        "template": dataset.template,
+    }
     notes = {"shots": f"training images per base class: {low if low == high else f'{low} to {high}'}"}
-    if "base" not in given:
+    if "base" not in user_values:
         notes["base"] = "the first half of the classes; or drawn (at random), all, or a list of names"
     lines = [
         f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
@@ -126,7 +128,7 @@ def _section(settings: DatasetSettings, dataset: Dataset) -> str:
 
 
 def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
-    """Check that all prompts fit the embedded CLIP, which would otherwise fail after synthesis."""
+    """Check that all prompts fit the context of the embedded CLIP."""
     tokenizer, context = load_tokenizer(), context_length()
     sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.initial_words, 0)

@@ -1,6 +1,6 @@
 """Commands that run an experiment: each loads a recipe, makes one library call, and prints the result.
 
-The recipe is loaded before the rest of the library is imported, so that its errors appear at once.
+Errors of the recipe appear at once, as the rest of the library is imported after it is loaded.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def submit(
     actors: Annotated[int | None, typer.Option("--actors", min=1, help="Number of actors of `classify`.")] = None,
     num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor of `classify`.")] = 0.0,
 ) -> None:
-    """Run a command on a Ray cluster. Submitted again, it is joined or resumed, never run twice."""
+    """Run a command on a Ray cluster; submitting it again joins or resumes the job."""
     from syncclip.cli import submit as cluster
 
     if job is JobName.reproduce:

@@ -45,7 +45,7 @@ def export_command(run: Folder, out: Out = None) -> None:
 
     exported = export_prompts(run, out)
     text.show(exported.card)
-    text.show(exported.checkpoint or "no checkpoint: there is no published code for this method")
+    text.show(exported.checkpoint or "no checkpoint: this method has no published code")
 
 
 @app.command("show")

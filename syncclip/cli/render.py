@@ -1,4 +1,4 @@
-"""Rendering of metrics and of a synthetic dataset: summary, quality, shards, one sample."""
+"""Text and tables for metrics and synthetic datasets: summary, quality, shards, a sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def results(metrics: Mapping[str, Any], title: str) -> Table:
 
 
 def summary(done: SetSummary) -> str:
-    """Content of a synthetic dataset, work of this call, and URL, a line each."""
+    """Content of a synthetic dataset, throughput of this call, and URL, as lines."""
     rejects = ", ".join(f"{reason} {count:,}" for reason, count in done.rejects.items())
     lines = [
         f"{counted(done.images, 'image')} of {counted(done.classes, 'class', 'classes')} in "
@@ -40,7 +40,7 @@ def summary(done: SetSummary) -> str:
 
 
 def quality(measured: SetQuality) -> str:
-    """Quality of a synthetic dataset, as a few lines; stats.json has each class."""
+    """Quality of a synthetic dataset as lines of text, without the details per class in stats.json."""
     worst = sorted((of.accuracy, of.name) for of in measured.classes if of.accuracy is not None)[:3]
     lines = [
         f"{measured.measured:,} of {measured.images:,} images measured with CLIP {measured.backbone!r}",
@@ -61,7 +61,7 @@ def quality(measured: SetQuality) -> str:
 
 
 def listing(url: str, shards: Collection[ShardStats]) -> Table:
-    """The committed shards of a set, a row each, and a row of totals."""
+    """A table of the committed shards of a set, with totals."""
 
     def row(name: str, stats: Collection[ShardStats], sha256: str) -> tuple[object, ...]:
         classes = {label for shard in stats for label in shard.per_class}

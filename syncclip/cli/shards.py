@@ -26,7 +26,7 @@ def ls(folder: Folder, overrides: Overrides) -> None:
     configure_storage(overrides)
     shards = committed(folder)
     if not shards:
-        raise UserError(f"{folder}: no committed shard there; make a set with `syncclip synth RECIPE --out {folder}`")
+        raise UserError(f"{folder}: no committed shards; generate a set with `syncclip synth RECIPE --out {folder}`")
     text.show(render.listing(folder, shards.values()))
 
 
@@ -34,9 +34,7 @@ def ls(folder: Folder, overrides: Overrides) -> None:
 def verify_command(
     folder: Folder,
     overrides: Overrides,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Generate damaged shards again, byte for byte the same.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Regenerate damaged shards, with the same bytes.")] = False,
 ) -> None:
     """Read a whole set and report damage; exit status 1 if any remains."""
     from syncclip.shards.markers import committed
@@ -46,7 +44,7 @@ def verify_command(
     result = show_problems(folder)
     if result.shards and repair:
         repaired = repair_set(folder, result.shards, _recipe_of(folder, overrides).synthesis.pool)
-        text.show(f"{folder}: {counted(len(repaired), 'shard')} generated again")
+        text.show(f"{folder}: {counted(len(repaired), 'shard')} regenerated")
     if len(result.problems) > (result.mendable if repair else 0):
         raise typer.Exit(1)
     text.show(f"{folder}: {counted(len(committed(folder)), 'shard')}, all intact")
@@ -128,7 +126,7 @@ def merge_command(
     sets: Annotated[list[str], typer.Argument(metavar="DIR", help="Two or more sets of the same classes.")],
     out: OutFolder,
 ) -> None:
-    """Merge sets; within a class, images of the first set come first. Run it again after an interruption."""
+    """Merge sets; within a class, images of the first set come first. Repeat the command to resume it."""
     from syncclip.synthetic_sets.merge import merge_sets
 
     merged = merge_sets(sets, out)
@@ -180,11 +178,7 @@ def pack_command(
 
 
 def _numbers(option: str, value: str) -> list[int]:
-    """The numbers of an option such as `--seeds 1,2,3`.
-
-    Raises:
-        UserError: the value is not a list of numbers.
-    """
+    """The numbers of an option such as `--seeds 1,2,3`."""
     try:
         return [int(number) for number in value.split(",")]
     except ValueError as error:
@@ -192,7 +186,7 @@ def _numbers(option: str, value: str) -> list[int]:
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
-    """The recipe stored with a set, or one of defaults; storage is configured for it."""
+    """Load the recipe stored with a set, or the default recipe, and configure storage."""
     from syncclip import storage
     from syncclip.synthetic_sets.imported import SET_RECIPE
 

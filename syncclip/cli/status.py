@@ -14,11 +14,7 @@ def status(folder: Folder, overrides: Overrides) -> None:
 
 
 def study_status(url: str) -> list[str]:
-    """The progress of the study at `url`, as lines of text.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The progress of a study as lines of text; raises a `UserError` if there is none."""
     lines = _study_lines(url)
     if lines is None:
         raise UserError(f"{url}: no study has started training here; start one with `syncclip study RECIPE`")
@@ -26,10 +22,10 @@ def study_status(url: str) -> list[str]:
 
 
 def progress(url: str) -> list[str]:
-    """The progress of the study, set or run at `url`, or of the set in a recipe's folder, as lines of text.
+    """The progress of a study, set or run, or of the set in a recipe's folder, as lines of text.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder contains none of these.
     """
     from syncclip import storage
     from syncclip.shards.markers import committed
@@ -47,7 +43,7 @@ def progress(url: str) -> list[str]:
         return [url, *lines]
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
-    raise UserError(f"{url}: neither a set nor a run; give the folder that `synth` or `train` printed")
+    raise UserError(f"{url}: neither a set nor a run; use the folder shown by `synth` or `train`")
 
 
 def _study_lines(url: str) -> list[str] | None:

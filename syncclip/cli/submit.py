@@ -48,9 +48,6 @@ STOPPED = 130
 PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
 """Pattern for `key=value` of a path: by the key, or by the beginning of the value."""
 
-PRIVATE = ("*.pem", "*.key", "*.p12", "id_*", "credentials*")
-"""Patterns of key files that must not be uploaded with the package."""
-
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 """Verbose loggers of Ray's job client; each has its own level."""
 
@@ -60,14 +57,19 @@ class Job:
     """A job before its submission.
 
     Attributes:
-        name: `syncclip-<command>-<recipe or protocol>-<hash of everything that decides the job>`.
+        label: `<command>-<recipe or protocol>`, as a part of the name.
         arguments: of `syncclip`, in the uploaded folder.
         recipe: recipe to upload; with its custom methods it decides the other uploaded files.
     """
 
-    name: str
+    label: str
     arguments: tuple[str, ...]
     recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """The label and a hash of everything that decides the job."""
+        return f"syncclip-{self.label}-{digest([self.arguments, self.recipe.to_yaml()])[:8]}"
 
     @property
     def entrypoint(self) -> str:
@@ -77,12 +79,8 @@ class Job:
     def write_upload(self, folder: Path) -> None:
         """Write the recipe, the package and the user's own methods into an empty folder."""
         (folder / f"{self.recipe.name}.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
-        embedded = f'"{EMBEDDED}"' in self.recipe.model_dump_json(exclude={"name"})
-        excluded = shutil.ignore_patterns(".*", "__pycache__", *PRIVATE, *([] if embedded else [EMBEDDED]))
-
-        def ignore(parent: str, names: list[str]) -> set[str]:
-            return {*excluded(parent, names), *(name for name in names if Path(parent, name).is_symlink())}
-
+        unused = [] if f'"{EMBEDDED}"' in self.recipe.model_dump_json(exclude={"name"}) else [EMBEDDED]
+        ignore = shutil.ignore_patterns(".*", "__pycache__", *unused)
         shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=ignore)
         for file in custom_code(self.recipe):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -94,21 +92,16 @@ def custom_code(recipe: Recipe) -> list[Path]:
 
     A method's file and all of its package are included; links, other files and code elsewhere are not.
     """
-    methods = (recipe.training.method, *(configuration.method for configuration in recipe.study.configurations))
     here, files = Path.cwd(), set[Path]()
-    for module in {method.partition(":")[0] for method in methods if ":" in method}:
+    for module in {name.partition(":")[0] for name in recipe.code.values()}:
         package = here / module.partition(".")[0]
-        file = Path(getattr(sys.modules.get(module), "__file__", None) or package.root)
+        file = Path(getattr(sys.modules.get(module), "__file__", None) or "/")
         if file.is_relative_to(package):
             files |= {*package.rglob("*.py")}
         elif file == package.with_suffix(".py"):
             files.add(file)
-    relative = {file.relative_to(here) for file in files if file.resolve() == file}
-    return sorted(
-        file
-        for file in relative
-        if "__pycache__" not in file.parts and all(part.isidentifier() for part in file.with_suffix("").parts)
-    )
+    relative = (file.relative_to(here) for file in files if file.resolve() == file)
+    return sorted(file for file in relative if all(part.isidentifier() for part in file.with_suffix("").parts))
 
 
 def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -> Job:
@@ -118,74 +111,62 @@ def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
         shared: whether every node sees this machine's paths under the same names.
 
     Raises:
-        UserError: the recipe contains local paths that the cluster does not have, or secrets; or a configuration of a
-            study is invalid.
+        UserError: the recipe contains local paths that the cluster does not have, secrets or untrusted code; or a
+            configuration of a study is invalid.
     """
     if command == "study":
-        from syncclip.studies.cells import check_configurations  # imports all that a study runs
+        from syncclip.studies.cells import check_configurations  # imports the training code
 
         check_configurations(recipe)
-    for key, name in recipe.code.items():  # on the cluster, the uploaded recipe counts as the user's own
-        require_trust(name, f"recipe {recipe.name!r}: {key}: ")
-    paths = _absolute_paths(recipe, {"--out": out}, shared)
-    out = paths.pop("--out", out)
+    options, paths = _with_absolute_paths({"--out": out}, recipe, shared)
     recipe = recipe.with_values(paths)
-    name = f"syncclip-{command}-{recipe.name}-{digest([command, recipe.to_yaml(), out])[:8]}"
-    return Job(name, (command, f"{recipe.name}.yaml", *(["--out", out] if out else [])), recipe)
+    return Job(f"{command}-{recipe.name}", (command, f"{recipe.name}.yaml", *_words(options)), recipe)
 
 
 def reproduce_job(request: Request, *, shared: bool) -> Job:
-    """The job of `syncclip reproduce`.
-
-    Raises:
-        UserError: the request is invalid; or see `recipe_job`.
-    """
-    recipes = request.recipes()
-    recipe = next(iter(recipes.values()))  # all have the same methods and backbone
+    """The job of `syncclip reproduce`; raises a `UserError` as `recipe_job` does."""
+    recipe = next(iter(request.recipes().values()))  # all have the same methods and backbone
     options = {"--root": request.root, "--synthetic": request.synthetic, "--out": request.out}
-    paths = _absolute_paths(recipe, options, shared)
-    options = {option: paths.pop(option, value) for option, value in options.items()}
+    options, paths = _with_absolute_paths(options, recipe, shared)
     arguments = (
-        *("reproduce", request.protocol),
-        *(word for option, value in options.items() if value for word in (option, value)),
+        *("reproduce", request.protocol, *_words(options)),
         *(word for name in request.datasets for word in ("--dataset", name)),
         *(word for name in request.methods for word in ("--method", name)),
         *request.overrides,
         *(as_override(key, path, Recipe) for key, path in paths.items() if not key.startswith("dataset.")),
     )
-    name_hash = digest([arguments, [recipe.to_yaml() for recipe in recipes.values()]])[:8]
-    return Job(f"syncclip-reproduce-{request.protocol}-{name_hash}", arguments, recipe)
+    return Job(f"reproduce-{request.protocol}", arguments, recipe)
 
 
 def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: float, *, shared: bool) -> Job:
-    """The job of `syncclip classify` over a folder of shards. Of the run's recipe, only the CLIP matters.
-
-    Raises:
-        UserError: there is no finished run; or see `recipe_job`.
-    """
+    """The job of `syncclip classify` over a folder of shards; raises a `UserError` as `recipe_job` does."""
     recipe, _, run = readable_run(run)
-    for key, name in recipe.code.items():
-        require_trust(name, f"{run}: {key}: ")
     options = {"RUN": run, "SHARDS": shards, "--out": out}
-    options |= _absolute_paths(recipe, options, shared, section="backbone")
-    arguments = [word for name in recipe.code.values() for word in ("--trust", name)]
-    arguments += ["classify", str(options["RUN"]), str(options["SHARDS"]), "--actors", str(actors)]
-    arguments += ["--num-gpus", f"{num_gpus:g}"] if num_gpus else []
-    arguments += ["--out", options["--out"]] if options["--out"] else []
-    return Job(f"syncclip-classify-{recipe.name}-{digest(arguments)[:8]}", tuple(arguments), recipe)
+    options, _ = _with_absolute_paths(options, recipe, shared, section="backbone")
+    arguments = ("classify", str(options.pop("RUN")), str(options.pop("SHARDS")), "--actors", str(actors))
+    trusted = (word for name in recipe.code.values() for word in ("--trust", name))
+    gpus = ("--num-gpus", f"{num_gpus:g}") if num_gpus else ()
+    return Job(f"classify-{recipe.name}", (*trusted, *arguments, *gpus, *_words(options)), recipe)
 
 
-def _absolute_paths(
-    recipe: Recipe, options: Mapping[str, str | None], shared: bool, section: str | None = None
-) -> dict[str, str]:
-    """The local paths among a command's options and its recipe's values: option or key -> absolute path.
+def _words(options: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The command-line words of the options that are set."""
+    return tuple(word for option, value in options.items() if value for word in (option, value))
+
+
+def _with_absolute_paths(
+    options: Mapping[str, str | None], recipe: Recipe, shared: bool, section: str | None = None
+) -> tuple[dict[str, str | None], dict[str, str]]:
+    """A command's options, and the local paths of its recipe by key, as absolute paths.
 
     Args:
-        section: the only section of the recipe that matters; None: all.
+        section: the only section of the recipe that the command uses; None: all.
 
     Raises:
         UserError: see `recipe_job`.
     """
+    for key, name in recipe.code.items():  # on the cluster, the uploaded recipe counts as the user's own
+        require_trust(name, f"recipe {recipe.name!r}: {key}: ")
     exposed = "which a job would show to everyone with access to the cluster"
     for name, value in recipe.storage.options.items():
         if harmless({name: value}) != {name: value}:
@@ -203,14 +184,13 @@ def _absolute_paths(
         if shareable(named) != named:
             raise UserError(f"{key}: the URL contains a password, a signature or a token, {exposed}; remove it")
         if storage.is_local(text) and (key in options or PATHS.match(f"{key}={text}")):
+            if not shared:
+                raise UserError(
+                    f"{key}: {text} is a path of this machine, and the cluster runs on others; use a URL, or --shared "
+                    "if every node sees it under this name"
+                )
             paths[key] = absolute(text)
-    if paths and not shared:
-        key = next(iter(paths))
-        raise UserError(
-            f"{key}: {texts[key]} is a path of this machine, and the cluster runs on others; use a URL, or --shared if "
-            "every node sees it under this name"
-        )
-    return paths
+    return {option: paths.pop(option, value) for option, value in options.items()}, paths
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -223,15 +203,12 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def connect(address: str) -> Any:
-    """Ray's client for the jobs of a cluster.
-
-    Args:
-        address: of the dashboard, "http://HOST:8265".
+    """Ray's job client for the cluster with this dashboard, "http://HOST:8265".
 
     Raises:
-        UserError: nothing listens at the address, or something other than Ray; or it requires a token.
+        UserError: there is no dashboard at the address, or it requires a token.
     """
-    if has_token():  # as Ray's own programs that join a cluster do, but not its job client
+    if has_token():  # unlike other programs of Ray, its job client does not look for a token by default
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -273,11 +250,9 @@ def is_local_cluster(address: str) -> bool:
 
 
 def start(client: Any, job: Job) -> tuple[str, bool]:
-    """Submit the job, or join it if it is running.
+    """Submit the job, or join it if it is running; returns its submission ID, and whether it was running already.
 
-    Returns:
-        Its submission ID, and whether it was running already. Ended jobs stay in the cluster's list, so a number is
-        appended to the name of a job that is submitted again.
+    Ended jobs stay in the cluster's list, so a number is appended to the name of a job that is submitted again.
     """
     pattern = re.compile(rf"{re.escape(job.name)}(-\d+)?")
     previous = [listed for listed in client.list_jobs() if pattern.fullmatch(listed.submission_id or "")]
@@ -302,7 +277,7 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
 
 
 def follow(client: Any, name: str, stop: str) -> int:
-    """Print the job's log until it ends, and why it failed if it did; returns its exit status.
+    """Print the job's log until it ends, and the reason if it failed; returns its exit status.
 
     Args:
         stop: how to stop it, as a sentence.
@@ -311,7 +286,7 @@ def follow(client: Any, name: str, stop: str) -> int:
         UserError: the cluster is not reachable any more.
     """
     try:
-        log = tail(client, name)
+        log = _tail(client, name)
     except KeyboardInterrupt:
         print_message(f"the job continues; {stop}, and the same command follows it again")
         return exit_status() or STOPPED
@@ -325,20 +300,16 @@ def follow(client: Any, name: str, stop: str) -> int:
     return int(status)
 
 
-def tail(client: Any, name: str) -> str:
-    """Print the job's log as it grows, until the job ends, and return it.
+def _tail(client: Any, name: str) -> str:
+    """Print the job's log as it grows, and return it when the job ends.
 
     The log is polled: a stream breaks long before the job ends if a tunnel is lost or the head node is busy.
-
-    Raises:
-        UserError: the cluster is not reachable any more.
     """
     printed = failures = 0
     while True:
         try:
             ended = client.get_job_status(name).is_terminal()  # first, so that the log of an ended job is complete
             log = str(client.get_job_logs(name))
-            failures = 0
         except (RuntimeError, OSError) as error:
             failures += 1
             if failures == MAX_FAILED_POLLS:
@@ -348,14 +319,14 @@ def tail(client: Any, name: str) -> str:
                 ) from error
         else:
             typer.echo(printable(log[printed:], "\n\t"), nl=False)
-            printed = len(log)
+            printed, failures = len(log), 0
             if ended:
                 return log
         time.sleep(POLL_SECONDS)
 
 
 def reason(log: str, message: str) -> str:
-    """Why a job failed, in one line: the command's own error, else its last line of output, else Ray's message."""
+    """The reason of a failure: the command's own error, else its last line of output, else Ray's message."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line.removeprefix("syncclip: ") for line in lines if line.startswith("syncclip: ")]
     return (errors or lines or [" ".join(message.split()) or "the cluster reports no reason"])[-1]

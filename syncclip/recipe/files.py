@@ -34,12 +34,12 @@ def shipped() -> tuple[str, ...]:
 
 
 def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any], str, bool]:
-    """(plain values, label for messages, whether it is trusted) of a recipe, merged with those that it extends.
+    """(plain values, label for messages, whether it is trusted) of a recipe, merged with the recipes that it extends.
 
-    Code named in trusted recipes is trusted from here on. See `Recipe.load` for the arguments.
+    Registers code in trusted recipes as trusted. See `Recipe.load` for the arguments.
     """
     url, label = _find(source)
-    own = own and _is_own(url)
+    own = own and storage.is_local(url) and _mark_of(url) is None
     label = label if own else url
     try:
         layers = [*(_layers(*_find(base), own, []) if base is not None else []), *_layers(url, label, own, [])]
@@ -48,17 +48,12 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {first_line(error)}") from error
-    # Names may be interpolated if all recipes are trusted; otherwise only literal names are trusted.
+    # Interpolated names are trusted only if all recipes are.
     trust(*names_in(values if all(layer.own for layer in layers) else [_raw(layer) for layer in layers if layer.own]))
     for layer in layers:
         if layer.mark is not None:
             mark_untrusted(names_in(_raw(layer)), layer.mark)
     return plain(values, label), label, own
-
-
-def _is_own(url: str) -> bool:
-    """Whether a recipe is trusted: local, and not in a folder of results or downloads."""
-    return storage.is_local(url) and _mark_of(url) is None
 
 
 def _mark_of(url: str) -> Path | None:
@@ -71,10 +66,7 @@ def _mark_of(url: str) -> Path | None:
 
 
 def _check_growth(values: Any, source: str) -> None:
-    """Raise a `UserError` for interpolations whose expansion is too large or too deeply nested.
-
-    Any name behind a `${` that is a key of these values counts as a reference.
-    """
+    """Raise a `UserError` for interpolations whose expansion is too large or too deeply nested."""
     sizes: dict[tuple[str, ...], int] = {}
 
     def size(value: Any, path: tuple[str, ...], depth: int) -> int:
@@ -108,37 +100,38 @@ def _check_growth(values: Any, source: str) -> None:
 def plain(values: Any, source: str) -> Any:
     """Convert values to JSON types with 64-bit integers."""
     with readable(source):
-        return json.loads(json.dumps(values, default=str), parse_int=_whole)
+        return json.loads(json.dumps(values, default=str), parse_int=_integer)
 
 
-def _whole(digits: str) -> int:
+def _integer(digits: str) -> int:
     if len(digits) > 19:
         raise ValueError(f"{cut(digits, 40)} has too many digits")
     return int(digits)
 
 
 class _Layer(NamedTuple):
-    """A parsed recipe file, which is cached and must not be modified."""
+    """A parsed recipe file; read-only, as it is cached."""
 
     extends: list[str]
     name: Any
     config: DictConfig
-    """The sections, without the keys above."""
+    """The sections, without `extends` and `name`."""
     own: bool = True
     """Whether it is trusted to name code."""
     mark: Path | None = None
     """See `_mark_of`."""
 
     @property
-    def why(self) -> str:
-        """Reason why it is not trusted, for messages."""
+    def reason(self) -> str:
+        """Why it is not trusted, for messages."""
         return "" if self.mark is None else f" (its folder contains results or a download, see {self.mark})"
 
 
 def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
-    """The recipes that a recipe extends, then itself; `within` are those that extend it.
+    """The recipes that a recipe extends, then itself; those extended by an untrusted recipe are untrusted.
 
-    Recipes extended by an untrusted one are not trusted either.
+    Args:
+        within: URLs of the recipes that extend it.
     """
     text, mark = storage.read_bytes(url).decode(errors="replace"), _mark_of(url)
     if mark is not None and not text.strip():
@@ -149,16 +142,16 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
     folder, bases = url.rpartition("/")[0], last.extends
     raw_texts = texts_in([bases, last.name, _raw(last)])
     if not last.own and any(re.search(r"\$\{.*:", text, re.DOTALL) for text in raw_texts):
-        raise UserError(f"{url}: resolvers (${{...:...}}) are only allowed in your own recipes{last.why}")
+        raise UserError(f"{url}: resolvers (${{...:...}}) are only allowed in your own recipes{last.reason}")
     if "${" in str(bases):
         bases = list(OmegaConf.merge(last.config, {"extends": bases}).extends)
     if not last.own and any(".." in base or base.startswith(("/", "~")) or "://" in base for base in bases):
-        raise UserError(f"{url}: extends {bases[0]!r}; only your own recipes may extend files elsewhere{last.why}")
+        raise UserError(f"{url}: extends {bases[0]!r}; only your own recipes may extend files elsewhere{last.reason}")
     for base in bases:
         absolute = base in shipped() or base.startswith("/") or "://" in base or not folder
         base_url, base_label = _find(base if absolute else storage.join(folder, base))
         if base_url in [*within, url]:
-            raise UserError(f"{label}: extends: {base!r} extends it in turn; remove one of them")
+            raise UserError(f"{label}: extends: {base!r} extends this recipe in turn; remove one of the two")
         layers += _layers(base_url, base_label, last.own, [*within, url])
         if len(layers) > MOST_LAYERS or len(within) > MOST_LAYERS:
             raise UserError(f"{label}: extends more than {MOST_LAYERS} recipes; merge some of them")
@@ -188,7 +181,7 @@ def _find(source: str) -> tuple[str, str]:
 
 @functools.cache
 def _parse(text: str, label: str) -> _Layer:
-    """Parse a recipe file; cached by its text, as OmegaConf is slow and studies load the same files for each run."""
+    """Parse a recipe file; cached, as OmegaConf is slow and studies load the same files for each run."""
     with readable(label):
         parsed = parse_yaml(text, label)
         if not isinstance(parsed, dict | None):

@@ -42,24 +42,18 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """The override that sets a key to a text; inverse of `split_overrides`."""
+    """The override that sets a key to a text, as parsed by `split_overrides`."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 
 def types_of(key: str, model: type[BaseModel]) -> set[Any]:
-    """JSON types of the value of a dotted key, or Any; text for an unknown key."""
+    """JSON types of the value of a dotted key, or Any; `str` for an unknown key."""
     if match := _CONFIGURATION_VALUES.fullmatch(key):
         return types_of(match[3], model) if match[2] == "overrides" else {list}
     types: list[Any] = [model]
     for step in key.split("."):
         types = [option for kind in types for inner in _below(kind, step) for option in _alternatives(inner)]
     return {_json_type(typing.get_origin(kind) or kind) for kind in types} or {str}
-
-
-def steps_of(key: str) -> list[str]:
-    """The parts of a dotted key, one per nesting level."""
-    match = _CONFIGURATION_VALUES.fullmatch(key)
-    return [*match[1].split("."), match[3]] if match else key.split(".")
 
 
 def _below(kind: Any, step: str) -> list[Any]:
@@ -110,7 +104,8 @@ def _parsed(key: str, text: str, kinds: set[Any]) -> Any:
 
 def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
     """Set a dotted key in nested plain values; numbers are positions in lists, and `origin` is for messages."""
-    *path, last = steps_of(key)
+    match = _CONFIGURATION_VALUES.fullmatch(key)
+    *path, last = [*match[1].split("."), match[3]] if match else key.split(".")
     node: Any = values
     for step in path:
         if isinstance(node, list):

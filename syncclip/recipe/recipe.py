@@ -54,8 +54,6 @@ ROUNDING = ("workers", "min_workers", "accumulation_steps")
 """Keys of `training` that only change the order of summation, so that a run can resume with other values; they are
 part of the hash of methods with random numbers in a step, such as CLIP-LoRA."""
 
-PIPELINE_CLASS = "synthesis.generator.pipeline_class"
-
 
 class Recipe(Settings):
     """Configuration of an experiment; each section is documented at its class.
@@ -114,10 +112,9 @@ class Recipe(Settings):
             UserError: the recipe is missing or malformed, a key is unknown, or a value or combination is invalid; the
                 message contains file, key, reason and fix.
         """
-        given = split_overrides(overrides, cls)
-        trust(*names_in(given))
+        parsed = _parsed(overrides)
         values, label, is_own = read(source, base, own)
-        recipe = _checked(values, given, label)
+        recipe = _checked(values, parsed, label)
         for key, name in recipe.code.items() if own and not is_own else ():
             require_trust(name, f"{label}: {key}: ")
         return recipe
@@ -137,21 +134,17 @@ class Recipe(Settings):
             values: further values to set; None keeps a value.
             overrides: "section.key=value"; they take precedence.
         """
-        parsed = split_overrides(overrides, cls)
-        trust(*names_in(parsed))
-        given = {"dataset.root": root, **(values or {}), **parsed}
-        given = {key: value for key, value in given.items() if value is not None}
+        changes = {"dataset.root": root, **(values or {}), **_parsed(overrides)}
+        changes = {key: value for key, value in changes.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
-            return cls.load(source).with_values(given)
+            return cls.load(source).with_values(changes)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).resolve().stem).strip("-._") or "dataset"
-        return cls(name=name).with_values({"dataset.name": source, **given})
+        return cls(name=name).with_values({"dataset.name": source, **changes})
 
     @classmethod
     def of_defaults(cls, overrides: Sequence[str] = ()) -> Recipe:
         """The default recipe with overrides ("section.key=value")."""
-        given = split_overrides(overrides, cls)
-        trust(*names_in(given))
-        return cls().with_values(given)
+        return cls().with_values(_parsed(overrides))
 
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
         """A validated copy with `{"section.key": value}` set; code that the values name is not trusted."""
@@ -183,7 +176,8 @@ class Recipe(Settings):
     @property
     def code(self) -> dict[str, str]:
         """Key -> `module:Class` of all external code in the recipe."""
-        named = {"training.method": self.training.method, PIPELINE_CLASS: self.synthesis.generator.pipeline_class or ""}
+        named = {"training.method": self.training.method}
+        named["synthesis.generator.pipeline_class"] = self.synthesis.generator.pipeline_class or ""
         named |= {
             f"study.configurations[{i}].method": configuration.method
             for i, configuration in enumerate(self.study.configurations)
@@ -238,6 +232,13 @@ class Recipe(Settings):
         values = shareable(self.model_dump(mode="json"))
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
         return text
+
+
+def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Parse the user's overrides, and trust the code that they name."""
+    values = split_overrides(overrides, Recipe)
+    trust(*names_in(values))
+    return values
 
 
 def digest(value: object) -> str:

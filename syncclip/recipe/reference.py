@@ -23,21 +23,9 @@ EXTENDS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     "description": "Recipe, or list of recipes, to inherit from; later ones take precedence.",
 }
-"""The only key of a file that is not part of a recipe."""
-BOUNDS = {
-    "minimum": "≥",
-    "exclusiveMinimum": ">",
-    "maximum": "≤",
-    "exclusiveMaximum": "<",
-}
-TYPES = {
-    "integer": "integer",
-    "number": "number",
-    "boolean": "boolean",
-    "string": "string",
-    "null": "null",
-    "object": "mapping",
-}
+"""Schema of the only key of a file that is not part of a recipe."""
+BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+"""Constraint in JSON Schema -> its symbol."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> docstring, of the fields defined in the class itself."""
+    """Field -> docstring, without inherited fields."""
     file = inspect.getsourcefile(model)
     assert file is not None, model
     body = _parsed(file).body
@@ -133,8 +121,8 @@ def _below(path: str, section: Mapping[str, Any], sections: Mapping[str, Any]) -
         default = "" if plain or "default" not in value else json.dumps(value["default"], ensure_ascii=False)
         kind = "section" if plain else " or ".join(dict.fromkeys(_kinds(value, sections)))
         yield Key(key, kind, default, value.get("description", ""))
-        for mark, one in inner:
-            yield from _below(f"{key}{mark}", one, sections)
+        for suffix, subsection in inner:
+            yield from _below(f"{key}{suffix}", subsection, sections)
 
 
 def _sections(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -171,5 +159,6 @@ def _kinds(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[st
         items = value["items"] if isinstance(value.get("items"), dict) else (value.get("prefixItems") or [{}])[0]
         yield f"list of {' or '.join(dict.fromkeys(_kinds(items, sections)))}"
     else:
-        bounds = [f"{words} {value[name]:g}" for name, words in BOUNDS.items() if name in value]
-        yield " ".join([TYPES.get(value.get("type", ""), "any value"), *filter(None, [" and ".join(bounds)])])
+        bounds = [f"{symbol} {value[name]:g}" for name, symbol in BOUNDS.items() if name in value]
+        name = str(value.get("type", "any value")).replace("object", "mapping")
+        yield f"{name} {' and '.join(bounds)}".rstrip()

@@ -84,7 +84,7 @@ class StudySettings(Settings):
     configurations: list[Configuration] = Field(default=DEFAULT_CONFIGURATIONS, min_length=1)
     """Compared configurations, each run with every seed and, with synthetic images, every number of images."""
     images_per_class: list[Amount] = Field(default=[1, 4, 16, 64], min_length=1)
-    """Numbers of synthetic images per class; they are generated once for the largest, of which others are prefixes."""
+    """Numbers of synthetic images per class; smaller numbers use a prefix of the images of the largest."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
     """Seeds of the few-shot sample, the initial prompts and the data order."""
     reference: str = "syncclip-both"

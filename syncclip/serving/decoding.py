@@ -1,7 +1,7 @@
 """Decoding of request bodies in processes with limits on CPU time and memory.
 
-A body is one image or a form with image files. A damaged or hostile file that exceeds a limit ends its process; only
-its own request fails.
+A body is one image or a form with image files. A file that exceeds a limit ends the decoding process and fails only its
+own request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CPU_SECONDS = 5
 MEMORY_BYTES = 2 << 30
 """Address space of a decoding process."""
 MAX_FILES, MAX_SCANS = 64, 100
-"""Images per form, and scans per JPEG: each scan costs as much as a whole image."""
+"""Limits of images per form and of scans per JPEG; decoding a scan takes as long as a whole image."""
 
 
 class Decoder:
@@ -88,7 +88,7 @@ class Decoder:
 
 
 def _decode_bodies(pipe: Connection) -> None:
-    """Decode bodies until the pipe closes: reply [width, height] and RGB bytes per image, then null or an error."""
+    """Decode bodies until the pipe closes; reply [width, height] and RGB bytes per image, then null or an error."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))

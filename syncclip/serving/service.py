@@ -39,13 +39,13 @@ NAME = "syncclip"
 """Name of the application in Ray Serve."""
 
 MAX_ONGOING_REQUESTS = 64
-"""Per replica; the middleware of each proxy bounds the requests that wait."""
+"""Limit per replica; the middleware of each proxy limits waiting requests."""
 
 KEEP_ALIVE_SECONDS = 5
-"""Time until an idle connection is closed."""
+"""Timeout of an idle connection."""
 
 MAX_STARTS = 3
-"""Attempts to start a replica on a cluster, where a store may be briefly unavailable."""
+"""Attempts to start a replica on a cluster; object stores may be briefly unavailable."""
 
 
 class ServiceSettings(Settings):
@@ -54,9 +54,9 @@ class ServiceSettings(Settings):
     run: str
     """Finished run: a folder, a URL, or `hf://owner/name` on the Hugging Face Hub."""
     backbone: str | None = None
-    """Current location of the run's CLIP, as `backbone.name` of a recipe; None: as in training."""
+    """Name or path of the run's CLIP, as `backbone.name` of a recipe; default: as in training."""
     pretrained: str | None = None
-    """Current location of its weights, as `backbone.pretrained`; None: as in training."""
+    """Weights of the CLIP, as `backbone.pretrained`; default: as in training."""
     top: int = Field(5, ge=1)
     """Default number of classes per image."""
     replicas: int = Field(1, ge=1)
@@ -145,9 +145,9 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
                 try:
                     yield url
                 finally:
-                    serve.delete(NAME)  # unlike a shutdown of Serve, it completes requests in flight
+                    serve.delete(NAME)  # completes requests in flight, unlike a shutdown
             finally:
-                serve.shutdown()  # it would continue to run on a cluster
+                serve.shutdown()  # otherwise it continues to run on a cluster
 
 
 def _start(target: Application, host: str, port: int) -> None:

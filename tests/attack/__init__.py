@@ -1,1 +1,1 @@
-"""Attacks: bits flipped, nonsense fed, processes killed; thousands by `make attack`, some in every run of the tests."""
+"""Attacks: damage, random input, kills and races; a sample in `make test`, thousands in `make attack`."""

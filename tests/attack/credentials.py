@@ -1,4 +1,4 @@
-"""Forty kinds of credentials, each with a value of its own, and a search for these wherever a run leaves bytes."""
+"""Forty kinds of credentials with unique values, and a search for them in files, output and processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.runtime.heartbeat import repeating
 
 
 def value(kind: str) -> str:
-    """The credential of a kind: nothing else has it."""
+    """The unique value of a kind of credential."""
     return "Sq" + hashlib.sha256(kind.encode()).hexdigest()[:22]
 
 
@@ -25,13 +25,13 @@ OPTIONS = (
     *("key", "secret", "token", "password", "passwd", "pass", "pwd", "passphrase", "username", "user"),
     *("sas_token", "connection_string", "account_key", "client_secret", "client_id", "tenant_id", "credential"),
     *("access_token", "refresh_token", "session_token", "identity_token", "api_key", "apikey", "auth", "cookie"),
-    *("private_key", "pkey", "sse_customer_key", "authorization", "of_a_later_version"),
+    *("private_key", "pkey", "sse_customer_key", "authorization", "unknown_option"),
 )
-"""Names of storage options of fsspec's drivers that may hold a credential, and one that nobody knows yet."""
+"""Storage options of fsspec's drivers that may contain a credential, and an unknown one."""
 
 
 def options() -> dict[str, Any]:
-    """Storage options that hold a credential at every place that may hold one."""
+    """Storage options with a credential in every position that may contain one."""
     nested = {
         "client_kwargs": {
             "aws_access_key_id": value("client_kwargs.aws_access_key_id"),
@@ -57,7 +57,7 @@ URLS = {
     "training.synthetic": f"http://127.0.0.1:9/set?X-Amz-Signature={value('training.synthetic')}",
     "storage.root": f"http://me:a b'{value('storage.root')}@127.0.0.1:9/runs",
 }
-"""Recipe keys with a URL that holds one."""
+"""Recipe keys whose URL contains a credential."""
 
 VALUES = sorted(
     {
@@ -70,54 +70,54 @@ VALUES = sorted(
 )
 
 
-def recipe(place: Path, base: str, **sections: Any) -> str:
-    """Write a recipe over `base` with all the options, and MLflow's server with a password."""
+def recipe(path: Path, base: str, **sections: Any) -> str:
+    """Write a recipe that extends `base` with all the options and an MLflow server with a password."""
     sections.setdefault("training", {})["mlflow_uri"] = URLS["training.mlflow_uri"]
     sections["training"]["trackers"] = ["mlflow"]
-    place.write_text(yaml.safe_dump({"extends": base, **sections, "storage": {"options": options()}}))
-    return str(place)
+    path.write_text(yaml.safe_dump({"extends": base, **sections, "storage": {"options": options()}}))
+    return str(path)
 
 
 def leaks(data: bytes) -> list[str]:
-    """The credentials that some bytes hold, as they are, in a URL or in base 64."""
-    found = []
-    for one in VALUES:
-        encoded = base64.b64encode(f"me:{one}".encode())
-        if any(form in data for form in (one.encode(), quote(one, safe="").encode(), encoded)):
-            found.append(one)
-    return found
+    """The credentials in some data: plain, quoted or in base64."""
+
+    def forms(credential: str) -> tuple[bytes, ...]:
+        encoded = base64.b64encode(f"me:{credential}".encode())
+        return credential.encode(), quote(credential, safe="").encode(), encoded
+
+    return [credential for credential in VALUES if any(form in data for form in forms(credential))]
 
 
 def leaks_below(*folders: Path) -> dict[str, list[str]]:
-    """File -> the credentials in it, of all files of some folders."""
+    """File -> credentials in it, for all files in some folders."""
     files = (file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
-    return {str(file): found for file in files if (found := leaks(file.read_bytes()))}
+    return {str(file): credentials for file in files if (credentials := leaks(file.read_bytes()))}
 
 
 @contextlib.contextmanager
 def process_list() -> Iterator[set[bytes]]:
-    """The command lines of all processes that live while the block runs."""
-    seen: set[bytes] = set()
+    """Collect the command lines of all processes during the block."""
+    command_lines: set[bytes] = set()
 
-    def look() -> None:
+    def poll() -> None:
         for process in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
-                seen.add(process.read_bytes())
+                command_lines.add(process.read_bytes())
 
-    with repeating(look, 0.05):
-        yield seen
+    with repeating(poll, 0.05):
+        yield command_lines
 
 
 @contextlib.contextmanager
-def kept(folder: Path, place: Path) -> Iterator[None]:
-    """Keep in `place`, by a second name for each, all files that are made below a folder, though they are removed."""
-    place.mkdir()
+def kept(folder: Path, copies: Path) -> Iterator[None]:
+    """Keep hard links in `copies` to all files that are created in a folder during the block."""
+    copies.mkdir()
 
     def link() -> None:
         for file in folder.rglob("*"):
             with contextlib.suppress(OSError):
                 if file.is_file() and not file.is_symlink():
-                    os.link(file, place / f"{file.stat().st_ino}-{file.name}")
+                    os.link(file, copies / f"{file.stat().st_ino}-{file.name}")
 
     with repeating(link, 0.2):
         yield

@@ -1,8 +1,8 @@
-"""Damage to every file of a set, run, study, packed dataset, export, of predictions and captions: noticed or not.
+"""Damage to every file of sets, runs, studies, packed datasets, exports, predictions and captions, and its detection.
 
 Damage is a flipped bit, truncation, zeros, extension, removal, or exchange with the same file of a sibling (another
-seed, configuration, shard or study). `python -m tests.attack.damage` makes the folders, damages them thoroughly and
-prints the table of docs/reliability.md.
+seed, configuration, shard or study). `python -m tests.attack.damage` prints the table of
+docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from syncclip.training import checkpoints
 from syncclip.training.loop import read_prompts
 from syncclip.training.run_folder import RunFolder, digest_of, lines_until
 from syncclip.verify import verify
+from tests.worlds.dataset import encoded, make_image
 from tests.worlds.derived import make_captions, make_exports, make_predictions, make_set_exports, make_teacher
 from tests.worlds.language import asked
 from tests.worlds.study import make_set, study_recipe, study_world
@@ -65,12 +66,12 @@ KINDS = (FLIP, *CUTS, *FILLS, REMOVED, EXCHANGED)
 
 @dataclass
 class Victim:
-    """A folder that is damaged.
+    """A folder to damage.
 
     Attributes:
-        siblings: folders whose files are put in place of this one's: of another seed, configuration, shard or study.
-        commands: name -> what a command returns that reads the folder; raises UserError where it refuses, and says in
-            a text that begins with "note:" what it left out.
+        siblings: folders of another seed, configuration, shard or study, whose files replace those of this folder.
+        commands: name -> a function that reads the folder as a command does and returns its result; omissions are
+            texts that begin with "note:".
     """
 
     folder: Path
@@ -79,7 +80,7 @@ class Victim:
 
 
 def make_folders(root: Path) -> dict[str, Victim]:
-    """A set, a run, a study with its runs, a packed dataset, and what is derived from them; without Ray."""
+    """A set, a run, a study with its runs, a packed dataset, and folders derived from them, without Ray."""
     world = study_world(root / "world")
     recipe = study_recipe(world, "study.images_per_class=[2,4]", "study.seeds=[1]", "training.checkpoint_every=1")
     recipe = recipe.with_values({"training.trackers": ["tensorboard"]})
@@ -90,8 +91,8 @@ def make_folders(root: Path) -> dict[str, Victim]:
     runs = [root / "study" / "cells" / "syncclip-both-2-seed1", other / "cells" / "syncclip-both-2-seed2"]
     dataset = read_dataset(recipe.dataset)
     packed = [root / "packed", root / "packed2"]
-    for place, seeds in zip(packed, ((1,), (2,)), strict=True):
-        pack(dataset, str(place), shots=(1, 2), seeds=seeds)
+    for folder, seeds in zip(packed, ((1,), (2,)), strict=True):
+        pack(dataset, str(folder), shots=(1, 2), seeds=seeds)
     return {
         **_derived(root, *[str(study / "cells" / f"ivlp-both-{amount}-seed1") for amount in (4, 2)], sets),
         "set": Victim(sets[0], [sets[1]], _of_set(recipe, sets[0])),
@@ -102,17 +103,17 @@ def make_folders(root: Path) -> dict[str, Victim]:
 
 
 def _derived(root: Path, run: str, other: str, sets: dict[int, Path]) -> dict[str, Victim]:
-    """Exports, predictions, a teacher's files and captions, each with a sibling of another run, set or seed."""
+    """Exports, predictions, soft labels and captions, each with a sibling of another run, set or seed."""
     derived = root / "derived"
-    exports = [make_exports(one, derived / f"export{n}", ("vectors",))["vectors"] for n, one in enumerate((run, other))]
-    layouts = [make_set_exports(str(one), derived / f"layout{n}")["huggingface"] for n, one in sets.items()]
-    predictions = [make_predictions(one, derived / f"predictions{n}") for n, one in enumerate((run, other))]
-    teachers = [make_teacher(one, str(sets[0]), derived / f"teacher{n}") for n, one in enumerate((run, other))]
+    exports = [make_exports(x, derived / f"export{n}", ("vectors",))["vectors"] for n, x in enumerate((run, other))]
+    layouts = [make_set_exports(str(x), derived / f"layout{n}")["huggingface"] for n, x in sets.items()]
+    predictions = [make_predictions(x, derived / f"predictions{n}") for n, x in enumerate((run, other))]
+    teachers = [make_teacher(x, str(sets[0]), derived / f"teacher{n}") for n, x in enumerate((run, other))]
     captions = [derived / f"captions{seed}" for seed in (0, 1)]
     for seed, folder in enumerate(captions):
-        made = make_captions(derived / f"model{seed}", seed=seed)
+        written = make_captions(derived / f"model{seed}", seed=seed)
         folder.mkdir()
-        (made / "captions.json").rename(folder / "captions.json")
+        (written / "captions.json").rename(folder / "captions.json")
     writer = asked(str(derived / "model0" / "model"), seed=0)
     images = ShardSet(str(sets[0]))
     rows = range(len(images))
@@ -123,9 +124,9 @@ def _derived(root: Path, run: str, other: str, sets: dict[int, Path]) -> dict[st
 
     def caption() -> object:
         url = f"{captions[0]}/captions.json"
-        found = read_captions(url)
-        check_writer(found, writer, url)
-        return found
+        content = read_captions(url)
+        check_writer(content, writer, url)
+        return content
 
     return {
         "export": Victim(exports[0], exports[1:], {"load": lambda: require_export(str(exports[0]))}),
@@ -136,8 +137,8 @@ def _derived(root: Path, run: str, other: str, sets: dict[int, Path]) -> dict[st
     }
 
 
-def _set(recipe: Recipe, place: Path) -> Path:
-    url = make_set(recipe, str(place))
+def _set(recipe: Recipe, folder: Path) -> Path:
+    url = make_set(recipe, str(folder))
     plan = read_set(url)
     assert isinstance(plan, Plan)
     storage.write_with_checksum(f"{url}/{SET_RECIPE}", recipe.to_yaml().encode(), owner=plan.owner)
@@ -145,25 +146,15 @@ def _set(recipe: Recipe, place: Path) -> Path:
     measure_quality(recipe, url)
     index_set(url, plan.owner)
     for shard in (0, 1):
-        write_rejects(url, shard, [Reject("blank", shard, shard, 0, 0.5, _thumbnail())], plan.owner)
+        write_rejects(url, shard, [Reject("blank", shard, shard, 0, 0.5, encoded(make_image(0, 0)))], plan.owner)
     with keep_status_file(f"{url}/{STATUS_NAME}", SynthesisStatus.begin(images=1, planned=2), plan.owner):
         pass
     storage.write_contents(url, plan.owner)
-    return place
+    return folder
 
 
-def _thumbnail() -> bytes:
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def _study(recipe: Recipe, synthetic: Path, place: Path) -> Path:
-    study, url = str(place), str(synthetic)
+def _study(recipe: Recipe, synthetic: Path, folder: Path) -> Path:
+    study, url = str(folder), str(synthetic)
     recipe = recipe.with_values({"training.synthetic": url})
     for run in prepare(recipe, cells(recipe.study), study, url):
         assert run_cell(run.spec)["error"] is None
@@ -176,15 +167,15 @@ def _study(recipe: Recipe, synthetic: Path, place: Path) -> Path:
     work = StudyStatus.begin(cells=len(runs), done=0)
     findings.write(recipe, study, runs, findings.SyntheticSet(url, 4), work, state)
     write_report(study)
-    return place
+    return folder
 
 
-def _of_set(recipe: Recipe, place: Path) -> dict[str, Callable[[], object]]:
-    url = str(place)
-    wanted = recipe.with_values({"training.synthetic": url, "training.images_per_class": 4})
+def _of_set(recipe: Recipe, folder: Path) -> dict[str, Callable[[], object]]:
+    url = str(folder)
+    training = recipe.with_values({"training.synthetic": url, "training.images_per_class": 4})
 
     def train() -> object:
-        resolve_run(wanted, url + "-run")
+        resolve_run(training, url + "-run")
         images = ShardSet(url)
         lost = [f"note: {name}" for name in images.corruption.names]
         rows = range(len(images))
@@ -208,8 +199,8 @@ def _without_times(lines: Sequence[str]) -> list[str]:
     return [f"note: {line}" if "no record of how" in line or "was exchanged" in line else line for line in lines]
 
 
-def _of_run(place: Path) -> dict[str, Callable[[], object]]:
-    url = str(place)
+def _of_run(path: Path) -> dict[str, Callable[[], object]]:
+    url = str(path)
 
     def classify() -> object:
         recipe, folder = finished_run(url)
@@ -253,34 +244,26 @@ def _cell() -> Any:
     return Cell(Configuration(method="syncclip", data="both", name="any"), 4, 1)
 
 
-def _of_study(recipe: Recipe, place: Path, synthetic: Path) -> dict[str, Callable[[], object]]:
-    url = str(place)
+def _of_study(recipe: Recipe, folder: Path, synthetic: Path) -> dict[str, Callable[[], object]]:
+    url = str(folder)
     recipe = recipe.with_values({"training.synthetic": str(synthetic)})
 
     def report() -> object:
         inputs = read_inputs(url)
-        parts = (
-            inputs.state,
-            inputs.fits,
-            inputs.data_efficiency,
-            inputs.comparisons,
-            inputs.shift,
-            inputs.cost,
-            inputs.results,
-        )
+        parts = inputs.state, inputs.fits, inputs.data_efficiency, inputs.comparisons, inputs.shift, inputs.results
         tables = [None if table is None else table.to_csv() for table in (inputs.table, inputs.features)]
-        return [f"note: {note}" for note in inputs.notes], parts, tables, inputs.recipe
+        return [f"note: {note}" for note in inputs.notes], parts, inputs.cost, tables, inputs.recipe
 
     def resume() -> object:
         runs = prepare(recipe, cells(recipe.study), url, str(synthetic))
-        waiting = [f"note: {run.cell.name} runs again" for run in runs if run.status != "done"]
+        repeated = [f"note: {run.cell.name} runs again" for run in runs if run.status != "done"]
         done = [run for run in runs if run.status == "done"]
         lost = [f"note: no cost of {run.cell.name}" for run in done if run.seconds is None]
-        return waiting, lost, [(run.cell.name, run.results, run.seconds) for run in done]
+        return repeated, lost, [(run.cell.name, run.results, run.seconds) for run in done]
 
     def recompute() -> object:
-        found = predictions.recompute(url)
-        return [f"note: {sentence}" for sentence in found.differ], found.means.to_csv()
+        recomputed = predictions.recompute(url)
+        return [f"note: {sentence}" for sentence in recomputed.differ], recomputed.means.to_csv()
 
     return {
         "report": report,
@@ -290,9 +273,9 @@ def _of_study(recipe: Recipe, place: Path, synthetic: Path) -> dict[str, Callabl
     }
 
 
-def _of_packed(place: Path) -> dict[str, Callable[[], object]]:
+def _of_packed(folder: Path) -> dict[str, Callable[[], object]]:
     def train() -> object:
-        dataset = read_dataset(DatasetSettings(name=str(place)))
+        dataset = read_dataset(DatasetSettings(name=str(folder)))
         splits = {name: dataset.split(name) for name in ("train", "val", "test")}
         lost = [f"note: {name}" for images in splits.values() for name in images.corruption.names]
         images = {
@@ -306,44 +289,44 @@ def _of_packed(place: Path) -> dict[str, Callable[[], object]]:
 
 @dataclass
 class Tally:
-    """What became of the damage to files of one kind, by kind of damage.
+    """Detection of damage to files of one kind.
 
     Attributes:
-        tried, verified: damages that were tried, and those that `verify` reported.
-        refused, harmless: of those that a command met: reported by name, and without effect on its result.
-        silent: neither; each with file and damage.
+        tried, verified: number of damages, and of those that `verify` reported.
+        reported, harmless: number of command runs that reported the damage, and whose result did not change.
+        silent: other runs, as (command, file, damage).
     """
 
     files: int = 0
     tried: int = 0
     verified: int = 0
-    refused: int = 0
+    reported: int = 0
     harmless: int = 0
     silent: list[tuple[str, Path, str]] = field(default_factory=list)
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Every file in a folder and below that has content, without hidden ones."""
+    """All non-empty, visible files in a folder and its subfolders."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in paths if path.stat().st_size)
 
 
 def kind_of(name: str) -> str:
-    """What files are counted together: those of shards and checkpoints by their ending, the rest by name."""
+    """File name with numbers of shards and checkpoints replaced by `*`."""
     return re.sub(
         r"events\.out\..*", "events.out.*", re.sub(r"^\d{5,}|^[ab](?=\.tar|_)|(?<=step-|rain-)\d+", "*", name)
     )
 
 
-def flipped(data: bytes, place: int) -> bytes:
+def flipped(data: bytes, bit: int) -> bytes:
     """The data with one bit flipped."""
     copy = bytearray(data)
-    copy[place // 8] ^= 1 << place % 8
+    copy[bit // 8] ^= 1 << bit % 8
     return bytes(copy)
 
 
 def damages(victim: Victim, file: Path, flips: int, seed: int) -> Iterator[tuple[str, bytes | None]]:
-    """(kind, content) of each damage to a file; None: it is removed. Without those that change nothing."""
+    """Yield (kind, content) of each damage that changes a file; None: the file is removed."""
     data = file.read_bytes()
     draw = random.Random(seed)
     yield from ((FLIP, flipped(data, draw.randrange(8 * len(data)))) for _ in range(flips))
@@ -354,21 +337,21 @@ def damages(victim: Victim, file: Path, flips: int, seed: int) -> Iterator[tuple
         (kind, content) for kind, content in {**cut, **dict(zip(FILLS, fill, strict=True))}.items() if content != data
     )
     yield REMOVED, None
-    seen = {data}
+    contents = {data}
     for other in _alike(victim, file):
-        if (content := other.read_bytes()) not in seen:
-            seen.add(content)
+        if (content := other.read_bytes()) not in contents:
+            contents.add(content)
             yield EXCHANGED, content
 
 
 def _alike(victim: Victim, file: Path) -> Iterator[Path]:
-    """Files of the same kind elsewhere: of sibling folders, and of siblings in the folder itself."""
+    """Files of the same kind in sibling folders and in the folder itself."""
     inside = file.relative_to(victim.folder)
     for sibling in victim.siblings:
         if (sibling / inside).is_file():
             if not _same_run((sibling / inside).parent, file.parent):
                 yield sibling / inside
-        elif len(inside.parts) > 2:  # a cell that the sibling doesn't have: any of its cells'
+        elif len(inside.parts) > 2:  # the sibling has no such run: use another one
             yield from sorted(sibling.glob(f"{inside.parts[0]}/*/{Path(*inside.parts[2:])}"))[:1]
     name = re.sub(r"\d+", "*", file.name)
     yield from [path for path in sorted(file.parent.glob(name)) if path != file][:2]
@@ -376,26 +359,25 @@ def _alike(victim: Victim, file: Path) -> Iterator[Path]:
         yield from [path for path in sorted(file.parent.parent.glob(f"*/{file.name}")) if path != file][:2]
 
 
-def _same_run(one: Path, other: Path) -> bool:
-    """Whether two studies have the same run, such as that of the zero-shot CLIP."""
-    records = [folder / "run.json" for folder in (one, other)]
+def _same_run(folder: Path, other: Path) -> bool:
+    """Whether two studies contain the same run, such as zero-shot CLIP."""
+    records = [parent / "run.json" for parent in (folder, other)]
     return all(map(Path.is_file, records)) and len({storage.read_owner(str(record)) for record in records}) == 1
 
 
 def attack(
     victim: Victim, flips: int, thorough: bool = True, only: Callable[[Path], bool] = lambda _: True
 ) -> dict[str, Tally]:
-    """Damage each file of a folder, one at a time, and count by kind of file what becomes of it.
+    """Damage each file of a folder, one at a time, and count detections by kind of file.
 
     Args:
-        flips: bits of a file that are flipped, one after the other.
-        thorough: every damage is tried on every command, not on `verify` alone.
-        only: which files are damaged.
+        flips: number of bits of a file to flip, one after the other.
+        thorough: run every command, not only `verify`.
+        only: filter of files.
     """
     tallies: dict[str, Tally] = {}
-    whole = {name: command() for name, command in victim.commands.items()}
-    again = {name: command() for name, command in victim.commands.items()}
-    assert repr(whole) == repr(again), "commands return the same where nothing changed"
+    expected = {name: command() for name, command in victim.commands.items()}
+    assert repr(expected) == repr({name: command() for name, command in victim.commands.items()})
     for number, file in enumerate(filter(only, files_of(victim.folder))):
         data, tally = file.read_bytes(), tallies.setdefault(kind_of(file.name), Tally())
         tally.files += 1
@@ -406,53 +388,53 @@ def attack(
                 else:
                     file.write_bytes(content)
                 tally.tried += 1
-                if _found_by_verify(victim.folder):
+                if _verify_reports(victim.folder):
                     tally.verified += 1
                 else:
                     tally.silent.append(("verify", file, kind))
                 for name, command in victim.commands.items() if thorough else ():
-                    _count((name, file, kind), command, whole[name], tally)
+                    _count((name, file, kind), command, expected[name], tally)
             finally:
                 file.write_bytes(data)
     return tallies
 
 
-def _found_by_verify(folder: Path) -> bool:
+def _verify_reports(folder: Path) -> bool:
     try:
         return bool(verify(str(folder), lambda _: None).problems)
-    except UserError:  # of a folder that is empty now
+    except UserError:  # the folder is empty
         return True
 
 
-def _count(what: tuple[str, Path, str], command: Callable[[], object], whole: object, tally: Tally) -> None:
+def _count(case: tuple[str, Path, str], command: Callable[[], object], expected: object, tally: Tally) -> None:
     try:
         result = command()
     except UserError:
-        tally.refused += 1
+        tally.reported += 1
         return
-    if repr(result) == repr(whole):
+    if repr(result) == repr(expected):
         tally.harmless += 1
-    elif _notes(result) - _notes(whole):
-        tally.refused += 1
+    elif _notes(result) - _notes(expected):
+        tally.reported += 1
     else:
-        tally.silent.append(what)
+        tally.silent.append(case)
 
 
 def _notes(result: object) -> set[str]:
-    """What a result says was left out."""
+    """The omissions in a result."""
     return {*re.findall(r"note: [^']*", repr(result))}
 
 
 def first_of_each_kind(victim: Victim, count: int) -> Callable[[Path], bool]:
-    """Choose `count` files of each kind and depth."""
-    seen: dict[tuple[int, str], int] = {}
+    """Filter that selects `count` files of each kind and depth."""
+    counts: dict[tuple[int, str], int] = {}
 
-    def chosen(file: Path) -> bool:
+    def is_selected(file: Path) -> bool:
         key = len(file.relative_to(victim.folder).parts), kind_of(file.name)
-        seen[key] = seen.get(key, 0) + 1
-        return seen[key] <= count
+        counts[key] = counts.get(key, 0) + 1
+        return counts[key] <= count
 
-    return chosen
+    return is_selected
 
 
 def table(victims: dict[str, Victim], flips: int) -> Iterator[str]:
@@ -461,7 +443,7 @@ def table(victims: dict[str, Victim], flips: int) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     for name, victim in victims.items():
         for kind, tally in sorted(attack(victim, flips, only=first_of_each_kind(victim, 2)).items()):
-            numbers = tally.tried, tally.verified, tally.refused, tally.harmless, len(tally.silent)
+            numbers = tally.tried, tally.verified, tally.reported, tally.harmless, len(tally.silent)
             yield f"| {name}: `{kind}` | {tally.files} | " + " | ".join(f"{n:,}" for n in numbers) + " |"
 
 

@@ -1,7 +1,7 @@
-"""Nonsense in place of everything that a user or a stranger writes: recipes, overrides, tars, documents, tables.
+"""Random input for all parsers of files and arguments: recipes, overrides, tars, documents, tables.
 
-Each feed takes nonsense and gives it to the code that reads such things. What comes back must be a result or a
-`UserError`, after less than `LIMIT` seconds of the processor's time.
+Each feed passes random input to the code that parses it, which must return or raise a `UserError` within `LIMIT`
+seconds of CPU time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LIMIT = 5.0
 Feed = Callable[[Any, Path], object]
 
 NUMBERS = [0, -1, 1, 2**31, 2**63, -(2**63), 10**30, 1e308, -1e308, 1e-308, float("inf"), float("nan"), 0.5]
-TEXTS = ["", " ", "\x1b[2J", "\u202e", "a\0b", "../..", "/", "~nobody-of-this-name/x", "x" * 300, "{}", "{} {}", "${a}"]
+TEXTS = ["", " ", "\x1b[2J", "\u202e", "a\0b", "../..", "/", "~unknown-user/x", "x" * 300, "{}", "{} {}", "${a}"]
 TEXTS += ["${oc.env:HOME}", "nan", "1e999", "9" * 5000, "s3://", "://", "é", "e\u0301", "[link=x]y[/]", "|", "<script>"]
 values = st.recursive(
     st.none() | st.booleans() | st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.text(max_size=8),
@@ -60,7 +60,7 @@ KEYS = sorted(keys(Recipe))
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Fail after `LIMIT` seconds of the processor's time."""
+    """Fail after `LIMIT` seconds of CPU time."""
 
     def stop(*_: object) -> None:
         raise AssertionError(f"more than {LIMIT} s")
@@ -74,8 +74,8 @@ def limited() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def swallow(call: Callable[[], object]) -> None:
-    """Call; only a user's error, of a few lines, may come out."""
+def check(call: Callable[[], object]) -> None:
+    """Require that a call returns or raises a short `UserError`."""
     with limited():
         try:
             call()
@@ -84,56 +84,56 @@ def swallow(call: Callable[[], object]) -> None:
 
 
 def command(*arguments: str) -> None:
-    """A command; it ends with a status that is documented, and with no traceback."""
+    """Run a command, which must exit with a documented status and without a traceback."""
     with limited():
         assert app.run(list(arguments)) in (0, 1, 2)
 
 
 def _use(recipe: Recipe, folder: Path) -> None:
-    """What every command does with a recipe before anything else."""
-    (folder / "again.yaml").write_text(recipe.to_yaml())
-    same, options = Recipe.load(str(folder / "again.yaml")), {"storage": {"options"}}  # which may hold secrets
-    assert same.model_dump(exclude=options) == recipe.model_dump(exclude=options)
+    """Use a recipe as every command does."""
+    (folder / "copy.yaml").write_text(recipe.to_yaml())
+    copy, options = Recipe.load(str(folder / "copy.yaml")), {"storage": {"options"}}  # may contain secrets
+    assert copy.model_dump(exclude=options) == recipe.model_dump(exclude=options)
     assert recipe.hash
 
 
 def recipe_text(text: str, folder: Path) -> None:
-    """A recipe's file that holds just anything."""
+    """A recipe file with any text."""
     (folder / "mine.yaml").write_bytes(text.encode(errors="surrogatepass"))
-    swallow(lambda: Recipe.load(str(folder / "mine.yaml")))
+    check(lambda: Recipe.load(str(folder / "mine.yaml")))
 
 
 def recipe_values(changes: dict[str, Any], folder: Path) -> None:
-    """A recipe whose keys are known, and whose values are anything."""
+    """A recipe with valid keys and any values."""
     nested: dict[str, Any] = {}
     for key, value in changes.items():
-        place = nested
+        node = nested
         *path, last = key.split(".")
         for step in path:
-            inner = place.setdefault(step, {})
-            place = inner if isinstance(inner, dict) else {}
-        place[last] = value
+            inner = node.setdefault(step, {})
+            node = inner if isinstance(inner, dict) else {}
+        node[last] = value
     (folder / "mine.yaml").write_text(yaml.safe_dump(nested), errors="replace")
-    swallow(lambda: _use(Recipe.load(str(folder / "mine.yaml")), folder))
+    check(lambda: _use(Recipe.load(str(folder / "mine.yaml")), folder))
 
 
-def overrides(given: list[str], folder: Path) -> None:
-    """Anything behind a recipe's name on the command line."""
-    swallow(lambda: Recipe.load("icons", given))
+def overrides(arguments: list[str], folder: Path) -> None:
+    """Any arguments after a recipe's name."""
+    check(lambda: Recipe.load("icons", arguments))
 
 
-def plans(given: list[str], folder: Path) -> None:
-    """Anything that `syncclip plan` may be told of amounts and costs."""
-    command("plan", "icons", *given)
+def plans(arguments: list[str], folder: Path) -> None:
+    """Any numbers for the forecast of `syncclip plan`."""
+    command("plan", "icons", *arguments)
 
 
 def tar_bytes(change: tuple[bool, list[tuple[int, int]]], folder: Path) -> None:
-    """A tar with bytes of its headers changed; with sound checksums, if the first says so."""
+    """A tar with changed bytes, optionally with valid header checksums."""
     checksummed, changes = change
     data = bytearray(_tar([("a", {"jpg": jpeg(1), "cls": b"1"}), ("b", {"jpg": jpeg(2), "json": b'{"label": 0}'})]))
-    for place, value in changes:
-        block = place // 512 % (len(data) // 512) * 512
-        data[block + place % 512] = value
+    for position, value in changes:
+        block = position // 512 % (len(data) // 512) * 512
+        data[block + position % 512] = value
         if checksummed:
             data[block + 148 : block + 156] = b" " * 8
             data[block + 148 : block + 156] = f"{sum(data[block : block + 512]):06o}\0 ".encode()
@@ -141,14 +141,14 @@ def tar_bytes(change: tuple[bool, list[tuple[int, int]]], folder: Path) -> None:
 
 
 def tar_members(samples: list[tuple[str, dict[str, bytes]]], folder: Path) -> None:
-    """A tar of members with any names and contents."""
+    """A tar whose members have any names and contents."""
     _as_dataset(_tar(samples), folder)
 
 
 def _as_dataset(data: bytes, folder: Path) -> None:
     (folder / "mine").mkdir(exist_ok=True)
     (folder / "mine" / "0.tar").write_bytes(data)
-    swallow(lambda: load_dataset(DatasetSettings(name=str(folder / "mine"))))
+    check(lambda: load_dataset(DatasetSettings(name=str(folder / "mine"))))
 
 
 def _tar(samples: list[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -166,8 +166,8 @@ def sentences(text: str, folder: Path) -> None:
     """Files of captions and descriptions."""
     for name in ("a.json", "a.yaml"):
         (folder / name).write_bytes(text.encode(errors="surrogatepass"))
-        swallow(lambda name=name: read_descriptions(str(folder / name)))  # type: ignore[misc]
-        swallow(lambda name=name: read_captions(str(folder / name)))  # type: ignore[misc]
+        check(lambda name=name: read_descriptions(str(folder / name)))  # type: ignore[misc]
+        check(lambda name=name: read_captions(str(folder / name)))  # type: ignore[misc]
 
 
 DOCUMENTS = {
@@ -186,26 +186,30 @@ DOCUMENTS = {
     "cost.json": ["report"],
     "checkpoints/step-00000002.json": ["status"],
 }
-"""Files that may lie in a folder, and a command that reads each."""
+"""File name -> a command that reads it."""
 
 
-def documents(nonsense: tuple[str, str | dict[str, Any]], folder: Path) -> None:
-    """Any of our documents, with anything in it, in a folder with a sound shard."""
-    name, content = nonsense
-    place = folder / "set"
-    shutil.rmtree(place, ignore_errors=True)
-    write_set(str(place), 2, 1)
-    text = content if isinstance(content, str) else json.dumps(_honest(name) | content, default=str)
-    (place / name).parent.mkdir(parents=True, exist_ok=True)
-    (place / name).write_bytes(text.encode(errors="surrogatepass"))
-    command(*DOCUMENTS[name], str(place))
+def documents(document: tuple[str, str | dict[str, Any]], folder: Path) -> None:
+    """A document with any content in a folder with an intact shard."""
+    name, content = document
+    url = _new_set(folder)
+    text = content if isinstance(content, str) else json.dumps(_valid(name) | content, default=str)
+    (url / name).parent.mkdir(parents=True, exist_ok=True)
+    (url / name).write_bytes(text.encode(errors="surrogatepass"))
+    command(*DOCUMENTS[name], str(url))
 
 
-def _honest(name: str) -> dict[str, Any]:
-    """Keys that a document has, so that some nonsense passes the first check."""
+def _new_set(folder: Path) -> Path:
+    shutil.rmtree(folder / "set", ignore_errors=True)
+    write_set(str(folder / "set"), 2, 1)
+    return folder / "set"
+
+
+def _valid(name: str) -> dict[str, Any]:
+    """Valid keys of a document, so that some input passes the first check."""
     if name == "imported.json":
-        made = {"source": "x", "dataset": "icons", "classnames": ["a", "b"], "counts": [1, 1], "shard_size": 2}
-        return made | {"content": "x"}
+        values = {"source": "x", "dataset": "icons", "classnames": ["a", "b"], "counts": [1, 1], "shard_size": 2}
+        return values | {"content": "x"}
     if name in ("run.json", "progress.json", "study.json"):
         return {"name": "x", "state": "running", "began": 1.0, "seen": 1.0}
     if name == "results.json":
@@ -214,17 +218,15 @@ def _honest(name: str) -> dict[str, Any]:
 
 
 def tables(change: tuple[bytes, list[tuple[int, int]]], folder: Path) -> None:
-    """The table of an earlier version's shard with any bytes for a text, or with any of its own bytes changed."""
+    """The table of a shard without checksums, with any bytes as text, or with changed bytes."""
     text, changes = change
-    place = folder / "set"
-    shutil.rmtree(place, ignore_errors=True)
-    write_set(str(place), 2, 1)
-    marker = place / "00000_stats.json"
-    kept = {
+    url = _new_set(folder)
+    marker = url / "00000_stats.json"
+    unchecked = {
         key: value for key, value in json.loads(marker.read_bytes()).items() if key not in ("checksum", "table_sha256")
     }
-    marker.write_text(json.dumps(kept))
-    file = place / "00000.parquet"
+    marker.write_text(json.dumps(unchecked))
+    file = url / "00000.parquet"
     table = pq.read_table(file)
     if text:
         false = pa.Array.from_buffers(pa.string(), 2, pa.array([text, text], pa.binary()).buffers())
@@ -232,12 +234,12 @@ def tables(change: tuple[bytes, list[tuple[int, int]]], folder: Path) -> None:
             table = table.set_column(table.schema.get_field_index(name), name, false)
         pq.write_table(table, file)
     data = bytearray(file.read_bytes())
-    for at, value in changes:
-        data[at % len(data)] = value
+    for position, value in changes:
+        data[position % len(data)] = value
     file.write_bytes(bytes(data))
-    command("shards", "show", str(place), "1")
-    command("shards", "verify", str(place))
-    command("shards", "export", str(place), "--to", "folder", "--out", str(folder / "out"))
+    command("shards", "show", str(url), "1")
+    command("shards", "verify", str(url))
+    command("shards", "export", str(url), "--to", "folder", "--out", str(folder / "out"))
 
 
 flips = st.lists(st.tuples(st.integers(0, 1 << 14), st.integers(0, 255)), max_size=4)
@@ -245,12 +247,12 @@ labels = st.sampled_from([b"", b"0", b"1", b"-1", b"9" * 5000, b"\xff", b"[" * 2
 names = st.sampled_from(["a", "b", "a/b", "../x", "/", ".", "..", "", " ", "\x1b", "\u202e", "x" * 300]) | st.text()
 kinds = st.sampled_from(["jpg", "cls", "json", "txt", "JPG", "png", "", "."])
 of_costs = st.sampled_from([key for key in KEYS if key.startswith("synthesis.")] + ["--throughput"])
-given = st.tuples(st.sampled_from(KEYS), values.map(lambda v: json.dumps(v, default=str)) | texts).map("=".join)
+assignments = st.tuples(st.sampled_from(KEYS), values.map(lambda v: json.dumps(v, default=str)) | texts).map("=".join)
 
 FEEDS: dict[str, tuple[Feed, st.SearchStrategy[Any]]] = {
     "recipe text": (recipe_text, texts | st.text()),
     "recipe values": (recipe_values, st.dictionaries(st.sampled_from(KEYS), values, max_size=3)),
-    "overrides": (overrides, st.lists(given | texts, max_size=2)),
+    "overrides": (overrides, st.lists(assignments | texts, max_size=2)),
     "plans": (plans, st.lists(st.tuples(of_costs, st.sampled_from(NUMBERS).map(str)).map("=".join), max_size=2)),
     "tar bytes": (tar_bytes, st.tuples(st.booleans(), flips)),
     "tar members": (tar_members, st.lists(st.tuples(names, st.dictionaries(kinds, labels, max_size=4)), max_size=4)),

@@ -1,7 +1,6 @@
-"""Kills with -9 at chosen moments of a life, which is counted in deeds and not in seconds: each file that is opened for
-writing, each half of one that is written, each rename, each removal and each step is a moment.
+"""Kill jobs with SIGKILL at selected events: opening a file for writing, writing half of it, renaming, removal, a step.
 
-A life is lived by forked processes, one for each rank, so that a kill costs what is repeated after it and no start.
+A job runs in forked processes, one per rank, which start without imports.
 """
 
 from __future__ import annotations
@@ -23,70 +22,70 @@ import torch
 
 from syncclip.synthesis import shard
 
-Life = Callable[[Path, int], None]
-"""What a rank does in a folder, from wherever those before it came."""
+Job = Callable[[Path, int], None]
+"""Work of a rank in a folder, which resumes after a kill."""
 
-DEEDS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "attack.moment"})
+EVENTS = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "attack.event"})
 PATIENCE = 60
-"""Seconds that a rank whose fellow was killed may take to notice it."""
+"""Timeout in seconds for a rank to detect that another one was killed."""
 
 
 class KilledError(AssertionError):
-    """A life that ended otherwise than it should."""
+    """A job ended in an unexpected way."""
 
 
-def moments(live: Life, folder: Path, ranks: int = 1) -> list[int]:
-    """Live undisturbed; each rank's number of moments."""
+def count_events(job: Job, folder: Path, ranks: int = 1) -> list[int]:
+    """Run a job without a kill; returns the number of events of each rank."""
     counts = [mp.RawValue(ctypes.c_long, 0) for _ in range(ranks)]
-    ends = _lived(live, folder, counts, {})
-    if any(ends):
-        raise KilledError(f"an undisturbed life ended with {ends}: {_log(folder)}")
+    statuses = _run(job, folder, counts, {})
+    if any(statuses):
+        raise KilledError(f"the job ended with {statuses}: {_log(folder)}")
     return [count.value for count in counts]
 
 
-def die(live: Life, folder: Path, moment: int, rank: int = 0, ranks: int = 1) -> None:
-    """Live until a rank's so-many-th moment, at which it is killed; the others end with it, or are killed later."""
+def kill(job: Job, folder: Path, event: int, rank: int = 0, ranks: int = 1) -> None:
+    """Run a job and kill a rank at its nth event; the others end as a result, or are killed later."""
     counts = [mp.RawValue(ctypes.c_long, 0) for _ in range(ranks)]
-    ends = _lived(live, folder, counts, {rank: moment})
-    if ends[rank] != -signal.SIGKILL:
-        raise KilledError(f"a life whose moment {moment} was its last ended with {ends}: {_log(folder)}")
+    statuses = _run(job, folder, counts, {rank: event})
+    if statuses[rank] != -signal.SIGKILL:
+        raise KilledError(f"the job to be killed at event {event} ended with {statuses}: {_log(folder)}")
 
 
 def twentieths(count: int) -> list[int]:
-    """The moments at every 5 % of a life of `count` of them."""
+    """The events at every 5 % of a job with `count` events."""
     return sorted({1 + count * part // 20 for part in range(20)})
 
 
-def moment() -> None:
-    """A deed that the system doesn't see."""
-    sys.audit("attack.moment")
+def event() -> None:
+    """Raise an event that is not a system call."""
+    sys.audit("attack.event")
 
 
 def begin_without_threads() -> None:
-    """A forked process has none of its parent's threads, and would wait for them."""
+    """Replace thread pools, as a forked process does not inherit the threads of its parent."""
     torch.set_num_threads(1)
     torch.set_num_threads = lambda _: None
     shard._generator_thread = ThreadPoolExecutor(1)
 
 
-def _lived(live: Life, folder: Path, counts: list[Any], last: dict[int, int]) -> list[int]:
-    """How each rank ended, as of `Popen.returncode`."""
+def _run(job: Job, folder: Path, counts: list[Any], last: dict[int, int]) -> list[int]:
+    """Exit status of each rank, as `Popen.returncode`."""
     sys.stdout.flush()
     pids = []
     for rank, count in enumerate(counts):
         if not (pid := os.fork()):
-            _live(live, folder, rank, count, last.get(rank, 0))
+            _run_rank(job, folder, rank, count, last.get(rank, 0))
         pids.append(pid)
-    ends = {}
+    statuses = {}
     with _alarm(pids):
         for pid in pids:
-            ends[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return [ends[pid] for pid in pids]
+            statuses[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return [statuses[pid] for pid in pids]
 
 
 @contextlib.contextmanager
 def _alarm(pids: list[int]) -> Iterator[None]:
-    """Kill what still waits for a rank that was killed."""
+    """Kill ranks that still wait for the killed one."""
 
     def kill(*_: Any) -> None:
         for pid in pids:
@@ -102,15 +101,15 @@ def _alarm(pids: list[int]) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _live(live: Life, folder: Path, rank: int, count: Any, last: int) -> NoReturn:
-    """The rest of a forked process."""
+def _run_rank(job: Job, folder: Path, rank: int, count: Any, last: int) -> NoReturn:
+    """Run a rank in a forked process and exit."""
     signal.setitimer(signal.ITIMER_REAL, 0)
-    below = str(folder)
+    prefix = str(folder)
 
-    def observe(event: str, given: tuple[Any, ...]) -> None:
-        written = event == "open" and given[2] & (os.O_WRONLY | os.O_RDWR)
-        here = event == "attack.moment" or str(given[0] if given else "").startswith(below)
-        if here and (written or event in DEEDS):
+    def observe(name: str, arguments: tuple[Any, ...]) -> None:
+        writes = name == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        inside = name == "attack.event" or str(arguments[0] if arguments else "").startswith(prefix)
+        if inside and (writes or name in EVENTS):
             count.value += 1
             if count.value == last:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -121,7 +120,7 @@ def _live(live: Life, folder: Path, rank: int, count: Any, last: int) -> NoRetur
         data = source.read()
         target.write(data[: len(data) // 2])
         target.flush()
-        moment()
+        event()
         target.write(data[len(data) // 2 :])
 
     code = 1
@@ -131,7 +130,7 @@ def _live(live: Life, folder: Path, rank: int, count: Any, last: int) -> NoRetur
             sys.addaudithook(observe)
             shutil.copyfileobj = copy_in_halves  # type: ignore[assignment]
             try:
-                live(folder, rank)
+                job(folder, rank)
                 code = 0
             except BaseException:
                 traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Two commands that begin in the same moment on one folder, each in a process of its own."""
+"""Two commands that start at the same time on one folder, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from syncclip.core.settings import UserError
 from tests.attack.kills import begin_without_threads
 
 Act = Callable[[str], Any]
-"""A command on a folder."""
+"""A command that takes a folder."""
 
 SAME = re.compile(
     r".*\.(tar|jpg|png|txt)|\d+\.parquet|(prompts|predictions)\.\w+|metrics\.jsonl|results\.json|"
     r"(plan|imported|dataset|captions)\.json"
 )
-"""Files that hold no times and no places: their bytes are compared. Of the others, their names."""
+"""Files without times and paths, whose content is compared; of other files, only the names are."""
 OWN = re.compile(r"events\..*|\..*")
 PATIENCE = 60
-"""Seconds."""
+"""Timeout in seconds."""
 
 
 class End(NamedTuple):
-    """How a command ended: with nothing to say, refused in a sentence, or by an error that is none of the user's."""
+    """How a command ended: success, a user error, or another error."""
 
-    refusal: str = ""
+    user_error: str = ""
     error: str = ""
 
 
 def race(acts: Sequence[Act], folder: str) -> list[End]:
-    """Let commands begin together; how each ended."""
+    """Run commands concurrently; returns how each ended."""
     context = mp.get_context("fork")
     barrier, results = context.Barrier(len(acts)), [context.SimpleQueue() for _ in acts]
 
@@ -45,7 +45,7 @@ def race(acts: Sequence[Act], folder: str) -> list[End]:
             act(folder)
             end = End()
         except UserError as error:
-            end = End(refusal=str(error))
+            end = End(user_error=str(error))
         except BaseException as error:
             end = End(error=f"{type(error).__name__}: {error}")
         result.put(end)
@@ -59,21 +59,21 @@ def race(acts: Sequence[Act], folder: str) -> list[End]:
     for racer in hanging:
         racer.kill()
     assert not hanging, f"{len(hanging)} of the commands did not end"
-    return [End(error="it died") if result.empty() else result.get() for result in results]
+    return [End(error="the process died") if result.empty() else result.get() for result in results]
 
 
-def prepared(place: Path, before: Sequence[str]) -> str:
-    """A folder with what each of the commands finds there."""
-    for one in before:
-        shutil.copytree(one, place, dirs_exist_ok=True)
-    return str(place)
+def prepared(folder: Path, sources: Sequence[str]) -> str:
+    """Copy the required input of the commands into a folder."""
+    for source in sources:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    return str(folder)
 
 
 def content(folder: str) -> dict[str, str]:
-    """Path -> digest of what must not depend on how the folder came about, "" of the other files."""
-    found = {}
+    """Path -> checksum of the files that must not depend on the order of commands, "" for other files."""
+    checksums = {}
     for path in sorted(Path(folder).rglob("*")):
         if path.is_file() and not OWN.fullmatch(path.name):
             data = path.read_bytes() if SAME.fullmatch(path.name) else b""
-            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest() if data else ""
-    return found
+            checksums[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest() if data else ""
+    return checksums

@@ -1,4 +1,4 @@
-"""No credential of a recipe is found, by its value, in any file, message, process list or upload."""
+"""No credential of a recipe appears in any file, message, process list or upload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.worlds.rewritten import rewrite
 PROJECT = Path(__file__).parents[2]
 
 
-def test_there_are_forty_kinds_and_their_search_finds_them() -> None:
+def test_the_search_finds_forty_kinds_of_credentials() -> None:
     assert len(VALUES) >= 40
     assert leaks(repr(options()).encode())
     assert set(leaks(repr([options(), URLS]).encode())) == set(VALUES)
@@ -32,14 +32,14 @@ def test_there_are_forty_kinds_and_their_search_finds_them() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier test let the process see is not masked any more."""
-    monkeypatch.setattr(secrets, "_seen", {"never said"})
+    """Reset the values to mask."""
+    monkeypatch.setattr(secrets, "_seen", {"never logged"})
     monkeypatch.setattr(secrets, "_pattern", None)
 
 
 @pytest.fixture
 def secretive(tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
-    """A recipe with all of them, whose tracker can't be reached."""
+    """A recipe with all credentials and an unreachable tracker."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(retries, "PAUSES", ())
     (tmp_path / "own").mkdir()
@@ -50,8 +50,8 @@ def secretive(tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_no_command_writes_or_says_a_credential(
     secretive: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    made = tmp_path / "made"
-    run, synthetic = made / "run", made / "set"
+    results = tmp_path / "results"
+    run, synthetic = results / "run", results / "set"
     monkeypatch.chdir(tmp_path)
     jobs.run_here(secretive, str(run))
     generate_here(jobs.plan(secretive), str(synthetic))
@@ -60,14 +60,15 @@ def test_no_command_writes_or_says_a_credential(
     assert "mlflow can't be reached" in (run / "run.json").read_text()
     commands = (
         *(f"evaluate {run}", f"report {run}", f"status {run}", f"prompts show {run}", "plan own/mine.yaml"),
-        *(f"prompts export {run} --out {made}/card", f"shards export {synthetic} --to huggingface --out {made}/hub"),
+        f"prompts export {run} --out {results}/card",
+        f"shards export {synthetic} --to huggingface --out {results}/hub",
         *(f"shards verify {synthetic}", f"shards quality {synthetic}", f"report {synthetic}"),
     )
     for command in commands:
         assert app.run(command.split()) == 0, command
-    said = capfd.readouterr()
-    assert leaks((said.out + said.err).encode()) == []
-    assert leaks_below(made) == {}
+    output = capfd.readouterr()
+    assert leaks((output.out + output.err).encode()) == []
+    assert leaks_below(results) == {}
 
 
 @pytest.mark.parametrize("key", URLS)
@@ -81,17 +82,17 @@ def test_no_refusal_says_a_credential(
     command: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("syncclip.training.ray_train.train_on_ray", lambda *_: pytest.fail("it is refused before"))
-    monkeypatch.setattr("syncclip.jobs.synthesise_set", lambda *_, **__: pytest.fail("it is refused before"))
-    given = [*command.split(), "training.data=both", f"{key}={URLS[key]}"]
+    monkeypatch.setattr("syncclip.training.ray_train.train_on_ray", lambda *_: pytest.fail("no error before"))
+    monkeypatch.setattr("syncclip.jobs.synthesise_set", lambda *_, **__: pytest.fail("no error before"))
+    words = [*command.split(), "training.data=both", f"{key}={URLS[key]}"]
     if key == "training.mlflow_uri":
-        given.append("training.mlflow_uri=[1]")
+        words.append("training.mlflow_uri=[1]")
     try:
-        app.run(given)
+        app.run(words)
     except BaseException as error:
         assert leaks(str(error).encode()) == []
-    said = capfd.readouterr()
-    assert leaks((said.out + said.err).encode()) == []
+    output = capfd.readouterr()
+    assert leaks((output.out + output.err).encode()) == []
     assert leaks_below(tmp_path / "runs") == {}
 
 
@@ -107,13 +108,13 @@ def test_no_refusal_says_a_credential(
         f"storage=[{value('secret')}]",
     ],
 )
-def test_no_mistake_in_an_option_repeats_it(override: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_an_option_does_not_contain_its_value(override: str, capfd: pytest.CaptureFixture[str]) -> None:
     for command in (["plan", "icons"], ["report", "here"], ["shards", "ls", "here"]):
         assert app.run([*command, override]) == 2
         assert leaks(capfd.readouterr().err.encode()) == []
 
 
-def test_an_upload_holds_none(secretive: Recipe, tmp_path: Path) -> None:
+def test_an_upload_contains_no_credential(secretive: Recipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^storage\.options\.\w+: the option"):
         submit.recipe_job("train", secretive, "s3://bucket/run", shared=True)
     plain = secretive.with_values({"storage.options": {}})
@@ -129,7 +130,7 @@ def test_an_upload_holds_none(secretive: Recipe, tmp_path: Path) -> None:
 def test_an_export_of_an_earlier_versions_run_holds_none(secretive: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     jobs.run_here(secretive, str(run))
-    first = (run / "recipe.yaml").read_text().partition("\n")[2]  # without its checksum
+    first = (run / "recipe.yaml").read_text().partition("\n")[2]  # without the checksum
     text = first[: first.index("  options:")] + f"  options: {{connection_string: {value('connection_string')}}}\n"
     rewrite(run / "recipe.yaml", text.encode())
     for command in (f"prompts export {run} --out {tmp_path}/card", f"report {run}"):
@@ -150,13 +151,13 @@ def test_neither_rays_files_nor_a_process_list_hold_a_credential(tiny: TinyWorld
         training={"method": "coop", "data": "real", "epochs": 1},
         study={"configurations": configurations, "images_per_class": [1]},
     )
-    short = Path("/tmp") / f"sq{os.getpid()}{command[:2]}"  # Ray's sockets need short names
+    short = Path("/tmp") / f"sq{os.getpid()}{command[:2]}"  # Ray's sockets need a short path
     short.mkdir()
-    made = tmp_path / "made"
-    words = [command, mine, "--out", str(made)]
+    results = tmp_path / "results"
+    words = [command, mine, "--out", str(results)]
     if command == "evaluate":
-        jobs.run_here(Recipe.load(mine), str(made))
-        words = ["evaluate", str(made), "evaluation.workers=2", f"storage.options={{secret: {value('secret')}}}"]
+        jobs.run_here(Recipe.load(mine), str(results))
+        words = ["evaluate", str(results), "evaluation.workers=2", f"storage.options={{secret: {value('secret')}}}"]
     environment = {
         **os.environ,
         "TMPDIR": str(short),
@@ -165,28 +166,28 @@ def test_neither_rays_files_nor_a_process_list_hold_a_credential(tiny: TinyWorld
         "SYNCCLIP_DEBUG": "1",
     }
     try:
-        with process_list() as seen, kept(short, tmp_path / "kept"):
+        with process_list() as command_lines, kept(short, tmp_path / "kept"):
             done = subprocess.run(
                 [sys.executable, "-m", "syncclip", *words], env=environment, capture_output=True, timeout=400
             )
         assert done.returncode == 0, done.stderr.decode()[-2000:]
-        assert list((tmp_path / "kept").glob("*worker-*")), "Ray's files are searched"
-        assert leaks_below(short, made, tmp_path / "kept") == {}
+        assert list((tmp_path / "kept").glob("*worker-*"))  # includes Ray's files
+        assert leaks_below(short, results, tmp_path / "kept") == {}
         assert leaks(done.stdout + done.stderr) == []
-        typed = {line for line in seen if b"storage.options={secret" in line}  # the user's own words
-        assert leaks(b"".join(seen - typed)) == []
+        typed = {line for line in command_lines if b"storage.options={secret" in line}  # by the user
+        assert leaks(b"".join(command_lines - typed)) == []
     finally:
         shutil.rmtree(short)
 
 
 @pytest.mark.attack
-def test_a_store_that_refuses_the_credentials_repeats_none(
+def test_errors_of_a_store_contain_no_credential(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for status in (400, 403, 500):
         storage.configure({"key": value("key"), "secret": value("secret"), "endpoint_url": "http://127.0.0.1:9"})
         monkeypatch.setattr(retries, "PAUSES", ())
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError) as raised:
             storage.read_bytes(f"s3://bucket/{status}?token={value('token')}")
-        assert leaks(str(refused.value).encode()) == []
+        assert leaks(str(raised.value).encode()) == []
     storage.configure({})

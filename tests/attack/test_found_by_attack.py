@@ -1,4 +1,4 @@
-"""Cases that an attack found."""
+"""Regression tests of defects that attacks revealed."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def _packed(tmp_path: Path) -> Path:
     return tmp_path / "packed"
 
 
-def test_a_lost_list_of_the_whole_training_split_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = _packed(tmp_path)
-    (place / "train.parquet").unlink()
+def test_a_missing_list_of_the_training_split_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = _packed(tmp_path)
+    (folder / "train.parquet").unlink()
     with pytest.raises(UserError, match=r"train\.parquet"):
-        load_dataset(DatasetSettings(name=str(place))).few_shot(1, 3)
-    assert app.run(["verify", str(place)]) == 1
+        load_dataset(DatasetSettings(name=str(folder))).few_shot(1, 3)
+    assert app.run(["verify", str(folder)]) == 1
     assert "train.parquet" in capsys.readouterr().out
 
 
-def test_verify_finds_a_lost_split_and_a_set_without_any_shard(tmp_path: Path) -> None:
-    place = _packed(tmp_path)
-    shutil.rmtree(place / "val")
-    assert app.run(["verify", str(place)]) == 1
+def test_a_missing_split_and_missing_shards_are_reported(tmp_path: Path) -> None:
+    folder = _packed(tmp_path)
+    shutil.rmtree(folder / "val")
+    assert app.run(["verify", str(folder)]) == 1
     record = ImportedSet(source="x", dataset="d", classnames=("a", "b"), counts=(1, 1), shard_size=2, content="x")
     storage.write_document(str(tmp_path / "set/imported.json"), record)
     for command in (["verify"], ["shards", "verify"]):
         assert app.run([*command, str(tmp_path / "set")]) == 1
 
 
-def test_exchanged_shards_of_an_imported_set_are_told(tmp_path: Path) -> None:
+def test_exchanged_shards_of_an_imported_set_are_reported(tmp_path: Path) -> None:
     write_set(str(tmp_path), 2, 1)
     record = ImportedSet(source="x", dataset="d", classnames=("a", "b"), counts=(1, 1), shard_size=2, content="x")
     storage.write_document(str(tmp_path / "imported.json"), record)
@@ -60,43 +60,50 @@ def test_exchanged_shards_of_an_imported_set_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"shard_size": 0}, {"counts": []}, {"counts": [10**9, 1]}, {"counts": [-1, 1]}])
-def test_an_impossible_import_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+def test_an_invalid_record_of_an_import_is_an_error(tmp_path: Path, change: dict[str, object]) -> None:
     write_set(str(tmp_path), 2, 1)
-    made = {"source": "x", "dataset": "d", "classnames": ["a", "b"], "counts": [1, 1], "shard_size": 2, "content": "x"}
-    storage.write_with_checksum(str(tmp_path / "imported.json"), json.dumps(made | change).encode())
+    record = {
+        "source": "x",
+        "dataset": "d",
+        "classnames": ["a", "b"],
+        "counts": [1, 1],
+        "shard_size": 2,
+        "content": "x",
+    }
+    storage.write_with_checksum(str(tmp_path / "imported.json"), json.dumps(record | change).encode())
     assert app.run(["verify", str(tmp_path)]) == 1
     assert app.run(["shards", "export", str(tmp_path), "--to", "folder", "--out", str(tmp_path / "out")]) == 2
 
 
-def test_what_a_system_refuses_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_operating_system_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind("plan.json")
         assert app.run(["plan", "plan.json"]) == 2
         assert app.run(["verify", "."]) == 1
-    assert app.run(["plan", "/proc/self/mem"]) == 2  # EIO, as of a failing disk
+    assert app.run(["plan", "/proc/self/mem"]) == 2  # EIO
     write_set("set", 2, 1)
     assert app.run(["shards", "show", "set", "--save", "x" * 250]) == 2
     assert "too long" in capsys.readouterr().err
 
 
-def test_a_file_named_by_another_scripts_digits_is_no_shard(tmp_path: Path) -> None:
+def test_a_file_named_by_a_superscript_digit_is_not_a_shard(tmp_path: Path) -> None:
     write_set(str(tmp_path), 2, 1)
     (tmp_path / "²".join(["", ".tar"])).write_bytes(b"x")
     assert app.run(["verify", str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("pair", [("MD80", "MD 80"), ("t-shirt", "t - shirt"), ("Boeing 737", "Boeing 7 3 7")])
-def test_names_of_the_same_tokens_are_one(pair: tuple[str, str]) -> None:
+def test_names_of_equal_tokens_are_equal(pair: tuple[str, str]) -> None:
     assert clip_words(pair[0]) == clip_words(pair[1])
 
 
-def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = _packed(tmp_path)
-    part = part_of(place / "train/00000.tar")
+def test_partial_files_of_a_packed_dataset_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _packed(tmp_path)
+    part = part_of(folder / "train/00000.tar")
     part.touch()
     monkeypatch.setattr("syncclip.storage.cleanup.is_alive", lambda _: False)
-    pack(read_dataset(DatasetSettings(name=str(tmp_path / "mine"))), str(place), [1, 2], [1, 2, 3])
+    pack(read_dataset(DatasetSettings(name=str(tmp_path / "mine"))), str(folder), [1, 2], [1, 2, 3])
     assert not part.exists()
 
 
@@ -108,12 +115,12 @@ def test_parts_in_folders_of_a_packed_dataset_are_swept(tmp_path: Path, monkeypa
         ("results.json", {"base": 1.0, "all_classes_novel": 10**400}),
     ],
 )
-def test_a_report_is_made_of_what_can_be_read(tmp_path: Path, name: str, content: dict[str, object]) -> None:
+def test_a_report_of_invalid_files_raises_no_traceback(tmp_path: Path, name: str, content: dict[str, object]) -> None:
     (tmp_path / name).write_bytes(with_checksum(json.dumps(content).encode() + b"\n", "json"))
     assert app.run(["report", str(tmp_path)]) in (0, 2)
 
 
-def test_a_study_of_more_cells_than_a_float_holds_is_refused(tmp_path: Path) -> None:
+def test_a_number_of_runs_beyond_float_is_an_error(tmp_path: Path) -> None:
     values = {"began": 1.0, "seen": 1.0, "cells": 10**400, "done": 1, "ended": 1}
     storage.write_with_checksum(str(tmp_path / "progress.json"), json.dumps(values).encode())
     assert app.run(["status", str(tmp_path)]) == 2

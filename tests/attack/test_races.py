@@ -1,4 +1,4 @@
-"""Two commands of any kinds at once on one folder leave what one alone leaves, or one after the other."""
+"""Two concurrent commands on one folder have the result of one of them, or of both in some order."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ RACERS = {name: kind for name, kind in KINDS.items() if kind.finishes} | {
 SOME = [("train", "train"), ("synth", "synth"), ("merge", "import"), ("train", "evaluate"), ("repair", "quality")]
 
 
-def check_race(names: tuple[str, str], world: World, place: Path) -> None:
+def check_race(names: tuple[str, str], world: World, root: Path) -> None:
     kinds = [RACERS[name] for name in names]
     before = sorted({world.path(kind.before) for kind in kinds if kind.before})
-    ends = race([partial(kind.act, world) for kind in kinds], prepared(place / "raced", before))
-    assert all("\n" not in end.refusal and not end.error for end in ends), ends
+    ends = race([partial(kind.act, world) for kind in kinds], prepared(root / "raced", before))
+    assert all("\n" not in end.user_error and not end.error for end in ends), ends
     orders = [kinds, kinds[::-1]]
-    if ends[0] != End() or ends[1] != End():  # one was refused, whether for the other or for what is there
+    if ends[0] != End() or ends[1] != End():  # one failed because of the other or of the input
         orders += [[kind] for kind in kinds]
-    found = content(str(place / "raced"))
-    alone = []
+    raced = content(str(root / "raced"))
+    expected = []
     for number, order in enumerate(orders):
-        folder = prepared(place / str(number), before)
+        folder = prepared(root / str(number), before)
         for kind in order:
-            race([partial(kind.act, world)], folder)  # one may be refused, as where the other's set is
-        alone.append(content(folder))
-        if found == alone[-1]:
+            race([partial(kind.act, world)], folder)  # may fail, as in a folder of the other's set
+        expected.append(content(folder))
+        if raced == expected[-1]:
             return
-    different = [sorted(name for name in found | one if found.get(name) != one.get(name)) for one in alone]
-    raise AssertionError(f"{names}: {ends} left something else than any order of them: {different}")
+    differences = [sorted(name for name in raced | x if raced.get(name) != x.get(name)) for x in expected]
+    raise AssertionError(f"{names}: {ends} differ from every order: {differences}")
 
 
 @pytest.mark.parametrize("names", SOME, ids="-".join)
-def test_two_commands_at_once_leave_what_they_leave_one_after_the_other(
-    names: tuple[str, str], world: World, tmp_path: Path
-) -> None:
+def test_concurrent_commands_equal_consecutive_ones(names: tuple[str, str], world: World, tmp_path: Path) -> None:
     check_race(names, world, tmp_path)
 
 
 @pytest.mark.attack
 @pytest.mark.parametrize("names", [*itertools.combinations_with_replacement(RACERS, 2)], ids="-".join)
-def test_any_two_commands_at_once_do_so(names: tuple[str, str], world: World, tmp_path: Path) -> None:
+def test_any_two_concurrent_commands_equal_consecutive_ones(
+    names: tuple[str, str], world: World, tmp_path: Path
+) -> None:
     check_race(names, world, tmp_path)

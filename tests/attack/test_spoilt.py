@@ -1,4 +1,4 @@
-"""Every command on a store whose answers are spoilt now and then: the same bytes as on a disk."""
+"""Every command on a store with occasional corrupt responses: the same bytes as on a disk."""
 
 from __future__ import annotations
 
@@ -22,25 +22,23 @@ from tests.synthetic_sets.test_repair import examine
 from tests.worlds.faulty_s3 import DAMAGING, PASSING
 from tests.worlds.synthetic import generate_here
 
-pytestmark = [pytest.mark.fault, pytest.mark.slow]
+pytestmark = [pytest.mark.attack, pytest.mark.fault, pytest.mark.slow]
 
 OWN = re.compile(r"run\.json|recipe\.yaml|.*_stats\.json|report\.html|events\..*|.*\.lock")
-"""Files that hold times, or tell where they lie."""
-
-
+"""Files that contain times or paths."""
 CHECKSUM = re.compile(rb"checksum-sha256:[0-9a-f]{64}:[0-9a-f]{16}")
-"""It names the run, whose recipe names the place of the dataset."""
+"""Contains a hash of the run, whose recipe contains the path of the dataset."""
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of milliseconds; that they grow is the libraries' own affair."""
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pauses of milliseconds between retries."""
     monkeypatch.setattr(retries, "PAUSES", (0.01,) * 3)
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda **_: 0.01)
 
 
 def commands(tiny: TinyWorld, root: str, options: str) -> Iterator[str]:
-    """Synthesise, import, merge, verify, train, evaluate, export, pack and report below `root`; the folders made."""
+    """Synthesise, merge, verify, pack, train, evaluate, export and report in `root`; yields the written folders."""
 
     def at(*parts: str) -> str:
         return storage.join(root, *parts)
@@ -57,56 +55,46 @@ def commands(tiny: TinyWorld, root: str, options: str) -> Iterator[str]:
     pack(load_dataset(DatasetSettings(name=tiny.dataset)), at("packed"))
     yield at("packed")
     yield from (at("packed", split) for split in ("train", "val", "test"))
-    for given in ("set1", "merged"):
-        values = [f"training.synthetic={at(given)}", f"dataset.name={at('packed')}", "training.method=ivlp"]
-        run = jobs.run_here(recipe(*values), at("run", given))
+    for name in ("set1", "merged"):
+        values = [f"training.synthetic={at(name)}", f"dataset.name={at('packed')}", "training.method=ivlp"]
+        run = jobs.run_here(recipe(*values), at("run", name))
         assert jobs.evaluate(run.url, [f"storage.options={options}"]).results == run.results
         yield run.url
-    for kind in ("folder", "huggingface"):
-        export_set(at("merged"), at(kind), kind)
-        yield at(kind)
+    for layout in ("folder", "huggingface"):
+        export_set(at("merged"), at(layout), layout)
+        yield at(layout)
     yield from (at("folder", name) for name in storage.listdir(at("folder")) if "." not in name)
     report(at("set1"))
 
 
-def digests(root: str, folders: list[str]) -> dict[str, str]:
-    """Name below the root -> sha256 of what is in folders, but for files that hold times."""
-    found = {}
+def checksums(root: str, folders: list[str]) -> dict[str, str]:
+    """Path in the root -> SHA-256 of each file in some folders, except files that contain times."""
+    result = {}
     for folder in folders:
         urls = [storage.join(folder, name) for name in storage.sizes(folder) if not OWN.fullmatch(name)]
         for url, data in storage.read_many(urls, checksum_required=False).items():
-            if url.endswith("predictions.parquet"):  # whose metadata repeat the checksum, encoded
+            if url.endswith("predictions.parquet"):  # metadata contain the checksum
                 data = repr(storage.read_parquet(data).to_pydict()).encode()
             text = CHECKSUM.sub(b"", data.replace(root.encode(), b"ROOT"))
-            found[url.removeprefix(root)] = hashlib.sha256(text).hexdigest()
-    return found
+            result[url.removeprefix(root)] = hashlib.sha256(text).hexdigest()
+    return result
 
 
 @pytest.fixture(scope="module")
-def quiet(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the commands give on a disk."""
+def expected(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Checksums of the commands' files on a disk."""
     root = str(tmp_path_factory.mktemp("disk"))
-    found = digests(root, list(commands(tiny, root, "{}")))
-    assert len(found) > 40
-    return found
+    result = checksums(root, list(commands(tiny, root, "{}")))
+    assert len(result) > 40
+    return result
 
 
-def amid_faults(tiny: TinyWorld, seed: int) -> tuple[dict[str, str], set[str]]:
-    """The same on a store of which every tenth answer is spoilt, and the kinds of faults that there were."""
+@pytest.mark.parametrize("seed", [4, *range(10, 15)])
+def test_faults_change_no_byte(tiny: TinyWorld, expected: dict[str, str], seed: int) -> None:
+    """Every tenth response is corrupt."""
     with faulty_bucket("attacked") as (bucket, proxy):
         proxy.spoil_some(0.1, (*DAMAGING, *PASSING), seed)
         folders = list(commands(tiny, bucket, f"{{endpoint_url: '{proxy.endpoint}'}}"))
         proxy.soothe()
-        return digests(bucket, folders), set(proxy.spoilt)
-
-
-def test_what_spoilt_answers_are_made_of_equals_what_a_disk_gives(tiny: TinyWorld, quiet: dict[str, str]) -> None:
-    found, kinds = amid_faults(tiny, 4)
-    assert found == quiet
-    assert kinds == {*DAMAGING, *PASSING}
-
-
-@pytest.mark.attack
-@pytest.mark.parametrize("seed", range(10, 15))
-def test_other_faults_at_other_moments_change_no_byte_either(tiny: TinyWorld, quiet: dict[str, str], seed: int) -> None:
-    assert amid_faults(tiny, seed)[0] == quiet
+        assert checksums(bucket, folders) == expected
+        assert seed != 4 or set(proxy.spoilt) == {*DAMAGING, *PASSING}

@@ -1,4 +1,4 @@
-"""A downloaded folder that names code, and holds it: no command runs it unless `--trust` names it."""
+"""A downloaded folder that contains code and refers to it: no command runs it without `--trust`."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from syncclip.methods.coop import CoOp
 class Planted(CoOp): pass
 """
 SHADOWS = ("yaml", "numpy", "torch", "pandas", "pyarrow", "ray", "diffusers", "wandb", "mlflow", "peft", "xformers")
-"""Modules that are imported by a command or a worker, and so might be found in the working folder."""
+"""Modules that a command or a worker imports, and that a file in the working folder could replace."""
 
 
 @pytest.fixture(scope="module")
 def honest(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with its synthetic set, as their owner has them."""
+    """A finished run with its synthetic set."""
     folder = tmp_path_factory.mktemp("honest")
     recipe = Recipe.load(tiny.recipe, ["training.method=coop", "training.data=real", "training.epochs=1"])
     jobs.run_here(recipe, str(folder))
@@ -42,16 +42,16 @@ def honest(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def forge(place: Path, text: str) -> None:
-    """Write a file as a stranger would who knows how checksums are made."""
-    run = place.parent / "run.json"
+def forge(path: Path, text: str) -> None:
+    """Write a file with a valid checksum."""
+    run = path.parent / "run.json"
     owner = storage.read_owner(str(run)) if run.exists() else storage.NOBODY
-    storage.write_with_checksum(str(place), text.encode(), owner=owner)
+    storage.write_with_checksum(str(path), text.encode(), owner=owner)
 
 
 @pytest.fixture
 def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same with code in it that a recipe, a plan and a study name; the working folder."""
+    """A copy of the run, as the working folder, with code that its recipe, plan and study refer to."""
     folder = shutil.copytree(honest, tmp_path / "downloaded")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["training"]["method"] = NAME
@@ -60,11 +60,11 @@ def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     plan = json.loads((folder / "synthetic/plan.json").read_text())
     plan["generator"]["pipeline_class"] = NAME
     plan.pop("checksum", None)
-    for place in (folder, folder / "synthetic", folder / "study"):
-        place.mkdir(exist_ok=True)
-        (place / "planted.py").write_text(CODE)
+    for parent in (folder, folder / "synthetic", folder / "study"):
+        parent.mkdir(exist_ok=True)
+        (parent / "planted.py").write_text(CODE)
         for name in ("recipe.yaml", "synthesis.yaml"):
-            forge(place / name, yaml.safe_dump(recipe))
+            forge(parent / name, yaml.safe_dump(recipe))
     forge(folder / "synthetic/plan.json", json.dumps(plan))
     forge(folder / "study/study.json", "{}")
     tar = next((folder / "synthetic").glob("*.tar"))
@@ -81,7 +81,7 @@ def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 RECIPES = ("recipe.yaml", "synthetic/synthesis.yaml", "study/recipe.yaml", "../mine.yaml")
 WITH_RECIPE = (
     *("plan", "plan --probe", "captions", "synth --out=../s", "train --out=../r", "study --out=../t"),
-    "choose --out=../c",
+    "tune --out=../c",
 )
 COMMANDS = (
     *("evaluate .", "status .", "report .", "report study", "prompts show .", "prompts export . --out ../e"),
@@ -104,7 +104,7 @@ def test_no_command_runs_what_a_downloaded_folder_names(
 
 
 @pytest.mark.parametrize(
-    ("command", "place"),
+    ("command", "location"),
     [
         ("evaluate .", "downloaded/recipe.yaml: training.method"),
         ("prompts show .", "downloaded/recipe.yaml: training.method"),
@@ -120,24 +120,23 @@ def test_no_command_runs_what_a_downloaded_folder_names(
     ],
 )
 def test_the_refusal_names_file_key_and_name(
-    downloaded: Path, command: str, place: str, capsys: pytest.CaptureFixture[str]
+    downloaded: Path, command: str, location: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert app.run(command.split()) == 2
-    said = capsys.readouterr().err
-    assert f"{place}: {NAME!r} is custom code" in said
-    assert f"--trust {NAME}" in said
+    error = capsys.readouterr().err
+    assert f"{location}: {NAME!r} is custom code" in error and f"--trust {NAME}" in error
 
 
-def test_the_refusal_of_a_recipe_names_what_makes_it_a_strangers(
+def test_the_error_of_an_untrusted_recipe_contains_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A recipe of one's own may lie there, too, as beside a run written to the working folder."""
+    """The user's own recipe may be in a folder of results, too."""
     (tmp_path / "plan.json").touch()
     for text, key in ((f"training: {{method: '{NAME}'}}", "custom code"), ("name: ${oc.env:HOME}", "resolvers")):
         (tmp_path / "own.yaml").write_text(text)
         assert app.run(["plan", str(tmp_path / "own.yaml")]) == 2
-        said = capsys.readouterr().err
-        assert key in said and str(tmp_path / "plan.json") in said
+        error = capsys.readouterr().err
+        assert key in error and str(tmp_path / "plan.json") in error
 
 
 @pytest.mark.parametrize(
@@ -153,7 +152,7 @@ def test_the_refusal_of_a_recipe_names_what_makes_it_a_strangers(
     ],
 )
 def test_no_file_name_grants_trust(downloaded: Path, words: list[str]) -> None:
-    """As a shell passes the files of `*`, here for names that the shell's user never saw."""
+    """A shell may expand `*` to such file names."""
     for word in words:
         if word.startswith("--trust="):
             (downloaded / word).touch()
@@ -163,7 +162,7 @@ def test_no_file_name_grants_trust(downloaded: Path, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", [f"--trust {NAME} evaluate .", f"--trust={NAME} evaluate ."])
-def test_the_very_name_can_be_trusted_on_the_command_line(downloaded: Path, command: str) -> None:
+def test_the_exact_name_can_be_trusted_on_the_command_line(downloaded: Path, command: str) -> None:
     assert app.run(["--trust", "planted:Other", "evaluate", "."]) == 2
     assert not (downloaded.parent / "canary").exists()
     assert app.run(command.split()) == 0
@@ -183,7 +182,7 @@ def test_a_recipe_of_ones_own_finds_no_code_in_a_downloaded_folder(
 def test_a_downloaded_recipe_does_not_read_the_environment(
     downloaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(downloaded / "recipe.yaml", "training: {mlflow_uri: 'http://there/${oc.env:CANARY}'}\n")
+    forge(downloaded / "recipe.yaml", "training: {mlflow_uri: 'http://host/${oc.env:CANARY}'}\n")
     for command in ("evaluate .", "plan recipe.yaml", "plan ../mine.yaml"):
         assert app.run(command.split()) == 2
         assert "resolvers" in capsys.readouterr().err
@@ -193,9 +192,9 @@ def test_a_downloaded_recipe_does_not_read_the_environment(
 
 
 @pytest.mark.parametrize(
-    "base", ["/home/me/mine.yaml", "~/mine.yaml", "../mine.yaml", "s3://there/mine.yaml", "a/../../b"]
+    "base", ["/home/me/mine.yaml", "~/mine.yaml", "../mine.yaml", "s3://bucket/mine.yaml", "a/../../b"]
 )
-def test_a_downloaded_recipe_extends_nothing_of_ones_own(
+def test_a_downloaded_recipe_extends_no_file_elsewhere(
     downloaded: Path, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forge(downloaded / "recipe.yaml", f"extends: {base}\n")
@@ -203,6 +202,7 @@ def test_a_downloaded_recipe_extends_nothing_of_ones_own(
     assert "only your own recipes may extend files elsewhere" in capsys.readouterr().err
 
 
+@pytest.mark.attack
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("command", ["evaluate . evaluation.workers=1", "synth ../own.yaml --out ../set"])

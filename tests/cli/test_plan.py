@@ -1,3 +1,5 @@
+"""`syncclip plan`: prompts, forecast, probe, and errors that synthesis would raise."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,33 +24,32 @@ def rows(out: str) -> dict[str, list[str]]:
 
 
 def minutes(duration: str) -> int:
-    """Minutes of `2 h 30 min`."""
+    """Number of minutes in a duration such as `2 h 30 min`."""
     units = {"h": 60, "min": 1}
     words = duration.split()
     return sum(int(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
 
 
-def test_without_a_rate_it_says_how_to_give_one(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
-    outcome = Outcome(capsys, *plan)
-    assert outcome.out.splitlines()[-1] == (
-        "for time and cost, use --probe (measure the throughput here) or --throughput (images/s)"
-    )
+def test_a_plan_without_a_throughput_shows_the_options_for_it(
+    capsys: pytest.CaptureFixture[str], plan: list[str]
+) -> None:
+    assert Outcome(capsys, *plan).out.splitlines()[-1].startswith("for time and cost, use --probe")
 
 
-def test_a_given_rate_becomes_hours_money_and_bytes(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+def test_a_throughput_gives_hours_cost_and_bytes(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     cost = ["synthesis.cost.price=2.5", "synthesis.cost.currency=EUR", "synthesis.cost.image_bytes=1000"]
     outcome = Outcome(capsys, *plan, *cost, "synthesis.cost.load=0", "--throughput", "0.5")
     assert outcome.status == 0, outcome.err
     assert "1 to 4 actors at 0.5 images/s each: 12 s per shard" in outcome.out
     actual = rows(outcome.out)
     assert list(actual) == ["wall time", "actor hours", "EUR", "bytes"]
-    # 3,000 shards of 12 s: one actor for the first minute, four from then on.
+    # 3,000 shards of 12 s: one actor in the first minute, then four.
     assert actual["wall time"] == ["2 h 30 min", "2 h 30 min to 2 h 30 min"]
     assert actual["actor hours"][0] == "10.00" and actual["EUR"][0] == "25.01"
     assert actual["bytes"] == ["18.0 MB", ""]
 
 
-def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+def test_preemptions_are_part_of_the_forecast(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
     outcome = Outcome(
         capsys, *plan, "synthesis.cost.preemptions=20", "synthesis.cost.throughput=0.5", "synthesis.num_gpus=1"
     )
@@ -59,7 +60,7 @@ def test_preemptions_show_what_they_cost(capsys: pytest.CaptureFixture[str], pla
     assert int(actual["images lost"][0].replace(",", "")) > 0
 
 
-def test_a_probe_fills_in_what_nobody_gave(
+def test_a_probe_measures_missing_values(
     capsys: pytest.CaptureFixture[str], plan: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(autotune, "measure", lambda *_: Rate(images=0.25, image_bytes=2000.0, rejected=0.12, load=7.0))
@@ -74,14 +75,11 @@ def test_a_probe_fills_in_what_nobody_gave(
 @pytest.mark.parametrize(
     ("effect", "sentence"),
     [
-        (
-            Effect(difference=2.34, gain=1.8),
-            "1.80 x the throughput of exact in fp32; pixels differ from it by 2.3",
-        ),
+        (Effect(difference=2.34, gain=1.8), "1.80 x the throughput of exact in fp32; pixels differ from it by 2.3"),
         (None, "exact in fp32 does not fit into memory here"),
     ],
 )
-def test_a_probe_tells_what_another_speed_does(
+def test_a_probe_shows_the_effect_of_speed(
     capsys: pytest.CaptureFixture[str],
     plan: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -93,7 +91,7 @@ def test_a_probe_tells_what_another_speed_does(
     assert sentence in outcome.out and "7 s to load, 8.6 GB of GPU memory" in outcome.out
 
 
-def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
+def test_a_probe_runs_the_generator(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
     outcome = Outcome(capsys, "plan", tiny.recipe, "--probe")
     assert outcome.status == 0, outcome.err
     assert "measured here: " in outcome.out and rows(outcome.out)["bytes"][0].endswith("kB")
@@ -103,40 +101,33 @@ def test_a_probe_of_the_real_generator_draws(capsys: pytest.CaptureFixture[str],
     ("override", "sentence"),
     [
         ("synthesis.generator.scheduler=LCMSheduler", "no scheduler 'LCMSheduler'; did you mean 'LCMScheduler'?"),
-        (
-            "synthesis.filters=[{name: safety}]",
-            "has no safety checker",
-        ),
+        ("synthesis.filters=[{name: safety}]", "has no safety checker"),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "synth"])
-def test_what_drawing_would_fail_at_is_refused_before(
+def test_errors_of_the_generator_are_reported_in_advance(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, command: str, override: str, sentence: str
 ) -> None:
-    assert sentence in Outcome(capsys, command, tiny.recipe, override).refusal
+    assert sentence in Outcome(capsys, command, tiny.recipe, override).error
 
 
-def test_shards_that_no_machine_lives_through_are_refused(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
+def test_shards_longer_than_the_life_of_a_machine_are_an_error(
+    capsys: pytest.CaptureFixture[str], plan: list[str]
+) -> None:
     outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--throughput", "0.001")
-    assert "hardly any shard would be finished" in outcome.refusal
+    assert "hardly any shard would be finished" in outcome.error
 
 
-def test_plan_shows_images_shards_and_prompts(capsys: pytest.CaptureFixture[str], tiny: TinyWorld) -> None:
-    outcome = Outcome(capsys, "plan", tiny.recipe, "synthesis.images_per_class=3")
-    assert outcome.status == 0
-    assert "a photo of a blue square." in outcome.out
-    assert "6 classes x 3 images = 18 images in 3 shards of up to 6" in outcome.out
-
-
-def test_of_many_classes_the_first_ten_are_shown_and_all_where_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    out = Outcome(capsys, "plan", "travel").out
+def test_a_plan_shows_images_shards_and_prompts_of_ten_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Outcome(capsys, "plan", "travel", "synthesis.images_per_class=10", "synthesis.shard_size=70").out
+    assert "14 classes x 10 images = 140 images in 2 shards of up to 70" in out
     assert "a photo of a mountain." in out and "a photo of a rocket." not in out
     assert "and 4 more classes; --all shows them" in out
     out = Outcome(capsys, "plan", "travel", "--all").out
     assert "a photo of a truck." in out and "more classes" not in out
 
 
-def test_configurations_that_are_all_warm_up_are_warned_about(
+def test_a_configuration_that_is_all_warmup_causes_a_warning(
     capsys: pytest.CaptureFixture[str], plan: list[str]
 ) -> None:
     configurations = (

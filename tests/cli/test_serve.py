@@ -1,12 +1,10 @@
-"""The command `serve`: what it refuses before it starts anything, and what it leaves when it ends: nothing."""
+"""`syncclip serve`: errors before and during the start, the token, and termination."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -24,50 +22,44 @@ __all__ = ["images", "train"]  # fixtures
 
 def test_others_are_let_in_with_a_token_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SYNCCLIP_SERVE_TOKEN", raising=False)
-    for host in ("0.0.0.0", "192.0.2.7", "::", "example.org"):
-        heavy, _ = imported_by("serve", "gone", "--host", host, status=2)
-        assert not heavy, "it is rejected at once"
+    hosts = ("0.0.0.0", "192.0.2.7", "::", "example.org")
+    slow, _ = imported_by(*(["serve", "missing", "--host", host] for host in hosts), status=2)
+    assert not slow
 
 
-def test_mistakes_are_one_sentence(capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path) -> None:
-    assert "set a token by SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "gone", "--host", "0.0.0.0").refusal
-    assert "no run found" in Outcome(capsys, "serve", str(tmp_path)).refusal
+def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path) -> None:
+    assert "set a token by SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "missing", "--host", "0.0.0.0").error
+    assert "no run found" in Outcome(capsys, "serve", str(tmp_path)).error
     run = train("training.method=zeroshot").url
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "another port" in Outcome(capsys, "serve", run, "--port", port).refusal
-    assert "another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").refusal
+        assert "another port" in Outcome(capsys, "serve", run, "--port", port).error
+    assert "another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").error
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_service_for_others_asks_for_its_token_and_leaves_nothing_when_it_is_told_to_end(
-    train: Train, images: Path
-) -> None:
+def test_a_public_service_requires_its_token_and_leaves_no_process(train: Train, images: Path) -> None:
     run, image = train("training.method=zeroshot").url, (images / "00.png").read_bytes()
     with served(run, "--host", "0.0.0.0", SYNCCLIP_SERVE_TOKEN="open sesame") as service:
         assert service.ask("/classify", image)[0] == 401
         assert service.ask("/classify", image, authorization="Bearer open sesame")[0] == 200
-        family = psutil.Process(service.command.pid).children(recursive=True)
-        assert any("ServeReplica" in " ".join(item.cmdline()) for item in family)
+        processes = psutil.Process(service.command.pid).children(recursive=True)
+        assert any("ServeReplica" in " ".join(item.cmdline()) for item in processes)
         os.killpg(service.command.pid, signal.SIGTERM)
         out, err = service.command.communicate(timeout=PATIENCE)
     assert (service.command.returncode, out) == (143, "")
     assert err.splitlines()[-1] == INTERRUPTED_MESSAGE and len(err.splitlines()) == 2
-    assert not [item for item in family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
+    assert not [item for item in processes if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
     with socket.create_server(("", service.port)):
         pass
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_what_a_replica_finds_wrong_is_one_sentence(train: Train, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_error_in_a_replica_is_one_line(capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path) -> None:
     run, other = train("training.method=zeroshot").url, make_clip_folder(tmp_path / "other", seed=5)
     options = ["--backbone", f"local-dir:{other}", "--port", str(free_ports(1)[0])]
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SYNCCLIP_DEBUG")}
-    command = [sys.executable, "-m", "syncclip", "serve", run, *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
-    assert (done.returncode, done.stdout) == (2, "")
-    [sentence] = done.stderr.splitlines()
-    assert sentence.startswith(f"syncclip: {run}: CLIP ")
-    assert "differs from that of the training in its weights" in sentence
+    error = Outcome(capsys, "serve", run, *options).error
+    assert error.startswith(f"{run}: CLIP ") and "differs from that of the training in its weights" in error

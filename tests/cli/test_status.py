@@ -1,4 +1,4 @@
-"""What `syncclip status` tells of a folder."""
+"""`syncclip status` of sets, runs and other folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.synthesis.status import STATUS_NAME, SynthesisStatus
 from syncclip.training.run_folder import RunRecord
 
 
-def test_a_set_and_the_folder_around_it_tell_the_same(
+def test_a_set_and_its_parent_folder_have_the_same_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(status_file, "time", SimpleNamespace(time=lambda: 1000.0))
@@ -30,7 +30,7 @@ def test_a_set_and_the_folder_around_it_tell_the_same(
     assert "complete: 96 of 96 images" in reported[0] and "last sign of life: 0 s ago" in reported[0]
 
 
-def test_a_run_tells_its_steps_and_why_it_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_status_of_a_failed_run_contains_its_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = RunRecord(name="run", recipe_hash="0", status="failed", steps=7, total_steps=20, error="no space left")
     storage.write_document(str(tmp_path / "run.json"), record)
     assert run(["status", str(tmp_path)]) == 0
@@ -38,6 +38,6 @@ def test_a_run_tells_its_steps_and_why_it_failed(tmp_path: Path, capsys: pytest.
     assert "failed: 7 of 20 steps" in reported and "why: no space left" in reported
 
 
-def test_a_folder_of_neither_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", str(tmp_path)]) == 2
     assert "neither a set nor a run" in capsys.readouterr().err

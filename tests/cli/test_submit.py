@@ -1,4 +1,4 @@
-"""Jobs of `submit`: what they contain, and how they are submitted and followed; `tests/cluster` has a real cluster."""
+"""Jobs of `submit`: arguments, upload, submission and log; `tests/cluster` runs them on a cluster."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,19 +28,19 @@ BUCKET = "storage.root=s3://bucket/runs"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "taskres.py"
 
 
-def of(*overrides: str, out: str | None = None, shared: bool = False) -> Job:
+def job_of(*overrides: str, out: str | None = None, shared: bool = False) -> Job:
     return submit.recipe_job("synth", Recipe.load("icons", overrides), out, shared=shared)
 
 
-def test_the_name_follows_from_what_decides_the_job() -> None:
-    assert of(BUCKET) == of(BUCKET)
-    assert of(BUCKET).name.startswith("syncclip-synth-icons-")
-    others = of(BUCKET, "synthesis.seed=1"), of(BUCKET, out="s3://bucket/elsewhere")
-    assert len({of(BUCKET).name, *(job.name for job in others)}) == 3
+def test_the_name_contains_a_hash_of_the_job() -> None:
+    assert job_of(BUCKET) == job_of(BUCKET)
+    assert job_of(BUCKET).name.startswith("syncclip-synth-icons-")
+    others = job_of(BUCKET, "synthesis.seed=1"), job_of(BUCKET, out="s3://bucket/elsewhere")
+    assert len({job_of(BUCKET).name, *(job.name for job in others)}) == 3
 
 
 def test_the_command_on_the_cluster_reads_the_uploaded_recipe() -> None:
-    assert of(out="s3://bucket/a set").entrypoint == "python -m syncclip synth icons.yaml --out 's3://bucket/a set'"
+    assert job_of(out="s3://bucket/a set").entrypoint == "python -m syncclip synth icons.yaml --out 's3://bucket/a set'"
 
 
 def test_a_studys_configurations_are_checked_before_submission() -> None:
@@ -50,7 +49,7 @@ def test_a_studys_configurations_are_checked_before_submission() -> None:
         submit.recipe_job("study", recipe, None, shared=False)
 
 
-def test_only_a_study_imports_what_its_trainings_run() -> None:
+def test_submitting_a_synthesis_imports_no_training_code() -> None:
     code = "import sys\nimport syncclip.cli.submit\nassert not {'syncclip.jobs', 'syncclip.studies'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -62,7 +61,7 @@ def test_only_a_study_imports_what_its_trainings_run() -> None:
         ((), "results", "--out: results is a path"),
         ((BUCKET, "dataset.root=/data"), None, "dataset.root: /data is a path"),
         ((BUCKET, "training.synthetic=./set"), None, "training.synthetic: ./set is a path"),
-        ((BUCKET, "training.teacher=said"), None, "training.teacher: said is a path"),
+        ((BUCKET, "training.teacher=labels"), None, "training.teacher: labels is a path"),
         ((BUCKET, "dataset.name=birds"), None, "dataset.name: .*/birds is a path"),
     ],
 )
@@ -72,28 +71,28 @@ def test_local_paths_are_rejected_for_a_remote_cluster(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "birds").mkdir()
     with pytest.raises(UserError, match=error):
-        of(*overrides, out=out)
+        job_of(*overrides, out=out)
 
 
-def test_names_that_are_not_paths_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_not_paths_even_if_such_folders_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for folder in ("icons", "syncclip", "ivlp"):  # folders that happen to be called like a dataset or a method
+    for folder in ("icons", "syncclip", "ivlp"):  # names of a dataset and of methods
         (tmp_path / folder).mkdir()
-    assert of(BUCKET, "synthesis.generator.pipeline=stabilityai/sdxl-turbo").recipe.training.method == "syncclip"
+    assert job_of(BUCKET, "synthesis.generator.pipeline=stabilityai/sdxl-turbo").recipe.training.method == "syncclip"
 
 
-def test_on_this_machine_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_paths_become_absolute_on_a_shared_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert of(shared=True).recipe.storage.root == str(tmp_path / "runs")
-    assert of(shared=True, out="set").arguments[-1] == str(tmp_path / "set")
-    assert of("dataset.root=/data", shared=True).recipe.dataset.root == "/data"
+    assert job_of(shared=True).recipe.storage.root == str(tmp_path / "runs")
+    assert job_of(shared=True, out="set").arguments[-1] == str(tmp_path / "set")
+    assert job_of("dataset.root=/data", shared=True).recipe.dataset.root == "/data"
 
 
-def reproduction(*overrides: str, root: str = "s3://bucket/data", shared: bool = False, **more: Any) -> Job:
-    return submit.reproduce_job(Request("base-to-novel", root, overrides=overrides, **more), shared=shared)
+def reproduction(*overrides: str, root: str = "s3://bucket/data", shared: bool = False, **options: Any) -> Job:
+    return submit.reproduce_job(Request("base-to-novel", root, overrides=overrides, **options), shared=shared)
 
 
-def test_a_reproduction_is_submitted_as_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_job_of_a_reproduction_repeats_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     requests: list[Request] = []
 
     def reproduce(request: Request) -> SimpleNamespace:
@@ -134,16 +133,16 @@ def test_local_paths_of_a_reproduction_are_rejected_or_made_absolute(
         assert words[-1] == f"{option}={absolute}"
 
 
-def test_errors_of_a_reproduction_precede_its_submission(capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_a_reproduction_are_reported_before_submission(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="does not train on 'dtdd'; did you mean 'dtd'"):
         reproduction(datasets=["dtdd"])
     with pytest.raises(UserError, match="a key or a password"):
         reproduction("storage.options.secret=abc")
-    assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").refusal
-    assert "belong to reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").refusal
+    assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").error
+    assert "belong to reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").error
 
 
-def test_a_classification_is_submitted_as_typed(
+def test_the_job_of_a_classification_repeats_its_arguments(
     tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = jobs.run_here(Recipe.load(tiny.recipe, ["training.method=zeroshot"]), str(tmp_path / "run")).url
@@ -173,17 +172,17 @@ def test_a_classification_is_submitted_as_typed(
             "storage.options.client_kwargs={headers: {Authorization: abc}}",
             r"storage\.options\.client_kwargs: the option",
         ),
-        ("storage.options.endpoint_url=http://me:abc@there", r"storage\.options\.endpoint_url: the option"),
-        ("training.mlflow_uri=http://me:abc@there", r"training\.mlflow_uri: the URL"),
-        ("dataset.root=https://there/data?X-Amz-Signature=abc", r"dataset\.root: the URL"),
+        ("storage.options.endpoint_url=http://me:abc@host", r"storage\.options\.endpoint_url: the option"),
+        ("training.mlflow_uri=http://me:abc@host", r"training\.mlflow_uri: the URL"),
+        ("dataset.root=https://host/data?X-Amz-Signature=abc", r"dataset\.root: the URL"),
     ],
 )
 def test_keys_are_not_sent(override: str, error: str) -> None:
     with pytest.raises(UserError, match=f"^{error} .*password") as raised:
-        of(BUCKET, override)
+        job_of(BUCKET, override)
     assert "abc" not in str(raised.value)
     with pytest.raises(UserError, match=r"^--out: the URL contains a password"):
-        of(BUCKET, out="sftp://me:abc@there/results")
+        job_of(BUCKET, out="sftp://me:abc@host/results")
 
 
 def uploaded(job: Job, folder: Path) -> set[str]:
@@ -192,24 +191,15 @@ def uploaded(job: Job, folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_package_and_recipe_are_uploaded_and_nothing_else(tmp_path: Path) -> None:
-    files = uploaded(of(BUCKET), tmp_path / "job")
+def test_only_package_and_recipe_are_uploaded(tmp_path: Path) -> None:
+    files = uploaded(job_of(BUCKET), tmp_path / "job")
     assert {"icons.yaml", "syncclip/__main__.py", "syncclip/recipe/shipped/icons.yaml"} <= files
     assert "syncclip/embedded/icons/clip/open_clip_model.safetensors" in files
     assert {name.split("/")[0] for name in files} == {"icons.yaml", "syncclip"}
     assert not any("__pycache__" in name or "scripts" in name for name in files)
-    assert Recipe.load(str(tmp_path / "job" / "icons.yaml")) == of(BUCKET).recipe
-
-
-def test_unused_embedded_models_are_not_uploaded(tmp_path: Path) -> None:
+    assert Recipe.load(str(tmp_path / "job" / "icons.yaml")) == job_of(BUCKET).recipe
     other = ("dataset.name=s3://bucket/birds", "backbone.name=ViT-B-16", "synthesis.generator.pipeline=a/b")
-    assert not any("embedded/icons" in name for name in uploaded(of(BUCKET, *other), tmp_path / "job"))
-
-
-def test_a_method_of_ones_own_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "ownway.py").write_text(EXAMPLE.read_text())
-    assert "ownway.py" in uploaded(of(BUCKET, "training.method=ownway:TaskRes"), tmp_path / "job")
+    assert not any("embedded/icons" in name for name in uploaded(job_of(BUCKET, *other), tmp_path / "other"))
 
 
 def test_nothing_but_the_methods_own_python_travels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,59 +215,72 @@ def test_nothing_but_the_methods_own_python_travels(tmp_path: Path, monkeypatch:
     (package / "link.py").symlink_to(outside / "elsewhere.py")
     (package / "linked").symlink_to(outside, target_is_directory=True)
     (tmp_path / "beside.py").write_text("planted = 1\n")
+    (tmp_path / "ownway.py").write_text(EXAMPLE.read_text())
 
-    files = uploaded(of(BUCKET, "training.method=ownpackage.way:TaskRes"), tmp_path / "job")
+    files = uploaded(job_of(BUCKET, "training.method=ownpackage.way:TaskRes"), tmp_path / "job")
     own = {name for name in files if not name.startswith("syncclip/")}
     assert own == {"icons.yaml", "ownpackage/way.py", "ownpackage/inner/more.py"}
-    assert not any(Path(name).name.startswith((".", "id_")) or name.endswith(".pem") for name in files)
-
-
-def test_a_method_from_elsewhere_is_not_taken_from_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+    assert "ownway.py" in uploaded(job_of(BUCKET, "training.method=ownway:TaskRes"), tmp_path / "file")
+    # An installed package of the same name as a folder here.
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "taskres.py").write_text("planted = 1\n")
-    files = uploaded(of(BUCKET, "training.method=examples.taskres:TaskRes"), tmp_path / "job")
+    files = uploaded(job_of(BUCKET, "training.method=examples.taskres:TaskRes"), tmp_path / "installed")
     assert not any(name.startswith("examples/") for name in files)
 
 
-@dataclass
-class Jobs:
-    """A cluster's list of jobs, as far as `submit` uses it."""
+class Client:
+    """Stub of Ray's job client.
 
-    listed: list[SimpleNamespace] = field(default_factory=list)
-    submitted: list[dict[str, Any]] = field(default_factory=list)
-    error: str = ""
+    Args:
+        listed: (submission ID, whether it has ended) of the cluster's jobs.
+        polls: lengths of the log at each poll; negative for a failed poll.
+    """
+
+    log = "synth: 3 of 9\nsynth: 9 of 9\n"
+
+    def __init__(
+        self, listed: Sequence[tuple[str, bool]] = (), error: str = "", polls: Sequence[int] = (), **info: Any
+    ) -> None:
+        self.listed, self.error, self.polls, self.submitted = listed, error, list(polls), list[str]()
+        self.info = SimpleNamespace(**{"status": "SUCCEEDED", "driver_exit_code": 0, "message": "", **info})
 
     def list_jobs(self) -> list[SimpleNamespace]:
-        return self.listed
+        return [
+            SimpleNamespace(submission_id=name, status=SimpleNamespace(is_terminal=lambda ended=ended: ended))
+            for name, ended in self.listed
+        ]
 
-    def submit_job(self, **job: Any) -> None:
+    def submit_job(self, *, submission_id: str, **_: Any) -> None:
         if self.error:
             raise RuntimeError(self.error)
-        self.submitted.append(job)
+        self.submitted.append(submission_id)
+
+    def get_job_status(self, _: str) -> Any:
+        return SimpleNamespace(is_terminal=lambda: len(self.polls) == 1 and self.polls[0] >= 0)
+
+    def get_job_logs(self, _: str) -> str:
+        poll = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+        if poll < 0:
+            raise RuntimeError("Request failed with status code 500")
+        return self.log[:poll]
+
+    def get_job_info(self, _: str) -> Any:
+        return self.info
 
 
-def listed(name: str, terminal: bool) -> SimpleNamespace:
-    return SimpleNamespace(submission_id=name, status=SimpleNamespace(is_terminal=lambda: terminal))
-
-
-def test_a_running_job_is_joined_and_an_ended_one_submitted_under_the_next_number() -> None:
-    job = of(BUCKET)
-    running = Jobs([listed(job.name, True), listed(f"{job.name}-2", False)])
+def test_a_running_job_is_joined_and_an_ended_one_is_numbered() -> None:
+    job = job_of(BUCKET)
+    running = Client([(job.name, True), (f"{job.name}-2", False)])
     assert submit.start(running, job) == (f"{job.name}-2", True) and running.submitted == []
-
-    ended = Jobs([listed(job.name, True), listed("syncclip-synth-icons-other", False), listed("", False)])
-    assert submit.start(ended, job) == (f"{job.name}-2", False)
-    assert ended.submitted[0]["submission_id"] == f"{job.name}-2"
-
-    assert submit.start(Jobs(error=f"Job {job.name} already exists."), job) == (job.name, True), "concurrently"
+    ended = Client([(job.name, True), ("syncclip-synth-icons-other", False), ("", False)])
+    assert submit.start(ended, job) == (f"{job.name}-2", False) and ended.submitted == [f"{job.name}-2"]
+    concurrent = Client(error=f"Job {job.name} already exists.")
+    assert submit.start(concurrent, job) == (job.name, True)
 
 
 @pytest.fixture
 def dashboard() -> Iterator[tuple[str, dict[str, tuple[int, Any]]]]:
-    """A local server and its responses, by path: status and JSON."""
+    """URL of a local server, and its responses by path: status and JSON."""
     responses: dict[str, tuple[int, Any]] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -307,32 +310,29 @@ def test_errors_of_a_connection_are_reported(dashboard: tuple[str, dict[str, tup
         submit.connect(address)
 
 
-def test_a_token_is_detected_where_ray_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert not submit.has_token()
-
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray/auth_token").write_text("secret")
     assert submit.has_token()
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
     assert not submit.has_token()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
     assert submit.has_token()
 
 
 @pytest.mark.parametrize(("other", "local"), [([], True), (["192.0.2.7"], False)])
-def test_a_cluster_of_this_machine_alone_is_detected(
-    other: list[str], local: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_on_this_machine_is_detected(other: list[str], local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [SimpleNamespace(node_ip=address) for address in ["127.0.0.1", *other]]
     monkeypatch.setattr("ray.util.state.list_nodes", lambda _: nodes)
     assert submit.is_local_cluster("http://127.0.0.1:8265") is local
 
 
 @pytest.mark.parametrize(
-    ("log", "message", "why"),
+    ("log", "message", "expected"),
     [
         ("synth: 3 of 9\nsyncclip: no space left\nsome Ray noise\n", "Job failed", "no space left"),
         ("Traceback\n  ...\nRuntimeError: odd\n\n", "Job failed", "RuntimeError: odd"),
@@ -340,30 +340,8 @@ def test_a_cluster_of_this_machine_alone_is_detected(
         ("", "", "the cluster reports no reason"),
     ],
 )
-def test_the_reason_of_a_failure_is_one_line(log: str, message: str, why: str) -> None:
-    assert submit.reason(log, message) == why
-
-
-class Running:
-    """A cluster that returns so many characters of a job's log at each poll; a negative number is a failed poll."""
-
-    log = "synth: 3 of 9\nsynth: 9 of 9\n"
-
-    def __init__(self, *polls: int, state: str = "SUCCEEDED", code: int | None = 0) -> None:
-        self.polls = list(polls)
-        self.info = SimpleNamespace(status=state, driver_exit_code=code, message="")
-
-    def get_job_status(self, _: str) -> Any:
-        return SimpleNamespace(is_terminal=lambda: len(self.polls) == 1 and self.polls[0] >= 0)
-
-    def get_job_logs(self, _: str) -> str:
-        poll = self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
-        if poll < 0:
-            raise RuntimeError("Request failed with status code 500")
-        return self.log[:poll]
-
-    def get_job_info(self, _: str) -> Any:
-        return self.info
+def test_the_reason_of_a_failure_is_one_line(log: str, message: str, expected: str) -> None:
+    assert submit.reason(log, message) == expected
 
 
 @pytest.fixture(autouse=True)
@@ -375,17 +353,18 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     ("state", "code", "status"), [("SUCCEEDED", 0, 0), ("FAILED", 2, 2), ("FAILED", None, 1), ("STOPPED", None, 130)]
 )
 def test_the_exit_status_is_that_of_the_job(state: str, code: int | None, status: int) -> None:
-    assert submit.follow(Running(28, state=state, code=code), "job", "stop") == status
+    client = Client(polls=[28], status=state, driver_exit_code=code)
+    assert submit.follow(client, "job", "stop") == status
 
 
 @pytest.mark.parametrize("polls", [(28,), (9, 28), (9, -1, 17, -1, -1, 28), (0, 28, 28)])
-def test_the_log_is_printed_once_however_often_the_connection_breaks(
+def test_the_log_is_printed_once_although_polls_fail(
     polls: tuple[int, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert submit.follow(Running(*polls), "job", "stop") == 0
-    assert capsys.readouterr().out == Running.log
+    assert submit.follow(Client(polls=polls), "job", "stop") == 0
+    assert capsys.readouterr().out == Client.log
 
 
-def test_a_lost_cluster_is_reported_in_the_end() -> None:
+def test_a_lost_cluster_is_an_error() -> None:
     with pytest.raises(UserError, match=r"not reachable any more \(Request.* job syncclip-synth-a continues"):
-        submit.follow(Running(9, -1), "syncclip-synth-a", "stop")
+        submit.follow(Client(polls=[9, -1]), "syncclip-synth-a", "stop")

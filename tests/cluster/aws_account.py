@@ -1,4 +1,4 @@
-"""What happens in the account while a cluster runs: aws_account.py prepare | watch FILE | reclaim."""
+"""Actions in the emulated AWS account of a running cluster: aws_account.py prepare | watch FILE | reclaim."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROLES = ("syncclip-head", "syncclip-worker")
 
 
 def prepare() -> None:
-    """The roles and the network that infra/aws makes."""
+    """Create the roles and the security group of infra/aws."""
     iam, ec2 = boto3.client("iam"), boto3.client("ec2")
     for role in ROLES:
         iam.create_role(RoleName=role, AssumeRolePolicyDocument='{"Version": "2012-10-17", "Statement": []}')
@@ -26,16 +26,18 @@ def prepare() -> None:
 
 
 def instances() -> list[dict[str, Any]]:
-    """All that were ever started, oldest first."""
-    found = boto3.client("ec2").describe_instances()["Reservations"]
-    return sorted((one for each in found for one in each["Instances"]), key=lambda one: str(one["LaunchTime"]))
+    """All instances ever started, oldest first."""
+    reservations = boto3.client("ec2").describe_instances()["Reservations"]
+    started = (instance for reservation in reservations for instance in reservation["Instances"])
+    return sorted(started, key=lambda instance: str(instance["LaunchTime"]))
 
 
 def watch(file: Path) -> None:
-    """Keep a file of one line an instance: id, address, state."""
+    """Keep a file up to date with a line per instance: ID, address, state."""
     while True:
         lines = [
-            f"{one['InstanceId']} {one.get('PrivateIpAddress') or '-'} {one['State']['Name']}\n" for one in instances()
+            f"{instance['InstanceId']} {instance.get('PrivateIpAddress') or '-'} {instance['State']['Name']}\n"
+            for instance in instances()
         ]
         part = file.with_suffix(".part")
         part.write_text("".join(lines))
@@ -44,9 +46,10 @@ def watch(file: Path) -> None:
 
 
 def reclaim() -> None:
-    """Take a running spot machine away, as the cloud does where somebody pays more."""
-    spot = [one for one in instances() if one.get("InstanceLifecycle") == "spot" and one["State"]["Name"] == "running"]
-    boto3.client("ec2").terminate_instances(InstanceIds=[spot[0]["InstanceId"]])
+    """Terminate a running spot instance."""
+    spot = (instance for instance in instances() if instance.get("InstanceLifecycle") == "spot")
+    running = next(instance for instance in spot if instance["State"]["Name"] == "running")
+    boto3.client("ec2").terminate_instances(InstanceIds=[running["InstanceId"]])
 
 
 if __name__ == "__main__":

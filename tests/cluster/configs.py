@@ -1,4 +1,4 @@
-"""The cluster files, and what Ray's autoscaler would launch by them."""
+"""The cluster files, and the machines that Ray's autoscaler would launch for them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def launches(
     broken: str = "",
     selector: Mapping[str, str] | None = None,
 ) -> dict[str, int]:
-    """Node type -> machines that Ray's second autoscaler starts for `count` equal demands, from none.
+    """Node type -> number of machines that Ray's autoscaler v2 starts for `count` equal demands on an empty cluster.
 
     Args:
         types: `available_node_types`, with resources.
-        broken: a node type that the cloud has just refused to give.
-        selector: label -> "value" or "!value", of every demand.
+        broken: a node type that is unavailable in the cloud.
+        selector: label -> "value" or "!value" of every demand.
     """
     from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
     from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
@@ -64,4 +64,4 @@ def launches(
         def log_cluster_scheduling_updates(self, *_: object, **__: object) -> None: ...
 
     reply = ResourceDemandScheduler(Events()).schedule(request)
-    return {one.instance_type: one.count for one in reply.to_launch}
+    return {launch.instance_type: launch.count for launch in reply.to_launch}

@@ -1,4 +1,4 @@
-"""As much of Google Cloud as `ray up` asks for, behind Google's own client, and Google's description of it."""
+"""Emulator of the Google Cloud API that `ray up` uses, behind Google's own client, and its JSON Schemas."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from unittest import mock
 import httplib2
 from googleapiclient import discovery, discovery_cache
 
-Answer = dict[str, Any]
+Json = dict[str, Any]
 
 
 def description(service: str, version: str) -> dict[str, Any]:
-    """Google's own document of an interface, which its client brings along."""
+    """Google's discovery document of a service, from its client library."""
     return dict(json.loads(discovery_cache.get_static_doc(service, version)))
 
 
 def strict_schema(service: str, version: str, name: str) -> dict[str, Any]:
-    """A JSON Schema in which unknown fields fail, of one kind of object."""
+    """Strict JSON Schema of a resource, which rejects unknown fields."""
     definitions = {kind: _closed(schema) for kind, schema in description(service, version)["schemas"].items()}
     return {"$ref": f"#/definitions/{name}", "definitions": definitions}
 
@@ -28,7 +28,7 @@ def strict_schema(service: str, version: str, name: str) -> dict[str, Any]:
 def _closed(schema: Any) -> Any:
     if "$ref" in schema:
         return {"$ref": f"#/definitions/{schema['$ref']}"}
-    if schema.get("format") in ("int64", "uint64"):  # travels as text, and is taken as a number
+    if schema.get("format") in ("int64", "uint64"):  # sent as text, and accepted as a number
         return {"type": ["string", "integer"]}
     kept = {key: schema[key] for key in ("type", "enum") if key in schema}
     if kept.get("type") == "any":
@@ -44,18 +44,18 @@ def _closed(schema: Any) -> Any:
 
 
 class Google:
-    """Answers the requests of `ray up` for a project that has a network, and keeps what is to be launched."""
+    """Responds to the requests of `ray up` for a project with a network, and records launched instances."""
 
     def __init__(self, project: str) -> None:
         self.project = project
-        self.launched: list[Answer] = []
+        self.launched: list[Json] = []
 
     def request(self, uri: str, method: str = "GET", body: Any = None, **_: Any) -> tuple[httplib2.Response, bytes]:
-        """What httplib2's client is asked for."""
-        value = self._answer(uri.partition("?")[0], method, json.loads(body) if body else {})
+        """Implement the method of `httplib2.Http`."""
+        value = self._respond(uri.partition("?")[0], method, json.loads(body) if body else {})
         return httplib2.Response({"status": 200, "content-type": "application/json"}), json.dumps(value).encode()
 
-    def _answer(self, path: str, method: str, body: Answer) -> Answer:
+    def _respond(self, path: str, method: str, body: Json) -> Json:
         if path.endswith("/instances") and method == "POST":
             self.launched.append(body)
             return {"name": "operation-1"}
@@ -76,13 +76,13 @@ class Google:
         }
 
     def clients(self, *_: Any) -> tuple[Any, Any, Any, None]:
-        """Google's clients of projects, accounts and machines, with this in the place of the network."""
-        named = (("cloudresourcemanager", "v1"), ("iam", "v1"), ("compute", "v1"))
-        crm, iam, compute = (discovery.build_from_document(description(*one), http=self) for one in named)
+        """Google's clients of projects, accounts and machines, connected to this emulator."""
+        services = (("cloudresourcemanager", "v1"), ("iam", "v1"), ("compute", "v1"))
+        crm, iam, compute = (discovery.build_from_document(description(*service), http=self) for service in services)
         return crm, iam, compute, None
 
-    def in_place(self) -> contextlib.ExitStack:
-        """A context in which Ray's code reaches this."""
+    def patched(self) -> contextlib.ExitStack:
+        """Context in which Ray's code uses this emulator."""
         stack = contextlib.ExitStack()
         for module in ("config", "node_provider"):
             name = f"ray.autoscaler._private.gcp.{module}.construct_clients_from_provider_config"

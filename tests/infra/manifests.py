@@ -1,4 +1,4 @@
-"""The Kubernetes manifests as `kubectl apply -k` would send them."""
+"""The Kubernetes manifests as rendered by `kubectl apply -k`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Manifest = dict[str, Any]
 
 @cache
 def rendered(overlay: str) -> str:
-    """An overlay as kustomize, the one inside kubectl, puts it together."""
+    """An overlay as rendered by kubectl's kustomize."""
     kubectl = Path(sys.executable).parent / "kubectl"
     command = [str(kubectl), "kustomize", str(KUBERNETES / "overlays" / overlay)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -35,23 +35,23 @@ def job(name: str) -> Manifest:
 
 
 def service() -> list[Manifest]:
-    """The RayService and what belongs to it."""
+    """The RayService and its other manifests."""
     return list(yaml.safe_load_all((KUBERNETES / "serve.yaml").read_text()))
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
     """Name -> manifest of one kind."""
-    return {one["metadata"]["name"]: one for one in manifests if one["kind"] == kind}
+    return {item["metadata"]["name"]: item for item in manifests if item["kind"] == kind}
 
 
 def cluster(name: str) -> Manifest:
     """The RayCluster of an overlay."""
-    (found,) = of_kind(overlay(name), "RayCluster").values()
-    return found
+    (manifest,) = of_kind(overlay(name), "RayCluster").values()
+    return manifest
 
 
 def pods(ray_cluster: Manifest) -> dict[str, Manifest]:
-    """Group -> pod specification of a RayCluster, the head's among them."""
+    """Group -> pod specification of a RayCluster, including the head's."""
     spec = ray_cluster["spec"]
     workers = {group["groupName"]: group["template"]["spec"] for group in spec["workerGroupSpecs"]}
     return {"head": spec["headGroupSpec"]["template"]["spec"], **workers}

@@ -1,7 +1,4 @@
-"""What the roles of infra/aws open and what they don't, enforced by an imitation of AWS.
-
-The imitation reads actions and resources, but no conditions: those of the head's policy only an account can show.
-"""
+"""Permissions of the roles in infra/aws, enforced by an AWS emulator; the emulator ignores conditions."""
 
 from __future__ import annotations
 
@@ -36,18 +33,18 @@ def document(name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def worker() -> Iterator[Any]:
-    """A session with the rights of a worker's role, in an AWS with its bucket and somebody else's."""
+    """Clients with the permissions of a worker's role, in an emulated AWS with its bucket and another account's."""
     with s3_server() as endpoint:
         iam, s3 = (boto3.client(name, endpoint_url=endpoint) for name in ("iam", "s3"))
-        for bucket in ("my-bucket", "somebody-elses"):
+        for bucket in ("my-bucket", "other-account"):
             s3.create_bucket(Bucket=bucket)
-            s3.put_object(Bucket=bucket, Key="there", Body=b"there")
-        user = f"worker-{secrets.token_hex(4)}"  # the imitation keeps accounts from server to server
+            s3.put_object(Bucket=bucket, Key="existing", Body=b"existing")
+        user = f"worker-{secrets.token_hex(4)}"  # the emulator shares users between servers
         iam.create_user(UserName=user)
         iam.put_user_policy(UserName=user, PolicyName="data", PolicyDocument=json.dumps(document("data-policy.json")))
         key = iam.create_access_key(UserName=user)["AccessKey"]
         variables = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
-        # From now on permissions count: the server is in this process.
+        # Enforce permissions from here on; the server runs in this process.
         with (
             mock.patch.object(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0),
             mock.patch.dict(os.environ, variables),
@@ -57,51 +54,41 @@ def worker() -> Iterator[Any]:
         storage.configure({})
 
 
-def test_a_worker_reads_writes_lists_and_deletes_in_its_bucket(worker: Any) -> None:
+def test_a_worker_has_full_access_to_objects_in_its_bucket(worker: Any) -> None:
     url = "s3://my-bucket/runs/set/00000.tar"
     storage.write_bytes(url, b"x" * 1000)
 
     assert storage.read_bytes(url) == b"x" * 1000
     assert storage.sizes("s3://my-bucket/runs/set") == {"00000.tar": 1000}
-    # One by one: of many at once, the imitation asks for rights on the bucket, where AWS asks for those on each object.
+    # A single deletion: for batches, the emulator checks permissions of the bucket, AWS those of each object.
     worker("s3").delete_object(Bucket="my-bucket", Key="runs/set/00000.tar")
     assert not storage.exists(url)
-
-
-def test_a_worker_uploads_in_parts_and_takes_them_back(worker: Any) -> None:
     s3 = worker("s3")
     upload = s3.create_multipart_upload(Bucket="my-bucket", Key="big")["UploadId"]
     s3.upload_part(Bucket="my-bucket", Key="big", PartNumber=1, UploadId=upload, Body=b"x")
-
     assert len(s3.list_multipart_uploads(Bucket="my-bucket")["Uploads"]) == 1
     s3.abort_multipart_upload(Bucket="my-bucket", Key="big", UploadId=upload)
 
 
-@pytest.mark.parametrize("url", ["s3://somebody-elses/there", "s3://somebody-elses/mine"])
-def test_a_worker_reaches_no_other_bucket(worker: Any, url: str) -> None:
-    with pytest.raises(UserError, match="somebody-elses"):
-        storage.read_bytes(url)
-    with pytest.raises(UserError, match="somebody-elses"):
-        storage.write_bytes(url, b"x")
-
-
-@pytest.mark.parametrize(
-    ("service", "action", "arguments"),
-    [
+def test_a_worker_has_no_other_permissions(worker: Any) -> None:
+    for url in ("s3://other-account/existing", "s3://other-account/new"):
+        with pytest.raises(UserError, match="other-account"):
+            storage.read_bytes(url)
+        with pytest.raises(UserError, match="other-account"):
+            storage.write_bytes(url, b"x")
+    for service, action, arguments in (
         ("s3", "create_bucket", {"Bucket": "another"}),
         ("s3", "delete_bucket", {"Bucket": "my-bucket"}),
         ("s3", "put_bucket_policy", {"Bucket": "my-bucket", "Policy": "{}"}),
         ("s3", "list_buckets", {}),
         ("ec2", "run_instances", {"MinCount": 1, "MaxCount": 1}),
         ("iam", "list_users", {}),
-    ],
-)
-def test_a_worker_may_nothing_else(worker: Any, service: str, action: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(ClientError, match=r"AccessDenied|UnauthorizedOperation"):
-        getattr(worker(service), action)(**arguments)
+    ):
+        with pytest.raises(ClientError, match=r"AccessDenied|UnauthorizedOperation"):
+            getattr(worker(service), action)(**arguments)
 
 
-def test_the_bucket_takes_its_policy_and_its_lifecycle() -> None:
+def test_the_bucket_accepts_policy_and_lifecycle() -> None:
     with s3_server() as endpoint:
         s3 = boto3.client("s3", endpoint_url=endpoint)
         s3.create_bucket(Bucket="my-bucket")
@@ -114,22 +101,22 @@ def test_the_bucket_takes_its_policy_and_its_lifecycle() -> None:
 
 
 @pytest.mark.parametrize("name", ["data-policy.json", "head-policy.json"])
-def test_no_policy_opens_everything(name: str) -> None:
+def test_policies_contain_no_wildcards(name: str) -> None:
     for statement in document(name)["Statement"]:
         actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
-        looks = all(re.match(r"ec2:Describe|ec2:RunInstances$", action) for action in actions)
+        read_only = all(re.match(r"ec2:Describe|ec2:RunInstances$", action) for action in actions)
         assert not any("*" in action for action in actions)
-        assert looks or statement["Resource"] != "*"
+        assert read_only or statement["Resource"] != "*"
 
 
 @pytest.mark.parametrize("command", re.findall(r"\b(aws [a-z0-9]+ .*?)(?:\)?$)", README, re.MULTILINE))
-def test_its_commands_are_ones_that_aws_has(command: str) -> None:
+def test_the_readmes_commands_exist(command: str) -> None:
     _, service, operation, *words = shlex.split(command)
     service = {"s3api": "s3"}.get(service, service)
     model = botocore.session.get_session().get_service_model(service)
-    (found,) = (name for name in model.operation_names if xform_name(name, "-") == operation)
-    members = {xform_name(name, "-") for name in model.operation_model(found).input_shape.members}
-    # Those that the command line adds: of its own output, and shorter words for a rule of a security group.
+    (matched,) = (name for name in model.operation_names if xform_name(name, "-") == operation)
+    members = {xform_name(name, "-") for name in model.operation_model(matched).input_shape.members}
+    # Options of the command line itself.
     members |= {"query", "output", "protocol", "port", "cidr", "source-group"}
 
     assert {word[2:] for word in words if word.startswith("--")} <= members

@@ -1,4 +1,4 @@
-"""The manifests against Kubernetes' own schemas, KubeRay's, and what Ray's autoscaler makes of them."""
+"""The manifests, checked by the schemas of Kubernetes and KubeRay and by Ray's autoscaler."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tests.cluster.configs import launches
 from tests.infra.manifests import JOBS, OVERLAYS, Manifest, cluster, job, of_kind, overlay, pods, service
 
 VERSION = "1.37"
-"""Of Kubernetes, whose schemas are meant."""
+"""Kubernetes version of the schemas."""
 
 SCHEMA = os.environ.get("SYNCCLIP_KUBERAY_SCHEMA", "")
-"""A gzipped JSON file: "ray.io/v1|RayCluster" -> closed JSON Schema, made of KubeRay's resource definitions."""
+"""A gzipped JSON file: "ray.io/v1|RayCluster" -> strict JSON Schema from KubeRay's resource definitions."""
 
 with_kuberay = pytest.mark.skipif(
-    not SCHEMA, reason="left out: the schema of KubeRay's resources; name it in SYNCCLIP_KUBERAY_SCHEMA"
+    not SCHEMA, reason="left out: needs the schema of KubeRay's resources, set by SYNCCLIP_KUBERAY_SCHEMA"
 )
 
 
 def kubernetes_error(manifest: Manifest) -> str:
-    """What Kubernetes' own strict schema finds wrong; "" if nothing."""
+    """The error of Kubernetes' strict schema, or ""."""
     try:
         kubernetes_validate.validate(manifest, VERSION, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -47,29 +47,26 @@ def kubernetes_error(manifest: Manifest) -> str:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_kubernetes_own_kinds_are_strictly_valid(name: str) -> None:
-    own = [one for one in overlay(name) if not one["apiVersion"].startswith("ray.io/")]
-
-    assert {f"{one['kind']}: {error}" for one in own if (error := kubernetes_error(one))} == set()
+def test_resources_and_pods_are_valid_and_run_without_privileges(name: str) -> None:
+    resources = [item for item in overlay(name) if not item["apiVersion"].startswith("ray.io/")]
+    assert [error for item in resources if (error := kubernetes_error(item))] == []
     assert {"Namespace", "ServiceAccount", "Role", "PriorityClass", "NetworkPolicy", "ConfigMap"} <= {
-        one["kind"] for one in own
+        item["kind"] for item in resources
     }
+    for group, spec in pods(cluster(name)).items():
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": spec}
+        assert kubernetes_error(pod) == ""
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        for container in spec["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_an_unknown_field_is_found() -> None:
+def test_an_unknown_field_is_an_error() -> None:
     (policy,) = of_kind(overlay("nvidia"), "NetworkPolicy").values()
     wrong = copy.deepcopy(policy)
     wrong["spec"]["ingres"] = wrong["spec"].pop("ingress")
-
     assert "ingres" in kubernetes_error(wrong)
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_pods_inside_the_cluster_are_strictly_valid(name: str) -> None:
-    for group, spec in pods(cluster(name)).items():
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": group}, "spec": spec}
-
-        assert kubernetes_error(pod) == ""
 
 
 @pytest.fixture(scope="module")
@@ -83,43 +80,18 @@ def kuberay_errors(kuberay: dict[str, Any], manifest: Manifest) -> list[str]:
 
 
 @with_kuberay
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_the_cluster_is_as_kuberay_defines_it(kuberay: dict[str, Any], name: str) -> None:
-    assert kuberay_errors(kuberay, cluster(name)) == []
-
-
-@with_kuberay
-@pytest.mark.parametrize("name", JOBS)
-def test_jobs_are_as_kuberay_defines_them(kuberay: dict[str, Any], name: str) -> None:
-    assert kuberay_errors(kuberay, job(name)) == []
-
-
-@with_kuberay
-def test_the_service_is_as_kuberay_defines_it(kuberay: dict[str, Any]) -> None:
-    (one,) = of_kind(service(), "RayService").values()
-    assert kuberay_errors(kuberay, one) == []
-
-
-@with_kuberay
-def test_a_field_that_kuberay_does_not_know_is_found(kuberay: dict[str, Any]) -> None:
+def test_clusters_jobs_and_service_match_kuberays_schema(kuberay: dict[str, Any]) -> None:
+    (ray_service,) = of_kind(service(), "RayService").values()
+    for manifest in (*map(cluster, OVERLAYS), *map(job, JOBS), ray_service):
+        assert kuberay_errors(kuberay, manifest) == []
     wrong = copy.deepcopy(cluster("nvidia"))
     group = wrong["spec"]["workerGroupSpecs"][0]
     group["replica"] = group.pop("replicas")
-
     assert any("replica" in error for error in kuberay_errors(kuberay, wrong))
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_every_pod_runs_without_rights(name: str) -> None:
-    for spec in pods(cluster(name)).values():
-        assert spec["securityContext"]["runAsNonRoot"] is True
-        for container in spec["containers"]:
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_what_pods_refer_to_is_there(name: str) -> None:
+def test_resources_that_pods_refer_to_exist(name: str) -> None:
     manifests = overlay(name)
     for spec in pods(cluster(name)).values():
         assert spec["serviceAccountName"] in of_kind(manifests, "ServiceAccount")
@@ -134,11 +106,11 @@ def test_what_pods_refer_to_is_there(name: str) -> None:
 
 
 def autoscaling(name: str) -> dict[str, Any]:
-    """What the autoscaler on the head makes of an overlay's RayCluster, by Ray's own code."""
+    """The autoscaler's configuration for an overlay's RayCluster, derived by Ray."""
     return dict(_derive_autoscaling_config_from_ray_cr(cluster(name)))
 
 
-def test_the_autoscaler_goes_from_no_gpu_to_eight_on_spot_and_one_on_demand() -> None:
+def test_the_autoscaler_starts_up_to_eight_spot_gpus_and_one_on_demand() -> None:
     config = autoscaling("nvidia")
     types = config["available_node_types"]
 
@@ -157,7 +129,7 @@ def test_the_autoscaler_goes_from_no_gpu_to_eight_on_spot_and_one_on_demand() ->
         ("cpu-rehearsal", {"CPU": 1}, {"generate": 1}, {"generate": 1}),
     ],
 )
-def test_training_avoids_the_group_that_is_labelled_as_spot(
+def test_training_avoids_spot_nodes(
     name: str, demand: dict[str, float], generation: dict[str, int], training: dict[str, int], tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(of_kind(overlay(name), "ConfigMap")["syncclip-recipe"]["data"]["recipe.yaml"])
@@ -168,20 +140,16 @@ def test_training_avoids_the_group_that_is_labelled_as_spot(
     assert launches(types, demand, 1, selector=selector) == training
 
 
-def test_pods_on_premises_require_no_label_of_a_cloud() -> None:
+def test_other_overlays_require_no_cloud_and_no_gpu() -> None:
     for spec in pods(cluster("on-premises")).values():
         assert not spec.keys() & {"affinity", "nodeSelector"}
     assert autoscaling("on-premises")["available_node_types"]["generate"]["resources"]["GPU"] == 1
+    rehearsal = autoscaling("cpu-rehearsal")["available_node_types"]
+    assert all("GPU" not in node["resources"] for node in rehearsal.values())
+    assert rehearsal["generate"]["resources"]["CPU"] == 1
 
 
-def test_the_rehearsal_asks_for_no_gpu() -> None:
-    types = autoscaling("cpu-rehearsal")["available_node_types"]
-
-    assert all("GPU" not in one["resources"] for one in types.values())
-    assert types["generate"]["resources"]["CPU"] == 1
-
-
-def test_generation_runs_on_spot_nodes_only_and_training_on_none() -> None:
+def test_synthesis_requires_spot_nodes_and_training_excludes_them() -> None:
     groups = pods(cluster("nvidia"))
     operators = {
         group: {
@@ -198,8 +166,8 @@ def test_generation_runs_on_spot_nodes_only_and_training_on_none() -> None:
     assert "affinity" not in groups["head"]
 
 
-def test_no_key_lies_in_a_manifest_and_a_token_is_asked_for() -> None:
-    manifests = [one for name in OVERLAYS for one in overlay(name)]
+def test_manifests_contain_no_credentials_and_require_a_token() -> None:
+    manifests = [item for name in OVERLAYS for item in overlay(name)]
 
     assert of_kind(manifests, "Secret") == {}
     assert not any(word in json.dumps(manifests).lower() for word in ("aws_secret", "access_key"))
@@ -207,7 +175,7 @@ def test_no_key_lies_in_a_manifest_and_a_token_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_the_recipe_is_one_that_pods_can_use(name: str, tmp_path: Path) -> None:
+def test_the_mounted_recipe_is_valid_for_the_pods(name: str, tmp_path: Path) -> None:
     text = of_kind(overlay(name), "ConfigMap")["syncclip-recipe"]["data"]["recipe.yaml"]
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
@@ -218,26 +186,26 @@ def test_the_recipe_is_one_that_pods_can_use(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_jobs_call_a_command_on_the_cluster_with_the_mounted_recipe(name: str) -> None:
+def test_jobs_run_a_command_with_the_mounted_recipe(name: str) -> None:
     spec = job(name)["spec"]
     program, command, recipe = shlex.split(spec["entrypoint"])
     (mount,) = (
-        one for one in pods(cluster("nvidia"))["head"]["containers"][0]["volumeMounts"] if one["name"] == "recipe"
+        item for item in pods(cluster("nvidia"))["head"]["containers"][0]["volumeMounts"] if item["name"] == "recipe"
     )
 
     assert program == "syncclip"
-    assert command in {one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands}
+    assert command in {item.name or getattr(item.callback, "__name__", "") for item in app.registered_commands}
     assert recipe == f"{mount['mountPath']}/recipe.yaml"
     assert spec["clusterSelector"] == {"ray.io/cluster": cluster("nvidia")["metadata"]["name"]}
 
 
-def test_the_service_is_strictly_valid_and_its_pods_run_without_rights() -> None:
-    assert [kubernetes_error(one) for one in service() if not one["apiVersion"].startswith("ray.io/")] == [""]
-    (one,) = of_kind(service(), "RayService").values()
-    spec = one["spec"]["rayClusterConfig"]
+def test_the_service_is_valid_and_its_pods_run_without_privileges() -> None:
+    assert [kubernetes_error(item) for item in service() if not item["apiVersion"].startswith("ray.io/")] == [""]
+    (ray_service,) = of_kind(service(), "RayService").values()
+    spec = ray_service["spec"]["rayClusterConfig"]
     (policy,) = of_kind(service(), "NetworkPolicy").values()
     for template in (group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])):
-        pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "one", **template["metadata"]}}
+        pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "pod", **template["metadata"]}}
         assert kubernetes_error(pod) == ""
         assert policy["spec"]["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
         assert template["spec"]["serviceAccountName"] in of_kind(overlay("nvidia"), "ServiceAccount")
@@ -249,19 +217,19 @@ def test_the_service_is_strictly_valid_and_its_pods_run_without_rights() -> None
     assert spec["authOptions"] == {"mode": "token"}
 
 
-def test_ray_serve_takes_the_services_file_and_finds_its_application(monkeypatch: pytest.MonkeyPatch) -> None:
-    (one,) = of_kind(service(), "RayService").values()
-    config = ServeDeploySchema.model_validate(yaml.safe_load(one["spec"]["serveConfigV2"]))
+def test_the_serve_config_builds_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    (ray_service,) = of_kind(service(), "RayService").values()
+    config = ServeDeploySchema.model_validate(yaml.safe_load(ray_service["spec"]["serveConfigV2"]))
     (application,) = config.applications
     build = import_attr(application.import_path)
     with pytest.raises(UserError, match=TOKEN):
         build(application.args)
-    group = one["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    group = ray_service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
     (container,) = group["template"]["spec"]["containers"]
-    variables = {one["name"]: one.get("value", "open sesame") for one in container["env"]}
+    variables = {item["name"]: item.get("value", "open sesame") for item in container["env"]}
     assert variables == {TOKEN: "open sesame", CALLBACK[0]: CALLBACK[1]}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert type(build(application.args)).__name__ == "Application"
-    asked = ServiceSettings.model_validate(application.args)
-    assert asked.replicas * asked.num_cpus <= group["replicas"] * int(container["resources"]["requests"]["cpu"])
+    settings = ServiceSettings.model_validate(application.args)
+    assert settings.replicas * settings.num_cpus <= group["replicas"] * int(container["resources"]["requests"]["cpu"])

@@ -1,4 +1,4 @@
-"""Rules and dashboard, by Prometheus' own tool. Grafana isn't at hand: of the dashboard, every query is checked."""
+"""Alert rules and the queries of the dashboard, checked by promtool."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ import yaml
 MONITORING = Path(__file__).parents[2] / "infra" / "monitoring"
 
 with_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="left out: promtool isn't here; Debian's package promtool brings it"
+    shutil.which("promtool") is None, reason="left out: promtool is not installed; it is Debian's package promtool"
 )
-
-
-def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["promtool", *arguments], cwd=MONITORING, capture_output=True, text=True)
 
 
 def dashboard() -> dict[str, Any]:
@@ -36,71 +32,50 @@ def metrics(text: str) -> set[str]:
 
 
 @with_promtool
-def test_alerts_fire_when_they_should_and_only_then() -> None:
-    done = promtool("test", "rules", "rules_test.yaml")
-
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@with_promtool
-def test_prometheus_takes_the_configuration_with_its_rules() -> None:
-    done = promtool("check", "config", "prometheus.yaml")
-
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "rule files found" in done.stdout
-
-
-@with_promtool
-def test_every_query_of_the_dashboard_is_one(tmp_path: Path) -> None:
+def test_configuration_and_queries_are_valid_and_alerts_fire(tmp_path: Path) -> None:
     rules = [{"record": f"panel:{n}", "expr": query.replace("$set", "a")} for n, query in enumerate(queries())]
     file = tmp_path / "panels.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    for command in (
+        ["test", "rules", "rules_test.yaml"],
+        ["check", "config", "prometheus.yaml"],
+        ["check", "rules", str(file)],
+    ):
+        done = subprocess.run(["promtool", *command], cwd=MONITORING, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
-    done = promtool("check", "rules", str(file))
 
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+def test_panels_have_unique_ids_a_variable_source_and_no_overlap() -> None:
     panels = dashboard()["panels"]
     cells = [
         (x, y)
-        for place in (panel["gridPos"] for panel in panels)
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
+        for position in (panel["gridPos"] for panel in panels)
+        for x in range(position["x"], position["x"] + position["w"])
+        for y in range(position["y"], position["y"] + position["h"])
     ]
 
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
+    assert all(panel["datasource"]["uid"] == "${datasource}" for panel in panels)
+    assert {variable["name"] for variable in dashboard()["templating"]["list"]} == {"datasource", "set"}
 
 
-def test_the_dashboard_asks_for_any_data_source() -> None:
-    page = dashboard()
-
-    assert all(panel["datasource"]["uid"] == "${datasource}" for panel in page["panels"])
-    assert {one["name"] for one in page["templating"]["list"]} == {"datasource", "set"}
-
-
-def test_rules_and_tests_of_rules_name_the_same_metrics() -> None:
-    rules = metrics((MONITORING / "rules.yaml").read_text())
-
-    assert metrics((MONITORING / "rules_test.yaml").read_text()) <= rules
-
-
-def test_every_metric_that_is_asked_for_is_one_that_we_make(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_queried_metric_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.util.metrics
 
     from syncclip.synthesis.status import SynthesisMetrics
 
-    made: set[str] = set()
+    created: set[str] = set()
 
-    def kind(*endings: str) -> Any:
-        return lambda name, *_: made.update(f"ray_{name}{ending}" for ending in endings)
+    def metric(*endings: str) -> Any:
+        return lambda name, *_: created.update(f"ray_{name}{ending}" for ending in endings)
 
-    monkeypatch.setattr(ray.util.metrics, "Counter", kind("_total"))
-    monkeypatch.setattr(ray.util.metrics, "Gauge", kind(""))
-    monkeypatch.setattr(ray.util.metrics, "Histogram", kind("_bucket", "_sum", "_count"))
+    monkeypatch.setattr(ray.util.metrics, "Counter", metric("_total"))
+    monkeypatch.setattr(ray.util.metrics, "Gauge", metric(""))
+    monkeypatch.setattr(ray.util.metrics, "Histogram", metric("_bucket", "_sum", "_count"))
     SynthesisMetrics("a set")
 
-    assert metrics((MONITORING / "rules.yaml").read_text() + " ".join(queries())) <= made
+    rules = (MONITORING / "rules.yaml").read_text()
+    assert metrics((MONITORING / "rules_test.yaml").read_text()) <= metrics(rules)
+    assert metrics(rules + " ".join(queries())) <= created

@@ -1,4 +1,4 @@
-"""Recipe files: inheritance, and errors of malformed files."""
+"""Recipe files: inheritance, and errors of malformed files and overrides."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ def old(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_what_a_recipe_extends_may_follow_from_the_environment(
-    old: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_extends_may_contain_environment_variables(old: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other.yaml").write_text("dataset: {shots: 8}\n")
     (tmp_path / "new.yaml").write_text("extends: ['${oc.env:SIZE}.yaml']\n")
     for size, shots in (("old", 4), ("other", 8)):
@@ -31,7 +29,7 @@ def test_what_a_recipe_extends_may_follow_from_the_environment(
         Recipe.load(str(tmp_path / "new.yaml"))
 
 
-def test_an_empty_section_leaves_that_of_every_layer_below(old: str, tmp_path: Path) -> None:
+def test_an_empty_section_keeps_the_inherited_one(old: str, tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("extends: old.yaml\ndataset:\ntraining:\n")
     (tmp_path / "last.yaml").write_text("extends: empty.yaml\nstudy:\n")
     recipe = Recipe.load(str(tmp_path / "last.yaml"))
@@ -62,10 +60,7 @@ def test_an_empty_section_leaves_that_of_every_layer_below(old: str, tmp_path: P
         ("training: {epochs: '" + "x" * 10**6 + "'}", "it must be a whole number"),
         ("a: ${b}\nb: ${a}", "nested too deeply"),
         ("a: ${", "no viable alternative"),
-        (
-            "a0: x\n" + "".join(f"a{n + 1}: ${{a{n}}}${{a{n}}}\n" for n in range(60)),
-            "too large",
-        ),
+        ("a0: x\n" + "".join(f"a{n + 1}: ${{a{n}}}${{a{n}}}\n" for n in range(60)), "too large"),
         (
             "a0: [x]\n" + "".join(f"a{n + 1}: ['${{a{n}}}', '${{.0}}', '${{a{n}}}']\n" for n in range(40)),
             "too large",
@@ -73,31 +68,17 @@ def test_an_empty_section_leaves_that_of_every_layer_below(old: str, tmp_path: P
         ("a0: x\n" + "".join(f"a{n + 1}: ${{oc.select:a{n}}}${{oc.select:a{n}}}\n" for n in range(40)), "too large"),
     ],
 )
-def test_no_text_of_a_recipe_ends_in_anything_but_a_sentence(text: str, reason: str, tmp_path: Path) -> None:
-    place = tmp_path / "mine.yaml"
-    place.write_text(text)
-    with pytest.raises(UserError) as refused:
-        Recipe.load(str(place))
-    assert str(refused.value).startswith("mine.yaml") and reason in str(refused.value)
-    assert len(str(refused.value)) <= 2000
+def test_a_malformed_recipe_is_a_user_error(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as raised:
+        Recipe.load(str(tmp_path / "mine.yaml"))
+    error = str(raised.value)
+    assert error.startswith("mine.yaml") and reason in error and len(error) <= 2000
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "[" * 900 + "]" * 900,
-        "!!bool x",
-        "9" * 5000,
-        "9" * 30,
-        "0x" + "f" * 9000,
-        "&a [*a]",
-        "${",
-        "${x}",
-        "\x1b",
-        "{}: 1",
-    ],
-)
-def test_no_value_of_an_override_ends_in_anything_but_a_sentence(value: str) -> None:
-    with pytest.raises(UserError, match=r"^command line: training\.epochs") as refused:
-        Recipe.of_defaults([f"training.epochs={value}"])
-    assert len(str(refused.value)) <= 500
+def test_a_malformed_override_is_a_user_error() -> None:
+    nested, numbers = "[" * 900 + "]" * 900, ("9" * 5000, "9" * 30, "0x" + "f" * 9000)
+    for value in (nested, *numbers, "!!bool x", "&a [*a]", "${", "${x}", "\x1b", "{}: 1"):
+        with pytest.raises(UserError, match=r"^command line: training\.epochs") as raised:
+            Recipe.of_defaults([f"training.epochs={value}"])
+        assert len(str(raised.value)) <= 500

@@ -1,12 +1,13 @@
-from __future__ import annotations
+"""Overrides: values are parsed by the type of their key."""
 
-from typing import Any
+from __future__ import annotations
 
 import pytest
 
 from syncclip.core.settings import UserError
 from syncclip.recipe.overrides import as_override, split_overrides
 from syncclip.recipe.recipe import Recipe
+from syncclip.studies.cells import check_configurations
 
 
 @pytest.mark.parametrize(
@@ -58,34 +59,23 @@ def test_values_of_other_types_are_yaml(override: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["no", "a: b", "'quoted'", "null", "[1", ""])
-def test_a_text_for_a_key_of_any_type_is_read_back(text: str) -> None:
+def test_a_text_for_a_key_of_any_type_is_restored(text: str) -> None:
     assert split_overrides([as_override("methods.custom.initial_words", text, Recipe)], Recipe) == {
         "methods.custom.initial_words": text
     }
 
 
-@pytest.mark.parametrize("kind", ["overrides", "search_space"])
-def test_values_of_an_configuration_are_set_under_their_whole_key(kind: str) -> None:
-    value: Any = "training.epochs=7" if kind == "overrides" else "training.epochs=[7, 8]"
-    configuration = Recipe.load("icons", [f"study.configurations.1.{kind}.{value}"]).study.configurations[1]
-    assert getattr(configuration, kind)["training.epochs"] == (7 if kind == "overrides" else [7, 8])
-    assert "training" not in getattr(configuration, kind)
+@pytest.mark.parametrize(("section", "value"), [("overrides", 7), ("search_space", [7, 8])])
+def test_values_of_a_configuration_have_dotted_keys(section: str, value: object) -> None:
+    override = f"study.configurations.1.{section}.training.epochs={value}"
+    values = getattr(Recipe.load("icons", [override]).study.configurations[1], section)
+    assert values["training.epochs"] == value and "training" not in values
 
 
-@pytest.mark.parametrize(
-    "configuration",
-    [
-        "{method: kgcoop, overrides: {methods.kgcoop.initial_words: no}}",
-        "{method: kgcoop, search_space: {methods.kgcoop.initial_words: [no, yes]}}",
-    ],
-)
-def test_a_yaml_word_that_is_no_text_is_refused_in_an_configuration(configuration: str) -> None:
-    from syncclip.studies.cells import check_configurations
-
-    with pytest.raises(UserError, match=r"methods\.kgcoop\.initial_words: False is not allowed; .* in quotes in YAML"):
-        check_configurations(Recipe.load("icons", [f"study.configurations=[{configuration}]"]))
-
-
-def test_a_base_class_that_yaml_reads_as_false_is_refused() -> None:
+def test_a_yaml_boolean_instead_of_a_text_is_an_error() -> None:
+    key = "methods.kgcoop.initial_words"
+    for values in (f"overrides: {{{key}: no}}", f"search_space: {{{key}: [no, yes]}}"):
+        with pytest.raises(UserError, match=rf"{key}: False is not allowed; .* in quotes in YAML"):
+            check_configurations(Recipe.load("icons", [f"study.configurations=[{{method: kgcoop, {values}}}]"]))
     with pytest.raises(UserError, match=r"dataset\.base"):
         Recipe.load("icons", ["dataset.base=[no, yes]"])

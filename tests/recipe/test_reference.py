@@ -42,33 +42,28 @@ def leaves(value: Any, path: str = "") -> list[str]:
     """Every key of nested mappings, from the top."""
     if not isinstance(value, dict) or not value:
         return [path]
-    return [place for key, below in value.items() for place in leaves(below, f"{path}.{key}".removeprefix("."))]
+    return [leaf for key, inner in value.items() for leaf in leaves(inner, f"{path}.{key}".removeprefix("."))]
 
 
-def test_every_key_is_described_in_a_sentence() -> None:
-    silent = {key.path: key.meaning for key in reference.keys().values() if not key.meaning.endswith((".", ")"))}
-    assert silent == {}
-    assert len(reference.keys()) > 250
+def test_every_key_is_described() -> None:
+    keys = reference.keys()
+    assert {key.path: key.meaning for key in keys.values() if not key.meaning.endswith((".", ")"))} == {}
+    assert len(keys) > 250
+    stored = leaves(json.loads(Recipe().model_dump_json()))
+    assert [path for path in stored if path not in keys and path.rpartition(".")[0] not in keys] == []
 
 
-def test_every_key_that_a_recipe_is_stored_with_has_an_entry() -> None:
-    known = set(reference.keys())
-    stored = [path for path in leaves(json.loads(Recipe().model_dump_json())) if path.partition(".")[0] != "version"]
-    assert len(stored) > 100
-    assert [path for path in stored if path not in known and path.rpartition(".")[0] not in known] == []
-
-
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(reference.schema())
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda path: str(path.relative_to(SHIPPED)))
-def test_the_schema_accepts_every_recipe_of_the_package(path: Path) -> None:
+def test_the_schema_accepts_every_shipped_recipe(path: Path) -> None:
     assert errors(yaml.safe_load(path.read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("recipe", "error"),
     [
         ({"training": {"epoch": 3}}, "$.training: Additional properties are not allowed ('epoch' was unexpected)"),
         ({"trainning": {}}, "$: Additional properties are not allowed ('trainning' was unexpected)"),
@@ -80,29 +75,23 @@ def test_the_schema_accepts_every_recipe_of_the_package(path: Path) -> None:
         ({"study": {"seeds": 3}}, "$.study.seeds: 3 is not of type 'array'"),
     ],
 )
-def test_the_schema_tells_a_mistake_by_its_place(recipe: dict[str, Any], said: str) -> None:
-    assert errors(recipe) == [said]
+def test_errors_of_the_schema_contain_their_location(recipe: dict[str, Any], error: str) -> None:
+    assert errors(recipe) == [error]
 
 
-def test_a_key_is_explained_with_its_type_its_default_and_its_meaning() -> None:
+def test_keys_and_sections_are_explained() -> None:
     (epochs,) = reference.explain("training.epochs")
     assert (epochs.kind, epochs.default) == ("integer ≥ 1", "10")
     assert "`epochs_over`" in epochs.meaning
-
-
-def test_a_section_is_explained_with_all_its_keys() -> None:
     paths = [key.path for key in reference.explain("synthesis.filters")]
     assert paths[0] == "synthesis.filters"
     assert "synthesis.filters[clip_score].top" in paths
     assert all(path.startswith("synthesis.filters") for path in paths)
-
-
-def test_a_key_that_does_not_exist_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(UserError, match=r"^unknown key 'training\.epoch'; did you mean 'training\.epochs'\?$"):
+    with pytest.raises(UserError, match="unknown key 'training.epoch'; did you mean 'training.epochs'"):
         reference.explain("training.epoch")
 
 
-def test_the_meaning_of_an_inherited_field_is_that_of_the_nearest_class() -> None:
+def test_a_description_is_that_of_the_most_derived_class() -> None:
     assert reference.meanings(Nearest) == {"kept": "Kept setting.", "changed": "Setting of the derived class."}
 
 

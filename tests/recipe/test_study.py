@@ -1,50 +1,42 @@
-"""The study's section of a recipe."""
+"""Section `study` of a recipe."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from syncclip.recipe.study import Configuration, StudySettings
 
+IVLP = Configuration(method="ivlp", data="real")
 
-def test_an_configuration_is_named_after_method_and_data() -> None:
+
+def test_a_configuration_is_named_after_method_and_data() -> None:
     assert Configuration(method="syncclip", data="both").name == "syncclip-both"
     assert Configuration(method="zeroshot").name == "zeroshot"
     assert Configuration(method="package.module:Mine", data="real").name == "Mine-real"
 
 
-def test_only_configurations_that_learn_from_synthetic_images_have_amounts() -> None:
-    configurations = StudySettings().configurations
-    assert [configuration.name for configuration in configurations if configuration.synthetic] == [
-        "ivlp-synthetic",
-        "ivlp-both",
-        "syncclip-both",
-    ]
+def test_configurations_with_synthetic_images_depend_on_their_number() -> None:
+    synthetic = [configuration.name for configuration in StudySettings().configurations if configuration.synthetic]
+    assert synthetic == ["ivlp-synthetic", "ivlp-both", "syncclip-both"]
 
 
-def test_configurations_of_one_name_are_refused() -> None:
-    with pytest.raises(ValidationError, match="two configurations are named 'ivlp-real'"):
-        StudySettings(
-            configurations=[Configuration(method="ivlp", data="real"), Configuration(method="ivlp", data="real")]
-        )
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"configurations": [IVLP, IVLP]}, "two configurations are named 'ivlp-real'"),
+        ({"configurations": [{"method": "ivlp", "name": "a/b"}]}, "is not a folder name"),
+        ({"images_per_class": [4, 1, 4]}, "contains duplicates"),
+        ({"seeds": [4, 1, 4]}, "contains duplicates"),
+    ],
+)
+def test_invalid_values_are_errors(values: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValidationError, match=error):
+        StudySettings(**values)
 
 
-def test_a_name_that_is_no_folder_name_is_refused() -> None:
-    with pytest.raises(ValidationError, match="is not a folder name"):
-        Configuration(method="ivlp", name="a/b")
-
-
-@pytest.mark.parametrize("key", ["images_per_class", "seeds"])
-def test_values_given_twice_are_refused(key: str) -> None:
-    with pytest.raises(ValidationError, match="contains duplicates"):
-        StudySettings(**{key: [4, 1, 4]})
-
-
-def test_the_focus_falls_back_to_the_last_configuration() -> None:
-    assert (
-        StudySettings(
-            reference="nothing", configurations=[Configuration(method="zeroshot"), Configuration(method="ivlp")]
-        ).reference_configuration.method
-        == "ivlp"
-    )
+def test_the_default_reference_is_the_last_configuration() -> None:
+    study = StudySettings(reference="missing", configurations=[Configuration(method="zeroshot"), IVLP])
+    assert study.reference_configuration.name == "ivlp-real"

@@ -1,4 +1,4 @@
-"""Fixtures of `tests.inference` for the service."""
+"""Fixtures shared with `tests.inference`."""
 
 from __future__ import annotations
 

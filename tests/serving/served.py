@@ -1,4 +1,4 @@
-"""The command `syncclip serve` as a process of its own, asked over HTTP."""
+"""`syncclip serve` in a process of its own, and an HTTP client."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.ray_head import free_ports
 
 PATIENCE = 600.0
-"""Seconds until a start, an answer or an end counts as failed; a busy machine needs some."""
+"""Timeout in seconds of a start, a response or an exit."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A service that answers."""
+    """A running service."""
 
     command: subprocess.Popen[str]
     port: int
@@ -34,7 +34,7 @@ class Served:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
     def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        """Status and JSON, or text, of an answer; with a body it is a POST."""
+        """Status and JSON or text of a response; POST if there is a body."""
         with contextlib.closing(self.connect()) as connection:
             connection.request("GET" if body is None else "POST", path, body, headers)
             output = connection.getresponse()
@@ -42,7 +42,7 @@ class Served:
             return output.status, json.loads(text) if output.headers["content-type"] == "application/json" else text
 
     def metrics(self) -> list[Any]:
-        """Samples at the metrics port of the service's Ray; none while it is too busy to answer."""
+        """Samples at the metrics port of the service's Ray; empty if it is too busy to respond."""
         [raylet] = [item for item in psutil.Process(self.command.pid).children() if item.name() == "raylet"]
         [socket] = [word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--raylet_socket_name=")]
         [port] = [file.read_text() for file in Path(socket).parents[1].glob("metrics_export_port_*")]
@@ -52,16 +52,14 @@ class Served:
         return []
 
     def replicas(self) -> list[psutil.Process]:
-        """Its processes that hold a model."""
-        family = psutil.Process(self.command.pid).children(recursive=True)
-        return [
-            item for item in family if item.is_running() and any("::ServeReplica" in word for word in item.cmdline())
-        ]
+        """The processes of replicas."""
+        children = psutil.Process(self.command.pid).children(recursive=True)
+        return [item for item in children if item.is_running() and "::ServeReplica" in " ".join(item.cmdline())]
 
 
 @contextlib.contextmanager
 def served(run: str, *options: str, **variables: str) -> Iterator[Served]:
-    """A run's service on this machine, from when it answers to the end of the block."""
+    """Serve a run on this machine until the end of the block."""
     [port] = free_ports(1)
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "SYNCCLIP_DEBUG")}
     command = subprocess.Popen(

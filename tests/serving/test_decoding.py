@@ -1,4 +1,4 @@
-"""Hostile bodies: a refusal within limits of time and memory, after which the same decoder decodes the next body."""
+"""Hostile bodies: errors within limits of time and memory, after which the decoder decodes the next body."""
 
 from __future__ import annotations
 
@@ -56,14 +56,13 @@ def works(decoder: Decoder) -> bool:
     return decoded.tobytes() == image.tobytes()
 
 
-@pytest.mark.parametrize("count", [MAX_SCANS + 1, 8_000, 10_000])
-def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(decoder: Decoder, count: int) -> None:
+def test_a_jpeg_of_many_scans_is_rejected_before_decoding(decoder: Decoder) -> None:
     assert works(decoder)
-    process = decoder._process
-    for kind, body in (("image/jpeg", with_scans(count)), (FORM, form(*[with_scans(count)] * 4))):
+    process, image = decoder._process, with_scans(MAX_SCANS + 1)
+    for content_type, body in (("image/jpeg", image), (FORM, form(*[image] * 4))):
         with pytest.raises(UserError, match=f"a JPEG with more than {MAX_SCANS} scans"):
-            list(decoder.images(kind, body))
-    assert works(decoder) and decoder._process is process, "a refusal costs no process"
+            list(decoder.images(content_type, body))
+    assert works(decoder) and decoder._process is process
 
 
 def test_progressive_jpegs_and_those_with_a_thumbnail_are_decoded(decoder: Decoder) -> None:
@@ -83,30 +82,23 @@ def segments(count: int) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [
-        (FORM, form(*[encoded(Image.new("RGB", (7000, 7000)), "PNG")] * 60)),
-        (FORM, form(*[with_scans(MAX_SCANS, 2000)] * 8)),
-    ],
-    ids=["pixels", "scans"],
-)
-def test_decoding_has_a_limit_of_cpu_time(decoder: Decoder, kind: str, body: bytes) -> None:
-    with pytest.raises(UserError, match=r"decoding takes more than 5 s of CPU time; send fewer or smaller images"):
-        list(decoder.images(kind, body))
+def test_decoding_has_a_limit_of_cpu_time(decoder: Decoder) -> None:
+    with pytest.raises(UserError, match="decoding takes more than 5 s of CPU time"):
+        list(decoder.images(FORM, form(*[with_scans(MAX_SCANS, 1500)] * 16)))
     assert works(decoder)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
-@pytest.mark.parametrize("body", [chunks(2_000_000), segments(6_000_000)], ids=["chunks", "segments"])
-def test_millions_of_empty_parts_end_within_the_limit_or_are_an_image(decoder: Decoder, body: bytes) -> None:
-    with contextlib.suppress(UserError):  # by the machine's speed
-        [image] = decoder.images("", body)
-        assert image.size == (8, 8)
-    assert works(decoder)
+def test_millions_of_empty_parts_are_decoded_or_exceed_the_limit(decoder: Decoder) -> None:
+    for body in (chunks(2_000_000), segments(6_000_000)):
+        with contextlib.suppress(UserError):  # on a slow machine
+            [image] = decoder.images("", body)
+            assert image.size == (8, 8)
+        assert works(decoder)
 
 
-def test_a_decoder_that_was_killed_is_replaced(decoder: Decoder) -> None:
+def test_a_killed_decoder_is_replaced(decoder: Decoder) -> None:
     os.kill(decoder._process.pid, signal.SIGKILL)
     decoder._process.wait()
     assert works(decoder)
@@ -118,14 +110,14 @@ def test_a_decoder_that_was_killed_is_replaced(decoder: Decoder) -> None:
     assert works(decoder)
 
 
-def test_a_request_that_is_given_up_leaves_nothing_to_the_next(decoder: Decoder) -> None:
+def test_an_abandoned_request_does_not_affect_the_next(decoder: Decoder) -> None:
     images = decoder.images(FORM, form(*[encoded(Image.new("RGB", (9, 9)), "PNG")] * 5))
     next(images)
     images.close()  # type: ignore[attr-defined]
     assert works(decoder)
 
 
-def test_no_decoder_outlives_the_service() -> None:
+def test_a_decoder_ends_with_the_service() -> None:
     item = Decoder()
     process = item._process
     item._pipe.close()

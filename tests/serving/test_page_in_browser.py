@@ -1,4 +1,4 @@
-"""The service's page in Chromium: drop an image, see the classes; errors, the token, widths and schemes."""
+"""The demo page in Chromium: dropped images and their classes, errors, the token, layout and accessibility."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def model(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @contextmanager
-def answering(app: Any) -> Iterator[str]:
+def run_server(app: Any) -> Iterator[str]:
     [port] = free_ports(1)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run)
@@ -62,21 +62,20 @@ def answering(app: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address(model: Model) -> Iterator[str]:
-    with answering(Front(Replica(model, top=5).app(), None)) as one:
-        yield one
+    with run_server(Front(Replica(model, top=5).app(), None)) as url:
+        yield url
 
 
 async def drop(page: Page, data: bytes, name: str = "bus.png", kind: str = "image/png") -> str:
-    """What the page says of a file that is dropped on it."""
+    """State of the page after a file is dropped on it."""
     before = await page.run(STATE)
     await page.run(DROP.format(data=base64.b64encode(data).decode(), name=name, kind=kind))
     await page.until(f"{DONE.format(STATE)} && ({STATE} !== {before!r} || document.querySelector('#classes li'))")
     return str(await page.run(STATE))
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1400])
-def test_a_dropped_image_has_its_classes_with_bars(
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (1400, True)])
+def test_a_dropped_image_is_classified_with_bars(
     browser: int, address: str, model: Model, images: Path, width: int, dark: bool
 ) -> None:
     image = images / "03.png"
@@ -86,24 +85,23 @@ def test_a_dropped_image_has_its_classes_with_bars(
         assert await drop(page, image.read_bytes()) == f"bus.png: {best.name}"
         rows = await page.run(ROWS)
         assert [(name, share) for name, share, *_ in rows] == [
-            (one.name, f"{100 * one.probability:.1f} %") for one in expected
+            (label.name, f"{100 * label.probability:.1f} %") for label in expected
         ]
-        for (_, _, whole, bar), one in zip(rows, expected, strict=True):
-            assert float(bar.removesuffix("px")) == pytest.approx(whole * one.probability, abs=1)
+        for (_, _, full, bar), label in zip(rows, expected, strict=True):
+            assert float(bar.removesuffix("px")) == pytest.approx(full * label.probability, abs=1)
         assert await page.run("document.getElementById('image').alt") == "bus.png"
         assert await page.run("document.documentElement.scrollWidth") == width
         paper = await page.run("getComputedStyle(document.body).backgroundColor")
         assert (max(map(int, paper[4:-1].split(","))) < 60) == dark
         assert await serious(page) == []
-        asked = [one for one in page.requests if not one.startswith(("data:", "blob:"))]
-        assert (asked, page.errors) == ([address, f"{address}classify"], [])
+        requests = [url for url in page.requests if not url.startswith(("data:", "blob:"))]
+        assert (requests, page.errors) == ([address, f"{address}classify"], [])
 
     visit(browser, address, work, width, dark)
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1400])
-def test_what_is_no_image_is_an_error_and_the_next_one_is_answered(
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1400, False)])
+def test_an_invalid_file_is_an_error_and_the_next_image_is_classified(
     browser: int, address: str, images: Path, width: int, dark: bool
 ) -> None:
     async def work(page: Page) -> None:
@@ -120,7 +118,7 @@ def test_what_is_no_image_is_an_error_and_the_next_one_is_answered(
     visit(browser, address, work, width, dark)
 
 
-def test_a_file_can_be_chosen_by_the_keyboard(browser: int, address: str, images: Path) -> None:
+def test_a_file_can_be_selected_by_keyboard(browser: int, address: str, images: Path) -> None:
     async def work(page: Page) -> None:
         await page.send("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
         assert await page.run("document.activeElement.id") == "file"
@@ -134,7 +132,7 @@ def test_a_file_can_be_chosen_by_the_keyboard(browser: int, address: str, images
     visit(browser, address, work)
 
 
-def test_the_page_asks_for_a_token_where_one_is_needed(browser: int, model: Model, images: Path) -> None:
+def test_the_page_asks_for_a_required_token(browser: int, model: Model, images: Path) -> None:
     send = "document.getElementById('token').value = '{}'; document.querySelector('#key button').click()"
 
     async def work(page: Page) -> None:
@@ -144,7 +142,7 @@ def test_the_page_asks_for_a_token_where_one_is_needed(browser: int, model: Mode
         await page.run(send.format(TOKEN))
         await page.until("document.querySelectorAll('#classes li').length === 5")
         assert await page.run("document.getElementById('key').hidden")
-        assert all("401" in one for one in page.errors) and len(page.errors) == 1, "the browser's own, of the answer"
+        assert len(page.errors) == 1 and "401" in page.errors[0]  # logged by the browser
 
-    with answering(Front(Replica(model).app(), hashlib.sha256(TOKEN.encode()).digest())) as address:
+    with run_server(Front(Replica(model).app(), hashlib.sha256(TOKEN.encode()).digest())) as address:
         visit(browser, address, work, width=400)
