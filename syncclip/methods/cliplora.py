@@ -1,4 +1,4 @@
-"""CLIP-LoRA: low-rank updates of the attention in both towers, shared by all images or also domain-specific."""
+"""CLIP-LoRA: low-rank updates of the attention in both towers, optionally with domain-specific ones."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class LowRank(BlockPart):
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
     def dropped(self, name: Projection, x: Tensor) -> Tensor:  # noqa: ARG002
-        """(*, T, in) input of a matrix's update, after dropout."""
+        """(*, T, in) input x of a matrix's update, after dropout."""
         return dropout(x, self.dropout, self.training)
 
     def update(self, name: Projection, x: Tensor) -> Tensor:
-        """(*, T, out) update of the frozen matrix's output for x (*, T, in)."""
+        """(*, T, out) update of a frozen matrix's output for x (*, T, in)."""
         if not (self.training and self.dropout and torch.is_grad_enabled()):
             return self._update(name, x)
-        # Recompute the dropout in the backward pass: stored for three matrices a block, it would dominate the memory.
+        # The dropout is recomputed in the backward pass: for three matrices per block it would dominate the memory.
         return cast(Tensor, checkpoint(self._update, name, x, use_reentrant=False))
 
     def _update(self, name: Projection, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class LowRank(BlockPart):
 
 
 class DomainLowRank(BlockPart):
-    """A block's shared update and that of each image's domain; without domains all images are real."""
+    """The shared low-rank update of a block plus that of each image's domain; None: all images are real."""
 
     def __init__(self, shared: LowRank, real: LowRank, synthetic: LowRank, domains: Tensor | None) -> None:
         super().__init__()
