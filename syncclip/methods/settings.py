@@ -22,7 +22,7 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 class Optimisation(NamedTuple):
-    """Optimiser and schedule of a method that does not use the recipe's SGD with a cosine schedule over epochs."""
+    """Optimiser and schedule of a method that replace the recipe's SGD and cosine schedule over epochs."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """SGD with the recipe's momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
@@ -108,8 +108,8 @@ class CoCoOpSettings(ContextSettings):
     initial_words: Phrase = "a photo of a"
     """Words that initialise the learned vectors."""
     prompts_at_once: int | None = Field(256, ge=1)
-    """Maximum number of prompts in one pass of the text tower, with recomputation for the gradient, so that memory
-    depends neither on the batch nor on the number of classes; None: all at once."""
+    """Maximum number of prompts in one forward pass of the text tower, recomputed in the backward pass, so that memory
+    does not depend on the batch size and the number of classes; None: no limit."""
 
 
 class KgCoOpSettings(CoOpSettings):

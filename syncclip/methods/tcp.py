@@ -22,7 +22,7 @@ BLOCK = 9  # published setting for towers of 12 blocks
 
 
 class QuickGelu(nn.Module):
-    """x sigmoid(1.702 x), the activation of the published network, whatever the activation of the CLIP is."""
+    """x sigmoid(1.702 x), the activation of the published network, which may differ from the CLIP's."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()

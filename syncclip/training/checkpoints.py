@@ -145,7 +145,7 @@ def discard_after(folder: str, step: int) -> None:
 
 
 def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
-    """Read a checkpoint; return a description of the damage if it is damaged."""
+    """Read a checkpoint; return the kind of damage instead if it is damaged."""
     try:
         marker = _marker(folder, step, recipe_hash)
     except (ValidationError, storage.DamagedError):

@@ -120,8 +120,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
     """Load the state into the method and, before the first step, call its `prepare`; an interruption discards that."""
-    _put(state.parameters, learnable)
-    _put(state.memory, job.method.memory())
+    for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
+        _put(saved, tensors, "the checkpoint", "remove it, or train in another folder")
     count, device = job.method.prepares, device_of(job.settings.device)
     if state.step or job.stream is None or not count:
         return
@@ -147,7 +147,7 @@ def _train(
     recorder: RunRecorder | None,
 ) -> None:
     """Run all steps from `state` to the end."""
-    settings, stream = job.settings, job.stream
+    settings, stream, device = job.settings, job.stream, device_of(job.settings.device)
     assert stream is not None
     total = settings.epochs * stream.steps_per_epoch
     optimizer = optimizer_of(learnable.values(), job.rate, settings, job.optimisation)
@@ -161,7 +161,7 @@ def _train(
         within,
         threads=settings.prefetch_threads,
         processes=settings.loader_processes,
-        pin_memory=device_of(settings.device).type == "cuda",
+        pin_memory=device.type == "cuda",
     )
     for step, (epoch, within, batch) in enumerate(prepared, start=state.step):
         rate = rate_at(job.rate, step, stream.steps_per_epoch, settings, job.optimisation)
@@ -170,7 +170,9 @@ def _train(
         # The seed is a function of the step, so that checkpoints need no generator state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         job.method.step_begins(step, total)
-        losses = _backward(job.method, optimizer, batch)
+        optimizer.zero_grad(set_to_none=True)
+        losses = job.method.loss(batch.to(device))
+        losses["total"].backward()  # type: ignore[no-untyped-call]
         # The flag of any rank counts: checkpoints are due by the clock of rank 0, and any rank may be interrupted.
         flag = shutdown.requested() or (recorder is not None and recorder.waited())
         values, waited = distributed.average(list(learnable.values()), losses, world_size, flag)
@@ -191,14 +193,6 @@ def _train(
                     recorder.save(step + 1, learnable, job.method.memory(), optimizer, job.validate, stops)
             if stops:
                 raise StoppedError(f"interrupted after step {step + 1} of {total}")
-
-
-def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
-    device = next(method.parameters()).device
-    optimizer.zero_grad(set_to_none=True)
-    losses = method.loss(batch.to(device))
-    losses["total"].backward()  # type: ignore[no-untyped-call]
-    return losses
 
 
 def device_of(name: str, key: str = "training.device") -> torch.device:
@@ -238,13 +232,8 @@ def load_prompts(run: RunFolder, method: Method) -> None:
     Raises:
         UserError: the run has no prompts yet, or prompts of another method or backbone.
     """
-    saved = read_prompts(run)
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in learnable.items()}:
-        raise UserError(
-            f"{run.path(PROMPTS)} contains prompts of another method or backbone; evaluate with the run's own recipe"
-        )
-    _put(saved, learnable)
+    _put(read_prompts(run), learnable, run.path(PROMPTS), "use the run's own recipe")
 
 
 def read_prompts(run: RunFolder) -> dict[str, Tensor]:
@@ -262,12 +251,9 @@ def read_prompts(run: RunFolder) -> dict[str, Tensor]:
     return saved
 
 
-def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (saved, into)]
-    if shapes[0] != shapes[1]:  # the recipe is the same, so the file was edited
-        raise UserError(
-            "the checkpoint contains tensors of another method or backbone; remove it, or train in another folder"
-        )
+def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], source: str, remedy: str) -> None:
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in into.items()}:
+        raise UserError(f"{source} contains tensors of another method or backbone; {remedy}")
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(saved[name])

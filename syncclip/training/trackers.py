@@ -199,7 +199,7 @@ class Trackers:
                 storage.local_path(self._run.path(name)).rmdir()
         reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         problem = "can't be written to" if name == "tensorboard" else "can't be reached"
-        self._report(f"{name} {problem} ({reason}); the run continues without it, metrics.jsonl has its numbers")
+        self._report(f"{name} {problem} ({reason}); the run continues without it, metrics.jsonl has all values")
 
 
 def show_results(
