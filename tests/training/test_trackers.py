@@ -114,9 +114,13 @@ def test_wandb_offline_writes_to_the_run_folder(tmp_path: Path, monkeypatch: pyt
     assert b"loss/total" in data and b"speed/real_images_per_s" in data
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """URL of an MLflow server with its own database."""
+@pytest.fixture(params=["database", pytest.param("server", marks=pytest.mark.nightly)])
+def mlflow_uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A database of MLflow, or a server with one."""
+    if request.param == "database":
+        monkeypatch.chdir(tmp_path)  # MLflow creates a folder for artifacts
+        yield f"sqlite:///{tmp_path}/mlflow.db"
+        return
     (port,) = free_ports(1)
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
@@ -147,17 +151,17 @@ def is_healthy(url: str) -> bool:
 
 @pytest.mark.slow
 def test_mlflow_run_is_continued_after_a_restart_and_by_the_results(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mlflow_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(TIMEOUT_SECONDS)))
-    settings = {"trackers": ["mlflow"], "mlflow_uri": server, "tracking_project": "shapes"}
+    settings = {"trackers": ["mlflow"], "mlflow_uri": mlflow_uri, "tracking_project": "shapes"}
     job = fakes.job(tmp_path / "run", **settings)
     job.method.poisoned_step = 8
     with pytest.raises(loop.DivergedError):
         loop.run(job)
-    client = MlflowClient(server)
+    client = MlflowClient(mlflow_uri)
     experiment = client.get_experiment_by_name("shapes")
     (failed,) = client.search_runs([experiment.experiment_id])
     assert (failed.info.status, failed.data.metrics["rate"] > 0) == ("FAILED", True)
