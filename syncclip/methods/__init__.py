@@ -1,6 +1,12 @@
-"""Prompt-learning methods, one file each: from a frozen CLIP and class names to prompts, scores and losses.
+"""Prompt-learning methods, one module each: a frozen CLIP and class names in; prompts, scores and losses out.
 
-The exported names are what a custom method needs. They are imported on first use, since recipes are read without torch.
+settings                               hyperparameters and defaults of all methods (`ClipLoraSettings.rank`, ...)
+registry                               names of the methods, and their construction
+base, adapted                          base classes
+prompts, frozen, parallel              learnable prompts, hand-written prompts, distribution of a step's work
+
+`settings` is imported to validate a recipe, so it must not import torch. The names exported here are those that a
+custom method needs; they are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Base of the methods that learn inside the towers' blocks: one prompt per class, and a part for each block."""
+"""Base class of methods that adapt the blocks of the towers, with one hand-written prompt per class."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from syncclip.methods.settings import MethodSettings
 
 
 class Adapted(Method):
-    """Two towers with learned parts inside their blocks, and hand-written prompts.
+    """Method with learned parts inside the blocks of the towers, and hand-written prompts.
 
     Attributes:
-        text_parts, vision_parts: one part for each block, in order; empty for a frozen tower.
+        text_parts, vision_parts: one part per block, in order; empty for a frozen tower.
     """
 
     text_parts: nn.ModuleList
@@ -31,14 +31,14 @@ class Adapted(Method):
         self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
 
     def install(self, text: Iterable[BlockPart], vision: Iterable[BlockPart]) -> None:
-        """Install the parts: one for each block of a tower, or none.
+        """Register the parts: one per block of a tower, or none.
 
         Raises:
             UserError: a tower does not support parts.
         """
         self.text_parts, self.vision_parts = nn.ModuleList(text), nn.ModuleList(vision)
         if len(self.vision_parts):
-            self.clip.vision.blocks(0, self.vision_parts)  # raise errors now rather than at the first step
+            self.clip.vision.blocks(0, self.vision_parts)  # raises an error for unsupported towers
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
         return normalize(self.clip.encode_text(self.texts[classes], parts=self.text_parts), dim=-1)

@@ -1,4 +1,4 @@
-"""The base of all methods: a frozen CLIP, learnable prompts, scores over all classes, and a loss of named terms."""
+"""Base class of all methods: a frozen CLIP, learnable prompts, scores over all classes, and named loss terms."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from syncclip.methods.settings import MethodSettings
 
 
 class TrainingBatch(Protocol):
-    """The input of a loss: three consecutive groups of images, each of which may be empty.
-
-    Real images; synthetic images of the same classes, row by row; synthetic images of novel classes.
-    """
+    """Input of a loss: real images, synthetic images of the same classes in the same order, and synthetic images of
+    novel classes, one group after the other; each may be empty."""
 
     @property
     def images(self) -> Tensor:
@@ -39,29 +37,26 @@ class TrainingBatch(Protocol):
 
     @property
     def teacher(self) -> Tensor | None:
-        """(N, C) float32 probabilities of a teacher over all classes, zeros for images without any (such as real ones);
-        None without a teacher."""
+        """(N, C) float32 soft labels over all classes, zeros for images without any (such as real ones); None without
+        a teacher."""
 
 
 class Method(nn.Module):
     """A frozen CLIP with learned parameters.
 
-    Parameters and state dict contain only what is learned; the CLIP moves to devices with the method, but is not
-    registered.
+    The state dict contains only learned parameters; the CLIP follows the method to a device, but is not registered.
 
     Attributes:
-        Settings: class of the method's settings, which also declares the data that it can learn from.
-        text_depends_on_image: whether each image has text features of its own (set where `logits` is overridden).
-        has_extra_scores: whether scores are more than cosines of features (set where `scores` is overridden).
-        has_several_image_features: whether scores use several features of an image (set where `logits_given` is
-            overridden).
-        base: number of classes with real training images, which come first.
-        known: number of classes, from the first, that were learned from real images; 0 for a set of classes other than
-            the training's.
-        weights: weights of the loss terms; 1 where missing.
-        work: how a training step is split; set by the training loop.
-        prepares: number of augmented views of the training images for `prepare`.
-        trains: whether training steps follow `prepare`.
+        Settings: class of the method's settings, which also declare the supported training data.
+        text_depends_on_image: text features differ between images (`logits` is overridden).
+        has_extra_scores: scores are more than cosines of features (`scores` is overridden).
+        has_several_image_features: scores use several features per image (`logits_given` is overridden).
+        base: number of base classes, which have real training images and come first.
+        known: number of leading classes that were trained on real images; 0 for classes other than the training's.
+        weights: weights of the loss terms, 1 by default.
+        work: split of a training step across ranks and chunks; set by the training loop.
+        prepares: number of augmented views of the training images that `prepare` requires.
+        trains: run training steps after `prepare`.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -94,7 +89,7 @@ class Method(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) unit-length features of all classes, or of a slice of them."""
+        """(C, D) unit-length features of a slice of the classes, by default all."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """(B, D) features of images, not normalised.
@@ -105,18 +100,17 @@ class Method(nn.Module):
         return self.clip.encode_images(images)
 
     def candidate_features(self, count: int) -> Tensor:
-        """(count, D) `text_features` of the first classes, for a loss; the ranks of a training share the work."""
+        """(count, D) `text_features` of the first classes, for a loss; each rank encodes a part of them."""
         return self.work.texts(self.text_features, count)
 
     def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, D) `image_features`, for a loss; in chunks if the training accumulates gradients."""
+        """(B, D) `image_features`, for a loss; encoded in chunks if the training accumulates gradients."""
         return self.work.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         """(B, C) scaled cosines of raw image features (B, D) with unit-length text features (C, D) or (B, C, D).
 
-        SigLIP's bias is added, which makes these the logits of its sigmoids. The softmax, which losses and evaluation
-        use, does not depend on it.
+        SigLIP's bias is added; the softmax in losses and evaluation does not depend on it.
         """
         images = normalize(images, dim=-1)
         cosines = images @ text.T if text.dim() == 2 else torch.einsum("bd,bcd->bc", images, text)
@@ -124,7 +118,7 @@ class Method(nn.Module):
         return scores if self.clip.logit_bias is None else scores + self.clip.logit_bias
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, C) scores over all classes. In evaluation mode without gradients, texts are encoded only once."""
+        """(B, C) scores over all classes. Text features are cached in evaluation mode without gradients."""
         return self.logits_given(self._text_features_once(), images, domains)
 
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
@@ -132,16 +126,16 @@ class Method(nn.Module):
         return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Number of candidate classes of a batch, from the first: base classes without synthetic images, else all."""
+        """Number of leading classes that are candidates in a batch: the base classes, or all with synthetic images."""
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The unweighted terms of the loss by name; here one cross entropy over real and synthetic images."""
+        """Unweighted loss terms by name; by default one cross entropy over real and synthetic images."""
         text = self.candidate_features(self.candidates(batch))
         return {"classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels)}
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """The terms and their weighted sum, "total"; a single term is not weighted."""
+        """Loss terms and their weighted sum, "total"; a single term is not weighted."""
         terms = self.terms(batch)
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
@@ -149,32 +143,28 @@ class Method(nn.Module):
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
         """Hook called on every rank before the first step, if `prepares` > 0.
 
-        Results belong in parameters or `memory`, must be the same on every rank, and must not use random numbers: a
-        resumed training reads them from its checkpoint or computes them again.
+        Results are stored in parameters or `memory`, are identical on all ranks and use no random numbers: a resumed
+        training reads them from its checkpoint or recomputes them.
 
         Args:
-            views: passes over this rank's batches of the first epoch, with the same images in the same order and
-                different augmentations. Real images that pad the last batch have the label -1.
+            views: passes over this rank's batches of the first epoch: the same images in the same order, augmented
+                differently. Real images that pad the last batch have the label -1.
         """
 
     def meet_teacher(self, class_vectors: Tensor) -> None:
-        """Hook called before a training with a teacher, including a resumed one.
-
-        Args:
-            class_vectors: (C, D_t) unit-length class vectors of the teacher.
-        """
+        """Hook called at each start of a training with a teacher, with its (C, D_t) unit-length class vectors."""
 
     def step_begins(self, step: int, steps: int) -> None:
-        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed training starts later."""
+        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed run starts at its step."""
 
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Hook called on every rank after the last step of an epoch, when `done` of `epochs` are complete.
+        """Hook called on every rank when `done` of `epochs` epochs are complete.
 
-        State that is carried across epochs belongs in `memory`. The parameters after the last call are the result.
+        State that is kept across epochs belongs in `memory`. The parameters after the last call are the result.
         """
 
     def memory(self) -> dict[str, Tensor]:
-        """State besides the parameters that is saved in checkpoints but not in results; resuming writes into it."""
+        """State that is saved in checkpoints but not in results; resuming overwrites these tensors in place."""
         return {}
 
     def train(self, mode: bool = True) -> Method:

@@ -1,4 +1,4 @@
-"""CLIP-LoRA: low-rank updates of the attention in both towers, shared by all images or also domain-specific."""
+"""CLIP-LoRA: low-rank updates of the attention in both towers, optionally with domain-specific ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from syncclip.clip.vision_tower import VisionTower
 from syncclip.core.settings import UserError
 from syncclip.methods.adapted import Adapted
 from syncclip.methods.base import TrainingBatch
-from syncclip.methods.settings import ClipLoraSettings, Projection
+from syncclip.methods.settings import ClipLoraSettings
 from syncclip.methods.syncclip import domain_terms
 
 
@@ -36,28 +36,28 @@ class LowRank(BlockPart):
         for matrix in self.a.values():
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
-    def dropped(self, name: Projection, x: Tensor) -> Tensor:  # noqa: ARG002
-        """(*, T, in) input of a matrix's update, after dropout."""
+    def dropped(self, name: str, x: Tensor) -> Tensor:  # noqa: ARG002
+        """(*, T, in) input x of a matrix's update, after dropout."""
         return dropout(x, self.dropout, self.training)
 
-    def update(self, name: Projection, x: Tensor) -> Tensor:
-        """(*, T, out) update of the frozen matrix's output for x (*, T, in)."""
+    def update(self, name: str, x: Tensor) -> Tensor:
+        """(*, T, out) update of a frozen matrix's output for x (*, T, in)."""
         if not (self.training and self.dropout and torch.is_grad_enabled()):
             return self._update(name, x)
-        # Recompute the dropout in the backward pass: stored for three matrices a block, it would dominate the memory.
+        # The dropout is recomputed in the backward pass: for three matrices per block it would dominate the memory.
         return cast(Tensor, checkpoint(self._update, name, x, use_reentrant=False))
 
-    def _update(self, name: Projection, x: Tensor) -> Tensor:
+    def _update(self, name: str, x: Tensor) -> Tensor:
         update: Tensor = self.dropped(name, x) @ self.a[name].T @ self.b[name].T
         return self.scale * update
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         frozen = super().linear(name, x, weight, bias)
-        return frozen + self.update(cast(Projection, name), x) if name in self.a else frozen
+        return frozen + self.update(name, x) if name in self.a else frozen
 
 
 class DomainLowRank(BlockPart):
-    """A block's shared update and that of each image's domain; without domains all images are real."""
+    """The shared low-rank update of a block plus that of each image's domain; None: all images are real."""
 
     def __init__(self, shared: LowRank, real: LowRank, synthetic: LowRank, domains: Tensor | None) -> None:
         super().__init__()
@@ -67,10 +67,9 @@ class DomainLowRank(BlockPart):
         shared = self.shared.linear(name, x, weight, bias)
         if name not in self.shared.a:
             return shared
-        matrix = cast(Projection, name)
-        specific = self.real.update(matrix, x)
+        specific = self.real.update(name, x)
         if self.domains is not None:
-            specific = torch.where(self.domains.bool()[:, None, None], self.synthetic.update(matrix, x), specific)
+            specific = torch.where(self.domains.bool()[:, None, None], self.synthetic.update(name, x), specific)
         return shared + specific
 
 

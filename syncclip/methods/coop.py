@@ -17,12 +17,12 @@ from syncclip.methods.settings import CoOpSettings
 class CoOp(Method):
     """Context optimisation (arXiv 2109.01134).
 
-    A class's prompt is [V1]...[Vn][name] with learned vectors V (equation 2 of the paper); the name can also be between
-    them (equation 4) or before them. The vectors are shared by all classes or class-specific (section 3.2). The loss is
-    the cross entropy.
+    The prompt of a class is [V1]...[Vn][name] with learned vectors V (equation 2 of the paper); the name can also be in
+    the middle (equation 4) or in front. The vectors are shared by all classes or class-specific (section 3.2). The loss
+    is the cross entropy.
 
-    Class-specific vectors are learned only for candidate classes. Novel classes without images are no candidates, so
-    their vectors keep their initial values, up to weight decay. With synthetic images all classes are candidates.
+    Class-specific vectors are learned only for candidate classes. Without synthetic images, novel classes are no
+    candidates, so their vectors keep their initial values, up to weight decay.
 
     Source: the paper and its published code. There, initial words disable class-specific vectors; here they initialise
     the vectors of each class.

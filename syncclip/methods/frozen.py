@@ -1,4 +1,4 @@
-"""Features of hand-written prompts from the frozen text tower: a method's texts, or the target of learned ones."""
+"""Features of hand-written prompts from the frozen text tower, as classifiers or as targets of regularisation."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from syncclip.core.settings import Template
 class FrozenTexts(nn.Module):
     """Features of hand-written prompts, encoded on first use and cached on the CLIP for all its methods.
 
-    A module without parameters, so that the features move with the method that owns it; absent from its state dict.
-    Tokens and embeddings are not kept: for sixty templates of a thousand classes they would take gigabytes.
+    A module without parameters, so that the features follow the method to its device; they are not in the state dict.
+    Tokens and embeddings are discarded: for sixty templates and a thousand classes they would take gigabytes.
 
     Args:
         templates: prompt templates of every class.
-        leave_out_long: omit templates that exceed the context of this CLIP.
-        directions: normalise features before averaging, too, so that all prompts have equal weight, as in CLIP's own
-            ensemble.
+        leave_out_long: omit templates that exceed the context length of this CLIP.
+        directions: normalise features also before averaging, as in CLIP's own ensemble.
         raw: do not normalise the mean.
     """
 
@@ -42,19 +41,15 @@ class FrozenTexts(nn.Module):
     ) -> None:
         super().__init__()
         object.__setattr__(self, "clip", clip)  # bypasses nn.Module, which would register it
-        self.names, self.templates, self.leave_out_long = (
-            [*map(readable_name, classnames)],
-            list(templates),
-            leave_out_long,
-        )
-        self.directions, self.raw = directions, raw
+        self.names, self.templates = [*map(readable_name, classnames)], list(templates)
+        self.leave_out_long, self.directions, self.raw = leave_out_long, directions, raw
         self.register_buffer("features", None, persistent=False)
 
     def forward(self) -> Tensor:
         """(C, D) mean of each class's features, without gradient, of unit length unless `raw`.
 
         Raises:
-            TextTooLongError: a prompt does not fit the context; or, where those are omitted, none fits.
+            TextTooLongError: a prompt exceeds the context length; with `leave_out_long`, all templates do.
         """
         if self.features is None:
             cache = self.clip.text_cache
@@ -69,14 +64,14 @@ class FrozenTexts(nn.Module):
                 self.raw,
             )
             if key not in cache:
-                # The first caller may be in inference mode, and a tensor created there can't be used in training.
+                # A tensor created in inference mode can't be used in training.
                 with torch.inference_mode(False), torch.no_grad():
                     encoded = [self._encode(template) for template in self.templates]
                     features = [each for each in encoded if each is not None]
                     if not features:
                         raise TextTooLongError(
-                            f"none of {len(self.templates)} templates fits the {self.clip.context} tokens of this "
-                            "CLIP's context; use shorter templates or shorter class names"
+                            f"none of {len(self.templates)} templates fits the context of {self.clip.context} tokens "
+                            "of this CLIP; use shorter templates or shorter class names"
                         )
                     mean = torch.stack(features).mean(dim=0)
                     cache[key] = mean if self.raw else normalize(mean, dim=-1)
@@ -84,7 +79,7 @@ class FrozenTexts(nn.Module):
         return self.features
 
     def _encode(self, template: str) -> Tensor | None:
-        """(C, D) features of one prompt per class; None for a template that is omitted."""
+        """(C, D) features of a template's prompts; None if it is omitted."""
         try:
             texts = self.clip.texts(fill(template, self.names))
         except TextTooLongError:

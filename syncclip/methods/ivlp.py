@@ -1,4 +1,4 @@
-"""IVLP: independent prompts in both towers, the simplest multi-modal baseline."""
+"""IVLP: independent prompts in both towers."""
 
 from __future__ import annotations
 

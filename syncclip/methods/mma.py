@@ -1,4 +1,4 @@
-"""MMA: adapters beside the higher blocks of both towers, with a shared inner layer."""
+"""MMA: adapters parallel to the higher blocks of both towers, with a shared inner layer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from syncclip.methods.settings import MmaSettings
 
 
 class Adapter(BlockPart):
-    """scale * up(relu(shared(relu(down(x))))) beside a block, with x its input after the first norm.
+    """scale * up(relu(shared(relu(down(x))))), added to a block's output; x is the block's input after the first norm.
 
-    Gradients are as published: the adapter's parameters get those of scale 1, earlier layers get the true ones.
+    As published, the gradients of the adapter's parameters are those of scale 1; earlier layers have the true ones.
     """
 
     shared: nn.Linear
@@ -28,9 +28,9 @@ class Adapter(BlockPart):
         super().__init__()
         self.down, self.up = nn.Linear(width, shared.in_features), nn.Linear(shared.out_features, width)
         self.scale = scale
-        object.__setattr__(self, "shared", shared)  # bypasses nn.Module: the method owns it, for both towers
+        object.__setattr__(self, "shared", shared)  # bypasses nn.Module: the method registers it once for both towers
         for layer in (self.down, self.up):
-            start(layer)
+            initialise(layer)
 
     def beside(self, normed: Tensor) -> Tensor:
         inside = relu(self.shared(relu(self.down(_scaled(normed, 1.0, self.scale)))))
@@ -56,22 +56,22 @@ class Mma(Adapted):
         if not first <= last <= fewest:
             raise UserError(
                 f"methods.mma: adapters of blocks {first} to {last} do not fit towers with blocks 1 to {fewest}; "
-                "correct first_block or last_block"
+                "change first_block or last_block"
             )
         self.shared = nn.ModuleList(nn.Linear(settings.width, settings.width) for _ in range(first, last + 1))
         for layer in self.shared:
-            start(layer)
+            initialise(layer)
         shared = dict(enumerate(cast(Iterable[nn.Linear], self.shared), start=first))
         self.install(*(_adapters(tower.width, tower.layers, shared, settings.scale) for tower in towers))
 
 
 def _adapters(width: int, layers: int, shared: Mapping[int, nn.Linear], scale: float) -> list[BlockPart]:
-    """A part for each block of a tower: an adapter, or one that changes nothing."""
+    """One part per block of a tower: an adapter, or the identity."""
     return [Adapter(width, shared[i], scale) if i in shared else BlockPart() for i in range(1, layers + 1)]
 
 
-def start(layer: Any) -> None:
-    """Initialise a linear layer: Kaiming weights by fan-out, zero bias."""
+def initialise(layer: Any) -> None:
+    """Initialise a linear layer with Kaiming weights by fan-out and zero bias."""
     nn.init.kaiming_normal_(layer.weight, mode="fan_out")
     nn.init.zeros_(layer.bias)
 
@@ -82,7 +82,7 @@ def _scaled(x: Tensor, value: float, gradient: float) -> Tensor:
 
 
 class _Scaled(torch.autograd.Function):
-    """Scale the value in the forward pass and the gradient in the backward pass by separate factors."""
+    """Multiplication by separate factors in the forward and the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: float, gradient: float) -> Tensor:

@@ -12,29 +12,32 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 from syncclip.clip.inserted import Inserted, check_towers
 from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
+from syncclip.core.settings import UserError
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
-from syncclip.methods.prompts import INITIAL_STD, checked_layers
+from syncclip.methods.prompts import INITIAL_STD
 from syncclip.methods.settings import MmrlSettings
 from syncclip.methods.syncclip import domain_terms
+
+FIRST_LAYER = 6  # published setting for towers of 12 blocks
 
 
 class Mmrl(Method):
     """Multi-modal representation learning (arXiv 2503.08497).
 
-    K tokens of a learned space are mapped, for each of the later blocks, to the width of each tower. They follow the
-    first token: inserted before the first of these blocks, replaced before the others. With v the image feature, r the
-    mean of the tokens' outputs under a learned projection, t the text features, all of unit length, v0 and t0 those of
-    the frozen CLIP, and s its logit scale, the loss is
+    K learned tokens are mapped to the width of each tower by a linear map per block and inserted after the first token
+    of the later blocks, replacing those of the block before. With v the image feature, r the projected mean of the
+    tokens' outputs, t the text features, all of unit length, v0 and t0 those of the frozen CLIP, and s its logit scale,
+    the loss is
 
         a CE(s v t) + (1 - a) CE(s r t) + l (1 - mean cos(v, v0)) + l (1 - mean cos(t, t0))
 
-    At test time base classes are scored by a s v t + (1 - a) s r t, novel ones by s v t alone, since r is fitted to the
-    base classes. The authors test each split separately; `logits` over all classes contains the score of each class's
-    split. Classes outside the training are all scored by s v t.
+    At test time base classes are scored by a s v t + (1 - a) s r t, and novel ones by s v t alone, since r is fitted to
+    the base classes. The authors evaluate each split separately; `logits` contains the score of each class's split.
+    Classes other than the training's are scored by s v t.
 
-    With `domain_tokens` k, the first k tokens are specific to the real domain and replaced by k others for synthetic
-    images in the vision tower; v then has the losses of `SyncClip` instead of its cross entropy. Test images are real.
+    With `domain_tokens` k, the first k tokens are those of the real domain and replaced by k others for synthetic
+    images in the vision tower, and the losses of `SyncClip` replace the cross entropy of v. Test images are real.
     """
 
     Settings = MmrlSettings
@@ -46,7 +49,7 @@ class Mmrl(Method):
         super().__init__(clip, classnames, base, template, settings)
         text, vision = clip.text, clip.vision
         check_towers(text, vision, clip.backbone.name)
-        self.layers = checked_layers(settings.layers, text.layers, vision.layers)
+        self.layers = checked_layers(settings.layers, min(text.layers, vision.layers))
         self.class_weight = settings.class_weight
         self.weights = {
             "classification": settings.class_weight,
@@ -60,7 +63,7 @@ class Mmrl(Method):
         self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
         self.frozen_texts = FrozenTexts(clip, classnames, [template])
         self.shared_tokens = nn.Parameter(INITIAL_STD * torch.randn(settings.tokens, settings.dim))
-        maps = [nn.Linear(settings.dim, tower.width) for tower in (vision, text)]  # as published, same for all layers
+        maps = [nn.Linear(settings.dim, tower.width) for tower in (vision, text)]  # as published, shared initialisation
         self.to_vision, self.to_text = (nn.ModuleList(deepcopy(linear) for _ in self.layers) for linear in maps)
         self.projection = nn.Parameter(torch.randn(vision.width, text.dim) / vision.width**0.5)
         if settings.domain_tokens:
@@ -109,3 +112,18 @@ class Mmrl(Method):
     def _inserted(self, tokens: Tensor, maps: nn.ModuleList) -> Inserted:
         """Tokens (*, K, dim), mapped to the width of a tower, by block."""
         return Inserted({layer - 1: to_width(tokens) for layer, to_width in zip(self.layers, maps, strict=True)})
+
+
+def checked_layers(layers: Sequence[int] | None, last: int) -> list[int]:
+    """Blocks into which the tokens are inserted, counted from 1, in towers with `last` common blocks.
+
+    Raises:
+        UserError: a tower has fewer blocks.
+    """
+    if layers is None:
+        return list(range(min(FIRST_LAYER, last), last + 1))
+    if max(layers) > last:
+        raise UserError(
+            f"methods.mmrl.layers: there is no block {max(layers)} in a tower with {last} blocks; use at most {last}"
+        )
+    return list(layers)

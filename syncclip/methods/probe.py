@@ -17,20 +17,19 @@ from syncclip.methods.settings import ProbeSettings
 class Probe(Method):
     """Linear probe initialised as the zero-shot classifier, with or without the constraint of CLAP (arXiv 2312.12730).
 
-    The vector w of a class is initialised with t, the mean of its prompts' unnormalised features, and normalised in the
-    scores. The vision tower is frozen. The loss is the cross entropy; the class-adaptive constraint (section 4 of the
-    paper, as in its published code) adds
+    The vector w of a class is initialised with t, the mean of the raw features of its prompts, and normalised in the
+    scores. The loss is the cross entropy; the class-adaptive constraint (section 4 of the paper) adds
 
         mean over the candidates of m ||w - t||^2,    m: mean zero-shot probability of the class for its own images
 
     where m is computed before the first step, and is 0 for a class without images.
 
     Only the vectors of candidate classes are learned. Without weight decay, those of novel classes without images stay
-    bitwise equal to their initial values, and so do their zero-shot scores.
+    bitwise equal to their initial values, which keeps their zero-shot scores.
 
-    Source: the paper and its published code, with these differences: as for all methods, underscores in class names are
-    replaced by spaces; images are augmented and encoded in each step, instead of computing features of 20 crops once;
-    m uses one crop of each image instead of those 20.
+    Source: the paper and its published code, with two differences: images are augmented and encoded in each step,
+    instead of computing features of 20 crops once, and m uses one crop of each image. As in all methods, underscores in
+    class names are replaced by spaces.
     """
 
     multipliers: Tensor
@@ -68,7 +67,7 @@ class Probe(Method):
 
     @torch.no_grad()
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
-        """Compute the multipliers of the constraint."""
+        """Compute the multipliers m of the constraint."""
         start = self.start()
         text, totals = normalize(start, dim=-1), start.new_zeros(2, len(self.classnames))
         for batch in (batch for view in views for batch in view):

@@ -6,34 +6,31 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import kl_div, log_softmax, relu
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.distillation import distillation
 from syncclip.methods.prompts import checked_depth, deep_prompts
 from syncclip.methods.settings import PromptKdSettings
 
 MOMENTUM, EPS = 0.1, 1e-5
-"""Momentum and eps of batch norm: torch's defaults, as in the published code."""
+"""Momentum and eps of batch norm; torch's defaults, as in the published code."""
 
 
 class PromptKd(Method):
     """Unsupervised prompt distillation (arXiv 2403.02781).
 
     The student has visual prompts, as in VPT, and a projector to the teacher's dimension: two linear layers, the first
-    followed by batch norm and ReLU. It has no text tower: its class vectors are the teacher's and become part of the
-    run's results. With the teacher's probabilities p and the student's q over all C classes, the loss is
-    w T^2 KL(p || q) / C, averaged over images; labels are not used.
+    followed by batch norm and ReLU. It has no text tower; its class vectors are the teacher's, which are saved with the
+    results. With the soft labels p of the teacher and the probabilities q of the student over all C classes, the loss
+    is w T^2 KL(p || q) / C, averaged over images; labels are not used.
 
-    The paper uses all real training images without labels, including those of novel classes. Here real images of novel
-    classes are unavailable, and the teacher's probabilities are of the synthetic images: only these are used, not the
-    real images of base classes that a recipe may contain.
+    The paper trains on all real images without labels, including those of novel classes. Here the loss is computed on
+    the synthetic images, which have soft labels; real images are ignored.
 
     Batch norm uses the statistics of the step's images on all ranks in the loss, and running ones in `image_features`.
-    Like the class vectors, the running statistics are parameters without gradient: optimisers ignore them, checkpoints
-    and results contain them.
+    Running statistics and class vectors are parameters without gradient, so that checkpoints and results contain them.
 
     Source: the paper and its published code.
     """
@@ -58,26 +55,26 @@ class PromptKd(Method):
         self.class_vectors.copy_(class_vectors)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D_t) the teacher's class vectors; zeros before `meet_teacher`."""
+        """(C, D_t) class vectors of the teacher; zeros before `meet_teacher`."""
         return self.class_vectors[classes].detach()
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """(B, D_t) projected features, not normalised, with the running statistics."""
+        """(B, D_t) projected raw features, with the running statistics."""
         hidden = self.narrow(self.raw_features(images))
         return self.projected(hidden, self.running_mean.detach(), self.running_var.detach())
 
     def raw_features(self, images: Tensor) -> Tensor:
-        """(B, D) features of the prompted tower, not normalised."""
+        """(B, D) raw features of the prompted tower."""
         return self.clip.encode_images(images, list(self.vision_prompts))
 
     def projected(self, hidden: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """(B, D_t) the projector's output, given that of its first layer and batch norm's statistics (D_t,)."""
+        """(B, D_t) output of the projector, given the output of its first layer and the statistics (D_t,)."""
         normal = (hidden - mean) * (variance + EPS).rsqrt() * self.norm_weight + self.norm_bias
         features: Tensor = self.last(relu(normal))
         return features
 
     def training_features(self, images: Tensor) -> Tensor:
-        """(B, D_t) projected features, not normalised, with the step's statistics; updates the running ones.
+        """(B, D_t) projected raw features, with the statistics of the step; updates the running ones.
 
         Raises:
             UserError: the step has fewer than two images.
@@ -86,7 +83,8 @@ class PromptKd(Method):
         gathered = self.work.gather(hidden).flatten(0, 1)
         if (count := len(gathered)) < 2:
             raise UserError(
-                f"promptkd: {count} synthetic image(s) in a step, but batch norm needs two; raise training.batch_size"
+                f"promptkd: {count} synthetic image(s) in a step, but batch norm needs two; increase "
+                "training.batch_size"
             )
         variance, mean = torch.var_mean(gathered, dim=0, correction=0)
         if self.training:
@@ -96,10 +94,27 @@ class PromptKd(Method):
         return self.projected(hidden, mean, variance)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """One term, which includes its weight, since `loss` does not weight a single term."""
+        """One term, multiplied by its weight here, since `loss` does not weight a single term."""
         if batch.teacher is None:
             raise UserError("promptkd requires a teacher; set training.teacher to the folder of its files")
         real, settings = batch.sizes[0], self.settings
         scores = self.scores(self.training_features(batch.images[real:]), self.text_features())
         divergence = distillation(batch.teacher[real:], scores, settings.temperature)
         return {"distillation": settings.distillation_weight * divergence.mean() / scores.shape[1]}
+
+
+def distillation(teacher: Tensor, scores: Tensor, temperature: float) -> Tensor:
+    """(B,) T^2 times the KL divergence of the student from the teacher, summed over the classes.
+
+    At temperature T the student's probabilities are softmax(scores / T), the teacher's softmax(log p / T).
+
+    Args:
+        teacher: (B, C) soft labels p, without gradient; 0 for a row of zeros (no teacher).
+        scores: (B, C) scores of the student.
+
+    Source: arXiv 1503.02531, section 2; the factor T^2 preserves the magnitude of the gradient.
+    """
+    valid = teacher.sum(dim=-1, keepdim=True) > 0
+    target = torch.softmax(teacher.clamp_min(torch.finfo(teacher.dtype).tiny).log() / temperature, dim=-1) * valid
+    student = log_softmax(scores / temperature, dim=-1)
+    return temperature**2 * kl_div(student, target.to(student.dtype), reduction="none").sum(dim=-1)

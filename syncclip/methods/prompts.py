@@ -1,4 +1,4 @@
-"""Learnable prompt vectors: their number, depth and initialisation, and the context of CoOp and its variants."""
+"""Learnable prompt vectors: number, depth and initialisation, and the context of CoOp and its variants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from syncclip.methods.settings import ContextSettings
 
 INITIAL_STD = 0.02
 DEFAULT_DEPTH = 9  # published setting for towers of 12 blocks
-FIRST_LAYER = 6  # published setting of MMRL for such towers
 RANDOM_TOKENS = 16  # published setting for a randomly initialised context
 
 
@@ -33,7 +32,7 @@ def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = Non
 
 
 def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAULT_DEPTH) -> int:
-    """The number of prompted blocks; None: the default, or all blocks of a shallower tower.
+    """Number of prompted blocks; None: the default, or all blocks of a shallower tower.
 
     Raises:
         UserError: the tower has fewer blocks.
@@ -45,33 +44,13 @@ def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAU
     return depth
 
 
-def checked_layers(layers: Sequence[int] | None, *towers: int) -> list[int]:
-    """The blocks into which MMRL's tokens are inserted, counted from 1; None: see `MmrlSettings.layers`.
-
-    Args:
-        towers: number of blocks of each tower.
-
-    Raises:
-        UserError: a tower has fewer blocks.
-    """
-    last = min(towers)
-    if layers is None:
-        return list(range(min(FIRST_LAYER, last), last + 1))
-    if max(layers) > last:
-        raise UserError(
-            f"methods.mmrl.layers: there is no block {max(layers)} in a tower with {last} blocks; give blocks up to "
-            f"{last}"
-        )
-    return list(layers)
-
-
 def context_tokens(
     clip: PromptedClip, classnames: Sequence[str], settings: ContextSettings, position: Position = "end"
 ) -> PromptTokens:
-    """The classes' prompts, with slots for the context.
+    """The prompts of all classes, with slots for the context.
 
     Raises:
-        TextTooLongError: a prompt with these slots does not fit this CLIP.
+        TextTooLongError: a prompt with its slots exceeds the context length of this CLIP.
     """
     n = settings.text_tokens
     if n is None and not settings.initial_words:

@@ -1,4 +1,4 @@
-"""PromptSRC: independent prompts in both towers, regularised towards the frozen CLIP and averaged over the epochs."""
+"""PromptSRC: prompts in both towers, regularised towards the frozen CLIP and averaged over the epochs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from syncclip.methods.settings import PromptSrcSettings
 class PromptSrc(Ivlp):
     """Self-regulating prompts (arXiv 2307.06948).
 
-    With t, v the prompted text and image features, of unit length, l their scores, and t0, v0, l0 those of the frozen
-    CLIP, whose texts are an ensemble of many templates (section 3.2.3 of the paper, textual diversity), the loss is
+    With the prompted text and image features t, v of unit length, their scores l, and t0, v0, l0 of the frozen CLIP,
+    whose text features are an ensemble of templates (textual diversity, section 3.2.3 of the paper), the loss is
 
         CE(l) + w_t mean |t - t0| + w_v mean |v - v0| + w_l mean (p0 (log p0 - log p)),    p = softmax(l)
 
-    (section 3.2.1; with means over all entries, as in the published code, so that the divergence of B images and C
-    classes is divided by B C). The final prompts are the Gaussian-weighted mean of those after each epoch (section
-    3.2.2).
+    with means over all entries, as in the published code (section 3.2.1). The final prompts are the Gaussian-weighted
+    mean of those after each epoch (section 3.2.2).
     """
 
     average: Tensor
@@ -63,7 +62,7 @@ class PromptSrc(Ivlp):
 
     @torch.no_grad()
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Add the prompts to their weighted average; after the last epoch, replace them by it."""
+        """Update the weighted average of the prompts; after the last epoch, replace the prompts by it."""
         weight = gaussian_weights(epochs, *self._aggregation)[done - 1]
         self.average += weight * parameters_to_vector(self.parameters())
         if done == epochs:
@@ -77,7 +76,7 @@ class PromptSrc(Ivlp):
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """The Kullback-Leibler divergence of scores (B, C), divided by B C; a scalar.
+    """KL divergence of the student's from the teacher's scores (B, C), divided by B C; a scalar.
 
     Source: section 3.2.1 of arXiv 2307.06948, with the normalisation of its published code.
     """
@@ -86,9 +85,7 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
-    """One weight per epoch, summing to 1: the normalised normal density at 1, 2, ..., `epochs`.
-
-    Computed by a softmax, so that densities that underflow to zero are no problem.
+    """Weights of the epochs 1, 2, ..., `epochs`: a normal density, normalised to the sum 1 by a softmax.
 
     Source: Gaussian prompt aggregation, section 3.2.2 of arXiv 2307.06948.
     """
@@ -98,8 +95,8 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
 
 
 def published_templates() -> list[str]:
-    """The published code's text ensemble: the first 60 of CLIP's 80 ImageNet templates, the plain one first."""
-    from open_clip import OPENAI_IMAGENET_TEMPLATES  # imported late: it takes seconds
+    """Template ensemble of the published code: the first 60 of CLIP's 80 ImageNet templates, the plain one first."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # slow to import
 
     templates = [write("{}") for write in OPENAI_IMAGENET_TEMPLATES[:60]]
     plain = "a photo of a {}."

@@ -1,4 +1,4 @@
-"""The table of methods by name, and the construction of a method for a dataset's classes."""
+"""The methods by name, and their construction for the classes of a dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.settings import UserError
 from syncclip.methods.base import Method
 from syncclip.methods.cliplora import ClipLora
 from syncclip.methods.cocoop import CoCoOp
@@ -51,7 +50,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 class ClassList(Protocol):
-    """The part of a dataset that a method needs."""
+    """Attributes of a dataset that a method requires."""
 
     @property
     def classnames(self) -> Sequence[str]: ...
@@ -69,12 +68,7 @@ def find_method(name: str) -> type[Method]:
     Raises:
         UserError: see `settings.custom_method`.
     """
-    if name in METHODS:
-        return METHODS[name]
-    method = custom_method(name)
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
-    return method
+    return METHODS[name] if name in METHODS else custom_method(name)
 
 
 def build_method(
@@ -87,12 +81,12 @@ def build_method(
     """Build a method with newly initialised prompts for the classes of a dataset.
 
     Args:
-        settings: of the method's type; None: its defaults.
-        seed: seed of the random initialisation; None: torch's global generator in its current state.
+        settings: the method's settings; None: its defaults.
+        seed: seed of the random initialisation; None: the current state of torch's global generator.
 
     Raises:
-        UserError: unknown name, a tower that cannot take prompts, or settings with more blocks or tokens than this
-            CLIP has.
+        UserError: the name is unknown, a tower does not support prompts, or the settings have more blocks or tokens
+            than this CLIP.
     """
     method = find_method(name)
     settings = settings or method.Settings()

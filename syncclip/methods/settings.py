@@ -1,9 +1,12 @@
-"""Section `methods` of a recipe: the settings of every method. Without torch, so that recipes are read quickly."""
+"""Hyperparameters and defaults of every method: section `methods` of a recipe.
+
+The module of a method contains its implementation; its settings are here, since recipes are validated without torch.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
@@ -19,53 +22,50 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 class Optimisation(NamedTuple):
-    """Optimiser and schedule of a method whose paper does not use the recipe's SGD with a cosine over the epochs."""
+    """Optimiser and schedule of a method that replace the recipe's SGD and cosine schedule over epochs."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    """SGD with the recipe's momentum, Adam (L2 penalty), or AdamW (decoupled decay, arXiv 1711.05101)."""
+    """SGD with the recipe's momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
     weight_decay: float = 0.01
     eps: float = 1e-8
     by_step: bool = False
     """Cosine schedule over steps, without warm-up, instead of over epochs."""
     last_rate: float = 0.0
-    """Learning rate that this cosine would reach one step after the last."""
+    """Final learning rate of that schedule, reached one step after the last."""
     first_stage: float = 1.0
-    """Fraction of the steps (rounded down) after which the cosine restarts for a second stage."""
+    """Fraction of the steps (rounded down) after which the schedule restarts for a second stage."""
 
     def switch(self, steps: int) -> int:
-        """The first step of the second stage, given the total number of steps."""
+        """First step of the second stage, given the total number of steps."""
         return int(steps * self.first_stage)
 
 
 class MethodSettings(Settings):
-    """Base of a method's settings; each method has a subclass as its attribute `Settings`.
-
-    Attributes:
-        data: data that the method can be trained on; empty if it learns nothing.
-    """
+    """Base class of a method's settings; each method has a subclass as its attribute `Settings`."""
 
     data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
+    """Training data that the method supports; empty for a method without training."""
     learning_rate: float = Field(0.0025, gt=0)
     """Peak SGD learning rate, after the warm-up."""
 
     @property
     def optimisation(self) -> Optimisation | None:
-        """The method's own optimiser and schedule; None: the recipe's SGD."""
+        """Optimiser and schedule of the method; None: the recipe's SGD."""
         return None
 
     @property
     def taught(self) -> bool:
-        """Whether the method learns from a teacher's probabilities of the synthetic images."""
+        """Train on a teacher's soft labels of the synthetic images."""
         return False
 
     @property
     def resamples(self) -> bool:
-        """Whether a step draws random numbers, so that its result depends on how it is split."""
+        """A step draws random numbers, so its result depends on the split into workers and micro-batches."""
         return False
 
 
 class ContextSettings(MethodSettings):
-    """A learned context, initialised from words (one vector each) or at random."""
+    """Base class for methods with a learned context, initialised from words (one vector each) or at random."""
 
     learning_rate: float = Field(0.002, gt=0)
     """Peak SGD learning rate, after the warm-up."""
@@ -90,7 +90,7 @@ class ZeroShotSettings(MethodSettings):
 
     data = ()
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates whose features are averaged, with `{}` for the class name; None: the dataset's own template."""
+    """Prompt templates whose features are averaged, with `{}` for the class name; None: the dataset's template."""
 
 
 class CoOpSettings(ContextSettings):
@@ -108,8 +108,8 @@ class CoCoOpSettings(ContextSettings):
     initial_words: Phrase = "a photo of a"
     """Words that initialise the learned vectors."""
     prompts_at_once: int | None = Field(256, ge=1)
-    """Maximum number of prompts in one pass of the text tower, with recomputation for the gradient, so that memory
-    depends neither on the batch nor on the number of classes; None: all at once."""
+    """Maximum number of prompts in one forward pass of the text tower, recomputed in the backward pass, so that memory
+    does not depend on the batch size and the number of classes; None: no limit."""
 
 
 class KgCoOpSettings(CoOpSettings):
@@ -120,7 +120,7 @@ class KgCoOpSettings(CoOpSettings):
     knowledge_weight: float = Field(8.0, ge=0)
     """Weight of the loss that keeps text features near those of the hand-written prompts (lambda of the paper)."""
     template: Template | None = None
-    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's own."""
+    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's template."""
 
 
 class TcpSettings(ContextSettings):
@@ -131,17 +131,17 @@ class TcpSettings(ContextSettings):
     text_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned vectors at the input, shared by all classes."""
     class_tokens: int = Field(4, ge=1, le=1024)
-    """Number of class-specific vectors in the later block; 4 in the published code, whatever `text_tokens` is."""
+    """Number of class-specific vectors before the later block."""
     block: int | None = Field(None, ge=2)
     """Block before which the class-specific vectors are inserted, counted from 1; None: 9, or the last block of a
     shallower tower."""
     suffix: Template | None = None
-    """Text after the learned vectors, with `{}` for the class name; None: the rest of the dataset's template from the
-    class name on."""
+    """Text after the learned vectors, with `{}` for the class name; None: the dataset's template from the class name
+    on."""
     knowledge_weight: float = Field(8.0, ge=0)
     """Weight of the loss that keeps text features near those of the hand-written prompts."""
     template: Template | None = None
-    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's own."""
+    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's template."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -157,7 +157,7 @@ class VptSettings(MethodSettings):
     visual_depth: int | None = Field(None, ge=1)
     """Number of prompted blocks; 1: shallow VPT; None: all."""
     template: Template | None = "a photo of a {}."
-    """Template of the frozen texts, with `{}` for the class name; None: the dataset's own."""
+    """Template of the frozen prompts, with `{}` for the class name; None: the dataset's template."""
 
 
 class IvlpSettings(MethodSettings):
@@ -198,9 +198,9 @@ class PromptSrcSettings(IvlpSettings):
     logits_weight: float = Field(1.0, ge=0)
     """Weight of the divergence between prompted and frozen logits (w_l of the paper)."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Templates of the frozen texts; None: the published ones that fit this CLIP's context."""
+    """Templates of the frozen prompts; None: the published ones that fit the context length of this CLIP."""
     aggregation_mean: float = 15.0
-    """Epoch with the largest weight in the final prompts, counted from 1."""
+    """Mean of the Gaussian weights in the average over epochs, in epochs counted from 1."""
     aggregation_std: float = Field(1.0, gt=0)
     """Standard deviation of these weights, in epochs."""
 
@@ -215,9 +215,9 @@ class SyncClipSettings(IvlpSettings):
     alignment_weight: float = Field(0.1, ge=0)
     """Weight of the loss that aligns the features of both domains (L_FS); 0 disables it."""
     negatives: Negatives = "hardest"
-    """Real features of other classes that a synthetic feature is pushed away from."""
+    """Negatives of the alignment loss: the hardest or all real features of other classes."""
     distillation_weight: float = added(0.0, ge=0)
-    """Weight of the divergence from the teacher (`training.teacher`) on synthetic images; 0 disables it."""
+    """Weight of the KL divergence from the teacher (`training.teacher`) on synthetic images; 0 disables it."""
     temperature: float = added(1.0, gt=0)
     """Distillation temperature of teacher and student."""
 
@@ -242,13 +242,14 @@ class ProbeSettings(MethodSettings):
     """Peak SGD learning rate (without weight decay), after the warm-up."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
     """Prompt templates whose mean feature initialises a class's vector, with `{}` for its name; None: the dataset's
-    own template."""
+    template."""
     constraint: bool = False
-    """Keep each class's vector near its start, the more the better zero-shot CLIP recognises the class (CLAP)."""
+    """Constrain each class's vector to its initial value, in proportion to the zero-shot probability of the class
+    (CLAP)."""
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD without decay, so that the vector of a class without images does not move."""
+        """SGD without weight decay, so that the vector of a class without images does not change."""
         return Optimisation("sgd", weight_decay=0.0)
 
 
@@ -258,17 +259,17 @@ class TipSettings(MethodSettings):
     learning_rate: float = Field(0.001, gt=0)
     """Initial AdamW learning rate."""
     finetune: bool = True
-    """Fine-tune the cache keys (Tip-Adapter-F); false: training-free Tip-Adapter, whose keys are image features."""
+    """Fine-tune the cache keys (Tip-Adapter-F); false: training-free Tip-Adapter."""
     alpha: float = Field(1.17, ge=0)
     """Weight of the cache scores relative to the zero-shot scores (alpha of the paper)."""
     beta: float = Field(1.0, ge=0)
     """Sharpness of the cache affinity (beta of the paper)."""
     cache_size: int = Field(16, ge=1, le=1024)
-    """Number of cache keys per class; where a class has more images, several share one key, as their mean."""
+    """Number of cache keys per class; additional images of a class share a key, which is their mean."""
     views: int = Field(10, ge=1)
-    """Number of augmented views of an image whose mean feature is its cache key."""
+    """Number of augmented views of an image, whose mean feature is its cache key."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates of every class, with `{}` for its name; None: the dataset's own template."""
+    """Prompt templates of every class, with `{}` for its name; None: the dataset's template."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -284,15 +285,15 @@ class ClipLoraSettings(MethodSettings):
     rank: int = Field(2, ge=1)
     """Rank of the updates (r of the paper)."""
     alpha: float = Field(1.0, gt=0)
-    """Scale of the updates, which are multiplied by alpha / sqrt(rank)."""
+    """Scale of the updates: they are multiplied by alpha / sqrt(rank)."""
     dropout: float = Field(0.25, ge=0, lt=1)
-    """Dropout probability of the updates' inputs in training."""
+    """Dropout probability of the updates' inputs during training."""
     projections: tuple[Projection, ...] = Field(("q", "k", "v"), min_length=1)
     """Adapted matrices of each attention: query, key, value and output."""
     towers: Towers = "both"
     """Adapted towers."""
     domain_rank: int = Field(0, ge=0, le=16384)
-    """Rank of domain-specific updates in the vision tower beside the shared one, with the losses of SYNC-CLIP; 0: none,
+    """Rank of additional domain-specific updates in the vision tower, trained with the losses of SYNC-CLIP; 0: none,
     and one cross entropy, as published."""
     synthetic_weight: float = Field(0.4, ge=0)
     """With a `domain_rank`: as in `methods.syncclip`."""
@@ -305,8 +306,8 @@ class ClipLoraSettings(MethodSettings):
     def _check_domain_rank(self) -> ClipLoraSettings:
         if self.domain_rank and self.towers == "text":
             raise ValueError(
-                f"domain_rank is {self.domain_rank}, but towers=text excludes the vision tower, in which the domains "
-                "differ; set towers=both or domain_rank=0"
+                f"domain_rank is {self.domain_rank}, but towers=text excludes the vision tower, which has the "
+                "domain-specific updates; set towers=both or domain_rank=0"
             )
         return self
 
@@ -325,13 +326,13 @@ class TwoStageSettings(MethodSettings):
     learning_rate: float = Field(2e-4, gt=0)
     """Initial AdamW learning rate of each stage."""
     first_stage: float = Field(0.6, gt=0, lt=1)
-    """Fraction of the steps that train the norms; the remaining ones train the class vectors."""
+    """Fraction of the steps that train the layer norms; the other steps train the class vectors."""
     towers: Towers = "both"
-    """Towers whose norms are trained."""
+    """Towers whose layer norms are trained."""
     first_visual_block: int = Field(1, ge=1)
-    """First block of the vision tower whose norms are trained, counted from 1."""
+    """First block of the vision tower whose layer norms are trained, counted from 1."""
     first_text_block: int = Field(1, ge=1)
-    """First block of the text tower whose norms are trained, counted from 1."""
+    """First block of the text tower whose layer norms are trained, counted from 1."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -350,9 +351,9 @@ class MmaSettings(MethodSettings):
     first_block: int | None = Field(None, ge=1)
     """First block with an adapter, counted from 1; None: 5, or 1 in a tower with fewer than five blocks."""
     last_block: int | None = Field(None, ge=1)
-    """Last block with an adapter; None: the last block that both towers have."""
+    """Last block with an adapter; None: the last block of the shallower tower."""
     template: Template | None = "a photo of a {}."
-    """Prompt template, with `{}` for the class name; None: the dataset's own."""
+    """Prompt template, with `{}` for the class name; None: the dataset's template."""
 
 
 class MmrlSettings(MethodSettings):
@@ -361,20 +362,20 @@ class MmrlSettings(MethodSettings):
     learning_rate: float = Field(0.001, gt=0)
     """Peak AdamW learning rate, after the warm-up."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
-    """Blocks into which the tokens are inserted, counted from 1; None: from 6 to the last block of the shallower tower,
-    or only its last if it has fewer than six."""
+    """Blocks into which the tokens are inserted, counted from 1; None: from block 6 to the last block of the shallower
+    tower, or its last block alone if it has fewer than six."""
     tokens: int = Field(5, ge=1, le=1024)
     """Number of learned tokens, shared by all layers and both towers (K of the paper)."""
     dim: int = Field(512, ge=1, le=16384)
     """Dimension of the shared token space, which each layer maps to its tower's width."""
     class_weight: float = Field(0.7, ge=0, le=1)
-    """Weight of the class token in the loss and in the scores of base classes (alpha of the paper); the learned tokens
-    have the rest."""
+    """Weight w of the class token in the loss and in the scores of base classes (alpha of the paper); the learned
+    tokens have the weight 1 - w."""
     regularisation_weight: float = Field(0.5, ge=0)
     """Weight of the losses that keep class-token and text features near the frozen ones (lambda of the paper).
     Published values are 0.01 to 7, depending on the dataset; 0.5 on ImageNet."""
     domain_tokens: int = Field(0, ge=0, le=1024)
-    """Number of domain-specific tokens among the tokens in the vision tower, with the losses of SYNC-CLIP; 0: none, as
+    """Number of domain-specific tokens in the vision tower, trained with the losses of SYNC-CLIP; 0: none, as
     published."""
     synthetic_weight: float = Field(0.4, ge=0)
     """With `domain_tokens`: as in `methods.syncclip`."""
@@ -396,12 +397,12 @@ class MmrlSettings(MethodSettings):
     @classmethod
     def _check_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers is not None and (layers[0] < 1 or list(layers) != sorted({*layers})):
-            raise ValueError(f"{list(layers)} must be block numbers in ascending order, counted from 1")
+            raise ValueError(f"{list(layers)} must be block numbers in ascending order, from 1")
         return layers
 
     @property
     def optimisation(self) -> Optimisation:
-        """AdamW with the weight decay of the recipe's SGD, as published."""
+        """AdamW with a weight decay of 5e-4, as published."""
         return Optimisation("adamw", weight_decay=5e-4)
 
 
@@ -418,9 +419,9 @@ class PromptKdSettings(MethodSettings):
     temperature: float = Field(1.0, gt=0)
     """Distillation temperature of teacher and student."""
     distillation_weight: float = Field(1000.0, gt=0)
-    """Weight of the divergence from the teacher; 200 in the paper for datasets with few or fine-grained classes."""
+    """Weight of the KL divergence from the teacher; 200 in the paper for datasets with few or fine-grained classes."""
     teacher_dim: int | None = Field(None, ge=1)
-    """Dimension of the teacher's class vectors; None: that of the files in `training.teacher`."""
+    """Dimension of the teacher's class vectors; None: read from `training.teacher`."""
 
     @property
     def taught(self) -> bool:
@@ -428,7 +429,7 @@ class PromptKdSettings(MethodSettings):
 
 
 class MethodsSettings(Settings):
-    """Section `methods` of a recipe: the settings of every method, so that a study can tune each."""
+    """Section `methods` of a recipe: the settings of every method, so that a study can compare and tune them."""
 
     zeroshot: ZeroShotSettings = ZeroShotSettings()
     """Frozen CLIP with hand-written prompts."""
@@ -455,17 +456,17 @@ class MethodsSettings(Settings):
     cliplora: ClipLoraSettings = ClipLoraSettings()
     """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
     twostage: TwoStageSettings = TwoStageSettings()
-    """Norms first, then a vector for each seen class (2SFS, arXiv 2503.11609)."""
+    """Layer norms first, then a vector for each training class (2SFS, arXiv 2503.11609)."""
     mma: MmaSettings = MmaSettings()
-    """Adapters beside the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
+    """Adapters parallel to the higher blocks of both towers, with a shared inner layer (MMA, CVPR 2024)."""
     mmrl: MmrlSettings = MmrlSettings()
-    """Tokens of a space shared by both towers, in their later blocks (arXiv 2503.08497)."""
+    """Tokens from a space shared by both towers, inserted into later blocks (arXiv 2503.08497)."""
     tcp: TcpSettings = TcpSettings()
     """CoOp with class-specific vectors inside the text tower (arXiv 2311.18231)."""
     promptkd: PromptKdSettings = PromptKdSettings()
     """Visual tokens and a projector distilled from a teacher (arXiv 2403.02781)."""
     custom: dict[str, Any] = Field(default={})
-    """Settings of a custom method, named by `training.method: package.module:Class`."""
+    """Settings of the custom method given as `training.method: package.module:Class`."""
 
     def of(self, name: str) -> MethodSettings:
         """The settings of a method by name.
@@ -477,26 +478,20 @@ class MethodsSettings(Settings):
             settings: MethodSettings = getattr(self, name)
             return settings
         method = custom_method(name)
+        schema: type[MethodSettings] = method.Settings
         try:
-            return method.Settings.model_validate(self.custom)
+            return schema.model_validate(self.custom)
         except ValidationError as error:
-            key, reason = explain(error, method.Settings)
+            key, reason = explain(error, schema)
             path = f"methods.custom.{key}" if key else "methods.custom"
             raise UserError(f"{path}: {reason} ({method.__name__})") from error
 
 
-class MethodClass(Protocol):
-    """The part of a method's class that is used before torch is imported."""
-
-    __name__: str
-    Settings: type[MethodSettings]
-
-
-def custom_method(name: str) -> MethodClass:
-    """Import a method outside the package, "package.module:Class"; the working folder is searched, too.
+def custom_method(name: str) -> type[Any]:
+    """Import a method from outside the package, "package.module:Class", also from the working folder.
 
     Raises:
-        UserError: the name is unknown or not trusted (see `core.trust`), the import fails, or it is no method.
+        UserError: the name is unknown or not trusted (see `core.trust`), or the import fails.
     """
     if ":" not in name:
         names = [field for field in MethodsSettings.model_fields if field != "custom"]
@@ -512,4 +507,4 @@ def custom_method(name: str) -> MethodClass:
     settings = getattr(method, "Settings", None)
     if not (isinstance(method, type) and isinstance(settings, type) and issubclass(settings, MethodSettings)):
         raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
-    return cast(MethodClass, method)
+    return method

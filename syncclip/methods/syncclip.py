@@ -1,4 +1,4 @@
-"""SYNC-CLIP: domain-specific and shared prompts, with the features of both domains aligned."""
+"""SYNC-CLIP: domain-specific and shared prompts, and an alignment of the features of both domains."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy, relu
 
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods.base import Method, TrainingBatch
-from syncclip.methods.distillation import distillation
 from syncclip.methods.ivlp import Ivlp
+from syncclip.methods.promptkd import distillation
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import Negatives, SyncClipSettings
 
@@ -19,13 +19,13 @@ from syncclip.methods.settings import Negatives, SyncClipSettings
 class SyncClip(Ivlp):
     """SYNC-CLIP (arXiv 2312.03805): visual prompts that are partly domain-specific, partly shared.
 
-    In each prompted block, with real prompt R and synthetic prompt S, real images are encoded with R and synthetic ones
-    with S followed by R[k:]: R[:k] is specific to the real domain, S to the synthetic one, and R[k:] is shared. Text
-    prompts are shared by both domains. Test images are real.
+    In each prompted block with a real prompt R and a synthetic prompt S of k tokens, real images are encoded with R and
+    synthetic images with S followed by R[k:]. R[:k] and S are domain-specific, R[k:] and the text prompts are shared.
+    Test images are real.
 
-    Three losses: cross entropy of real images over the base classes; cross entropies of synthetic images of base and of
-    novel classes over all classes; and the alignment of the domains. A fourth one, not in the paper, is disabled by
-    default: the divergence from a teacher's probabilities over all classes, averaged over the synthetic images.
+    The losses are the cross entropy of real images over the base classes, the cross entropies of synthetic images of
+    base and of novel classes over all classes, and the alignment of the domains. A fourth loss, not in the paper and
+    disabled by default, is the KL divergence from a teacher on synthetic images, over all classes.
     """
 
     Settings = SyncClipSettings
@@ -42,7 +42,7 @@ class SyncClip(Ivlp):
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
-        """The prompts (B, N, width) of each image's domain, by block."""
+        """Prompts (B, N, width) of each image's domain, by block."""
         synthetic = domains.bool()[:, None, None]
         return [
             torch.where(synthetic, torch.cat([specific, real[len(specific) :]]), real)
@@ -55,7 +55,7 @@ class SyncClip(Ivlp):
         return self.clip.encode_images(images, self.domain_prompts(domains))
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        features = self.loss_features(batch.images, batch.domains)  # of all groups in one pass
+        features = self.loss_features(batch.images, batch.domains)  # all groups in one pass
         text = self.candidate_features(self.candidates(batch))
         terms = domain_terms(self, batch, features, text, self.negatives)
         real = batch.sizes[0]
@@ -68,10 +68,10 @@ class SyncClip(Ivlp):
 def domain_terms(
     method: Method, batch: TrainingBatch, features: Tensor, text: Tensor, negatives: Negatives
 ) -> dict[str, Tensor]:
-    """SYNC-CLIP's losses, for any method whose image features depend on the domain.
+    """Losses of SYNC-CLIP, for any method whose image features depend on the domain.
 
     Args:
-        features: (N, D) features of the batch's images, not normalised.
+        features: (N, D) raw features of the batch's images.
         text: (C, D) features of the candidate classes.
     """
     sizes = list(batch.sizes)
@@ -89,7 +89,7 @@ def domain_terms(
             ]
         ).sum()
     if len(real) and len(seen):
-        # The nearest negative is searched among all ranks' real images, so that it does not depend on their number.
+        # Negatives are the real images of all ranks, so that the loss does not depend on the number of ranks.
         all_real, all_labels = (method.work.gather(rows).flatten(0, 1) for rows in (real, real_labels))
         terms["alignment"] = alignment(all_real, seen, all_labels, negatives, method.work.rank * len(real))
     return terms
@@ -100,12 +100,12 @@ def alignment(
 ) -> Tensor:
     """Pull each synthetic feature towards its real partner, and closer to it than to real features of other classes.
 
-    With d the mean absolute difference, p = d(partner) and q = d(nearest feature of another class), this is the mean of
-    max(0, p - q) + p. If the batch has no other class, q = p.
+    With the mean absolute difference d, p = d(partner) and q = d(nearest feature of another class), the loss is the
+    mean of max(0, p - q) + p; q = p if the batch contains one class only.
 
     Args:
-        real: (N, D) features, not normalised.
-        synthetic: (B, D) features, not normalised; row i is the partner of the real row first + i.
+        real: (N, D) raw features.
+        synthetic: (B, D) raw features; row i is the partner of the real row first + i.
         labels: (N,) class ids of the real rows.
         negatives: "all" replaces max(0, p - q) by the mean of max(0, p - d) over all features of other classes.
 

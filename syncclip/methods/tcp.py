@@ -1,4 +1,4 @@
-"""TCP: CoOp with class-specific vectors inside the text tower, generated from each class's hand-written prompt."""
+"""TCP: CoOp with class-specific vectors inside the text tower, generated from hand-written prompts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCK = 9  # published setting for towers of 12 blocks
 
 
 class QuickGelu(nn.Module):
-    """x sigmoid(1.702 x), the activation of the published network, independent of the CLIP's."""
+    """x sigmoid(1.702 x), the activation of the published network, which may differ from the CLIP's."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
@@ -31,13 +31,12 @@ class QuickGelu(nn.Module):
 class Tcp(Method):
     """Textual-based class-aware prompt tuning (arXiv 2311.18231).
 
-    A class's prompt is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the later
-    blocks, their states are replaced by class-specific vectors, which a small network generates from the frozen,
-    unit-length feature of the class's hand-written prompt; this works for novel classes, too. The loss is that of
-    KgCoOp.
+    The prompt of a class is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the
+    later blocks, their hidden states are replaced by class-specific vectors, which a small network generates from the
+    frozen, unit-length feature of the class's hand-written prompt, also for novel classes. The loss is that of KgCoOp.
 
-    Source: the paper and its published code, which mixes both kinds of vectors with a constant weight of 1, so that
-    nothing of the shared ones is left.
+    Source: the paper and its published code, which mixes both with a constant weight of 1, that is, replaces the shared
+    ones.
     """
 
     Settings = TcpSettings
@@ -62,12 +61,12 @@ class Tcp(Method):
         )
 
     def class_prompts(self, classes: slice = slice(None)) -> Tensor:
-        """(C, m, width) the class-specific vectors."""
+        """(C, m, width) class-specific vectors."""
         vectors: Tensor = self.meta_net(self.frozen_texts()[classes])
         return vectors.view(len(vectors), -1, self.clip.text.width)
 
     def prompts(self, classes: slice = slice(None)) -> list[Tensor | None]:
-        """The prompts by block; see `PromptedClip.encode_text`."""
+        """Prompts by block; see `PromptedClip.encode_text`."""
         return [self.text_prompts[0], *[None] * (self.block - 2), self.class_prompts(classes)]
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
@@ -78,12 +77,12 @@ class Tcp(Method):
 
 
 def suffix_of(template: str) -> str:
-    """A template from the class name on, as in the published prompts: `{}, a type of pet.`."""
+    """The part of a template from the class name on, as in the published prompts: `{}, a type of pet.`."""
     return "{}" + template.partition("{}" if "{}" in template else ARTICLE)[2]
 
 
 def checked_block(block: int | None, layers: int) -> int:
-    """The block before which class-specific vectors are inserted, counted from 1; see `TcpSettings.block`.
+    """Block before which the class-specific vectors are inserted, counted from 1; see `TcpSettings.block`.
 
     Raises:
         UserError: the tower has no such block, or only one.
@@ -91,7 +90,7 @@ def checked_block(block: int | None, layers: int) -> int:
     resolved = min(BLOCK, layers) if block is None else block
     if not 2 <= resolved <= layers:
         raise UserError(
-            f"methods.tcp.block: there is no block {max(resolved, 2)} in a text tower with {layers}; give one of its "
-            "blocks from the second on, or use a method that learns at the input"
+            f"methods.tcp.block: there is no block {max(resolved, 2)} in a text tower with {layers}; use block 2 to "
+            f"{layers}, or another method"
         )
     return resolved

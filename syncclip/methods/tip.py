@@ -19,22 +19,19 @@ from syncclip.methods.settings import TipSettings
 class Tip(Method):
     """Tip-Adapter and Tip-Adapter-F (arXiv 2207.09519).
 
-    With x an image's feature and w those of the classes' prompts, all of unit length, and cache keys k, the score of a
-    class is
+    With the image feature x and the text feature w of a class, of unit length, and cache keys k, the score is
 
-        s x.w + alpha * sum over its keys of exp(-beta (1 - x.k))
+        s x.w + alpha * sum over the keys of the class of exp(-beta (1 - x.k))
 
-    (section 3.1 of the paper). A key is the normalised mean of the unnormalised features of several views of a training
-    image. Tip-Adapter uses them unchanged; with `finetune` they are trained, without a constraint on their length, by
-    the cross entropy (section 3.2).
+    (section 3.1 of the paper). A key is the normalised mean of the raw features of several views of a training image.
+    With `finetune`, the keys are trained by the cross entropy, without a constraint on their length (section 3.2).
 
-    A class has a fixed number of slots for keys, so that a run can be loaded without its images. If there are more
-    images than slots, those with the same number modulo the slots share a slot, as their normalised mean. An empty slot
-    is zero, adds nothing to a score and stays zero; a novel class without images has its zero-shot score.
+    Each class has a fixed number of slots for keys, so that a run can be loaded without its images. Additional images
+    share slots, image i being in slot i modulo the number of slots; a key is then their normalised mean. An empty slot
+    is zero, does not contribute to the score and stays zero, so a novel class without images has its zero-shot score.
 
-    Source: the paper and its published code. The code selects the epoch with the best test accuracy, which is not
-    copied: the last step counts here. It tunes alpha and beta on validation images after the training; here they are
-    settings, for which `search` finds values.
+    Source: the paper and its published code. The code selects the epoch with the best test accuracy; here the last step
+    counts. It tunes alpha and beta on validation images after the training; here they are settings, see `search`.
     """
 
     Settings = TipSettings
@@ -65,10 +62,10 @@ class Tip(Method):
 
     @torch.no_grad()
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
-        """Fill the slots."""
+        """Fill the slots with the keys."""
         sums, slots = torch.zeros_like(self.keys), self.keys.shape[1]
         for view in views:
-            counts: Counter[int] = Counter()  # images per class in this view, so that each view has the same slots
+            counts: Counter[int] = Counter()  # images per class; per view, so that an image keeps its slot
             for batch in view:
                 labels = self.work.whole(batch.labels)
                 features = self.work.whole(self.loss_features(batch.images))[labels >= 0]
@@ -81,7 +78,7 @@ class Tip(Method):
 
 
 class Search(NamedTuple):
-    """The result of `search`: the best values, and the accuracies in percent, (betas, alphas) in float64."""
+    """Best alpha and beta, and the accuracies of all pairs in percent, (betas, alphas) in float64."""
 
     alpha: float
     beta: float
@@ -100,7 +97,7 @@ def search(
 
     Args:
         features: (N, D) `Method.image_features` of validation images.
-        labels: (N,) among all classes of the method.
+        labels: (N,) class ids over all classes of the method.
         scale: exclusive upper bounds of the grids of beta and alpha, which start at 0.1.
         steps: number of betas and alphas.
 

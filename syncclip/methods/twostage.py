@@ -1,4 +1,4 @@
-"""2SFS: train the towers' norms first, then a vector for each class seen in training."""
+"""2SFS: train the layer norms of the towers first, then a vector for each training class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Norm = Literal["ln_1", "ln_2"]
 
 
 class Norms(BlockPart):
-    """Gains and biases of a block's two norms, initialised with the frozen ones."""
+    """Gains and biases of a block's two layer norms, initialised with the frozen ones."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class Norms(BlockPart):
 class TwoStage(Adapted):
     """Rethinking few-shot adaptation in two stages (2SFS, arXiv 2503.11609).
 
-    The first stage trains the norms of both towers by the cross entropy with the texts. The second one freezes the
-    towers and trains a vector for each candidate class, initialised with its unit-length text feature. Classes seen in
-    training are scored by their vector, others by their text.
+    The first stage trains the layer norms of both towers by the cross entropy with the text features. The second stage
+    freezes the towers and trains a vector for each candidate class, initialised with its unit-length text feature.
+    Training classes are scored by their vector, other classes by their text feature.
 
-    Source: the paper and its published code, which does not train the norms outside the blocks either.
+    Source: the paper and its published code; the layer norms outside the blocks stay frozen.
 
     Attributes:
-        classifier: (C, D) class vectors; zero for a class without one.
+        classifier: (C, D) class vectors; zero for classes that were not trained.
     """
 
     Settings = TwoStageSettings
@@ -90,13 +90,13 @@ class TwoStage(Adapted):
 
 
 def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
-    """Trainable norms of the blocks from `first` on, counted from 1."""
+    """Parts of all blocks, with trainable layer norms from block `first` on, counted from 1."""
     layers = len(blocks := [*blocks])
     if first > layers:
-        raise UserError(f"methods.twostage.{key}: there is no block {first}, only 1 to {layers}; choose one of them")
+        raise UserError(f"methods.twostage.{key}: there is no block {first}; use a block from 1 to {layers}")
     return [Norms(block) if number >= first else BlockPart() for number, block in enumerate(blocks, start=1)]
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """A learnable copy with torch's default device and dtype."""
+    """Trainable copy on torch's default device and in its default dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

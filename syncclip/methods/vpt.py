@@ -1,4 +1,4 @@
-"""VPT: learned tokens in the vision tower alone, with frozen text features."""
+"""VPT: learned tokens in the vision tower, with frozen text features."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Vpt(Method):
     """Visual prompt tuning (arXiv 2203.12119) of CLIP's vision tower.
 
     Shallow: the learned tokens are inserted at the input and pass through all blocks (equations 4 and 5 of the paper).
-    Deep: each prompted block replaces them by its own (equation 7). The paper's learned classifier is replaced by the
-    text features of one frozen prompt per class.
+    Deep: each prompted block has its own tokens (equation 7). The classifier consists of the text features of one
+    frozen prompt per class instead of learned weights.
 
-    Source: the paper, and the VPT of MaPLe's published code, which places the tokens after the patches and uses the
-    same template for every dataset.
+    Source: the paper, and VPT in MaPLe's published code, which inserts the tokens after the patches and uses the same
+    template for every dataset.
     """
 
     Settings = VptSettings

@@ -1,1 +1,1 @@
-"""Training: a built method and its stream of batches go in, a run folder with learned prompts comes out."""
+"""Training: from a method and a stream of batches to a run folder with learned prompts."""

@@ -1,8 +1,7 @@
-"""Checkpoints of a run: prompts, momentum and step, each committed by a small marker that is written last.
+"""Checkpoints of a run. Each is committed by its marker, which is written last.
 
-checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name>, of Adam momentum.<name>.<slot>, and the
-                                         method's own memory.<name>
-checkpoints/step-00000040.json           step, bytes and sha256 of the tensors, recipe, workers, digest of the metrics
+checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name> (Adam: momentum.<name>.<slot>), memory.<name>
+checkpoints/step-00000040.json           marker: step, size and checksums of the tensors and metrics, recipe, workers
 """
 
 from __future__ import annotations
@@ -28,21 +27,21 @@ _NAME = re.compile(r"step-(\d+)\.(json|safetensors)")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after `step` steps; the data is a pure function of the step."""
+    """The state of a run after `step` steps; the data order is a function of the step."""
 
     step: int
     parameters: dict[str, Tensor]
     momentum: dict[str, Tensor] = field(default_factory=dict)
     memory: dict[str, Tensor] = field(default_factory=dict)  # `Method.memory`
     workers: int = 1
-    seconds: float = 0.0  # spent in training so far
-    score: float | None = None  # the higher the better, if the recipe keeps the best checkpoint
-    unscored: Sequence[float] = ()  # losses since the last scored checkpoint, in one written on interruption
-    metrics: str | None = None  # digest of the metrics' lines up to this step
+    seconds: float = 0.0  # training time so far
+    score: float | None = None  # higher is better; None without `keep_best`
+    unscored: Sequence[float] = ()  # losses since the last scored checkpoint, if written on interruption
+    metrics: str | None = None  # sha256 of the lines of metrics up to this step
 
 
 class Marker(BaseModel):
-    """The commit marker of a checkpoint: without it the checkpoint does not exist."""
+    """The commit marker of a checkpoint; a checkpoint without one is ignored."""
 
     format: int = 1
     step: int
@@ -57,9 +56,9 @@ class Marker(BaseModel):
 
 
 def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
-    """Commit a checkpoint, then remove all but the newest `keep` and the best of those with a score.
+    """Commit a checkpoint, then remove all but the newest `keep` and the best one.
 
-    After a crash at any moment earlier checkpoints are intact, and this one is either complete or does not exist.
+    After a crash at any time, earlier checkpoints are intact, and this one is either complete or ignored.
     """
     assert keep >= 1
     kinds = zip(KINDS, (checkpoint.parameters, checkpoint.momentum, checkpoint.memory), strict=True)
@@ -87,15 +86,14 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
 def newest(
     folder: str, recipe_hash: str, report: Callable[[str], None], metrics: Callable[[int], str] | None = None
 ) -> Checkpoint | None:
-    """The newest intact checkpoint, None if there is none; damaged ones are reported by name and skipped.
+    """The newest intact checkpoint, None if there is none; damaged checkpoints are reported and skipped.
 
     Args:
-        metrics: returns the digest of the metrics' lines up to a step. A checkpoint written with other lines is skipped
-            if there is an earlier one that matches, from which the run writes the lines again; otherwise it is used,
-            and the lines remain as they are.
+        metrics: returns the sha256 of the lines of metrics up to a step. If it differs from the checkpoint's, an
+            earlier checkpoint with matching lines is preferred, so that the run rewrites the lines.
 
     Raises:
-        UserError: a checkpoint of another recipe, or the storage can't be read.
+        UserError: a checkpoint belongs to another recipe, or the storage can't be read.
     """
     committed, fallback = steps(folder), None
     for step in reversed(committed):
@@ -105,12 +103,12 @@ def newest(
         elif metrics is None or checkpoint.metrics in (None, metrics(step)):
             return checkpoint
         else:
-            problem = f"metrics.jsonl lacks lines that {name} was written with, or they were changed"
+            problem = f"metrics.jsonl lacks lines that were written before {name}, or they were changed"
             fallback = fallback or checkpoint
         if step > committed[0]:
             action = "using the previous one"
         elif fallback is None:
-            action = "none is left, so training starts over"
+            action = "no checkpoint is left, so the training starts over"
         else:
             action = f"resuming from step {fallback.step} nevertheless"
         report(f"{problem}; {action}")
@@ -118,12 +116,12 @@ def newest(
 
 
 def steps(folder: str) -> list[int]:
-    """The steps of all committed checkpoints, ascending; damage is detected when they are read."""
+    """Steps of all committed checkpoints, ascending, including damaged ones."""
     return sorted(step for step, kind in _files(folder) if kind == "json")
 
 
 def best(folder: str) -> tuple[int, float] | None:
-    """Step and score of the best checkpoint, the first one if tied; None if none has a score."""
+    """Step and score of the best checkpoint, the earliest if tied; None without scores."""
     scored: list[tuple[int, float]] = []
     for step in steps(folder):
         with contextlib.suppress(ValidationError, storage.DamagedError):
@@ -140,14 +138,14 @@ def check_recipe(folder: str, recipe_hash: str) -> None:
 
 
 def discard_after(folder: str, step: int) -> None:
-    """Remove checkpoints newer than `step`, which are damaged, and tensors whose marker an interrupted removal left."""
+    """Remove checkpoints newer than `step`, which are damaged, and tensors without a marker."""
     files = _files(folder)
     marked = {number for number, kind in files if kind == "json"}
     _remove(folder, sorted({number for number, _ in files if number > step or number not in marked}))
 
 
 def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
-    """A checkpoint, or a description of its damage."""
+    """Read a checkpoint; return the kind of damage instead if it is damaged."""
     try:
         marker = _marker(folder, step, recipe_hash)
     except (ValidationError, storage.DamagedError):
@@ -175,7 +173,7 @@ def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
     if marker.recipe_hash != recipe_hash:
         raise UserError(
             f"{path} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "
-            "choose another folder or remove that run"
+            "choose another folder, or remove that run"
         )
     return marker
 
@@ -190,7 +188,7 @@ def _files(folder: str) -> list[tuple[int, str]]:
 def _remove(folder: str, numbers: list[int]) -> None:
     existing = set(_files(folder))
     for step in numbers:
-        for kind in ("json", "safetensors"):  # the marker first: without it the checkpoint does not exist
+        for kind in ("json", "safetensors"):  # marker first, which invalidates the checkpoint
             if (step, kind) in existing:
                 storage.remove(_path(folder, step, kind))
 

@@ -1,4 +1,4 @@
-"""Communication between the workers of a run: shared start and errors, averaged gradients and losses."""
+"""Communication between the workers of a run: shared values and errors, averaged gradients and losses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SharedError(UserError):
 
 
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
-    """The result of rank 0 on every rank; its user errors are raised everywhere, see `agreed`."""
+    """Compute a value on rank 0 and broadcast it; a user error is raised on every rank (see `agreed`)."""
     result: list[T | None] = [None]
     with agreed(world_size):
         if rank == 0:
@@ -32,7 +32,7 @@ def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
 
 
 def gathered(value: T, world_size: int) -> list[T]:
-    """The values of all ranks, in order, on every rank."""
+    """The values of all ranks, in order."""
     if world_size == 1:
         return [value]
     values: list[T | None] = [None] * world_size
@@ -42,11 +42,11 @@ def gathered(value: T, world_size: int) -> list[T]:
 
 @contextlib.contextmanager
 def agreed(world_size: int) -> Iterator[None]:
-    """Raise a user error of one rank in this block on all ranks, so that none waits forever.
+    """Raise a user error of any rank in this block on all ranks, to avoid a deadlock.
 
     Raises:
-        UserError: the error itself, with one rank.
-        SharedError: the first rank's error, with several.
+        UserError: the error itself, with a single rank.
+        SharedError: the error of the first rank that failed, with several ranks.
     """
     message: str | None = None
     try:
@@ -55,9 +55,9 @@ def agreed(world_size: int) -> Iterator[None]:
         if world_size == 1:
             raise
         message = str(error)
-    for each in gathered(message, world_size):
-        if each is not None:
-            raise SharedError(each)
+    for error_message in gathered(message, world_size):
+        if error_message is not None:
+            raise SharedError(error_message)
 
 
 def average(
@@ -65,11 +65,10 @@ def average(
 ) -> tuple[dict[str, float], bool]:
     """Replace each gradient by its mean over the ranks, in one all-reduce.
 
-    Ranks have equal parts of a batch, so these are means over the global batch. A parameter without gradient on any
-    rank keeps none, so that the optimiser ignores it, including its decay.
+    A parameter that has no gradient on any rank keeps none, so that the optimiser ignores it, including weight decay.
 
     Returns:
-        The means of the losses, and whether any rank's flag was set.
+        The means of the losses, and whether `flag` is set on any rank.
     """
     if world_size == 1:
         return {name: value.item() for name, value in losses.items()}, flag
@@ -81,7 +80,7 @@ def average(
     dist.all_reduce(flat)
     flat /= world_size
     *sums, present, values = torch.split(flat, [p.numel() for p in parameters] + [len(parameters), len(losses) + 1])
-    for parameter, total, somewhere in zip(parameters, sums, present.tolist(), strict=True):
-        parameter.grad = total.view_as(parameter).to(parameter.dtype) if somewhere else None
+    for parameter, total, has_gradient in zip(parameters, sums, present.tolist(), strict=True):
+        parameter.grad = total.view_as(parameter).to(parameter.dtype) if has_gradient else None
     *means, flags = values.tolist()
     return dict(zip(losses, means, strict=True)), flags > 0

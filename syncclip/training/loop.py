@@ -1,4 +1,4 @@
-"""The training loop: each step is a pure function of the state and the step's number."""
+"""The training loop. Each step is a function of the state and the step number alone, so runs resume bit for bit."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
 
 
 class DivergedError(UserError):
-    """A loss or a parameter is not finite. Every rank raises it in the same step."""
+    """A loss or a parameter is not finite; raised on every rank in the same step."""
 
 
 class StoppedError(RuntimeError):
-    """The run was interrupted (see `shutdown.requested`) and has written a checkpoint. Every rank raises it."""
+    """The run was interrupted (see `shutdown.requested`) and wrote a checkpoint; raised on every rank."""
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """The input of a training on one rank.
+    """Input of a training on one rank.
 
     Args:
         run: folder of the results.
-        method: its parameters that require gradients are learned; rank 0's initial values are sent to the others.
-        stream: this rank's part of every batch; None for a method that learns nothing.
+        method: the method to train; the initial values of rank 0 are broadcast.
+        stream: this rank's part of every batch; None for a method without training.
         settings: settings of the training.
-        rate: the method's learning rate after the warm-up.
-        optimisation: the method's own optimiser; None: the recipe's SGD.
-        validate: score of a checkpoint, the higher the better, for `keep_best=validation`; called on the first rank.
+        rate: learning rate of the method after the warm-up.
+        validate: validation score of the current state, higher is better; called on rank 0 for `keep_best=validation`.
+        optimisation: optimiser of the method; None: the recipe's SGD.
     """
 
     run: RunFolder
@@ -67,26 +67,22 @@ class TrainJob:
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
     """Train to the end, from the newest intact checkpoint if there is one; do nothing if the run is finished.
 
-    After a crash at any moment, the same call on the same number of workers results in bitwise the same
+    After a crash at any time, the same call with the same number of workers produces the same bytes of
     `prompts.safetensors` and `metrics.jsonl` as an uninterrupted run (on CPU, with the same versions and `threads`).
 
-    With several ranks each takes an equal part of every global batch, and gradients are averaged: for losses that are
-    means over images this equals one rank's result, up to the order of summation. Methods gather from all ranks what a
-    loss compares across images or classes (see `WorkSplit`).
+    Several ranks take equal parts of every global batch, and gradients are averaged: up to the order of summation the
+    result is that of one rank. Losses that compare images or classes gather them from all ranks (see `WorkSplit`).
 
     Args:
         job: the method, its data and settings.
-        rank, world_size: this worker among all; several require torch.distributed to be initialised.
-        listener: called at every logged step, on rank 0.
-
-    Returns:
-        The run's record.
+        rank, world_size: rank and number of ranks; several require torch.distributed to be initialised.
+        listener: called on rank 0 with every logged step.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe.
         StoppedError: the run was interrupted; the same call resumes it.
         LostLoaderError: a loader process was killed; the same call resumes the run.
-        DivergedError: a loss is not finite, or a parameter when a checkpoint or the end is due; nothing is written.
+        DivergedError: a loss, or a parameter of a checkpoint or of the result, is not finite; nothing is written.
     """
     settings = job.settings
     check_shared(settings.batch_size, world_size)
@@ -112,7 +108,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
             with distributed.agreed(world_size):
                 _count_together(job.stream, world_size)
                 if recorder is not None:
-                    epochs = settings.epochs if job.method.trains else 1  # `prepare` uses one
+                    epochs = settings.epochs if job.method.trains else 1  # `prepare` reads the images of one epoch
                     seen = job.stream.share_seen(epochs) if job.stream is not None else None
                     recorder.finish(learnable, _reading_notes(job.stream), seen)
         finally:
@@ -122,24 +118,24 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     return record
 
 
-def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, speaks: bool) -> None:
+def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
     """Load the state into the method and, before the first step, call its `prepare`; an interruption discards that."""
-    _put(state.parameters, learnable)
-    _put(state.memory, job.method.memory())
+    for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
+        _put(saved, tensors, "the checkpoint", "remove it, or train in another folder")
     count, device = job.method.prepares, device_of(job.settings.device)
     if state.step or job.stream is None or not count:
         return
 
-    def shown(stream: MixedStream) -> Iterator[Iterator[Batch]]:
+    def all_views(stream: MixedStream) -> Iterator[Iterator[Batch]]:
         for number, view in enumerate(views(stream, count, job.settings.prefetch_threads), start=1):
             if any(distributed.gathered(shutdown.requested(), world_size)):
                 raise StoppedError(f"interrupted before view {number} of {count}")
-            if speaks:
+            if prints:
                 print_message(f"{job.run.name}: view {number} of {count} of the training images, before the first step")
             yield (batch.to(device) for batch in view)
 
     job.method.train()
-    job.method.prepare(shown(job.stream))
+    job.method.prepare(all_views(job.stream))
 
 
 def _train(
@@ -150,8 +146,8 @@ def _train(
     world_size: int,
     recorder: RunRecorder | None,
 ) -> None:
-    """All steps from `state` to the end."""
-    settings, stream = job.settings, job.stream
+    """Run all steps from `state` to the end."""
+    settings, stream, device = job.settings, job.stream, device_of(job.settings.device)
     assert stream is not None
     total = settings.epochs * stream.steps_per_epoch
     optimizer = optimizer_of(learnable.values(), job.rate, settings, job.optimisation)
@@ -165,17 +161,19 @@ def _train(
         within,
         threads=settings.prefetch_threads,
         processes=settings.loader_processes,
-        pin_memory=device_of(settings.device).type == "cuda",
+        pin_memory=device.type == "cuda",
     )
     for step, (epoch, within, batch) in enumerate(prepared, start=state.step):
         rate = rate_at(job.rate, step, stream.steps_per_epoch, settings, job.optimisation)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        # Random numbers are a function of the step, so that checkpoints need no generator state.
+        # The seed is a function of the step, so that checkpoints need no generator state.
         torch.manual_seed(((settings.seed * 1_000_003 + step) * 4099 + rank) % 2**63)
         job.method.step_begins(step, total)
-        losses = _backward(job.method, optimizer, batch)
-        # Rank 0's clock decides, but any rank may be interrupted; the flag is shared with all.
+        optimizer.zero_grad(set_to_none=True)
+        losses = job.method.loss(batch.to(device))
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        # The flag of any rank counts: checkpoints are due by the clock of rank 0, and any rank may be interrupted.
         flag = shutdown.requested() or (recorder is not None and recorder.waited())
         values, waited = distributed.average(list(learnable.values()), losses, world_size, flag)
         _check_finite(values, step + 1, epoch)
@@ -197,19 +195,11 @@ def _train(
                 raise StoppedError(f"interrupted after step {step + 1} of {total}")
 
 
-def _backward(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> dict[str, Tensor]:
-    device = next(method.parameters()).device
-    optimizer.zero_grad(set_to_none=True)
-    losses = method.loss(batch.to(device))
-    losses["total"].backward()  # type: ignore[no-untyped-call]
-    return losses
-
-
 def device_of(name: str, key: str = "training.device") -> torch.device:
-    """The torch device of `training.device` or another setting.
+    """The torch device of `training.device` or of another setting.
 
     Raises:
-        UserError: it is a GPU, and there is none.
+        UserError: "cuda" without a GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{key} is 'cuda', but there is no GPU here; use {key}=auto")
@@ -217,22 +207,22 @@ def device_of(name: str, key: str = "training.device") -> torch.device:
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
-    """Share unreadable images with all ranks; a user error if they are too many."""
+    """Add up the unreadable images of all ranks; raise a UserError if there are too many."""
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
 
 
 def _reading_notes(stream: MixedStream | None) -> list[str]:
-    """Notes on unreadable images and empty shards."""
-    names = stream.corruption.names if stream is not None else {}
-    lost, empty = ([name for name, images in names.items() if (images > 0) == unread] for unread in (True, False))
+    """Notes on unreadable images and empty shards for the record."""
+    images = stream.corruption.names if stream is not None else {}
+    unreadable, empty = [name for name, n in images.items() if n], [name for name, n in images.items() if not n]
     notes = []
-    if lost:
-        count = sum(names[name] for name in lost)
-        notes.append(f"{count} unreadable image(s) were replaced by others of their class: {few(lost)}")
+    if unreadable:
+        count = sum(images.values())
+        notes.append(f"{count} unreadable image(s) were replaced by others of their class: {few(unreadable)}")
     if empty:
-        notes.append(f"{counted(len(empty), 'shard')} without any image skipped: {few(empty)}")
+        notes.append(f"skipped {counted(len(empty), 'shard')} without images: {few(empty)}")
     return notes
 
 
@@ -240,38 +230,30 @@ def load_prompts(run: RunFolder, method: Method) -> None:
     """Load the prompts of a finished run into a method built from the same recipe.
 
     Raises:
-        UserError: the run has no prompts yet, or those of another method or backbone.
+        UserError: the run has no prompts yet, or prompts of another method or backbone.
     """
-    saved = read_prompts(run)
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
-    if {n: v.shape for n, v in saved.items()} != {n: p.shape for n, p in learnable.items()}:
-        raise UserError(
-            f"{run.path(PROMPTS)} contains prompts of another method or backbone; evaluate with the run's own recipe"
-        )
-    _put(saved, learnable)
+    _put(read_prompts(run), learnable, run.path(PROMPTS), "use the run's own recipe")
 
 
 def read_prompts(run: RunFolder) -> dict[str, Tensor]:
-    """The prompts of a finished run by name.
+    """The learned tensors of a finished run by name.
 
     Raises:
-        UserError: the run has none yet, or their file is damaged.
+        UserError: the run has none yet, or the file is damaged.
     """
     path = run.path(PROMPTS)
     if not storage.exists(path):
         raise UserError(f"{run.url} contains no {PROMPTS}; train first (syncclip train), or check the path")
     saved = storage.parse_tensors(storage.read_verified(path, run.owner), path, "train again in another folder")
     if wrong := [name for name, tensor in saved.items() if not tensor.to(torch.float64).isfinite().all()]:
-        raise UserError(f"{path}: {wrong[0]} contains numbers that are not finite; train again in another folder")
+        raise UserError(f"{path}: {wrong[0]} contains NaN or infinite values; train again in another folder")
     return saved
 
 
-def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (saved, into)]
-    if shapes[0] != shapes[1]:  # the recipe's hash determines them, unless the file was edited
-        raise UserError(
-            "the checkpoint contains tensors of another method or backbone; remove it, or train in another folder"
-        )
+def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], source: str, remedy: str) -> None:
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in into.items()}:
+        raise UserError(f"{source} contains tensors of another method or backbone; {remedy}")
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(saved[name])
@@ -287,10 +269,10 @@ def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
 
 
 def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) -> None:
-    """Raise a DivergedError if a finite loss with an infinite gradient has spoiled a parameter."""
+    """Raise a DivergedError if a parameter is not finite, after a finite loss with an infinite gradient."""
     for name, parameter in learnable.items():
         if not parameter.isfinite().all():
             raise DivergedError(
-                f"training stopped after step {step} (epoch {epoch + 1}): {name} contains numbers that are not finite; "
+                f"training stopped after step {step} (epoch {epoch + 1}): {name} contains NaN or infinite values; "
                 "lower the method's learning_rate or its loss weights"
             )

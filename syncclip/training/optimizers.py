@@ -1,4 +1,4 @@
-"""Optimisers and learning rates: the recipe's SGD, or the method's own."""
+"""Optimisers and learning-rate schedules: the recipe's SGD, or those of the method."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.training.settings import TrainingSettings
 def optimizer_of(
     learnable: Iterable[Parameter], rate: float, settings: TrainingSettings, own: Optimisation | None
 ) -> torch.optim.Optimizer:
-    """The optimiser of a training: the method's `own`, else SGD with the recipe's momentum and weight decay."""
+    """The method's `own` optimiser; None: SGD with the recipe's momentum and weight decay."""
     if own is None or own.optimizer == "sgd":
         decay = settings.weight_decay if own is None else own.weight_decay
         return torch.optim.SGD(learnable, lr=rate, momentum=settings.momentum, weight_decay=decay)
@@ -26,9 +26,9 @@ def optimizer_of(
 
 
 def state_of(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """The state of an optimiser: SGD's momentum by the parameter's name, others by `name.slot`.
+    """The state of an optimiser: SGD's momentum by parameter name, Adam's by `name.slot`.
 
-    Parameters that never had a gradient have no state.
+    A parameter that has had no gradient has no state.
     """
     state = {}
     for name, parameter in learnable.items():
@@ -39,10 +39,10 @@ def state_of(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter
 
 
 def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter], state: Mapping[str, Tensor]) -> None:
-    """Restore the result of `state_of`.
+    """Load the result of `state_of`.
 
     Raises:
-        UserError: the state is of another optimiser or of other parameters.
+        UserError: the state belongs to another optimiser or to other parameters.
     """
     slots = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     for key, value in state.items():
@@ -52,14 +52,14 @@ def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]
                 "the checkpoint contains tensors of another optimiser or method; remove it, or train in another folder"
             )
         parameter = learnable[name]
-        device = "cpu" if slot == "step" else parameter.device  # torch keeps step counters on the CPU
+        device = "cpu" if slot == "step" else parameter.device  # torch stores step counters on the CPU
         optimizer.state[parameter][slot] = value.to(device, copy=True)
 
 
 def rate_at(
     base: float, step: int, steps_per_epoch: int, settings: TrainingSettings, own: Optimisation | None
 ) -> float:
-    """The learning rate of a step, counted from 0 over all epochs."""
+    """Learning rate of a step, counted from 0 over all epochs."""
     if own is not None and own.by_step:
         steps = steps_per_epoch * settings.epochs
         switch = own.switch(steps)
@@ -72,10 +72,10 @@ def rate_at(
 def learning_rate(
     base: float, epoch: int, epochs: int, warmup_epochs: int = 1, warmup_learning_rate: float = 1e-5
 ) -> float:
-    """The learning rate of an epoch, counted from 0: constant during warm-up, then a cosine.
+    """Learning rate of an epoch, counted from 0: constant during the warm-up, then a cosine.
 
-    The cosine's period is `epochs`, not `epochs - warmup_epochs`, so the rate never reaches zero, as in the published
-    results of the CoOp family. A single epoch is trained at the warm-up rate.
+    As in the published results of the CoOp family, the cosine spans `epochs`, not `epochs - warmup_epochs`, so the rate
+    does not reach zero.
     """
     assert 0 <= epoch < epochs, (epoch, epochs)
     if epoch < warmup_epochs:

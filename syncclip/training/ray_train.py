@@ -1,4 +1,4 @@
-"""A training on Ray Train: the training loop on one or more workers, restarted when a worker or node is lost."""
+"""Training on Ray Train: the training loop on one or more workers, restarted after the loss of a worker or node."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ from syncclip.training.settings import TrainingSettings
 from syncclip.training.status import STATUS, TrainingGauges, TrainingStatus
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
-"""(spec, rank, world size) -> this rank's job; a function of a module that the workers can import."""
+"""(spec, rank, world size) -> the job of this rank; the workers must be able to import its module."""
 
 RESIZE_SECONDS = 30.0
-"""Interval at which an elastic training checks for room for more workers; a change restarts all of them."""
+"""Interval at which an elastic training checks for resources for more workers; a change restarts all of them."""
 
-LOOK_SECONDS = 10.0
-"""Interval of checking whether the cluster has room for the workers."""
+CHECK_SECONDS = 10.0
+"""Interval at which a training checks whether the cluster has the resources for its workers."""
 
 
 def check_cpus(training: TrainingSettings) -> None:
-    """Raise a UserError, before a local Ray starts, if there are more workers than this machine has CPUs."""
+    """Raise a UserError if a local Ray, which has not started yet, would have fewer CPUs than workers."""
     import ray
 
     workers, cpus = training.min_workers or training.workers, local_cpus()
@@ -67,24 +67,25 @@ def check_cpus(training: TrainingSettings) -> None:
 def train_on_ray(
     build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, warning: str | None = None
 ) -> RunRecord:
-    """Run the loop on `settings.workers` workers of the initialised Ray cluster, or of one on this machine.
+    """Run the training loop on `settings.workers` workers of the current Ray cluster, or of a local one.
 
-    A finished run returns immediately, without Ray. After each of up to `max_failures` lost workers or nodes, all
-    workers restart from the newest checkpoint. The same call resumes the run after a killed driver, also with another
-    number of workers. With `min_workers`, their number is as many as the cluster has room for.
+    After each of up to `max_failures` lost workers or nodes, all workers restart from the newest checkpoint. The same
+    call resumes the run after the driver was killed, also with another number of workers. With `min_workers`, the
+    number of workers follows the resources of the cluster. A finished run returns immediately, without Ray.
 
     Args:
-        build: builds the job on each worker from `spec` alone; it also configures that process's storage.
+        build: builds the job on each worker from `spec`, and configures the storage of that process.
         spec: plain data (JSON), such as a resolved recipe.
         folder: folder of the run; for several machines a URL or a shared path.
-        settings: the same that `build` will give to the job.
-        warning: printed before the training starts; the record's notes contain it.
+        settings: the settings of the job that `build` returns.
+        warning: printed before the training starts; also in the notes of the record.
 
     Raises:
-        UserError: the folder or its checkpoints belong to another recipe; more workers than the cluster has CPUs, or,
-            with `device: cuda`, GPUs; a worker raised a user error or diverged; or more than `max_failures` were lost.
+        UserError: the folder or its checkpoints belong to another recipe; there are more workers than CPUs in the
+            cluster, or, with `device: cuda`, GPUs; a worker raised a user error or diverged; or more than
+            `max_failures` workers were lost.
     """
-    json.dumps(spec)  # only plain data can be sent
+    json.dumps(spec)  # raises an error unless it is plain data
     before = folder.open()
     if before is not None and folder.finished(before):
         print_message(f"run '{folder.name}' is finished: {folder.url} contains its prompts; nothing to do")
@@ -102,7 +103,7 @@ def train_on_ray(
         with _shown(folder, reported, scaling, warning), stop_key() as stop:
             _fit(build, {"spec": spec, "folder": folder, "session": session, "stop": stop}, scaling, settings)
             record = folder.record()
-            assert record is not None, "the loop writes the record first"
+            assert record is not None
             if record.status == "failed":
                 raise UserError(record.error or "training failed")
             assert record.status == "finished", record
@@ -110,7 +111,7 @@ def train_on_ray(
 
 
 def _scaling(settings: TrainingSettings) -> Any:
-    """The resources of the workers; a UserError if the cluster can never provide them."""
+    """The resources of the workers; raises a UserError if they exceed those of the cluster."""
     from ray.train import ScalingConfig
 
     selected, everywhere = capacity(settings.label_selector), capacity()
@@ -127,7 +128,7 @@ def _scaling(settings: TrainingSettings) -> Any:
             f"training.device is cuda with {counted(least, 'worker')}, but the cluster has {counted(int(gpus), 'GPU')}"
             + _where(settings.label_selector, gpus < everywhere["GPU"])
         )
-    # On an autoscaling cluster of unknown size, wait for GPUs only if they were requested.
+    # On an autoscaling cluster of unknown size, GPUs are used only if they were requested.
     available = least <= gpus < math.inf
     use_gpu = settings.device == "cuda" or (settings.device == "auto" and available)
     return ScalingConfig(
@@ -140,7 +141,7 @@ def _scaling(settings: TrainingSettings) -> Any:
 
 
 def _lack(scaling: Any) -> str:
-    """The reason why the workers can't run, if the cluster currently has no room for them; else ""."""
+    """The reason why the workers wait for resources of the cluster; "" if they don't."""
     from ray.util import placement_group_table
 
     selector, required = scaling.label_selector or {}, scaling.resources_per_worker
@@ -161,7 +162,7 @@ def _lack(scaling: Any) -> str:
 
 
 def _where(selector: Mapping[str, str], narrows: bool) -> str:
-    """A label selector as part of a message, if it excludes nodes: " on nodes with gpu!=t4"."""
+    """A label selector for a message, " on nodes with gpu!=t4", if it excludes nodes; else ""."""
     terms = (f"{key}{'!=' if value[0] == '!' else '='}{value.removeprefix('!')}" for key, value in selector.items())
     return f" on nodes with {','.join(terms)} (training.label_selector)" if narrows else ""
 
@@ -172,8 +173,7 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
 
     folder: RunFolder = config["folder"]
     quiet()  # importing Ray Train resets its logger
-    # The loop writes its own checkpoints, so Ray's state goes to a temporary folder: runs stay clean, and a run on S3
-    # needs no second S3 client. (Workers use it only to report checkpoints.)
+    # The loop writes its own checkpoints, so the state of Ray Train is temporary; workers don't use it.
     with private_tempdir() as state:
         trainer = TorchTrainer(
             _worker,
@@ -196,13 +196,13 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
 
 
 def _torch_config(backend: str) -> Any:
-    """Ray Train's TorchConfig, with workers that also handle a SIGTERM of their own, on a machine being preempted."""
+    """Ray Train's TorchConfig, with workers that stop on SIGTERM, such as on a machine that is preempted."""
     from ray.train.torch import TorchConfig
 
     class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             super().on_start(worker_group, backend_config)
-            worker_group.execute(stop_on_sigterm)  # in their main threads; the loop has its own
+            worker_group.execute(stop_on_sigterm)  # in the main threads; the loop runs in another one
 
     class Config(TorchConfig):  # type: ignore[misc]
         @property
@@ -213,7 +213,7 @@ def _torch_config(backend: str) -> Any:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Train as one rank. A user error that every rank raises is recorded, so that Ray does not retry."""
+    """Train as one rank. A user error of all ranks is written to the record, not raised, so that Ray does not retry."""
     import ray.train
 
     context = ray.train.get_context()
@@ -231,11 +231,11 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
             raise CustomCodeError(failure)
         with distributed.agreed(world_size), custom_code_reported():
             job = config["build"](config["spec"], rank, world_size)
-        assert job is not None and job.run.url == folder.url, "a job is built for the folder of its run"
+        assert job is not None and job.run.url == folder.url
         with observing_stop(config["stop"]), custom_code_reported():
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
-        if not stop_requested(config["stop"]):  # only this machine is stopped, and another one may replace it
+        if not stop_requested(config["stop"]):  # only this machine stops; Ray restarts the workers
             raise
     except UserError as error:
         if debugging():
@@ -249,19 +249,19 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
             try:
                 record = folder.open() or RunRecord(name=folder.name, recipe_hash=folder.recipe_hash)
                 folder.write(record.model_copy(update={"status": "failed", "error": str(error)}))
-            except UserError:  # the disk is full: Ray retries and reports the error
+            except UserError:  # the disk is full; Ray retries and reports the error
                 raise error from None
 
 
 def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
-    """The user error for the workers' failures by rank; None for a defect."""
+    """The user error that describes the workers' failures, by rank; None for a bug."""
     from ray.exceptions import RayActorError
 
     causes = {rank: unwrapped(failure) for rank, failure in failures.items()}
     for cause in causes.values():
         if isinstance(cause, UserError):
             return cause
-    for rank, cause in sorted(causes.items()):  # the others report a lost connection to it
+    for rank, cause in sorted(causes.items()):  # other ranks report a lost connection
         if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
             what = "its process or its machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
@@ -273,12 +273,12 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
 
 @contextlib.contextmanager
 def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) -> Iterator[None]:
-    """Show progress and notes, and write a status file, from the run's files while the workers train.
+    """Print progress and notes and keep the status file, from the run's files, while the workers train.
 
     Args:
         reported: number of notes of earlier starts.
-        scaling: resources of the workers; a lack of them is reported.
-        warning: a note that was printed before.
+        scaling: resources of the workers; a lack of them is printed.
+        warning: a note that has been printed.
     """
     from ray.exceptions import RayError
 
@@ -303,14 +303,14 @@ def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) 
 
         def check_cluster() -> None:
             before = status.waits
-            with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # the training itself reports these
+            with contextlib.suppress(RayError, ConnectionError, RuntimeError):  # reported by the training itself
                 status.waits = _lack(scaling)
             if status.waits not in ("", before):
                 print_message(status.waits)
 
         every = 1.0 if storage.is_local(folder.url) else 10.0
         try:
-            with repeating(update, every), repeating(check_cluster, LOOK_SECONDS):
+            with repeating(update, every), repeating(check_cluster, CHECK_SECONDS):
                 yield
         finally:
             update()

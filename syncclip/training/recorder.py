@@ -1,4 +1,4 @@
-"""Rank 0's records in the run folder: metrics, trackers, checkpoints, and the finished run."""
+"""Everything that rank 0 writes to the run folder: metrics, trackers, checkpoints, results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
 Listener = Callable[[int, int, dict[str, float], float], None]
-"""Called with (completed steps, total steps, losses, real images/s since the last line) at every line of metrics."""
+"""Called with (completed steps, total steps, losses, real images/s since the last line) for every line of metrics."""
 
 
 def open_run(
@@ -45,10 +45,9 @@ def open_run(
     workers: int,
     warning: str | None = None,
 ) -> tuple[RunRecord, Checkpoint | None]:
-    """The run's record, and the state to start from; None as state if the run is finished, which is reported.
+    """The run's record, and the newest intact checkpoint or the initial state; None as state for a finished run.
 
-    The state is the newest intact checkpoint, else the initial parameters. Damaged checkpoints are reported and
-    removed. The record's notes contain `warning`, and what was resumed and may differ because of it.
+    Damaged checkpoints are reported and removed. `warning` and the circumstances of resuming are added to the notes.
 
     Raises:
         UserError: the folder, or a checkpoint in it, belongs to another recipe.
@@ -77,7 +76,7 @@ def open_run(
         record.note(f"run '{run.name}' resumes after step {state.step} of {total_steps}")
         if state.workers != workers:
             before = counted(state.workers, "worker")
-            record.note(f"the checkpoint is of {before}, the run resumes with {workers}: the last bits may differ")
+            record.note(f"the checkpoint is from {before}, the run resumes with {workers}: the last bits may differ")
         if earlier is not None and earlier.versions != record.versions:
             changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
             record.note(f"the run started with other versions ({', '.join(changed)}): the last bits may differ")
@@ -113,7 +112,7 @@ class RunRecorder:
         self._totals = list(state.unscored)  # total losses since the last scored checkpoint
 
     def log(self, done: int, epoch: int, rate: float, losses: dict[str, float]) -> None:
-        """Write the losses of step number `done` if a line is due."""
+        """Log the losses of step `done`, counted from 1, if a line is due."""
         total = self._record.total_steps
         self._totals.append(losses["total"])
         if not log_due(done, total, self._settings.log_every):
@@ -135,11 +134,11 @@ class RunRecorder:
         validate: Callable[[], float] | None = None,
         last: bool = False,
     ) -> None:
-        """Commit a checkpoint, after making the metrics of its steps durable.
+        """Commit a checkpoint, after syncing the metrics of its steps.
 
         Args:
             validate: see `TrainJob`.
-            last: the run is interrupted. Such a checkpoint gets no score, so that the best one is the same as in an
+            last: the run is interrupted. The checkpoint gets no score, so that the best checkpoint is that of an
                 uninterrupted run.
         """
         self._metrics.sync()
@@ -155,16 +154,16 @@ class RunRecorder:
         self._run.write(self._record)
 
     def waited(self) -> bool:
-        """Whether this rank requires a checkpoint: `checkpoint_minutes` have passed, or the disk was full.
+        """Request a checkpoint: `checkpoint_minutes` have passed, or metrics could not be written (disk full).
 
-        In the latter case all ranks synchronise, and all stop if the disk is still full.
+        In the latter case, all ranks stop if the disk is still full.
         """
         minutes = self._settings.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
         return late or self._metrics.behind
 
     def finish(self, learnable: Mapping[str, Parameter], notes: Sequence[str] = (), seen: float | None = None) -> None:
-        """Write the prompts and, last, the record of the finished run."""
+        """Write the prompts, then the record of the finished run."""
         self._metrics.sync()
         self._trackers.sync()
         tensors = {name: p.detach().cpu().contiguous() for name, p in learnable.items()}
@@ -179,19 +178,19 @@ class RunRecorder:
         self._run.write(self._record)
 
     def close(self) -> None:
-        """Close the files; also called after an error."""
+        """Close files and trackers; also called after an error."""
         self._metrics.close()
         self._trackers.close(self._record.status == "finished")
 
     def _events(self) -> dict[str, str]:
-        """File name -> sha256 of TensorBoard's events."""
+        """Checksums of TensorBoard's event files: name -> sha256."""
         if "tensorboard" not in self._settings.trackers:
             return {}
         names = [name for name in storage.sizes(self._run.url) if EVENTS in name]
         return {name: hashlib.sha256(storage.read_bytes(self._run.path(name))).hexdigest() for name in sorted(names)}
 
     def _score(self, validate: Callable[[], float] | None) -> float | None:
-        """Score of the state, the higher the better; None without `keep_best`."""
+        """Score of the current state, higher is better; None without `keep_best`."""
         if self._settings.keep_best == "loss":
             return -statistics.fmean(self._totals)
         if self._settings.keep_best == "validation":
@@ -204,14 +203,10 @@ class RunRecorder:
 
 
 def checkpoint_due(done: int, total: int, every: int, waited: bool = False) -> bool:
-    """Whether a checkpoint is due after `done` of `total` steps; after the last one there are the prompts instead.
-
-    Args:
-        waited: see `RunRecorder.waited`.
-    """
+    """Whether a checkpoint is due after `done` of `total` steps, on schedule or on request (`RunRecorder.waited`)."""
     return 0 < done < total and (waited or done % every == 0)
 
 
 def log_due(done: int, total: int, every: int) -> bool:
-    """Whether step number `done`, counted from 1, becomes a line of metrics: the first, the last, every n-th."""
+    """Whether step `done`, counted from 1, is logged: the first, the last and every n-th."""
     return done in (1, total) or done % every == 0

@@ -1,4 +1,4 @@
-"""The run folder: the run's record, its recipe, and its losses in `metrics.jsonl`."""
+"""The run folder: record (`run.json`), recipe and losses (`metrics.jsonl`) of a run."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ from syncclip.runtime.progress import print_message
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EVENTS = ".tfevents."
-"""Part of the names of TensorBoard's files."""
+"""Part of the names of TensorBoard's event files."""
 DECIDING = ("dataset.", "backbone.", "methods.", "training.")
-"""Prefixes of the recipe's settings that identify a run, unlike those of a study or an evaluation."""
+"""Prefixes of the settings that identify a run."""
 
 
 class RunRecord(BaseModel):
-    """Content of `run.json`. Times depend on the machine; everything else follows from recipe and versions."""
+    """Content of `run.json`. Everything but times is determined by recipe and versions."""
 
     format: int = 2
     name: str
     recipe_hash: str
     status: Literal["running", "interrupted", "finished", "failed"] = "running"
-    steps: int = 0  # completed when this was written
+    steps: int = 0  # completed steps
     total_steps: int = 0
     workers: int = 1
     versions: dict[str, str] = {}
-    logs: dict[str, str] = {}  # of a finished run, file -> sha256 of metrics.jsonl and TensorBoard's events
+    logs: dict[str, str] = {}  # sha256 of metrics.jsonl and TensorBoard's events, by file name, once finished
     origin: str | None = None  # checkpoint from which prompts were imported
     notes: list[str] = []  # events: resumed, damaged checkpoint skipped, other versions
     error: str | None = None
-    seconds: float = 0.0  # spent in training steps, over all starts
-    seen: float | None = None  # fraction of the synthetic images that a finished run has used
+    seconds: float = 0.0  # training time over all starts
+    seen: float | None = None  # fraction of the synthetic images used, once finished
 
     def note(self, sentence: str) -> None:
-        """Print an event and add it to the notes."""
+        """Print a message and add it to the notes."""
         print_message(sentence)
         self.notes.append(redacted(sentence))
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The location of a run (a path or URL) and its recipe; `recipe_text` is the resolved recipe as YAML."""
+    """Path or URL of a run, and its recipe; `recipe_text` is the resolved recipe as YAML."""
 
     url: str
     name: str
@@ -63,15 +63,15 @@ class RunFolder:
 
     @property
     def owner(self) -> str:
-        """Identity of the run's files, see `storage.checksums`."""
+        """Identity in the checksums of the run's files, see `storage.checksums`."""
         return storage.identity(self.recipe_hash)
 
     def path(self, *parts: str) -> str:
-        """The path of a file in the folder."""
+        """Path or URL of a file in the folder."""
         return storage.join(self.url, *parts)
 
     def record(self) -> RunRecord | None:
-        """The content of `run.json`, None for a new folder.
+        """The content of `run.json`; None for a new folder.
 
         Raises:
             UserError: `run.json` can't be read.
@@ -79,12 +79,10 @@ class RunFolder:
         return storage.read_document(self.path(RECORD), RunRecord, "choose another folder")
 
     def open(self) -> RunRecord | None:
-        """The record of an earlier start of this run, None for a new one; changes nothing.
-
-        A run that failed before its first step does not occupy its folder.
+        """The record of an earlier start of this run; None for a new run. Read only.
 
         Raises:
-            UserError: the folder contains a run of another recipe.
+            UserError: the folder contains a run of another recipe, which did not fail before its first step.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:
@@ -97,7 +95,7 @@ class RunFolder:
         )
 
     def finished(self, record: RunRecord | None) -> bool:
-        """Whether the run is complete."""
+        """Whether the run is finished and has its prompts."""
         return record is not None and record.status == "finished" and storage.exists(self.path(PROMPTS))
 
     def write(self, record: RunRecord) -> None:
@@ -105,7 +103,7 @@ class RunFolder:
         storage.write_document(self.path(RECORD), record, self.owner)
 
     def write_recipe(self) -> None:
-        """Write the resolved recipe beside the results, if there is one."""
+        """Write the resolved recipe to `recipe.yaml`."""
         if self.recipe_text:
             storage.write_with_checksum(self.path(RECIPE), self.recipe_text.encode(), owner=self.owner)
 
@@ -119,13 +117,13 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """The package versions on which a run's bits depend."""
+    """Versions of the packages that can change the bits of a result."""
     packages = ("syncclip", "torch", "open_clip_torch", "ray")
     return {"python": platform.python_version()} | {package: package_version(package) for package in packages}
 
 
 def differences(old: str, new: str) -> list[str]:
-    """The settings in which two YAML recipes differ, sorted, as `section.key: old -> new`."""
+    """Settings that differ between two YAML recipes, sorted, as `section.key: old -> new`."""
     before, after = (_flat(parse_yaml(text, RECIPE)) for text in (old, new))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
@@ -148,17 +146,14 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 
 class MetricsFile:
-    """The losses of a run, one JSON object per line in order of the steps, without times: reproducible to the byte.
+    """The losses of a run, one JSON object per step, without times: reproducible to the byte.
 
-    A local file is appended to immediately; elsewhere the file is replaced at every `sync`. The lines of a checkpoint
-    are therefore written before the checkpoint.
-
-    A full disk does not end the run: the file is `behind`, and the next `sync` writes all lines again or raises an
-    error.
+    Lines are appended to a local file; elsewhere the file is replaced at every `sync`. If the disk is full, the run
+    continues: the file is `behind`, and the next `sync` rewrites all lines or raises an error.
 
     Args:
-        path: of the file. Existing lines are kept up to `step`; later ones, including one truncated by a crash, are
-            dropped, since their steps will be repeated.
+        path: path or URL of the file. Lines of later steps, including a truncated one, are dropped, since these steps
+            are repeated.
         step: number of completed steps.
 
     Raises:
@@ -174,16 +169,16 @@ class MetricsFile:
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the lines."""
+        """sha256 of the lines, in hex."""
         return digest_of(self._lines)
 
     @property
     def behind(self) -> bool:
-        """Whether lines could not be appended to a local file."""
+        """Whether a line could not be appended to a local file."""
         return self._file is None and storage.is_local(self._path)
 
     def write(self, **values: Any) -> None:
-        """Add the line of a step."""
+        """Append the line of a step."""
         assert values["step"] > self._step
         self._step = values["step"]
         line = (json.dumps(values, allow_nan=False) + "\n").encode()
@@ -211,7 +206,7 @@ class MetricsFile:
 
     def close(self) -> None:
         """Make every line durable, if possible, and close the file."""
-        with contextlib.suppress(UserError):  # do not mask an earlier error
+        with contextlib.suppress(UserError):  # would mask an earlier error
             self.sync()
         self._close_file()
 
@@ -222,29 +217,29 @@ class MetricsFile:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # of flushing its buffer; the file is closed nevertheless
+            with contextlib.suppress(OSError):  # flushing the buffer failed; the file is closed nevertheless
                 self._file.close()
             self._file = None
 
 
 def last_line(path: str) -> dict[str, Any] | None:
-    """The newest complete line of a metrics file, None if there is none."""
+    """The last complete line of a metrics file; None without lines."""
     lines = _lines(path)
     return lines[-1][1] if lines else None
 
 
 def lines_until(path: str, step: int) -> list[bytes]:
-    """The complete lines of a metrics file up to `step`, as bytes."""
+    """The complete lines of a metrics file up to `step`."""
     return [line for line, values in _lines(path) if values["step"] <= step]
 
 
 def digest_of(lines: Iterable[bytes]) -> str:
-    """Hex sha256 of some lines, as in a run's record and its checkpoints' markers."""
+    """sha256 of lines of metrics in hex, as in the record and in the markers of checkpoints."""
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def _lines(path: str) -> list[tuple[bytes, dict[str, Any]]]:
-    """The complete lines with their values; truncated or unreadable lines are skipped."""
+    """Complete lines with their values; truncated and unreadable lines are skipped."""
     lines: list[tuple[bytes, dict[str, Any]]] = []
     if storage.exists(path):
         for line in storage.read_bytes(path).splitlines(keepends=True):

@@ -1,7 +1,4 @@
-"""The progress of a training for other processes: `training.json` in the run's folder, and Prometheus gauges.
-
-The driver writes `training.json` even while no step ends, so its time is a heartbeat. Nothing depends on its content.
-"""
+"""Progress of a training for other processes: `training.json` in the run folder, and Prometheus gauges."""
 
 from __future__ import annotations
 
@@ -18,22 +15,22 @@ STATUS = "training.json"
 
 
 class TrainingStatus(JobStatus):
-    """Content of `training.json`. Times are seconds."""
+    """Content of `training.json`, which the driver also writes as a heartbeat. Times are in seconds."""
 
     steps: int = 0
     total_steps: int = 0
     rate: float = 0.0
     """Steps per second since this start."""
     loss: float | None = None
-    """Total loss of the newest line of metrics."""
+    """Total loss of the last line of metrics."""
     waits: str = ""
-    """Reason why no worker runs, if the cluster has no room for them."""
+    """Reason why the workers wait for resources; empty while they run."""
 
     _first: tuple[int, float] | None = PrivateAttr(None)
     """Steps and time of the first line since this start."""
 
     def count(self, steps: int, total_steps: int, loss: float) -> None:
-        """Record the newest line of metrics."""
+        """Update the status from the last line of metrics."""
         self.steps, self.total_steps, self.loss = steps, total_steps, loss
         now = time.monotonic()
         before, since = self._first = self._first or (steps, now)
@@ -41,10 +38,10 @@ class TrainingStatus(JobStatus):
             self.rate = round((steps - before) / (now - since), 4)
 
     def lines(self) -> list[str]:
-        """The status as text, while the training runs or after its driver was lost."""
+        """The status as text, for a training that runs or whose driver was lost."""
         done = f"{self.state}: {self.steps:,} of {counted(self.total_steps, 'step')}"
         if not self.steps:
-            done = f"{self.state}: no step made yet"
+            done = f"{self.state}: no step completed yet"
         if self.rate:
             done += f" · {self.rate:.3g} steps/s · {duration((self.total_steps - self.steps) / self.rate)} left"
         lines = [done, *self.why()]
@@ -56,10 +53,10 @@ class TrainingStatus(JobStatus):
 
 
 def status_lines(url: str) -> list[str] | None:
-    """The status of the run at `url` as text; None if there is no run.
+    """Status of the run at `url` as text; None if there is no run.
 
     Raises:
-        UserError: its record or its status can't be read.
+        UserError: the record or the status can't be read.
     """
     record = RunFolder(url, "", "").record()
     owner = None if record is None else storage.identity(record.recipe_hash)
@@ -71,10 +68,10 @@ def status_lines(url: str) -> list[str] | None:
 
 
 class TrainingGauges:
-    """A listener of the training loop that sets Prometheus gauges, exported by Ray with the prefix `ray_`.
+    """A listener of the training loop that sets Prometheus gauges; Ray exports them with the prefix `ray_`.
 
-    Every series has the tags `run` and `url`; Ray accepts ASCII tags only, so other characters are percent-encoded. Ray
-    drops a gauge that is not set again within two export intervals (20 s by default), so each line of metrics sets all.
+    Every series has the tags `run` and `url`, percent-encoded, since Ray requires ASCII. Ray drops a gauge that is not
+    set within two export intervals (20 s by default), so each line of metrics sets all of them.
     """
 
     def __init__(self, name: str, url: str) -> None:

@@ -1,7 +1,7 @@
-"""Experiment trackers: TensorBoard, MLflow and Weights & Biases, by their own libraries.
+"""Experiment trackers: TensorBoard, MLflow and Weights & Biases.
 
-A server that is or becomes unavailable, and events that find a full disk, cause one warning; the run continues, and
-`metrics.jsonl` has every number.
+A tracker that fails, for example because its server is unavailable or the disk is full, is reported once and then
+ignored; the run continues, and `metrics.jsonl` contains all values.
 """
 
 from __future__ import annotations
@@ -25,28 +25,27 @@ from syncclip.training.settings import TrainingSettings
 MLFLOW_BATCH = 500
 """Metrics per request to MLflow, whose servers accept 1000."""
 
-PATIENCE = 20
-"""Timeout of a server's response, in seconds."""
+TIMEOUT_SECONDS = 20
 
 
 class Tracker(Protocol):
-    """One experiment tracker."""
+    """An experiment tracker."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the scalars of a step."""
+        """Log the scalars of a step."""
 
     def sync(self) -> None:
         """Send or write buffered scalars."""
 
     def close(self, finished: bool) -> None:
-        """Send the rest, and whether the run is finished."""
+        """Send buffered scalars and the final status of the run."""
 
 
 class TensorBoard:
-    """Event files beside the run's other files; copied at every `sync` if these are not local."""
+    """Event files in the run folder; a remote folder receives copies at every `sync`."""
 
     def __init__(self, folder: str, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # imported late: it takes seconds
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._folder = folder
         self._resources = ExitStack()
@@ -76,24 +75,28 @@ class Mlflow:
     def __init__(self, run: RunFolder, settings: TrainingSettings) -> None:
         # The default of seven retries with exponential backoff would block a training for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(PATIENCE))
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_SECONDS))
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # no warnings about retries
         from mlflow import MlflowClient
         from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
 
         uri = settings.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
             raise ValueError("set training.mlflow_uri or MLFLOW_TRACKING_URI")
         remember_tracker(uri)
-        self._client = MlflowClient(uri)
-        experiment = self._experiment(settings.tracking_project)
+        self._client = client = MlflowClient(uri)
+        if client.get_experiment_by_name(settings.tracking_project) is None:
+            with suppress(MlflowException):  # another run created it in the meantime
+                client.create_experiment(settings.tracking_project)
+        experiment = client.get_experiment_by_name(settings.tracking_project).experiment_id
         identity = _identity(run)
         tags = {"syncclip.run": identity, "syncclip.folder": redacted(run.url), "syncclip.recipe": run.recipe_hash}
-        existing = self._client.search_runs([experiment], f"tags.`syncclip.run` = '{identity}'")
-        started = existing[0] if existing else self._client.create_run(experiment, tags=tags, run_name=run.name)
+        existing = client.search_runs([experiment], f"tags.`syncclip.run` = '{identity}'")
+        started = existing[0] if existing else client.create_run(experiment, tags=tags, run_name=run.name)
         self._run: str = started.info.run_id
-        self._client.update_run(self._run, status="RUNNING")
-        self._client.log_batch(self._run, params=[Param(key, str(value)) for key, value in _facts(settings).items()])
+        client.update_run(self._run, status="RUNNING")
+        client.log_batch(self._run, params=[Param(key, str(value)) for key, value in _params(settings).items()])
         self._buffer: list[Any] = []
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -113,22 +116,9 @@ class Mlflow:
         self.sync()
         self._client.set_terminated(self._run, "FINISHED" if finished else "FAILED")
 
-    def _experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException
-
-        existing = self._client.get_experiment_by_name(name)
-        if existing is None:
-            try:
-                return str(self._client.create_experiment(name))
-            except MlflowException:  # another run may have created it meanwhile
-                existing = self._client.get_experiment_by_name(name)
-                if existing is None:
-                    raise
-        return str(existing.experiment_id)
-
 
 class Wandb:
-    """A run of Weights & Biases, in the mode and on the server set by its own variables (WANDB_MODE, ...)."""
+    """A run of Weights & Biases, configured by its own environment variables (WANDB_MODE, ...)."""
 
     def __init__(self, run: RunFolder, settings: TrainingSettings) -> None:
         import wandb
@@ -139,26 +129,26 @@ class Wandb:
             name=run.name,
             resume="allow",
             reinit="create_new",
-            config=_facts(settings),
+            config=_params(settings),
             dir=str(storage.local_path(run.url)) if storage.is_local(run.url) else None,
-            settings=wandb.Settings(silent=True, init_timeout=PATIENCE, console="off"),
+            settings=wandb.Settings(silent=True, init_timeout=TIMEOUT_SECONDS, console="off"),
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
     def sync(self) -> None:
-        """Nothing: W&B's own process sends continuously."""
+        """Do nothing: the W&B process sends continuously."""
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
 
 
 class Trackers:
-    """All trackers of a run. A tracker that raises an error is reported once and not used again.
+    """All trackers of a run; a tracker that raises an error is reported once and removed.
 
     Args:
-        step: number of steps completed before.
+        step: number of steps completed before this start.
         report: called with a warning.
     """
 
@@ -175,13 +165,13 @@ class Trackers:
                 try:
                     self._open[name] = create()
                 except ImportError as error:
-                    missing = f"{name} is not installed ({error}) and receives nothing"
-                    self._report(f"{missing}; run `{install_command('tracking')}`")
-                except Exception as error:  # a tracker's failure must not end the training
+                    command = install_command("tracking")
+                    self._report(f"{name} is not installed ({error}) and receives nothing; run `{command}`")
+                except Exception as error:  # must not end the training
                     self._warn(name, error)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the scalars of a step."""
+        """Log the scalars of a step."""
         self._each(lambda tracker: tracker.write(step, values))
 
     def sync(self) -> None:
@@ -189,7 +179,7 @@ class Trackers:
         self._each(lambda tracker: tracker.sync())
 
     def close(self, finished: bool) -> None:
-        """Close all trackers."""
+        """Close all trackers with the final status of the run."""
         self._each(lambda tracker: tracker.close(finished))
         self._open.clear()
 
@@ -199,7 +189,7 @@ class Trackers:
                 call(tracker)
             except Exception as error:  # noqa: PERF203  errors are per tracker
                 if name == "tensorboard" and not isinstance(error, OSError | UserError):
-                    raise  # not a full disk but a defect, or a signal handler's error about a lost loader process
+                    raise  # a bug, or the signal handler's error about a killed loader process
                 del self._open[name]
                 self._warn(name, error)
 
@@ -208,41 +198,41 @@ class Trackers:
             if storage.is_local(self._run.url):
                 storage.local_path(self._run.path(name)).rmdir()
         reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
-        trouble = "can't be written to" if name == "tensorboard" else "can't be reached"
-        self._report(f"{name} {trouble} ({reason}); the run continues without it, metrics.jsonl has its numbers")
+        problem = "can't be written to" if name == "tensorboard" else "can't be reached"
+        self._report(f"{name} {problem} ({reason}); the run continues without it, metrics.jsonl has all values")
 
 
 def show_results(
     run: RunFolder, settings: TrainingSettings, numbers: Mapping[str, Any], report: Callable[[str], None]
 ) -> None:
-    """Add a finished run's results to MLflow and W&B. Warnings that are in the record's notes are not repeated.
+    """Log the results of a finished run to MLflow and W&B; warnings that are in the record's notes are not repeated.
 
     Args:
         numbers: from `evaluation.results`, with their split.
         report: called with a warning.
     """
     names = tuple(name for name in settings.trackers if name != "tensorboard")
-    if not names:
-        return
     record = run.record()
-    reported = {note.partition(" (")[0] for note in record.notes} if record is not None else set()
+    if not names or record is None:
+        return
+    reported = {note.partition(" (")[0] for note in record.notes}
 
-    def report_new(sentence: str) -> None:
-        if sentence.partition(" (")[0] not in reported:
-            report(sentence)
+    def report_new(warning: str) -> None:
+        if warning.partition(" (")[0] not in reported:
+            report(warning)
 
     trackers = Trackers(run, settings.model_copy(update={"trackers": names}), 0, report_new)
     scores = {f"{numbers['split']}/{key}": value for key, value in numbers.items() if isinstance(value, float)}
-    trackers.write(record.total_steps if record is not None else 0, scores)
+    trackers.write(record.total_steps, scores)
     trackers.close(finished=True)
 
 
 def _identity(run: RunFolder) -> str:
-    """An id that is stable across restarts and unique to the folder."""
+    """Tracker ID of a run: the same after a restart, unique to the folder."""
     return hashlib.sha256(f"{run.url}\n{run.recipe_hash}".encode()).hexdigest()[:16]
 
 
-def _facts(settings: TrainingSettings) -> dict[str, Any]:
-    """Settings by which runs can be sorted."""
+def _params(settings: TrainingSettings) -> dict[str, Any]:
+    """Settings by which runs can be filtered."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch_size")
     return {key: getattr(settings, key) for key in keys}

@@ -1,5 +1,3 @@
-"""A tiny CLIP for the tests of methods."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -18,5 +16,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clip(folder: Path) -> PromptedClip:
-    """Loaded anew for each test, which may change it."""
+    """A tiny CLIP, loaded for each test, which may modify it."""
     return PromptedClip(load_backbone(BackboneSettings(name=str(folder))))

@@ -1,14 +1,14 @@
-"""Reference numbers made by the methods' published code, and how ours are held against them.
+"""Reference numbers produced by the published code of the methods, and their comparison with ours.
 
-The folder is `tests/data/parity`, or what `SYNCCLIP_PARITY_DIR` names. Class names, settings, depths and optimiser are
-read from each file's header; shapes follow from its tensors.
+The folder is `tests/data/parity`, or SYNCCLIP_PARITY_DIR. Class names, settings, depths and optimiser are read from
+the header of each file; shapes follow from its tensors.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,28 +20,28 @@ from open_clip.model import build_model_from_openai_state_dict
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors import safe_open
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from syncclip.clip.backbone import Backbone
 from syncclip.clip.prompted import PromptedClip
 from syncclip.methods import METHODS
 from syncclip.methods.base import Method
-from syncclip.methods.syncclip import SyncClip
 from tests.methods.upstream import SETTINGS, TERMS, our_method, ours
 
 COMMITTED = Path(__file__).parents[1] / "data" / "parity"
 FOLDER = Path(os.environ.get("SYNCCLIP_PARITY_DIR") or COMMITTED)
 
-# Largest differences allowed; for gradients relative to the tensor's largest entry.
 LIMITS = {
     "logits": 1e-4,
     "raw": 1e-4,
     "normalised": 1e-5,
     "loss": 5e-5,
-    "gradient": 1e-4,
+    "gradient": 1e-4,  # relative to the tensor's largest entry
     "trajectory": 5e-5,
     "parameter": 2e-6,
     "exact": 0.0,
 }
+"""Largest differences allowed."""
 
 
 class Batch(NamedTuple):
@@ -52,9 +52,13 @@ class Batch(NamedTuple):
     teacher: Tensor | None = None
 
 
+def real_batch(images: Tensor, labels: Tensor) -> Batch:
+    return Batch(images, labels, torch.zeros_like(labels), (len(images), 0, 0))
+
+
 @dataclass
 class Fixture:
-    """One file: its tensors, and its header's facts."""
+    """Tensors and header of a file."""
 
     name: str
     tensors: dict[str, Tensor]
@@ -78,26 +82,16 @@ class Fixture:
     def under(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
-    def differs(self, kind: str, key: str, ours: Tensor) -> float:
-        """The difference of one tensor, as a share of what is allowed.
-
-        Raises:
-            AssertionError: it is more than that.
-        """
-        return differs(kind, f"{self.name}:{key}", ours, self[key])
+    def differs(self, kind: str, key: str, value: Tensor) -> None:
+        differs(kind, f"{self.name}:{key}", value, self[key])
 
 
-def differs(kind: str, what: str, ours: Tensor, theirs: Tensor) -> float:
-    assert ours.shape == theirs.shape, (what, tuple(ours.shape), tuple(theirs.shape))
-    scale = max(float(theirs.abs().max()), 1e-30) if kind == "gradient" else 1.0
-    gap = float((ours.detach().double() - theirs.double()).abs().max()) / scale
-    assert gap <= LIMITS[kind], f"{what}: {kind} differs by {gap:.3g}, allowed are {LIMITS[kind]:g}"
-    GAPS[kind] = max(GAPS.get(kind, 0.0), gap)
-    return gap
-
-
-GAPS: dict[str, float] = {}
-"""The largest gap met of each kind, for whoever wants to know how close it was."""
+def differs(kind: str, name: str, value: Tensor, reference: Tensor) -> None:
+    """Assert that a tensor differs from the reference by at most the limit of its kind."""
+    assert value.shape == reference.shape, (name, tuple(value.shape), tuple(reference.shape))
+    scale = max(float(reference.abs().max()), 1e-30) if kind == "gradient" else 1.0
+    gap = float((value.detach().double() - reference.double()).abs().max()) / scale
+    assert gap <= LIMITS[kind], f"{name}: {kind} differs by {gap:.3g}, more than {LIMITS[kind]:g}"
 
 
 @cache
@@ -108,15 +102,15 @@ def load(name: str) -> Fixture:
 
 
 def _path(name: str) -> Path:
-    """Of a file that another folder lacks, the committed one: a folder may hold one collection alone."""
+    """Path of a file; the committed one if another folder lacks it."""
     path = FOLDER / f"{name}.safetensors"
-    assert any(FOLDER.glob("*.safetensors")), f"SYNCCLIP_PARITY_DIR: {FOLDER} holds no reference numbers"
+    assert any(FOLDER.glob("*.safetensors")), f"SYNCCLIP_PARITY_DIR: no reference numbers in {FOLDER}"
     return path if path.exists() else COMMITTED / path.name
 
 
 @cache
 def tiny_clip() -> PromptedClip:
-    """The CLIP that all reference numbers were made with."""
+    """The CLIP of all reference numbers."""
     weights = dict(load("clip_tiny").tensors)
     model = build_model_from_openai_state_dict(weights, quick_gelu=True, cast_dtype=torch.float32).float()
     size = model.visual.image_size
@@ -134,36 +128,39 @@ def tiny_clip() -> PromptedClip:
 
 @contextmanager
 def committed() -> Iterator[None]:
-    """Inside, the committed files are read whatever the environment names: mistakes are planted for their shapes."""
+    """Read the committed files whatever SYNCCLIP_PARITY_DIR is."""
     global FOLDER
-    named, FOLDER = FOLDER, COMMITTED
+    before, FOLDER = FOLDER, COMMITTED
     for cached in (load, tiny_clip):
         cached.cache_clear()
     try:
         yield
     finally:
-        FOLDER = named
+        FOLDER = before
         for cached in (load, tiny_clip):
             cached.cache_clear()
 
 
-def build(fixture: Fixture, official_start: bool = False) -> Method:
-    """The method of a file with the file's parameters, or with its own start."""
+def names(*fixtures: str) -> list[str]:
+    """The files that exist in the folder; all of them if it is the committed one."""
+    return [name for name in fixtures if FOLDER == COMMITTED or _path(name).exists()]
+
+
+def build(fixture: Fixture, published_parameters: bool = True) -> Method:
+    """The method of a file, with the file's parameters or newly initialised."""
     name, config = our_method(fixture.info["method"]), fixture.config
     settings = SETTINGS[name](config)
     method = METHODS[name](tiny_clip(), fixture.classnames, fixture.base, config.get("template", ""), settings)
-    if not official_start:
-        theirs = fixture.under("param.")
-        assert sorted(map(ours, theirs)) == sorted(method.state_dict()), "our parameters are theirs"
-        method.load_state_dict({ours(name): value for name, value in theirs.items()})
+    if published_parameters:
+        method.load_state_dict({ours(name): value for name, value in fixture.under("param.").items()})
     return method
 
 
 def batch_of(fixture: Fixture) -> Batch:
-    """Real images, and where the file has them seen and novel synthetic ones."""
+    """Real images, and seen and novel synthetic ones if the file contains them."""
     real, labels = fixture["in.images"], fixture["in.labels"]
     if "in.syn_images" not in fixture.tensors:
-        return Batch(real, labels, torch.zeros_like(labels), (len(real), 0, 0))
+        return real_batch(real, labels)
     synthetic, synthetic_labels = fixture["in.syn_images"], fixture["in.syn_labels"]
     domains = torch.cat([torch.zeros_like(labels), torch.ones_like(synthetic_labels)])
     sizes = (len(real), len(real), len(synthetic) - len(real))
@@ -171,95 +168,37 @@ def batch_of(fixture: Fixture) -> Batch:
 
 
 def gradients(method: Method, loss: Tensor) -> dict[str, Tensor]:
-    """By name; zero where the loss does not reach."""
+    """Gradients by parameter name; zero for parameters that the loss does not depend on."""
     names, values = zip(*method.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True)
-    return {n: torch.zeros_like(v) if g is None else g for n, v, g in zip(names, values, found, strict=True)}
+    grads = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True)
+    return {n: torch.zeros_like(v) if g is None else g for n, v, g in zip(names, values, grads, strict=True)}
 
 
 def check_gradients(fixture: Fixture, prefix: str, method: Method, loss: Tensor) -> None:
-    """Those that the file has are equal, and those that it has not are zero."""
-    theirs = {ours(name): value for name, value in fixture.under(prefix).items()}
+    """Gradients in the file are equal to ours; those that are not in the file, or zero there, are zero."""
+    references = {ours(name): value for name, value in fixture.under(prefix).items()}
     for name, gradient in gradients(method, loss).items():
-        reference = theirs.get(name)
-        if reference is None:
-            assert not gradient.any(), f"{fixture.name}: {prefix}{name} is reached"
-        elif not reference.any():
-            assert not gradient.any(), f"{fixture.name}: {prefix}{name} is zero"
+        reference = references.get(name)
+        if reference is None or not reference.any():
+            assert not gradient.any(), f"{fixture.name}: {prefix}{name} differs: it is not zero"
         else:
             differs("gradient", f"{fixture.name}: {prefix}{name}", gradient, reference)
 
 
-def check_tokens(fixture: Fixture, ids: Tensor) -> None:
-    """Ours end where the longest text ends; behind it there is only padding."""
-    theirs = fixture["in.tokenized_prompts"]
-    differs("exact", "token ids", ids, theirs[:, : ids.shape[1]])
-    assert not theirs[:, ids.shape[1] :].any()
+def check_ids(ids: Tensor, reference: Tensor) -> None:
+    """Token IDs are equal; ours have less padding."""
+    differs("exact", "token IDs", ids, reference[..., : ids.shape[-1]])
+    assert not reference[..., ids.shape[-1] :].any()
 
 
 def check_start(fixture: Fixture) -> None:
-    """The texts, and what the words among the prompts start as."""
-    method = build(fixture, official_start=True)
-    check_tokens(fixture, method.tokens.ids)
+    """Token IDs, and the initial words of the prompts."""
+    method = build(fixture, published_parameters=False)
+    check_ids(method.tokens.ids, fixture["in.tokenized_prompts"])
     start = fixture.under("init.").get("prompt_learner.ctx")
     assert (method.tokens.initial is None) == (start is None)
     if start is not None:
-        differs("exact", "first words", method.text_prompts[0], start)
-
-
-def check_text_prompts(fixture: Fixture) -> tuple[Method, dict[str, Tensor]]:
-    """Features, logits, loss and gradients of one batch under a method with text prompts; (method, loss terms)."""
-    method = build(fixture)
-    check_forward(fixture, method)
-    fixture.differs("raw", "out.text_features_raw", method.clip.encode_text(method.tokens, list(method.text_prompts)))
-    fixture.differs("logits", "out.logits", method.logits(fixture["in.images"]))
-    losses = method.loss(batch_of(fixture))
-    fixture.differs("loss", "loss.total", losses["total"])
-    check_gradients(fixture, "grad.", method, losses["total"])
-    return method, losses
-
-
-def check_steps(fixture: Fixture) -> None:
-    """Plain SGD at a constant rate: every loss on the way, and where the parameters end."""
-    method, batch = build(fixture), batch_of(fixture)
-    optimizer = torch.optim.SGD(method.parameters(), **fixture.info["optim"])
-    met: dict[str, list[Tensor]] = {key: [] for key in TERMS if f"traj.{key}" in fixture.tensors}
-    steps = 5
-    for step in range(steps + 1):
-        losses = method.loss(batch)
-        for key, values in met.items():
-            values.append(losses[TERMS[key]].detach())
-        if step < steps:
-            optimizer.zero_grad()
-            losses["total"].backward()
-            optimizer.step()
-    for key, values in met.items():
-        fixture.differs("trajectory", f"traj.{key}", torch.stack(values[: len(fixture[f"traj.{key}"])]))
-    end = dict(method.named_parameters())
-    for name, value in fixture.under("traj.param.").items():
-        differs("parameter", f"{fixture.name}: traj.param.{name}", end[ours(name)], value)
-
-
-def check_syncclip(fixture: Fixture) -> None:
-    """Features, logits, losses and gradients of one batch."""
-    method, batch = build(fixture), batch_of(fixture)
-    assert isinstance(method, SyncClip)
-    check_forward(fixture, method)
-    real, synthetic = fixture["in.images"], fixture["in.syn_images"]
-    domains = torch.ones(len(synthetic), dtype=torch.long)
-    fixture.differs("raw", "out.syn_image_features_raw", method.image_features(synthetic, domains))
-    logits, synthetic_logits = method.logits(real), method.logits(synthetic, domains)
-    fixture.differs("logits", "out.logits_base", logits[:, : fixture.base])
-    fixture.differs("logits", "out.logits_novel", logits[:, fixture.base :])
-    fixture.differs("logits", "out.logits_open", logits)
-    fixture.differs("logits", "out.logits_syn_seen", synthetic_logits[: len(real)])
-    fixture.differs("logits", "out.logits_syn_unseen", synthetic_logits[len(real) :])
-
-    losses = method.loss(batch)
-    for key, term in {"real": "real", "syn": "synthetic", "align": "alignment", "total": "total"}.items():
-        fixture.differs("loss", f"loss.{key}", losses[term])
-        prefix = "grad." if key == "total" else f"grad_{key}."
-        check_gradients(fixture, prefix, method, losses[term])
+        differs("exact", "initial words", method.text_prompts[0], start)
 
 
 def check_forward(fixture: Fixture, method: Method) -> None:
@@ -267,9 +206,45 @@ def check_forward(fixture: Fixture, method: Method) -> None:
     text, raw = method.text_features(), method.image_features(fixture["in.images"])
     fixture.differs("normalised", "out.text_features", text)
     fixture.differs("raw", "out.image_features_raw", raw)
-    fixture.differs("normalised", "out.image_features", torch.nn.functional.normalize(raw, dim=-1))
+    fixture.differs("normalised", "out.image_features", normalize(raw, dim=-1))
 
 
-def names(*fixtures: str) -> Iterable[str]:
-    """Those of the files that the folder has; all, where it is the committed one."""
-    return [name for name in fixtures if FOLDER == COMMITTED or _path(name).exists()]
+def check_loss(fixture: Fixture, method: Method) -> dict[str, Tensor]:
+    """Logits, total loss and gradients of a batch; returns the loss terms."""
+    fixture.differs("logits", "out.logits", method.logits(fixture["in.images"]))
+    losses = method.loss(batch_of(fixture))
+    fixture.differs("loss", "loss.total", losses["total"])
+    check_gradients(fixture, "grad.", method, losses["total"])
+    return losses
+
+
+def check_text_prompts(fixture: Fixture) -> tuple[Method, dict[str, Tensor]]:
+    """Features, logits, loss and gradients of a method with text prompts; returns the method and its loss terms."""
+    method = build(fixture)
+    check_forward(fixture, method)
+    fixture.differs("raw", "out.text_features_raw", method.clip.encode_text(method.tokens, list(method.text_prompts)))
+    return method, check_loss(fixture, method)
+
+
+def check_parameters(fixture: Fixture, prefix: str, method: Method) -> None:
+    parameters = dict(method.named_parameters())
+    for name, value in fixture.under(prefix).items():
+        differs("parameter", f"{fixture.name}: {prefix}{name}", parameters[ours(name)], value)
+
+
+def check_steps(fixture: Fixture, steps: int = 5) -> None:
+    """Losses and final parameters of some steps of SGD at a constant rate."""
+    method, batch = build(fixture), batch_of(fixture)
+    optimizer = torch.optim.SGD(method.parameters(), **fixture.info["optim"])
+    course: dict[str, list[Tensor]] = {key: [] for key in TERMS if f"traj.{key}" in fixture.tensors}
+    for step in range(steps + 1):
+        losses = method.loss(batch)
+        for key, values in course.items():
+            values.append(losses[TERMS[key]].detach())
+        if step < steps:
+            optimizer.zero_grad()
+            losses["total"].backward()
+            optimizer.step()
+    for key, values in course.items():
+        fixture.differs("trajectory", f"traj.{key}", torch.stack(values[: len(fixture[f"traj.{key}"])]))
+    check_parameters(fixture, "traj.param.", method)

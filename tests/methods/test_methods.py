@@ -1,4 +1,4 @@
-"""What a method promises, whatever it learns."""
+"""Properties of all methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from syncclip.clip.backbone import Backbone, BackboneSettings, load_backbone
 from syncclip.clip.prompted import PromptedClip
@@ -20,41 +20,48 @@ from syncclip.core.settings import UserError
 from syncclip.methods import METHODS, build_method, find_method
 from syncclip.methods.settings import MethodsSettings, Optimisation
 from syncclip.methods.syncclip import SyncClip
-from tests.methods.classes import DATASET, batch
+from syncclip.methods.zeroshot import ZeroShot
+from tests.methods.classes import DATASET, SIZES, batch
 
-FIXED = ("vpt", "probe", "tip", "promptkd")
-"""Methods that learn something, but no texts."""
+FROZEN_TEXTS = ("vpt", "probe", "tip", "promptkd")
+"""Methods that learn, but encode no texts in a step."""
 
 
-def test_the_table_and_the_settings_name_the_same_methods() -> None:
+def test_every_method_has_settings() -> None:
     assert list(MethodsSettings.model_fields) == [*METHODS, "custom"]
     for name, method in METHODS.items():
         assert type(getattr(MethodsSettings(), name)) is method.Settings
 
 
-def test_an_unknown_method_is_answered_with_the_nearest() -> None:
+def test_unknown_method_suggests_the_closest() -> None:
     with pytest.raises(UserError, match="did you mean 'syncclip'"):
         find_method("synclip")
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_texts_of_some_classes_are_those_of_all(clip: PromptedClip, name: str) -> None:
+def test_text_features_of_a_slice(clip: PromptedClip, name: str) -> None:
     method = build_method(name, clip, DATASET)
     torch.testing.assert_close(method.text_features(slice(2)), method.text_features()[:2], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, method in METHODS.items() if method.Settings.data and name not in FIXED]
-)
-def test_real_images_alone_cost_the_texts_of_base_classes_alone(
-    clip: PromptedClip, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    method, right, encoded = build_method(name, clip, DATASET), PromptedClip.encode_text, []
-    method.loss(batch(4, 0, 0))  # frozen texts are encoded once, and then no more
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_of_all_classes(clip: PromptedClip, name: str) -> None:
+    method = build_method(name, clip, DATASET)
+    method.meet_teacher(normalize(torch.randn(method.text_features().shape), dim=-1))
+    assert method.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert torch.allclose(method.text_features().norm(dim=-1), torch.ones(5))
 
-    def counting(clip: PromptedClip, tokens: PromptTokens, *others: Any, **named: Any) -> Tensor:
+
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if method.Settings.data and name not in FROZEN_TEXTS]
+)
+def test_a_step_encodes_candidate_classes_only(clip: PromptedClip, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, original, encoded = build_method(name, clip, DATASET), PromptedClip.encode_text, []
+    method.loss(batch(4, 0, 0))  # encodes and caches frozen texts
+
+    def counting(clip: PromptedClip, tokens: PromptTokens, *args: Any, **kwargs: Any) -> Tensor:
         encoded.append(len(tokens.ids))
-        return right(clip, tokens, *others, **named)
+        return original(clip, tokens, *args, **kwargs)
 
     monkeypatch.setattr(PromptedClip, "encode_text", counting)
     method.loss(batch(4, 0, 0))
@@ -62,22 +69,55 @@ def test_real_images_alone_cost_the_texts_of_base_classes_alone(
     assert encoded == [3, 5]
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_logits_are_over_all_classes(clip: PromptedClip, name: str) -> None:
-    method = build_method(name, clip, DATASET)
-    method.meet_teacher(normalize(torch.randn(method.text_features().shape), dim=-1))  # whose class vectors one takes
-    assert method.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
-    assert torch.allclose(method.text_features().norm(dim=-1), torch.ones(5))
+@pytest.mark.parametrize("name", ["coop", "cocoop", "vpt", "ivlp", "maple", "probe"])
+@pytest.mark.parametrize(("sizes", "candidates"), SIZES)
+def test_loss_is_one_cross_entropy_over_the_candidates(
+    clip: PromptedClip, name: str, sizes: tuple[int, int, int], candidates: int
+) -> None:
+    method, images = build_method(name, clip, DATASET), batch(*sizes)
+    expected = cross_entropy(method.logits(images.images)[:, :candidates], images.labels)
+    losses = method.loss(images)
+    assert losses.keys() == {"classification", "total"}
+    torch.testing.assert_close(losses["total"], expected)
+    as_real = images._replace(domains=torch.zeros_like(images.domains))
+    assert torch.equal(method.loss(as_real)["total"], losses["total"])
 
 
-def test_a_state_dict_holds_only_what_is_learned(clip: PromptedClip) -> None:
-    method = build_method("syncclip", clip, DATASET)
-    names = [f"{kind}_prompts.{block}" for kind in ("text", "vision", "synthetic") for block in range(3)]
-    assert sorted(method.state_dict()) == sorted(names) == sorted(name for name, _ in method.named_parameters())
-    assert not build_method("zeroshot", clip, DATASET).state_dict()
+def blocks(*prefixes: str, count: int = 3) -> list[str]:
+    return [f"{prefix}.{block}" for prefix in prefixes for block in range(count)]
 
 
-def test_the_same_seed_gives_the_same_start_and_leaves_other_chance_alone(clip: PromptedClip) -> None:
+def linear(*layers: str) -> list[str]:
+    return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "learned"),
+    [
+        ("zeroshot", {}, []),
+        ("coop", {}, ["text_prompts.0"]),
+        ("cocoop", {}, ["text_prompts.0", *linear("meta_net.linear1", "meta_net.linear2")]),
+        ("kgcoop", {}, ["text_prompts.0"]),
+        ("tcp", {}, ["text_prompts.0", *linear("meta_net.linear1", "meta_net.linear2")]),
+        ("vpt", {}, blocks("vision_prompts")),
+        ("vpt", {"visual_depth": 1}, ["vision_prompts.0"]),
+        ("maple", {"depth": 1}, ["text_prompts.0", *linear("projections.0")]),
+        ("maple", {"depth": 2}, [*blocks("text_prompts", count=2), *linear("projections.0", "projections.1")]),
+        ("promptsrc", {}, blocks("text_prompts", "vision_prompts")),
+        ("syncclip", {}, blocks("text_prompts", "vision_prompts", "synthetic_prompts")),
+        (
+            "mmrl",
+            {"layers": (2, 3)},
+            ["projection", "shared_tokens", *linear("to_text.0", "to_text.1", "to_vision.0", "to_vision.1")],
+        ),
+    ],
+)
+def test_learned_parameters(clip: PromptedClip, name: str, settings: dict[str, Any], learned: list[str]) -> None:
+    method = build_method(name, clip, DATASET, METHODS[name].Settings(**settings))
+    assert sorted(method.state_dict()) == sorted(learned) == sorted(name for name, _ in method.named_parameters())
+
+
+def test_seed_determines_the_initial_values_without_side_effects(clip: PromptedClip) -> None:
     torch.manual_seed(9)
     expected = torch.rand(1)
     torch.manual_seed(9)
@@ -88,25 +128,25 @@ def test_the_same_seed_gives_the_same_start_and_leaves_other_chance_alone(clip: 
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "zeroshot"])
-def test_what_starts_as_words_is_of_the_type_of_what_starts_at_random(clip: PromptedClip, name: str) -> None:
+def test_parameters_are_float32_for_any_clip(clip: PromptedClip, name: str) -> None:
     method = build_method(name, clip.double(), DATASET)
     assert {(parameter.dtype, parameter.device.type) for parameter in method.parameters()} == {(torch.float32, "cpu")}
 
 
-def test_the_clip_follows_its_method_to_another_type_or_device(clip: PromptedClip) -> None:
+def test_clip_follows_its_method_to_another_type(clip: PromptedClip) -> None:
     method = build_method("ivlp", clip, DATASET).double()
     assert method.clip.model.visual.proj.dtype == torch.float64
     assert method.tokens.embeddings.dtype == torch.float64
 
 
-# CoCoOp's texts are each image's own; a linear probe has none but those that it starts as, PromptKD none.
+# Texts of CoCoOp depend on the image; a linear probe has only initial ones, PromptKD none.
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("cocoop", "probe", "promptkd")])
-def test_evaluation_encodes_the_texts_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_evaluation_encodes_texts_once(clip: PromptedClip, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     method, calls = build_method(name, clip, DATASET).eval(), []
     if name == "tcp":
-        method.frozen_texts()  # what a class's own vectors are made from
-    right = clip.encode_text
-    monkeypatch.setattr(clip, "encode_text", lambda *a, **named: calls.append(1) or right(*a, **named))
+        method.frozen_texts()  # input of the network
+    original = clip.encode_text
+    monkeypatch.setattr(clip, "encode_text", lambda *args, **kwargs: calls.append(1) or original(*args, **kwargs))
     with torch.no_grad():
         for _ in range(3):
             method.logits(torch.randn(2, 3, 32, 32))
@@ -114,7 +154,7 @@ def test_evaluation_encodes_the_texts_once(clip: PromptedClip, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("change", ["step", "load", "data"])
-def test_evaluation_after_a_change_sees_the_new_prompts(clip: PromptedClip, change: str) -> None:
+def test_changed_prompts_invalidate_the_cached_texts(clip: PromptedClip, change: str) -> None:
     method, images = build_method("ivlp", clip, DATASET).eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         before = method.logits(images)
@@ -128,60 +168,105 @@ def test_evaluation_after_a_change_sees_the_new_prompts(clip: PromptedClip, chan
         method.eval()
     with torch.no_grad():
         after = method.logits(images)
-    fresh = method.scores(method.image_features(images), method.text_features())
+        expected = method.scores(method.image_features(images), method.text_features())
     assert not torch.allclose(before, after)
-    torch.testing.assert_close(after, fresh.detach())
+    torch.testing.assert_close(after, expected)
 
 
-def test_the_total_is_the_weighted_sum_of_the_terms(clip: PromptedClip) -> None:
+def test_total_is_the_weighted_sum_of_several_terms(clip: PromptedClip) -> None:
     settings = SyncClip.Settings(synthetic_weight=0.3, alignment_weight=2.0)
-    losses = build_method("syncclip", clip, DATASET, settings).loss(batch())
+    method = build_method("syncclip", clip, DATASET, settings)
+    losses = method.loss(batch())
     expected = losses["real"] + 0.3 * losses["synthetic"] + 2.0 * losses["alignment"]
     torch.testing.assert_close(losses["total"], expected)
+    single = method.loss(batch(real=0))
+    assert torch.equal(single["total"], single["synthetic"])
 
 
-def test_one_term_alone_has_no_weight(clip: PromptedClip) -> None:
-    losses = build_method("syncclip", clip, DATASET).loss(batch(real=0))
-    assert torch.equal(losses["total"], losses["synthetic"])
-
-
-def test_bf16_keeps_prompts_gradients_and_losses_in_float32(folder: Path) -> None:
+def test_losses_and_gradients_are_float32_with_bf16(folder: Path) -> None:
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder), precision="bf16")))
-    method = build_method("syncclip", clip, DATASET)
-    total = method.loss(batch())["total"]
-    total.backward()
-    assert total.dtype == torch.float32
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in method.parameters())
+    for name in ("cocoop", "syncclip"):
+        method = build_method(name, clip, DATASET)
+        total = method.loss(batch())["total"]
+        total.backward()
+        assert total.dtype == torch.float32
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in method.parameters())
 
 
-def test_a_resnet_serves_zero_shot_but_not_prompts() -> None:
-    vision = CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32)
-    model = CLIP(8, vision, CLIPTextCfg(context_length=16, vocab_size=49408, width=8, heads=1, layers=1))
-    clip = PromptedClip(Backbone("RN1", model, open_clip.SimpleTokenizer(), lambda i: i, (0,) * 3, (1,) * 3, 32))
-    assert build_method("zeroshot", clip, DATASET).logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+def small_clip(vision: CLIPVisionCfg, layers: int) -> PromptedClip:
+    text = CLIPTextCfg(context_length=16, vocab_size=49408, width=8, heads=1, layers=layers)
+    tokenizer = open_clip.SimpleTokenizer()
+    model = CLIP(8, vision, text).eval()
+    return PromptedClip(Backbone("small", model, tokenizer, lambda image: image, (0,) * 3, (1,) * 3, 32))
+
+
+def test_resnet_supports_methods_without_visual_prompts() -> None:
+    clip = small_clip(CLIPVisionCfg(layers=(1, 1, 1, 1), width=8, image_size=32), layers=1)
+    for name in ("zeroshot", "coop", "cocoop", "kgcoop"):
+        method = build_method(name, clip, DATASET)
+        assert method.logits(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+        if name != "zeroshot":
+            method.loss(batch())["total"].backward()
+            assert all(p.grad is not None for p in method.parameters())
     with pytest.raises(UserError, match="it cannot take prompts"):
         build_method("ivlp", clip, DATASET)
 
 
+def test_depth_of_maple_is_limited_by_the_shallower_tower() -> None:
+    vision = CLIPVisionCfg(layers=3, width=32, head_width=16, patch_size=8, image_size=32)
+    clip = small_clip(vision, layers=2)
+    assert len(build_method("maple", clip, DATASET).text_prompts) == 2
+    with pytest.raises(UserError, match="depth: .* at most 2"):
+        build_method("maple", clip, DATASET, METHODS["maple"].Settings.model_validate({"depth": 3}))
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_for_a_gpu_alone_is_built_before_it_is_there(folder: Path, name: str) -> None:
+def test_building_a_method_encodes_nothing(folder: Path, name: str) -> None:
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder), precision="fp16")))
-    build_method(name, clip, DATASET)  # encodes nothing: half precision needs a GPU, to which it is moved later
+    build_method(name, clip, DATASET)  # half precision requires a GPU, to which the CLIP is moved later
 
 
 @pytest.mark.parametrize(
     ("name", "key"),
     [*itertools.product(("ivlp", "syncclip", "promptsrc"), ("visual_depth", "text_depth")), ("vpt", "visual_depth")],
 )
-def test_a_depth_beyond_the_tower_is_refused(clip: PromptedClip, name: str, key: str) -> None:
+def test_depth_is_limited_by_the_tower(clip: PromptedClip, name: str, key: str) -> None:
     with pytest.raises(UserError, match=rf"{key}: .* at most 3"):
         build_method(name, clip, DATASET, METHODS[name].Settings.model_validate({key: 4}))
 
 
-@pytest.mark.parametrize("name", ["kgcoop", "vpt", "tcp"])
-def test_a_template_without_the_class_name_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="exactly once"):
-        METHODS[name].Settings.model_validate({"template": "a photo."})
+@pytest.mark.parametrize("name", ["ivlp", "maple"])
+def test_text_tokens_are_limited_by_the_context(clip: PromptedClip, name: str) -> None:
+    with pytest.raises(UserError, match="fewer text tokens"):
+        build_method(name, clip, DATASET, METHODS[name].Settings.model_validate({"text_tokens": 15}))
+
+
+def test_initial_words_of_deep_prompts(clip: PromptedClip) -> None:
+    settings = METHODS["ivlp"].Settings.model_validate({"text_tokens": 2, "initial_words": "a photo of a"})
+    words = clip.model.token_embedding(clip.backbone.tokenizer(["a photo"]))[0, 1:3]
+    assert torch.equal(build_method("ivlp", clip, DATASET, settings).state_dict()["text_prompts.0"], words)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        *((name, {"template": "a photo."}, "exactly once") for name in ("kgcoop", "vpt", "tcp")),
+        *(
+            (name, {"templates": ["a {}.", template]}, "exactly once")
+            for name in ("zeroshot", "promptsrc")
+            for template in ("a photo.", "a {thing}.", "a {} and a {}.")
+        ),
+        ("promptsrc", {"templates": []}, "at least 1 item"),
+        ("coop", {"initial_words": "a photo", "text_tokens": 4}, "text_tokens is 4"),
+        ("coop", {"position": "back"}, "'end', 'middle' or 'front'"),
+        ("cocoop", {"text_tokens": 6}, "text_tokens is 6"),
+        ("cocoop", {"prompts_at_once": 0}, "greater than or equal to 1"),
+        ("syncclip", {"visual_tokens": 2, "domain_tokens": 3}, "domain_tokens is 3"),
+    ],
+)
+def test_invalid_settings(name: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        METHODS[name].Settings.model_validate(values)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +288,12 @@ def test_a_template_without_the_class_name_is_refused(name: str) -> None:
         ("mmrl", {"optimisation": Optimisation("adamw", weight_decay=5e-4)}),
     ],
 )
-def test_the_published_settings_are_the_defaults(name: str, published: dict[str, object]) -> None:
+def test_defaults_are_the_published_values(name: str, published: dict[str, object]) -> None:
     settings = METHODS[name].Settings()
     assert {key: getattr(settings, key) for key in published} == published
+
+
+def test_zero_shot_ensemble_of_equal_templates_is_that_template(clip: PromptedClip) -> None:
+    settings = ZeroShot.Settings(templates=(DATASET.template,) * 2)
+    once, twice = build_method("zeroshot", clip, DATASET), build_method("zeroshot", clip, DATASET, settings)
+    torch.testing.assert_close(once.text_features(), twice.text_features())

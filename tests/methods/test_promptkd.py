@@ -1,7 +1,8 @@
-"""PromptKD: held against its published code, and what it does with real images, ranks and results."""
+"""PromptKD: parity with the published code, soft labels, batch norm and class vectors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,108 +12,102 @@ from torch.nn.functional import normalize
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
 from syncclip.methods import build_method
-from syncclip.methods.distillation import distillation
 from syncclip.methods.parallel import WorkSplit
-from syncclip.methods.promptkd import PromptKd
+from syncclip.methods.promptkd import PromptKd, distillation
 from tests.methods import distilled
 from tests.methods.classes import DATASET, batch
+from tests.methods.distilled import Distilled
+from tests.methods.parity import Batch
 
 
-def built(clip: PromptedClip, **values: Any) -> PromptKd:
-    """With a teacher of five numbers a class."""
+def build(clip: PromptedClip, **values: Any) -> PromptKd:
+    """A student of a teacher with five dimensions."""
     method = build_method("promptkd", clip, DATASET, PromptKd.Settings(**{"teacher_dim": 5, **values}), seed=1)
     assert isinstance(method, PromptKd)
     method.meet_teacher(normalize(torch.randn(5, 5), dim=-1))
     return method
 
 
-@pytest.mark.parametrize("variant", distilled.VARIANTS)
-def test_parity_of_the_teacher(variant: str) -> None:
-    distilled.check_teacher(distilled.Distilled(variant))
+def labelled() -> Batch:
+    """A batch with soft labels."""
+    return batch()._replace(teacher=torch.rand(12, 5).softmax(dim=1))
 
 
 @pytest.mark.parametrize("variant", distilled.VARIANTS)
-def test_parity_of_features_and_logits(variant: str) -> None:
-    distilled.check_student(distilled.Distilled(variant))
+@pytest.mark.parametrize(
+    "check", [distilled.check_teacher, distilled.check_student, distilled.check_loss, distilled.check_steps]
+)
+def test_promptkd_parity(variant: str, check: Callable[[Distilled], None]) -> None:
+    check(Distilled(variant))
 
 
-@pytest.mark.parametrize("variant", distilled.VARIANTS)
-def test_parity_of_losses_and_gradients(variant: str) -> None:
-    distilled.check_loss(distilled.Distilled(variant))
+def test_distillation_equals_a_loop() -> None:
+    teacher, scores, temperature = torch.randn(2, 4), torch.randn(2, 4), 3.0
+    p, q = (teacher / temperature).softmax(dim=1), (scores / temperature).softmax(dim=1)
+    expected = [temperature**2 * sum(p[b, c] * (p[b, c].log() - q[b, c].log()) for c in range(4)) for b in range(2)]
+    torch.testing.assert_close(distillation(teacher.softmax(dim=1), scores, temperature), torch.stack(expected))
 
 
-@pytest.mark.parametrize("variant", distilled.VARIANTS)
-def test_parity_of_steps_and_running_statistics(variant: str) -> None:
-    distilled.check_steps(distilled.Distilled(variant))
-
-
-def test_a_divergence_is_what_a_loop_over_the_table_gives() -> None:
-    teacher, scores, heat = torch.randn(2, 4), torch.randn(2, 4), 3.0
-    p, q = (teacher / heat).softmax(dim=1), (scores / heat).softmax(dim=1)
-    expected = [heat**2 * sum(p[b, c] * (p[b, c].log() - q[b, c].log()) for c in range(4)) for b in range(2)]
-    torch.testing.assert_close(distillation(teacher.softmax(dim=1), scores, heat), torch.stack(expected))
-
-
-def test_an_image_that_the_teacher_knows_nothing_of_costs_nothing_and_teaches_nothing() -> None:
+def test_images_without_soft_labels_have_no_loss() -> None:
     scores = torch.randn(3, 4, requires_grad=True)
     teacher = torch.tensor([[0.0] * 4, [1.0, 0.0, 0.0, 0.0], [0.25] * 4])
-    each = distillation(teacher, scores, 2.0)
-    (gradient,) = torch.autograd.grad(each.sum(), scores)
-    assert each[0] == 0 and not gradient[0].any()
-    assert (each[1:] > 0).all() and gradient[1:].abs().amin() > 0 and each.isfinite().all()
+    losses = distillation(teacher, scores, 2.0)
+    (gradient,) = torch.autograd.grad(losses.sum(), scores)
+    assert losses[0] == 0 and not gradient[0].any()
+    assert (losses[1:] > 0).all() and gradient[1:].abs().amin() > 0 and losses.isfinite().all()
 
 
-def test_real_images_take_no_part(clip: PromptedClip) -> None:
-    method, given = built(clip), batch()
-    teacher = torch.rand(12, 5).softmax(dim=1)
-    alone = given._replace(images=given.images[4:], sizes=(0, 4, 4), teacher=teacher[4:])
-    assert torch.equal(method.loss(given._replace(teacher=teacher))["total"], method.loss(alone)["total"])
+def test_real_images_are_ignored(clip: PromptedClip) -> None:
+    method, images = build(clip), labelled()
+    synthetic = images._replace(images=images.images[4:], sizes=(0, 4, 4), teacher=images.teacher[4:])
+    assert torch.equal(method.loss(images)["total"], method.loss(synthetic)["total"])
 
 
-def test_images_in_pieces_update_the_running_statistics_once(clip: PromptedClip) -> None:
-    methods, given = [built(clip), built(clip)], batch()._replace(teacher=torch.rand(12, 5).softmax(dim=1))
+def test_chunks_update_the_running_statistics_once(clip: PromptedClip) -> None:
+    methods, images = [build(clip), build(clip)], labelled()
     methods[1].load_state_dict(methods[0].state_dict())
     methods[1].work = WorkSplit(pieces=3)
     for method in methods:
-        method.loss(given)["total"].backward()
+        method.loss(images)["total"].backward()
     torch.testing.assert_close(methods[1].running_mean, methods[0].running_mean)
     torch.testing.assert_close(methods[1].narrow.weight.grad, methods[0].narrow.weight.grad, rtol=1e-3, atol=1e-3)
 
 
-def test_evaluation_leaves_the_running_statistics_alone(clip: PromptedClip) -> None:
-    method, given = built(clip).eval(), batch()._replace(teacher=torch.rand(12, 5).softmax(dim=1))
+def test_evaluation_does_not_change_the_running_statistics(clip: PromptedClip) -> None:
+    method, images = build(clip).eval(), labelled()
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    method.logits(given.images)
-    method.loss(given)
+    method.logits(images.images)
+    method.loss(images)
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
 
 
-def test_an_optimiser_leaves_what_has_no_gradient_alone(clip: PromptedClip) -> None:
-    method, given = built(clip), batch()._replace(teacher=torch.rand(12, 5).softmax(dim=1))
+def test_class_vectors_and_statistics_have_no_gradient(clip: PromptedClip) -> None:
+    method = build(clip)
     vectors, weight = method.class_vectors.clone(), method.narrow.weight.clone()
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    method.loss(given)["total"].backward()
+    method.loss(labelled())["total"].backward()
     optimizer.step()
     assert torch.equal(method.class_vectors, vectors) and not torch.equal(method.narrow.weight, weight)
-    without = {"class_vectors", "running_mean", "running_var"}
-    assert {name for name, value in method.named_parameters() if value.grad is None} == without
+    without = {name for name, value in method.named_parameters() if value.grad is None}
+    assert without == {"class_vectors", "running_mean", "running_var"}
 
 
-def test_class_vectors_are_the_teachers_and_come_with_the_results(clip: PromptedClip) -> None:
-    method = built(clip)
+def test_state_dict_contains_the_class_vectors(clip: PromptedClip) -> None:
+    method = build(clip)
     assert method.text_features().shape == (5, 5) and method.text_features(slice(2)).shape == (2, 5)
-    again = build_method("promptkd", clip, DATASET, method.settings)
-    again.load_state_dict(method.state_dict())
+    loaded = build_method("promptkd", clip, DATASET, method.settings)
+    loaded.load_state_dict(method.state_dict())
     images = torch.randn(3, 3, 32, 32)
-    assert torch.equal(again.eval().logits(images), method.eval().logits(images))
+    assert torch.equal(loaded.eval().logits(images), method.eval().logits(images))
 
 
-def test_without_a_teacher_nothing_is_learned(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match=r"requires a teacher"):
-        built(clip).loss(batch())
-
-
-def test_a_single_image_is_too_few_for_batch_norm(clip: PromptedClip) -> None:
-    given = batch(0, 1, 0)._replace(teacher=torch.full((1, 5), 0.2))
-    with pytest.raises(UserError, match="batch norm needs two"):
-        built(clip).loss(given)
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (batch(), "requires a teacher"),
+        (batch(0, 1, 0)._replace(teacher=torch.full((1, 5), 0.2)), "batch norm needs two"),
+    ],
+)
+def test_invalid_batches(clip: PromptedClip, images: Batch, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(clip).loss(images)

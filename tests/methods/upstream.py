@@ -1,4 +1,4 @@
-"""What the methods' published code calls otherwise than we: settings, loss terms, parameters."""
+"""Names in the published code of the methods and here: settings, loss terms, parameters."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Config = Mapping[str, Any]
 
 
 def _context(config: Config) -> dict[str, Any]:
-    """A phrase decides how many vectors there are, and that all classes share them."""
-    phrase = config["CTX_INIT"]
-    if phrase is True:  # KgCoOp only says whether there is one
-        phrase = "a photo of a"
-    phrase = (phrase or "").replace("_", " ")
-    settings = {"initial_words": phrase, "text_tokens": None if phrase else config["N_CTX"]}
+    """Initial words determine the number of vectors and disable class-specific ones."""
+    words = config["CTX_INIT"]
+    if words is True:  # in KgCoOp
+        words = "a photo of a"
+    words = (words or "").replace("_", " ")
+    settings = {"initial_words": words, "text_tokens": None if words else config["N_CTX"]}
     if "CLASS_TOKEN_POSITION" in config:
         settings["position"] = config["CLASS_TOKEN_POSITION"]
-        settings["class_specific"] = config["CSC"] and not phrase
+        settings["class_specific"] = config["CSC"] and not words
     return settings
 
 
@@ -89,10 +89,10 @@ SETTINGS: dict[str, Callable[[Config], MethodSettings]] = {
     "promptsrc": _promptsrc,
     "syncclip": _syncclip,
 }
-"""Our settings of each method, from the published code's."""
+"""Settings of each method, from those of the published code."""
 
 TERMS = {"loss": "total", "loss_real": "real", "loss_syn": "synthetic", "loss_align": "alignment"}
-"""Our names of the loss terms whose course the files hold."""
+"""Our names of the loss terms in the files."""
 
 
 def our_method(theirs: str) -> str:

@@ -1,21 +1,22 @@
-"""A method and a stream of the shape that training needs, small enough to check by hand, and jobs made of them."""
+"""A small method and stream, and training jobs that use them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from syncclip import storage
 from syncclip.shards.images import Corruption
-from syncclip.training.loop import TrainJob
+from syncclip.training.loop import TrainJob, run
 from syncclip.training.run_folder import CHECKPOINTS, RunFolder
 from syncclip.training.settings import TrainingSettings
 
@@ -32,33 +33,33 @@ class FakeBatch:
 
 
 class FakeStream:
-    """Batch `step` of `epoch` is a pure function of both; a rank takes positions rank, rank + world size, ..."""
+    """Batches that are a function of epoch and step; a rank takes the rows rank, rank + world size, ..."""
 
     steps_per_epoch = STEPS_PER_EPOCH
 
     def __init__(self, batch: int, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.rank, self.world_size = batch, rank, world_size
-        self.asked: list[tuple[int, int]] = []
+        self.requested: list[tuple[int, int]] = []
         self.corruption = Corruption(0)
 
     def share_seen(self, epochs: int) -> float:
         return 1.0
 
     def batch(self, epoch: int, step: int) -> FakeBatch:
-        self.asked.append((epoch, step))
+        self.requested.append((epoch, step))
         generator = torch.Generator().manual_seed(1000 * epoch + step)
         images = torch.randn(self.size, PIXELS, generator=generator)
         labels = torch.randint(CLASSES, (self.size,), generator=generator)
-        mine = slice(self.rank, None, self.world_size)
-        return FakeBatch(images[mine], labels[mine])
+        rows = slice(self.rank, None, self.world_size)
+        return FakeBatch(images[rows], labels[rows])
 
     def batches(self, epochs: int, epoch: int, step: int, **_: object) -> Iterator[tuple[int, int, FakeBatch]]:
-        for place in range(epoch * STEPS_PER_EPOCH + step, epochs * STEPS_PER_EPOCH):
-            yield *divmod(place, STEPS_PER_EPOCH), self.batch(*divmod(place, STEPS_PER_EPOCH))
+        for number in range(epoch * STEPS_PER_EPOCH + step, epochs * STEPS_PER_EPOCH):
+            yield *divmod(number, STEPS_PER_EPOCH), self.batch(*divmod(number, STEPS_PER_EPOCH))
 
 
 class FakeMethod(nn.Module):
-    """A linear classifier on noisy images, beside something frozen and something that is never used."""
+    """A linear classifier on noisy images, with a frozen and an unused parameter."""
 
     prepares, trains = 0, True
 
@@ -87,6 +88,21 @@ class FakeMethod(nn.Module):
         return {"real": real, "decay": decay, "total": real + decay}
 
 
+class Crash(Exception):  # noqa: N818
+    """Simulates a crash of the training."""
+
+
+def crash_at(job: TrainJob, step: int) -> None:
+    """Run a training that crashes after `step` was logged."""
+
+    def listener(done: int, *_: object) -> None:
+        if done == step:
+            raise Crash
+
+    with pytest.raises(Crash):
+        run(job, listener=listener)
+
+
 def settings(**changes: Any) -> TrainingSettings:
     values = {"epochs": 4, "batch_size": 6, "checkpoint_every": 3, "trackers": ["tensorboard"]}
     return TrainingSettings(**(values | changes))
@@ -97,62 +113,53 @@ def folder(url: str | Path, recipe: str = "a" * 64, text: str = "") -> RunFolder
 
 
 def job(url: str | Path, rank: int = 0, world_size: int = 1, noise: float = 0.1, **changes: Any) -> TrainJob:
-    chosen = settings(**changes)
-    torch.manual_seed(chosen.seed)
-    stream = FakeStream(chosen.batch_size, rank, world_size)
-    return TrainJob(folder(url), FakeMethod(noise), stream, chosen, rate=0.1)
+    resolved = settings(**changes)
+    torch.manual_seed(resolved.seed)
+    stream = FakeStream(resolved.batch_size, rank, world_size)
+    return TrainJob(folder(url), FakeMethod(noise), stream, resolved, rate=0.1)
 
 
 def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """What a worker of Ray Train builds from plain data."""
+    """Build function of a training on Ray."""
     storage.configure(spec.get("storage", {}))
     made = job(spec["url"], rank, world_size, spec.get("noise", 0.1), **spec.get("settings", {}))
-    if "poisoned_step" in spec:
-        made.method.poisoned_step = spec["poisoned_step"]
-    if "kill_once_at" in spec:
-        mark = Path(spec.get("mark", spec["url"] + ".killed"))
-        _kill_once(made, spec["kill_once_at"], mark, spec.get("kill_rank", 0) == rank, spec.get("cuts", False))
-    if "pause_at" in spec:
-        _pause(made, spec["pause_at"])
-    if str(world_size) in spec.get("pause_with", {}):
-        _pause(made, spec["pause_with"][str(world_size)])
+    made.method.poisoned_step = spec.get("poisoned_step")
+    mark = Path(spec.get("mark", spec["url"] + ".killed"))
+
+    def kill() -> None:
+        if not mark.exists():
+            mark.touch()
+            if spec.get("truncates"):
+                truncate_newest(made.run.url)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if "kill_once_at" in spec and spec.get("kill_rank", 0) == rank:
+        before_call(made, spec["kill_once_at"], kill)
+    for call in (spec.get("pause_at"), spec.get("pause_with", {}).get(str(world_size))):
+        if call is not None:
+            before_call(made, call, lambda: time.sleep(600))
     return made
 
 
-def _pause(made: TrainJob, call: int) -> None:
-    """Wait in a step, to be killed."""
-    honest = made.method.loss
+def before_call(made: TrainJob, call: int, action: Callable[[], object]) -> None:
+    """Run an action in the step after `call` steps of this start."""
+    original = made.method.loss
 
     def loss(batch: FakeBatch) -> dict[str, Tensor]:
         if made.method.calls == call:
-            time.sleep(600)
-        return honest(batch)
+            action()
+        return original(batch)
 
     made.method.loss = loss
 
 
-def _kill_once(made: TrainJob, call: int, mark: Path, mine: bool, cuts: bool) -> None:
-    """Kill this process with -9 in a step, and if `cuts` cut the newest checkpoint short before."""
-    honest = made.method.loss
-
-    def loss(batch: FakeBatch) -> dict[str, Tensor]:
-        if mine and made.method.calls == call and not mark.exists():
-            mark.write_text("")
-            if cuts:
-                cut_newest(made.run.url)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return honest(batch)
-
-    made.method.loss = loss
-
-
-def cut_newest(url: str) -> None:
-    """Take the last bytes away from a run's newest checkpoint."""
+def truncate_newest(url: str) -> None:
+    """Truncate the newest checkpoint of a run."""
     checkpoints = storage.join(url, CHECKPOINTS)
     newest = storage.join(checkpoints, [name for name in storage.listdir(checkpoints) if name.endswith("tensors")][-1])
     storage.write_bytes(newest, storage.read_bytes(newest)[:-7])
 
 
 def bits(url: str | Path) -> dict[str, bytes]:
-    """What must be equal in two runs of one recipe."""
+    """The files that must be equal in two runs of a recipe."""
     return {name: storage.read_bytes(f"{url}/{name}") for name in ("prompts.safetensors", "metrics.jsonl")}

@@ -1,4 +1,4 @@
-"""A training that asks for two workers on a cluster that has room for one: it begins, grows and shrinks with it."""
+"""Elastic training on a cluster that grows from one node to two and shrinks again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.ray_head import SMALL, ray_head
 from tests.training import fakes
 from tests.training.test_ray_train import curve
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly, pytest.mark.xdist_group("heads")]
 
-PATIENCE = 900.0
+TIMEOUT_SECONDS = 900.0
 ONE_CPU = "--num-cpus=1"
-SOON = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
-"""Seconds that Ray waits for room for a second worker after the loss of its node; by default a minute."""
+ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
+"""Time that Ray waits for a second worker after the loss of its node; 60 s by default."""
 
 DRIVER = """
 import sys
@@ -34,8 +34,7 @@ from syncclip.training import ray_train
 from tests.training import fakes
 ray_train.RESIZE_SECONDS = 1.0
 changes = {"workers": 2, "min_workers": 1}
-# After so many of its steps a worker waits for ever, alone and in company: only by growing from one to two, and by
-# shrinking from two to one, the training comes to its end.
+# One worker pauses in its tenth step, two in their fifth: the training only ends if it grows and shrinks.
 spec = {"url": sys.argv[1], "settings": changes, "noise": 0.0, "pause_with": {"1": 10, "2": 5}}
 ray_train.train_on_ray(fakes.build, spec, fakes.folder(sys.argv[1]), fakes.settings(**changes))
 """
@@ -45,17 +44,17 @@ def record(folder: Path) -> RunRecord:
     return RunRecord.model_validate_json((folder / "run.json").read_text())
 
 
-def test_a_training_begins_with_one_worker_goes_on_with_two_and_ends_with_one(tmp_path: Path) -> None:
+def test_elastic_training_grows_and_shrinks_with_the_cluster(tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
     with ray_head(ONE_CPU, f"--system-config={json.dumps(HEALTH)}") as head:
         command = [sys.executable, "-c", DRIVER, str(folder), str(Path(__file__).parents[2])]
-        environment = {**os.environ, **head.to_join, **SOON}
+        environment = {**os.environ, **head.to_join, **ENVIRONMENT}
         with log.open("wb") as output:
             driver = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
         try:
 
             def wait_for(checkpoint: str) -> None:
-                deadline = time.monotonic() + PATIENCE
+                deadline = time.monotonic() + TIMEOUT_SECONDS
                 while not (folder / "checkpoints" / checkpoint).exists():
                     assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
                     time.sleep(0.1)
@@ -66,19 +65,19 @@ def test_a_training_begins_with_one_worker_goes_on_with_two_and_ends_with_one(tm
             wait_for("step-00000012.json")
             assert record(folder).workers == 2
             head.lose(next(node for node, is_head in head.nodes().items() if not is_head))
-            assert driver.wait(PATIENCE) == 0, log.read_text()
+            assert driver.wait(TIMEOUT_SECONDS) == 0, log.read_text()
         finally:
             driver.kill()
             driver.wait()
     assert (record(folder).status, record(folder).workers) == ("finished", 1)
     assert record(folder).notes == [
         "run 'fake' resumes after step 9 of 20",
-        "the checkpoint is of 1 worker, the run resumes with 2: the last bits may differ",
+        "the checkpoint is from 1 worker, the run resumes with 2: the last bits may differ",
         "run 'fake' resumes after step 12 of 20",
-        "the checkpoint is of 2 workers, the run resumes with 1: the last bits may differ",
+        "the checkpoint is from 2 workers, the run resumes with 1: the last bits may differ",
     ]
 
-    run(fakes.job(tmp_path / "alone", noise=0.0))  # the same images in the same steps give the same curve
-    assert curve(folder) == pytest.approx(curve(tmp_path / "alone"), abs=1e-5)
-    ours, alone = (safetensors.torch.load_file(at / "prompts.safetensors") for at in (folder, tmp_path / "alone"))
-    torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-6)
+    run(fakes.job(tmp_path / "single", noise=0.0))
+    assert curve(folder) == pytest.approx(curve(tmp_path / "single"), abs=1e-5)
+    elastic, single = (safetensors.torch.load_file(at / "prompts.safetensors") for at in (folder, tmp_path / "single"))
+    torch.testing.assert_close(elastic, single, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Where trainings and a study's cells run on a real Ray whose nodes are labelled as in the shipped cluster files."""
+"""Nodes on which trainings and a study's runs are placed, by their labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.ray_head import SMALL, ray_head
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("heads")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly, pytest.mark.xdist_group("heads")]
 
 DRIVER = """
 import sys
@@ -27,13 +27,14 @@ SELECTORS: dict[str, dict[str, str]] = {
 
 
 def market(*_: object) -> str:
-    """Market of the node that this runs on; as a build function it ends the training with it."""
+    """Market type of the current node."""
     import ray
 
     return str(ray.get_runtime_context().get_node_labels().get("ray.io/market-type"))
 
 
 def build(*_: object) -> object:
+    """Build function that ends the training with the market type as its error."""
     from syncclip.core.settings import UserError
 
     raise UserError(market())
@@ -44,7 +45,7 @@ def run_cell(_: dict[str, object]) -> dict[str, object]:
 
 
 def drive(out: str) -> None:
-    """Write where a training and a cell with each selector ran: {name: [training, cell]}."""
+    """Write the market types of a training and of a study's run for each selector: {name: [training, run]}."""
     from syncclip.core.settings import UserError
     from syncclip.recipe.recipe import Recipe
     from syncclip.runtime.ray_session import ray_session
@@ -53,7 +54,7 @@ def drive(out: str) -> None:
     from syncclip.training.ray_train import train_on_ray
     from tests.training import fakes
 
-    ran: dict[str, list[str | None]] = {}
+    markets: dict[str, list[str | None]] = {}
     with ray_session():
         for name, selector in SELECTORS.items():
             changes = {} if name == "default" else {"label_selector": selector}
@@ -61,16 +62,16 @@ def drive(out: str) -> None:
             try:
                 train_on_ray(build, {}, folder, fakes.settings(**changes))  # type: ignore[arg-type]
             except UserError as error:
-                ran[name] = [str(error)]
+                markets[name] = [str(error)]
             recipe = Recipe.load("icons")
             recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
             (ended,), _ = run_cells([CellRun(cells(recipe.study)[0], recipe, folder)], recipe.study, task=run_cell)
-            ran[name].append(ended.error)
-    Path(out).write_text(json.dumps(ran), encoding="utf-8")
+            markets[name].append(ended.error)
+    Path(out).write_text(json.dumps(markets), encoding="utf-8")
 
 
-def test_trainings_and_cells_run_on_nodes_that_their_selector_accepts(tmp_path: Path) -> None:
-    out = tmp_path / "ran.json"
+def test_trainings_run_on_nodes_that_match_the_selector(tmp_path: Path) -> None:
+    out = tmp_path / "markets.json"
     with ray_head("--labels=ray.io/market-type=spot") as head:
         head.join("--num-cpus=2", "--labels=ray.io/market-type=on-demand", SMALL)
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Real parts, tiny: a dataset of coloured shapes, a synthetic set of the same, a CLIP with random weights."""
+"""Training jobs with the real stream and methods, on a tiny dataset, synthetic dataset and CLIP with random weights."""
 
 from __future__ import annotations
 
@@ -35,17 +35,19 @@ def make(folder: Path) -> Path:
     """Write `dataset/`, `clip/` and `synthetic/` into a folder."""
     tiny_dataset(folder / "dataset", train=3, val=1, test=3)
     make_clip_folder(folder / "clip")
-    each = PER_CLASS // SHARDS
+    per_shard = PER_CLASS // SHARDS
     for shard in range(SHARDS):
         samples = [
             Sample(
-                index=(shard * each + i) * len(CLASSES) + label,
+                index=(shard * per_shard + i) * len(CLASSES) + label,
                 label=label,
-                image_bytes=encoded(make_image(label, 500 + shard * each + i).transpose(Image.Transpose.ROTATE_90)),
+                image_bytes=encoded(
+                    make_image(label, 500 + shard * per_shard + i).transpose(Image.Transpose.ROTATE_90)
+                ),
                 text=CLASSES[label],
                 provenance={},
             )
-            for i in range(each)
+            for i in range(per_shard)
             for label in range(len(CLASSES))
         ]
         write_shard(str(folder / "synthetic"), shard, samples)
@@ -69,11 +71,11 @@ def job(
     own: MethodSettings | None = None,
     **changes: Any,
 ) -> TrainJob:
-    """A training of a few steps; of 9 few-shot images 4 a step, so 3 steps an epoch.
+    """A training of three epochs of three steps, each with 4 of the 9 few-shot images.
 
     Args:
-        own: the method's settings.
-        changes: of the training's.
+        own: settings of the method.
+        changes: changed settings of the training.
     """
     values = {"method": method, "epochs": 3, "batch_size": 4, "checkpoint_every": 2} | changes
     settings = TrainingSettings(**values)
@@ -94,8 +96,8 @@ def job(
 
 
 def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """What a worker of Ray Train builds from plain data."""
-    torch.manual_seed(rank)  # whatever state a process is in
+    """Build function of a training on Ray."""
+    torch.manual_seed(rank)  # the state of a process must not matter
     made = job(Path(spec["world"]), Path(spec["url"]), spec["method"], rank, world_size, **spec["settings"])
     if "kill_loader_at" in spec:
         kill_loader_once(made, spec["kill_loader_at"], Path(spec["url"] + ".killed"))
@@ -103,12 +105,12 @@ def build(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
 
 
 def kill_loader_once(made: TrainJob, step: int, mark: Path) -> None:
-    """Kill one of this process's loader processes with -9 after a step began, counted from this start."""
-    honest, kill, calls = made.method.loss, kill_once(made.stream, mark), itertools.count(1)
+    """Kill one of this process's loader processes after `step` began, counted from this start."""
+    original, kill, calls = made.method.loss, kill_once(made.stream, mark), itertools.count(1)
 
     def loss(batch: TrainingBatch) -> dict[str, Tensor]:
         if next(calls) == step:
             kill()
-        return honest(batch)
+        return original(batch)
 
     made.method.loss = loss  # type: ignore[method-assign]

@@ -1,0 +1,106 @@
+"""Trainings of methods with hooks: PromptSRC's average over epochs, and preparation before the first step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from syncclip.methods import MethodSettings
+from syncclip.methods.probe import Probe
+from syncclip.methods.promptsrc import PromptSrc, gaussian_weights
+from syncclip.methods.tip import Tip
+from syncclip.training.loop import TrainJob, load_prompts, run
+from tests.training import worlds
+from tests.training.processes import run_ranks
+
+AVERAGED = PromptSrc.Settings(templates=("a {}.",), aggregation_mean=1.0, aggregation_std=2.0)
+PREPARED: dict[str, tuple[str, MethodSettings]] = {
+    "probe": ("probe", Probe.Settings(constraint=True)),
+    "tip": ("tip", Tip.Settings(views=2, cache_size=3)),
+    "cache": ("tip", Tip.Settings(views=2, cache_size=3, finetune=False)),
+}
+
+
+def job(world: Path, folder: Path, name: str, rank: int = 0, world_size: int = 1, data: str = "both") -> TrainJob:
+    method, own = PREPARED[name]
+    return worlds.job(world, folder, method, rank, world_size, own=own, data=data)
+
+
+def prompts(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "prompts.safetensors")
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    for name in ("tip", "cache"):
+        run(job(world, folder / name, name))
+    return folder
+
+
+def test_result_is_the_weighted_mean_of_the_prompts_after_each_epoch(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = worlds.job(world, tmp_path / "averaged", "promptsrc", own=AVERAGED)
+    run(trained)
+    loaded = worlds.job(world, tmp_path / "averaged", "promptsrc", own=AVERAGED)
+    load_prompts(loaded.run, loaded.method)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(trained.method.logits(images), loaded.method.logits(images))
+
+    epochs: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(
+        PromptSrc,
+        "epoch_ended",
+        lambda method, *_: epochs.append({name: p.detach().clone() for name, p in method.named_parameters()}),
+    )
+    run(worlds.job(world, tmp_path / "plain", "promptsrc", own=AVERAGED))
+    weights = gaussian_weights(len(epochs), 1.0, 2.0)
+    for name, value in prompts(tmp_path / "averaged").items():
+        expected = sum(weight * epoch[name] for weight, epoch in zip(weights, epochs, strict=True))
+        torch.testing.assert_close(value, expected)
+        assert not torch.equal(value, epochs[-1][name])
+
+
+def test_cache_without_finetuning_is_a_finished_run_of_no_steps(world: Path, finished: Path) -> None:
+    record = json.loads((finished / "cache" / "run.json").read_text())
+    assert (record["status"], record["steps"], record["total_steps"]) == ("finished", 0, 0)
+    assert (finished / "cache" / "metrics.jsonl").read_bytes() == b""
+    stream = job(world, finished, "cache").stream
+    assert stream is not None
+    seen = {name: json.loads((finished / name / "run.json").read_text())["seen"] for name in ("cache", "tip")}
+    assert seen["cache"] == stream.share_seen(1) < seen["tip"] == stream.share_seen(3)
+
+
+def test_finetuning_starts_from_the_cache_and_changes_all_keys(finished: Path) -> None:
+    cached, trained = prompts(finished / "cache")["keys"], prompts(finished / "tip")["keys"]
+    filled = (cached != 0).any(dim=-1)
+    assert filled.any(dim=1).all(), "synthetic images fill slots of all classes"
+    assert torch.equal((trained != cached).any(dim=-1), filled)
+
+
+def test_real_images_fill_one_slot_each(world: Path, tmp_path: Path) -> None:
+    run(job(world, tmp_path, "cache", data="real"))  # three shots of three base classes, in batches of four
+    assert (prompts(tmp_path)["keys"] != 0).any(dim=-1).sum(dim=1).tolist() == [3, 3, 3, 0, 0, 0]
+
+
+RUNS = [("probe", "both"), ("tip", "both"), ("cache", "real")]
+
+
+def _train_all(rank: int, world_size: int, folder: Path, world: Path) -> None:
+    for name, data in RUNS:
+        run(job(world, folder / f"{name}-{data}", name, rank, world_size, data), rank, world_size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.nightly)])
+def test_several_ranks_prepare_and_train_like_one(world: Path, tmp_path: Path, world_size: int) -> None:
+    run_ranks(_train_all, world_size, tmp_path, world)
+    for name, data in RUNS:
+        run(job(world, tmp_path / "single" / name, name, data=data))
+        single, several = prompts(tmp_path / "single" / name), prompts(tmp_path / f"{name}-{data}")
+        torch.testing.assert_close(several, single, rtol=0, atol=1e-5)
