@@ -1,9 +1,10 @@
 """Start-up of a training and of a study on ten million images: `python -m benchmarks.beginning --help`.
 
-The dataset of the toy benchmark has the plan, markers and index that `synth` would write, but no pixels: tars and images
-have one byte, tables are empty. Each row is a new process that has imported its modules and built the same run on a
-dataset of one shard. Then it resolves the run, loads CLIP, opens the dataset, builds the stream and samples the first
-step's images; or it prepares the trainings of a study. On S3, a proxy delays every response of a local server (moto).
+The dataset of the toy benchmark has the plan, markers and index that `synth` would write, but no pixels: tars and
+images have one byte, tables are empty. Each row is a new process that has imported its modules and built the same run
+on a dataset of one shard. Then it resolves the run, loads CLIP, opens the dataset, builds the stream and samples the
+first step's images; or it prepares the trainings of a study. On S3, a proxy delays every response of a local server
+(moto).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Time saved by loading the frozen parts of a study's trainings once per process: `python -m benchmarks.cells`.
 
-Trainings of a recipe run in one process, each twice: alone, and with the parts that earlier trainings have loaded. Their
-results must be equal to the bit. The first training of each kind is a warm-up.
+Trainings of a recipe run in one process, each twice: alone, and with the parts that earlier trainings have loaded.
+Their results must be equal to the bit. The first training of each kind is a warm-up.
 """
 
 from __future__ import annotations

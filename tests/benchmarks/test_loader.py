@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.loader import OURS, PER_SHARD, SIDES, enlarge, images_of, jpeg, opened, write
+from benchmarks.loader import OURS, PER_SHARD, SIDES, enlarge, images_of, jpeg, open_stream, write
 from syncclip.shards.reader import ShardSet
 
 pytestmark = [pytest.mark.nightly, pytest.mark.slow]
@@ -40,4 +40,4 @@ def test_a_large_set_is_laid_down_whole(tmp_path: Path) -> None:
     images = ShardSet(str(tmp_path))
     assert len(images) == 3 * PER_SHARD
     assert images.read(2 * PER_SHARD + 7) == jpeg(7, 8)
-    assert opened(tmp_path).steps_per_epoch == -(-3 * PER_SHARD // 64)
+    assert open_stream(tmp_path).steps_per_epoch == -(-3 * PER_SHARD // 64)
