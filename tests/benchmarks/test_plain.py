@@ -60,10 +60,6 @@ def gradients(method: Method, loss: Tensor) -> dict[str, Tensor]:
     return dict(zip(names, torch.autograd.grad(loss, values), strict=True))
 
 
-def test_every_method_has_a_plain_formulation() -> None:
-    assert list(ALL) == list(METHODS)
-
-
 @pytest.mark.parametrize("name", LEARNING)
 def test_losses_and_gradients_are_equal(clip: PromptedClip, name: str) -> None:
     method, plain, batch = build(name, clip)

@@ -25,10 +25,6 @@ def test_the_example_recipe_selects_the_method() -> None:
     assert recipe.methods.of(NAME).model_dump() == {"learning_rate": 0.002, "scale": 0.5}
 
 
-def test_it_is_short() -> None:
-    assert len((EXAMPLES / "taskres.py").read_text().splitlines()) < 100
-
-
 def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path) -> None:
     trust(NAME)
     values = {"training.method": NAME, "training.data": "real", "training.epochs": 2}

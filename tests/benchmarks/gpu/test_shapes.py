@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.gpu.shapes import FAMILIES, build, write_index
-from syncclip.synthesis.generators.loading import load
-from syncclip.synthesis.generators.weights import locate
+from benchmarks.gpu.shapes import FAMILIES, build
 
 pytestmark = pytest.mark.nightly
 
@@ -101,13 +98,3 @@ def test_the_components_generate_an_image(name: str) -> None:
     (image,) = pipeline("a photo of a cat", height=64, width=64, num_inference_steps=1).images
     assert image.size == (64, 64)
     assert {getattr(pipeline, part).dtype for part in FAMILIES[name].parts} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_package_loads_the_pipeline_of_an_index(name: str, tmp_path: Path) -> None:
-    family = FAMILIES[name]
-    settings = family.settings(write_index(tmp_path, name, tiny=True))
-    pipelines = [load(settings, locate(settings), "cpu") for _ in range(2)]
-    assert [type(pipeline).__name__ for pipeline in pipelines] == [family.pipeline] * 2
-    first, second = (next(iter(pipeline.text_encoder.parameters())) for pipeline in pipelines)
-    assert first.dtype == torch.bfloat16 and torch.equal(first, second)
