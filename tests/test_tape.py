@@ -101,7 +101,7 @@ def type_all(folder: Path, lines: list[str]) -> str:
 
 
 def test_the_laptop_of_the_readme(clone: Path) -> None:
-    said = type_all(clone, commands("README.md", "You have a laptop"))
+    said = type_all(clone, commands("README.md", "On a laptop"))
 
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
     assert (clone / "bus.jpg").stat().st_size > 500
@@ -119,7 +119,7 @@ def test_the_classes_of_ones_own_in_the_readme(clone: Path, tiny: TinyWorld) -> 
     recipe["synthesis"]["filters"] = [{"name": "blank"}, {"name": "clip_score", "top": 6}]
     recipe["study"] = {"cpus": 1, "gpus": 0, "resamples": 100}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
-    typed = commands("README.md", "You have a GPU and classes of your own")
+    typed = commands("README.md", "With a GPU and your own classes")
     assert len(typed) == 3
 
     type_all(clone, [re.sub(r"images_per_class=\[.*?\]", "images_per_class=[1,2]", line) for line in typed])
