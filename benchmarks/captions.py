@@ -1,20 +1,21 @@
-"""Captions by a pool of two actors beside the serial writer: `python -m benchmarks.captions`.
+"""Captions by a pool of two actors against the serial writer: `python -m benchmarks.captions`.
 
-Both write the same file, with a causal language model of random weights (some 30 M parameters, one thread a process).
-Each side writes for few and many classes, by turns: classes a second are the difference, the rest is the start.
+Both write the same file with a causal language model of random weights (some 30 M parameters, one thread per process).
+The difference between runs with few and with many classes gives the cost per class, the rest is the start.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
-from benchmarks.classify import Cost, cost
+from benchmarks.measuring import compare, marginal
 from syncclip.synthesis.captioning import write_captions
 from syncclip.workers.settings import Pool
 from tests.worlds.language import asked, build_language_model
@@ -24,7 +25,7 @@ COMMAND = "import sys; from benchmarks.captions import write; write(sys.argv[1],
 
 
 def write(model: str, out: str, classes: int, actors: int) -> None:
-    """What one side's process does."""
+    """Write captions of the first ImageNet classes; runs in a process of its own."""
     import torch
 
     torch.set_num_threads(1)
@@ -33,28 +34,28 @@ def write(model: str, out: str, classes: int, actors: int) -> None:
 
 
 def main(
-    few: Annotated[int, typer.Option(help="Classes of the short runs: some for each actor.")] = 20,
-    many: Annotated[int, typer.Option(help="Classes of the long runs.")] = 80,
-    turns: Annotated[int, typer.Option(help="Of each side and amount.")] = 3,
+    few: Annotated[int, typer.Option(help="Number of classes in the short runs.")] = 20,
+    many: Annotated[int, typer.Option(help="Number of classes in the long runs.")] = 80,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum counts.")] = 3,
 ) -> None:
-    """Show what a class and a start take on each side; of several turns, the least of each figure."""
-    found: dict[tuple[str, int], list[Cost]] = {}
-    with tempfile.TemporaryDirectory() as there:
-        model = str(build_language_model(Path(there) / "model", width=512, layers=10))
-        for turn in range(turns):
-            for classes in (few, many):
-                files = []
-                for side, actors in ACTORS.items():
-                    out = Path(there) / f"{turn}-{classes}-{actors}.json"
-                    command = [sys.executable, "-c", COMMAND, model, str(out), str(classes), str(actors)]
-                    found.setdefault((side, classes), []).append(cost([command]))
-                    files.append(out.read_bytes())
-                assert files[0] == files[1], "the files differ"
-    print("| side | classes/s | CPU s a class | start, s |\n|---|---|---|---|")
-    for side in ACTORS:
-        low, high = (Cost(*map(min, zip(*found[side, classes], strict=True))) for classes in (few, many))
-        each, cpu = ((high.wall - low.wall) / (many - few), (high.cpu - low.cpu) / (many - few))
-        print(f"| {side} | {1 / each:.2f} | {cpu:.2f} | {low.wall - few * each:.1f} |")
+    """Print the cost per class and of the start."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(build_language_model(Path(folder) / "model", width=512, layers=10))
+
+        def commands(actors: int, classes: int) -> list[list[str]]:
+            out = Path(folder) / f"{classes}-{actors}.json"
+            out.unlink(missing_ok=True)
+            return [[sys.executable, "-c", COMMAND, model, str(out), str(classes), str(actors)]]
+
+        sides = {side: partial(commands, actors) for side, actors in ACTORS.items()}
+        costs = compare(sides, (few, many), repetitions)
+        for classes in (few, many):
+            files = {(Path(folder) / f"{classes}-{actors}.json").read_bytes() for actors in ACTORS.values()}
+            assert len(files) == 1, "the files differ"
+    print("| side | classes/s | CPU s per class | start, s |\n|---|---|---|---|")
+    for side, (low, high) in costs.items():
+        each, start = marginal(few, low, many, high)
+        print(f"| {side} | {1 / each.wall:.2f} | {each.cpu:.2f} | {start.wall:.1f} |")
 
 
 if __name__ == "__main__":

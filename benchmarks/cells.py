@@ -1,7 +1,7 @@
-"""What a study's cells save by loading frozen parts once: `python -m benchmarks.cells`.
+"""Time saved by loading the frozen parts of a study's trainings once per process: `python -m benchmarks.cells`.
 
-Cells of a recipe run in one process, each twice in a row: alone, and with the parts that earlier cells loaded.
-Their results must be equal to the bit. The first cell of each kind is a warm-up and doesn't count.
+Trainings of a recipe run in one process, each twice: alone, and with the parts that earlier trainings have loaded.
+Their results must be equal to the bit. The first training of each kind is a warm-up.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="Recipe that gives dataset and backbone.")] = "travel",
-    method: Annotated[str, typer.Option(help="The method to train.")] = "kgcoop",
-    cells: Annotated[int, typer.Option(min=2, help="Of the study: its seeds.")] = 6,
+    recipe: Annotated[str, typer.Argument(help="Recipe with the dataset and the backbone.")] = "travel",
+    method: Annotated[str, typer.Option(help="Method to train.")] = "kgcoop",
+    cells: Annotated[int, typer.Option(min=2, help="Number of trainings, each with its own seed.")] = 6,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
 ) -> None:
-    """Print seconds per cell both ways, their ratio, and how often each part was loaded."""
+    """Print seconds per training with and without shared parts, and how often each part was loaded."""
     values = [f"training.method={method}", "training.data=real", "training.epochs=1", *(overrides or [])]
     base = Recipe.load(recipe, values)
     cache = ModelCache(base.study.keep_images)
     alone, shared = [], []
     with tempfile.TemporaryDirectory(prefix="syncclip-cells-") as folder:
         for seed in range(1, cells + 1):
-            one = base.with_values({"training.seed": seed})
-            places = Path(folder) / f"alone-{seed}", Path(folder) / f"shared-{seed}"
-            alone.append(_seconds(one, places[0], None))
-            shared.append(_seconds(one, places[1], cache))
-            assert all((places[0] / name).read_bytes() == (places[1] / name).read_bytes() for name in BITS), seed
+            seeded = base.with_values({"training.seed": seed})
+            folders = Path(folder) / f"alone-{seed}", Path(folder) / f"shared-{seed}"
+            alone.append(_seconds(seeded, folders[0], None))
+            shared.append(_seconds(seeded, folders[1], cache))
+            assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in BITS), seed
     ours, plain = statistics.median(shared[1:]), statistics.median(alone[1:])
     ratios = sorted(a / b for a, b in zip(alone[1:], shared[1:], strict=True))
-    print(f"{base.dataset.name}, {method}: {cells - 1} cells of a process, medians (range of ratios)")
+    print(f"{base.dataset.name}, {method}: {cells - 1} trainings, medians (range of ratios)")
     print(
-        f"alone {plain:.2f} s per cell, with shared parts {ours:.2f} s: {plain / ours:.2f}x "
+        f"alone {plain:.2f} s per training, with shared parts {ours:.2f} s: {plain / ours:.2f}x "
         f"({ratios[0]:.2f}-{ratios[-1]:.2f}), equal to the bit"
     )
-    print(f"{cells} cells loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")
+    print(f"{cells} trainings loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")
 
 
 def _seconds(recipe: Recipe, folder: Path, cache: ModelCache | None) -> float:

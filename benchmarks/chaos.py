@@ -1,9 +1,9 @@
-"""The long form of the chaos test: a set is generated on S3 while its processes are killed and its store fails.
+"""Chaos test: generate a dataset on S3 while processes are killed and requests fail.
 
     make chaos                                       # or: python -m benchmarks.chaos --shards 400 --every 400
 
-A quiet run on the same store comes first; with its rate `syncclip plan`'s forecast predicts what the storm should cost.
-The set must be byte for byte that of the quiet run.
+An undisturbed run on the same store comes first. From its throughput, the forecast of `syncclip plan` predicts the cost
+of the chaos run, whose dataset must have the same bytes.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def chaos(
-    shards: Annotated[int, typer.Option(help="Shards of the set.")] = 400,
+    shards: Annotated[int, typer.Option(help="Number of shards.")] = 400,
     shard_size: Annotated[int, typer.Option(help="Images per shard.")] = 16,
     pace: Annotated[float, typer.Option(help="Seconds per image.")] = 0.05,
-    actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 2,
-    every: Annotated[float, typer.Option(help="Images between two kills, on average.")] = 320.0,
+    actors: Annotated[int, typer.Option(help="Number of actors.")] = 2,
+    every: Annotated[float, typer.Option(help="Mean number of images between two kills.")] = 320.0,
     faults: Annotated[float, typer.Option(help="Share of the requests to S3 that fail.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Decides what is killed and which requests fail.")] = 0,
-    limit: Annotated[float, typer.Option(help="Seconds after which it gives up.")] = 3600.0,
+    seed: Annotated[int, typer.Option(help="Seed of kills and faults.")] = 0,
+    limit: Annotated[float, typer.Option(help="Timeout in seconds.")] = 3600.0,
 ) -> None:
-    """Generate a set quietly and in a storm of kills and faults, compare the bytes, and report the cost."""
+    """Generate a dataset with and without kills and faults, compare the bytes, and report the cost."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
     plan = light_plan(shards, shard_size)
     with tempfile.TemporaryDirectory() as name:
@@ -55,17 +55,17 @@ def chaos(
             same = digests(f"{bucket}/set") == wanted
             counts = times_there(plan, f"{bucket}/set").values()
             spoilt = dict(proxy.spoilt)
-    text.show(text.table("The storm", ["", "count"], figures(plan, toll, spoilt)))
+    text.show(text.table("Chaos run", ["", "count"], figures(plan, toll, spoilt)))
     lost, double = sum(count == 0 for count in counts), sum(count > 1 for count in counts)
-    text.show(f"{lost} lost, {double} double, bytes {'the same' if same else 'DIFFERENT'}")
+    text.show(f"{lost} lost, {double} duplicated, bytes {'equal' if same else 'DIFFERENT'}")
     comparison = against(toll, prediction(plan, quiet, toll, actors))
-    text.show(text.table("Against the forecast", ["", "measured", "predicted", "90 % of runs"], comparison))
+    text.show(text.table("Forecast", ["", "measured", "predicted", "90 % of runs"], comparison))
     if not same or lost or double or toll.wasted > toll.deaths * shard_size + toll.failed:
         sys.exit(1)
 
 
 def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
-    """The forecast for the storm, from the quiet run's rate and the storm's own deaths and pauses."""
+    """Forecast from the quiet run's throughput and the chaos run's deaths and outages."""
     cost = CostSettings(
         throughput=plan.total / (actors * quiet.drawing),
         preemptions=toll.deaths / (toll.alive / 3600),
@@ -76,26 +76,26 @@ def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
 
 
 def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """What happened, one count per row."""
+    """Rows of counts."""
     yield "shards", len(plan.shards())
     yield "images", plan.total
     for kind, count in sorted(toll.kills.items()):
         yield f"killed: {kind}", count
     for fault, count in sorted(spoilt.items()):
         yield f"S3: {fault}", count
-    yield "commands given", toll.commands
+    yield "commands issued", toll.commands
     yield "commands that gave up", len(toll.refusals)
     yield "actors that died", toll.deaths
     yield "images of shards whose writing failed", toll.failed
-    yield "images thrown away", toll.wasted
+    yield "images lost", toll.wasted
 
 
 def against(toll: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
-    """What the storm took, and what was predicted."""
+    """Rows of measured and predicted cost."""
     wall, wasted = predicted.wall, predicted.wasted
     yield "seconds without kills", "", f"{predicted.quiet:.0f}", ""
     yield "seconds", f"{toll.drawing:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"
-    yield "images thrown away", f"{toll.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
+    yield "images lost", f"{toll.wasted}", f"{wasted.mean:.0f}", f"{wasted.low:.0f} to {wasted.high:.0f}"
 
 
 if __name__ == "__main__":

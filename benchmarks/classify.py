@@ -1,73 +1,59 @@
-"""`syncclip classify --actors` beside a bare loop that decodes and encodes, over shards of small images.
+"""`syncclip classify --actors` against a bare loop that decodes and encodes, over shards of small images.
 
     python -m benchmarks.classify
 
-Both use two processes of one thread each. The loop reads a tar, decodes in threads and takes the largest logit; it
-writes nothing, knows no bad image and can not be killed. Each side runs over a few and over many shards, by turns: what
-an image costs is the difference, what a start costs the rest.
+Both use two processes of one thread each. The loop reads a tar, decodes in threads and takes the largest logit, without
+output, error handling or resumption. The difference between runs over few and over many images gives the cost per
+image, the rest is the start.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
-import psutil
 import torch
 import typer
 from PIL import Image
 
+from benchmarks.measuring import compare, marginal
 from syncclip import Recipe, jobs, load
 
 SHARD, BATCH, PROCESSES, SIDE = 500, 64, 2, 256
-HERE = Path(__file__).parents[1]
 LOOP = "import sys; from benchmarks.classify import bare; bare(sys.argv[1], sys.argv[2:])"
 
 
-class Cost(NamedTuple):
-    """Of a command and all processes that it starts."""
-
-    cpu: float
-    """Seconds."""
-    wall: float
-    largest: float
-    """MB of its largest process, at most."""
-
-
 def bare(run: str, tars: list[str]) -> None:
-    """Decode and encode all images, as fast as one process can."""
+    """Decode and encode all images in this process."""
     torch.set_num_threads(1)
     model = load(run, device="cpu")
 
-    def pixels(content: bytes) -> torch.Tensor:
-        found: torch.Tensor = model.method.clip.backbone.preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
-        return found
+    def decoded(content: bytes) -> torch.Tensor:
+        pixels: torch.Tensor = model.method.clip.backbone.preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
+        return pixels
 
     with torch.no_grad(), ThreadPoolExecutor(4) as threads:
         for name in tars:
             with tarfile.open(name) as tar:
                 contents = [file.read() for member in tar if (file := tar.extractfile(member))]
             batches = [contents[first : first + BATCH] for first in range(0, len(contents), BATCH)]
-            ahead = [threads.submit(pixels, one) for one in batches[0]]
+            ahead = [threads.submit(decoded, content) for content in batches[0]]
             for following in [*batches[1:], []]:
-                ready, ahead = ahead, [threads.submit(pixels, one) for one in following]
-                model.method.logits(torch.stack([one.result() for one in ready])).max(1)
+                ready, ahead = ahead, [threads.submit(decoded, content) for content in following]
+                model.method.logits(torch.stack([future.result() for future in ready])).max(1)
 
 
-def images(folder: Path, count: int) -> None:
-    """Tars of `SHARD` JPEGs of noise."""
+def write_tars(folder: Path, images: int) -> None:
+    """Write tars of `SHARD` JPEGs of noise."""
     folder.mkdir()
     noise = torch.Generator().manual_seed(1)
-    for shard in range(count // SHARD):
+    for shard in range(images // SHARD):
         with tarfile.open(folder / f"{shard:05}.tar", "w") as tar:
             for number in range(SHARD):
                 coarse = torch.randint(0, 256, (16, 16, 3), generator=noise, dtype=torch.uint8).numpy()
@@ -79,59 +65,34 @@ def images(folder: Path, count: int) -> None:
                 tar.addfile(header, data)
 
 
-def cost(commands: list[list[str]]) -> Cost:
-    """Run commands side by side to their end."""
-    begun, seconds, largest = time.perf_counter(), dict[tuple[int, float], float](), 0
-    running = [subprocess.Popen(one, cwd=HERE, stderr=subprocess.DEVNULL) for one in commands]
-    while any(one.poll() is None for one in running):
-        for parent in running:
-            with contextlib.suppress(psutil.Error):
-                first = psutil.Process(parent.pid)
-                for process in [first, *first.children(recursive=True)]:
-                    with contextlib.suppress(psutil.Error):
-                        times = process.cpu_times()
-                        seconds[process.pid, process.create_time()] = times.user + times.system
-                        largest = max(largest, process.memory_info().rss)
-        time.sleep(0.2)
-    assert all(one.returncode == 0 for one in running)
-    return Cost(sum(seconds.values()), time.perf_counter() - begun, largest / 1e6)
-
-
 def main(
-    few: Annotated[int, typer.Option(help="Images of the short runs.")] = 1_000,
-    many: Annotated[int, typer.Option(help="Images of the long runs.")] = 20_000,
-    turns: Annotated[int, typer.Option(help="Of each side and size.")] = 3,
+    few: Annotated[int, typer.Option(help="Number of images in the short runs.")] = 1_000,
+    many: Annotated[int, typer.Option(help="Number of images in the long runs.")] = 20_000,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum counts.")] = 3,
 ) -> None:
-    """Show what an image and a start cost, and the largest process."""
-    with tempfile.TemporaryDirectory() as there:
-        folder = Path(there)
+    """Print the cost per image and of the start, and the memory of the largest process."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, out = Path(name), Path(name) / "out"
         run = jobs.run_here(Recipe.load("travel", ["training.method=zeroshot"]), str(folder / "run")).url
-        found: dict[tuple[str, int], list[Cost]] = {}
-        for count in (few, many):
-            images(folder / str(count), count)
-        for _ in range(turns):
-            for count in (few, many):
-                tars = sorted(str(tar) for tar in (folder / str(count)).glob("*.tar"))
-                loop = [sys.executable, "-c", LOOP]
-                shares = [[*loop, run, *tars[first::PROCESSES]] for first in range(PROCESSES)]
-                ours = [sys.executable, "-m", "syncclip", "classify", run, str(folder / str(count))]
-                out = folder / "answers"
-                ours += ["--actors", str(PROCESSES), "--batch", str(BATCH), "--out", str(out)]
-                for side, commands in (("bare", shares), ("classify", [ours])):
-                    found.setdefault((side, count), []).append(cost(commands))
-                    shutil.rmtree(out, ignore_errors=True)
-        show({side: [found[side, count] for count in (few, many)] for side in ("bare", "classify")}, few, many)
+        for images in (few, many):
+            write_tars(folder / str(images), images)
 
+        def loop(images: int) -> list[list[str]]:
+            tars = sorted(str(tar) for tar in (folder / str(images)).glob("*.tar"))
+            return [[sys.executable, "-c", LOOP, run, *tars[first::PROCESSES]] for first in range(PROCESSES)]
 
-def show(found: dict[str, list[list[Cost]]], few: int, many: int) -> None:
-    """Print the table; of several turns, the least of each figure."""
-    print("| side | CPU ms an image | images/s | start, CPU s | largest process, MB: few images | many |")
+        def ours(images: int) -> list[list[str]]:
+            shutil.rmtree(out, ignore_errors=True)
+            options = ["--actors", str(PROCESSES), "--batch", str(BATCH), "--out", str(out)]
+            return [[sys.executable, "-m", "syncclip", "classify", run, str(folder / str(images)), *options]]
+
+        costs = compare({"bare": loop, "classify": ours}, (few, many), repetitions)
+    print("| side | CPU ms per image | images/s | start, CPU s | largest process, MB: few images | many |")
     print("|---|---|---|---|---|---|")
-    for side, (of_few, of_many) in found.items():
-        low, high = (Cost(*map(min, zip(*turns, strict=True))) for turns in (of_few, of_many))
-        each, rate = (high.cpu - low.cpu) / (many - few), (many - few) / (high.wall - low.wall)
-        start = low.cpu - few * each
-        print(f"| {side} | {1e3 * each:.2f} | {rate:.0f} | {start:.1f} | {low.largest:.0f} | {high.largest:.0f} |")
+    for side, (low, high) in costs.items():
+        each, start = marginal(few, low, many, high)
+        times = f"{1e3 * each.cpu:.2f} | {1 / each.wall:.0f} | {start.cpu:.1f}"
+        print(f"| {side} | {times} | {low.memory:.0f} | {high.memory:.0f} |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is compared: CLIP, classes and images, and the two formulations."""
+"""Inputs of the comparison in `methods.py`: CLIP, classes, images and both formulations."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Classes:
-    """What a method needs of a dataset."""
+    """Dataset of a method: class names, base classes and template."""
 
     classnames: Sequence[str]
     base: Sequence[int]
@@ -47,10 +47,10 @@ class Classes:
 
 @dataclass(frozen=True)
 class Entrants:
-    """Both formulations of a method, on the same weights.
+    """Both formulations of a method with the same weights.
 
     Attributes:
-        batch: as the authors train the method with.
+        batch: training batch of the authors' size and domains.
         tests: (B, 3, H, W) images of an evaluation batch.
     """
 
@@ -63,14 +63,13 @@ class Entrants:
 
 @dataclass(frozen=True)
 class Course:
-    """The conditions of a comparison.
+    """Conditions of a comparison.
 
     Args:
-        classes: of ImageNet, evenly spread over its 1,000; SYNC-CLIP has real images of the first half, others of
-            all.
-        batch: real images of a step; SYNC-CLIP's step has as many synthetic ones twice.
-        tests: images of an evaluation batch.
-        model: of open_clip.
+        classes: number of classes, evenly spaced among ImageNet's 1,000; SYNC-CLIP has real images of the first half.
+        batch: real images per step; SYNC-CLIP adds twice as many synthetic ones.
+        tests: images per evaluation batch.
+        model: name of an open_clip model.
     """
 
     classes: int = 100
@@ -107,9 +106,9 @@ class Course:
         return [IMAGENET_CLASSNAMES[i * total // self.classes] for i in range(self.classes)]
 
     def entrants(self, name: str) -> Entrants:
-        """Both formulations of a method of `METHODS`; what both compute only once is computed."""
+        """Both formulations of a method in `METHODS`, with their frozen texts encoded."""
         domains = 3 if name == "syncclip" else 1
-        taught = METHODS[name].Settings().taught  # of synthetic images alone
+        taught = METHODS[name].Settings().taught  # trains on synthetic images alone
         base = (self.classes + 1) // 2 if domains > 1 else self.classes
         ours = build_method(name, self.clip, Classes(self.classnames, range(base)), _settings(name), seed=0)
         ours = ours.to(self.device)
@@ -136,5 +135,5 @@ class Course:
 
 
 def _settings(name: str) -> MethodSettings:
-    """The method's defaults; one template for PromptSRC's text teacher, which no step computes."""
+    """The method's defaults, with one template for PromptSRC's frozen texts, which no step encodes."""
     return PromptSrc.Settings(templates=(TEMPLATE,)) if name == "promptsrc" else METHODS[name].Settings()

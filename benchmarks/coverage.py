@@ -20,7 +20,7 @@ from syncclip.studies.statistics.metrics import Outcomes
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")
 GAIN = 0.05
-"""True gain of the first configuration, a share of the images, averaged over classes and datasets."""
+"""True gain of the first configuration as a share of the images, averaged over classes and datasets."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ SIMULATIONS = {
 
 
 def main(trials: int) -> None:
-    """Write the table."""
+    """Simulate all studies and write the table."""
     rows = []
     for name, simulation in SIMULATIONS.items():
         for unit in get_args(Unit):

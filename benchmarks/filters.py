@@ -1,13 +1,13 @@
-"""The effect of each filter of synthetic images on trained accuracy, in the embedded world.
+"""The effect of each filter on trained accuracy, on the toy benchmark.
 
-    python -m benchmarks.filters OUT                       about half an hour on two quiet cores
+    python -m benchmarks.filters OUT                       about half an hour on two idle cores
     python -m benchmarks.filters OUT --images 1 --seeds 1 --filters blank --override training.epochs=1
 
-One set is generated without filters, one with each filter alone, and one with all of them, from the same prompts and
-seeds. IVLP and SYNC-CLIP learn from real images and each set in turn. Interrupted, the same command resumes.
+Synthetic datasets are generated without filters, with each filter alone, and with all of them, from the same prompts
+and seeds. IVLP and SYNC-CLIP are trained on real images and each of these datasets. The same command resumes.
 
 The threshold of each filter with a continuous score rejects the same share (a quarter, or `--share`) of the unfiltered
-images; the two duplicate filters and leakage have their defaults.
+images; the duplicate filters and leakage have their defaults.
 """
 
 from __future__ import annotations
@@ -34,20 +34,16 @@ from syncclip.synthesis.summary import SUMMARY_NAME
 from syncclip.synthetic_sets.quality import STATS_NAME, SetQuality, measure_quality
 
 METHODS = ("ivlp", "syncclip")
-SCORED = {
-    "clip_score": "probability",
-    "clip_similarity": "minimum",
-    "clip_margin": "minimum",
-}
-"""Filters that are cut at a share of the unfiltered images, and the setting that cuts."""
+SCORED = {"clip_score": "probability", "clip_similarity": "minimum", "clip_margin": "minimum"}
+"""Filters with a continuous score, and the setting of their threshold."""
 FILTERS = ("blank", *SCORED, "duplicate", "clip_duplicate", "leakage")
 NONE, ALL = "none", "all"
 ROUNDS = 8
-"""Images of a class in a shard: duplicates are looked for within one."""
+"""Images of a class per shard, within which duplicates are searched."""
 
 
 def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
-    """For each filter of `SCORED`, the score below which `share` of the images of the set at `url` lie."""
+    """Filter of `SCORED` -> the quantile `share` of its scores on the dataset at `url`."""
     dataset, images = load_dataset(recipe.dataset), ShardSet(url)
     loose = [{"name": name, setting: 0.5, "backbone": recipe.backbone} for name, setting in SCORED.items()]
     settings = SynthesisSettings.model_validate({"filters": loose}).filters
@@ -64,16 +60,16 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
 
 
 def configurations(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
-    """Set -> its filters; duplicates come last, where they are compared with what was accepted."""
-    each: list[dict[str, Any]] = [
+    """Name of a dataset -> its filters; duplicate filters are last, so that they compare accepted images."""
+    filters: list[dict[str, Any]] = [
         {"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names
     ]
-    return {**{one["name"]: [one] for one in each}, **({ALL: each} if len(each) > 1 else {})}
+    return {**{settings["name"]: [settings] for settings in filters}, **({ALL: filters} if len(filters) > 1 else {})}
 
 
 def generate(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
-    """Generate a set, if it isn't complete yet, and measure it."""
-    print(f"set {url}", flush=True)
+    """Generate a dataset, unless it is complete, and measure its quality."""
+    print(f"dataset {url}", flush=True)
     filtered = recipe.with_values({"synthesis.filters": filters, "synthesis.select": "first"})
     jobs.synth(filtered, url)
     if not storage.exists(storage.join(url, STATS_NAME)):
@@ -81,26 +77,26 @@ def generate(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
 
 
 def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) -> pd.DataFrame:
-    """Train both methods on real images and each set; the study's table."""
+    """Train both methods on real images and each dataset; returns the study's table."""
     grid = [
         {"method": method, "data": "both", "name": f"{method}-{name}", "overrides": {"training.synthetic": url}}
         for name, url in sets.items()
         for method in METHODS
     ]
-    amount = recipe.synthesis.images_per_class
     values = {
         "study.configurations": grid,
-        "study.images_per_class": [amount],
+        "study.images_per_class": [recipe.synthesis.images_per_class],
         "study.seeds": seeds,
         "study.map_images": 200,
+        "study.reference": f"{METHODS[-1]}-{list(sets)[-1]}",
+        "training.synthetic": sets[NONE],
     }
-    reference = {"study.reference": f"{METHODS[-1]}-{list(sets)[-1]}", "training.synthetic": sets[NONE]}
-    return study(recipe.with_values({**values, **reference}), out).table
+    return study(recipe.with_values(values), out).table
 
 
 def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
-    """One row per set: images generated per kept one, quality, and each method's gain over the unfiltered set."""
-    found: list[list[object]] = []
+    """One row per dataset: images generated per kept image, quality, and each method's gain over no filters."""
+    lines: list[list[object]] = []
     for name, url in sets.items():
         summary = read_json(storage.join(url, SUMMARY_NAME))
         quality = SetQuality.model_validate_json(storage.read_bytes(storage.join(url, STATS_NAME)))
@@ -108,53 +104,52 @@ def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
         line: list[object] = [name, f"{1 + rejected / max(1, summary['images']):.2f}", quality.accuracy]
         line.append(None if quality.similarity is None else f"{quality.similarity:.3f}")
         for method in METHODS:
-            mine, plain = (
+            accuracy, unfiltered = (
                 table[table["configuration"] == f"{method}-{variant}"].set_index("seed")["hm"]
                 for variant in (name, NONE)
             )
-            gain = (mine - plain).dropna()
-            spread = f" ± {gain.std(ddof=1) / np.sqrt(len(gain)):.1f}" if len(gain) > 1 and name != NONE else ""
-            line += [float(mine.mean()), "" if name == NONE else f"{gain.mean():+.1f}{spread}"]
-        found.append(line)
-    return found
+            gain = (accuracy - unfiltered).dropna()
+            error = f" ± {gain.std(ddof=1) / np.sqrt(len(gain)):.1f}" if len(gain) > 1 else ""
+            line += [float(accuracy.mean()), "" if name == NONE else f"{gain.mean():+.1f}{error}"]
+        lines.append(line)
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", help="folder for sets and runs")
+    parser.add_argument("out", help="folder for datasets and runs")
     parser.add_argument("--recipe", default="travel")
-    parser.add_argument("--images", type=int, default=16, help="of each class")
+    parser.add_argument("--images", type=int, default=16, help="images per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--filters", nargs="+", default=list(FILTERS), choices=FILTERS)
-    parser.add_argument("--share", type=float, default=0.25, help="of unfiltered images that a threshold rejects")
+    parser.add_argument("--share", type=float, default=0.25, help="share of unfiltered images that a threshold rejects")
     parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     overrides = [f"synthesis.images_per_class={arguments.images}", "synthesis.actors=2", *arguments.override]
     recipe = Recipe.load(arguments.recipe, overrides)
     classes = len(load_dataset(recipe.dataset).classnames)
     recipe = recipe.with_values({"synthesis.shard_size": classes * min(arguments.images, ROUNDS)})
-    with ray_session():  # one for all sets and runs: starting it takes longer than generating a small set
+    with ray_session():  # one for all datasets and runs, because its start is slow
         run(recipe, urls.absolute(arguments.out), arguments)
 
 
 def run(recipe: Recipe, out: str, arguments: argparse.Namespace) -> None:
-    """Generate what is missing, train what is missing, and print the table."""
+    """Generate missing datasets, run missing trainings, and print the table."""
     sets = {NONE: storage.join(out, "sets", NONE)}
     generate(recipe, [], sets[NONE])
-    place = storage.join(out, "thresholds.json")
-    if not storage.exists(place):
-        write_json(place, thresholds(recipe, sets[NONE], arguments.share), storage.NOBODY)
-    cuts = read_json(place)
+    file = storage.join(out, "thresholds.json")
+    if not storage.exists(file):
+        write_json(file, thresholds(recipe, sets[NONE], arguments.share), storage.NOBODY)
+    cuts = read_json(file)
     for name, filters in configurations(arguments.filters, cuts).items():
         sets[name] = storage.join(out, "sets", name)
         generate(recipe, filters, sets[name])
     table = compare(recipe, sets, arguments.seeds, storage.join(out, "study"))
     headings = ["filters", "generated per kept", "CLIP accuracy, %", "similarity"]
     headings += [part for method in METHODS for part in (f"{method} HM", "gain")]
-    text.show(
-        text.table(f"Filters on {recipe.dataset.name}, {arguments.images} images a class", headings, rows(sets, table))
-    )
-    text.show("cut at: " + ", ".join(f"{name} {value:g}" for name, value in cuts.items()))
+    title = f"Filters on {recipe.dataset.name}, {arguments.images} images per class"
+    text.show(text.table(title, headings, rows(sets, table)))
+    text.show("thresholds: " + ", ".join(f"{name} {value:g}" for name, value in cuts.items()))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""`syncclip synth` beside a plain batched loop of diffusers, in processor time: `python -m benchmarks.generation`.
+"""CPU time of `syncclip synth` against a plain batched loop of diffusers: `python -m benchmarks.generation`.
 
 Both use two processes of one thread each, the embedded generator, and the same batches, steps, guidance and seeds. The
-loop encodes its prompts with every batch, saves JPEGs, and knows nothing of shards, provenance, errors or kills. Each
-side makes few and many images, by turns: what an image costs is the difference, what a start costs the rest.
+loop encodes its prompts with every batch and saves JPEGs, without shards, provenance, error handling or resumption. The
+difference between runs with few and with many images gives the cost per image, the rest is the start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.classify import Cost, cost
+from benchmarks.measuring import compare, marginal
 from syncclip.embedded import FOLDER
 from syncclip.recipe.recipe import Recipe
 from syncclip.synthesis.plan import Plan
@@ -27,17 +27,16 @@ LOOP = "import sys; from benchmarks.generation import bare; bare(int(sys.argv[1]
 
 
 def settings(images: int) -> list[str]:
-    """Overrides of the recipe for so many images of each class, unfiltered."""
+    """Recipe overrides for this number of images per class, without filters."""
     return [f"synthesis.images_per_class={images}", "synthesis.filters=[]", f"synthesis.actors={PROCESSES}"]
 
 
 def plan_of(images: int) -> Plan:
-    """What is generated."""
     return prepare.plan(Recipe.load("travel", settings(images)))
 
 
 def bare(images: int, process: int, folder: str) -> None:
-    """The share of one process: every second batch."""
+    """Generate the share of one process: every second batch."""
     from diffusers import StableDiffusionPipeline
 
     torch.set_num_threads(1)
@@ -47,40 +46,39 @@ def bare(images: int, process: int, folder: str) -> None:
     Path(folder).mkdir(exist_ok=True)
     for first in range(process * plan.batch, plan.total, PROCESSES * plan.batch):
         entries = [plan.entry(index) for index in range(first, min(first + plan.batch, plan.total))]
-        made = pipeline(
+        output = pipeline(
             [entry.prompt for entry in entries],
             num_inference_steps=plan.generator.steps,
             guidance_scale=plan.generator.guidance,
             generator=[torch.Generator().manual_seed(entry.seed) for entry in entries],
         )
-        for entry, image in zip(entries, made.images, strict=True):
+        for entry, image in zip(entries, output.images, strict=True):
             image.save(f"{folder}/{entry.index}.jpg", quality=plan.jpeg_quality, subsampling=0)
 
 
 def main(
-    few: Annotated[int, typer.Option(help="Images of each class in the short runs: some shards for each actor.")] = 32,
-    many: Annotated[int, typer.Option(help="Images of each class in the long runs.")] = 128,
-    turns: Annotated[int, typer.Option(help="Of each side and amount.")] = 3,
+    few: Annotated[int, typer.Option(help="Images per class in the short runs.")] = 32,
+    many: Annotated[int, typer.Option(help="Images per class in the long runs.")] = 128,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum counts.")] = 3,
 ) -> None:
-    """Show what an image and a start cost on each side; of several turns, the least of each figure."""
-    found: dict[tuple[str, int], list[Cost]] = {}
-    with tempfile.TemporaryDirectory() as there:
-        for _ in range(turns):
-            for images in (few, many):
-                out = Path(there) / "out"
-                loop = [[sys.executable, "-c", LOOP, str(images), str(one), str(out)] for one in range(PROCESSES)]
-                synth = [sys.executable, "-m", "syncclip", "synth", "travel", "--out", str(out), *settings(images)]
-                for side, commands in (("loop", loop), ("synth", [synth])):
-                    found.setdefault((side, images), []).append(cost(commands))
-                    shutil.rmtree(out)
+    """Print the cost per image and of the start."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+
+        def loop(images: int) -> list[list[str]]:
+            shutil.rmtree(out, ignore_errors=True)
+            return [[sys.executable, "-c", LOOP, str(images), str(n), str(out)] for n in range(PROCESSES)]
+
+        def synth(images: int) -> list[list[str]]:
+            shutil.rmtree(out, ignore_errors=True)
+            return [[sys.executable, "-m", "syncclip", "synth", "travel", "--out", str(out), *settings(images)]]
+
+        costs = compare({"loop": loop, "synth": synth}, (few, many), repetitions)
     classes = plan_of(few).classes
-    print("| side | CPU ms an image | start, CPU s | images/s |\n|---|---|---|---|")
-    for side in ("loop", "synth"):
-        low, high = (Cost(*map(min, zip(*found[side, images], strict=True))) for images in (few, many))
-        count = (many - few) * classes
-        each = (high.cpu - low.cpu) / count
-        rate = count / (high.wall - low.wall)
-        print(f"| {side} | {1e3 * each:.2f} | {low.cpu - few * classes * each:.1f} | {rate:.1f} |")
+    print("| side | CPU ms per image | start, CPU s | images/s |\n|---|---|---|---|")
+    for side, (low, high) in costs.items():
+        each, start = marginal(few * classes, low, many * classes, high)
+        print(f"| {side} | {1e3 * each.cpu:.2f} | {start.cpu:.1f} | {1 / each.wall:.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Driver memory and throughput of the pool alone over many shards: `python -m benchmarks.graph --shards 10000`.
 
-Shards are empty: no generator, no files. Everything else is real: specs, pool, ledger, reports, status.
+Shards are empty: there is no generator and no file. Specs, pool, attempt log, reports and status are real.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SAMPLES = 10
 
 
 class Idle:
-    """Generates nothing, at once."""
+    """Job whose shards are empty."""
 
     def begin(self, shard: int) -> int:
         return shard
@@ -35,29 +35,29 @@ class Idle:
 def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
     """(shards done, seconds since the first one, resident MB of this process), `SAMPLES` times."""
     process, status = psutil.Process(), SynthesisStatus.begin(planned=64 * shards, images=0, most=actors)
-    found: list[tuple[int, float, float]] = []
-    begun = 0.0
-    for passed, report in enumerate(run_round(range(shards), Idle, Pool(actors)), 1):
-        begun = begun or time.perf_counter()
+    samples: list[tuple[int, float, float]] = []
+    start = 0.0
+    for done, report in enumerate(run_round(range(shards), Idle, Pool(actors)), 1):
+        start = start or time.perf_counter()
         status.count(report, 64)
-        if passed % max(1, shards // SAMPLES) == 0:
-            found.append((passed, time.perf_counter() - begun, process.memory_info().rss / 1e6))
+        if done % max(1, shards // SAMPLES) == 0:
+            samples.append((done, time.perf_counter() - start, process.memory_info().rss / 1e6))
     assert status.images == 64 * shards
-    return found
+    return samples
 
 
 def main(
     shards: Annotated[int, typer.Option(help="Number of shards.")] = 10_000,
-    actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 1,
+    actors: Annotated[int, typer.Option(help="Number of actors.")] = 1,
 ) -> None:
-    """Show the driver's memory and throughput as shards are done."""
+    """Print the driver's memory and throughput."""
     with ray_session(cpus=actors):
-        found = memory(shards, actors)
+        samples = memory(shards, actors)
     print("| shards | seconds | driver MB |\n|---|---|---|")
-    for passed, seconds, size in found:
-        print(f"| {passed:,} | {seconds:.1f} | {size:.0f} |")
-    (first, _, low), (last, _, high) = found[0], found[-1]
-    steps = [b[2] - a[2] for a, b in pairwise(found)]
+    for done, seconds, size in samples:
+        print(f"| {done:,} | {seconds:.1f} | {size:.0f} |")
+    (first, _, low), (last, _, high) = samples[0], samples[-1]
+    steps = [b[2] - a[2] for a, b in pairwise(samples)]
     print(f"\n{(high - low) / (last - first) * 1000:.2f} kB per shard; largest step {max(steps):.1f} MB")
 
 

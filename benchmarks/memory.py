@@ -1,4 +1,4 @@
-"""How much memory a step needs at its peak, without using it: tensors are counted, not allocated."""
+"""Peak memory of a step, counted on tensors without data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, UntypedStorage, autograd, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -14,46 +14,44 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-T = TypeVar("T")
-
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors from the operation that makes them to the end of their last view.
+    """Count the bytes of tensors from their creation to the end of their last view.
 
     Attributes:
-        now, peak: bytes alive now, and at most so far; tensors from before the counting are left out.
+        now, peak: live bytes now, and their maximum; without tensors that existed before.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now: int = 0
         self.peak: int = 0
-        self._known: set[int] = set()
+        self._live: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in _tensors((args, kwargs)):
-            self._meet(tensor.untyped_storage(), size=0)
+            self._add(tensor.untyped_storage(), size=0)
         out = func(*args, **(kwargs or {}))
         for tensor in _tensors(out):
             storage = tensor.untyped_storage()
-            self._meet(storage, storage.nbytes())
+            self._add(storage, storage.nbytes())
         self.peak = max(self.peak, self.now)
         return out
 
-    def _meet(self, storage: UntypedStorage, size: int) -> None:
+    def _add(self, storage: UntypedStorage, size: int) -> None:
         key = storage._cdata
-        if key not in self._known:
-            self._known.add(key)
+        if key not in self._live:
+            self._live.add(key)
             self.now += size
-            weakref.finalize(storage, self._forget, key, size)
+            weakref.finalize(storage, self._remove, key, size)
 
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
+    def _remove(self, key: int, size: int) -> None:
+        self._live.discard(key)
         self.now -= size
 
 
 class _CopyShapes(TorchFunctionMode):
-    """Inside a `FakeTensorMode`: the deep copy of a tensor is a fake one. (That of a parameter is so by itself.)"""
+    """Make deep copies of tensors fake inside a `FakeTensorMode`, as those of parameters are by default."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
@@ -63,44 +61,35 @@ class _CopyShapes(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def imagined(thing: T) -> tuple[T, FakeTensorMode]:
-    """A copy of modules and tensors with shapes and types, but without numbers and memory; and the mode it lives in."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, _CopyShapes():
-        return copy.deepcopy(thing), mode
-
-
-def peak_bytes(step: Callable[..., Tensor], *given: Any) -> int:
-    """Bytes that a forward and a backward pass need at most, beside their inputs.
+def peak_bytes(step: Callable[..., Tensor], *arguments: Any) -> int:
+    """Peak bytes of a forward and a backward pass, without its inputs.
 
     Args:
-        step: called with (copies of) what is given, returns the loss.
+        step: returns the loss; called with fake copies of the arguments.
     """
-    imaginary, mode = imagined(given)
-    count = LiveBytes()
+    mode, count = FakeTensorMode(allow_non_fake_inputs=True), LiveBytes()
+    with mode, _CopyShapes():
+        fake = copy.deepcopy(arguments)
     with mode, count:
-        autograd.backward(step(*imaginary))
+        autograd.backward(step(*fake))
     return count.peak
 
 
-def measured_peak_bytes(step: Callable[..., Tensor], *given: Any) -> int:
-    """The same on Linux as the system measures it for this process, which must be new: its peak is never reset.
-
-    Of its address space: how much of that lies in memory depends on what the system takes away from it meanwhile.
-    """
+def measured_peak_bytes(step: Callable[..., Tensor], *arguments: Any) -> int:
+    """Increase in the peak address space of this process, which must be new, as Linux reports it."""
     before = _status("VmSize")
-    autograd.backward(step(*given))
+    autograd.backward(step(*arguments))
     return _status("VmPeak") - before
 
 
 def _status(name: str) -> int:
-    """Bytes that Linux tells of this process."""
+    """A size in bytes from /proc/self/status."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
 
 def resident_bytes(*modules: nn.Module) -> int:
-    """Bytes of the parameters and buffers of modules, each tensor once."""
+    """Bytes of the parameters and buffers of modules; each tensor counts once."""
     storages = {
         storage._cdata: storage.nbytes()
         for module in modules

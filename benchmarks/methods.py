@@ -1,6 +1,6 @@
-"""Compare each method with its plain formulation: `python -m benchmarks.methods --help`.
+"""Each method against its plain formulation: `python -m benchmarks.methods --help`.
 
-Both run on the same weights, in turn, in one process; the table goes to the terminal and to `RESULTS.md`.
+Both have the same weights and alternate in one process.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -26,21 +24,21 @@ from torch import Tensor
 from torch.autograd import backward
 
 from benchmarks.course import Course, Entrants
+from benchmarks.measuring import in_new_process
 from benchmarks.memory import measured_peak_bytes, peak_bytes, resident_bytes
 from benchmarks.plain import Plain
 from syncclip.core.settings import UserError
 from syncclip.methods import METHODS, Method, TrainingBatch, find_method
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 GIGA = 1e9
-IMAGES = 25  # test images a class: Caltech101 has 25, ImageNet 50
+IMAGES = 25  # test images per class: Caltech101 has 25, ImageNet 50
 CHUNK = 100
-"""Classes at a time where the whole plain step does not fit; the cost of a text tower is additive over classes."""
+"""Classes per part of a plain step that does not fit; the cost of a text tower is additive over classes."""
 
 
 @dataclass
 class Pairs:
-    """Seconds of ours and of the plain formulation, one pair per repetition."""
+    """Seconds of our formulation and of the plain one, a pair per repetition."""
 
     seconds: list[tuple[float, float]] = field(default_factory=list)
 
@@ -61,16 +59,16 @@ class Pairs:
 
 @dataclass
 class Race:
-    """The results of one method.
+    """Results of one method.
 
     Attributes:
-        step: forward and backward of a training batch.
-        evaluation: of one batch; ours has encoded the texts before, the plain one encodes them with every batch.
-        first: seconds of ours for the first image of an evaluation, including the texts.
-        passes: how often the plain evaluation runs over the images.
-        whole: the plain step ran over all classes at once.
-        bytes: (ours, plain) at the peak of a step, weights included.
-        measured: the same by the system's count, where that was asked for.
+        step: forward and backward pass of a training batch.
+        evaluation: one test batch; ours has encoded the texts before, the plain one encodes them with every batch.
+        first: our seconds for the first image of an evaluation, texts included.
+        passes: passes of the plain evaluation over the images.
+        whole: whether the plain step ran on all classes at once.
+        bytes: (ours, plain) peak of a step, weights included.
+        measured: the same as the operating system measures it.
     """
 
     name: str
@@ -83,16 +81,16 @@ class Race:
     measured: tuple[int, int] | None = None
 
     def gain(self, batches: int) -> float:
-        """Plain over ours, for a whole evaluation of so many batches."""
+        """Ratio plain / ours for a whole evaluation of this number of batches."""
         ours, plain = self.evaluation.medians
         return self.passes * batches * plain / (self.first + batches * ours)
 
     def row(self, batches: int) -> str:
-        """A line of the table."""
+        """Row of the table."""
         name = self.name if self.whole else f"{self.name}¹"
         peak = "– | – | –"
         if self.bytes:
-            ours, plain = ([each[side] / GIGA for each in (self.bytes, self.measured) if each] for side in (0, 1))
+            ours, plain = ([peaks[side] / GIGA for peaks in (self.bytes, self.measured) if peaks] for side in (0, 1))
             texts = [f"{own[0]:.2f}" + "".join(f" ({more:.2f})" for more in own[1:]) for own in (ours, plain)]
             peak = f"{texts[0]} | {texts[1]} | **{ours[0] / plain[0]:.2f}**"
         return f"| {name} | {self.step} | {peak} | {self.evaluation} | {self.gain(batches):.1f}× |"
@@ -110,10 +108,10 @@ STEPS = {"ours": our_step, "plain": plain_step}
 
 
 def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
-    """Run both sides in turn, the first one changing with each repetition.
+    """Run both sides alternately.
 
     Args:
-        room: bytes that a step may take; a plain step that needs more is run in chunks of classes.
+        room: memory limit of a step in bytes; a plain step that needs more runs in parts.
     """
     ours, plain, batch, tests = entrants.ours, entrants.plain, entrants.batch, entrants.tests
     result = Race(entrants.name, plain.passes)
@@ -122,66 +120,53 @@ def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
         result.whole = result.bytes[1] <= room
         text = None if result.whole else ours.text_features().detach()[plain.classes(batch)]
 
-        def train_plainly() -> None:
+        def train_plain() -> None:
             if text is None:
                 backward(plain_step(ours, plain, batch))
             else:
                 plain.step_in_parts(batch, text, CHUNK)
 
         ours.train()
-        result.step = alternate(
-            f"{entrants.name}, step",
-            lambda: backward(our_step(ours, plain, batch)),
-            train_plainly,
-            repetitions,
-            tests.device,
-        )
+        train = lambda: backward(our_step(ours, plain, batch))  # noqa: E731
+        result.step = alternate(f"{entrants.name}, step", train, train_plain, repetitions, tests.device)
         ours.zero_grad(set_to_none=True)
     ours.eval()
     with torch.no_grad():
         result.first = seconds(lambda: ours.logits(tests[:1]), tests.device)
-        result.evaluation = alternate(
-            f"{entrants.name}, test batch",
-            lambda: ours.logits(tests),
-            lambda: plain.logits(tests),
-            repetitions,
-            tests.device,
-        )
+        sides = (lambda: ours.logits(tests)), (lambda: plain.logits(tests))
+        result.evaluation = alternate(f"{entrants.name}, test batch", *sides, repetitions, tests.device)
     return result
 
 
 def peak(side: str, entrants: Entrants, count: Callable[..., int] = peak_bytes) -> int:
-    """Bytes at the peak of a training step of "ours" or "plain": what it makes, and what it is given."""
+    """Peak bytes of a training step of "ours" or "plain", weights included."""
     ours, plain = entrants.ours, entrants.plain
-    held = (ours, ours.clip) if side == "ours" else (ours, ours.clip, plain)
-    return count(STEPS[side], ours, plain, entrants.batch) + resident_bytes(*held)
+    modules = (ours, ours.clip) if side == "ours" else (ours, ours.clip, plain)
+    return count(STEPS[side], ours, plain, entrants.batch) + resident_bytes(*modules)
 
 
 def measured_peak(side: str, name: str, course: Course) -> int:
-    """What the system measures for it; call it in a process of its own."""
+    """Peak bytes as the operating system measures them; runs in a new process."""
     torch.set_num_threads(1)
     return peak(side, course.entrants(name), measured_peak_bytes)
 
 
 def alternate(
-    what: str, ours: Callable[[], object], plain: Callable[[], object], times: int, device: torch.device
+    title: str, ours: Callable[[], object], plain: Callable[[], object], repetitions: int, device: torch.device
 ) -> Pairs:
-    """Seconds of both sides, which alternate in going first; reported as they come, since some take minutes."""
+    """Seconds of both sides, each of which is first in every other repetition."""
     pairs = Pairs()
-    for repetition in range(times):
+    for repetition in range(repetitions):
         sides = [ours, plain] if repetition % 2 == 0 else [plain, ours]
         taken = [seconds(side, device) for side in sides]
         pair = (taken[0], taken[1]) if repetition % 2 == 0 else (taken[1], taken[0])
         pairs.seconds.append(pair)
-        print(f"{what} {repetition + 1}/{times}: ours {pair[0]:.3g} s, plain {pair[1]:.3g} s", file=sys.stderr)
+        print(f"{title} {repetition + 1}/{repetitions}: ours {pair[0]:.3g} s, plain {pair[1]:.3g} s", file=sys.stderr)
     return pairs
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long some work takes.
-
-    With one thread on a CPU, the time of this process: the clock's on an idle machine, and on a busy one the same.
-    """
+    """Seconds of a call; with one thread on a CPU the CPU time of this process, which other load does not affect."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     _wait(device)
@@ -196,24 +181,19 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
 def main(
-    methods: Annotated[list[str] | None, typer.Argument(help="Names; all of them by default.")] = None,
-    classes: Annotated[int, typer.Option(help="Classes, of ImageNet's 1,000.")] = 100,
-    batch: Annotated[int, typer.Option(min=1, help="Real images of a training step.")] = 8,
-    tests: Annotated[int, typer.Option(min=1, help="Images of an evaluation batch.")] = 100,
-    repetitions: Annotated[int, typer.Option(min=1)] = 5,
+    methods: Annotated[list[str] | None, typer.Argument(help="Names of methods; default: all.")] = None,
+    classes: Annotated[int, typer.Option(help="Number of ImageNet classes.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Real images per training step.")] = 8,
+    tests: Annotated[int, typer.Option(min=1, help="Images per evaluation batch.")] = 100,
+    repetitions: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
-    room: Annotated[float, typer.Option(help="Gigabytes that a step may take.")] = 8.0,
-    measure: Annotated[bool, typer.Option("--measure", help="Compare the counted peaks with the system's.")] = False,
-    out: Annotated[Path, typer.Option(help="The file that the table is added to.")] = RESULTS,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    room: Annotated[float, typer.Option(help="Memory limit of a step in GB.")] = 8.0,
+    measure: Annotated[bool, typer.Option("--measure", help="Also measure peaks in new processes.")] = False,
 ) -> None:
-    """Compare methods with their plain formulations, and add the table to the results."""
+    """Compare methods with their plain formulations, and print the table."""
     if precision not in ("fp32", "bf16"):
         raise UserError(f"--precision: {precision} is neither fp32 nor bf16")
     torch.set_num_threads(threads)
@@ -222,26 +202,18 @@ def main(
         find_method(name)
     course = Course(classes, batch, tests, cast(Literal["fp32", "bf16"], precision), device)
     batches = math.ceil(classes * IMAGES / tests)
-    text = heading(course, repetitions, batches)
-    print(text)
-    lines = [text]
+    print(heading(course, repetitions, batches))
     for name in names:
         result = race(course.entrants(name), repetitions, room * GIGA)
         if measure and result.bytes and result.whole:
-            result.measured = alone("ours", name, course), alone("plain", name, course)
-        lines.append(result.row(batches))
-        print(lines[-1], flush=True)
-    with out.open("a") as file:
-        file.write("\n" + "\n".join(lines) + "\n")
-
-
-def alone(side: str, name: str, course: Course) -> int:
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(measured_peak, side, name, replace(course)).result()
+            settings = Course(classes, batch, tests, course.precision, device)  # without cached weights
+            ours, plain = (in_new_process(measured_peak, side, name, settings) for side in ("ours", "plain"))
+            result.measured = ours, plain
+        print(result.row(batches), flush=True)
 
 
 def heading(course: Course, repetitions: int, batches: int) -> str:
-    """What was run, where, and the head of the table."""
+    """Heading, command, machine and head of the table."""
     command = "python -m benchmarks.methods " + " ".join(sys.argv[1:])
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "open_clip_torch", "syncclip"))
     return f"""## {date.today()}: {course.classes} classes, batch {course.batch}, {course.precision}, {course.device}
@@ -250,7 +222,7 @@ def heading(course: Course, repetitions: int, batches: int) -> str:
 
 {processor(course.device)}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s); Python \
 {platform.python_version()}, {packages}; {repetitions} repetitions; evaluation in batches of {course.tests}, \
-of {IMAGES} images a class {batches} of them.
+{batches} batches for {IMAGES} images per class.
 
 | method | step: ours | plain | gain | peak GB: ours | plain | share | test batch: ours | plain | gain | evaluation |
 |---|---|---|---|---|---|---|---|---|---|---|"""
@@ -259,10 +231,10 @@ of {IMAGES} images a class {batches} of them.
 def processor(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    facts = Path("/proc/cpuinfo")
-    fields = [line.partition(":") for line in facts.read_text().splitlines()] if facts.exists() else []
+    info = Path("/proc/cpuinfo")
+    fields = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
     return next((value.strip() for key, _, value in fields if key.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

@@ -1,10 +1,8 @@
-"""What orchestration costs beside the generator, and what it gains over a loop.
+"""Overhead of the orchestration, and its throughput against a plain loop: `python -m benchmarks.orchestration --help`.
 
-`python -m benchmarks.orchestration --help`
-
-Efficiency: seconds in the generator divided by actor-seconds, from the first shard's start to the last one's commit.
-The start of Ray, of the actors and of the weights is reported separately. The loop generates prompt by prompt with the
-same pipeline, steps, guidance and threads, and saves each image, as scripts of published synthetic sets do.
+Efficiency is generator seconds divided by actor seconds, from the first shard's start to the last one's commit. The
+start of Ray, of the actors and of the weights is reported separately. The loop generates prompt by prompt with the same
+pipeline, steps, guidance and threads, and saves each image, like scripts of published synthetic datasets.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from syncclip.workers.settings import Pool
 
 
 class Sleeper:
-    """A light generator: takes its time as one on a GPU does, leaving the CPU free."""
+    """Generator stub that waits without using the CPU, like a generator on a GPU."""
 
     computed = 0.0
 
@@ -43,15 +41,15 @@ class Sleeper:
         time.sleep(self.pace * len(prompts))
         side = max(1, self.pixels // 8)
         noise = [np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8) for seed in seeds]
-        return lambda: [Image.fromarray(one).resize((self.pixels, self.pixels)) for one in noise]
+        return lambda: [Image.fromarray(pixels).resize((self.pixels, self.pixels)) for pixels in noise]
 
 
 def light_worker(pace: float, pixels: int) -> type[ShardWorker]:
-    """A maker of shards with a light generator and no filters."""
+    """A shard worker with the generator stub and no filters."""
 
     class LightWorker(ShardWorker):
         def tools(self) -> tuple[Any, list[Any]]:
-            import torch  # noqa: F401  whatever writes shards needs it, and any other generator has it by now
+            import torch  # noqa: F401  imported here, as by any real generator, since writing shards needs it
 
             return Sleeper(pace, pixels), []
 
@@ -59,74 +57,70 @@ def light_worker(pace: float, pixels: int) -> type[ShardWorker]:
 
 
 class Course(NamedTuple):
-    """What a synthesis took."""
+    """Status of a finished synthesis, and its seconds before the first and after the last shard."""
 
     status: SynthesisStatus
     startup: float
-    """Seconds of the call before and after the shards."""
 
     @property
     def row(self) -> str:
-        """Efficiency, shares of the other stages, pace and start-up."""
+        """Efficiency, shares of the other stages, throughput and start-up."""
         shares = self.status.busy
         others = ", ".join(f"{stage} {shares[stage]:.3f}" for stage in ("filter", "encode", "write"))
         return f"**{shares['generate']:.3f}** | {others} | {self.status.rate:.2f} | {self.startup:.1f} s"
 
 
-def generated(plan: Plan, folder: Path, actors: int, maker: type[ShardWorker] = ShardWorker) -> Course:
-    """Generate a set with the pool of actors."""
-    seen: list[SynthesisStatus] = []
-    begun = time.perf_counter()
-    with patch("syncclip.synthesis.driver.ShardWorker", maker):
-        synthesise_set(plan, str(folder), Pool(actors), show=False, observe=seen.append)
-    return Course(seen[-1], time.perf_counter() - begun - seen[-1].elapsed)
+def generated(plan: Plan, folder: Path, actors: int, worker: type[ShardWorker] = ShardWorker) -> Course:
+    """Generate a dataset with a pool of actors."""
+    statuses: list[SynthesisStatus] = []
+    start = time.perf_counter()
+    with patch("syncclip.synthesis.driver.ShardWorker", worker):
+        synthesise_set(plan, str(folder), Pool(actors), show=False, observe=statuses.append)
+    return Course(statuses[-1], time.perf_counter() - start - statuses[-1].elapsed)
 
 
 def looped(plan: Plan, folder: Path, images: int) -> float:
-    """Images per second of a loop over prompts; the pipeline is loaded beforehand."""
+    """Images per second of a loop over prompts, after the pipeline was loaded."""
     import torch
 
     torch.set_num_threads(plan.threads)
     generator = Generator(plan.generator)
     entries = [plan.entry(index) for index in range(images)]
     generator.generate([entries[0].prompt], [entries[0].seed])
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for entry in entries:
-        place = folder / plan.classnames[entry.label] / f"{entry.image}.jpg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        generator.generate([entry.prompt], [entry.seed])[0].save(place, "JPEG", quality=plan.jpeg_quality)
-    return images / (time.perf_counter() - begun)
+        file = folder / plan.classnames[entry.label] / f"{entry.image}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        generator.generate([entry.prompt], [entry.seed])[0].save(file, "JPEG", quality=plan.jpeg_quality)
+    return images / (time.perf_counter() - start)
 
 
 def main(
-    actors: Annotated[int, typer.Option(help="Actors of the pool.")] = 1,
-    images: Annotated[int, typer.Option(help="Images of each class from the real generator.")] = 8,
-    shards: Annotated[int, typer.Option(help="Shards from the light generator.")] = 30,
-    pace: Annotated[float, typer.Option(help="Seconds per image of the light generator.")] = 0.03,
-    loop: Annotated[int, typer.Option(help="Images of the loop.")] = 64,
-    repetitions: Annotated[int, typer.Option(help="Runs of each side, in turn.")] = 3,
+    actors: Annotated[int, typer.Option(help="Number of actors.")] = 1,
+    images: Annotated[int, typer.Option(help="Images per class of the real generator.")] = 8,
+    shards: Annotated[int, typer.Option(help="Number of shards of the generator stub.")] = 30,
+    pace: Annotated[float, typer.Option(help="Seconds per image of the generator stub.")] = 0.03,
+    loop: Annotated[int, typer.Option(help="Number of images of the loop.")] = 64,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side.")] = 3,
 ) -> None:
-    """Print efficiency, the shares of the other stages, and the ratio to the loop."""
+    """Print the efficiency, the shares of the other stages, and the ratio to the loop."""
     recipe = Recipe.load("travel", [f"synthesis.images_per_class={images}"])
     real = prepare.plan(recipe)
     per_class = -(-shards * real.shard_size // real.classes)
     light = prepare.plan(Recipe.load("travel", [f"synthesis.images_per_class={per_class}", "synthesis.filters=[]"]))
     print("| generator | efficiency | other stages | images/s | start-up |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as place, ray_session(cpus=actors):
+    with tempfile.TemporaryDirectory() as folder, ray_session(cpus=actors):
         for turn in range(repetitions):
-            root = Path(place) / str(turn)
+            root = Path(folder) / str(turn)
             for pixels in (64, 512):
                 course = generated(light, root / str(pixels), actors, light_worker(pace, pixels))
                 print(f"| light, {pixels} px, {pace * 1000:.0f} ms per image | {course.row} |")
             course = generated(real, root / "icons", actors)
             print(f"| icons | {course.row} |")
-            alone = looped(real, root / "loop", loop)
-            status = course.status
-            fresh = status.rate * (status.fresh + sum(status.rejects.values())) / status.fresh
-            print(f"| loop, icons | | | {alone:.2f} | |")
-            print(
-                f"\nimages generated per second and actor, pool / loop: **{fresh / alone / actors:.2f}x**\n", flush=True
-            )
+            rate, status = looped(real, root / "loop", loop), course.status
+            generated_rate = status.rate * (status.fresh + sum(status.rejects.values())) / status.fresh
+            print(f"| loop, icons | | | {rate:.2f} | |")
+            print(f"\nThroughput per actor, pool ÷ loop: **{generated_rate / rate / actors:.2f}×**\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Each method as its authors' code computes it: what `methods.py` compares with.
+"""Each method as in its authors' code, the baseline of `methods.py`.
 
-The full context for every class, one pass through the vision tower per domain, texts encoded again for every batch, at
-training and at evaluation. What the published code computes once is computed once here too: the sentences of zero-shot
-CLIP and VPT, and the text teachers of KgCoOp and PromptSRC. PromptSRC's image teacher runs at every step.
+Every class has the full context, each domain has its own pass through the vision tower, and texts are encoded again for
+every batch, in training and evaluation. Features that the published code computes once are computed once here too: the
+sentences of zero-shot CLIP and VPT, and the frozen texts of KgCoOp and PromptSRC.
 
-A plain method reads the parameters of one of ours, so both have the same weights. It serves the default settings:
+A plain method reads the parameters of one of ours, so both have the same weights. It supports the default settings:
 learned vectors precede the class name, and all classes share them.
 """
 
@@ -42,17 +42,17 @@ from syncclip.methods.zeroshot import ZeroShot
 
 
 class Plain(nn.Module):
-    """A method of ours, computed plainly.
+    """Plain formulation of a method.
 
     Attributes:
-        passes: how often the published evaluation runs over the test images.
+        passes: passes of the published evaluation over the test images.
     """
 
     passes: ClassVar[int] = 1
 
     def __init__(self, method: Method) -> None:
         super().__init__()
-        object.__setattr__(self, "method", method)  # past nn.Module: its parameters stay its own
+        object.__setattr__(self, "method", method)  # not a submodule: its parameters remain the method's
 
     @property
     def clip(self) -> PromptedClip:
@@ -60,36 +60,36 @@ class Plain(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) of some classes, of length 1."""
+        """Unit vectors (C, D) of some classes."""
 
     def image_features(self, images: Tensor) -> Tensor:
-        """(B, D), not normalised."""
+        """Unnormalised features (B, D)."""
         return encode_images(self.clip, images)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         return self.clip.logit_scale * normalize(images, dim=-1) @ text.T
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, C) of one batch at evaluation."""
+        """Logits (B, C) of a test batch."""
         return self.scores(self.image_features(images), self.text_features())
 
     def classes(self, batch: TrainingBatch) -> slice:
-        """The classes that a step encodes: in base-to-novel training, the base classes alone."""
+        """Classes that a step encodes: on real images alone, the base classes."""
         return slice(cast(Method, self.method).candidates(batch))
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         return self.loss_with(self.text_features(self.classes(batch)), batch)
 
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
-        """The loss of a step whose texts are encoded already."""
+        """Loss of a step, given its text features."""
         return cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)
 
     def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:
-        """Forward and backward of `loss`, some classes at a time: the same time, but less memory.
+        """Forward and backward pass of `loss`, with the text tower in parts: the same time, but less memory.
 
         Args:
-            text: (C, D) the features that the texts of `classes(batch)` have.
-            size: classes at a time in the text tower.
+            text: (C, D) text features of `classes(batch)`.
+            size: classes per part.
         """
         text = text.detach().clone().requires_grad_()
         backward(self.loss_with(text, batch))
@@ -123,7 +123,7 @@ class PlainVpt(Plain):
 
 
 class PlainPrompted(Plain):
-    """What all methods with learned vectors among the text share."""
+    """Base of all methods with learned vectors in the text."""
 
     method: Any
 
@@ -152,7 +152,7 @@ class PlainKgCoOp(PlainCoOp):
 
 
 class PlainCoCoOp(PlainPrompted):
-    """Image by image: each has texts of its own."""
+    """CoCoOp, image by image, since each image has its own texts."""
 
     method: CoCoOp
 
@@ -164,13 +164,13 @@ class PlainCoCoOp(PlainPrompted):
         return cross_entropy(self.conditional_scores(features, self.classes(batch)), batch.labels)
 
     def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:  # noqa: ARG002
-        """One image after the other, each with all its texts."""
+        """Forward and backward pass, image by image."""
         features, classes = self.image_features(batch.images), self.classes(batch)
         for feature, label in zip(torch.split(features, 1), torch.split(batch.labels, 1), strict=True):
             backward(cross_entropy(self.conditional_scores(feature, classes), label) / len(features))
 
     def conditional_scores(self, images: Tensor, classes: slice) -> Tensor:
-        """(B, C) of raw image features (B, D)."""
+        """Scores (B, C) of unnormalised image features (B, D)."""
         features = normalize(images, dim=-1)
         contexts = self.method.text_prompts[0] + self.method.meta_net(features)[:, None]
         rows = []
@@ -216,7 +216,7 @@ class PlainPromptSrc(PlainIvlp):
 
 class PlainSyncClip(PlainIvlp):
     method: SyncClip
-    passes = 2  # one of the base-to-novel protocol, one of the open vocabulary
+    passes = 2  # base-to-novel and open vocabulary
 
     def synthetic_features(self, images: Tensor) -> Tensor:
         pairs = zip(self.method.synthetic_prompts, self.method.vision_prompts, strict=True)
@@ -250,4 +250,4 @@ PLAIN: dict[str, type[Any]] = {
     "promptsrc": PlainPromptSrc,
     "syncclip": PlainSyncClip,
 }
-"""Of every method that learns prompts; `plain_weights.ALL` has those of all."""
+"""Prompt-learning method -> plain formulation; `plain_weights.ALL` contains all methods."""

@@ -1,4 +1,4 @@
-"""As `plain.py`, of the other methods: most learn weights, heads, adapters or tokens of a space of their own."""
+"""Plain formulations of methods that learn weights, heads, adapters or tokens; see `plain.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torch.nn.functional import (
 )
 
 from benchmarks.plain import PLAIN, Plain, PlainPrompted
-from benchmarks.towers import Texts, as_it_is, encode_images, encode_images_with, encode_text, encode_text_with
+from benchmarks.towers import Texts, encode_images, encode_images_with, encode_text, encode_text_with, plain_block
 from syncclip.methods.base import TrainingBatch
 from syncclip.methods.cliplora import ClipLora, LowRank
 from syncclip.methods.mma import Adapter, Mma
@@ -51,7 +51,7 @@ class PlainTip(Plain):
         return self.method.text_features()[classes]
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """The cache as one matrix of keys and one of values, which are one-hot labels and, of empty slots, zero."""
+        """Scores with the cache as a matrix of keys and one of values: one-hot labels, zero for empty slots."""
         classes, slots, _ = self.method.keys.shape
         keys = self.method.keys.flatten(0, 1)
         values = one_hot(torch.arange(classes, device=keys.device).repeat_interleave(slots), classes)
@@ -62,7 +62,7 @@ class PlainTip(Plain):
 
 
 class PlainAdapted(Plain):
-    """What all methods with parts inside the blocks share."""
+    """Base of all methods with parts inside the blocks."""
 
     method: Any
 
@@ -79,7 +79,7 @@ class PlainAdapted(Plain):
 
     @abstractmethod
     def block(self, parts: nn.ModuleList, block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
-        """A block with its part; see `towers.Run`."""
+        """Run a block with its part; see `towers.Run`."""
 
 
 class PlainClipLora(PlainAdapted):
@@ -91,17 +91,17 @@ class PlainClipLora(PlainAdapted):
         heads = []
         for name, weight, bias in zip("qkv", weights, biases, strict=True):
             update = linear(linear(dropout(normed, part.dropout, part.training), part.a[name]), part.b[name])
-            each = linear(normed, weight, bias) + part.scale * update
-            heads.append(each.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2))
+            projected = linear(normed, weight, bias) + part.scale * update
+            heads.append(projected.view(*x.shape[:2], attention.num_heads, -1).transpose(1, 2))
         q, k, v = heads
-        seen = scaled_dot_product_attention(q, k, v, None if mask is None else mask.to(q.dtype))
-        x = x + attention.out_proj(seen.transpose(1, 2).flatten(2))
+        attended = scaled_dot_product_attention(q, k, v, None if mask is None else mask.to(q.dtype))
+        x = x + attention.out_proj(attended.transpose(1, 2).flatten(2))
         after: Tensor = x + block.mlp(block.ln_2(x))
         return after
 
 
 class PlainTwoStage(PlainAdapted):
-    """In its first stage."""
+    """The first stage of 2SFS."""
 
     method: TwoStage
 
@@ -120,19 +120,17 @@ class PlainMma(PlainAdapted):
     method: Mma
 
     def block(self, parts: nn.ModuleList, block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
-        part, after = parts[at], as_it_is(block, x, mask, at)
+        part, after = parts[at], plain_block(block, x, mask, at)
         if not isinstance(part, Adapter):
             return after
         normed, scale = block.ln_1(x), part.scale
         entering = scale * normed + ((1 - scale) * normed).detach()
-        found = part.up(relu(part.shared(relu(part.down(entering)))))
-        added: Tensor = found + ((scale - 1) * found).detach()
+        output = part.up(relu(part.shared(relu(part.down(entering)))))
+        added: Tensor = output + ((scale - 1) * output).detach()
         return after + added
 
 
 class PlainMmrl(Plain):
-    """The image's two features in one tensor (B, 2, D), as the published code's tower returns them."""
-
     method: Mmrl
 
     def __init__(self, method: Mmrl) -> None:
@@ -140,7 +138,7 @@ class PlainMmrl(Plain):
         self.texts = Texts(method.clip, method.texts)
 
     def tokens(self, maps: nn.ModuleList) -> dict[int, Tensor]:
-        """(K, width) by block, counted from 0."""
+        """Block, counted from 0 -> tokens (K, width)."""
         pairs = zip(self.method.layers, maps, strict=True)
         return {layer - 1: to_width(self.method.shared_tokens) for layer, to_width in pairs}
 
@@ -148,7 +146,7 @@ class PlainMmrl(Plain):
         return normalize(encode_text_with(self.clip, self.texts, self.tokens(self.method.to_text), classes), dim=-1)
 
     def both_scores(self, images: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C) of the class token and of the learned tokens, and the class token's features (B, D)."""
+        """Scores (B, C) of the class token and of the learned tokens, and the class token's features (B, D)."""
         own, outputs = encode_images_with(self.clip, images, self.tokens(self.method.to_vision))
         return self.scores(own, text), self.scores(outputs @ self.method.projection, text), own
 
@@ -184,7 +182,7 @@ class PlainTcp(PlainPrompted):
         def run(block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:
             if at + 1 == self.method.block:
                 x = torch.cat([x[:, :1], own.to(x.dtype), x[:, 1 + own.shape[1] :]], dim=1)
-            return as_it_is(block, x, mask, at)
+            return plain_block(block, x, mask, at)
 
         return normalize(encode_text(self.clip, self.texts, self.text_prompts(), classes, run), dim=-1)
 
@@ -204,7 +202,7 @@ class PlainPromptKd(Plain):
         return self.projected(images, training=False)
 
     def projected(self, images: Tensor, training: bool) -> Tensor:
-        """(B, D_t) with the statistics of these images, or the running ones."""
+        """Projected features (B, D_t), with the statistics of these images in training, else the running ones."""
         ours = self.method
         hidden = ours.narrow(encode_images(self.clip, images, list(ours.vision_prompts)))
         running = ours.running_mean.detach().clone(), ours.running_var.detach().clone()
@@ -214,11 +212,11 @@ class PlainPromptKd(Plain):
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
         settings, teacher = self.method.settings, batch.teacher
         assert teacher is not None
-        heat = settings.temperature
+        temperature = settings.temperature
         scores = self.scores(self.projected(batch.images, training=True), text)
-        student, target = log_softmax(scores / heat, dim=1), log_softmax(teacher.log() / heat, dim=1)
+        student, target = log_softmax(scores / temperature, dim=1), log_softmax(teacher.log() / temperature, dim=1)
         divergence = kl_div(student, target, reduction="sum", log_target=True)
-        return settings.distillation_weight * heat**2 * divergence / scores.numel()
+        return settings.distillation_weight * temperature**2 * divergence / scores.numel()
 
 
 ALL: dict[str, type[Any]] = {
@@ -232,4 +230,4 @@ ALL: dict[str, type[Any]] = {
     "tcp": PlainTcp,
     "promptkd": PlainPromptKd,
 }
-"""Of every method in `METHODS`."""
+"""Method in `METHODS` -> plain formulation."""

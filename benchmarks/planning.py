@@ -1,8 +1,8 @@
-"""How long ten million images take to plan, and how much memory: `python -m benchmarks.planning --help`.
+"""Time and memory for planning ten million images: `python -m benchmarks.planning --help`.
 
-Each row is a new process, whose peak is the system's count, Python and the libraries included. Planned means: the plan
-drafted and written into a folder, every shard's range, and prompt and first seed of every image. Markers: those of a
-finished set are read from a local disk, as a resumed run does first.
+Each row is a new process; its peak memory includes Python and the libraries. Planning means: drafting the plan and
+writing it to a folder, the range of every shard, and the prompt and first seed of every image. Then the markers of a
+finished dataset are read from a local disk, as in a resumed run.
 """
 
 from __future__ import annotations
@@ -14,142 +14,114 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from benchmarks.measuring import in_new_process
 from syncclip import storage
 from syncclip.shards.markers import ShardStats, markers, shard_name, stats_name, table_name
 from syncclip.synthesis.plan import PLAN_NAME, Plan, draft, write_plan
 from syncclip.synthesis.settings import SynthesisSettings
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 CAPTIONS = 64
-"""Sentences of each class, of some 80 characters."""
+"""Captions per class, of some 80 characters."""
 STRATEGIES = ("template", "mixture")
 
 
 class Planned(NamedTuple):
-    """What planning took, in seconds and bytes."""
+    """Cost of planning.
 
-    drafting: float
-    shards: float
-    prompts: float
-    seeds: float
+    Attributes:
+        seconds: of the draft, the shard ranges, the prompts and the seeds.
+        peak: peak resident bytes of the process.
+        file: size of plan.json in bytes.
+    """
+
+    seconds: tuple[float, float, float, float]
     peak: int
-    """Resident bytes of the process, at most."""
     file: int
-    """Bytes of plan.json."""
-    images: int
-
-    @property
-    def seconds(self) -> float:
-        """Of all."""
-        return self.drafting + self.shards + self.prompts + self.seeds
 
 
 def plan_of(strategy: str, classes: int, images: int) -> Plan:
-    """A plan with the class template alone, or with combinations and a file's worth of captions beside it."""
+    """A plan with the class template alone, or mixed with combinations and captions."""
     names = [f"class number {label}" for label in range(classes)]
     prompts: dict[str, Any] = {}
     if strategy == "mixture":
         words = [f"word {number}" for number in range(20)]
-        place = "seen from very near in the soft light of an early morning, image"
-        written = {name: [f"a {name} {place} {number}" for number in range(CAPTIONS)] for name in names}
+        scene = "seen from very near in the soft light of an early morning, image"
+        captions = {name: [f"a {name} {scene} {number}" for number in range(CAPTIONS)] for name in names}
         prompts["strategies"] = [
             {"name": "template", "weight": 2},
             {"name": "combinations", "sentence": "a {a} {} {b}", "lists": {"a": words, "b": words}},
-            {"name": "captions", "sentences": written},
+            {"name": "captions", "sentences": captions},
         ]
     settings = SynthesisSettings.model_validate({"images_per_class": images, "prompts": prompts})
     return draft(settings, dataset="many", classnames=names, template="a photo of a {}.")
 
 
 def planned(strategy: str, classes: int, images: int) -> Planned:
-    """Plan a set from its settings to the last seed; in a process of its own, for the peak."""
+    """Plan a dataset in this process."""
     with tempfile.TemporaryDirectory() as folder:
         drafting, plan = timed(lambda: write_plan(plan_of(strategy, classes, images), folder))
         file = Path(folder, PLAN_NAME).stat().st_size
     shards, ranges = timed(lambda: [plan.shard_range(shard) for shard in plan.shards()])
-    prompts, texts = timed(lambda: sum(len(plan.prompts_of(one)) for one in ranges))
-    seeds, numbers = timed(lambda: sum(len(plan.seeds_of(one)) for one in ranges))
+    prompts, texts = timed(lambda: sum(len(plan.prompts_of(rows)) for rows in ranges))
+    seeds, numbers = timed(lambda: sum(len(plan.seeds_of(rows)) for rows in ranges))
     assert texts == numbers == plan.total
-    return Planned(drafting, shards, prompts, seeds, peak_bytes(), file, plan.total)
+    return Planned((drafting, shards, prompts, seeds), peak_bytes(), file)
 
 
 def read(folder: str) -> tuple[float, int, int]:
-    """(seconds, resident bytes at most, images counted) of reading all markers of a set."""
+    """Read all markers of a dataset: (seconds, peak resident bytes, number of images)."""
     seconds, images = timed(lambda: sum(stats.count for stats in markers(folder)))
     return seconds, peak_bytes(), images
 
 
-def lay_markers(folder: Path, count: int, classes: int) -> None:
-    """A set's markers, with empty tables and tars."""
-    every = dict.fromkeys(range(classes), 1)
+def write_markers(folder: Path, count: int, classes: int) -> None:
+    """Write markers of one image per class, with empty tables and tars."""
+    per_class = dict.fromkeys(range(classes), 1)
     for shard in range(count):
-        stats = ShardStats(shard=shard, count=classes, bytes=0, sha256="0" * 64, table_sha256="0" * 64, per_class=every)
+        stats = ShardStats(
+            shard=shard, count=classes, bytes=0, sha256="0" * 64, table_sha256="0" * 64, per_class=per_class
+        )
         storage.write_with_checksum(str(folder / stats_name(shard)), stats.model_dump_json(indent=1).encode())
         (folder / shard_name(shard)).touch()
         (folder / table_name(shard)).touch()
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and the result."""
-    begun = time.perf_counter()
-    found = work()
-    return time.perf_counter() - begun, found
+    """Seconds, and the result."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
 
 
 def peak_bytes() -> int:
-    """Resident bytes of this process since it began, at most."""
+    """Peak resident bytes of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def alone(work: Callable[..., Any], *arguments: object) -> Any:
-    """A result from a new process."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(work, *arguments).result()
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
 def main(
-    classes: Annotated[int, typer.Option(min=1)] = 1000,
-    images: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 10_000,
-    shards: Annotated[int, typer.Option(min=1, help="Markers to read, of one image of each class.")] = 10_000,
-    out: Annotated[Path, typer.Option(help="The file that the tables are added to.")] = RESULTS,
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 1000,
+    images: Annotated[int, typer.Option(min=1, help="Images per class.")] = 10_000,
+    shards: Annotated[int, typer.Option(min=1, help="Number of markers to read.")] = 10_000,
 ) -> None:
-    """Plan a large set, read the markers of one, and add the tables to the results."""
-    lines = [
-        f"## {date.today()}: planning {classes * images:,} images of {classes:,} classes",
-        "",
-        f"`python -m benchmarks.planning {' '.join(sys.argv[1:])}`".replace(" `", "`"),
-        "",
-        f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}.",
-        "",
-        "| prompts | draft and settle | shards | prompts of all | seeds of all | sum | peak MB | plan.json |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Plan a large dataset, read markers, and print the tables."""
+    print(f"{classes * images:,} images of {classes:,} classes; {platform.machine()}, {os.cpu_count()} cores; ", end="")
+    print(f"Python {platform.python_version()}\n")
+    print("| prompts | draft | shards | all prompts | all seeds | sum | peak MB | plan.json |\n" + "|---" * 8 + "|")
     for strategy in STRATEGIES:
-        found: Planned = alone(planned, strategy, classes, images)
-        times = [found.drafting, found.shards, found.prompts, found.seeds]
-        cells = [strategy, *(f"{one:.2f} s" for one in times), f"**{found.seconds:.1f} s**"]
-        lines.append(f"| {' | '.join(cells)} | **{found.peak / 1e6:.0f}** | {found.file / 1e6:.2f} MB |")
+        cost: Planned = in_new_process(planned, strategy, classes, images)
+        times = [*(f"{seconds:.2f} s" for seconds in cost.seconds), f"**{sum(cost.seconds):.1f} s**"]
+        print(f"| {strategy} | {' | '.join(times)} | **{cost.peak / 1e6:.0f}** | {cost.file / 1e6:.2f} MB |")
     with tempfile.TemporaryDirectory() as folder:
-        lay_markers(Path(folder), shards, classes)
-        seconds, peak, counted = alone(read, folder)
-    lines += ["", f"{shards:,} markers ({counted:,} images) read in {seconds:.1f} s, peak {peak / 1e6:.0f} MB."]
-    print("\n".join(lines))
-    with out.open("a") as file:
-        file.write("\n" + "\n".join(lines) + "\n")
+        write_markers(Path(folder), shards, classes)
+        seconds, peak, counted = in_new_process(read, folder)
+    print(f"\n{shards:,} markers ({counted:,} images) read in {seconds:.1f} s, peak {peak / 1e6:.0f} MB.")
 
 
 if __name__ == "__main__":
-    app()
+    typer.run(main)

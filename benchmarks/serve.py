@@ -1,8 +1,7 @@
-"""What HTTP costs one image: `python -m benchmarks.serve`, for a machine that does nothing else.
+"""Overhead of the HTTP service: `python -m benchmarks.serve`, on an idle machine.
 
-A ViT-B/16 with random weights runs as a service with one replica, and in this process through `syncclip.load`, with as
-many threads. One client asks the service for an image, then the bare image tower of this process encodes the same one,
-by turns. Then many clients ask at once.
+A ViT-B/16 with random weights runs as a service with one replica, and in this process with the same number of threads.
+Requests of one client alternate with the bare image tower of this process. Then many clients send requests at once.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import contextlib
 import http.client
 import io
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -19,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +26,7 @@ import torch
 import typer
 from PIL import Image
 
+from benchmarks.measuring import in_new_process
 from syncclip import jobs
 from syncclip.inference.model import Model, computing, load
 from syncclip.recipe.recipe import Recipe
@@ -41,7 +40,7 @@ WARM = 5
 
 
 def make_run(folder: Path) -> str:
-    """A finished run of zero-shot CLIP above a ViT-B/16."""
+    """Write a finished run of zero-shot CLIP with a ViT-B/16."""
     clip, data = make_clip_folder(folder / "clip", **SIZE), tiny_dataset(folder / "data", test=1)
     (folder / "recipe.yaml").write_text(
         f"{{dataset: {{name: {data}}}, backbone: {{name: {clip}}}, training: {{method: zeroshot, data: real}}}}"
@@ -51,9 +50,9 @@ def make_run(folder: Path) -> str:
 
 @contextlib.contextmanager
 def service(run: str) -> Iterator[tuple[int, float]]:
-    """The port of a run's service, and the seconds from its command to the first answer."""
+    """Port of a run's service, and the seconds from its command to the first response."""
     [port] = free_ports(1)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     command = subprocess.Popen(
         [sys.executable, "-m", "syncclip", "serve", run, "--port", str(port)],
         stdout=subprocess.PIPE,
@@ -62,71 +61,70 @@ def service(run: str) -> Iterator[tuple[int, float]]:
     )
     try:
         assert command.stdout is not None and command.stdout.readline(), "the service did not start"
-        ask(http.client.HTTPConnection("127.0.0.1", port), picture())
-        yield port, time.perf_counter() - begun
+        request(http.client.HTTPConnection("127.0.0.1", port), picture())
+        yield port, time.perf_counter() - start
     finally:
         command.terminate()
         command.wait()
 
 
 def picture(side: int = 400) -> bytes:
-    """A JPEG of noise as smooth as a photograph's."""
+    """A JPEG of smooth noise."""
     noise = np.random.default_rng(1).integers(0, 255, (12, 12, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).resize((side, side)).save(file, "JPEG")
     return file.getvalue()
 
 
-def ask(connection: http.client.HTTPConnection, image: bytes) -> float:
-    """Seconds of one answer."""
-    begun = time.perf_counter()
+def request(connection: http.client.HTTPConnection, image: bytes) -> float:
+    """Seconds of one request."""
+    start = time.perf_counter()
     connection.request("POST", "/classify", image, {"content-type": "image/jpeg"})
-    answer = connection.getresponse()
-    said = json.loads(answer.read())
-    assert answer.status == 200 and said["labels"], said
-    return time.perf_counter() - begun
+    response = connection.getresponse()
+    body = json.loads(response.read())
+    assert response.status == 200 and body["labels"], body
+    return time.perf_counter() - start
 
 
 def encode(model: Model, pixels: torch.Tensor) -> float:
     """Seconds of the bare image tower for one image (1, 3, S, S)."""
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with computing():
         model.method.image_features(pixels)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="Images of each side.")] = 60,
-    clients: Annotated[int, typer.Option(help="That ask at once.")] = 32,
-    requests: Annotated[int, typer.Option(help="Of all clients.")] = 200,
+    clients: Annotated[int, typer.Option(help="Number of concurrent clients.")] = 32,
+    requests: Annotated[int, typer.Option(help="Requests of all clients.")] = 200,
 ) -> None:
-    """Show the medians of both sides, their ratio, and the images per second of many clients."""
+    """Print the medians of both sides, their ratio, and the throughput with many clients."""
     image = picture()
-    with tempfile.TemporaryDirectory() as there:
-        # In a process of its own: an evaluation leaves torch in another state than a service has.
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
-            run = other.submit(make_run, Path(there)).result()
+    with tempfile.TemporaryDirectory() as folder:
+        run = in_new_process(make_run, Path(folder))  # an evaluation would change this process's state of torch
         torch.set_num_threads(local_cpus())
         model = load(run, device="cpu")
         pixels = model.preprocess(Image.open(io.BytesIO(image)))[None]
         with service(run) as (port, start):
             connection = http.client.HTTPConnection("127.0.0.1", port)
-            with ThreadPoolExecutor(1) as alone:  # as in the service; the main thread's OpenMP may fare otherwise
+            with ThreadPoolExecutor(1) as thread:  # as in the service: OpenMP may differ in the main thread
                 pairs = [
-                    (ask(connection, image), alone.submit(encode, model, pixels).result()) for _ in range(WARM + rounds)
+                    (request(connection, image), thread.submit(encode, model, pixels).result())
+                    for _ in range(WARM + rounds)
                 ][WARM:]
             served, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
-            begun = time.perf_counter()
+            begin = time.perf_counter()
             with ThreadPoolExecutor(clients) as pool:
-                list(pool.map(lambda _: ask(http.client.HTTPConnection("127.0.0.1", port), image), range(requests)))
-            rate = requests / (time.perf_counter() - begun)
+                list(pool.map(lambda _: request(http.client.HTTPConnection("127.0.0.1", port), image), range(requests)))
+            rate = requests / (time.perf_counter() - begin)
     print(f"{local_cpus()} CPUs, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
-    print(f"from the command to the first answer: {start:.1f} s")
+    print(f"from the command to the first response: {start:.1f} s")
     for name, side in zip(("service", "bare tower"), zip(*pairs, strict=True), strict=True):
         print(f"{name}: fastest {1e3 * min(side):.1f} ms, slowest {1e3 * max(side):.1f} ms")
     print(f"one image, median of {rounds}: service {1e3 * served:.1f} ms, bare tower {1e3 * bare:.1f} ms, ", end="")
     print(f"ratio {served / bare:.3f}")
-    print(f"{requests} requests of {clients} clients: {rate:.1f} images/s, against {1 / bare:.1f} of the bare tower")
+    print(f"{requests} requests of {clients} clients: {rate:.1f} images/s; bare tower: {1 / bare:.1f} images/s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Streaming from S3 when requests fail, compared with a quiet server: `python -m benchmarks.streaming --help`.
+"""Streaming from S3 with failing requests against the same without failures: `python -m benchmarks.streaming --help`.
 
-A local server (moto) behind a proxy that delays every response, and in faulty rounds fails a share of the requests.
-Quiet and faulty rounds alternate; each streams the same batches into an empty cache. Decoding happens in a process of
-its own, as server and proxy run in this one.
+A proxy delays every response of a local server (moto), and in faulty rounds fails a share of the requests. Quiet and
+faulty rounds alternate; each streams the same batches with an empty cache. Another process decodes, because server and
+proxy run in this one.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CLASSES, BATCH = 10, 32
 
 
 def write(url: str, images: int, per_shard: int, pixels: int) -> None:
-    """A set of that many images, each its own."""
+    """Write a dataset of different images."""
     for shard, first in enumerate(range(0, images, per_shard)):
         indices = range(first, min(images, first + per_shard))
         write_shard(url, shard, [Sample(i, i % CLASSES, jpeg(i, pixels), "a photo") for i in indices])
 
 
 def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
-    """Images per second over so many batches, after those of one window; and a checksum of all pixels."""
+    """Images per second over some batches, after those of one window, and the sum of all pixels."""
     with tempfile.TemporaryDirectory() as folder:
         images = ShardSet(url, cache=ShardCache(folder=folder, check=True))
         stream = MixedStream(
@@ -46,27 +46,27 @@ def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
             window=window, cache_images=0,
         )  # fmt: skip
         first = window * max(1, len(images) // len(images.shards) // BATCH)
-        begun, seen, total = time.perf_counter(), 0, 0
-        for place, (_, _, batch) in enumerate(batches(stream, 10**6, processes=1, threads=4)):
+        start, seen, total = time.perf_counter(), 0, 0
+        for step, (_, _, batch) in enumerate(batches(stream, 10**6, processes=1, threads=4)):
             total += int(batch.images.sum(dtype=torch.int64))
-            if place == first:
-                begun = time.perf_counter()
-            elif place > first:
+            if step == first:
+                start = time.perf_counter()
+            elif step > first:
                 seen += len(batch.images)
-            if place == first + steps:
+            if step == first + steps:
                 break
-        return seen / (time.perf_counter() - begun), total
+        return seen / (time.perf_counter() - start), total
 
 
 def main(
-    images: Annotated[int, typer.Option(help="Images of the set.")] = 8000,
-    per_shard: Annotated[int, typer.Option(help="Images of a shard.")] = 500,
-    pixels: Annotated[int, typer.Option(help="Side of an image.")] = 224,
-    window: Annotated[int, typer.Option(help="Shards in use at once.")] = 4,
-    steps: Annotated[int, typer.Option(help="Batches of a round.")] = 300,
-    latency: Annotated[float, typer.Option(help="Seconds that every response is delayed.")] = 0.05,
+    images: Annotated[int, typer.Option(help="Number of images.")] = 8000,
+    per_shard: Annotated[int, typer.Option(help="Images per shard.")] = 500,
+    pixels: Annotated[int, typer.Option(help="Side of an image in pixels.")] = 224,
+    window: Annotated[int, typer.Option(help="Number of shards in the shuffle window.")] = 4,
+    steps: Annotated[int, typer.Option(help="Batches per round.")] = 300,
+    latency: Annotated[float, typer.Option(help="Delay of each response in seconds.")] = 0.05,
     failing: Annotated[float, typer.Option(help="Share of the requests that fail in faulty rounds.")] = 0.05,
-    repetitions: Annotated[int, typer.Option(help="Rounds of each side.")] = 7,
+    repetitions: Annotated[int, typer.Option(help="Rounds of each kind.")] = 7,
 ) -> None:
     """Print images per second of quiet and faulty rounds, and their ratio."""
     torch.set_num_threads(1)
@@ -76,19 +76,19 @@ def main(
         url = storage.join(bucket, "set")
         write(url, images, per_shard, pixels)
         proxy.latency = latency
-        pixels_seen = set()
+        sums = set()
         for turn in range(repetitions + 1):
-            for name, found in sides.items():
+            for name, rates in sides.items():
                 proxy.spoil_some(failing if name == "faulty" else 0.0, seed=turn)
-                speed, total = streamed(url, window, steps)
-                pixels_seen.add(total)
-                found += [speed] if turn else []
-                print(f"round {turn}: {name} {speed:,.0f} images/s", file=sys.stderr)
+                rate, total = streamed(url, window, steps)
+                sums.add(total)
+                rates += [rate] if turn else []  # the first round is a warm-up
+                print(f"round {turn}: {name} {rate:,.0f} images/s", file=sys.stderr)
         failed = sum(proxy.spoilt.values())
-    assert len(pixels_seen) == 1, "faults changed what was streamed"
+    assert len(sums) == 1, "faults changed the stream"
     shares = [faulty / quiet for faulty, quiet in zip(sides["faulty"], sides["quiet"], strict=True)]
     print("| latency | failing | requests failed | quiet | faulty | faulty / quiet |\n|---|---|---|---|---|---|")
-    quiet, faulty = (statistics.median(found) for found in sides.values())
+    quiet, faulty = (statistics.median(rates) for rates in sides.values())
     share = statistics.median(shares)
     print(f"| {latency * 1e3:.0f} ms | {failing:.0%} | {failed} | {quiet:,.0f} | {faulty:,.0f} | **{share:.2f}x** |")
 

@@ -1,4 +1,4 @@
-"""The towers as the methods' authors run them: every token of the full context through every block."""
+"""CLIP's towers as in the authors' code: every token of the full context passes every block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.clip.tokens import PromptTokens
 
 
 class Texts(nn.Module):
-    """Embedded texts of full length, as the published code keeps them: (C, context, width)."""
+    """Embedded texts of full length, as in the published code: (C, context, width)."""
 
     embeddings: Tensor
     ends: Tensor
@@ -22,18 +22,18 @@ class Texts(nn.Module):
     def __init__(self, clip: PromptedClip, tokens: PromptTokens) -> None:
         super().__init__()
         free = tokens.slots.shape[1]
-        assert (tokens.slots.cpu() == torch.arange(1, free + 1)).all(), "learned vectors stand before the class name"
+        assert (tokens.slots.cpu() == torch.arange(1, free + 1)).all(), "learned vectors precede the class name"
         ids = pad(tokens.ids, (0, clip.context - tokens.ids.shape[1])).to(clip.device)
         self.register_buffer("embeddings", clip.model.token_embedding(ids).detach(), persistent=False)
         self.register_buffer("ends", tokens.read.clone(), persistent=False)
 
 
 Run = Callable[[Any, Tensor, Tensor | None, int], Tensor]
-"""(block, tokens, mask, its number from 0) -> the block's output."""
+"""(block, tokens, mask, number of the block from 0) -> the block's output."""
 
 
-def as_it_is(block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:  # noqa: ARG001
-    """A block to which nothing is added."""
+def plain_block(block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:  # noqa: ARG001
+    """Run a block without additions."""
     after: Tensor = block(x, attn_mask=mask)
     return after
 
@@ -43,9 +43,9 @@ def encode_text(
     texts: Texts,
     prompts: Sequence[Tensor] = (),
     classes: slice = slice(None),
-    run: Run = as_it_is,
+    run: Run = plain_block,
 ) -> Tensor:
-    """(C, D), not normalised, of some classes."""
+    """Unnormalised text features (C, D) of some classes."""
     tower = clip.model
     embeddings, ends = texts.embeddings[classes], texts.ends[classes]
 
@@ -64,19 +64,19 @@ def encode_text(
     return features.float()
 
 
-def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] = (), run: Run = as_it_is) -> Tensor:
-    """(B, D), not normalised."""
+def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] = (), run: Run = plain_block) -> Tensor:
+    """Unnormalised image features (B, D)."""
     tower, batch = clip.model.visual, len(images)
     with _precision(clip):
         patches = tower.conv1(images.to(tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat([tower.class_embedding.expand(batch, 1, -1), patches], dim=1) + tower.positional_embedding
-        given = x.shape[1]
+        length = x.shape[1]
         if prompts:
             x = torch.cat([x, prompts[0].expand(batch, -1, -1).to(x.dtype)], dim=1)
         x = tower.ln_pre(x)
         for i, block in enumerate(tower.transformer.resblocks):
             if 0 < i < len(prompts):
-                x = torch.cat([x[:, :given], prompts[i].expand(batch, -1, -1).to(x.dtype)], dim=1)
+                x = torch.cat([x[:, :length], prompts[i].expand(batch, -1, -1).to(x.dtype)], dim=1)
             x = run(block, x, None, i)
         features: Tensor = tower.ln_post(x[:, 0]) @ tower.proj
     return features.float()
@@ -85,7 +85,7 @@ def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] 
 def encode_text_with(
     clip: PromptedClip, texts: Texts, inserted: Mapping[int, Tensor], classes: slice = slice(None)
 ) -> Tensor:
-    """(C, D), not normalised, of some classes, with vectors behind the start token, as MMRL's code inserts them.
+    """Unnormalised text features (C, D) of some classes, with vectors after the start token, as in MMRL's code.
 
     Args:
         inserted: (K, width) by block, counted from 0.
@@ -105,7 +105,7 @@ def encode_text_with(
 
 
 def encode_images_with(clip: PromptedClip, images: Tensor, inserted: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """(B, D) of the class token, not normalised, and (B, width), the mean output of the vectors behind it.
+    """Unnormalised features (B, D) of the class token, and the mean output (B, width) of the vectors after it.
 
     Args:
         inserted: (K, width) by block, counted from 0.
@@ -124,10 +124,10 @@ def encode_images_with(clip: PromptedClip, images: Tensor, inserted: Mapping[int
 
 
 def _with_inserted(x: Tensor, inserted: Mapping[int, Tensor], block: int) -> Tensor:
-    """Tokens (B, T, width) with a block's vectors inserted behind the first one, or in the place of those there."""
+    """Tokens (B, T, width) with a block's vectors after the first token, in place of those of an earlier block."""
     vectors = inserted[block].to(x.dtype).expand(len(x), -1, -1)
-    behind = 1 if block == min(inserted) else 1 + vectors.shape[1]
-    return torch.cat([x[:, :1], vectors, x[:, behind:]], dim=1)
+    rest = 1 if block == min(inserted) else 1 + vectors.shape[1]
+    return torch.cat([x[:, :1], vectors, x[:, rest:]], dim=1)
 
 
 def _precision(clip: PromptedClip) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""A Ray head and worker nodes on this machine, with ports, folder and processes separate from any other Ray."""
+"""A Ray head and worker nodes on this machine, isolated from any other Ray by ports, folder and processes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Head:
         port: for worker nodes.
         address: of the dashboard, for `syncclip submit`.
         to_join: environment variables that make a program's `ray.init` join the cluster.
-        folder: in place of /tmp/ray.
+        folder: used instead of /tmp/ray.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:
@@ -176,7 +176,7 @@ class Head:
 
 
 def waited(condition: Callable[[], bool], pause: float = 0.25) -> bool:
-    """Wait for a condition; returns whether it became true within `PATIENCE`."""
+    """Wait for a condition; returns False at the timeout `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:

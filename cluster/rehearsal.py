@@ -2,8 +2,8 @@
 
     make rehearsal                                   # or: python -m cluster.rehearsal RECIPE [KEY=VALUE]..
 
-Workers join the head when a job needs them (`rehearsal.yaml`); one is killed and replaced while the other is
-suspended; all leave when the job is finished. The set must equal, byte for byte, one generated without a cluster.
+Workers join the head when a job needs them (`rehearsal.yaml`); one is killed and replaced while the other is suspended;
+all terminate after the job. The dataset must equal, byte for byte, one generated without a cluster.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WORKERS = 2
 """Maximum number of workers in `rehearsal.yaml`, each with the CPU of one actor."""
 
 SMALL = ("synthesis.images_per_class=8", "synthesis.shard_size=44", f"synthesis.actors={WORKERS}")
-"""Default overrides: a set that is generated within a minute."""
+"""Default overrides: a dataset that is generated within a minute."""
 
 MIDDLE = 2
 """Number of committed shards after which a worker is killed."""
@@ -42,7 +42,7 @@ HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, 
 """Faster detection of lost workers than by default (half a minute)."""
 
 BYTES = ("*.tar", "*.parquet", "plan.json")
-"""Files of a set that are bit-identical however it is generated; others contain times."""
+"""Files of a dataset that are bit-identical in every run; others contain times."""
 
 app = typer.Typer(add_completion=False)
 
@@ -51,9 +51,9 @@ app = typer.Typer(add_completion=False)
 def rehearse(
     recipe: Annotated[str, typer.Argument(help="Recipe, as for `syncclip synth`.")] = "travel",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder in which both sets are kept; temporary by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of both datasets; default: temporary.")] = None,
 ) -> None:
-    """Generate a set on autoscaled workers, kill one, and compare the set with an undisturbed one."""
+    """Generate a dataset on autoscaled workers, kill one, and compare the bytes with an undisturbed run."""
     with tempfile.TemporaryDirectory(prefix="sc", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         sets = (out or folder / "sets").absolute()
@@ -66,7 +66,7 @@ def rehearse(
 
 
 def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str, float]:
-    """Run the test; the set is generated in `far` by the cluster, and in `near` without it."""
+    """Run the test: generate the dataset in `far` on the cluster, and in `near` without it."""
     for part in ("home", "ray"):
         (folder / part).mkdir()
     config = folder / "home" / "ray_bootstrap_config.yaml"
@@ -75,39 +75,39 @@ def play(folder: Path, recipe: Sequence[str], far: Path, near: Path) -> dict[str
         options = f"--autoscaling-config={config}", f"--system-config={json.dumps(HEALTH)}", "--num-cpus=0"
         head.start(*options, "--object-store-memory=200000000")
         course = Course(head)
-        course.log("the head is up, alone")
-        course.began = time.monotonic()
+        course.log("the head is up, without workers")
+        course.start = time.monotonic()
         with syncclip(
             folder / "job.log", "submit", "synth", *recipe, "--out", str(far), "--address", head.address
         ) as job:
-            first = course.until(lambda: len(course.workers()) > 0, "a worker came, requested by the job", job)
+            first = course.until(lambda: len(course.workers()) > 0, "the first worker is up", job)
             every = course.until(lambda: len(course.workers()) >= WORKERS, f"{WORKERS} workers are up", job)
             course.until(lambda: shards(far) >= MIDDLE, f"{MIDDLE} shards are committed", job)
-            there, lost = shards(far), min(course.workers())
+            committed, lost = shards(far), min(course.workers())
             with suspended(head, course.workers() - {lost}):
                 head.lose(lost)
-                pulled = course.log(f"a worker is lost, with {there} shards committed")
-                course.until(lambda: lost not in course.workers(), "the head noticed", job)
-                again = course.until(lambda: len(course.workers()) >= WORKERS, "it was replaced", job)
+                killed = course.log(f"a worker was killed, with {committed} shards committed")
+                course.until(lambda: lost not in course.workers(), "the head detected the loss", job)
+                replaced = course.until(lambda: len(course.workers()) >= WORKERS, "the worker was replaced", job)
             plan = read_plan(str(far))
             assert plan is not None, "shards are committed"
             total = len(plan.shards())
             done = course.until(lambda: shards(far) == total, f"all {total} shards are committed", job)
             with syncclip(folder / "quiet.log", "synth", *recipe, "synthesis.actors=1", "--out", str(near)) as quiet:
-                gone = course.until(lambda: not course.workers(), "the last worker left; the head is alone again")
+                gone = course.until(lambda: not course.workers(), "the last worker terminated")
                 for command in (job, quiet):
                     if command.wait():
                         raise RuntimeError(f"a command failed: {command.args!r}")
     return {
-        "seconds until the first worker came": first,
-        "seconds until all workers came": every,
+        "seconds until the first worker was up": first,
+        "seconds until all workers were up": every,
         "workers in total": len(course.seen),
         "workers lost": 1,
-        "shards committed by then": there,
-        "seconds from then until its replacement": again - pulled,
+        "shards committed by then": committed,
+        "seconds from the loss to the replacement": replaced - killed,
         "shards in the end": total,
         "seconds until the last shard": done,
-        "seconds from then until no worker was left": gone - done,
+        "seconds from the last shard until no worker was left": gone - done,
     }
 
 
@@ -116,24 +116,28 @@ class Course:
 
     def __init__(self, head: Head) -> None:
         self.head = head
-        self.began = time.monotonic()
+        self.start = time.monotonic()
         self.seen: set[str] = set()
-        """All workers that have joined."""
+        """Ids of all workers that have joined."""
 
     def workers(self) -> set[str]:
         """Ids of live workers."""
-        now = {node for node, is_head in self.head.nodes().items() if not is_head}
-        self.seen |= now
-        return now
+        live = {node for node, is_head in self.head.nodes().items() if not is_head}
+        self.seen |= live
+        return live
 
     def log(self, event: str) -> float:
         """Print an event; returns its time in seconds."""
-        seconds = time.monotonic() - self.began
+        seconds = time.monotonic() - self.start
         print(f"{seconds:6.1f} s  {event}", flush=True)
         return seconds
 
     def until(self, condition: Callable[[], bool], event: str, job: subprocess.Popen[bytes] | None = None) -> float:
-        """Wait for a condition and log it; raises a `RuntimeError` at the timeout or if the job ends first."""
+        """Wait for a condition and log the event.
+
+        Raises:
+            RuntimeError: timeout, or the job ended first.
+        """
         finished = waited(lambda: condition() or (job is not None and job.poll() is not None))
         if not finished or not condition():
             raise RuntimeError(f"this event did not occur: {event}")
@@ -145,7 +149,7 @@ def suspended(head: Head, nodes: Iterable[str]) -> Iterator[None]:
     """Suspend the actors of these nodes, which could otherwise finish the job before the lost node is replaced."""
     actors: list[psutil.Process] = []
     try:
-        for process in (one for node in nodes for one in head.processes(node)):
+        for process in (process for node in nodes for process in head.processes(node)):
             with contextlib.suppress(psutil.Error):
                 if process.name().startswith("ray::MapWorker"):
                     process.suspend()
@@ -209,7 +213,7 @@ def shards(folder: Path) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes of a set's files."""
+    """Name -> bytes of a dataset's files."""
     return {path.name: path.read_bytes() for pattern in BYTES for path in folder.glob(pattern)}
 
 

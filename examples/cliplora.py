@@ -1,5 +1,5 @@
-"""CLIP-LoRA, which learns inside the towers' blocks, in one file outside the package: `syncclip train
-examples/cliplora.yaml`, after `syncclip synth examples/cliplora.yaml`."""
+"""CLIP-LoRA, a custom method with parameters inside the blocks of both towers: `syncclip train examples/cliplora.yaml`,
+after `syncclip synth examples/cliplora.yaml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.methods import Method, MethodSettings, Optimisation
 
 
 class LowRank(BlockPart):
-    """W x + alpha / sqrt(r) B A dropout(x) for query, key and value of a block."""
+    """W x + alpha / sqrt(r) B A dropout(x), for query, key and value of a block."""
 
     def __init__(self, width: int, settings: ClipLora.Settings) -> None:
         super().__init__()
@@ -49,7 +49,8 @@ class ClipLora(Method):
         super().__init__(clip, classnames, base, template, settings)
         self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
         self.text_parts, self.vision_parts = (
-            nn.ModuleList(LowRank(one.width, settings) for _ in range(one.layers)) for one in (clip.text, clip.vision)
+            nn.ModuleList(LowRank(tower.width, settings) for _ in range(tower.layers))
+            for tower in (clip.text, clip.vision)
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:

@@ -1,4 +1,4 @@
-"""TaskRes: what a method of your own looks like, in one file outside the package.
+"""TaskRes, a custom method in one file outside the package.
 
 syncclip synth examples/taskres.yaml synthesis.images_per_class=4
 syncclip train examples/taskres.yaml
@@ -21,8 +21,8 @@ from syncclip.methods.frozen import FrozenTexts
 class TaskRes(Method):
     """Task residuals (arXiv 2211.10277): a learned vector is added to each class's frozen text feature.
 
-    With t the text features of length 1 and x the residuals: t + scale * x (equation 4 of the paper). Images see the
-    frozen vision tower. Logits, the loss on real, synthetic or both, evaluation and checkpoints come from `Method`.
+    With unit text features t and residuals x, the text features are t + scale * x (equation 4 of the paper). The vision
+    tower is frozen. Logits, loss, evaluation and checkpoints are inherited from `Method`.
     """
 
     class Settings(MethodSettings):

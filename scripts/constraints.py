@@ -21,7 +21,7 @@ BY_TORCH = ("nvidia-", "cuda-", "triton")
 """Name prefixes of packages that PyTorch pins itself, depending on the platform."""
 
 HEAD = """\
-# The versions in the images, with which the tests of this commit ran. `make constraints` updates them.
+# Versions in the images, with which the tests of this commit passed. `make constraints` updates them.
 """
 
 

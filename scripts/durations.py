@@ -1,4 +1,4 @@
-"""Keep what splits the tests evenly in .test_durations: the duration of each test that takes a second or more."""
+"""Shorten .test_durations to the tests that take a second or more, by which CI splits the tests evenly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MIN_SECONDS, MAX_ID = 1.0, 300
 
 
 def shortened(durations: dict[str, float]) -> dict[str, float]:
-    """The durations in seconds by test ID, sorted, without short tests, IDs of pages of text, and names of lanes."""
+    """Test ID -> seconds, sorted, without short tests, very long IDs and the names of lanes."""
     kept = {name.partition("@")[0]: round(seconds, 1) for name, seconds in durations.items() if seconds >= MIN_SECONDS}
     return {name: kept[name] for name in sorted(kept) if len(name) < MAX_ID}
 

@@ -16,14 +16,8 @@ def publish(study: Path, target: Path) -> None:
     """Copy the study's own files except its progress, and remove those of a previous study."""
     working_folder = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
-    for name in (
-        *outputs.ALWAYS,
-        outputs.DATASETS,
-        outputs.PREDICTIONS,
-        outputs.SHIFT,
-        outputs.FEATURES,
-        outputs.TUNED,
-    ):
+    optional = (outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES, outputs.TUNED)
+    for name in (*outputs.ALWAYS, *optional):
         (target / name).unlink(missing_ok=True)
     files = [file for file in study.iterdir() if file.is_file() and file.name != PROGRESS]
     for file in sorted(file for file in files if not file.name.startswith(".")):

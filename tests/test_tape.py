@@ -97,7 +97,7 @@ def run_all(folder: Path, lines: list[str]) -> str:
 
 
 def test_the_laptop_section_of_the_readme(clone: Path) -> None:
-    output = run_all(clone, commands("README.md", "You have a laptop"))
+    output = run_all(clone, commands("README.md", "On a laptop"))
 
     assert (clone / "runs/demo/study/report.html").stat().st_size > 100_000
     assert (clone / "bus.jpg").stat().st_size > 500
@@ -115,7 +115,7 @@ def test_the_section_on_custom_classes_of_the_readme(clone: Path, tiny: TinyWorl
     recipe["synthesis"]["filters"] = [{"name": "blank"}, {"name": "clip_score", "top": 6}]
     recipe["study"] = {"cpus": 1, "gpus": 0, "resamples": 100}
     (clone / "birds.yaml").write_text(yaml.safe_dump(recipe))
-    lines = commands("README.md", "You have a GPU and classes of your own")
+    lines = commands("README.md", "With a GPU and your own classes")
     assert len(lines) == 3
 
     run_all(clone, [re.sub(r"images_per_class=\[.*?\]", "images_per_class=[1,2]", line) for line in lines])

@@ -1,5 +1,5 @@
-"""What each kind of work takes on this machine's GPU, with random weights of true shapes: `make gpu`.
+"""Benchmarks of generation, synthesis and training on a GPU, with random weights of published shapes: `make gpu`.
 
-One process a part, ended at its limit; what a part had measured by then is kept. `<device>.json` holds all that was
-measured and what was left out, `<device>.md` its tables.
+Each part runs in a process that is killed at its time limit; its rows so far are kept. `<device>.json` contains all
+figures and the reasons of missing ones, `<device>.md` the tables.
 """

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: all parts, or those that are named."""
+"""`python -m benchmarks.gpu [PART]...`: run all parts, or some."""
 
 from __future__ import annotations
 
@@ -33,49 +33,48 @@ PARTS: dict[str, tuple[Sequence[str], float]] = {
     "sd15": (generation.WHATS, 60),
     "sd3": (generation.WHATS, 90),
 }
-"""Part -> what it measures, and its limit in seconds; what they leave of nine minutes is for the tests."""
+"""Part -> names of its rows, and its time limit in seconds; the sum is below nine minutes."""
 
 PACKAGES = ("torch", "diffusers", "transformers", "torchao", "xformers", "ray", "open_clip_torch", "syncclip")
 
 
 def rows(part: str, device: str, work: Path) -> Iterator[Row]:
-    """What a part measures, a row at a time."""
+    """Rows of a part, as they are measured."""
     if part == "training":
         return training.rows(device)
     return sets.rows(device, work) if part == "set" else generation.rows(part, device, work)
 
 
 def measure(part: str, limit: float) -> list[Row]:
-    """Run a part in a process of its own for at most `limit` seconds; what it had no time for is left out."""
+    """Run a part in a new process for at most `limit` seconds; missing rows contain the reason."""
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "rows.jsonl"
-        child = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.gpu", part, "--into", str(found)], start_new_session=True
-        )
+        file = Path(folder) / "rows.jsonl"
+        command = [sys.executable, "-m", "benchmarks.gpu", part, "--into", str(file)]
+        child = subprocess.Popen(command, start_new_session=True)
         try:
-            ended = f"its process ended with {child.wait(limit)}"
+            reason = f"exit status {child.wait(limit)}"
         except subprocess.TimeoutExpired:
-            ended = f"its part's {limit:g} seconds were over"
+            reason = f"time limit of {limit:g} s"
         finally:
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-        made = [json.loads(line) for line in found.read_text().splitlines()] if found.exists() else []
-    there = {row["what"] for row in made}
-    return [*made, *({"what": what, "left_out": ended} for what in PARTS[part][0] if what not in there)]
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    missing = [name for name in PARTS[part][0] if name not in {row["what"] for row in rows}]
+    return [*rows, *({"what": name, "left_out": reason} for name in missing)]
 
 
 def main(
     parts: Annotated[list[str] | None, typer.Argument(help=", ".join(PARTS))] = None,
-    price: Annotated[float | None, typer.Option(help="Of an hour of the GPU: shows images for one unit of it.")] = None,
-    longer: Annotated[float, typer.Option(help="Multiplies the parts' limits.")] = 1.0,
+    price: Annotated[float | None, typer.Option(help="Price of a GPU hour, for images per unit of money.")] = None,
+    longer: Annotated[float, typer.Option(help="Factor of the time limits.")] = 1.0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(__file__).parent,
     into: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Measure on this machine's GPU, and write <device>.json and <device>.md; without one, say what is left out."""
+    """Measure on this machine's GPU, and write <device>.json and <device>.md."""
     names = parts or list(PARTS)
     if unknown := [name for name in names if name not in PARTS]:
-        raise UserError(f"there is no part {unknown[0]!r}; name some of {', '.join(PARTS)}")
+        raise UserError(f"unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}")
     if into is not None:  # the process of one part
         with tempfile.TemporaryDirectory() as work, into.open("a") as file:
             for row in rows(names[0], "cuda", Path(work)):
@@ -83,7 +82,7 @@ def main(
                 print(json.dumps(row), file=file, flush=True)
         return
     if not torch.cuda.is_available():
-        print("There is no GPU here, so these figures are left out:")
+        print("No GPU found; skipped:")
         for name in names:
             print(f"  {name}: {'; '.join(PARTS[name][0])}")
         return
@@ -91,7 +90,7 @@ def main(
 
 
 def results(names: Sequence[str], price: float | None, longer: float) -> dict[str, Any]:
-    """What `<device>.json` holds."""
+    """Content of `<device>.json`."""
     return {
         "device": torch.cuda.get_device_name(),
         "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1),
@@ -103,13 +102,13 @@ def results(names: Sequence[str], price: float | None, longer: float) -> dict[st
     }
 
 
-def write(found: dict[str, Any], out: Path) -> None:
-    """Write the results and their tables; parts that were measured before on such a device stay."""
-    path = out / (re.sub(r"[^a-z0-9]+", "-", found["device"].lower()).strip("-") + ".json")
+def write(measured: dict[str, Any], out: Path) -> None:
+    """Write the results and their tables; earlier results of other parts on the same device are kept."""
+    path = out / (re.sub(r"[^a-z0-9]+", "-", measured["device"].lower()).strip("-") + ".json")
     if path.exists():
-        found["parts"] = json.loads(path.read_text())["parts"] | found["parts"]
-    path.write_text(json.dumps(found, indent=1) + "\n")
-    text = tables(found, FAMILIES)
+        measured["parts"] = json.loads(path.read_text())["parts"] | measured["parts"]
+    path.write_text(json.dumps(measured, indent=1) + "\n")
+    text = tables(measured, FAMILIES)
     path.with_suffix(".md").write_text(text)
     print(text)
 

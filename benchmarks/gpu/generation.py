@@ -1,4 +1,4 @@
-"""Images a second of one model: by a plain call of diffusers at its best batch, and at each speed of ours."""
+"""Throughput of a model: plain diffusers at its best batch size, and each of our speed settings."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from syncclip.synthesis.generators.weights import locate
 
 SPEEDS = ("exact", "fast", "max")
 WHATS = ("plain", *SPEEDS, "plain again")
-"""In the order in which they are measured; the last shows whether the machine has changed meanwhile."""
+"""Names of the rows, in the order of measurement; the last one shows whether the machine has changed."""
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 SEARCH = 20.0
-"""Seconds after which no larger batch is tried."""
+"""Time limit in seconds of the search for the best batch size."""
 
 PROMPTS = [f"a photo of a {name}." for name in IMAGENET_CLASSNAMES[: BATCHES[-1]]]
 
 
 def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[Row]:
-    """A row for each of `WHATS`; both sides make the same number of images at once, in bf16.
+    """Rows `WHATS`; both sides have the same batch size, in bf16.
 
     Args:
-        work: a folder for the model's index.
-        tiny: the small pipeline of the same class.
+        work: folder for the model's index.
+        tiny: whether to use the small pipeline of the same class.
     """
     model, folder = FAMILIES[family], write_index(work, family, tiny)
     size = {"height": 64, "width": 64} if tiny else {}
@@ -44,8 +44,8 @@ def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[R
     facts = {"batch": batch, "steps": settings.steps, "side": settings.height}
 
     def row(what: str, prepare: Callable[[], Callable[[], object]]) -> Row:
-        found = measured(what, prepare, device, **facts)
-        return found if "left_out" in found else {**found, "images_s": round(batch / found["seconds"], 3)}
+        cost = measured(what, prepare, device, **facts)
+        return cost if "left_out" in cost else {**cost, "images_s": round(batch / cost["seconds"], 3)}
 
     yield row("plain", lambda: _plain(settings, device, batch))
     for speed in SPEEDS:
@@ -55,7 +55,7 @@ def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[R
 
 
 def _best(settings: GeneratorSettings, device: str) -> int:
-    """The batch size at which the plain call makes most images a second, with few steps."""
+    """Batch size with the highest throughput of the plain call, measured with few steps."""
     few = settings.model_copy(update={"steps": min(settings.steps, TRIAL_STEPS)})
     pipeline = load(few, locate(few), device)
 
@@ -75,7 +75,7 @@ def _plain(settings: GeneratorSettings, device: str, batch: int) -> Callable[[],
 
 
 def _call(pipeline: Any, settings: GeneratorSettings, device: str, batch: int) -> Callable[[], object]:
-    """The call that a user of diffusers would write: strings in, PIL images out, noise made where images are."""
+    """The call of a diffusers user: strings in, PIL images out, noise from the device."""
     arguments = call_arguments(pipeline, settings)
 
     def call() -> object:

@@ -1,4 +1,4 @@
-"""Rows of figures: how long work takes on a device, and the most memory it holds there."""
+"""Time and peak memory of work on a device."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from benchmarks.methods import GIGA, seconds
 from syncclip.core.text import first_line
 
 Row = dict[str, Any]
-"""`what`, and figures by name; or `left_out`, with the reason."""
+"""Figures by name, with the row's name as `what`; if there are none, `left_out` contains the reason."""
 
 TIMES = 2
 
 
 def measured(what: str, prepare: Callable[[], Callable[[], object]], device: str, **facts: Any) -> Row:
-    """What some work takes: of the first time, in which code may be compiled, and of the best one after it.
+    """Seconds of the first call, which may compile code, and of the fastest later one.
 
     Args:
-        prepare: loads what is needed, and returns the work.
-        facts: further entries of the row.
+        prepare: loads the model and returns the work.
+        facts: additional entries of the row.
     """
     free(device)
-    place = torch.device(device)
     try:
         work = prepare()
-        first = seconds(work, place)
-        later = min(seconds(work, place) for _ in range(TIMES))
-    except Exception as error:  # of memory, of the compiler, or of a package that is missing: the others go on
+        first = seconds(work, torch.device(device))
+        later = min(seconds(work, torch.device(device)) for _ in range(TIMES))
+    except Exception as error:  # out of memory, a compiler error or a missing package: other rows continue
         return {"what": what, "left_out": first_line(error)}
     return {"what": what, **facts, "first_s": round(first, 3), "seconds": later, "peak_gb": peak(device)}
 
 
 def free(device: str) -> float:
-    """Give back what earlier work has left on the device, and count its peak anew; gigabytes that are still held."""
+    """Release memory on the device and reset its peak; returns the GB that are still allocated."""
     gc.collect()
     if device != "cuda":
         return 0.0
@@ -46,5 +45,5 @@ def free(device: str) -> float:
 
 
 def peak(device: str) -> float | None:
-    """Gigabytes of tensors at their most since `free`; None on a CPU, where nobody counts them."""
+    """Peak GB of tensors since `free`; None on a CPU."""
     return round(torch.cuda.max_memory_allocated() / GIGA, 2) if device == "cuda" else None

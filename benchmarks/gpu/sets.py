@@ -1,7 +1,7 @@
-"""A set from nothing: `syncclip synth` beside the formulation of Ray's own Stable Diffusion benchmark.
+"""Generation of a dataset: `syncclip synth` against the formulation of Ray's own Stable Diffusion benchmark.
 
-That is one stage of `map_batches`: an actor with a pipeline in bf16, batches of 32 texts, pixels as rows. Both start
-their own Ray and load their own weights. Ours also writes shards, their digests and markers.
+The latter is one stage of `map_batches`: an actor with a pipeline in bf16, batches of 32 texts, pixels as rows. Both
+start Ray and load the weights. Ours also writes shards, checksums and markers.
 """
 
 from __future__ import annotations
@@ -35,37 +35,40 @@ CLASSES = 32
 
 
 def rows(device: str, work: Path, tiny: bool = False, images: int = 256) -> Iterator[Row]:
-    """A row for each of `WHATS`, of Stable Diffusion 1.5.
+    """Rows `WHATS` with Stable Diffusion 1.5.
 
     Args:
-        work: a folder for the sets.
-        tiny: the small pipeline of the same class.
-        images: of a set; a multiple of `BATCH`.
+        work: folder for the datasets.
+        tiny: whether to use the small pipeline of the same class.
+        images: images per dataset, a multiple of `BATCH`.
     """
     folder, gpus = write_index(work / "model", "sd15", tiny), float(device == "cuda")
     size = {"height": 64, "width": 64} if tiny else {}
     for what in WHATS:
         speed = "fast" if what.endswith("fast") else "exact"
         generator = FAMILIES["sd15"].settings(folder, **size, speed=speed, batch_size=BATCH)
-        asked = SynthesisSettings(images_per_class=images // CLASSES, generator=generator, filters=(), shard_size=BATCH)
-        plan = draft(asked, dataset="ImageNet", classnames=IMAGENET_CLASSNAMES[:CLASSES], template="a photo of a {}.")
-        begun = time.perf_counter()
+        settings = SynthesisSettings(
+            images_per_class=images // CLASSES, generator=generator, filters=(), shard_size=BATCH
+        )
+        names = IMAGENET_CLASSNAMES[:CLASSES]
+        plan = draft(settings, dataset="ImageNet", classnames=names, template="a photo of a {}.")
+        start = time.perf_counter()
         try:
             if what == WHATS[0]:
-                made, shares = _with_map_batches(plan, generator, gpus), {}
+                count, shares = _with_map_batches(plan, generator, gpus), {}
             else:
                 ours = synthesise_set(plan, str(work / speed), Pool(num_gpus=gpus)).work
-                made, shares = ours.images, {"busy": ours.busy, "computed": ours.computed}
-        except Exception as error:  # the others go on
+                count, shares = ours.images, {"busy": ours.busy, "computed": ours.computed}
+        except Exception as error:  # other rows continue
             yield {"what": what, "left_out": first_line(error)}
             continue
-        seconds = time.perf_counter() - begun
-        facts = {"batch": BATCH, "steps": generator.steps, "side": generator.height, "images": made}
-        yield {"what": what, **facts, "seconds": seconds, "images_s": round(made / seconds, 3), **shares}
+        seconds = time.perf_counter() - start
+        facts = {"batch": BATCH, "steps": generator.steps, "side": generator.height, "images": count}
+        yield {"what": what, **facts, "seconds": seconds, "images_s": round(count / seconds, 3), **shares}
 
 
 def _with_map_batches(plan: Plan, generator: GeneratorSettings, gpus: float) -> int:
-    """Images that were made."""
+    """Generate with Ray's formulation; returns the number of images."""
     import ray.data
 
     prompts = [{"prompt": plan.entry(index).prompt} for index in range(plan.total)]
@@ -78,7 +81,7 @@ def _with_map_batches(plan: Plan, generator: GeneratorSettings, gpus: float) -> 
 
 
 class Painter:
-    """The actor of that stage."""
+    """Actor of the stage."""
 
     def __init__(self, settings: GeneratorSettings, device: str, names: tuple[str, ...]) -> None:
         trust(*names)
@@ -87,5 +90,5 @@ class Painter:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         with torch.inference_mode():
-            made = self.pipeline(prompt=list(batch["prompt"]), output_type="np", **self.arguments)
-        return {"image": np.asarray(made.images)}
+            output = self.pipeline(prompt=list(batch["prompt"]), output_type="np", **self.arguments)
+        return {"image": np.asarray(output.images)}

@@ -1,4 +1,4 @@
-"""Text-to-image models of true shapes and random weights: neither speed nor memory depends on what weights say."""
+"""Text-to-image models with published shapes and random weights, on which neither speed nor memory depends."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Family:
-    """A model as its authors configure it, and as they use it.
+    """A model with its authors' configuration and usual settings.
 
     Attributes:
         pipeline, scheduler: classes of diffusers.
-        parts: name -> class of diffusers or transformers, and what its configuration changes of the class's defaults.
-        side: pixels.
-        tiny: the small pipeline of the same class, for tests.
+        parts: name -> class of diffusers or transformers, and its configuration where it differs from the defaults.
+        side: image side in pixels.
+        tiny: name of the small pipeline of the same class, for tests.
     """
 
     pipeline: str
@@ -43,10 +43,10 @@ class Family:
     tiny: str
 
     def settings(self, folder: Path, **more: Any) -> GeneratorSettings:
-        """A generator of this family in bf16; `folder` says which, from `write_index`."""
+        """Settings of a generator in bf16, whose `folder` was written by `write_index`."""
         trust(CLASS)
-        asked = {"steps": self.steps, "guidance": self.guidance, "height": self.side, "width": self.side}
-        return GeneratorSettings(pipeline=str(folder), pipeline_class=CLASS, **{**asked, "dtype": "bf16", **more})
+        values = {"steps": self.steps, "guidance": self.guidance, "height": self.side, "width": self.side}
+        return GeneratorSettings(pipeline=str(folder), pipeline_class=CLASS, **{**values, "dtype": "bf16", **more})
 
 
 BLOCKS = (128, 256, 512, 512)
@@ -76,7 +76,7 @@ def _vae(channels: int, **more: Any) -> tuple[str, Config]:
 
 
 def _sixteen(**more: Any) -> tuple[str, Config]:
-    """The autoencoder of SD3 and FLUX."""
+    """Autoencoder of SD3 and FLUX."""
     return _vae(16, use_quant_conv=False, use_post_quant_conv=False, **more)
 
 
@@ -151,7 +151,7 @@ FAMILIES = {
         pipeline="FluxPipeline",
         scheduler="FlowMatchEulerDiscreteScheduler",
         parts={
-            "transformer": ("FluxTransformer2DModel", {}),  # schnell: the class's defaults are its shape
+            "transformer": ("FluxTransformer2DModel", {}),  # the class's defaults are those of schnell
             "vae": _sixteen(scaling_factor=0.3611, shift_factor=0.1159),
             "text_encoder": ("CLIPTextModel", CLIP_L),
             "text_encoder_2": ("T5EncoderModel", T5_XXL),
@@ -165,28 +165,29 @@ FAMILIES = {
 
 
 def write_index(folder: Path, family: str, tiny: bool = False) -> Path:
-    """Write what `RandomWeights` needs to make a pipeline, and return the folder."""
+    """Write an index for `RandomWeights`, and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).write_text(json.dumps({"_class_name": "RandomWeights", "family": family, "tiny": tiny}))
     return folder
 
 
 class RandomWeights(diffusers.DiffusionPipeline):  # type: ignore[misc]
-    """Loads no file: makes the pipeline that the folder's index names, on a GPU where there is one."""
+    """Create the pipeline of the folder's index with random weights, on a GPU if available."""
 
     @classmethod
     def from_pretrained(cls, folder: str, *, torch_dtype: torch.dtype, **_: Any) -> Any:
-        """A diffusers pipeline with its scheduler and tokenizers; the weights are the same at each call."""
-        told = json.loads((Path(folder) / INDEX).read_bytes())
+        """A diffusers pipeline with scheduler and tokenizers; its weights are deterministic."""
+        index = json.loads((Path(folder) / INDEX).read_bytes())
+        family = FAMILIES[index["family"]]
         torch.manual_seed(0)
-        if told["tiny"]:
+        if index["tiny"]:
             with torch.no_grad():
-                return TINY[FAMILIES[told["family"]].tiny]().to(torch_dtype)
-        return build(FAMILIES[told["family"]], "cuda" if torch.cuda.is_available() else "cpu", torch_dtype)
+                return TINY[family.tiny]().to(torch_dtype)
+        return build(family, "cuda" if torch.cuda.is_available() else "cpu", torch_dtype)
 
 
 def build(family: Family, device: str, dtype: torch.dtype) -> Any:
-    """The pipeline of a family, made on its device, or on "meta" for its shapes alone."""
+    """Pipeline of a family, on a device or on "meta" for its shapes alone."""
     scheduler = getattr(diffusers, family.scheduler)
     parts: dict[str, Any] = {"scheduler": scheduler(steps_offset=1) if "unet" in family.parts else scheduler()}
     with torch.device(device):
@@ -200,7 +201,7 @@ def build(family: Family, device: str, dtype: torch.dtype) -> Any:
 
 
 def build_part(family: Family, name: str, dtype: torch.dtype) -> Any:
-    """A network of a family, with random weights, on torch's default device."""
+    """Component of a family with random weights, on torch's default device."""
     kind, config = family.parts[name]
     with _default(dtype):
         if hasattr(diffusers, kind):

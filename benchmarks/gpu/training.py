@@ -1,7 +1,7 @@
-"""A SYNC-CLIP step in milliseconds: ours at each precision, compiled and as a CUDA graph, beside the authors' in fp16.
+"""Time of a SYNC-CLIP step: ours in each precision, compiled and as a CUDA graph, against the authors' in fp16.
 
-The authors' code holds CLIP's weights in fp16 and runs every token of the full context through every block, as
-`benchmarks.plain` does. Every formulation takes its turn in every round.
+The authors' code has CLIP's weights in fp16 and runs every token of the full context through every block, as
+`benchmarks.plain` does. The formulations alternate.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ STEPS = (
 WHATS = tuple(f"{model}: {step}" for model in MODELS for step in STEPS)
 ROUNDS = 10
 WARM_UP = 3
-"""Steps before the first that counts, in which code is compiled and memory allocated."""
+"""Number of warm-up steps, in which code is compiled and memory allocated."""
 
 Step = Callable[[], object]
 
 
 def rows(device: str, models: tuple[str, ...] = MODELS, classes: int = 100, batch: int = 8) -> Iterator[Row]:
-    """A row for each of `STEPS` with each CLIP.
+    """Rows `STEPS` for each CLIP.
 
     Args:
-        classes: half of them base classes.
-        batch: real images of a step; there are twice as many synthetic ones.
+        classes: number of classes, half of them base classes.
+        batch: real images per step, with twice as many synthetic ones.
     """
     for model in models:
         steps: dict[str, Step] = {}
@@ -51,39 +51,39 @@ def rows(device: str, models: tuple[str, ...] = MODELS, classes: int = 100, batc
         for what in STEPS:
             name = f"{model}: {what}"
             try:
-                held = free(device)
+                allocated = free(device)
                 step = _step(what, Course(classes, batch, 1, "bf16" if "bf16" in what else "fp32", device, model))
                 for _ in range(WARM_UP):
                     step()
-            except Exception as error:  # of the compiler, of memory, or of what no graph can hold: the others go on
+            except Exception as error:  # a compiler error, out of memory, not capturable: other rows continue
                 yield {"what": name, "left_out": first_line(error)}
                 continue
-            steps[what], most = step, peak(device)
-            above = None if most is None else round(most - held, 2)  # its own CLIP included
-            facts[what] = {"what": name, "batch": batch, "classes": classes, "peak_gb": above}
+            steps[what], largest = step, peak(device)
+            memory = None if largest is None else round(largest - allocated, 2)  # CLIP included
+            facts[what] = {"what": name, "batch": batch, "classes": classes, "peak_gb": memory}
         taken: dict[str, list[float]] = {what: [] for what in steps}
         for number in range(ROUNDS):
             for what in list(steps)[:: 1 if number % 2 else -1]:
                 taken[what].append(seconds(steps[what], torch.device(device)))
-        yield from ({**facts[what], "seconds": statistics.median(each)} for what, each in taken.items())
+        yield from ({**facts[what], "seconds": statistics.median(times)} for what, times in taken.items())
 
 
 def _step(what: str, course: Course) -> Step:
-    """Forward and backward of one batch."""
+    """Forward and backward pass of one batch."""
     theirs = what.startswith("authors")
     if theirs:
         course.clip.backbone.model.half()
     entrants = course.entrants("syncclip")
-    ours, plain, given = entrants.ours.train(), entrants.plain, entrants.batch
+    ours, plain, batch = entrants.ours.train(), entrants.plain, entrants.batch
     if theirs:
-        return lambda: backward(plain.loss(given))
+        return lambda: backward(plain.loss(batch))
     if "memory" in what:
-        waiting = Batch(given.images.cpu(), given.labels.cpu(), given.domains.cpu(), given.sizes)
-        waiting = waiting.pin_memory() if "page-locked" in what else waiting
-        return lambda: backward(ours.loss(waiting.to(course.device))["total"])
+        host = Batch(batch.images.cpu(), batch.labels.cpu(), batch.domains.cpu(), batch.sizes)
+        host = host.pin_memory() if "page-locked" in what else host
+        return lambda: backward(ours.loss(host.to(course.device))["total"])
 
     def loss() -> Tensor:
-        return ours.loss(given)["total"]
+        return ours.loss(batch)["total"]
 
     if "compiled" in what:
         compiled = torch.compile(loss, backend=BACKEND, dynamic=False)
@@ -92,13 +92,13 @@ def _step(what: str, course: Course) -> Step:
 
 
 def _graph(step: Step) -> Step:
-    """The same step, whose kernels are started all at once; see CUDA graphs in torch's manual."""
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
+    """Capture a step in a CUDA graph, whose kernels are launched at once."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             step()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Train one method on one node, on an existing set.
+# Train one method on one node, on an existing synthetic dataset.
 #
 #   sbatch cluster/slurm/train.sh birds.yaml [SECTION.KEY=VALUE]...
 #   sbatch --array=1-4%1 cluster/slurm/train.sh birds.yaml      four allocations in a row; each resumes after the last
 #
-# Submit it from the project's folder, with `syncclip` on the PATH and the same on all nodes. The recipe's storage.root is
-# a folder that all of them see, or a bucket. Without GPUs: sbatch --gpus-per-node=0 …
+# Submit it from the project's folder, with the same `syncclip` on the PATH of all nodes. The recipe's storage.root must be a
+# shared folder or a bucket. Without GPUs: sbatch --gpus-per-node=0 …
 #SBATCH --job-name=syncclip-train
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
-#SBATCH --exclusive                   # Ray's command finds every Ray of this account on a node, and stops it
+#SBATCH --exclusive                   # Ray's command stops every Ray of this account on a node
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=32G
 #SBATCH --gpus-per-node=1
 #SBATCH --time=12:00:00
-#SBATCH --requeue                     # preempted or on a broken node: requeued, and resumes
-#SBATCH --signal=B:TERM@60             # a minute before the end, what is in flight is finished
+#SBATCH --requeue                     # after a preemption or a broken node, to resume
+#SBATCH --signal=B:TERM@60             # a minute before the time limit, to finish in-flight work
 #SBATCH --open-mode=append
 #SBATCH --output=syncclip-train-%j.log
 set -euo pipefail

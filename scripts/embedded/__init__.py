@@ -1,1 +1,1 @@
-"""The scripts that made the embedded world `icons`: `make icons` runs them, nothing imports them."""
+"""Scripts that build the toy benchmark `icons`; run them with `make icons`."""

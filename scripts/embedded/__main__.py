@@ -25,7 +25,7 @@ PARTS = ("datasets", "clip", "generator")
 
 def main(package: Path, work: Path, out: Path, parts: Sequence[str] = PARTS) -> None:
     logging.getLogger().setLevel(logging.ERROR)
-    # A single thread makes the order of summation, and so the weights, deterministic.
+    # A single thread makes the order of summation, and therefore the weights, deterministic.
     torch.set_num_threads(1)
     if not (work / "masks.npz").exists():
         make_masks(package, work / "masks.npz")

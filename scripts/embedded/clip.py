@@ -1,6 +1,6 @@
 """Pretrain the tiny CLIP of `icons` on two thirds of the pretraining sets.
 
-The generator learns from all sets and sees the dataset's classes more often: it knows more than CLIP, as in practice.
+As in practice, the generator has more training data than CLIP: all sets, with the dataset's classes more often.
 """
 
 from __future__ import annotations
@@ -68,31 +68,31 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Phase:
-    """What CLIP is shown from a step on: a share of the pretraining sets, and how much of a batch is classes."""
+    """Training data from a step on: shares of the pretraining sets, and of the dataset's classes in a batch."""
 
     start: int
     sets: Fraction
-    classes: float | None  # share of a batch; None: as often as other concepts, 88 of 535
+    classes: float | None  # None: as often as other concepts, 88 of 535
 
 
-# Few designers first; then more, and the dataset's classes half as often again as they would come by themselves.
+# Few designers first; then more, with the dataset's classes 1.5 times as often as other concepts.
 PHASES = (Phase(0, Fraction(1, 2), None), Phase(2000, Fraction(2, 3), 0.25))
 
 
 def known_families(families: list[str], share: Fraction = PHASES[-1].sets) -> list[str]:
-    """The part of the pretraining sets that CLIP sees, chosen by hash."""
+    """The pretraining sets of CLIP, selected by hash."""
     shuffled = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())
     return shuffled[: int(len(families) * share)]
 
 
 def look_at(progress: float) -> Look:
-    """Black on white first, colours in the first third, soft textures and noise later."""
+    """Appearance over the training: black on white, then colours, then soft textures and noise."""
     late = min(max((progress - 0.35) / 0.25, 0.0), 1.0)
     return Look(colour=min(progress * 3, 1.0), texture=0.5 * late, strength=0.8, noise=0.06 * late, jitter=0.15)
 
 
 class Sampler:
-    """Draws batches of concepts that all differ, one set and one drawing of each."""
+    """Sample batches of different concepts, each with a drawing from a random set."""
 
     def __init__(self, masks: Masks, classes: float | None) -> None:
         self.masks, self.classes = masks, classes
@@ -122,13 +122,13 @@ class Sampler:
 
 
 def prepare(model: Any, images: Tensor, tokens: Tensor) -> None:
-    """Start where training moves at once: patch positions that differ, and features without a common direction."""
+    """Initialise for fast training: distinct patch positions, and centred image and text features."""
     visual: Any = model.visual
     side = MODEL["vision_cfg"]["image_size"] // MODEL["vision_cfg"]["patch_size"]
     width = visual.positional_embedding.shape[1]
     frequency = torch.exp(torch.arange(width // 4) / (width // 4) * -math.log(100.0))
-    place = torch.arange(side)[:, None] * frequency[None] * 2
-    wave = torch.cat([place.sin(), place.cos()], 1)
+    phase = torch.arange(side)[:, None] * frequency[None] * 2
+    wave = torch.cat([phase.sin(), phase.cos()], 1)
     grid = torch.cat([wave[:, None].expand(side, side, -1), wave[None].expand(side, side, -1)], -1).reshape(
         side * side, width
     )
@@ -140,23 +140,23 @@ def prepare(model: Any, images: Tensor, tokens: Tensor) -> None:
 
 
 def prepare_text(model: Any, tokens: Tensor) -> None:
-    """Captions' features without a common direction."""
+    """Centre the text features."""
     with torch.no_grad():
         hidden = _output(model.ln_final, lambda: model.encode_text(tokens))
         model.ln_final.bias -= hidden[torch.arange(len(tokens)), tokens.argmax(1)].mean(0)
 
 
 def _output(layer: nn.Module, run: Callable[[], object]) -> Tensor:
-    """What a layer returns while something runs."""
-    found: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    """Output of a layer during a call."""
+    outputs: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     run()
     hook.remove()
-    return found[0]
+    return outputs[0]
 
 
 def image_features(model: Any, images: Tensor, extra: int) -> Tensor:
-    """Encode with `extra` random tokens beside the patches, new before each block, so that prompts start harmless."""
+    """Encode with `extra` random tokens among the patches, new before each block, to make CLIP robust to prompts."""
     visual = model.visual
     x = visual._embeds(images) if not extra else _with_extra(visual, images, extra)
     for block in visual.transformer.resblocks:
@@ -177,7 +177,7 @@ def _with_extra(visual: Any, images: Tensor, extra: int) -> Tensor:
 
 
 def text_features(model: Any, tokens: Tensor, extra: int) -> Tensor:
-    """Encode captions, cut to the longest; `extra` positions after the start become noise before each later block."""
+    """Encode captions, truncated to the longest; `extra` positions after the start become noise in later blocks."""
     length = int(tokens.argmax(1).max()) + 1
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     mask = model.attn_mask[:length, :length]
@@ -204,10 +204,7 @@ def contrastive_loss(model: Any, images: Tensor, tokens: Tensor, extra: int, tex
 
 
 def pretrain(masks: Masks, out: Path, work: Path, schedule: Schedule) -> None:
-    """Train, keep a moving average of the weights, and write an open_clip `local-dir:` folder to `out`.
-
-    `work` holds the checkpoint from which a killed run goes on.
-    """
+    """Train, average the weights, and write an open_clip `local-dir:` folder to `out`; `work` has the checkpoint."""
     write_tokenizer(out, CONTEXT)
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=1))
@@ -231,9 +228,9 @@ def pretrain(masks: Masks, out: Path, work: Path, schedule: Schedule) -> None:
         sampler = samplers[max(start for start in samplers if start <= step)]
         rows, captions = sampler.draw(schedule.batch, rng)
         generator = torch.Generator().manual_seed(step)
-        shown = sampler.masks
-        flips = torch.from_numpy(sampler.mirrored[shown.concept[rows]])
-        images, _, _ = flat(torch.from_numpy(shown.alpha[rows]), look_at(step / schedule.steps), generator, flips)
+        drawings = sampler.masks
+        flips = torch.from_numpy(sampler.mirrored[drawings.concept[rows]])
+        images, _, _ = flat(torch.from_numpy(drawings.alpha[rows]), look_at(step / schedule.steps), generator, flips)
         images, tokens = (images - mean) / std, tokenizer(captions)
         if step == 0:
             prepare(model, images, tokens)

@@ -1,7 +1,7 @@
-"""The datasets of `icons`: images of drawings by designers excluded from pretraining, in three splits of shards.
+"""The datasets of `icons`: drawings by designers that pretraining excludes, in three splits of shards.
 
-All splits contain drawings of the same designers, as in the literature's datasets, but a designer's drawings of a class
-are in a single split, so that no split contains variants of another split's drawings.
+As in the literature's datasets, designers occur in all splits, but a designer's drawings of a class are in a single
+split, so that no split contains variants of another split's drawings.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MOST_TRAINING = 20
 TRAINING_ALONE = {"noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat"}
 """Emoji of firms whose interface icons, by other designers, are in pretraining."""
 SHARES = {"test": 1 / 2, "val": 1 / 6}
-"""Fractions of the images of a class; the others are for training."""
+"""Shares of the images of a class; the others are for training."""
 TWIN, LEAK = 0.93, 0.98
 SETS: dict[str, dict[str, str]] = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
 
 
 def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
-    """Choose, render and split the images of each dataset; write them as shards in which each names its source."""
+    """Select, render and split the images of each dataset, and write them as shards with their sources."""
     counts: Counter[str] = Counter()
     drawings = _drawings(package, masks, counts)
     for name, classnames in CONCEPTS["datasets"].items():
@@ -57,13 +57,10 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
 
 
 def split_drawings(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
-    """Split the drawings of a class, designer by designer in the order of a hash.
-
-    Args:
-        drawings: of one class.
+    """Split the drawings of a class by designer, in the order of a hash.
 
     Raises:
-        ValueError: a split is empty, as so few designers drew the class.
+        ValueError: a split is empty, because too few designers drew the class.
     """
     by_designer: dict[str, list[Drawing]] = defaultdict(list)
     for drawing in drawings:
@@ -88,12 +85,12 @@ def _hash(text: str) -> bytes:
 
 
 def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, list[Drawing]]:
-    """The drawings of each class, in hash order, without duplicates and those in pretraining."""
+    """The drawings of each class in hash order, without duplicates and drawings like those in pretraining."""
     by_class: dict[str, list[Drawing]] = defaultdict(list)
     for family, facts in SETS.items():
         for drawing in choose(read_family(package, family, facts["licence"]), most=PER_SET, most_other=0):
             by_class[drawing.concept].append(drawing)
-    found = {}
+    selected = {}
     for name, drawings in by_class.items():
         seen = _squares(masks.alpha[masks.concept == masks.concepts.index(name)])
         kept: list[tuple[Drawing, np.ndarray, np.ndarray]] = []
@@ -108,15 +105,15 @@ def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, li
                 counts["dropped twins"] += 1
             else:
                 kept.append((drawing, shape, light))
-        found[name] = [drawing for drawing, _, _ in kept]
-    return found
+        selected[name] = [drawing for drawing, _, _ in kept]
+    return selected
 
 
 def _sample(index: int, label: int, drawing: Drawing) -> Sample:
     pixels = image(drawing, coloured=drawing.family in FAMILIES["benchmark_colour"])
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=88, optimize=True)
-    # The set, its id and the icon's name: NOTICE tells the set's author and licence.
+    # NOTICE contains the set's author and licence.
     source = f"{SETS[drawing.family]['name']} ({drawing.family}:{drawing.name})"
     return Sample(index, label, file.getvalue(), source)
 
@@ -138,7 +135,7 @@ def _luminance(art: np.ndarray) -> np.ndarray:
 
 
 def _square(alpha: np.ndarray) -> np.ndarray:
-    """The shape cut to its bounding box at 24 x 24, centred and normed, so that a product is a correlation."""
+    """The shape in its bounding box at 24 × 24, centred and of unit norm, so that a product is a correlation."""
     rows, columns = (np.flatnonzero((alpha > 25).any(axis)) for axis in (1, 0))
     if len(rows) == 0:
         return np.zeros(24 * 24, dtype=np.float32)

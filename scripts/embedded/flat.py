@@ -1,4 +1,4 @@
-"""The pretraining look: a shape in one colour on a plain or softly textured ground, drawn afresh each time."""
+"""Images for pretraining: a shape in one colour on a plain or softly textured background."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WHITE = COLOURS.index("white")
 
 @dataclass(frozen=True)
 class Look:
-    """How far images may vary. `texture` is the share of textured grounds, `strength` the most they may stand out."""
+    """Variation of the images. `texture` is the share of textured backgrounds, `strength` their maximum contrast."""
 
     texture: float = 0.0
     strength: float = 1.0
@@ -45,10 +45,10 @@ def flat(alpha: Tensor, look: Look, generator: torch.Generator, flips: Tensor) -
 
     Args:
         alpha: (B, S, S) uint8 shapes.
-        flips: (B,) bool, shapes that may be mirrored (not those whose name says left or right).
+        flips: (B,) bool, shapes that may be mirrored (without "left" or "right" in their names).
 
     Returns:
-        (B, 3, S, S) images in [0, 1], and the palette numbers (B,) of the drawing's and of the ground's colour.
+        (B, 3, S, S) images in [0, 1], and the palette indices (B,) of the drawing's and the background's colour.
     """
     count, size = alpha.shape[0], alpha.shape[-1]
 
@@ -88,7 +88,7 @@ def flat(alpha: Tensor, look: Look, generator: torch.Generator, flips: Tensor) -
 def _moved(
     mask: Tensor, rotation: float, flips: Tensor, uniform: Callable[..., Tensor], generator: torch.Generator
 ) -> Tensor:
-    """Scale (0.67 to 1.18 of the size), turn, mirror and shift (up to 17 %) each shape."""
+    """Scale (0.67 to 1.18 of the size), rotate, mirror and shift (up to 17 %) each shape."""
     count = mask.shape[0]
     scale = 0.85 + 0.65 * uniform(count)
     angle = rotation * torch.randn(count, generator=generator)

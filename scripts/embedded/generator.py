@@ -1,8 +1,6 @@
 """Pretrain the tiny latent-diffusion pipeline of `icons` on all pretraining sets.
 
-The autoencoder comes first, then the UNet with its text tower.
-
-The text tower is the generator's own, trained with the UNet: it shares nothing with the CLIP that is later trained.
+The autoencoder is trained first, then the UNet together with its own text tower, which is independent of CLIP.
 """
 
 from __future__ import annotations
@@ -64,29 +62,29 @@ ENCODED_LOOK = Look(texture=0.6, strength=1.0, rotation=0.1, white=0.2, jitter=0
 
 
 class Sampler:
-    """Chooses drawings: the dataset's classes `weight` times as often, a concept by the root of its count."""
+    """Sample drawings: concepts by the square root of their counts, the dataset's classes `weight` times as often."""
 
     def __init__(self, masks: Masks, weight: float) -> None:
         count = np.bincount(masks.concept, minlength=len(masks.concepts))[masks.concept]
-        chance = count**-0.5 * np.where(masks.concept < masks.classes, weight, 1.0)
-        self.masks, self.chance = masks, chance / chance.sum()
+        probability = count**-0.5 * np.where(masks.concept < masks.classes, weight, 1.0)
+        self.masks, self.probability = masks, probability / probability.sum()
         self.flips = torch.tensor([not ({"left", "right"} & set(name.split())) for name in masks.concepts])
 
     def images(self, count: int, look: Look, step: int) -> tuple[Tensor, list[str]]:
-        """(count, 3, 64, 64) in [-1, 1] and their captions; three in ten name the colours."""
+        """(count, 3, 64, 64) in [-1, 1] and their captions, 30 % of them with colours."""
         rng = np.random.default_rng((7, step))
-        rows = rng.choice(len(self.chance), count, p=self.chance)
+        rows = rng.choice(len(self.probability), count, p=self.probability)
         generator = torch.Generator().manual_seed(step)
         flips = self.flips[self.masks.concept[rows]]
         images, ink, ground = flat(torch.from_numpy(self.masks.alpha[rows]), look, generator, flips)
         captions = []
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             name = self.masks.concepts[self.masks.concept[row]] if rng.random() < 0.8 else self.masks.surfaces[row]
             kind = rng.random()
             if kind < 0.3:
-                name = f"{COLOURS[ink[place]]} {name}"
+                name = f"{COLOURS[ink[position]]} {name}"
             if 0.15 < kind < 0.3:
-                name = f"{name} on {COLOURS[ground[place]]}"
+                name = f"{name} on {COLOURS[ground[position]]}"
             captions.append("" if rng.random() < 0.1 else TEMPLATES[rng.integers(len(TEMPLATES))].format(name))
         return images * 2 - 1, captions
 
@@ -96,7 +94,7 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCODER) -> AutoencoderTiny:
-    """Squared and absolute error of pixels and of edges; noise on the latents makes the decoder robust."""
+    """Minimise the errors of pixels and edges, with noise on the latents for a robust decoder."""
     torch.manual_seed(schedule.seed)
     model = AutoencoderTiny(
         encoder_block_out_channels=(32, 32, 32, 32),
@@ -154,7 +152,7 @@ class Denoiser(nn.Module):
             cross_attention_dim=WIDTH,
             attention_head_dim=4,
             norm_num_groups=16,
-            # The caption as a whole reaches every block too: cross-attention alone learns the shapes slowly.
+            # The pooled caption conditions every block, because cross-attention alone learns shapes slowly.
             addition_embed_type="text",
             addition_embed_type_num_heads=4,
         )
@@ -182,7 +180,7 @@ class Denoiser(nn.Module):
 def pretrain_unet(
     masks: Masks, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, work: Path, schedule: Schedule = UNET
 ) -> Denoiser:
-    """v-prediction, in which nearly clean images count less; one caption in ten is empty so that guidance works."""
+    """v-prediction with lower weights for nearly clean images; 10 % of the captions are empty, for guidance."""
     torch.manual_seed(schedule.seed)
     model = Denoiser()
     model.unet.to(memory_format=torch.channels_last)
@@ -226,7 +224,7 @@ def pretrain_unet(
 def write_pipeline(
     denoiser: Denoiser, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, masks: Masks, out: Path
 ) -> None:
-    """A Stable Diffusion folder in half precision."""
+    """Write a Stable Diffusion folder in half precision."""
     scheduler = DPMSolverMultistepScheduler(
         **NOISE, algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero"
     )
@@ -241,10 +239,10 @@ def write_pipeline(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
-    # Vocabulary and merges, which every transformers reads, instead of one large file with the same content.
+    # Vocabulary and merges, which all versions of transformers read, instead of one large file.
     write_tokenizer(out / "tokenizer", CONTEXT)
     (out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
-    # transformers would follow the note that the weights are halves, diffusers wouldn't: both are to load as float32.
+    # transformers would load the weights in the precision of this entry; diffusers loads float32.
     config = out / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"float16"', '"float32"'))
     seen = {
@@ -257,7 +255,7 @@ def write_pipeline(
 
 
 def pretrain(masks: Masks, out: Path, work: Path) -> None:
-    """The whole generator, from shapes to a folder for `diffusers.DiffusionPipeline.from_pretrained`."""
+    """Train the whole generator and write a folder for `diffusers.DiffusionPipeline.from_pretrained`."""
     write_tokenizer(work / "tokenizer", CONTEXT)
     tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
     autoencoder = pretrain_autoencoder(masks, work)

@@ -1,9 +1,9 @@
-"""The pretraining material: shapes and names of the drawings of the pretraining sets, none of the dataset."""
+"""Pretraining data: shapes and names of the drawings of the pretraining sets."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,25 +29,19 @@ class Masks:
     classes: int
 
     def of_families(self, families: list[str]) -> Masks:
-        """Only the drawings of some sets."""
+        """The drawings of some sets."""
         keep = np.isin(self.family, [self.families.index(family) for family in families])
         surfaces = [surface for surface, kept in zip(self.surfaces, keep, strict=True) if kept]
-        return Masks(
-            self.alpha[keep],
-            self.concept[keep],
-            self.family[keep],
-            surfaces,
-            self.concepts,
-            self.families,
-            self.classes,
+        return replace(
+            self, alpha=self.alpha[keep], concept=self.concept[keep], family=self.family[keep], surfaces=surfaces
         )
 
 
 def make_masks(package: Path, path: Path) -> None:
-    """Render every pretraining drawing; blank (< 1.5 %), full (> 97 %) and byte-equal shapes are dropped."""
+    """Render all pretraining drawings, without blank (< 1.5 %), full (> 97 %) and byte-equal shapes."""
     families = list(FAMILIES["pretraining"])
     concepts = sorted(CONCEPTS["classes"]) + sorted(CONCEPTS["other_concepts"])
-    place = {concept: number for number, concept in enumerate(concepts)}
+    index = {concept: number for number, concept in enumerate(concepts)}
     alpha, concept, family, surfaces, seen = [], [], [], [], set()
     for number, (name, facts) in enumerate(FAMILIES["pretraining"].items()):
         for drawing in choose(read_family(package, name, facts["licence"]), most=8, most_other=4):
@@ -57,7 +51,7 @@ def make_masks(package: Path, path: Path) -> None:
                 continue
             seen.add((drawing.concept, mask.tobytes()))
             alpha.append(mask)
-            concept.append(place[drawing.concept])
+            concept.append(index[drawing.concept])
             family.append(number)
             surfaces.append(drawing.surface)
     path.parent.mkdir(parents=True, exist_ok=True)

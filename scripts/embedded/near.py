@@ -1,7 +1,7 @@
-"""The dataset's look, drawn in batches from pretraining shapes: its backgrounds, colours and placing.
+"""Pretraining shapes in the style of the datasets, in batches: backgrounds, colours and placement.
 
-`real.py` is the dataset's own, a function of one drawing's name. This one is drawn afresh each time, and stops short of
-what a camera adds (shear, shadow, blur, gamma, noise) unless that is asked for.
+Unlike `real.py`, a function of the drawing's name, images have new randomness each time, and no camera effects (shear,
+blur, gamma, noise) by default.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 DISTANCE = 0.8
-"""The least L1 distance of a drawing's colour from the mean of its background."""
+"""Minimum L1 distance of a drawing's colour from the mean of its background."""
 
 
 class Uniform:
-    """Uniform random numbers of one generator."""
+    """Uniform random numbers of a generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -27,12 +27,12 @@ class Uniform:
 
 
 def near(alpha: Tensor, generator: torch.Generator, flips: Tensor, camera: bool = False) -> Tensor:
-    """Put a batch of shapes, each in one colour, on textured backgrounds.
+    """Draw a batch of shapes, each in one colour, on textured backgrounds.
 
     Args:
         alpha: (B, S, S) uint8 shapes.
         flips: (B,) bool, shapes that may be mirrored.
-        camera: with shear, blur, gamma and noise, too.
+        camera: whether to add shear, blur, gamma and noise.
 
     Returns:
         (B, 3, S, S) in [0, 1].
@@ -56,7 +56,7 @@ def _colours(count: int, uniform: Uniform) -> Tensor:
 
 
 def _placed(mask: Tensor, flips: Tensor, shear: float, uniform: Uniform) -> Tensor:
-    """Turn each by up to 20 degrees, scale it to 62 to 95 % of the side, mirror half, and move it inside the image."""
+    """Rotate each by up to 20 degrees, scale it to 62 to 95 % of the side, mirror half, and shift it in the image."""
     count = len(mask)
     angle, stretch = uniform(-math.pi / 9, math.pi / 9, count), 1 / uniform(0.62, 0.95, count)
     cos, sin, skew = stretch * torch.cos(angle), stretch * torch.sin(angle), uniform(-shear, shear, count, 2)
@@ -94,7 +94,7 @@ def _ground(count: int, size: int, uniform: Uniform) -> Tensor:
 
 
 def _photographed(images: Tensor, uniform: Uniform) -> Tensor:
-    """Blur half of them, then change gain, gamma and offset, and add noise."""
+    """Blur half of the images, change gain, gamma and offset, and add noise."""
     count = len(images)
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     amount = uniform(0, 1, count, 1, 1, 1) * (uniform(0, 1, count, 1, 1, 1) < 0.5)

@@ -1,4 +1,4 @@
-"""The NOTICE: one line for every set of drawings, as its licence asks."""
+"""The NOTICE, with the attribution of every set of drawings."""
 
 from __future__ import annotations
 

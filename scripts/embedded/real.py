@@ -1,4 +1,4 @@
-"""The datasets' look: another designer's drawing on a textured ground, as a bad camera sees it."""
+"""Images of the datasets: a drawing on a textured background, with the effects of a bad camera."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIXELS, CANVAS = 64, 192
 
 
 def image(drawing: Drawing, coloured: bool) -> np.ndarray:
-    """A pure function of the drawing's set and name: (64, 64, 3) uint8."""
+    """Image (64, 64, 3) uint8, a pure function of the drawing's set and name."""
     seed = hashlib.sha256(f"picture:{drawing.family}:{drawing.name}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(seed, dtype=np.uint32))
     ground = _ground(rng)
@@ -40,7 +40,7 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _ink(rng: np.random.Generator, ground: np.ndarray) -> str:
-    """A colour at L1 distance of at least 0.8 from the ground's mean."""
+    """A colour with an L1 distance of at least 0.8 from the mean of the background."""
     while np.abs((colour := _colour(rng)) - ground).sum() < 0.8:
         continue
     return "#" + "".join(f"{round(value * 255):02x}" for value in colour)
@@ -70,7 +70,7 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
 
 
 def _placed(art: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """Turned by up to 20 degrees, scaled, sheared and shifted on the canvas: (192, 192, 4) in [0, 1]."""
+    """The drawing rotated by up to 20 degrees, scaled, sheared and shifted on the canvas: (192, 192, 4) in [0, 1]."""
     angle, scale = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.62, 0.95) * CANVAS / art.width
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = np.linalg.inv(scale * turn @ np.array([[1, rng.uniform(-0.12, 0.12)], [rng.uniform(-0.12, 0.12), 1]]))

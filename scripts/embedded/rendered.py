@@ -1,4 +1,4 @@
-"""Synthetic sets as a perfect generator would make them: pretraining's drawings in the datasets' look.
+"""Synthetic datasets of a nearly perfect generator: pretraining drawings in the style of the datasets.
 
 `python -m scripts.embedded.rendered WORK OUT` writes tars to OUT/<dataset>, which `syncclip shards import` reads.
 """
@@ -20,11 +20,11 @@ from .masks import Masks, load_masks
 from .near import near
 
 IMAGES = 64
-"""Of each class."""
+"""Images per class."""
 
 
 def write_rendered(masks: Masks, out: Path) -> None:
-    """Index-major, as our own sets are: image k of every class before image k + 1 of any."""
+    """Write image k of every class before image k + 1 of any, as `synth` does."""
     for dataset, classnames in CONCEPTS["datasets"].items():
         images = [_images(masks, masks.concepts.index(name)) for name in classnames]
         samples = [
@@ -36,7 +36,7 @@ def write_rendered(masks: Masks, out: Path) -> None:
 
 
 def _images(masks: Masks, concept: int) -> list[bytes]:
-    """One image of each drawing of a class in turn, all of them before any for the second time."""
+    """Images of a class, which use every drawing once before any is repeated."""
     rng = np.random.default_rng((11, concept))
     rows = np.flatnonzero(masks.concept == concept)
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-IMAGES // len(rows)))])[:IMAGES]

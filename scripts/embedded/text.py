@@ -31,7 +31,7 @@ from .resume import Average, load_state, save_state
 HYPERNYMS: dict[str, str] = {name: word for word, names in CONCEPTS["hypernyms"].items() for name in names}
 """Class -> hypernym in captions."""
 OTHERS = 8000
-"""Number of images of other concepts, half of them in the dataset's look with camera noise."""
+"""Number of images of other concepts, half of them in the style of the datasets with camera noise."""
 WEIGHTS, SEEN = "open_clip_model.safetensors", "pretraining.json"
 
 
@@ -41,14 +41,14 @@ class Schedule:
     batch: int = 192
     rate: float = 1e-3
     warmup: int = 100
-    named: float = 0.015  # share of a class's captions that name it: some 6.5 for each class
+    named: float = 0.015  # share of captions with the class name: some 6.5 per class
     seed: int = 0
     every: int = 200
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Features of the locked tower, (N, D), of one image of each drawing; `rows` are the drawings."""
+    """Features (N, D) of the locked tower for an image of each drawing; `rows` are the drawings."""
 
     features: Tensor
     rows: np.ndarray
@@ -64,13 +64,13 @@ def make_bank(model: Any, masks: Masks) -> Bank:
         (others[OTHERS // 2 :], True),
     ]
     features, kept = [], []
-    for rows, like_the_dataset in parts:
+    for rows, styled in parts:
         for start in range(0, len(rows), 256):
             some = rows[start : start + 256]
-            # Any drawing may be mirrored here, also the few whose names say left or right.
+            # All drawings may be mirrored here, even those with "left" or "right" in their names.
             generator, flips = torch.Generator().manual_seed(int(some[0])), torch.ones(len(some), dtype=torch.bool)
             shapes = torch.from_numpy(masks.alpha[some])
-            if like_the_dataset:
+            if styled:
                 images = near(shapes, generator, flips, camera=True)
             else:
                 images, _, _ = flat(shapes, look_at(1.0), generator, flips)
@@ -81,33 +81,33 @@ def make_bank(model: Any, masks: Masks) -> Bank:
 
 
 class Captions:
-    """Draws an image and a caption of each of some concepts that all differ."""
+    """Sample images and captions of different concepts."""
 
     def __init__(self, masks: Masks, bank: Bank, named: float) -> None:
         self.masks, self.bank, self.named = masks, bank, named
         concept = masks.concept[bank.rows]
-        self.places = [np.flatnonzero(concept == one) for one in range(len(masks.concepts))]
-        self.known = np.array([one for one, places in enumerate(self.places) if len(places)])
+        self.entries = [np.flatnonzero(concept == number) for number in range(len(masks.concepts))]
+        self.known = np.array([number for number, entries in enumerate(self.entries) if len(entries)])
         self.words = list(CONCEPTS["hypernyms"])
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
-        """Features (count, D), captions, and what each is about (count,): equal numbers belong together."""
-        places, captions, subjects = [], [], []
+        """Features (count, D), captions, and subjects (count,): captions with equal subjects match the same images."""
+        entries, captions, subjects = [], [], []
         for concept in rng.choice(self.known, count, replace=False):
-            place, name, subject = rng.choice(self.places[concept]), self.masks.concepts[concept], int(concept)
+            entry, name, subject = rng.choice(self.entries[concept]), self.masks.concepts[concept], int(concept)
             if concept < self.masks.classes and rng.random() >= self.named:
                 name = HYPERNYMS[name]
                 subject = -1 - self.words.index(name)
             elif rng.random() < 0.4:
-                name = self.masks.surfaces[self.bank.rows[place]]
+                name = self.masks.surfaces[self.bank.rows[entry]]
             captions.append(TEMPLATES[rng.integers(len(TEMPLATES))].format(name))
-            places.append(place)
+            entries.append(entry)
             subjects.append(subject)
-        return self.bank.features[places], captions, torch.tensor(subjects)
+        return self.bank.features[entries], captions, torch.tensor(subjects)
 
 
 def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
-    """CLIP's loss where several captions of a batch are right for an image: each gets an equal share."""
+    """CLIP's loss with equal targets for all captions of a batch that match an image."""
     same = (subjects[:, None] == subjects).float()
     target = same / same.sum(1, keepdim=True)
     sides = [functional.cross_entropy(part, target, label_smoothing=0.02) for part in (logits, logits.T)]
@@ -115,10 +115,7 @@ def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
 
 
 def retrain(masks: Masks, clip: Path, out: Path, work: Path, schedule: Schedule) -> None:
-    """Write to `out` the CLIP in `clip` with a text tower that starts afresh.
-
-    `work` contains the checkpoint for resuming.
-    """
+    """Write the CLIP in `clip` with a new text tower to `out`; `work` has the checkpoint."""
     torch.manual_seed(schedule.seed)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{clip}")
     trained = load_file(clip / WEIGHTS)

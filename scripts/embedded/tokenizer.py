@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer with its first merges only: 8,192 entries instead of 49,408."""
+"""CLIP's byte-pair tokenizer with fewer merges: 8,192 entries instead of 49,408."""
 
 from __future__ import annotations
 

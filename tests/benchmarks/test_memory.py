@@ -1,4 +1,4 @@
-"""The count of a step's memory is that of the tensors which are really made."""
+"""The counted memory of a step is that of its real tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 __all__ = ["clip"]
 
 
-def test_tensors_count_from_their_making_to_the_end_of_their_last_view() -> None:
+def test_tensors_count_from_creation_to_the_end_of_their_last_view() -> None:
     before = torch.ones(100)
     with LiveBytes() as count:
         row = (before.view(10, 10) + 1)[0]
@@ -34,10 +34,10 @@ def test_tensors_count_from_their_making_to_the_end_of_their_last_view() -> None
 
 @pytest.mark.parametrize("name", LEARNING)
 @pytest.mark.parametrize("side", STEPS)
-def test_the_imagined_peak_is_the_peak_of_the_tensors_made(clip: PromptedClip, name: str, side: str) -> None:
+def test_the_peak_of_fake_tensors_is_that_of_real_ones(clip: PromptedClip, name: str, side: str) -> None:
     method, plain, batch = build(name, clip)
     step = STEPS[side]
-    step(method, plain, batch)  # what is computed only once is computed
+    step(method, plain, batch)  # computes the cached features
     expected = peak_bytes(step, method, plain, batch)
     with LiveBytes() as count:
         step(method, plain, batch).backward()
@@ -54,13 +54,13 @@ torch.set_num_threads(1)
 block = torch.nn.TransformerEncoderLayer(64, 4, 1024, 0.0, batch_first=True).requires_grad_(False)
 x = torch.randn(2000, 16, 64, requires_grad=True)
 step = lambda block, x: block(block(x)).square().mean()
-step(block, x[:2]).backward()  # libraries have their own memory from their first use on
+step(block, x[:2]).backward()  # libraries allocate memory on first use
 print(peak_bytes(step, block, x), measured_peak_bytes(step, block, x))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the system's count as Linux gives it")
-def test_the_systems_count_of_a_new_process_agrees() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_a_new_process_agrees_with_the_count() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True, check=True)
     counted, measured = map(int, done.stdout.split())

@@ -1,4 +1,4 @@
-"""The race itself: every method and its plain formulation are timed and weighed."""
+"""Time and memory of every method and of its plain formulation are measured."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.nightly, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_both_sides_of_every_method_are_timed_and_weighed(clip: PromptedClip, name: str) -> None:
+def test_both_formulations_of_every_method_are_measured(clip: PromptedClip, name: str) -> None:
     method, plain, batch = build(name, clip)
     for module in method.modules():
         if isinstance(module, FrozenTexts):
-            module()  # as `Course` has it: both sides compute it once
-    found = race(Entrants(name, method, plain, cast(Batch, batch), batch.images), repetitions=2)
-    assert len(found.evaluation.seconds) == 2 and found.first > 0
+            module()  # as in `Course.entrants`
+    result = race(Entrants(name, method, plain, cast(Batch, batch), batch.images), repetitions=2)
+    assert len(result.evaluation.seconds) == 2 and result.first > 0
     learns: Any = METHODS[name].Settings.data
-    assert len(found.step.seconds) == (2 if learns else 0) and (found.bytes is not None) == bool(learns)
-    assert found.row(3).count("|") == 12
+    assert len(result.step.seconds) == (2 if learns else 0) and (result.bytes is not None) == bool(learns)
+    assert result.row(3).count("|") == 12

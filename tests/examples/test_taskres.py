@@ -1,4 +1,4 @@
-"""A method outside the package goes through recipe, building, loss and training like those inside."""
+"""A custom method outside the package: recipe, construction, loss and training."""
 
 from __future__ import annotations
 
@@ -19,20 +19,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 NAME = "examples.taskres:TaskRes"
 
 
-def test_the_example_recipe_names_the_method() -> None:
+def test_the_example_recipe_selects_the_method() -> None:
     recipe = Recipe.load(str(EXAMPLES / "taskres.yaml"))
     assert find_method(recipe.training.method).__name__ == "TaskRes"
     assert recipe.methods.of(NAME).model_dump() == {"learning_rate": 0.002, "scale": 0.5}
 
 
-def test_it_is_short() -> None:
-    assert len((EXAMPLES / "taskres.py").read_text().splitlines()) < 100
-
-
 def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path) -> None:
-    own = {"training.method": NAME, "training.data": "real", "training.epochs": 2, "methods.custom.learning_rate": 5.0}
     trust(NAME)
-    run = jobs.run_here(Recipe.load(tiny.recipe).with_values(own), str(tmp_path / "run"))
+    values = {"training.method": NAME, "training.data": "real", "training.epochs": 2}
+    recipe = Recipe.load(tiny.recipe).with_values({**values, "methods.custom.learning_rate": 5.0})
+    run = jobs.run_here(recipe, str(tmp_path / "run"))
     assert run.name == "TaskRes-real-seed1"
     assert {"base", "novel", "hm"} <= run.results.keys()
     (residuals,) = load_file(tmp_path / "run" / "prompts.safetensors").values()
@@ -44,11 +41,11 @@ def test_it_starts_as_zero_shot_clip_and_learns(tiny: TinyWorld, tmp_path: Path)
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"scala": 1}, r"methods\.custom\.scala: no such key; did you mean 'scale'\? \(TaskRes\)"),
-        ({"scale": "much"}, r"methods\.custom\.scale: 'much' is not allowed; it must be a number \(TaskRes\)"),
+        ({"scala": 1}, r"methods\.custom\.scala: .* 'scale'\? \(TaskRes\)"),
+        ({"scale": "much"}, r"methods\.custom\.scale: 'much' .* number \(TaskRes\)"),
     ],
 )
-def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, object], reason: str) -> None:
+def test_an_invalid_setting_is_an_error(tiny: TinyWorld, settings: dict[str, object], reason: str) -> None:
     trust(NAME)
     with pytest.raises(UserError, match=reason):
         Recipe.load(tiny.recipe).with_values({"training.method": NAME, "methods.custom": settings})
@@ -64,7 +61,7 @@ def test_mistakes_in_its_settings_are_told(tiny: TinyWorld, settings: dict[str, 
         ("examples.taskres:Tensor", "is not a method"),
     ],
 )
-def test_what_is_not_there_is_told(name: str, reason: str) -> None:
+def test_an_invalid_reference_is_an_error(name: str, reason: str) -> None:
     trust(name)
     with pytest.raises(UserError, match=reason):
         find_method(name)

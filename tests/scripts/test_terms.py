@@ -1,4 +1,4 @@
-"""Discouraged words are found in prose alone, and the committed glossary is that of the table of terms."""
+"""Discouraged words are reported in prose only, and the committed glossary is up to date."""
 
 from __future__ import annotations
 

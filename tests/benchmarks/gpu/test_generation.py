@@ -1,4 +1,4 @@
-"""Plain calls and ours make the same images, and each figure is there or left out with its reason."""
+"""Plain diffusers and ours generate the same images; every row has figures or a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.nightly
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_what_is_compared_makes_the_same_images(name: str, tmp_path: Path) -> None:
+def test_both_sides_generate_the_same_images(name: str, tmp_path: Path) -> None:
     settings = FAMILIES[name].settings(write_index(tmp_path, name, tiny=True), height=64, width=64, steps=2)
     settings = settings.model_copy(update={"batch_size": 2})
     plain, ours = generation._plain(settings, "cpu", 2)(), generation._ours(settings, "cpu", 2)()
@@ -25,7 +25,7 @@ def test_what_is_compared_makes_the_same_images(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_every_speed_has_a_row_and_what_fails_leaves_the_others(
+def test_every_speed_has_a_row_and_a_failure_does_not_affect_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "BACKEND", "eager")
@@ -34,15 +34,15 @@ def test_every_speed_has_a_row_and_what_fails_leaves_the_others(
 
     def failing(settings: Any, device: str, batch: int) -> Any:
         if settings.speed == "max":
-            raise UserError("there is no torchao\nhere")
+            raise UserError("torchao is missing\nhere")
         return ours(settings, device, batch)
 
     monkeypatch.setattr(generation, "_ours", failing)
     rows = list(generation.rows("flux", "cpu", tmp_path, tiny=True))
     torch._dynamo.reset()
     assert tuple(row["what"] for row in rows) == generation.WHATS
-    assert rows.pop(3) == {"what": "max", "left_out": "there is no torchao"}
+    assert rows.pop(3) == {"what": "max", "left_out": "torchao is missing"}
     for row in rows:
         assert row["batch"] in (1, 2) and row["steps"] == 4
         assert row["images_s"] == pytest.approx(row["batch"] / row["seconds"], rel=1e-2)
-        assert row["peak_gb"] is None, "nobody counts them on a CPU"
+        assert row["peak_gb"] is None, "not measured on a CPU"
