@@ -108,7 +108,7 @@ class Course:
     def entrants(self, name: str) -> Entrants:
         """Both formulations of a method in `METHODS`, with their frozen texts encoded."""
         domains = 3 if name == "syncclip" else 1
-        taught = METHODS[name].Settings().taught  # trains on synthetic images alone
+        uses_teacher = METHODS[name].Settings().uses_teacher  # trains on synthetic images alone
         base = (self.classes + 1) // 2 if domains > 1 else self.classes
         ours = build_method(name, self.clip, Classes(self.classnames, range(base)), _settings(name), seed=0)
         ours = ours.to(self.device)
@@ -126,7 +126,7 @@ class Course:
             domains=torch.tensor([0, 1, 1][:domains]).repeat_interleave(self.batch).to(self.device),
             sizes=(self.batch, self.batch, self.batch) if domains > 1 else (self.batch, 0, 0),
         )
-        if taught:
+        if uses_teacher:
             teacher = torch.rand(self.batch, self.classes, generator=chance).softmax(dim=1).to(self.device)
             batch = batch._replace(domains=torch.ones_like(batch.domains), sizes=(0, self.batch, 0), teacher=teacher)
             ours.meet_teacher(torch.nn.functional.normalize(torch.randn(ours.text_features().shape), dim=-1))

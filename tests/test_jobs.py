@@ -115,7 +115,7 @@ def test_a_run_writes_results_predictions_prompts_and_recipe(tiny: TinyWorld, ti
 
 
 @pytest.mark.parametrize("data", [*(pytest.param(x, marks=pytest.mark.nightly) for x in ("real", "synthetic")), "both"])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "promptkd"])  # see test_taught.py
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "promptkd"])  # see test_teacher.py
 def test_every_method_trains_and_is_evaluated(
     tiny: TinyWorld, tiny_set: str, tmp_path: Path, name: str, data: str
 ) -> None:

@@ -54,12 +54,12 @@ class MethodSettings(Settings):
         return None
 
     @property
-    def taught(self) -> bool:
+    def uses_teacher(self) -> bool:
         """Train on a teacher's soft labels of the synthetic images."""
         return False
 
     @property
-    def resamples(self) -> bool:
+    def is_stochastic(self) -> bool:
         """A step draws random numbers, so its result depends on the split into workers and micro-batches."""
         return False
 
@@ -222,7 +222,7 @@ class SyncClipSettings(IvlpSettings):
     """Distillation temperature of teacher and student."""
 
     @property
-    def taught(self) -> bool:
+    def uses_teacher(self) -> bool:
         return self.distillation_weight > 0
 
     @model_validator(mode="after")
@@ -316,7 +316,7 @@ class ClipLoraSettings(MethodSettings):
         return Optimisation("adamw", weight_decay=0.01, by_step=True, last_rate=1e-6)
 
     @property
-    def resamples(self) -> bool:
+    def is_stochastic(self) -> bool:
         return self.dropout > 0
 
 
@@ -424,7 +424,7 @@ class PromptKdSettings(MethodSettings):
     """Dimension of the teacher's class vectors; None: read from `training.teacher`."""
 
     @property
-    def taught(self) -> bool:
+    def uses_teacher(self) -> bool:
         return True
 
 

@@ -37,7 +37,7 @@ class SyncClip(Ivlp):
         super().__init__(clip, classnames, base, template, settings)
         self.negatives = settings.negatives
         self.weights = {"synthetic": settings.synthetic_weight, "alignment": settings.alignment_weight}
-        if settings.taught:
+        if settings.uses_teacher:
             self.weights = {**self.weights, "distillation": settings.distillation_weight}
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
@@ -59,7 +59,7 @@ class SyncClip(Ivlp):
         text = self.candidate_features(self.candidates(batch))
         terms = domain_terms(self, batch, features, text, self.negatives)
         real = batch.sizes[0]
-        if self.settings.taught and batch.teacher is not None and len(features) > real:
+        if self.settings.uses_teacher and batch.teacher is not None and len(features) > real:
             scores = self.scores(features[real:], text)
             terms["distillation"] = distillation(batch.teacher[real:], scores, self.settings.temperature).mean()
         return terms

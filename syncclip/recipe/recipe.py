@@ -160,7 +160,7 @@ class Recipe(Settings):
         Excludes storage, study, evaluation (which can be repeated) and the settings of other methods.
         """
         method = self.methods.of(self.training.method)
-        neutral = {} if method.resamples else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
+        neutral = {} if method.is_stochastic else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
         training = self.training.model_copy(update=neutral).model_dump(mode="json", exclude=set(NO_TRACE))
         dataset = self.dataset.model_dump(mode="json", exclude={"resize"})
         if dataset["seed"] is None:
@@ -219,7 +219,7 @@ class Recipe(Settings):
     @property
     def uses_teacher(self) -> bool:
         """Whether a run of this recipe uses teacher predictions for synthetic images."""
-        return self.uses_synthetic and self.methods.of(self.training.method).taught
+        return self.uses_synthetic and self.methods.of(self.training.method).uses_teacher
 
     @property
     def shots(self) -> tuple[int, int]:

@@ -120,7 +120,7 @@ def _derived(root: Path, run: str, other: str, sets: dict[int, Path]) -> dict[st
 
     def distil() -> object:
         teacher = Teacher(str(teachers[0]), ShardCache())
-        return teacher.told, teacher.class_vectors().tolist(), teacher.probabilities(images, rows).tolist()
+        return teacher.files, teacher.class_vectors().tolist(), teacher.of_batch(images, rows, 0).tolist()
 
     def caption() -> object:
         url = f"{captions[0]}/captions.json"

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from syncclip.core.settings import UserError
 from syncclip.inference.sources import find_images
 from syncclip.shards.images import decode_image
-from tests.datasets.test_tables import bomb
+from tests.datasets.test_tables import write_repeated
 from tests.shards.test_tars import header
 from tests.worlds.dataset import encoded, make_image
 
@@ -106,10 +105,10 @@ IMAGES: dict[str, Callable[[], bytes]] = {
 
 
 def write_tables(folder: Path) -> None:
-    bomb(folder / "dictionary.parquet", 10_000, pa.array(["a" * 1_000_000]))
-    bomb(folder / "rows.parquet", 20_000_000, pa.array(["a.png"]))
-    bomb(folder / "compressed.parquet", 1, pa.array(["a" * 400_000_000]))
-    bomb(folder / "categories.parquet", 90_000, pa.array(["gone.png"]))
+    write_repeated(folder / "dictionary.parquet", 10_000, "a" * 1_000_000)
+    write_repeated(folder / "rows.parquet", 20_000_000, "a.png")
+    write_repeated(folder / "compressed.parquet", 1, "a" * 400_000_000)
+    write_repeated(folder / "categories.parquet", 90_000, "gone.png")
     (folder / "empty.parquet").write_bytes(b"")
     (folder / "magic.parquet").write_bytes(b"PAR1" + b"\xff" * 100 + b"PAR1")
     (folder / "wide.csv").write_text("path," + "a," * 100_000 + "\n" + "x\n" * 5_000)

@@ -45,7 +45,7 @@ def build(name: str, clip: PromptedClip) -> tuple[Method, Plain, Batch]:
         domains=torch.tensor([0] * 4 + [1] * 8)[: sum(sizes)],
         sizes=sizes,
     )
-    if method.settings.taught:
+    if method.settings.uses_teacher:
         teacher = torch.rand(4, 5, generator=chance).softmax(dim=1)
         batch = batch._replace(domains=torch.ones(4, dtype=torch.long), sizes=(0, 4, 0), teacher=teacher)
     return method, ALL[name](method), batch

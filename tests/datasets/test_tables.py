@@ -120,6 +120,17 @@ def test_files_without_a_table_or_its_columns_are_errors(tmp_path: Path, name: s
         load(tmp_path / name)
 
 
+def write_repeated(file: Path, rows: int, path: str) -> Path:
+    """Write a parquet table whose rows all have the same path and label, stored once."""
+    indices = pa.array(np.zeros(rows, np.int32))
+    columns = {
+        name: pa.DictionaryArray.from_arrays(indices, pa.array([value]))
+        for name, value in {"path": path, "label": "cat"}.items()
+    }
+    pq.write_table(pa.table(columns), file, compression="zstd")
+    return file
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("rows", "text", "reason"),
@@ -133,13 +144,8 @@ def test_files_without_a_table_or_its_columns_are_errors(tmp_path: Path, name: s
 def test_a_parquet_file_that_expands_to_gigabytes_is_rejected(
     rows: int, text: str, reason: str, tmp_path: Path
 ) -> None:
-    file, indices = tmp_path / "mine.parquet", pa.array(np.zeros(rows, np.int32))
-    columns = {
-        name: pa.DictionaryArray.from_arrays(indices, pa.array([value]))
-        for name, value in {"path": text, "label": "cat"}.items()
-    }
-    pq.write_table(pa.table(columns), file, compression="zstd")
-    del columns, text
+    file = write_repeated(tmp_path / "mine.parquet", rows, text)
+    del text
     assert file.stat().st_size < 300_000
     before = pa.total_allocated_bytes()
     with pytest.raises(UserError, match=rf"mine\.parquet: {reason}"):

@@ -47,7 +47,7 @@ def check_predictions(tiny: TinyWorld, run: syncclip.Run) -> None:
     [
         pytest.param(name, marks=() if name in ("cocoop", "tip", "mmrl") else pytest.mark.nightly)
         for name in METHODS
-        if name != "promptkd"  # see test_taught.py
+        if name != "promptkd"  # see test_teacher.py
     ],
 )
 def test_predictions_of_each_method_match_its_evaluation(tiny: TinyWorld, train: Train, method: str) -> None:

@@ -82,11 +82,11 @@ class Fixture:
     def under(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
-    def differs(self, kind: str, key: str, value: Tensor) -> None:
-        differs(kind, f"{self.name}:{key}", value, self[key])
+    def check_close(self, kind: str, key: str, value: Tensor) -> None:
+        check_close(kind, f"{self.name}:{key}", value, self[key])
 
 
-def differs(kind: str, name: str, value: Tensor, reference: Tensor) -> None:
+def check_close(kind: str, name: str, value: Tensor, reference: Tensor) -> None:
     """Assert that a tensor differs from the reference by at most the limit of its kind."""
     assert value.shape == reference.shape, (name, tuple(value.shape), tuple(reference.shape))
     scale = max(float(reference.abs().max()), 1e-30) if kind == "gradient" else 1.0
@@ -182,12 +182,12 @@ def check_gradients(fixture: Fixture, prefix: str, method: Method, loss: Tensor)
         if reference is None or not reference.any():
             assert not gradient.any(), f"{fixture.name}: {prefix}{name} differs: it is not zero"
         else:
-            differs("gradient", f"{fixture.name}: {prefix}{name}", gradient, reference)
+            check_close("gradient", f"{fixture.name}: {prefix}{name}", gradient, reference)
 
 
 def check_ids(ids: Tensor, reference: Tensor) -> None:
     """Token IDs are equal; ours have less padding."""
-    differs("exact", "token IDs", ids, reference[..., : ids.shape[-1]])
+    check_close("exact", "token IDs", ids, reference[..., : ids.shape[-1]])
     assert not reference[..., ids.shape[-1] :].any()
 
 
@@ -198,22 +198,22 @@ def check_start(fixture: Fixture) -> None:
     start = fixture.under("init.").get("prompt_learner.ctx")
     assert (method.tokens.initial is None) == (start is None)
     if start is not None:
-        differs("exact", "initial words", method.text_prompts[0], start)
+        check_close("exact", "initial words", method.text_prompts[0], start)
 
 
 def check_forward(fixture: Fixture, method: Method) -> None:
     """Text features, and image features of real images."""
     text, raw = method.text_features(), method.image_features(fixture["in.images"])
-    fixture.differs("normalised", "out.text_features", text)
-    fixture.differs("raw", "out.image_features_raw", raw)
-    fixture.differs("normalised", "out.image_features", normalize(raw, dim=-1))
+    fixture.check_close("normalised", "out.text_features", text)
+    fixture.check_close("raw", "out.image_features_raw", raw)
+    fixture.check_close("normalised", "out.image_features", normalize(raw, dim=-1))
 
 
 def check_loss(fixture: Fixture, method: Method) -> dict[str, Tensor]:
     """Logits, total loss and gradients of a batch; returns the loss terms."""
-    fixture.differs("logits", "out.logits", method.logits(fixture["in.images"]))
+    fixture.check_close("logits", "out.logits", method.logits(fixture["in.images"]))
     losses = method.loss(batch_of(fixture))
-    fixture.differs("loss", "loss.total", losses["total"])
+    fixture.check_close("loss", "loss.total", losses["total"])
     check_gradients(fixture, "grad.", method, losses["total"])
     return losses
 
@@ -222,14 +222,16 @@ def check_text_prompts(fixture: Fixture) -> tuple[Method, dict[str, Tensor]]:
     """Features, logits, loss and gradients of a method with text prompts; returns the method and its loss terms."""
     method = build(fixture)
     check_forward(fixture, method)
-    fixture.differs("raw", "out.text_features_raw", method.clip.encode_text(method.tokens, list(method.text_prompts)))
+    fixture.check_close(
+        "raw", "out.text_features_raw", method.clip.encode_text(method.tokens, list(method.text_prompts))
+    )
     return method, check_loss(fixture, method)
 
 
 def check_parameters(fixture: Fixture, prefix: str, method: Method) -> None:
     parameters = dict(method.named_parameters())
     for name, value in fixture.under(prefix).items():
-        differs("parameter", f"{fixture.name}: {prefix}{name}", parameters[ours(name)], value)
+        check_close("parameter", f"{fixture.name}: {prefix}{name}", parameters[ours(name)], value)
 
 
 def check_steps(fixture: Fixture, steps: int = 5) -> None:
@@ -246,5 +248,5 @@ def check_steps(fixture: Fixture, steps: int = 5) -> None:
             losses["total"].backward()
             optimizer.step()
     for key, values in course.items():
-        fixture.differs("trajectory", f"traj.{key}", torch.stack(values[: len(fixture[f"traj.{key}"])]))
+        fixture.check_close("trajectory", f"traj.{key}", torch.stack(values[: len(fixture[f"traj.{key}"])]))
     check_parameters(fixture, "traj.param.", method)

@@ -49,29 +49,29 @@ def check_features(variant: Variant) -> None:
     method, images = build(variant).eval(), variant["in.images"]
     with torch.no_grad():
         raw, logits = method.image_features(images), method.logits(images)
-        variant.differs("normalised", "out.eval_text_features", method.text_features())
-    variant.differs("normalised", "out.eval_image_features", normalize(raw, dim=-1))
-    variant.differs("logits", "out.eval_logits_all", logits)
-    variant.differs("logits", "out.eval_logits_base", logits[:, : variant.base])
-    variant.differs("logits", "out.eval_logits_novel", logits[:, variant.base :])
+        variant.check_close("normalised", "out.eval_text_features", method.text_features())
+    variant.check_close("normalised", "out.eval_image_features", normalize(raw, dim=-1))
+    variant.check_close("logits", "out.eval_logits_all", logits)
+    variant.check_close("logits", "out.eval_logits_base", logits[:, : variant.base])
+    variant.check_close("logits", "out.eval_logits_novel", logits[:, variant.base :])
 
 
 def check_training(variant: Variant, patch: pytest.MonkeyPatch) -> None:
     """Features, loss and gradients with the dropout masks of the file; five steps; the published schedule."""
     method, published = build(variant).train(), variant.settings
     apply_masks(method, variant, patch)
-    variant.differs("raw", "out.image_features_raw", method.image_features(variant["in.images"]))
+    variant.check_close("raw", "out.image_features_raw", method.image_features(variant["in.images"]))
     loss = method.loss(variant.batch())["total"]
-    variant.differs("loss", "loss.total", loss)
+    variant.check_close("loss", "loss.total", loss)
     variant.check_gradients(method, loss, ours)
     steps, own = published["total_iters"], method.settings.optimisation
     rates = [rate_at(published["lr"], step, steps, TrainingSettings(epochs=1), own) for step in range(steps)]
     equal = rates == pytest.approx(variant["schedule.lr"].tolist(), rel=1e-12, abs=1e-12)
     assert equal, f"{variant.name}: rates differ"
-    variant.check_course(method, own, ours, LIMITS, torch.tensor(rates, dtype=torch.float64), "schedule.")
+    variant.check_trajectory(method, own, ours, LIMITS, torch.tensor(rates, dtype=torch.float64), "schedule.")
     method = build(variant).train()
     apply_masks(method, variant, patch)
-    variant.check_course(method, own, ours, LIMITS)
+    variant.check_trajectory(method, own, ours, LIMITS)
 
 
 def apply_masks(method: ClipLora, variant: Variant, patch: pytest.MonkeyPatch) -> None:

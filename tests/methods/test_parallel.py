@@ -72,7 +72,7 @@ def build(folder: Path, name: str) -> Method:
     clip = PromptedClip(load_backbone(BackboneSettings(name=str(folder))))
     built = build_method(method, clip, DATASET, settings, seed=1)
     built.step_begins(6 if "second" in name else 0, 10)
-    if built.settings.taught:
+    if built.settings.uses_teacher:
         vectors = torch.randn(built.text_features().shape, generator=torch.Generator().manual_seed(5))
         built.meet_teacher(normalize(vectors, dim=-1))
     return built.double().train()

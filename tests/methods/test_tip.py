@@ -73,15 +73,15 @@ def build(variant: TipVariant) -> Tip:
 def check_cache(variant: TipVariant) -> None:
     """Features, keys, scores, and the search of alpha and beta."""
     method, published = build(variant), variant.settings
-    variant.differs("normalised", "out.text_features_base", method.text_features())
+    variant.check_close("normalised", "out.text_features_base", method.text_features())
     features = method.image_features(variant["in.images"])
-    variant.differs("raw", "out.image_features_raw", features)
-    variant.differs("normalised", "out.image_features", normalize(features, dim=-1))
-    parity.differs("normalised", f"{variant.name}: keys", method.keys, variant.in_slots(variant["out.cache_keys"]))
+    variant.check_close("raw", "out.image_features_raw", features)
+    variant.check_close("normalised", "out.image_features", normalize(features, dim=-1))
+    parity.check_close("normalised", f"{variant.name}: keys", method.keys, variant.in_slots(variant["out.cache_keys"]))
     values = one_hot(variant["in.cache_labels"], len(variant.classnames)).float()
     assert torch.equal(values, variant["out.cache_values"])
-    variant.differs("logits", "out.logits_clip", super(Tip, method).scores(features, method.text_features()))
-    variant.differs("logits", "out.logits", method.logits(variant["in.images"]))
+    variant.check_close("logits", "out.logits_clip", super(Tip, method).scores(features, method.text_features()))
+    variant.check_close("logits", "out.logits", method.logits(variant["in.images"]))
 
     scale, steps = tuple(published["search_scale"]), tuple(published["search_step"])
     best = search(method, variant["in.val_features"], variant["in.val_labels"], scale, steps)
@@ -89,7 +89,7 @@ def check_cache(variant: TipVariant) -> None:
         gap = (torch.as_tensor(value, dtype=torch.float64) - variant[f"search.{key}"]).abs().max()
         assert gap < 1e-9, f"search.{key} differs by {gap}"
     method.alpha, method.beta = best.alpha, best.beta
-    variant.differs("logits", "out.logits_searched", method.logits(variant["in.images"]))
+    variant.check_close("logits", "out.logits_searched", method.logits(variant["in.images"]))
 
 
 def check_finetuning(name: str) -> None:
@@ -103,12 +103,12 @@ def check_finetuning(name: str) -> None:
 
     method, first, own = build_at_start(), variant.batch(), build(variant).settings.optimisation
     scores = method.scores(method.image_features(first.images), method.text_features())
-    variant.differs("logits", "out.logits_train_f", scores)
+    variant.check_close("logits", "out.logits_train_f", scores)
     loss = method.loss(first)["total"]
     variant.loss_differs("loss.total", loss)
     variant.check_gradients(method, loss, ours)
-    TipVariant(name).check_course(build_at_start(), own, ours, LIMITS)
-    TipVariant(name).check_course(build_at_start(), own, ours, LIMITS, variant["schedule.lr"], "schedule.")
+    TipVariant(name).check_trajectory(build_at_start(), own, ours, LIMITS)
+    TipVariant(name).check_trajectory(build_at_start(), own, ours, LIMITS, variant["schedule.lr"], "schedule.")
 
 
 @pytest.mark.parametrize("name", variants_of("tip"))

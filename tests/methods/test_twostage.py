@@ -55,37 +55,37 @@ def check_first_stage(variant: Variant) -> None:
     method, images, base = build(variant), variant["in.images"], variant.base
     method.step_begins(0, variant.settings["total_iters"])
     raw = method.image_features(images)
-    variant.differs("raw", "out.image_features_raw", raw)
-    variant.differs("normalised", "out.image_features", normalize(raw, dim=-1))
-    variant.differs("normalised", "out.text_features_base", method.text_features(slice(base)))
-    variant.differs("logits", "out.logits_train", method.logits(images)[:, :base])
+    variant.check_close("raw", "out.image_features_raw", raw)
+    variant.check_close("normalised", "out.image_features", normalize(raw, dim=-1))
+    variant.check_close("normalised", "out.text_features_base", method.text_features(slice(base)))
+    variant.check_close("logits", "out.logits_train", method.logits(images)[:, :base])
     loss = method.loss(variant.batch())["total"]
-    variant.differs("loss", "loss.total", loss)
+    variant.check_close("loss", "loss.total", loss)
     variant.check_gradients(method, loss, ours)
     own, rates = method.settings.optimisation, variant["schedule.lr1"]
-    variant.check_course(method, own, ours, LIMITS, rates[:5])
+    variant.check_trajectory(method, own, ours, LIMITS, rates[:5])
     variant.tensors |= {f"end.param.{name}": end for name, end in variant.under("stage1.param.").items()}
     variant.tensors["end.loss"] = variant["schedule.loss1"]
-    variant.check_course(build(variant), own, ours, LIMITS, rates, "end.")
+    variant.check_trajectory(build(variant), own, ours, LIMITS, rates, "end.")
 
 
 def check_second_stage(variant: Variant) -> None:
     """Initial class vectors, their gradient and steps; the towers are frozen."""
     steps, images, base = variant.settings, variant["in.images"], variant.base
     method = build(variant, "stage1.param.")
-    variant.differs("raw", "stage1.image_features_raw", method.image_features(images))
+    variant.check_close("raw", "stage1.image_features_raw", method.image_features(images))
     method.step_begins(steps["stage1_iters"], steps["total_iters"])
     method.loss(variant.batch())
-    variant.differs("normalised", "stage2.init.classifier", method.classifier[:base])
+    variant.check_close("normalised", "stage2.init.classifier", method.classifier[:base])
     assert not method.classifier[base:].any()
 
     method = build(variant, "stage1.param.", variant["stage2.param.classifier"])
     method.step_begins(steps["stage1_iters"] + 1, steps["total_iters"])
-    variant.differs("logits", "stage2.out.logits_train", method.logits(images)[:, :base])
+    variant.check_close("logits", "stage2.out.logits_train", method.logits(images)[:, :base])
     loss = method.loss(variant.batch())["total"]
-    variant.differs("loss", "stage2.loss.total", loss)
+    variant.check_close("loss", "stage2.loss.total", loss)
     (gradient,) = torch.autograd.grad(loss, [method.classifier], retain_graph=True)
-    parity.differs("gradient", "classifier", gradient[:base], variant["stage2.grad.classifier"])
+    parity.check_close("gradient", "classifier", gradient[:base], variant["stage2.grad.classifier"])
     assert not gradient[base:].any()
     towers = [p for name, p in method.named_parameters() if name != "classifier"]
     frozen = all(g is None for g in torch.autograd.grad(loss, towers, allow_unused=True))
@@ -99,7 +99,7 @@ def check_second_stage(variant: Variant) -> None:
         variant.tensors[f"{course}param.classifier"] = reference
         variant.tensors[f"{course}loss"] = variant["stage2.traj.loss"]
         course_rates = rates[:5] if course == "stage2.traj." else rates
-        variant.check_course(method, method.settings.optimisation, ours, LIMITS, course_rates, course)
+        variant.check_trajectory(method, method.settings.optimisation, ours, LIMITS, course_rates, course)
 
 
 def check_evaluation(variant: Variant) -> None:
@@ -109,8 +109,8 @@ def check_evaluation(variant: Variant) -> None:
     with torch.no_grad():
         rows, logits = method.text_features(), method.logits(variant["in.test_images"])
     for name, classes in {"base": slice(base), "novel": slice(base, None), "mixed": mixed}.items():
-        variant.differs("normalised", f"eval.classifier_{name}", rows[classes])
-        variant.differs("logits", f"eval.logits_{name}", logits[:, classes])
+        variant.check_close("normalised", f"eval.classifier_{name}", rows[classes])
+        variant.check_close("logits", f"eval.logits_{name}", logits[:, classes])
 
 
 def check_rates(variant: Variant) -> None:

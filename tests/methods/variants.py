@@ -66,8 +66,8 @@ class Variant:
     def batch(self) -> parity.Batch:
         return parity.real_batch(self["in.images"], self["in.labels"])
 
-    def differs(self, kind: str, key: str, value: Tensor) -> None:
-        parity.differs(kind, f"{self.name}:{key}", value, self[key])
+    def check_close(self, kind: str, key: str, value: Tensor) -> None:
+        parity.check_close(kind, f"{self.name}:{key}", value, self[key])
 
     def loss_differs(self, key: str, value: Tensor) -> None:
         """Like `differs` for losses, with a relative limit for large ones."""
@@ -81,12 +81,12 @@ class Variant:
         references, gradients = self.under(prefix, ours), parity.gradients(method, loss)
         for name, gradient in gradients.items():
             if name in references:
-                parity.differs("gradient", f"{self.name}:{prefix}{name}", gradient, references[name])
+                parity.check_close("gradient", f"{self.name}:{prefix}{name}", gradient, references[name])
             else:
                 assert not gradient.any(), f"{self.name}:{prefix}{name} differs: it is not zero"
         assert references.keys() <= gradients.keys()
 
-    def check_course(
+    def check_trajectory(
         self,
         method: Method,
         own: Optimisation | None,
