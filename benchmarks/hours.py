@@ -13,10 +13,10 @@ from typing import Annotated, NamedTuple
 import typer
 
 from syncclip.core import text
-from syncclip.core.order import steps
 from syncclip.datasets.catalog import DATASETS
 from syncclip.protocols.protocols import PROTOCOLS, Protocol
 from syncclip.protocols.run import recipe_of
+from syncclip.stream.order import steps
 from syncclip.studies.grid import cells
 
 IMAGE = {"coop": 0.006, "kgcoop": 0.006, "tcp": 0.006, "cocoop": 0.160}

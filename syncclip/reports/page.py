@@ -173,7 +173,7 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
     return environment.get_template(template).render(
         **words,
         version=version,
-        style=Markup(FACE.replace("FONT", font) + text_of["style.css"]),
+        style=Markup(FACE.replace("FONT", font) + text_of["palette.css"] + text_of["style.css"]),
         script=Markup("\n".join(text_of[name] for name in scripts)),
         payload=Markup(text),
     )

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
 from syncclip.shards.index import Rows
 from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.stream import order
 from syncclip.stream.batch import Batch, empty_batch
 from syncclip.stream.sources import MixedSource, RealEpochs, SyntheticSampler, joined
 from syncclip.stream.teacher import Teacher

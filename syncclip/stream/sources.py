@@ -10,10 +10,10 @@ from typing import Generic, TypeVar
 import numpy as np
 from PIL import Image
 
-from syncclip.core import order
 from syncclip.core.settings import UserError
 from syncclip.shards.index import Numbers, Rows
 from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.stream import order
 
 Set = TypeVar("Set", bound=ImageSet)
 

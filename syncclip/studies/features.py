@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from syncclip.clip.prompted import PromptedClip
-from syncclip.core.order import balanced_rows
+from syncclip.core.balance import balanced_rows
 from syncclip.core.settings import UserError
 from syncclip.methods import Method, build_method
 from syncclip.recipe.recipe import Recipe

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from syncclip import storage
 from syncclip.clip.prompt_text import readable_name
-from syncclip.core.order import ranks
+from syncclip.core.balance import ranks
 from syncclip.core.secrets import without_secrets
 from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
 from syncclip.core.text import few

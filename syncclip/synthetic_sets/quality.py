@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from syncclip import storage
-from syncclip.core.order import balanced_rows
+from syncclip.core.balance import balanced_rows
 from syncclip.core.settings import Settings, UserError
 from syncclip.datasets import load_dataset
 from syncclip.recipe.recipe import Recipe

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncclip.core import order
 from syncclip.core.settings import UserError
+from syncclip.stream import order
 from syncclip.stream.sources import JoinedSet, MixedSource, MovingWindow, RealEpochs, SyntheticSampler, joined
 from tests.shards.sets import index_of, jpeg
 from tests.stream.test_mixed import stored

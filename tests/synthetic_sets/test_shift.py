@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from syncclip.core.order import balanced_rows
+from syncclip.core.balance import balanced_rows
 from syncclip.synthetic_sets.shift import frechet, measure, normalise, project
 
 

@@ -58,7 +58,7 @@ function settle(labels, gap, top, bottom) {
 // ---- configurations ------------------------------------------------------------------------------------------------
 
 const configurations = new Map((payload.configurations || []).map((configuration) => [configuration.id, configuration]));
-/** Colour of a configuration: its number is set in configurations.py, the colour in style.css. */
+/** Colour of a configuration: its number is set in configurations.py, the colour in palette.css. */
 const tone = (configuration) => `var(--tone-${configuration.tone})`;
 
 /** Marker of a configuration; shapes differ, so that colour is never the only difference. */

@@ -1,4 +1,4 @@
-"""Order of samples as pure functions of integers.
+"""Which images make a step: the order of samples as pure functions of integers.
 
 Randomness is a hash of (seed, purpose, epoch, step, position), computed with 64-bit arithmetic only, so that an order
 depends neither on a generator's state nor on numpy's version. The hash is splitmix64 (Steele, Lea, Flood 2014).
@@ -130,17 +130,3 @@ def _mix(x: int) -> int:
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
     return x ^ (x >> 31)
-
-
-def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Select at most `limit` rows, the first of each class before the second of any; in ascending order."""
-    rows: npt.NDArray[np.int64] = np.sort(np.lexsort((labels, ranks(labels)))[:limit]).astype(np.int64)
-    return rows
-
-
-def ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return (n,) the number of earlier rows with the same label."""
-    order = np.argsort(labels, kind="stable")
-    rank = np.empty(len(labels), np.int64)
-    rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
-    return rank

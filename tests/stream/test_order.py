@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncclip.core import order
+from syncclip.stream import order
 
 SEEDS = st.integers(-(2**70), 2**70)
 

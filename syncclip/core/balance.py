@@ -1,0 +1,20 @@
+"""Selection of rows that is balanced over classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
+    """Select at most `limit` rows, the first of each class before the second of any; in ascending order."""
+    rows: npt.NDArray[np.int64] = np.sort(np.lexsort((labels, ranks(labels)))[:limit]).astype(np.int64)
+    return rows
+
+
+def ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return (n,) the number of earlier rows with the same label."""
+    order = np.argsort(labels, kind="stable")
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    return rank
