@@ -174,13 +174,13 @@ def light(monkeypatch: pytest.MonkeyPatch, in_process: list[int]) -> None:
             assert cells.run_cell(run.spec)["error"] is None
         return [replace(run, status="done") for run in runs], cells.StudyStatus.begin(cells=len(runs), done=0)
 
-    def prepared(recipe: Recipe, url: str, runs: str, synthetic: str | None) -> list[CellRun]:
+    def ensure_set(recipe: Recipe, url: str) -> None:
         storage.write_bytes(storage.join(url, "plan.json"), b"")
-        return []
 
     monkeypatch.setattr("syncclip.studies.run.run_cells", run_cells)
     monkeypatch.setattr("syncclip.studies.tune.run_cells", run_cells)
-    monkeypatch.setattr("syncclip.protocols.run._prepared", prepared)
+    monkeypatch.setattr("syncclip.protocols.run.ensure_set", ensure_set)
+    monkeypatch.setattr("syncclip.protocols.run.prepare", lambda *_: [])
     monkeypatch.setattr("syncclip.synthesis.captioning.Writer", Mute)
 
 

@@ -45,7 +45,7 @@ class FakeStream:
     def share_seen(self, epochs: int) -> float:
         return 1.0
 
-    def batch(self, epoch: int, step: int) -> FakeBatch:
+    def batch(self, epoch: int, step: int, view: int = 0) -> FakeBatch:
         self.requested.append((epoch, step))
         generator = torch.Generator().manual_seed(1000 * epoch + step)
         images = torch.randn(self.size, PIXELS, generator=generator)
