@@ -1,4 +1,4 @@
-"""Base class for all methods: a frozen CLIP model, learnable prompts, scores over all classes, named loss terms."""
+"""Base class for all methods: frozen CLIP model, learnable prompts, scores over all classes and named loss terms."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from syncclip.methods.settings import MethodSettings
 
 
 class TrainingBatch(Protocol):
-    """Input to a loss: three consecutive groups of images, any of which may be empty. They are real images, synthetic
-    images of the same classes in the same order, and synthetic images of novel classes."""
+    """Input to a loss: real images, then synthetic images of the same classes in the same order, then synthetic images
+    of novel classes. Each of these groups may be empty."""
 
     @property
     def images(self) -> Tensor:
@@ -48,12 +48,12 @@ class Method(nn.Module):
     not registered as a submodule.
 
     Attributes:
-        Settings: class of the method's settings, which also declare the supported training data.
+        Settings: class of the method's settings, which also declares the supported training data.
         text_depends_on_image: whether text features differ between images (`logits` is overridden).
         has_extra_scores: whether scores are more than cosine similarities of features (`scores` is overridden).
         has_several_image_features: whether scores use several features per image (`logits_given` is overridden).
         base: number of base classes, which have real training images and come first.
-        known: number of leading classes that were trained on real images; 0 if evaluated on other classes than trained.
+        known: number of leading classes that were trained on real images; 0 for classes that were not trained.
         weights: weights of the loss terms by name; 1 for a term that is missing.
         work: how a training step is split across ranks and chunks; set by the training loop.
         prepares: number of augmented views of the training images that `prepare` requires.
@@ -109,7 +109,7 @@ class Method(nn.Module):
         return self.work.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """Return scaled cosine similarities (B, C).
+        """Return the scores (B, C): scaled cosine similarities of image and text features.
 
         SigLIP's bias is added, but does not change the softmax in losses and evaluation.
 
@@ -131,7 +131,7 @@ class Method(nn.Module):
         return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Return the number of candidate classes for a batch: the base classes or, with synthetic images, all."""
+        """Return the number of candidate classes in a batch: the base classes, or all classes with synthetic images."""
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -148,8 +148,8 @@ class Method(nn.Module):
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
         """Hook called on every rank before the first step, if `prepares` > 0.
 
-        Store results in parameters or `memory`, since a resumed run reads them from its checkpoint or recomputes them.
-        They must be identical on all ranks and not depend on random numbers.
+        Results belong in parameters or `memory`; a resumed run reads them from its checkpoint or recomputes them, so
+        they must be identical on all ranks and not depend on random numbers.
 
         Args:
             views: passes over this rank's batches of the first epoch. All contain the same images in the same order,

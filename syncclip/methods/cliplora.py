@@ -23,9 +23,10 @@ from syncclip.methods.syncclip import domain_terms
 
 
 class LowRank(BlockPart):
-    """Block with W x + b + alpha / sqrt(r) B A dropout(x) for some of its matrices (equation 4 of arXiv 2405.18541).
+    """Block that computes W x + b + alpha / sqrt(r) B A dropout(x) for some of its matrices.
 
-    Each matrix has its own dropout mask. B is initialised to zero, so that training starts from the frozen tower.
+    This is equation 4 of arXiv 2405.18541. Each matrix has its own dropout mask. B is initialised to zero, so that
+    training starts from the frozen tower.
     """
 
     def __init__(self, width: int, rank: int, settings: ClipLoraSettings) -> None:
@@ -74,7 +75,7 @@ class DomainLowRank(BlockPart):
 
 
 class ClipLora(Adapted):
-    """CLIP-LoRA (arXiv 2405.18541) on real and synthetic images alike, or combined with SYNC-CLIP.
+    """CLIP-LoRA (arXiv 2405.18541), which treats all images alike or, optionally, uses the losses of SYNC-CLIP.
 
     With a `domain_rank`, the vision tower has domain-specific low-rank updates for real and synthetic images in
     addition to the shared ones, and the losses are those of `SyncClip`. Test images are treated as real.

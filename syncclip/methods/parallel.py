@@ -33,14 +33,14 @@ class WorkSplit:
         if self.ranks == 1:
             return encode(slice(count))
         size = -(-count // self.ranks)
-        # `gather` requires equal sizes, so the last parts start earlier and overlap if `count` is not divisible.
+        # `gather` requires equal sizes: if `ranks` does not divide `count`, the last parts start earlier and overlap.
         starts = [min(rank * size, count - size) for rank in range(self.ranks)]
         local = encode(slice(starts[self.rank], starts[self.rank] + size))
         parts = zip(range(self.ranks), starts, self.gather(local), strict=True)
         return torch.cat([part[rank * size - start :] for rank, start, part in parts])
 
     def images(self, encode: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-        """Return the features (B, D) of this rank's images, encoded in chunks of the inputs (B rows each, or None)."""
+        """Return the features (B, D) of this rank's images, encoded in chunks. Each input has B rows or is None."""
         if self.pieces == 1:
             return encode(*inputs)
         none = [None] * self.pieces

@@ -1,6 +1,6 @@
 """Hyperparameters and defaults of every method: section `methods` of a recipe.
 
-Methods are implemented in modules of their own. Their settings are here, so that recipes are validated without torch.
+Each method is implemented in its own module; its settings are here, so that recipes are validated without torch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Optimisation(NamedTuple):
 
 
 class MethodSettings(Settings):
-    """Base class for the settings of a method, which has a subclass as its attribute `Settings`."""
+    """Base class for method settings; each method sets its attribute `Settings` to a subclass."""
 
     data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
     """Training data that the method supports; empty for a method without training."""
@@ -109,8 +109,8 @@ class CoCoOpSettings(ContextSettings):
     initial_words: Phrase = "a photo of a"
     """Words that initialise the learned vectors."""
     prompts_at_once: int | None = Field(256, ge=1)
-    """Maximum number of prompts per forward pass of the text tower. Several passes are recomputed in the backward pass,
-    so that memory does not grow with the batch size and the number of classes; None: no limit."""
+    """Maximum number of prompts per forward pass of the text tower. With several passes, activations are recomputed
+    in the backward pass, so that memory does not grow with the batch size or the number of classes; None: no limit."""
 
 
 class KgCoOpSettings(CoOpSettings):
@@ -348,7 +348,7 @@ class MmaSettings(MethodSettings):
     width: int = Field(32, ge=1, le=16384)
     """Width of the adapters' inner layers."""
     scale: float = Field(0.001, gt=0)
-    """Scale of an adapter's output before it is added to its block's output."""
+    """Factor by which an adapter's output is multiplied before it is added to its block's output."""
     first_block: int | None = Field(None, ge=1)
     """First block with an adapter, counted from 1; None: 5, or 1 in a tower with fewer than five blocks."""
     last_block: int | None = Field(None, ge=1)
@@ -363,8 +363,8 @@ class MmrlSettings(MethodSettings):
     learning_rate: float = Field(0.001, gt=0)
     """Peak AdamW learning rate, after the warm-up."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
-    """Blocks into which the tokens are inserted, counted from 1; None: blocks 6 to the last of the shallower tower, or
-    only its last block if it has fewer than six blocks."""
+    """Blocks into which the tokens are inserted, counted from 1; None: from block 6 to the last block of the shallower
+    tower (only the last block if that tower has fewer than six)."""
     tokens: int = Field(5, ge=1, le=1024)
     """Number of learned tokens, shared by all layers and both towers (K in the paper)."""
     dim: int = Field(512, ge=1, le=16384)
@@ -376,7 +376,7 @@ class MmrlSettings(MethodSettings):
     """Weight of the losses that keep class-token and text features near the frozen features (λ in the paper).
     Published values range from 0.01 to 7, depending on the dataset (0.5 for ImageNet)."""
     domain_tokens: int = Field(0, ge=0, le=1024)
-    """Number of the tokens that are domain-specific in the vision tower, trained with the losses of SYNC-CLIP; 0: none,
+    """Number of `tokens` that are domain-specific in the vision tower, trained with the losses of SYNC-CLIP; 0: none,
     as published."""
     synthetic_weight: float = Field(0.4, ge=0)
     """Weight of the cross entropies on synthetic images, as in `methods.syncclip`; used if `domain_tokens` > 0."""
@@ -420,7 +420,8 @@ class PromptKdSettings(MethodSettings):
     temperature: float = Field(1.0, gt=0)
     """Distillation temperature for teacher and student."""
     distillation_weight: float = Field(1000.0, gt=0)
-    """Weight of the KL divergence from the teacher; the paper uses 200 for few or fine-grained classes."""
+    """Weight of the KL divergence from the teacher. For datasets with few or fine-grained classes, the paper uses
+    200."""
     teacher_dim: int | None = Field(None, ge=1)
     """Dimension of the teacher's class vectors; None: read from `training.teacher`."""
 

@@ -24,7 +24,7 @@ class Tip(Method):
         s x.w + alpha * sum over the keys of the class of exp(-beta (1 - x.k))
 
     (section 3.1 of the paper). A key is the normalised mean of the raw features of several views of a training image.
-    With `finetune`, the keys are trained by the cross entropy, without a constraint on their length (section 3.2).
+    With `finetune`, the keys are trained with the cross entropy, without a constraint on their length (section 3.2).
 
     Each class has a fixed number of slots for keys, so that a run can be loaded without its images. Additional images
     share slots: image i uses slot i modulo the number of slots, and a key is the normalised mean over its images. Empty
@@ -79,7 +79,7 @@ class Tip(Method):
 
 
 class Search(NamedTuple):
-    """Best alpha and beta, and the accuracies (betas, alphas) of all pairs, in percent and float64."""
+    """Best alpha and beta, and the accuracies (betas, alphas) of all pairs in percent, in float64."""
 
     alpha: float
     beta: float
@@ -94,7 +94,7 @@ def search(
     scale: tuple[float, float] = (7.0, 3.0),
     steps: tuple[int, int] = (200, 20),
 ) -> Search:
-    """Find the best alpha and beta by grid search; break ties by the smallest beta, then the smallest alpha.
+    """Find the best alpha and beta by grid search; ties go to the smallest beta, then the smallest alpha.
 
     Args:
         features: (N, D) features of validation images, from `Method.image_features`.

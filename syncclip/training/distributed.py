@@ -63,7 +63,7 @@ def agreed(world_size: int) -> Iterator[None]:
 def average(
     parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int, flag: bool = False
 ) -> tuple[dict[str, float], bool]:
-    """Replace each gradient by its mean over the ranks, in one all-reduce.
+    """Replace each gradient with its mean over the ranks, in one all-reduce.
 
     A parameter without a gradient on all ranks is left without one, so that the optimiser (and weight decay) skips it.
 

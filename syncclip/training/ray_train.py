@@ -46,7 +46,7 @@ Build = Callable[[dict[str, Any], int, int], TrainJob]
 """Function (spec, rank, world size) -> job of this rank; the workers must be able to import its module."""
 
 RESIZE_SECONDS = 30.0
-"""Interval at which elastic training checks for resources for more workers; adding any restarts all workers."""
+"""Interval at which elastic training checks for resources for more workers; a new number of workers restarts all."""
 
 CHECK_SECONDS = 10.0
 """Interval at which training checks whether the cluster has the resources for its workers."""
@@ -74,9 +74,9 @@ def train_on_ray(
     of workers follows the resources of the cluster. A finished run returns immediately, without starting Ray.
 
     Args:
-        build: builds the job on each worker from `spec`, and configures the storage of that process.
+        build: function that builds the job on each worker from `spec`, and configures the storage of that process.
         spec: plain data (JSON), such as a resolved recipe.
-        folder: run folder; a URL or a shared path for several machines.
+        folder: run folder; with several machines, it must be a URL or a shared path.
         settings: the settings of the job that `build` returns.
         warning: message printed before training starts; the record's notes also contain it.
 

@@ -161,7 +161,7 @@ class RunRecorder:
     def waited(self) -> bool:
         """Return whether `checkpoint_minutes` have passed, or metrics could not be written because the disk is full.
 
-        Both request a checkpoint. If the disk is still full, writing it fails, and all ranks stop.
+        In both cases, a checkpoint is due. If the disk is still full, writing it fails, and all ranks stop.
         """
         minutes = self._settings.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes

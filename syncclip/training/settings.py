@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from syncclip.core.settings import Settings, UserError, added
+from syncclip.core.text import counted
 from syncclip.methods.settings import Optimisation
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
@@ -89,7 +90,7 @@ class TrainingSettings(Settings):
     """Labels that Ray nodes must have to run training workers: label -> value, or "!value" to exclude a value. The
     default excludes spot nodes; {}: any node. Synthesis ignores this setting."""
     max_failures: int = added(2, ge=0)
-    """Maximum number of restarts after the loss of a worker; the run fails at the next loss."""
+    """Maximum number of restarts after losing a worker; the run fails when another is lost."""
     accumulation_steps: int = added(1, ge=1)
     """Number of micro-batches into which each worker's batch is split to save memory. Activations are recomputed in
     the backward pass; the gradients are those of the whole batch."""
@@ -178,8 +179,8 @@ def check_shared(batch: int, workers: int, who: str = "training.workers is") -> 
     if batch % workers:
         fitting = max(n for n in range(1, workers) if batch % n == 0)
         raise UserError(
-            f"{who} {workers}, but a batch of {batch} can't be split evenly; use {fitting} worker(s), or a "
-            f"training.batch_size that is a multiple of {workers}"
+            f"{who} {workers}, but a batch of {counted(batch, 'image')} can't be split evenly; use "
+            f"{counted(fitting, 'worker')}, or a training.batch_size that is a multiple of {workers}"
         )
 
 
