@@ -40,7 +40,7 @@ def test_the_best_checkpoint_is_noted_and_changes_no_bit(tiny: TinyWorld, tmp_pa
     jobs.run_here(recipe, str(plain))
     jobs.run_here(recipe.with_values({"training.keep_best": "validation"}), str(best))
     (note,) = json.loads((best / "run.json").read_text())["notes"]
-    assert re.fullmatch(r"the best checkpoint by validation is that of step [24] \([0-9.]+\)", note)
+    assert re.fullmatch(r"the best checkpoint by validation is from step [24] \([0-9.]+\)", note)
     assert (best / "prompts.safetensors").read_bytes() == (plain / "prompts.safetensors").read_bytes()
 
 

@@ -1,12 +1,12 @@
-"""Prompt-learning methods, one module each: a frozen CLIP and class names in; prompts, scores and losses out.
+"""Prompt-learning methods, one module each. A method learns prompts for class names on top of a frozen CLIP model.
 
 settings                               hyperparameters and defaults of all methods (`ClipLoraSettings.rank`, ...)
-registry                               names of the methods, and their construction
+registry                               names and construction of the methods
 base, adapted                          base classes
-prompts, frozen, parallel              learnable prompts, hand-written prompts, distribution of a step's work
+prompts, frozen, parallel              learnable prompts, hand-written prompts, parallel encoding
 
-`settings` is imported to validate a recipe, so it must not import torch. The names exported here are those that a
-custom method needs; they are imported on first use.
+`settings` must not import torch, because it is imported to validate recipes. This package exports the names that a
+custom method needs, and imports them on first use.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Base class of methods that adapt the blocks of the towers, with one hand-written prompt per class."""
+"""Base class for methods that adapt the blocks of the towers and use one hand-written prompt per class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.methods.settings import MethodSettings
 
 
 class Adapted(Method):
-    """Method with learned parts inside the blocks of the towers, and hand-written prompts.
+    """Method with learned parts inside the blocks of the towers and with hand-written prompts.
 
     Attributes:
         text_parts, vision_parts: one part per block, in order; empty for a frozen tower.
@@ -31,7 +31,7 @@ class Adapted(Method):
         self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
 
     def install(self, text: Iterable[BlockPart], vision: Iterable[BlockPart]) -> None:
-        """Register the parts: one per block of a tower, or none.
+        """Register the parts of each tower: one per block, or none.
 
         Raises:
             UserError: a tower does not support parts.

@@ -1,4 +1,4 @@
-"""Base class of all methods: a frozen CLIP, learnable prompts, scores over all classes, and named loss terms."""
+"""Base class for all methods: frozen CLIP model, learnable prompts, scores over all classes and named loss terms."""
 
 from __future__ import annotations
 
@@ -16,47 +16,48 @@ from syncclip.methods.settings import MethodSettings
 
 
 class TrainingBatch(Protocol):
-    """Input of a loss: real images, synthetic images of the same classes in the same order, and synthetic images of
-    novel classes, one group after the other; each may be empty."""
+    """Input to a loss: real images, then synthetic images of the same classes in the same order, then synthetic images
+    of novel classes. Each of these groups may be empty."""
 
     @property
     def images(self) -> Tensor:
-        """(N, 3, H, W) float32, normalised."""
+        """Normalised images (N, 3, H, W), in float32."""
 
     @property
     def labels(self) -> Tensor:
-        """(N,) class ids, over all classes."""
+        """Class ids (N,) among all classes."""
 
     @property
     def domains(self) -> Tensor:
-        """(N,) 0 for real, 1 for synthetic."""
+        """Domain (N,) of each image: 0 for real, 1 for synthetic."""
 
     @property
     def sizes(self) -> Sequence[int]:
-        """(real, seen, novel), whose sum is N."""
+        """Sizes (real, seen, novel) of the groups, which add up to N."""
 
     @property
     def teacher(self) -> Tensor | None:
-        """(N, C) float32 soft labels over all classes, zeros for images without any (such as real ones); None without
-        a teacher."""
+        """Soft labels (N, C) over all classes, in float32: zeros for images without soft labels, such as real images;
+        None without a teacher."""
 
 
 class Method(nn.Module):
-    """A frozen CLIP with learned parameters.
+    """A frozen CLIP model with learned parameters.
 
-    The state dict contains only learned parameters; the CLIP follows the method to a device, but is not registered.
+    The state dict contains only the learned parameters. The CLIP model moves to a device along with the method, but is
+    not registered as a submodule.
 
     Attributes:
-        Settings: class of the method's settings, which also declare the supported training data.
-        text_depends_on_image: text features differ between images (`logits` is overridden).
-        has_extra_scores: scores are more than cosines of features (`scores` is overridden).
-        has_several_image_features: scores use several features per image (`logits_given` is overridden).
+        Settings: class of the method's settings, which also declares the supported training data.
+        text_depends_on_image: whether text features differ between images (`logits` is overridden).
+        has_extra_scores: whether scores are more than cosine similarities of features (`scores` is overridden).
+        has_several_image_features: whether scores use several features per image (`logits_given` is overridden).
         base: number of base classes, which have real training images and come first.
-        known: number of leading classes that were trained on real images; 0 for classes other than the training's.
-        weights: weights of the loss terms, 1 by default.
-        work: split of a training step across ranks and chunks; set by the training loop.
+        known: number of leading classes that were trained on real images; 0 for classes that were not trained.
+        weights: weights of the loss terms by name; 1 for a term that is missing.
+        work: how a training step is split across ranks and chunks; set by the training loop.
         prepares: number of augmented views of the training images that `prepare` requires.
-        trains: run training steps after `prepare`.
+        trains: whether to run training steps after `prepare`.
     """
 
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
@@ -89,28 +90,32 @@ class Method(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) unit-length features of a slice of the classes, by default all."""
+        """Return the unit-length text features (C, D) of a slice of the classes, by default all classes."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """(B, D) features of images, not normalised.
+        """Return the features (B, D) of images, not normalised.
 
         Args:
-            domains: (B,) 0 for real, 1 for synthetic; None: all real, as in evaluation.
+            domains: domain (B,) of each image, 0 for real and 1 for synthetic; None: all real, as in evaluation.
         """
         return self.clip.encode_images(images)
 
     def candidate_features(self, count: int) -> Tensor:
-        """(count, D) `text_features` of the first classes, for a loss; each rank encodes a part of them."""
+        """Return the `text_features` (count, D) of the first classes for a loss; each rank encodes a part of them."""
         return self.work.texts(self.text_features, count)
 
     def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, D) `image_features`, for a loss; encoded in chunks if the training accumulates gradients."""
+        """Return the `image_features` (B, D) for a loss, encoded in chunks with gradient accumulation."""
         return self.work.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """(B, C) scaled cosines of raw image features (B, D) with unit-length text features (C, D) or (B, C, D).
+        """Return the scores (B, C): scaled cosine similarities of image and text features.
 
-        SigLIP's bias is added; the softmax in losses and evaluation does not depend on it.
+        SigLIP's bias is added, but does not change the softmax in losses and evaluation.
+
+        Args:
+            images: (B, D) raw image features.
+            text: (C, D) or (B, C, D) unit-length text features.
         """
         images = normalize(images, dim=-1)
         cosines = images @ text.T if text.dim() == 2 else torch.einsum("bd,bcd->bc", images, text)
@@ -118,24 +123,24 @@ class Method(nn.Module):
         return scores if self.clip.logit_bias is None else scores + self.clip.logit_bias
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, C) scores over all classes. Text features are cached in evaluation mode without gradients."""
+        """Return scores (B, C) over all classes. Text features are cached in evaluation mode without gradients."""
         return self.logits_given(self._text_features_once(), images, domains)
 
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """`logits` from precomputed text features (C, D) of all classes."""
+        """Return the `logits` (B, C), given precomputed text features (C, D) of all classes."""
         return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Number of leading classes that are candidates in a batch: the base classes, or all with synthetic images."""
+        """Return the number of candidate classes in a batch: the base classes, or all classes with synthetic images."""
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Unweighted loss terms by name; by default one cross entropy over real and synthetic images."""
+        """Return the unweighted loss terms by name; by default, one cross entropy over real and synthetic images."""
         text = self.candidate_features(self.candidates(batch))
         return {"classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels)}
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Loss terms and their weighted sum, "total"; a single term is not weighted."""
+        """Return the loss terms and their weighted sum, "total". A single term is not weighted."""
         terms = self.terms(batch)
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
@@ -143,28 +148,28 @@ class Method(nn.Module):
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
         """Hook called on every rank before the first step, if `prepares` > 0.
 
-        Results are stored in parameters or `memory`, are identical on all ranks and use no random numbers: a resumed
-        training reads them from its checkpoint or recomputes them.
+        Results belong in parameters or `memory`; a resumed run reads them from its checkpoint or recomputes them, so
+        they must be identical on all ranks and not depend on random numbers.
 
         Args:
-            views: passes over this rank's batches of the first epoch: the same images in the same order, augmented
-                differently. Real images that pad the last batch have the label -1.
+            views: passes over this rank's batches of the first epoch. All contain the same images in the same order,
+                with different augmentations. Real images that pad the last batch have the label -1.
         """
 
     def meet_teacher(self, class_vectors: Tensor) -> None:
-        """Hook called at each start of a training with a teacher, with its (C, D_t) unit-length class vectors."""
+        """Hook called at each start of a training with a teacher, with its unit-length class vectors (C, D_t)."""
 
     def step_begins(self, step: int, steps: int) -> None:
-        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed run starts at its step."""
+        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed run omits earlier steps."""
 
     def epoch_ended(self, done: int, epochs: int) -> None:
         """Hook called on every rank when `done` of `epochs` epochs are complete.
 
-        State that is kept across epochs belongs in `memory`. The parameters after the last call are the result.
+        Keep state across epochs in `memory`. The parameters after the last call are the result.
         """
 
     def memory(self) -> dict[str, Tensor]:
-        """State that is saved in checkpoints but not in results; resuming overwrites these tensors in place."""
+        """Return state that is saved in checkpoints but not in results; resuming overwrites these tensors in place."""
         return {}
 
     def train(self, mode: bool = True) -> Method:

@@ -1,4 +1,4 @@
-"""CLIP-LoRA: low-rank updates of the attention in both towers, optionally with domain-specific ones."""
+"""CLIP-LoRA: low-rank updates of the attention in both towers, optionally with domain-specific updates."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from syncclip.methods.syncclip import domain_terms
 
 
 class LowRank(BlockPart):
-    """W x + b + alpha / sqrt(r) B A dropout(x) for some of a block's matrices (equation 4 of arXiv 2405.18541).
+    """Block that computes W x + b + alpha / sqrt(r) B A dropout(x) for some of its matrices.
 
-    Each matrix has its own dropout mask. B is initialised with zeros, so training starts from the frozen tower.
+    This is equation 4 of arXiv 2405.18541. Each matrix has its own dropout mask. B is initialised to zero, so that
+    training starts from the frozen tower.
     """
 
     def __init__(self, width: int, rank: int, settings: ClipLoraSettings) -> None:
@@ -37,14 +38,14 @@ class LowRank(BlockPart):
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
     def dropped(self, name: str, x: Tensor) -> Tensor:  # noqa: ARG002
-        """(*, T, in) input x of a matrix's update, after dropout."""
+        """Apply dropout to the input x (*, T, in) of a matrix's update."""
         return dropout(x, self.dropout, self.training)
 
     def update(self, name: str, x: Tensor) -> Tensor:
-        """(*, T, out) update of a frozen matrix's output for x (*, T, in)."""
+        """Return the update (*, T, out) of a frozen matrix's output for the input x (*, T, in)."""
         if not (self.training and self.dropout and torch.is_grad_enabled()):
             return self._update(name, x)
-        # The dropout is recomputed in the backward pass: for three matrices per block it would dominate the memory.
+        # Recompute dropout in the backward pass: stored for three matrices per block, it would dominate memory.
         return cast(Tensor, checkpoint(self._update, name, x, use_reentrant=False))
 
     def _update(self, name: str, x: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ class LowRank(BlockPart):
 
 
 class DomainLowRank(BlockPart):
-    """The shared low-rank update of a block plus that of each image's domain; None: all images are real."""
+    """Block with a shared low-rank update plus one for each image's domain; without `domains`, all images are real."""
 
     def __init__(self, shared: LowRank, real: LowRank, synthetic: LowRank, domains: Tensor | None) -> None:
         super().__init__()
@@ -74,10 +75,10 @@ class DomainLowRank(BlockPart):
 
 
 class ClipLora(Adapted):
-    """CLIP-LoRA (arXiv 2405.18541) on real and synthetic images alike, or combined with SYNC-CLIP.
+    """CLIP-LoRA (arXiv 2405.18541), which treats all images alike or, optionally, uses the losses of SYNC-CLIP.
 
-    With a `domain_rank`, the vision tower has domain-specific low-rank updates for real and synthetic images beside the
-    shared one, and the losses are those of `SyncClip`. Test images are real.
+    With a `domain_rank`, the vision tower has domain-specific low-rank updates for real and synthetic images in
+    addition to the shared ones, and the losses are those of `SyncClip`. Test images are treated as real.
 
     Source: the paper and its published code, which divides alpha by the square root of the rank.
     """

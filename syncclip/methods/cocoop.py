@@ -22,7 +22,7 @@ class CoCoOp(Method):
 
     A small network m maps an image's unit-length feature x to one vector, which is added to each learned vector of the
     context: [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). Text features depend on the image, so a step
-    encodes a prompt for each pair of an image and a candidate class. The loss is the cross entropy.
+    encodes one prompt for each pair of image and candidate class. The loss is the cross entropy.
 
     Source: the paper and its published code.
     """
@@ -44,21 +44,21 @@ class CoCoOp(Method):
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) unit-length features of the prompts without the shift."""
+        """Return the unit-length features (C, D) of the prompts, without the shift."""
         return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def contexts(self, images: Tensor) -> Tensor:
-        """(B, n, width) context vectors of each image, from raw image features (B, D)."""
+        """Return the context vectors (B, n, width) for each image, given raw image features (B, D)."""
         shifts = self.meta_net(normalize(images, dim=-1))
         contexts: Tensor = self.text_prompts[0] + shifts[:, None]
         return contexts
 
     def conditional_features(self, contexts: Tensor, classes: slice) -> Tensor:
-        """(B, C, D) unit-length text features of a slice of the classes for each image's context."""
+        """Return the unit-length text features (B, C, D) of a slice of the classes, for each image's context."""
         return normalize(self.clip.encode_text(self.tokens[classes], [contexts[:, None]]), dim=-1)
 
     def conditional_scores(self, images: Tensor, candidates: int) -> Tensor:
-        """(B, candidates) scores of raw image features (B, D) for the first classes."""
+        """Return the scores (B, candidates) for the first classes, given raw image features (B, D)."""
         contexts = self.contexts(images)
         if self.at_once is None or len(images) * candidates <= self.at_once:
             return self._scores(images, contexts, slice(candidates))

@@ -15,15 +15,15 @@ from syncclip.core.settings import Template
 
 
 class FrozenTexts(nn.Module):
-    """Features of hand-written prompts, encoded on first use and cached on the CLIP for all its methods.
+    """Features of hand-written prompts, encoded on first use and cached on the CLIP model for all methods.
 
-    A module without parameters, so that the features follow the method to its device; they are not in the state dict.
-    Tokens and embeddings are discarded: for sixty templates and a thousand classes they would take gigabytes.
+    This is a module, so that the features move to the device of the method, but they are not in the state dict. Tokens
+    and embeddings are discarded: for sixty templates and a thousand classes, they would take gigabytes.
 
     Args:
         templates: prompt templates of every class.
-        leave_out_long: omit templates that exceed the context length of this CLIP.
-        directions: normalise features also before averaging, as in CLIP's own ensemble.
+        leave_out_long: omit templates that exceed the context length of the CLIP model.
+        directions: normalise features before averaging, too, as in CLIP's own prompt ensemble.
         raw: do not normalise the mean.
     """
 
@@ -46,10 +46,10 @@ class FrozenTexts(nn.Module):
         self.register_buffer("features", None, persistent=False)
 
     def forward(self) -> Tensor:
-        """(C, D) mean of each class's features, without gradient, of unit length unless `raw`.
+        """Return the mean features (C, D) of the classes, without gradient and of unit length unless `raw`.
 
         Raises:
-            TextTooLongError: a prompt exceeds the context length; with `leave_out_long`, all templates do.
+            TextTooLongError: a prompt exceeds the context length or, with `leave_out_long`, all templates do.
         """
         if self.features is None:
             cache = self.clip.text_cache
@@ -71,7 +71,7 @@ class FrozenTexts(nn.Module):
                     if not features:
                         raise TextTooLongError(
                             f"none of {len(self.templates)} templates fits the context of {self.clip.context} tokens "
-                            "of this CLIP; use shorter templates or shorter class names"
+                            "of this CLIP model; use shorter templates or shorter class names"
                         )
                     mean = torch.stack(features).mean(dim=0)
                     cache[key] = mean if self.raw else normalize(mean, dim=-1)
@@ -79,7 +79,7 @@ class FrozenTexts(nn.Module):
         return self.features
 
     def _encode(self, template: str) -> Tensor | None:
-        """(C, D) features of a template's prompts; None if it is omitted."""
+        """Return the features (C, D) of a template's prompts; None if the template is omitted."""
         try:
             texts = self.clip.texts(fill(template, self.names))
         except TextTooLongError:
@@ -91,6 +91,6 @@ class FrozenTexts(nn.Module):
 
 
 def feature_length(clip: PromptedClip) -> int:
-    """The dimension D of text and image features."""
+    """Return the dimension D of text and image features."""
     projection = clip.model.visual
     return int(projection.output_dim) if hasattr(projection, "output_dim") else clip.text.dim

@@ -18,9 +18,9 @@ class KgCoOp(CoOp):
     """Knowledge-guided context optimisation (arXiv 2303.13283).
 
     The loss is the cross entropy plus the weighted mean distance between the text features of the candidate classes and
-    those of their hand-written prompts (L_kg of section 3.2).
+    those of their hand-written prompts (L_kg in section 3.2).
 
-    Source: the paper and its published code, whose distance 1 - cosine is half of the paper's squared Euclidean
+    Source: the paper and its published code, whose distance 1 - cosine is half the paper's squared Euclidean
     distance for unit-length features.
     """
 
@@ -38,7 +38,7 @@ class KgCoOp(CoOp):
 
 
 def knowledge_terms(method: Method, batch: TrainingBatch, frozen: Tensor) -> dict[str, Tensor]:
-    """Losses of KgCoOp: cross entropy, and distance from the features (C, D) of hand-written prompts."""
+    """Return the loss terms of KgCoOp: cross entropy, and distance from the features (C, D) of hand-written prompts."""
     candidates = method.candidates(batch)
     text = method.candidate_features(candidates)
     return {

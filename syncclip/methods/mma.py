@@ -17,9 +17,10 @@ from syncclip.methods.settings import MmaSettings
 
 
 class Adapter(BlockPart):
-    """scale * up(relu(shared(relu(down(x))))), added to a block's output; x is the block's input after the first norm.
+    """Adapter that adds scale * up(relu(shared(relu(down(x))))) to a block's output.
 
-    As published, the gradients of the adapter's parameters are those of scale 1; earlier layers have the true ones.
+    x is the block's input after its first norm. As published, the adapter's parameters get the gradients for a scale of
+    1, while earlier layers get the true gradients.
     """
 
     shared: nn.Linear
@@ -38,7 +39,7 @@ class Adapter(BlockPart):
 
 
 class Mma(Adapted):
-    """Multi-modal adapter (MMA, CVPR 2024, section 3.2) of both towers.
+    """Multi-modal adapters (MMA, CVPR 2024, section 3.2) in both towers.
 
     Source: the paper and its published code, which divides the gradients of the adapters by their scale.
     """
@@ -55,7 +56,7 @@ class Mma(Adapted):
         first = settings.first_block or (5 if last >= 5 else 1)
         if not first <= last <= fewest:
             raise UserError(
-                f"methods.mma: adapters of blocks {first} to {last} do not fit towers with blocks 1 to {fewest}; "
+                f"methods.mma: towers with {fewest} blocks can't have adapters in blocks {first} to {last}; "
                 "change first_block or last_block"
             )
         self.shared = nn.ModuleList(nn.Linear(settings.width, settings.width) for _ in range(first, last + 1))
@@ -66,12 +67,12 @@ class Mma(Adapted):
 
 
 def _adapters(width: int, layers: int, shared: Mapping[int, nn.Linear], scale: float) -> list[BlockPart]:
-    """One part per block of a tower: an adapter, or the identity."""
+    """Return one part per block of a tower: an adapter or the identity."""
     return [Adapter(width, shared[i], scale) if i in shared else BlockPart() for i in range(1, layers + 1)]
 
 
 def initialise(layer: Any) -> None:
-    """Initialise a linear layer with Kaiming weights by fan-out and zero bias."""
+    """Initialise a linear layer with Kaiming-normal weights (fan-out) and zero bias."""
     nn.init.kaiming_normal_(layer.weight, mode="fan_out")
     nn.init.zeros_(layer.bias)
 
@@ -82,7 +83,7 @@ def _scaled(x: Tensor, value: float, gradient: float) -> Tensor:
 
 
 class _Scaled(torch.autograd.Function):
-    """Multiplication by separate factors in the forward and the backward pass."""
+    """Multiplication by different factors in the forward and backward passes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, value: float, gradient: float) -> Tensor:

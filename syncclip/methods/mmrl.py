@@ -1,4 +1,4 @@
-"""MMRL: representation tokens of a space shared by both towers, inserted into later blocks and used as classifiers."""
+"""MMRL: learned tokens from a space shared by both towers, inserted into the later blocks."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from syncclip.methods.prompts import INITIAL_STD
 from syncclip.methods.settings import MmrlSettings
 from syncclip.methods.syncclip import domain_terms
 
-FIRST_LAYER = 6  # published setting for towers of 12 blocks
+FIRST_LAYER = 6  # published setting for towers with 12 blocks
 
 
 class Mmrl(Method):
     """Multi-modal representation learning (arXiv 2503.08497).
 
-    K learned tokens are mapped to the width of each tower by a linear map per block and inserted after the first token
-    of the later blocks, replacing those of the block before. With v the image feature, r the projected mean of the
-    tokens' outputs, t the text features, all of unit length, v0 and t0 those of the frozen CLIP, and s its logit scale,
-    the loss is
+    K learned tokens are mapped to the width of each tower by one linear map per block. They are inserted after the
+    first token of each later block, where they replace those of the previous block. Let v be the image feature, r the
+    projected mean of the tokens' outputs and t the text features, all of unit length; let v0 and t0 be the features of
+    the frozen CLIP model and s its logit scale. The loss is
 
         a CE(s v t) + (1 - a) CE(s r t) + l (1 - mean cos(v, v0)) + l (1 - mean cos(t, t0))
 
-    At test time base classes are scored by a s v t + (1 - a) s r t, and novel ones by s v t alone, since r is fitted to
-    the base classes. The authors evaluate each split separately; `logits` contains the score of each class's split.
-    Classes other than the training's are scored by s v t.
+    At test time, base classes are scored by a s v t + (1 - a) s r t, and novel classes by s v t alone, since r is
+    fitted to the base classes. The authors evaluate each split separately; `logits` scores each class as in its split.
+    Classes that were not part of the training are scored by s v t.
 
-    With `domain_tokens` k, the first k tokens are those of the real domain and replaced by k others for synthetic
-    images in the vision tower, and the losses of `SyncClip` replace the cross entropy of v. Test images are real.
+    With `domain_tokens` k, the first k tokens are specific to real images: for synthetic images, the vision tower uses
+    k other tokens in their place. The losses of `SyncClip` replace the cross entropy of v. Test images are treated as
+    real.
     """
 
     Settings = MmrlSettings
@@ -74,11 +75,11 @@ class Mmrl(Method):
         return normalize(self.clip.encode_text(self.texts[classes], inserted=inserted), dim=-1)
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, D) features of the class token, not normalised."""
+        """Return the features (B, D) of the class token, not normalised."""
         return self.both_features(images, domains)[:, 0]
 
     def both_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """(B, 2, D) features of the class token and of the learned tokens, not normalised."""
+        """Return the features (B, 2, D) of the class token and of the learned tokens, not normalised."""
         tokens: Tensor = self.shared_tokens
         if domains is not None and (specific := self.settings.domain_tokens):
             synthetic = torch.cat([self.synthetic_tokens, tokens[specific:]])
@@ -110,15 +111,15 @@ class Mmrl(Method):
         }
 
     def _inserted(self, tokens: Tensor, maps: nn.ModuleList) -> Inserted:
-        """Tokens (*, K, dim), mapped to the width of a tower, by block."""
+        """Map the tokens (*, K, dim) to the width of a tower, by block."""
         return Inserted({layer - 1: to_width(tokens) for layer, to_width in zip(self.layers, maps, strict=True)})
 
 
 def checked_layers(layers: Sequence[int] | None, last: int) -> list[int]:
-    """Blocks into which the tokens are inserted, counted from 1, in towers with `last` common blocks.
+    """Return the blocks into which the tokens are inserted, counted from 1; the shallower tower has `last` blocks.
 
     Raises:
-        UserError: a tower has fewer blocks.
+        UserError: the shallower tower lacks one of these blocks.
     """
     if layers is None:
         return list(range(min(FIRST_LAYER, last), last + 1))

@@ -1,4 +1,4 @@
-"""Parallel encoding in a training step: classes are split across ranks, each rank's images into chunks."""
+"""Parallel encoding in a training step: split the classes across ranks, and the images of each rank into chunks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class WorkSplit:
-    """Work of one rank; by default a single rank that encodes all images in one chunk.
+    """Share of one rank in a training step. By default, a single rank encodes all images in one chunk.
 
     Features and gradients do not depend on the split, up to the order of summation.
 
     Args:
-        rank, ranks: this rank and the number of ranks; several require torch.distributed to be initialised.
-        pieces: number of chunks in which this rank encodes its images. Activations are recomputed for the gradient, so
-            memory depends on the chunk size.
+        rank, ranks: this rank and the number of ranks; torch.distributed must be initialised if there are several.
+        pieces: number of chunks in which this rank encodes its images. With several, activations are recomputed in the
+            backward pass, so that memory depends on the chunk size.
     """
 
     rank: int = 0
@@ -29,18 +29,18 @@ class WorkSplit:
     pieces: int = 1
 
     def texts(self, encode: Callable[[slice], Tensor], count: int) -> Tensor:
-        """(count, D) features of the first classes; each rank encodes ceil(count / ranks) of them."""
+        """Return the features (count, D) of the first classes; each rank encodes ceil(count / ranks) of them."""
         if self.ranks == 1:
             return encode(slice(count))
         size = -(-count // self.ranks)
-        # `gather` requires equal sizes: if the count is not divisible, the last parts start earlier and overlap.
+        # `gather` requires equal sizes: if `ranks` does not divide `count`, the last parts start earlier and overlap.
         starts = [min(rank * size, count - size) for rank in range(self.ranks)]
         local = encode(slice(starts[self.rank], starts[self.rank] + size))
         parts = zip(range(self.ranks), starts, self.gather(local), strict=True)
         return torch.cat([part[rank * size - start :] for rank, start, part in parts])
 
     def images(self, encode: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-        """(B, D) features of this rank's images: `encode` of chunks of the inputs (tensors of B rows, or None)."""
+        """Return the features (B, D) of this rank's images, encoded in chunks. Each input has B rows or is None."""
         if self.pieces == 1:
             return encode(*inputs)
         none = [None] * self.pieces
@@ -48,19 +48,19 @@ class WorkSplit:
         return torch.cat([checkpoint(encode, *chunk, use_reentrant=False) for chunk in chunks])
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(ranks, ...) tensors of all ranks, of equal shape; differentiable."""
+        """Gather tensors of equal shape from all ranks into one tensor (ranks, ...); differentiable."""
         if self.ranks == 1:
             return rows[None]
         gathered: Tensor = _Gather.apply(rows, self.rank, self.ranks)  # type: ignore[no-untyped-call]
         return gathered
 
     def whole(self, rows: Tensor) -> Tensor:
-        """(ranks * B, ...) rows of all ranks, of equal shape, in the order of a single rank."""
+        """Gather rows (B, ...) from all ranks into one tensor (ranks * B, ...), in the order of a single rank."""
         return self.gather(rows).transpose(0, 1).flatten(0, 1)
 
 
 class _Gather(torch.autograd.Function):
-    """all_gather whose gradient is the sum over all ranks of the gradients of this rank's rows."""
+    """Differentiable all_gather: the gradient of this rank's rows is summed over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, rank: int, ranks: int) -> Tensor:

@@ -24,12 +24,12 @@ class Probe(Method):
 
     where m is computed before the first step, and is 0 for a class without images.
 
-    Only the vectors of candidate classes are learned. Without weight decay, those of novel classes without images stay
-    bitwise equal to their initial values, which keeps their zero-shot scores.
+    Only the vectors of candidate classes are learned. Since there is no weight decay, the vectors of novel classes
+    without images stay bitwise equal to their initial values, and these classes keep their zero-shot scores.
 
-    Source: the paper and its published code, with two differences: images are augmented and encoded in each step,
-    instead of computing features of 20 crops once, and m uses one crop of each image. As in all methods, underscores in
-    class names are replaced by spaces.
+    Source: the paper and its published code, with two differences: images are augmented and encoded in each step
+    instead of encoding 20 crops of each image once, and m is computed from one crop of each image. As in all methods,
+    underscores in class names are replaced by spaces.
     """
 
     multipliers: Tensor

@@ -1,4 +1,4 @@
-"""PromptKD: visual prompts and a projector, distilled from a larger prompted CLIP."""
+"""PromptKD: visual prompts and a projector, distilled from a larger prompted CLIP model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from syncclip.methods.prompts import checked_depth, deep_prompts
 from syncclip.methods.settings import PromptKdSettings
 
 MOMENTUM, EPS = 0.1, 1e-5
-"""Momentum and eps of batch norm; torch's defaults, as in the published code."""
+"""Momentum and eps of batch norm: PyTorch's defaults, as in the published code."""
 
 
 class PromptKd(Method):
     """Unsupervised prompt distillation (arXiv 2403.02781).
 
     The student has visual prompts, as in VPT, and a projector to the teacher's dimension: two linear layers, the first
-    followed by batch norm and ReLU. It has no text tower; its class vectors are the teacher's, which are saved with the
-    results. With the soft labels p of the teacher and the probabilities q of the student over all C classes, the loss
-    is w T^2 KL(p || q) / C, averaged over images; labels are not used.
+    followed by batch norm and ReLU. It has no text tower: its class vectors are those of the teacher and are saved
+    with the results. Given the teacher's soft labels p and the student's probabilities q over all C classes, the loss
+    is w T^2 KL(p || q) / C, averaged over images, with weight w and temperature T. Labels are not used.
 
     The paper trains on all real images without labels, including those of novel classes. Here the loss is computed on
     the synthetic images, which have soft labels; real images are ignored.
 
-    Batch norm uses the statistics of the step's images on all ranks in the loss, and running ones in `image_features`.
-    Running statistics and class vectors are parameters without gradient, so that checkpoints and results contain them.
+    In the loss, batch norm uses the statistics of the step's images on all ranks; `image_features` uses the running
+    statistics. Running statistics and class vectors are parameters without gradient, so that they are saved in
+    checkpoints and results.
 
     Source: the paper and its published code.
     """
@@ -55,26 +56,26 @@ class PromptKd(Method):
         self.class_vectors.copy_(class_vectors)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D_t) class vectors of the teacher; zeros before `meet_teacher`."""
+        """Return the teacher's class vectors (C, D_t); zeros before `meet_teacher`."""
         return self.class_vectors[classes].detach()
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """(B, D_t) projected raw features, with the running statistics."""
+        """Return the projected raw features (B, D_t), normalised with the running statistics."""
         hidden = self.narrow(self.raw_features(images))
         return self.projected(hidden, self.running_mean.detach(), self.running_var.detach())
 
     def raw_features(self, images: Tensor) -> Tensor:
-        """(B, D) raw features of the prompted tower."""
+        """Return the raw features (B, D) of the prompted tower."""
         return self.clip.encode_images(images, list(self.vision_prompts))
 
     def projected(self, hidden: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """(B, D_t) output of the projector, given the output of its first layer and the statistics (D_t,)."""
+        """Return the projector's output (B, D_t), given the output of its first layer and the statistics (D_t,)."""
         normal = (hidden - mean) * (variance + EPS).rsqrt() * self.norm_weight + self.norm_bias
         features: Tensor = self.last(relu(normal))
         return features
 
     def training_features(self, images: Tensor) -> Tensor:
-        """(B, D_t) projected raw features, with the statistics of the step; updates the running ones.
+        """Return the projected raw features (B, D_t), normalised with this step's statistics; update the running ones.
 
         Raises:
             UserError: the step has fewer than two images.
@@ -83,7 +84,7 @@ class PromptKd(Method):
         gathered = self.work.gather(hidden).flatten(0, 1)
         if (count := len(gathered)) < 2:
             raise UserError(
-                f"promptkd: {count} synthetic image(s) in a step, but batch norm needs two; increase "
+                f"promptkd: batch norm requires at least two synthetic images per step, not {count}; increase "
                 "training.batch_size"
             )
         variance, mean = torch.var_mean(gathered, dim=0, correction=0)
@@ -94,9 +95,9 @@ class PromptKd(Method):
         return self.projected(hidden, mean, variance)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """One term, multiplied by its weight here, since `loss` does not weight a single term."""
+        """Return a single term, which includes its weight because `loss` does not weight a single term."""
         if batch.teacher is None:
-            raise UserError("promptkd requires a teacher; set training.teacher to the folder of its files")
+            raise UserError("promptkd requires a teacher; set training.teacher to the folder of its soft labels")
         real, settings = batch.sizes[0], self.settings
         scores = self.scores(self.training_features(batch.images[real:]), self.text_features())
         divergence = distillation(batch.teacher[real:], scores, settings.temperature)
@@ -104,12 +105,12 @@ class PromptKd(Method):
 
 
 def distillation(teacher: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """(B,) T^2 times the KL divergence of the student from the teacher, summed over the classes.
+    """Return T^2 times the KL divergence (B,) of the student from the teacher, summed over the classes.
 
-    At temperature T the student's probabilities are softmax(scores / T), the teacher's softmax(log p / T).
+    At temperature T, the student's probabilities are softmax(scores / T) and the teacher's are softmax(log p / T).
 
     Args:
-        teacher: (B, C) soft labels p, without gradient; 0 for a row of zeros (no teacher).
+        teacher: (B, C) soft labels p, without gradient. A row of zeros (no soft labels) gives a divergence of 0.
         scores: (B, C) scores of the student.
 
     Source: arXiv 1503.02531, section 2; the factor T^2 preserves the magnitude of the gradient.

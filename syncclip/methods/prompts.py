@@ -1,4 +1,4 @@
-"""Learnable prompt vectors: number, depth and initialisation, and the context of CoOp and its variants."""
+"""Learnable prompt vectors: depth, initialisation, and the context of CoOp and its variants."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from syncclip.core.settings import Position, UserError
 from syncclip.methods.settings import ContextSettings
 
 INITIAL_STD = 0.02
-DEFAULT_DEPTH = 9  # published setting for towers of 12 blocks
+DEFAULT_DEPTH = 9  # published setting for towers with 12 blocks
 RANDOM_TOKENS = 16  # published setting for a randomly initialised context
 
 
 def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = None) -> nn.ParameterList:
-    """One (tokens, width) prompt per block, initialised from torch's global generator.
+    """Create one prompt (tokens, width) per block, initialised from torch's global generator.
 
     Args:
-        first: (tokens, width) initial value of the first block's prompt, such as word embeddings.
+        first: (tokens, width) initial value of the first block's prompt, such as word embeddings; None: random.
     """
     prompts = [INITIAL_STD * torch.randn(tokens, width) for _ in range(depth)]
     if first is not None:
         assert first.shape == prompts[0].shape, (first.shape, prompts[0].shape)
-        prompts[0] = first.detach().to(prompts[0], copy=True)  # to the device and dtype of the others
+        prompts[0] = first.detach().to(prompts[0], copy=True)  # to the device and dtype of the other prompts
     return nn.ParameterList(nn.Parameter(prompt) for prompt in prompts)
 
 
 def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAULT_DEPTH) -> int:
-    """Number of prompted blocks; None: the default, or all blocks of a shallower tower.
+    """Return the number of prompted blocks: `depth`; if None, the default, or all blocks of a shallower tower.
 
     Raises:
-        UserError: the tower has fewer blocks.
+        UserError: the tower has fewer than `depth` blocks.
     """
     if depth is None:
         return min(default, layers)
     if depth > layers:
-        raise UserError(f"{key}: cannot prompt {depth} blocks of a tower with {layers}; use at most {layers}")
+        raise UserError(f"{key} is {depth}, but the tower has {layers} blocks; use at most {layers}")
     return depth
 
 
 def context_tokens(
     clip: PromptedClip, classnames: Sequence[str], settings: ContextSettings, position: Position = "end"
 ) -> PromptTokens:
-    """The prompts of all classes, with slots for the context.
+    """Return the prompts of all classes, with slots for the context.
 
     Raises:
-        TextTooLongError: a prompt with its slots exceeds the context length of this CLIP.
+        TextTooLongError: a prompt with its slots exceeds the context length of the CLIP model.
     """
     n = settings.text_tokens
     if n is None and not settings.initial_words:

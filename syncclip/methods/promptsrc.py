@@ -1,4 +1,4 @@
-"""PromptSRC: prompts in both towers, regularised towards the frozen CLIP and averaged over the epochs."""
+"""PromptSRC: prompts in both towers, regularised towards the frozen CLIP model and averaged over the epochs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from syncclip.methods.settings import PromptSrcSettings
 class PromptSrc(Ivlp):
     """Self-regulating prompts (arXiv 2307.06948).
 
-    With the prompted text and image features t, v of unit length, their scores l, and t0, v0, l0 of the frozen CLIP,
-    whose text features are an ensemble of templates (textual diversity, section 3.2.3 of the paper), the loss is
+    Let t and v be the prompted text and image features, of unit length, and l their scores; let t0, v0 and l0 be those
+    of the frozen CLIP model, whose text features average an ensemble of templates (textual diversity, section 3.2.3 of
+    the paper). The loss is
 
         CE(l) + w_t mean |t - t0| + w_v mean |v - v0| + w_l mean (p0 (log p0 - log p)),    p = softmax(l)
 
-    with means over all entries, as in the published code (section 3.2.1). The final prompts are the Gaussian-weighted
-    mean of those after each epoch (section 3.2.2).
+    with means over all entries, as in the published code (section 3.2.1). The final prompts are a Gaussian-weighted
+    mean of the prompts after each epoch (section 3.2.2).
     """
 
     average: Tensor
@@ -62,7 +63,7 @@ class PromptSrc(Ivlp):
 
     @torch.no_grad()
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Update the weighted average of the prompts; after the last epoch, replace the prompts by it."""
+        """Update the weighted average of the prompts; after the last epoch, replace the prompts with it."""
         weight = gaussian_weights(epochs, *self._aggregation)[done - 1]
         self.average += weight * parameters_to_vector(self.parameters())
         if done == epochs:
@@ -76,7 +77,7 @@ class PromptSrc(Ivlp):
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL divergence of the student's from the teacher's scores (B, C), divided by B C; a scalar.
+    """Return the KL divergence of the student from the teacher, given their scores (B, C), divided by B C (a scalar).
 
     Source: section 3.2.1 of arXiv 2307.06948, with the normalisation of its published code.
     """
@@ -85,7 +86,7 @@ def divergence(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
-    """Weights of the epochs 1, 2, ..., `epochs`: a normal density, normalised to the sum 1 by a softmax.
+    """Return the weights of epochs 1 to `epochs`: a normal density, normalised by a softmax to sum to 1.
 
     Source: Gaussian prompt aggregation, section 3.2.2 of arXiv 2307.06948.
     """
@@ -95,7 +96,7 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
 
 
 def published_templates() -> list[str]:
-    """Template ensemble of the published code: the first 60 of CLIP's 80 ImageNet templates, the plain one first."""
+    """Return the ensemble of the published code: the first 60 of CLIP's 80 ImageNet templates, the plain one first."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES  # slow to import
 
     templates = [write("{}") for write in OPENAI_IMAGENET_TEMPLATES[:60]]

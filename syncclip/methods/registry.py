@@ -1,4 +1,4 @@
-"""The methods by name, and their construction for the classes of a dataset."""
+"""Names of the methods, and their construction for the classes of a dataset."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ClassList(Protocol):
 
 
 def find_method(name: str) -> type[Method]:
-    """The class of a method, by its name in `METHODS` or as "package.module:Class".
+    """Return the class of a method, given its name in `METHODS` or "package.module:Class".
 
     Raises:
         UserError: see `settings.custom_method`.
@@ -85,8 +85,8 @@ def build_method(
         seed: seed of the random initialisation; None: the current state of torch's global generator.
 
     Raises:
-        UserError: the name is unknown, a tower does not support prompts, or the settings have more blocks or tokens
-            than this CLIP.
+        UserError: the name is unknown, a tower does not support prompts, or the settings require more blocks or tokens
+            than the CLIP model has.
     """
     method = find_method(name)
     settings = settings or method.Settings()

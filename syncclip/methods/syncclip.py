@@ -1,4 +1,4 @@
-"""SYNC-CLIP: domain-specific and shared prompts, and an alignment of the features of both domains."""
+"""SYNC-CLIP: domain-specific and shared prompts, and alignment of the features of both domains."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class SyncClip(Ivlp):
     """SYNC-CLIP (arXiv 2312.03805): visual prompts that are partly domain-specific, partly shared.
 
     In each prompted block with a real prompt R and a synthetic prompt S of k tokens, real images are encoded with R and
-    synthetic images with S followed by R[k:]. R[:k] and S are domain-specific, R[k:] and the text prompts are shared.
-    Test images are real.
+    synthetic images with S followed by R[k:]. R[:k] and S are domain-specific; R[k:] and the text prompts are shared.
+    Test images are treated as real.
 
     The losses are the cross entropy of real images over the base classes, the cross entropies of synthetic images of
-    base and of novel classes over all classes, and the alignment of the domains. A fourth loss, not in the paper and
-    disabled by default, is the KL divergence from a teacher on synthetic images, over all classes.
+    base and novel classes over all classes, and the alignment of the domains. A fourth loss, which is not in the paper
+    and is disabled by default, is the KL divergence from a teacher on synthetic images over all classes.
     """
 
     Settings = SyncClipSettings
@@ -42,7 +42,7 @@ class SyncClip(Ivlp):
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
-        """Prompts (B, N, width) of each image's domain, by block."""
+        """Return the prompts (B, N, width) for each image's domain, by block."""
         synthetic = domains.bool()[:, None, None]
         return [
             torch.where(synthetic, torch.cat([specific, real[len(specific) :]]), real)
@@ -68,7 +68,7 @@ class SyncClip(Ivlp):
 def domain_terms(
     method: Method, batch: TrainingBatch, features: Tensor, text: Tensor, negatives: Negatives
 ) -> dict[str, Tensor]:
-    """Losses of SYNC-CLIP, for any method whose image features depend on the domain.
+    """Return the loss terms of SYNC-CLIP, for any method whose image features depend on the domain.
 
     Args:
         features: (N, D) raw features of the batch's images.
@@ -98,16 +98,16 @@ def domain_terms(
 def alignment(
     real: Tensor, synthetic: Tensor, labels: Tensor, negatives: Negatives = "hardest", first: int = 0
 ) -> Tensor:
-    """Pull each synthetic feature towards its real partner, and closer to it than to real features of other classes.
+    """Return a loss that pulls synthetic features to their real partners, and away from real features of other classes.
 
-    With the mean absolute difference d, p = d(partner) and q = d(nearest feature of another class), the loss is the
-    mean of max(0, p - q) + p; q = p if the batch contains one class only.
+    Let d be the mean absolute difference, p = d(partner) and q = d(nearest feature of another class), with q = p if the
+    batch contains only one class. The loss is the mean of max(0, p - q) + p.
 
     Args:
         real: (N, D) raw features.
         synthetic: (B, D) raw features; row i is the partner of the real row first + i.
         labels: (N,) class ids of the real rows.
-        negatives: "all" replaces max(0, p - q) by the mean of max(0, p - d) over all features of other classes.
+        negatives: "all" replaces max(0, p - q) with the mean of max(0, p - d) over all features of other classes.
 
     Source: the feature alignment of arXiv 2312.03805, as in its published code (margin 0, hardest negative).
     """
@@ -123,5 +123,5 @@ def alignment(
 
 
 def distances(synthetic: Tensor, real: Tensor) -> Tensor:
-    """(B, N) mean absolute differences; row: synthetic, column: real."""
+    """Return the mean absolute differences (B, N) between synthetic (rows) and real (columns) features."""
     return (synthetic[:, None] - real).abs().mean(dim=-1)

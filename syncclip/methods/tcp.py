@@ -11,18 +11,18 @@ from torch.nn.functional import normalize
 from syncclip.clip.prompt_text import fill, readable_name
 from syncclip.clip.prompted import PromptedClip
 from syncclip.core.settings import UserError
-from syncclip.core.text import ARTICLE
+from syncclip.core.text import ARTICLE, counted
 from syncclip.methods.base import Method, TrainingBatch
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.kgcoop import knowledge_terms
 from syncclip.methods.prompts import deep_prompts
 from syncclip.methods.settings import TcpSettings
 
-BLOCK = 9  # published setting for towers of 12 blocks
+BLOCK = 9  # published setting for towers with 12 blocks
 
 
 class QuickGelu(nn.Module):
-    """x sigmoid(1.702 x), the activation of the published network, which may differ from the CLIP's."""
+    """x sigmoid(1.702 x), the activation of the published network, which may differ from that of the CLIP model."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
@@ -32,11 +32,12 @@ class Tcp(Method):
     """Textual-based class-aware prompt tuning (arXiv 2311.18231).
 
     The prompt of a class is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the
-    later blocks, their hidden states are replaced by class-specific vectors, which a small network generates from the
-    frozen, unit-length feature of the class's hand-written prompt, also for novel classes. The loss is that of KgCoOp.
+    later blocks, class-specific vectors replace the hidden states of the learned vectors. A small network generates
+    them from the frozen, unit-length feature of a class's hand-written prompt, also for novel classes. The loss is that
+    of KgCoOp.
 
-    Source: the paper and its published code, which mixes both with a constant weight of 1, that is, replaces the shared
-    ones.
+    Source: the paper and its published code, which mixes shared and class-specific vectors with a constant weight of 1,
+    i.e. replaces the shared ones.
     """
 
     Settings = TcpSettings
@@ -61,12 +62,12 @@ class Tcp(Method):
         )
 
     def class_prompts(self, classes: slice = slice(None)) -> Tensor:
-        """(C, m, width) class-specific vectors."""
+        """Return the class-specific vectors (C, m, width)."""
         vectors: Tensor = self.meta_net(self.frozen_texts()[classes])
         return vectors.view(len(vectors), -1, self.clip.text.width)
 
     def prompts(self, classes: slice = slice(None)) -> list[Tensor | None]:
-        """Prompts by block; see `PromptedClip.encode_text`."""
+        """Return the prompts by block (see `PromptedClip.encode_text`)."""
         return [self.text_prompts[0], *[None] * (self.block - 2), self.class_prompts(classes)]
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
@@ -77,20 +78,20 @@ class Tcp(Method):
 
 
 def suffix_of(template: str) -> str:
-    """The part of a template from the class name on, as in the published prompts: `{}, a type of pet.`."""
+    """Return the part of a template from the class name on, such as `{}, a type of pet.` in the published prompts."""
     return "{}" + template.partition("{}" if "{}" in template else ARTICLE)[2]
 
 
 def checked_block(block: int | None, layers: int) -> int:
-    """Block before which the class-specific vectors are inserted, counted from 1; see `TcpSettings.block`.
+    """Return the block before which the class-specific vectors are inserted, counted from 1 (see `TcpSettings.block`).
 
     Raises:
-        UserError: the tower has no such block, or only one.
+        UserError: the tower has no such block, or only one block.
     """
     resolved = min(BLOCK, layers) if block is None else block
     if not 2 <= resolved <= layers:
         raise UserError(
-            f"methods.tcp.block: there is no block {max(resolved, 2)} in a text tower with {layers}; use block 2 to "
-            f"{layers}, or another method"
+            f"methods.tcp.block: there is no block {max(resolved, 2)} in a text tower with {counted(layers, 'block')}; "
+            f"use a block from 2 to {layers}, or another method"
         )
     return resolved

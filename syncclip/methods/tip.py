@@ -19,19 +19,20 @@ from syncclip.methods.settings import TipSettings
 class Tip(Method):
     """Tip-Adapter and Tip-Adapter-F (arXiv 2207.09519).
 
-    With the image feature x and the text feature w of a class, of unit length, and cache keys k, the score is
+    With the image feature x and the text feature w of a class, both of unit length, and cache keys k, the score is
 
         s x.w + alpha * sum over the keys of the class of exp(-beta (1 - x.k))
 
     (section 3.1 of the paper). A key is the normalised mean of the raw features of several views of a training image.
-    With `finetune`, the keys are trained by the cross entropy, without a constraint on their length (section 3.2).
+    With `finetune`, the keys are trained with the cross entropy, without a constraint on their length (section 3.2).
 
     Each class has a fixed number of slots for keys, so that a run can be loaded without its images. Additional images
-    share slots, image i being in slot i modulo the number of slots; a key is then their normalised mean. An empty slot
-    is zero, does not contribute to the score and stays zero, so a novel class without images has its zero-shot score.
+    share slots: image i uses slot i modulo the number of slots, and a key is the normalised mean over its images. Empty
+    slots stay zero and do not contribute to the score, so a novel class without images keeps its zero-shot score.
 
-    Source: the paper and its published code. The code selects the epoch with the best test accuracy; here the last step
-    counts. It tunes alpha and beta on validation images after the training; here they are settings, see `search`.
+    Source: the paper and its published code, with two differences. The code selects the epoch with the best test
+    accuracy; here, the result is that of the last step. The code tunes alpha and beta on validation images after
+    training; here, they are settings (see `search`).
     """
 
     Settings = TipSettings
@@ -50,11 +51,11 @@ class Tip(Method):
         return features[classes]
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """(B, C) scores of raw image features (B, D) for the first classes, with text features (C, D)."""
+        """Return the scores (B, C) for the first classes, given raw image features (B, D) and text features (C, D)."""
         return super().scores(images, text) + self.alpha * self.cache_scores(images, len(text), self.beta)
 
     def cache_scores(self, images: Tensor, count: int, beta: float) -> Tensor:
-        """(B, count) cache scores of the first classes, without alpha, for raw image features (B, D)."""
+        """Return the cache scores (B, count) for the first classes, without alpha, given raw image features (B, D)."""
         keys = self.keys[:count]
         cosines = normalize(images, dim=-1) @ keys.flatten(0, 1).T
         affinity = torch.exp(beta * (cosines - 1)).view(-1, *keys.shape[:2])
@@ -62,10 +63,10 @@ class Tip(Method):
 
     @torch.no_grad()
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
-        """Fill the slots with the keys."""
+        """Compute the keys, and fill the slots with them."""
         sums, slots = torch.zeros_like(self.keys), self.keys.shape[1]
         for view in views:
-            counts: Counter[int] = Counter()  # images per class; per view, so that an image keeps its slot
+            counts: Counter[int] = Counter()  # images per class, counted per view so that an image keeps its slot
             for batch in view:
                 labels = self.work.whole(batch.labels)
                 features = self.work.whole(self.loss_features(batch.images))[labels >= 0]
@@ -78,7 +79,7 @@ class Tip(Method):
 
 
 class Search(NamedTuple):
-    """Best alpha and beta, and the accuracies of all pairs in percent, (betas, alphas) in float64."""
+    """Best alpha and beta, and the accuracies (betas, alphas) of all pairs in percent, in float64."""
 
     alpha: float
     beta: float
@@ -93,15 +94,15 @@ def search(
     scale: tuple[float, float] = (7.0, 3.0),
     steps: tuple[int, int] = (200, 20),
 ) -> Search:
-    """Grid search for the alpha and beta with the best accuracy; ties: the smallest beta, then the smallest alpha.
+    """Find the best alpha and beta by grid search; ties go to the smallest beta, then the smallest alpha.
 
     Args:
-        features: (N, D) `Method.image_features` of validation images.
+        features: (N, D) features of validation images, from `Method.image_features`.
         labels: (N,) class ids over all classes of the method.
         scale: exclusive upper bounds of the grids of beta and alpha, which start at 0.1.
         steps: number of betas and alphas.
 
-    Source: the search of the published code.
+    Source: the search in the published code.
     """
     plain = Method.scores(method, features, method.text_features())
     betas, alphas = ([0.1 + i * (end - 0.1) / n for i in range(n)] for end, n in zip(scale, steps, strict=True))

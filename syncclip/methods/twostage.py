@@ -35,9 +35,9 @@ class Norms(BlockPart):
 class TwoStage(Adapted):
     """Rethinking few-shot adaptation in two stages (2SFS, arXiv 2503.11609).
 
-    The first stage trains the layer norms of both towers by the cross entropy with the text features. The second stage
+    The first stage trains the layer norms of both towers with a cross entropy over text features. The second stage
     freezes the towers and trains a vector for each candidate class, initialised with its unit-length text feature.
-    Training classes are scored by their vector, other classes by their text feature.
+    Training classes are scored by their vectors, other classes by their text features.
 
     Source: the paper and its published code; the layer norms outside the blocks stay frozen.
 
@@ -90,7 +90,7 @@ class TwoStage(Adapted):
 
 
 def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
-    """Parts of all blocks, with trainable layer norms from block `first` on, counted from 1."""
+    """Return the parts of all blocks, with trainable layer norms from block `first` on, counted from 1."""
     layers = len(blocks := [*blocks])
     if first > layers:
         raise UserError(f"methods.twostage.{key}: there is no block {first}; use a block from 1 to {layers}")
@@ -98,5 +98,5 @@ def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """Trainable copy on torch's default device and in its default dtype."""
+    """Return a trainable copy on torch's default device and in its default dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

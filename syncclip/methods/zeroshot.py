@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: hand-written prompts, nothing learned."""
+"""Zero-shot CLIP with hand-written prompts and no learned parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.methods.settings import ZeroShotSettings
 
 
 class ZeroShot(Method):
-    """CLIP (arXiv 2103.00020): an image is assigned to the class with the nearest prompt."""
+    """Zero-shot CLIP (arXiv 2103.00020), which assigns an image to the class with the nearest prompt."""
 
     Settings = ZeroShotSettings
 
@@ -30,6 +30,6 @@ class ZeroShot(Method):
         self.sentences = nn.ModuleList(clip.texts(fill(each, names)) for each in templates)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """(C, D) normalised mean of the unit-length features of each class's prompts."""
+        """Return the normalised mean (C, D) of the unit-length features of each class's prompts."""
         features = [self.clip.encode_text(cast(PromptTokens, texts)[classes]) for texts in self.sentences]
         return normalize(torch.stack([normalize(each, dim=-1) for each in features]).mean(dim=0), dim=-1)

@@ -1,1 +1,1 @@
-"""Training: from a method and a stream of batches to a run folder with learned prompts."""
+"""Training: the loop that trains a method on a stream of batches, and the run folder that it writes."""

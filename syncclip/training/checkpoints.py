@@ -1,4 +1,4 @@
-"""Checkpoints of a run. Each is committed by its marker, which is written last.
+"""Checkpoints of a run. Each checkpoint is committed by its marker, which is written last.
 
 checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name> (Adam: momentum.<name>.<slot>), memory.<name>
 checkpoints/step-00000040.json           marker: step, size and checksums of the tensors and metrics, recipe, workers
@@ -20,14 +20,14 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 
 KINDS = ("parameter", "momentum", "memory")
-"""Prefixes of the tensor names, in the order of `Checkpoint`."""
+"""Prefixes of the tensor names, in the order of the fields of `Checkpoint`."""
 
 _NAME = re.compile(r"step-(\d+)\.(json|safetensors)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state of a run after `step` steps; the data order is a function of the step."""
+    """State of a run after `step` steps. It omits the data order, which is a function of the step."""
 
     step: int
     parameters: dict[str, Tensor]
@@ -36,8 +36,8 @@ class Checkpoint:
     workers: int = 1
     seconds: float = 0.0  # training time so far
     score: float | None = None  # higher is better; None without `keep_best`
-    unscored: Sequence[float] = ()  # losses since the last scored checkpoint, if written on interruption
-    metrics: str | None = None  # sha256 of the lines of metrics up to this step
+    unscored: Sequence[float] = ()  # losses since the last scored checkpoint; only if the run was interrupted
+    metrics: str | None = None  # SHA-256 of the lines of metrics up to this step
 
 
 class Marker(BaseModel):
@@ -56,7 +56,7 @@ class Marker(BaseModel):
 
 
 def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
-    """Commit a checkpoint, then remove all but the newest `keep` and the best one.
+    """Commit a checkpoint, then remove all checkpoints except the newest `keep` and the best.
 
     After a crash at any time, earlier checkpoints are intact, and this one is either complete or ignored.
     """
@@ -86,10 +86,10 @@ def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> N
 def newest(
     folder: str, recipe_hash: str, report: Callable[[str], None], metrics: Callable[[int], str] | None = None
 ) -> Checkpoint | None:
-    """The newest intact checkpoint, None if there is none; damaged checkpoints are reported and skipped.
+    """Return the newest intact checkpoint, or None if there is none; report and skip damaged checkpoints.
 
     Args:
-        metrics: returns the sha256 of the lines of metrics up to a step. If it differs from the checkpoint's, an
+        metrics: returns the SHA-256 of the lines of metrics up to a step. If it differs from that in the checkpoint, an
             earlier checkpoint with matching lines is preferred, so that the run rewrites the lines.
 
     Raises:
@@ -103,25 +103,25 @@ def newest(
         elif metrics is None or checkpoint.metrics in (None, metrics(step)):
             return checkpoint
         else:
-            problem = f"metrics.jsonl lacks lines that were written before {name}, or they were changed"
+            problem = f"metrics.jsonl lacks lines that were written before {name}, or these lines were changed"
             fallback = fallback or checkpoint
         if step > committed[0]:
             action = "using the previous one"
         elif fallback is None:
-            action = "no checkpoint is left, so the training starts over"
+            action = "no checkpoint is left, so training starts over"
         else:
-            action = f"resuming from step {fallback.step} nevertheless"
+            action = f"resuming from step {fallback.step} anyway"
         report(f"{problem}; {action}")
     return fallback
 
 
 def steps(folder: str) -> list[int]:
-    """Steps of all committed checkpoints, ascending, including damaged ones."""
+    """Return the steps of all committed checkpoints, including damaged ones, in ascending order."""
     return sorted(step for step, kind in _files(folder) if kind == "json")
 
 
 def best(folder: str) -> tuple[int, float] | None:
-    """Step and score of the best checkpoint, the earliest if tied; None without scores."""
+    """Return the step and score of the best checkpoint (the earliest of a tie); None if none has a score."""
     scored: list[tuple[int, float]] = []
     for step in steps(folder):
         with contextlib.suppress(ValidationError, storage.DamagedError):
@@ -138,14 +138,14 @@ def check_recipe(folder: str, recipe_hash: str) -> None:
 
 
 def discard_after(folder: str, step: int) -> None:
-    """Remove checkpoints newer than `step`, which are damaged, and tensors without a marker."""
+    """Remove checkpoints after `step`, which could not be used, and tensor files without a marker."""
     files = _files(folder)
     marked = {number for number, kind in files if kind == "json"}
     _remove(folder, sorted({number for number, _ in files if number > step or number not in marked}))
 
 
 def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
-    """Read a checkpoint; return the kind of damage instead if it is damaged."""
+    """Read a checkpoint; if it is damaged, return a description of the damage instead."""
     try:
         marker = _marker(folder, step, recipe_hash)
     except (ValidationError, storage.DamagedError):
@@ -155,7 +155,7 @@ def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
         return "its tensors are missing"
     data = storage.read_bytes(path)
     if len(data) != marker.bytes:
-        return f"{len(data):,} of {marker.bytes:,} bytes"
+        return f"its tensors have {len(data):,} instead of {marker.bytes:,} bytes"
     if hashlib.sha256(data).hexdigest() != marker.sha256:
         return "its checksum is wrong"
     kinds: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
@@ -173,7 +173,7 @@ def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
     if marker.recipe_hash != recipe_hash:
         raise UserError(
             f"{path} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "
-            "choose another folder, or remove that run"
+            "choose another folder or remove that run"
         )
     return marker
 
@@ -188,7 +188,7 @@ def _files(folder: str) -> list[tuple[int, str]]:
 def _remove(folder: str, numbers: list[int]) -> None:
     existing = set(_files(folder))
     for step in numbers:
-        for kind in ("json", "safetensors"):  # marker first, which invalidates the checkpoint
+        for kind in ("json", "safetensors"):  # removing the marker first invalidates the checkpoint
             if (step, kind) in existing:
                 storage.remove(_path(folder, step, kind))
 

@@ -1,4 +1,4 @@
-"""Communication between the workers of a run: shared values and errors, averaged gradients and losses."""
+"""Communication between the workers of a run: shared values, shared errors, and averaged gradients and losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class SharedError(UserError):
-    """A user error of one rank, raised on every rank."""
+    """User error on one rank that is raised on every rank."""
 
 
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
@@ -32,7 +32,7 @@ def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
 
 
 def gathered(value: T, world_size: int) -> list[T]:
-    """The values of all ranks, in order."""
+    """Return the values of all ranks, in rank order."""
     if world_size == 1:
         return [value]
     values: list[T | None] = [None] * world_size
@@ -42,11 +42,11 @@ def gathered(value: T, world_size: int) -> list[T]:
 
 @contextlib.contextmanager
 def agreed(world_size: int) -> Iterator[None]:
-    """Raise a user error of any rank in this block on all ranks, to avoid a deadlock.
+    """If any rank raises a user error in this block, raise one on all ranks, to avoid a deadlock.
 
     Raises:
-        UserError: the error itself, with a single rank.
-        SharedError: the error of the first rank that failed, with several ranks.
+        UserError: with a single rank, its own error.
+        SharedError: with several ranks, the error of the first rank that failed.
     """
     message: str | None = None
     try:
@@ -63,12 +63,12 @@ def agreed(world_size: int) -> Iterator[None]:
 def average(
     parameters: Sequence[Parameter], losses: dict[str, Tensor], world_size: int, flag: bool = False
 ) -> tuple[dict[str, float], bool]:
-    """Replace each gradient by its mean over the ranks, in one all-reduce.
+    """Replace each gradient with its mean over the ranks, in one all-reduce.
 
-    A parameter that has no gradient on any rank keeps none, so that the optimiser ignores it, including weight decay.
+    A parameter without a gradient on all ranks is left without one, so that the optimiser (and weight decay) skips it.
 
     Returns:
-        The means of the losses, and whether `flag` is set on any rank.
+        The mean losses over the ranks, and whether `flag` is set on any rank.
     """
     if world_size == 1:
         return {name: value.item() for name, value in losses.items()}, flag

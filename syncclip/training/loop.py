@@ -1,4 +1,4 @@
-"""The training loop. Each step is a function of the state and the step number alone, so runs resume bit for bit."""
+"""The training loop. A step depends only on the state and the step number, so that runs resume bit for bit."""
 
 from __future__ import annotations
 
@@ -34,25 +34,26 @@ if TYPE_CHECKING:
 
 
 class DivergedError(UserError):
-    """A loss or a parameter is not finite; raised on every rank in the same step."""
+    """Raised on every rank in the same step if a loss or parameter is not finite."""
 
 
 class StoppedError(RuntimeError):
-    """The run was interrupted (see `shutdown.requested`) and wrote a checkpoint; raised on every rank."""
+    """Raised on every rank if the run is interrupted (see `shutdown.requested`) and can be resumed."""
 
 
 @dataclass(frozen=True)
 class TrainJob:
-    """Input of a training on one rank.
+    """Input to the training loop on one rank.
 
     Args:
-        run: folder of the results.
-        method: the method to train; the initial values of rank 0 are broadcast.
+        run: folder for the results.
+        method: the method to train; all ranks use the initial values of rank 0.
         stream: this rank's part of every batch; None for a method without training.
         settings: settings of the training.
-        rate: learning rate of the method after the warm-up.
-        validate: validation score of the current state, higher is better; called on rank 0 for `keep_best=validation`.
-        optimisation: optimiser of the method; None: the recipe's SGD.
+        rate: peak learning rate of the method, after the warm-up.
+        validate: returns the validation score of the current state (higher is better); called on rank 0 with
+            `keep_best=validation`.
+        optimisation: optimiser and schedule of the method; None: the recipe's SGD.
     """
 
     run: RunFolder
@@ -65,24 +66,25 @@ class TrainJob:
 
 
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
-    """Train to the end, from the newest intact checkpoint if there is one; do nothing if the run is finished.
+    """Train to the end, starting from the newest intact checkpoint, if any; do nothing if the run is finished.
 
-    After a crash at any time, the same call with the same number of workers produces the same bytes of
-    `prompts.safetensors` and `metrics.jsonl` as an uninterrupted run (on CPU, with the same versions and `threads`).
+    After a crash at any time, the same call with the same number of workers produces `prompts.safetensors` and
+    `metrics.jsonl` with the same bytes as an uninterrupted run (on CPU, with the same versions and `threads`).
 
-    Several ranks take equal parts of every global batch, and gradients are averaged: up to the order of summation the
-    result is that of one rank. Losses that compare images or classes gather them from all ranks (see `WorkSplit`).
+    With several ranks, each takes an equal part of every global batch, and gradients are averaged. Up to the order of
+    summation, the result equals that of a single rank. Losses that compare images or classes gather them from all ranks
+    (see `WorkSplit`).
 
     Args:
         job: the method, its data and settings.
-        rank, world_size: rank and number of ranks; several require torch.distributed to be initialised.
+        rank, world_size: this rank and the number of ranks; torch.distributed must be initialised if there are several.
         listener: called on rank 0 with every logged step.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe.
         StoppedError: the run was interrupted; the same call resumes it.
         LostLoaderError: a loader process was killed; the same call resumes the run.
-        DivergedError: a loss, or a parameter of a checkpoint or of the result, is not finite; nothing is written.
+        DivergedError: a loss, or a parameter to be saved, is not finite; the parameters are not saved.
     """
     settings = job.settings
     check_shared(settings.batch_size, world_size)
@@ -119,7 +121,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
-    """Load the state into the method and, before the first step, call its `prepare`; an interruption discards that."""
+    """Load the state into the method, and call its `prepare` before the first step (again after an interruption)."""
     for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
         _put(saved, tensors, "the checkpoint", "remove it, or train in another folder")
     count, device = job.method.prepares, device_of(job.settings.device)
@@ -129,9 +131,9 @@ def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, wo
     def all_views(stream: MixedStream) -> Iterator[Iterator[Batch]]:
         for number, view in enumerate(views(stream, count, job.settings.prefetch_threads), start=1):
             if any(distributed.gathered(shutdown.requested(), world_size)):
-                raise StoppedError(f"interrupted before view {number} of {count}")
+                raise StoppedError(f"interrupted before view {number} of {count} of the training images")
             if prints:
-                print_message(f"{job.run.name}: view {number} of {count} of the training images, before the first step")
+                print_message(f"run '{job.run.name}': preparing view {number} of {count} of the training images")
             yield (batch.to(device) for batch in view)
 
     job.method.train()
@@ -173,7 +175,7 @@ def _train(
         optimizer.zero_grad(set_to_none=True)
         losses = job.method.loss(batch.to(device))
         losses["total"].backward()  # type: ignore[no-untyped-call]
-        # The flag of any rank counts: checkpoints are due by the clock of rank 0, and any rank may be interrupted.
+        # A flag on any rank counts: rank 0 requests checkpoints by its clock, and any rank may be interrupted.
         flag = shutdown.requested() or (recorder is not None and recorder.waited())
         values, waited = distributed.average(list(learnable.values()), losses, world_size, flag)
         _check_finite(values, step + 1, epoch)
@@ -196,31 +198,31 @@ def _train(
 
 
 def device_of(name: str, key: str = "training.device") -> torch.device:
-    """The torch device of `training.device` or of another setting.
+    """Return the torch device for `training.device` or another setting `key`.
 
     Raises:
-        UserError: "cuda" without a GPU.
+        UserError: the setting is "cuda", but there is no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"{key} is 'cuda', but there is no GPU here; use {key}=auto")
+        raise UserError(f"{key} is 'cuda', but this machine has no GPU; use {key}=auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
-    """Add up the unreadable images of all ranks; raise a UserError if there are too many."""
+    """Count the unreadable images of all ranks; raise a UserError if there are too many."""
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
 
 
 def _reading_notes(stream: MixedStream | None) -> list[str]:
-    """Notes on unreadable images and empty shards for the record."""
+    """Return notes for the record about unreadable images and empty shards."""
     images = stream.corruption.names if stream is not None else {}
     unreadable, empty = [name for name, n in images.items() if n], [name for name, n in images.items() if not n]
     notes = []
     if unreadable:
         count = sum(images.values())
-        notes.append(f"{count} unreadable image(s) were replaced by others of their class: {few(unreadable)}")
+        notes.append(f"replaced {counted(count, 'unreadable image')} by others of the same class: {few(unreadable)}")
     if empty:
         notes.append(f"skipped {counted(len(empty), 'shard')} without images: {few(empty)}")
     return notes
@@ -230,17 +232,17 @@ def load_prompts(run: RunFolder, method: Method) -> None:
     """Load the prompts of a finished run into a method built from the same recipe.
 
     Raises:
-        UserError: the run has no prompts yet, or prompts of another method or backbone.
+        UserError: the run has no prompts yet, or they belong to another method or backbone.
     """
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
     _put(read_prompts(run), learnable, run.path(PROMPTS), "use the run's own recipe")
 
 
 def read_prompts(run: RunFolder) -> dict[str, Tensor]:
-    """The learned tensors of a finished run by name.
+    """Return the learned tensors of a finished run by name.
 
     Raises:
-        UserError: the run has none yet, or the file is damaged.
+        UserError: the run has no prompts yet, or their file is damaged.
     """
     path = run.path(PROMPTS)
     if not storage.exists(path):
@@ -253,23 +255,23 @@ def read_prompts(run: RunFolder) -> dict[str, Tensor]:
 
 def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], source: str, remedy: str) -> None:
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in into.items()}:
-        raise UserError(f"{source} contains tensors of another method or backbone; {remedy}")
+        raise UserError(f"{source} belongs to another method or backbone; {remedy}")
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(saved[name])
 
 
 def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
-    for name in sorted(losses, key=lambda name: name == "total"):  # the term before the sum
+    for name in sorted(losses, key=lambda name: name == "total"):  # report a term rather than the sum
         if not math.isfinite(losses[name]):
             raise DivergedError(
-                f"training stopped in step {step} (epoch {epoch + 1}): loss '{name}' is {losses[name]}; lower the "
+                f"training stopped at step {step} (epoch {epoch + 1}): loss '{name}' is {losses[name]}; lower the "
                 "method's learning_rate or its loss weights"
             )
 
 
 def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) -> None:
-    """Raise a DivergedError if a parameter is not finite, after a finite loss with an infinite gradient."""
+    """Raise a DivergedError if a parameter is not finite, as after a finite loss with an infinite gradient."""
     for name, parameter in learnable.items():
         if not parameter.isfinite().all():
             raise DivergedError(

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules: the recipe's SGD, or those of the method."""
+"""Optimisers and learning-rate schedules: the recipe's SGD with a cosine schedule, or the method's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.training.settings import TrainingSettings
 def optimizer_of(
     learnable: Iterable[Parameter], rate: float, settings: TrainingSettings, own: Optimisation | None
 ) -> torch.optim.Optimizer:
-    """The method's `own` optimiser; None: SGD with the recipe's momentum and weight decay."""
+    """Create the method's `own` optimiser or, if None, SGD with the recipe's momentum and weight decay."""
     if own is None or own.optimizer == "sgd":
         decay = settings.weight_decay if own is None else own.weight_decay
         return torch.optim.SGD(learnable, lr=rate, momentum=settings.momentum, weight_decay=decay)
@@ -26,9 +26,9 @@ def optimizer_of(
 
 
 def state_of(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """The state of an optimiser: SGD's momentum by parameter name, Adam's by `name.slot`.
+    """Return an optimiser's state tensors: SGD momentum by parameter name, Adam state by `name.slot`.
 
-    A parameter that has had no gradient has no state.
+    A parameter that has never had a gradient has no state.
     """
     state = {}
     for name, parameter in learnable.items():
@@ -39,7 +39,7 @@ def state_of(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter
 
 
 def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter], state: Mapping[str, Tensor]) -> None:
-    """Load the result of `state_of`.
+    """Load the result of `state_of` into an optimiser.
 
     Raises:
         UserError: the state belongs to another optimiser or to other parameters.
@@ -49,7 +49,7 @@ def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]
         name, _, slot = (key, "", "momentum_buffer") if key in learnable else key.rpartition(".")
         if name not in learnable or slot not in slots:
             raise UserError(
-                "the checkpoint contains tensors of another optimiser or method; remove it, or train in another folder"
+                "the checkpoint belongs to another optimiser or method; remove it, or train in another folder"
             )
         parameter = learnable[name]
         device = "cpu" if slot == "step" else parameter.device  # torch stores step counters on the CPU
@@ -59,7 +59,7 @@ def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]
 def rate_at(
     base: float, step: int, steps_per_epoch: int, settings: TrainingSettings, own: Optimisation | None
 ) -> float:
-    """Learning rate of a step, counted from 0 over all epochs."""
+    """Return the learning rate for a step, counted from 0 over all epochs."""
     if own is not None and own.by_step:
         steps = steps_per_epoch * settings.epochs
         switch = own.switch(steps)
@@ -72,10 +72,10 @@ def rate_at(
 def learning_rate(
     base: float, epoch: int, epochs: int, warmup_epochs: int = 1, warmup_learning_rate: float = 1e-5
 ) -> float:
-    """Learning rate of an epoch, counted from 0: constant during the warm-up, then a cosine.
+    """Return the learning rate for an epoch, counted from 0: constant during the warm-up, then a cosine decay.
 
-    As in the published results of the CoOp family, the cosine spans `epochs`, not `epochs - warmup_epochs`, so the rate
-    does not reach zero.
+    As in the published results of the CoOp family, the cosine spans `epochs`, not `epochs - warmup_epochs`, so the
+    learning rate does not reach zero.
     """
     assert 0 <= epoch < epochs, (epoch, epochs)
     if epoch < warmup_epochs:

@@ -1,4 +1,4 @@
-"""Training on Ray Train: the training loop on one or more workers, restarted after the loss of a worker or node."""
+"""Training with Ray Train: run the training loop on one or more workers, which restart if any of them is lost."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ from syncclip.training.settings import TrainingSettings
 from syncclip.training.status import STATUS, TrainingGauges, TrainingStatus
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
-"""(spec, rank, world size) -> the job of this rank; the workers must be able to import its module."""
+"""Function (spec, rank, world size) -> job of this rank; the workers must be able to import its module."""
 
 RESIZE_SECONDS = 30.0
-"""Interval at which an elastic training checks for resources for more workers; a change restarts all of them."""
+"""Interval at which elastic training checks for resources for more workers; a new number of workers restarts all."""
 
 CHECK_SECONDS = 10.0
-"""Interval at which a training checks whether the cluster has the resources for its workers."""
+"""Interval at which training checks whether the cluster has the resources for its workers."""
 
 
 def check_cpus(training: TrainingSettings) -> None:
-    """Raise a UserError if a local Ray, which has not started yet, would have fewer CPUs than workers."""
+    """Raise a UserError if the local Ray cluster that would be started has fewer CPUs than workers."""
     import ray
 
     workers, cpus = training.min_workers or training.workers, local_cpus()
     if workers > cpus and cluster_address() is None and not ray.is_initialized():
         raise UserError(
-            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many, or "
-            "set RAY_ADDRESS to a cluster"
+            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many "
+            "workers, or set RAY_ADDRESS to the address of a cluster"
         )
 
 
@@ -69,23 +69,23 @@ def train_on_ray(
 ) -> RunRecord:
     """Run the training loop on `settings.workers` workers of the current Ray cluster, or of a local one.
 
-    After each of up to `max_failures` lost workers or nodes, all workers restart from the newest checkpoint. The same
-    call resumes the run after the driver was killed, also with another number of workers. With `min_workers`, the
-    number of workers follows the resources of the cluster. A finished run returns immediately, without Ray.
+    If a worker or node is lost, all workers restart from the newest checkpoint, up to `max_failures` times. If the
+    driver is killed, the same call resumes the run, even with another number of workers. With `min_workers`, the number
+    of workers follows the resources of the cluster. A finished run returns immediately, without starting Ray.
 
     Args:
-        build: builds the job on each worker from `spec`, and configures the storage of that process.
+        build: function that builds the job on each worker from `spec`, and configures the storage of that process.
         spec: plain data (JSON), such as a resolved recipe.
-        folder: folder of the run; for several machines a URL or a shared path.
+        folder: run folder; with several machines, it must be a URL or a shared path.
         settings: the settings of the job that `build` returns.
-        warning: printed before the training starts; also in the notes of the record.
+        warning: message printed before training starts; the record's notes also contain it.
 
     Raises:
-        UserError: the folder or its checkpoints belong to another recipe; there are more workers than CPUs in the
-            cluster, or, with `device: cuda`, GPUs; a worker raised a user error or diverged; or more than
-            `max_failures` workers were lost.
+        UserError: the folder or its checkpoints belong to another recipe; the cluster has fewer CPUs (or, with
+            `device: cuda`, GPUs) than workers; a worker raised a user error or diverged; or workers were lost more than
+            `max_failures` times.
     """
-    json.dumps(spec)  # raises an error unless it is plain data
+    json.dumps(spec)  # raises an error if `spec` is not plain data
     before = folder.open()
     if before is not None and folder.finished(before):
         print_message(f"run '{folder.name}' is finished: {folder.url} contains its prompts; nothing to do")
@@ -94,7 +94,7 @@ def train_on_ray(
     reported = len(before.notes) if before is not None else 0
     course = f"{counted(settings.epochs, 'epoch')} on {counted(settings.workers, 'worker')}"
     print_message(
-        f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'which learns nothing'}"
+        f"train: {settings.method}, {course if find_method(settings.method).Settings.data else 'no training needed'}"
     )
     if warning is not None:
         print_message(f"warning: {warning}")
@@ -111,7 +111,7 @@ def train_on_ray(
 
 
 def _scaling(settings: TrainingSettings) -> Any:
-    """The resources of the workers; raises a UserError if they exceed those of the cluster."""
+    """Return the resources of the workers; raise a UserError if they exceed those of the cluster."""
     from ray.train import ScalingConfig
 
     selected, everywhere = capacity(settings.label_selector), capacity()
@@ -126,7 +126,7 @@ def _scaling(settings: TrainingSettings) -> Any:
     if settings.device == "cuda" and least > gpus:
         raise UserError(
             f"training.device is cuda with {counted(least, 'worker')}, but the cluster has {counted(int(gpus), 'GPU')}"
-            + _where(settings.label_selector, gpus < everywhere["GPU"])
+            f"{_where(settings.label_selector, gpus < everywhere['GPU'])}; use fewer workers or training.device=auto"
         )
     # On an autoscaling cluster of unknown size, GPUs are used only if they were requested.
     available = least <= gpus < math.inf
@@ -141,7 +141,7 @@ def _scaling(settings: TrainingSettings) -> Any:
 
 
 def _lack(scaling: Any) -> str:
-    """The reason why the workers wait for resources of the cluster; "" if they don't."""
+    """Return the reason why the workers are waiting for cluster resources; "" if they are not."""
     from ray.util import placement_group_table
 
     selector, required = scaling.label_selector or {}, scaling.resources_per_worker
@@ -157,12 +157,12 @@ def _lack(scaling: Any) -> str:
     groups = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
     pending = [list(group["bundles"].values()) for group in groups]
     if any(least <= len(bundles) <= most and all(each == required for each in bundles) for bundles in pending):
-        return f"the cluster is in use by others; training waits for room for {counted(least, 'worker')}"
+        return f"the cluster is in use by others; training waits for the resources of {counted(least, 'worker')}"
     return ""
 
 
 def _where(selector: Mapping[str, str], narrows: bool) -> str:
-    """A label selector for a message, " on nodes with gpu!=t4", if it excludes nodes; else ""."""
+    """Format a label selector for a message, as " on nodes with gpu!=t4"; "" if it does not exclude any nodes."""
     terms = (f"{key}{'!=' if value[0] == '!' else '='}{value.removeprefix('!')}" for key, value in selector.items())
     return f" on nodes with {','.join(terms)} (training.label_selector)" if narrows else ""
 
@@ -196,13 +196,13 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
 
 
 def _torch_config(backend: str) -> Any:
-    """Ray Train's TorchConfig, with workers that stop on SIGTERM, such as on a machine that is preempted."""
+    """Return a TorchConfig for Ray Train whose workers stop on SIGTERM, such as when their machine is preempted."""
     from ray.train.torch import TorchConfig
 
     class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             super().on_start(worker_group, backend_config)
-            worker_group.execute(stop_on_sigterm)  # in the main threads; the loop runs in another one
+            worker_group.execute(stop_on_sigterm)  # in the main threads; the loop runs in other threads
 
     class Config(TorchConfig):  # type: ignore[misc]
         @property
@@ -213,7 +213,7 @@ def _torch_config(backend: str) -> Any:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Train as one rank. A user error of all ranks is written to the record, not raised, so that Ray does not retry."""
+    """Train as one rank. A user error on all ranks is recorded instead of raised, so that Ray does not retry."""
     import ray.train
 
     context = ray.train.get_context()
@@ -235,7 +235,7 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
         with observing_stop(config["stop"]), custom_code_reported():
             run(job, rank, world_size, TrainingGauges(folder.name, folder.url))
     except StoppedError:
-        if not stop_requested(config["stop"]):  # only this machine stops; Ray restarts the workers
+        if not stop_requested(config["stop"]):  # only this machine is stopping; Ray restarts the workers
             raise
     except UserError as error:
         if debugging():
@@ -254,14 +254,14 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
 
 
 def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
-    """The user error that describes the workers' failures, by rank; None for a bug."""
+    """Return a user error that describes the workers' failures (by rank); None if they are a bug."""
     from ray.exceptions import RayActorError
 
     causes = {rank: unwrapped(failure) for rank, failure in failures.items()}
     for cause in causes.values():
         if isinstance(cause, UserError):
             return cause
-    for rank, cause in sorted(causes.items()):  # other ranks report a lost connection
+    for rank, cause in sorted(causes.items()):  # other ranks only report a lost connection
         if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
             what = "its process or its machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
@@ -273,12 +273,12 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
 
 @contextlib.contextmanager
 def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) -> Iterator[None]:
-    """Print progress and notes and keep the status file, from the run's files, while the workers train.
+    """While the workers train, print progress and notes from the run's files, and keep the status file up to date.
 
     Args:
-        reported: number of notes of earlier starts.
-        scaling: resources of the workers; a lack of them is printed.
-        warning: a note that has been printed.
+        reported: number of notes from earlier starts, which are not printed again.
+        scaling: resources of the workers; a message is printed if the cluster lacks them.
+        warning: note that has already been printed.
     """
     from ray.exceptions import RayError
 

@@ -1,4 +1,4 @@
-"""Everything that rank 0 writes to the run folder: metrics, trackers, checkpoints, results."""
+"""Output of rank 0: metrics, trackers, checkpoints and results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
 Listener = Callable[[int, int, dict[str, float], float], None]
-"""Called with (completed steps, total steps, losses, real images/s since the last line) for every line of metrics."""
+"""Callback for every line of metrics: (completed steps, total steps, losses, real images/s since the last line)."""
 
 
 def open_run(
@@ -45,9 +45,9 @@ def open_run(
     workers: int,
     warning: str | None = None,
 ) -> tuple[RunRecord, Checkpoint | None]:
-    """The run's record, and the newest intact checkpoint or the initial state; None as state for a finished run.
+    """Return the run's record and its state: the newest intact checkpoint or initial state; None if it is finished.
 
-    Damaged checkpoints are reported and removed. `warning` and the circumstances of resuming are added to the notes.
+    Damaged checkpoints are reported and removed. `warning` and messages about resuming are added to the notes.
 
     Raises:
         UserError: the folder, or a checkpoint in it, belongs to another recipe.
@@ -76,10 +76,15 @@ def open_run(
         record.note(f"run '{run.name}' resumes after step {state.step} of {total_steps}")
         if state.workers != workers:
             before = counted(state.workers, "worker")
-            record.note(f"the checkpoint is from {before}, the run resumes with {workers}: the last bits may differ")
+            record.note(
+                f"the checkpoint was written by {before}, but the run resumes with {workers}; "
+                "the last bits of the results may differ"
+            )
         if earlier is not None and earlier.versions != record.versions:
             changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
-            record.note(f"the run started with other versions ({', '.join(changed)}): the last bits may differ")
+            record.note(
+                f"the run started with other versions ({', '.join(changed)}); the last bits of the results may differ"
+            )
     checkpoints.discard_after(folder, state.step)
     record.steps, record.seconds = state.step, state.seconds
     run.write_recipe()
@@ -92,7 +97,7 @@ def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class RunRecorder:
-    """Metrics, trackers, checkpoints and the record of a run that starts or resumes from `state`."""
+    """Writer of the metrics, tracker logs, checkpoints and record of a run that starts or resumes from `state`."""
 
     def __init__(
         self,
@@ -134,12 +139,12 @@ class RunRecorder:
         validate: Callable[[], float] | None = None,
         last: bool = False,
     ) -> None:
-        """Commit a checkpoint, after syncing the metrics of its steps.
+        """Sync the metrics up to step `done`, then commit a checkpoint.
 
         Args:
             validate: see `TrainJob`.
-            last: the run is interrupted. The checkpoint gets no score, so that the best checkpoint is that of an
-                uninterrupted run.
+            last: whether the run is interrupted. Such a checkpoint gets no score, so that the best checkpoint is that
+                of an uninterrupted run.
         """
         self._metrics.sync()
         self._trackers.sync()
@@ -154,9 +159,9 @@ class RunRecorder:
         self._run.write(self._record)
 
     def waited(self) -> bool:
-        """Request a checkpoint: `checkpoint_minutes` have passed, or metrics could not be written (disk full).
+        """Return whether `checkpoint_minutes` have passed, or metrics could not be written because the disk is full.
 
-        In the latter case, all ranks stop if the disk is still full.
+        In both cases, a checkpoint is due. If the disk is still full, writing it fails, and all ranks stop.
         """
         minutes = self._settings.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
@@ -174,7 +179,7 @@ class RunRecorder:
         self._record.notes.extend(notes)
         if (best := checkpoints.best(self._run.path(CHECKPOINTS))) is not None:
             by, value = self._settings.keep_best, abs(best[1])
-            self._record.notes.append(f"the best checkpoint by {by} is that of step {best[0]} ({value:.4g})")
+            self._record.notes.append(f"the best checkpoint by {by} is from step {best[0]} ({value:.4g})")
         self._run.write(self._record)
 
     def close(self) -> None:
@@ -183,14 +188,14 @@ class RunRecorder:
         self._trackers.close(self._record.status == "finished")
 
     def _events(self) -> dict[str, str]:
-        """Checksums of TensorBoard's event files: name -> sha256."""
+        """Return the SHA-256 of each TensorBoard event file by name."""
         if "tensorboard" not in self._settings.trackers:
             return {}
         names = [name for name in storage.sizes(self._run.url) if EVENTS in name]
         return {name: hashlib.sha256(storage.read_bytes(self._run.path(name))).hexdigest() for name in sorted(names)}
 
     def _score(self, validate: Callable[[], float] | None) -> float | None:
-        """Score of the current state, higher is better; None without `keep_best`."""
+        """Return the score of the current state (higher is better); None without `keep_best`."""
         if self._settings.keep_best == "loss":
             return -statistics.fmean(self._totals)
         if self._settings.keep_best == "validation":
@@ -203,10 +208,10 @@ class RunRecorder:
 
 
 def checkpoint_due(done: int, total: int, every: int, waited: bool = False) -> bool:
-    """Whether a checkpoint is due after `done` of `total` steps, on schedule or on request (`RunRecorder.waited`)."""
+    """Return whether a checkpoint is due after `done` steps, on schedule or on request (see `RunRecorder.waited`)."""
     return 0 < done < total and (waited or done % every == 0)
 
 
 def log_due(done: int, total: int, every: int) -> bool:
-    """Whether step `done`, counted from 1, is logged: the first, the last and every n-th."""
+    """Return whether to log step `done`, counted from 1: the first, the last, and every multiple of `every`."""
     return done in (1, total) or done % every == 0

@@ -1,4 +1,4 @@
-"""The run folder: record (`run.json`), recipe and losses (`metrics.jsonl`) of a run."""
+"""The run folder, with the record (`run.json`), recipe and losses (`metrics.jsonl`) of a run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from syncclip.runtime.progress import print_message
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EVENTS = ".tfevents."
-"""Part of the names of TensorBoard's event files."""
+"""Substring of the names of TensorBoard event files."""
 DECIDING = ("dataset.", "backbone.", "methods.", "training.")
 """Prefixes of the settings that identify a run."""
 
 
 class RunRecord(BaseModel):
-    """Content of `run.json`. Everything but times is determined by recipe and versions."""
+    """Contents of `run.json`. Everything except times is determined by the recipe and the package versions."""
 
     format: int = 2
     name: str
@@ -39,9 +39,9 @@ class RunRecord(BaseModel):
     total_steps: int = 0
     workers: int = 1
     versions: dict[str, str] = {}
-    logs: dict[str, str] = {}  # sha256 of metrics.jsonl and TensorBoard's events, by file name, once finished
-    origin: str | None = None  # checkpoint from which prompts were imported
-    notes: list[str] = []  # events: resumed, damaged checkpoint skipped, other versions
+    logs: dict[str, str] = {}  # SHA-256 of metrics.jsonl and TensorBoard event files by name, once finished
+    origin: str | None = None  # checkpoint from which the prompts were imported
+    notes: list[str] = []  # events, such as a resumption or a damaged checkpoint
     error: str | None = None
     seconds: float = 0.0  # training time over all starts
     seen: float | None = None  # fraction of the synthetic images used, once finished
@@ -54,7 +54,7 @@ class RunRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Path or URL of a run, and its recipe; `recipe_text` is the resolved recipe as YAML."""
+    """Path or URL of a run, with its recipe; `recipe_text` is the resolved recipe as YAML."""
 
     url: str
     name: str
@@ -63,15 +63,15 @@ class RunFolder:
 
     @property
     def owner(self) -> str:
-        """Identity in the checksums of the run's files, see `storage.checksums`."""
+        """Identity of the run in the checksums of its files (see `storage.checksums`)."""
         return storage.identity(self.recipe_hash)
 
     def path(self, *parts: str) -> str:
-        """Path or URL of a file in the folder."""
+        """Return the path or URL of a file in the folder."""
         return storage.join(self.url, *parts)
 
     def record(self) -> RunRecord | None:
-        """The content of `run.json`; None for a new folder.
+        """Return the contents of `run.json`; None for a new folder.
 
         Raises:
             UserError: `run.json` can't be read.
@@ -79,10 +79,10 @@ class RunFolder:
         return storage.read_document(self.path(RECORD), RunRecord, "choose another folder")
 
     def open(self) -> RunRecord | None:
-        """The record of an earlier start of this run; None for a new run. Read only.
+        """Return the record of an earlier start of this run; None for a new run. Nothing is written.
 
         Raises:
-            UserError: the folder contains a run of another recipe, which did not fail before its first step.
+            UserError: the folder contains a run with another recipe, unless it failed before its first step.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:
@@ -91,11 +91,11 @@ class RunFolder:
             return None
         raise UserError(
             f"{self.url} contains run '{record.name}' of recipe {record.recipe_hash[:12]}, but this is run "
-            f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; choose another folder, or remove it"
+            f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; choose another folder or remove it"
         )
 
     def finished(self, record: RunRecord | None) -> bool:
-        """Whether the run is finished and has its prompts."""
+        """Return whether the run is finished and its prompts exist."""
         return record is not None and record.status == "finished" and storage.exists(self.path(PROMPTS))
 
     def write(self, record: RunRecord) -> None:
@@ -117,13 +117,13 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that can change the bits of a result."""
+    """Return the versions of Python and of the packages that can change the bits of a result."""
     packages = ("syncclip", "torch", "open_clip_torch", "ray")
     return {"python": platform.python_version()} | {package: package_version(package) for package in packages}
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Settings that differ between two YAML recipes, sorted, as `section.key: old -> new`."""
+    """Return the settings that differ between two YAML recipes, sorted, as `section.key: old -> new`."""
     before, after = (_flat(parse_yaml(text, RECIPE)) for text in (old, new))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
@@ -146,14 +146,14 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 
 class MetricsFile:
-    """The losses of a run, one JSON object per step, without times: reproducible to the byte.
+    """The losses of a run, as one JSON object per logged step. Without times, the file is reproducible to the byte.
 
-    Lines are appended to a local file; elsewhere the file is replaced at every `sync`. If the disk is full, the run
-    continues: the file is `behind`, and the next `sync` rewrites all lines or raises an error.
+    Lines are appended to a local file; a remote file is replaced at every `sync`. If the disk is full, the run
+    continues with `behind` set, and the next `sync` rewrites all lines or raises an error.
 
     Args:
-        path: path or URL of the file. Lines of later steps, including a truncated one, are dropped, since these steps
-            are repeated.
+        path: path or URL of the file. Lines after `step` and truncated lines are dropped, since their steps are
+            repeated.
         step: number of completed steps.
 
     Raises:
@@ -169,7 +169,7 @@ class MetricsFile:
 
     @property
     def digest(self) -> str:
-        """sha256 of the lines, in hex."""
+        """SHA-256 of all lines, in hex."""
         return digest_of(self._lines)
 
     @property
@@ -178,7 +178,7 @@ class MetricsFile:
         return self._file is None and storage.is_local(self._path)
 
     def write(self, **values: Any) -> None:
-        """Append the line of a step."""
+        """Append a line with the values of a step."""
         assert values["step"] > self._step
         self._step = values["step"]
         line = (json.dumps(values, allow_nan=False) + "\n").encode()
@@ -191,10 +191,10 @@ class MetricsFile:
                 self._close_file()
 
     def sync(self) -> None:
-        """Make every line durable.
+        """Write all lines to durable storage.
 
         Raises:
-            UserError: the disk is full or the storage unavailable.
+            UserError: the disk is full or the storage is unavailable.
         """
         if self._file is not None:
             try:
@@ -205,7 +205,7 @@ class MetricsFile:
         self._replace()
 
     def close(self) -> None:
-        """Make every line durable, if possible, and close the file."""
+        """Write all lines to durable storage, if possible, and close the file."""
         with contextlib.suppress(UserError):  # would mask an earlier error
             self.sync()
         self._close_file()
@@ -217,29 +217,29 @@ class MetricsFile:
 
     def _close_file(self) -> None:
         if self._file is not None:
-            with contextlib.suppress(OSError):  # flushing the buffer failed; the file is closed nevertheless
+            with contextlib.suppress(OSError):  # flushing the buffer failed, but the file is closed
                 self._file.close()
             self._file = None
 
 
 def last_line(path: str) -> dict[str, Any] | None:
-    """The last complete line of a metrics file; None without lines."""
+    """Return the values of the last complete line of a metrics file; None if there is none."""
     lines = _lines(path)
     return lines[-1][1] if lines else None
 
 
 def lines_until(path: str, step: int) -> list[bytes]:
-    """The complete lines of a metrics file up to `step`."""
+    """Return the complete lines of a metrics file up to and including `step`."""
     return [line for line, values in _lines(path) if values["step"] <= step]
 
 
 def digest_of(lines: Iterable[bytes]) -> str:
-    """sha256 of lines of metrics in hex, as in the record and in the markers of checkpoints."""
+    """Return the SHA-256 of lines of metrics in hex, as stored in the record and in checkpoint markers."""
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
 def _lines(path: str) -> list[tuple[bytes, dict[str, Any]]]:
-    """Complete lines with their values; truncated and unreadable lines are skipped."""
+    """Return the complete lines with their values; skip truncated and unreadable lines."""
     lines: list[tuple[bytes, dict[str, Any]]] = []
     if storage.exists(path):
         for line in storage.read_bytes(path).splitlines(keepends=True):

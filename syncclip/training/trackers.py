@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, MLflow and Weights & Biases.
 
-A tracker that fails, for example because its server is unavailable or the disk is full, is reported once and then
-ignored; the run continues, and `metrics.jsonl` contains all values.
+If a tracker fails, for example because its server is unavailable or the disk is full, this is reported once, and the
+run continues without it; `metrics.jsonl` contains all values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
 
 MLFLOW_BATCH = 500
-"""Metrics per request to MLflow, whose servers accept 1000."""
+"""Number of metrics per request to MLflow; its servers accept up to 1000."""
 
 TIMEOUT_SECONDS = 20
 
@@ -32,17 +32,17 @@ class Tracker(Protocol):
     """An experiment tracker."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the scalars of a step."""
+        """Log scalars for a step."""
 
     def sync(self) -> None:
-        """Send or write buffered scalars."""
+        """Write or send all buffered scalars."""
 
     def close(self, finished: bool) -> None:
-        """Send buffered scalars and the final status of the run."""
+        """Write or send all buffered scalars, and set the final status of the run."""
 
 
 class TensorBoard:
-    """Event files in the run folder; a remote folder receives copies at every `sync`."""
+    """TensorBoard event files in the run folder. In a remote folder, they are replaced at every `sync`."""
 
     def __init__(self, folder: str, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -70,20 +70,20 @@ class TensorBoard:
 
 
 class Mlflow:
-    """A run on an MLflow server, which a resumed training and the evaluation continue."""
+    """A run on an MLflow server. A resumed training and the evaluation log to the same run."""
 
     def __init__(self, run: RunFolder, settings: TrainingSettings) -> None:
         # The default of seven retries with exponential backoff would block a training for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_SECONDS))
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # no warnings about retries
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # suppress warnings about retries
         from mlflow import MlflowClient
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
         uri = settings.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
-            raise ValueError("set training.mlflow_uri or MLFLOW_TRACKING_URI")
+            raise ValueError("no server URI; set training.mlflow_uri or MLFLOW_TRACKING_URI")
         remember_tracker(uri)
         self._client = client = MlflowClient(uri)
         if client.get_experiment_by_name(settings.tracking_project) is None:
@@ -118,7 +118,7 @@ class Mlflow:
 
 
 class Wandb:
-    """A run of Weights & Biases, configured by its own environment variables (WANDB_MODE, ...)."""
+    """A Weights & Biases run, configured by the environment variables of W&B, such as WANDB_MODE."""
 
     def __init__(self, run: RunFolder, settings: TrainingSettings) -> None:
         import wandb
@@ -138,7 +138,7 @@ class Wandb:
         self._run.log(dict(values), step=step)
 
     def sync(self) -> None:
-        """Do nothing: the W&B process sends continuously."""
+        """Do nothing, because the W&B process sends scalars continuously."""
 
     def close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
@@ -166,20 +166,20 @@ class Trackers:
                     self._open[name] = create()
                 except ImportError as error:
                     command = install_command("tracking")
-                    self._report(f"{name} is not installed ({error}) and receives nothing; run `{command}`")
-                except Exception as error:  # must not end the training
+                    self._report(f"{name} is not installed ({error}), so nothing is logged to it; run `{command}`")
+                except Exception as error:  # a tracker must not stop the training
                     self._warn(name, error)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the scalars of a step."""
+        """Log scalars for a step."""
         self._each(lambda tracker: tracker.write(step, values))
 
     def sync(self) -> None:
-        """Send or write buffered scalars."""
+        """Write or send all buffered scalars."""
         self._each(lambda tracker: tracker.sync())
 
     def close(self, finished: bool) -> None:
-        """Close all trackers with the final status of the run."""
+        """Close all trackers, and set the final status of the run."""
         self._each(lambda tracker: tracker.close(finished))
         self._open.clear()
 
@@ -187,7 +187,7 @@ class Trackers:
         for name, tracker in list(self._open.items()):
             try:
                 call(tracker)
-            except Exception as error:  # noqa: PERF203  errors are per tracker
+            except Exception as error:  # noqa: PERF203  the other trackers continue
                 if name == "tensorboard" and not isinstance(error, OSError | UserError):
                     raise  # a bug, or the signal handler's error about a killed loader process
                 del self._open[name]
@@ -199,16 +199,16 @@ class Trackers:
                 storage.local_path(self._run.path(name)).rmdir()
         reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         problem = "can't be written to" if name == "tensorboard" else "can't be reached"
-        self._report(f"{name} {problem} ({reason}); the run continues without it, metrics.jsonl has all values")
+        self._report(f"{name} {problem} ({reason}); the run continues without it, with all values in metrics.jsonl")
 
 
 def show_results(
     run: RunFolder, settings: TrainingSettings, numbers: Mapping[str, Any], report: Callable[[str], None]
 ) -> None:
-    """Log the results of a finished run to MLflow and W&B; warnings that are in the record's notes are not repeated.
+    """Log the results of a finished run to MLflow and W&B. Warnings already in the record's notes are not repeated.
 
     Args:
-        numbers: from `evaluation.results`, with their split.
+        numbers: metrics from `evaluation.results`, and their split.
         report: called with a warning.
     """
     names = tuple(name for name in settings.trackers if name != "tensorboard")
@@ -228,11 +228,11 @@ def show_results(
 
 
 def _identity(run: RunFolder) -> str:
-    """Tracker ID of a run: the same after a restart, unique to the folder."""
+    """Return the tracker ID of a run, which is stable across restarts and unique to the folder."""
     return hashlib.sha256(f"{run.url}\n{run.recipe_hash}".encode()).hexdigest()[:16]
 
 
 def _params(settings: TrainingSettings) -> dict[str, Any]:
-    """Settings by which runs can be filtered."""
+    """Return the settings by which runs can be filtered in a tracker."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch_size")
     return {key: getattr(settings, key) for key in keys}

@@ -116,7 +116,7 @@ DEPTH = int(IVLP.config["PROMPT_DEPTH_TEXT"])
     ("case", "state", "message"),
     [
         (COOP, changed(COOP, **WIDE), r"text_prompts.0 is (4, 512) instead of (4, 64)"),
-        (IVLP, published.state_dict(IVLP) | DEEP, f"cannot prompt {LAYERS + 1} blocks of a tower with {LAYERS}"),
+        (IVLP, published.state_dict(IVLP) | DEEP, f"is {LAYERS + 1}, but the tower has {LAYERS} blocks"),
         (COOP, changed(COOP, ctx=torch.zeros(CONTEXT, 64)), f"does not fit the {CONTEXT} tokens"),
         (
             IVLP,

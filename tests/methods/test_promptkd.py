@@ -105,7 +105,7 @@ def test_state_dict_contains_the_class_vectors(clip: PromptedClip) -> None:
     ("images", "message"),
     [
         (batch(), "requires a teacher"),
-        (batch(0, 1, 0)._replace(teacher=torch.full((1, 5), 0.2)), "batch norm needs two"),
+        (batch(0, 1, 0)._replace(teacher=torch.full((1, 5), 0.2)), "batch norm requires at least two"),
     ],
 )
 def test_invalid_batches(clip: PromptedClip, images: Batch, message: str) -> None:

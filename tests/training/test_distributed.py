@@ -215,7 +215,7 @@ def test_stopped_ranks_resume_to_the_bits_of_an_uninterrupted_run(ranks: Path, r
 
 def test_record_lists_unreadable_images_of_all_ranks(ranks: Path) -> None:
     assert json.loads((ranks / "two unreadable" / "run.json").read_text())["notes"] == [
-        "2 unreadable image(s) were replaced by others of their class: 0.jpg, 1.jpg"
+        "replaced 2 unreadable images by others of the same class: 0.jpg, 1.jpg"
     ]
     assert not list((ranks / "too many unreadable" / "checkpoints").glob("*"))
 
@@ -238,7 +238,9 @@ def test_curve_does_not_depend_on_the_number_of_workers(ranks: Path, name: str) 
     assert record["status"] == "finished"
     assert record["notes"][0] == "run 'fake' resumes after step 4 of 9"
     before, after = RESTARTS[name]
-    assert (f"the run resumes with {after}: the last bits may differ" in str(record["notes"])) == (before != after)
+    assert (f"the run resumes with {after}; the last bits of the results may differ" in str(record["notes"])) == (
+        before != after
+    )
 
 
 def test_batches_do_not_depend_on_the_number_of_ranks(ranks: Path) -> None:

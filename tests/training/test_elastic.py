@@ -72,9 +72,9 @@ def test_elastic_training_grows_and_shrinks_with_the_cluster(tmp_path: Path) -> 
     assert (record(folder).status, record(folder).workers) == ("finished", 1)
     assert record(folder).notes == [
         "run 'fake' resumes after step 9 of 20",
-        "the checkpoint is from 1 worker, the run resumes with 2: the last bits may differ",
+        "the checkpoint was written by 1 worker, but the run resumes with 2; the last bits of the results may differ",
         "run 'fake' resumes after step 12 of 20",
-        "the checkpoint is from 2 workers, the run resumes with 1: the last bits may differ",
+        "the checkpoint was written by 2 workers, but the run resumes with 1; the last bits of the results may differ",
     ]
 
     run(fakes.job(tmp_path / "single", noise=0.0))

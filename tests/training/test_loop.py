@@ -173,7 +173,7 @@ def test_checkpoint_with_the_lowest_loss_is_kept(tmp_path: Path) -> None:
     means = {step: sum(totals[step - 3 : step]) / 3 for step in (3, 6, 9, 12, 15, 18)}
     best = min(means, key=lambda step: means[step])
     assert scores(tmp_path) == pytest.approx({step: -means[step] for step in {best, 18}})
-    assert record(tmp_path).notes == [f"the best checkpoint by loss is that of step {best} ({means[best]:.4g})"]
+    assert record(tmp_path).notes == [f"the best checkpoint by loss is from step {best} ({means[best]:.4g})"]
 
 
 def test_checkpoint_with_the_best_validation_score_is_kept(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_record_lists_unreadable_images_and_empty_shards(tmp_path: Path) -> None
     for name, images in (("a.jpg", 1), ("00001.tar", 0), ("b.tar", 6)):
         made.stream.corruption.skip(name, "damaged", images)
     assert run(made).notes == [
-        "7 unreadable image(s) were replaced by others of their class: a.jpg, b.tar",
+        "replaced 7 unreadable images by others of the same class: a.jpg, b.tar",
         "skipped 1 shard without images: 00001.tar",
     ]
 

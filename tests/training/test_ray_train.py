@@ -111,7 +111,7 @@ def test_killed_job_resumes_with_the_same_or_another_number_of_workers(tmp_path:
     assert resumed == "run 'fake' resumes after step 9 of 20"
     assert fakes.bits(folder) == fakes.bits(two_workers)
 
-    assert run(fakes.job(single, noise=0.0)).notes[-1].startswith("the checkpoint is from 2 workers")
+    assert run(fakes.job(single, noise=0.0)).notes[-1].startswith("the checkpoint was written by 2 workers")
     assert curve(single) == pytest.approx(curve(two_workers), abs=1e-5)
 
 
@@ -168,7 +168,7 @@ def test_training_reports_that_others_use_the_cluster(tmp_path: Path, monkeypatc
     assert train(tmp_path, workers=2).status == "finished"
     assert messages == [
         "train: syncclip, 4 epochs on 2 workers",
-        "the cluster is in use by others; training waits for room for 2 workers",
+        "the cluster is in use by others; training waits for the resources of 2 workers",
     ]
 
 

@@ -12,8 +12,8 @@ from syncclip.training.settings import TrainingSettings, warmup_warning
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"workers": 5, "batch_size": 4}, "workers is 5, but a batch of 4 can't be split"),
-        ({"workers": 4, "min_workers": 2}, "between training.min_workers and training.workers is 3"),
+        ({"workers": 5, "batch_size": 4}, "workers is 5, but a batch of 4 images can't be split"),
+        ({"workers": 4, "min_workers": 2}, "the number of workers may be 3"),
         ({"workers": 2, "min_workers": 4}, "min_workers is 4, but workers is 2"),
         *(({"crop_scale": scale}, "crop_scale is") for scale in ((0.5, 0.2), (0.0, 1.0), (0.5, 1.5))),
         *(
