@@ -42,7 +42,7 @@ _STYLES = {
     ("syncclip", "both"): (4, "circle"),
     ("ivlp", "all_real"): (5, "square"),
 }
-"""(Method, data) -> colour number (`--tone-0` to `--tone-7` in `assets/palette.css`) and marker shape in all figures."""
+"""(Method, data) -> colour number (`--tone-0` to `--tone-7` in `assets/palette.css`) and marker shape."""
 _ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3, "all_real": 4}
 _SHAPES = ("circle", "square", "triangle", "diamond")
 _BASELINES = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
