@@ -74,7 +74,7 @@ class Evidence:
         ]
 
     def resampled(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Resampled:
-        """Compute all metrics at a point for each seed and in each of `count` resamples, which all points share; cached."""
+        """Compute (or look up) all metrics at a point, for each seed and for `count` resamples shared by all points."""
         key = (point[0].name, point[1], *seeds, unit, count)
         if key not in self._metrics:
             outcomes = self.stack(point, seeds)

@@ -84,7 +84,7 @@ def markdown(
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
-    """Return one row per method and number of images, with the scores on real, on synthetic, and on both kinds of images.
+    """Return one row per method and number of images, with the scores for real, synthetic and both kinds of images.
 
     The result is empty unless at least two methods have exactly one configuration for each kind of training data.
     """

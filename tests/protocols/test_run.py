@@ -209,5 +209,5 @@ def test_missing_folder_or_unknown_dataset_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_synthetic_dataset_is_an_error(miniatures: Miniatures, tmp_path: Path) -> None:
     recipe = recipe_of(PROTOCOLS["base-to-novel"], "dtd", str(miniatures.root), overrides=EMBEDDED)
-    with pytest.raises(UserError, match="there is no synthetic set"):
+    with pytest.raises(UserError, match="there is no synthetic dataset"):
         ensure_set(recipe.with_values({"training.synthetic": str(tmp_path / "dtd")}), None)
