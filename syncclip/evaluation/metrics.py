@@ -47,9 +47,9 @@ def percentage(part: Floats | float, whole: Floats | float) -> Floats:
 
 
 def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
-    """Count, for each image, the correctly classified images of the other split with which it forms a correct pair.
+    """Count, for each image, the correctly classified images of the other split against which it is ranked correctly.
 
-    A pair is correct if the base image has the higher score; ties do not count.
+    Two images are ranked correctly if the base image has the higher score; ties do not count.
 
     Args:
         base_score: (P,) score of being a base class, see `Predictions`.
