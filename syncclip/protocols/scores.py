@@ -67,7 +67,7 @@ class Scores:
         return published().of(self.protocol.name, over, line.method) if comparable else {}
 
     def label(self, line: ResultLine) -> str:
-        """Return the label of a line in tables, including its number of synthetic images if lines differ in it."""
+        """Return the label of a line in tables, including its number of synthetic images if this number varies."""
         amounts = {other.images_per_class for other in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")

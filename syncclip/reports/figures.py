@@ -195,7 +195,7 @@ def _rounded(number: float) -> str:
 
 
 def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
-    """Collect the class figure's data: names, numbers of test images, accuracies by configuration, pairs to compare.
+    """Collect the data for the class figure: names, test images, accuracies by configuration, and pairs to compare.
 
     Accuracies are means over seeds at the largest number of images of each configuration. None without results.
     """

@@ -81,7 +81,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
     real, lost_real = _thumbnails((), labels)
     try:
         real, lost_real = _thumbnails((splits[split] for split in SPLITS if split in splits), labels)
-    except Exception as error:  # keep the synthetic images
+    except Exception as error:  # continue with the synthetic images
         inputs.notes.append(f"The dataset's images are not available and are left out ({first_line(error)}).")
     try:
         made, lost_made = _thumbnails(() if synthetic is None else (synthetic,), labels)
@@ -102,7 +102,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
             firsts = np.array([np.argmax(of_class == strip.label) for strip in prompted], dtype=np.int64)
             for strip, prompt in zip(prompted, synthetic.texts(firsts), strict=True):
                 strip.prompt = prompt
-    except Exception as error:  # keep the rest of the report
+    except Exception as error:  # continue with the other sections
         inputs.notes.append(f"The images could not be read and are left out ({error}).")
         return None
     if lost := lost_real + lost_made:

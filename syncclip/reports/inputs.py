@@ -199,7 +199,7 @@ def _read_set(inputs: Inputs) -> None:
                 images, shards = ShardSet(folder), list(markers(folder, owner=inputs.owner))
                 inputs.shards, inputs.images = len(shards), sum(marker.count for marker in shards)
                 if (planned := _planned_shards(inputs.plan)) > inputs.shards:
-                    missing = f"{planned - inputs.shards} of its {planned} shards are missing or damaged"
+                    missing = f"{planned - inputs.shards} of its {planned} shards are missing or corrupt"
                     inputs.notes.append(f"The synthetic dataset at {folder} is incomplete: {missing}.")
                 inputs.seconds = math.fsum(marker.seconds for marker in shards)
                 inputs.rejects.update(sum((Counter(marker.rejects) for marker in shards), Counter()))

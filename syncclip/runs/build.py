@@ -121,8 +121,8 @@ OPENING = ("synthetic", "shuffle_window", "max_corrupt_images", "verify_shards",
 class ModelCache:
     """Cache of datasets, synthetic datasets, one CLIP model and test images for consecutive runs.
 
-    The cache does not change results: they are bit-identical. Test images are cached decoded and cropped. The cache is
-    not thread-safe.
+    Results with and without the cache are bit-identical. Test images are decoded and cropped before they are cached. Not
+    thread-safe.
 
     Args:
         keep_bytes: maximum memory for cached images in bytes; further images are decoded each time.

@@ -20,7 +20,7 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
     """Return the recipe and folder of the finished run at a path or URL; raise a `UserError` if there is none."""
     if run.startswith(PREFIX):
-        raise UserError(f"{run}: this command requires a local run; run `hf download` and use the copy")
+        raise UserError(f"{run}: this command requires a local run; get a copy with `hf download`")
     hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
     run = absolute(run)
     recipe = storage.join(run, RECIPE)

@@ -51,7 +51,7 @@ class Evidence:
     _resamples: dict[Hashable, Resamples] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, configuration: Configuration) -> list[Point]:
-        """List the numbers of images at which a configuration has a finished run, in ascending order, as points."""
+        """Return a point for each number of images at which a configuration has a finished run, in ascending order."""
         amounts = {n for name, n, _ in self.cells if name == configuration.name}
         return [(configuration, n) for n in sorted(amounts, key=lambda n: n or 0)]
 
@@ -113,8 +113,8 @@ def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
     """Return the errors of each configuration with synthetic images as {configuration: {metric: Series}}.
 
-    If `origin` finds a counterpart without synthetic images, the series starts with it at 0 images. Only seeds that are
-    finished at every number of images are used, so that all points of a curve share the same few-shot samples.
+    If `origin` finds a counterpart without synthetic images, the series starts with this counterpart at 0. Only
+    seeds that are finished at every number of images are used, so that all points of a curve share few-shot samples.
     """
     result = {}
     for configuration in evidence.configurations:
@@ -233,7 +233,7 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
 
 
 def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configuration]:
-    """Return {shots: configuration on real images only}, ascending, for the method with the most numbers of shots."""
+    """Return {shots: configuration on real images only}, sorted by shots, for the method with the most such runs."""
     methods: dict[str, dict[int, Configuration]] = {}
     for configuration in evidence.configurations:
         if configuration.trained and configuration.data == "real" and evidence.points(configuration):

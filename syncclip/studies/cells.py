@@ -85,7 +85,7 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
     """Derive the recipe of one training run, which uses a single worker, from the study's recipe.
 
     Args:
-        synthetic: URL of the synthetic dataset; None without one.
+        synthetic: URL of the synthetic dataset; None if the study uses no synthetic images.
     """
     configuration = cell.configuration
     values: dict[str, Any] = {
@@ -278,7 +278,7 @@ def _finished(
                 except ray.exceptions.RayError as error:
                     yield run, time.monotonic() - since, _sentence(error)
     finally:
-        for reference in running:  # after an interrupt
+        for reference in running:  # cancel unfinished runs after an interrupt
             with suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
 

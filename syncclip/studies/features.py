@@ -1,4 +1,4 @@
-"""Image features of both domains before and after training, for measuring the domain shift and the feature map."""
+"""Image features of both domains before and after training, used to measure the domain shift and draw the map."""
 
 from __future__ import annotations
 

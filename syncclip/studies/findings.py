@@ -26,7 +26,7 @@ KEYS = ("cell", "configuration", "method", "data", "images_per_class", "seed", "
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Synthetic dataset of a study, with the cost of generating images in this call; None if none were generated."""
+    """Synthetic dataset of a study. Cost covers the images generated in this call and is None if there are none."""
 
     url: str
     images_per_class: int

@@ -61,7 +61,7 @@ class CellState:
     status: Status
     error: str | None
     hash: str
-    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, a hash over those of all datasets."""
+    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, a combined hash for all datasets."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Progress of a study, which the driver regularly writes to `progress.json` in its folder and `--status` prints."""
+"""Progress of a study for `--status`; the driver regularly writes it to `progress.json` in the study's folder."""
 
 from __future__ import annotations
 
