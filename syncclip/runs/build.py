@@ -121,8 +121,8 @@ OPENING = ("synthetic", "shuffle_window", "max_corrupt_images", "verify_shards",
 class ModelCache:
     """Cache of datasets, synthetic datasets, one CLIP model and test images for consecutive runs.
 
-    Results with and without the cache are bit-identical. Test images are decoded and cropped before they are cached. Not
-    thread-safe.
+    Results with and without the cache are bit-identical. Test images are decoded and cropped before caching.
+    Not thread-safe.
 
     Args:
         keep_bytes: maximum memory for cached images in bytes; further images are decoded each time.
