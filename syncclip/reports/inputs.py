@@ -53,7 +53,7 @@ _OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_check_values)])
 
 @dataclass
 class Inputs:
-    """Content of the files. Missing files leave default values; `notes` reports missing and corrupt files.
+    """Content of the files for a report. Missing files leave default values; `notes` reports missing and corrupt files.
 
     Attributes:
         table: one row per finished run of the study.

@@ -214,7 +214,7 @@ def data_efficiency(
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
     """Compute the real-image equivalents of the reference configuration's synthetic images, by metric.
 
-    The result is empty unless some method was trained on real images only at enough numbers of shots (overrides of
+    The result is empty unless some method was trained only on real images, at enough numbers of shots (overrides of
     `dataset.shots`) to fit a power law. `shots` is the number without an override.
     """
     reference, by_shots = settings.reference_configuration, _real_only_by_shots(evidence, shots)

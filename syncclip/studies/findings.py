@@ -26,7 +26,7 @@ KEYS = ("cell", "configuration", "method", "data", "images_per_class", "seed", "
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Synthetic dataset of a study. Cost covers the images generated in this call and is None if there are none."""
+    """Synthetic dataset of a study, with the cost of the images that this call generated (None if none were)."""
 
     url: str
     images_per_class: int
