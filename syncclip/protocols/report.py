@@ -184,4 +184,4 @@ def _gains(scores: Scores) -> Iterator[str]:
         ours, baseline = means.get(gain.method), means.get(gain.baseline)
         points = MISSING if ours is None or baseline is None else f"{ours - baseline:+.2f}"
         heading = scores.protocol.metrics[gain.metric]
-        yield f"{gain.method} over {gain.baseline}, {heading}: {points} points here vs. {gain.points:+.2f} published."
+        yield f"{gain.method} over {gain.baseline}, {heading}: {points} points here, {gain.points:+.2f} published."
