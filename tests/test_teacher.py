@@ -189,7 +189,7 @@ def test_files_that_do_not_match_the_set_are_errors(
     storage.write_with_checksum(str(tmp_path / "0" / TEACHER), b'{"format": 2}')
     check(r"teacher\.json cannot be read by this version", tiny_set, tmp_path / "0")
     both = f"[{tiny_set}, {shutil.copytree(tiny_set, tmp_path / 'set')}]"
-    check(r"requires a single synthetic set, but training\.synthetic is a list", both, teacher)
+    check(r"requires a single synthetic dataset, but training\.synthetic is a list", both, teacher)
 
 
 def test_fewer_images_require_soft_labels_of_their_shards_only(

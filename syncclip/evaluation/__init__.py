@@ -1,1 +1,1 @@
-"""Evaluation: a method and test images go in, predictions and the numbers of every protocol come out."""
+"""Evaluation: predict test images with a method, and compute the metrics of all protocols."""

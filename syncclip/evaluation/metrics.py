@@ -1,4 +1,4 @@
-"""The metrics of an evaluation: their keys and headings, harmonic means, and calibration."""
+"""Evaluation metrics: keys and headings, harmonic means, OpenworldAUC and calibration error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import BeforeValidator
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A float in a JSON file, where null represents NaN."""
+"""Float that is read from JSON; null represents NaN."""
 
 METRIC_HEADINGS = {
     "base": "base",
@@ -23,38 +23,38 @@ METRIC_HEADINGS = {
     "openworld_auc": "OpenworldAUC",
     "ece": "ECE",
 }
-"""Keys of `results.json`, in per cent, and their headings. Candidates: classes of the image's split; "(all)": all."""
+"""Metric in `results.json`, in per cent -> heading. "(all)": all classes are candidates, not only the image's split."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
-"""Within-split and all-classes accuracies with their harmonic means, and OpenworldAUC."""
+"""Within-split and all-classes accuracies, their harmonic means, and OpenworldAUC."""
 HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all_classes_novel")}
-"""Harmonic mean -> its two accuracies. The literature computes it from means over datasets."""
+"""Harmonic mean -> the two accuracies that it combines. For several datasets, they are averaged before combining."""
 
 
 Floats = npt.NDArray[np.float64]
 
 
 def harmonic_mean(first: Floats | float, second: Floats | float) -> Floats:
-    """2ab / (a + b) elementwise; 0 if both are 0, NaN if one is NaN."""
+    """Return 2ab / (a + b) elementwise; 0 if both are 0, NaN if either is NaN."""
     total = np.asarray(first, dtype=np.float64) + second
     return np.divide(2 * np.asarray(first) * second, total, out=np.asarray(0 * total), where=total > 0)
 
 
 def percentage(part: Floats | float, whole: Floats | float) -> Floats:
-    """100 part / whole elementwise; NaN if the whole is 0."""
+    """Return 100 part / whole elementwise; NaN if the whole is 0."""
     part, whole = np.broadcast_arrays(100 * np.asarray(part, np.float64), whole)
     result: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
     return result
 
 
 def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
-    """For each image, count the correctly classified images of the other split against which it is ranked correctly.
+    """Count, for each image, the correctly classified images of the other split against which it is ranked correctly.
 
-    A pair is ranked correctly if the score of the base image is higher; ties do not count.
+    Two images are ranked correctly if the base image has the higher score; ties do not count.
 
     Args:
         base_score: (P,) score of being a base class, see `Predictions`.
         right: (P,) whether the within-split prediction is correct.
-        novel: (P,) whether the image is of a novel class.
+        novel: (P,) whether the image belongs to a novel class.
     """
     of_base, of_novel = (np.sort(base_score[right & split]) for split in (~novel, novel))
     won = np.empty(len(novel), np.float64)
@@ -64,9 +64,10 @@ def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArr
 
 
 def openworld_auc(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> float:
-    """OpenworldAUC: percentage of pairs of a base and a novel image that are ranked and both classified correctly.
+    """Return OpenworldAUC in per cent; NaN if a split has no images. For the arguments, see `pairs_won`.
 
-    NaN if a split has no images. Arguments as in `pairs_won`.
+    It is the share of (base image, novel image) pairs that are ranked correctly and whose images are both classified
+    correctly.
 
     Source: OpenworldAUC, ICML 2025, arXiv 2505.05180.
     """
@@ -75,12 +76,12 @@ def openworld_auc(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.N
 
 
 def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 15) -> float:
-    """Expected calibration error in per cent: mean gap between confidence and accuracy over bins of confidence.
+    """Return the expected calibration error in per cent: the mean gap between confidence and accuracy over bins.
 
     Args:
-        confidence: (n,) probability of the predicted class, n > 0.
+        confidence: (n,) probability of the predicted class; n > 0.
         right: (n,) whether the prediction is correct.
-        bins: number of left-open bins of equal width over (0, 1].
+        bins: number of left-open confidence bins of equal width in (0, 1].
 
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3.
     """

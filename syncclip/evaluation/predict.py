@@ -1,8 +1,8 @@
-"""Predictions and metrics of all evaluation protocols from one pass over the test images.
+"""Predictions and metrics for all evaluation protocols, from one pass over the test images.
 
-Each image has two predictions: within its base or novel split (the base-to-novel protocol of CoCoOp and others), and
-among all classes. Datasets may exclude candidate classes, such as the 800 ImageNet classes that are not in ImageNet-A.
-Accuracy is the percentage of correct images, as in CoOp, not a mean over classes.
+Each image has two predictions: one among the classes of its split (base or novel, as in CoCoOp's base-to-novel
+protocol), and one among all classes. Datasets may exclude candidate classes, such as the 800 ImageNet classes that are
+missing from ImageNet-A. As in CoOp, accuracy is the percentage of correctly classified images, not a mean over classes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
 WORST_PAIRS = 10
-"""Number of most frequently confused pairs of classes to report."""
+"""Number of pairs of classes to report in `confusions`."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a method for n images; classes are ids among all C classes."""
+    """Predictions of a method for n images; a class is given by its id among all C classes."""
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
@@ -55,7 +55,7 @@ class Predictions:
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], count: int) -> Predictions:
-        """Join the parts in the order of the rows; together they contain each of `count` images once."""
+        """Join parts, which together contain each of `count` images once, in the order of the rows."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
         order = np.argsort(columns["row"], kind="stable")
         assert np.array_equal(columns["row"][order], np.arange(count)), "an image is missing or duplicated"
@@ -63,7 +63,7 @@ class Predictions:
 
     @classmethod
     def read(cls, url: str, owner: str | None = None) -> Predictions:
-        """Read the file of `save_evaluation`; `owner` is the identity of the run, see `storage.checksums`."""
+        """Read a file written by `save_evaluation`; `owner` is the identity of the run, see `storage.checksums`."""
         table = storage.read_table(url, [*cls.__dataclass_fields__], "evaluate the run again", owner=owner)
         return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
@@ -80,27 +80,27 @@ def predict(
     parts: int = 1,
     temperature: float = 1.0,
 ) -> Predictions:
-    """Predict all images, or one of several parts of them; texts are encoded once.
+    """Predict all images or one of several parts of them; class names are encoded only once.
 
-    Parts consist of whole batches, so that predictions are bit-identical for any number of parts. With fewer batches
-    than parts, some parts are empty.
+    Parts consist of whole batches, so that predictions are bit-identical for any number of parts. If there are fewer
+    batches than parts, some parts are empty.
 
     Args:
         method: method on its device.
         images: labelled images, at least one.
-        base: number of base classes, which come first.
+        base: number of base classes, which have the first ids.
         transform: evaluation transform of the backbone, image -> (3, H, W).
-        batch: images per forward pass; may change the last bits of a confidence.
+        batch: images per forward pass. The batch size may change the last bits of a confidence.
         threads: number of torch threads.
-        candidates: ids of the candidate classes, including all labels; None: all classes.
-        part, parts: number of this part, from 0, and number of parts.
-        temperature: divisor of the logits.
+        candidates: ids of the candidate classes, which must include all labels; None: all classes.
+        part, parts: index of this part, starting at 0, and number of parts.
+        temperature: calibration temperature, by which the logits are divided.
 
     Raises:
         UserError: there are no images, or an image is unreadable.
     """
     if len(images) == 0:
-        raise UserError("the split contains no images to evaluate; add some or choose another split")
+        raise UserError("the split contains no images to evaluate; add images or set another evaluation.split")
     labels = torch.from_numpy(np.array(images.labels, np.int64))
     slices = batches(len(images), batch, part, parts)
     rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in slices)])
@@ -115,19 +115,21 @@ def predict(
 def fit_temperature(
     method: Method, images: ImageSet, base: int, transform: Callable[[Image.Image], Tensor], batch: int, threads: int
 ) -> float:
-    """Fit the temperature T that minimises the cross entropy of softmax(logits / T) on images of base classes.
+    """Fit the temperature T that minimises the cross-entropy of softmax(logits / T) on images of base classes.
 
-    The loss is convex in 1/T; its derivative is bisected in [1/100, 100]. Arguments as in `predict`.
+    The loss is convex in 1/T. The root of its derivative is found by bisection in [1/100, 100]. For the arguments, see
+    `predict`.
 
     Raises:
-        UserError: no image is of a base class, or an image is unreadable.
+        UserError: there is no image of a base class, or an image is unreadable.
 
     Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
     """
     labels = torch.from_numpy(np.array(images.labels, np.int64))
     if not bool((of_base := labels < base).any()):
         raise UserError(
-            "evaluation.calibrate: there are no validation images of base classes to fit a temperature on; leave it out"
+            "evaluation.calibrate: there are no validation images of base classes to fit a temperature on; add some or "
+            "set evaluation.calibrate=false"
         )
     batch_logits = [logits for _, logits in _logits(method, images, transform, batches(len(images), batch), threads)]
     logits, target = torch.cat(batch_logits)[of_base], labels[of_base, None]
@@ -146,7 +148,7 @@ def _logits(
     slices: Sequence[slice],
     threads: int,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of rows with their (B, C) logits in double precision; decode the next batch at the same time."""
+    """Yield each slice of rows with its (B, C) logits in double precision, while the next batch is being decoded."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
@@ -164,7 +166,7 @@ def _logits(
 
 
 def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
-    """Rows of each forward pass over one of several parts of `count` images.
+    """Return the slice of rows for each forward pass over one of several parts of `count` images.
 
     >>> batches(10, 4, 1, 2)
     [slice(4, 8, None), slice(8, 10, None)]
@@ -175,12 +177,13 @@ def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]
 
 
 def results(predictions: Predictions, classnames: Sequence[str], base: int, bins: int = 15) -> dict[str, Any]:
-    """Metrics of all protocols in per cent; None for a split without images.
+    """Compute the metrics of all protocols in per cent; metrics of a split without images are None.
 
-    Keys: `base`, `novel`, `hm` (within split); `all_classes_base`, `all_classes_novel`, `all_classes_accuracy`,
-    `all_classes_hm` (all classes as candidates); `openworld_auc`; `ece` (all classes), `ece_base`, `ece_novel` (within
-    split); `counts` of images; `per_class`, a list of label, name, count, within_split, all_classes; `confused`, see
-    `confusions`.
+    Returns:
+        Accuracies within split (`base`, `novel`, `hm`) and with all classes as candidates (`all_classes_base`,
+        `all_classes_novel`, `all_classes_accuracy`, `all_classes_hm`); `openworld_auc`; calibration errors with all
+        classes (`ece`) and within split (`ece_base`, `ece_novel`); `counts` of images; `per_class`, a list with label,
+        name, count, within_split and all_classes; and `confused`, see `confusions`.
     """
     p = predictions
     is_base = p.label < base
@@ -217,10 +220,11 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
 
 
 def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict[str, Any]]:
-    """Most frequently confused pairs of classes, with all classes as candidates, in descending order.
+    """List the most frequently confused pairs of classes, with all classes as candidates, in descending order.
 
-    Keys: `labels` (ascending), `names`, `count` of images of either class predicted as the other, and `share` of the
-    images of both classes in per cent. Equal counts are in the order of the labels.
+    Returns:
+        For each pair: `labels` (ascending), `names`, `count` (images of either class predicted as the other), and
+        `share` (`count` relative to the images of both classes, in per cent). Ties are sorted by label.
     """
     p = predictions
     wrong = p.all_classes_prediction != p.label
@@ -242,14 +246,14 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
 def save_evaluation(
     run_url: str, numbers: dict[str, Any], predictions: Predictions, owner: str = storage.NOBODY
 ) -> None:
-    """Write `predictions.parquet` and then `results.json` into a folder, each atomically, for the given owner."""
+    """Write `predictions.parquet`, then `results.json`, to a folder; each file is written atomically for the owner."""
     storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)), owner)
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     storage.write_with_checksum(storage.join(run_url, RESULTS), text.encode(), owner=owner)
 
 
 def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
-    """Read `results.json`; raise a `UserError` if it is damaged, or does not belong to the given owner."""
+    """Read `results.json`; raise a `UserError` if it is corrupt or does not belong to the given owner."""
     content = parse_json(storage.read_verified(url, owner), url, dict, remedy := "evaluate the run again")
     counts = content.get("counts", {})
     numbers = [content[key] for key in METRIC_HEADINGS if content.get(key) is not None]
@@ -262,11 +266,11 @@ def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
 def _predict(
     logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Columns of `Predictions` after `label`, from (B, C) logits."""
+    """Compute the columns of `Predictions` after `label` from (B, C) logits."""
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False
-        assert not others[labels].any(), "an image's class must be a candidate"
+        assert not others[labels].any(), "the class of each image must be a candidate"
         logits = logits.masked_fill(others, -torch.inf)
     all_classes_confidence, all_classes_prediction = logits.softmax(1).max(1)
     in_base = torch.arange(logits.shape[1])[None, :] < base

@@ -1,1 +1,1 @@
-"""Reproduction of published protocols on all of their datasets; see docs/reproduce.md."""
+"""Reproduction of published evaluation protocols on all of their datasets; see docs/reproduce.md."""

@@ -1,4 +1,4 @@
-"""Protocols with their datasets and metrics, and published results with their sources."""
+"""Evaluation protocols with their datasets and metrics, and published results with their sources."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ ALL_CLASSES = {"all_classes_base": "base (all)", "all_classes_novel": "novel (al
 ACCURACY = {"all_classes_accuracy": "accuracy"}
 
 Overrides = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Dataset -> method -> recipe values."""
+"""Dataset -> method -> recipe values that override the recipe."""
 SHORT: Overrides = {"imagenet": {"coop": {"training.epochs": 50}}}
-"""CoOp trains for 50 epochs on ImageNet at any number of shots (`COOP.md` of KaiyangZhou/CoOp)."""
+"""CoOp trains for 50 epochs on ImageNet with any number of shots (`COOP.md` in KaiyangZhou/CoOp)."""
 FINE: Overrides = {
     name: {"promptsrc": {"methods.promptsrc.aggregation_mean": 45, "methods.promptsrc.aggregation_std": 5}}
     for name in ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat")
 }
-"""PromptSRC's few-shot configuration has another Gaussian for these datasets."""
+"""PromptSRC's few-shot configuration aggregates prompts with a different Gaussian on these datasets."""
 
 _REGULARISATION_WEIGHTS = {
     "stanford_cars": 7, "fgvc_aircraft": 6, "sun397": 6, "dtd": 6, "food101": 5, "flowers102": 4, "ucf101": 3,
     "imagenet": 0.5, "caltech101": 0.5, "oxford_pets": 0.2, "eurosat": 0.01,
 }  # fmt: skip
-"""Regularisation weights of MMRL (scripts of yunncheng/MMRL)."""
+"""Regularisation weights of MMRL (from the scripts in yunncheng/MMRL)."""
 
 _TCP_TEMPLATES = {
     "stanford_cars": {"suffix": "{}, a type of car"},
@@ -43,11 +43,11 @@ _TCP_TEMPLATES = {
     "fgvc_aircraft": {"template": "a photo of an aircraft {}."},
     "dtd": {"template": "a photo of a {}, a type of texture."},
 }
-"""Templates of TCP that differ from those of the dataset (`trainers/tcp.py` of its authors)."""
+"""TCP templates that differ from those of the dataset (from the authors' `trainers/tcp.py`)."""
 
 
 def _later_methods(name: str) -> dict[str, dict[str, Any]]:
-    """Recipe values of a dataset for newer methods; some publications specify steps of 32 images instead of epochs."""
+    """Return recipe values for newer methods; some papers specify steps of 32 images, which are converted to epochs."""
     images = 16 * -(-DATASETS[name].classes // 2)
     values: dict[str, dict[str, Any]] = {
         method: {"training.epochs": -(-steps_per_shot * 16 // -(-images // 32))}
@@ -73,11 +73,12 @@ class Protocol:
     """A published evaluation protocol.
 
     Attributes:
-        recipe: recipe with its configurations, applied on top of the published recipe of each dataset.
-        runs: folder of its runs, which protocols may share.
-        metrics: key of `results.json` -> heading; all datasets share a table if there is a single metric.
-        datasets: training datasets.
-        overrides: values of single methods on single datasets, which take precedence over the recipe.
+        title: heading of the report.
+        recipe: recipe with the configurations, which is applied on top of the published recipe of each dataset.
+        runs: name of the folder for runs; protocols with the same folder share runs.
+        metrics: key in `results.json` -> heading. With a single metric, one table contains all datasets.
+        datasets: names of the training datasets.
+        overrides: values for individual methods and datasets, which take precedence over the recipe.
     """
 
     name: str
@@ -103,19 +104,19 @@ _PROTOCOLS = (
         overrides={**SHORT, **FINE},
     ),
     Protocol(
-        "cross-dataset", "Prompts trained on ImageNet, on other datasets",
+        "cross-dataset", "Prompts trained on ImageNet, tested on other datasets",
         "protocols/cross_dataset", "transfer", ACCURACY, ("imagenet",),
     ),
     Protocol(
-        "domain-generalisation", "Prompts trained on ImageNet, on its variants",
+        "domain-generalisation", "Prompts trained on ImageNet, tested on its variants",
         "protocols/domain_generalisation", "transfer", ACCURACY, ("imagenet",),
     ),
     Protocol("losses", "Ablations of SYNC-CLIP (Table 5)", "protocols/losses", "losses", WITHIN_SPLIT | ALL_CLASSES),
     Protocol(
-        "data-use", "Real, synthetic and both (Table 6)", "protocols/data_use", "data_use",
+        "data-use", "Training on real images, synthetic images, or both (Table 6)", "protocols/data_use", "data_use",
         WITHIN_SPLIT | ALL_CLASSES, overrides=BASE,
     ),
-    Protocol("growing", "Larger synthetic sets (Figure 7)", "protocols/growing", "growing", WITHIN_SPLIT | ALL_CLASSES),
+    Protocol("growing", "More synthetic images (Figure 7)", "protocols/growing", "growing", WITHIN_SPLIT | ALL_CLASSES),
 )  # fmt: skip
 
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
@@ -132,7 +133,7 @@ AVERAGE = "average"
 
 
 class Figures(Settings):
-    """Published results of a source in per cent: method -> metric -> score."""
+    """Published results from one source. `methods` maps method -> metric -> score in per cent."""
 
     protocol: str
     over: str
@@ -140,11 +141,11 @@ class Figures(Settings):
     source: str
     methods: dict[str, dict[str, float]]
     used: dict[str, str] = Field(default={})
-    """Method -> data that it uses in addition to few labelled images of base classes."""
+    """Method -> data that it uses in addition to the few labelled images of base classes."""
 
 
 class Gain(Settings):
-    """Published difference between two methods in points."""
+    """Published difference between a method and a baseline, in points."""
 
     protocol: str
     over: str
@@ -164,7 +165,7 @@ class Published(Settings):
     gains: list[Gain]
 
     def of(self, protocol: str, over: str, method: str) -> dict[str, float]:
-        """Published results of a method by metric; empty if there are none."""
+        """Return the published results of a method by metric; empty if there are none."""
         result: dict[str, float] = {}
         for figures in self.figures:
             if (figures.protocol, figures.over) == (protocol, over):
@@ -172,7 +173,7 @@ class Published(Settings):
         return result
 
     def sources(self, protocol: str) -> Sequence[str]:
-        """Sources of a protocol's published results."""
+        """Return descriptions of the sources of a protocol's published results."""
         figures = [each for each in [*self.figures, *self.peers] if each.protocol == protocol]
         gains = [each for each in self.gains if each.protocol == protocol]
         return [*(f"{each.source}; {each.setting}" for each in figures), *(each.source for each in gains)]
@@ -180,6 +181,6 @@ class Published(Settings):
 
 @cache
 def published() -> Published:
-    """Load the published results in the package."""
+    """Load the published results that are part of the package."""
     text = resources.files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
     return Published.model_validate(yaml.safe_load(text))

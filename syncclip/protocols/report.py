@@ -1,4 +1,4 @@
-"""Report of a reproduction with published results: tables in the terminal and as Markdown, and an HTML page."""
+"""Report that compares a reproduction with published results: tables (terminal, Markdown) and an HTML page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from syncclip.studies.summary import TextTable
 MISSING = "–"
 SCRIPTS = ("core.js", "save.js", "protocol.js", "page.js")
 GROWING = {"shots": "real images per class", "images_per_class": "synthetic images per class"}
-"""Attribute of a line that may be the horizontal axis of a curve -> label."""
+"""Attribute of `ResultLine` that can be the horizontal axis of the curves -> axis label."""
 
 
 def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
-    """Write `<protocol>.parquet`, `.md` and `.html` into `url`, print the tables, and return the URL of the page."""
+    """Write `<protocol>.parquet`, `.md` and `.html` to a folder, print the tables, and return the URL of the page."""
     scores = summarise(protocol, table)
     owner = storage.identity(f"{protocol.name} {table.to_csv(index=False)}")
     storage.write_table(storage.join(url, f"{protocol.name}.parquet"), table, owner)
@@ -36,7 +36,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
 
 
 def grids(scores: Scores) -> list[TextTable]:
-    """All tables: one over the datasets for a single metric, otherwise one for the average and one per dataset."""
+    """Return one table with all datasets for a single metric; otherwise, one for the average and one per dataset."""
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
     over = [AVERAGE, *scores.tests] if len(scores.tests) > 1 else scores.tests
@@ -44,25 +44,25 @@ def grids(scores: Scores) -> list[TextTable]:
 
 
 def sentences(scores: Scores) -> list[str]:
-    """Notes: setting, missing runs, published gains and sources."""
+    """Return notes on the setting, missing runs, published gains, and sources."""
     tests = [scores.of[line, test] for line in scores.lines for test in scores.tests]
     done, wanted = sum(score.done for score in tests), sum(score.wanted for score in tests)
     missing = f"; {wanted - done} are missing ({MISSING})" if done < wanted else ""
-    result = [f"Run with {scores.setting}.", f"{done} of {wanted} tests are finished{missing}."]
+    result = [f"Setting: {scores.setting}.", f"{done} of {wanted} tests are finished{missing}."]
     if not scores.complete:
         datasets = f"{len(scores.tests)} of {len(scores.protocol.datasets)} datasets"
-        result.append(f"Run on {datasets}, so the published average is not shown.")
+        result.append(f"The published average is not shown, because only {datasets} were tested.")
     result += _gains(scores)
     sources = published().sources(scores.protocol.name)
     if not sources:
-        result.append("No published results for this protocol.")
+        result.append("There are no published results for this protocol.")
     elif scores.complete or any(scores.published(line, test) for line in scores.lines for test in scores.tests):
         result += [f"Published: {source}." for source in sources]
     return result
 
 
 def markdown(scores: Scores) -> str:
-    """Format tables and notes as Markdown."""
+    """Format the tables and notes as Markdown."""
     parts = [f"# {scores.protocol.title}", "Accuracy on test images, per cent; means over seeds."]
     for grid in grids(scores):
         parts += [f"## {grid.title}", text.markdown_grid(grid.headings, grid.rows)]
@@ -96,11 +96,12 @@ def render(scores: Scores) -> str:
 
 
 def growth(scores: Scores) -> dict[str, Any] | None:
-    """Curves of the averages over numbers of shots or of synthetic images; None if no method has three numbers.
+    """Return curves of average accuracy over numbers of shots or of synthetic images.
 
     Returns:
-        `heading` and values of `numbers`; `curves` with name and points, mappings of metric to mean that are empty for
-        missing numbers; and `levels`, the methods with a fixed number.
+        `heading` and values of the horizontal axis (`numbers`); `curves` with a name and one point {metric: mean} per
+        number, which is empty if the number is missing; and `levels`, the configurations with a fixed number. None if
+        no method has at least three numbers.
     """
     groups: dict[tuple[str, str], list[ResultLine]] = {}
     for line in scores.lines:
@@ -159,7 +160,7 @@ def _metrics(scores: Scores, over: str) -> TextTable:
 
 
 def _peers(scores: Scores) -> Iterator[TextTable]:
-    """Tables of published results of other methods, if the average is complete."""
+    """Yield tables of published results of other methods, if all datasets of the protocol were tested."""
     for peers in published().peers if scores.complete else ():
         if (peers.protocol, peers.over) == (scores.protocol.name, AVERAGE):
             rows = [

@@ -1,4 +1,4 @@
-"""Run a protocol: synthetic datasets, trainings on all datasets with all seeds, and the report."""
+"""Run a protocol: generate synthetic datasets, train on all datasets with all seeds, and write the report."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class Request:
     """A protocol to reproduce, with options.
 
     Attributes:
-        root: folder of all datasets, in the layout of CoOp.
-        datasets, methods: selected training datasets and methods; by default all of the protocol.
+        protocol: name of the protocol.
+        root: folder that contains all datasets, in CoOp's layout.
+        datasets, methods: selected training datasets and methods; by default, those of the protocol.
         out: folder or URL for the results; by default `<storage.root>/reproduction`.
-        synthetic: folder or URL with one synthetic dataset per dataset name; by default they are generated.
-        overrides: "section.key=value" for all recipes; take precedence over the overrides of configurations.
+        synthetic: folder or URL with one subfolder per dataset that contains its synthetic dataset; by default,
+            synthetic datasets are generated.
+        overrides: "section.key=value" for all recipes; they take precedence over the overrides of configurations.
     """
 
     protocol: str
@@ -46,7 +48,7 @@ class Request:
     overrides: Sequence[str] = ()
 
     def recipes(self) -> dict[str, Recipe]:
-        """Training dataset -> recipe; raises a `UserError` for an unknown protocol, dataset or method."""
+        """Return {training dataset: recipe}; raise a `UserError` for an unknown protocol, dataset or method."""
         protocol = find_protocol(self.protocol)
         if unknown := [name for name in self.datasets if name not in protocol.datasets]:
             raise UserError(
@@ -58,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A finished reproduction: folder, rows (see `scores.gather`), and URL of the page."""
+    """A finished reproduction: its folder, its rows (see `scores.gather`), and the URL of its page."""
 
     url: str
     table: pd.DataFrame
@@ -66,11 +68,13 @@ class Reproduction:
 
 
 def reproduce(request: Request) -> Reproduction:
-    """Run a protocol on the current Ray cluster, seed by seed, and write its tables and page. A repeated call resumes.
+    """Run a protocol on the current Ray cluster, seed by seed, and write its tables and page.
+
+    A repeated call resumes the reproduction.
 
     Raises:
-        UserError: the protocol, a dataset or a method is unknown, or data is missing; or trainings failed, after all
-            others have finished and the files are written.
+        UserError: the protocol, a dataset or a method is unknown, or data is missing. If runs fail, the error is raised
+            after the other runs have finished and the files are written.
     """
     protocol, recipes = find_protocol(request.protocol), request.recipes()
     first = next(iter(recipes.values()))
@@ -111,7 +115,8 @@ def recipe_of(
 ) -> Recipe:
     """Apply a protocol's recipe, with the configurations of the given methods, to the published recipe of a dataset.
 
-    Published values of a method for this dataset take precedence over its configuration, and `overrides` over both.
+    Published values of a method for this dataset take precedence over its configuration; `overrides` take precedence
+    over both.
 
     Raises:
         UserError: a method has no configuration, or an override is invalid.
@@ -134,7 +139,7 @@ def recipe_of(
 
 
 def _check_data(recipes: Mapping[str, Recipe]) -> None:
-    """Raise a `UserError` if datasets are unreadable, before anything is generated."""
+    """Raise a `UserError` if a dataset is unreadable, before any images are generated."""
     wanted: list[tuple[DatasetSettings, set[tuple[int, int]]]] = []
     for recipe in recipes.values():
         wanted.append((recipe.dataset, _samplings(recipe)))
@@ -146,12 +151,12 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
         others = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
         raise UserError(
             f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason}{others}; "
-            "run `syncclip datasets check`, or select datasets with --dataset"
+            "run `syncclip datasets check` for details, or select readable datasets with --dataset"
         )
 
 
 def _samplings(recipe: Recipe) -> set[tuple[int, int]]:
-    """(Shots, seed) of each few-shot sample that the runs of a dataset use."""
+    """Return (shots, seed) of each few-shot sample that the runs on a dataset use."""
     shots = {
         configuration.overrides.get("dataset.shots", recipe.dataset.shots)
         for configuration in recipe.study.configurations
@@ -165,8 +170,8 @@ def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str 
     try:
         dataset = load_dataset(settings)
         for split in dataset.splits:
-            dataset.split(split)  # raises for damaged files
-        if dataset.whole_train is not None:  # a packed dataset, which may lack images of a few-shot sample
+            dataset.split(split)  # raises if files are corrupt
+        if dataset.whole_train is not None:  # a packed dataset may lack images of a few-shot sample
             for shots, seed in sorted(samplings):
                 dataset.few_shot(shots, seed)
     except UserError as error:
@@ -175,7 +180,7 @@ def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str 
 
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
-    """Write the files of a study, so that `syncclip report` accepts the folder of a dataset."""
+    """Write the files of a study to the folder of a dataset, so that `syncclip report` accepts it."""
     state = findings.state_of(recipe, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)

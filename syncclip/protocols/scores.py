@@ -1,4 +1,4 @@
-"""Scores of a reproduction: rows by run and test dataset, means over seeds, and averages over datasets."""
+"""Scores of a reproduction: one row per run and test dataset, means over seeds, and averages over datasets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A configuration of a protocol with its numbers of shots and synthetic images."""
+    """A configuration of a protocol, with its number of shots and its number of synthetic images."""
 
     configuration: str
     method: str
@@ -27,14 +27,14 @@ class ResultLine:
 
     @property
     def name(self) -> str:
-        """Label such as `syncclip, both`; only the configuration's name if that contains the data."""
+        """Label such as `syncclip, both`; the training data is omitted if the configuration's name contains it."""
         named = self.data == "none" or self.data in self.configuration.split("-")
         return self.configuration if named else f"{self.configuration}, {self.data}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean of each metric on one dataset or on average, and numbers of finished and of all runs."""
+    """Mean of each metric on one dataset or over all datasets, and the numbers of finished runs and of all runs."""
 
     means: Mapping[str, float]
     done: int
@@ -47,8 +47,8 @@ class Scores:
 
     Attributes:
         tests: names of the test datasets.
-        setting: backbone, number of synthetic images and seeds as text.
-        complete: whether all datasets of the protocol were tested, as for the published average.
+        setting: description of the backbone, number of synthetic images, and seeds.
+        complete: whether all datasets of the protocol were tested; the published average requires it.
         of: (line, dataset or "average") -> score.
     """
 
@@ -60,14 +60,14 @@ class Scores:
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Published results that are comparable with a line; no averages unless all datasets were tested."""
+        """Return the published results that are comparable with a line; averages only if all datasets were tested."""
         if over == AVERAGE and not self.complete:
             return {}
         comparable = line.data in ("none", "both" if line.method == "syncclip" else "real")
         return published().of(self.protocol.name, over, line.method) if comparable else {}
 
     def label(self, line: ResultLine) -> str:
-        """Label of a line in tables, with the number of synthetic images if lines have different ones."""
+        """Return the label of a line in tables, including its number of synthetic images if this number varies."""
         amounts = {other.images_per_class for other in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")
@@ -76,8 +76,9 @@ class Scores:
 def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.DataFrame:
     """Collect one row per run and test dataset, including unfinished runs.
 
-    Columns: trained_on, tested_on, backbone, configuration, method, data (none for zero-shot), shots, images_per_class
-    (null without synthetic images), seed (null for zero-shot), status, and the protocol's metrics in per cent.
+    The columns are trained_on, tested_on, backbone, configuration, method, data ("none" for zero-shot), shots,
+    images_per_class (null without synthetic images), seed (null for zero-shot), status, and the protocol's metrics in
+    per cent.
     """
     rows = []
     for dataset, cells in runs.items():
@@ -107,10 +108,10 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 
 
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
-    """Means over the finished seeds of each line on each dataset, and averages over the datasets.
+    """Average each line over its finished seeds on each dataset, and then over the datasets.
 
-    An average requires a mean on each dataset. Averages of transferred prompts exclude the training dataset, as in the
-    literature.
+    An average over the datasets requires a mean on every dataset. As in the literature, averages of transferred prompts
+    exclude the training dataset.
     """
     keys = ["configuration", "method", "data", "shots", "images_per_class", "tested_on"]
     metrics = list(protocol.metrics)
@@ -130,7 +131,7 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
 
 
 def _ordered(unordered: Iterable[ResultLine]) -> list[ResultLine]:
-    """Sort lines by method and configuration, in order of first occurrence, then by numbers of images."""
+    """Sort lines by method and configuration in order of first occurrence, then by shots and synthetic images."""
     lines = list(dict.fromkeys(unordered))
     methods, configurations = ([getattr(line, key) for line in lines] for key in ("method", "configuration"))
     return sorted(

@@ -1,4 +1,4 @@
-"""Reports of a study, a run or a synthetic dataset: one self-contained HTML page, and a table for the terminal."""
+"""Reports of a study, run or synthetic dataset: a self-contained HTML page, and a table for the terminal."""
 
 from syncclip.reports.page import report, write_report
 

@@ -1,4 +1,4 @@
-"""Configurations of a report with labels and colours, their mean scores, and their paired differences."""
+"""Configurations in a report: labels and colours, mean scores, and paired differences."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ _STYLES = {
     ("syncclip", "both"): (4, "circle"),
     ("ivlp", "all_real"): (5, "square"),
 }
-"""(Method, data) -> colour number (`--tone-0` to `--tone-7` of `assets/palette.css`) and marker shape in figures."""
+"""(Method, data) -> colour number (`--tone-0` to `--tone-7` in `assets/palette.css`) and marker shape."""
 _ORDER = {"none": 0, "real": 1, "synthetic": 2, "both": 3, "all_real": 4}
 _SHAPES = ("circle", "square", "triangle", "diamond")
 _BASELINES = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zeroshot", "none"), ("ivlp", "synthetic"))
-"""Display order of the baselines (method, data); others follow."""
+"""Display order of baselines (method, data); other baselines follow."""
 
 
 @dataclass(frozen=True)
 class ReportConfiguration:
-    """A configuration with its labels and style.
+    """A configuration of a report, with its labels and style.
 
     Attributes:
         id: name in the study's files.
-        label, short: full and short label.
+        label, short: full label and short label.
         tone: colour number.
         shape: marker shape.
     """
@@ -76,7 +76,7 @@ class ReportConfiguration:
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """Mean score with `n` synthetic images per class; standard error and single scores only for several seeds."""
+    """Mean score with `n` synthetic images per class; with several seeds, also the standard error and all scores."""
 
     n: int
     mean: float
@@ -85,7 +85,7 @@ class ScorePoint:
 
 
 Points = dict[str, dict[str, list[ScorePoint]]]
-"""Configuration -> metric -> points by ascending `n`."""
+"""Configuration -> metric -> points in ascending order of `n`."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Difference:
     """Paired difference between a configuration and a baseline, in points, with its confidence interval.
 
     Attributes:
-        n, baseline_n: synthetic images per class.
-        unit: resampled unit besides seeds; empty for seeds only.
+        n, baseline_n: synthetic images per class of the configuration and of the baseline.
+        unit: unit that is resampled in addition to seeds; empty if only seeds are resampled.
     """
 
     configuration: ReportConfiguration
@@ -111,26 +111,26 @@ class Difference:
 
     @property
     def kind(self) -> Literal["gain", "loss", "unsure"]:
-        """Sign of a significant difference; "unsure" if the interval includes zero."""
+        """Direction of a significant difference; "unsure" if the interval includes zero."""
         return "gain" if self.low > 0 else "loss" if self.high < 0 else "unsure"
 
     @cached_property
     def size(self) -> str:
-        """`+1.2`."""
+        """Difference as text, such as `+1.2`."""
         return signed(self.difference)
 
     @cached_property
     def interval(self) -> str:
-        """`+0.3 to +2.0`."""
+        """Confidence interval as text, such as `+0.3 to +2.0`."""
         return signed(self.low, self.high)
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """Scores for text and figures; empty for a synthetic dataset.
+    """Scores that are shown in the text and figures of a report; empty for a synthetic dataset.
 
     Attributes:
-        table: one row per finished run; the column `amount` contains the synthetic images per class, 0 without any.
+        table: one row per finished run; the column `amount` is the number of synthetic images per class, or 0.
         level: confidence level as text.
     """
 
@@ -145,8 +145,8 @@ class Numbers:
 def gather_numbers(inputs: Inputs) -> Numbers:
     """Collect configurations, mean scores and paired differences of a study, or the scores of a run.
 
-    The reference configuration is that of the study; without one, SYNC-CLIP on both kinds of images, otherwise the last
-    configuration with synthetic images.
+    The reference configuration is the one set in the study; otherwise, SYNC-CLIP on real and synthetic images, or else
+    the last configuration with synthetic images.
     """
     table = inputs.table
     if inputs.kind == "run" and inputs.results[""]:
@@ -176,7 +176,7 @@ def gather_numbers(inputs: Inputs) -> Numbers:
 
 
 def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[ReportConfiguration]:
-    """Assign labels and styles to configurations (id, method, data); sort them by data, untrained ones first."""
+    """Assign labels and styles to configurations (id, method, data), and sort them by data, untrained ones first."""
     unique = {name: (method, "none" if method == "zeroshot" else data or "none") for name, method, data in names}
     methods = list(dict.fromkeys(method for method, _ in unique.values()))
     ordered = sorted(
@@ -201,7 +201,7 @@ def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[Repor
 
 
 def _labels(name: str, method: str, data: str) -> tuple[str, str]:
-    """Full and short label of a configuration."""
+    """Return the full label and the short label of a configuration."""
     method = method.rpartition(":")[2]  # class of a custom method
     title = _METHODS.get(method, method)
     labels = {
@@ -223,7 +223,7 @@ def _labels(name: str, method: str, data: str) -> tuple[str, str]:
 
 
 def mean_scores(table: pd.DataFrame) -> Points:
-    """Mean scores and standard errors over the seeds in `Numbers.table`."""
+    """Compute mean scores and standard errors over the seeds in `Numbers.table`."""
     points: Points = {}
     groups: Any = table.groupby(["configuration", "amount"], sort=True)
     for (configuration, n), cells in groups:
@@ -237,9 +237,9 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """Comparisons of a study at the largest number of images, with intervals over classes, or else over images.
+    """Select a study's comparisons at the largest number of images, with intervals over classes, or else over images.
 
-    The comparison of a configuration with itself comes last; its baseline is the smallest number of images.
+    The last entries compare a configuration with itself at the smallest number of images.
     """
     by_id = {configuration.id: configuration for configuration in configurations}
     ranks: dict[tuple[str, str, str], tuple[bool, int, int]] = {}

@@ -1,4 +1,4 @@
-"""Data of the page's figures: scores, scaling curves, classes, feature maps and losses."""
+"""Data for the figures of a report: scores, scaling curves, classes, feature maps and losses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_POINTS = 600
 MAX_STEPS = 400
 """Maximum number of steps in the loss curves."""
 FORECAST_STEPS = 8
-"""Number of points of a curve between two forecasts, or between the measured range and the first forecast."""
+"""Number of curve points between two forecasts, and between the measured range and the first forecast."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class FittedCurve:
-    """A fitted curve in terms of accuracy, with its description and the formula of the error.
+    """A fitted curve of the accuracy, with a description and the formula for the error.
 
     Attributes:
         curve: points over the measured range and the forecasts.
-        begin: accuracy without synthetic images; None if it is unknown or there is no curve.
+        text: description of the trend.
+        formula: formula for the error; empty without a power law.
+        begin: accuracy without synthetic images; None if it is unknown or there are too few points for a curve.
     """
 
     curve: list[CurvePoint]
@@ -56,7 +58,7 @@ class FittedCurve:
 def payload(
     inputs: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
 ) -> dict[str, Any]:
-    """Collect the data of all figures as JSON values; missing parts and numbers that are not finite are None."""
+    """Collect the data for all figures as JSON values; missing parts and numbers that are not finite are None."""
     values = {
         "kind": inputs.kind,
         "base": inputs.base,
@@ -84,7 +86,7 @@ def payload(
 def fitted_curves(
     stored: Fits, configurations: Sequence[ReportConfiguration], efficiency: DataEfficiency | None = None
 ) -> dict[str, dict[str, FittedCurve]]:
-    """Convert the fits of a study from errors to accuracies: {configuration: {metric: curve}}."""
+    """Convert a study's fits from errors to accuracies, and return {configuration: {metric: curve}}."""
     fits: dict[str, dict[str, FittedCurve]] = {}
     level = coverage(stored.confidence_level)
     for configuration in configurations:
@@ -107,7 +109,7 @@ def fitted_curves(
 
 
 def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
-    """Points over the measured range and up to each forecast, where the band is interpolated linearly in log n."""
+    """Return curve points over the measured range and up to each forecast; bands are interpolated linearly in log n."""
     line, forecast = (
         [
             CurvePoint(point.n, 100 - point.error.estimate, 100 - point.error.high, 100 - point.error.low)
@@ -141,7 +143,7 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
     elif needed is None:
         sentence = f"accuracy rises {per_doubling}."
     elif not math.isfinite(needed.estimate):
-        sentence = "accuracy rises but has nearly levelled off; by this fit, no number of images adds another point."
+        sentence = "accuracy rises but has nearly levelled off; in the fit, no number of images adds another point."
     else:
         interval = ""
         if math.isfinite(needed.low):
@@ -163,21 +165,24 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
 
 
 def _efficiency_sentences(efficiency: DataEfficiency, metric: str, falls: bool) -> list[str]:
-    """Describe marginal value and real-image equivalent at the largest number of images."""
+    """Describe the marginal value and the real-image equivalent at the largest number of images."""
     sentences = []
     slopes, steps = efficiency.marginal.get(metric, ()), efficiency.exchange.get(metric, ())
     if falls and slopes and math.isfinite(slopes[-1].points_per_hour.estimate):
         gain = slopes[-1].points_per_hour.estimate
-        sentences.append(f"At {slopes[-1].n} per class, an hour of generation adds {gain:.2g} points.")
+        sentences.append(f"At {slopes[-1].n} images per class, an hour of generation adds {gain:.2g} points.")
     if steps:
         shots, per_real = steps[-1].shots.estimate, steps[-1].per_real.estimate
         images = f"{steps[-1].n} synthetic images per class"
         if not math.isfinite(shots):
-            sentences.append(f"{images} exceed any number of real images alone, by this fit.")
+            sentences.append(f"According to the fit, no number of real images alone is equivalent to {images}.")
         elif not math.isfinite(per_real):
-            sentences.append(f"{images} replace no real image.")
+            sentences.append(f"{images} do not replace any real image.")
         else:
-            sentences.append(f"{images} equal {shots:.1f} real images alone: {per_real:.1f} replace one real image.")
+            sentences.append(
+                f"{images} are equivalent to {shots:.1f} real images per class; {per_real:.1f} synthetic images "
+                "replace one real image."
+            )
     return sentences
 
 
@@ -190,9 +195,9 @@ def _rounded(number: float) -> str:
 
 
 def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
-    """Data of the class figure: names, numbers of test images, accuracies by configuration, and pairs to compare.
+    """Collect the data for the class figure: names, test images, accuracies by configuration, and pairs to compare.
 
-    Accuracies are means over seeds at the largest number of images of each configuration; None if unknown.
+    Accuracies are means over seeds at the largest number of images of each configuration. None without results.
     """
     table = numbers.table
     if table is None:
@@ -221,9 +226,9 @@ def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
 def _pairs(
     configurations: Sequence[ReportConfiguration], reference: ReportConfiguration | None
 ) -> list[tuple[str, str | None]]:
-    """Pairs of the class figure: the reference with each other configuration, then the others with zero-shot CLIP.
+    """List the comparisons in the class figure: the reference with each configuration, then these with zero-shot CLIP.
 
-    A single configuration has no baseline.
+    If there is only one configuration, its baseline is None.
     """
     if len(configurations) == 1:
         return [(configurations[0].id, None)]
@@ -248,7 +253,7 @@ _MEASURES = {
 
 
 def _map(inputs: Inputs) -> dict[str, Any] | None:
-    """Feature maps before and after training, with the domain shift as text; `domain` is 1 for synthetic images."""
+    """Collect feature maps before and after training, and the domain shift as text; `domain` is 1 for synthetic."""
     features = inputs.features
     if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
         return None
@@ -257,7 +262,7 @@ def _map(inputs: Inputs) -> dict[str, Any] | None:
         rows = features[features["model"] == model]
         if not len(rows):
             continue
-        # Evenly spaced rows, the same for both stages.
+        # Show evenly spaced rows, which are the same in both stages.
         shown = pd.concat(
             part.iloc[np.unique(np.linspace(0, len(part) - 1, min(len(part), MAX_POINTS)).round()).astype(int)]
             for _, part in rows.groupby("domain", sort=True)
@@ -284,7 +289,7 @@ def _map(inputs: Inputs) -> dict[str, Any] | None:
 
 
 def nearer(shift: StudyShift | None) -> str:
-    """Describe the effect of training on the domain shift; empty if it was not measured."""
+    """Describe the effect of training on the domain shift; return "" if it was not measured."""
     if shift is None:
         return ""
     before, after = round(shift.frozen.relative_distance, 2), round(shift.trained.relative_distance, 2)
@@ -297,7 +302,7 @@ def nearer(shift: StudyShift | None) -> str:
 
 
 def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Loss terms at `MAX_STEPS` evenly spaced steps or fewer; None for fewer than two steps."""
+    """Collect the loss terms at up to `MAX_STEPS` evenly spaced steps; return None for fewer than two steps."""
     rows = [row for row in rows if isinstance(row.get("step"), int)]
     rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]
     if len(rows) < 2:

@@ -1,4 +1,4 @@
-"""Thumbnails in the page, within a size limit: real and synthetic images of each class, and rejected images."""
+"""Thumbnails in the report, within a size limit: real and synthetic images of each class, and rejected images."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ SIDE = 64
 MAX_CLASSES = 200
 """Maximum number of classes with thumbnails."""
 PER_SIDE = (8, 6, 4, 3, 2, 1)
-"""Numbers of images per class and domain, in the order in which they are tried to stay below the size limit."""
+"""Numbers of images per class and domain; the first number that stays below the size limit is used."""
 BUDGET_BYTES = 850_000
-"""Maximum total size of the strips in bytes; base64 adds a third."""
+"""Maximum total size of the strips in bytes, before base64 encoding adds a third."""
 RIBBON = 15
 """Number of classes in the strip at the top of the page."""
 THUMBNAILS = 12
-"""Maximum number of rejected images shown per reason."""
+"""Maximum number of rejected images to show per reason."""
 
 
 @dataclass
 class Strip:
-    """Thumbnails of a class in one image (data URL `src`): `real` real ones, then `made` synthetic ones."""
+    """Thumbnails of a class in a single image (data URL `src`): `real` real images, then `made` synthetic images."""
 
     label: int
     name: str
@@ -48,7 +48,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class ImageStrips:
-    """Strips of all shown classes, the labels of the strip at the top, and the label that is selected initially."""
+    """Strips of all shown classes, labels of the strip at the top of the page, and initially selected label."""
 
     real: bool
     made: bool
@@ -59,7 +59,7 @@ class ImageStrips:
 
 @dataclass(frozen=True)
 class RejectStrip:
-    """Rejected images of one reason side by side, their total number, and the class names of the shown ones."""
+    """Images rejected for one reason, side by side, with their total number and the class names of the shown images."""
 
     reason: str
     count: str
@@ -70,10 +70,10 @@ class RejectStrip:
 
 
 def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | None:
-    """Make one strip per class; None without images. Unreadable images are left out with a note.
+    """Build one strip per class; return None if there are no images. A note reports unreadable images.
 
     Args:
-        inputs: files of the report. Real images are from the split train, otherwise from val or test.
+        inputs: content of the report's files. Real images are taken from the train split, or else from val or test.
         budget: maximum total size of the strips in bytes.
     """
     labels, dataset, synthetic = _spread(len(inputs.classnames), MAX_CLASSES), inputs.dataset, inputs.synthetic
@@ -81,17 +81,17 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
     real, lost_real = _thumbnails((), labels)
     try:
         real, lost_real = _thumbnails((splits[split] for split in SPLITS if split in splits), labels)
-    except Exception as error:  # keep the synthetic images
+    except Exception as error:  # continue with the synthetic images
         inputs.notes.append(f"The dataset's images are not available and are left out ({first_line(error)}).")
     try:
         made, lost_made = _thumbnails(() if synthetic is None else (synthetic,), labels)
         labels = [label for label in labels if real[label] or made[label]]
         sources: list[str] = []
-        for limit in PER_SIDE:  # as many images of each class as the size limit permits
+        for limit in PER_SIDE:  # use as many images per class as the size limit permits
             sources, size = _side_by_side([real[label][:limit] + made[label][:limit] for label in labels], SIDE, budget)
             if size <= budget:
                 break
-        else:  # one image of the first classes
+        else:  # even one image per class is too large, so omit the last classes
             limit, sources = PER_SIDE[-1], sources[:-1]
         strips = [
             Strip(label, inputs.classnames[label], None, source, len(real[label][:limit]), len(made[label][:limit]))
@@ -102,7 +102,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
             firsts = np.array([np.argmax(of_class == strip.label) for strip in prompted], dtype=np.int64)
             for strip, prompt in zip(prompted, synthetic.texts(firsts), strict=True):
                 strip.prompt = prompt
-    except Exception as error:  # keep the rest of the report
+    except Exception as error:  # continue with the other sections
         inputs.notes.append(f"The images could not be read and are left out ({error}).")
         return None
     if lost := lost_real + lost_made:
@@ -115,7 +115,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
 
 
 def _thumbnails(sets: Iterable[ImageSet], labels: Sequence[int]) -> tuple[dict[int, list[Image.Image]], int]:
-    """Make square thumbnails of the first images of each class, and count the unreadable images."""
+    """Create square thumbnails of the first images of each class, and count the unreadable images."""
     result: dict[int, list[Image.Image]] = {label: [] for label in labels}
     room, lost = dict.fromkeys(labels, PER_SIDE[0]), 0
     for images in sets if labels else ():
@@ -145,7 +145,7 @@ def _spread(count: int, limit: int) -> list[int]:
 
 
 def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: float = np.inf) -> tuple[list[str], int]:
-    """Data URL of each group's images side by side, up to the group that exceeds the size limit, and the total size."""
+    """Place each group's images side by side; stop after the size limit. Return the data URLs and the total size."""
     sources, size = [], 0
     for images in groups:
         strip = Image.new("RGB", (side * len(images), side))
@@ -161,7 +161,7 @@ def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: fl
 
 
 def reject_strips(inputs: Inputs) -> list[RejectStrip]:
-    """Thumbnails of rejected images by reason, the most frequent reason first."""
+    """Build strips of rejected images by reason, the most frequent reason first."""
     if inputs.synthetic is None or not any(name.endswith("_rejects.parquet") for name in inputs.set_files):
         return []
     try:
@@ -169,7 +169,7 @@ def reject_strips(inputs: Inputs) -> list[RejectStrip]:
         reasons = sorted(rejects, key=lambda reason: -inputs.rejects[reason])
         tiles = [[decode_image(reject.jpeg, "a reject") for reject in rejects[reason]] for reason in reasons]
         sources, _ = _side_by_side(tiles, REJECT_SIDE)
-    except Exception as error:  # parsers raise many types for damaged files
+    except Exception as error:  # parsers raise many exception types for corrupt files
         inputs.notes.append(f"The thumbnails of rejects could not be read and are left out ({error}).")
         return []
     names, strips = inputs.classnames, []

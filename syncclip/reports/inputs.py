@@ -1,4 +1,4 @@
-"""Read the files of a study, a run or a synthetic dataset for its report; each of them may be missing or damaged."""
+"""Files of a study, run or synthetic dataset that a report reads; any of them may be missing or corrupt."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Kind = Literal["study", "run", "set"]
 T = TypeVar("T")
 
 SIGNS: dict[Kind, str] = {"study": outputs.TABLE, "run": "results.json", "set": "plan.json"}
-"""Kind of a folder -> the file that identifies it, in order of precedence."""
+"""Kind of folder -> file that identifies the kind, in order of precedence."""
 ROOTS: dict[Kind, str] = {"study": outputs.STATE, "run": RECORD, "set": SIGNS["set"]}
-"""Kind of a folder -> the file whose owner is that of the folder's content."""
+"""Kind of folder -> file whose owner also owns the other files in the folder."""
 
 
 def _check_values(content: dict[str, Any]) -> dict[str, Any]:
-    """Reject integers beyond the range of floats, and class lists of the wrong type."""
+    """Raise an error for integers that exceed 64 bits and for class lists of the wrong type."""
     values: list[Any] = [content]
     for value in values:
         if isinstance(value, int) and abs(value) >= 1 << 63:
-            raise ValueError("it contains a number that is too large")
+            raise ValueError("it contains an integer that exceeds 64 bits")
         values.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
     for name, entry_type in (("classnames", str), ("per_class", dict)):
         entries = content.get(name) or []
@@ -53,15 +53,15 @@ _OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_check_values)])
 
 @dataclass
 class Inputs:
-    """Content of the files. Missing files leave defaults; `notes` reports missing and damaged ones.
+    """Content of the files for a report. Missing files leave default values; `notes` reports missing and corrupt files.
 
     Attributes:
         table: one row per finished run of the study.
-        results: run name -> content of results.json; the name of a single run is "".
-        record, history: run.json and metrics.jsonl of a single run.
-        plan: plan.json of the synthetic dataset.
-        owner, folder_owner: identity of the synthetic dataset, and of the folder's content.
-        shards, images, seconds, rejects: totals over the shard markers; `seconds` of generator time.
+        results: run name -> content of results.json; the name is "" if the report covers a single run.
+        record, history: content of run.json and metrics.jsonl of a single run.
+        plan: content of plan.json of the synthetic dataset.
+        owner, folder_owner: owner of the synthetic dataset, and owner of the files in the folder.
+        shards, images, seconds, rejects: totals over the shard markers; `seconds` is generator time.
     """
 
     url: str
@@ -95,16 +95,16 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
 
     def section(self, name: str) -> dict[str, Any]:
-        """A section of the recipe; {} if it is missing."""
+        """Return a section of the recipe; {} if it is missing."""
         section = self.recipe.get(name)
         return section if isinstance(section, dict) else {}
 
 
 def read_inputs(url: str) -> Inputs:
-    """Read the files of a folder or URL, or of the `study` folder in it. A damaged file becomes a note, not an error.
+    """Read the files in a folder or URL, or in its `study` subfolder. A corrupt file results in a note, not an error.
 
     Raises:
-        UserError: the folder contains neither a study, a run, nor a synthetic dataset.
+        UserError: the folder contains neither a study nor a run nor a synthetic dataset.
     """
     names = set(storage.listdir(url))
     if "study" in names and not names & set(SIGNS.values()):
@@ -113,12 +113,12 @@ def read_inputs(url: str) -> Inputs:
     kind = next((kind for kind, sign in SIGNS.items() if sign in names), None)
     if kind is None:
         reason = f"it has no {', '.join(SIGNS.values())}" if storage.exists(url) else "it doesn't exist"
-        raise UserError(f"cannot report on {url}: {reason}; give the folder of a study, a run or a synthetic dataset")
+        raise UserError(f"cannot report on {url}: {reason}; specify the folder of a study, run or synthetic dataset")
     inputs = Inputs(url, kind)
 
     owner = storage.read_owner(storage.join(url, ROOTS[kind])) if ROOTS[kind] in names else None
     inputs.folder_owner = owner or storage.NOBODY
-    storage.read_verified(storage.join(url, SIGNS[kind]), owner)  # raises if it is damaged
+    storage.read_verified(storage.join(url, SIGNS[kind]), owner)  # raises if it is corrupt
 
     def read(name: str, parse: Callable[[bytes], T], default: T, owner: str | None = owner) -> T:
         if name not in names:
@@ -141,21 +141,21 @@ def read_inputs(url: str) -> Inputs:
     elif kind == "run":
         inputs.results = {"": read("results.json", _parse_results, {})}
         inputs.record = read("run.json", _OBJECT.validate_json, {})
-        if METRICS in names:  # it has no checksum of its own
+        if METRICS in names:  # this file has no checksum of its own
             path = storage.join(url, METRICS)
             inputs.history = _parsed(inputs, METRICS, lambda: _history(inputs.record, storage.read_bytes(path)), [])
     _read_set(inputs)
     _read_dataset(inputs)
     try:
         missing = sorted({*(storage.read_contents(url) or ())} - names)
-        inputs.notes += [f"{name} is missing, though {CONTENTS} lists it." for name in missing]
+        inputs.notes += [f"{name} is missing, although it is listed in {CONTENTS}." for name in missing]
     except UserError as error:
         inputs.notes.append(f"{first_line(error)}.")
     return inputs
 
 
 def _read_results(inputs: Inputs) -> None:
-    """Read the results of a study's runs in one batch."""
+    """Read the results of all runs of a study in one batch."""
     cells = storage.join(inputs.url, outputs.CELLS)
     paths = {f"{cells}/{name}/{SIGNS['run']}": name for name in storage.listdir(cells)}
     states = {cell.cell: cell for cell in inputs.state.cells} if inputs.state else {}
@@ -175,7 +175,7 @@ def _read_results(inputs: Inputs) -> None:
 
 
 def _read_set(inputs: Inputs) -> None:
-    """Open the synthetic dataset: the one of the study or recipe, the folder itself, or one beside it."""
+    """Open the synthetic dataset: that of the study or recipe, or in the folder itself, its subfolder or its parent."""
     url = inputs.url.rstrip("/")
     parent = str(storage.local_path(url).resolve().parent) if storage.is_local(url) else url.rpartition("/")[0]
     root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")
@@ -199,8 +199,8 @@ def _read_set(inputs: Inputs) -> None:
                 images, shards = ShardSet(folder), list(markers(folder, owner=inputs.owner))
                 inputs.shards, inputs.images = len(shards), sum(marker.count for marker in shards)
                 if (planned := _planned_shards(inputs.plan)) > inputs.shards:
-                    missing = f"{planned - inputs.shards} of its {planned} shards are missing or damaged"
-                    inputs.notes.append(f"The synthetic dataset at {folder} is not complete: {missing}.")
+                    missing = f"{planned - inputs.shards} of its {planned} shards are missing or corrupt"
+                    inputs.notes.append(f"The synthetic dataset at {folder} is incomplete: {missing}.")
                 inputs.seconds = math.fsum(marker.seconds for marker in shards)
                 inputs.rejects.update(sum((Counter(marker.rejects) for marker in shards), Counter()))
                 inputs.synthetic = images
@@ -213,7 +213,7 @@ def _read_set(inputs: Inputs) -> None:
 
 
 def _planned_shards(plan: dict[str, Any]) -> int:
-    """Number of shards of a plan or of an imported set, as `Plan.shards`; 0 for an invalid one."""
+    """Return the number of shards in the plan of a generated or imported dataset; 0 if the plan is invalid."""
     try:
         amounts = plan["amounts"] if "amounts" in plan else [max(plan["counts"])]
         images = [(high - low) * len(plan["classnames"]) for low, high in pairwise((0, *amounts))]
@@ -223,11 +223,11 @@ def _planned_shards(plan: dict[str, Any]) -> int:
 
 
 def _read_dataset(inputs: Inputs) -> None:
-    """Load the dataset; class names are from it, from the study, or from the plan of the synthetic dataset."""
+    """Load the dataset, and set the class names from it, from the study, or from the plan of the synthetic dataset."""
     state = inputs.state
     dataset_name = (state.dataset if state else None) or inputs.plan.get("dataset")
     settings = inputs.section("dataset") or ({"name": dataset_name} if dataset_name else {})
-    if settings and not (state and state.datasets):  # in a suite, the report of each dataset shows its images
+    if settings and not (state and state.datasets):  # in a suite, only the report of each dataset shows images
         try:
             inputs.dataset = load_dataset(DatasetSettings(**settings))
         except Exception as error:
@@ -241,7 +241,7 @@ def _parsed(inputs: Inputs, name: str, parse: Callable[[], T], default: T) -> T:
     """Return the result of `parse`; if it fails, add a note and return the default."""
     try:
         return parse()
-    except Exception as error:  # parsers raise many types for damaged files
+    except Exception as error:  # parsers raise many exception types for corrupt files
         inputs.notes.append(f"{name} could not be read and is left out ({_reason(error)}).")
         return default
 
@@ -251,18 +251,18 @@ def _reason(error: Exception) -> str:
 
 
 def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:
-    """Parse the metrics of a run, and verify them against the checksum in its record if the run is finished."""
+    """Parse the metrics of a run; for a finished run, verify the checksum that is stored in its record."""
     if (record.get("logs") or {}).get(METRICS) not in (None, digest_of([data])):
         raise ValueError("its checksum does not match")
     return [*map(_OBJECT.validate_json, data.splitlines())]
 
 
 def _parse_results(data: bytes) -> dict[str, Any]:
-    """Parse the results of a run and require at least one metric."""
+    """Parse the results of a run, which must contain at least one metric."""
     results = _OBJECT.validate_json(data)
     metrics = [results[key] for key in METRIC_HEADINGS if results.get(key) is not None]
     if not metrics or not all(isinstance(value, int | float) for value in metrics):
-        raise ValueError("it has no metrics, or some are not numbers")
+        raise ValueError("it contains no metrics, or metrics that are not numbers")
     return results
 
 
@@ -272,7 +272,7 @@ def _parse_table(data: bytes) -> pd.DataFrame | None:
 
 
 def _parse_runs(data: bytes) -> pd.DataFrame | None:
-    """Parse a table of runs; columns of scores may be missing."""
+    """Parse a table of runs, in which columns with scores may be missing."""
     table: pd.DataFrame = storage.read_parquet(data).to_pandas()
     for name in ("cell", "configuration", "method", "data", "images_per_class"):
         if name not in table:

@@ -1,4 +1,4 @@
-"""Render a report as one self-contained HTML page."""
+"""Rendering of a report as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from syncclip.reports.table import costs, datasets_table, quality_table, runs_ta
 from syncclip.reports.verdict import verdict_on
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
-"""Scripts in execution order; later ones use earlier ones."""
+"""Scripts in execution order; later scripts use earlier ones."""
 SECTIONS = {
     "curve": "Curve",
     "methods": "Methods",
@@ -39,7 +39,7 @@ SECTIONS = {
     "appendix": "Results",
 }
 FONT = "inter.woff2"
-"""Font under the SIL Open Font License 1.1, see inter.LICENSE."""
+"""Font file, licensed under the SIL Open Font License 1.1; see inter.LICENSE."""
 FACE = (
     "@font-face { font-family: Inter; font-weight: 100 900; src: url(data:font/woff2;base64,FONT) format('woff2'); }\n"
 )
@@ -62,13 +62,13 @@ class StudyReport:
 
 
 def write_report(folder: str) -> StudyReport:
-    """Write a self-contained `report.html` into a folder, atomically. Parts whose files are missing are left out.
+    """Write a self-contained `report.html` to a folder, atomically. Sections without data are omitted.
 
     Args:
         folder: path or URL of a study, a run, or a synthetic dataset.
 
     Raises:
-        UserError: the folder contains none of these, or is not writable.
+        UserError: the folder contains no study, run or synthetic dataset, or is not writable.
     """
     inputs = read_inputs(folder)
     numbers = Numbers() if inputs.kind == "set" else gather_numbers(inputs)
@@ -80,7 +80,10 @@ def write_report(folder: str) -> StudyReport:
 
 
 def report(folder: str) -> str:
-    """Write a report (see `write_report`) and return its path or URL.
+    """Write a self-contained report of a study, run or synthetic dataset, and return its path or URL.
+
+    Args:
+        folder: path or URL, in which `report.html` is written.
 
     Examples:
         >>> from syncclip import report
@@ -91,7 +94,7 @@ def report(folder: str) -> str:
 
 
 def render_page(inputs: Inputs, numbers: Numbers) -> str:
-    """Render the report as HTML, with all content escaped."""
+    """Render the report as HTML; all content is escaped."""
     images = image_strips(inputs)
     tiles, bars = costs(inputs, numbers)
     values = payload(inputs, numbers, images, bars)
@@ -150,13 +153,13 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
 
     Args:
         template, scripts: file names in `assets`.
-        values: JSON data of the figures, with finite numbers only.
+        values: data of the figures, serialised as JSON; numbers must be finite.
         words: variables of the template.
     """
     assets = resources.files(__package__).joinpath("assets")
     text_of = {file.name: file.read_text(encoding="utf-8") for file in assets.iterdir() if file.name != FONT}
     font = base64.b64encode(assets.joinpath(FONT).read_bytes()).decode()
-    # Without "<", the JSON cannot close its script element.
+    # The JSON cannot close its script element if it contains no "<".
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
     text = re.sub(
         r"[^ -~]",
@@ -165,7 +168,7 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
     )
     try:
         version = importlib.metadata.version("syncclip")
-    except importlib.metadata.PackageNotFoundError:  # run from a clone
+    except importlib.metadata.PackageNotFoundError:  # not installed, but run from a clone
         version = "(not installed)"
     environment = Environment(
         loader=DictLoader(text_of), autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printed
@@ -180,17 +183,17 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
 
 
 def _printed(value: Any) -> Any:
-    """Escape unprintable characters in a value of the template, except in markup."""
+    """Escape unprintable characters in a template variable, except in markup."""
     return printable(value, "\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
-    """Line above the headline: the subject of the report."""
+    """Return the line above the headline, which describes the subject of the report."""
     state = inputs.state.name if inputs.state else None
     name = inputs.recipe.get("name") or state or inputs.record.get("name") or inputs.plan.get("dataset")
     parts = [{"study": "Study", "run": "Run", "set": "Synthetic dataset"}[inputs.kind], str(name or "")]
     if inputs.classnames:
-        parts.append(f"{counted(len(inputs.classnames), 'class', 'classes')}, {inputs.base} of them base")
+        parts.append(f"{counted(len(inputs.classnames), 'class', 'classes')} ({inputs.base} base)")
     shots = inputs.section("dataset").get("shots")
     if shots and inputs.kind != "set":
         parts.append(f"{counted(shots, 'real image')} per base class")
@@ -202,7 +205,7 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
 
 
 def _unfinished(inputs: Inputs) -> list[str]:
-    """Note about unfinished runs, with names and errors of failed ones; empty if all runs are finished."""
+    """Return a note about unfinished runs, with the names and errors of failed runs; empty if all are finished."""
     cells = inputs.state.cells if inputs.state else []
     failed = [cell for cell in cells if cell.status == "failed"]
     waiting = sum(cell.status == "waiting" for cell in cells)
@@ -210,7 +213,7 @@ def _unfinished(inputs: Inputs) -> list[str]:
         return []
     missing = [f"{waiting} {'is' if waiting == 1 else 'are'} waiting"] if waiting else []
     missing += [f"{len(failed)} failed"] if failed else []
-    sentence = f"Of {len(cells)} runs, {' and '.join(missing)}; the figures show the finished ones."
+    sentence = f"Of {len(cells)} runs, {' and '.join(missing)}; the figures show the finished runs."
     named = ", ".join(f"{cell.cell} ({cell.error or 'no reason given'})" for cell in failed[:MAX_FAILED])
     more = f", and {len(failed) - MAX_FAILED} more" if len(failed) > MAX_FAILED else ""
     return [f"{sentence} Failed: {named}{more}." if failed else sentence]

@@ -1,4 +1,4 @@
-"""Tables and tiles of the page, and the table in the terminal."""
+"""Tables and tiles in the HTML report, and the table for the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from syncclip.reports.inputs import Inputs
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
 _TERMINAL = ("base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm")
 _NARROW = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-"""Compact, so that the table fits into 80 columns."""
+"""Compact box style, with which the table fits into 80 columns."""
 _QUALITY = "stats.json"
 _SUITE = ("novel", "hm", "all_classes_hm")
 """Metrics shown for each dataset of a suite."""
@@ -30,7 +30,7 @@ _SUITE = ("novel", "hm", "all_classes_hm")
 
 @dataclass(frozen=True)
 class Tile:
-    """A labelled number."""
+    """A number with a label and a unit."""
 
     label: str
     number: str
@@ -39,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a stacked bar: `text` is the formatted value, `colour` a variable of the stylesheet."""
+    """Part of a stacked bar; `text` is the formatted value, and `colour` a variable in the stylesheet."""
 
     name: str
     value: float
@@ -49,7 +49,7 @@ class Part:
 
 @dataclass(frozen=True)
 class TableCell:
-    """Cell of a sortable table: text, sort key, and whether the text is left-aligned."""
+    """Cell of a sortable table: its text, its sort key, and whether the text is left-aligned."""
 
     text: str
     value: str | float
@@ -58,7 +58,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """Table of the page, and the tiles above it."""
+    """Table in the HTML report, and the tiles above it."""
 
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[TableCell]] = ()
@@ -66,7 +66,7 @@ class PageTable:
 
     @property
     def csv(self) -> str:
-        """Headings and sort keys as CSV."""
+        """Headings and sort keys of all cells, as CSV."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerows([self.columns, *([cell.value for cell in row] for row in self.rows)])
@@ -74,16 +74,16 @@ class PageTable:
 
 
 def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[Part]]]:
-    """Cost of a study, a run or a synthetic dataset, from cost.json or the shard markers.
+    """Collect the cost of a study, run or synthetic dataset from cost.json or from the shard markers.
 
     Returns:
-        Tiles, and the parts of two bars: `time` by process; `rejects` by reason, after the kept images. A bar with a
-        single part is empty.
+        Tiles, and the parts of two bars: `time` by process, and `rejects` by reason, which starts with the kept images.
+        A bar that would have only one part is empty.
     """
     synthesis, training, table = inputs.cost.synthesis, inputs.cost.training, numbers.table
     speed, speed_label = synthesis and synthesis.images_per_second, "images generated per second"
     if not speed and inputs.seconds:
-        speed, speed_label = inputs.images / inputs.seconds, "images per second and actor"
+        speed, speed_label = inputs.images / inputs.seconds, "images per second per actor"
     busy = synthesis.busy_share if synthesis else None
     hours = (synthesis and synthesis.hours) or inputs.seconds / 3600
     trained = training.cells or (0 if inputs.table is None else len(inputs.table))
@@ -125,14 +125,14 @@ def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[
 
 
 def _time(hours: float) -> tuple[str, str]:
-    """Format a duration, and return its unit."""
+    """Return a formatted duration and its unit."""
     if hours < 1.5 / 60:
         return f"{3600 * hours:.0f}", "s"
     return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")
 
 
 def runs_table(table: pd.DataFrame | None, configurations: Sequence[ReportConfiguration]) -> PageTable:
-    """Table of all runs of a study, in the order of the configurations."""
+    """Build the table of all runs of a study, in the order of the configurations."""
     if table is None or "seed" not in table:
         return PageTable()
     shown = [key for key in _COLUMNS if key in table]
@@ -157,9 +157,9 @@ def _percent_cell(value: float) -> TableCell:
 
 
 def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
-    """Table of a suite: each configuration's scores at its largest number of images, on average and by dataset.
+    """Build the table of a suite: scores at each configuration's largest number of images, on average and by dataset.
 
-    Covers runs that are finished on all datasets; None for a single dataset.
+    The table covers runs that are finished on every dataset. It is None for a single dataset.
     """
     table = inputs.datasets
     if table is None or inputs.table is None or not inputs.state:
@@ -184,7 +184,7 @@ def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
 
 
 def quality_table(inputs: Inputs) -> PageTable | None:
-    """Quality metrics of a synthetic dataset and of its classes, by ascending accuracy; None without stats.json."""
+    """Build the table of a synthetic dataset's quality, with classes by ascending accuracy; None without stats.json."""
     if inputs.synthetic is None or _QUALITY not in inputs.set_files:
         return None
     from syncclip.synthetic_sets.quality import SetQuality  # imports torch
@@ -218,7 +218,7 @@ def quality_table(inputs: Inputs) -> PageTable | None:
 
 
 def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
-    """Mean and standard error of each configuration at its largest number of images; counts of a synthetic dataset."""
+    """Build the terminal table: scores at each configuration's largest number of images, or counts of a dataset."""
     if inputs.kind == "set":
         table = Table(box=_NARROW, show_edge=False, show_header=False)
         classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
@@ -254,7 +254,7 @@ def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
 
 
 def _caption(numbers: Numbers) -> str:
-    lines = ["per cent, mean ± standard error over seeds"]
+    lines = ["in per cent; mean ± standard error over seeds"]
     for metric in ("hm", "all_classes_hm"):
         for pair in numbers.differences:
             if pair.metric == metric and pair.configuration == numbers.reference != pair.baseline:

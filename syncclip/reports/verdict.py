@@ -1,4 +1,4 @@
-"""Headline of a report: effect of synthetic images on novel classes, with its confidence interval."""
+"""Headline of a report: the effect of synthetic images on novel classes, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from syncclip.reports.inputs import Inputs
 HEADLINE_METRICS = ("all_classes_novel", "novel")
 CANDIDATES = {"all_classes_novel": "all classes as candidates", "novel": "only novel classes as candidates"}
 Card = tuple[Difference, dict[str, float]]
-"""A difference, and the positions of its interval bar in per cent of the width."""
+"""A difference, and the positions of the marks of its interval bar, in per cent of the bar's width."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Headline with its interval, explanatory sentences, and cards of differences."""
+    """Headline with its confidence interval, explanatory sentences, and cards with differences."""
 
     headline: str
     interval: str = ""
@@ -26,11 +26,11 @@ class Verdict:
 
 
 def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
-    """Make the headline of a study, a run or a synthetic dataset."""
+    """Write the headline for a study, a run or a synthetic dataset."""
     if inputs.kind == "study":
         if numbers.configurations:
             return judge(numbers.differences, numbers.points, numbers.reference)
-        return Verdict("No run of this study is finished yet.", sentences=["Run the same command to resume it."])
+        return Verdict("No run of this study is finished yet.", sentences=["Run the study again to resume it."])
     if inputs.kind == "run":
         return _run_verdict(numbers)
     if not inputs.images:
@@ -42,12 +42,13 @@ def verdict_on(inputs: Inputs, numbers: Numbers) -> Verdict:
 
 
 def judge(differences: Sequence[Difference], points: Points, reference: ReportConfiguration | None) -> Verdict:
-    """Make the headline of a study.
+    """Write the headline for a study.
 
-    It compares the reference configuration with training on real images only, or else with zero-shot CLIP.
+    It compares the reference configuration with training on real images only, or with zero-shot CLIP if there is
+    no such configuration.
     """
     if reference is None:
-        sentences = ["So it cannot measure their effect."]
+        sentences = ["The study therefore does not measure the effect of synthetic images."]
         return Verdict("No configuration of this study uses synthetic images.", sentences=sentences)
     pairs = [pair for pair in differences if pair.configuration == reference and pair.baseline != reference]
     real = [pair for pair in pairs if pair.baseline.data == "real"]
@@ -86,7 +87,7 @@ def _without_baseline(reference: ReportConfiguration, points: Points, cards: lis
 def _sentences(
     lead: Difference, effects: Sequence[Difference], pairs: Sequence[Difference], points: Points
 ) -> list[str]:
-    """Explain the headline; add the other metrics and the comparison with zero-shot CLIP."""
+    """Explain the headline, and add the other metrics and the comparison with zero-shot CLIP."""
     series = points.get(lead.configuration.id, {}).get(lead.metric, [])
     score = f" reaches {series[-1].mean:.1f}\u00a0% on novel classes and" if series else ""
     n = lead.n or (series[-1].n if series else 0)
@@ -98,18 +99,18 @@ def _sentences(
     harmonic = "all_classes_hm" if lead.metric == "all_classes_novel" else "hm"
     both = next((pair for pair in pairs if (pair.metric, pair.baseline) == (harmonic, lead.baseline)), None)
     if both is not None:
-        more.append(("In the harmonic mean with base classes, it is", both))
+        more.append(("For the harmonic mean with base classes, the difference is", both))
     zero = next((pair for pair in pairs if pair.metric == lead.metric and pair.baseline.method == "zeroshot"), None)
     if zero is not None and zero != lead:
         verb = {"gain": "is above", "loss": "is below", "unsure": "does not differ significantly from"}[zero.kind]
-        more.append((f"On novel classes it {verb} zero‑shot CLIP, which is not trained:", zero))
+        more.append((f"On novel classes, {lead.configuration.short} {verb} untrained zero‑shot CLIP:", zero))
     rest = " ".join(f"{start} {pair.size} points ({pair.interval})." for start, pair in more)
     caution = f"Interpret the intervals with caution: {lead.caution}." if lead.caution else ""
     return [sentence for sentence in (first, rest, caution) if sentence]
 
 
 def _cards(pairs: Sequence[Difference]) -> list[Card]:
-    """Cards of up to four differences of one metric, on a common scale."""
+    """Build cards for up to four differences of one metric, on a common scale."""
     shown: list[Difference] = []
     for metric in (*HEADLINE_METRICS, "all_classes_hm", "hm"):
         shown = shown or [pair for pair in pairs if pair.metric == metric][:4]
@@ -128,11 +129,11 @@ def _cards(pairs: Sequence[Difference]) -> list[Card]:
 
 def _run_verdict(numbers: Numbers) -> Verdict:
     if not numbers.configurations:
-        return Verdict("This run: no results for both splits.")
+        return Verdict("This run lacks results on base or novel classes.")
     configuration = numbers.configurations[0]
     scores = {metric: series[-1].mean for metric, series in numbers.points.get(configuration.id, {}).items()}
     if "hm" not in scores:
-        return Verdict(f"{configuration.label}: no results for both splits.")
+        return Verdict(f"{configuration.label} lacks results on base or novel classes.")
     trained = {
         "both": "on real and synthetic images of base classes and on synthetic images of novel classes",
         "real": "on real images of base classes only",
@@ -141,9 +142,9 @@ def _run_verdict(numbers: Numbers) -> Verdict:
     }.get(configuration.data)
     all_classes = scores.get("all_classes_hm")
     sentences = [
-        f"Trained {trained}." if trained else "Not trained.",
-        f"The harmonic mean is {scores['hm']:.1f}\u00a0% within the splits"
-        + (f", {all_classes:.1f}\u00a0% with all classes as candidates." if all_classes is not None else "."),
+        f"The method was trained {trained}." if trained else "The method was not trained.",
+        f"The harmonic mean is {scores['hm']:.1f}\u00a0% within split"
+        + (f" and {all_classes:.1f}\u00a0% with all classes as candidates." if all_classes is not None else "."),
     ]
     return Verdict(
         f"{configuration.label}: {scores['base']:.1f}\u00a0% on base, {scores['novel']:.1f}\u00a0% on novel classes.",

@@ -1,1 +1,1 @@
-"""Runs: a recipe goes in, the parts that it names come out built, and in the end what the trained method scores."""
+"""Runs: resolve a recipe, build its dataset, model and stream of batches, and evaluate the trained method."""

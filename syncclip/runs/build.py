@@ -1,4 +1,4 @@
-"""Build the parts of a run from its recipe: dataset, frozen CLIP with the method, stream of batches."""
+"""Build the parts of a run from its recipe: the dataset, the method with its frozen CLIP, and the batch stream."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from syncclip.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class RunParts:
-    """Parts of a run. The method is on its device, in evaluation mode, with initial prompts."""
+    """Parts of a run. The method is on its device and in evaluation mode, with untrained prompts."""
 
     dataset: Dataset
     backbone: Backbone
@@ -42,10 +42,10 @@ class RunParts:
 
 
 def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
-    """Load dataset and backbone, and build the method, initialised with the training's seed.
+    """Load the dataset and backbone, and build the method, initialised with the training seed.
 
     Args:
-        cache: cache of this process; its methods share one CLIP, and thus a device.
+        cache: cache of this process; all methods built with it share one CLIP model and its device.
     """
     storage.configure(recipe.storage.options)
     cache = cache or ModelCache()
@@ -62,7 +62,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
 def build_stream(
     recipe: Recipe, run: RunParts, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> MixedStream | None:
-    """Build this rank's stream of batches; None for a method without training."""
+    """Build the stream of batches for one rank; return None for a method without training."""
     cache = cache or ModelCache()
     training = recipe.training
     if not run.method.settings.data:
@@ -90,13 +90,13 @@ def build_stream(
 
 
 def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
-    """Current validation accuracy of the method in percent, with all classes as candidates."""
+    """Compute the method's current validation accuracy in per cent, with all classes as candidates."""
     numbers = results(predictions(recipe, run, "val"), run.method.classnames, len(run.dataset.base))
     return float(numbers["all_classes_accuracy"])
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
-    """Predict one of several parts of a split, see `predict`."""
+    """Predict the images in one of several parts of a split, see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
     return predict(
@@ -105,7 +105,7 @@ def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, part
 
 
 def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
-    """Fit the temperature of a run if the recipe enables calibration, see `fit_temperature`."""
+    """Fit the temperature on validation images if the recipe enables calibration, see `fit_temperature`."""
     if not recipe.evaluation.calibrate:
         return run
     images, batch, threads = run.dataset.split("val"), recipe.evaluation.batch_size, recipe.training.threads
@@ -115,31 +115,32 @@ def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
 
 TESTED: tuple[Split, ...] = ("val", "test")
 OPENING = ("synthetic", "shuffle_window", "max_corrupt_images", "verify_shards", "cache_bytes", "cache_folder")
-"""Settings of `training` on which opened synthetic datasets depend."""
+"""Settings in `training` that affect how synthetic datasets are opened."""
 
 
 class ModelCache:
-    """Cache of datasets, synthetic datasets, one CLIP and tested images for consecutive runs.
+    """Cache of datasets, synthetic datasets, one CLIP model and test images for consecutive runs.
 
-    Runs are bit-identical with and without it. Tested images are cached after decoding and cropping. Not thread-safe.
+    Results with and without the cache are bit-identical. Test images are decoded and cropped before caching.
+    Not thread-safe.
 
     Args:
-        keep_bytes: maximum memory of cached images; further images are decoded each time.
+        keep_bytes: maximum memory for cached images in bytes; further images are decoded each time.
     """
 
     def __init__(self, keep_bytes: int = 0) -> None:
         self.loads: dict[str, int] = {"dataset": 0, "sets": 0, "clip": 0, "image": 0}
-        """Number of cache misses by kind."""
+        """Number of cache misses by kind of object."""
         self._keep_bytes = keep_bytes
         self.room = keep_bytes
-        """Remaining memory for images in bytes."""
+        """Memory in bytes that remains for caching images."""
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None
         self._images: dict[tuple[str, str], dict[int, Image.Image]] = {}
 
     def dataset(self, settings: DatasetSettings) -> Dataset:
-        """Cached result of `load_dataset`."""
+        """Return the cached result of `load_dataset`."""
         key = _key(settings)
         if key not in self._datasets:
             self.loads["dataset"] += 1
@@ -147,7 +148,7 @@ class ModelCache:
         return self._datasets[key]
 
     def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-        """Cached result of `synthetic_sources`, until the files of a dataset change."""
+        """Return the cached result of `synthetic_sources`; datasets are opened again if their files have changed."""
         training = recipe.training.model_dump(include=set(OPENING))
         key = training, classes, [self._version(mixed.url) for mixed in mixed_sets(recipe.training)]
         if self._sets is None or self._sets[0] != key:
@@ -156,9 +157,9 @@ class ModelCache:
         return self._sets[1]
 
     def _version(self, url: str) -> object:
-        """Checksum of the index of a synthetic dataset if it matches the files, or else the sizes of all files.
+        """Return the checksum of a synthetic dataset's index if it matches the files, or else the sizes of all files.
 
-        The index matched when the run was resolved. It is compared with the files again for a dataset in the cache.
+        The index was compared with the files when the run was resolved. For a cached dataset, it is compared again.
         """
         checksum = current().listings.get(url)
         if checksum is not None and self._sets is not None:
@@ -167,7 +168,7 @@ class ModelCache:
         return checksum or storage.sizes(url)
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
-        """The cached CLIP, on the device of the last run; another CLIP replaces it."""
+        """Return the cached CLIP model, which is on the device of the last run; different settings replace it."""
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # free its memory first
             self._images.clear()
@@ -177,9 +178,9 @@ class ModelCache:
         return self._clip[1]
 
     def prepared(self, dataset: Dataset, settings: DatasetSettings, backbone: Backbone) -> Dataset:
-        """View of the dataset that caches tested images, cropped to the input size of the backbone.
+        """Return a view of the dataset that caches test images, cropped to the input size of the backbone.
 
-        Cropping does not change the result of `preprocess`.
+        Cropping before caching does not change the result of `preprocess`.
         """
         if not self._keep_bytes:
             return dataset
@@ -192,14 +193,14 @@ class ModelCache:
 
 
 class CachedImages(ImageView):
-    """View of images that are decoded once; images beyond the memory limit are decoded each time."""
+    """View that decodes each image once and caches it; images beyond the memory limit are decoded each time."""
 
     def __init__(self, cache: ModelCache, images: ImageSet, kept: dict[int, Image.Image], backbone: Backbone) -> None:
         super().__init__(images)
         self._cache, self._kept, self._backbone = cache, kept, backbone
 
     def image(self, row: int) -> Image.Image:
-        """RGB image of a row, cropped to the input size of the backbone."""
+        """Return the RGB image of a row, cropped to the input size of the backbone."""
         if row in self._kept:
             return self._kept[row]
         image = cut(super().image(row), self._backbone.preprocess)
@@ -212,19 +213,19 @@ class CachedImages(ImageView):
 
 
 def _key(settings: DatasetSettings) -> str:
-    """Cache key of a dataset, independent of its few-shot settings."""
+    """Return the cache key of a dataset, which does not depend on its few-shot settings."""
     return settings.model_copy(update={"shots": 1, "seed": None}).model_dump_json()
 
 
 def build_on_worker(spec: dict[str, Any], rank: int, world_size: int) -> TrainJob:
-    """Build one rank's job from the result of `to_spec`; runs on a worker."""
+    """Build the training job of one rank on a worker, from the result of `to_spec`."""
     return build_job(*from_spec(spec), rank, world_size)
 
 
 def build_job(
     recipe: Recipe, folder: RunFolder, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> TrainJob:
-    """Build one rank's job for a resolved run; raise a `UserError` if a required split is missing or corrupt."""
+    """Build the training job of one rank; raise a `UserError` if a required split is missing or corrupt."""
     run = build_parts(recipe, cache)
     run.dataset.split(recipe.evaluation.split)  # raises now instead of after the training
     settings = recipe.methods.of(recipe.training.method)

@@ -1,4 +1,4 @@
-"""Classes and CLIP of a run, stored in its folder so that inference does not require the dataset."""
+"""Description of a run's classes and CLIP model, stored in its folder so that inference does not need the dataset."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RECORD, RunFolder
 
 CLASSES = "classes.json"
 FILES = (RECIPE, PROMPTS, RECORD, CLASSES, RESULTS)
-"""Files of a run that inference uses; the first three are required."""
+"""Files of a run that are used for inference; the first three are required."""
 
 
 class RunClasses(Settings):
-    """Content of `classes.json`. Labels are positions in `classnames`, which lists the base classes first."""
+    """Content of `classes.json`. A label is a position in `classnames`, which lists the base classes first."""
 
     format: Literal[1] = 1
     dataset: str
@@ -35,11 +35,11 @@ class RunClasses(Settings):
     only: Annotated[list[int], MANY] | None = None
     """Labels of the candidate classes; None: all classes."""
     clip: str
-    """Name and pretrained tag of the CLIP."""
+    """Name and pretrained tag of the CLIP model."""
     clip_sha256: str | None = None
-    """Checksum of the CLIP's weights, `Backbone.sha256`; None: unknown."""
+    """Checksum of the CLIP weights, see `Backbone.sha256`; None: unknown."""
     temperature: float = Field(1.0, gt=0)
-    """Divisor of the logits before the softmax."""
+    """Calibration temperature, by which logits are divided before the softmax."""
     preprocess: dict[str, Any] = Field(default={})
     """Preprocessing settings in open_clip's format: size, mean, std, interpolation and resize_mode."""
 
@@ -47,7 +47,7 @@ class RunClasses(Settings):
     def _check_labels(self) -> RunClasses:
         count, only = len(self.classnames), self.only
         if self.base_count > count or (only is not None and not (only and {*only} <= {*range(count)})):
-            raise ValueError(f"base_count or only contains labels outside the {count} classes")
+            raise ValueError(f"base_count or only refers to labels outside the {count} classes")
         return self
 
     @property
@@ -59,7 +59,7 @@ class RunClasses(Settings):
 def describe(
     recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None, temperature: float = 1.0
 ) -> RunClasses:
-    """Describe dataset and CLIP of a run; without a backbone, checksum and preprocessing of the CLIP are omitted."""
+    """Describe the dataset and CLIP model of a run; without `backbone`, its checksum and preprocessing are omitted."""
     return RunClasses(
         dataset=dataset.name,
         classnames=dataset.classnames,
@@ -74,12 +74,12 @@ def describe(
 
 
 def clip_of(recipe: Recipe) -> str:
-    """Name and pretrained tag of a recipe's CLIP."""
+    """Return the name and pretrained tag of the CLIP model in a recipe."""
     return ", ".join(filter(None, (recipe.backbone.name, recipe.backbone.pretrained)))
 
 
 def read_classes(folder: RunFolder) -> RunClasses:
-    """Read the `classes.json` of a run; raise a `UserError` if it is corrupt, or missing before an evaluation."""
+    """Read the `classes.json` of a run, which an evaluation writes; raise a `UserError` if it is missing or corrupt."""
     classes = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
     if classes is None:
         raise UserError(f"{folder.path(CLASSES)} is missing; evaluate the run once: `syncclip evaluate {folder.url}`")
@@ -87,10 +87,10 @@ def read_classes(folder: RunFolder) -> RunClasses:
 
 
 def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses]:
-    """Load the trained method of a finished run on the CPU, and its classes.
+    """Load the trained method of a finished run on the CPU, and read its classes.
 
     Raises:
-        UserError: see `read_classes`; or the CLIP is missing, or differs from that of the training.
+        UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or not the one used for training.
     """
     storage.configure(recipe.storage.options)
     classes, backbone = read_classes(folder), load_backbone(recipe.backbone)
@@ -100,7 +100,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
         difference = f"preprocessing ({changed[0]})" if changed else "weights or activations"
         raise UserError(
             f"{folder.url}: CLIP {recipe.backbone.name!r} differs from that of the training in its {difference}; "
-            "restore it, or set its path with `backbone` (--backbone)"
+            "restore the original model, or set its path with `backbone` (--backbone)"
         )
     method = build_for(recipe, PromptedClip(backbone), classes)
     load_prompts(folder, method)
@@ -108,7 +108,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
 
 
 def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method:
-    """Build the untrained method of a run for given classes."""
+    """Build the method of a run, untrained, for the given classes."""
     if recipe.training.data == "all_real":  # all classes are base classes
         classes = classes.model_copy(update={"base_count": len(classes.classnames)})
     name = recipe.training.method
@@ -116,10 +116,13 @@ def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method
 
 
 def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> None:
-    """Load the prompts of a run into its method for other classes, which messages describe as `whose`.
+    """Load the learned prompts of a run into its method, built for other classes.
+
+    Args:
+        whose: description of the other classes for messages.
 
     Raises:
-        UserError: the learned parameters are class-specific, or have other shapes.
+        UserError: the learned parameters are class-specific or have different shapes.
     """
     if _is_class_specific(recipe, method):
         raise UserError(
@@ -132,8 +135,8 @@ def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> No
     )
     if differing := sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)):
         raise UserError(
-            f"{run.path(PROMPTS)}: {differing[0]} has another shape for {whose}, since long class names limit the "
-            "learned tokens; train with initial_words or fewer text_tokens"
+            f"{run.path(PROMPTS)}: {differing[0]} has a different shape for {whose}, because long class names limit "
+            "the number of learned tokens; train again with initial_words or with fewer text_tokens"
         )
     method.load_state_dict(prompts)
     method.known = 0

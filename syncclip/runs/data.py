@@ -1,4 +1,4 @@
-"""Training data of a run: check completeness and classes, and open the datasets."""
+"""Training data of a run: check that datasets are complete and have the right classes, and open them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from syncclip.training.settings import MixedDataset, TrainingSettings
 
 
 class SetCache:
-    """Cache of the content of synthetic and other datasets, for runs that are resolved together."""
+    """Cache of the plans, shard lists and class names of datasets, for runs that are resolved together."""
 
     def __init__(self) -> None:
         self.holds_set = cache(holds_set)
@@ -36,21 +36,21 @@ class SetCache:
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:
-        """Class names of a dataset, in the order of their ids."""
+        """Return the class names of a dataset, in the order of their ids."""
         return self._classnames(dataset.model_dump_json())
 
 
 def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
-    """Return images per class and identity of the synthetic images at `url` that a run of this recipe uses.
+    """Return the number per class and the identity of the synthetic images that a run uses from the dataset at `url`.
 
     The identity is a hash of everything that determines these images; it does not change when the dataset grows.
 
     Raises:
-        UserError: the synthetic dataset has other classes, too few images, or missing shards.
+        UserError: the synthetic dataset has different classes, too few images, or missing shards.
     """
     plan = sets.plan(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic set found; run `syncclip synth {recipe.argument} --out {url}`")
+        raise UserError(f"{url}: no synthetic dataset found; run `syncclip synth {recipe.argument} --out {url}`")
     _require_same(plan.classnames, sets.classnames(recipe.dataset), url, recipe)
     count = recipe.training.images_per_class or plan.images_per_class
     command = f"`syncclip synth {recipe.argument} --out {url} synthesis.images_per_class={count}`"
@@ -63,8 +63,8 @@ def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
     if missing := [shard for shard in shards if shard not in existing]:
         names = few(map(shard_name, missing))
         raise UserError(
-            f"{url}: {len(missing)} of {len(shards)} shards are missing or truncated ({names}); complete the set with "
-            f"{command}"
+            f"{url}: {len(missing)} of {len(shards)} shards are missing or truncated ({names}); complete the dataset "
+            f"with {command}"
         )
     require_content(plan, url)
     amounts = [*(amount for amount in plan.amounts if amount < count), count]
@@ -72,16 +72,19 @@ def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
 
 
 def teacher_part(recipe: Recipe, sets: SetCache) -> tuple[int, str]:
-    """Return dimension of the class vectors and checksum of the teacher of a run with a resolved synthetic dataset.
+    """Return the dimension of the teacher's class vectors and the teacher's checksum.
+
+    Args:
+        recipe: recipe with a resolved synthetic dataset.
 
     Raises:
-        UserError: the run has several synthetic datasets, or the teacher has other classes or shards.
+        UserError: the recipe has several synthetic datasets, or the teacher has different classes or shards.
     """
     training, url = recipe.training, str(recipe.training.teacher)
     if not isinstance(training.synthetic, str):
         raise UserError(
-            "training.teacher: requires a single synthetic set, but training.synthetic is a list; combine its sets "
-            "with `syncclip shards merge`"
+            "training.teacher: requires a single synthetic dataset, but training.synthetic is a list; combine its "
+            "datasets with `syncclip shards merge`"
         )
     teacher, plan = sets.teacher(url), sets.plan(training.synthetic)
     assert plan is not None, "the synthetic dataset is resolved"
@@ -98,10 +101,10 @@ def teacher_part(recipe: Recipe, sets: SetCache) -> tuple[int, str]:
 
 
 def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]]:
-    """Few-shot samples of the dataset and of the datasets in `training.real`.
+    """Return the few-shot samples of the recipe's dataset and of the datasets in `training.real`.
 
     Raises:
-        UserError: a dataset is missing or has other classes.
+        UserError: a dataset is missing or has different classes.
     """
     classes: Literal["base", "all"] = "all" if recipe.training.data == "all_real" else "base"
     datasets = [(dataset, 1.0)]
@@ -125,7 +128,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
     """Open the synthetic datasets of a resolved recipe.
 
     Raises:
-        UserError: a dataset is empty, corrupt or has other classes, or the shuffle window exceeds the cache.
+        UserError: a dataset is empty, corrupt or has different classes, or the shuffle window exceeds the cache.
     """
     training = recipe.training
     shards = shard_cache(training)
@@ -139,14 +142,14 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
 
 
 def shard_cache(training: TrainingSettings) -> ShardCache:
-    """Cache of remote shards in a folder that all workers of a machine share."""
+    """Open the cache of remote shards, whose folder all workers of a machine share."""
     default = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # one folder per user
     folder = default if training.cache_folder is None else storage.local_path(training.cache_folder).resolve()
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.verify_shards)
 
 
 def read_through(dataset: Dataset, cache: ShardCache) -> Dataset:
-    """View of the dataset that reads sharded splits through a cache."""
+    """Return a view of the dataset that reads sharded splits through a cache."""
     return dataset.with_images(lambda _, images: images.through(cache) if isinstance(images, ShardSet) else images)
 
 
@@ -154,8 +157,8 @@ def _require_same(names: Sequence[str], expected: Sequence[str], source: str, re
     if list(names) != list(expected):
         difference = first_difference(names, expected)
         raise UserError(
-            f"{source}: its {len(names)} classes differ from the {len(expected)} of {recipe.dataset.name!r}"
-            f"{difference}; set another with training.synthetic=DIR"
+            f"{source}: its {len(names)} classes differ from the {len(expected)} classes of dataset "
+            f"{recipe.dataset.name!r}{difference}; use a dataset with the same classes in the same order"
         )
 
 
@@ -166,9 +169,9 @@ def _check_room(sets: Sequence[ShardSet], training: TrainingSettings) -> None:
         if not storage.is_local(images.url):
             shards = sorted((stats.bytes for stats in images.shards.values()), reverse=True)
             window = training.shuffle_window
-            needed += sum(shards if window is None else shards[: window + 1])  # and the prefetched next one
+            needed += sum(shards if window is None else shards[: window + 1])  # one more for the prefetched shard
     if 0 < training.cache_bytes < needed:
         raise UserError(
-            f"training.cache_bytes is {training.cache_bytes:,}, but the shards in use take {needed:,}; reduce "
-            "training.shuffle_window, increase the cache, or set it to 0 to fetch single images"
+            f"training.cache_bytes is {training.cache_bytes:,}, but the shards in use take {needed:,} bytes; increase "
+            "training.cache_bytes, reduce training.shuffle_window, or set training.cache_bytes=0 to fetch single images"
         )

@@ -1,6 +1,6 @@
 """Evaluation of a finished run on its own dataset, and of its prompts on other datasets (transfer).
 
-Workers of a Ray cluster can share the images; results are bit-identical to those of a single process.
+The images can be divided among the workers of a Ray cluster; results are bit-identical to those of a single process.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results
 
 TRANSFER = "transfer"
-"""Subfolder of a run for results on other datasets."""
+"""Subfolder of a run folder for results on other datasets."""
 
 RETRIES = 4
-"""Number of retries of a Ray task after its process or machine is lost."""
+"""Number of retries of a Ray task whose process or machine was lost."""
 
 
 def scored(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Return the results of a finished run on its dataset; evaluate it if they are missing or have other settings.
+    """Return the results of a finished run on its dataset; evaluate the run if they are missing or outdated.
 
-    Also evaluates the run on the datasets of `evaluation.transfer` whose results are missing.
+    Results are outdated if they were computed with other evaluation settings. The run is also evaluated on each dataset
+    in `evaluation.transfer` without results.
 
     Args:
-        workers: number of cluster workers that share the images; None: evaluate in this process.
+        workers: number of workers among which the images are divided; None: evaluate in this process.
     """
     numbers = results_of(recipe, folder) or score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder):
@@ -52,7 +53,7 @@ def scored(
 def score(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Evaluate a finished run on its own dataset and write the results to its folder."""
+    """Evaluate a finished run on its own dataset, and write the results to its folder."""
     parts = build_parts(recipe, cache)
     load_prompts(folder, parts.method)
     parts = calibrated(recipe, parts)
@@ -81,19 +82,19 @@ def transfer(
 
 
 def transfer_results(folder: RunFolder, name: str) -> dict[str, Any]:
-    """Read the results of `transfer` on one dataset."""
+    """Read the results of `transfer` for one dataset."""
     return read_results(storage.join(transfer_url(folder.url, name), RESULTS), results_owner(folder, name))
 
 
 def results_owner(folder: RunFolder, transfer: str | None = None) -> str:
-    """Identity of a run's results and predictions on its own or another dataset, see `storage.checksums`."""
+    """Return the owner of a run's results on its own dataset or on a transfer dataset, see `storage.checksums`."""
     if transfer is None:
         return folder.owner
     return storage.identity(f"{folder.owner}/{transfer_url('', transfer)}")
 
 
 def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -> dict[str, Any] | None:
-    """Read the results of a run on its own or another dataset; None if they are missing or have other settings."""
+    """Read a run's results on its own or a transfer dataset; return None if they are missing or settings changed."""
     url = folder.url if transfer is None else transfer_url(folder.url, transfer)
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
@@ -103,12 +104,12 @@ def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -
 
 
 def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
-    """List the datasets of `evaluation.transfer` without results."""
+    """List the datasets in `evaluation.transfer` for which there are no results."""
     return [name for name in recipe.evaluation.transfer if results_of(recipe, folder, name) is None]
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether a resolved run is complete: trained, evaluated on all of its datasets, and with a list of its files."""
+    """Whether a resolved run is complete: trained, evaluated on all of its datasets, and with a contents file."""
     if not folder.finished(folder.open()) or not storage.exists(folder.path(CONTENTS)):
         return False
     return results_of(recipe, folder) is not None and not missing_transfers(recipe, folder)
@@ -117,10 +118,10 @@ def done(recipe: Recipe, folder: RunFolder) -> bool:
 def _evaluate(
     recipe: Recipe, folder: RunFolder, parts: RunParts, dataset: str | None, workers: int | None
 ) -> dict[str, Any]:
-    """Predict the images of the split, and write predictions and results.
+    """Predict all images of the evaluation split, and write the predictions and results.
 
     Args:
-        dataset: name of a transfer dataset; None: the run's own dataset.
+        dataset: name of the transfer dataset; None: the run's own dataset.
     """
     url = folder.url if dataset is None else transfer_url(folder.url, dataset)
     owner = results_owner(folder, dataset)
@@ -144,20 +145,20 @@ def _evaluate(
 
 
 def transfer_url(run_url: str, name: str) -> str:
-    """Folder for the results on another dataset, named after the last part of its path."""
+    """Return the folder for the results on a transfer dataset, named after the last component of its path."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
 def shared_predictions(
     recipe: Recipe, prompts: bytes, workers: int, images: int, temperature: float = 1.0
 ) -> Predictions:
-    """Predict all images of a run's split with Ray tasks; each task is a pure function, so lost ones are retried.
+    """Predict all images of the evaluation split with Ray tasks, which are pure functions and can be retried.
 
     Args:
-        recipe: recipe of the run, with the tested dataset.
+        recipe: recipe of the run, with the dataset to test.
         prompts: content of the run's safetensors file.
-        workers: number of tasks; they queue on a small cluster.
-        images: total number of images.
+        workers: number of tasks; if the cluster is too small to run them concurrently, some wait.
+        images: number of images in the split.
     """
     import ray
 
@@ -180,7 +181,7 @@ def shared_predictions(
 def predict_part(
     recipe: Recipe, prompts: bytes, part: int, parts: int, session: Session, temperature: float = 1.0
 ) -> Predictions:
-    """Predict one part of the images; runs on a worker."""
+    """Predict one of several parts of the images; this is the body of a Ray task."""
     with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))

@@ -1,4 +1,4 @@
-"""Resolve a recipe to a run: synthetic datasets, identity and folder."""
+"""Resolve a recipe to a run: find its synthetic datasets, and determine its identity and folder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
 
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
-    """Return recipe and folder of the finished run at a path or URL; raise a `UserError` without a finished run."""
+    """Return the recipe and folder of the finished run at a path or URL; raise a `UserError` if there is none."""
     if run.startswith(PREFIX):
-        raise UserError(f"{run}: this command requires a local run; `hf download` the repository and use its copy")
+        raise UserError(f"{run}: this command requires a local run; get a copy with `hf download`")
     hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
     run = absolute(run)
     recipe = storage.join(run, RECIPE)
@@ -31,16 +31,16 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
     if record is None:
         raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in another folder")
     folder = RunFolder(run, record.name, record.recipe_hash)
-    storage.read_verified(recipe, folder.owner)  # raises if the recipe is of another run
+    storage.read_verified(recipe, folder.owner)  # raises if the recipe belongs to another run
     return Recipe.load(recipe, overrides, own=False), folder
 
 
 def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
-    """Return recipe and folder of a finished run for reading, and a URL that is valid on any machine.
+    """Return the recipe and folder of a finished run for reading, and a URL that is valid on any machine.
 
     Args:
-        run: folder or URL, or `hf://owner/name[@revision]` on the Hugging Face Hub. Files from the Hub are cached, and
-            the storage options of their recipe are ignored.
+        run: folder, URL, or `hf://owner/name[@revision]` on the Hugging Face Hub. Files from the Hub are cached, and
+            storage options in their recipe are ignored.
     """
     from syncclip.runs.classes import FILES  # imports torch
 
@@ -56,11 +56,13 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
     """Find the synthetic dataset of a recipe: `training.synthetic`, or else in `out` or the default folder of `synth`.
 
     Raises:
-        UserError: there is none, or the recipe lists several.
+        UserError: no synthetic dataset was found, or the recipe lists several.
     """
     specified = recipe.training.synthetic
     if isinstance(specified, tuple):
-        raise UserError("training.synthetic must be a single set here; combine several with `syncclip shards merge`")
+        raise UserError(
+            "training.synthetic must be a single dataset, not a list; combine several with `syncclip shards merge`"
+        )
     if specified is not None:
         candidates = [specified, storage.join(specified, "synthetic")]
     else:
@@ -71,18 +73,18 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
         if sets.holds_set(url):
             return url
     raise UserError(
-        f"there is no synthetic set in {' or '.join(candidates)}; first run `syncclip synth {recipe.argument} --out "
-        f"{candidates[0]}`, or set training.synthetic=DIR"
+        f"there is no synthetic dataset in {' or '.join(candidates)}; first run `syncclip synth {recipe.argument} "
+        f"--out {candidates[0]}`, or set training.synthetic=DIR"
     )
 
 
 def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> tuple[Recipe, RunFolder]:
-    """Fill in the synthetic dataset and number of images of a recipe, and determine the folder of the run.
+    """Fill in the synthetic dataset and number of images of a recipe, and determine the run folder.
 
-    The folder's hash covers everything that determines the run: the recipe and the synthetic images used.
+    The hash of the run folder covers everything that determines the run: the recipe and the synthetic images used.
 
     Args:
-        out: folder or URL of the run; None: the default folder.
+        out: folder or URL of the run; by default a folder below `<storage.root>/<name>/runs`.
         sets: cache for runs that are resolved together.
     """
     storage.configure(recipe.storage.options)
@@ -101,7 +103,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
     else:
         recipe = recipe.with_values({"training.teacher": None})
     training = recipe.training
-    method = training.method.rpartition(":")[2]  # without the module, as ':' is special in paths and URLs
+    method = training.method.rpartition(":")[2]  # without the module, because ':' is special in paths and URLs
     parts = [method, training.data, training.images_per_class, f"seed{training.seed}"]
     name = "-".join(str(part) for part in parts if part is not None)
     run_hash = digest([recipe.hash, identity])
@@ -110,7 +112,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
 
 
 def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe, str]:
-    """Fill in the synthetic datasets of a recipe; also return the identity of the images used."""
+    """Fill in the synthetic datasets of a recipe, and return it with the identity of the images used."""
     mixed = recipe.training.synthetic
     if not isinstance(mixed, tuple):
         url = find_synthetic(recipe, out, sets)
@@ -133,13 +135,13 @@ def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe
     if "teacher_dim" in type(settings).model_fields:
         key = f"methods.{name if name in type(recipe.methods).model_fields else 'custom'}.teacher_dim"
         if settings.model_dump()["teacher_dim"] not in (None, dim):
-            raise UserError(f"{key}: the class vectors in {url} have dimension {dim}; omit the key")
+            raise UserError(f"{key}: the class vectors in {url} have dimension {dim}; omit this setting")
         recipe = recipe.with_values({key: dim})
     return recipe, digest([identity, teacher_digest])
 
 
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
-    """Convert a resolved run to plain data for another process, see `from_spec`."""
+    """Convert a resolved run to serialisable data for another process, see `from_spec`."""
     location = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
     return {"recipe": recipe.model_dump(mode="json"), **location}
 
@@ -156,7 +158,7 @@ def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Make the local paths of a recipe absolute, since Ray Train's workers have another working folder."""
+    """Make the local paths of a recipe absolute, because Ray Train workers have a different working directory."""
     dataset, backbone = recipe.dataset, recipe.backbone
     custom = dataset.root is None and not is_dataset_name(dataset.name)
     paths = {

@@ -1,1 +1,1 @@
-"""Studies: grids of configurations, images per class and seeds, with runs, scaling curves, comparisons and tables."""
+"""Studies: runs over a grid of configurations, images per class and seeds, with scaling curves and comparisons."""

@@ -1,4 +1,4 @@
-"""Scaling curves, data efficiency and paired comparisons from the predictions of finished trainings."""
+"""Scaling curves, data efficiency and paired comparisons, computed from the predictions of finished runs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from syncclip.training.run_folder import RunFolder
 
 SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
-"""Fixed seed, so that a repeated analysis writes the same bytes."""
+"""Seed of the resampling; it is fixed so that a repeated analysis writes identical bytes."""
 
 REAL_ONLY_METHOD = {"syncclip": "ivlp"}
-"""Method -> the method to which it reduces on real images only."""
+"""Method -> the method to which it is equivalent when trained on real images only."""
 
 Point = tuple[Configuration, int | None]
-"""A configuration and its number of synthetic images per class; None without synthetic images."""
+"""A configuration, and a number of synthetic images per class, which is None without synthetic images."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Outcomes of all finished trainings.
+    """Outcomes of all finished runs.
 
     Attributes:
         cells: (configuration, images per class, seed) -> outcomes of the run on each dataset.
@@ -51,12 +51,12 @@ class Evidence:
     _resamples: dict[Hashable, Resamples] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, configuration: Configuration) -> list[Point]:
-        """The configuration at each number of images with a finished training, in ascending order."""
+        """Return a point for each number of images at which a configuration has a finished run, in ascending order."""
         amounts = {n for name, n, _ in self.cells if name == configuration.name}
         return [(configuration, n) for n in sorted(amounts, key=lambda n: n or 0)]
 
     def seeds(self, points: Iterable[Point]) -> list[int | None]:
-        """Seeds that are finished at every point, in ascending order."""
+        """List the seeds whose runs are finished at every point, in ascending order."""
         finished = [
             {seed for name, n, seed in self.cells if (name, n) == (configuration.name, at)}
             for configuration, at in points
@@ -64,7 +64,7 @@ class Evidence:
         return sorted(set.intersection(*finished), key=lambda seed: seed or 0)
 
     def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Outcomes]:
-        """Outcomes of several seeds at a point, one entry per dataset; an untrained configuration has a single run."""
+        """Stack the outcomes of several seeds at a point, by dataset; an untrained configuration has a single run."""
         configuration, n = point
         runs = [self.cells[configuration.name, n, seed] for seed in (seeds if configuration.trained else [None])]
         keys = ("within_split", "all_classes", "base_score")
@@ -74,7 +74,7 @@ class Evidence:
         ]
 
     def resampled(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Resampled:
-        """All metrics at a point, for each seed and in each of `count` resamples, which all points share; cached."""
+        """Compute (or look up) all metrics at a point, for each seed and for `count` resamples shared by all points."""
         key = (point[0].name, point[1], *seeds, unit, count)
         if key not in self._metrics:
             outcomes = self.stack(point, seeds)
@@ -87,13 +87,13 @@ class Evidence:
     def _make_resamples(self, seeds: int, tested: Sequence[Outcomes], unit: Unit, count: int) -> Resamples:
         key = (seeds, unit, count, *((part.base, part.label.tobytes()) for part in tested))
         if key not in self._resamples:
-            self._resamples.clear()  # 200 MB each for tens of thousands of images
+            self._resamples.clear()  # an entry takes 200 MB for tens of thousands of images
             self._resamples[key] = make_resamples(seeds, tested, count, np.random.default_rng(BOOTSTRAP_SEED), unit)
         return self._resamples[key]
 
 
 def gather(finished: Sequence[tuple[Cell, RunFolder]], configurations: Sequence[Configuration], base: int) -> Evidence:
-    """Read the predictions of the finished trainings on a dataset with `base` base classes."""
+    """Read the predictions of the finished runs on a dataset with `base` base classes."""
     cells = {}
     for cell, run in finished:
         rows = Predictions.read(run.path(PREDICTIONS), run.owner)
@@ -105,16 +105,16 @@ def gather(finished: Sequence[tuple[Cell, RunFolder]], configurations: Sequence[
 
 
 def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -> Evidence:
-    """Join the evidence of a suite's datasets; trainings that are not finished on all of them are left out."""
+    """Join the evidence of a suite's datasets; runs that are not finished on every dataset are left out."""
     keys = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
     return Evidence(configurations, {key: tuple(part.cells[key][0] for part in parts) for key in keys})
 
 
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
-    """Errors of each configuration with synthetic images: {configuration: {metric: Series}}.
+    """Return the errors of each configuration with synthetic images as {configuration: {metric: Series}}.
 
-    A series starts at 0 images with the configuration from `origin`, if there is one. Only seeds that are finished at
-    every number of images count, so that all points of a curve share the same shots.
+    If `origin` finds a counterpart without synthetic images, the series starts with this counterpart at 0. Only
+    seeds that are finished at every number of images are used, so that all points of a curve share few-shot samples.
     """
     result = {}
     for configuration in evidence.configurations:
@@ -128,10 +128,10 @@ def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, S
 
 
 def origin(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """Find the counterpart of a configuration without synthetic images; None if the study has none.
+    """Find the counterpart without synthetic images of a configuration; return None if the study has none.
 
-    The counterpart is trained on the same shots, with the same method or the one to which it reduces on real images.
-    For a configuration without real images, it is the untrained configuration.
+    The counterpart is trained on the same shots with the same method, or with its equivalent in `REAL_ONLY_METHOD`. For
+    a configuration without real images, the counterpart is the untrained configuration.
     """
     finished = [other for other in evidence.configurations if evidence.points(other)]
     if not configuration.real:
@@ -147,7 +147,7 @@ def origin(evidence: Evidence, configuration: Configuration) -> Configuration | 
 def _series(
     evidence: Evidence, points: Sequence[Point], seeds: Sequence[int | None], amounts: Sequence[int], count: int
 ) -> dict[str, Series]:
-    """Series of each metric that is defined at all points, resampled over seeds and classes."""
+    """Return a series for each metric that is defined at all points, with resamples of seeds and classes."""
     metrics = [evidence.resampled(point, seeds, "classes", count) for point in points]
     result = {}
     for name in METRICS:
@@ -161,9 +161,10 @@ def _series(
 def fits(
     errors: Mapping[str, Mapping[str, Series]], settings: StudySettings, split: str, seen: Mapping[str, float]
 ) -> Fits:
-    """Fit the scaling curve of each series from `series`, and compare the models by their held-out errors.
+    """Fit a scaling curve to each series, and compare the models by their held-out errors.
 
     Args:
+        errors: result of `series`.
         seen: see `Fits`.
     """
     level = settings.confidence_level
@@ -188,11 +189,11 @@ def data_efficiency(
     images_per_hour: float | None,
     classes: int,
 ) -> DataEfficiency:
-    """Marginal value of the reference configuration's synthetic images, and their real-image equivalents.
+    """Compute the marginal value and the real-image equivalents of the reference configuration's synthetic images.
 
     Args:
         errors: result of `series`.
-        shots: default number of shots.
+        shots: number of shots of configurations that do not override `dataset.shots`.
         images_per_hour: throughput of one generator; None if it was not measured.
         classes: number of classes that share the throughput.
     """
@@ -211,10 +212,10 @@ def data_efficiency(
 
 
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
-    """Real-image equivalents of the reference configuration's synthetic images, by metric.
+    """Compute the real-image equivalents of the reference configuration's synthetic images, by metric.
 
-    Empty unless a method was trained on real images only with enough numbers of shots for a power law (overrides
-    `dataset.shots`); `shots` is the default number.
+    The result is empty unless some method was trained only on real images, at enough numbers of shots (overrides of
+    `dataset.shots`) to fit a power law. `shots` is the number without an override.
     """
     reference, by_shots = settings.reference_configuration, _real_only_by_shots(evidence, shots)
     synthetic = evidence.points(reference) if reference.synthetic else []
@@ -232,7 +233,7 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
 
 
 def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configuration]:
-    """Shots in ascending order -> configuration on real images only, for the method with the most numbers of shots."""
+    """Return {shots: configuration on real images only}, sorted by shots, for the method with the most such runs."""
     methods: dict[str, dict[int, Configuration]] = {}
     for configuration in evidence.configurations:
         if configuration.trained and configuration.data == "real" and evidence.points(configuration):
@@ -242,10 +243,10 @@ def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configurati
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare the reference configuration with all others at each number of images, and with itself at the smallest.
+    """Compare the reference configuration with the others at each number of images, and with itself at the smallest.
 
-    A configuration without synthetic images is compared at every number. Each pair uses the seeds that both have
-    finished, and has an interval for each `Unit`; over datasets only if there are several.
+    A configuration without synthetic images is compared at every number of images. Each comparison uses the seeds that
+    both configurations have finished. There is one interval per `Unit`; datasets are resampled only in a suite.
     """
     reference = settings.reference_configuration
     points = evidence.points(reference)

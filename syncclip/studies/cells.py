@@ -1,4 +1,4 @@
-"""Run the trainings of a grid as independent, resumable Ray tasks."""
+"""Training runs of a study, executed as independent, resumable Ray tasks."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from syncclip.training.loop import StoppedError
 from syncclip.training.run_folder import RunFolder
 
 TIMING = "cell.json"
-"""File in a training's folder with its duration in seconds, summed over all starts."""
+"""File in a run folder with the duration of the run in seconds, summed over all attempts."""
 
 MAX_CELLS = 256
-"""Maximum number of trainings submitted at a time, also on an autoscaling cluster."""
+"""Maximum number of concurrently submitted runs, even on an autoscaling cluster."""
 
 LOCK_TIMEOUT_SECONDS = 60.0
-"""Time that a training waits for another process that runs it, such as one of a killed study that is about to end."""
+"""Maximum wait for another process that holds the run's lock, such as a worker left over from a killed study."""
 
 POLL_SECONDS = 2.0
-"""Interval between updates of the progress line."""
+"""Interval in seconds between updates of the progress line."""
 
 
 @dataclass(frozen=True)
 class CellRun:
-    """A training with its recipe, run folder and status."""
+    """A training run of the grid with its recipe, folder and status."""
 
     cell: Cell
     recipe: Recipe
@@ -64,12 +64,12 @@ class CellRun:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Plain data from which `run_cell` restores the run."""
+        """Serialisable description from which `run_cell` restores the run."""
         return to_spec(self.recipe, self.folder)
 
     @property
     def seconds(self) -> float | None:
-        """Duration of the training in seconds; None if it is unknown. A removed file is reported."""
+        """Duration of the run in seconds; None if it is unknown. Prints a message if its file was removed."""
         seconds = _seconds_of(self.folder)
         if seconds is None and self.status == "done" and TIMING in (storage.read_contents(self.url) or ()):
             print_message(f"{self.folder.path(TIMING)} is missing, so the cost excludes this run")
@@ -77,15 +77,15 @@ class CellRun:
 
     @property
     def results(self) -> dict[str, Any]:
-        """Results of a finished training."""
+        """Results of a finished run."""
         return read_results(storage.join(self.url, RESULTS), self.folder.owner)
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
-    """Derive the recipe of one training, with a single worker, from that of the study.
+    """Derive the recipe of one training run, which uses a single worker, from the study's recipe.
 
     Args:
-        synthetic: URL of the synthetic dataset.
+        synthetic: URL of the synthetic dataset; None if the study uses no synthetic images.
     """
     configuration = cell.configuration
     values: dict[str, Any] = {
@@ -101,7 +101,7 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
 
 
 def _origin(recipe: Recipe, configuration: Configuration) -> str:
-    """Prefix of messages about a configuration from a file, the command line or a protocol."""
+    """Prefix for error messages about a configuration, with the recipe and the key."""
     number = [each.name for each in recipe.study.configurations].index(configuration.name)
     return f"recipe {recipe.name!r}: study.configurations[{number}] {configuration.name!r}"
 
@@ -110,14 +110,15 @@ def check_configurations(recipe: Recipe) -> None:
     """Check each configuration and each value of its search space before anything is generated.
 
     Raises:
-        UserError: a method, key or value is invalid, or no number of images of a configuration is among the study's.
+        UserError: a method, key or value is invalid, or a configuration and the study have no number of images in
+            common.
     """
     amounts = recipe.study.amounts
     for configuration in recipe.study.configurations:
         if configuration.synthetic and not configuration.at(amounts):
             raise UserError(
-                f"{_origin(recipe, configuration)}: images_per_class is {configuration.images_per_class}; none "
-                f"of them is among the study's {amounts}"
+                f"{_origin(recipe, configuration)}: images_per_class {configuration.images_per_class} contains none of "
+                f"the numbers in study.images_per_class {amounts}; add one of them"
             )
         for values in [{}, *({key: value} for key, tried in configuration.search_space.items() for value in tried)]:
             changed = configuration.model_copy(update={"overrides": {**configuration.overrides, **values}})
@@ -125,10 +126,10 @@ def check_configurations(recipe: Recipe) -> None:
 
 
 def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | None) -> list[CellRun]:
-    """Resolve the recipe of each training and determine the finished ones, without writing anything.
+    """Resolve the recipe of each run and determine which runs are finished, without writing anything.
 
     Raises:
-        UserError: a folder contains the run of another recipe or synthetic dataset.
+        UserError: a folder contains a run of another recipe or on another synthetic dataset.
     """
     runs, sets = [], SetCache()  # the synthetic dataset is read once
     for cell in cells:
@@ -139,13 +140,13 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
 
 
 def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
-    """Train and evaluate one cell in this process; the body of the Ray task.
+    """Train and evaluate one run in this process; this is the body of the Ray task.
 
     Args:
         spec: see `CellRun.spec`.
 
     Returns:
-        `seconds`; `error`, None for success; `stopped`, whether the driver stopped the training.
+        `seconds`: duration; `error`: message, or None for success; `stopped`: whether the driver stopped the run.
     """
     start = time.monotonic()
     error, stopped = None, False
@@ -177,7 +178,7 @@ def _seconds_of(folder: RunFolder) -> float | None:
 
 @functools.lru_cache(maxsize=1)
 def _model_cache(keep_bytes: int) -> ModelCache:
-    """Cache of a worker process, which runs trainings one after the other."""
+    """Return the cache of this worker process, which executes its runs one after the other."""
     return ModelCache(keep_bytes)
 
 
@@ -189,23 +190,23 @@ def run_cells(
     out: str | None = None,
     owner: str = storage.NOBODY,
 ) -> tuple[list[CellRun], StudyStatus]:
-    """Run the waiting trainings on Ray, in order, as many at a time as the cluster has resources for.
+    """Execute the waiting runs on Ray in the given order, as many at a time as the cluster has resources for.
 
-    A failed training does not stop the others. A training whose process or machine is lost restarts from its newest
-    checkpoint, up to `settings.retries` times.
+    A failed run does not stop the others. If its process or machine is lost, a run restarts from its newest checkpoint,
+    up to `settings.retries` times.
 
     Args:
         runs: result of `prepare`.
         label: label of the progress line.
-        task: function that runs a training, like `run_cell`.
-        out: folder for the status file; None: no status file.
+        task: function with the signature of `run_cell`, which executes a run.
+        out: folder for the status file; None: write no status file.
         owner: identity of the study.
 
     Returns:
-        The runs with their new status, in the given order, and the status of this call.
+        The runs in the given order with their new status, and the study's status at the end of this call.
 
     Raises:
-        UserError: the resources of the cluster are too small for a training.
+        UserError: the cluster has too few CPUs or GPUs for a single run.
     """
     waiting = [run for run in runs if run.status == "waiting"]
     done = sum(run.status == "done" for run in runs)
@@ -213,9 +214,9 @@ def run_cells(
         return list(runs), StudyStatus.begin(cells=len(runs), done=done)
     outcomes: dict[str, CellRun] = {}
     names = _unique_names(runs)
-    with Progress(len(runs), "trainings", label, done=done) as progress, ray_session(), ExitStack() as stack:
+    with Progress(len(runs), "runs", label, done=done) as progress, ray_session(), ExitStack() as stack:
         slots = _slots(settings, waiting[0].recipe.training.label_selector, first=True)
-        status = StudyStatus.begin(cells=len(runs), done=done)  # its wall time excludes the start of Ray
+        status = StudyStatus.begin(cells=len(runs), done=done)  # created here so that wall time excludes Ray's startup
         status.give([], slots)
         if out is not None:
             stack.enter_context(keep_status_file(storage.join(out, PROGRESS), status, owner))
@@ -232,7 +233,7 @@ def run_cells(
 
 
 def _unique_names(runs: Sequence[CellRun]) -> dict[str, str]:
-    """URL of each run -> name of its cell; in a suite, preceded by the name of the dataset."""
+    """Map the URL of each run to its name, preceded by the name of the dataset in a suite."""
     folders = [run.url.split("/")[:-1] for run in runs]
     shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
     return {run.url: "/".join(part for part in run.url.split("/")[shared:] if part != CELLS) for run in runs}
@@ -247,7 +248,7 @@ def _finished(
     progress: Progress,
     stop: str,
 ) -> Iterable[tuple[CellRun, float, str | None]]:
-    """Yield (run, seconds, error) as each training ends; update status and progress every `POLL_SECONDS`."""
+    """Yield (run, seconds, error) when a run ends, and update status and progress every `POLL_SECONDS`."""
     import ray
 
     selector = waiting[0].recipe.training.label_selector
@@ -258,7 +259,7 @@ def _finished(
     running: dict[Any, tuple[CellRun, float]] = {}
     try:
         while running or (queued and not requested()):
-            slots = _slots(settings, selector)  # changes as machines join or are lost
+            slots = _slots(settings, selector)  # changes when machines join or leave the cluster
             while queued and len(running) < slots and not requested():
                 run = queued.pop()
                 running[remote.remote({**run.spec, "stop": stop, "session": current()})] = (run, time.monotonic())
@@ -277,31 +278,31 @@ def _finished(
                 except ray.exceptions.RayError as error:
                     yield run, time.monotonic() - since, _sentence(error)
     finally:
-        for reference in running:  # after an interrupt
+        for reference in running:  # cancel unfinished runs after an interrupt
             with suppress(ray.exceptions.RayError):
                 ray.cancel(reference, force=True)
 
 
 def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = False) -> int:
-    """Number of trainings to submit at a time, at least one; an autoscaling cluster grows accordingly.
+    """Return the maximum number of concurrently submitted runs, at least 1; an autoscaling cluster grows to fit them.
 
     Args:
         selector: `training.label_selector`.
-        first: whether to raise an error if the cluster is too small; later calls expect lost machines to return.
+        first: whether to raise an error if the cluster is too small. Later calls assume that lost machines return.
     """
     available = capacity(selector)
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
         if wanted > available[name]:
             raise UserError(
-                f"study.{name.lower()}s is {wanted:g}, but the cluster has {available[name]:g} {name}s; lower it "
-                "or join a larger cluster"
+                f"study.{name.lower()}s is {wanted:g}, but the cluster has {available[name]:g} {name}s; reduce "
+                f"study.{name.lower()}s or use a larger cluster"
             )
     gpu_slots = available["GPU"] / settings.gpus if settings.gpus else math.inf
     return max(1, int(min(available["CPU"] / settings.cpus, gpu_slots, MAX_CELLS)))
 
 
 def _sentence(error: BaseException) -> str:
-    """Format the cause of a failure as one line, with the type of the exception unless it is a user error."""
+    """Format the cause of a failure as one line, starting with the exception type unless it is a `UserError`."""
     error = unwrapped(error)
     error = custom_code_error(error) or error
     lines = [line.strip() for line in redacted(str(error)).splitlines() if line.strip()] or ["no reason given"]

@@ -1,4 +1,4 @@
-"""Image features of both domains before and after training, for the domain shift and the feature map."""
+"""Image features of both domains before and after training, used to measure the domain shift and draw the map."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 
 Sample = tuple[Rows, Rows, torch.Tensor]
-"""Rows in the dataset, labels, and preprocessed images of one domain."""
+"""Sampled rows of the dataset of one domain, their labels, and their preprocessed images."""
 
 
 def feature_map(
     recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
-    """Measure and map both domains with the frozen CLIP ("frozen") and with a trained run ("trained").
+    """Measure the domain shift and map both domains, with the frozen CLIP model ("frozen") and a run ("trained").
 
     Args:
-        recipe: recipe of the run; methods with domain-specific prompts use those of each image's domain.
-        synthetic_url: synthetic dataset that begins with the images of the run.
+        recipe: recipe of the run. Domain-specific prompts are selected by the domain of each image.
+        synthetic_url: synthetic dataset whose first images are those of the run.
         limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:
-        The shift for each model, and the map with the columns model, domain, label, row, x, y.
+        The domain shift for each model, and the feature map as a table: model, domain, label, row, x, y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)
@@ -76,7 +76,8 @@ def _sample(images: ImageSet, limit: int, parts: RunParts) -> Sample:
             pixels[row] = parts.backbone.preprocess(images.image(row))
     if not pixels:
         raise UserError(
-            "the domain shift requires real and synthetic images, but all images of a domain are unreadable"
+            "the domain shift requires real and synthetic images, but all sampled images of one domain are unreadable; "
+            "check the datasets with `syncclip datasets check` and `syncclip shards verify`"
         )
     rows = np.array(list(pixels), dtype=np.int64)
     return rows, images.labels[rows], torch.stack(list(pixels.values()))

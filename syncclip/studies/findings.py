@@ -26,7 +26,7 @@ KEYS = ("cell", "configuration", "method", "data", "images_per_class", "seed", "
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Synthetic dataset of a study: URL, images per class, and the cost of generating it in this call."""
+    """Synthetic dataset of a study, with the cost of the images that this call generated (None if none were)."""
 
     url: str
     images_per_class: int
@@ -36,7 +36,7 @@ class SyntheticSet:
 
 @dataclass(frozen=True)
 class Findings:
-    """Results of a study: table of the trainings, their outcomes, and comparisons."""
+    """Results of a study: a table of its runs, their outcomes, and comparisons between configurations."""
 
     table: pd.DataFrame
     evidence: Evidence
@@ -44,7 +44,7 @@ class Findings:
 
 
 def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) -> outputs.StudyState:
-    """Build study.json: the grid of a study and its progress."""
+    """Build the content of study.json: the grid of a study and its progress."""
     dataset = load_dataset(recipe.dataset)
     settings, synthetic = recipe.study, recipe.training.synthetic
     return outputs.StudyState(
@@ -83,7 +83,7 @@ def write_state(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
 
 
 def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
-    """Table with one row per finished training: `KEYS`, `SCORES` in per cent, duration in seconds, and recipe hash."""
+    """Return a table of the finished runs: `KEYS`, `SCORES` in per cent, duration in seconds, and recipe hash."""
     rows = []
     for run in runs:
         if run.status == "done":
@@ -105,12 +105,12 @@ def write(
     work: StudyStatus,
     state: outputs.StudyState,
 ) -> Findings:
-    """Write the results of the finished trainings; deterministic except for the cost.
+    """Write the results of the finished runs; all files except the cost are deterministic.
 
     Args:
         synthetic: None if no configuration uses synthetic images.
-        work: status of this call's trainings.
-        state: content of study.json, written last.
+        work: status of the runs of this call.
+        state: content of study.json, which is written last.
     """
     table = cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)
@@ -135,15 +135,16 @@ def write_conclusions(
     classes: int,
     datasets: Mapping[str, pd.DataFrame] | None = None,
 ) -> Findings:
-    """Write predictions, curves, comparisons, data efficiency, tables and cost; the state last.
+    """Write predictions, curves, comparisons, data efficiency, tables and cost, and finally the state.
 
     Args:
         findings: results without comparisons.
-        runs, classes: trainings and number of classes; of all datasets in a suite.
-        datasets: table of each dataset of a suite.
+        runs: runs of the study; for a suite, on all datasets.
+        classes: number of classes; for a suite, the total over all datasets.
+        datasets: table of the runs on each dataset of a suite.
 
     Returns:
-        The findings with their comparisons.
+        The findings, with comparisons added.
     """
     settings, evidence = recipe.study, findings.evidence
     series, comparisons = analysis.series(evidence, settings), analysis.comparisons(evidence, settings)
@@ -164,7 +165,7 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """Configuration -> mean share of the synthetic images that its finished runs at the largest number have used."""
+    """Return {configuration: mean share of the synthetic images used by finished runs at its largest number}."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         n = run.cell.images_per_class
@@ -174,9 +175,9 @@ def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
 
 
 def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet, owner: str) -> None:
-    """Measure the domain shift of the reference configuration: first seed, largest number of images.
+    """Measure the domain shift of the reference configuration, for its first seed and largest number of images.
 
-    A measurement of the same run and images is reused.
+    An earlier measurement of the same run and images is reused.
     """
     settings = recipe.study
     reference = settings.reference_configuration
@@ -208,7 +209,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
 
 
 def training_cost(before: outputs.TrainingCost, runs: Sequence[CellRun], work: StudyStatus) -> outputs.TrainingCost:
-    """Cost of the trainings; wall time and utilisation accumulate over all calls that ran trainings."""
+    """Compute the cost of training; wall time and utilisation accumulate over all calls that executed runs."""
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
     wall_before = 3600 * (before.wall_hours or 0.0)
     wall = wall_before + work.wall_seconds

@@ -1,4 +1,4 @@
-"""Grid of a study: its trainings ("cells"), the most informative first."""
+"""Grid of a study: its training runs ("cells"), ordered by how informative they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from syncclip.recipe.study import Configuration, StudySettings
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a study; without synthetic images or training, `images_per_class` or `seed` is None."""
+    """One run of a study; `images_per_class` is None without synthetic images, and `seed` is None without training."""
 
     configuration: Configuration
     images_per_class: int | None
@@ -18,14 +18,14 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Folder name, e.g. `syncclip-both-16-seed1`."""
+        """Name of the run folder, such as `syncclip-both-16-seed1`."""
         amount = [] if self.images_per_class is None else [str(self.images_per_class)]
         seed = [] if self.seed is None else [f"seed{self.seed}"]
         return "-".join([self.configuration.name, *amount, *seed])
 
 
 def spread(amounts: list[int]) -> list[int]:
-    """Order numbers of images: largest, smallest, then the middle of the widest gap, so that a curve forms early.
+    """Order numbers of images so that a curve forms early: largest, smallest, then the middle of the widest gap.
 
     >>> spread([1, 2, 4, 8, 16])
     [16, 1, 4, 2, 8]
@@ -39,7 +39,7 @@ def spread(amounts: list[int]) -> list[int]:
 
 
 def cells(settings: StudySettings) -> list[Cell]:
-    """All trainings, the most informative first: seed by seed, and within a seed by number of images as in `spread`."""
+    """List all runs, the most informative first: seed by seed, with the numbers of images in the order of `spread`."""
     trained = [configuration for configuration in settings.configurations if configuration.trained]
     order = [Cell(untrained, None, None) for untrained in settings.configurations if not untrained.trained]
     for seed in settings.seeds:

@@ -1,4 +1,4 @@
-"""Studies on a suite of datasets: results of the average over the datasets."""
+"""Studies on a suite of datasets: results averaged over the datasets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Part:
     """The study of a single dataset, or of one dataset of a suite.
 
     Attributes:
-        recipe: recipe with the synthetic dataset and its available numbers of images.
+        recipe: recipe with the synthetic dataset and the numbers of images that it contains.
         synthetic: None if no configuration uses synthetic images.
-        dropped: numbers of images per class that are not available.
+        dropped: requested numbers of images per class that exceed the synthetic dataset.
     """
 
     recipe: Recipe
@@ -34,18 +34,18 @@ class Part:
 
     @property
     def state(self) -> outputs.StudyState:
-        """Grid and progress on this dataset."""
+        """Grid and progress of the study on this dataset."""
         return findings.state_of(self.recipe, self.runs, self.dropped)
 
 
 def write(
     recipe: Recipe, url: str, parts: Mapping[str, Part], of_parts: Mapping[str, Findings], work: StudyStatus
 ) -> Findings:
-    """Write the average over the datasets, from the trainings that are finished on all of them.
+    """Write results averaged over the datasets, from the runs that are finished on every dataset.
 
     Args:
-        of_parts: results of `findings.write` for each dataset.
-        work: status of this call's trainings.
+        of_parts: result of `findings.write` for each dataset.
+        work: status of the runs of this call.
     """
     state = state_of(recipe, parts)
     runs = [run for part in parts.values() for run in part.runs]
@@ -66,7 +66,7 @@ def write(
 
 
 def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
-    """Build study.json of a suite: the grid, and the progress over all datasets."""
+    """Build the content of study.json for a suite: the grid, and the progress over all datasets."""
     states = {name: part.state for name, part in parts.items()}
     first = next(iter(states.values()))
     return replace(
@@ -82,7 +82,7 @@ def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
 
 
 def _joined_cell(name: str, states: Mapping[str, outputs.StudyState]) -> outputs.CellState:
-    """State of a training on all datasets: failed if it failed on one, done if it is done on all."""
+    """Combine the states of a run on all datasets: failed if it failed on any dataset, done if it is done on all."""
     cells = {dataset: cell for dataset, state in states.items() for cell in state.cells if cell.cell == name}
     errors = [f"{dataset}: {cell.error}" for dataset, cell in cells.items() if cell.status == "failed"]
     done = all(cell.status == "done" for cell in cells.values())
@@ -92,9 +92,9 @@ def _joined_cell(name: str, states: Mapping[str, outputs.StudyState]) -> outputs
 
 
 def mean_cells(rows: pd.DataFrame, datasets: int) -> pd.DataFrame:
-    """Average the rows of each training that is finished on all datasets.
+    """Average the rows of each run that is finished on all datasets.
 
-    Harmonic means are those of the mean accuracies; seconds are totals.
+    Harmonic means are computed from the mean accuracies; durations are added.
     """
     finished = rows.groupby("cell", sort=False).filter(lambda cells: len(cells) == datasets)
     means = []

@@ -1,7 +1,8 @@
-"""Files of a study: names, contents and JSON form; see docs/file-formats.md.
+"""Files of a study: their names, contents and JSON format; see docs/file-formats.md.
 
-The study of a suite has a subfolder with a study of each dataset; its own files contain the average over the datasets,
-from trainings that are finished on all of them. JSON contains null for numbers that are not finite.
+The study of a suite has one subfolder per dataset, which contains the study of that dataset. The suite's own files
+contain averages over the datasets, computed from the runs that are finished on every dataset. In JSON, numbers that are
+not finite are null.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ SHIFT, FEATURES = "shift.json", "features.parquet"
 COST, TABLES, TUNED = "cost.json", "tables.md", "tuned.json"
 
 ALWAYS = TABLE, STATE, RECIPE, FIT, DATA_EFFICIENCY, COMPARISONS, COST, TABLES
-"""Files of every finished study."""
+"""Files that every finished study contains."""
 
 FEW_IMAGES = 100
-"""Minimum number of test images of a split for a comparison without a caution."""
+"""Minimum number of test images per split; with fewer images, a comparison has a `caution`."""
 
 Status = Literal["done", "failed", "waiting"]
 
@@ -51,7 +52,7 @@ class ConfigurationState:
 
 @dataclass(frozen=True)
 class CellState:
-    """A training of the grid, and its status."""
+    """A training run of the grid, and its status."""
 
     cell: str
     configuration: str
@@ -60,19 +61,19 @@ class CellState:
     status: Status
     error: str | None
     hash: str
-    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, a hash of those of all datasets."""
+    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, a combined hash for all datasets."""
 
 
 @dataclass(frozen=True)
 class StudyState:
-    """Grid and progress of a study; content of study.json.
+    """Grid and progress of a study: the content of study.json.
 
     Attributes:
         base: number of base classes.
         synthetic: URL of the synthetic dataset; None if no configuration uses one.
         reference: name of the reference configuration.
-        dropped: numbers of images per class that the synthetic dataset lacks.
-        datasets: subfolders of the datasets of a suite.
+        dropped: requested numbers of images per class that exceed the synthetic dataset.
+        datasets: names of a suite's datasets, which are also the names of their subfolders.
     """
 
     name: str
@@ -91,7 +92,7 @@ class StudyState:
 
     @property
     def owner(self) -> str:
-        """Owner of the study's files: identity of the grid and its runs, independent of their progress."""
+        """Owner of the study's files: an identity of the grid and its runs that does not depend on their progress."""
         cells = [dataclasses.replace(cell, status="waiting", error=None) for cell in self.cells]
         return storage.identity(json.dumps(plain(dataclasses.replace(self, cells=cells, synthetic=None))))
 
@@ -101,8 +102,8 @@ class Fits:
     """Scaling curves of the error (100 - accuracy) by configuration and metric.
 
     Attributes:
-        models: held-out errors of the models; only for configurations with enough numbers of images.
-        seen: configuration -> share of the synthetic images used by its runs at the largest number of images.
+        models: held-out errors of the models, for configurations that were run with enough numbers of images.
+        seen: configuration -> share of the synthetic images that its runs used at the largest number of images.
     """
 
     confidence_level: float
@@ -117,7 +118,8 @@ class Fits:
 class DataEfficiency:
     """Marginal value and real-image equivalents of the reference configuration's synthetic images, by metric.
 
-    `images_per_hour` is the throughput of one generator; None if it was not measured.
+    Attributes:
+        images_per_hour: throughput of one generator; None if it was not measured.
     """
 
     configuration: str
@@ -129,11 +131,11 @@ class DataEfficiency:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired difference `configuration` minus `baseline` in points, with its confidence interval.
+    """Paired difference between `configuration` and `baseline` in percentage points, with its confidence interval.
 
     Attributes:
-        unit: resampled unit of the test data.
-        smaller_split: number of test images in the smallest split of any dataset.
+        unit: unit of the test data that is resampled.
+        smaller_split: number of test images in the smallest split (base or novel) of any dataset.
     """
 
     configuration: str
@@ -152,7 +154,7 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """Reasons why the interval may be too narrow; empty if there are none."""
+        """Reasons why the interval may be too narrow, separated by commas; empty if there are none."""
         reasons = ["one seed"] if self.seeds == 1 else []
         if self.smaller_split < FEW_IMAGES:
             reasons.append(f"a split has only {counted(self.smaller_split, 'test image')}")
@@ -161,7 +163,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class StudyShift:
-    """Domain shift of one training with the frozen and the trained model; `key` identifies the measurement."""
+    """Domain shift of one training run, for the frozen and the trained model; `key` identifies the measurement."""
 
     cell: str
     configuration: str
@@ -176,7 +178,7 @@ class StudyShift:
 
 @dataclass(frozen=True)
 class SynthesisCost:
-    """Cost of generating the synthetic dataset; None for values that were not measured."""
+    """Cost of generating the synthetic dataset; values that were not measured are None."""
 
     images: int
     rejects: Mapping[str, int]
@@ -188,7 +190,7 @@ class SynthesisCost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Cost of all trainings and their tests; None for values that were not measured."""
+    """Cost of all training runs and their evaluation; values that were not measured are None."""
 
     cells: int = 0
     hours: float = 0.0
@@ -206,10 +208,10 @@ class Cost:
 
 
 def read_cost(url: str, owner: str) -> Cost:
-    """Read cost.json of a study, or of the previous study that it extends; zero cost without the file.
+    """Read cost.json of a study or of the previous study that it extends; return zero cost if there is no file.
 
     Raises:
-        DamagedError: the file belongs to neither.
+        DamagedError: the file is corrupt or belongs to another study.
     """
     path = storage.join(url, COST)
     if not storage.exists(path):
@@ -220,7 +222,7 @@ def read_cost(url: str, owner: str) -> Cost:
 
 
 def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
-    """Total cost of several synthetic datasets; None without any."""
+    """Add up the costs of several synthetic datasets; return None if there are none."""
     if not (parts := [cost for cost in costs if cost is not None]):
         return None
     images, hours = sum(cost.images for cost in parts), sum(cost.hours for cost in parts)
@@ -248,10 +250,10 @@ def write_json(url: str, value: Any, owner: str) -> None:
 
 
 def read_json(url: str, owner: str | None = None) -> dict[str, Any]:
-    """Read an object that `write_json` wrote."""
+    """Read a JSON object that was written by `write_json`."""
     return parse_json(storage.read_verified(url, owner), url, dict, "run the study again")
 
 
 def read_list(url: str, owner: str | None = None) -> list[Any]:
-    """Read a list that `write_json` wrote."""
+    """Read a JSON list that was written by `write_json`."""
     return parse_json(storage.read_verified(url, owner), url, list, "run the study again")

@@ -1,4 +1,4 @@
-"""Table of all predictions of a study, from which all of its numbers can be recomputed."""
+"""Table of all predictions of a study, from which all results of the study can be recomputed."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SCHEMA = pa.schema(
 """Columns of a study's predictions.parquet."""
 
 TOLERANCE = 1e-6
-"""Tolerance of recomputed numbers in points, since the order of summation depends on the machine."""
+"""Tolerance for recomputed numbers, in percentage points; the order of summation depends on the machine."""
 
 
 def write(evidence: Evidence, url: str, owner: str) -> None:
-    """Write the predictions of a study."""
+    """Write the predictions of a study to predictions.parquet in its folder."""
     parts = [
         pa.table(
             {
@@ -63,7 +63,7 @@ def write(evidence: Evidence, url: str, owner: str) -> None:
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
-    """Dense ranks of the scores, which suffice for OpenworldAUC; -1 for unknown scores."""
+    """Return dense ranks of the scores, which suffice for OpenworldAUC; all are -1 if a score is unknown."""
     if not np.isfinite(scores).all():
         return np.full(len(scores), -1)
     ranks: np.ndarray = np.unique(scores, return_inverse=True)[1]
@@ -71,10 +71,10 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def read(url: str, configurations: Sequence[Configuration], owner: str) -> Evidence:
-    """Read the predictions of a study.
+    """Read the predictions of a study from its folder.
 
     Raises:
-        UserError: the table is missing or damaged.
+        UserError: predictions.parquet is missing or corrupt.
     """
     path = storage.join(url, outputs.PREDICTIONS)
     if not storage.exists(path):
@@ -98,12 +98,12 @@ def _outcomes(rows: pd.DataFrame) -> Outcomes:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Numbers of a study that were recomputed from its predictions.
+    """Results of a study that were recomputed from its predictions.
 
     Attributes:
         means: one row per configuration and number of images, with the number of seeds and the mean of each metric.
-        differ: a message for each number that differs from the study's files.
-        numbers: number of compared values.
+        differ: one message per value that differs from the study's files.
+        numbers: number of values that were compared.
     """
 
     means: pd.DataFrame
@@ -113,7 +113,7 @@ class Recomputed:
 
 
 def recompute(url: str) -> Recomputed:
-    """Recompute all means, intervals and curves of a study, and compare them with its files.
+    """Recompute all means, intervals and curves of a study, and compare them with the values in its files.
 
     Raises:
         UserError: the study or its predictions are missing.
@@ -134,13 +134,13 @@ def recompute(url: str) -> Recomputed:
     stored_fits = outputs.read_json(storage.join(url, outputs.FIT), owner)
     seen = stored_fits.get("seen")
     if not isinstance(seen, dict) or not all(isinstance(share, float | int) for share in seen.values()):
-        raise UserError(f"{url}: {outputs.FIT} has no valid 'seen'; run the study again")
+        raise UserError(f"{url}: {outputs.FIT} contains no valid 'seen'; run the study again")
     series = analysis.series(evidence, recipe.study)
     fits = analysis.fits(series, recipe.study, recipe.evaluation.split, seen)
     stored_efficiency = outputs.read_json(storage.join(url, outputs.DATA_EFFICIENCY), owner)
     throughput = stored_efficiency.get("images_per_hour")
     if not isinstance(throughput, float | int | None):
-        raise UserError(f"{url}: {outputs.DATA_EFFICIENCY} has no valid 'images_per_hour'; run the study again")
+        raise UserError(f"{url}: {outputs.DATA_EFFICIENCY} contains no valid 'images_per_hour'; run the study again")
     classes = len(outputs.read_json(storage.join(url, outputs.STATE), owner).get("classnames", ()))
     efficiency = analysis.data_efficiency(evidence, series, recipe.study, recipe.dataset.shots, throughput, classes)
     stored_comparisons = outputs.read_list(storage.join(url, outputs.COMPARISONS), owner)
@@ -152,7 +152,7 @@ def recompute(url: str) -> Recomputed:
     }
     leaves = [leaf for name, (computed, stored) in pairs.items() for leaf in _leaves(computed, stored, name)]
     differ = [
-        f"{position} is {stored}; recomputed it is {computed}"
+        f"{position}: stored value {stored}, recomputed value {computed}"
         for position, computed, stored in leaves
         if not _same(computed, stored)
     ]
@@ -162,14 +162,14 @@ def recompute(url: str) -> Recomputed:
 
 
 def _by_cell(table: pd.DataFrame, keys: list[str]) -> list[list[float]]:
-    """Metrics of each training, sorted by the keys."""
+    """Return the metrics of each run, sorted by the keys."""
     ordered = table.assign(**{key: table[key].astype("object").fillna(-1) for key in keys}).sort_values(keys)
     rows: list[list[float]] = ordered[[*METRICS]].astype(float).to_numpy().tolist()
     return rows
 
 
 def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (position, computed, stored) for each leaf of two documents; a part that only one has is a leaf."""
+    """Yield (position, computed, stored) for each leaf of two documents; a subtree of only one document is a leaf."""
     if isinstance(computed, dict) and isinstance(stored, dict):
         for key in {**computed, **stored}:
             yield from _leaves(computed.get(key), stored.get(key), f"{position}: {key}")
@@ -181,7 +181,7 @@ def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, An
 
 
 def _same(computed: Any, stored: Any) -> bool:
-    """Whether two leaves are equal up to rounding; numbers that are not finite are equal to null."""
+    """Whether two leaves are equal up to `TOLERANCE`; numbers that are not finite equal null."""
     first, second = (
         None if isinstance(value, float) and not math.isfinite(value) else value for value in (computed, stored)
     )

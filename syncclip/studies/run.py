@@ -1,4 +1,4 @@
-"""Run a study: synthetic dataset, trainings, results."""
+"""Run a study: generate missing synthetic images, execute the training runs, and write the results."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ class Study:
 
     Attributes:
         url: folder of the study.
-        table, comparisons: see `outputs`.
-        failed: failed training -> error.
-        cells: number of trainings.
+        table: one row per finished run, as in `findings.cell_table`; for a suite, averages over the datasets.
+        comparisons: comparisons of the reference configuration with the baselines.
+        failed: name of each failed run -> error.
+        cells: number of runs.
     """
 
     url: str
@@ -49,25 +50,25 @@ class Study:
     cells: int
 
     def check(self) -> None:
-        """Raise a `UserError` with the names of failed trainings, if there are any."""
+        """Raise a `UserError` that lists the failed runs, if there are any."""
         if self.failed:
             raise UserError(failures(self.failed, self.cells, self.url))
 
 
 def study(recipe: Recipe, out: str | None = None) -> Study:
-    """Run the grid of a recipe and write its results, see `outputs`; a suite has results by dataset and on average.
+    """Run the grid of a recipe and write its results; a suite has results for each dataset and for their average.
 
-    Missing synthetic images are generated first. A repeated call resumes: finished shards and trainings are kept, and
-    only the trainings of added seeds, numbers of images or configurations run.
+    Missing synthetic images are generated first. A repeated call resumes the study: it keeps finished shards and runs,
+    and executes only the runs of added seeds, numbers of images or configurations.
 
     Args:
-        recipe: recipe with the section `study`.
+        recipe: recipe with a `study` section.
         out: folder or URL of the study; by default `<storage.root>/<name>/study`.
 
     Raises:
-        UserError: a configuration is invalid, real images are missing, the cluster is too small for a training, or a
-            folder contains the run of another recipe or synthetic dataset. Failed trainings do not stop the study;
-            `Study.check` reports them.
+        UserError: a configuration is invalid, real images are missing, the cluster is too small for a run, or a folder
+            contains a run of another recipe or on another synthetic dataset. Failed runs do not stop the study;
+            `Study.check` raises an error for them.
 
     Examples:
         >>> from syncclip import Recipe, study
@@ -106,9 +107,9 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
 
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
-    """Dataset of a suite -> its recipe and folder; for a single dataset, "" -> the recipe.
+    """Return {dataset: recipe} for the datasets of a suite, or {"": recipe} for a single dataset.
 
-    In a suite, synthetic datasets and teachers in the recipe are folders with one entry per dataset.
+    For a suite, the synthetic dataset and the teacher in the recipe are folders with a subfolder for each dataset.
     """
     recipes = {}
     for name, dataset in suite_of(recipe.dataset).items():
@@ -128,16 +129,16 @@ def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | None = None) -> None:
-    """Report the numbers of images to generate and of trainings to run; `images_per_class` as in `parts_of`."""
+    """Print how many images will be generated and how many runs executed; for `images_per_class`, see `parts_of`."""
     images = sum(
         len(load_dataset(recipe.dataset).classnames) * (images_per_class or recipe.study.amounts[-1])
         for recipe in recipes.values()
         if recipe.training.synthetic is None and any(each.synthetic for each in recipe.study.configurations)
     )
     generating = f"generating missing images (at most {images:,}), then " if images else ""
-    trainings = counted(sum(len(cells(recipe.study)) for recipe in recipes.values()), "training")
+    trainings = counted(sum(len(cells(recipe.study)) for recipe in recipes.values()), "training run")
     datasets = f" on {counted(len(recipes), 'dataset')}" if len(recipes) > 1 else ""
-    print_message(f"{label}: {generating}running {trainings}{datasets}")
+    print_message(f"{label}: {generating}executing {trainings}{datasets}")
     for warning in next(iter(recipes.values())).warmup_warnings_of_configurations():
         print_message(f"warning: {warning}")
 
@@ -145,13 +146,13 @@ def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | 
 def parts_of(
     recipes: Mapping[str, Recipe], url: str, beside: bool, images_per_class: int | None = None
 ) -> dict[str, Part]:
-    """Generate missing images of each dataset, and prepare trainings at the numbers of images that all datasets have.
+    """Generate the missing images of each dataset, and prepare runs with numbers of images that all datasets contain.
 
     Args:
         recipes: result of `by_dataset`.
         url: folder of the study.
         beside: whether to write synthetic datasets to the folder of the study, see `ensure_set`.
-        images_per_class: number of images to generate; by default the largest of the study.
+        images_per_class: number of images per class to generate; by default the largest number of the study.
     """
     folders = {name: storage.join(url, name) if name else url for name in recipes}
     sets = {
@@ -169,12 +170,12 @@ def parts_of(
 
 
 def in_order(parts: Mapping[str, Part]) -> list[CellRun]:
-    """Trainings of all datasets, sorted by seed."""
+    """Return the runs of all datasets, sorted by seed."""
     return sorted((run for part in parts.values() for run in part.runs), key=lambda run: run.cell.seed or 0)
 
 
 def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatus) -> Findings:
-    """Write the results of each dataset and of the average of a suite; return those of the study."""
+    """Write the results of each dataset and, for a suite, of their average; return the results of the whole study."""
     written = {}
     suite = "" not in parts
     with Progress(len(parts) + suite, "analyses", "study") as progress:
@@ -196,10 +197,10 @@ def folder_of(recipe: Recipe, out: str | None = None) -> str:
 
 
 def check_data(recipe: Recipe, tested: Split) -> None:
-    """Check the real images before anything is generated.
+    """Check that the required real images are available before any images are generated.
 
     Raises:
-        UserError: a split that the trainings use is unreadable, or images of novel classes for `all_real` are missing.
+        UserError: a split that the runs use is unreadable, or `all_real` lacks real images of novel classes.
     """
     dataset, configurations = load_dataset(recipe.dataset), recipe.study.configurations
     if any(configuration.real for configuration in configurations):
@@ -207,9 +208,9 @@ def check_data(recipe: Recipe, tested: Split) -> None:
     all_real = any(configuration.data == "all_real" for configuration in configurations)
     if all_real and (missing := dataset.without_training(dataset.novel)):
         raise UserError(
-            f"study.configurations: data all_real requires real images of the novel classes, and {len(missing)} of "
-            f"them have none in dataset {dataset.name!r} ({few(map(repr, missing))}); remove this configuration or add "
-            "images"
+            "study.configurations: data all_real requires real images of every novel class, but "
+            f"{counted(len(missing), 'novel class', 'novel classes')} of dataset {dataset.name!r} have none "
+            f"({few(map(repr, missing))}); add images or remove this configuration"
         )
     if recipe.training.keep_best == "validation":
         dataset.split("val")
@@ -217,11 +218,14 @@ def check_data(recipe: Recipe, tested: Split) -> None:
 
 
 def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = None) -> SyntheticSet | None:
-    """Find the synthetic dataset of the recipe, or generate missing images; None if no configuration uses any.
+    """Find the synthetic dataset of a recipe, or generate its missing images.
 
     Args:
-        out: folder for a new synthetic dataset; by default, and if one exists there, the folder of the recipe.
-        images_per_class: number of images to generate; by default the largest of the study.
+        out: folder for a new synthetic dataset. By default, or if one exists there already, it is the recipe's folder.
+        images_per_class: number of images per class to generate; by default the largest number of the study.
+
+    Returns:
+        The synthetic dataset; None if no configuration uses synthetic images.
     """
     if not any(configuration.synthetic for configuration in recipe.study.configurations):
         return None
@@ -244,10 +248,10 @@ def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = N
 def with_amounts(
     recipe: Recipe, synthetic: SyntheticSet | None, largest: int | None = None
 ) -> tuple[Recipe, list[int]]:
-    """Add the synthetic dataset to a recipe, and limit its numbers of images to those available or to `largest`.
+    """Set the synthetic dataset of a recipe, and limit numbers of images per class to `largest` or those available.
 
     Returns:
-        The recipe, and the dropped numbers of images.
+        The recipe, and the numbers of images that were dropped.
     """
     if synthetic is None:
         return recipe, []
@@ -257,10 +261,10 @@ def with_amounts(
 
 
 def failures(failed: Mapping[str, str], total: int, url: str) -> str:
-    """Message about failed trainings with their errors."""
+    """Format an error message about the failed runs."""
     name, reason = next(iter(failed.items()))
     others = f" (others: {few(list(failed)[1:])})" if len(failed) > 1 else ""
     return (
-        f"{len(failed)} of {total} trainings failed in {url}; {name}: {reason}{others}; "
+        f"{len(failed)} of {total} training runs failed in {url}; {name}: {reason}{others}; "
         "run the same command to retry them"
     )

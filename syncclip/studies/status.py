@@ -1,4 +1,4 @@
-"""Progress of a study for `--status`: `progress.json` in its folder, which the driver writes at regular intervals."""
+"""Progress of a study for `--status`; the driver regularly writes it to `progress.json` in the study's folder."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from syncclip.storage.status_file import JobStatus
 
 PROGRESS = "progress.json"
 MAX_COUNT = 10**12
-"""Upper bound of counts in the file."""
+"""Maximum value of a count in the file."""
 MAX_NAMES = 8
-"""Maximum number of trainings that are listed by name."""
+"""Maximum number of runs that are listed by name."""
 
 
 class StudyStatus(JobStatus):
-    """Content of `progress.json`; times are seconds."""
+    """Content of `progress.json`; times are in seconds."""
 
     cells: int = Field(le=MAX_COUNT)
-    """Number of trainings in the study."""
+    """Number of runs in the study."""
     done: int = Field(ge=0, le=MAX_COUNT)
-    """Number of finished trainings, including those of earlier calls."""
+    """Number of finished runs, including those of earlier calls."""
     failed: dict[str, str] = Field(default_factory=dict)
-    """Failed training -> error."""
+    """Name of each failed run -> error."""
     running: list[str] = Field(default_factory=list)
-    """Trainings submitted to the cluster."""
+    """Names of the runs that are submitted to the cluster."""
     slots: int = Field(1, le=MAX_COUNT)
-    """Maximum number of concurrent trainings."""
+    """Maximum number of concurrent runs."""
     workers: int = 0
-    """Peak of `slots` in this call."""
+    """Largest value of `slots` in this call."""
     ended: int = Field(0, ge=0, le=MAX_COUNT)
-    """Number of trainings that finished or failed in this call."""
+    """Number of runs that finished or failed in this call."""
     seconds: float = 0.0
-    """Total duration of the ended trainings."""
+    """Total duration of the runs that ended in this call."""
     wall_seconds: float = 0.0
-    """Time from the start of this call to the end of the last training."""
+    """Time from the start of this call to the end of its latest run."""
     _start: float = PrivateAttr(default_factory=time.monotonic)
 
     @property
     def waiting(self) -> int:
-        """Number of trainings that have not started."""
+        """Number of runs that have not started."""
         return self.cells - self.done - len(self.failed) - len(self.running)
 
     @property
     def remaining(self) -> float | None:
-        """Estimated remaining time in seconds at the current number of slots; None before the first training ends."""
+        """Estimated remaining time in seconds with the current number of slots; None before the first run ends."""
         if not self.ended:
             return None
         rounds = (self.waiting + len(self.running)) / max(1, self.slots)
@@ -56,23 +56,23 @@ class StudyStatus(JobStatus):
     def lines(self) -> list[str]:
         """Format the status as lines of text."""
         counts = f"{self.done:,} done, {len(self.failed):,} failed, {len(self.running):,} running, "
-        lines = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'training')}", *self.why()]
+        lines = [f"{self.state}: {counts}{self.waiting:,} waiting, of {counted(self.cells, 'run')}", *self.why()]
         lines += [f"failed: {name}: {reason}" for name, reason in list(self.failed.items())[:MAX_NAMES]]
         if self.running and self.state == "running":
             more = f" and {len(self.running) - MAX_NAMES} more" if len(self.running) > MAX_NAMES else ""
             lines.append(f"running: {', '.join(self.running[:MAX_NAMES])}{more}")
         if self.ended:
-            lines.append(f"mean time of a training: {duration(self.seconds / self.ended)}, {self.slots} at a time")
+            lines.append(f"mean time per run: {duration(self.seconds / self.ended)}, {self.slots} at a time")
         if self.state == "running" and self.remaining is not None:
             lines.append(f"left: {duration(self.remaining)}")
         return [*lines, self.last_sign_of_life("study")]
 
     def give(self, cells: list[str], slots: int) -> None:
-        """Record the running trainings and the number of slots."""
+        """Record the runs in progress and the number of slots."""
         self.running, self.slots, self.workers = cells, slots, max(self.workers, slots)
 
     def take(self, cell: str, seconds: float, error: str | None) -> None:
-        """Record the end of a training."""
+        """Record the end of a run; `error` is None if it finished."""
         if error:
             self.failed = {**self.failed, cell: error}
         else:
@@ -86,12 +86,12 @@ class StudyStatus(JobStatus):
         """Record the end of the study."""
         super().end(error)
         self.running = []
-        if error is None:  # also if trainings have failed
+        if error is None:  # even if runs have failed
             self.state = "ended"
 
 
 def read_study_status(url: str) -> StudyStatus | None:
-    """Read the status of the study at `url`; None without one.
+    """Read the status of the study at `url`; return None if it has no status file.
 
     Raises:
         UserError: the file was written by another version of syncclip.

@@ -20,12 +20,12 @@ from syncclip.studies.statistics.scaling_fit import Curve
 HEADINGS = {key: METRIC_HEADINGS[key] for key in METRICS}
 DATA = ("real", "synthetic", "both")
 SHOWN = ("novel", "hm", "all_classes_hm", "openworld_auc")
-"""Metrics in printed comparisons and curves; the files contain all metrics."""
+"""Metrics shown in comparisons and curves; the files of the study contain all metrics."""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of text cells with a title."""
+    """A table with a title; all cells are text."""
 
     title: str
     headings: Sequence[str]
@@ -33,14 +33,14 @@ class TextTable:
 
 
 def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Comparison]) -> None:
-    """Print the means and the paired differences of the reference configuration."""
+    """Print the mean scores, and the paired differences between the reference configuration and the baselines."""
     for each in [_means(recipe, table), *_compared(comparisons)[:1]]:
         text.show(text.table(f"{recipe.name}: {each.title}", each.headings, each.rows), keys=2)
     text.show(url)
 
 
 def recomputed(means: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """Tables for `predictions.recompute`: means by configuration and number of images, and comparisons."""
+    """Return the tables of recomputed means by configuration and number of images, and of recomputed comparisons."""
     rows = [
         [
             str(row["configuration"]),
@@ -61,7 +61,7 @@ def markdown(
     comparisons: Sequence[Comparison],
     datasets: Mapping[str, pd.DataFrame] | None = None,
 ) -> str:
-    """Format means, comparisons and curves as Markdown; for a suite those of the average, then means by dataset."""
+    """Format means, comparisons and curves as Markdown; for a suite, averages over datasets, then means by dataset."""
     tables = [_means(recipe, table)]
     if rows := by_data(table):
         metrics = " / ".join(HEADINGS[metric] for metric in SHOWN)
@@ -84,9 +84,9 @@ def markdown(
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
-    """One row per method and number of images with the scores on real images, on synthetic images, and on both.
+    """Return one row per method and number of images, with the scores for real, synthetic and both kinds of images.
 
-    Empty unless several methods have exactly one configuration for each of the three.
+    The result is empty unless at least two methods have exactly one configuration for each kind of training data.
     """
     rows = table[table["data"].isin(DATA)]
     complete = rows.groupby("method").filter(
@@ -105,7 +105,7 @@ def by_data(table: pd.DataFrame) -> list[list[str]]:
 
 
 def described(curve: Curve) -> list[str]:
-    """Format trend, parameters, forecasts, and number of images for one more point; unknown values are empty."""
+    """Format the trend, parameters, forecasts, and number of images for one more point; unknown values are empty."""
     reason = f"; {curve.reason}" if curve.reason else ""
     if curve.law is None:
         unknown = np.isnan(curve.slope.estimate)
@@ -126,7 +126,7 @@ def described(curve: Curve) -> list[str]:
 
 
 def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
-    """Table of mean scores by configuration and number of images."""
+    """Return a table of mean scores by configuration and number of images."""
     rows = [
         [str(configuration), "" if pd.isna(n) else str(n), str(len(group)), *_scores(group, METRICS)]
         for configuration, cells in table.groupby("configuration", sort=False)
@@ -137,7 +137,7 @@ def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """One table of comparisons per resampled unit; intervals over classes, which are the ones to quote, come first."""
+    """Return a table of comparisons for each resampled unit, first for classes, whose intervals should be quoted."""
     units: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
     for pair in sorted(comparisons, key=lambda pair: pair.unit != "classes"):
         key = (pair.images_per_class, pair.baseline, pair.baseline_images_per_class)
@@ -165,7 +165,7 @@ def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
 
 
 def _scores(cells: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
-    """Mean ± standard error of each metric over seeds, or the mean of a single seed; empty without trainings."""
+    """Format mean ± standard error over seeds for each metric, or the score of a single seed; empty without runs."""
     scores = cells[list(metrics)]
     pairs = zip(scores.mean(), scores.sem(), strict=True) if len(scores) else ()
     return [f"{mean:.1f}" if len(scores) == 1 else f"{mean:.1f} ± {error:.1f}" for mean, error in pairs]

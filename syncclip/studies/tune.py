@@ -24,7 +24,7 @@ METRIC = "all_classes_hm"
 
 @dataclass(frozen=True)
 class Choice:
-    """Result of a search: recipe with the selected values, and content of tuned.json."""
+    """Result of a search: the recipe with the selected values, and the content of tuned.json."""
 
     recipe: Recipe
     record: dict[str, Any]
@@ -34,16 +34,17 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
     """Train every combination in each configuration's `search_space`, and select the best on validation images.
 
     Each combination is trained with each of the `tune_seeds` at one number of synthetic images. The criterion is the
-    mean of `METRIC` over seeds and datasets; the first of equal combinations is selected. A repeated call resumes.
+    mean of `METRIC` over seeds and datasets; in case of a tie, the first combination is selected. A repeated call
+    resumes the search.
 
     Args:
         recipe: recipe with a `search_space` in `study.configurations`.
-        out: folder or URL for tuned.json (combinations, scores, selected values), recipe.yaml (with the selected
-            values, for a study) and the trainings; by default `<storage.root>/<name>/tuned`.
+        out: folder or URL for tuned.json (combinations, scores, selected values), recipe.yaml (a study's recipe with
+            the selected values) and the training runs; by default `<storage.root>/<name>/tuned`.
 
     Raises:
         UserError: a search space is missing or invalid, real images are missing, the validation split lacks base or
-            novel classes, or a training failed.
+            novel classes, or a training run failed.
 
     Examples:
         >>> from syncclip import Recipe, tune
@@ -71,7 +72,7 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
         parts = parts_of(recipes, url, out is not None, images_per_class)
         runs, _ = run_cells(in_order(parts), grid.study, "tune")
         if failed := [run for run in runs if run.status == "failed"]:
-            raise UserError(f"{len(failed)} trainings failed in {url}; {failed[0].cell.name}: {failed[0].error}")
+            raise UserError(f"{len(failed)} training runs failed in {url}; {failed[0].cell.name}: {failed[0].error}")
         record: dict[str, Any] = {
             "split": "val",
             "metric": METRIC,
@@ -94,21 +95,21 @@ def _check_splits(recipe: Recipe) -> None:
     for split, classes in {"base": dataset.base, "novel": dataset.novel}.items():
         if labels.isdisjoint(classes):
             raise UserError(
-                f"dataset {dataset.name!r} has no validation image of {split} classes; tuning requires both for "
-                f"{METRIC}"
+                f"dataset {dataset.name!r} has no validation image of {split} classes; the tuning metric {METRIC} "
+                "requires images of both base and novel classes"
             )
 
 
 def combinations_of(search_space: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """All combinations of values; the last key varies fastest."""
+    """Return all combinations of values; the last key varies fastest."""
     return [dict(zip(search_space, values, strict=True)) for values in itertools.product(*search_space.values())]
 
 
 def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]:
-    """Build a study of all combinations on the validation split.
+    """Build a study that trains all combinations and evaluates them on the validation split.
 
     Returns:
-        Its recipe, and {configuration: {configuration in that study: values}}.
+        The recipe of that study, and {tuned configuration: {name of a combination: its values}}.
     """
     settings = recipe.study
     configurations: list[Configuration] = []
@@ -130,7 +131,7 @@ def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]
 
 
 def _best(tried: Mapping[str, Mapping[str, Any]], runs: Sequence[CellRun]) -> dict[str, Any]:
-    """Select the best combination; return it with all combinations and their scores by seed, averaged over datasets."""
+    """Return the best combination, and all combinations with their scores for each seed, averaged over datasets."""
     entries: list[dict[str, Any]] = []
     for name, values in tried.items():
         by_seed: dict[str, list[float]] = {}

@@ -178,7 +178,7 @@ def test_failed_runs_are_reported_after_the_tables_are_written(
         return [replace(run, status="failed", error="no memory") for run in runs], {}
 
     monkeypatch.setattr("syncclip.protocols.run.run_cells", failing)
-    with pytest.raises(UserError, match=r"1 of 1 trainings failed in .*; dtd zeroshot: no memory"):
+    with pytest.raises(UserError, match=r"1 of 1 training runs failed in .*; dtd zeroshot: no memory"):
         run("base-to-novel", str(miniatures.root), tmp_path, datasets=["dtd"], methods=["zeroshot"])
     assert "1 are missing" in (tmp_path / "base-to-novel.md").read_text()
     assert list(pd.read_parquet(tmp_path / "base-to-novel.parquet")["status"]) == ["failed"]
@@ -209,5 +209,5 @@ def test_missing_folder_or_unknown_dataset_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_synthetic_dataset_is_an_error(miniatures: Miniatures, tmp_path: Path) -> None:
     recipe = recipe_of(PROTOCOLS["base-to-novel"], "dtd", str(miniatures.root), overrides=EMBEDDED)
-    with pytest.raises(UserError, match="there is no synthetic set"):
+    with pytest.raises(UserError, match="there is no synthetic dataset"):
         ensure_set(recipe.with_values({"training.synthetic": str(tmp_path / "dtd")}), None)

@@ -87,16 +87,16 @@ def test_description_of_the_best_model() -> None:
 @pytest.mark.parametrize(
     ("shots", "per_real", "expected"),
     [
-        (7.1, 20.7, "64 synthetic images per class equal 7.1 real images alone: 20.7 replace one"),
-        (math.inf, 0.0, "exceed any number of real images alone"),
-        (3.0, math.nan, "64 synthetic images per class replace no real image."),
+        (7.1, 20.7, "are equivalent to 7.1 real images per class; 20.7 synthetic images replace one real image."),
+        (math.inf, 0.0, "no number of real images alone is equivalent to 64 synthetic images per class."),
+        (3.0, math.nan, "64 synthetic images per class do not replace any real image."),
     ],
 )
 def test_description_of_the_real_image_equivalent(shots: float, per_real: float, expected: str) -> None:
     marginal = {"hm": (Marginal(64, around(0.0512)),)}
     exchange = {"hm": (Exchange(64, around(shots), around(per_real)),)}
     text = fit_of(efficiency=outputs.DataEfficiency("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
-    assert "At 64 per class, an hour of generation adds 0.051 points." in text
+    assert "At 64 images per class, an hour of generation adds 0.051 points." in text
     assert expected in text
 
 

@@ -67,7 +67,7 @@ def test_rejected_images_are_shown_by_reason_with_their_number(synthetic: Path) 
         write_rejects(str(synthetic), shard, [Reject(reason, 7 + shard, 3, 0, 0.1, thumbnail)] * 9)
     page = page_of(synthetic)
     shown = re.findall(
-        r'<b>([^<]*)</b> <span class="quiet">([^<]*) in all</span>.*?src="data:image/webp;base64,([^"]*)"', page, re.S
+        r'<b>([^<]*)</b> <span class="quiet">([^<]*) in total</span>.*?src="data:image/webp;base64,([^"]*)"', page, re.S
     )
     assert [(reason, count) for reason, count, _ in shown] == [("clip score", "34"), ("blank", "7")]
     strip = Image.open(io.BytesIO(base64.b64decode(shown[1][2]))).convert("RGB")

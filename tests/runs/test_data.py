@@ -94,7 +94,7 @@ def test_invalid_list_of_synthetic_datasets_is_an_error(tiny: TinyWorld, value: 
 
 
 def test_study_requires_a_single_synthetic_dataset(tiny: TinyWorld, tiny_set: str, copy: Path) -> None:
-    with pytest.raises(UserError, match="must be a single set here; .*shards merge"):
+    with pytest.raises(UserError, match="must be a single dataset, not a list; .*shards merge"):
         resolve.find_synthetic(recipe_of(tiny, f"training.synthetic=[{tiny_set},{copy}]"))
 
 

@@ -109,7 +109,7 @@ def test_failed_trainings_are_reported_and_retried(
     configurations = "study.configurations=[{{method: zeroshot}}, {{method: syncclip{}}}]"
     failing = configurations.format(", overrides: {training.device: cuda}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(UserError, match=r"1 of 2 trainings failed .* syncclip-both-1-seed1: training.device"):
+    with pytest.raises(UserError, match=r"1 of 2 training runs failed .* syncclip-both-1-seed1: training.device"):
         study(recipe_of(world, *values, failing), str(tmp_path)).check()
     assert statuses(tmp_path) == {"zeroshot": "done", "syncclip-both-1-seed1": "failed"}
     study(recipe_of(world, *values, configurations.format("")), str(tmp_path))

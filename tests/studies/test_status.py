@@ -25,7 +25,7 @@ STATUS = StudyStatus(
     ended=6,
     seconds=240,
 )
-COUNTS = "9 done, 1 failed, 2 running, 12 waiting, of 24 trainings"
+COUNTS = "9 done, 1 failed, 2 running, 12 waiting, of 24 runs"
 
 
 def test_trainings_are_counted_by_status(monkeypatch: pytest.MonkeyPatch) -> None:

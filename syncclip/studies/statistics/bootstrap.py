@@ -1,7 +1,7 @@
 """Bootstrap confidence intervals of metrics and of paired differences between configurations.
 
-Seeds of the trainings and test data (images, classes with all of their images, or datasets) are resampled. All
-configurations share the resamples, so that common variation cancels in a difference.
+Both the training seeds and the test data are resampled; the unit of the test data is an image, a class with all of its
+images, or a dataset. All configurations share the resamples, so that common variation cancels in a difference.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from syncclip.studies.statistics.metrics import Outcomes, UnitCounts, mean_metri
 Floats = npt.NDArray[np.float64]
 
 Unit = Literal["images", "classes", "datasets"]
-"""Resampled unit of the test data."""
+"""Unit of the test data that is resampled."""
 SINGLE_SPLIT = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
-"""Metrics that depend on images of base classes (0) or novel classes (1) only; all others depend on both."""
+"""Metrics that depend only on images of base classes (0) or novel classes (1); other metrics depend on both splits."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,10 @@ class SplitResamples:
     """Resamples of the base or novel split of each dataset; the other split is not resampled.
 
     Attributes:
-        units: one entry per dataset; None if it has no image of the split.
-        widen: (R,) factors that correct the deviation of a resample for few units; NaN if the spread is unknown.
+        novel: whether the novel split is resampled.
+        units: resampled units of each dataset; None for a dataset without images of the split.
+        widen: (R,) factors that correct the deviation of each resample for a small number of units; NaN if the spread
+            is unknown.
     """
 
     novel: bool
@@ -40,12 +42,13 @@ class SplitResamples:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Weights of the seeds, and resampled test data.
+    """Resampled weights of the seeds, and resampled test data.
 
     Attributes:
         seeds: (R, S) weights of the seeds; rows sum to 1.
-        splits: base and novel split; empty if datasets are resampled.
-        datasets: (R, D) weights of the datasets; rows sum to 1, NaN for a single dataset; None if they are fixed.
+        splits: resamples of the base and the novel split; empty if datasets are resampled.
+        datasets: (R, D) weights of the datasets, whose rows sum to 1; NaN for a single dataset; None if datasets are
+            not resampled.
     """
 
     seeds: Floats
@@ -54,11 +57,11 @@ class Resamples:
 
 
 def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> Floats:
-    """Random weights (R, S) that give a mean over few seeds an unbiased variance; rows sum to 1.
+    """Draw random weights (R, S) that give a mean over few seeds an unbiased variance; rows sum to 1.
 
-    Resampling S seeds with replacement underestimates the variance by (S - 1) / S. With the weights of this Gaussian
-    multiplier bootstrap, every weighted mean has the unbiased variance s^2 / S and, by a common random scale per
-    resample, the tails of Student's distribution with S - 1 degrees of freedom.
+    Resampling S seeds with replacement underestimates the variance by a factor of (S - 1) / S. This Gaussian multiplier
+    bootstrap gives every weighted mean the unbiased variance s^2 / S. A random scale per resample, common to all seeds,
+    adds the tails of Student's t-distribution with S - 1 degrees of freedom.
     """
     if seeds == 1:
         return np.ones((resamples, 1))
@@ -72,15 +75,15 @@ def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> 
 def make_resamples(
     seeds: int, tested: Sequence[Outcomes], resamples: int, generator: np.random.Generator, unit: Unit = "images"
 ) -> Resamples:
-    """Resample seeds, and images, classes or datasets.
+    """Resample the seeds and the test data.
 
     Images and classes are resampled with replacement within each split of each dataset. `SplitResamples.widen` corrects
-    for few classes as `seed_weights` does for few seeds.
+    for a small number of classes, as `seed_weights` does for a small number of seeds.
 
     Args:
         tested: outcomes of any run on each of D datasets.
-        unit: resampled unit. Intervals over classes are NaN if all datasets have a single class of a split; intervals
-            over datasets are NaN for a single dataset.
+        unit: unit to resample. Intervals over classes are NaN if no dataset has more than one class in a split;
+            intervals over datasets are NaN for a single dataset.
     """
     weights = seed_weights(seeds, resamples, generator)
     if unit == "datasets":
@@ -115,10 +118,10 @@ def _split(
 def _weighted(
     datasets: Sequence[Mapping[str, Floats]], means: Mapping[str, Floats], weights: Floats
 ) -> dict[str, Floats]:
-    """Metrics (R, S) under resampled weights of the datasets.
+    """Compute metrics (R, S) with resampled weights of the datasets.
 
-    Weights of few datasets are often negative. A harmonic mean of weighted means would be meaningless, so its
-    linearisation at the means is used.
+    With few datasets, weights are often negative, which makes a harmonic mean of weighted means meaningless. Therefore,
+    the harmonic mean is linearised at the unweighted means.
     """
     metrics = {
         name: weights @ np.concatenate([each[name] for each in datasets]) for name in METRICS if name not in HARMONIC
@@ -131,17 +134,17 @@ def _weighted(
 
 
 Resampled = Mapping[str, tuple[Floats, Floats]]
-"""Metric -> (means over datasets for each seed (S,), means over datasets and seeds in each resample (R,))."""
+"""Metric -> (mean over datasets for each seed, (S,); mean over datasets and seeds in each resample, (R,))."""
 
 
 def configuration_metrics(outcomes: Sequence[Outcomes], resamples: Resamples) -> Resampled:
-    """All metrics of a configuration for each seed and in each resample; a single run is used for all seeds.
+    """Compute all metrics of a configuration for each seed and in each resample.
 
-    Seeds and test data are resampled separately, and their deviations are added. Resampling both at once would count
-    random differences between seeds twice.
+    An untrained configuration has a single run, which is used for all seeds. Seeds and test data are resampled
+    separately and their deviations added, since resampling both at once would count the variation between seeds twice.
 
     Args:
-        outcomes: one entry per dataset.
+        outcomes: outcomes on each dataset.
     """
     datasets = [run_metrics(tested) for tested in outcomes]
     runs = mean_metrics(datasets)
@@ -176,14 +179,15 @@ class Interval:
 
 
 def interval(estimate: float, resamples: Floats, confidence_level: float) -> Interval:
-    """Percentile interval over resamples (R,), which may be infinite."""
+    """Compute the percentile interval of resamples (R,), some of which may be infinite."""
     edge = (1 - confidence_level) / 2
-    low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")  # never averages with infinity
+    # "inverted_cdf" does not interpolate, which would fail between finite and infinite values.
+    low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")
     return Interval(float(estimate), float(low), float(high))
 
 
 def difference(first: Resampled, second: Resampled, confidence_level: float = 0.95) -> Mapping[str, Interval]:
-    """First configuration minus second in points, by metric; both must share seeds and resamples."""
+    """Subtract the second configuration from the first, by metric in points; both must share seeds and resamples."""
     return {
         name: interval((first[name][0] - second[name][0]).mean(), first[name][1] - second[name][1], confidence_level)
         for name in METRICS

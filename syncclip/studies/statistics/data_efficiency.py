@@ -1,4 +1,4 @@
-"""Marginal value of synthetic images: accuracy gain per hour of generation, and real-image equivalents."""
+"""Data efficiency of synthetic images: accuracy gain per hour of generation, and real-image equivalents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncclip.studies.statistics.scaling_fit import PowerLaw, Series, fit_power_
 
 @dataclass(frozen=True)
 class Marginal:
-    """Accuracy gain in points per generator-hour at n synthetic images per class."""
+    """Accuracy gain per additional hour of one generator, in points, at n synthetic images per class."""
 
     n: int
     points_per_hour: Interval
@@ -23,9 +23,9 @@ class Exchange:
     """Real-image equivalent of n synthetic images per class.
 
     Attributes:
-        shots: real images per class that reach the same error without synthetic ones; infinite if no number does.
-        per_real: synthetic images that replace one additional real image; infinite without a gain, 0 if no number of
-            real images reaches the same error.
+        shots: real images per class that reach the same error without synthetic images; infinite if no number does.
+        per_real: synthetic images that replace one additional real image; infinite if the synthetic images bring no
+            gain, 0 if no number of real images reaches the same error.
     """
 
     n: int
@@ -36,10 +36,10 @@ class Exchange:
 def marginal(
     series: Series, images_per_hour: float, classes: int, confidence_level: float = 0.95
 ) -> tuple[Marginal, ...]:
-    """Slope of the fitted power law at each number of images, times the images per class generated in an hour.
+    """Multiply the slope of the power law at each number of images by the images per class generated in an hour.
 
     Args:
-        series: errors at enough numbers of images for a power law.
+        series: errors at enough numbers of images to fit a power law.
         images_per_hour: throughput of one generator, including the time for rejected images.
         classes: number of classes that share the throughput.
     """
@@ -56,14 +56,15 @@ def marginal(
 
 
 def exchange(real: Series, synthetic: Series, own: int, confidence_level: float = 0.95) -> tuple[Exchange, ...]:
-    """Real-image equivalents of synthetic images, from a power law of the error over shots without synthetic images.
+    """Compute the real-image equivalents of synthetic images.
 
-    The equivalent is the number of shots at which that law reaches the error of `own` shots with n synthetic images.
-    The synthetic images replace the shots beyond `own`.
+    A power law is fitted to the error over shots without synthetic images. The equivalent of n synthetic images is the
+    number of shots at which this law reaches their error; they replace the shots beyond `own`.
 
     Args:
-        real: errors over shots without synthetic images, at enough numbers for a power law.
-        synthetic: errors over synthetic images per class with `own` shots; as many resamples as `real`.
+        real: errors over shots without synthetic images, at enough numbers of shots to fit a power law.
+        synthetic: errors over synthetic images per class with `own` shots; it has as many resamples as `real`.
+        own: number of shots that are combined with the synthetic images.
     """
 
     def equivalents(errors: Floats, targets: Floats) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Metrics of runs from correct and wrong predictions, over all test images or over resamples of one split."""
+"""Metrics of runs, computed from correct and wrong predictions on all test images or on resamples of one split."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Outcomes:
     """Correct and wrong predictions of S runs of a configuration on the P test images of a dataset.
 
     Attributes:
-        within_split: (S, P) bool, correct with the classes of the image's split as candidates.
-        all_classes: (S, P) bool, correct with all classes as candidates.
-        base_score: (S, P), see `Predictions`; NaN if unknown.
+        within_split: (S, P) bool, whether the prediction is correct with the image's split as candidate classes.
+        all_classes: (S, P) bool, whether the prediction is correct with all classes as candidates.
+        base_score: (S, P) score of being a base class, see `Predictions`; NaN if unknown.
         label: (P,) class ids.
         base: number of base classes, which have the first ids.
     """
@@ -39,12 +39,12 @@ class Outcomes:
 
     @property
     def novel(self) -> npt.NDArray[np.bool_]:
-        """(P,) bool, whether the image is of a novel class."""
+        """(P,) bool, whether the image belongs to a novel class."""
         return self.label >= self.base
 
     @cached_property
     def won(self) -> Floats:
-        """(S, P) result of `pairs_won` for each run; NaN without base scores."""
+        """(S, P) result of `pairs_won` for each run; NaN if base scores are unknown."""
         return np.stack(
             [
                 pairs_won(score, right, self.novel) if np.isfinite(score).all() else np.full(len(score), np.nan)
@@ -54,38 +54,38 @@ class Outcomes:
 
 
 class UnitCounts(NamedTuple):
-    """Resamples of one split of a dataset, where a unit is an image or a class with all of its images."""
+    """Resamples of one split of a dataset; the resampled unit is an image, or a class with all of its images."""
 
     counts: npt.NDArray[np.uint16]
-    """(R, U) number of times that each unit occurs."""
+    """(R, U) number of times that each unit occurs in each resample."""
     unit: npt.NDArray[np.int64]
-    """(P_split,) unit of each image in the split."""
+    """(P_split,) index of the unit to which each image of the split belongs."""
 
 
 class _Sums(NamedTuple):
-    """Sums over the images of one split for each resample and run: (R, S), or (1, S) without resampling."""
+    """Sums over the images of one split for each resample and run, (R, S); (1, S) without resampling."""
 
     within_split: Floats
     all_classes: Floats
     pairs: Floats
-    """Number of correct pairs with an image of the other split, see `openworld_auc`."""
+    """Number of correct pairs that combine an image with one of the other split, see `openworld_auc`."""
     images: Floats
-    """Number of images, (R, 1) or (1, 1)."""
+    """Number of images, (R, 1); (1, 1) without resampling."""
 
 
 def run_metrics(outcomes: Outcomes) -> dict[str, Floats]:
-    """All `METRICS` of each run on one dataset in per cent: (1, S), NaN if a split is empty."""
+    """Compute all `METRICS` of each run on one dataset in per cent, (1, S); NaN if a split is empty."""
     return _metrics(_sums(outcomes, False, None), _sums(outcomes, True, None), False)
 
 
 def resampled_metrics(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> dict[str, Floats]:
-    """`run_metrics` with one split resampled: (R, S), or (1, S) without resamples."""
+    """Compute all `METRICS` of each run with one split resampled, (R, S); (1, S) if `units` is None."""
     base, other = (_sums(outcomes, split, units if split == novel else None) for split in (False, True))
     return _metrics(base, other, novel)
 
 
 def _sums(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> _Sums:
-    """Sum over the images of a split. All resamples are one matrix product, since each metric is a sum over images."""
+    """Sum over the images of a split; a single matrix product covers all resamples."""
     split = outcomes.novel == novel
     own = outcomes.within_split[:, split].astype(np.float64)
     rows = np.concatenate([own, outcomes.all_classes[:, split], own * outcomes.won[:, split], np.ones((1, len(own.T)))])
@@ -116,13 +116,13 @@ def _metrics(base: _Sums, novel: _Sums, novel_resampled: bool) -> dict[str, Floa
 
 
 def _with_harmonic(metrics: dict[str, Floats]) -> dict[str, Floats]:
-    """Add the harmonic means, and sort as in `METRICS`."""
+    """Add the harmonic means, and sort the metrics as in `METRICS`."""
     metrics |= {name: harmonic_mean(metrics[first], metrics[second]) for name, (first, second) in HARMONIC.items()}
     return {name: metrics[name] for name in METRICS}
 
 
 def mean_metrics(datasets: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
-    """Mean of each metric over the `run_metrics` of several datasets; harmonic means are those of the means."""
+    """Average the `run_metrics` of several datasets; harmonic means are computed from the averaged accuracies."""
     plain = [name for name in METRICS if name not in HARMONIC]
     parts = {name: np.broadcast_arrays(*(metrics[name] for metrics in datasets)) for name in plain}
     return _with_harmonic({name: np.mean(part, axis=0) for name, part in parts.items()})

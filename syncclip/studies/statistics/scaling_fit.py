@@ -1,8 +1,9 @@
 """Scaling fit: error = a + b * (1 + n)^(-c) over n synthetic images per class, with intervals and extrapolation.
 
-`a` is the irreducible error, `b` the error that synthetic images can remove, `c` the exponent; at n = 0 the error is
-that of real images alone, a + b. Given `c`, `a` and `b` are a linear regression, so the search is over `c` only and has
-no local minima. All bootstrap resamples are fitted at once. `held_out` compares the power law with other models.
+`a` is the irreducible error, `b` the error that synthetic images can remove, and `c` the exponent. At n = 0, the error
+is a + b, the error with real images only. For a fixed `c`, linear regression yields `a` and `b`. Only `c` is searched,
+on a grid that is refined around the best value. All bootstrap resamples are fitted at once. `held_out` compares the
+power law with other models.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from syncclip.evaluation.metrics import Number
 from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
 
 SLOWEST, FASTEST = 0.05, 3.0
-"""Bounds of `c`, beyond which a curve is indistinguishable from a constant or from a single step."""
+"""Bounds of `c`; beyond them, a curve is indistinguishable from a constant or from a single step."""
 MIN_AMOUNTS, MIN_SEEDS = 4, 2
-"""Minimum numbers for a power law: three parameters fit any three points, and a single seed has no variance."""
+"""Minimum numbers of images and of seeds for a power law; its three parameters would fit any three points exactly."""
 ENOUGH_SEEN = 0.95
-"""Minimum share of the synthetic images that trainings at the largest number must have used for extrapolation."""
+"""Minimum share of synthetic images that runs at the largest number of images must have used for extrapolation."""
 
 Verdict = Literal["falls", "flat", "rises", "too few points", "too few classes"]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Errors (100 - accuracy) of one configuration and metric over numbers of images.
+    """Errors (100 - accuracy) of one configuration and metric at several numbers of images.
 
     Attributes:
-        amounts: (A,) images per class, ascending.
+        amounts: (A,) numbers of images per class, ascending.
         errors: (S, A) errors of each seed.
         resamples: (R, A) mean errors in each resample of seeds and classes, which all configurations share.
     """
@@ -42,42 +43,45 @@ class Series:
 
     @property
     def means(self) -> Floats:
-        """(A,) mean errors over seeds."""
+        """(A,) errors averaged over seeds."""
         return np.asarray(self.errors.mean(axis=0))
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Parameters of one curve (scalars), or of one curve per resample (arrays (R,))."""
+    """Parameters of a power law: scalars for one curve, or arrays (R,) for one curve per resample."""
 
     a: Floats
     b: Floats
     c: Floats
 
     def __call__(self, amounts: Sequence[float] | Floats) -> Floats:
-        """Errors at numbers of images: (N,) or (R, N)."""
+        """Return the predicted error for each number of images, with shape (N,) or (R, N)."""
         n = np.asarray(amounts, dtype=np.float64)
         return self.a[..., None] + self.b[..., None] * (1 + n) ** -self.c[..., None]
 
     def amount_for(self, error: Floats) -> Floats:
-        """Number of images at which the curve reaches an error; infinite if it does not."""
+        """Return the number of images at which the curve reaches a given error; infinite if it never does."""
         with np.errstate(divide="ignore", invalid="ignore"):
             n = ((error - self.a) / self.b) ** (-1 / self.c) - 1
         return np.where((error > self.a) & (self.b > 0), n, np.inf)
 
     @property
     def at_bound(self) -> str:
-        """Name of a parameter that is on a bound of the search, for a single curve; empty if none is."""
+        """Name of a parameter of a single curve that is at a bound of the search; empty if there is none."""
         bounds = {"a": self.a == 0, "b": self.b == 0, "c": np.isclose(self.c, [SLOWEST, FASTEST], rtol=1e-3).any()}
         return next((name for name, reached in bounds.items() if reached), "")
 
 
 def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw:
-    """Least-squares fit with a >= 0, b >= 0, SLOWEST <= c <= FASTEST; parameters are shaped () or (R,).
+    """Fit power laws by least squares, with a >= 0, b >= 0 and SLOWEST <= c <= FASTEST.
 
     Args:
-        amounts: (A,) images per class, at least `MIN_AMOUNTS` distinct values.
-        errors: (A,) errors, or (R, A) for R fits.
+        amounts: (A,) numbers of images per class, at least `MIN_AMOUNTS` distinct values.
+        errors: (A,) errors of one curve, or (R, A) errors of R curves.
+
+    Returns:
+        Parameters with shape () or (R,).
     """
     n = np.asarray(amounts, dtype=np.float64)
     y = np.atleast_2d(np.asarray(errors, dtype=np.float64))
@@ -94,7 +98,7 @@ def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw
 
 
 def _regress(x: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
-    """Fit y = a + b x with a, b >= 0: x (R, K, A), y (R, A) -> a, b and residual sum of squares, (R, K) each."""
+    """Fit y = a + b x with a, b >= 0 for x (R, K, A) and y (R, A); return a, b and residual sums of squares, (R, K)."""
     target = y[:, None, :]
     x_mean, y_mean = x.mean(axis=-1), target.mean(axis=-1)
     b = np.maximum(
@@ -121,13 +125,16 @@ class Curve:
 
     Attributes:
         verdict: "falls" or "rises" if the interval of the slope excludes zero, else "flat".
-        slope: error in points per doubling of 1 + n.
-        law: parameters with intervals; None if the error does not fall, or for the given `reason`.
+        slope: change of the error in points per doubling of 1 + n.
+        law: parameters of the power law with intervals; None if the error does not fall significantly, or if `reason`
+            explains why there is no fit.
+        rmse: root-mean-square error of the fit in points.
         line: fitted curve over the measured range.
-        forecast: fitted curve at larger numbers of images; empty for the given `reason`.
-        plus_one: images per class that reduce the error by one more point; infinite if no number does, None without a
-            forecast.
+        forecast: fitted curve at larger numbers of images; empty if `reason` explains why it is missing.
+        plus_one: images per class that reduce the error by one more point than the largest measured number; infinite if
+            no number does, None without a forecast.
         reachable: share of the resamples in which `plus_one` is finite; None without a forecast.
+        reason: explanation of a missing power law or forecast.
     """
 
     amounts: list[int]
@@ -147,11 +154,11 @@ class Curve:
 def fit_curve(
     series: Series, confidence_level: float = 0.95, forecast: Sequence[int] = (), seen: float | None = None
 ) -> Curve:
-    """Fit the curve of one configuration and metric, with intervals.
+    """Fit the scaling curve of one configuration and metric, with intervals.
 
     Args:
-        forecast: numbers of images for extrapolation, which requires a falling error.
-        seen: share of the synthetic images used by trainings at the largest number of images; None if unknown.
+        forecast: numbers of images to extrapolate to; extrapolation requires a falling error.
+        seen: share of the synthetic images that runs at the largest number of images used; None if unknown.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     means, errors, resamples = series.means, series.errors, series.resamples
@@ -204,17 +211,17 @@ def _points(at: Floats, law: PowerLaw, laws: PowerLaw, confidence_level: float) 
 
 
 Model = Callable[[Floats, Floats, float], Floats]
-"""Numbers of images (A,), errors (R, A) and a target number of images -> predicted errors (R,)."""
+"""Function of numbers of images (A,), errors (R, A) and a target number of images that predicts errors (R,)."""
 
 
 def constant(amounts: Floats, errors: Floats, target: float) -> Floats:  # noqa: ARG001
-    """Predict the mean error: more images have no effect."""
+    """Predict the mean error, as if the number of images had no effect."""
     mean: Floats = errors.mean(axis=1)
     return mean
 
 
 def logarithm(amounts: Floats, errors: Floats, target: float) -> Floats:
-    """Predict by a line in log(1 + n): each doubling has the same effect."""
+    """Predict with a linear fit in log(1 + n), as if each doubling had the same effect."""
     steps = np.log(1 + amounts) - np.log(1 + amounts).mean()
     slope = errors @ steps / (steps @ steps)
     expected: Floats = errors.mean(axis=1) + slope * (np.log(1 + target) - np.log(1 + amounts).mean())
@@ -222,7 +229,7 @@ def logarithm(amounts: Floats, errors: Floats, target: float) -> Floats:
 
 
 def power_law(amounts: Floats, errors: Floats, target: float) -> Floats:
-    """Predict by `fit_power_law`."""
+    """Predict with the power law of `fit_power_law`."""
     return fit_power_law(amounts, errors)([target])[:, 0]
 
 
@@ -231,12 +238,12 @@ MODELS: dict[str, Model] = {"constant": constant, "logarithm": logarithm, "power
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out error of a model.
+    """Held-out error of a model of the scaling curve.
 
     Attributes:
-        model: a key of `MODELS`.
-        miss: root-mean-square error of its predictions, in points.
-        best: share of the resamples in which this model has the smallest error.
+        model: key in `MODELS`.
+        miss: root-mean-square error of the predictions, in points.
+        best: share of the resamples in which this model has the smallest held-out error.
     """
 
     model: str
@@ -245,10 +252,12 @@ class HeldOut:
 
 
 def held_out(series: Series) -> tuple[HeldOut, ...]:
-    """Fit each model to the smaller numbers of images and predict the next one, for each number beyond `MIN_AMOUNTS`.
+    """Measure how well each model, fitted to the smaller numbers of images, predicts the next number.
+
+    The smallest `MIN_AMOUNTS` numbers are always used for the fit.
 
     Returns:
-        One entry per model, the best first; empty without more than `MIN_AMOUNTS` numbers of images.
+        Held-out errors of the models, the best first; empty if there are only `MIN_AMOUNTS` numbers of images or fewer.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     if len(n) <= MIN_AMOUNTS:
