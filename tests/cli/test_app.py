@@ -181,7 +181,8 @@ def test_a_file_name_that_is_an_override_trusts_no_code(
     (tmp_path / "training.method=evil:X").touch()
     for command in ("status", "evaluate", "train"):
         assert (
-            "is both an override and the name of a file" in Outcome(capsys, command, "icons", "training.method=evil:X").error
+            "both an override and the name of a file"
+            in Outcome(capsys, command, "icons", "training.method=evil:X").error
         )
     assert trusted() == ()
 
