@@ -172,7 +172,7 @@ def main(
             for study in (False, True):
                 arguments = storage.join(root, "large"), (small, storage.join(root, "small")), study
                 cost: StartUp = in_new_process(measure, large, *arguments)
-                title = f"a study of {CELLS} trainings" if study else "a training"
+                title = f"a study of {CELLS} training runs" if study else "a training run"
                 figures = f"{cost.cpu:.2f} | {cost.seconds:.1f} | {cost.private / total:.1f} | {cost.reads:,}"
                 print(f"| {name} | {title} | {figures} |", flush=True)
 

@@ -41,12 +41,12 @@ def main(
             assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in BITS), seed
     ours, plain = statistics.median(shared[1:]), statistics.median(alone[1:])
     ratios = sorted(a / b for a, b in zip(alone[1:], shared[1:], strict=True))
-    print(f"{base.dataset.name}, {method}: {cells - 1} trainings, medians (range of ratios)")
+    print(f"{base.dataset.name}, {method}: {cells - 1} training runs, medians (range of ratios)")
     print(
-        f"alone {plain:.2f} s per training, with shared parts {ours:.2f} s: {plain / ours:.2f}x "
-        f"({ratios[0]:.2f}-{ratios[-1]:.2f}), equal to the bit"
+        f"alone {plain:.2f} s per training run, with shared parts {ours:.2f} s: {plain / ours:.2f}x "
+        f"({ratios[0]:.2f}-{ratios[-1]:.2f}), bitwise identical results"
     )
-    print(f"{cells} trainings loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")
+    print(f"{cells} training runs loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")
 
 
 def _seconds(recipe: Recipe, folder: Path, cache: ModelCache | None) -> float:

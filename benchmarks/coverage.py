@@ -104,7 +104,7 @@ def main(trials: int) -> None:
                 print(*rows[-1], flush=True)
     words = (
         f"# Coverage of the confidence intervals\n\nPercentage of {trials:,} simulated studies whose 95 % interval "
-        "contains the true gain of 5 points, by the unit that is\nresampled besides the seeds "
+        "contains the true gain of 5 points, by the unit that is\nresampled in addition to the seeds "
         "(`python -m benchmarks.coverage`). Unless stated otherwise, the gain varies between classes with a\nstandard "
         "deviation of 15 points, as on `icons`.\n\n"
     )

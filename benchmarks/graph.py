@@ -33,7 +33,7 @@ class Idle:
 
 
 def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
-    """Return `SAMPLES` times (shards done, seconds since the first shard, resident memory of this process in MB)."""
+    """Return `SAMPLES` tuples (shards done, seconds since the first shard, resident memory of this process in MB)."""
     process, status = psutil.Process(), SynthesisStatus.begin(planned=64 * shards, images=0, most=actors)
     samples: list[tuple[int, float, float]] = []
     start = 0.0

@@ -1,8 +1,9 @@
 """Orchestration overhead, and throughput compared with a plain loop: `python -m benchmarks.orchestration --help`.
 
 Efficiency is generator seconds divided by actor seconds, from the start of the first shard to the commit of the last.
-Starting Ray and the actors and loading the weights is reported separately. The loop generates one prompt at a time with
-the same pipeline, steps, guidance and threads, and saves each image, like the scripts of published synthetic datasets.
+The time to start Ray and the actors and to load the weights is reported separately. The loop generates one prompt at
+a time with the same pipeline, steps, guidance and threads, and saves each image, like the scripts of published
+synthetic datasets.
 """
 
 from __future__ import annotations

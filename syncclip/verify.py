@@ -247,7 +247,7 @@ def _shard_problems(
     if index is not None:
         marked = shards_by_markers(url, owner).values()
         if [shard[:4] for shard in index.shards] != [shard[:4] for shard in marked]:
-            yield f"{url}: {INDEX} does not match the shards; remove it, as it is derived from them"
+            yield f"{url}: {INDEX} does not match the shards; remove it, as it can be derived from them"
     missing = []
     try:
         missing = absent(url, broken)

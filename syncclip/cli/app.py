@@ -173,5 +173,5 @@ def _no_such_command(name: str, group: str | None = None) -> str:
     for command in sorted(commands, key=lambda command: not command.startswith(f"{group} ")):
         words.setdefault(command.rpartition(" ")[2], command)
     near = nearest(name, words)
-    hint = f"did you mean {words[near]!r}?" if near else f"there are {', '.join(sorted(commands))}"
-    return f"there is no command {name!r}; {hint}"
+    hint = f"did you mean {words[near]!r}?" if near else f"use one of {', '.join(sorted(commands))}"
+    return f"unknown command {name!r}; {hint}"

@@ -81,9 +81,7 @@ def classify(
             raise typer.Exit(1)
         return
     if num_gpus:
-        raise UserError(
-            "--num-gpus requires --actors; add --actors, or omit --num-gpus: a local GPU is used by default"
-        )
+        raise UserError("--num-gpus requires --actors; add --actors, or omit --num-gpus to use a local GPU")
     from syncclip.datasets.folders import skipped_files
     from syncclip.inference import predictions
     from syncclip.inference.model import load

@@ -234,7 +234,7 @@ def submit(
 
     if job is JobName.reproduce:
         if root is None:
-            raise UserError("missing option '--root': reproduce needs the folder of all datasets")
+            raise UserError("missing option '--root': reproduce requires the folder of all datasets")
         from syncclip.protocols.run import Request
 
         build = partial(cluster.reproduce_job, Request(recipe, root, dataset, method, out, synthetic, overrides))

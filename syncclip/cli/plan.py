@@ -42,7 +42,7 @@ def plan(
     planned = syncclip.plan(loaded)
     text.show(prompts_table(planned, planned.classes if all_classes else SHOWN_CLASSES))
     if planned.classes > SHOWN_CLASSES and not all_classes:
-        text.show(f"and {counted(planned.classes - SHOWN_CLASSES, 'more class', 'more classes')}; --all shows them")
+        text.show(f"and {counted(planned.classes - SHOWN_CLASSES, 'more class', 'more classes')}; show them with --all")
     note = " (an endpoint, which is not deterministic)" if planned.generator.endpoint else ""
     text.show(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
@@ -73,7 +73,7 @@ def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Cost
     )
     if rate.effect is not None:
         difference, gain = rate.effect
-        text.show(f"{gain:.2f} x the throughput of exact in fp32; pixels differ from it by {difference:.1f} of 255")
+        text.show(f"{gain:.2f} x the throughput of exact in fp32; mean pixel difference {difference:.1f} of 255")
     elif planned.generator.speed != "exact":
         text.show("exact in fp32 does not fit into memory here, so image differences were not measured")
     new = {"throughput": rate.images, "image_bytes": rate.image_bytes, "load": rate.load}

@@ -44,10 +44,10 @@ def quality(measured: SetQuality) -> str:
     worst = sorted((of.accuracy, of.name) for of in measured.classes if of.accuracy is not None)[:3]
     lines = [
         f"{measured.measured:,} of {measured.images:,} images measured with CLIP {measured.backbone!r}",
-        f"classified as their own class: {measured.accuracy:.1f} %; lowest: "
+        f"classified correctly: {measured.accuracy:.1f} %; lowest per class: "
         + ", ".join(f"{name!r} {accuracy:.0f} %" for accuracy, name in worst),
         f"near-duplicates of an earlier image: {measured.near_duplicates:,}"
-        + "".join(f"; sample {later} of {earlier}" for later, earlier in measured.pairs[:1]),
+        + "".join(f", e.g. sample {later} of sample {earlier}" for later, earlier in measured.pairs[:1]),
     ]
     if measured.similarity is not None:
         real = "" if measured.real_similarity is None else f"; of real images: {measured.real_similarity:.3f}"

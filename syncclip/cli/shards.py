@@ -79,7 +79,7 @@ def show(
     rows = np.flatnonzero(images.samples.index == index)
     if not len(rows):
         last = images.samples.index.max()
-        raise UserError(f"{folder}: no sample {index}; the last of its {len(images):,} is {last}")
+        raise UserError(f"{folder}: no sample {index}; use an index up to {last}")
     text.show(render.sample(images, int(rows[0])))
     if save is not None:
         storage.write_bytes(save, images.read(int(rows[0])))
@@ -185,7 +185,7 @@ def _numbers(option: str, value: str) -> list[int]:
     try:
         return [int(number) for number in value.split(",")]
     except ValueError as error:
-        raise UserError(f"{option} {value}: give whole numbers separated by commas, such as 1,2,3.") from error
+        raise UserError(f"{option} {value}: not a list of integers; use e.g. {option} 1,2,3") from error
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:

@@ -43,7 +43,7 @@ def progress(url: str) -> list[str]:
         return [url, *lines]
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
-    raise UserError(f"{url}: neither a set nor a run; use the folder shown by `synth` or `train`")
+    raise UserError(f"{url}: neither a set nor a run; use a folder that `synth` or `train` has printed")
 
 
 def _study_lines(url: str) -> list[str] | None:

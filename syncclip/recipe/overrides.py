@@ -115,11 +115,11 @@ def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None
                 node[step] = {}
             node = node[step]
         if not isinstance(node, dict | list):
-            raise UserError(f"{origin}: {key}: {step!r} is a single value without keys")
+            raise UserError(f"{origin}: {key}: {step!r} is a single value, not a section")
     node[_position(node, last, key, origin) if isinstance(node, list) else last] = value
 
 
 def _position(items: list[Any], step: str, key: str, origin: str) -> int:
     if not step.isdigit() or int(step) >= len(items):
-        raise UserError(f"{origin}: {key}: {step!r} is not a position in a list of {len(items)}; positions start at 0")
+        raise UserError(f"{origin}: {key}: {step!r} is not an index of a list of {len(items)}, counted from 0")
     return int(step)

@@ -57,7 +57,7 @@ MAX_BODY_BYTES, MAX_BUFFERED_BYTES = 32 << 20, 256 << 20
 MAX_RECEIVING, MAX_IN_FLIGHT = 1024, 128
 """Upper bounds, per proxy, on requests whose body is being received, and on requests forwarded to replicas."""
 HEADER_SECONDS, BODY_SECONDS, RESPONSE_SECONDS = 10.0, 30.0, 60.0
-"""Timeouts for receiving the header, for receiving the body or sending the response, and for computing it."""
+"""Timeouts in seconds for receiving the header, transferring the body or response, and computing the response."""
 UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
 """Size beyond which a body is throttled, and the throttled rate; large uploads must not delay other requests."""
 MAX_HEADER_BYTES = 64 << 10

@@ -100,8 +100,8 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["trian"], "there is no command 'trian'; did you mean 'train'?"),
-        (["prompts", "exprot"], "there is no command 'exprot'; did you mean 'prompts export'?"),
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["prompts", "exprot"], "unknown command 'exprot'; did you mean 'prompts export'?"),
         (["train"], "missing argument"),
         (["synth", "icons", "--bogus"], "no such option"),
         (["shards"], "missing command"),
