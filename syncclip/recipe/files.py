@@ -94,7 +94,7 @@ def _check_growth(values: Any, source: str) -> None:
         return sizes[target]
 
     if size(values, (), 0) > MOST_NODES:
-        raise UserError(f"{source}: interpolations expand to too much text; shorten them")
+        raise UserError(f"{source}: the expanded interpolations are too large; shorten them")
 
 
 def plain(values: Any, source: str) -> Any:
