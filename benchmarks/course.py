@@ -1,4 +1,4 @@
-"""Inputs of the comparison in `methods.py`: CLIP, classes, images and both formulations."""
+"""Inputs of the comparison in `methods.py`: CLIP model, classes, images and both formulations."""
 
 from __future__ import annotations
 

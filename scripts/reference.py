@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 KEYS = """\
 # Configuration reference
 
-A recipe is a YAML file; settings that it omits have the defaults below. Several recipes are part of the package.
+A recipe is a YAML file; settings that it omits have the defaults below. The package contains several recipes.
 
 ```bash
 syncclip recipe ls                           # list the shipped recipes
@@ -32,7 +32,7 @@ syncclip recipe schema                       # print the JSON Schema for editors
 ```
 
 **Overrides.** Command-line overrides take precedence: `syncclip train travel training.epochs=3`. Values of string
-settings are literal (`dataset.template='{} texture.'`), all other values are YAML, and `null` is None.
+settings are literal (`dataset.template='{} texture.'`); all other values are YAML, and `null` is None.
 
 **Inheritance.** `extends: other.yaml` inherits the settings of another recipe.
 
@@ -54,7 +54,7 @@ COMMANDS = """\
 # Command-line reference
 
 `syncclip --help` lists all commands, and each command supports `--help`. RECIPE is a YAML file or a shipped recipe
-(`syncclip recipe ls`), SECTION.KEY=VALUE overrides a [setting](recipe.md). DIR and FILE are paths, or URLs supported by
+(`syncclip recipe ls`); SECTION.KEY=VALUE overrides a [setting](recipe.md). DIR and FILE are paths or URLs supported by
 fsspec. Global options precede the command: `syncclip --debug train icons`.
 
 Exit status: 0 for success, 1 for corrupt data, 2 for usage errors, 128 + n after signal n.

@@ -223,7 +223,7 @@ class Front:
         self._bytes.set(self._buffered)
 
     async def _forward(self, scope: Scope, receive: Receive) -> Response:
-        """Return Ray Serve's complete response, so that a client that does not read it cannot occupy a replica."""
+        """Return Ray Serve's complete response, so that a client that does not read it does not occupy a replica."""
         messages: list[Message] = []
 
         async def collect(message: Message) -> None:
