@@ -132,8 +132,8 @@ def _reject_file_names(arguments: list[str]) -> None:
     for argument in options:
         if len(argument) > 1 and argument.startswith("-") and os.path.lexists(argument):
             raise UserError(
-                f"{argument!r} is both an option and the name of a file here; write ./{argument} for the file, or put -- "
-                "before all file names"
+                f"{argument!r} is both an option and the name of a file here; write ./{argument} for the file, or put "
+                "-- before all file names"
             )
 
 

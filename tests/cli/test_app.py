@@ -169,7 +169,7 @@ def test_a_file_name_that_is_an_option_is_an_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).touch()
-    assert f"{name!r} is an option and the name of a file here" in Outcome(capsys, "classify", "run", name).error
+    assert f"{name!r} is both an option and the name of a file here" in Outcome(capsys, "classify", "run", name).error
     for words in (["--", name], [f"./{name}"]):
         assert "run" in Outcome(capsys, "classify", "run", *words).error
 
