@@ -123,7 +123,7 @@ class _Layer(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Reason, for messages, why the file is not trusted; empty without a mark."""
+        """Clause for messages that explains why the file is not trusted; empty without a mark."""
         return "" if self.mark is None else f" (its folder contains results or a download, see {self.mark})"
 
 
