@@ -1,1 +1,1 @@
-"""Speed and memory, measured: methods against their plain formulations, synthesis, loading, streaming."""
+"""Benchmarks of speed and memory: methods compared with plain formulations, synthesis, data loading, streaming."""

@@ -1,10 +1,9 @@
-"""Start-up of a training and of a study on ten million images: `python -m benchmarks.beginning --help`.
+"""Start-up cost of a training run and of a study on ten million images: `python -m benchmarks.beginning --help`.
 
-The dataset of the toy benchmark has the plan, markers and index that `synth` would write, but no pixels: tars and
-images have one byte, tables are empty. Each row is a new process that has imported its modules and built the same run
-on a dataset of one shard. Then it resolves the run, loads CLIP, opens the dataset, builds the stream and samples the
-first step's images; or it prepares the trainings of a study. On S3, a proxy delays every response of a local server
-(moto).
+The toy benchmark's dataset has the plan, markers and index that `synth` would write, but no pixels: tar files and
+images have one byte, and tables are empty. Each row is measured in a new process. After a warm-up on a dataset of one
+shard, the process resolves the run, loads CLIP, opens the dataset, builds the stream and samples the images of the
+first step, or it prepares the runs of a study. For S3, a proxy delays every response of a local server (moto).
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from syncclip.synthesis.plan import Plan, write_plan
 from tests.object_store import faulty_bucket
 
 BYTES = 20_000
-"""Distance between two images in a tar, according to the index."""
+"""Distance in bytes between two images in a tar file, according to the index."""
 CELLS = 36
 DATASET = "icons/devices"
 READS = ("files._entries", "files.read_bytes", "files.read_many", "fetch")
@@ -46,11 +45,11 @@ READS = ("files._entries", "files.read_bytes", "files.read_many", "fetch")
 
 
 class StartUp(NamedTuple):
-    """Cost of a start.
+    """Cost of starting up.
 
     Attributes:
-        cpu, seconds: CPU time and wall-clock time.
-        private: increase in private bytes of the process.
+        cpu, seconds: CPU time and wall-clock time in seconds.
+        private: increase in the private memory of the process in bytes.
         reads: number of files read and folders listed.
     """
 
@@ -61,7 +60,7 @@ class StartUp(NamedTuple):
 
 
 def write_dataset(content: Plan, url: str) -> None:
-    """Write plan, markers and index, with empty tables and tars of one byte."""
+    """Write plan, markers and index, with empty tables and one-byte tar files."""
     write_plan(content, url)
     numbers = content.shards()
     ranges = [content.shard_range(shard) for shard in numbers]
@@ -89,14 +88,14 @@ def _write_shard(url: str, stats: ShardStats, owner: str) -> None:
 
 
 def recipe_of(images_per_class: int, shard_size: int, options: dict[str, Any]) -> Recipe:
-    """A training on a dataset of this size, from a window of four shards."""
+    """Return the recipe of a training run on a dataset of this size, with a shuffle window of four shards."""
     overrides = [f"dataset.name={DATASET}", "training.method=syncclip", "training.shuffle_window=4"]
     overrides += [f"synthesis.images_per_class={images_per_class}", f"synthesis.shard_size={shard_size}"]
     return Recipe.load("icons", overrides).with_values({"storage.options": options})
 
 
 def measure(recipe: Recipe, url: str, small: tuple[Recipe, str], study: bool) -> StartUp:
-    """Measure the start of a training, or of a study, until it would read the first image.
+    """Measure the start-up of a training run or of a study, until it would read the first image.
 
     Args:
         small: recipe and URL of a small dataset for the warm-up.
@@ -137,12 +136,12 @@ def _counted(name: str) -> Any:
 
 
 def _files(calls: mock.Mock) -> int:
-    """Number of files and folders in the recorded calls."""
+    """Return the number of files and folders in the recorded calls."""
     return sum(1 if isinstance(call.args[0], str) else len(call.args[0]) for call in calls.call_args_list)
 
 
 def _private_bytes() -> int:
-    """Bytes of this process that are not mapped from a file."""
+    """Return the bytes of this process's memory that are not mapped from a file."""
     (kilobytes,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(kilobytes) * 1024
 
@@ -152,12 +151,12 @@ def main(
     shards: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 10_000,
     latency: Annotated[float, typer.Option(min=0, help="Delay of each S3 response in seconds.")] = 0.05,
 ) -> None:
-    """Start a training and a study on a large dataset, on a disk and on S3, and print the table."""
+    """Start a training run and a study on a large dataset, on disk and on S3, and print the table."""
     classes = len(load_dataset(DatasetSettings(name=DATASET)).classnames)
     per_class = -(-images // classes)
     size = -(-per_class // shards) * classes
     total = per_class * classes
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server logs each request
     print(f"{total:,} images in {-(-total // size):,} shards; {platform.machine()}, {os.cpu_count()} cores; ", end="")
     print(f"Python {platform.python_version()}; S3 responses delayed by {latency * 1e3:.0f} ms\n")
     print("| storage | start of | CPU s | seconds | private bytes per image | files read and folders listed |")
@@ -173,7 +172,7 @@ def main(
             for study in (False, True):
                 arguments = storage.join(root, "large"), (small, storage.join(root, "small")), study
                 cost: StartUp = in_new_process(measure, large, *arguments)
-                title = f"a study of {CELLS} trainings" if study else "a training"
+                title = f"a study of {CELLS} training runs" if study else "a training run"
                 figures = f"{cost.cpu:.2f} | {cost.seconds:.1f} | {cost.private / total:.1f} | {cost.reads:,}"
                 print(f"| {name} | {title} | {figures} |", flush=True)
 

@@ -1,7 +1,8 @@
-"""Captions by a pool of two actors against the serial writer: `python -m benchmarks.captions`.
+"""Captions written by a pool of two actors, compared with the serial writer: `python -m benchmarks.captions`.
 
-Both write the same file with a causal language model of random weights (some 30 M parameters, one thread per process).
-The difference between runs with few and with many classes gives the cost per class, the rest is the start.
+Both write the same file with a causal language model with random weights (about 30 M parameters, one thread per
+process). The difference between runs with few and with many classes is the cost per class; the remainder is the
+start-up cost.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ COMMAND = "import sys; from benchmarks.captions import write; write(sys.argv[1],
 
 
 def write(model: str, out: str, classes: int, actors: int) -> None:
-    """Write captions of the first ImageNet classes; runs in a process of its own."""
+    """Write captions of the first ImageNet classes; runs in its own process."""
     import torch
 
     torch.set_num_threads(1)
@@ -36,9 +37,9 @@ def write(model: str, out: str, classes: int, actors: int) -> None:
 def main(
     few: Annotated[int, typer.Option(help="Number of classes in the short runs.")] = 20,
     many: Annotated[int, typer.Option(help="Number of classes in the long runs.")] = 80,
-    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum counts.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum is reported.")] = 3,
 ) -> None:
-    """Print the cost per class and of the start."""
+    """Print the cost per class and the start-up cost."""
     with tempfile.TemporaryDirectory() as folder:
         model = str(build_language_model(Path(folder) / "model", width=512, layers=10))
 

@@ -1,7 +1,7 @@
-"""Time saved by loading the frozen parts of a study's trainings once per process: `python -m benchmarks.cells`.
+"""Time saved by loading the frozen parts of a study's runs once per process: `python -m benchmarks.cells`.
 
-Trainings of a recipe run in one process, each twice: alone, and with the parts that earlier trainings have loaded.
-Their results must be equal to the bit. The first training of each kind is a warm-up.
+One process executes each training run of a recipe twice: alone, and with the parts that earlier runs have loaded. Their
+results must be bitwise identical. The first run of each kind is a warm-up.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
 def main(
     recipe: Annotated[str, typer.Argument(help="Recipe with the dataset and the backbone.")] = "travel",
     method: Annotated[str, typer.Option(help="Method to train.")] = "kgcoop",
-    cells: Annotated[int, typer.Option(min=2, help="Number of trainings, each with its own seed.")] = 6,
+    cells: Annotated[int, typer.Option(min=2, help="Number of training runs, each with its own seed.")] = 6,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
 ) -> None:
-    """Print seconds per training with and without shared parts, and how often each part was loaded."""
+    """Print seconds per training run with and without shared parts, and how many times each part was loaded."""
     values = [f"training.method={method}", "training.data=real", "training.epochs=1", *(overrides or [])]
     base = Recipe.load(recipe, values)
     cache = ModelCache(base.study.keep_images)
@@ -41,12 +41,12 @@ def main(
             assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in BITS), seed
     ours, plain = statistics.median(shared[1:]), statistics.median(alone[1:])
     ratios = sorted(a / b for a, b in zip(alone[1:], shared[1:], strict=True))
-    print(f"{base.dataset.name}, {method}: {cells - 1} trainings, medians (range of ratios)")
+    print(f"{base.dataset.name}, {method}: {cells - 1} training runs, medians (range of ratios)")
     print(
-        f"alone {plain:.2f} s per training, with shared parts {ours:.2f} s: {plain / ours:.2f}x "
-        f"({ratios[0]:.2f}-{ratios[-1]:.2f}), equal to the bit"
+        f"alone {plain:.2f} s per training run, with shared parts {ours:.2f} s: {plain / ours:.2f}x "
+        f"({ratios[0]:.2f}-{ratios[-1]:.2f}), bitwise identical results"
     )
-    print(f"{cells} trainings loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")
+    print(f"{cells} training runs loaded: {', '.join(f'{kind} {count}' for kind, count in cache.loads.items())}")
 
 
 def _seconds(recipe: Recipe, folder: Path, cache: ModelCache | None) -> float:

@@ -2,8 +2,8 @@
 
     make chaos                                       # or: python -m benchmarks.chaos --shards 400 --every 400
 
-An undisturbed run on the same store comes first. From its throughput, the forecast of `syncclip plan` predicts the cost
-of the chaos run, whose dataset must have the same bytes.
+An undisturbed run on the same object store comes first. From its throughput, the forecast of `syncclip plan` predicts
+the cost of the chaos run, whose dataset must be byte-identical.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def chaos(
     limit: Annotated[float, typer.Option(help="Timeout in seconds.")] = 3600.0,
 ) -> None:
     """Generate a dataset with and without kills and faults, compare the bytes, and report the cost."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server's line for each request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server logs each request
     plan = light_plan(shards, shard_size)
     with tempfile.TemporaryDirectory() as name:
         calm, wild = (Path(name, part) for part in ("calm", "wild"))
@@ -65,7 +65,7 @@ def chaos(
 
 
 def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
-    """Forecast from the quiet run's throughput and the chaos run's deaths and outages."""
+    """Return the forecast from the undisturbed run's throughput and the chaos run's deaths and outages."""
     cost = CostSettings(
         throughput=plan.total / (actors * quiet.drawing),
         preemptions=toll.deaths / (toll.alive / 3600),
@@ -76,7 +76,7 @@ def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
 
 
 def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Rows of counts."""
+    """Yield the rows of counts."""
     yield "shards", len(plan.shards())
     yield "images", plan.total
     for kind, count in sorted(toll.kills.items()):
@@ -91,7 +91,7 @@ def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple
 
 
 def against(toll: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
-    """Rows of measured and predicted cost."""
+    """Yield the rows of measured and predicted cost."""
     wall, wasted = predicted.wall, predicted.wasted
     yield "seconds without kills", "", f"{predicted.quiet:.0f}", ""
     yield "seconds", f"{toll.drawing:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"

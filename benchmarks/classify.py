@@ -1,10 +1,10 @@
-"""`syncclip classify --actors` against a bare loop that decodes and encodes, over shards of small images.
+"""`syncclip classify --actors`, compared with a bare loop that decodes and encodes, on shards of small images.
 
     python -m benchmarks.classify
 
-Both use two processes of one thread each. The loop reads a tar, decodes in threads and takes the largest logit, without
-output, error handling or resumption. The difference between runs over few and over many images gives the cost per
-image, the rest is the start.
+Both use two processes with one thread each. The loop reads tar files, decodes in threads and takes the largest logit,
+without output, error handling or resumption. The difference between runs on few and on many images is the cost per
+image; the remainder is the start-up cost.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def bare(run: str, tars: list[str]) -> None:
 
 
 def write_tars(folder: Path, images: int) -> None:
-    """Write tars of `SHARD` JPEGs of noise."""
+    """Write tar files with `SHARD` JPEGs of noise each."""
     folder.mkdir()
     noise = torch.Generator().manual_seed(1)
     for shard in range(images // SHARD):
@@ -68,9 +68,9 @@ def write_tars(folder: Path, images: int) -> None:
 def main(
     few: Annotated[int, typer.Option(help="Number of images in the short runs.")] = 1_000,
     many: Annotated[int, typer.Option(help="Number of images in the long runs.")] = 20_000,
-    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum counts.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum is reported.")] = 3,
 ) -> None:
-    """Print the cost per image and of the start, and the memory of the largest process."""
+    """Print the cost per image, the start-up cost, and the memory of the largest process."""
     with tempfile.TemporaryDirectory() as name:
         folder, out = Path(name), Path(name) / "out"
         run = jobs.run_here(Recipe.load("travel", ["training.method=zeroshot"]), str(folder / "run")).url

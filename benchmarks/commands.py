@@ -1,4 +1,4 @@
-"""CPU seconds of read-only commands in this checkout and in another one, which alternate.
+"""Compare the CPU time of read-only commands between this checkout and another one; the two alternate.
 
 python -m benchmarks.commands OTHER_CHECKOUT
 """
@@ -20,7 +20,7 @@ REPETITIONS = 5
 
 
 def cpu_seconds(checkout: Path, arguments: list[str], folder: Path) -> float:
-    """CPU seconds of `syncclip` and its child processes with the package of a checkout."""
+    """Return the CPU seconds of `syncclip` and its child processes, run from a checkout."""
     before = os.times()
     command = [sys.executable, "-m", "syncclip", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
@@ -30,7 +30,7 @@ def cpu_seconds(checkout: Path, arguments: list[str], folder: Path) -> float:
 
 
 def write_images(folder: Path) -> Path:
-    """Write class folders for `init`."""
+    """Write class folders with images for `init`."""
     for split in ("train", "test"):
         for label, name in enumerate(("cat", "dog")):
             (folder / split / name).mkdir(parents=True)
@@ -41,7 +41,7 @@ def write_images(folder: Path) -> Path:
 
 
 def main(other: Path) -> None:
-    """Print the median of each command in both checkouts."""
+    """Print the median CPU seconds of each command, first for `other`, then for this checkout."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         images, dataset = write_images(folder / "pets"), str(folder / "set")

@@ -1,4 +1,4 @@
-"""Inputs of the comparison in `methods.py`: CLIP, classes, images and both formulations."""
+"""Inputs of the comparison in `methods.py`: CLIP model, classes, images and both formulations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from syncclip.methods import METHODS, Method, MethodSettings, build_method
 from syncclip.methods.frozen import FrozenTexts
 from syncclip.methods.promptsrc import PromptSrc
 
-MODEL = "ViT-B-16-quickgelu"  # of the published settings
+MODEL = "ViT-B-16-quickgelu"  # as in the published settings
 TEMPLATE = "a photo of a {}."
 
 
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Classes:
-    """Dataset of a method: class names, base classes and template."""
+    """Dataset properties that a method requires: class names, base classes and template."""
 
     classnames: Sequence[str]
     base: Sequence[int]
@@ -50,8 +50,8 @@ class Entrants:
     """Both formulations of a method with the same weights.
 
     Attributes:
-        batch: training batch of the authors' size and domains.
-        tests: (B, 3, H, W) images of an evaluation batch.
+        batch: training batch with the authors' batch size and domains.
+        tests: images (B, 3, H, W) of an evaluation batch.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Course:
 
     Args:
         classes: number of classes, evenly spaced among ImageNet's 1,000; SYNC-CLIP has real images of the first half.
-        batch: real images per step; SYNC-CLIP adds twice as many synthetic ones.
+        batch: real images per step; SYNC-CLIP adds twice as many synthetic images.
         tests: images per evaluation batch.
         model: name of an open_clip model.
     """
@@ -85,7 +85,7 @@ class Course:
 
     @cached_property
     def clip(self) -> PromptedClip:
-        """A CLIP with random weights: speed and memory do not depend on them."""
+        """CLIP model with random weights, since speed and memory do not depend on the weights."""
         torch.manual_seed(0)
         model = open_clip.create_model(self.model, pretrained=None)
         backbone = Backbone(
@@ -106,9 +106,9 @@ class Course:
         return [IMAGENET_CLASSNAMES[i * total // self.classes] for i in range(self.classes)]
 
     def entrants(self, name: str) -> Entrants:
-        """Both formulations of a method in `METHODS`, with their frozen texts encoded."""
+        """Return both formulations of a method in `METHODS`, with its frozen texts already encoded."""
         domains = 3 if name == "syncclip" else 1
-        uses_teacher = METHODS[name].Settings().uses_teacher  # trains on synthetic images alone
+        uses_teacher = METHODS[name].Settings().uses_teacher  # trains only on synthetic images
         base = (self.classes + 1) // 2 if domains > 1 else self.classes
         ours = build_method(name, self.clip, Classes(self.classnames, range(base)), _settings(name), seed=0)
         ours = ours.to(self.device)
@@ -135,5 +135,5 @@ class Course:
 
 
 def _settings(name: str) -> MethodSettings:
-    """The method's defaults, with one template for PromptSRC's frozen texts, which no step encodes."""
+    """Return the method's default settings, with one template for PromptSRC's frozen texts, which no step encodes."""
     return PromptSrc.Settings(templates=(TEMPLATE,)) if name == "promptsrc" else METHODS[name].Settings()

@@ -1,7 +1,7 @@
 """Coverage of a study's confidence intervals on simulated studies: `python -m benchmarks.coverage`.
 
-Two configurations are tested on the same images. Their difference varies between classes as much as measured on
-`icons`. The table goes to `docs/results/coverage.md`.
+Two configurations are tested on the same images. The variation of their difference between classes is that measured on
+`icons`. The table is written to `docs/results/coverage.md`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Simulation:
     """Parameters of a simulation.
 
     Attributes:
-        classes: classes per split of a dataset.
-        novel: classes of the novel split, if it differs.
+        classes: number of classes in each split (base and novel) of a dataset.
+        novel: number of novel classes, if different.
         images: mean number of images per class.
-        seeds: runs of each configuration.
+        seeds: number of runs of each configuration.
         class_spread, dataset_spread: standard deviation of the gain over the classes of a dataset, and over datasets.
         seed_spread: standard deviation over runs.
     """
@@ -47,7 +47,7 @@ class Simulation:
 
 
 def outcomes(simulation: Simulation, generator: np.random.Generator) -> tuple[list[Outcomes], list[Outcomes]]:
-    """Outcomes of both configurations on each dataset; the second is correct on half of the images on average."""
+    """Return both configurations' outcomes on each dataset; on average, the second is correct on half of the images."""
     first: list[Outcomes] = []
     second: list[Outcomes] = []
     for _ in range(simulation.datasets):
@@ -67,7 +67,7 @@ def outcomes(simulation: Simulation, generator: np.random.Generator) -> tuple[li
 def coverage(
     simulation: Simulation, unit: Unit, trials: int, resamples: int = 400, confidence_level: float = 0.95
 ) -> dict[str, float]:
-    """Metric -> percentage of the trials whose interval contains the true gain."""
+    """Return metric -> percentage of trials whose interval contains the true gain."""
     hits = dict.fromkeys(METRICS, 0)
     for trial in range(trials):
         generator = np.random.default_rng((2025, trial))
@@ -104,7 +104,7 @@ def main(trials: int) -> None:
                 print(*rows[-1], flush=True)
     words = (
         f"# Coverage of the confidence intervals\n\nPercentage of {trials:,} simulated studies whose 95 % interval "
-        "contains the true gain of 5 points, by the unit that is\nresampled besides the seeds "
+        "contains the true gain of 5 points, by the unit that is\nresampled in addition to the seeds "
         "(`python -m benchmarks.coverage`). Unless stated otherwise, the gain varies between classes with a\nstandard "
         "deviation of 15 points, as on `icons`.\n\n"
     )

@@ -1,13 +1,13 @@
-"""The effect of each filter on trained accuracy, on the toy benchmark.
+"""Effect of each filter on the accuracy after training, on the toy benchmark.
 
     python -m benchmarks.filters OUT                       about half an hour on two idle cores
     python -m benchmarks.filters OUT --images 1 --seeds 1 --filters blank --override training.epochs=1
 
-Synthetic datasets are generated without filters, with each filter alone, and with all of them, from the same prompts
-and seeds. IVLP and SYNC-CLIP are trained on real images and each of these datasets. The same command resumes.
+Synthetic datasets are generated from the same prompts and seeds without filters, with each filter alone, and with all
+filters. IVLP and SYNC-CLIP are trained on real images and each of these datasets. Running the command again resumes.
 
-The threshold of each filter with a continuous score rejects the same share (a quarter, or `--share`) of the unfiltered
-images; the duplicate filters and leakage have their defaults.
+The threshold of each filter with a continuous score is set so that it rejects the same share of the unfiltered images
+(`--share`, a quarter by default). The duplicate filters and the leakage filter use their default settings.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from syncclip.synthetic_sets.quality import STATS_NAME, SetQuality, measure_qual
 
 METHODS = ("ivlp", "syncclip")
 SCORED = {"clip_score": "probability", "clip_similarity": "minimum", "clip_margin": "minimum"}
-"""Filters with a continuous score, and the setting of their threshold."""
+"""Filters with a continuous score -> the setting for their threshold."""
 FILTERS = ("blank", *SCORED, "duplicate", "clip_duplicate", "leakage")
 NONE, ALL = "none", "all"
 ROUNDS = 8
-"""Images of a class per shard, within which duplicates are searched."""
+"""Number of images of each class per shard; duplicates are searched within shards."""
 
 
 def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
-    """Filter of `SCORED` -> the quantile `share` of its scores on the dataset at `url`."""
+    """Return filter in `SCORED` -> quantile `share` of its scores on the dataset at `url`."""
     dataset, images = load_dataset(recipe.dataset), ShardSet(url)
     loose = [{"name": name, setting: 0.5, "backbone": recipe.backbone} for name, setting in SCORED.items()]
     settings = SynthesisSettings.model_validate({"filters": loose}).filters
@@ -60,7 +60,7 @@ def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
 
 
 def configurations(names: Sequence[str], cuts: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
-    """Name of a dataset -> its filters; duplicate filters are last, so that they compare accepted images."""
+    """Return dataset name -> filters; duplicate filters come last, so that they compare only accepted images."""
     filters: list[dict[str, Any]] = [
         {"name": name, **({SCORED[name]: cuts[name]} if name in SCORED else {})} for name in names
     ]
@@ -77,7 +77,7 @@ def generate(recipe: Recipe, filters: list[dict[str, Any]], url: str) -> None:
 
 
 def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) -> pd.DataFrame:
-    """Train both methods on real images and each dataset; returns the study's table."""
+    """Train both methods on real images and each dataset, and return the study's table."""
     grid = [
         {"method": method, "data": "both", "name": f"{method}-{name}", "overrides": {"training.synthetic": url}}
         for name, url in sets.items()
@@ -95,7 +95,7 @@ def compare(recipe: Recipe, sets: dict[str, str], seeds: list[int], out: str) ->
 
 
 def rows(sets: dict[str, str], table: pd.DataFrame) -> list[list[object]]:
-    """One row per dataset: images generated per kept image, quality, and each method's gain over no filters."""
+    """Return a row per dataset: images generated per kept image, quality, and each method's gain over no filters."""
     lines: list[list[object]] = []
     for name, url in sets.items():
         summary = read_json(storage.join(url, SUMMARY_NAME))
@@ -129,12 +129,12 @@ def main() -> None:
     recipe = Recipe.load(arguments.recipe, overrides)
     classes = len(load_dataset(recipe.dataset).classnames)
     recipe = recipe.with_values({"synthesis.shard_size": classes * min(arguments.images, ROUNDS)})
-    with ray_session():  # one for all datasets and runs, because its start is slow
+    with ray_session():  # a single session, because starting Ray is slow
         run(recipe, urls.absolute(arguments.out), arguments)
 
 
 def run(recipe: Recipe, out: str, arguments: argparse.Namespace) -> None:
-    """Generate missing datasets, run missing trainings, and print the table."""
+    """Generate missing datasets, execute missing training runs, and print the table."""
     sets = {NONE: storage.join(out, "sets", NONE)}
     generate(recipe, [], sets[NONE])
     file = storage.join(out, "thresholds.json")

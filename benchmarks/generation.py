@@ -1,8 +1,8 @@
-"""CPU time of `syncclip synth` against a plain batched loop of diffusers: `python -m benchmarks.generation`.
+"""CPU time of `syncclip synth`, compared with a plain batched diffusers loop: `python -m benchmarks.generation`.
 
-Both use two processes of one thread each, the embedded generator, and the same batches, steps, guidance and seeds. The
-loop encodes its prompts with every batch and saves JPEGs, without shards, provenance, error handling or resumption. The
-difference between runs with few and with many images gives the cost per image, the rest is the start.
+Both use two processes with one thread each, the embedded generator, and the same batches, steps, guidance and seeds.
+The loop encodes the prompts of every batch and saves JPEGs, without shards, provenance, error handling or resumption.
+The difference between runs with few and with many images is the cost per image; the remainder is the start-up cost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOOP = "import sys; from benchmarks.generation import bare; bare(int(sys.argv[1]
 
 
 def settings(images: int) -> list[str]:
-    """Recipe overrides for this number of images per class, without filters."""
+    """Return recipe overrides for this number of images per class, without filters."""
     return [f"synthesis.images_per_class={images}", "synthesis.filters=[]", f"synthesis.actors={PROCESSES}"]
 
 
@@ -36,7 +36,7 @@ def plan_of(images: int) -> Plan:
 
 
 def bare(images: int, process: int, folder: str) -> None:
-    """Generate the share of one process: every second batch."""
+    """Generate the images of one process: every `PROCESSES`-th batch."""
     from diffusers import StableDiffusionPipeline
 
     torch.set_num_threads(1)
@@ -59,9 +59,9 @@ def bare(images: int, process: int, folder: str) -> None:
 def main(
     few: Annotated[int, typer.Option(help="Images per class in the short runs.")] = 32,
     many: Annotated[int, typer.Option(help="Images per class in the long runs.")] = 128,
-    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum counts.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum is reported.")] = 3,
 ) -> None:
-    """Print the cost per image and of the start."""
+    """Print the cost per image and the start-up cost."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
 

@@ -1,6 +1,6 @@
-"""Driver memory and throughput of the pool alone over many shards: `python -m benchmarks.graph --shards 10000`.
+"""Driver memory and throughput of the worker pool for many shards: `python -m benchmarks.graph --shards 10000`.
 
-Shards are empty: there is no generator and no file. Specs, pool, attempt log, reports and status are real.
+Shards are empty: there are no generator and no files. Specs, pool, attempt log, reports and status are real.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Idle:
 
 
 def memory(shards: int, actors: int) -> list[tuple[int, float, float]]:
-    """(shards done, seconds since the first one, resident MB of this process), `SAMPLES` times."""
+    """Return `SAMPLES` tuples (shards done, seconds since the first shard, resident memory of this process in MB)."""
     process, status = psutil.Process(), SynthesisStatus.begin(planned=64 * shards, images=0, most=actors)
     samples: list[tuple[int, float, float]] = []
     start = 0.0
@@ -50,7 +50,7 @@ def main(
     shards: Annotated[int, typer.Option(help="Number of shards.")] = 10_000,
     actors: Annotated[int, typer.Option(help="Number of actors.")] = 1,
 ) -> None:
-    """Print the driver's memory and throughput."""
+    """Print the driver's memory and the throughput."""
     with ray_session(cpus=actors):
         samples = memory(shards, actors)
     print("| shards | seconds | driver MB |\n|---|---|---|")

@@ -1,7 +1,7 @@
-"""Estimated GPU hours of the literature's protocols: `python -m benchmarks.hours --help`.
+"""Estimate the GPU hours of the literature's protocols: `python -m benchmarks.hours --help`.
 
-Nothing is measured. Runs, steps and images are counted from the recipes; seconds are published figures, and assumptions
-that options replace. Runs are sequential, on one GPU.
+Nothing is measured. Runs, steps and images are counted from the recipes; times are published figures or assumptions,
+which options override. Runs are sequential, on one GPU.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from syncclip.stream.order import steps
 from syncclip.studies.grid import cells
 
 IMAGE = {"coop": 0.006, "kgcoop": 0.006, "tcp": 0.006, "cocoop": 0.160}
-"""Training seconds per image, from the README of KgCoOp, on an unknown GPU. TCP is assumed to match KgCoOp, as both
-learn in the text tower alone."""
+"""Training seconds per image on an unknown GPU, from the README of KgCoOp. TCP is assumed to match KgCoOp, because both
+have learnable parameters only in the text tower."""
 
 
 class Assumed(NamedTuple):
-    """Assumptions by which the counts are multiplied."""
+    """Assumed rates by which the counts are converted to time and cost."""
 
     rate: float = 5.0
-    """Images generated per second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP per image (25 steps of 2 × 0.80
-    with guidance, and 2.5 to decode, by torch's counter). A quarter of an H100's 989 TFLOP/s gives 5.8 per second."""
+    """Images generated per second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP per image by torch's FLOP counter
+    (25 steps of 2 × 0.80 with guidance, and 2.5 to decode). A quarter of an H100's 989 TFLOP/s gives 5.8 per second."""
     imagenet_step: float = 0.54
-    """Seconds of a training step on ImageNet with prompts in the vision tower: PromptSRC's authors report 6 hours for
+    """Seconds per training step on ImageNet with prompts in the image tower: PromptSRC's authors report 6 hours for
     40,000 steps on an A100 (`docs/TRAIN.md`)."""
     step: float = 0.20
-    """The same on the ten other datasets: 8 hours for the 143,520 steps of three seeds."""
+    """Seconds per training step on the ten other datasets: 8 hours for the 143,520 steps of three seeds."""
     tests: float = 1000.0
     """Images tested per second, limited by decoding on 16 cores."""
     price: float = 3.0
@@ -45,10 +45,10 @@ ASSUMED = Assumed()
 
 
 class Training(NamedTuple):
-    """Trainings of one configuration on one dataset, summed over seeds and numbers of images.
+    """Training runs of one configuration on one dataset, summed over seeds and numbers of images.
 
     Attributes:
-        images: images per step, over all domains.
+        images: number of images per step, over all domains.
     """
 
     dataset: str
@@ -57,7 +57,7 @@ class Training(NamedTuple):
     images: int
 
     def hours(self, assumed: Assumed) -> float:
-        """Estimated GPU hours."""
+        """Return the estimated GPU hours."""
         if self.method in IMAGE:
             return self.steps * self.images * IMAGE[self.method] / 3600
         return self.steps * (assumed.imagenet_step if self.dataset == "imagenet" else assumed.step) / 3600
@@ -68,7 +68,7 @@ class Load(NamedTuple):
 
     Attributes:
         generated: number of synthetic images.
-        tested, carried: test images of all runs, from the training dataset and from others.
+        tested, carried: number of test images over all runs, from the training dataset and from transfer datasets.
     """
 
     runs: int
@@ -84,7 +84,7 @@ class Load(NamedTuple):
 
 
 def load(protocol: Protocol) -> Load:
-    """Count a protocol's work."""
+    """Count the work of a protocol."""
     runs = generated = tested = carried = 0
     trainings = []
     for name in protocol.datasets:
@@ -109,7 +109,7 @@ def load(protocol: Protocol) -> Load:
 
 
 def by_protocol(assumed: Assumed) -> Iterator[list[str]]:
-    """One row per protocol; for a protocol that reads the runs of another, only its additional work."""
+    """Yield a row per protocol; a protocol that reuses the runs of another has only its additional work."""
     first: dict[str, str] = {}
     for protocol in PROTOCOLS.values():
         work, source = load(protocol), first.setdefault(protocol.runs, protocol.name)
@@ -124,7 +124,7 @@ def by_protocol(assumed: Assumed) -> Iterator[list[str]]:
 
 
 def by_method(protocol: Protocol, assumed: Assumed) -> Iterator[list[str]]:
-    """One row per method of a protocol: steps and training hours."""
+    """Yield a row per method of a protocol: steps and training hours."""
     trainings: dict[str, list[Training]] = {}
     for training in load(protocol).trainings:
         trainings.setdefault(training.method, []).append(training)
@@ -134,7 +134,7 @@ def by_method(protocol: Protocol, assumed: Assumed) -> Iterator[list[str]]:
 
 
 def grids(assumed: Assumed) -> tuple[str, str]:
-    """Markdown tables of all protocols, and of the methods of base-to-novel."""
+    """Return Markdown tables of all protocols, and of the methods in base-to-novel."""
     headings = ["protocol", "runs", "images generated", "training steps", "GPU hours", "USD"]
     methods = list(by_method(PROTOCOLS["base-to-novel"], assumed))
     return (
@@ -150,7 +150,7 @@ def main(
     tests: Annotated[float, typer.Option(help="Images tested per second.")] = ASSUMED.tests,
     price: Annotated[float, typer.Option(help="USD per GPU hour.")] = ASSUMED.price,
 ) -> None:
-    """Print GPU hours and cost of all protocols, and of the methods of base-to-novel."""
+    """Print the GPU hours and cost of all protocols, and the GPU hours of the methods in base-to-novel."""
     typer.echo("\n\n".join(grids(Assumed(rate, imagenet_step, step, tests, price))))
 
 

@@ -1,12 +1,12 @@
-"""The data stream against a bare decode loop, `webdataset` and Ray Data: `python -m benchmarks.loader --help`.
+"""Data stream, compared with a bare decode loop, `webdataset` and Ray Data: `python -m benchmarks.loader --help`.
 
-All sides read the same shards of JPEGs into batches of uint8 tensors with the same number of workers: processes, and on
-our side also threads. They alternate every half second, and all are restarted several times (`benchmarks/turns.py`).
-The bare loop decodes and stacks files in memory, without transfer between processes. Our side reads in a random order,
-the others sequentially.
+All sides read the same shards of JPEGs into batches of uint8 tensors, with the same number of workers (processes, or
+also threads for our stream). They alternate every half second, and are restarted several times (`benchmarks/turns.py`).
+The bare loop decodes and stacks files in memory, without transfer between processes. Our stream reads in random order;
+the others read sequentially.
 
-Memory is that of a streaming process after the same number of batches from datasets of different sizes. The large
-dataset consists of hard links: tables and markers are real, the images are those of its first shard.
+Memory is measured in a streaming process after the same number of batches from datasets of different sizes. The large
+dataset has real tables and markers, but its tar files are hard links to the first shard.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def jpeg(index: int, pixels: int) -> bytes:
-    """Smooth noise with the size of a photograph: some 15 KB at 224 pixels."""
+    """Return a JPEG of smooth noise with the file size of a photograph: about 15 KB at 224 pixels."""
     noise = np.random.default_rng(index).integers(0, 256, (pixels // 4, pixels // 4, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).resize((pixels, pixels), Image.Resampling.BICUBIC).save(file, "JPEG", quality=85)
@@ -61,7 +61,7 @@ def jpeg(index: int, pixels: int) -> bytes:
 
 
 def write(folder: Path, images: int, pixels: int) -> None:
-    """Write a dataset of different images."""
+    """Write a dataset of distinct images."""
     for shard, first in enumerate(range(0, images, PER_SHARD)):
         indices = range(first, min(images, first + PER_SHARD))
         write_shard(str(folder), shard, [Sample(i, i % 10, jpeg(i, pixels), "a photo") for i in indices])
@@ -83,13 +83,13 @@ def enlarge(folder: Path, images: int) -> None:
 
 
 def to_tensor(image: Image.Image, _: object = None) -> Tensor:
-    """(3, H, W) uint8."""
+    """Return a tensor (3, H, W) uint8."""
     tensor: Tensor = F.pil_to_tensor(image)
     return tensor
 
 
 def open_stream(folder: Path) -> MixedStream:
-    """A stream whose epochs are passes over the dataset in random order, without a cache of decoded images."""
+    """Return a stream that passes over the dataset in random order, without a cache of decoded images."""
     images = ShardSet(str(folder))
     return MixedStream(
         [MixedSource(images)], [], transform=to_tensor, batch=BATCH, seed=1, base=range(10), data="real", cache_images=0
@@ -107,7 +107,7 @@ def by_processes(folder: Path, count: int, passes: int = 1) -> Iterator[Tensor]:
 
 
 def bare(folder: Path, processes: int, passes: int = 1) -> Iterator[Tensor]:
-    """Decode only; processes split the files and do not transfer batches."""
+    """Only decode; processes split the files and do not transfer batches."""
     images = ShardSet(str(folder))
     files = [images.read(row) for row in range(len(images))]
     if not processes:
@@ -122,7 +122,7 @@ def bare(folder: Path, processes: int, passes: int = 1) -> Iterator[Tensor]:
     for share in shares:
         share.start()
     while reported < passes * len(files):
-        time.sleep(0.01)  # no wake-up for each batch
+        time.sleep(0.01)  # avoids a wake-up for each batch
         assert not any(share.exitcode for share in shares)
         counted = done.value
         yield torch.empty(counted - reported, 0)
@@ -177,7 +177,7 @@ def _tars(folder: Path, passes: int) -> list[str]:
 
 
 OURS = ("threads", "processes")
-"""Our variants, which are the same without workers."""
+"""Our variants, which are identical without workers."""
 SIDES: dict[str, Callable[[Path, int, int], Iterator[Tensor]]] = {
     "threads": by_threads,
     "processes": by_processes,
@@ -188,13 +188,13 @@ SIDES: dict[str, Callable[[Path, int, int], Iterator[Tensor]]] = {
 
 
 def images_of(side: str, folder: Path, workers: int, passes: int = 1000) -> Iterator[int]:
-    """Number of images in each batch."""
+    """Yield the number of images in each batch."""
     torch.set_num_threads(1)
     yield from map(len, SIDES[side](folder, workers, passes))
 
 
 def resident_bytes(folder: Path, batches: int) -> int:
-    """Resident bytes of this process after some batches, without memory that its allocator could release."""
+    """Return this process's resident bytes after some batches, without memory that the allocator could release."""
     torch.set_num_threads(1)
     stream = open_stream(folder)
     for step in range(batches):
@@ -211,9 +211,9 @@ def main(
     turns: Annotated[int, typer.Option(help="Turns of each side per start.")] = 10,
     seconds: Annotated[float, typer.Option(help="Duration of a turn in seconds.")] = 0.5,
     workers: Annotated[str, typer.Option(help="Numbers of workers.")] = "0,1,2",
-    sizes: Annotated[str, typer.Option(help="Sizes of the datasets for the memory.")] = "1000,10000,100000",
+    sizes: Annotated[str, typer.Option(help="Dataset sizes for measuring memory.")] = "1000,10000,100000",
 ) -> None:
-    """Print images per second of each side with the ratios of means, and resident memory by dataset size."""
+    """Print images per second of each side, ratios of the means, and resident memory by dataset size."""
     with tempfile.TemporaryDirectory() as name:
         folder, large = Path(name, "set"), Path(name, "large")
         write(folder, images, pixels)

@@ -1,4 +1,4 @@
-"""Measure functions and commands in processes of their own."""
+"""Measure functions and commands in separate processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def in_new_process(work: Callable[..., Any], *arguments: object) -> Any:
 
 
 def cost(commands: Commands) -> Cost:
-    """Run commands in parallel and measure them."""
+    """Run commands in parallel, and return their total cost."""
     start, seconds, largest = time.perf_counter(), dict[tuple[int, float], float](), 0
     running = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for command in commands]
     while any(parent.poll() is None for parent in running):
@@ -58,7 +58,7 @@ def cost(commands: Commands) -> Cost:
 def compare(
     sides: Mapping[str, Callable[[int], Commands]], sizes: Sequence[int], repetitions: int
 ) -> dict[str, list[Cost]]:
-    """Minimum cost of each side at each size; the sides alternate.
+    """Return the minimum cost of each side at each size; the sides alternate.
 
     Args:
         sides: name -> function that returns the commands for a size.
@@ -72,6 +72,6 @@ def compare(
 
 
 def marginal(few: int, low: Cost, many: int, high: Cost) -> tuple[Cost, Cost]:
-    """Cost per item and cost of the start, from the costs of few and of many items."""
+    """Return the cost per item and the start-up cost, from the costs of few and of many items."""
     each = Cost(*((above - below) / (many - few) for below, above in zip(low, high, strict=True)))
     return each, Cost(*(below - few * item for below, item in zip(low, each, strict=True)))

@@ -1,4 +1,4 @@
-"""Peak memory of a step, counted on tensors without data."""
+"""Peak memory of a training step, counted on fake tensors (without data)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Count the bytes of tensors from their creation to the end of their last view.
+    """Count the bytes of tensors from their creation until their last view is freed.
 
     Attributes:
-        now, peak: live bytes now, and their maximum; without tensors that existed before.
+        now, peak: current and maximum number of live bytes, without tensors that existed before.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _CopyShapes(TorchFunctionMode):
-    """Make deep copies of tensors fake inside a `FakeTensorMode`, as those of parameters are by default."""
+    """Make deep copies of tensors fake in a `FakeTensorMode`, as deep copies of parameters are by default."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
@@ -62,10 +62,10 @@ class _CopyShapes(TorchFunctionMode):
 
 
 def peak_bytes(step: Callable[..., Tensor], *arguments: Any) -> int:
-    """Peak bytes of a forward and a backward pass, without its inputs.
+    """Return the peak bytes of a forward and a backward pass, without the inputs.
 
     Args:
-        step: returns the loss; called with fake copies of the arguments.
+        step: function that returns the loss; it is called with fake copies of the arguments.
     """
     mode, count = FakeTensorMode(allow_non_fake_inputs=True), LiveBytes()
     with mode, _CopyShapes():
@@ -76,20 +76,20 @@ def peak_bytes(step: Callable[..., Tensor], *arguments: Any) -> int:
 
 
 def measured_peak_bytes(step: Callable[..., Tensor], *arguments: Any) -> int:
-    """Increase in the peak address space of this process, which must be new, as Linux reports it."""
+    """Return the increase in this process's peak address space, as reported by Linux; the process must be new."""
     before = _status("VmSize")
     autograd.backward(step(*arguments))
     return _status("VmPeak") - before
 
 
 def _status(name: str) -> int:
-    """A size in bytes from /proc/self/status."""
+    """Return a size in bytes from /proc/self/status."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
 
 def resident_bytes(*modules: nn.Module) -> int:
-    """Bytes of the parameters and buffers of modules; each tensor counts once."""
+    """Return the bytes of the modules' parameters and buffers; shared storage is counted once."""
     storages = {
         storage._cdata: storage.nbytes()
         for module in modules

@@ -1,6 +1,6 @@
-"""Each method against its plain formulation: `python -m benchmarks.methods --help`.
+"""Each method, compared with its plain formulation: `python -m benchmarks.methods --help`.
 
-Both have the same weights and alternate in one process.
+The two formulations have the same weights and alternate in one process.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from syncclip.methods import METHODS, Method, TrainingBatch, find_method
 GIGA = 1e9
 IMAGES = 25  # test images per class: Caltech101 has 25, ImageNet 50
 CHUNK = 100
-"""Classes per part of a plain step that does not fit; the cost of a text tower is additive over classes."""
+"""Number of classes per part of a plain step that does not fit; a text tower's cost is additive over classes."""
 
 
 @dataclass
 class Pairs:
-    """Seconds of our formulation and of the plain one, a pair per repetition."""
+    """Seconds of our formulation and of the plain formulation, as one pair per repetition."""
 
     seconds: list[tuple[float, float]] = field(default_factory=list)
 
@@ -48,7 +48,7 @@ class Pairs:
         return statistics.median(ours), statistics.median(plain)
 
     def __str__(self) -> str:
-        """Median times, and the median and range of their ratios."""
+        """Return the median times, and the median and range of their ratios."""
         if not self.seconds:
             return "– | – | –"
         ours, plain = self.medians
@@ -63,12 +63,12 @@ class Race:
 
     Attributes:
         step: forward and backward pass of a training batch.
-        evaluation: one test batch; ours has encoded the texts before, the plain one encodes them with every batch.
-        first: our seconds for the first image of an evaluation, texts included.
-        passes: passes of the plain evaluation over the images.
+        evaluation: one test batch; ours has already encoded the texts; the plain side encodes them for every batch.
+        first: our seconds for the first image of an evaluation, including text encoding.
+        passes: number of passes of the plain evaluation over the images.
         whole: whether the plain step ran on all classes at once.
-        bytes: (ours, plain) peak of a step, weights included.
-        measured: the same as the operating system measures it.
+        bytes: (ours, plain) peak bytes of a step, including weights.
+        measured: (ours, plain) peak bytes as measured by the operating system.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Race:
     measured: tuple[int, int] | None = None
 
     def gain(self, batches: int) -> float:
-        """Ratio plain / ours for a whole evaluation of this number of batches."""
+        """Return the ratio plain / ours for a whole evaluation of this number of batches."""
         ours, plain = self.evaluation.medians
         return self.passes * batches * plain / (self.first + batches * ours)
 
     def row(self, batches: int) -> str:
-        """Row of the table."""
+        """Return the row of the table."""
         name = self.name if self.whole else f"{self.name}¹"
         peak = "– | – | –"
         if self.bytes:
@@ -108,7 +108,7 @@ STEPS = {"ours": our_step, "plain": plain_step}
 
 
 def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
-    """Run both sides alternately.
+    """Measure both formulations alternately.
 
     Args:
         room: memory limit of a step in bytes; a plain step that needs more runs in parts.
@@ -139,14 +139,14 @@ def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
 
 
 def peak(side: str, entrants: Entrants, count: Callable[..., int] = peak_bytes) -> int:
-    """Peak bytes of a training step of "ours" or "plain", weights included."""
+    """Return the peak bytes of a training step of "ours" or "plain", including weights."""
     ours, plain = entrants.ours, entrants.plain
     modules = (ours, ours.clip) if side == "ours" else (ours, ours.clip, plain)
     return count(STEPS[side], ours, plain, entrants.batch) + resident_bytes(*modules)
 
 
 def measured_peak(side: str, name: str, course: Course) -> int:
-    """Peak bytes as the operating system measures them; runs in a new process."""
+    """Return the peak bytes as measured by the operating system; runs in a new process."""
     torch.set_num_threads(1)
     return peak(side, course.entrants(name), measured_peak_bytes)
 
@@ -154,7 +154,7 @@ def measured_peak(side: str, name: str, course: Course) -> int:
 def alternate(
     title: str, ours: Callable[[], object], plain: Callable[[], object], repetitions: int, device: torch.device
 ) -> Pairs:
-    """Seconds of both sides, each of which is first in every other repetition."""
+    """Return the seconds of both sides; each side is first in every other repetition."""
     pairs = Pairs()
     for repetition in range(repetitions):
         sides = [ours, plain] if repetition % 2 == 0 else [plain, ours]
@@ -166,7 +166,7 @@ def alternate(
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call; with one thread on a CPU the CPU time of this process, which other load does not affect."""
+    """Return the seconds of a call; with one CPU thread, this is CPU time, which other load does not affect."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
     _wait(device)
@@ -189,7 +189,7 @@ def main(
     repetitions: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Number of PyTorch threads.")] = 1,
     room: Annotated[float, typer.Option(help="Memory limit of a step in GB.")] = 8.0,
     measure: Annotated[bool, typer.Option("--measure", help="Also measure peaks in new processes.")] = False,
 ) -> None:
@@ -213,7 +213,7 @@ def main(
 
 
 def heading(course: Course, repetitions: int, batches: int) -> str:
-    """Heading, command, machine and head of the table."""
+    """Return the heading, the command, the machine and the table header."""
     command = "python -m benchmarks.methods " + " ".join(sys.argv[1:])
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "open_clip_torch", "syncclip"))
     return f"""## {date.today()}: {course.classes} classes, batch {course.batch}, {course.precision}, {course.device}

@@ -1,8 +1,9 @@
-"""Overhead of the orchestration, and its throughput against a plain loop: `python -m benchmarks.orchestration --help`.
+"""Orchestration overhead, and throughput compared with a plain loop: `python -m benchmarks.orchestration --help`.
 
-Efficiency is generator seconds divided by actor seconds, from the first shard's start to the last one's commit. The
-start of Ray, of the actors and of the weights is reported separately. The loop generates prompt by prompt with the same
-pipeline, steps, guidance and threads, and saves each image, like scripts of published synthetic datasets.
+Efficiency is generator seconds divided by actor seconds, from the start of the first shard to the commit of the last.
+The time to start Ray and the actors and to load the weights is reported separately. The loop generates one prompt at
+a time with the same pipeline, steps, guidance and threads, and saves each image, like the scripts of published
+synthetic datasets.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ class Sleeper:
 
 
 def light_worker(pace: float, pixels: int) -> type[ShardWorker]:
-    """A shard worker with the generator stub and no filters."""
+    """Return a shard worker class with the generator stub and without filters."""
 
     class LightWorker(ShardWorker):
         def tools(self) -> tuple[Any, list[Any]]:
-            import torch  # noqa: F401  imported here, as by any real generator, since writing shards needs it
+            import torch  # noqa: F401  imported here, as by a real generator, since writing shards needs it
 
             return Sleeper(pace, pixels), []
 
@@ -57,14 +58,14 @@ def light_worker(pace: float, pixels: int) -> type[ShardWorker]:
 
 
 class Course(NamedTuple):
-    """Status of a finished synthesis, and its seconds before the first and after the last shard."""
+    """Status of a finished synthesis, and the total seconds before the first and after the last shard."""
 
     status: SynthesisStatus
     startup: float
 
     @property
     def row(self) -> str:
-        """Efficiency, shares of the other stages, throughput and start-up."""
+        """Table cells with efficiency, shares of the other stages, throughput and start-up time."""
         shares = self.status.busy
         others = ", ".join(f"{stage} {shares[stage]:.3f}" for stage in ("filter", "encode", "write"))
         return f"**{shares['generate']:.3f}** | {others} | {self.status.rate:.2f} | {self.startup:.1f} s"
@@ -80,7 +81,7 @@ def generated(plan: Plan, folder: Path, actors: int, worker: type[ShardWorker] =
 
 
 def looped(plan: Plan, folder: Path, images: int) -> float:
-    """Images per second of a loop over prompts, after the pipeline was loaded."""
+    """Return the images per second of a loop over prompts, without loading the pipeline."""
     import torch
 
     torch.set_num_threads(plan.threads)
@@ -97,10 +98,10 @@ def looped(plan: Plan, folder: Path, images: int) -> float:
 
 def main(
     actors: Annotated[int, typer.Option(help="Number of actors.")] = 1,
-    images: Annotated[int, typer.Option(help="Images per class of the real generator.")] = 8,
-    shards: Annotated[int, typer.Option(help="Number of shards of the generator stub.")] = 30,
+    images: Annotated[int, typer.Option(help="Images per class with the real generator.")] = 8,
+    shards: Annotated[int, typer.Option(help="Number of shards with the generator stub.")] = 30,
     pace: Annotated[float, typer.Option(help="Seconds per image of the generator stub.")] = 0.03,
-    loop: Annotated[int, typer.Option(help="Number of images of the loop.")] = 64,
+    loop: Annotated[int, typer.Option(help="Number of images in the loop.")] = 64,
     repetitions: Annotated[int, typer.Option(help="Runs of each side.")] = 3,
 ) -> None:
     """Print the efficiency, the shares of the other stages, and the ratio to the loop."""

@@ -1,10 +1,10 @@
-"""Each method as in its authors' code, the baseline of `methods.py`.
+"""Plain formulation of each method, as in its authors' code: the baseline in `methods.py`.
 
-Every class has the full context, each domain has its own pass through the vision tower, and texts are encoded again for
-every batch, in training and evaluation. Features that the published code computes once are computed once here too: the
-sentences of zero-shot CLIP and VPT, and the frozen texts of KgCoOp and PromptSRC.
+Every class uses the full context length, each domain has its own pass through the image tower, and texts are encoded
+again for every batch, in training and evaluation. Features that the published code computes once are also computed once
+here: the texts of zero-shot CLIP and VPT, and the frozen texts of KgCoOp and PromptSRC.
 
-A plain method reads the parameters of one of ours, so both have the same weights. It supports the default settings:
+A plain method reads the parameters of our method, so both have the same weights. It supports only the default settings:
 learned vectors precede the class name, and all classes share them.
 """
 
@@ -45,14 +45,16 @@ class Plain(nn.Module):
     """Plain formulation of a method.
 
     Attributes:
-        passes: passes of the published evaluation over the test images.
+        passes: number of passes of the published evaluation over the test images.
     """
 
     passes: ClassVar[int] = 1
 
     def __init__(self, method: Method) -> None:
         super().__init__()
-        object.__setattr__(self, "method", method)  # not a submodule: its parameters remain the method's
+        object.__setattr__(
+            self, "method", method
+        )  # not registered as a submodule, so its parameters remain the method's
 
     @property
     def clip(self) -> PromptedClip:
@@ -60,36 +62,36 @@ class Plain(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Unit vectors (C, D) of some classes."""
+        """Return normalised text features (C, D) of some classes."""
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Unnormalised features (B, D)."""
+        """Return unnormalised image features (B, D)."""
         return encode_images(self.clip, images)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
         return self.clip.logit_scale * normalize(images, dim=-1) @ text.T
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of a test batch."""
+        """Return the logits (B, C) of a test batch."""
         return self.scores(self.image_features(images), self.text_features())
 
     def classes(self, batch: TrainingBatch) -> slice:
-        """Classes that a step encodes: on real images alone, the base classes."""
+        """Return the classes that a step encodes: only the base classes, if all images are real."""
         return slice(cast(Method, self.method).candidates(batch))
 
     def loss(self, batch: TrainingBatch) -> Tensor:
         return self.loss_with(self.text_features(self.classes(batch)), batch)
 
     def loss_with(self, text: Tensor, batch: TrainingBatch) -> Tensor:
-        """Loss of a step, given its text features."""
+        """Return the loss of a step, given its text features."""
         return cross_entropy(self.scores(self.image_features(batch.images), text), batch.labels)
 
     def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:
-        """Forward and backward pass of `loss`, with the text tower in parts: the same time, but less memory.
+        """Run the forward and backward pass of `loss` with the text tower in parts, to reduce memory.
 
         Args:
             text: (C, D) text features of `classes(batch)`.
-            size: classes per part.
+            size: number of classes per part.
         """
         text = text.detach().clone().requires_grad_()
         backward(self.loss_with(text, batch))
@@ -123,7 +125,7 @@ class PlainVpt(Plain):
 
 
 class PlainPrompted(Plain):
-    """Base of all methods with learned vectors in the text."""
+    """Base class of all methods with learned vectors in the text."""
 
     method: Any
 
@@ -152,7 +154,7 @@ class PlainKgCoOp(PlainCoOp):
 
 
 class PlainCoCoOp(PlainPrompted):
-    """CoCoOp, image by image, since each image has its own texts."""
+    """CoCoOp, computed image by image, since each image has its own texts."""
 
     method: CoCoOp
 
@@ -164,13 +166,13 @@ class PlainCoCoOp(PlainPrompted):
         return cross_entropy(self.conditional_scores(features, self.classes(batch)), batch.labels)
 
     def step_in_parts(self, batch: TrainingBatch, text: Tensor, size: int) -> None:  # noqa: ARG002
-        """Forward and backward pass, image by image."""
+        """Run the forward and backward pass image by image."""
         features, classes = self.image_features(batch.images), self.classes(batch)
         for feature, label in zip(torch.split(features, 1), torch.split(batch.labels, 1), strict=True):
             backward(cross_entropy(self.conditional_scores(feature, classes), label) / len(features))
 
     def conditional_scores(self, images: Tensor, classes: slice) -> Tensor:
-        """Scores (B, C) of unnormalised image features (B, D)."""
+        """Return the scores (B, C) of unnormalised image features (B, D)."""
         features = normalize(images, dim=-1)
         contexts = self.method.text_prompts[0] + self.method.meta_net(features)[:, None]
         rows = []

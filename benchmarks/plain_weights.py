@@ -51,7 +51,7 @@ class PlainTip(Plain):
         return self.method.text_features()[classes]
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
-        """Scores with the cache as a matrix of keys and one of values: one-hot labels, zero for empty slots."""
+        """Return scores, with the cache as matrices of keys and of values (one-hot labels, zero for empty slots)."""
         classes, slots, _ = self.method.keys.shape
         keys = self.method.keys.flatten(0, 1)
         values = one_hot(torch.arange(classes, device=keys.device).repeat_interleave(slots), classes)
@@ -62,7 +62,7 @@ class PlainTip(Plain):
 
 
 class PlainAdapted(Plain):
-    """Base of all methods with parts inside the blocks."""
+    """Base class of all methods with parts inside the transformer blocks."""
 
     method: Any
 
@@ -101,7 +101,7 @@ class PlainClipLora(PlainAdapted):
 
 
 class PlainTwoStage(PlainAdapted):
-    """The first stage of 2SFS."""
+    """First stage of 2SFS."""
 
     method: TwoStage
 
@@ -138,7 +138,7 @@ class PlainMmrl(Plain):
         self.texts = Texts(method.clip, method.texts)
 
     def tokens(self, maps: nn.ModuleList) -> dict[int, Tensor]:
-        """Block, counted from 0 -> tokens (K, width)."""
+        """Return block index (from 0) -> tokens (K, width)."""
         pairs = zip(self.method.layers, maps, strict=True)
         return {layer - 1: to_width(self.method.shared_tokens) for layer, to_width in pairs}
 
@@ -146,7 +146,7 @@ class PlainMmrl(Plain):
         return normalize(encode_text_with(self.clip, self.texts, self.tokens(self.method.to_text), classes), dim=-1)
 
     def both_scores(self, images: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (B, C) of the class token and of the learned tokens, and the class token's features (B, D)."""
+        """Return scores (B, C) of the class token and of the learned tokens, and the class token's features (B, D)."""
         own, outputs = encode_images_with(self.clip, images, self.tokens(self.method.to_vision))
         return self.scores(own, text), self.scores(outputs @ self.method.projection, text), own
 
@@ -202,7 +202,7 @@ class PlainPromptKd(Plain):
         return self.projected(images, training=False)
 
     def projected(self, images: Tensor, training: bool) -> Tensor:
-        """Projected features (B, D_t), with the statistics of these images in training, else the running ones."""
+        """Return projected features (B, D_t), normalised with batch statistics in training, else running statistics."""
         ours = self.method
         hidden = ours.narrow(encode_images(self.clip, images, list(ours.vision_prompts)))
         running = ours.running_mean.detach().clone(), ours.running_var.detach().clone()

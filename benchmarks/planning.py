@@ -1,8 +1,8 @@
-"""Time and memory for planning ten million images: `python -m benchmarks.planning --help`.
+"""Measure time and memory for planning ten million images: `python -m benchmarks.planning --help`.
 
-Each row is a new process; its peak memory includes Python and the libraries. Planning means: drafting the plan and
-writing it to a folder, the range of every shard, and the prompt and first seed of every image. Then the markers of a
-finished dataset are read from a local disk, as in a resumed run.
+Each row is measured in a new process; its peak memory includes Python and the libraries. Planning includes drafting the
+plan, writing it to a folder, and computing the range of every shard and the prompt and first seed of every image. Then,
+as in a resumed run, the markers of a finished dataset are read from a local disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from syncclip.synthesis.plan import PLAN_NAME, Plan, draft, write_plan
 from syncclip.synthesis.settings import SynthesisSettings
 
 CAPTIONS = 64
-"""Captions per class, of some 80 characters."""
+"""Number of captions per class, each with about 80 characters."""
 STRATEGIES = ("template", "mixture")
 
 
@@ -34,7 +34,7 @@ class Planned(NamedTuple):
     """Cost of planning.
 
     Attributes:
-        seconds: of the draft, the shard ranges, the prompts and the seeds.
+        seconds: time for the draft, the shard ranges, the prompts and the seeds.
         peak: peak resident bytes of the process.
         file: size of plan.json in bytes.
     """
@@ -45,7 +45,7 @@ class Planned(NamedTuple):
 
 
 def plan_of(strategy: str, classes: int, images: int) -> Plan:
-    """A plan with the class template alone, or mixed with combinations and captions."""
+    """Return a plan with only the class template, or with a mixture of template, combinations and captions."""
     names = [f"class number {label}" for label in range(classes)]
     prompts: dict[str, Any] = {}
     if strategy == "mixture":
@@ -74,13 +74,13 @@ def planned(strategy: str, classes: int, images: int) -> Planned:
 
 
 def read(folder: str) -> tuple[float, int, int]:
-    """Read all markers of a dataset: (seconds, peak resident bytes, number of images)."""
+    """Read all markers of a dataset; return (seconds, peak resident bytes, number of images)."""
     seconds, images = timed(lambda: sum(stats.count for stats in markers(folder)))
     return seconds, peak_bytes(), images
 
 
 def write_markers(folder: Path, count: int, classes: int) -> None:
-    """Write markers of one image per class, with empty tables and tars."""
+    """Write markers of shards with one image per class, with empty tables and tar files."""
     per_class = dict.fromkeys(range(classes), 1)
     for shard in range(count):
         stats = ShardStats(
@@ -92,14 +92,14 @@ def write_markers(folder: Path, count: int, classes: int) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and the result."""
+    """Call a function; return the seconds and the result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result
 
 
 def peak_bytes() -> int:
-    """Peak resident bytes of this process."""
+    """Return the peak resident bytes of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -1,7 +1,8 @@
-"""Overhead of the HTTP service: `python -m benchmarks.serve`, on an idle machine.
+"""Measure the overhead of the HTTP service, on an idle machine: `python -m benchmarks.serve`.
 
 A ViT-B/16 with random weights runs as a service with one replica, and in this process with the same number of threads.
-Requests of one client alternate with the bare image tower of this process. Then many clients send requests at once.
+Requests of one client alternate with calls of the bare image tower in this process. Then many clients send concurrent
+requests.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def make_run(folder: Path) -> str:
 
 @contextlib.contextmanager
 def service(run: str) -> Iterator[tuple[int, float]]:
-    """Port of a run's service, and the seconds from its command to the first response."""
+    """Serve a run; yield the port, and the seconds from the start of the command to the first response."""
     [port] = free_ports(1)
     start = time.perf_counter()
     command = subprocess.Popen(
@@ -69,7 +70,7 @@ def service(run: str) -> Iterator[tuple[int, float]]:
 
 
 def picture(side: int = 400) -> bytes:
-    """A JPEG of smooth noise."""
+    """Return a JPEG of smooth noise."""
     noise = np.random.default_rng(1).integers(0, 255, (12, 12, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).resize((side, side)).save(file, "JPEG")
@@ -77,7 +78,7 @@ def picture(side: int = 400) -> bytes:
 
 
 def request(connection: http.client.HTTPConnection, image: bytes) -> float:
-    """Seconds of one request."""
+    """Send one request, and return its seconds."""
     start = time.perf_counter()
     connection.request("POST", "/classify", image, {"content-type": "image/jpeg"})
     response = connection.getresponse()
@@ -87,7 +88,7 @@ def request(connection: http.client.HTTPConnection, image: bytes) -> float:
 
 
 def encode(model: Model, pixels: torch.Tensor) -> float:
-    """Seconds of the bare image tower for one image (1, 3, S, S)."""
+    """Encode one image (1, 3, S, S) with the bare image tower, and return the seconds."""
     start = time.perf_counter()
     with computing():
         model.method.image_features(pixels)
@@ -95,14 +96,14 @@ def encode(model: Model, pixels: torch.Tensor) -> float:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Images of each side.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Number of images for each side.")] = 60,
     clients: Annotated[int, typer.Option(help="Number of concurrent clients.")] = 32,
-    requests: Annotated[int, typer.Option(help="Requests of all clients.")] = 200,
+    requests: Annotated[int, typer.Option(help="Total number of requests from all clients.")] = 200,
 ) -> None:
     """Print the medians of both sides, their ratio, and the throughput with many clients."""
     image = picture()
     with tempfile.TemporaryDirectory() as folder:
-        run = in_new_process(make_run, Path(folder))  # an evaluation would change this process's state of torch
+        run = in_new_process(make_run, Path(folder))  # an evaluation would change the state of torch in this process
         torch.set_num_threads(local_cpus())
         model = load(run, device="cpu")
         pixels = model.preprocess(Image.open(io.BytesIO(image)))[None]

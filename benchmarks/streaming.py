@@ -1,8 +1,8 @@
-"""Streaming from S3 with failing requests against the same without failures: `python -m benchmarks.streaming --help`.
+"""Streaming from S3, compared with and without failing requests: `python -m benchmarks.streaming --help`.
 
-A proxy delays every response of a local server (moto), and in faulty rounds fails a share of the requests. Quiet and
-faulty rounds alternate; each streams the same batches with an empty cache. Another process decodes, because server and
-proxy run in this one.
+A proxy delays every response of a local server (moto) and, in faulty rounds, fails a share of the requests. Quiet and
+faulty rounds alternate; each streams the same batches with an empty cache. A separate process decodes the images,
+because the server and the proxy run in the main process.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ CLASSES, BATCH = 10, 32
 
 
 def write(url: str, images: int, per_shard: int, pixels: int) -> None:
-    """Write a dataset of different images."""
+    """Write a dataset of distinct images."""
     for shard, first in enumerate(range(0, images, per_shard)):
         indices = range(first, min(images, first + per_shard))
         write_shard(url, shard, [Sample(i, i % CLASSES, jpeg(i, pixels), "a photo") for i in indices])
 
 
 def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
-    """Images per second over some batches, after those of one window, and the sum of all pixels."""
+    """Return the images per second over `steps` batches, after the batches of one window, and the sum of all pixels."""
     with tempfile.TemporaryDirectory() as folder:
         images = ShardSet(url, cache=ShardCache(folder=folder, check=True))
         stream = MixedStream(
@@ -65,7 +65,7 @@ def main(
     window: Annotated[int, typer.Option(help="Number of shards in the shuffle window.")] = 4,
     steps: Annotated[int, typer.Option(help="Batches per round.")] = 300,
     latency: Annotated[float, typer.Option(help="Delay of each response in seconds.")] = 0.05,
-    failing: Annotated[float, typer.Option(help="Share of the requests that fail in faulty rounds.")] = 0.05,
+    failing: Annotated[float, typer.Option(help="Share of requests that fail in faulty rounds.")] = 0.05,
     repetitions: Annotated[int, typer.Option(help="Rounds of each kind.")] = 7,
 ) -> None:
     """Print images per second of quiet and faulty rounds, and their ratio."""

@@ -1,8 +1,8 @@
-"""GPU memory of text encoders, with and without cached embeddings: `python -m benchmarks.texts`.
+"""Compare the GPU memory of text encoders with and without cached embeddings: `python -m benchmarks.texts`.
 
-Models have their published shapes in bf16, but no data: tensors are counted, not allocated. A plain loop keeps the
-encoders on the GPU and runs them with every batch; if the embeddings of all texts fit into main memory, ours runs them
-with the first batch and then moves them off the GPU.
+Models have their published shapes in bf16 but no data, so tensors are counted, not allocated. A plain loop keeps the
+encoders on the GPU and runs them for every batch. If the embeddings of all texts fit into main memory, our generator
+runs the encoders with the first batch and then moves them off the GPU.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from benchmarks.memory import LiveBytes, resident_bytes
 
 LENGTHS = {"CLIPTextModel": 77, "CLIPTextModelWithProjection": 77}
 T5_LENGTHS = {"StableDiffusion3Pipeline": 256, "FluxPipeline": 512}
-"""Padded length of a text in tokens, by encoder and by family."""
+"""Padded text length in tokens, by encoder class; for T5, by pipeline class."""
 
 
 def encoders_of(family: Family, texts: int) -> tuple[int, int]:
-    """Bytes of the encoders' weights, and peak bytes of a batch of texts."""
+    """Return the bytes of the encoders' weights, and the peak bytes of a batch of texts."""
     weights, added = 0, 0
     for part, (kind, _) in family.parts.items():
         if part.startswith("text_encoder"):

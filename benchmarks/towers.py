@@ -1,4 +1,4 @@
-"""CLIP's towers as in the authors' code: every token of the full context passes every block."""
+"""CLIP's towers as in the authors' code: every token of the full context passes through every block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.clip.tokens import PromptTokens
 
 
 class Texts(nn.Module):
-    """Embedded texts of full length, as in the published code: (C, context, width)."""
+    """Embedded texts (C, context, width) with the full context length, as in the published code."""
 
     embeddings: Tensor
     ends: Tensor
@@ -29,11 +29,11 @@ class Texts(nn.Module):
 
 
 Run = Callable[[Any, Tensor, Tensor | None, int], Tensor]
-"""(block, tokens, mask, number of the block from 0) -> the block's output."""
+"""(block, tokens, mask, block index from 0) -> output of the block."""
 
 
 def plain_block(block: Any, x: Tensor, mask: Tensor | None, at: int) -> Tensor:  # noqa: ARG001
-    """Run a block without additions."""
+    """Run a block without additional parts."""
     after: Tensor = block(x, attn_mask=mask)
     return after
 
@@ -45,7 +45,7 @@ def encode_text(
     classes: slice = slice(None),
     run: Run = plain_block,
 ) -> Tensor:
-    """Unnormalised text features (C, D) of some classes."""
+    """Return unnormalised text features (C, D) of some classes."""
     tower = clip.model
     embeddings, ends = texts.embeddings[classes], texts.ends[classes]
 
@@ -65,7 +65,7 @@ def encode_text(
 
 
 def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] = (), run: Run = plain_block) -> Tensor:
-    """Unnormalised image features (B, D)."""
+    """Return unnormalised image features (B, D)."""
     tower, batch = clip.model.visual, len(images)
     with _precision(clip):
         patches = tower.conv1(images.to(tower.conv1.weight.dtype)).flatten(2).transpose(1, 2)
@@ -85,10 +85,10 @@ def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] 
 def encode_text_with(
     clip: PromptedClip, texts: Texts, inserted: Mapping[int, Tensor], classes: slice = slice(None)
 ) -> Tensor:
-    """Unnormalised text features (C, D) of some classes, with vectors after the start token, as in MMRL's code.
+    """Return unnormalised text features (C, D) of some classes, with vectors after the start token, as in MMRL's code.
 
     Args:
-        inserted: (K, width) by block, counted from 0.
+        inserted: block index (from 0) -> vectors (K, width).
     """
     tower = clip.model
     embeddings, ends = texts.embeddings[classes], texts.ends[classes]
@@ -105,10 +105,10 @@ def encode_text_with(
 
 
 def encode_images_with(clip: PromptedClip, images: Tensor, inserted: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Unnormalised features (B, D) of the class token, and the mean output (B, width) of the vectors after it.
+    """Return unnormalised class token features (B, D), and the mean output (B, width) of the vectors after the token.
 
     Args:
-        inserted: (K, width) by block, counted from 0.
+        inserted: block index (from 0) -> vectors (K, width).
     """
     tower, count = clip.model.visual, len(inserted[min(inserted)])
     with _precision(clip):
@@ -124,7 +124,7 @@ def encode_images_with(clip: PromptedClip, images: Tensor, inserted: Mapping[int
 
 
 def _with_inserted(x: Tensor, inserted: Mapping[int, Tensor], block: int) -> Tensor:
-    """Tokens (B, T, width) with a block's vectors after the first token, in place of those of an earlier block."""
+    """Return tokens (B, T, width) with a block's vectors after the first token, replacing those of an earlier block."""
     vectors = inserted[block].to(x.dtype).expand(len(x), -1, -1)
     rest = 1 if block == min(inserted) else 1 + vectors.shape[1]
     return torch.cat([x[:, :1], vectors, x[:, rest:]], dim=1)

@@ -1,7 +1,7 @@
-"""Compare sides that alternate every fraction of a second, each in a process that is suspended in between.
+"""Compare sides that alternate every fraction of a second, each in a process that is suspended between its turns.
 
-A shared machine is fast in one minute and slow in the next, so all sides run in the same minute. A process can be fast
-or slow for its whole lifetime, depending on the location of its memory, so all sides are restarted several times.
+A shared machine may be fast in one minute and slow in the next, so all sides run in the same minute. A process may be
+fast or slow for its whole lifetime, depending on the location of its memory, so all sides are restarted several times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 Run = Callable[[], Iterator[int]]
-"""Endless work of a side, which yields the number of items processed since the last value. It must pickle."""
+"""Endless work of a side; yields the number of items processed since the last value. It must be picklable."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 _RESUMING = 0.05  # seconds of a turn before it counts
@@ -33,7 +33,7 @@ class Side:
         self._process.start()
 
     def warm_up(self, items: int) -> None:
-        """Wait until this number of items is processed, then suspend the process.
+        """Wait until this number of items has been processed, then suspend the process.
 
         Raises:
             RuntimeError: the process ended.
@@ -45,7 +45,7 @@ class Side:
         self._signal(signal.SIGSTOP)
 
     def turn(self, seconds: float) -> float:
-        """Resume the process for some seconds; returns items per second."""
+        """Resume the process for some seconds, and return the items per second."""
         self._signal(signal.SIGCONT)
         time.sleep(_RESUMING)
         before, start = self._done.value, time.perf_counter()
@@ -69,14 +69,14 @@ class Side:
 
 
 def compare(runs: Mapping[str, Run], *, starts: int, turns: int, seconds: float, warm: int) -> dict[str, list[float]]:
-    """Items per second of each side, one value per start.
+    """Return the items per second of each side, with one value per start.
 
     Args:
         runs: sides by name.
         starts: number of restarts of all sides.
-        turns: turns of each side per start.
-        seconds: duration of a turn.
-        warm: items that each side processes before the first turn.
+        turns: number of turns of each side per start.
+        seconds: duration of a turn in seconds.
+        warm: number of items that each side processes before its first turn.
     """
     means: dict[str, list[float]] = {name: [] for name in runs}
     for start in range(starts):

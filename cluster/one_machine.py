@@ -23,20 +23,20 @@ PATIENCE = 600.0
 """Timeout in seconds; starting Ray on a busy machine is slow."""
 
 ATTEMPTS = 5
-"""Attempts to start a node; Ray's own timeouts are 30 s for a node and 15 s for some components."""
+"""Number of attempts to start a node; Ray's own timeouts are 30 s for a node and 15 s for some components."""
 
 VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray would require the token of an earlier `ray.init` of the user.
+    # Otherwise, Ray would require the token that an earlier `ray.init` of the user has created.
     "RAY_AUTH_MODE": "disabled",
-    # By default workers have low priority on the machine.
+    # By default, workers have a low CPU priority.
     "RAY_worker_niceness": "0",
-    # Otherwise a stopped node waits half a minute for its last tasks, some of which are Ray's own and never end.
+    # Otherwise, a stopped node would wait half a minute for its last tasks, some of which are Ray's own and never end.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }
 
 MARK = "SYNCCLIP_HEAD"
-"""Environment variable that identifies the processes of a head, which overwrite their command lines."""
+"""Environment variable that identifies the processes of a head, since they overwrite their command lines."""
 
 NODE_PORTS = (
     "node-manager",
@@ -53,7 +53,7 @@ class NotUpError(RuntimeError):
 
 
 def free_ports(count: int) -> list[int]:
-    """Different unused ports."""
+    """Return distinct unused ports."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         for port in random.sample(PORTS, len(PORTS)):
@@ -63,23 +63,23 @@ def free_ports(count: int) -> list[int]:
                 ports.append(port)
             if len(ports) == count:
                 return ports
-    raise RuntimeError(f"no {count} ports between {PORTS.start} and {PORTS.stop} are free")
+    raise RuntimeError(f"fewer than {count} ports between {PORTS.start} and {PORTS.stop} are free")
 
 
 class Head:
     """Context manager of a head and its worker nodes.
 
     Attributes:
-        port: for worker nodes.
-        address: of the dashboard, for `syncclip submit`.
+        port: port that worker nodes join.
+        address: dashboard address, for `syncclip submit`.
         to_join: environment variables that make a program's `ray.init` join the cluster.
-        folder: used instead of /tmp/ray.
+        folder: folder used instead of /tmp/ray.
     """
 
     def __init__(self, folder: Path, **variables: str) -> None:
         """
         Args:
-            folder: empty, with a short path, since it contains sockets.
+            folder: empty folder with a short path, since it contains sockets.
             variables: environment variables of all nodes.
         """
         self.port, self._dashboard, self._client = free_ports(3)
@@ -108,7 +108,7 @@ class Head:
         self.lose()
 
     def start(self, *options: str) -> None:
-        """Start the head with options of `ray start`, and wait for its own node, which may fail later."""
+        """Start the head with options of `ray start`, and wait for its own node, whose start may fail."""
         ports = f"--port={self.port}", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={self._client}"
         self._up("--head", *ports, *options)
 
@@ -142,7 +142,7 @@ class Head:
         return bool(self.nodes().keys() - existing) and process.poll() is None
 
     def nodes(self) -> dict[str, bool]:
-        """Id of each live node -> whether it is the head; unchanged if the dashboard does not respond."""
+        """Return ID of each live node -> whether it is the head; the last result if the dashboard does not respond."""
         token = self._environment.get("RAY_AUTH_TOKEN")
         request = urllib.request.Request(
             f"{self.address}/nodes?view=summary&nocache=1",
@@ -165,7 +165,7 @@ class Head:
             psutil.wait_procs(processes, timeout=30)
 
     def processes(self, node: str = "") -> list[psutil.Process]:
-        """Processes of all nodes, or of the node with this id, including workers."""
+        """Return the processes of all nodes, or of the node with this ID, including workers."""
         processes: dict[int, psutil.Process] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -176,7 +176,7 @@ class Head:
 
 
 def waited(condition: Callable[[], bool], pause: float = 0.25) -> bool:
-    """Wait for a condition; returns False at the timeout `PATIENCE`."""
+    """Wait for a condition; return False after the timeout `PATIENCE`."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:

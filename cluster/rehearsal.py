@@ -2,8 +2,8 @@
 
     make rehearsal                                   # or: python -m cluster.rehearsal RECIPE [KEY=VALUE]..
 
-Workers join the head when a job needs them (`rehearsal.yaml`); one is killed and replaced while the other is suspended;
-all terminate after the job. The dataset must equal, byte for byte, one generated without a cluster.
+Workers join the head when a job needs them (`rehearsal.yaml`). One worker is killed and replaced while the other is
+suspended, and all terminate after the job. The dataset must be byte-identical to one generated without a cluster.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WORKERS = 2
 """Maximum number of workers in `rehearsal.yaml`, each with the CPU of one actor."""
 
 SMALL = ("synthesis.images_per_class=8", "synthesis.shard_size=44", f"synthesis.actors={WORKERS}")
-"""Default overrides: a dataset that is generated within a minute."""
+"""Default overrides, for a dataset that takes less than a minute."""
 
 MIDDLE = 2
 """Number of committed shards after which a worker is killed."""
 
 HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
-"""Faster detection of lost workers than by default (half a minute)."""
+"""Settings of Ray that detect lost workers faster than the default of half a minute."""
 
 BYTES = ("*.tar", "*.parquet", "plan.json")
-"""Files of a dataset that are bit-identical in every run; others contain times."""
+"""Files of a dataset that are byte-identical in every run; other files contain timestamps."""
 
 app = typer.Typer(add_completion=False)
 
@@ -51,7 +51,7 @@ app = typer.Typer(add_completion=False)
 def rehearse(
     recipe: Annotated[str, typer.Argument(help="Recipe, as for `syncclip synth`.")] = "travel",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of both datasets; default: temporary.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of both datasets; default: a temporary folder.")] = None,
 ) -> None:
     """Generate a dataset on autoscaled workers, kill one, and compare the bytes with an undisturbed run."""
     with tempfile.TemporaryDirectory(prefix="sc", dir="/tmp", ignore_cleanup_errors=True) as name:
@@ -118,16 +118,16 @@ class Course:
         self.head = head
         self.start = time.monotonic()
         self.seen: set[str] = set()
-        """Ids of all workers that have joined."""
+        """IDs of all workers that have joined."""
 
     def workers(self) -> set[str]:
-        """Ids of live workers."""
+        """Return the IDs of live workers."""
         live = {node for node, is_head in self.head.nodes().items() if not is_head}
         self.seen |= live
         return live
 
     def log(self, event: str) -> float:
-        """Print an event; returns its time in seconds."""
+        """Print an event, and return its time in seconds."""
         seconds = time.monotonic() - self.start
         print(f"{seconds:6.1f} s  {event}", flush=True)
         return seconds
@@ -136,7 +136,7 @@ class Course:
         """Wait for a condition and log the event.
 
         Raises:
-            RuntimeError: timeout, or the job ended first.
+            RuntimeError: the timeout expires, or the job ends first.
         """
         finished = waited(lambda: condition() or (job is not None and job.poll() is not None))
         if not finished or not condition():
@@ -162,7 +162,7 @@ def suspended(head: Head, nodes: Iterable[str]) -> Iterator[None]:
 
 
 def variables(home: Path) -> dict[str, str]:
-    """Environment in which Ray's autoscaler starts nodes on this machine."""
+    """Return the environment variables with which Ray's autoscaler starts nodes on this machine."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
     return {
@@ -178,7 +178,7 @@ def variables(home: Path) -> dict[str, str]:
 
 
 def configured(head: Head) -> dict[str, Any]:
-    """`rehearsal.yaml` for this head."""
+    """Return the content of `rehearsal.yaml` for this head."""
     import ray
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
@@ -190,7 +190,7 @@ def configured(head: Head) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def syncclip(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a syncclip command in the background; it is terminated at the end of the block."""
+    """Run a syncclip command in the background, and terminate it at the end of the block."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {**bare, **VARIABLES}
     with log.open("wb") as output:
@@ -208,12 +208,12 @@ def syncclip(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def shards(folder: Path) -> int:
-    """Number of committed shards."""
+    """Return the number of committed shards."""
     return len(list(folder.glob("*_stats.json")))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes of a dataset's files."""
+    """Return name -> content of the files in `BYTES`."""
     return {path.name: path.read_bytes() for pattern in BYTES for path in folder.glob(pattern)}
 
 

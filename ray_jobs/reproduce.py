@@ -3,7 +3,7 @@
     ray job submit --address http://HEAD:8265 --working-dir . -- \\
         python ray_jobs/reproduce.py base-to-novel --root DATA --out DIR [--dataset NAME].. [KEY=VALUE]..
 
-It joins the job's cluster; outside a job, that of RAY_ADDRESS, or it starts Ray on this machine.
+In a Ray job, it runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS, or on a local Ray that it starts.
 DATA and DIR must be URLs or absolute paths accessible from every node.
 """
 

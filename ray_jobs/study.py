@@ -2,7 +2,7 @@
 
     ray job submit --address http://HEAD:8265 --working-dir . -- python ray_jobs/study.py icons --out DIR [KEY=VALUE]..
 
-It joins the job's cluster; outside a job, that of RAY_ADDRESS, or it starts Ray on this machine.
+In a Ray job, it runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS, or on a local Ray that it starts.
 DIR must be a URL or an absolute path accessible from every node.
 """
 

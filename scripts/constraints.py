@@ -1,6 +1,6 @@
 """Update infra/docker/constraints.txt, the pinned versions of the container images: `make constraints`.
 
-They can also be used for installation: `pip install -c infra/docker/constraints.txt -e .`.
+The file can also be used to install the package: `pip install -c infra/docker/constraints.txt -e .`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEAD = """\
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """name==version of every entry of pip's report, without this package and those that PyTorch pins."""
+    """Return name==version for each package in pip's report, except this package and those that PyTorch pins."""
     versions = {entry["metadata"]["name"].lower(): entry["metadata"]["version"] for entry in report["install"]}
     return [
         f"{name.replace('_', '-')}=={version.partition('+')[0]}"
@@ -36,7 +36,7 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Write the file."""
+    """Write the constraints file."""
     command = ["install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-", f"{ROOT}[{EXTRAS}]"]
     report = subprocess.check_output([sys.executable, "-m", "pip", *command], text=True)
     FILE.write_text(HEAD + "".join(f"{line}\n" for line in lines(json.loads(report))), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Shorten .test_durations to the tests that take a second or more, by which CI splits the tests evenly."""
+"""Shorten .test_durations, by which CI splits the tests evenly, to tests that take at least a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MIN_SECONDS, MAX_ID = 1.0, 300
 
 
 def shortened(durations: dict[str, float]) -> dict[str, float]:
-    """Test ID -> seconds, sorted, without short tests, very long IDs and the names of lanes."""
+    """Return test ID -> seconds, sorted, without short tests, very long IDs and lane suffixes (`@...`)."""
     kept = {name.partition("@")[0]: round(seconds, 1) for name, seconds in durations.items() if seconds >= MIN_SECONDS}
     return {name: kept[name] for name in sorted(kept) if len(name) < MAX_ID}
 

@@ -13,7 +13,7 @@ TEXTS = (".json", ".yaml", ".html")
 
 
 def publish(study: Path, target: Path) -> None:
-    """Copy the study's own files except its progress, and remove those of a previous study."""
+    """Copy the study's own files except its progress, and remove the files of a previous study."""
     working_folder = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
     optional = (outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES, outputs.TUNED)

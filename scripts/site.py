@@ -1,6 +1,6 @@
 """MkDocs hook that builds the site from the repository's Markdown files, with unchanged paths.
 
-Links are therefore the same on the site, in an editor and on the code host, and `make docs` fails on broken ones.
+Links therefore work on the site, in an editor and on the code host, and `make docs` fails on broken links.
 Other linked files, such as images, become part of the site.
 """
 
@@ -22,7 +22,7 @@ LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Keep the theme's files, and add the repository's."""
+    """Keep the theme's files, and add the repository's files."""
     theme = [file for file in files if file.src_dir != config.docs_dir]
     paths = sorted({*pages(), *linked(), STYLE})
     return Files([*theme, *(File(path, str(ROOT), config.site_dir, config.use_directory_urls) for path in paths)])
@@ -36,12 +36,12 @@ def on_post_page(output: str, **_: object) -> str:
 
 
 def pages() -> list[str]:
-    """Paths of all pages, relative to the repository's root."""
+    """Return the paths of all pages, relative to the repository's root."""
     return [path.relative_to(ROOT).as_posix() for pattern in PAGES for path in ROOT.glob(pattern)]
 
 
 def linked() -> list[str]:
-    """Paths of other files that pages link to."""
+    """Return the paths of other files that pages link to."""
     targets = {
         (ROOT / page).parent.joinpath(target).resolve()
         for page in pages()

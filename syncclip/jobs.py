@@ -1,6 +1,6 @@
-"""Jobs of the library, one call each: synth, train, evaluate, captions. Commands and Ray jobs call these.
+"""Jobs of the library, one function each: synth, train, evaluate, captions. Commands and Ray jobs call them.
 
-Training code is imported by the jobs that train: starting a synthesis does not import torch, which takes seconds.
+Only jobs that train import the training code, so `synth` starts without importing torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Run:
 def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     """Generate the synthetic dataset of a recipe as shards, with Ray Data; committed shards are kept.
 
-    If killed, it loses the shards in flight; the same call completes the dataset to the same bytes.
+    If killed, it loses only the shards in progress; the same call completes the dataset, byte for byte.
 
     Args:
-        out: folder or URL of the synthetic dataset; by default `<storage.root>/<name>/synthetic`.
+        out: folder or URL of the synthetic dataset; default: `<storage.root>/<name>/synthetic`.
 
     Raises:
         UserError: see `synthesis.driver.synthesise_set`.
@@ -77,11 +77,11 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
 def train(recipe: Recipe, out: str | None = None) -> Run:
     """Train `training.method` on Ray Train, evaluate it, and return the results.
 
-    If killed, the same call resumes from the newest checkpoint and ends with the same prompts, bit for bit, on the same
-    number of workers. A finished run returns at once.
+    If killed, the same call resumes from the latest checkpoint; with the same number of workers, the resulting prompts
+    are bitwise identical. If the run is finished, its results are returned at once.
 
     Args:
-        out: the run's folder or URL; by default in `<storage.root>/<name>/runs`, with a name hashed from the recipe.
+        out: the run's folder or URL; default: a folder in `<storage.root>/<name>/runs`, named by the recipe's hash.
 
     Raises:
         UserError: the synthetic dataset is missing or does not match; the folder contains another run; there are more
@@ -111,9 +111,9 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
 
 def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = None) -> Run:
-    """Train and evaluate in this process without Ray, bit for bit as `train` with one worker.
+    """Train and evaluate in this process without Ray; results are bitwise identical to `train` with one worker.
 
-    For many short runs, each a Ray task of its own. It resumes after a crash as `train` does.
+    Intended for many short runs, each in its own Ray task. Resumes after a crash, as `train` does.
 
     Args:
         cache: data and models loaded by previous runs of this process.
@@ -122,7 +122,7 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
 
 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
-    """`run_here` for a run already resolved by `resolve_run`."""
+    """Train and evaluate as `run_here` does, for a run already resolved by `resolve_run`."""
     from syncclip.runs.build import ModelCache, build_job
     from syncclip.training import loop
 
@@ -141,14 +141,14 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
 
     Args:
         run: the run's folder or URL.
-        overrides: "key=value" of the sections `evaluation` and `storage`, such as "evaluation.split=val".
+        overrides: "key=value" in the sections `evaluation` and `storage`, such as "evaluation.split=val".
         dataset: name or path of another dataset to evaluate on, with its classes; results are then written to
             `transfer/<dataset>` in the run's folder.
-        root: folder of the other dataset; by default that of the run's own.
+        root: folder that contains the other dataset; default: the root folder of the run's dataset.
 
     Raises:
-        UserError: there is no finished run, an override is of another section, or the learned parameters are specific
-            to the run's classes and another dataset is given.
+        UserError: there is no finished run, an override belongs to another section, or `dataset` is given although the
+            learned parameters are specific to the run's classes.
 
     Examples:
         >>> from syncclip import evaluate
@@ -185,22 +185,22 @@ def _evaluated(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = Non
 
 
 def _locked(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]:
-    """A lock of the run's folder, unless the run is finished."""
+    """Return a lock on the run's folder, or a null context if the run is finished."""
     from syncclip.runs import evaluate as scoring
 
     return nullcontext() if scoring.done(recipe, folder) else storage.lock(folder.url, "train")
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
-    """Write captions with the recipe's language models on its pool of actors; returns file -> content.
+    """Write captions with the recipe's language models on its pool of actors; return file -> captions.
 
     Existing captions are kept. If killed, the same call resumes.
 
     Args:
-        out: the file's path or URL; by default that of the recipe.
+        out: path or URL of the file; default: the recipe's.
 
     Raises:
-        UserError: the recipe has no model or no file; or see `synthesis.captioning.write_captions`.
+        UserError: the recipe sets no language model or no file; see also `synthesis.captioning.write_captions`.
     """
     storage.configure(recipe.storage.options)
     prompts = recipe.synthesis.prompts
@@ -212,7 +212,7 @@ def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
         if strategy.writer is None:
             raise UserError(f"{key}.writer: missing; set a language model, such as {{model: Qwen/Qwen2.5-7B-Instruct}}")
         if url is None or url in files:
-            raise UserError(f"{key}.file: captions need a file of their own; set it there, or with --out")
+            raise UserError(f"{key}.file: each captions strategy needs its own file; set this key, or use --out")
         files[url] = strategy.writer
     if not files:
         raise UserError(

@@ -1,9 +1,9 @@
-"""Verification of the checksums of all files in a set, run, study, packed dataset, export or folder of predictions.
+"""Verification of all checksums in a synthetic or packed dataset, run, study, export or folder of predictions.
 
-A file is corrupt if its checksum is missing or wrong, and foreign if the owner in its checksum differs from that of the
-folder. The owner follows from a root file: `plan.json` or `imported.json` of a set, `run.json` of a run, `study.json`
-of a study, `packing.json` of a packed dataset. `contents.json` lists the files of a finished command, so that removed
-files are detected.
+A file is corrupt if its checksum is missing or wrong, and misplaced if the owner in its checksum is not the folder's
+owner. The folder's owner is derived from its root file: `plan.json` or `imported.json` of a synthetic dataset,
+`run.json` of a run, `study.json` of a study, `packing.json` of a packed dataset. `contents.json` lists the files of a
+finished command, so that removed files are detected.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from syncclip.training.status import STATUS
 
 _SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
-"""Files beside the shards of a set; tars without any of these and without markers belong to other tools."""
+"""Files that accompany the shards of a dataset; tar files without these and without markers come from other tools."""
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
 _MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
@@ -66,7 +66,7 @@ WITH_CHECKSUM = frozenset(
     | {PREDICTIONS, STATUS, TIMING, CARD, PACKED_FILE, WHOLE_TRAIN, PROGRESS, "report.html", *outputs.ALWAYS}
     | {outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES}
 )
-"""Files with a checksum."""
+"""Files that syncclip writes with a checksum."""
 
 
 @dataclass
@@ -77,7 +77,8 @@ class Verification:
         files: number of files read.
         foreign: files that syncclip does not write and cannot verify.
         problems: one sentence for each corrupt, replaced or missing file.
-        shards: shards of the folder's set to regenerate, which fixes `mendable` of the problems.
+        shards: shards of the folder's synthetic dataset to regenerate.
+        mendable: number of problems that regenerating these shards fixes.
     """
 
     files: int = 0
@@ -92,8 +93,8 @@ class _Folder:
     """A folder to verify.
 
     Attributes:
-        names: its files.
-        owners: root -> owner according to its content, see `storage.checksums`; without corrupt roots.
+        names: names of its files.
+        owners: root file -> owner according to its content, see `storage.checksums`; without corrupt root files.
         parent: parent folder, if it is verified as well.
     """
 
@@ -108,11 +109,11 @@ class _Folder:
         return self.url.rstrip("/").rpartition("/")[2]
 
     def file(self, name: str) -> str:
-        """Path or URL of a file."""
+        """Return the path or URL of a file."""
         return storage.join(self.url, name)
 
     def expected(self, name: str) -> set[str]:
-        """Allowed owners of a file in this folder; empty: any."""
+        """Return the allowed owners of a file in this folder; an empty set allows any owner."""
         set_owner = self.owners.get(PLAN_NAME)
         if (match := REJECTS.fullmatch(name)) and set_owner:
             return {owner_of_shard(set_owner, int(match[1]))}
@@ -142,9 +143,7 @@ def verify(url: str, report: Callable[[str], None]) -> Verification:
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
-        raise UserError(
-            f"{url}: no files; specify the folder of a set, run, study, packed dataset, export or predictions"
-        )
+        raise UserError(f"{url}: no files; specify the folder of a dataset, run, study, export or predictions")
     with Progress(sum(len(folder.names) for folder in folders), "files", "verify") as progress:
         exported: set[str] = set()
         for folder in folders:
@@ -160,7 +159,7 @@ def verify(url: str, report: Callable[[str], None]) -> Verification:
 
 
 def _folders(url: str, parent: _Folder | None = None) -> Iterator[_Folder]:
-    """A folder and its subfolders."""
+    """Yield a folder and all its subfolders."""
     sizes = storage.sizes(url)
     folder = _Folder(url, list(sizes), _owners(url, list(sizes)), parent)
     yield folder
@@ -170,7 +169,7 @@ def _folders(url: str, parent: _Folder | None = None) -> Iterator[_Folder]:
 
 
 def _owners(url: str, names: Sequence[str]) -> dict[str, str]:
-    """Root -> owner of a folder; corrupt roots are skipped, as the check of their file reports them."""
+    """Return root file -> owner for a folder, without corrupt root files, which their own check reports."""
     owners = {}
     for root in ROOTS:
         if root in names:
@@ -212,7 +211,7 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
     names = [name for name in folder.names if name not in derived]
     shards = {name: int(match[1]) for name in names if (match := _SHARD.fullmatch(name))}
     if _OF_SET.isdisjoint(names) and not any(name.endswith("_stats.json") for name in shards):
-        shards = {}  # tars of other tools
+        shards = {}  # tar files of other tools
     broken: set[int] = set()
     if shards or {PLAN_NAME, IMPORTED} & {*folder.names}:
         yield from _shard_problems(folder, bool(shards), broken, result, progress)
@@ -224,7 +223,7 @@ def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iter
             if not _check(folder, name):
                 result.foreign.append(folder.file(name))
         except storage.MissingError:
-            continue  # removed since the listing, for example by a running training
+            continue  # removed since the listing, for example by a training run in progress
         except storage.UnreachableError:
             raise
         except UserError as error:
@@ -248,7 +247,7 @@ def _shard_problems(
     if index is not None:
         marked = shards_by_markers(url, owner).values()
         if [shard[:4] for shard in index.shards] != [shard[:4] for shard in marked]:
-            yield f"{url}: {INDEX} does not match the shards; remove it; it is derived from the shards"
+            yield f"{url}: {INDEX} does not match the shards; remove it, as it can be derived from them"
     missing = []
     try:
         missing = absent(url, broken)
@@ -265,7 +264,7 @@ def _shard_problems(
 
 
 def _check(folder: _Folder, name: str) -> bool:
-    """Compare a file with its checksum; returns False for a foreign file, raises a `UserError` for a corrupt one."""
+    """Compare a file with its checksum; return False for a foreign file, and raise a `UserError` for a corrupt one."""
     file = folder.file(name)
     if folder.name == CHECKPOINTS and (match := _STEP.fullmatch(name)):
         marker = storage.read_document(folder.file(f"{match[1]}.json"), Marker, "remove it")
@@ -289,7 +288,7 @@ def _check(folder: _Folder, name: str) -> bool:
 
 
 def _is_ours(folder: _Folder, name: str) -> bool:
-    """Whether syncclip writes a file of this name with a checksum in this folder."""
+    """Return whether syncclip writes a file of this name with a checksum in this folder."""
     if name == CARD:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
@@ -313,7 +312,7 @@ def _require_owner(folder: _Folder, name: str) -> None:
 
 
 def _protocol(folder: _Folder) -> str | None:
-    """Name of the protocol whose tables and page are in a folder."""
+    """Return the name of the protocol whose tables and page are in a folder, or None."""
     stems = {name.rpartition(".")[0] for name in folder.names if name.endswith(".md")}
     return next((stem for stem in stems if {f"{stem}.parquet", f"{stem}.html"} & {*folder.names}), None)
 
@@ -329,7 +328,7 @@ def _require(file: str, matches: bool) -> None:
 
 
 def _log(folder: _Folder, name: str) -> bool:
-    """Compare metrics or events with the checksum in the record of a finished run; in other runs they still grow."""
+    """Compare metrics or events with the checksum in the record of a finished run; in other runs, they still grow."""
     record = RunFolder(folder.url, "", "").record()
     if record is None or record.status != "finished" or not record.logs:
         return True
@@ -364,15 +363,15 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
         contents = ()  # reported by its own check
     yield from ((name, f"{CONTENTS} lists it") for name in contents or () if _is_ours(folder, name))
     if _is_finished(folder):
-        yield CONTENTS, "its content is finished"
+        yield CONTENTS, "the command that writes it has finished"
     if RECORD in folder.owners:
         yield RECIPE, "this is a run"
     for name in names if folder.name == CHECKPOINTS else ():
         if match := _STEP.fullmatch(name):
-            yield f"{match[1]}.json", "a checkpoint has a marker"
+            yield f"{match[1]}.json", "every checkpoint has a marker"
             yield f"{match[1]}.safetensors", "its marker exists"
     shared = CARD in names and METRICS not in names  # a shared copy has no predictions
-    of_run = PREDICTIONS in names and outputs.STATE not in names  # a study has a file of this name, too
+    of_run = PREDICTIONS in names and outputs.STATE not in names  # studies also have a file of this name
     if of_run or (RESULTS in names and not shared):
         yield PREDICTIONS, "the run is evaluated"
         yield RESULTS, "the run is evaluated"
@@ -384,7 +383,7 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
 
 
 def _belongs_to_a_plan(folder: _Folder) -> bool:
-    """Whether shards were generated, and not imported or packed."""
+    """Return whether the shards were generated, rather than imported or packed."""
     parent = folder.url.rstrip("/").rpartition("/")[0]
     if IMPORTED in folder.names or folder.parent is not None or storage.exists(storage.join(parent, PACKED_FILE)):
         return False
@@ -393,7 +392,7 @@ def _belongs_to_a_plan(folder: _Folder) -> bool:
 
 
 def _is_finished(folder: _Folder) -> bool:
-    """Whether a command that writes the folder's contents file has finished."""
+    """Return whether the command that writes the folder's contents file has finished."""
     if PACKED_FILE in folder.names and PACKING in folder.names:
         return True
     if RECORD in folder.owners and (record := RunFolder(folder.url, "", "").record()) is not None:

@@ -81,13 +81,13 @@ def test_commands_do_not_install_from_the_package_index() -> None:
     assert wrong.search("pip install -U 'syncclip[s3]'") and wrong.search("pip install syncclip")
 
 
-def test_ray_stop_is_documented_as_stopping_every_ray_of_the_account() -> None:
+def test_ray_stop_is_documented_as_stopping_all_ray_processes_of_the_account() -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines() if re.match(r" *ray stop\b", line)]
 
-    assert lines and all("every Ray of your account" in line for line in lines)
+    assert lines and all("all Ray processes of your account" in line for line in lines)
     for file in (ROOT / "cluster").glob("*.yaml"):
         if "ray stop" in (text := file.read_text()) and "type: local" in text:
-            assert "every Ray of the account" in " ".join(text.replace("\n#", "").split())
+            assert "all Ray processes of the account" in " ".join(text.replace("\n#", "").split())
 
 
 def documented_trainings() -> Iterator[tuple[str, list[str]]]:

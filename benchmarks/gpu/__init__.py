@@ -1,5 +1,5 @@
 """Benchmarks of generation, synthesis and training on a GPU, with random weights of published shapes: `make gpu`.
 
-Each part runs in a process that is killed at its time limit; its rows so far are kept. `<device>.json` contains all
-figures and the reasons of missing ones, `<device>.md` the tables.
+Each part runs in its own process, which is killed at its time limit; rows that are already measured are kept.
+`<device>.json` contains all figures and the reasons for missing figures; `<device>.md` contains the tables.
 """

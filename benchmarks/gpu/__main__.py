@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu [PART]...`: run all parts, or some."""
+"""Run all parts of the GPU benchmarks, or some: `python -m benchmarks.gpu [PART]...`."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ PARTS: dict[str, tuple[Sequence[str], float]] = {
     "sd15": (generation.WHATS, 60),
     "sd3": (generation.WHATS, 90),
 }
-"""Part -> names of its rows, and its time limit in seconds; the sum is below nine minutes."""
+"""Part -> names of its rows, and its time limit in seconds; the limits sum to less than nine minutes."""
 
 PACKAGES = ("torch", "diffusers", "transformers", "torchao", "xformers", "ray", "open_clip_torch", "syncclip")
 
 
 def rows(part: str, device: str, work: Path) -> Iterator[Row]:
-    """Rows of a part, as they are measured."""
+    """Yield the rows of a part as they are measured."""
     if part == "training":
         return training.rows(device)
     return sets.rows(device, work) if part == "set" else generation.rows(part, device, work)
 
 
 def measure(part: str, limit: float) -> list[Row]:
-    """Run a part in a new process for at most `limit` seconds; missing rows contain the reason."""
+    """Run a part in a new process for at most `limit` seconds; missing rows contain a reason instead."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"
         command = [sys.executable, "-m", "benchmarks.gpu", part, "--into", str(file)]
@@ -66,12 +66,14 @@ def measure(part: str, limit: float) -> list[Row]:
 
 def main(
     parts: Annotated[list[str] | None, typer.Argument(help=", ".join(PARTS))] = None,
-    price: Annotated[float | None, typer.Option(help="Price of a GPU hour, for images per unit of money.")] = None,
-    longer: Annotated[float, typer.Option(help="Factor of the time limits.")] = 1.0,
+    price: Annotated[
+        float | None, typer.Option(help="Price of a GPU hour, to report images per unit of currency.")
+    ] = None,
+    longer: Annotated[float, typer.Option(help="Factor by which to multiply the time limits.")] = 1.0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(__file__).parent,
     into: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Measure on this machine's GPU, and write <device>.json and <device>.md."""
+    """Run the benchmarks on this machine's GPU, and write <device>.json and <device>.md."""
     names = parts or list(PARTS)
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(f"unknown part {unknown[0]!r}; choose from {', '.join(PARTS)}")
@@ -90,7 +92,7 @@ def main(
 
 
 def results(names: Sequence[str], price: float | None, longer: float) -> dict[str, Any]:
-    """Content of `<device>.json`."""
+    """Run the parts, and return the content of `<device>.json`."""
     return {
         "device": torch.cuda.get_device_name(),
         "memory_gb": round(torch.cuda.get_device_properties(0).total_memory / 1e9, 1),

@@ -1,4 +1,4 @@
-"""Throughput of a model: plain diffusers at its best batch size, and each of our speed settings."""
+"""Throughput of a model with plain diffusers at its best batch size, and with each of our speed settings."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from syncclip.synthesis.generators.weights import locate
 
 SPEEDS = ("exact", "fast", "max")
 WHATS = ("plain", *SPEEDS, "plain again")
-"""Names of the rows, in the order of measurement; the last one shows whether the machine has changed."""
+"""Names of the rows, in the order of measurement; the last row shows whether the machine's speed has changed."""
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 SEARCH = 20.0
-"""Time limit in seconds of the search for the best batch size."""
+"""Time limit in seconds for the search for the best batch size."""
 
 PROMPTS = [f"a photo of a {name}." for name in IMAGENET_CLASSNAMES[: BATCHES[-1]]]
 
 
 def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[Row]:
-    """Rows `WHATS`; both sides have the same batch size, in bf16.
+    """Yield the rows `WHATS`; both sides use bf16 and the same batch size.
 
     Args:
         work: folder for the model's index.
@@ -55,7 +55,7 @@ def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[R
 
 
 def _best(settings: GeneratorSettings, device: str) -> int:
-    """Batch size with the highest throughput of the plain call, measured with few steps."""
+    """Return the batch size with the highest throughput of the plain call, measured with few steps."""
     few = settings.model_copy(update={"steps": min(settings.steps, TRIAL_STEPS)})
     pipeline = load(few, locate(few), device)
 
@@ -75,7 +75,7 @@ def _plain(settings: GeneratorSettings, device: str, batch: int) -> Callable[[],
 
 
 def _call(pipeline: Any, settings: GeneratorSettings, device: str, batch: int) -> Callable[[], object]:
-    """The call of a diffusers user: strings in, PIL images out, noise from the device."""
+    """Return a plain diffusers call: strings in, PIL images out, noise sampled on the device."""
     arguments = call_arguments(pipeline, settings)
 
     def call() -> object:

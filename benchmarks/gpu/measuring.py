@@ -1,4 +1,4 @@
-"""Time and peak memory of work on a device."""
+"""Measure time and peak memory on a device."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from benchmarks.methods import GIGA, seconds
 from syncclip.core.text import first_line
 
 Row = dict[str, Any]
-"""Figures by name, with the row's name as `what`; if there are none, `left_out` contains the reason."""
+"""Figures by name, with the row's name as `what`; if nothing was measured, `left_out` contains the reason."""
 
 TIMES = 2
 
 
 def measured(what: str, prepare: Callable[[], Callable[[], object]], device: str, **facts: Any) -> Row:
-    """Seconds of the first call, which may compile code, and of the fastest later one.
+    """Measure the seconds of the first call, which may compile code, and of the fastest later call.
 
     Args:
-        prepare: loads the model and returns the work.
+        prepare: loads the model and returns the call to measure.
         facts: additional entries of the row.
     """
     free(device)
@@ -35,7 +35,7 @@ def measured(what: str, prepare: Callable[[], Callable[[], object]], device: str
 
 
 def free(device: str) -> float:
-    """Release memory on the device and reset its peak; returns the GB that are still allocated."""
+    """Release memory on the device, reset the peak, and return the GB that are still allocated."""
     gc.collect()
     if device != "cuda":
         return 0.0
@@ -45,5 +45,5 @@ def free(device: str) -> float:
 
 
 def peak(device: str) -> float | None:
-    """Peak GB of tensors since `free`; None on a CPU."""
+    """Return the peak tensor memory in GB since `free`; None on a CPU."""
     return round(torch.cuda.max_memory_allocated() / GIGA, 2) if device == "cuda" else None

@@ -1,7 +1,7 @@
-"""Generation of a dataset: `syncclip synth` against the formulation of Ray's own Stable Diffusion benchmark.
+"""Generation of a dataset: `syncclip synth`, compared with the formulation of Ray's Stable Diffusion benchmark.
 
-The latter is one stage of `map_batches`: an actor with a pipeline in bf16, batches of 32 texts, pixels as rows. Both
-start Ray and load the weights. Ours also writes shards, checksums and markers.
+Ray's formulation is one `map_batches` stage: an actor with a pipeline in bf16, batches of 32 prompts, and pixels as
+rows. Both start Ray and load the weights. Ours also writes shards, checksums and markers.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ CLASSES = 32
 
 
 def rows(device: str, work: Path, tiny: bool = False, images: int = 256) -> Iterator[Row]:
-    """Rows `WHATS` with Stable Diffusion 1.5.
+    """Yield the rows `WHATS` with Stable Diffusion 1.5.
 
     Args:
         work: folder for the datasets.
         tiny: whether to use the small pipeline of the same class.
-        images: images per dataset, a multiple of `BATCH`.
+        images: number of images per dataset, a multiple of `BATCH`.
     """
     folder, gpus = write_index(work / "model", "sd15", tiny), float(device == "cuda")
     size = {"height": 64, "width": 64} if tiny else {}
@@ -68,7 +68,7 @@ def rows(device: str, work: Path, tiny: bool = False, images: int = 256) -> Iter
 
 
 def _with_map_batches(plan: Plan, generator: GeneratorSettings, gpus: float) -> int:
-    """Generate with Ray's formulation; returns the number of images."""
+    """Generate with Ray's formulation, and return the number of images."""
     import ray.data
 
     prompts = [{"prompt": plan.entry(index).prompt} for index in range(plan.total)]
@@ -81,7 +81,7 @@ def _with_map_batches(plan: Plan, generator: GeneratorSettings, gpus: float) -> 
 
 
 class Painter:
-    """Actor of the stage."""
+    """Actor of the `map_batches` stage."""
 
     def __init__(self, settings: GeneratorSettings, device: str, names: tuple[str, ...]) -> None:
         trust(*names)

@@ -1,4 +1,4 @@
-"""Text-to-image models with published shapes and random weights, on which neither speed nor memory depends."""
+"""Text-to-image models with published shapes and random weights; speed and memory do not depend on the weights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Family:
-    """A model with its authors' configuration and usual settings.
+    """A model with its authors' configuration and the usual settings.
 
     Attributes:
-        pipeline, scheduler: classes of diffusers.
-        parts: name -> class of diffusers or transformers, and its configuration where it differs from the defaults.
+        pipeline, scheduler: class names in diffusers.
+        parts: name -> class name in diffusers or transformers, and its configuration where different from the defaults.
         side: image side in pixels.
         tiny: name of the small pipeline of the same class, for tests.
     """
@@ -43,7 +43,7 @@ class Family:
     tiny: str
 
     def settings(self, folder: Path, **more: Any) -> GeneratorSettings:
-        """Settings of a generator in bf16, whose `folder` was written by `write_index`."""
+        """Return the settings of a generator in bf16; `write_index` has written `folder`."""
         trust(CLASS)
         values = {"steps": self.steps, "guidance": self.guidance, "height": self.side, "width": self.side}
         return GeneratorSettings(pipeline=str(folder), pipeline_class=CLASS, **{**values, "dtype": "bf16", **more})
@@ -76,7 +76,7 @@ def _vae(channels: int, **more: Any) -> tuple[str, Config]:
 
 
 def _sixteen(**more: Any) -> tuple[str, Config]:
-    """Autoencoder of SD3 and FLUX."""
+    """Return the autoencoder of SD3 and FLUX, with 16 latent channels."""
     return _vae(16, use_quant_conv=False, use_post_quant_conv=False, **more)
 
 
@@ -151,7 +151,7 @@ FAMILIES = {
         pipeline="FluxPipeline",
         scheduler="FlowMatchEulerDiscreteScheduler",
         parts={
-            "transformer": ("FluxTransformer2DModel", {}),  # the class's defaults are those of schnell
+            "transformer": ("FluxTransformer2DModel", {}),  # the defaults are those of FLUX.1-schnell
             "vae": _sixteen(scaling_factor=0.3611, shift_factor=0.1159),
             "text_encoder": ("CLIPTextModel", CLIP_L),
             "text_encoder_2": ("T5EncoderModel", T5_XXL),
@@ -176,7 +176,7 @@ class RandomWeights(diffusers.DiffusionPipeline):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, folder: str, *, torch_dtype: torch.dtype, **_: Any) -> Any:
-        """A diffusers pipeline with scheduler and tokenizers; its weights are deterministic."""
+        """Create a diffusers pipeline with scheduler, tokenizers and deterministic weights."""
         index = json.loads((Path(folder) / INDEX).read_bytes())
         family = FAMILIES[index["family"]]
         torch.manual_seed(0)
@@ -187,7 +187,7 @@ class RandomWeights(diffusers.DiffusionPipeline):  # type: ignore[misc]
 
 
 def build(family: Family, device: str, dtype: torch.dtype) -> Any:
-    """Pipeline of a family, on a device or on "meta" for its shapes alone."""
+    """Create the pipeline of a family on a device, or on "meta" for its shapes alone."""
     scheduler = getattr(diffusers, family.scheduler)
     parts: dict[str, Any] = {"scheduler": scheduler(steps_offset=1) if "unet" in family.parts else scheduler()}
     with torch.device(device):
@@ -201,7 +201,7 @@ def build(family: Family, device: str, dtype: torch.dtype) -> Any:
 
 
 def build_part(family: Family, name: str, dtype: torch.dtype) -> Any:
-    """Component of a family with random weights, on torch's default device."""
+    """Create a component of a family with random weights, on torch's default device."""
     kind, config = family.parts[name]
     with _default(dtype):
         if hasattr(diffusers, kind):

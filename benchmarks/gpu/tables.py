@@ -1,4 +1,4 @@
-"""Results as Markdown."""
+"""Format results as Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.gpu.measuring import Row
 
 
 def tables(results: Mapping[str, Any], models: Container[str]) -> str:
-    """A table for each part.
+    """Return a Markdown page with a table for each part.
 
     Args:
         results: content of `<device>.json`.

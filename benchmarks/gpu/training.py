@@ -1,7 +1,7 @@
-"""Time of a SYNC-CLIP step: ours in each precision, compiled and as a CUDA graph, against the authors' in fp16.
+"""Time of a SYNC-CLIP step: ours in each precision, compiled and as a CUDA graph, and the authors' in fp16.
 
-The authors' code has CLIP's weights in fp16 and runs every token of the full context through every block, as
-`benchmarks.plain` does. The formulations alternate.
+The authors' code keeps CLIP's weights in fp16 and runs every token of the full context through every block, as
+`benchmarks.plain` does. Measurements of the formulations alternate.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ STEPS = (
 WHATS = tuple(f"{model}: {step}" for model in MODELS for step in STEPS)
 ROUNDS = 10
 WARM_UP = 3
-"""Number of warm-up steps, in which code is compiled and memory allocated."""
+"""Number of warm-up steps, during which code is compiled and memory is allocated."""
 
 Step = Callable[[], object]
 
 
 def rows(device: str, models: tuple[str, ...] = MODELS, classes: int = 100, batch: int = 8) -> Iterator[Row]:
-    """Rows `STEPS` for each CLIP.
+    """Yield the rows `STEPS` for each CLIP model.
 
     Args:
-        classes: number of classes, half of them base classes.
-        batch: real images per step, with twice as many synthetic ones.
+        classes: number of classes, half of which are base classes.
+        batch: number of real images per step; twice as many synthetic images are added.
     """
     for model in models:
         steps: dict[str, Step] = {}
@@ -69,7 +69,7 @@ def rows(device: str, models: tuple[str, ...] = MODELS, classes: int = 100, batc
 
 
 def _step(what: str, course: Course) -> Step:
-    """Forward and backward pass of one batch."""
+    """Return a function that runs the forward and backward pass of one batch."""
     theirs = what.startswith("authors")
     if theirs:
         course.clip.backbone.model.half()
@@ -92,7 +92,7 @@ def _step(what: str, course: Course) -> Step:
 
 
 def _graph(step: Step) -> Step:
-    """Capture a step in a CUDA graph, whose kernels are launched at once."""
+    """Capture a step in a CUDA graph, whose kernels are launched together."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

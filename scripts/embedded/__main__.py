@@ -1,7 +1,8 @@
 """Rebuild the embedded toy benchmark `icons`: `python -m scripts.embedded PACKAGE WORK [OUT [PART]]`.
 
-PACKAGE is the unpacked npm package `@iconify/json`, WORK a folder for checkpoints, from which a run resumes. PART is
-datasets, clip or generator (default: all); the last two take one core for hours and can run in parallel.
+PACKAGE is the unpacked npm package `@iconify/json`; WORK is a folder for checkpoints, from which an interrupted run
+resumes. PART is `datasets`, `clip` or `generator` (default: all three). `clip` and `generator` each take hours on one
+core, and can run in parallel.
 """
 
 from __future__ import annotations

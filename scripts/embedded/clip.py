@@ -1,6 +1,6 @@
-"""Pretrain the tiny CLIP of `icons` on two thirds of the pretraining sets.
+"""Pretrain the tiny CLIP model of `icons` on two thirds of the pretraining icon sets.
 
-As in practice, the generator has more training data than CLIP: all sets, with the dataset's classes more often.
+As in practice, the generator has more training data than CLIP: all icon sets, with the dataset's classes oversampled.
 """
 
 from __future__ import annotations
@@ -68,31 +68,31 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Phase:
-    """Training data from a step on: shares of the pretraining sets, and of the dataset's classes in a batch."""
+    """Training data from step `start`: share of the icon sets to use, and share of the dataset's classes in a batch."""
 
     start: int
     sets: Fraction
-    classes: float | None  # None: as often as other concepts, 88 of 535
+    classes: float | None  # None: as often as other concepts (88 of 535)
 
 
-# Few designers first; then more, with the dataset's classes 1.5 times as often as other concepts.
+# First, few designers; then more designers, with the dataset's classes 1.5 times as often as other concepts.
 PHASES = (Phase(0, Fraction(1, 2), None), Phase(2000, Fraction(2, 3), 0.25))
 
 
 def known_families(families: list[str], share: Fraction = PHASES[-1].sets) -> list[str]:
-    """The pretraining sets of CLIP, selected by hash."""
+    """Return the icon sets with which CLIP is pretrained, selected by hash."""
     shuffled = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())
     return shuffled[: int(len(families) * share)]
 
 
 def look_at(progress: float) -> Look:
-    """Appearance over the training: black on white, then colours, then soft textures and noise."""
+    """Return the appearance at a point of training: black on white, then colours, then soft textures and noise."""
     late = min(max((progress - 0.35) / 0.25, 0.0), 1.0)
     return Look(colour=min(progress * 3, 1.0), texture=0.5 * late, strength=0.8, noise=0.06 * late, jitter=0.15)
 
 
 class Sampler:
-    """Sample batches of different concepts, each with a drawing from a random set."""
+    """Sample batches of distinct concepts, each with a drawing from a random icon set."""
 
     def __init__(self, masks: Masks, classes: float | None) -> None:
         self.masks, self.classes = masks, classes
@@ -101,7 +101,7 @@ class Sampler:
         self.mirrored = np.array([not ({"left", "right"} & set(name.split())) for name in masks.concepts])
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
-        """Rows of the drawings and their captions."""
+        """Sample a batch; return the rows of the drawings and their captions."""
         if self.classes is None:
             concepts = rng.choice(self.known, count, replace=False)
         else:
@@ -122,7 +122,7 @@ class Sampler:
 
 
 def prepare(model: Any, images: Tensor, tokens: Tensor) -> None:
-    """Initialise for fast training: distinct patch positions, and centred image and text features."""
+    """Initialise the model for fast training, with distinct patch positions and centred image and text features."""
     visual: Any = model.visual
     side = MODEL["vision_cfg"]["image_size"] // MODEL["vision_cfg"]["patch_size"]
     width = visual.positional_embedding.shape[1]
@@ -147,7 +147,7 @@ def prepare_text(model: Any, tokens: Tensor) -> None:
 
 
 def _output(layer: nn.Module, run: Callable[[], object]) -> Tensor:
-    """Output of a layer during a call."""
+    """Return the output of a layer during a call."""
     outputs: list[Tensor] = []
     hook = layer.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     run()
@@ -156,7 +156,7 @@ def _output(layer: nn.Module, run: Callable[[], object]) -> Tensor:
 
 
 def image_features(model: Any, images: Tensor, extra: int) -> Tensor:
-    """Encode with `extra` random tokens among the patches, new before each block, to make CLIP robust to prompts."""
+    """Encode with `extra` random tokens after the patches, resampled for each block, to make CLIP robust to prompts."""
     visual = model.visual
     x = visual._embeds(images) if not extra else _with_extra(visual, images, extra)
     for block in visual.transformer.resblocks:
@@ -177,7 +177,7 @@ def _with_extra(visual: Any, images: Tensor, extra: int) -> Tensor:
 
 
 def text_features(model: Any, tokens: Tensor, extra: int) -> Tensor:
-    """Encode captions, truncated to the longest; `extra` positions after the start become noise in later blocks."""
+    """Encode captions, truncated to the longest; in later blocks, noise replaces `extra` tokens after the start."""
     length = int(tokens.argmax(1).max()) + 1
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     mask = model.attn_mask[:length, :length]
@@ -192,8 +192,8 @@ def text_features(model: Any, tokens: Tensor, extra: int) -> Tensor:
 
 
 def contrastive_loss(model: Any, images: Tensor, tokens: Tensor, extra: int, text_extra: int) -> tuple[Any, Tensor]:
-    """CLIP's loss with label smoothing, and the share of images whose own caption has the highest score."""
-    # With 17 tokens the plain attention is 1.4 times as fast as the fused one on a CPU.
+    """Return CLIP's loss with label smoothing, and the share of images whose own caption has the highest score."""
+    # With 17 tokens, plain attention is 1.4 times as fast as fused attention on a CPU.
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         image = functional.normalize(image_features(model, images, extra).float(), dim=-1)
         text = functional.normalize(text_features(model, tokens, text_extra).float(), dim=-1)
@@ -204,7 +204,7 @@ def contrastive_loss(model: Any, images: Tensor, tokens: Tensor, extra: int, tex
 
 
 def pretrain(masks: Masks, out: Path, work: Path, schedule: Schedule) -> None:
-    """Train, average the weights, and write an open_clip `local-dir:` folder to `out`; `work` has the checkpoint."""
+    """Train, average the weights, and write an open_clip `local-dir:` folder to `out`; checkpoints are in `work`."""
     write_tokenizer(out, CONTEXT)
     config = {"model_cfg": MODEL, "preprocess_cfg": PREPROCESS}
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=1))

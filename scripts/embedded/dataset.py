@@ -1,6 +1,6 @@
-"""The datasets of `icons`: drawings by designers that pretraining excludes, in three splits of shards.
+"""Build the datasets of `icons`: drawings by designers that pretraining excludes, as shards of three splits.
 
-As in the literature's datasets, designers occur in all splits, but a designer's drawings of a class are in a single
+As in the literature's datasets, designers occur in all splits. A designer's drawings of one class are in a single
 split, so that no split contains variants of another split's drawings.
 """
 
@@ -28,9 +28,9 @@ PER_SET = 3
 MOST_TRAINING = 20
 """Maximum number of training images per class."""
 TRAINING_ALONE = {"noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat"}
-"""Emoji of firms whose interface icons, by other designers, are in pretraining."""
+"""Emoji sets of companies whose interface icons, by other designers, are used for pretraining."""
 SHARES = {"test": 1 / 2, "val": 1 / 6}
-"""Shares of the images of a class; the others are for training."""
+"""Shares of a class's images in each split; the remaining images are for training."""
 TWIN, LEAK = 0.93, 0.98
 SETS: dict[str, dict[str, str]] = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
 
@@ -57,7 +57,7 @@ def make_datasets(package: Path, masks: Masks, out: Path) -> dict[str, int]:
 
 
 def split_drawings(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
-    """Split the drawings of a class by designer, in the order of a hash.
+    """Split the drawings of a class by designer, in hash order.
 
     Raises:
         ValueError: a split is empty, because too few designers drew the class.
@@ -76,7 +76,7 @@ def split_drawings(drawings: Sequence[Drawing]) -> dict[str, list[Drawing]]:
         splits["train" if not room or theirs[0].family in TRAINING_ALONE else room[0]] += theirs
     splits["train"] = sorted(splits["train"], key=lambda drawing: drawing.order)[:MOST_TRAINING]
     if empty := [split for split, members in splits.items() if not members]:
-        raise ValueError(f"{drawings[0].concept}: no drawing is left for {' and '.join(empty)}; leave the class out")
+        raise ValueError(f"{drawings[0].concept}: no drawing is left for {' and '.join(empty)}; remove the class")
     return splits
 
 
@@ -85,7 +85,7 @@ def _hash(text: str) -> bytes:
 
 
 def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, list[Drawing]]:
-    """The drawings of each class in hash order, without duplicates and drawings like those in pretraining."""
+    """Return the drawings of each class in hash order, without duplicates and copies of pretraining drawings."""
     by_class: dict[str, list[Drawing]] = defaultdict(list)
     for family, facts in SETS.items():
         for drawing in choose(read_family(package, family, facts["licence"]), most=PER_SET, most_other=0):
@@ -113,7 +113,7 @@ def _sample(index: int, label: int, drawing: Drawing) -> Sample:
     pixels = image(drawing, coloured=drawing.family in FAMILIES["benchmark_colour"])
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=88, optimize=True)
-    # NOTICE contains the set's author and licence.
+    # NOTICE contains the author and licence of the icon set.
     source = f"{SETS[drawing.family]['name']} ({drawing.family}:{drawing.name})"
     return Sample(index, label, file.getvalue(), source)
 
@@ -135,7 +135,7 @@ def _luminance(art: np.ndarray) -> np.ndarray:
 
 
 def _square(alpha: np.ndarray) -> np.ndarray:
-    """The shape in its bounding box at 24 × 24, centred and of unit norm, so that a product is a correlation."""
+    """Return the shape in its bounding box at 24 × 24, with zero mean and unit norm: dot products are correlations."""
     rows, columns = (np.flatnonzero((alpha > 25).any(axis)) for axis in (1, 0))
     if len(rows) == 0:
         return np.zeros(24 * 24, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Drawings from the npm package `@iconify/json`: concept and shape of each icon.
 
-A set of icons is either for pretraining or for the datasets (`families.json`). A drawing belongs to a concept if its
-normalised name equals one of the concept's names (`concepts.json`).
+Each icon set is used either for pretraining or for the datasets (`families.json`). A drawing belongs to a concept if
+its normalised name equals one of the concept's names (`concepts.json`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LEADING_STYLES = {"ic": {"baseline", "outline", "round", "sharp", "twotone"}, "i
 
 @dataclass(frozen=True)
 class Drawing:
-    """An icon of a set. `concept` is its canonical name, `surface` the designer's name."""
+    """An icon of an icon set. `concept` is its canonical name; `surface` is the designer's name for it."""
 
     family: str
     name: str
@@ -42,12 +42,12 @@ class Drawing:
 
     @property
     def order(self) -> bytes:
-        """Sort key of a deterministic random order."""
+        """Sort key for a deterministic random order."""
         return hashlib.sha256(f"{self.family}:{self.name}".encode()).digest()
 
 
 def normalise(family: str, name: str) -> str:
-    """An icon's name without style words and numbers: `ic:baseline-gift4` becomes `gift`."""
+    """Return an icon's name without style words and numbers: `ic:baseline-gift4` becomes `gift`."""
     name = re.sub(r"-two-tone", "", name.lower())
     if family == "fluent":
         name = re.sub(r"-\d+-(regular|filled|light)$", "", name)
@@ -63,7 +63,7 @@ def normalise(family: str, name: str) -> str:
 
 
 def concept_names() -> dict[str, str]:
-    """Accepted name → concept, which is a class of the datasets or another concept of pretraining."""
+    """Return accepted name → concept: a class of the datasets, or another pretraining concept."""
     names = {concept: concept for concept in CONCEPTS["other_concepts"]}
     for concept, synonyms in CONCEPTS["classes"].items():
         names.update(dict.fromkeys(synonyms, concept))
@@ -71,7 +71,7 @@ def concept_names() -> dict[str, str]:
 
 
 def read_family(package: Path, family: str, licence: str) -> Iterator[Drawing]:
-    """All drawings of a set with an accepted name, without hidden icons and aliases."""
+    """Yield all drawings of an icon set with an accepted name, without hidden icons and aliases."""
     if licence not in LICENCES:
         raise ValueError(f"{family}: licence {licence} may not be shipped; allowed are {', '.join(sorted(LICENCES))}")
     data = json.loads((package / "json" / f"{family}.json").read_text())
@@ -89,7 +89,7 @@ def read_family(package: Path, family: str, licence: str) -> Iterator[Drawing]:
 
 
 def choose(drawings: Iterator[Drawing], most: int, most_other: int) -> list[Drawing]:
-    """At most `most` drawings per class and `most_other` per other concept of a set, selected by hash."""
+    """Select, by hash, at most `most` drawings per class and `most_other` drawings per other concept of an icon set."""
     by_concept: dict[str, list[Drawing]] = defaultdict(list)
     for drawing in drawings:
         by_concept[drawing.concept].append(drawing)
@@ -101,7 +101,7 @@ def choose(drawings: Iterator[Drawing], most: int, most_other: int) -> list[Draw
 
 
 def render(drawing: Drawing, pixels: int, colour: str = "#000000") -> np.ndarray:
-    """The drawing centred in a transparent square: (pixels, pixels, 4) uint8 RGBA."""
+    """Return the drawing centred in a transparent square: (pixels, pixels, 4) uint8 RGBA."""
     left, top, width, height = drawing.box
     side = max(width, height)
     view = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"

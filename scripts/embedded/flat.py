@@ -45,10 +45,10 @@ def flat(alpha: Tensor, look: Look, generator: torch.Generator, flips: Tensor) -
 
     Args:
         alpha: (B, S, S) uint8 shapes.
-        flips: (B,) bool, shapes that may be mirrored (without "left" or "right" in their names).
+        flips: (B,) bool, whether a shape may be mirrored (no "left" or "right" in its name).
 
     Returns:
-        (B, 3, S, S) images in [0, 1], and the palette indices (B,) of the drawing's and the background's colour.
+        images (B, 3, S, S) in [0, 1], and the palette indices (B,) of the shapes and of the backgrounds.
     """
     count, size = alpha.shape[0], alpha.shape[-1]
 
@@ -103,7 +103,7 @@ def _moved(
 
 
 def _pattern(count: int, size: int, axis: Tensor, uniform: Callable[..., Tensor]) -> Tensor:
-    """(B, 1, S, S) in [0, 1]: stripes, checks or smooth noise, a third each."""
+    """Return patterns (B, 1, S, S) in [0, 1]: stripes, checks or smooth noise, with equal probability."""
     angle, period = 2 * torch.pi * uniform(count, 1, 1), 4 + 14 * uniform(count, 1, 1)
     along = torch.cos(angle) * axis[None, None, :] + torch.sin(angle) * axis[None, :, None]
     across = torch.cos(angle) * axis[None, :, None] - torch.sin(angle) * axis[None, None, :]

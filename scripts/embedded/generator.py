@@ -1,4 +1,4 @@
-"""Pretrain the tiny latent-diffusion pipeline of `icons` on all pretraining sets.
+"""Pretrain the tiny latent-diffusion pipeline of `icons` on all pretraining icon sets.
 
 The autoencoder is trained first, then the UNet together with its own text tower, which is independent of CLIP.
 """
@@ -50,7 +50,7 @@ class Schedule:
     every: int = 250
 
     def at(self, step: int) -> float:
-        """Learning rate: warm-up, constant, then cosine to zero."""
+        """Return the learning rate: linear warm-up, then constant, then cosine decay to zero."""
         progress = max(step / self.steps - self.decay_from, 0.0) / (1 - self.decay_from)
         return self.rate * min((step + 1) / self.warmup, 0.5 * (1 + math.cos(math.pi * progress)))
 
@@ -62,7 +62,7 @@ ENCODED_LOOK = Look(texture=0.6, strength=1.0, rotation=0.1, white=0.2, jitter=0
 
 
 class Sampler:
-    """Sample drawings: concepts by the square root of their counts, the dataset's classes `weight` times as often."""
+    """Sample drawings; concepts have weight sqrt(number of drawings), times `weight` for the dataset's classes."""
 
     def __init__(self, masks: Masks, weight: float) -> None:
         count = np.bincount(masks.concept, minlength=len(masks.concepts))[masks.concept]
@@ -71,7 +71,7 @@ class Sampler:
         self.flips = torch.tensor([not ({"left", "right"} & set(name.split())) for name in masks.concepts])
 
     def images(self, count: int, look: Look, step: int) -> tuple[Tensor, list[str]]:
-        """(count, 3, 64, 64) in [-1, 1] and their captions, 30 % of them with colours."""
+        """Return images (count, 3, 64, 64) in [-1, 1] and their captions, 30 % of which mention colours."""
         rng = np.random.default_rng((7, step))
         rows = rng.choice(len(self.probability), count, p=self.probability)
         generator = torch.Generator().manual_seed(step)
@@ -94,7 +94,7 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCODER) -> AutoencoderTiny:
-    """Minimise the errors of pixels and edges, with noise on the latents for a robust decoder."""
+    """Train the autoencoder on pixel and edge errors, with noise on the latents to make the decoder robust."""
     torch.manual_seed(schedule.seed)
     model = AutoencoderTiny(
         encoder_block_out_channels=(32, 32, 32, 32),
@@ -137,7 +137,7 @@ def pretrain_autoencoder(masks: Masks, work: Path, schedule: Schedule = AUTOENCO
 
 
 class Denoiser(nn.Module):
-    """UNet and text tower, trained together."""
+    """UNet and text tower, which are trained together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Denoiser(nn.Module):
 def pretrain_unet(
     masks: Masks, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, work: Path, schedule: Schedule = UNET
 ) -> Denoiser:
-    """v-prediction with lower weights for nearly clean images; 10 % of the captions are empty, for guidance."""
+    """Train v-prediction with lower weights for nearly clean images; for guidance, 10 % of the captions are empty."""
     torch.manual_seed(schedule.seed)
     model = Denoiser()
     model.unet.to(memory_format=torch.channels_last)
@@ -239,7 +239,7 @@ def write_pipeline(
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(out, safe_serialization=True)
-    # Vocabulary and merges, which all versions of transformers read, instead of one large file.
+    # Write vocabulary and merges, which all versions of transformers read, instead of one large file.
     write_tokenizer(out / "tokenizer", CONTEXT)
     (out / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
     # transformers would load the weights in the precision of this entry; diffusers loads float32.

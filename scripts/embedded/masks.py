@@ -1,4 +1,4 @@
-"""Pretraining data: shapes and names of the drawings of the pretraining sets."""
+"""Pretraining data: shapes and names of the drawings in the pretraining icon sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Masks:
     classes: int
 
     def of_families(self, families: list[str]) -> Masks:
-        """The drawings of some sets."""
+        """Return the drawings of some icon sets."""
         keep = np.isin(self.family, [self.families.index(family) for family in families])
         surfaces = [surface for surface, kept in zip(self.surfaces, keep, strict=True) if kept]
         return replace(
@@ -38,7 +38,7 @@ class Masks:
 
 
 def make_masks(package: Path, path: Path) -> None:
-    """Render all pretraining drawings, without blank (< 1.5 %), full (> 97 %) and byte-equal shapes."""
+    """Render all pretraining drawings except blank (< 1.5 %), full (> 97 %) and byte-identical shapes."""
     families = list(FAMILIES["pretraining"])
     concepts = sorted(CONCEPTS["classes"]) + sorted(CONCEPTS["other_concepts"])
     index = {concept: number for number, concept in enumerate(concepts)}

@@ -1,7 +1,7 @@
 """Pretraining shapes in the style of the datasets, in batches: backgrounds, colours and placement.
 
-Unlike `real.py`, a function of the drawing's name, images have new randomness each time, and no camera effects (shear,
-blur, gamma, noise) by default.
+Unlike in `real.py`, where an image is a pure function of the drawing, images are randomised on every call and have no
+camera effects (shear, blur, gamma, noise) by default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DISTANCE = 0.8
 
 
 class Uniform:
-    """Uniform random numbers of a generator."""
+    """Uniform random numbers from a generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -31,11 +31,11 @@ def near(alpha: Tensor, generator: torch.Generator, flips: Tensor, camera: bool 
 
     Args:
         alpha: (B, S, S) uint8 shapes.
-        flips: (B,) bool, shapes that may be mirrored.
+        flips: (B,) bool, whether a shape may be mirrored.
         camera: whether to add shear, blur, gamma and noise.
 
     Returns:
-        (B, 3, S, S) in [0, 1].
+        images (B, 3, S, S) in [0, 1].
     """
     uniform = Uniform(generator)
     mask = _placed(alpha.unsqueeze(1).float() / 255, flips, 0.12 if camera else 0.0, uniform)
@@ -49,14 +49,14 @@ def near(alpha: Tensor, generator: torch.Generator, flips: Tensor, camera: bool 
 
 
 def _colours(count: int, uniform: Uniform) -> Tensor:
-    """(B, 3) of random hue, saturation below 0.9 and value above 0.15."""
+    """Return RGB colours (B, 3) with random hue, saturation below 0.9 and value above 0.15."""
     hue, saturation, value = uniform(0, 6, count), uniform(0, 0.9, count), uniform(0.15, 1, count)
     turns = (torch.tensor([5.0, 3.0, 1.0]) + hue[:, None]) % 6
     return value[:, None] * (1 - saturation[:, None] * torch.minimum(turns, 4 - turns).clamp(0, 1))
 
 
 def _placed(mask: Tensor, flips: Tensor, shear: float, uniform: Uniform) -> Tensor:
-    """Rotate each by up to 20 degrees, scale it to 62 to 95 % of the side, mirror half, and shift it in the image."""
+    """Rotate shapes by up to 20 degrees, scale them to 62 to 95 % of the side, mirror half of them, and shift them."""
     count = len(mask)
     angle, stretch = uniform(-math.pi / 9, math.pi / 9, count), 1 / uniform(0.62, 0.95, count)
     cos, sin, skew = stretch * torch.cos(angle), stretch * torch.sin(angle), uniform(-shear, shear, count, 2)
@@ -74,7 +74,7 @@ def _placed(mask: Tensor, flips: Tensor, shear: float, uniform: Uniform) -> Tens
 
 
 def _ground(count: int, size: int, uniform: Uniform) -> Tensor:
-    """(B, 3, S, S): stripes, checks or four octaves of noise between two colours, a third each."""
+    """Return backgrounds (B, 3, S, S): stripes, checks or four octaves of noise between two colours, a third each."""
     axis = torch.linspace(-1, 1, size)
     angle, period = uniform(0, 2 * math.pi, count, 1, 1), uniform(4, 18, count, 1, 1)
     along = torch.cos(angle) * axis + torch.sin(angle) * axis[:, None]
@@ -94,7 +94,7 @@ def _ground(count: int, size: int, uniform: Uniform) -> Tensor:
 
 
 def _photographed(images: Tensor, uniform: Uniform) -> Tensor:
-    """Blur half of the images, change gain, gamma and offset, and add noise."""
+    """Blur half of the images; vary gain, gamma and offset, and add noise, in all of them."""
     count = len(images)
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     amount = uniform(0, 1, count, 1, 1, 1) * (uniform(0, 1, count, 1, 1, 1) < 0.5)

@@ -1,4 +1,4 @@
-"""Images of the datasets: a drawing on a textured background, with the effects of a bad camera."""
+"""Render the images of the datasets: a drawing on a textured background, with the effects of a poor camera."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIXELS, CANVAS = 64, 192
 
 
 def image(drawing: Drawing, coloured: bool) -> np.ndarray:
-    """Image (64, 64, 3) uint8, a pure function of the drawing's set and name."""
+    """Return an image (64, 64, 3) uint8, a pure function of the drawing's icon set and name."""
     seed = hashlib.sha256(f"picture:{drawing.family}:{drawing.name}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(seed, dtype=np.uint32))
     ground = _ground(rng)
@@ -40,14 +40,14 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _ink(rng: np.random.Generator, ground: np.ndarray) -> str:
-    """A colour with an L1 distance of at least 0.8 from the mean of the background."""
+    """Return a colour whose L1 distance from the mean of the background is at least 0.8."""
     while np.abs((colour := _colour(rng)) - ground).sum() < 0.8:
         continue
     return "#" + "".join(f"{round(value * 255):02x}" for value in colour)
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
-    """(192, 192, 3) in [0, 1]: stripes, checks or four octaves of noise between two colours."""
+    """Return a background (192, 192, 3) in [0, 1]: stripes, checks or four octaves of noise between two colours."""
     first, second = _colour(rng), _colour(rng)
     y, x = np.mgrid[0:CANVAS, 0:CANVAS] / CANVAS * 2 - 1
     angle, period = rng.uniform(0, 2 * np.pi), rng.uniform(4, 18)
@@ -70,7 +70,7 @@ def _ground(rng: np.random.Generator) -> np.ndarray:
 
 
 def _placed(art: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    """The drawing rotated by up to 20 degrees, scaled, sheared and shifted on the canvas: (192, 192, 4) in [0, 1]."""
+    """Rotate by up to 20 degrees, scale, shear and shift a drawing; return (192, 192, 4) in [0, 1]."""
     angle, scale = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.62, 0.95) * CANVAS / art.width
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = np.linalg.inv(scale * turn @ np.array([[1, rng.uniform(-0.12, 0.12)], [rng.uniform(-0.12, 0.12), 1]]))

@@ -1,4 +1,4 @@
-"""Synthetic datasets of a nearly perfect generator: pretraining drawings in the style of the datasets.
+"""Synthetic datasets that simulate a nearly perfect generator: pretraining drawings in the style of the datasets.
 
 `python -m scripts.embedded.rendered WORK OUT` writes tars to OUT/<dataset>, which `syncclip shards import` reads.
 """
@@ -20,11 +20,11 @@ from .masks import Masks, load_masks
 from .near import near
 
 IMAGES = 64
-"""Images per class."""
+"""Number of images per class."""
 
 
 def write_rendered(masks: Masks, out: Path) -> None:
-    """Write image k of every class before image k + 1 of any, as `synth` does."""
+    """Write image k of every class before image k + 1 of any class, as `synth` does."""
     for dataset, classnames in CONCEPTS["datasets"].items():
         images = [_images(masks, masks.concepts.index(name)) for name in classnames]
         samples = [
@@ -36,7 +36,7 @@ def write_rendered(masks: Masks, out: Path) -> None:
 
 
 def _images(masks: Masks, concept: int) -> list[bytes]:
-    """Images of a class, which use every drawing once before any is repeated."""
+    """Return the images of a class, which use every drawing once before they repeat any."""
     rng = np.random.default_rng((11, concept))
     rows = np.flatnonzero(masks.concept == concept)
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-IMAGES // len(rows)))])[:IMAGES]

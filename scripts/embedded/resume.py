@@ -26,7 +26,7 @@ class Average:
 
     @contextmanager
     def on(self, module: nn.Module) -> Iterator[None]:
-        """Context manager that loads the average into the module."""
+        """Load the average into the module for the duration of the block."""
         own: dict[str, Tensor] = {name: value.detach().clone() for name, value in module.state_dict().items()}
         module.load_state_dict(self.state)
         training = module.training
@@ -39,7 +39,7 @@ class Average:
 
 
 def save_state(path: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> None:
-    """Write the whole state under a temporary name, then rename it."""
+    """Write the whole state to a temporary file, then rename the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {"step": step, "module": module.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save({**state, "average": average.state, "updates": average.updates}, path.with_suffix(".part"))
@@ -47,7 +47,7 @@ def save_state(path: Path, step: int, module: nn.Module, optimizer: torch.optim.
 
 
 def load_state(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Average) -> int:
-    """Load the state if it exists; returns the step to resume from."""
+    """Load the state if it exists, and return the step to resume from."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -1,8 +1,8 @@
 """Retrain CLIP's text tower with a locked image tower: locked-image tuning (LiT, arXiv 2111.07991).
 
-Most captions name a hypernym, such as "vehicle", as on the web, and few the class itself. Image features therefore
-separate the classes, while their names are learned poorly, so that CLIP confuses a class without real images with
-similar ones.
+As on the web, most captions name a hypernym, such as "vehicle", and few name the class itself. Image features therefore
+separate the classes, but their names are learned poorly, and CLIP confuses classes without real images with similar
+classes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .resume import Average, load_state, save_state
 HYPERNYMS: dict[str, str] = {name: word for word, names in CONCEPTS["hypernyms"].items() for name in names}
 """Class -> hypernym in captions."""
 OTHERS = 8000
-"""Number of images of other concepts, half of them in the style of the datasets with camera noise."""
+"""Number of images of other concepts, half of them in the style of the datasets and with camera noise."""
 WEIGHTS, SEEN = "open_clip_model.safetensors", "pretraining.json"
 
 
@@ -41,21 +41,21 @@ class Schedule:
     batch: int = 192
     rate: float = 1e-3
     warmup: int = 100
-    named: float = 0.015  # share of captions with the class name: some 6.5 per class
+    named: float = 0.015  # share of captions with the class name, about 6.5 per class
     seed: int = 0
     every: int = 200
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Features (N, D) of the locked tower for an image of each drawing; `rows` are the drawings."""
+    """Image features (N, D) of the locked tower, one per drawing; `rows` are the rows of the drawings."""
 
     features: Tensor
     rows: np.ndarray
 
 
 def make_bank(model: Any, masks: Masks) -> Bank:
-    """Encode every drawing of the classes, flat, and `OTHERS` of other concepts."""
+    """Encode every drawing of the classes in the flat style, and `OTHERS` drawings of other concepts."""
     mean, std = (torch.tensor(PREPROCESS[key])[:, None, None] for key in ("mean", "std"))
     others = np.random.default_rng(0).permutation(np.flatnonzero(masks.concept >= masks.classes))[:OTHERS]
     parts = [
@@ -67,7 +67,7 @@ def make_bank(model: Any, masks: Masks) -> Bank:
     for rows, styled in parts:
         for start in range(0, len(rows), 256):
             some = rows[start : start + 256]
-            # All drawings may be mirrored here, even those with "left" or "right" in their names.
+            # Here, all drawings may be mirrored, even those with "left" or "right" in their names.
             generator, flips = torch.Generator().manual_seed(int(some[0])), torch.ones(len(some), dtype=torch.bool)
             shapes = torch.from_numpy(masks.alpha[some])
             if styled:
@@ -81,7 +81,7 @@ def make_bank(model: Any, masks: Masks) -> Bank:
 
 
 class Captions:
-    """Sample images and captions of different concepts."""
+    """Sample images and captions of distinct concepts."""
 
     def __init__(self, masks: Masks, bank: Bank, named: float) -> None:
         self.masks, self.bank, self.named = masks, bank, named
@@ -91,7 +91,7 @@ class Captions:
         self.words = list(CONCEPTS["hypernyms"])
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
-        """Features (count, D), captions, and subjects (count,): captions with equal subjects match the same images."""
+        """Sample features (count, D), captions and subjects (count,); captions match all images with equal subjects."""
         entries, captions, subjects = [], [], []
         for concept in rng.choice(self.known, count, replace=False):
             entry, name, subject = rng.choice(self.entries[concept]), self.masks.concepts[concept], int(concept)
@@ -107,7 +107,7 @@ class Captions:
 
 
 def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
-    """CLIP's loss with equal targets for all captions of a batch that match an image."""
+    """Return CLIP's loss, with equal targets for all captions in a batch that match an image."""
     same = (subjects[:, None] == subjects).float()
     target = same / same.sum(1, keepdim=True)
     sides = [functional.cross_entropy(part, target, label_smoothing=0.02) for part in (logits, logits.T)]
@@ -115,7 +115,7 @@ def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
 
 
 def retrain(masks: Masks, clip: Path, out: Path, work: Path, schedule: Schedule) -> None:
-    """Write the CLIP in `clip` with a new text tower to `out`; `work` has the checkpoint."""
+    """Write the CLIP model in `clip` with a retrained text tower to `out`; checkpoints are in `work`."""
     torch.manual_seed(schedule.seed)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{clip}")
     trained = load_file(clip / WEIGHTS)

@@ -12,10 +12,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_tokenizer(folder: Path, context: int) -> None:
-    """Write the files from which `transformers.CLIPTokenizer` and open_clip's HF tokenizer load.
+    """Write the files that `transformers.CLIPTokenizer` and open_clip's HF tokenizer load.
 
-    Entries keep CLIP's order: 256 bytes, 256 bytes that end a word, then merges. Start and end are the two largest
-    ids; padding is `!` (id 0).
+    Entries keep CLIP's order: 256 bytes, 256 bytes that end a word, then merges. The start and end tokens have the two
+    largest IDs; the padding token is `!` (ID 0).
     """
     full = SimpleTokenizer()
     merges = [pair for pair, rank in sorted(full.bpe_ranks.items(), key=lambda item: item[1])][: VOCABULARY - 512 - 2]

@@ -19,12 +19,13 @@ from syncclip.runtime.shutdown import INTERRUPTED_MESSAGE, listening
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit.
 
-    Exit status: 0 success; 1 damaged data, a lost Ray or a defect; 2 a user error; 128 + number of a signal.
+    Exit status: 0 for success; 1 for damaged data, a lost Ray cluster or a bug; 2 for a user error; 128 + n for a
+    signal n.
     """
     status = 1
 
     def end() -> None:
-        """Exit without running C++ destructors, in which native threads of Ray, gRPC and Arrow may crash."""
+        """Exit without running C++ destructors, during which native threads of Ray, gRPC and Arrow may crash."""
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open the null device for closed standard streams, so that other files do not get their descriptors."""
+    """Open the null device for each closed standard stream, so that no other file gets its descriptor."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""The command `syncclip`: its subcommands, global options, and errors as one line.
+"""The command `syncclip`: its subcommands, global options and one-line errors.
 
 Heavy imports are inside the commands, so that help and errors appear at once. A user error is one line with exit status
 2; `--debug` shows its traceback.
@@ -27,7 +27,7 @@ from syncclip.runtime.ray_session import EXIT_STATUS, LostRayError, debugging, u
 from syncclip.runtime.shutdown import GRACE, INTERRUPTED_MESSAGE, listening
 
 UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
-"""Errors of a full or read-only disk."""
+"""Error numbers for a full or read-only disk."""
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
@@ -61,7 +61,7 @@ def options(
     ] = None,
     stores: Annotated[
         list[str] | None,
-        typer.Option("--storage", metavar="KEY=VALUE", help="Storage option, as a recipe's `storage.options`."),
+        typer.Option("--storage", metavar="KEY=VALUE", help="Storage option, as in a recipe's `storage.options`."),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
@@ -77,11 +77,13 @@ def options(
             typer.echo("syncclip (not installed)")
         raise typer.Exit
     if not 0 <= grace <= threading.TIMEOUT_MAX:
-        raise UserError(f"--grace: {grace} is not a number of seconds; use e.g. --grace 20")
+        raise UserError(f"--grace: {grace} is not a valid number of seconds; use e.g. --grace 20")
     context.with_resource(listening(grace))
     for name in trusted or ():
         if names_in(name) != [name]:
-            raise UserError(f"--trust: {name!r} is not the name of code; use package.module:Class, as in the error")
+            raise UserError(
+                f"--trust: {name!r} is not the name of a class; use package.module:Class, as shown in the error"
+            )
         trust(name, anywhere=True)
     if stores:
         from syncclip.recipe.recipe import Recipe
@@ -91,7 +93,7 @@ def options(
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command in a session of its own; returns the exit status."""
+    """Run the command in its own session, and return the exit status."""
     with current().copy():
         return _run(arguments)
 
@@ -111,7 +113,7 @@ def _run(arguments: list[str]) -> int:
                 return listener.status or 130
     except typer.Exit as end:
         return end.exit_code
-    except BrokenPipeError:  # the reader of a pipe has ended, such as `head`
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except Exception as error:
@@ -125,18 +127,18 @@ def _run(arguments: list[str]) -> int:
 
 
 def _reject_file_names(arguments: list[str]) -> None:
-    """Reject an option that is also a file name: a shell pattern such as `*` may have produced it."""
+    """Reject an option that is also a file name, because a shell pattern such as `*` may have produced it."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     for argument in options:
         if len(argument) > 1 and argument.startswith("-") and os.path.lexists(argument):
             raise UserError(
-                f"{argument!r} is an option and the name of a file here; write ./{argument} for the file, or put -- "
-                "before all file names"
+                f"{argument!r} is both an option and the name of a file here; write ./{argument} for the file, or put "
+                "-- before all file names"
             )
 
 
 def sentence(error: BaseException) -> str | None:
-    """A user error as one sentence; None for a defect, which needs its traceback."""
+    """Return a user error as one sentence, or None for a bug, which needs its traceback."""
     if hasattr(error, "format_message"):  # Typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")
         if text.startswith("No such command"):
@@ -156,14 +158,14 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         target = error.filename or "standard output or a temporary file"
         return f"{target} can't be written: {error.strerror}; free some space, or choose another disk"
-    for cause in (error, error.__context__):  # pathlib replaces it by another error
+    for cause in (error, error.__context__):  # pathlib replaces it with another error
         if isinstance(cause, OSError) and cause.errno == errno.ELOOP:
             return f"{cause.filename}: symbolic links form a loop; remove the link, or use another path"
     return None
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """Message for an unknown command with the nearest one, preferably of `group`."""
+    """Return the message for an unknown command; it suggests the most similar command, preferably from `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]
@@ -171,5 +173,5 @@ def _no_such_command(name: str, group: str | None = None) -> str:
     for command in sorted(commands, key=lambda command: not command.startswith(f"{group} ")):
         words.setdefault(command.rpartition(" ")[2], command)
     near = nearest(name, words)
-    hint = f"did you mean {words[near]!r}?" if near else f"there are {', '.join(sorted(commands))}"
-    return f"there is no command {name!r}; {hint}"
+    hint = f"did you mean {words[near]!r}?" if near else f"use one of {', '.join(sorted(commands))}"
+    return f"unknown command {name!r}; {hint}"

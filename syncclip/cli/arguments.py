@@ -10,19 +10,19 @@ import typer
 import syncclip
 from syncclip.core.settings import UserError
 
-# Keyword arguments of parameters that may be repeated; the command receives a list.
+# Keyword arguments for repeatable parameters; the command receives a list.
 REPEATED: dict[str, Any] = {"default_factory": list, "show_default": False}
 
 
 def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
-    """A command's overrides plus those of `--storage`.
+    """Return a command's overrides followed by those of `--storage`.
 
     Raises:
-        UserError: an override that names code is also a file name; a shell pattern may have produced it.
+        UserError: an override that names code is also a file name, so a shell pattern may have produced it.
     """
     for override in overrides:
         if ":" in override and "=" in override and os.path.lexists(override):
-            raise UserError(f"{override!r} is an override and the name of a file here; rename the file")
+            raise UserError(f"{override!r} is both an override and the name of a file here; rename the file")
     return [*overrides, *(context.obj or ())]
 
 
@@ -39,18 +39,16 @@ Overrides = Annotated[
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
 OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Output file: a path or a URL.")]
 OutFolder = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
-Root = Annotated[
-    str | None, typer.Option("--root", metavar="DIR", help="Folder of all datasets, organised as for CoOp.")
-]
+Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder of all datasets, in CoOp's layout.")]
 Datasets = Annotated[
-    list[str], typer.Option("--dataset", **REPEATED, metavar="NAME", help="Only this dataset; may be repeated.")
+    list[str], typer.Option("--dataset", **REPEATED, metavar="NAME", help="Run only this dataset; may be repeated.")
 ]
 Methods = Annotated[
-    list[str], typer.Option("--method", **REPEATED, metavar="NAME", help="Only this method; may be repeated.")
+    list[str], typer.Option("--method", **REPEATED, metavar="NAME", help="Run only this method; may be repeated.")
 ]
 Synthetic = Annotated[
     str | None,
-    typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, named like the datasets."),
+    typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, each named after its dataset."),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[
@@ -58,18 +56,22 @@ Run = Annotated[
 ]
 Backbone = Annotated[
     str | None,
-    typer.Option("--backbone", metavar="NAME", help="Name or path of the run's CLIP if it moved, as backbone.name."),
+    typer.Option(
+        "--backbone", metavar="NAME", help="Name or path of the run's CLIP model if it moved (backbone.name)."
+    ),
 ]
 Pretrained = Annotated[
     str | None,
-    typer.Option("--pretrained", metavar="TAG", help="Weights of the run's CLIP if moved, as backbone.pretrained."),
+    typer.Option(
+        "--pretrained", metavar="TAG", help="Weights of the run's CLIP model if they moved (backbone.pretrained)."
+    ),
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images in one forward pass.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images per forward pass.")]
 ActorGpus = Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor.")]
 
 
 def configure_storage(overrides: list[str]) -> None:
-    """Apply the `storage.options` among the overrides of a command without a recipe; do nothing without overrides.
+    """Apply the `storage.options` overrides of a command without a recipe; do nothing without overrides.
 
     Raises:
         UserError: an unknown key or an invalid value.

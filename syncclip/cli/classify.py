@@ -47,7 +47,7 @@ def classify(
     classes: Annotated[
         list[str],
         typer.Option(
-            "--class", **REPEATED, metavar="NAME", help="Class to use instead of the run's own; may be repeated."
+            "--class", **REPEATED, metavar="NAME", help="Class to use instead of the run's classes; may be repeated."
         ),
     ],
     out: OutFile = None,
@@ -60,18 +60,18 @@ def classify(
         typer.Option(
             "--actors",
             min=1,
-            help="Number of Ray actors, to classify the shards of one folder into a table per shard.",
+            help="Number of Ray actors; classifies the shards in one folder and writes a table per shard.",
         ),
     ] = None,
     num_gpus: ActorGpus = 0.0,
 ) -> None:
-    """Classify images: a table on a terminal, JSON lines in a pipe, or a .jsonl, .csv or .parquet file."""
+    """Classify images; prints a table (JSON lines in a pipe) or writes a .jsonl, .csv or .parquet file."""
     if actors is not None:
         from syncclip.inference.shards import TABLE, classify_shards
         from syncclip.workers.settings import Pool
 
         if len(images) != 1:
-            raise UserError(f"--actors takes one folder of shards, but {len(images)} names were given")
+            raise UserError(f"--actors takes one folder of shards, but {len(images)} paths were given")
         pool, places = Pool(actors, num_gpus=num_gpus), {"backbone": backbone, "pretrained": pretrained}
         done = classify_shards(run, images[0], out, pool=pool, classes=classes, top=top, batch=batch, places=places)
         url = storage.join(done.url, f"*{TABLE}")
@@ -81,7 +81,7 @@ def classify(
             raise typer.Exit(1)
         return
     if num_gpus:
-        raise UserError("--num-gpus applies to actors; give --actors as well, or omit it: a local GPU is used anyway")
+        raise UserError("--num-gpus requires --actors; add --actors, or omit --num-gpus to use a local GPU")
     from syncclip.datasets.folders import skipped_files
     from syncclip.inference import predictions
     from syncclip.inference.model import load
@@ -153,7 +153,7 @@ def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> N
 
 
 def _cells(prediction: Prediction) -> tuple[str, float | None, str]:
-    """Class, probability in percent, and the next classes of a row on the terminal."""
+    """Return the cells of a table row: class, probability in percent, and the next most probable classes."""
     if not prediction.labels:
         return "-", None, prediction.error or ""
     best, *others = prediction.labels

@@ -1,4 +1,4 @@
-"""`syncclip datasets`: benchmark datasets of the literature, and checks of local data."""
+"""`syncclip datasets`: list the benchmark datasets, and check local data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_command(
     root: Root = None,
     images: Annotated[bool, typer.Option("--images", help="Decode every image instead of a sample.")] = False,
 ) -> None:
-    """Compare counts, decode a sample of the images, and report problems; exit status 1 if there are any."""
+    """Check counts, decode a sample of the images, and report problems; exit with status 1 if there are any."""
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, check
     from syncclip.datasets.folders import skipped_files

@@ -19,10 +19,10 @@ from syncclip.runs.resolve import with_absolute_paths
 from syncclip.runtime.progress import print_message
 
 SAMPLED_IMAGES = 64
-"""Maximum number of images opened to measure their sizes, one per class."""
+"""Maximum number of images to open for measuring image sizes, at most one per class."""
 
 _ICONS = """\
-# The embedded models run anywhere, but recognise simple drawings only. For photographs, write
+# The embedded models run anywhere, but recognise only simple drawings. For photographs, create
 # the recipe with `syncclip init --photographs`.
 extends: demo
 
@@ -39,7 +39,7 @@ study:
 _PHOTOGRAPHS = """\
 dataset:
 {dataset}
-# Downloaded once from the Hugging Face Hub; both need a GPU.
+# CLIP and Stable Diffusion are downloaded once from the Hugging Face Hub and require a GPU.
 backbone:
   name: ViT-B-16
   pretrained: openai
@@ -73,21 +73,21 @@ def write_first_recipe(
     photographs: bool = False,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Write a recipe, as commented YAML, for the data at `source`; returns its path or URL.
+    """Write a recipe, as commented YAML, for the data at `source`, and return its path or URL.
 
     Args:
-        out: recipe file; by default `<name>.yaml` in the working directory.
+        out: recipe file; default: `<name>.yaml` in the working directory.
 
     Raises:
         UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the embedded CLIP,
-            an override is of another section, or the recipe exists.
+            an override belongs to another section, or the recipe file exists already.
     """
     for override in overrides:
         key = override.partition("=")[0]
         if key.partition(".")[0] != "dataset" and "=" in override:
             raise UserError(
                 f"{key}: `init` takes values of `dataset` only, such as dataset.template; add others to the recipe, or "
-                "after the command that runs it."
+                "to the command that runs it."
             )
     recipe = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
     dataset = load_dataset(recipe.dataset)
@@ -105,7 +105,7 @@ def write_first_recipe(
 
 
 def _section(settings: DatasetSettings, dataset: Dataset) -> str:
-    """Section `dataset` with comments: the user's values, and defaults derived from the data."""
+    """Return the section `dataset` as commented YAML: the user's values, and defaults derived from the data."""
     counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
     low, high = int(counts.min()), int(counts.max())
     user_values = settings.model_dump(mode="json", exclude_defaults=True)
@@ -128,7 +128,7 @@ def _section(settings: DatasetSettings, dataset: Dataset) -> str:
 
 
 def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
-    """Check that all prompts fit the context of the embedded CLIP."""
+    """Check that all prompts fit the context of the embedded CLIP model."""
     tokenizer, context = load_tokenizer(), context_length()
     sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.initial_words, 0)
@@ -136,18 +136,19 @@ def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
         if len(encoding) > context:
             raise UserError(
                 f"{too_long(sentence, context)}; use a shorter template or class name, or --photographs for a CLIP "
-                "with a longer context."
+                "model with a longer context."
             )
 
 
 def _facts(dataset: Dataset) -> str:
-    """Classes, images and their sizes, as comment lines."""
+    """Return comment lines with the number of classes, the number of images and the image size."""
     test = dataset.split("test")
     sample = [int(rows[0]) for label in dataset.candidates[:SAMPLED_IMAGES] if len(rows := test.rows_of(label))]
     sides = [min(test.image(row).size) for row in sample]
     sizes = ", ".join(f"{len(dataset.splits[split]):,} {split}" for split in SPLITS if split in dataset.splits)
     names = ", ".join(dataset.classnames[:4]) + (", …" if len(dataset.classnames) > 4 else "")
     return (
-        f"# Written by `syncclip init`: {len(dataset.classnames)} classes ({names}), {len(dataset.base)} of them\n"
-        f"# base; {sizes} images, whose shorter side is about {statistics.median(sides):.0f} pixels.\n\n"
+        f"# Written by `syncclip init`: {len(dataset.classnames)} classes ({names}), of which\n"
+        f"# {len(dataset.base)} are base classes; {sizes} images.\n"
+        f"# The median length of the images' shorter side is {statistics.median(sides):.0f} pixels.\n\n"
     )

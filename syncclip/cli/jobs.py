@@ -1,6 +1,6 @@
 """Commands that run an experiment: each loads a recipe, makes one library call, and prints the result.
 
-Errors of the recipe appear at once, as the rest of the library is imported after it is loaded.
+Recipe errors appear at once, because the rest of the library is imported after the recipe is loaded.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ def init(
             **REPEATED,
             metavar="dataset.KEY=VALUE",
             callback=with_storage,
-            help="Values that the data does not contain: dataset.classnames, dataset.template ...",
+            help="Dataset settings that the data does not contain, such as dataset.classnames or dataset.template.",
         ),
     ],
     root: Root = None,
     out: OutFile = None,
     photographs: Annotated[
         bool,
-        typer.Option("--photographs", help="Use a large CLIP and Stable Diffusion instead of the embedded models."),
+        typer.Option("--photographs", help="Use a large CLIP model and Stable Diffusion, not the embedded models."),
     ] = False,
 ) -> None:
     """Inspect your own images and write a runnable recipe for them."""
     from syncclip.cli.init import write_first_recipe
 
     path = write_first_recipe(data, root, out, photographs, overrides)
-    text.show(f"{path}: see its prompts with `syncclip plan {path}`, then run `syncclip study {path}`")
+    text.show(f"{path}: preview its prompts with `syncclip plan {path}`, then run `syncclip study {path}`")
 
 
 def captions(
@@ -77,7 +77,7 @@ def captions(
     out: OutFile = None,
     show: Annotated[int, typer.Option("--show", min=0, help="Number of captions to print per class.")] = 3,
 ) -> None:
-    """Write captions of each class with the recipe's language model; existing captions are kept."""
+    """Generate captions for each class with the recipe's language model; existing captions are kept."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import jobs
 
@@ -113,11 +113,12 @@ def evaluate(
     run: Folder,
     overrides: Overrides,
     dataset: Annotated[
-        str | None, typer.Option("--dataset", metavar="NAME", help="Another dataset to transfer to, with its classes.")
+        str | None,
+        typer.Option("--dataset", metavar="NAME", help="Another dataset to evaluate on, with its own classes."),
     ] = None,
     root: Root = None,
 ) -> None:
-    """Evaluate a trained run on the test images, with every metric; or on another dataset."""
+    """Evaluate a trained run with all metrics, on its own test images or on another dataset."""
     from syncclip import jobs
     from syncclip.cli import render
 
@@ -131,9 +132,9 @@ def study(
     recipe: RecipeName,
     overrides: Overrides,
     out: Out = None,
-    status: Annotated[bool, typer.Option("--status", help="Only report progress, from any machine.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Only report progress; works on any machine.")] = False,
 ) -> None:
-    """Run the grid method x data x images per class x seed, fit its curve, and write the report."""
+    """Run the grid method x data x images per class x seed, fit the scaling curve, and write the report."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip import storage
     from syncclip.cli.status import study_status
@@ -188,14 +189,14 @@ def reproduce(
             "growing.",
         ),
     ],
-    root: Annotated[str, typer.Option("--root", metavar="DIR", help="Folder of all datasets, organised as for CoOp.")],
+    root: Annotated[str, typer.Option("--root", metavar="DIR", help="Folder of all datasets, in CoOp's layout.")],
     overrides: Overrides,
     dataset: Datasets,
     method: Methods,
     synthetic: Synthetic = None,
     out: Out = None,
 ) -> None:
-    """Run a protocol of the literature on all its datasets, and compare with published figures."""
+    """Run a protocol from the literature on all its datasets, and compare the results with published figures."""
     from syncclip.protocols.run import Request, reproduce
 
     done = reproduce(Request(protocol, root, dataset, method, out, synthetic, overrides))
@@ -233,20 +234,20 @@ def submit(
 
     if job is JobName.reproduce:
         if root is None:
-            raise UserError("missing option '--root': reproduce needs the folder of all datasets")
+            raise UserError("missing option '--root': reproduce requires the folder of all datasets")
         from syncclip.protocols.run import Request
 
         build = partial(cluster.reproduce_job, Request(recipe, root, dataset, method, out, synthetic, overrides))
     elif root or dataset or method or synthetic:
         raise UserError(
-            f"--root, --dataset, --method and --synthetic belong to reproduce; for {job.value}, set them in its recipe"
+            f"--root, --dataset, --method and --synthetic belong to reproduce; for {job.value}, set them in the recipe"
         )
     elif job is JobName.classify:
         if len(overrides) != 1:
             raise UserError("submit classify takes a run and one folder of shards, each a URL or a path")
         build = partial(cluster.classify_job, recipe, overrides[0], out, actors or 1, num_gpus)
     elif actors or num_gpus:
-        raise UserError(f"--actors and --num-gpus belong to classify; for {job.value}, set `synthesis` in its recipe")
+        raise UserError(f"--actors and --num-gpus belong to classify; for {job.value}, set them in the recipe")
     else:
         build = partial(cluster.recipe_job, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = cluster.connect(address)

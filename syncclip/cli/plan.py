@@ -1,4 +1,4 @@
-"""`syncclip plan`: a preview of `synth`: prompts, and expected time, size and cost."""
+"""`syncclip plan`: preview the prompts and the expected time, size and cost of `synth`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plan(
     planned = syncclip.plan(loaded)
     text.show(prompts_table(planned, planned.classes if all_classes else SHOWN_CLASSES))
     if planned.classes > SHOWN_CLASSES and not all_classes:
-        text.show(f"and {counted(planned.classes - SHOWN_CLASSES, 'more class', 'more classes')}; --all shows them")
+        text.show(f"and {counted(planned.classes - SHOWN_CLASSES, 'more class', 'more classes')}; show them with --all")
     note = " (an endpoint, which is not deterministic)" if planned.generator.endpoint else ""
     text.show(
         f"{counted(planned.classes, 'class', 'classes')} x {counted(planned.images_per_class, 'image')} = "
@@ -59,7 +59,7 @@ def plan(
 
 
 def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
-    """`cost` with missing values measured by a probe on this machine."""
+    """Return `cost` with missing values measured by a probe on this machine."""
     from syncclip.synthesis.autotune import measure
     from syncclip.synthetic_sets.prepare import with_assets
 
@@ -73,15 +73,15 @@ def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Cost
     )
     if rate.effect is not None:
         difference, gain = rate.effect
-        text.show(f"{gain:.2f} x the throughput of exact in fp32; pixels differ from it by {difference:.1f} of 255")
+        text.show(f"{gain:.2f} x the throughput of exact in fp32; mean pixel difference {difference:.1f} of 255")
     elif planned.generator.speed != "exact":
-        text.show("exact in fp32 does not fit into memory here, so the difference of images to it was not measured")
+        text.show("exact in fp32 does not fit into memory here, so image differences were not measured")
     new = {"throughput": rate.images, "image_bytes": rate.image_bytes, "load": rate.load}
     return cost.model_copy(update={key: value for key, value in new.items() if getattr(cost, key) is None})
 
 
 def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Table | str:
-    """Expected time, size and cost as a table; without a throughput, how to give one."""
+    """Return the expected time, size and cost as a table, or a hint if the throughput is unknown."""
     from syncclip.synthesis.forecast import forecast
 
     synthesis = recipe.synthesis
@@ -116,7 +116,7 @@ def rows(forecast: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[s
 
 
 def prompts_table(planned: Plan, classes: int) -> Table:
-    """Sample prompts of the first classes, at least one per strategy."""
+    """Return a table of sample prompts for the first classes, with at least one prompt per strategy."""
     from syncclip.synthesis.prompts.settings import samples
 
     count = max(2, len(planned.prompts.mixture))

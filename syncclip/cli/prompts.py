@@ -16,18 +16,20 @@ app = typer.Typer(help="Import and export learned prompts, and show their neares
 
 @app.command("import")
 def import_command(
-    source: Annotated[str, typer.Argument(metavar="FILE_OR_DIR", help="A model.pth.tar-N, or a folder of them.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE_OR_DIR", help="A model.pth.tar-N file, or a folder of such files.")
+    ],
     recipe: RecipeName,
     overrides: Overrides,
     out: Out = None,
     epoch: Annotated[
-        int | None, typer.Option("--epoch", help="Epoch to load from a folder; by default the best, else the newest.")
+        int | None, typer.Option("--epoch", help="Epoch to load from a folder; default: the best epoch, else the last.")
     ] = None,
     transfer: Annotated[
         bool, typer.Option("--transfer", help="Use the prompts for classes other than their training classes.")
     ] = False,
 ) -> None:
-    """Import prompts trained by a method's published code; the recipe sets method, backbone and dataset."""
+    """Import prompts trained with a method's published code; the recipe sets method, backbone and dataset."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     from syncclip.interop.imports import import_prompts
 
@@ -53,7 +55,7 @@ def show(
     run: Folder,
     words: Annotated[int, typer.Option("--words", min=1, help="Number of words per vector.")] = 3,
 ) -> None:
-    """Show the words nearest to each learned text vector, with their Euclidean distance."""
+    """Show the words nearest to each learned text vector, with their Euclidean distances."""
     from syncclip.interop.nearest import learned_words
 
     headings, rows = learned_words(run, words)

@@ -33,7 +33,7 @@ def show(recipe: RecipeName, overrides: Overrides) -> None:
 def explain(
     key: Annotated[str, typer.Argument(metavar="KEY", help="A key such as training.epochs, or a section.")],
 ) -> None:
-    """Explain a key: meaning, type and default; for a section, all of its keys."""
+    """Print the meaning, type and default of a key, or of all keys of a section."""
     from syncclip.recipe import reference
 
     for entry in reference.explain(key):

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def results(metrics: Mapping[str, Any], title: str) -> Table:
-    """Every metric of one run, in percent."""
+    """Return a table of all metrics of one run, in percent."""
     return table(title, list(METRIC_HEADINGS.values()), [[metrics.get(key) for key in METRIC_HEADINGS]])
 
 
 def summary(done: SetSummary) -> str:
-    """Content of a synthetic dataset, throughput of this call, and URL, as lines."""
+    """Return the content of a synthetic dataset, the throughput of this call and the URL, as lines of text."""
     rejects = ", ".join(f"{reason} {count:,}" for reason, count in done.rejects.items())
     lines = [
         f"{counted(done.images, 'image')} of {counted(done.classes, 'class', 'classes')} in "
@@ -40,14 +40,14 @@ def summary(done: SetSummary) -> str:
 
 
 def quality(measured: SetQuality) -> str:
-    """Quality of a synthetic dataset as lines of text, without the details per class in stats.json."""
+    """Return the quality of a synthetic dataset as lines of text, without the per-class details in stats.json."""
     worst = sorted((of.accuracy, of.name) for of in measured.classes if of.accuracy is not None)[:3]
     lines = [
         f"{measured.measured:,} of {measured.images:,} images measured with CLIP {measured.backbone!r}",
-        f"classified as their own class: {measured.accuracy:.1f} %; lowest: "
+        f"classified correctly: {measured.accuracy:.1f} %; lowest per class: "
         + ", ".join(f"{name!r} {accuracy:.0f} %" for accuracy, name in worst),
         f"near-duplicates of an earlier image: {measured.near_duplicates:,}"
-        + "".join(f"; sample {later} of {earlier}" for later, earlier in measured.pairs[:1]),
+        + "".join(f", e.g. sample {later} of sample {earlier}" for later, earlier in measured.pairs[:1]),
     ]
     if measured.similarity is not None:
         real = "" if measured.real_similarity is None else f"; of real images: {measured.real_similarity:.3f}"
@@ -61,7 +61,7 @@ def quality(measured: SetQuality) -> str:
 
 
 def listing(url: str, shards: Collection[ShardStats]) -> Table:
-    """A table of the committed shards of a set, with totals."""
+    """Return a table of the committed shards of a synthetic dataset, with totals."""
 
     def row(name: str, stats: Collection[ShardStats], sha256: str) -> tuple[object, ...]:
         classes = {label for shard in stats for label in shard.per_class}
@@ -74,7 +74,7 @@ def listing(url: str, shards: Collection[ShardStats]) -> Table:
 
 
 def sample(images: ShardSet, row: int) -> str:
-    """Class, prompt and provenance of one image of a set."""
+    """Return class, prompt and provenance of one image of a synthetic dataset, as lines of text."""
     image = images.image(row)
     lines = [
         images.name(row),

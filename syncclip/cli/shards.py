@@ -19,14 +19,14 @@ app = typer.Typer(help="Inspect, verify, import, merge, export and pack shards."
 
 @app.command("ls")
 def ls(folder: Folder, overrides: Overrides) -> None:
-    """List the committed shards of a set."""
+    """List the committed shards of a synthetic dataset."""
     from syncclip.cli import render
     from syncclip.shards.markers import committed
 
     configure_storage(overrides)
     shards = committed(folder)
     if not shards:
-        raise UserError(f"{folder}: no committed shards; generate a set with `syncclip synth RECIPE --out {folder}`")
+        raise UserError(f"{folder}: no committed shards; generate some with `syncclip synth RECIPE --out {folder}`")
     text.show(render.listing(folder, shards.values()))
 
 
@@ -34,9 +34,9 @@ def ls(folder: Folder, overrides: Overrides) -> None:
 def verify_command(
     folder: Folder,
     overrides: Overrides,
-    repair: Annotated[bool, typer.Option("--repair", help="Regenerate damaged shards, with the same bytes.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Regenerate damaged shards, byte for byte.")] = False,
 ) -> None:
-    """Read a whole set and report damage; exit status 1 if any remains."""
+    """Read a whole synthetic dataset and report damage; exit with status 1 if any remains."""
     from syncclip.shards.markers import committed
     from syncclip.synthetic_sets.repair import repair_set
 
@@ -52,7 +52,7 @@ def verify_command(
 
 @app.command("quality")
 def quality_command(folder: Folder, overrides: Overrides) -> None:
-    """Measure accuracy, diversity and domain shift of a set; written to its stats.json."""
+    """Measure accuracy, diversity and domain shift of a synthetic dataset, and write them to its stats.json."""
     from syncclip.cli import render
     from syncclip.synthetic_sets.quality import measure_quality
 
@@ -62,7 +62,7 @@ def quality_command(folder: Folder, overrides: Overrides) -> None:
 @app.command("show")
 def show(
     folder: Folder,
-    index: Annotated[int, typer.Argument(help="Number of the sample in the set, from 0.")] = 0,
+    index: Annotated[int, typer.Argument(help="Index of the sample, from 0.")] = 0,
     *,
     overrides: Overrides,
     save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Save the image to this file.")] = None,
@@ -79,7 +79,7 @@ def show(
     rows = np.flatnonzero(images.samples.index == index)
     if not len(rows):
         last = images.samples.index.max()
-        raise UserError(f"{folder}: no sample {index}; the last of its {len(images):,} is {last}")
+        raise UserError(f"{folder}: no sample {index}; use an index up to {last}")
     text.show(render.sample(images, int(rows[0])))
     if save is not None:
         storage.write_bytes(save, images.read(int(rows[0])))
@@ -91,12 +91,12 @@ def import_command(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class labels.")
     ],
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset whose class labels it uses.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that defines the class labels.")],
     out: OutFolder,
     root: Root = None,
     images: Annotated[str | None, typer.Option("--images", metavar="DIR", help="Image folder of a split file.")] = None,
 ) -> None:
-    """Import an existing synthetic set, for training.synthetic=DIR."""
+    """Import an existing synthetic dataset, for use as training.synthetic=DIR."""
     from collections import Counter
 
     from syncclip import storage
@@ -123,10 +123,12 @@ def import_command(
 
 @app.command("merge")
 def merge_command(
-    sets: Annotated[list[str], typer.Argument(metavar="DIR", help="Two or more sets of the same classes.")],
+    sets: Annotated[
+        list[str], typer.Argument(metavar="DIR", help="Two or more synthetic datasets of the same classes.")
+    ],
     out: OutFolder,
 ) -> None:
-    """Merge sets; within a class, images of the first set come first. Repeat the command to resume it."""
+    """Merge synthetic datasets; each class keeps their order. After an interruption, repeat the command to resume."""
     from syncclip.synthetic_sets.merge import merge_sets
 
     merged = merge_sets(sets, out)
@@ -145,7 +147,7 @@ def export_command(
         str, typer.Option("--license", help="Licence of the images, for the dataset card (huggingface).")
     ] = "unknown",
 ) -> None:
-    """Export a set as a folder per class, a Hugging Face dataset, or a split file with images."""
+    """Export a synthetic dataset as a folder per class, a Hugging Face dataset, or a split file with images."""
     from syncclip.synthetic_sets.export import export_set
 
     configure_storage(overrides)
@@ -158,9 +160,10 @@ def pack_command(
     root: Root = None,
     out: Out = None,
     resize: Annotated[
-        int | None, typer.Option("--resize", metavar="PX", help="Resize images to this length of their shorter side.")
+        int | None,
+        typer.Option("--resize", metavar="PX", help="Resize images so that their shorter side has this length."),
     ] = None,
-    shots: Annotated[str, typer.Option("--shots", help="Shots per class to include.")] = "1,2,4,8,16",
+    shots: Annotated[str, typer.Option("--shots", help="Numbers of shots per class to include.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot samples.")] = "1,2,3",
 ) -> None:
     """Pack a dataset's few-shot, validation and test images into shards for streaming."""
@@ -178,15 +181,15 @@ def pack_command(
 
 
 def _numbers(option: str, value: str) -> list[int]:
-    """The numbers of an option such as `--seeds 1,2,3`."""
+    """Return the numbers of an option such as `--seeds 1,2,3`."""
     try:
         return [int(number) for number in value.split(",")]
     except ValueError as error:
-        raise UserError(f"{option} {value}: give whole numbers separated by commas, such as 1,2,3.") from error
+        raise UserError(f"{option} {value}: not a list of integers; use e.g. {option} 1,2,3") from error
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
-    """Load the recipe stored with a set, or the default recipe, and configure storage."""
+    """Load the recipe stored with a synthetic dataset, or the default recipe, and configure storage."""
     from syncclip import storage
     from syncclip.synthetic_sets.imported import SET_RECIPE
 

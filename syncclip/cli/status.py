@@ -1,4 +1,4 @@
-"""`syncclip status`: progress of a synthesis, a training or a study, from any machine."""
+"""`syncclip status`: report the progress of a synthesis, a training run or a study, from any machine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from syncclip.core.settings import UserError
 
 
 def status(folder: Folder, overrides: Overrides) -> None:
-    """Report the progress of a set, run or study: throughput, time left, utilisation, rejects, last heartbeat."""
+    """Report a dataset's, run's or study's progress: throughput, time left, utilisation, rejects, last heartbeat."""
     configure_storage(overrides)
     text.show("\n".join(progress(folder)))
 
 
 def study_status(url: str) -> list[str]:
-    """The progress of a study as lines of text; raises a `UserError` if there is none."""
+    """Return the progress of a study as lines of text; raise a `UserError` if there is no study."""
     lines = _study_lines(url)
     if lines is None:
         raise UserError(f"{url}: no study has started training here; start one with `syncclip study RECIPE`")
@@ -22,7 +22,7 @@ def study_status(url: str) -> list[str]:
 
 
 def progress(url: str) -> list[str]:
-    """The progress of a study, set or run, or of the set in a recipe's folder, as lines of text.
+    """Return the progress of a study, run or synthetic dataset (also in a recipe's folder) as lines of text.
 
     Raises:
         UserError: the folder contains none of these.
@@ -43,7 +43,7 @@ def progress(url: str) -> list[str]:
         return [url, *lines]
     if shards := committed(url):
         return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
-    raise UserError(f"{url}: neither a set nor a run; use the folder shown by `synth` or `train`")
+    raise UserError(f"{url}: neither a set nor a run; use a folder that `synth` or `train` has printed")
 
 
 def _study_lines(url: str) -> list[str] | None:
@@ -56,5 +56,5 @@ def _study_lines(url: str) -> list[str] | None:
     state = storage.join(url, STATE)
     owner = storage.read_owner(state) if storage.exists(state) else None
     other_grid = owner not in (None, storage.read_owner(storage.join(url, PROGRESS)))
-    note = f"{PROGRESS} is of another grid than {STATE}: the study is being extended, or a file was exchanged"
+    note = f"{PROGRESS} and {STATE} belong to different grids: the study is being extended, or a file was replaced"
     return [url, *study.lines(), *([note] if other_grid else [])]

@@ -1,7 +1,7 @@
-"""`syncclip submit`: a command as a job of a Ray cluster, through Ray's job client.
+"""`syncclip submit`: run a command as a job on a Ray cluster, through Ray's job client.
 
-The resolved recipe, the package and the user's own methods are uploaded; the cluster only needs their dependencies. A
-job is named after a hash of everything that decides it, so a command submitted again is joined or resumed.
+The resolved recipe, the package and the user's own methods are uploaded; the cluster needs only their dependencies. The
+job name contains a hash of everything that determines the job, so submitting a command again joins or resumes it.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from syncclip.protocols.run import Request
 
 POLL_SECONDS, MAX_FAILED_POLLS = 2.0, 30
-"""Interval of reading a job's log, and the number of consecutive failures until the cluster counts as lost."""
+"""Interval in seconds between polls of a job's log, and the number of failed polls after which to give up."""
 
 STOPPED = 130
-"""Exit status of a job that was stopped, as of an interrupted command."""
+"""Exit status of a job that was stopped, the same as that of an interrupted command."""
 
 PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
-"""Pattern for `key=value` of a path: by the key, or by the beginning of the value."""
+"""Pattern for `key=value` in which the value is a path, according to the key or to the start of the value."""
 
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 """Verbose loggers of Ray's job client; each has its own level."""
@@ -57,9 +57,9 @@ class Job:
     """A job before its submission.
 
     Attributes:
-        label: `<command>-<recipe or protocol>`, as a part of the name.
-        arguments: of `syncclip`, in the uploaded folder.
-        recipe: recipe to upload; with its custom methods it decides the other uploaded files.
+        label: `<command>-<recipe or protocol>`, part of the job name.
+        arguments: arguments of `syncclip`, which runs in the uploaded folder.
+        recipe: recipe to upload; its custom methods determine the other uploaded files.
     """
 
     label: str
@@ -68,12 +68,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The label and a hash of everything that decides the job."""
+        """Name of the job, with its label and a hash of everything that determines it."""
         return f"syncclip-{self.label}-{digest([self.arguments, self.recipe.to_yaml()])[:8]}"
 
     @property
     def entrypoint(self) -> str:
-        """The shell command that the head node runs in the uploaded folder."""
+        """Shell command that the head node runs in the uploaded folder."""
         return shlex.join(["python", "-m", "syncclip", *self.arguments])
 
     def write_upload(self, folder: Path) -> None:
@@ -88,9 +88,9 @@ class Job:
 
 
 def custom_code(recipe: Recipe) -> list[Path]:
-    """The Python files of the user's own methods, relative to the working directory.
+    """Return the Python files of the user's own methods, relative to the working directory.
 
-    A method's file and all of its package are included; links, other files and code elsewhere are not.
+    Includes each method's file and all modules of its package, but no symbolic links or code outside the directory.
     """
     here, files = Path.cwd(), set[Path]()
     for module in {name.partition(":")[0] for name in recipe.code.values()}:
@@ -105,7 +105,7 @@ def custom_code(recipe: Recipe) -> list[Path]:
 
 
 def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -> Job:
-    """The job of `syncclip <command> <recipe> --out <out>`.
+    """Create the job that runs `syncclip <command> <recipe> --out <out>`.
 
     Args:
         shared: whether every node sees this machine's paths under the same names.
@@ -124,7 +124,7 @@ def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
 
 
 def reproduce_job(request: Request, *, shared: bool) -> Job:
-    """The job of `syncclip reproduce`; raises a `UserError` as `recipe_job` does."""
+    """Create the job that runs `syncclip reproduce`; raise a `UserError` as `recipe_job` does."""
     recipe = next(iter(request.recipes().values()))  # all have the same methods and backbone
     options = {"--root": request.root, "--synthetic": request.synthetic, "--out": request.out}
     options, paths = _with_absolute_paths(options, recipe, shared)
@@ -139,7 +139,7 @@ def reproduce_job(request: Request, *, shared: bool) -> Job:
 
 
 def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: float, *, shared: bool) -> Job:
-    """The job of `syncclip classify` over a folder of shards; raises a `UserError` as `recipe_job` does."""
+    """Create the job that runs `syncclip classify` on a folder of shards; raise a `UserError` as `recipe_job` does."""
     recipe, _, run = readable_run(run)
     options = {"RUN": run, "SHARDS": shards, "--out": out}
     options, _ = _with_absolute_paths(options, recipe, shared, section="backbone")
@@ -150,29 +150,29 @@ def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: 
 
 
 def _words(options: Mapping[str, str | None]) -> tuple[str, ...]:
-    """The command-line words of the options that are set."""
+    """Return the command-line arguments for the options that are set."""
     return tuple(word for option, value in options.items() if value for word in (option, value))
 
 
 def _with_absolute_paths(
     options: Mapping[str, str | None], recipe: Recipe, shared: bool, section: str | None = None
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    """A command's options, and the local paths of its recipe by key, as absolute paths.
+    """Return a command's options, and its recipe's local paths by key, both with absolute paths.
 
     Args:
-        section: the only section of the recipe that the command uses; None: all.
+        section: the only section of the recipe that the command uses; None for all sections.
 
     Raises:
         UserError: see `recipe_job`.
     """
     for key, name in recipe.code.items():  # on the cluster, the uploaded recipe counts as the user's own
         require_trust(name, f"recipe {recipe.name!r}: {key}: ")
-    exposed = "which a job would show to everyone with access to the cluster"
+    exposed = "which a job would expose to everyone with access to the cluster"
     for name, value in recipe.storage.options.items():
         if harmless({name: value}) != {name: value}:
             raise UserError(
                 f"storage.options.{name}: the option may contain a key or a password, {exposed}; give the cluster's "
-                "machines a role, or set their environment variables"
+                "machines a role, or set the option in their environment variables"
             )
     values = with_absolute_paths(recipe).model_dump(mode="json", include={section} if section else None)
     texts = {option: value for option, value in options.items() if value} | dict(_texts(values))
@@ -186,8 +186,8 @@ def _with_absolute_paths(
         if storage.is_local(text) and (key in options or PATHS.match(f"{key}={text}")):
             if not shared:
                 raise UserError(
-                    f"{key}: {text} is a path of this machine, and the cluster runs on others; use a URL, or --shared "
-                    "if every node sees it under this name"
+                    f"{key}: {text} is a path on this machine, and the cluster runs on others; use a URL, or add "
+                    "--shared if every node sees the same path"
                 )
             paths[key] = absolute(text)
     return {option: paths.pop(option, value) for option, value in options.items()}, paths
@@ -203,12 +203,12 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def connect(address: str) -> Any:
-    """Ray's job client for the cluster with this dashboard, "http://HOST:8265".
+    """Return Ray's job client for the cluster with this dashboard, "http://HOST:8265".
 
     Raises:
         UserError: there is no dashboard at the address, or it requires a token.
     """
-    if has_token():  # unlike other programs of Ray, its job client does not look for a token by default
+    if has_token():  # unlike Ray's other clients, the job client does not look for a token by default
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
@@ -220,13 +220,13 @@ def connect(address: str) -> Any:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise UserError(
-            f"no Ray cluster at {address}; start it, correct the address (of the dashboard, such as "
+            f"no Ray cluster at {address}; start it, correct the dashboard's address (such as "
             "http://HEAD:8265), or open a tunnel with `ray dashboard CLUSTER.yaml`"
         ) from error
     except AuthenticationError as error:
         raise UserError(
-            f"the cluster at {address} requires a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file "
-            "~/.ray/auth_token to the cluster's token"
+            f"the cluster at {address} requires a token; set RAY_AUTH_MODE=token, and put the token into "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         raise UserError(
@@ -235,14 +235,14 @@ def connect(address: str) -> Any:
 
 
 def has_token() -> bool:
-    """Whether Ray would find a cluster token; the user's first `ray.init` creates one."""
+    """Return whether Ray would find a cluster token; the user's first `ray.init` creates one."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
 
 
 def is_local_cluster(address: str) -> bool:
-    """Whether all nodes of the cluster are this machine."""
+    """Return whether all nodes of the cluster run on this machine."""
     from ray.util import get_node_ip_address
     from ray.util.state import list_nodes
 
@@ -250,9 +250,9 @@ def is_local_cluster(address: str) -> bool:
 
 
 def start(client: Any, job: Job) -> tuple[str, bool]:
-    """Submit the job, or join it if it is running; returns its submission ID, and whether it was running already.
+    """Submit the job, or join it if it is running; return (submission ID, whether it was already running).
 
-    Ended jobs stay in the cluster's list, so a number is appended to the name of a job that is submitted again.
+    Ended jobs remain in the cluster's list, so a job that is submitted again gets a number appended to its name.
     """
     pattern = re.compile(rf"{re.escape(job.name)}(-\d+)?")
     previous = [listed for listed in client.list_jobs() if pattern.fullmatch(listed.submission_id or "")]
@@ -277,13 +277,13 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
 
 
 def follow(client: Any, name: str, stop: str) -> int:
-    """Print the job's log until it ends, and the reason if it failed; returns its exit status.
+    """Print the job's log until the job ends, and the reason if it failed; return its exit status.
 
     Args:
-        stop: how to stop it, as a sentence.
+        stop: clause that describes how to stop the job, for the message after Ctrl-C.
 
     Raises:
-        UserError: the cluster is not reachable any more.
+        UserError: the cluster is no longer reachable.
     """
     try:
         log = _tail(client, name)
@@ -314,7 +314,7 @@ def _tail(client: Any, name: str) -> str:
             failures += 1
             if failures == MAX_FAILED_POLLS:
                 raise UserError(
-                    f"the cluster is not reachable any more ({error}); if it is up, job {name} continues, and the same "
+                    f"the cluster is no longer reachable ({error}); if it is up, job {name} continues, and the same "
                     "command follows it again"
                 ) from error
         else:
@@ -326,7 +326,7 @@ def _tail(client: Any, name: str) -> str:
 
 
 def reason(log: str, message: str) -> str:
-    """The reason of a failure: the command's own error, else its last line of output, else Ray's message."""
+    """Return the reason for a failure: the command's own error, else its last line of output, else Ray's message."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line.removeprefix("syncclip: ") for line in lines if line.startswith("syncclip: ")]
     return (errors or lines or [" ".join(message.split()) or "the cluster reports no reason"])[-1]

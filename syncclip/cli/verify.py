@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from syncclip.verify import Verification
 
 MAX_DIFFERENCES = 10
-"""Number of differences that `recompute` prints."""
+"""Maximum number of differences that `recompute` prints."""
 
 
 def verify(folder: Folder, overrides: Overrides) -> None:
-    """Verify all checksums of a set, run, study, packed dataset, export or predictions; exit status 1 on damage."""
+    """Verify all checksums of a dataset, run, study, export or predictions; exit with status 1 on damage."""
     configure_storage(overrides)
     if show_problems(folder).problems:
         raise typer.Exit(1)
 
 
 def show_problems(folder: str) -> Verification:
-    """Verify a folder; print each problem at once, then a summary."""
+    """Verify a folder; print each problem as soon as it is found, then a summary."""
     from syncclip.verify import verify
 
     result = verify(folder, text.show)
     text.show(f"{folder}: {counted(result.files, 'file')} read, {counted(len(result.problems), 'problem')}")
     if result.foreign:
-        text.show(f"{len(result.foreign):,} not written by syncclip, so not checked: {few(result.foreign)}")
+        text.show(f"{len(result.foreign):,} not written by syncclip and not checked: {few(result.foreign)}")
     return result
 
 
 def recompute(folder: Folder) -> None:
-    """Recompute a study's means, intervals and curves from its predictions; exit status 1 if a number differs."""
+    """Recompute a study's means, intervals and curves from its predictions; exit with status 1 on a difference."""
     from syncclip.studies import predictions, summary
 
     result = predictions.recompute(folder)

@@ -24,19 +24,19 @@ MOST_LAYERS = 100
 """Maximum number of files that a recipe may extend, directly or indirectly."""
 
 SHIPPED = Path(__file__).parent / "shipped"
-"""Folder of shipped recipes, which are named by their path in it without `.yaml`."""
+"""Folder of the shipped recipes; a recipe's name is its path in this folder without `.yaml`."""
 
 
 @functools.cache
 def shipped() -> tuple[str, ...]:
-    """Names of the shipped recipes."""
+    """Return the names of the shipped recipes."""
     return tuple(sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml")))
 
 
 def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any], str, bool]:
-    """(plain values, label for messages, whether it is trusted) of a recipe, merged with the recipes that it extends.
+    """Read a recipe merged with the recipes that it extends; return (plain values, label for messages, is trusted).
 
-    Registers code in trusted recipes as trusted. See `Recipe.load` for the arguments.
+    Code that trusted recipes name is registered as trusted. See `Recipe.load` for the arguments.
     """
     url, label = _find(source)
     own = own and storage.is_local(url) and _mark_of(url) is None
@@ -48,7 +48,7 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {first_line(error)}") from error
-    # Interpolated names are trusted only if all recipes are.
+    # Interpolated names are trusted only if all layers are trusted.
     trust(*names_in(values if all(layer.own for layer in layers) else [_raw(layer) for layer in layers if layer.own]))
     for layer in layers:
         if layer.mark is not None:
@@ -57,7 +57,7 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
 
 
 def _mark_of(url: str) -> Path | None:
-    """The file that identifies the folder of a local recipe as results or a download, see `trust.MARKS`."""
+    """Return the file that marks a local recipe's folder as results or a download (see `trust.MARKS`), or None."""
     if not storage.is_local(url) or url.startswith(f"{SHIPPED}/"):
         return None
     path = storage.local_path(url)
@@ -66,12 +66,12 @@ def _mark_of(url: str) -> Path | None:
 
 
 def _check_growth(values: Any, source: str) -> None:
-    """Raise a `UserError` for interpolations whose expansion is too large or too deeply nested."""
+    """Raise a `UserError` if interpolations expand to too much text or are nested too deeply."""
     sizes: dict[tuple[str, ...], int] = {}
 
     def size(value: Any, path: tuple[str, ...], depth: int) -> int:
         if depth > DEEPEST:
-            raise UserError(f"{source}: interpolations in {'.'.join(path)} are nested too deeply; shorten them")
+            raise UserError(f"{source}: interpolations in {'.'.join(path)} are nested too deeply; use fewer levels")
         if isinstance(value, dict | list):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             return 1 + sum(size(inner, (*path, str(key)), depth + 1) for key, inner in items)
@@ -94,7 +94,7 @@ def _check_growth(values: Any, source: str) -> None:
         return sizes[target]
 
     if size(values, (), 0) > MOST_NODES:
-        raise UserError(f"{source}: the expansion of interpolations is too large; shorten them")
+        raise UserError(f"{source}: the expanded interpolations are too large; shorten them")
 
 
 def plain(values: Any, source: str) -> Any:
@@ -110,32 +110,32 @@ def _integer(digits: str) -> int:
 
 
 class _Layer(NamedTuple):
-    """A parsed recipe file; read-only, as it is cached."""
+    """Parsed recipe file, read-only because it is cached."""
 
     extends: list[str]
     name: Any
     config: DictConfig
     """The sections, without `extends` and `name`."""
     own: bool = True
-    """Whether it is trusted to name code."""
+    """Whether the file is trusted to name code."""
     mark: Path | None = None
-    """See `_mark_of`."""
+    """File that marks the folder as results or a download, see `_mark_of`."""
 
     @property
     def reason(self) -> str:
-        """Why it is not trusted, for messages."""
+        """Clause for messages that explains why the file is not trusted; empty without a mark."""
         return "" if self.mark is None else f" (its folder contains results or a download, see {self.mark})"
 
 
 def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
-    """The recipes that a recipe extends, then itself; those extended by an untrusted recipe are untrusted.
+    """Return the recipes that a recipe extends, then the recipe itself; bases of an untrusted recipe are untrusted.
 
     Args:
-        within: URLs of the recipes that extend it.
+        within: URLs of the recipes that extend this one.
     """
     text, mark = storage.read_bytes(url).decode(errors="replace"), _mark_of(url)
     if mark is not None and not text.strip():
-        raise UserError(f"{url} is empty, although beside {mark.name}; restore it")
+        raise UserError(f"{url} is empty, but {mark.name} exists beside it; restore the recipe")
     parsed = _parse(text, label)
     last = parsed._replace(own=own and storage.is_local(url) and mark is None, mark=mark)
     layers: list[_Layer] = []
@@ -159,12 +159,12 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
 
 
 def _raw(layer: _Layer) -> Any:
-    """The values of a layer without interpolation."""
+    """Return the values of a layer with interpolations unresolved."""
     return OmegaConf.to_container(layer.config)
 
 
 def _find(source: str) -> tuple[str, str]:
-    """(path or URL, label for messages) of a recipe."""
+    """Return (path or URL, label for messages) of a recipe."""
     names, name = shipped(), source.removeprefix("recipes/").removesuffix(".yaml")
     exists = source not in names and storage.exists(source)
     if name in names and not exists:

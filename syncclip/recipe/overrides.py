@@ -22,7 +22,7 @@ from syncclip.recipe.files import plain
 COMMAND_LINE = "command line"
 
 _CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|search_space))\.(.+)")
-"""Keys of a configuration's `overrides` and `search_space`, which contain dotted keys themselves."""
+"""Keys below a configuration's `overrides` or `search_space`, whose own keys contain dots."""
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
@@ -42,12 +42,12 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """The override that sets a key to a text, as parsed by `split_overrides`."""
+    """Return the override that sets a key to a string when parsed by `split_overrides`."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 
 def types_of(key: str, model: type[BaseModel]) -> set[Any]:
-    """JSON types of the value of a dotted key, or Any; `str` for an unknown key."""
+    """Return the JSON types (or Any) that a dotted key accepts; `str` for an unknown key."""
     if match := _CONFIGURATION_VALUES.fullmatch(key):
         return types_of(match[3], model) if match[2] == "overrides" else {list}
     types: list[Any] = [model]
@@ -57,7 +57,7 @@ def types_of(key: str, model: type[BaseModel]) -> set[Any]:
 
 
 def _below(kind: Any, step: str) -> list[Any]:
-    """Annotations of the values of this type under a key or at a position."""
+    """Return the annotations of the values that this type has under a key or list position."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [kind.model_fields[step].annotation] if step in kind.model_fields else []
     if kind is Any:
@@ -73,7 +73,7 @@ def _json_type(kind: Any) -> Any:
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """The types of a union or of literals, without constraints."""
+    """Yield the types of a union or of literals, without constraints."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         yield from _alternatives(inner[0])
@@ -103,7 +103,7 @@ def _parsed(key: str, text: str, kinds: set[Any]) -> Any:
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    """Set a dotted key in nested plain values; numbers are positions in lists, and `origin` is for messages."""
+    """Set a dotted key, in which numbers are list positions, in nested plain values; errors name `origin`."""
     match = _CONFIGURATION_VALUES.fullmatch(key)
     *path, last = [*match[1].split("."), match[3]] if match else key.split(".")
     node: Any = values
@@ -115,11 +115,11 @@ def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None
                 node[step] = {}
             node = node[step]
         if not isinstance(node, dict | list):
-            raise UserError(f"{origin}: {key}: {step!r} is a single value without keys")
+            raise UserError(f"{origin}: {key}: {step!r} is a single value, not a section")
     node[_position(node, last, key, origin) if isinstance(node, list) else last] = value
 
 
 def _position(items: list[Any], step: str, key: str, origin: str) -> int:
     if not step.isdigit() or int(step) >= len(items):
-        raise UserError(f"{origin}: {key}: {step!r} is not a position in a list of {len(items)}; positions start at 0")
+        raise UserError(f"{origin}: {key}: {step!r} is not an index of a list of {len(items)}, counted from 0")
     return int(step)

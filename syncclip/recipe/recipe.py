@@ -47,30 +47,30 @@ NO_TRACE = (
     "label_selector",
     "max_failures",
 )
-"""Keys of `training` that do not affect a run's prompts or metrics. The content of the synthetic set and of a teacher's
-files is identified by the set's plan and the teacher's checksum instead of their locations."""
+"""Keys of `training` that do not affect a run's prompts or metrics. The synthetic dataset and the teacher's files are
+identified by the dataset's plan and the teacher's checksum instead of their locations."""
 
 ROUNDING = ("workers", "min_workers", "accumulation_steps")
-"""Keys of `training` that only change the order of summation, so that a run can resume with other values; they are
-part of the hash of methods with random numbers in a step, such as CLIP-LoRA."""
+"""Keys of `training` that change only the order of summation, so a run can resume with different values. For methods
+that draw random numbers in each step, such as CLIP-LoRA, they are part of the hash."""
 
 
 class Recipe(Settings):
-    """Configuration of an experiment; each section is documented at its class.
+    """Configuration of an experiment; each section is documented in its class.
 
-    `methods` contains the settings of every method for studies; a run uses only those of `training.method`.
+    `methods` contains the settings of all methods, for studies; a single run uses only those of `training.method`.
     """
 
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the experiment and its folders; default: name of the file."""
+    """Name of the experiment and of its folders; default: the file name without `.yaml`."""
     dataset: DatasetSettings = DatasetSettings()
     """Real images: dataset, few-shot sample, and base classes."""
     backbone: BackboneSettings = BackboneSettings()
-    """Frozen CLIP."""
+    """Frozen CLIP model: name, weights and precision."""
     synthesis: SynthesisSettings = SynthesisSettings()
     """Synthetic images: number, prompts, generator, filters and machines."""
     methods: MethodsSettings = MethodsSettings()
-    """Hyperparameters of each method; a run uses those of its own method."""
+    """Hyperparameters of each method; a run uses only those of `training.method`."""
     training: TrainingSettings = TrainingSettings()
     """Training: method, data, schedule and checkpoints."""
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -78,7 +78,7 @@ class Recipe(Settings):
     study: StudySettings = StudySettings()
     """Study: grid of runs, statistics and machines."""
     storage: StorageSettings = StorageSettings()
-    """Storage: root folder of results and options of object stores."""
+    """Storage: root folder for results, and object store options."""
 
     @model_validator(mode="after")
     def _check_method(self) -> Recipe:
@@ -91,7 +91,7 @@ class Recipe(Settings):
             choice = " or ".join(map(repr, uses))
             raise KeyedError("training.data", f"{method!r} cannot train on {data!r}; use {choice}")
         if self.uses_teacher and self.training.teacher is None:
-            reason = "requires a teacher; create it with `syncclip teacher RUN SET`, and set its folder here"
+            reason = "requires a teacher; create one with `syncclip teacher RUN SET`, and set this key to its folder"
             raise KeyedError("training.teacher", f"{method!r} {reason}")
         return self
 
@@ -102,11 +102,11 @@ class Recipe(Settings):
         Args:
             source: name of a shipped recipe ("icons", "studies/table5_losses"), or path or URL of a YAML file. The file
                 may use OmegaConf interpolation, such as `${training.seed}`, and inherit with `extends: RECIPE` (or a
-                list, in which later ones take precedence).
+                list, in which later items take precedence).
             overrides: "section.key=value"; values of text keys are literal, others are YAML (see `split_overrides`).
-            base: a recipe that is extended as if it came first in the file's list.
-            own: whether the user has specified this file, so that it is trusted to name code (see `core.trust`); files
-                in result folders or on other machines never are.
+            base: recipe to extend, as if it came first in the file's `extends`.
+            own: whether the user has specified this file, which makes it trusted to name code (see `core.trust`); files
+                in result folders or on other machines are never trusted.
 
         Raises:
             UserError: the recipe is missing or malformed, a key is unknown, or a value or combination is invalid; the
@@ -127,11 +127,11 @@ class Recipe(Settings):
         values: Mapping[str, Any] | None = None,
         overrides: Sequence[str] = (),
     ) -> Recipe:
-        """The recipe of a file, or the default recipe for a dataset's name or path.
+        """Load a recipe file, or create the default recipe for a dataset's name or path.
 
         Args:
             root: folder in which the dataset is looked up.
-            values: further values to set; None keeps a value.
+            values: further values to set; None leaves a key unchanged.
             overrides: "section.key=value"; they take precedence.
         """
         changes = {"dataset.root": root, **(values or {}), **_parsed(overrides)}
@@ -143,11 +143,11 @@ class Recipe(Settings):
 
     @classmethod
     def of_defaults(cls, overrides: Sequence[str] = ()) -> Recipe:
-        """The default recipe with overrides ("section.key=value")."""
+        """Return the default recipe with overrides ("section.key=value")."""
         return cls().with_values(_parsed(overrides))
 
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
-        """A validated copy with `{"section.key": value}` set; code that the values name is not trusted."""
+        """Return a validated copy with these values ("section.key" -> value); code named in them is not trusted."""
         sections = {key.partition(".")[0] for key in values}
         plain = {name: getattr(self, name) for name in Recipe.model_fields}  # not validated again
         derived = {"synthesis": {"generator": self.synthesis.generator.derived}}  # may depend on a changed value
@@ -175,7 +175,7 @@ class Recipe(Settings):
 
     @property
     def code(self) -> dict[str, str]:
-        """Key -> `module:Class` of all external code in the recipe."""
+        """Mapping from key to `module:Class` for all custom code in the recipe."""
         named = {"training.method": self.training.method}
         named["synthesis.generator.pipeline_class"] = self.synthesis.generator.pipeline_class or ""
         named |= {
@@ -186,12 +186,12 @@ class Recipe(Settings):
 
     @property
     def warmup_warning(self) -> str | None:
-        """Warning that the run ends before the learning rate reaches its peak; None otherwise."""
+        """Warning if the run ends before the learning rate reaches its peak, else None."""
         method = self.methods.of(self.training.method)
         return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
 
     def warmup_warnings_of_configurations(self) -> list[str]:
-        """The warnings of the study's configurations, each with the names of its configurations."""
+        """Return the warm-up warnings of the study, each prefixed with the names of the affected configurations."""
         configurations: dict[str, list[str]] = {}
         for configuration in self.study.configurations:
             values = {"training.method": configuration.method, "training.data": configuration.data}
@@ -213,7 +213,7 @@ class Recipe(Settings):
 
     @property
     def uses_synthetic(self) -> bool:
-        """Whether a run of this recipe uses the synthetic set."""
+        """Whether a run of this recipe uses the synthetic dataset."""
         return bool(self.methods.of(self.training.method).data) and self.training.data in ("synthetic", "both")
 
     @property
@@ -223,12 +223,12 @@ class Recipe(Settings):
 
     @property
     def shots(self) -> tuple[int, int]:
-        """(real images per class, sampling seed) of trainings of this recipe."""
+        """(real images per class, sampling seed) of this recipe's training runs."""
         seed = self.training.seed if self.dataset.seed is None else self.dataset.seed
         return self.dataset.shots, seed
 
     def to_yaml(self) -> str:
-        """The recipe as YAML with all defaults, readable by `load`; omits potential secrets, see `core.secrets`."""
+        """Return the recipe as YAML for `load`, with all defaults but no potential secrets (see `core.secrets`)."""
         values = shareable(self.model_dump(mode="json"))
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
         return text
@@ -242,12 +242,12 @@ def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def digest(value: object) -> str:
-    """Hash (16 hex digits) of a JSON value, independent of key order."""
+    """Return a hash (16 hex digits) of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
-    """Validate these values with overrides; errors of overrides are reported with `origin`, others with `label`."""
+    """Validate values with overrides applied; errors in overrides name `origin`, all others `label`."""
     for key, value in overrides.items():
         set_value(values, key, value, origin)
     remember_urls(values)

@@ -1,4 +1,4 @@
-"""Reference of recipe keys from the settings classes: type, default and description; JSON Schema for editors."""
+"""Reference of recipe keys, from the settings classes: type, default, description, and a JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from syncclip.recipe.recipe import Recipe
 
 EXTENDS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
-    "description": "Recipe, or list of recipes, to inherit from; later ones take precedence.",
+    "description": "Recipe, or list of recipes, to inherit from; later recipes take precedence.",
 }
-"""Schema of the only key of a file that is not part of a recipe."""
+"""Schema of `extends`, the only key of a recipe file that is not a field of `Recipe`."""
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-"""Constraint in JSON Schema -> its symbol."""
+"""JSON Schema constraint -> symbol."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Key:
     """A key of a recipe.
 
     Attributes:
-        path: dotted key, such as `synthesis.generator.steps`; in a list `study.configurations[].method`, or for one
-            type of entry `synthesis.filters[blank].minimum`.
+        path: dotted key, such as `synthesis.generator.steps`, `study.configurations[].method` for list items, or
+            `synthesis.filters[blank].minimum` for list items of one type.
         kind: type of the value.
-        default: as YAML; empty for a section or a required key.
+        default: default value as YAML; empty for a section or a required key.
         meaning: description.
     """
 
@@ -62,7 +62,7 @@ class _WithMeanings(GenerateJsonSchema):
 
 @functools.cache
 def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> docstring, of a settings class and its base classes."""
+    """Return field -> docstring for a settings class and its base classes."""
     texts: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
@@ -71,7 +71,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> docstring, without inherited fields."""
+    """Return field -> docstring for a settings class, without inherited fields."""
     file = inspect.getsourcefile(model)
     assert file is not None, model
     body = _parsed(file).body
@@ -92,7 +92,7 @@ def _parsed(file: str) -> ast.Module:
 
 @functools.cache
 def schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a recipe file."""
+    """Return the JSON Schema (2020-12) of a recipe file."""
     generated = Recipe.model_json_schema(schema_generator=_WithMeanings)
     generated["properties"] = {"extends": EXTENDS, **generated["properties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **generated}
@@ -100,13 +100,13 @@ def schema() -> dict[str, Any]:
 
 @functools.cache
 def keys() -> dict[str, Key]:
-    """All keys by path, in the order of the classes."""
+    """Return all keys by path, in the order in which the classes declare them."""
     root = schema()
     return {key.path: key for key in _below("", root, root["$defs"])}
 
 
 def explain(path: str) -> list[Key]:
-    """A key, or a section with all its keys; raises a `UserError` for an unknown key."""
+    """Return a key, or a section with all its keys; raise a `UserError` for an unknown key."""
     matches = [key for key in keys().values() if key.path == path or key.path.startswith((f"{path}.", f"{path}["))]
     if not matches:
         raise UserError(f"unknown key {path!r}; {did_you_mean(path, keys())}")
@@ -126,7 +126,7 @@ def _below(path: str, section: Mapping[str, Any], sections: Mapping[str, Any]) -
 
 
 def _sections(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Sections of a value, each with its suffix: "", or in a list "[]" or "[type]"."""
+    """Yield the sections of a value, each with its path suffix: "", or for list items "[]" or "[type]"."""
     for choice, listed in _choices(value):
         if "$ref" in choice:
             section = sections[choice["$ref"].rpartition("/")[2]]
@@ -136,7 +136,7 @@ def _sections(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator
 
 
 def _choices(value: Mapping[str, Any], listed: bool = False) -> Iterator[tuple[Mapping[str, Any], bool]]:
-    """Alternatives of a value or list item, each with whether it is in a list."""
+    """Yield the alternatives of a value or list item, each with a flag for list items."""
     if value.get("type") == "array" and isinstance(value.get("items"), dict):
         yield from _choices(value["items"], True)
     for name in ("anyOf", "oneOf", "allOf"):
@@ -147,7 +147,7 @@ def _choices(value: Mapping[str, Any], listed: bool = False) -> Iterator[tuple[M
 
 
 def _kinds(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
-    """Types of a value."""
+    """Yield the types of a value."""
     if choices := [*value.get("anyOf", ()), *value.get("oneOf", ())]:
         for choice in choices:
             yield from _kinds(choice, sections)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from syncclip.core.settings import Settings, added
 
 UNTRAINED = "zeroshot"
-"""The untrained baseline: a single run serves all numbers of images and seeds."""
+"""Untrained baseline; a single run serves all numbers of images and all seeds."""
 
 Amount = Annotated[int, Field(ge=1)]
 """Number of synthetic images per class."""
@@ -19,18 +19,18 @@ class Configuration(Settings):
     """A configuration of the study: a method and its training data."""
 
     method: str
-    """Method, by its name in `methods` or as `module:Class`."""
+    """Method: a name in `methods`, or `module:Class`."""
     data: Literal["real", "synthetic", "both", "all_real"] = "both"
     """Training data; see `training.data`."""
     name: str = ""
-    """Name in tables and folders; default: `method-data`."""
+    """Name of the configuration in tables and folders; default: `METHOD-DATA`."""
     images_per_class: list[int] | None = Field(default=None, min_length=1)
-    """Subset of the study's `images_per_class` for this configuration; default: all."""
+    """Subset of `study.images_per_class` to run with this configuration; default: all numbers."""
     overrides: dict[str, Any] = Field(default={})
-    """Recipe values of this configuration, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
+    """Recipe values to override for this configuration, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
     search_space: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
-    """Search space of `syncclip tune`: lists of values with keys as in `overrides`; all combinations are evaluated on
-    the validation split."""
+    """Hyperparameter search space of `syncclip tune`: a list of values per key, with keys as in `overrides`. All
+    combinations are evaluated on the validation split."""
 
     @model_validator(mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class Configuration(Settings):
         return self.trained and self.data in ("synthetic", "both")
 
     def at(self, amounts: list[int]) -> list[int]:
-        """The configuration's subset of a study's numbers of images; its larger ones become the study's largest."""
+        """Return the study's numbers of images to run with this configuration, clipped to the study's maximum."""
         if self.images_per_class is None:
             return amounts
         selected = {min(n, max(amounts)) for n in self.images_per_class}
@@ -79,37 +79,37 @@ DEFAULT_CONFIGURATIONS = [
 
 
 class StudySettings(Settings):
-    """Section `study` of a recipe: the grid configuration x images per class x seed, its machines and statistics."""
+    """Section `study` of a recipe: the grid configuration x images per class x seed, its resources and statistics."""
 
     configurations: list[Configuration] = Field(default=DEFAULT_CONFIGURATIONS, min_length=1)
-    """Compared configurations, each run with every seed and, with synthetic images, every number of images."""
+    """Configurations to compare, each run with every seed and, if it uses synthetic images, every number of images."""
     images_per_class: list[Amount] = Field(default=[1, 4, 16, 64], min_length=1)
-    """Numbers of synthetic images per class; smaller numbers use a prefix of the images of the largest."""
+    """Numbers of synthetic images per class to compare; each smaller subset is a prefix of the largest one."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
     """Seeds of the few-shot sample, the initial prompts and the data order."""
     reference: str = "syncclip-both"
-    """Reference configuration for comparisons and the feature map; the last configuration if there is none of this
-    name."""
+    """Name of the reference configuration for comparisons and the feature map; if no configuration has this name, the
+    last one is the reference."""
 
     cpus: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for each run."""
     gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each run; with a fraction, several runs share a GPU."""
     retries: int = Field(default=2, ge=0)
-    """Retries of a run after its process or machine is lost."""
+    """Number of retries for a run whose process or machine is lost."""
     keep_images: int = added(256 << 20, ge=0)
-    """Memory in bytes for decoded test images that a process keeps between runs."""
+    """Maximum memory in bytes for decoded test images that each process caches between runs."""
 
     resamples: int = Field(default=2000, ge=100)
     """Number of bootstrap resamples."""
     confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
-    """Confidence level of the intervals."""
+    """Confidence level of the bootstrap confidence intervals."""
     forecast: list[Amount] = Field(default=[])
-    """Numbers of images per class to extrapolate to; default: 4 and 16 times the largest."""
+    """Numbers of images per class to extrapolate to; default: 4 and 16 times the largest of `images_per_class`."""
     map_images: int = Field(default=1000, ge=1)
-    """Number of images of each domain in the feature map."""
+    """Number of images of each domain (real and synthetic) in the feature map."""
     tune_seeds: list[int] = Field(default=[1], min_length=1)
-    """Seeds of `syncclip tune` for each point of the search space."""
+    """Seeds with which `syncclip tune` evaluates each point of the search space."""
     tune_images_per_class: int | None = Field(default=None, ge=1)
     """Synthetic images per class for `syncclip tune`; default: the largest of `images_per_class`."""
 

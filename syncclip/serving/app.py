@@ -1,7 +1,7 @@
-"""HTTP: the middleware of each Ray Serve proxy (token, host, limits, timeouts, page) and the endpoint of each replica.
+"""HTTP layer: middleware of each Ray Serve proxy (token, host, limits, timeouts, page) and endpoint of each replica.
 
-Proxies pass on complete requests only, so slow clients cannot occupy replicas. Ray Serve loads `middlewares` into its
-proxies by the variables of `proxy_variables`. Proxies do not import torch.
+Proxies forward only complete requests, so slow clients cannot occupy replicas. The environment variables of
+`proxy_variables` make Ray Serve load `middlewares` into its proxies. Proxies do not import torch.
 """
 
 from __future__ import annotations
@@ -48,33 +48,33 @@ if TYPE_CHECKING:
     from syncclip.inference.model import Model
 
 TOKEN, TOKEN_SHA256 = "SYNCCLIP_SERVE_TOKEN", "SYNCCLIP_SERVE_TOKEN_SHA256"
-"""Variables with the token, or with its SHA-256 (hex; empty: no token), which takes precedence."""
+"""Environment variables with the token and with its SHA-256 in hex (empty for no token), which takes precedence."""
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "syncclip.serving.app.middlewares"
-"""The variable by which Ray Serve's proxies load this module, and its value."""
+"""Environment variable that makes Ray Serve's proxies load this module, and its value."""
 
 MAX_BODY_BYTES, MAX_BUFFERED_BYTES = 32 << 20, 256 << 20
-"""Upper bounds on the size of one body, and of all bodies in the memory of a proxy."""
+"""Upper bounds on the size of one body, and on the size of all bodies in a proxy's memory."""
 MAX_RECEIVING, MAX_IN_FLIGHT = 1024, 128
-"""Upper bounds on requests of a proxy whose body is being received, and on those passed to replicas."""
+"""Upper bounds, per proxy, on requests whose body is being received, and on requests forwarded to replicas."""
 HEADER_SECONDS, BODY_SECONDS, RESPONSE_SECONDS = 10.0, 30.0, 60.0
-"""Timeouts: to receive the header, to receive the body or to send the response, to compute the response."""
+"""Timeouts in seconds for receiving the header, transferring the body or response, and computing the response."""
 UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
-"""A body beyond this size is received at this rate, so that large uploads do not delay other requests."""
+"""Size beyond which a body is throttled, and the throttled rate; large uploads must not delay other requests."""
 MAX_HEADER_BYTES = 64 << 10
 LINGER_SECONDS = 2.0
-"""Time to receive and discard the rest of a rejected body: closing at once could lose the response on its way."""
+"""Time to receive and discard the remainder of a rejected body, since closing at once could lose the response."""
 
 SMALL_BYTES = 4 << 20
-"""Bodies up to this size are decoded in processes of their own, not behind larger ones."""
+"""Bodies up to this size have their own decoding processes, so they never wait for larger bodies."""
 DECODERS = 4
-"""Decoding processes per replica; one is for large bodies."""
+"""Number of decoding processes per replica, one of them for large bodies."""
 BATCH = 32
 """Maximum number of images in one forward pass."""
 
 HEALTH = "/-/healthz"
-"""Ray Serve's own path for the state of a proxy."""
+"""Ray Serve's own path for health checks of a proxy."""
 ROUTES = {"/": "GET", "/healthz": "GET", HEALTH: "GET", "/classify": "POST"}
-"""Paths and their methods. All GET paths are public: they reveal nothing of the run."""
+"""Paths and their methods. All GET paths are public because they reveal nothing about the run."""
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -84,13 +84,13 @@ log = logging.getLogger(__name__)
 
 
 def proxy_variables(token: str | None) -> dict[str, str]:
-    """Environment variables that make Ray Serve's proxies load the middleware; they do not contain the token."""
+    """Return the environment variables that make Ray Serve's proxies load the middleware, without the token itself."""
     return dict([CALLBACK]) | {TOKEN_SHA256: "" if token is None else _sha256(token).hex()}
 
 
 def middlewares() -> list[Middleware]:
-    """The middleware for Ray Serve's proxies; called in each of them before its server starts."""
-    auto.AutoHTTPProtocol = bounded_protocol(auto.AutoHTTPProtocol)  # Serve has no option for it
+    """Return the middleware for Ray Serve's proxies; each proxy calls this before its server starts."""
+    auto.AutoHTTPProtocol = bounded_protocol(auto.AutoHTTPProtocol)  # Ray Serve has no option for this
     checksum, token = os.environ.get(TOKEN_SHA256), os.environ.get(TOKEN)
     if checksum is not None:
         return [Middleware(Front, bytes.fromhex(checksum) or None)]
@@ -101,7 +101,7 @@ class Front:
     """ASGI middleware of a proxy. Only complete, authorised requests to `/classify` reach the wrapped application.
 
     Args:
-        token_sha256: SHA-256 of the required token; None: no token, but only requests to a loopback host.
+        token_sha256: SHA-256 of the required token; None accepts requests without a token, but only to a loopback host.
     """
 
     def __init__(self, app: ASGIApp, token_sha256: bytes | None) -> None:
@@ -143,7 +143,7 @@ class Front:
         path, headers = scope["path"], Headers(scope=scope)
         self._check_access(path, headers)
         if path not in ROUTES:
-            raise HTTPException(404, "not found; there is only POST /classify, and GET /")
+            raise HTTPException(404, "not found; use POST /classify or GET /")
         if scope["method"] != ROUTES[path]:
             raise HTTPException(405, f"{path} takes {ROUTES[path]} only", {"allow": ROUTES[path]})
         if path == "/classify":
@@ -161,7 +161,7 @@ class Front:
 
     def _check_access(self, path: str, headers: Headers) -> None:
         if self._token is None:
-            if path != HEALTH and not is_loopback(host_of(headers.get("host", ""))):  # a probe names the pod's address
+            if path != HEALTH and not is_loopback(host_of(headers.get("host", ""))):  # a probe uses the pod's address
                 raise HTTPException(421, "the Host header is not localhost; use http://127.0.0.1, or set a token")
         elif ROUTES.get(path) != "GET":
             scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -192,18 +192,18 @@ class Front:
                     response = await asyncio.wait_for(self._forward(scope, _replay(body, receive)), RESPONSE_SECONDS)
                 except asyncio.TimeoutError:
                     raise _at_capacity() from None
-            if response.status_code >= 500:  # in Ray Serve's own words
+            if response.status_code >= 500:  # with Ray Serve's own message
                 raise _at_capacity() if response.status_code == 503 else internal_error()
             return response
         finally:
             self._count_buffered(-max(received, len(body)))
-            body.clear()  # the error of a task refers to its frames, and thereby to the body, until garbage collection
+            body.clear()  # a task's error keeps its frames, and therefore the body, until garbage collection
 
     async def _receive_body(self, receive: Receive, body: bytearray) -> None:
         """Append the request's body to `body`.
 
-        A body may take no more memory than is still free (dynamic thresholds, as in packet buffers): n large bodies
-        leave 1 / (n + 1) of the memory to small ones.
+        A body may use at most as much memory as remains free (dynamic thresholds, as in packet buffers), so n large
+        bodies leave 1 / (n + 1) of the memory to small bodies.
         """
         more = True
         while more:
@@ -223,7 +223,7 @@ class Front:
         self._bytes.set(self._buffered)
 
     async def _forward(self, scope: Scope, receive: Receive) -> Response:
-        """The complete response of Ray Serve, so that a client that does not read it occupies no replica."""
+        """Return Ray Serve's complete response, so that a client that does not read it does not occupy a replica."""
         messages: list[Message] = []
 
         async def collect(message: Message) -> None:
@@ -261,14 +261,14 @@ class _Incoming:
         return message
 
     async def discard(self) -> None:
-        """Receive and discard the rest, up to the maximum size of a body."""
+        """Receive and discard the remainder of the body, up to the maximum size of a body."""
         remaining = MAX_BODY_BYTES
         while not self.complete and remaining > 0:
             remaining -= len((await self()).get("body", b""))
 
 
 def bounded_protocol(base: Any) -> Any:
-    """A subclass of uvicorn's HTTP protocol that closes connections whose header takes too long or is too large."""
+    """Return a subclass of uvicorn's HTTP protocol that closes connections whose header is too slow or too large."""
 
     class BoundedProtocol(base):  # type: ignore[misc]
         _timer: TimerHandle | None = None
@@ -303,9 +303,9 @@ def bounded_protocol(base: Any) -> Any:
 
 
 class Batches:
-    """Batching of images: those that arrive during a forward pass form the next batch; a lone image is not delayed.
+    """Batching of images: images that arrive during a forward pass form the next batch; a lone image is not delayed.
 
-    `serve.batch` without a wait time makes a batch of every single image that arrives during a forward pass.
+    `serve.batch` without a wait time would put each image that arrives during a forward pass into its own batch.
     """
 
     def __init__(self, compute: Callable[[list[Tensor]], Any]) -> None:
@@ -314,7 +314,7 @@ class Batches:
         Thread(target=self._work, name="batches", daemon=True).start()
 
     async def __call__(self, pixels: Tensor) -> Any:
-        """The row of `compute`'s result for an image (3, S, S)."""
+        """Return the row of `compute`'s result for an image (3, S, S)."""
         future: Future[Any] = Future()
         self._queue.put((pixels, future))
         return await asyncio.wrap_future(future)
@@ -336,7 +336,7 @@ class Batches:
 
 
 class Replica:
-    """The endpoint of a replica: `/classify` for complete requests.
+    """Endpoint of a replica: `/classify` for complete requests.
 
     Args:
         top: number of classes per image unless a request overrides it.
@@ -352,15 +352,15 @@ class Replica:
         model.probabilities([Image.new("RGB", (64, 64))])  # encodes the texts before the first request
 
     def app(self) -> ASGIApp:
-        """The ASGI application behind a `Front`."""
+        """Return the ASGI application behind a `Front`."""
         handlers: dict[Any, Any] = dict.fromkeys((HTTPException, UserError, Exception), _handle_error)
         return Starlette(routes=[Route("/classify", self.classify, methods=["POST"])], exception_handlers=handlers)
 
     async def classify(self, request: Request) -> Response:
-        """The most probable classes of the image in the body, or of each file of a form."""
+        """Return the most probable classes of the image in the body, or of each image file in a form."""
         top = request.query_params.get("top", str(self._top))
         if not re.fullmatch("[0-9]{1,4}", top) or int(top) < 1:
-            raise UserError(f"top: {cut(top)!r} is not a number of classes from 1 to 9999, as in ?top=3")
+            raise UserError(f"top: {cut(top)!r} is not a number of classes from 1 to 9999; use e.g. ?top=3")
         content_type, body = request.headers.get("content-type", ""), await request.body()
         pool = self._small if len(body) <= SMALL_BYTES else self._large
         images = await asyncio.get_running_loop().run_in_executor(pool, self._pixels, content_type, body)
@@ -372,7 +372,7 @@ class Replica:
         return JSONResponse(predictions[0] if len(predictions) == 1 else {"predictions": predictions})
 
     def _pixels(self, content_type: str, body: bytes) -> list[Tensor]:
-        """A tensor (3, S, S) for each image in a body."""
+        """Return a tensor (3, S, S) for each image in a body."""
         if not hasattr(self._decoders, "decoder"):
             self._decoders.decoder = Decoder()
         return [self._model.preprocess(image) for image in self._decoders.decoder.images(content_type, body)]
@@ -391,12 +391,12 @@ async def _handle_error(_: Request, error: Exception) -> Response:
 
 
 def error_response(error: HTTPException) -> Response:
-    """An error as one sentence of JSON."""
+    """Return the response for an error: JSON with one sentence."""
     return JSONResponse({"error": error.detail.rstrip(".")}, error.status_code, error.headers)
 
 
 def internal_error() -> HTTPException:
-    """The error of a defect, without details."""
+    """Return the error for a bug, without details."""
     return HTTPException(500, "internal error; the service's log has the details")
 
 
@@ -413,7 +413,7 @@ def _sha256(token: str) -> bytes:
 
 
 def _replay(body: bytearray, receive: Receive) -> Receive:
-    """A `receive` that returns the whole body at once and empties it, then the client's further messages."""
+    """Return a `receive` that yields the whole body at once and empties it, then the client's further messages."""
     replayed = False
 
     async def replay() -> Message:

@@ -1,7 +1,7 @@
 """Decoding of request bodies in processes with limits on CPU time and memory.
 
-A body is one image or a form with image files. A file that exceeds a limit ends the decoding process and fails only its
-own request.
+A body is one image or a form with image files. If a file exceeds a limit, the decoding process ends and only that
+request fails.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from syncclip.core.text import cut, printable
 from syncclip.shards.images import decode_image
 
 CPU_SECONDS = 5
-"""CPU time to decode all images of a request."""
+"""Maximum CPU time for decoding all images of a request."""
 MEMORY_BYTES = 2 << 30
-"""Address space of a decoding process."""
+"""Maximum address space of a decoding process."""
 MAX_FILES, MAX_SCANS = 64, 100
-"""Limits of images per form and of scans per JPEG; decoding a scan takes as long as a whole image."""
+"""Maximum numbers of images per form and of scans per JPEG; a scan can take as long to decode as a whole image."""
 
 
 class Decoder:

@@ -39,32 +39,32 @@ NAME = "syncclip"
 """Name of the application in Ray Serve."""
 
 MAX_ONGOING_REQUESTS = 64
-"""Limit per replica; the middleware of each proxy limits waiting requests."""
+"""Maximum number of ongoing requests per replica; the middleware of each proxy limits waiting requests."""
 
 KEEP_ALIVE_SECONDS = 5
-"""Timeout of an idle connection."""
+"""Timeout of an idle connection in seconds."""
 
 MAX_STARTS = 3
-"""Attempts to start a replica on a cluster; object stores may be briefly unavailable."""
+"""Maximum number of attempts to start a replica on a cluster, as object stores may be briefly unavailable."""
 
 
 class ServiceSettings(Settings):
-    """A run and its replicas; `args` of an application in a Ray Serve config file."""
+    """Settings of the service: the run and its replicas. Used as `args` of an application in a Ray Serve config."""
 
     run: str
     """Finished run: a folder, a URL, or `hf://owner/name` on the Hugging Face Hub."""
     backbone: str | None = None
-    """Name or path of the run's CLIP, as `backbone.name` of a recipe; default: as in training."""
+    """Name or path of the run's CLIP model, as in `backbone.name` of a recipe; default: as in training."""
     pretrained: str | None = None
-    """Weights of the CLIP, as `backbone.pretrained`; default: as in training."""
+    """CLIP weights, as in `backbone.pretrained` of a recipe; default: as in training."""
     top: int = Field(5, ge=1)
-    """Default number of classes per image."""
+    """Number of most probable classes to return per image, unless a request sets `top`."""
     replicas: int = Field(1, ge=1)
-    """Number of replicas, each with a model."""
+    """Number of replicas, each with its own model."""
     num_cpus: float = Field(1, gt=0)
     """CPUs per replica."""
     num_gpus: float = Field(0, ge=0)
-    """GPUs per replica; below 1, replicas share a GPU."""
+    """GPUs per replica; with a fraction below 1, replicas share a GPU."""
 
 
 def app(args: dict[str, Any]) -> Application:
@@ -74,7 +74,7 @@ def app(args: dict[str, Any]) -> Application:
         args: values of `ServiceSettings`.
 
     Raises:
-        UserError: a value is invalid, or SYNCCLIP_SERVE_TOKEN is not set: such a file may expose the service.
+        UserError: a value is invalid, or SYNCCLIP_SERVE_TOKEN is not set, which could expose the service to everyone.
     """
     try:
         settings = ServiceSettings.model_validate(args)
@@ -90,7 +90,7 @@ def app(args: dict[str, Any]) -> Application:
 
 
 def application(settings: ServiceSettings, starts: int = MAX_STARTS) -> Application:
-    """The service as a Ray Serve application, for use behind a `Front`.
+    """Return the service as a Ray Serve application, for use behind a `Front`.
 
     Args:
         starts: maximum number of attempts to start a replica.
@@ -117,10 +117,11 @@ def application(settings: ServiceSettings, starts: int = MAX_STARTS) -> Applicat
 
 @contextmanager
 def serving(settings: ServiceSettings, host: str, port: int, token: str | None) -> Iterator[str]:
-    """Run the service during the block, which starts once it is ready; yields its URL.
+    """Run the service during the block, and yield its URL once it is ready.
 
     Raises:
-        UserError: the run or its CLIP is missing, the port is in use, Ray has too few GPUs or Serve is already running.
+        UserError: the run or its CLIP model is missing, the port is in use, Ray has too few GPUs, or Ray Serve is
+            already running.
     """
     check_token(TOKEN, token or "")
     settings = settings.model_copy(update={"run": readable_run(settings.run)[2]})
@@ -136,7 +137,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
             raise UserError("Ray Serve is already running on this cluster; deploy syncclip.serving.service:app there")
         gpus = settings.replicas * settings.num_gpus
         if gpus > (available := capacity().get("GPU", 0.0)):
-            raise UserError(f"--num-gpus: {gpus:g} in total, but Ray has {available:g}; use fewer, or 0 for the CPU")
+            raise UserError(f"--num-gpus: needs {gpus:g} GPUs, but Ray has {available:g}; use fewer, or 0 for the CPU")
         with at_once(serve.shutdown):
             try:
                 url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -145,9 +146,9 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
                 try:
                     yield url
                 finally:
-                    serve.delete(NAME)  # completes requests in flight, unlike a shutdown
+                    serve.delete(NAME)  # unlike a shutdown, this completes requests in flight
             finally:
-                serve.shutdown()  # otherwise it continues to run on a cluster
+                serve.shutdown()  # otherwise Ray Serve would keep running on a cluster
 
 
 def _start(target: Application, host: str, port: int) -> None:
@@ -169,7 +170,7 @@ def _check_middleware(url: str) -> None:
         connection.request("GET", "/-/routes", headers={"host": "localhost"})
         if connection.getresponse().status not in (401, 404):
             raise UserError(
-                f"serve: this cluster's Ray Serve did not load {CALLBACK[1]}; use the same syncclip on all its nodes"
+                f"serve: this cluster's Ray Serve did not load {CALLBACK[1]}; install the same syncclip on all nodes"
             )
 
 

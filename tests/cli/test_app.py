@@ -100,8 +100,8 @@ def test_the_version_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["trian"], "there is no command 'trian'; did you mean 'train'?"),
-        (["prompts", "exprot"], "there is no command 'exprot'; did you mean 'prompts export'?"),
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["prompts", "exprot"], "unknown command 'exprot'; did you mean 'prompts export'?"),
         (["train"], "missing argument"),
         (["synth", "icons", "--bogus"], "no such option"),
         (["shards"], "missing command"),
@@ -169,7 +169,7 @@ def test_a_file_name_that_is_an_option_is_an_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).touch()
-    assert f"{name!r} is an option and the name of a file here" in Outcome(capsys, "classify", "run", name).error
+    assert f"{name!r} is both an option and the name of a file here" in Outcome(capsys, "classify", "run", name).error
     for words in (["--", name], [f"./{name}"]):
         assert "run" in Outcome(capsys, "classify", "run", *words).error
 
@@ -181,7 +181,8 @@ def test_a_file_name_that_is_an_override_trusts_no_code(
     (tmp_path / "training.method=evil:X").touch()
     for command in ("status", "evaluate", "train"):
         assert (
-            "is an override and the name of a file" in Outcome(capsys, command, "icons", "training.method=evil:X").error
+            "both an override and the name of a file"
+            in Outcome(capsys, command, "icons", "training.method=evil:X").error
         )
     assert trusted() == ()
 

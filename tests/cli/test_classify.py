@@ -63,8 +63,8 @@ def test_a_table_is_shown_on_a_terminal(
     [
         (["a.png"], "no run found"),
         (["a.png", "--out", "a.txt"], "use one of .jsonl"),
-        (["a", "b", "--actors", "2"], "but 2 names were given"),
-        (["a", "--num-gpus", "1"], "give --actors as well"),
+        (["a", "b", "--actors", "2"], "but 2 paths were given"),
+        (["a", "--num-gpus", "1"], "--num-gpus requires --actors"),
     ],
 )
 def test_user_errors_are_reported_first(

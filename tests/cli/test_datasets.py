@@ -64,7 +64,7 @@ def test_a_dataset_is_packed_by_a_recipe(capsys: pytest.CaptureFixture[str], tmp
     packed = load_dataset(DatasetSettings(name=str(tmp_path / "runs" / "packed" / "mine")))
     assert packed.split("test").image(0).size == (16, 16)
     for option, value, error in (
-        ("--shots", "few", "--shots few: give whole numbers"),
+        ("--shots", "few", "--shots few: not a list of integers"),
         ("--shots", "0", "select no image"),
         ("--resize", "0", "dataset.resize"),
     ):

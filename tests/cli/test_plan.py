@@ -75,7 +75,7 @@ def test_a_probe_measures_missing_values(
 @pytest.mark.parametrize(
     ("effect", "sentence"),
     [
-        (Effect(difference=2.34, gain=1.8), "1.80 x the throughput of exact in fp32; pixels differ from it by 2.3"),
+        (Effect(difference=2.34, gain=1.8), "1.80 x the throughput of exact in fp32; mean pixel difference 2.3"),
         (None, "exact in fp32 does not fit into memory here"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_plan_shows_images_shards_and_prompts_of_ten_classes(capsys: pytest.Ca
     out = Outcome(capsys, "plan", "travel", "synthesis.images_per_class=10", "synthesis.shard_size=70").out
     assert "14 classes x 10 images = 140 images in 2 shards of up to 70" in out
     assert "a photo of a mountain." in out and "a photo of a rocket." not in out
-    assert "and 4 more classes; --all shows them" in out
+    assert "and 4 more classes; show them with --all" in out
     out = Outcome(capsys, "plan", "travel", "--all").out
     assert "a photo of a truck." in out and "more classes" not in out
 

@@ -28,7 +28,7 @@ def test_others_are_let_in_with_a_token_only(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], train: Train, tmp_path: Path) -> None:
-    assert "set a token by SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "missing", "--host", "0.0.0.0").error
+    assert "set a token with SYNCCLIP_SERVE_TOKEN" in Outcome(capsys, "serve", "missing", "--host", "0.0.0.0").error
     assert "no run found" in Outcome(capsys, "serve", str(tmp_path)).error
     run = train("training.method=zeroshot").url
     with socket.create_server(("127.0.0.1", 0)) as taken:

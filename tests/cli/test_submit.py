@@ -158,7 +158,7 @@ def test_the_job_of_a_classification_repeats_its_arguments(
     assert shlex.split(classification("set").entrypoint)[5] == str(Path(trained).parent / "set")
     assert classification("set").name.startswith("syncclip-classify-")
     assert classification("set").name != classification("set", actors=3).name
-    with pytest.raises(UserError, match="RUN: .* is a path of this machine"):
+    with pytest.raises(UserError, match="RUN: .* is a path on this machine"):
         classification("s3://bucket/set", shared=False)
     with pytest.raises(UserError, match="SHARDS: the URL contains a password"):
         classification("https://me:secret@host/set")
@@ -366,5 +366,5 @@ def test_the_log_is_printed_once_although_polls_fail(
 
 
 def test_a_lost_cluster_is_an_error() -> None:
-    with pytest.raises(UserError, match=r"not reachable any more \(Request.* job syncclip-synth-a continues"):
+    with pytest.raises(UserError, match=r"no longer reachable \(Request.* job syncclip-synth-a continues"):
         submit.follow(Client(polls=[9, -1]), "syncclip-synth-a", "stop")
