@@ -90,7 +90,7 @@ def test_a_class_lost_with_a_damaged_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"classnames": ["cat", "dog", "owl"]}')
     assert load(tmp_path).few_shot(1, seed=1).tolist() == [0, 1]
     (tmp_path / "train" / "00001.parquet").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"1 of the base classes have no training image \('dog'\)"):
+    with pytest.raises(UserError, match=r"1 of the base classes have no training images \('dog'\)"):
         load(tmp_path).few_shot(1, seed=1)
 
 
