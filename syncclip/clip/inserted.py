@@ -43,7 +43,7 @@ def check_towers(text: TextTower, vision: VisionTower, backbone: str) -> None:
     if not text.causal:
         reason = "its text tower is not causal"
     elif not vision.reads_class_token:
-        reason = "its vision tower does not use the class token alone as the feature"
+        reason = "its vision tower does not pool a single class token"
     else:
         return
     raise UserError(

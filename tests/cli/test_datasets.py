@@ -92,7 +92,9 @@ def test_a_first_recipe_loads_the_data(
 def test_overrides_complete_a_first_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tar(tmp_path / "mine" / "0.tar", samples())
     out = str(tmp_path / "first.yaml")
-    assert "labels are numbers without names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", out).error
+    assert (
+        "labels are numbers without class names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", out).error
+    )
     values = {"classnames": [f"{name}: #1" for name in CLASSES], "base": ["red circle: #1"], "split_seed": 3}
     values |= {"template": "the {}"}
     overrides = [f"dataset.{key}={value if key == 'template' else json.dumps(value)}" for key, value in values.items()]
