@@ -8,17 +8,17 @@ from pathlib import Path
 from .drawings import FAMILIES
 
 HEAD = """\
-The embedded world `icons` of syncclip is made from open icon sets, taken from the npm package {source}.
+The embedded benchmark `icons` of syncclip is derived from open icon sets in the npm package {source}.
 
-What was done to the drawings: rasterised to 64x64 pixels, recoloured where they had one colour, put on drawn grounds,
-turned, blurred and given noise (dataset), or used as shapes to train the tiny CLIP and generator (pretraining).
-Every set is under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or BSD-3-Clause. Each image of the
-dataset names its set in its shard (`.txt`).
+Changes to the drawings: they were rasterised at 64x64 pixels, recoloured if they had a single colour, placed on generated
+backgrounds, rotated, blurred and given noise (dataset), or used as shapes to train the small CLIP model and the
+generator (pretraining). Every set is licensed under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or
+BSD-3-Clause. The `.txt` file of each image in the dataset's shards contains the name of its set.
 """
 PARTS = {
     "benchmark_colour": "Dataset, coloured sets",
     "benchmark_single_colour": "Dataset, single-colour sets",
-    "pretraining": "Pretraining of the CLIP and the generator (no image of these sets is shipped)",
+    "pretraining": "Pretraining of the CLIP model and the generator (no images from these sets are shipped)",
 }
 
 
