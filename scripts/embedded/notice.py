@@ -10,9 +10,9 @@ from .drawings import FAMILIES
 HEAD = """\
 The embedded benchmark `icons` of syncclip is derived from open icon sets in the npm package {source}.
 
-Changes to the drawings: they were rasterised at 64x64 pixels, recoloured if they had a single colour, placed on generated
-backgrounds, rotated, blurred and given noise (dataset), or used as shapes to train the small CLIP model and the
-generator (pretraining). Every set is licensed under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or
+Changes to the drawings: they were rasterised at 64x64 pixels, recoloured if they had a single colour, placed on
+generated backgrounds, rotated, blurred and given noise (dataset), or used as shapes to train the small CLIP model and
+the generator (pretraining). Every set is licensed under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or
 BSD-3-Clause. The `.txt` file of each image in the dataset's shards contains the name of its set.
 """
 PARTS = {

@@ -39,7 +39,7 @@ class DatasetSettings(Settings):
     seed: int | None = None
     """Seed of the few-shot sample; None: the seed of the training run."""
     template: ShortText | None = None
-    """Prompt template with `{}` for the class name, or `{a}` for the name with its article; None: dataset default."""
+    """Prompt template with `{}` for the class name, or `{a}` for the name with its article; None: the dataset's."""
     classnames: Annotated[list[ShortText], MANY] | None = None
     """Class names in the order of class ids; None: the names in the dataset."""
     base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
@@ -262,7 +262,7 @@ def _class_id(dataset: Dataset, wanted: str | int) -> int:
     names = dataset.classnames
     if isinstance(wanted, int):
         if not 0 <= wanted < len(names):
-            raise UserError(f"dataset.base: {wanted} is not a class id; ids range from 0 to {len(names) - 1}.")
+            raise UserError(f"dataset.base: {wanted} is not a class id; class ids range from 0 to {len(names) - 1}.")
         return wanted
     matches = [label for label, name in enumerate(names) if name == wanted]
     if not matches:

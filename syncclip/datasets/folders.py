@@ -172,7 +172,7 @@ def require_files(paths: Sequence[str], source: str) -> None:
 
 
 def text_lines(data: bytes, source: str) -> list[tuple[int, str]]:
-    """Return the numbers and content of the non-empty lines of UTF-8 text; a byte order mark is ignored."""
+    """Return pairs (line number, line) of the non-empty lines of UTF-8 text, ignoring a byte order mark."""
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

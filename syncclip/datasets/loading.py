@@ -65,8 +65,8 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
     if empty:
         others = f" and {len(empty) - 1} more" if empty[1:] else ""
         raise UserError(
-            f"dataset {dataset.name!r}: no training images for base class {empty[0]!r}{others}; add some, or leave "
-            "out such classes in dataset.base."
+            f"dataset {dataset.name!r}: no training images for base class {empty[0]!r}{others}; add some, or "
+            "exclude classes without images from dataset.base."
         )
     return dataset
 

@@ -145,7 +145,7 @@ def pack(
     seeds: Iterable[int] = SEEDS,
     resize: int | None = None,
 ) -> dict[Split, int]:
-    """Write few-shot training images, validation images and test images as shards, followed by `dataset.json`.
+    """Write the shards of few-shot training images, validation images and test images, followed by `dataset.json`.
 
     Training images keep their index in the full split, so that the packed dataset has the same few-shot samples. Every
     image is decoded once to detect corrupt files. After a crash, the same call resumes.

@@ -26,7 +26,7 @@ OPEN_CLIP, TRANSFORMERS, ZERO_SHOT = "open_clip_model.safetensors", "model.safet
 TOLERANCE = 1e-4
 """Maximum difference between the logits of the exported model and the run."""
 
-_ARCHITECTURE = "this CLIP's architecture differs from transformers' CLIP"
+_ARCHITECTURE = "the CLIP model's architecture differs from that of transformers' CLIP"
 
 _NAMES = {
     "visual.transformer.resblocks": "vision_model.encoder.layers",
@@ -189,7 +189,7 @@ def _tokenizer(backbone: Backbone, folder: Path) -> Any:
 
 
 def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tuple[list[str], str]:
-    """Return class names and a template that give the tokens of `rows`; full prompts and `{}` if no template fits."""
+    """Return class names and a template with the tokens of `rows`, or full prompts and `{}` if no template fits."""
     names = [readable_name(name) for name in classnames]
     sentences = [tokenizer.decode(row[1:-1]) for row in rows]
     for labels in (names, [with_article(name) for name in names]):

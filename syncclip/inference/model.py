@@ -41,7 +41,7 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Compute without gradients, in one thread at a time because the choice of attention kernel is process-wide."""
+    """Compute without gradients, in one thread at a time since the choice of attention kernel is process-wide."""
     with _LOCK, torch.no_grad():
         yield
 

@@ -254,7 +254,7 @@ def differences(marker: ShardMarker, file: str, tar: str | None, committed: str 
 
     Args:
         file, tar: paths or URLs; `tar` is None if it is not available.
-        committed: sha256 of the tar in its commit marker, used instead of reading the tar.
+        committed: SHA-256 of the tar from its commit marker, used instead of reading the tar.
     """
     if tar is not None and (committed or _sha256(tar, marker.tar_sha256)) != marker.tar_sha256:
         yield f"{tar} is not the tar that {file} was computed from"
