@@ -12,8 +12,9 @@ The embedded benchmark `icons` of syncclip is derived from open icon sets in the
 
 Changes to the drawings: they were rasterised at 64x64 pixels, recoloured if they had a single colour, placed on
 generated backgrounds, rotated, blurred and given noise (dataset), or used as shapes to train the small CLIP model and
-the generator (pretraining). Every set is licensed under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or
-BSD-3-Clause. The `.txt` file of each image in the dataset's shards contains the name of its set.
+the generator (pretraining).
+Every set is licensed under MIT, Apache-2.0, ISC, CC0-1.0, CC-BY-3.0, CC-BY-4.0, Unlicense or BSD-3-Clause. The `.txt`
+file of each image in the dataset's shards contains the name of its set.
 """
 PARTS = {
     "benchmark_colour": "Dataset, coloured sets",
