@@ -1,1 +1,1 @@
-"""Frozen CLIPs with prompts in both towers, prompt texts, and image transforms."""
+"""Frozen CLIP models with prompts in both towers, prompt text, and image transforms."""

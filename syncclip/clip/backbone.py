@@ -1,4 +1,4 @@
-"""Load a frozen CLIP: the embedded one, a folder, or any model of open_clip."""
+"""Load a frozen CLIP model: the embedded one, a folder, or any open_clip model."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ CONFIG = "open_clip_config.json"
 
 
 class BackboneSettings(Settings):
-    """Section `backbone` of a recipe."""
+    """Section `backbone` of a recipe: the frozen CLIP model and its precision."""
 
     name: str = EMBEDDED
-    """CLIP: an open_clip model such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (embedded)."""
+    """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (embedded)."""
     pretrained: str | None = None
-    """Weights of an open_clip model: a tag such as `openai`, or a file; None for folders and `hf-hub:`."""
+    """Weights of an open_clip model: a tag such as `openai`, or a file; None for `icons`, folders and `hf-hub:`."""
     precision: Precision = "fp32"
     """Precision of the image and text towers; prompts and losses stay in fp32. fp16 is for evaluation on GPUs only."""
     checkpoint_activations: bool = False
-    """Recompute activations in the backward pass, to save memory at the cost of time."""
+    """Recompute activations in the backward pass to save memory at the cost of time."""
 
     def placed(self) -> BackboneSettings:
-        """Return settings with absolute paths, for processes with another working directory."""
+        """Return the settings with absolute paths, for processes with a different working directory."""
         folder, weights = Path(self.name.removeprefix("local-dir:")), Path(self.pretrained or "")
         return self.model_copy(
-            update={  # links are kept, since the Hub's cache links to files without an extension
+            update={  # links are not resolved, since the Hub's cache links to files without an extension
                 "name": str(folder.absolute()) if self.name != EMBEDDED and folder.is_dir() else self.name,
                 "pretrained": str(weights.absolute()) if weights.is_file() else self.pretrained,
             }
@@ -52,13 +52,13 @@ class BackboneSettings(Settings):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen CLIP with its tokenizer and preprocessing.
+    """A frozen CLIP model with its tokenizer and preprocessing.
 
     Attributes:
-        model: open_clip's model, in evaluation mode and without gradients.
-        tokenizer: texts -> (n, context) token ids; takes `context_length`.
-        preprocess: evaluation transform, PIL image -> (3, image_size, image_size).
-        mean, std: normalisation of the channels, for pixel values from 0 to 1.
+        model: open_clip model, in evaluation mode and without gradients.
+        tokenizer: function from texts to token ids (n, context), with the argument `context_length`.
+        preprocess: evaluation transform from a PIL image to a tensor (3, image_size, image_size).
+        mean, std: normalisation of the channels, for pixel values in [0, 1].
         config: open_clip's `model_cfg`.
     """
 
@@ -75,7 +75,7 @@ class Backbone:
 
     @property
     def logit_scale(self) -> float:
-        """Factor of the cosine similarities before the softmax."""
+        """Scale of the cosine similarities before the softmax."""
         scale: Any = self.model.logit_scale
         return float(scale.exp())
 
@@ -88,7 +88,7 @@ class Backbone:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of all parameters, buffers and activation functions; takes seconds for a large CLIP."""
+        """Checksum of all parameters, buffers and activation functions; takes seconds for a large model."""
         import torch
 
         classes = {type(module).__name__ for module in self.model.modules()}
@@ -100,15 +100,15 @@ class Backbone:
 
 
 def load_backbone(settings: BackboneSettings) -> Backbone:
-    """Load a CLIP on the CPU.
+    """Load a CLIP model on the CPU.
 
     Raises:
-        UserError: the name or tag is unknown, the weights are not available, or the folder is damaged.
+        UserError: the name or tag is unknown, the weights are not available, or the folder is corrupt.
     """
-    import open_clip  # takes seconds
+    import open_clip  # slow to import
     from transformers import dynamic_module_utils
 
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # reject remote code without a prompt
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # reject remote code without asking the user
     name = _source(settings)
     try:
         model, _, preprocess = open_clip.create_model_and_transforms(
@@ -166,12 +166,12 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def _source(settings: BackboneSettings) -> str:
-    """Return the model's name for open_clip; raises a `UserError` for an unknown one before any download."""
+    """Return the model name for open_clip, or raise a `UserError` for an unknown name before any download."""
     import open_clip
 
     name = settings.name
     if name == EMBEDDED:
-        return _local(CLIP, "run `make icons` to build it, or install the package again")
+        return _local(CLIP, "run `make icons` to build it, or reinstall syncclip")
     if name.startswith("local-dir:") or Path(name).is_dir():
         folder = Path(name.removeprefix("local-dir:"))
         verify_folder(folder)
@@ -182,20 +182,20 @@ def _source(settings: BackboneSettings) -> str:
     if name.replace("/", "-") not in models:
         near = nearest(name, [EMBEDDED, *models]) or EMBEDDED
         raise UserError(
-            f"backbone.name: unknown CLIP '{name}'; did you mean '{near}'? "
-            f"Use '{EMBEDDED}', a folder, 'hf-hub:owner/name' or a model of open_clip"
+            f"backbone.name: unknown CLIP model '{name}'; did you mean '{near}'? "
+            f"Use '{EMBEDDED}', a folder, 'hf-hub:owner/name' or an open_clip model"
         )
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
     if settings.pretrained not in tags and not Path(settings.pretrained or "").is_file():
         tag = settings.pretrained
         cause = f"'{tag}' is neither a tag of {name} nor a file" if tag else "is not set"
-        choice = f"choose one of {', '.join(tags)}" if tags else "give a file, as none are published"
+        choice = f"choose one of {', '.join(tags)}" if tags else "set a file, since no weights are published"
         raise UserError(f"backbone.pretrained: {cause}; {choice}")
     return name
 
 
 def _quick_gelu(settings: BackboneSettings) -> bool:
-    """Whether the weights were trained with QuickGELU, like OpenAI's; open_clip only warns about a mismatch."""
+    """Return whether the weights were trained with QuickGELU, like OpenAI's; open_clip only warns about a mismatch."""
     import open_clip
 
     published = open_clip.get_pretrained_cfg(settings.name.replace("/", "-"), settings.pretrained or "")
@@ -204,5 +204,5 @@ def _quick_gelu(settings: BackboneSettings) -> bool:
 
 def _local(path: Path, remedy: str) -> str:
     if not (path / CONFIG).is_file():
-        raise UserError(f"backbone.name: there is no CLIP in {path}; {remedy}")
+        raise UserError(f"backbone.name: there is no CLIP model in {path}; {remedy}")
     return f"local-dir:{path}"

@@ -1,4 +1,4 @@
-"""Operations of both towers: a transformer block, prompts among its tokens, and the precision."""
+"""Operations shared by both towers: transformer blocks, insertion of prompts, and precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.clip.parts import SHORT, BlockPart, attend_with
 from syncclip.core.settings import UserError
 
 Prompts = Sequence[Tensor | None]
-"""Prompts of a tower's first blocks, see `PromptedClip.encode_text`."""
+"""Prompts of a tower's first blocks (see `PromptedClip.encode_text`)."""
 
 
 def attend(
@@ -58,13 +58,13 @@ def attend(
 
 
 def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """Write vectors (…, m, width), broadcast, into x (*, C, L, width) at the first m of the slots (C, n)."""
+    """Broadcast vectors (…, m, width) into x (*, C, L, width) at the first m of the n slots (C, n)."""
     shape = *x.shape[:-2], *vectors.shape[-2:]
     return x.scatter(-2, slots[:, : shape[-2], None].expand(shape), vectors.to(x.dtype).expand(shape))
 
 
 def of_each_class(vectors: Tensor | None) -> bool:
-    """Whether a block's vectors are class-specific."""
+    """Return whether a block's vectors are class-specific."""
     return vectors is not None and vectors.dim() > 2 and vectors.shape[-3] > 1
 
 
@@ -76,13 +76,13 @@ def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
 
 
 def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> None:
-    """Raise a UserError for more prompts than a tower has blocks.
+    """Raise a UserError if there are prompts for more blocks than the tower has.
 
-    Each prompt has a vector per slot (`tokens`); if shared and class-specific prompts are mixed, as in TCP, one of them
-    may have fewer.
+    Each prompt has one vector per slot (`tokens`). If shared and class-specific prompts are mixed, as in TCP, one of
+    the two kinds may have fewer vectors.
     """
     if len(prompts) > layers:
-        raise UserError(f"cannot prompt {len(prompts)} blocks of a {tower} tower with {layers}; lower the depth")
+        raise UserError(f"cannot prompt {len(prompts)} blocks of a {tower} tower with {layers}; reduce the depth")
     shapes = [tuple(vectors.shape) for vectors in prompts if vectors is not None]
     mixed = len({len(shape) for shape in shapes}) > 1
     counts = {shape[-2] for shape in shapes}
@@ -92,17 +92,17 @@ def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> Non
 def autocast(precision: Precision, device: torch.device, learned: Iterable[Tensor | None]) -> torch.autocast:
     """Return the autocast context of a tower.
 
-    fp16 is for evaluation on GPUs without fast bf16: many gradients of prompts would underflow to zero.
+    fp16 is for evaluation on GPUs without fast bf16; in training, many prompt gradients would underflow to zero.
 
     Args:
-        learned: prompts and parameters of parts.
+        learned: prompts, and the parameters of learned parts.
 
     Raises:
         UserError: fp16 without a GPU, or with gradients.
     """
     if precision == "fp16":
         if device.type != "cuda":
-            raise UserError(f"backbone.precision: fp16 requires a GPU, and this is a {device.type}; use bf16 or fp32")
+            raise UserError(f"backbone.precision: fp16 requires a GPU, but the device is {device}; use bf16 or fp32")
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in learned):
             raise UserError(
                 "backbone.precision: gradients underflow in fp16; train in bf16 or fp32, and use fp16 for evaluation"

@@ -15,11 +15,11 @@ from syncclip.core.settings import UserError
 
 @dataclass(frozen=True)
 class Inserted:
-    """K vectors after the start token of a text or the class token of an image, without positions.
+    """K vectors without positions, inserted after the start token of a text or the class token of an image.
 
     Attributes:
-        vectors: block -> (K, width), or (B, K, width) for each image. They are inserted before the first of these
-            blocks, and replaced before the others.
+        vectors: vectors by block: (K, width), or (B, K, width) with K vectors per image. They are inserted before the
+            first of these blocks and replaced before the others.
     """
 
     vectors: Mapping[int, Tensor]
@@ -30,7 +30,7 @@ class Inserted:
         return next(iter(self.vectors.values())).shape[-2]
 
     def enter(self, x: Tensor, block: int) -> Tensor:
-        """Insert or replace the vectors of a block, if it has any, in its tokens (*, T, width)."""
+        """Insert or replace a block's vectors, if any, in its tokens (*, T, width)."""
         if block not in self.vectors:
             return x
         vectors = self.vectors[block].to(x.dtype).expand(*x.shape[:-2], -1, -1)
@@ -41,12 +41,12 @@ class Inserted:
 def check_towers(text: TextTower, vision: VisionTower, backbone: str) -> None:
     """Raise a UserError unless the text tower is causal and the vision tower reads its class token."""
     if not text.causal:
-        reason = "in its text tower every token attends to all others"
+        reason = "its text tower is not causal"
     elif not vision.reads_class_token:
-        reason = "its vision tower pools other tokens than a class token"
+        reason = "its vision tower does not pool a single class token"
     else:
         return
     raise UserError(
-        f"backbone.name: the method inserts tokens after the first one of each tower, which '{backbone}' does not "
-        f"support ({reason}); use a model such as 'ViT-B-16', or a method that learns prompts"
+        f"backbone.name: the method inserts tokens after the first token of each tower, which '{backbone}' does "
+        f"not support ({reason}); use a model such as 'ViT-B-16', or a method that learns prompts"
     )

@@ -14,21 +14,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from syncclip.core.settings import UserError
 
 Matrix = Literal["q", "k", "v", "out", "fc", "proj"]
-"""Matrices of a block: query, key, value and output of the attention, and two of the MLP."""
+"""Matrices of a block: query, key, value and output of the attention, and the two layers of the MLP."""
 
 SHORT = 64
-"""Number of tokens up to which unfused attention is faster on a CPU (91 instead of 141 ms per step with 21 tokens)."""
+"""Number of tokens up to which unfused attention is faster on a CPU (91 vs. 141 ms per step for 21 tokens)."""
 
 
 class BlockPart(nn.Module):
     """The learned part of a block; this base class changes nothing.
 
-    It must process each token independently: shared tokens are computed separately, and in the last block only the
-    token that is read passes `q`, `out`, the MLP and `beside`.
+    It must process each token independently, because shared tokens are computed separately and, in the last block, only
+    the token that is read passes through `q`, `out`, the MLP and `beside`.
     """
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG002
-        """Apply one of the block's frozen matrices to tokens x (*, T, in); returns (*, T, out)."""
+        """Apply one of the block's frozen matrices to tokens x (*, T, in), and return (*, T, out)."""
         return F.linear(x, weight, bias)
 
     def norm(self, name: Literal["ln_1", "ln_2"], frozen: nn.Module, x: Tensor) -> Tensor:  # noqa: ARG002
@@ -37,12 +37,12 @@ class BlockPart(nn.Module):
         return normed
 
     def beside(self, normed: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return what to add to the block's output (*, T, width), given its input after `ln_1`; None: nothing."""
+        """Return a residual for the block's output (*, T, width), given its input after `ln_1`; None: no residual."""
         return None
 
 
 Parts = Sequence[BlockPart] | nn.ModuleList
-"""One part per block of a tower; empty: the frozen tower."""
+"""One part per block of a tower; empty for a tower without learned parts."""
 
 
 def learned(parts: Parts) -> Iterable[Tensor]:
@@ -51,10 +51,10 @@ def learned(parts: Parts) -> Iterable[Tensor]:
 
 
 def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
-    """Return the part of each block, or None for each; raises a `UserError` for another number of parts."""
+    """Return each block's part (None if there are no parts), or raise a `UserError` if their number is wrong."""
     if len(parts) not in (0, layers):
         raise UserError(
-            f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; give one for each"
+            f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; give one part per block"
         )
     return [*cast(Iterable[BlockPart], parts)] or [None] * layers
 
@@ -67,7 +67,7 @@ def attend_with(
     head: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compute `blocks.attend` with a part."""
+    """Compute `blocks.attend` for a block with a learned part."""
     attention, lead = block.attn, tokens.shape[:-2]
     keys = part.norm("ln_1", block.ln_1, tokens)
     normed, query = (keys, tokens) if query is None else (part.norm("ln_1", block.ln_1, query), query)

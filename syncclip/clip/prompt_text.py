@@ -1,4 +1,4 @@
-"""Class names in prompts: templates, English articles, and CLIP's words."""
+"""Class names in prompts: templates, English articles, and word splitting as in CLIP's tokenizers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _VOWEL = re.compile(
 )
 """Prefixes of lower-case words whose first sound is a vowel."""
 _SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
-"""Prefixes of words that are spelled out."""
+"""Prefixes of words that are spelled out letter by letter."""
 
 
 def readable_name(classname: str) -> str:
-    """Return a class name with single spaces for underscores and white space."""
+    """Return a class name with underscores and whitespace replaced by single spaces."""
     return " ".join(classname.replace("_", " ").split())
 
 
@@ -33,7 +33,7 @@ def fill(template: str, classnames: Iterable[str]) -> list[str]:
 
 
 def filled(template: str, classname: str) -> str:
-    """Insert one class name into the template, see `fill`."""
+    """Insert a single class name into the template (see `fill`)."""
     return fill(template, [classname])[0]
 
 
@@ -45,14 +45,14 @@ def with_article(classname: str) -> str:
 
 
 def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
-    """Return "<phrase> <name>." for every class; an empty phrase is replaced by n times "X"."""
+    """Return "<phrase> <name>." for every class; an empty phrase is replaced by "X", repeated n times."""
     prefix = phrase or " ".join(["X"] * n)
     return [f"{prefix} {readable_name(name)}.".strip() for name in classnames]
 
 
 def too_long(sentence: str, context: int) -> str:
-    """Return the message for a text of more than `context` tokens."""
-    return f"the text '{sentence}' does not fit the {context} tokens of this CLIP's context"
+    """Return the error message for a text with more than `context` tokens."""
+    return f"the text '{sentence}' does not fit the {context} tokens of the CLIP context"
 
 
 def clip_words(classname: str) -> str:
@@ -65,7 +65,7 @@ def clip_words(classname: str) -> str:
     if classname.isascii():
         text = html.unescape(html.unescape(classname))
     else:
-        from open_clip.tokenizer import basic_clean  # takes seconds
+        from open_clip.tokenizer import basic_clean  # slow to import
 
         text = basic_clean(classname)
     return " ".join(regex.findall(CLIP_WORD, readable_name(text).lower()))

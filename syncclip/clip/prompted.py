@@ -1,14 +1,15 @@
-"""A frozen CLIP with prompts in both towers: learned vectors among the tokens of the first blocks.
+"""A frozen CLIP model with prompts in both towers: learned vectors among the tokens of the first blocks.
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
-* text: [start][n vectors][name][.][end]; each prompted block replaces the vectors in these slots.
-* vision: [class][patches][N vectors]; appended without position before the first norm, replaced before deeper blocks.
-* A list of prompts has one entry per prompted block. For texts, None keeps the states of all slots, and fewer vectors
-  than slots keep those of the last ones.
+* Text: [start][n vectors][name][.][end]. Each prompted block replaces the vectors in these slots.
+* Vision: [class][patches][N vectors]. The vectors have no position; they are appended before the first norm and
+  replaced before deeper blocks.
+* A list of prompts has one entry per prompted block. For text, None keeps the states of all slots; if there are fewer
+  vectors than slots, the last slots keep their states.
 
-Optimisations: with a causal text tower (unlike SigLIP's), texts are cut to the longest of similar length, and tokens
-shared by all texts are computed once. The last block computes only the token that is read.
+Optimisations: with a causal text tower (unlike SigLIP's), texts of similar length are truncated to the longest of them,
+and tokens shared by all texts are computed once. The last block computes only the token that is read.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ from syncclip.core.settings import Position
 
 
 class PromptedClip(nn.Module):
-    """Both towers of a `Backbone`, frozen. Features are not normalised, and in float32.
+    """The two frozen towers of a `Backbone`. Features are float32 and not normalised.
 
-    Towers that do not support prompts still encode texts or images without prompts.
+    A tower that does not support prompts can still encode texts or images without prompts.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -54,25 +55,25 @@ class PromptedClip(nn.Module):
         self.model: Any = backbone.model.eval().requires_grad_(False)
         self._text, self._vision = text_tower(self.model), vision_tower(self.model)
         self.text_cache: dict[tuple[str | int, ...], Tensor] = {}
-        """Cached features of hand-written prompts, see `methods.frozen`."""
+        """Cached features of hand-written prompts (see `methods.frozen`)."""
 
     @property
     def text(self) -> TextTower:
-        """The text tower; raises a `UserError` if it does not support prompts."""
+        """Return the text tower, or raise a `UserError` if it does not support prompts."""
         if self._text is None:
             raise no_text_prompts(self.backbone.name)
         return self._text
 
     @property
     def vision(self) -> VisionTower:
-        """The vision tower; raises a `UserError` if it does not support prompts."""
+        """Return the vision tower, or raise a `UserError` if it does not support prompts."""
         if self._vision is None:
             raise no_vision_prompts(self.model, self.backbone.name)
         return self._vision
 
     @property
     def context(self) -> int:
-        """Maximum number of tokens of a text, including start and end."""
+        """Maximum number of tokens of a text, including the start and end tokens."""
         if self._text is None:
             tokenizer: Any = self.backbone.tokenizer
             return int(tokenizer.context_length)
@@ -85,18 +86,18 @@ class PromptedClip(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """Factor of the cosine similarities before the softmax, a scalar."""
+        """Scalar that scales the cosine similarities before the softmax."""
         scale: Tensor = self.model.logit_scale
         return scale.exp().reshape(())
 
     @property
     def logit_bias(self) -> Tensor | None:
-        """Scalar added to the scaled cosine similarities, in SigLIP and similar models; else None."""
+        """Scalar added to the scaled cosine similarities in SigLIP and similar models; None for other models."""
         bias: Tensor | None = self.model.logit_bias
         return bias if bias is None else bias.reshape(())
 
     def lengths(self, sentences: Sequence[str]) -> Tensor:
-        """Return the number of tokens (C,) of each text, including start and end."""
+        """Return the number of tokens (C,) of each text, including the start and end tokens."""
         return self._tokenize(sentences)[1] + 1
 
     def texts(self, sentences: Sequence[str]) -> PromptTokens:
@@ -104,7 +105,7 @@ class PromptedClip(nn.Module):
         return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
     def text_places(self, sentences: Sequence[str], n: int) -> PromptTokens:
-        """Embed texts whose first n tokens are slots for learned vectors, initialised with the first text's words.
+        """Embed texts whose first n tokens are slots for learned vectors, initialised from the first text.
 
         Raises:
             UserError: a text exceeds the context.
@@ -118,15 +119,15 @@ class PromptedClip(nn.Module):
     ) -> PromptTokens:
         """Embed the prompts "<initial words> <name>." with n slots for learned vectors.
 
-        The first n tokens of the initial words become the slots, and the others remain text. Above
+        The first n tokens of the initial words become the slots; their other tokens remain text. If n exceeds
         `WORD_TOKENS`, the initial words are ignored.
 
         Args:
-            n: number of slots; None: the number of words.
+            n: number of slots; None: the number of initial words.
             position: position of the class name relative to the slots.
 
         Raises:
-            UserError: the words have fewer than n tokens, or a text exceeds the context.
+            UserError: the initial words have fewer than n tokens, or a text exceeds the context.
         """
         if n is None:
             n = len(initial_words.split())
@@ -139,7 +140,7 @@ class PromptedClip(nn.Module):
             count = int(self._tokenize([initial_words])[1]) - start
             check_words(initial_words, count, n)
             initial = embedding(ids[0, start : start + n].to(self.device)).clone()
-        # Names are tokenised alone: a name's last token and the full stop after it may be merged in the prompt.
+        # Names are tokenised alone, since a name's last token and the full stop may be merged in the prompt.
         names = self._tokenize([readable_name(name) for name in classnames])[1] - start
         ids, slots = arrange(ids, start, start + count + names, n, position)
         return self._embed(ids, slots, initial)
@@ -147,17 +148,17 @@ class PromptedClip(nn.Module):
     def encode_text(
         self, tokens: PromptTokens, prompts: Prompts = (), parts: Parts = (), inserted: Inserted | None = None
     ) -> Tensor:
-        """Text features.
+        """Compute text features.
 
         Args:
             tokens: C texts with n slots for learned vectors.
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) per class, or
-                (B, C, n, width) or (B, 1, n, width) per image; None: nothing is replaced.
+                (B, C, n, width) or (B, 1, n, width) per image; None: the block replaces no vectors.
             parts: learned parts, one per block.
-            inserted: vectors after the start token of a causal tower, instead of prompts.
+            inserted: vectors inserted after the start token of a causal tower, instead of prompts.
 
         Returns:
-            (C, D), or (B, C, D) with prompts per image.
+            Features (C, D), or (B, C, D) with prompts per image.
         """
         if not prompts and not len(parts) and inserted is None and self._text is None:
             return self._by_open_clip(self.model.encode_text, tokens.ids)
@@ -177,11 +178,11 @@ class PromptedClip(nn.Module):
             if prompts and prompts[0] is not None:
                 x = place(x, prompts[0], tokens.slots)
             x = x + tower.positions(length)
-            # By the causal mask, shared tokens attend only to each other.
+            # Because of the causal mask, shared tokens attend only to each other.
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
             for i, (block, part) in enumerate(blocks):
-                if i == apart and head is not None:  # no token is shared from here on
+                if i == apart and head is not None:  # no tokens are shared from this block on
                     x, head, shared = torch.cat([head.expand(*lead, -1, -1), x], dim=-2), None, 0
                 if 0 < i < len(prompts) and (vectors := prompts[i]) is not None:
                     if head is None:
@@ -207,17 +208,17 @@ class PromptedClip(nn.Module):
     def encode_images(
         self, images: Tensor, prompts: Sequence[Tensor] = (), parts: Parts = (), inserted: Inserted | None = None
     ) -> Tensor:
-        """Image features.
+        """Compute image features.
 
         Args:
-            images: (B, 3, H, W), normalised.
+            images: normalised images (B, 3, H, W).
             prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) per image, so that
                 one pass encodes images of several domains.
             parts: learned parts, one per block.
-            inserted: vectors after the class token of a tower that reads it, instead of prompts.
+            inserted: vectors inserted after the class token of a tower that reads it, instead of prompts.
 
         Returns:
-            (B, D); with inserted vectors (B, D + width), which includes the mean of their outputs after the last norm.
+            Features (B, D); with inserted vectors, (B, D + width) with the mean of their outputs after the last norm.
         """
         if not prompts and not len(parts) and inserted is None and self._vision is None:
             return self._by_open_clip(self.model.encode_image, images)
@@ -253,7 +254,7 @@ class PromptedClip(nn.Module):
         return float32(features, self.backbone.precision)
 
     def _run(self, block: Callable[..., Tensor], *arguments: Any, random: bool = False) -> Tensor:
-        """Run a block; `random`: recomputation must reproduce the random numbers of its part."""
+        """Run a block; set `random` if recomputation must reproduce the random numbers of its part."""
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
             output: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
             return output
@@ -267,7 +268,7 @@ class PromptedClip(nn.Module):
         return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame[1])
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Embed texts; for a causal tower, they are cut after the last token that is read."""
+        """Embed texts; for a causal tower, truncate them after the last token that is read."""
         tower, shared = self._text, 0
         if tower is None:  # open_clip embeds the texts
             return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)

@@ -1,4 +1,4 @@
-"""The components of open_clip's text transformer that prompts require."""
+"""Components of open_clip's text transformer that are required for prompts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TextTower:
         return ids.argmax(dim=-1) if self.pool == "argmax" else (ids == self.end).int().argmax(dim=-1)
 
     def positions(self, length: int) -> Tensor:
-        """Return the positional embedding (length, width) of the first tokens."""
+        """Return the positional embeddings (length, width) of the first tokens."""
         positions: Tensor = self.module.positional_embedding[:length]
         return positions
 
@@ -68,7 +68,7 @@ class TextTower:
 
 def text_tower(model: Any) -> TextTower | None:
     """Return the text tower of an open_clip model, or None for other architectures, such as CoCa's or RoBERTa."""
-    # These imports take seconds.
+    # These modules are slow to import.
     from open_clip.model import CLIP
     from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 

@@ -14,15 +14,15 @@ from syncclip.core.settings import Position, UserError
 from syncclip.core.text import counted
 
 WORD_TOKENS = 4
-"""Maximum number of learned tokens that words initialise; longer contexts are random, as in IVLP's and MaPLe's code."""
+"""Maximum number of learned tokens initialised from words; others are random, as in the code of IVLP and MaPLe."""
 LENGTH_STEP = 3
-"""Texts whose lengths differ by less are encoded together."""
+"""Width, in tokens, of the length ranges in which texts are encoded together."""
 SMALL_GROUP = 32
-"""Smaller groups are merged with the next longer one."""
+"""Minimum number of texts in a group; a smaller group is merged with the group of the next longer texts."""
 
 
 class TextTooLongError(UserError):
-    """A text exceeds the context; tokenizers would silently truncate it."""
+    """Raised if a text exceeds the context, since tokenizers would silently truncate it."""
 
 
 class PromptTokens(nn.Module):
@@ -30,12 +30,12 @@ class PromptTokens(nn.Module):
 
     Attributes:
         ids: (C, L) token ids.
-        embeddings: (C, L, width) without positions.
-        read: (C,) position of the token whose output is the feature, such as CLIP's end token.
+        embeddings: (C, L, width) token embeddings without positions.
+        read: (C,) positions of the tokens whose output is the feature, such as CLIP's end token.
         slots: (C, n) positions of the learned vectors.
-        shared: length of the common prefix, including all slots, that a causal tower computes once; 0 for others.
+        shared: length of the common prefix, including all slots, that a causal tower computes once; 0 for other towers.
         initial: (n, width) initial vectors from words, or None.
-        lengths: length of each text up to the token that is read.
+        lengths: number of tokens of each text, up to the token that is read.
     """
 
     ids: Tensor
@@ -61,11 +61,11 @@ class PromptTokens(nn.Module):
         self.lengths: list[int] = (read + 1).tolist() if lengths is None else lengths
 
     def __getitem__(self, rows: slice) -> PromptTokens:
-        """Return a slice of the texts, with the length and shared tokens of all."""
+        """Return a slice of the texts, with the padded length and shared tokens of all texts."""
         return self._some(rows, self.lengths[rows], self.ids.shape[1])
 
     def group(self, rows: list[int]) -> PromptTokens:
-        """Return the texts of these rows, cut to the longest of them, with the shared tokens of all."""
+        """Return the texts of these rows, truncated to the longest of them, with the shared tokens of all texts."""
         lengths = [self.lengths[row] for row in rows]
         return self._some(rows, lengths, max(lengths))
 
@@ -75,7 +75,7 @@ class PromptTokens(nn.Module):
 
 
 def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group rows of similar length, the shortest first; small groups are merged with longer ones."""
+    """Group rows of similar length, shortest first; small groups are merged with longer ones."""
     groups: list[list[int]] = [[]]
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     for _, rows in groupby(by_length, key=lambda row: lengths[row] // LENGTH_STEP):
@@ -91,7 +91,7 @@ def in_groups(
     prompts: Prompts,
     groups: list[list[int]],
 ) -> Tensor:
-    """Encode groups of texts one after another; returns features (C, D) or (B, C, D) in the original order."""
+    """Encode groups of texts one after another, and return features (C, D) or (B, C, D) in the original order."""
     features = []
     for rows in groups:
         own = [each[..., rows, :, :] if each is not None and of_each_class(each) else each for each in prompts]
@@ -101,15 +101,15 @@ def in_groups(
 
 
 def frame(tokenizer: Callable[..., Tensor], context: int) -> tuple[int, int]:
-    """Return the number of start tokens of a tokenizer (1 in CLIP, 0 in SigLIP), and the id of its end token (or of
-    padding, if it has none)."""
+    """Return the number of start tokens of a tokenizer (1 in CLIP, 0 in SigLIP) and the id of its end token, or of its
+    padding token if there is no end token."""
     empty, word = tokenizer(["", "a"], context_length=context)
     start = int((empty != word).int().argmax())
     return start, int(empty[start])
 
 
 def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: int, end: int) -> tuple[Tensor, Tensor]:
-    """Return token ids (C, context), and the positions (C,) of the end tokens.
+    """Return token ids (C, context) and the positions (C,) of the end tokens.
 
     Raises:
         TextTooLongError: a text exceeds the context.
@@ -129,8 +129,8 @@ def check_words(initial_words: str, tokens: int, n: int) -> None:
     """Raise a UserError if the initial words have fewer than n tokens."""
     if tokens < n:
         raise UserError(
-            f"initial_words '{initial_words}' has {counted(tokens, 'token')}, but initialises {n} text tokens; "
-            f"use more words, none, or {counted(tokens, 'text token')}"
+            f"initial_words '{initial_words}' has {counted(tokens, 'token')} to initialise {n} text tokens; "
+            f"use more words, no words, or {counted(tokens, 'text token')}"
         )
 
 
@@ -142,7 +142,7 @@ def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) 
         stops: (C,) positions after the names; later tokens are not moved.
 
     Returns:
-        The reordered ids, and the positions (C, n) of the slots.
+        The reordered ids and the positions (C, n) of the slots.
     """
     before = {"end": n, "middle": n // 2, "front": 0}[position]
     slots = torch.arange(start, start + n).repeat(len(ids), 1)

@@ -21,11 +21,11 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Crop of random area and aspect ratio, resized to `size`; random horizontal flip; normalisation.
+    """Random crop resized to `size`, random horizontal flip, and normalisation.
 
     Args:
-        scale: range of the crop's area, as fractions of the image's.
-        flip: probability of the flip.
+        scale: range of the crop area, as fractions of the image area.
+        flip: probability of a flip.
     """
 
     size: int
@@ -35,7 +35,7 @@ class TrainTransform:
     flip: float = 0.5
 
     def __call__(self, image: Image.Image, generator: torch.Generator) -> Tensor:
-        """Return a tensor (3, size, size) of float32."""
+        """Return a float32 tensor (3, size, size)."""
         image = image.convert("RGB")
         top, left, height, width = random_crop(image.height, image.width, self.scale, generator)
         size = [self.size, self.size]
@@ -52,7 +52,7 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """Return the image resized and cropped by `preprocess`, which converts both images to the same tensor."""
+    """Resize and crop an image as in `preprocess`, which converts the result and the original to the same tensor."""
     result = image
     for step in getattr(preprocess, "transforms", ()):
         if isinstance(step, ToTensor):
@@ -65,7 +65,7 @@ def random_crop(
     height: int, width: int, scale: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of a crop with uniform area and log-uniform aspect ratio, as in torchvision's
-    `RandomResizedCrop`; if no attempt fits the image, the largest central crop."""
+    `RandomResizedCrop`, or of the largest central crop if no attempt fits the image."""
     for _ in range(ATTEMPTS):
         area = height * width * _uniform(*scale, generator)
         aspect = math.exp(_uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), generator))

@@ -1,6 +1,6 @@
-"""The vision transformers of open_clip and timm in the steps between which prompts are inserted.
+"""Vision transformers of open_clip and timm, split into steps between which prompts are inserted.
 
-Prompts follow the patches, have no position, pass the norm before the first block, and are excluded from pooling.
+Prompts follow the patches, have no position, pass through the norm before the first block, and are not pooled.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from syncclip.clip.parts import Parts, for_blocks
 from syncclip.core.settings import UserError
 
 Block = Callable[[Tensor | None, Tensor], Tensor]
-"""(query, tokens) -> the block's output (B, Q, width) for the query, the first tokens; None: for all tokens."""
+"""Function from (query, tokens) to the output (B, Q, width) for the query (the first Q tokens); None: all tokens."""
 
 
 class VisionTower(Protocol):
-    """A vision transformer in the steps between which prompts are inserted.
+    """A vision transformer, split into steps between which prompts are inserted.
 
     Attributes:
         reads_class_token: whether the feature is the output of the class token alone.
@@ -36,23 +36,23 @@ class VisionTower(Protocol):
     last_norm: Callable[[Tensor], Tensor]
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the tokens (B, T, width) of images (B, 3, H, W): class token (if any) and patches, with positions."""
+        """Return the tokens (B, T, width) of images (B, 3, H, W): class token, if any, and patches, with positions."""
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
-        """Return the blocks for T tokens and this number of prompts; raises a `UserError` if parts are unsupported."""
+        """Return the blocks for this number of prompts, or raise a `UserError` if parts are unsupported."""
 
     def inside(self) -> Sequence[Any]:
-        """Return the modules of the blocks, to initialise parts; raises a `UserError` if parts are unsupported."""
+        """Return the block modules for initialising parts, or raise a `UserError` if parts are unsupported."""
 
     def read(self, x: Tensor) -> Tensor:
-        """Return the tokens whose output of the last block is pooled."""
+        """Return the tokens whose outputs of the last block are pooled."""
 
     def pool(self, x: Tensor) -> Tensor:
-        """Compute features (B, D) from that output."""
+        """Compute features (B, D) from the last block's outputs for these tokens."""
 
 
 class PlainVision:
-    """open_clip's `VisionTransformer`: OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA, CoCa."""
+    """open_clip's `VisionTransformer`, as in OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA and CoCa models."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -90,7 +90,7 @@ class PlainVision:
 
 
 class TimmVision:
-    """A `VisionTransformer` or `Eva` of timm: SigLIP, EVA-CLIP, Perception Encoder, ViTamin, MobileCLIP-B."""
+    """timm's `VisionTransformer` or `Eva`, as in SigLIP, EVA-CLIP, Perception Encoder, ViTamin and MobileCLIP-B."""
 
     reads_class_token = False  # timm does not expose it
 
@@ -103,7 +103,7 @@ class TimmVision:
     def embed(self, images: Tensor) -> Tensor:
         # timm has no public function for this; which tokens have positions differs between towers.
         embedded: Any = self.trunk._pos_embed(self.trunk.patch_embed(images))
-        tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva also returns its rotations
+        tokens: Tensor = embedded[0] if isinstance(embedded, tuple) else embedded  # Eva also returns rotary embeddings
         return tokens
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
@@ -118,7 +118,7 @@ class TimmVision:
 
     def inside(self) -> Sequence[Any]:
         raise UserError(
-            "backbone.name: the method requires open_clip's own vision transformer, and this is timm's "
+            "backbone.name: the method requires open_clip's own vision transformer, but the model has timm's "
             f"{type(self.trunk).__name__}; use a model such as 'ViT-B-16', or a method that learns prompts"
         )
 
@@ -130,9 +130,9 @@ class TimmVision:
         return features
 
     def _rotations(self, prompts: int) -> Sequence[Tensor]:
-        """Return each block's sines and cosines of patches and prompts: (…, patches + prompts, 2 × head width).
+        """Return each block's sines and cosines for patches and prompts: (…, patches + prompts, 2 × head width).
 
-        Prompts have no position, so they are not rotated: sine 0, cosine 1.
+        Prompts have no position and are not rotated (sine 0, cosine 1).
         """
         rotations: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
         identity = rotations.new_zeros(*rotations.shape[:-2], prompts, rotations.shape[-1])
@@ -149,7 +149,7 @@ def _all_tokens(block: Any, query: Tensor | None, tokens: Tensor, **positions: T
 
 def vision_tower(model: Any) -> VisionTower | None:
     """Return the vision tower of an open_clip model, or None for other architectures, such as a ResNet."""
-    # These imports take seconds.
+    # These modules are slow to import.
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
     from timm.models import eva, vision_transformer
@@ -161,7 +161,7 @@ def vision_tower(model: Any) -> VisionTower | None:
         supported = visual.pool_type == "tok" or (visual.pool_type == "avg" and visual.attn_pool is None)
         return PlainVision(visual) if plain and supported and not contrastive_pool else None
     if isinstance(visual, TimmModel):
-        trunk: Any = visual.trunk  # subclasses of these two types differ
+        trunk: Any = visual.trunk  # excludes subclasses, whose computations differ
         supported = type(trunk) in (vision_transformer.VisionTransformer, eva.Eva) and trunk.global_pool
         return TimmVision(trunk, visual.head) if supported else None
     return None

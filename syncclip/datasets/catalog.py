@@ -1,6 +1,6 @@
 """Benchmark datasets of the literature: eleven with training images, and four variants of ImageNet.
 
-They are read from one folder in CoOp's layout, see `layouts`. Users download the images themselves.
+They are read from a single folder in CoOp's layout (see `layouts`). Users download the images themselves.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ class CatalogEntry:
     """File locations and expected content of a benchmark dataset.
 
     Attributes:
-        folder: folder below the root.
-        images: image folder below `folder`; "" for the folder itself.
+        folder: dataset folder, relative to the root.
+        images: image folder, relative to `folder`; "" for `folder` itself.
         names: file with the class names: a split file (JSON), `variants.txt` or `classnames.txt`.
-        classes: number of candidate classes; fewer than in `classnames.txt` if some have no images.
-        train, val, test: number of images; None without such a split.
-        licence: licence of the images; None if unknown, see `page`.
+        classes: number of candidate classes, which excludes classes in `classnames.txt` that have no images.
+        train, val, test: number of images in the split; None if the split does not exist.
+        licence: licence of the images; None if unknown (see `page`).
         page: homepage of the dataset.
-        splits: folder of each split below `images`, for layouts with class folders.
-        partial: exclude classes without a folder from the candidates, instead of raising an error.
+        splits: folder of each split, relative to `images`, for layouts with class folders.
+        partial: whether to exclude classes without a folder from the candidates instead of raising an error.
     """
 
     name: str
@@ -141,4 +141,4 @@ _DATASETS = (
 )  # fmt: skip
 
 DATASETS = {entry.name: entry for entry in _DATASETS}
-"""Name -> entry, with the counts of the published split files and CoOp's templates."""
+"""Benchmark datasets by name, with the counts from the published split files and CoOp's templates."""

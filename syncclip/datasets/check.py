@@ -1,4 +1,4 @@
-"""Completeness check of a dataset: missing files, corrupt images, and counts that differ from the literature's."""
+"""Check a dataset for missing files, corrupt images, and counts that differ from the literature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
 SAMPLE = 32
-"""Images of each split that are decoded by default, evenly spaced."""
+"""Number of evenly spaced images per split that are decoded by default."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Check:
     """Result of checking a dataset.
 
     Attributes:
-        counts, expected: number of candidate classes and of images per split; None if missing or unknown.
-        problems: one line each.
-        skipped: extension -> number of files that are not read.
+        counts, expected: numbers of candidate classes and of images per split; None if missing or unknown.
+        problems: messages, one per problem.
+        skipped: number of skipped files by extension.
         decoded: number of decoded images.
     """
 
@@ -40,14 +40,14 @@ class Check:
 
     @property
     def state(self) -> str:
-        """Number of problems, or OK with the number of decoded images."""
+        """Number of problems, or "OK" with the number of decoded images."""
         if self.problems:
             return counted(len(self.problems), "problem")
         images = sum(self.counts[split] or 0 for split in SPLITS)
         return "OK" if self.decoded >= images else f"OK; decoded {self.decoded:,} of {counted(images, 'image')}"
 
     def count(self, key: str) -> str:
-        """A count as text: `2,820`, or `12 of 2,820` if it differs from the expected count."""
+        """Format a count: `2,820`, or `12 of 2,820` if it differs from the expected count."""
         count, expected = self.counts[key], self.expected[key]
         if expected is None or count == expected:
             return "" if count is None else f"{count:,}"
@@ -55,10 +55,10 @@ class Check:
 
 
 def check(name: str, root: str | None, images: bool = False) -> Check:
-    """Check a benchmark dataset below `root`, or custom data by its path.
+    """Check a benchmark dataset in `root`, or custom data at a path.
 
     Args:
-        images: decode every image (minutes to hours) instead of a sample.
+        images: whether to decode every image (minutes to hours) instead of a sample.
 
     Raises:
         UserError: the custom data cannot be loaded, or the root is missing.
@@ -76,7 +76,7 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
         return Check(name, dict.fromkeys(COUNTED), expected, [str(error)])
     counts: dict[str, int | None] = {"classes": len(dataset.candidates)}
     counts |= {split: sizes.get(split) for split in SPLITS}
-    if dataset.whole_train is not None:  # only images of some few-shot samples are packed
+    if dataset.whole_train is not None:  # the packed split contains only few-shot samples
         counts["train"] = len(dataset.whole_train)
     problems = [
         f"{key}: {counts[key] or 0:,} found, {expected[key] or 0:,} expected"
@@ -89,7 +89,7 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
 
 
 def require_root(root: str | None) -> None:
-    """Raise a `UserError` unless the folder of all benchmark datasets is given and exists."""
+    """Raise a `UserError` if the root folder of the benchmark datasets is not given or does not exist."""
     if not root:
         raise UserError("benchmark datasets are read from a local folder; set it with --root DIR.")
     if storage.is_local(root) and not storage.local_path(root).is_dir():
@@ -97,7 +97,7 @@ def require_root(root: str | None) -> None:
 
 
 def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings, and a row for each benchmark dataset; with `root`, including whether it is available there."""
+    """Return table headings and one row per benchmark dataset; `root` adds a column for availability in that folder."""
     if root is not None:
         require_root(root)
     headings = ["name", "folder", *COUNTED, "template", "licence of the data", "cite"]
@@ -124,13 +124,13 @@ def _is_available(root: str, entry: CatalogEntry) -> bool:
 def _classes_without_images(dataset: Dataset) -> Iterator[str]:
     for split, images in dataset.splits.items():
         empty = sorted(set(dataset.candidates) - set(images.labels.tolist()))
-        if empty and (split == "test" or not set(empty) <= set(dataset.novel)):  # novel classes are only tested
+        if empty and (split == "test" or not set(empty) <= set(dataset.novel)):  # novel classes need only test images
             names = few(f"{label} {dataset.classnames[label]!r}" for label in empty)
-            yield f"{split}: no image of {len(empty)} class(es): {names}"
+            yield f"{split}: {counted(len(empty), 'class', 'classes')} without images: {names}"
 
 
 def _rows(size: int, every: bool) -> Sequence[int]:
-    """Rows of a split to decode."""
+    """Return the rows of a split to decode."""
     return range(size) if every or size <= SAMPLE else [size * i // SAMPLE for i in range(SAMPLE)]
 
 
@@ -138,7 +138,7 @@ def _unreadable_images(dataset: Dataset, rows: Mapping[Split, Sequence[int]]) ->
     for split, images in dataset.splits.items():
         errors = [error for row in rows[split] if (error := _decoding_error(images, row)) is not None]
         if errors:
-            count = f"{len(errors):,} of {counted(len(rows[split]), 'decoded image')}"
+            count = f"{len(errors):,} of {counted(len(rows[split]), 'checked image')}"
             yield f"{split}: {count} cannot be read: {few(errors)}"
 
 

@@ -23,37 +23,37 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
 
 Ids = npt.NDArray[np.int64]
-"""Class ids or rows."""
+"""Array of class ids or row numbers."""
 
 
 class DatasetSettings(Settings):
-    """Section `dataset` of a recipe: the real images, their classes, and the few-shot sample of them."""
+    """Section `dataset` of a recipe: real images, their classes and few-shot sampling."""
 
     name: str = "icons/travel"
-    """Dataset: a shipped one, a benchmark dataset below `root`, or the path of custom data (class folders, a table of
+    """Dataset: a shipped dataset, a benchmark dataset in `root`, or the path of custom data (class folders, a table of
     paths and labels, an image folder with metadata, or WebDataset shards)."""
     root: str | None = None
-    """Folder in which `name` is looked up; for benchmark datasets, the folder of all of them in CoOp's layout."""
+    """Folder in which `name` is looked up; for benchmark datasets, the root folder of CoOp's layout."""
     shots: int = Field(default=16, ge=1)
-    """Real training images of each base class."""
+    """Number of real training images per base class."""
     seed: int | None = None
-    """Seed of the few-shot sample; None: the training's seed."""
+    """Seed of the few-shot sample; None: the seed of the training run."""
     template: ShortText | None = None
-    """Prompt template with `{}` for the class name, or `{a}` for the name with its article; None: the dataset's own."""
+    """Prompt template with `{}` for the class name, or `{a}` for the name with its article; None: the dataset's."""
     classnames: Annotated[list[ShortText], MANY] | None = None
-    """Class names in the order of ids; None: the dataset's own."""
+    """Class names in the order of class ids; None: the names in the dataset."""
     base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
-    """Base classes: the `first` half, a random half (`drawn`, see `base_seed`), `all`, or a list of ids or names."""
+    """Base classes: the `first` half, a random half (`drawn`, see `base_seed`), `all`, or a list of names or ids."""
     base_seed: int = 0
-    """Seed of the random half with `base: drawn`."""
+    """Seed for sampling the base classes with `base: drawn`."""
     split_seed: int = 0
-    """Seed of the random split of data without `train`, `val` and `test` splits."""
+    """Seed for splitting custom data without splits at random, or for sampling a missing `val` split."""
     resize: int | None = Field(default=None, ge=1)
     """Shorter side in pixels to which `shards pack` downscales images; None: files are packed unchanged."""
 
 
 class ImageView(ImageSet):
-    """An image set with other class ids."""
+    """View of an image set with different class ids."""
 
     def __init__(self, images: ImageSet, labels: Ids | None = None) -> None:
         self.images = images
@@ -70,7 +70,7 @@ class ImageView(ImageSet):
 
 
 class Splits(Mapping[Split, ImageSet]):
-    """Mapping from splits to their images, which are opened on first access."""
+    """Mapping from split names to image sets, each of which is opened on first access."""
 
     def __init__(self, names: Iterable[Split], opener: Callable[[Split], ImageSet]) -> None:
         self._names, self._open = tuple(names), cache(opener)
@@ -81,7 +81,7 @@ class Splits(Mapping[Split, ImageSet]):
         return self._open(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names  # Mapping's own would open the split
+        return name in self._names  # `Mapping.__contains__` would open the split
 
     def __iter__(self) -> Iterator[Split]:
         return iter(self._names)
@@ -92,17 +92,17 @@ class Splits(Mapping[Split, ImageSet]):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Classes, template and real images. A class id is a position in `classnames`; names may repeat.
+    """Classes, template and real images. A class id is an index into `classnames`; names may repeat.
 
     The first classes are the base classes, which have real training images; the others are novel.
 
     Attributes:
-        base_count: number of base classes; None: half of all, rounded up.
-        only: ids of the candidate classes; None: all. ImageNet-A, for example, keeps the ids of ImageNet.
-        whole_train: (N,) class ids of the full training split, if `splits["train"]` is a part of it.
-        open_part: opens that part and returns its rows in the full split, ascending.
+        base_count: number of base classes; None: half of the classes, rounded up.
+        only: ids of the candidate classes; None: all classes. ImageNet-A, for example, uses a subset of ImageNet's ids.
+        whole_train: (N,) class ids of the full training split, if `splits["train"]` is a subset of it.
+        open_part: function that opens this subset and returns its row numbers in the full split, in ascending order.
         trained: ids of the classes with training images; None: determined from the labels.
-        skipped: extension -> number of files that are not read.
+        skipped: number of skipped files by extension.
     """
 
     name: str
@@ -120,12 +120,12 @@ class Dataset:
         if len(self.classnames) < 2:
             raise UserError(f"dataset {self.name!r} has {len(self.classnames)} class; at least 2 are required.")
         if len(self.classnames) > MOST_CLASSES:
-            count = f"{len(self.classnames):,} classes, more than the supported {MOST_CLASSES:,}"
+            count = f"{len(self.classnames):,} classes, more than the supported maximum of {MOST_CLASSES:,}"
             raise UserError(f"dataset {self.name!r} has {count}; select a subset.")
         for label, name in enumerate(self.classnames):
             if not name.replace("_", " ").strip() or not name.isprintable():
                 raise UserError(
-                    f"dataset {self.name!r}: class {label} has an unreadable name, {name!r}; rename it, or set "
+                    f"dataset {self.name!r}: class {label} has an unreadable name ({name!r}); rename it, or set "
                     "dataset.classnames."
                 )
         if "{}" not in self.template and ARTICLE not in self.template:
@@ -149,11 +149,11 @@ class Dataset:
         return list(range(len(self.classnames))) if self.only is None else sorted(self.only)
 
     def prompt(self, label: int) -> str:
-        """Return the template with the name of a class."""
+        """Return the prompt of a class: the template with the class name inserted."""
         return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Return the names of the given classes that have no training image; a packed split is not opened."""
+        """Return the names of the given classes that have no training images, without opening a packed split."""
         labels = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in labels]
 
@@ -168,30 +168,30 @@ class Dataset:
         return replace(self, splits=Splits(self.splits, lambda split: change(split, self.splits[split])))
 
     def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> Ids:
-        """Sample rows of the training split as in the literature.
+        """Sample few-shot rows of the training split, as in the literature.
 
         Args:
-            shots: images per class, at least 1; a class with fewer contributes all of them.
-            classes: "base" for base-to-novel, "all" for few-shot learning of all classes.
+            shots: number of images per class, at least 1; a class with fewer images contributes all of its images.
+            classes: "base" for base-to-novel evaluation, "all" for few-shot learning on all classes.
 
         Raises:
-            UserError: `shots` is below 1, a class has no image, or images of the sample were not packed.
+            UserError: `shots` is less than 1, a class has no images, or sampled images are not packed.
         """
         if shots < 1:
-            raise UserError(f"dataset.shots is {shots}; training on real images requires at least 1 per class.")
+            raise UserError(f"dataset.shots is {shots}; training on real images requires at least 1 image per class.")
         wanted = self.base if classes == "base" else range(len(self.classnames))
         labels = self.split("train").labels if self.whole_train is None else self.whole_train
-        present = set(np.unique(labels).tolist())  # `trained` may include images of unreadable tables
+        present = set(np.unique(labels).tolist())  # `trained` may include classes of unreadable tables
         if empty := [self.classnames[label] for label in wanted if label not in present]:
-            count = f"{len(empty)} of the {'base ' if classes == 'base' else ''}classes have no training image"
+            count = f"{len(empty)} of the {'base ' if classes == 'base' else ''}classes have no training images"
             raise UserError(
-                f"dataset {self.name!r}: {count} ({few(map(repr, empty))}); add images or remove the class."
+                f"dataset {self.name!r}: {count} ({few(map(repr, empty))}); add images or remove the classes."
             )
         rows = choose_rows(labels, shots, seed, wanted)
         return rows if self.open_part is None else self._packed(rows, shots, seed)
 
     def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:
-        """Convert rows of the full training split to rows of the packed part."""
+        """Convert row numbers in the full training split to row numbers in the packed subset."""
         assert self.open_part is not None
         part = self.open_part()
         positions = np.searchsorted(part, rows)
@@ -199,25 +199,24 @@ class Dataset:
         packed[packed] = part[positions[packed]] == rows[packed]
         if not packed.all():
             missing = f"{int((~packed).sum())} of the {len(rows)} images for {shots} shots with seed {seed}"
-            raise UserError(
-                f"dataset {self.name!r}: {missing} are not packed; pack it again with --shots {shots} --seeds {seed}."
-            )
+            remedy = f"pack the dataset again with --shots {shots} --seeds {seed}"
+            raise UserError(f"dataset {self.name!r}: {missing} are not packed; {remedy}.")
         return positions.astype(np.int64)
 
 
 def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterable[int]) -> Ids:
     """Sample training rows for few-shot learning.
 
-    All classes are sampled before `wanted` are selected, so that the rows equal those of published runs (CoOp, arXiv
-    2109.01134, seeds 1 to 3).
+    All classes are sampled before the `wanted` classes are selected, so that the rows match those of published runs
+    (CoOp, arXiv 2109.01134, seeds 1 to 3).
 
     Args:
         labels: class id of each row.
-        per_class: rows per class; a class with fewer contributes all of them in order.
+        per_class: number of rows per class; a class with fewer rows contributes all of its rows, in order.
         wanted: ids of the classes to return.
 
     Returns:
-        Rows of each class in sampling order; classes in order of first appearance.
+        Row numbers grouped by class, with classes in order of first appearance and rows in sampling order.
     """
     rows_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels):
@@ -236,7 +235,7 @@ def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | i
         base: "drawn" (a random half), "all", or the names or ids of the base classes.
 
     Raises:
-        UserError: a name is unknown or ambiguous.
+        UserError: a name or id is unknown, or a name is ambiguous.
     """
     count = len(dataset.classnames)
     if base == "all":
@@ -263,7 +262,7 @@ def _class_id(dataset: Dataset, wanted: str | int) -> int:
     names = dataset.classnames
     if isinstance(wanted, int):
         if not 0 <= wanted < len(names):
-            raise UserError(f"dataset.base: {wanted} is not a class id; ids range from 0 to {len(names) - 1}.")
+            raise UserError(f"dataset.base: {wanted} is not a class id; class ids range from 0 to {len(names) - 1}.")
         return wanted
     matches = [label for label, name in enumerate(names) if name == wanted]
     if not matches:

@@ -19,11 +19,11 @@ from syncclip.shards.reader import ImageSet
 
 
 def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Return the sorted names of the class folders, and the images of each split.
+    """Return the sorted names of the class folders and the images of each split.
 
     Args:
-        split_seed: seed of a random split, and of a missing validation split.
-        skipped: counts unread files by extension.
+        split_seed: seed for a random split, or for sampling a missing validation split.
+        skipped: counter of skipped files by extension.
     """
     roots = split_folders(folders_in(path)) or {None: path}
     contents = [
@@ -37,19 +37,19 @@ def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[lis
         raise UserError(f"{path}: no class folders; use one subfolder per class, or a table of paths and labels.")
     if len(classes) == 1:
         raise UserError(f"{path}: only one class ({classes[0]!r}); at least 2 are required.")
-    # Only base classes need training images, which `load_dataset` checks.
+    # Only base classes need training images; `load_dataset` checks that they have some.
     tested = {folder.name for split, folder, images in contents if split in ("test", None) and images}
     for name in classes:
         if name not in tested:
             folder = roots.get("test", path) / name
-            raise UserError(f"{folder}: no test image of class {name!r}; add some or remove the class.")
+            raise UserError(f"{folder}: no test images for class {name!r}; add some or remove the class.")
     files = [image for _, _, images in contents for image in images]
     records = [ImageRecord(folder.name, str(folder), split=split) for split, folder, images in contents for _ in images]
     return names_and_splits(files, records, str(path), seed=split_seed)
 
 
 def split_folders(folders: list[Path]) -> dict[Split | None, Path]:
-    """Return the folder of each split, or {} unless `train` and `test` exist."""
+    """Return the folder of each split, or {} if `train` or `test` does not exist."""
     by_split: dict[Split | None, Path] = {
         SPLIT_FOLDERS[folder.name]: folder for folder in folders if folder.name in SPLIT_FOLDERS
     }
@@ -57,27 +57,27 @@ def split_folders(folders: list[Path]) -> dict[Split | None, Path]:
 
 
 class FolderSet(ImageSet):
-    """Labelled image files, read on access; the paths of a million take about 100 MB of memory."""
+    """Labelled image files, read on access; a million paths take about 100 MB of memory."""
 
     def __init__(self, files: Iterable[tuple[str | Path, int]], checksums: Mapping[str, str] | None = None) -> None:
         """
         Args:
             files: paths and labels.
-            checksums: path -> expected sha256, where known.
+            checksums: expected SHA-256 by path, for files with a known checksum.
         """
         files, self._checksums = list(files), checksums or {}
         self._files = [str(path) for path, _ in files]
         self.labels = np.array([label for _, label in files], dtype=np.int64)
 
     def read(self, row: int) -> bytes:
-        """Read an image file; raises a `UserError` if that fails or its checksum differs."""
+        """Read an image file, or raise a `UserError` if the file is unreadable or its checksum differs."""
         path = self._files[row]
         try:
             data = Path(path).read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
         if path in self._checksums and hashlib.sha256(data).hexdigest() != self._checksums[path]:
-            raise UserError(f"{path} does not match its checksum in the export's manifest; export the set again.")
+            raise UserError(f"{path} does not match its checksum in the export's manifest; export the dataset again.")
         return data
 
     def name(self, row: int) -> str:
@@ -89,10 +89,10 @@ def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
     """Return the image files of a folder, sorted by name.
 
     Args:
-        skipped: counts subfolders and other files, by extension; hidden files are ignored.
+        skipped: counter of subfolders and other files by extension; hidden files are not counted.
 
     Raises:
-        UserError: a link leads to itself.
+        UserError: a link points to itself.
     """
     files = []
     with os.scandir(folder) as entries:
@@ -116,19 +116,19 @@ def extension(name: str) -> str:
 
 
 def has_image_extension(name: str) -> bool:
-    """Whether a file name has the extension of an image."""
+    """Return whether a file name has an image extension."""
     return extension(name) in EXTENSIONS
 
 
 def skipped_files(skipped: Mapping[str, int]) -> str:
-    """Summarise skipped files, the most frequent extension first: `skipped 12 files: 10 .heic, 2 .txt`."""
+    """Summarise skipped files, starting with the most frequent extension: `skipped 12 files: 10 .heic, 2 .txt`."""
     counts = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
     details = ", ".join(f"{count:,} {extension}" for extension, count in counts)
     return f"skipped {counted(sum(skipped.values()), 'file')}: {details}"
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Return the visible subfolders, sorted by name; raises a `UserError` for a link to a parent folder."""
+    """Return the visible subfolders sorted by name, or raise a `UserError` if one is a link to a parent folder."""
     folders = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
@@ -142,7 +142,7 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def is_loop(link: Path) -> bool:
-    """Whether a link leads to itself or to one of its parent folders; a broken link does not."""
+    """Return whether a link points to itself or to one of its parent folders; False for a broken link."""
     try:
         target = link.resolve(strict=True)
     except FileNotFoundError:
@@ -153,7 +153,7 @@ def is_loop(link: Path) -> bool:
 
 
 def require_files(paths: Sequence[str], source: str) -> None:
-    """Raise a `UserError` if listed files are missing; lists each folder once."""
+    """Raise a `UserError` if any of these files is missing; each folder is scanned only once."""
     listed: dict[str, set[str]] = {}
     missing = []
     for path in paths:
@@ -168,13 +168,13 @@ def require_files(paths: Sequence[str], source: str) -> None:
             missing.append(path)
     if missing:
         count = f"{len(missing):,} of {len(paths):,} listed images are missing"
-        raise UserError(f"{source}: {count} ({few(missing)}); unpack the data again, or check the path.")
+        raise UserError(f"{source}: {count} ({few(missing)}); unpack the data again, or correct the paths.")
 
 
 def text_lines(data: bytes, source: str) -> list[tuple[int, str]]:
-    """Return the non-empty lines of a UTF-8 text with their numbers; a byte order mark is ignored."""
+    """Return pairs (line number, line) of the non-empty lines of UTF-8 text, ignoring a byte order mark."""
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{source}: byte {error.start} is not UTF-8; save the list as UTF-8.") from error
+        raise UserError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

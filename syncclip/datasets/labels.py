@@ -13,24 +13,24 @@ from syncclip.core.text import counted, few
 from syncclip.datasets.dataset import Split
 
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Accepted name of a split -> split, for folders and table cells."""
+"""Split for each name that folders and tables may use."""
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
-"""Fractions of each class's images, as in the literature."""
+"""Fractions of each class's images for validation and testing, as in the literature."""
 
 ImageKey = TypeVar("ImageKey", str, int)
-"""Path of an image file, or number of a sample."""
+"""Path of an image file, or index of a sample."""
 Labelled = list[tuple[ImageKey, int]]
-"""Images with class ids; their order determines few-shot samples."""
+"""Images with class ids; the order of this list determines few-shot samples."""
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """Label and split of an image in the data.
+    """Label and split of an image, as given in the data.
 
     Attributes:
-        label: class name, or class id.
-        location: file and row, for messages.
-        classname: name of the class, if the label is an id.
+        label: class name or class id.
+        location: file and row, for error messages.
+        classname: class name, if the label is an id.
     """
 
     label: str | int
@@ -46,16 +46,16 @@ def names_and_splits(
     classnames: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[list[str], dict[Split, Labelled[ImageKey]]]:
-    """Return the class names by id, and the images of each split; records without splits are split at random.
+    """Return the class names by id and the images of each split; records without splits are split at random.
 
-    If all labels are integers, they are ids, and the names are in the records or in `classnames`. Otherwise the labels
-    are the names, in sorted order.
+    If all labels are integers, they are class ids, and the class names come from the records or from `classnames`.
+    Otherwise, the labels are the class names, and ids follow their sorted order.
 
     Args:
-        images, records: one record per image.
-        source: name of the data in messages.
-        classnames: names by id; they take precedence over the records.
-        seed: seed of a random split, and of a missing validation split.
+        images, records: images and their records, one record per image.
+        source: name of the data, for error messages.
+        classnames: class names by id, which take precedence over those in the records.
+        seed: seed for a random split, or for sampling a missing validation split.
     """
     names, ids = assign_ids(records, source, classnames)
     labelled = list(zip(images, ids, strict=True))
@@ -68,14 +68,14 @@ def names_and_splits(
         splits.setdefault(record.split, []).append(image)
     for needed in ("train", "test"):
         if needed not in splits:
-            raise UserError(f"{source}: no image of split {needed!r}; add some, or omit all splits for a random split.")
+            raise UserError(f"{source}: no images in split {needed!r}; add some, or omit the splits of all images.")
     return names, with_validation(splits, seed)
 
 
 def assign_ids(
     records: Sequence[ImageRecord], source: str, classnames: Sequence[str] | None
 ) -> tuple[list[str], list[int]]:
-    """Return the class names by id, and the id of each image; see `names_and_splits`."""
+    """Return the class names by id and the class id of each image (see `names_and_splits`)."""
     if not all(isinstance(record.label, int) for record in records):
         names = sorted({str(record.label) for record in records})
         id_of = {name: label for label, name in enumerate(names)}
@@ -85,18 +85,19 @@ def assign_ids(
     limit = len(classnames) if classnames is not None else None
     for record, label in zip(records, ids, strict=True):
         if label < 0 or (limit is not None and label >= limit):
-            valid = f"the class names have ids 0 to {limit - 1}" if limit else "ids start at 0"
+            valid = f"class ids range from 0 to {limit - 1}" if limit else "class ids start at 0"
             raise UserError(f"{record.location}: label {label} is out of range; {valid}.")
         name = record.classname
         if name is not None and name_of.setdefault(label, name) != name:
-            raise UserError(f"{record.location}: class {label} has two names, {name_of[label]!r} and {name!r}.")
+            both = f"{name_of[label]!r} and {name!r}"
+            raise UserError(f"{record.location}: class {label} has two names, {both}; keep one.")
     present = set(ids)
     if classnames is None and present - name_of.keys():
-        raise UserError(f"{source}: labels are numbers without names; set dataset.classnames.")
+        raise UserError(f"{source}: labels are numbers without class names; set dataset.classnames.")
     labels = range(max(ids) + 1 if limit is None else limit)
-    # Only the first four, since a wrong id may be very large.
+    # Only the first four are collected, since a wrong id may be very large.
     if empty := list(islice((label for label in labels if label not in present), 4)):
-        raise UserError(f"{source}: class(es) {few(empty)} have no image; ids must be contiguous from 0.")
+        raise UserError(f"{source}: class(es) {few(empty)} have no images; ids must be contiguous from 0.")
     return list(classnames) if classnames is not None else [name_of[label] for label in labels], ids
 
 
@@ -112,7 +113,7 @@ def draw_splits(
         if len(images) < 3:
             raise UserError(
                 f"{source}: class {name!r} has {counted(len(images), 'image')}; a random split requires at least "
-                "3, one each for training, validation and test."
+                "3, one each for training, validation and testing."
             )
         generator.shuffle(images)
         val, test = max(1, round(VAL_SHARE * len(images))), max(1, round(TEST_SHARE * len(images)))
@@ -127,7 +128,7 @@ def draw_splits(
 
 
 def with_validation(splits: dict[Split, Labelled[ImageKey]], seed: int) -> dict[Split, Labelled[ImageKey]]:
-    """Return the splits; a missing validation split is sampled from the training images of each class."""
+    """Return the splits, with a missing validation split sampled from the training images of each class."""
     if "val" in splits:
         return splits
     generator = random.Random(seed)

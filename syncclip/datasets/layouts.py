@@ -21,7 +21,7 @@ from syncclip.datasets.labels import ImageRecord, Labelled, assign_ids
 
 
 def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
-    """Load a benchmark dataset from the folder of all of them; no image is opened."""
+    """Load a benchmark dataset from the root folder of all benchmark datasets, without opening its images."""
     folder = root / entry.folder
     for path, kind in ((root, "dataset folder"), (folder, f"folder of {entry.name}")):
         if not path.is_dir():
@@ -49,7 +49,7 @@ def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
 
 
 def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Read class names and images from a `split_*.json`."""
+    """Read class names and images from a file `split_*.json`."""
     entries = split_entries(file)
     records = [
         ImageRecord(label, str(file), name, split) for split, items in entries.items() for _, label, name in items
@@ -65,10 +65,11 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
 
 
 def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
-    """Read the non-empty lists of a split file: (path below the images, class id, class name)."""
+    """Read the non-empty lists of a split file, with entries (path relative to the images, class id, class name)."""
     content = parse_json(file.read_bytes(), str(file), object, f"download the file again ({INSTRUCTIONS})")
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
-        raise UserError(f"{file}: not a split file with lists 'train', 'val' and 'test'; download it: {INSTRUCTIONS}")
+        lists = "the lists 'train', 'val' and 'test'"
+        raise UserError(f"{file}: not a split file with {lists}; download the file again ({INSTRUCTIONS}).")
     return {
         split: [_entry(item, f"{file}: {split}[{position}]") for position, item in enumerate(content[split])]
         for split in SPLITS
@@ -80,7 +81,7 @@ def _entry(item: Any, location: str) -> tuple[str, int, str]:
     match item:
         case [str(path), int(label) | str(label), str(name)] if str(label).removeprefix("-").isdecimal():
             if int(label) < 0:
-                raise UserError(f"{location}: label {label} is out of range; ids start at 0.")
+                raise UserError(f"{location}: label {label} is out of range; class ids start at 0.")
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
                 raise UserError(f"{location}: {path!r} is outside the image folder; fix the file.")
             return path, int(label), name
@@ -88,7 +89,7 @@ def _entry(item: Any, location: str) -> tuple[str, int, str]:
 
 
 def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Read FGVC's lists: `variants.txt` with the class names, `images_variant_train.txt` with `1234567 class name`."""
+    """Read FGVC-Aircraft: class names from `variants.txt`, images from lists with lines like `1234567 class name`."""
     names_file = folder / entry.names
     names = [line for _, line in text_lines(names_file.read_bytes(), str(names_file))]
     ids = {name: label for label, name in enumerate(names)}
@@ -101,7 +102,7 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict
         for number, line in text_lines(file.read_bytes(), str(file)):
             image, _, name = line.partition(" ")
             if name not in ids:
-                raise UserError(f"{file}, line {number}: {name!r} is not listed in {entry.names}.")
+                raise UserError(f"{file}, line {number}: {name!r} is not listed in {entry.names}; fix the file.")
             splits[split].append((f"{folder / entry.images}/{image}.jpg", ids[name]))
         require_files([path for path, _ in splits[split]], str(file))
     return names, splits
@@ -110,9 +111,9 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict
 def _read_class_folders(
     entry: CatalogEntry, folder: Path, skipped: Counter[str]
 ) -> tuple[list[str], dict[Split, Labelled[str]], list[int] | None]:
-    """Read ImageNet or a variant: class names, files, and the ids of the candidate classes (None for all).
+    """Read class names, image files and candidate class ids (None: all classes) of ImageNet or a variant.
 
-    A class id is the rank of the WordNet id in `classnames.txt`, also in variants with fewer classes.
+    A class id is the position of the WordNet id in `classnames.txt`, even in variants with fewer classes.
     """
     name_of = _classnames(folder / entry.names)
     ranks = {wordnet: label for label, wordnet in enumerate(sorted(name_of))}
@@ -137,21 +138,21 @@ def _read_class_folders(
 
 
 def _classnames(file: Path) -> dict[str, str]:
-    """Read WordNet id -> name, in the order of `classnames.txt`."""
+    """Read the class name of each WordNet id, in the order of `classnames.txt`."""
     name_of: dict[str, str] = {}
     for number, line in text_lines(file.read_bytes(), str(file)):
         wordnet, _, name = line.partition(" ")
         if not name or wordnet in name_of:
-            raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id with a name; download it again.")
+            raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id and a name; fix the file.")
         name_of[wordnet] = name.strip()
     return name_of
 
 
 def _wordnet(folder: Path, by_number: list[str] | None, wordnet_ids: Collection[str], entry: CatalogEntry) -> str:
-    """Return the WordNet id of a class folder, by its name or (with `by_number`) by its number."""
+    """Return the WordNet id of a class folder, given by the folder's name or, with `by_number`, by its number."""
     if by_number is None:
         if folder.name not in wordnet_ids:
-            raise UserError(f"{folder}: unknown class, not in {entry.names}; remove the folder or fix the list.")
+            raise UserError(f"{folder}: class not listed in {entry.names}; remove the folder or fix the list.")
         return folder.name
     if not folder.name.isdecimal() or int(folder.name) >= len(by_number):
         last = len(by_number) - 1

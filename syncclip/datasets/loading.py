@@ -25,17 +25,17 @@ from syncclip.shards.reader import ImageSet
 from syncclip.storage.exports import read_manifest
 
 SHIPPED = {"icons": "icons/dataset"}
-"""Name of a shipped suite -> its folder in the package."""
+"""Folder in the package of each shipped suite, by name."""
 
 SUITE_FILE = "suite.json"
 """File name of a suite's description."""
 
 
 class Suite(BaseModel):
-    """Content of `suite.json`: datasets whose results are averaged, such as the literature's eleven."""
+    """Content of `suite.json`: datasets whose results are averaged, such as the eleven datasets of the literature."""
 
     datasets: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=2)
-    """Folders beside the file; "flowers" of the suite "mine" is the dataset "mine/flowers"."""
+    """Dataset folders beside the file; folder "flowers" of the suite "mine" is the dataset "mine/flowers"."""
 
 
 def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
@@ -50,35 +50,35 @@ def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
-    """Load a shipped dataset, a benchmark dataset or custom data, with the base classes of the settings.
+    """Load a shipped dataset, a benchmark dataset or custom data, with the base classes in the settings.
 
     Images are read on access.
 
     Raises:
-        UserError: the name is unknown, the data is malformed, or a base class has no training image.
+        UserError: the name is unknown, the data is malformed, or a base class has no training images.
     """
     dataset = read_dataset(settings)
     if settings.base != "first":
         dataset = with_base(dataset, settings.base, settings.base_seed)
-    # Checked before synthesis; few-shot sampling would fail only after it.
+    # Checked before synthesis, because few-shot sampling would fail only afterwards.
     empty = dataset.without_training(dataset.base) if "train" in dataset.splits else []
     if empty:
         others = f" and {len(empty) - 1} more" if empty[1:] else ""
         raise UserError(
-            f"dataset {dataset.name!r}: no training image of base class {empty[0]!r}{others}; add some, or make it "
-            "novel with dataset.base."
+            f"dataset {dataset.name!r}: no training images for base class {empty[0]!r}{others}; add some, or "
+            "exclude classes without images from dataset.base."
         )
     return dataset
 
 
 def read_dataset(settings: DatasetSettings) -> Dataset:
-    """Load a dataset with the classes in the order of the data, ignoring `base`."""
+    """Load a dataset with its classes in their original order, ignoring `base`."""
     name, root, url = settings.name, settings.root, _url(settings)
     custom = False
     if root is None and name in DATASETS:
         raise UserError(
-            f"dataset {name!r} is read from a local folder; set it with --root DIR or dataset.root=DIR (see `syncclip "
-            "datasets ls` for downloads)."
+            f"dataset {name!r} is read from a local folder; set it with --root DIR or dataset.root=DIR (see "
+            "`syncclip datasets ls` for downloads)."
         )
     if file := find_packed(url):
         dataset = load_packed(file)
@@ -95,14 +95,14 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     elif storage.is_local(str(root)):
         dataset = load_layout(DATASETS[name], storage.local_path(str(root)))
     else:
-        raise UserError(f"{root}: {name} is read from a local folder; pack it once with `syncclip shards pack`.")
+        raise UserError(f"{root}: {name!r} is not packed; pack it from a local folder with `syncclip shards pack`.")
     if settings.template is not None:
         dataset = replace(dataset, template=settings.template)
     if settings.classnames is not None:
         if len(settings.classnames) != len(dataset.classnames):
             raise UserError(
                 f"dataset.classnames has {len(settings.classnames)} names, but {dataset.name!r} has "
-                f"{len(dataset.classnames)} classes; list one name per class, in the order of ids."
+                f"{len(dataset.classnames)} classes; list one name per class, in the order of class ids."
             )
         dataset = replace(dataset, classnames=settings.classnames)
     if name not in DATASETS or settings.classnames is not None:
@@ -115,21 +115,21 @@ def _alternatives(suite: str) -> str:
     """Return the part of a message that lists the datasets of a shipped suite."""
     folder = embedded.FOLDER / SHIPPED[suite]
     names = [f"{suite}/{child.name}" for child in folders_in(folder)] if folder.is_dir() else []
-    return f"available are {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"
+    return f"available: {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"
 
 
 def is_dataset_name(name: str) -> bool:
-    """Whether this names a shipped or benchmark dataset, not a path."""
+    """Return whether `name` is that of a shipped or benchmark dataset, not a path."""
     return name.partition("/")[0] in SHIPPED or name in DATASETS
 
 
 def _custom(settings: DatasetSettings, url: str) -> Dataset:
-    """Load custom data by path."""
+    """Load custom data from a path or URL."""
     path = Path(url)
     if storage.is_local(url) and not path.exists():
         raise UserError(_not_found(settings, url))
     if path.is_file() and path.suffix not in KINDS:
-        raise UserError(f"{url}: tables must end in {', '.join(KINDS)}; use one, or the folder of the images.")
+        raise UserError(f"{url}: not a table in {', '.join(KINDS)}; convert it, or set the folder of the images.")
     name = str(path.resolve() if storage.is_local(url) else path).rpartition("/")[2]
     splits: Mapping[Split, ImageSet]
     skipped: Counter[str] = Counter()
@@ -145,10 +145,10 @@ def _custom(settings: DatasetSettings, url: str) -> Dataset:
         manifest = read_manifest(url) if path.is_dir() else None
         exported = {str(path / name): file.sha256 for name, file in (manifest.files or {} if manifest else {}).items()}
         if manifest is not None:
-            require_files(list(exported), f"{url}, by its manifest")
+            require_files(list(exported), f"manifest of {url}")
         splits = {split: FolderSet(items, exported) for split, items in files.items()}
     else:
-        raise UserError(f"{url}: neither {PACKED_FILE} nor tars; a remote dataset must be packed with `shards pack`.")
+        raise UserError(f"{url}: no {PACKED_FILE} and no tars; pack a remote dataset with `syncclip shards pack`.")
     return Dataset(name, [readable_name(name) for name in names], TEMPLATE, splits, skipped=skipped)
 
 
@@ -169,7 +169,7 @@ def _check_names(dataset: Dataset, may_repeat: bool) -> None:
         if other == label or (previous == name and may_repeat):
             continue
         show = repr if (previous + name).isascii() else ascii  # different letters may look alike
-        names = f"share the name {name!r}" if previous == name else f"read alike, {show(previous)} and {show(name)}"
+        names = f"share the name {name!r}" if previous == name else f"look equal, {show(previous)} and {show(name)}"
         raise UserError(
             f"dataset {dataset.name!r}: classes {other} and {label} {names}, so CLIP gets the same prompt for both; "
             "rename or merge them, or set dataset.classnames."
@@ -178,11 +178,11 @@ def _check_names(dataset: Dataset, may_repeat: bool) -> None:
 
 def _not_found(settings: DatasetSettings, url: str) -> str:
     if settings.root is not None or settings.name.startswith(("~", ".")) or "/" in settings.name:
-        return f"dataset folder {url} does not exist."
+        return f"dataset folder {url} does not exist; correct dataset.name or dataset.root."
     names = [*SHIPPED, *DATASETS]
     near = nearest(settings.name, names)
     hint = f"did you mean {near!r}? " if near else ""
     return (
-        f"unknown dataset {settings.name!r}; {hint}Available are {', '.join(names)}; or set the path of a folder with "
-        "one subfolder of images per class."
+        f"unknown dataset {settings.name!r}; {hint}Available: {', '.join(names)}, or the path of a folder with one "
+        "subfolder of images per class."
     )

@@ -29,14 +29,14 @@ from syncclip.shards.writer import Sample, write_shard
 
 PACKED_FILE = "dataset.json"
 WHOLE_TRAIN = "train.parquet"
-"""Class ids of the full training split, if `train/` contains only images of few-shot samples."""
+"""File with the class ids of the full training split, if `train/` contains only few-shot samples."""
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
-"""Default few-shot samples, as in the literature."""
+"""Default numbers of shots and seeds for few-shot sampling, as in the literature."""
 SHARD_IMAGES = 512
 QUALITY = 95
 """JPEG quality of downscaled images."""
 PACKING = "packing.json"
-"""Identity of the dataset, written first so that a folder never mixes two datasets."""
+"""File with the identity of the dataset, written first so that a folder never mixes two datasets."""
 READERS = 8
 COPY_OR_PACK_AGAIN = "copy it again, or pack the dataset again"
 VERIFY_OR_PACK_AGAIN = "find missing or corrupt shards with `syncclip shards verify`, or pack the dataset again"
@@ -49,21 +49,21 @@ class PackedDataset(BaseModel):
     classnames: Annotated[list[ShortText], MANY] = Field(min_length=1)
     template: ShortText = TEMPLATE
     splits: dict[Split, int] | None = None
-    """Number of images of each split; None: all three splits, of unknown size."""
+    """Number of images in each split; None: all three splits exist, with unknown sizes."""
     only: Annotated[list[int], MANY] | None = None
     """Ids of the candidate classes; None: all classes."""
     whole: int | None = added(None)
-    """Images of the full training split in `train.parquet`; None without that file."""
+    """Number of images in the full training split, listed in `train.parquet`; None if there is no such file."""
 
 
 def find_packed(url: str) -> str | None:
-    """Return the `dataset.json` of a folder or URL, or None without one."""
+    """Return the path or URL of `dataset.json` in a folder, or None if it does not exist."""
     file = storage.join(url, PACKED_FILE)
     return file if storage.exists(file) else None
 
 
 def load_packed(file: str) -> Dataset:
-    """Load a packed dataset by its `dataset.json`; verifies the shards' markers, and opens splits on access.
+    """Load a packed dataset from its `dataset.json` after verifying its shard markers; splits are opened on access.
 
     Raises:
         UserError: `dataset.json` is corrupt, images of a split are missing, or a class id is out of range.
@@ -82,7 +82,7 @@ def load_packed(file: str) -> Dataset:
         images = _opened(storage.join(url, split), counts[split])
         part = split == "train" and whole is None and images.samples.index[-1] >= len(images)
         if part and not foreign:  # other tools may number samples differently
-            raise UserError(f"{table_url}: missing, although the training split is partial; {COPY_OR_PACK_AGAIN}")
+            raise UserError(f"{table_url} is missing, but required for a partial training split; {COPY_OR_PACK_AGAIN}")
         return images
 
     whole = None
@@ -104,7 +104,7 @@ def load_packed(file: str) -> Dataset:
 
 
 def owner_of_split(owner: str, split: str) -> str:
-    """Return the owner of a split's files, see `storage.checksums`."""
+    """Return the owner of a split's files (see `storage.checksums`)."""
     return storage.identity(f"{owner}/{split}")
 
 
@@ -145,20 +145,20 @@ def pack(
     seeds: Iterable[int] = SEEDS,
     resize: int | None = None,
 ) -> dict[Split, int]:
-    """Write few-shot training, validation and test images as shards, and `dataset.json` last.
+    """Write the shards of few-shot training images, validation images and test images, followed by `dataset.json`.
 
     Training images keep their index in the full split, so that the packed dataset has the same few-shot samples. Every
-    image is decoded once to detect corrupt ones. After a crash, the same call resumes.
+    image is decoded once to detect corrupt files. After a crash, the same call resumes.
 
     Args:
-        dataset: dataset with the original order of classes (see `loading.read_dataset`).
-        url: folder or URL to write to.
-        shots, seeds: numbers of shots and seeds of the few-shot samples.
+        dataset: dataset with its classes in their original order (see `loading.read_dataset`).
+        url: output folder or URL.
+        shots, seeds: numbers of shots and seeds for few-shot sampling.
         resize: shorter side in pixels to which larger images are downscaled (bicubic) and saved as JPEG; None: files
             are unchanged.
 
     Returns:
-        Number of images of each split.
+        Number of images in each split.
 
     Raises:
         UserError: the folder has other content, an image is unreadable, or the dataset is already packed.
@@ -168,7 +168,7 @@ def pack(
     assert dataset.base_count is None
     shots, seeds = sorted(set(shots)), sorted(set(seeds))
     if not shots or shots[0] < 1 or not seeds:
-        raise UserError(f"--shots {shots} --seeds {seeds} select no image; use at least one of each, shots from 1.")
+        raise UserError(f"--shots {shots} --seeds {seeds} select no images; use at least 1 shot and one seed.")
     rows = {split: np.arange(len(images)) for split, images in dataset.splits.items()}
     if "train" in rows:
         labels, classes = dataset.splits["train"].labels, range(len(dataset.classnames))
@@ -208,7 +208,7 @@ def _write_labels(train: ImageSet, url: str, owner: str) -> None:
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> str:
-    """Record the dataset's identity in its folder and return it; raises a `UserError` if the folder differs."""
+    """Record the dataset's identity in its folder and return it, or raise a `UserError` if the folder differs."""
     digest = hashlib.sha256()
     for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
@@ -225,8 +225,8 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
         existing = parse_json(storage.read_verified(file), file, dict, "pack into another folder")
         if key := next((key for key in identity if existing.get(key) != identity[key]), None):
             raise UserError(
-                f"{url}: contains another packed dataset, whose {key} is {existing.get(key)!r}, not {identity[key]!r}; "
-                "use another folder."
+                f"{url}: contains another packed dataset ({key} is {existing.get(key)!r}, not {identity[key]!r}); use "
+                "another folder."
             )
     elif storage.listdir(url):
         raise UserError(f"{url}: not empty, and not created by `shards pack`; use another folder.")
@@ -272,7 +272,7 @@ def _write_split(
 
 
 def _file(data: bytes, name: str, resize: int | None) -> bytes:
-    """Return the file, downscaled if it is larger; raises a `UserError` if it cannot be decoded."""
+    """Return the file, with a larger image downscaled, or raise a `UserError` if the image cannot be decoded."""
     image = decode_image(data, name)
     shorter = min(image.size)
     if resize is None or shorter <= resize:

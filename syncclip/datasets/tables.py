@@ -1,6 +1,6 @@
 """Custom images listed in a table of paths and labels (CSV, JSON lines or parquet).
 
-The table is given by its path, or is the `metadata` file of an image folder as defined by Hugging Face's `datasets`.
+The table is a given file, or the `metadata` file of an image folder as defined by Hugging Face's `datasets`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ COLUMNS = {
     "name": ("classname", "class_name", "label_name"),
     "split": ("split",),
 }
-"""Accepted names of each column, in order of precedence; name and split are optional."""
+"""Accepted names of each column, in order of precedence; the columns `name` and `split` are optional."""
 
 BATCH_ROWS = 4096
 MOST_FREE, MOST_FREE_ROWS = 1 << 25, 100_000
-"""Decoded bytes and rows that any parquet table may have."""
+"""Limits on decoded bytes and on rows of a small parquet file."""
 MOST_EXPANSION = 64
-"""Maximum ratio of decoded bytes to file size of a larger parquet table; it may have one row per byte."""
+"""Maximum ratio of decoded bytes to file size of a larger parquet file, which may have up to one row per byte."""
 
 Row = tuple[str, ImageRecord]
-"""Path of an image, and its record."""
+"""Path and record of an image."""
 
 
 def find_metadata(folder: Path) -> dict[Split | None, Path]:
-    """Return the tables of an image folder: one for all splits (None), one per split, or {}.
+    """Return the tables of an image folder: one for all splits (key None), one per split, or {} if there are none.
 
     A table not named `metadata` is used if it is the only one and there are no class folders.
     """
@@ -59,14 +59,15 @@ def find_metadata(folder: Path) -> dict[Split | None, Path]:
 def load_table(
     tables: dict[Split | None, Path], classnames: Sequence[str] | None, split_seed: int
 ) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Read class names and files from tables of paths, which are relative to their table.
+    """Read class names and image files from tables; paths are relative to their table.
 
-    Labels are class names or ids. The split is a column or the first folder of the path; otherwise it is random.
+    Labels are class names or ids. Splits are read from a column or the first folder of each path; otherwise, images are
+    split at random.
 
     Args:
-        tables: table of each split, or of all splits (None).
-        classnames: names by id, if labels are ids.
-        split_seed: seed of a random split, and of a missing validation split.
+        tables: table of each split, or of all splits (key None).
+        classnames: class names by id, if labels are ids.
+        split_seed: seed for a random split, or for sampling a missing validation split.
     """
     source = str(next(iter(tables.values())))
     rows = [row for split, file in tables.items() for row in _rows(file, split)]
@@ -80,7 +81,7 @@ def load_table(
 
 
 def _check_unique(rows: list[Row]) -> None:
-    """Raise a `UserError` if a path is listed twice: the image could be in two splits or classes."""
+    """Raise a `UserError` if a path is listed twice, since the image could be in two splits or classes."""
     first: dict[str, ImageRecord] = {}
     for path, record in rows:
         if (other := first.setdefault(os.path.normpath(path), record)) is not record:
@@ -95,8 +96,8 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
     for needed, column in zip(("path", "label"), columns, strict=False):
         if column is None:
             accepted = " or ".join(map(repr, COLUMNS[needed]))
-            raise UserError(f"{file}: no {needed} column, named {accepted}; existing columns are {', '.join(header)}.")
-    # In CSV files ids are text, too.
+            raise UserError(f"{file}: no {needed} column; name it {accepted} (existing columns: {', '.join(header)}).")
+    # In CSV files, ids are text as well.
     are_ids = all(str(label).removeprefix("-").isdecimal() for _, label, *_ in records)
     rows = []
     for number, (path, label, name, split_text) in enumerate(records, start=1):
@@ -106,7 +107,7 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
         if not isinstance(path, str):
             raise UserError(f"{location}: {columns[0]!r} is not a path; images must be files beside the table.")
         if not isinstance(label, str | int) or isinstance(label, bool):
-            raise UserError(f"{location}: label {label!r} is neither a name nor an integer.")
+            raise UserError(f"{location}: label {label!r} is neither a class name nor an integer.")
         if columns[3] is None:
             folder = path.partition("/")[0] if "/" in path else ""
             split_text = folder if folder in SPLIT_FOLDERS else None
@@ -122,17 +123,17 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
 def read_columns(
     url: str, kind: str, *alternatives: Sequence[str]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """Read columns of a table.
+    """Read selected columns of a table.
 
     Args:
         kind: one of `KINDS`.
         alternatives: accepted names of each column, in order of precedence.
 
     Returns:
-        Names of all columns; names of the requested columns, None if missing; an iterator over rows of their values.
+        Names of all columns, names of the requested columns (None if missing), and an iterator over rows of the latter.
 
     Raises:
-        UserError: the table is unreadable or expands too much; also raised during iteration.
+        UserError: the table is unreadable or exceeds the size limits; also raised during iteration.
     """
     with _readable_as(url, kind):
         data = storage.read_bytes(url)
@@ -164,7 +165,7 @@ def _first_present(alternatives: Sequence[Sequence[str]], header: Collection[str
 def _parquet_columns(
     data: bytes, url: str, alternatives: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """Read columns of a parquet file, with limits for data that expands from kilobytes to gigabytes."""
+    """Read columns of a parquet file, with limits against files that expand from kilobytes to gigabytes."""
     import pyarrow as pa  # slow to import
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -177,15 +178,15 @@ def _parquet_columns(
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; use image paths")
+            raise UserError(f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; use paths.")
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     decoded = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
     most = max(MOST_FREE, MOST_EXPANSION * len(data))
     if metadata.num_rows > max(MOST_FREE_ROWS, len(data)) or decoded > most:
         raise UserError(
-            f"{url}: {metadata.num_rows:,} rows, {size(decoded)} in a file of {size(len(data))}, exceed the limit; "
-            "split the table, or write it uncompressed"
+            f"{url}: {metadata.num_rows:,} rows with {size(decoded)} of data in a file of {size(len(data))} exceed the "
+            "limit; split the table, or write it uncompressed."
         )
 
     def rows() -> Iterator[list[Any]]:
@@ -200,7 +201,7 @@ def _parquet_columns(
                     if not pa.types.is_primitive(column.dictionary.type):
                         left -= pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
                     if left < 0:
-                        raise UserError(f"{url}: its text exceeds the limit of {size(most)}; split the table")
+                        raise UserError(f"{url}: text in the table exceeds the limit of {size(most)}; split the table.")
                     column = column.dictionary_decode()
                 columns[name] = column.to_pylist()
             yield from map(list, zip(*(columns[name] for name in names), strict=True))
@@ -210,7 +211,7 @@ def _parquet_columns(
 
 @contextmanager
 def _readable_as(url: str, kind: str) -> Iterator[None]:
-    """Convert errors of parsers to a `UserError`."""
+    """Convert parser errors to a `UserError`."""
     try:
         yield
     except UserError:

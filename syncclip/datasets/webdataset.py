@@ -1,7 +1,7 @@
 """Custom WebDataset shards in one folder, or in the folders `train`, `val` and `test`.
 
-Class ids are in `.cls` members, or in `label` of `.json` members. Class names are in the settings, or in
-`classnames.txt` beside the tars (as in CLIP_benchmark), or the labels themselves.
+Class ids are read from `.cls` members, or from the key `label` in `.json` members. Class names are read from the
+settings or from `classnames.txt` beside the tars (as in CLIP_benchmark); otherwise, the labels are the class names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAMES_FILE = "classnames.txt"
 
 
 def find_tars(url: str) -> dict[Split | None, list[str]]:
-    """Return the tars of each split, or of all splits (None)."""
+    """Return the tars of each split, or of all splits (key None)."""
     if tars := tars_in(url):
         return {None: tars}
     tars_of: dict[Split | None, list[str]] = {}
@@ -36,13 +36,13 @@ def load_webdataset(
     split_seed: int,
     skipped: Counter[str] | None = None,
 ) -> tuple[list[str], dict[Split, TarSet]]:
-    """Read class names and images by a scan of the tars' headers; packed with `shards pack`, they open faster.
+    """Read class names and images by scanning the tar headers; data packed with `shards pack` opens faster.
 
     Args:
         tars: result of `find_tars`.
-        classnames: names by id.
-        split_seed: seed of a random split, and of a missing validation split.
-        skipped: counts unread members by extension.
+        classnames: class names by id.
+        split_seed: seed for a random split, or for sampling a missing validation split.
+        skipped: counter of skipped members by extension.
     """
     split_of = {tar: split for split, group in tars.items() for tar in group}
     urls = list(split_of)

@@ -14,17 +14,17 @@ FOLDER = Path(__file__).parent
 CLIP = FOLDER / "icons/clip"
 
 CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""Regular expression of a word in CLIP's tokenizers."""
+"""Regular expression that matches a word in CLIP's tokenizers."""
 
 
 def context_length() -> int:
-    """Return the context length of the embedded CLIP in tokens, including start and end."""
+    """Return the context length of the embedded CLIP model in tokens, including the start and end tokens."""
     length: int = json.loads((CLIP / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]["context_length"]
     return length
 
 
 def load_tokenizer() -> Tokenizer:
-    """Build the tokenizer of the embedded CLIP without transformers, whose import is slow."""
+    """Build the tokenizer of the embedded CLIP model without transformers, which is slow to import."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = json.loads((CLIP / "special_tokens_map.json").read_bytes())

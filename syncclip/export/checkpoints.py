@@ -1,4 +1,4 @@
-"""Checkpoints for open_clip and transformers, for runs with a frozen image tower."""
+"""Export of runs with a frozen image tower as checkpoints for open_clip and transformers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from syncclip.methods import Method
 OPEN_CLIP, TRANSFORMERS, ZERO_SHOT = "open_clip_model.safetensors", "model.safetensors", "zero_shot.json"
 
 TOLERANCE = 1e-4
-"""Maximum difference from the run's logits."""
+"""Maximum difference between the logits of the exported model and the run."""
 
-_ARCHITECTURE = "this CLIP's architecture differs from transformers' CLIP"
+_ARCHITECTURE = "the CLIP model's architecture differs from that of transformers' CLIP"
 
 _NAMES = {
     "visual.transformer.resblocks": "vision_model.encoder.layers",
@@ -46,11 +46,11 @@ _NAMES = {
     "c_fc": "fc1",
     "c_proj": "fc2",
 }
-"""Part of a weight name in open_clip -> in transformers' `CLIPModel`, replaced in this order."""
+"""Parts of open_clip's weight names and their replacements in transformers' `CLIPModel`, in order of replacement."""
 
 
 def write_open_clip(method: Method, folder: Path) -> None:
-    """Write the frozen CLIP for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
+    """Write the frozen CLIP model for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 
     Raises:
         UserError: the run's image tower is not frozen, or open_clip would load another model.
@@ -68,21 +68,21 @@ def write_open_clip(method: Method, folder: Path) -> None:
     loaded = load_backbone(BackboneSettings(name=str(folder)))
     if (loaded.sha256, loaded.preprocess_settings) != (backbone.sha256, backbone.preprocess_settings):
         raise UserError(
-            f"--to open_clip: open_clip loads a model from the export that differs from {backbone.name!r}; use --to "
+            f"--to open_clip: the model that open_clip loads from the export differs from {backbone.name!r}; use --to "
             "onnx"
         )
 
 
 def write_transformers(method: Method, possible: list[int], folder: Path) -> None:
-    """Write the frozen CLIP for `transformers.pipeline("zero-shot-image-classification", FOLDER)`.
+    """Write the frozen CLIP model for `transformers.pipeline("zero-shot-image-classification", FOLDER)`.
 
-    Learned words become tokens. `zero_shot.json` contains the other arguments: class names and template.
+    Learned vectors become tokens. `zero_shot.json` contains the pipeline's other arguments: class names and template.
 
     Args:
-        possible: ids of the possible classes.
+        possible: ids of the candidate classes.
 
     Raises:
-        UserError: transformers' CLIP can't represent the run.
+        UserError: transformers' CLIP model can't represent the run.
     """
     from transformers import CLIPModel
 
@@ -117,8 +117,8 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
     difference = (model(pixel_values=images, **inputs).logits_per_image - method.logits(images)).abs().max()
     if difference > TOLERANCE:
         raise UserError(
-            f"--to transformers: its logits would differ from the run's by {difference:.1g}, because its CLIP has "
-            "another architecture or tokenizer; use --to open_clip"
+            f"--to transformers: its logits would differ from the run's by {difference:.1g}, because its CLIP "
+            "model has another architecture or tokenizer; use --to open_clip"
         )
     _save(model.state_dict(), folder / TRANSFORMERS)
     config.save_pretrained(folder)
@@ -126,7 +126,7 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
 
 
 def _require_frozen_image_tower(method: Method, to: str) -> None:
-    """Raise a `UserError` unless logits are scaled cosines of open_clip's image features and the class vectors."""
+    """Raise a `UserError` unless logits are scaled cosine similarities of frozen image features and class vectors."""
     images = _images(method.clip.backbone)
     features, vectors = method.clip.model.encode_image(images), method.text_features()
     same_space = features.shape[-1] == vectors.shape[-1]
@@ -138,7 +138,7 @@ def _require_frozen_image_tower(method: Method, to: str) -> None:
 
 
 def _images(backbone: Backbone) -> Tensor:
-    """Return random images (8, 3, S, S) to compare two models."""
+    """Return random images (8, 3, S, S) for comparing two models."""
     size = backbone.image_size
     return torch.randn(8, 3, size, size, generator=torch.Generator().manual_seed(0))
 
@@ -153,18 +153,18 @@ def _quick_gelu(model: nn.Module) -> bool:
 
 
 def _sentences(method: Method) -> tuple[PromptTokens, Tensor]:
-    """Return the sentence of each class, and the learned words (n, width) or (C, n, width) in them.
+    """Return the prompt of each class, and the learned vectors (n, width) or (C, n, width) in these prompts.
 
     Raises:
-        UserError: a class has several sentences, or parameters beyond the input are learned.
+        UserError: a class has several prompts, or the method learns parameters other than input vectors.
     """
     texts = [module for module in method.modules() if isinstance(module, PromptTokens)]
     words = list(getattr(method, "text_prompts", ()))
     others = len(list(method.parameters())) - len(words)  # parameters of the text tower
     if len(texts) != 1 or len(words) > 1 or others:
         raise UserError(
-            "--to transformers: class vectors are not of one sentence each with learned words at the input, which a "
-            "vocabulary could represent; use --to open_clip"
+            "--to transformers: a vocabulary can only represent one prompt per class with learned vectors at the "
+            "input, which the run does not have; use --to open_clip"
         )
     return texts[0], words[0] if words else torch.empty(0, texts[0].embeddings.shape[-1])
 
@@ -176,7 +176,7 @@ def _tokenizer(backbone: Backbone, folder: Path) -> Any:
     tokenizer: Any = backbone.tokenizer
     if hasattr(tokenizer, "tokenizer"):
         tokenizer.tokenizer.save_pretrained(folder)
-    else:  # open_clip's tokenizer, which has no files
+    else:  # open_clip's own tokenizer has no files
         start, end = tokenizer.all_special_ids
         (folder / "vocab.json").write_text(json.dumps(tokenizer.encoder), encoding="utf-8")
         merges = "\n".join(["#version: 0.2", *map(" ".join, tokenizer.bpe_ranks), ""])
@@ -189,7 +189,7 @@ def _tokenizer(backbone: Backbone, folder: Path) -> Any:
 
 
 def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tuple[list[str], str]:
-    """Return class names and a template with the tokens of `rows`; full sentences and `{}` if none is common."""
+    """Return class names and a template with the tokens of `rows`, or full prompts and `{}` if no template fits."""
     names = [readable_name(name) for name in classnames]
     sentences = [tokenizer.decode(row[1:-1]) for row in rows]
     for labels in (names, [with_article(name) for name in names]):
@@ -203,7 +203,7 @@ def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tup
 
 
 def _renamed(model: Any) -> dict[str, Tensor]:
-    """Return open_clip's weights under transformers' names."""
+    """Return open_clip's weights with their names in transformers."""
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         name = name.removeprefix("text.")
@@ -219,7 +219,7 @@ def _renamed(model: Any) -> dict[str, Tensor]:
 
 
 def _config(model: Any, tokenizer: Any) -> Any:
-    """Return transformers' configuration of the towers."""
+    """Return transformers' configuration for the two towers."""
     from transformers import CLIPConfig
 
     def sizes(tower: Any) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _image_processor(backbone: Backbone) -> Any:
     """Return an image processor equivalent to the backbone's `preprocess`.
 
     Raises:
-        UserError: transformers' CLIP can't resize images in this way.
+        UserError: transformers can't preprocess images in this way.
     """
     from transformers import CLIPImageProcessor
 
@@ -257,7 +257,7 @@ def _image_processor(backbone: Backbone) -> Any:
     square, shortest = {"height": size, "width": size}, settings["resize_mode"] == "shortest"
     resample = {"bilinear": 2, "bicubic": 3}.get(settings["interpolation"])
     if settings["size"] not in (size, [size, size]) or settings["resize_mode"] == "longest" or resample is None:
-        raise UserError(f"--to transformers: its CLIP can't preprocess images by {settings}; use --to open_clip")
+        raise UserError(f"--to transformers: it can't preprocess images with {settings}; use --to open_clip")
     return CLIPImageProcessor(
         size={"shortest_edge": size} if shortest else square,
         crop_size=square,

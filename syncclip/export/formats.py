@@ -33,13 +33,14 @@ FILES: dict[Format, str] = {
 
 
 def export(model: Model, to: Format, out: str) -> str:
-    """Write a model in float32, with `classes.json`, and `export.json` with the checksums of all files last.
+    """Write a model in float32 with `classes.json`, followed by `export.json` with the checksums of all files.
 
     Args:
-        to: onnx: input `images` (B, 3, S, S), output `logits` (B, C). torch: the same for `torch.export.load`. vectors:
-            `class_vectors` (C, D) of unit length and `logit_scale`. open_clip: the frozen CLIP and these vectors.
-            transformers: the frozen CLIP for a zero-shot pipeline, whose vocabulary contains the learned words.
-        out: folder or URL.
+        to: `onnx`: program with input `images` (B, 3, S, S) and output `logits` (B, C). `torch`: the same program for
+            `torch.export.load`. `vectors`: unit-length `class_vectors` (C, D) and `logit_scale`. `open_clip`: the
+            frozen CLIP model and these vectors. `transformers`: the frozen CLIP model for a zero-shot pipeline, with
+            the learned vectors as tokens of its vocabulary.
+        out: output folder or URL.
 
     Returns:
         Path or URL of the model.
@@ -73,15 +74,15 @@ def _check_method(model: Model, to: Format) -> None:
     if method.text_depends_on_image:
         raise UserError(
             f"{model.url}: the class vectors of {name} depend on the image, so they can't be exported; use `syncclip "
-            "classify`, or a run of another method"
+            "classify`, or a run with another method"
         )
     if to not in ("onnx", "torch") and method.has_extra_scores:
         raise UserError(
-            f"--to {to}: {name} has scores beyond those of its class vectors, which {to} can't represent; use --to "
-            "onnx or torch"
+            f"--to {to}: {name} does not compute its scores from class vectors alone, as {to} requires; use --to onnx "
+            "or torch"
         )
     if to == "vectors" and method.has_several_image_features:
-        raise UserError(f"--to vectors: {name} classifies by more than one feature of an image; use --to onnx or torch")
+        raise UserError(f"--to vectors: {name} uses more than one feature per image; use --to onnx or torch")
 
 
 def _write(classifier: onnx.Classifier, to: Format, folder: Path) -> None:
@@ -111,6 +112,6 @@ def _source(model: Model) -> dict[str, str]:
 
 
 def is_export_without_manifest(names: Collection[str]) -> bool:
-    """Whether a folder contains an export whose manifest was removed."""
+    """Return whether a folder contains an export whose manifest was removed."""
     is_export = CLASSES in names and PROMPTS not in names and not {*FILES.values()}.isdisjoint(names)
     return is_export and MANIFEST not in names

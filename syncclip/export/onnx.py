@@ -23,7 +23,7 @@ class Classifier(nn.Module):
     """Logits (B, C) of preprocessed images (B, 3, S, S), with precomputed class vectors.
 
     Args:
-        others: (C,) True for impossible classes, whose logits are minus infinity.
+        others: (C,) boolean mask of the classes that are not candidates, whose logits become minus infinity.
         temperature: divisor of the logits.
     """
 
@@ -33,7 +33,7 @@ class Classifier(nn.Module):
     def __init__(self, method: Method, others: Tensor, temperature: float = 1.0) -> None:
         super().__init__()
         self.temperature = temperature
-        self.method, self.towers = method, method.clip  # a method's parameters exclude those of the CLIP
+        self.method, self.towers = method, method.clip  # a method's parameters exclude those of the CLIP model
         self.register_buffer("others", others)
         self.register_buffer("text", method.text_features().clone())
 
@@ -47,7 +47,7 @@ def write_torch(classifier: Classifier, file: Path) -> None:
 
 
 def write_onnx(classifier: Classifier, file: Path) -> None:
-    """Write an ONNX model; the weights of a large model are a second file."""
+    """Write an ONNX model; the weights of a large model are written to a second file."""
     try:
         import onnx  # noqa: F401  (required by torch)
         import onnxscript  # noqa: F401

@@ -29,7 +29,7 @@ from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder
 
 BATCH, DECODERS = 64, 4
-"""Default batch size, and threads that decode the next batch."""
+"""Default batch size, and number of threads that decode the next batch."""
 
 ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 """A path or URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a tensor (3, H, W) of uint8 or preprocessed."""
@@ -41,13 +41,13 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Compute without gradients, in one thread at a time: the choice of attention kernel is process-wide."""
+    """Compute without gradients, in one thread at a time since the choice of attention kernel is process-wide."""
     with _LOCK, torch.no_grad():
         yield
 
 
 class Label(NamedTuple):
-    """A class and its probability among all classes of the model."""
+    """A class and its probability among all classes in the model."""
 
     name: str
     probability: float
@@ -62,9 +62,9 @@ class Model:
         classes: class names by class id.
         base: number of base classes, which come first.
         recipe: recipe of the run.
-        metadata: classes and CLIP of the run.
+        metadata: classes and CLIP model of the run.
         method: trained method, in evaluation mode.
-        others: (C,) True for impossible classes, which are not in `metadata.only`.
+        others: (C,) boolean mask of the classes that are not candidates (not in `metadata.only`).
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
@@ -90,10 +90,10 @@ class Model:
     def classify(self, images: Iterable[ImageLike], top: int = 5) -> list[list[Label]]: ...
 
     def classify(self, images: Any, top: int = 5) -> list[Label] | list[list[Label]]:
-        """Return the most probable classes of an image or of several, in descending order.
+        """Return the most probable classes of one or more images, in descending order of probability.
 
         Args:
-            images: image, or iterable or batch of images, see `ImageLike`.
+            images: an image, or an iterable or batch of images (see `ImageLike`).
             top: maximum number of classes per image.
 
         Raises:
@@ -129,21 +129,21 @@ class Model:
         return features
 
     def preprocess(self, image: ImageLike) -> Tensor:
-        """Return the input of the image tower for an image, a float tensor (3, S, S)."""
+        """Convert an image to the input of the image tower, a float tensor (3, S, S)."""
         if isinstance(image, Tensor) and image.is_floating_point():
             return image
         pixels: Tensor = self.method.clip.backbone.preprocess(open_image(image))
         return pixels
 
     def with_classes(self, classes: Sequence[str], template: str | None = None) -> Model:
-        """Return a model with the same prompts and other class names, without training.
+        """Return a model with the same prompts and different class names, without training.
 
         Args:
             classes: distinct class names.
-            template: prompt template with `{}` for the name, for methods that use one; None: the run's.
+            template: prompt template with `{}` for the class name, for methods that use one; None: the run's template.
 
         Raises:
-            UserError: the learned parameters are class-specific, or a name exceeds the CLIP's context.
+            UserError: the learned parameters are class-specific, or a name exceeds the CLIP context.
         """
         names = [] if isinstance(classes, str) else list(classes)
         if not names or len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
@@ -178,12 +178,12 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
 
     Args:
         run: folder or URL, or `hf://owner/name` on the Hugging Face Hub.
-        backbone: current location of the run's CLIP, as `backbone.name`; None: as in training.
-        pretrained: current location of its weights, as `backbone.pretrained`; None: as in training.
+        backbone: current location of the run's CLIP model, a value of `backbone.name`; None: as in training.
+        pretrained: current location of its weights, a value of `backbone.pretrained`; None: as in training.
         device: auto (a GPU if available), cpu or cuda.
 
     Raises:
-        UserError: there is no finished run, or its CLIP is missing or differs.
+        UserError: there is no finished run, or its CLIP model is missing or differs from the one in training.
 
     Examples:
         >>> from PIL import Image
@@ -201,7 +201,7 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[list[Result]]:
-    """Apply `read` to items in order; yields batches of `size`, while threads prefetch the next one."""
+    """Apply `read` to items in order, and yield batches of `size` results while threads prefetch the next batch."""
     remaining = iter(items)
     with thread_pool(DECODERS, "decode") as pool:
         ahead = [pool.submit(read, item) for item in islice(remaining, size)]
@@ -211,7 +211,7 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], size: int)
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """Convert to an RGB image; raises a `UserError` if it is unreadable."""
+    """Convert to an RGB image, or raise a `UserError` if the image is unreadable."""
     if isinstance(image, str | PathLike):
         return decode_image(storage.read_bytes(str(image)), str(image))
     if isinstance(image, Image.Image):
@@ -230,7 +230,7 @@ def open_image(image: ImageLike) -> Image.Image:
 
 
 def _is_image(images: Any) -> bool:
-    """Whether this is one image, not a batch."""
+    """Return whether this is a single image, not a batch."""
     if isinstance(images, np.ndarray):
         return images.ndim in (2, 3)
     if isinstance(images, Tensor):

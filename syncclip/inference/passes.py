@@ -1,6 +1,6 @@
-"""Inference over the shards of a folder or bucket on Ray: a file of predictions for each tar, and its marker last.
+"""Inference on Ray over the shards of a folder or bucket: each tar gets a predictions file, followed by its marker.
 
-The files are a function of the run and the shard: their bytes are independent of the number of actors and of kills.
+The files depend only on the run and the shard: their bytes are independent of the number of actors and of restarts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 READERS = 4
-"""Shards that are verified concurrently."""
+"""Number of shards that are verified concurrently."""
 
 
 class ShardMarker(Settings):
@@ -38,26 +38,26 @@ class ShardMarker(Settings):
     """Name of the input tar."""
     tar_sha256: str
     bytes: int
-    """Size of the file of predictions."""
+    """Size of the predictions file in bytes."""
     sha256: str
-    """Checksum of the file of predictions."""
+    """Checksum of the predictions file."""
     images: int
     unread: int
-    """Number of unreadable images among them."""
+    """Number of these images that are unreadable."""
 
 
 class Passed(NamedTuple):
-    """Totals of a folder in which each shard has its files."""
+    """Totals of a folder in which all shards are complete."""
 
     url: str
     shards: int
     images: int
     unread: int
-    """Number of unreadable images among them."""
+    """Number of these images that are unreadable."""
 
 
 class ShardPredictions(NamedTuple):
-    """Content of a shard's file of predictions, and its totals."""
+    """Content and totals of a shard's predictions file."""
 
     data: bytes
     images: int
@@ -72,9 +72,9 @@ class ShardJob:
     Attributes:
         FILE, MARKER: suffixes of a shard's files, which replace `.tar`.
         VERB: past participle for messages.
-        tars: name -> sha256 in the tar's commit marker; None without a commit marker.
+        tars: SHA-256 of each tar by name, from its commit marker; None if the tar has no commit marker.
         asked: checksum of the run, its classes and the settings of the job.
-        places: `backbone` and `pretrained` of `model.load`.
+        places: arguments `backbone` and `pretrained` for `model.load`.
     """
 
     FILE: ClassVar[str]
@@ -97,13 +97,13 @@ class ShardJob:
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
     def done(self, report: Callable[[str], None] | None = None) -> dict[str, ShardMarker]:
-        """Return shard -> marker for shards whose file exists with the size in its marker; no file is read.
+        """Return markers by shard, for shards whose file exists with the size in its marker, without reading the files.
 
         Args:
             report: called with a message for each damaged marker and for each missing or truncated file.
 
         Raises:
-            UserError: the predictions in the folder are of another run, other classes or settings.
+            UserError: the predictions in the folder belong to another run or have different classes or settings.
         """
         report = report or (lambda _: None)
         sizes, markers = storage.sizes(self.out), dict[str, ShardMarker]()
@@ -120,8 +120,8 @@ class ShardJob:
                     continue
                 if marker.asked != self.asked:
                     raise UserError(
-                        f"{url}: these predictions are of another run, other classes or settings; choose another "
-                        f"--out, or remove the files *{self.FILE} and *{self.MARKER}"
+                        f"{url}: existing predictions belong to another run or have different classes or settings; "
+                        f"choose another --out, or remove the files *{self.FILE} and *{self.MARKER}"
                     )
                 if sizes.get(name[:-4] + self.FILE) == marker.bytes:
                     markers[name] = marker
@@ -130,10 +130,10 @@ class ShardJob:
         return markers
 
     def verify(self) -> None:
-        """Verify the checksums of existing predictions and of their tars, and remove the markers of those that differ.
+        """Verify the checksums of existing predictions and their tars, and remove the marker of each mismatch.
 
         Raises:
-            UserError: see `done`.
+            UserError: as in `done`.
         """
         done = self.done(lambda problem: print_message(f"{problem}; its shard is {self.VERB} again"))
         if not done:
@@ -149,7 +149,7 @@ class ShardJob:
         return list(differences(marker, self.path(name, self.FILE), storage.join(self.url, name), self.tars[name]))
 
     def passed(self, done: Mapping[str, ShardMarker]) -> Passed:
-        """Sum up all markers."""
+        """Return the totals of all markers."""
         markers = done.values()
         images, unread = (sum(getattr(marker, key) for marker in markers) for key in ("images", "unread"))
         return Passed(self.out, len(markers), images, unread)
@@ -164,7 +164,7 @@ class ShardJob:
         count = len(self.tars)
         return (
             f"{storage.join(self.url, list(self.tars)[shard])} could not be {self.VERB}: {cause}; {count - remaining} "
-            f"of {count} shards have their files in {self.out}; run the same command to resume"
+            f"of {count} shards are complete in {self.out}; run the same command to resume"
         )
 
     def run_on(self, worker: Callable[[], ShardPass], pool: Pool, label: str) -> None:
@@ -186,7 +186,7 @@ class ShardJob:
 
 
 class ShardPass(Worker[ShardPredictions]):
-    """Worker of an actor for a `ShardJob`."""
+    """Worker that an actor runs for a `ShardJob`."""
 
     def __init__(self, job: ShardJob) -> None:
         super().__init__(job.threads)
@@ -204,7 +204,7 @@ class ShardPass(Worker[ShardPredictions]):
         self._model = self.loaded()
 
     def model(self) -> Model:
-        """Return the model, which is loaded once."""
+        """Return the model, loading it on first use."""
         self.prepare()
         return self._model
 
@@ -235,31 +235,31 @@ class ShardPass(Worker[ShardPredictions]):
 
 
 def parse_marker(data: bytes, url: str, tar: str) -> ShardMarker:
-    """Parse the marker at `url` of the predictions for `tar`.
+    """Parse the marker at `url` for the predictions on `tar`.
 
     Raises:
-        DamagedError: it is invalid, or belongs to another tar.
+        DamagedError: the marker is invalid or belongs to another tar.
     """
     try:
         marker = ShardMarker.model_validate_json(data)
     except ValidationError as error:
-        raise storage.DamagedError(f"{url} is not a marker of predictions, or is truncated") from error
+        raise storage.DamagedError(f"{url} is not a predictions marker, or is truncated") from error
     if marker.tar != tar:
-        raise storage.DamagedError(f"{url} is the marker of {marker.tar}, not of {tar}: files were exchanged")
+        raise storage.DamagedError(f"{url} is the marker of {marker.tar}, not of {tar}; files were swapped")
     return marker
 
 
 def differences(marker: ShardMarker, file: str, tar: str | None, committed: str | None = None) -> Iterator[str]:
-    """Yield a message for a file of predictions and for a tar that differ from the marker.
+    """Yield a message if a predictions file differs from its marker, and another if the tar does.
 
     Args:
-        file, tar: paths or URLs; None: the tar is not available.
-        committed: sha256 of the tar in its commit marker, used instead of reading the tar.
+        file, tar: paths or URLs; `tar` is None if it is not available.
+        committed: SHA-256 of the tar from its commit marker, used instead of reading the tar.
     """
     if tar is not None and (committed or _sha256(tar, marker.tar_sha256)) != marker.tar_sha256:
         yield f"{tar} is not the tar that {file} was computed from"
     if _sha256(file, marker.sha256) != marker.sha256:
-        yield f"{file} no longer matches its checksum: it was damaged or exchanged"
+        yield f"{file} no longer matches its checksum; it was damaged or replaced"
 
 
 def _sha256(url: str, expected: str) -> str:
@@ -270,11 +270,11 @@ def _sha256(url: str, expected: str) -> str:
 def problems_of_files(
     url: str, names: Collection[str], endings: tuple[str, str], tars: Mapping[str, str | None]
 ) -> Iterator[str]:
-    """Verify the predictions in a folder and their tars; yields a message per problem.
+    """Verify the predictions in a folder and their tars, and yield one message per problem.
 
     Args:
         names: names of the files in the folder.
-        endings: suffixes of a file of predictions and of its marker, which replace `.tar`.
+        endings: suffixes of a predictions file and of its marker, which replace `.tar`.
         tars: tars in the folder, as in `ShardJob`.
     """
     stems = {name.removesuffix(ending) for name in names for ending in endings if name.endswith(ending)}
@@ -284,7 +284,7 @@ def problems_of_files(
         file, marker_url = (storage.join(url, stem + ending) for ending in endings)
         tar = storage.join(url, f"{stem}.tar") if f"{stem}.tar" in tars else None
         if missing := [path for path in (file, marker_url) if path.rpartition("/")[2] not in names]:
-            yield f"{missing[0]} is missing; the same command computes the predictions for {stem}.tar again"
+            yield f"{missing[0]} is missing; run the same command to recompute the predictions for {stem}.tar"
             continue
         if with_tars and tar is None:
             yield f"{storage.join(url, stem)}.tar is missing, but its predictions exist"
@@ -295,5 +295,5 @@ def problems_of_files(
             continue
         first = first or (marker_url, marker.asked)
         if marker.asked != first[1]:
-            yield f"{marker_url} is of another run, other classes or settings than {first[0]}: files were exchanged"
+            yield f"{marker_url} and {first[0]} differ in their run, classes or settings; files were swapped"
         yield from differences(marker, file, tar, tars.get(f"{stem}.tar"))

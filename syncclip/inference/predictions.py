@@ -1,4 +1,4 @@
-"""Predictions of a model for images; an unreadable image has an error instead."""
+"""Predictions of a model for images, with an error instead for each unreadable image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Prediction:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The prediction as a row with the columns `SCHEMA`."""
+        """The prediction as a row with the columns in `SCHEMA`."""
         best = self.labels[0] if self.labels else None
         as_text = self.image.encode(errors="surrogateescape").decode(errors="backslashreplace")  # may not be UTF-8
         return {
@@ -70,7 +70,7 @@ def classify(
     Args:
         top: number of classes per image.
         batch: batch size; the next batch is prefetched.
-        skipped: counts files that are not images, by extension.
+        skipped: counter of files that are not images, by extension.
     """
     return classify_sources(model, find_images(names, skipped), top, batch)
 
@@ -82,7 +82,7 @@ def classify_sources(
     batch: int = BATCH,
     raised: type[UserError] | tuple[()] = (),
 ) -> Iterator[Prediction]:
-    """Yield predictions for sources.
+    """Yield predictions for the given sources.
 
     Args:
         raised: types of `UserError` that are raised; others become predictions with an error.
@@ -105,7 +105,7 @@ def _pixels(model: Model, raised: type[UserError] | tuple[()], source: Source) -
 
 
 def write_predictions(predictions: Iterable[Prediction], url: str) -> None:
-    """Write predictions atomically as JSON lines, CSV or parquet, by the file's extension."""
+    """Write predictions atomically as JSON lines, CSV or parquet, depending on the file extension."""
     check_extension(url)
     rows = [prediction.row for prediction in predictions]
     if url.endswith(".jsonl"):
@@ -125,5 +125,5 @@ def check_extension(url: str) -> None:
 
 
 def json_line(row: dict[str, Any]) -> str:
-    """Return a row as a JSON line."""
+    """Return a row as one line of JSON."""
     return json.dumps(row, ensure_ascii=False) + "\n"

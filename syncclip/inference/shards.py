@@ -28,7 +28,7 @@ from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 TABLE, MARKER = "_predictions.parquet", "_predictions.json"
-"""Suffixes of a shard's files, which replace `.tar`."""
+"""Suffixes of a shard's predictions table and marker, which replace `.tar`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +52,27 @@ def classify_shards(
 ) -> Passed:
     """Classify the images of all tars in a folder on Ray actors.
 
-    The table of `00000.tar` is `00000_predictions.parquet` with the columns `predictions.SCHEMA`; its images are named
-    `00000.tar/000000017.jpg`. After a crash, the same call resumes.
+    The predictions for `00000.tar` are in `00000_predictions.parquet`, with the columns in `predictions.SCHEMA`; image
+    names have the form `00000.tar/000000017.jpg`. After a crash, the same call resumes.
 
     Args:
         run: finished run, as for `load`.
         url: folder or URL of the tars, accessible from all machines.
-        out: folder or URL of the tables; by default that of the tars.
+        out: folder or URL of the tables; None: the folder of the tars.
         classes: class names to use instead of the run's.
         top: number of classes per image.
         batch: batch size; like the device, it may change the last bits of probabilities.
         pool: actors and their resources.
-        places: `backbone` and `pretrained` of `load`, if the CLIP has moved.
+        places: arguments `backbone` and `pretrained` for `load`, if the CLIP model has moved.
 
     Raises:
-        UserError: there is no tar or no run; a tar does not match its commit marker; existing tables are of another
-            run, other classes or settings; or shards failed permanently.
+        UserError: there are no tars or no run, a tar does not match its commit marker, existing tables belong to
+            another run or have different classes or settings, or shards failed permanently.
     """
     url = absolute(url)
     tars = _tars(url, storage.sizes(url))
     if not tars:
-        raise UserError(f"{url}: no tar in this folder; give the folder of the shards, or omit --actors")
+        raise UserError(f"{url}: no tars in this folder; give the folder of the shards, or omit --actors")
     recipe, folder, run = readable_run(run)
     asked = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
     out, threads = absolute(out or url), recipe.training.threads
@@ -115,7 +115,7 @@ def _mismatch(tar: str) -> str:
 
 
 def predictions_among(names: Collection[str]) -> set[str]:
-    """Return the files of predictions in a folder, and its tars if there are no commit markers."""
+    """Return the predictions files in a folder, and also its tars if there are no commit markers."""
     files = {name for name in names if name.endswith((TABLE, MARKER))}
     if files and not marked_shards(names):
         files |= {name for name in names if name.endswith(".tar")}
@@ -123,7 +123,7 @@ def predictions_among(names: Collection[str]) -> set[str]:
 
 
 def problems_of_predictions(url: str, names: Collection[str]) -> Iterator[str]:
-    """Verify the predictions of `classify_shards` in a folder; yields a message per problem."""
+    """Verify the predictions of `classify_shards` in a folder, and yield one message per problem."""
     if not predictions_among(names):
         return
     try:
@@ -134,13 +134,13 @@ def problems_of_predictions(url: str, names: Collection[str]) -> Iterator[str]:
 
 
 def identity(recipe: Recipe, folder: RunFolder) -> list[Any]:
-    """Return everything in a finished run that determines its predictions: recipe, prompts, classes and CLIP."""
+    """Return everything in a finished run that determines its predictions: recipe, prompts, classes and CLIP model."""
     prompts = hashlib.sha256(storage.read_verified(folder.path(PROMPTS), folder.owner)).hexdigest()
     return [recipe.hash, prompts, read_classes(folder).model_dump(mode="json")]
 
 
 class ShardClassifier(ShardPass):
-    """Worker that writes tables of predictions."""
+    """Worker that writes prediction tables."""
 
     job: _Job
 

@@ -71,25 +71,25 @@ def write_soft_labels(
 ) -> Passed:
     """Write a teacher's class probabilities for all images of a synthetic dataset, for `training.teacher`.
 
-    After a crash, or if images were added to the synthetic dataset, the same call resumes.
+    The same call resumes after a crash, or after images were added to the synthetic dataset.
 
     Args:
         run: finished run with the same classes, as for `load`.
         url: folder or URL of the synthetic dataset.
-        out: folder or URL of the soft labels; by default `teachers/<name of the run>` in the dataset's folder.
+        out: folder or URL of the soft labels; None: `teachers/<name of the run>` in the dataset's folder.
         batch, pool, places: as for `shards.classify_shards`.
 
     Raises:
-        UserError: the run is missing or has other classes, the dataset is missing or incomplete, existing files are of
-            another teacher, or shards failed permanently.
+        UserError: the run is missing or has other classes, the dataset is missing or incomplete, existing files belong
+            to another teacher, or shards failed permanently.
     """
     url = absolute(url)
     plan, (recipe, folder, run) = read_whole_set(url), readable_run(run)
     classnames = read_classes(folder).classnames
     if classnames != list(plan.classnames):
         raise UserError(
-            f"{run}: the {len(classnames)} classes of this teacher are not the {plan.classes} of {url}; train a "
-            "teacher on the same dataset"
+            f"{run}: the {len(classnames)} classes of this teacher are not the {plan.classes} classes of {url}; train "
+            "a teacher on the same dataset"
         )
     shards = {number: shard for number, shard in committed_shards(url, plan.owner).items() if number in plan.shards()}
     named = {shard_name(number): shard for number, shard in shards.items()}
@@ -146,7 +146,7 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
 
 
 def teacher_files_among(names: Collection[str]) -> set[str]:
-    """Return the files of a teacher among those of a folder."""
+    """Return the names of a teacher's files in a folder."""
     shards = {name for name in names if _SHARD.fullmatch(name)}
     stems = {name.rpartition(".")[0] for name in shards if name.endswith(_Job.FILE)}
     if TEACHER not in names and not any(stem + _Job.MARKER in shards for stem in stems):
@@ -155,13 +155,13 @@ def teacher_files_among(names: Collection[str]) -> set[str]:
 
 
 def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
-    """Verify a teacher's files in a folder; yields a message per problem."""
+    """Verify a teacher's files in a folder, and yield one message per problem."""
     if not (files := teacher_files_among(names)):
         return
     yield from problems_of_files(url, files - {TEACHER, VECTORS}, (_Job.FILE, _Job.MARKER), {})
     index_url = storage.join(url, TEACHER)
     if TEACHER not in names:
-        yield f"{index_url} is missing, so these files are unfinished; run the same `syncclip teacher` again"
+        yield f"{index_url} is missing because `syncclip teacher` did not finish; run the same command to resume"
         return
     try:
         index = read_teacher(url)
@@ -177,7 +177,7 @@ def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
         with suppress(storage.DamagedError, storage.MissingError):  # reported above
             marker = parse_marker(storage.read_bytes(marker_url), marker_url, shard_name(shard.shard))
             if (marker.asked, marker.sha256, marker.tar_sha256) != (index.digest, shard.sha256, shard.tar_sha256):
-                yield f"{marker_url} and {index_url} are of different jobs: files were exchanged"
+                yield f"{marker_url} and {index_url} belong to different jobs; files were swapped"
     listed = {f"{shard.shard:05d}" for shard in index.shards}
     for name in sorted(listed - {file.rpartition(".")[0] for file in files}):
         yield f"{storage.join(url, name)}{_Job.FILE} is missing, but {index_url} lists it"
@@ -201,7 +201,7 @@ class ShardTeacher(ShardPass):
             try:
                 return model.preprocess(decode_image(data, f"{url}:{sample_key(row['index'])}.jpg"))
             except UnreadableImageError:
-                return None  # training replaces the image by another
+                return None  # training replaces the image with another one
 
         probabilities: Probabilities = np.zeros((len(rows), len(model.classes)), np.float32)
         unread, start = 0, 0

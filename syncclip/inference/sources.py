@@ -23,7 +23,7 @@ from syncclip.shards.tars import MAX_IMAGE_BYTES, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme
 
 STDIN = "-"
-"""Name for standard input, each line of which is a name."""
+"""Name that represents standard input, with one name per line."""
 IMAGE_COLUMNS = (*COLUMNS["path"], "url")
 """Accepted names of a table's image column, in order of precedence."""
 SIDECARS = frozenset({".cls", ".json", ".txt"})
@@ -34,19 +34,19 @@ READ_BEFORE, LOOP = "link to a folder that was read before", "link to a folder t
 
 @dataclass(frozen=True)
 class Source:
-    """An image; `read` returns its bytes or raises a `UserError`."""
+    """An image, with a function `read` that returns its bytes or raises a `UserError`."""
 
     name: str
     read: Callable[[], bytes]
 
 
 def find_images(names: Iterable[str], skipped: Counter[str] | None = None) -> Iterator[Source]:
-    """Yield the images given by names, in order; those of a folder and its subfolders are sorted by name.
+    """Yield the images given by names, in order; images in a folder and its subfolders are sorted by name.
 
-    A missing or damaged file, table or shard becomes one unreadable source.
+    A missing or damaged file, table or shard yields one unreadable source.
 
     Args:
-        skipped: counts files and members that are not images, by extension.
+        skipped: counter of files and tar members that are not images, by extension.
     """
     finder = _Finder(Counter() if skipped is None else skipped)
     for name in names:
@@ -61,13 +61,13 @@ def _lines() -> Iterator[str]:
 
 
 class _Finder:
-    """Search for images; counts other files in `skipped`."""
+    """Search for images that counts other files in `skipped`."""
 
     def __init__(self, skipped: Counter[str]) -> None:
         self._skipped = skipped
 
     def guarded(self, find: Callable[[str], Iterator[Source]], name: str) -> Iterator[Source]:
-        """Yield from `find`; an error becomes an unreadable source."""
+        """Yield the sources from `find`; an error yields an unreadable source."""
         try:
             yield from find(name)
         except Exception as error:  # fsspec raises many types for invalid URLs
@@ -107,7 +107,7 @@ class _Finder:
         positions = {*positions}
         for position, part in enumerate(parts):
             if position in positions and part == "**":
-                positions.add(position + 1)  # `**` may match nothing
+                positions.add(position + 1)  # `**` may match no folder
         if storage.is_local(folder) and storage.local_path(folder or ".").is_dir():
             status = storage.local_path(folder or ".").stat()
             if (key := (status.st_dev, status.st_ino, *sorted(positions))) in visited:
@@ -190,7 +190,7 @@ class _Finder:
 
 
 def tar_images(name: str, file: IO[bytes]) -> Iterator[Source]:
-    """Yield the images of the open tar `name`; damage becomes an unreadable source."""
+    """Yield the images of the open tar `name`; damage to the tar yields an unreadable source."""
     finder = _Finder(Counter())
     return finder.guarded(partial(finder.in_open_tar, file), name)
 
@@ -205,7 +205,7 @@ def _split_pattern(pattern: str) -> tuple[str, list[str]]:
 
 
 def _entries(url: str) -> list[tuple[str, bool]]:
-    """Return (name, whether it is a folder) of a folder's entries, sorted; broken links count as files."""
+    """Return pairs (name, is folder) of a folder's entries, sorted; broken links count as files."""
     if storage.is_local(url):
         folder = storage.local_path(url)
         return sorted((path.name, path.is_dir()) for path in folder.iterdir()) if folder.is_dir() else []
@@ -252,7 +252,7 @@ def _in_table(url: str) -> Iterator[Source]:
 
 
 def _too_large(name: str, count: int) -> UserError:
-    return UserError(f"{name}: {size(count)} is too large for an image; scale it down")
+    return UserError(f"{name}: {size(count)} is too large for an image; reduce its resolution")
 
 
 def _as_user_error(error: Exception) -> UserError:

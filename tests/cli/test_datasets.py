@@ -37,8 +37,8 @@ def test_a_check_reports_counts_and_problems(
     ("arguments", "error"),
     [
         (["check", "dtdd"], "unknown dataset 'dtdd'; did you mean 'dtd'?"),
-        (["check", "icons/travle"], "unknown shipped dataset 'icons/travle'; available are icons/devices"),
-        (["check", "icons/travel/x"], "unknown shipped dataset 'icons/travel/x'; available are icons/devices"),
+        (["check", "icons/travle"], "unknown shipped dataset 'icons/travle'; available: icons/devices"),
+        (["check", "icons/travel/x"], "unknown shipped dataset 'icons/travel/x'; available: icons/devices"),
         (["check", "dtd"], "set it with --root DIR"),
         (["check", "all", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),
         (["ls", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),
@@ -65,7 +65,7 @@ def test_a_dataset_is_packed_by_a_recipe(capsys: pytest.CaptureFixture[str], tmp
     assert packed.split("test").image(0).size == (16, 16)
     for option, value, error in (
         ("--shots", "few", "--shots few: not a list of integers"),
-        ("--shots", "0", "select no image"),
+        ("--shots", "0", "select no images"),
         ("--resize", "0", "dataset.resize"),
     ):
         assert error in Outcome(capsys, "shards", "pack", folder, option, value).error
@@ -92,7 +92,9 @@ def test_a_first_recipe_loads_the_data(
 def test_overrides_complete_a_first_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     tar(tmp_path / "mine" / "0.tar", samples())
     out = str(tmp_path / "first.yaml")
-    assert "labels are numbers without names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", out).error
+    assert (
+        "labels are numbers without class names" in Outcome(capsys, "init", str(tmp_path / "mine"), "--out", out).error
+    )
     values = {"classnames": [f"{name}: #1" for name in CLASSES], "base": ["red circle: #1"], "split_seed": 3}
     values |= {"template": "the {}"}
     overrides = [f"dataset.{key}={value if key == 'template' else json.dumps(value)}" for key, value in values.items()]

@@ -155,8 +155,8 @@ def test_activation_checkpointing_repeats_random_numbers(clip: PromptedClip) -> 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("eva02", "this is timm's Eva"),
-        ("siglip", "this is timm's VisionTransformer"),
+        ("eva02", "the model has timm's Eva"),
+        ("siglip", "the model has timm's VisionTransformer"),
         ("resnet", "is not a plain vision transformer"),
     ],
 )

@@ -175,5 +175,5 @@ def test_unsuitable_numbers_of_text_tokens_are_errors(clip: PromptedClip, words:
 
 
 def test_more_prompts_than_blocks_are_an_error(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="lower the depth"):
+    with pytest.raises(UserError, match="reduce the depth"):
         clip.encode_images(torch.zeros(1, 3, 32, 32), [torch.zeros(1, clip.vision.width)] * 4)

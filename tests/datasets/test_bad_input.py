@@ -101,16 +101,16 @@ SPLIT_FILES: dict[str, tuple[Damage, str]] = {
     ),
     "class without image": (
         map_entries(lambda entry: None if entry[1] == 1 else entry),
-        f"{SPLIT_FILE}: class(es) 1 have no image",
+        f"{SPLIT_FILE}: class(es) 1 have no images",
     ),
     "one class": (map_entries(lambda entry: entry if entry[1] == 0 else None), "'dtd' has 1 class; at least 2"),
-    "unreadable name": (change_class_2(2, "_"), "'dtd': class 2 has an unreadable name, ''"),
+    "unreadable name": (change_class_2(2, "_"), "'dtd': class 2 has an unreadable name ('')"),
     "two names": (
         map_entries(lambda entry: [*entry[:2], str(entry[0]) if entry[1] == 2 else entry[2]]),
         f"{SPLIT_FILE}: class 2 has two names, ",
     ),
-    "negative label": (change_class_2(1, -1), "label -1 is out of range; ids start at 0"),
-    "large label": (change_class_2(1, 10**15), f"{SPLIT_FILE}: class(es) 2, 3, 4, … have no image"),
+    "negative label": (change_class_2(1, -1), "label -1 is out of range; class ids start at 0"),
+    "large label": (change_class_2(1, 10**15), f"{SPLIT_FILE}: class(es) 2, 3, 4, … have no images"),
     "superscript label": (change_class_2(1, "²"), "is not [path, class id, class name]"),
     "label is no number": (add_entry("banded/x.jpg", "first", "banded"), f"{INVALID_ENTRY}['banded/x.jpg', 'first'"),
     "no name": (add_entry("banded/x.jpg", 0), "is not [path, class id, class name]"),
@@ -148,12 +148,12 @@ LISTS: dict[str, tuple[str, Damage, str]] = {
     "unknown folder": (
         "imagenet_a",
         lambda root: (root / "imagenet-adversarial/imagenet-a/n99999999").mkdir(),
-        "n99999999: unknown class, not in classnames.txt",
+        "n99999999: class not listed in classnames.txt",
     ),
     "class names not UTF-8": (
         "imagenet",
         write("imagenet/classnames.txt", "n01440764 jalapeño\n".encode("latin-1")),
-        "imagenet/classnames.txt: byte 16 is not UTF-8; save the list as UTF-8",
+        "imagenet/classnames.txt: byte 16 is not UTF-8; save the file as UTF-8",
     ),
     "variants not UTF-8": (
         "fgvc_aircraft",
@@ -221,7 +221,7 @@ def keep_one_class(folder: Path) -> None:
 FOLDERS: dict[str, tuple[Damage, str]] = {
     "no folder": (remove("."), "mine does not exist"),
     "no classes": (lambda folder: [shutil.rmtree(path) for path in folder.iterdir()], "no class folders"),
-    "class without image": (empty_class, "no test image of class 'red_circle'"),
+    "class without image": (empty_class, "no test images for class 'red_circle'"),
     "one class": (keep_one_class, "only one class ('red_circle')"),
     "equal names": (
         lambda folder: shutil.copytree(folder / "red_circle", folder / "red circle"),
@@ -229,7 +229,7 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
     ),
     "unreadable name": (
         lambda folder: (folder / "red_circle").rename(folder / "_"),
-        "has an unreadable name, ''",
+        "has an unreadable name ('')",
     ),
     "truncated image": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
     "text as image": (write("red_circle/000.png", b"notes"), "red_circle/000.png: unreadable image: not a JPEG"),
@@ -249,10 +249,10 @@ def test_class_folders(tmp_path: Path, damage: Damage, reason: str) -> None:
     ("row", "reason"),
     [
         ("none.png,1,b", "table.csv: 1 of 4 listed images are missing ("),
-        ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; ids start at 0"),
+        ("red_circle/000.png,-1,b", "table.csv, row 4: label -1 is out of range; class ids start at 0"),
         ("red_circle/000.png,0,b", "table.csv, row 4: class 0 has two names, 'a' and 'b'"),
-        ("red_circle/000.png,2,c", "class(es) 1 have no image; ids must be contiguous"),
-        ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no image"),
+        ("red_circle/000.png,2,c", "class(es) 1 have no images; ids must be contiguous"),
+        ("red_circle/003.png,1000000000000,c", "class(es) 1, 2, 3, … have no images"),
         ("red_circle/003.png,²,b", "class '²' has 1 image; a random split requires at least 3"),
         ("red_circle/003.png,0,a", "has 1 class; at least 2"),
         ("./red_circle/000.png,0,a", "red_circle/000.png is already listed in "),

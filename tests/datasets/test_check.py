@@ -43,7 +43,7 @@ def test_unreadable_images_are_counted(tmp_path: Path) -> None:
     for path, _ in expected.items["test"][3:5]:
         (tmp_path / path).write_bytes(b"broken")
     *_, last = check("dtd", str(tmp_path), images=True).problems
-    assert last.startswith("test: 2 of 12 decoded images cannot be read: ") and expected.items["test"][3][0] in last
+    assert last.startswith("test: 2 of 12 checked images cannot be read: ") and expected.items["test"][3][0] in last
 
 
 @pytest.mark.parametrize("content", [b"broken", b"", None], ids=["replaced", "empty", "truncated"])
@@ -57,7 +57,7 @@ def test_a_sample_of_the_images_is_decoded(tmp_path: Path, content: bytes | None
     result = check(str(folder), None)
     assert result.state == "3 problems"
     assert [problem.partition(" cannot")[0] for problem in result.problems] == [
-        f"{split}: 32 of 32 decoded images" for split in ("train", "val", "test")
+        f"{split}: 32 of 32 checked images" for split in ("train", "val", "test")
     ]
 
 

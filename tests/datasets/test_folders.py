@@ -43,7 +43,7 @@ def test_base_classes_need_training_images_and_novel_classes_do_not(tmp_path: Pa
     shutil.rmtree(tmp_path / "train" / "red_square")
     assert load(tmp_path).classnames == sorted(CLASSES)
     shutil.rmtree(tmp_path / "train" / "blue_circle")
-    with pytest.raises(UserError, match="no training image of base class 'blue circle'"):
+    with pytest.raises(UserError, match="no training images for base class 'blue circle'"):
         load(tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_labels_beyond_the_class_names_are_an_error(folder: Path) -> None:
 def test_packed_base_classes_need_training_images(folder: Path) -> None:
     describe(folder, CLASSES)
     write_shard(str(folder / "train"), 0, [Sample(0, 0, b"", CLASSES[0])])
-    with pytest.raises(UserError, match=f"no training image of base class '{CLASSES[1]}' and 1 more"):
+    with pytest.raises(UserError, match=f"no training images for base class '{CLASSES[1]}' and 1 more"):
         load(folder)
     assert load(folder, base=[0]).base == [0]
 
@@ -118,7 +118,7 @@ def test_invalid_class_names_are_errors(folder: Path, names: list[str], reason: 
 def test_names_with_equal_tokens_are_an_error(first: str, second: str, folder: Path) -> None:
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     assert torch.equal(*(tokenizer(f"a photo of a {readable_name(name)}.") for name in (first, second)))
-    with pytest.raises(UserError, match="classes 0 and 5 read alike, ") as error:
+    with pytest.raises(UserError, match="classes 0 and 5 look equal, ") as error:
         load(folder, classnames=[first, *CLASSES[1:5], second])
     assert f"{first!a} and {second!a}, so CLIP gets the same prompt" in str(error.value)
 

@@ -42,7 +42,7 @@ def test_numeric_labels_are_ids(tmp_path: Path, kind: str) -> None:
     reversed_names = CLASSES[::-1]
     assert load(table, classnames=reversed_names).classnames == reversed_names
     assert load(write_table(tmp_path / f"named.{kind}", named)).classnames == reversed_names
-    with pytest.raises(UserError, match=f"{table}: labels are numbers without names"):
+    with pytest.raises(UserError, match=f"{table}: labels are numbers without class names"):
         load(table)
 
 
@@ -82,7 +82,7 @@ def test_class_folders_take_precedence_over_the_only_table(tmp_path: Path) -> No
     [
         ({"split": "trian"}, "row 4: unknown split 'trian'; use train, val"),
         ({"split": ""}, "row 4: no split, unlike other images"),
-        ({"label": 0.5}, "row 4: label 0.5 is neither a name nor an integer"),
+        ({"label": 0.5}, "row 4: label 0.5 is neither a class name nor an integer"),
         ({"label": True}, "row 4: label True is neither"),
         ({"path": {"bytes": "?"}}, "row 4: 'path' is not a path; images must be files"),
     ],
@@ -111,7 +111,7 @@ def test_a_repeated_path_is_an_error(tmp_path: Path, splits: dict[str, str]) -> 
         ("mine.csv", "path,label\n", "no images listed"),
         ("mine.parquet", "about", "not readable as"),
         ("mine.jsonl", "about", "not readable as"),
-        ("mine.txt", "about", "tables must end in"),
+        ("mine.txt", "about", "not a table in"),
     ],
 )
 def test_files_without_a_table_or_its_columns_are_errors(tmp_path: Path, name: str, text: str, reason: str) -> None:
@@ -135,9 +135,9 @@ def write_repeated(file: Path, rows: int, path: str) -> Path:
 @pytest.mark.parametrize(
     ("rows", "text", "reason"),
     [
-        (10_000, "a" * 1_000_000, "its text exceeds the limit of 33.6 MB"),
-        (2_000_000, "a.png", r"2,000,000 rows, .* in a file of .* kB, exceed the limit"),
-        (1, "a" * 100_000_000, r"1 rows, 100.0 MB in a file of .* kB, exceed the limit"),
+        (10_000, "a" * 1_000_000, "text in the table exceeds the limit of 33.6 MB"),
+        (2_000_000, "a.png", r"2,000,000 rows with .* in a file of .* kB exceed the limit"),
+        (1, "a" * 100_000_000, r"1 rows with 100.0 MB of data in a file of .* kB exceed the limit"),
     ],
     ids=["dictionary", "rows", "compression"],
 )

@@ -162,8 +162,8 @@ def test_preprocessing_is_exported(tmp_path: Path, settings: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("settings", "preprocessing", "reason"),
     [
-        ({"templates": ("a {}.", "the {}.")}, {}, "not of one sentence each.*use --to open_clip"),
-        ({}, {"resize_mode": "longest"}, "can't preprocess images by .*'longest'"),
+        ({"templates": ("a {}.", "the {}.")}, {}, "only represent one prompt per class.*use --to open_clip"),
+        ({}, {"resize_mode": "longest"}, "can't preprocess images with .*'longest'"),
     ],
 )
 def test_runs_that_transformers_cannot_represent_are_errors(

@@ -102,7 +102,7 @@ ONE_SENTENCE = ("zeroshot", "coop", "kgcoop")
 CLASS_VECTORS = ("probe", "tcp")
 """Methods with a frozen image tower whose class vectors no vocabulary can represent."""
 IMAGE_TOWER = "the image tower has learned prompts or weights, which {} can't represent"
-EXTRA_SCORES = "'tip' has scores beyond those of its class vectors, which {} can't represent"
+EXTRA_SCORES = "'tip' does not compute its scores from class vectors alone, as {} requires"
 
 Execute = Callable[..., str]
 
@@ -238,7 +238,7 @@ def test_each_method_is_exported_exactly_or_rejected(
         if method in ONE_SENTENCE or (method in CLASS_VECTORS and kind == "open_clip"):
             check_logits(model, export(model, kind, str(out)), kind)
             continue
-        reason = {"tip": EXTRA_SCORES, **dict.fromkeys(CLASS_VECTORS, "not of one sentence each")}
+        reason = {"tip": EXTRA_SCORES, **dict.fromkeys(CLASS_VECTORS, "only represent one prompt per class")}
         with pytest.raises(UserError, match=reason.get(method, IMAGE_TOWER).format(kind)):
             export(model, kind, str(out))
         assert not out.exists()
@@ -270,7 +270,7 @@ def test_exported_vectors_classify_image_features(train: Train, images: Path, tm
     ("method", "formats", "reason"),
     [
         ("cocoop", FORMATS, "the class vectors of 'cocoop' depend on the image"),
-        ("mmrl", ["vectors"], "'mmrl' classifies by more than one feature"),
+        ("mmrl", ["vectors"], "'mmrl' uses more than one feature"),
         ("tip", ["vectors"], EXTRA_SCORES.format("vectors")),
         ("zeroshot", ["tflite"], "no format .tflite.; choose one of onnx, torch, open_clip, trans"),
     ],

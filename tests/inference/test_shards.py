@@ -138,7 +138,7 @@ def test_tables_contain_the_predictions_of_the_model_and_are_resumed(run: str, t
             labels = model.classify(make_image(number % 6, IMAGES + number))
             assert row["classes"] == [label.name for label in labels]
             assert row["probabilities"] == pytest.approx([label.probability for label in labels], abs=1e-6)
-    with pytest.raises(UserError, match=f"00000{MARKER}: .* another run, other classes"):
+    with pytest.raises(UserError, match=f"00000{MARKER}: .* another run or have different classes"):
         classify_here(run, str(tars), classes=["blue car", "red car"])
 
 
@@ -254,8 +254,8 @@ def test_predictions_with_other_settings_are_reported(run: str, plain: Path) -> 
     for name in (f"b{TABLE}", f"b{MARKER}"):
         (plain / name).write_bytes(first[name])
     (problem,) = problems(plain)
-    assert f"b{MARKER} is of another run, other classes or settings" in problem
-    with pytest.raises(UserError, match=f"b{MARKER}: .* another run, other classes"):
+    assert f"b{MARKER} and " in problem and "differ in their run, classes or settings" in problem
+    with pytest.raises(UserError, match=f"b{MARKER}: .* another run or have different classes"):
         classify_here(run, str(plain), top=3)
 
 
@@ -323,7 +323,7 @@ def test_an_unreachable_tar_fails_its_shard(
 
 
 def test_a_folder_without_tars_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no tar in this folder"):
+    with pytest.raises(UserError, match="no tars in this folder"):
         classify_shards("run", str(tmp_path))
 
 

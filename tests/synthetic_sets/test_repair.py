@@ -144,7 +144,7 @@ def test_a_killed_repair_can_be_resumed(folder: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "unknown CLIP '/gone'"),
+        ({"name": "clip_score", "top": 1, "backbone": {"name": "/gone"}}, "unknown CLIP model '/gone'"),
         ({"name": "safety", "checker": "/gone", "checksum": "0" * 16}, "/gone has no safety checker"),
         ({"name": "leakage", "backbone": {"name": "icons"}, "checksum": "0" * 16}, "0{16}.safetensors is missing"),
     ],
