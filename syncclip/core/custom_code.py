@@ -11,19 +11,19 @@ from syncclip.core.text import first_line
 from syncclip.core.trust import trusted
 
 _PERMANENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
-"""Permanent subclasses of OSError, which a retry cannot fix."""
+"""Subclasses of OSError that a retry cannot fix."""
 
 
 class CustomCodeError(UserError):
-    """A permanent error raised by custom code, which a retry cannot fix."""
+    """A permanent error in custom code; a retry cannot fix it."""
 
 
 def custom_code_error(error: BaseException) -> CustomCodeError | None:
-    """Describe an exception: its type, its message and the last line of custom code in its traceback.
+    """Describe an exception by its type, its message and the last line of custom code in its traceback.
 
     Returns:
-        The error to raise; None if the traceback contains no custom code, or if a retry may succeed, as after an
-        out-of-memory, disk or network error.
+        The error to raise; None if the traceback contains no custom code, or if a retry may succeed (after an
+        out-of-memory, disk or network error).
     """
     transient = isinstance(error, OSError) and not isinstance(error, _PERMANENT)
     if transient or isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":

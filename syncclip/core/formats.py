@@ -14,7 +14,7 @@ import yaml
 from syncclip.core.settings import UserError
 
 DEEPEST = 100
-"""Maximum nesting depth. Valid files have up to ten levels; a thousand would overflow the stack in recursive code."""
+"""Maximum nesting depth. Valid files have up to ten levels; a thousand levels could overflow the stack."""
 
 MOST_NODES = 100_000
 """Maximum number of values in a YAML document with all aliases expanded; OmegaConf takes 80 µs per value."""
@@ -62,7 +62,7 @@ def parse_json(
 def check_size(data: str | bytes, most: int) -> None:
     """Raise a ValueError if a document is longer than `most`, since parsed values take many times as much memory."""
     if len(data) > most:
-        raise ValueError(f"{len(data):,} bytes, the maximum is {most:,}")
+        raise ValueError(f"{len(data):,} bytes exceed the maximum of {most:,}")
 
 
 def parse_yaml(text: str | bytes, source: str, remedy: str = "correct it") -> Any:

@@ -26,7 +26,7 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Part of the exported run or dataset -> checksum; together, the checksums identify it."""
+    """Part of the exported run or dataset -> its checksum; the checksums identify the run or dataset."""
     version: str
     """Version of syncclip that wrote the export."""
     files: dict[str, ExportedFile] | None = None

@@ -72,7 +72,7 @@ class Session:
                 return
 
     def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
-        options = {**self.default_options, **self.options}  # defaults, since the worker may read a recipe
+        options = {**self.default_options, **self.options}  # as defaults, since a recipe overrides them
         return Session, (options, {}, self.trusted, self.untrusted_sources, self.listings, self.lock)
 
 

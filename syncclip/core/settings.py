@@ -73,7 +73,7 @@ LONGEST_TEXT = 1_000
 """Maximum length of a class name or template in characters, far beyond the context length of any text encoder."""
 
 MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
-"""Constraint on a list with one value per class; validation stops at the first error instead of collecting all."""
+"""Constraint on a list with one value per class; validation stops at the first error."""
 
 ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Template = Annotated[ShortText, AfterValidator(with_one_placeholder)]
@@ -139,7 +139,7 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
     if kind == "union_tag_not_found":
         return path, "the key 'name', which selects the kind, is missing; add it"
     if kind == "missing":
-        return path, "missing; give it a value"
+        return path, "missing; set a value"
     if kind == "value_error":
         return path, detail["msg"].removeprefix("Value error, ")
     if kind == "too_short":

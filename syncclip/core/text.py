@@ -141,7 +141,7 @@ def first_line(error: BaseException) -> str:
 
 
 def show(text: Table | str, keys: int = 1) -> None:
-    """Print text or a table to stdout; if stdout is not a terminal, format a table for a width of 200 characters.
+    """Print text or a table to stdout; use a width of 200 characters for tables if stdout is not a terminal.
 
     Args:
         keys: number of leading columns to repeat if a table is split to fit the terminal.
@@ -160,7 +160,7 @@ def show(text: Table | str, keys: int = 1) -> None:
 
 
 def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
-    """Split a table into parts that fit the terminal without broken words; each part contains the key columns."""
+    """Split a table into parts that fit the terminal without breaking words; each part contains the key columns."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text

@@ -51,7 +51,7 @@ def mark_untrusted(names: Iterable[str], mark: Path) -> None:
 
 
 COMPILED = "compile_cache:"
-"""Prefix of the location of compiled code, which requires trust, since loading compiled code executes it."""
+"""Prefix of the location of compiled code; loading compiled code requires trust, since it executes the code."""
 
 
 def texts_in(value: object) -> Iterator[str]:

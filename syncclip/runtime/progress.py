@@ -23,10 +23,10 @@ LOG_INTERVAL = 60.0
 
 
 class Progress:
-    """Context manager that counts items and shows throughput, remaining time and other facts, such as utilisation.
+    """Context manager that counts items and shows throughput, remaining time and given facts, such as utilisation.
 
     A terminal shows one line, which is redrawn in place. A log contains a line for the start, for the first update, for
-    each minute, and for the end; the first and the last are omitted if there is neither a total nor an item.
+    each minute, and for the end; the first and last lines are omitted if there is neither a total nor an item.
 
     Args:
         total: number of items; None if unknown.
@@ -86,7 +86,7 @@ class Progress:
         return self.total is not None or self.done > 0
 
     def _beat(self) -> None:
-        """Show that the job is alive, if a line is due."""
+        """Print a line if one is due, to show that the job is alive."""
         with self._lock:
             if self._due():
                 self._show()

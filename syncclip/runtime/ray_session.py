@@ -34,7 +34,7 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 START_ATTEMPTS = 5
 START_TIMEOUTS = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
-"""Error messages of a startup that exceeded Ray's timeout, as on a busy machine; such a startup is retried."""
+"""Messages of errors that are retried: startup exceeded Ray's timeout, for example on a busy machine."""
 
 END_SECONDS = 10.0
 """Grace period in seconds for local workers, which hold GPU memory until they exit; Ray does not wait for them."""
@@ -43,8 +43,8 @@ KILL_SECONDS = 10.0
 """Timeout in seconds for killed processes to exit; a process that waits for a broken disk never exits."""
 
 LONGEST_BASE, LONGEST_PLAIN = 6, 28
-"""Maximum lengths of RAY_TMPDIR for a private folder named after the process, and for one with a shorter name; Ray
-limits the paths of its sockets to 107 characters."""
+"""Maximum lengths of RAY_TMPDIR for a private folder named after the process, and for a folder with a shorter name; Ray
+limits socket paths to 107 characters."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """File on the head node in which `ray up` lists the machines that it may start."""
@@ -54,10 +54,10 @@ QUIET_ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Ray Train's controller polls every 2 s by default, and `report` waits for it; this would dominate short epochs.
+    # Ray Train's controller polls every 2 s, and `report` waits for it; the delay would dominate short epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # By default a raylet that misses 5 health checks, as on an overloaded machine, is declared dead and aborts. A local
-    # Ray instance does not need health checks, since `watched` waits for its processes.
+    # By default a raylet that misses 5 health checks (for example, on an overloaded machine) is declared dead and
+    # aborts. A local Ray instance does not need health checks, since `watched` waits for its processes.
     "RAY_health_check_failure_threshold": "1000000",
 }
 """Environment variables that Ray reads when it is imported or started; values set by the user take precedence."""
@@ -72,10 +72,10 @@ DAEMONS = ("raylet", "gcs_server")
 """Processes that a local Ray instance requires."""
 
 STUCK_SECONDS = 5.0
-"""Seconds from the loss of Ray until the process is ended, since some Ray calls wait forever for a lost head node."""
+"""Seconds from the loss of Ray until the process is ended; some Ray calls wait forever for a lost head node."""
 
 EXIT_STATUS = 1
-"""Exit status of a command that lost Ray."""
+"""Exit status of a command whose Ray instance or cluster was lost."""
 
 FAILED = "-failed"
 """Suffix of the key that stores the error of a permanently failed job."""
@@ -202,7 +202,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def _native_logs_dropped() -> Iterator[None]:
-    """Drop what Ray's C++ code and daemons write to this process's stderr; Ray has no option for this."""
+    """Drop the output of Ray's C++ code and daemons to this process's stderr; Ray has no option for this."""
     import ray._private.worker as ray_worker
 
     ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages
@@ -312,7 +312,7 @@ def _job_config(variables: Mapping[str, str] | None) -> Any:
     from ray.job_config import JobConfig
 
     class SearchPath(list[str]):
-        """List that ignores paths missing from this process's `sys.path`."""
+        """List that ignores paths that are not on this process's `sys.path`."""
 
         def extend(self, paths: Iterable[str]) -> None:
             own_paths = {str(Path(path or ".").absolute()) for path in sys.path}
@@ -435,7 +435,7 @@ def _end(family: list[psutil.Process], grace: float) -> None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Return whether a process is running, but not as a zombie, which may never end in a container without an init."""
+    """Return whether a process is running; False for a zombie, which may remain in a container without an init."""
     import psutil
 
     try:
@@ -571,7 +571,11 @@ def stop_key() -> Iterator[str]:
 
 @contextmanager
 def observing_stop(key: str | None) -> Iterator[None]:
-    """In a worker, make `shutdown.requested` return True once the driver stops the job; None if there is no driver."""
+    """In a worker, make `shutdown.requested` return True once the driver stops the job.
+
+    Args:
+        key: key from `stop_key`; None if there is no driver.
+    """
     if key is None:
         yield
         return
@@ -612,7 +616,7 @@ def recorded_failure(key: str) -> str | None:
 
 
 def stop_on_sigterm() -> None:
-    """In a worker's main thread, request a stop on SIGTERM, as before a preemption, and exit after the grace period."""
+    """In a worker's main thread, request a stop on SIGTERM, and exit after the grace period."""
 
     def receive(*_: object) -> None:
         shutdown.request()

@@ -28,7 +28,7 @@ ECHO = 1.0
 """Seconds within which a repeated signal is ignored, since timeout(1) and shells signal a process, then its group."""
 
 LAST_SECONDS = 5.0
-"""Timeout, in seconds, of each last action before a process is ended immediately."""
+"""Timeout in seconds of each of the `Listener.last_actions`."""
 
 WAKE = signal.SIGURG
 """Signal that interrupts a blocking call in the main thread; it is ignored by default and otherwise unused."""
@@ -42,7 +42,7 @@ SIGNALLED = "Ctrl-C or a signal"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Interruption of the main thread; a KeyboardInterrupt, since libraries such as Ray handle that."""
+    """Interruption of the main thread; a KeyboardInterrupt, because libraries such as Ray handle that class."""
 
 
 _requested = threading.Event()

@@ -41,7 +41,7 @@ def private_tempdir(base: str | None = None) -> Iterator[Path]:
     """Create an empty folder that only this user can access, and remove it at the end of the block.
 
     Args:
-        base: parent of the folder; the default folder for temporary files if None.
+        base: parent of the folder; None uses the default folder for temporary files.
     """
     parent = Path(base or tempfile.gettempdir())
     sweep_scratch(parent)

@@ -1,11 +1,11 @@
 """Compare-and-swap of a small file: at most one of several concurrent processes, on any machines, succeeds.
 
-On a disk, the file is a directory, and its content is in a file with a unique name in this directory. A process
-prepares a new directory and renames it over the emptied old one, in which only one process can succeed.
+On a disk, the "file" is a directory that contains the content in a file with a unique name. A process prepares a new
+directory and renames it over the emptied old directory; only one process can succeed in this.
 
 On S3, the new content is a multipart upload. A process creates its upload, aborts all other uploads to the key,
 compares the content, and completes its own upload. Of two concurrent processes, at least one has its upload aborted or
-finds different content. If both uploads are aborted, the callers retry after a random pause. This requires no
+finds different content. If both uploads are aborted, the callers retry after a random pause. The protocol requires no
 conditional requests, and a suspended process cannot complete an upload that another process has aborted. Other stores
 have no such fence; there, the content is read again after a pause.
 """
@@ -189,7 +189,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
                     raise
                 fenced = False
             if (content := read_current(url)) != before:
-                return content == after  # as after an upload whose response was lost
+                return content == after  # True after an upload whose response was lost
             complete()
     except AbortedError:
         return read_current(url) == after
@@ -197,7 +197,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
 
 
 def _settled(url: str, before: bytes | None, after: bytes) -> bool:
-    """Return whether the new content remains; another process may have compared before and written after this write."""
+    """Return whether the new content remains; another process may have read before this write, and written after it."""
     if before is None or not after.startswith(before):
         time.sleep(SETTLE)
     return read_current(url) == after

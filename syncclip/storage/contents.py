@@ -19,7 +19,7 @@ class Contents(Settings):
     """Content of `contents.json`."""
 
     files: tuple[str, ...]
-    """Sorted names of the folder's files, without hidden files and shard files."""
+    """Sorted names of the folder's files, excluding hidden files and shard files."""
 
 
 def write_contents(url: str, owner: str = NOBODY) -> None:

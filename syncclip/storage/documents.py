@@ -79,7 +79,7 @@ def read_many(
 
     Args:
         report: function to call with the URL and error of each corrupt file, which is omitted; None raises the error.
-        owner: required owner, as in `read_verified`: one for all files, or URL -> owner.
+        owner: required owner, as in `read_verified`: one for all files, or a mapping URL -> owner.
         checksum_required: whether a file without a checksum is corrupt.
     """
     contents = {}
@@ -158,7 +158,7 @@ def write_with_checksum(url: str, data: bytes, kind: str | None = None, owner: s
 
 
 def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -> None:
-    """Write a table, or a data frame without its index, to a parquet file atomically with a checksum."""
+    """Atomically write a table, or a data frame without its index, to a parquet file with a checksum."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

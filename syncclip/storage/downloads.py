@@ -79,7 +79,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Return arguments for one request per S3 object; parallel requests would depend on an unverified HEAD response."""
+    """Return arguments to read S3 objects in one request; parallel requests would trust an unverified HEAD response."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 

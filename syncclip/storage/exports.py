@@ -75,7 +75,7 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
     Args:
         to: format or layout of the export.
         source: checksums that identify the exported run or dataset.
-        command: command that exports, for messages.
+        command: command that writes the export, for messages.
 
     Raises:
         UserError: the folder contains other files, such as another run's export, or another command is writing to it.

@@ -24,7 +24,7 @@ from syncclip.storage.retries import MissingError, user_errors, with_retries
 from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 ABORTED_RETRIES = 3
-"""Number of retries of an upload that another process aborted, as by locking a parent folder."""
+"""Number of retries of an upload that another process aborted, for example when it locked a parent folder."""
 
 
 def exists(url: str) -> bool:
@@ -192,7 +192,7 @@ def file_sha256(file: IO[bytes]) -> str:
 
 
 def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
-    """Return the sorted entries (name, size in bytes; None for a folder) of a folder, without `.part` files and locks.
+    """Return the sorted entries of a folder as (name, size or None for a folder), except `.part` files and locks.
 
     Args:
         prefixes: prefixes of the names to list; other names may be included.

@@ -35,7 +35,7 @@ def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> st
         return None
     match = NAME.fullmatch(name.removeprefix(PREFIX))
     if match is None:
-        raise UserError(f"{name}: not a repository name on the Hugging Face Hub; write {PREFIX}owner/name[@revision]")
+        raise UserError(f"{name}: not a repository name on the Hugging Face Hub; use {PREFIX}owner/name[@revision]")
     from huggingface_hub import snapshot_download
 
     with hub_access(f"{name}:"):
@@ -73,7 +73,7 @@ def hub_access(what: str) -> Iterator[None]:
     except UserError:
         raise
     except errors.HFValidationError as error:
-        raise UserError(f"{what} not a valid name on the Hub; write owner/name, or check the path") from error
+        raise UserError(f"{what} not a valid name on the Hub; use owner/name, or check the path") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{what} the repository on the Hub has no such revision; check the part after the @") from error
     except errors.RepositoryNotFoundError as error:
@@ -82,7 +82,7 @@ def hub_access(what: str) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         raise UserError(
-            f"{what} the Hub rejected the request ({first_line(error)}); {LOGIN} with access, or try again later"
+            f"{what} the Hub rejected the request ({first_line(error)}); {LOGIN} as a user with access, or try later"
         ) from error
     except Exception as error:  # no route, DNS, proxy: each HTTP library has its own errors
         reason = first_line(error.__cause__ or error)

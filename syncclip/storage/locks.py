@@ -4,7 +4,7 @@ The lock is a small hidden file, which its owner renews periodically and removes
 this machine, the next process takes over the lock immediately. A process on another machine counts as dead after
 `SILENCE` seconds without a renewal. The waiting process measures this time by its own monotonic clock.
 
-If a previous owner was only suspended during a write, none of its writes succeeds afterwards. Local files are renamed
+If a previous owner was only suspended, none of its writes succeeds after the takeover. Local files are renamed
 from the lock's directory, which the new owner has removed. On S3, a write is a multipart upload: the new owner aborts
 all earlier uploads, and a process completes a later upload only after it has checked the lock.
 """
@@ -166,7 +166,7 @@ class Hold:
             before_send.reset(token)
 
     def release(self) -> LostLockError | None:
-        """Remove the lock; return an error if the lock was already lost."""
+        """Remove the lock; return an error if another process removed or took over the lock before."""
         for attempts_left in reversed(range(READ_ATTEMPTS)):
             if _now() >= self._until:
                 self.renew()
@@ -195,8 +195,8 @@ class Hold:
         content = read_current(self.lock_url)
         if content is None:
             return (
-                f"{self.url}: the folder, or its {self.lock_url.rpartition('/')[2]}, was removed during this command; "
-                "any remaining files may be incomplete; remove the folder and run the same command again"
+                f"{self.url}: the folder, or its {self.lock_url.rpartition('/')[2]}, was removed during this command, "
+                "so any remaining files may be incomplete; remove the folder and run the same command again"
             )
         return (
             f"{self.url}: {_describe(content)}; it took over the folder after this command stopped renewing its lock; "

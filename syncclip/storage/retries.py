@@ -36,7 +36,7 @@ TORN = (
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
 """Error codes for a request that was corrupted in transit."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
-"""`TORN` and `SILENT` are error names of botocore, aiohttp and fsspec, whose drivers may not be installed."""
+"""`TORN` and `SILENT` contain names of errors in botocore, aiohttp and fsspec, since drivers may not be installed."""
 
 FULL = {
     errno.ENOSPC: "no space left",
@@ -45,7 +45,7 @@ FULL = {
     errno.EROFS: "the file system is read-only",
 }
 
-AGAIN = "secrets in storage.options are not stored with results and must be given again"
+AGAIN = "secrets in storage.options are not stored with results and must be set again"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,11 +60,11 @@ class UnreachableError(UserError):
 
 
 def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
-    """Call a function until it succeeds, raises a permanent error, or fails at the last retry.
+    """Call a function until it succeeds, raises a permanent error, or has used all retries.
 
     Args:
         url: URL of a remote file or folder.
-        call: idempotent function that reads or writes; takes the file system and the path.
+        call: idempotent function that takes a file system and a path.
     """
     for pause in PAUSES:
         fs, path = remote(url)
@@ -81,7 +81,7 @@ def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an error is transient, such as that of a busy store or a broken connection."""
+    """Return whether an error is transient, caused for example by a busy store or a broken connection."""
     if _response(error).get("Error", {}).get("Code") in GARBLED or http_status(error) in BUSY:
         return True
     return any(type(cause).__name__ in TORN or _unparsed(cause) for cause in _causes(error))

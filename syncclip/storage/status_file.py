@@ -61,7 +61,7 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Return one line with the reason for a failure or interruption; [] if there is none."""
+        """Return a line with the reason for a failure or interruption; [] if there is none."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
