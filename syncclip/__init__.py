@@ -1,6 +1,6 @@
 """syncclip: how much does synthetic data help CLIP recognise classes without real images?
 
-The library is a few functions of a recipe, each with a command of the same name:
+The library consists of a few functions that take a recipe; each has a command of the same name:
 
     from syncclip import Recipe, evaluate, synth, train
 
@@ -10,7 +10,7 @@ The library is a few functions of a recipe, each with a command of the same name
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
-The docstrings of plan, synth, train, evaluate, tune, study and report contain examples that run in this order.
+The docstrings of plan, synth, train, evaluate, tune, study and report contain examples; run them in this order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MODULES = {
     "synth": "jobs",
     "train": "jobs",
 }
-"""Name -> module, which is imported at first use, since importing torch and Ray takes seconds."""
+"""Public name -> its module; modules are imported on first use, since importing torch and Ray takes seconds."""
 
 __version__: str
 

@@ -19,7 +19,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runtime.shutdown import INTERRUPTED_MESSAGE
 from tests.conftest import TinyWorld
 
-FINISHING = "finishing in-flight work, within 120 s; a second signal ends it at once"
+FINISHING = "finishing in-flight work within 120 s; send a second signal to stop immediately"
 TIMEOUT = 600.0
 
 
@@ -124,5 +124,5 @@ def test_a_command_whose_ray_dies_ends_with_one_line(process: str, tiny: TinyWor
     out, err = command.communicate(timeout=TIMEOUT)
     assert (command.returncode, out) == (1, ""), err
     (message,) = messages(err)
-    assert message.startswith("syncclip: this machine's Ray ")
+    assert message.startswith("syncclip: the local Ray instance ")
     assert message.endswith("run the same command to resume")

@@ -1,1 +1,1 @@
-"""Foundations: the session, settings and their errors, text and tables, secrets, trust, and sample orders."""
+"""Foundations: session, settings, user errors, text, parsing, secrets, trust in code, and class-balanced selection."""

@@ -1,4 +1,4 @@
-"""Selection of rows that is balanced over classes."""
+"""Class-balanced selection of rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy.typing as npt
 
 
 def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Select at most `limit` rows, the first of each class before the second of any; in ascending order."""
+    """Return at most `limit` row indices in ascending order: the first of each class, then the second, and so on."""
     rows: npt.NDArray[np.int64] = np.sort(np.lexsort((labels, ranks(labels)))[:limit]).astype(np.int64)
     return rows
 
 
 def ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return (n,) the number of earlier rows with the same label."""
+    """Return the number of earlier rows with the same label for each row, with shape (N,)."""
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)
     rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])

@@ -1,4 +1,4 @@
-"""One-line errors for exceptions of custom code (`module:Class`)."""
+"""One-line errors for exceptions raised by custom code (`module:Class`)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from syncclip.core.text import first_line
 from syncclip.core.trust import trusted
 
 _PERMANENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
-"""Subclasses of OSError for which a retry does not help."""
+"""Subclasses of OSError that a retry cannot fix."""
 
 
 class CustomCodeError(UserError):
-    """An exception of custom code, for which a retry does not help."""
+    """A permanent error in custom code; a retry cannot fix it."""
 
 
 def custom_code_error(error: BaseException) -> CustomCodeError | None:
     """Describe an exception by its type, its message and the last line of custom code in its traceback.
 
     Returns:
-        None if the traceback contains no custom code, or if a retry may succeed: errors of memory, disk or network.
+        The error to raise; None if the traceback contains no custom code, or if a retry may succeed (after an
+        out-of-memory, disk or network error).
     """
     transient = isinstance(error, OSError) and not isinstance(error, _PERMANENT)
     if transient or isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -44,7 +45,7 @@ def custom_code_error(error: BaseException) -> CustomCodeError | None:
 
 @contextmanager
 def custom_code_reported() -> Iterator[None]:
-    """Raise exceptions of custom code as `CustomCodeError`."""
+    """Convert exceptions raised by custom code in the block into `CustomCodeError`."""
     try:
         yield
     except Exception as error:

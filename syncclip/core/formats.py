@@ -1,4 +1,4 @@
-"""Parsing of JSON and YAML from untrusted files, with limits on size and depth, and one-line errors."""
+"""JSON and YAML parsers for untrusted files, with size and depth limits and one-line errors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import yaml
 from syncclip.core.settings import UserError
 
 DEEPEST = 100
-"""Maximum nesting depth. Valid files have ten levels; a thousand would exhaust the stack of recursive functions."""
+"""Maximum nesting depth. Valid files have up to ten levels; a thousand levels could overflow the stack."""
 
 MOST_NODES = 100_000
-"""Maximum number of values in a YAML text with its aliases expanded; OmegaConf takes 80 us per value."""
+"""Maximum number of values in a YAML document with all aliases expanded; OmegaConf takes 80 µs per value."""
 
 NODE_BYTES = 100
-"""Maximum mean size of a value in a YAML text, in bytes."""
+"""Maximum average size of a value in a YAML document, in bytes."""
 
 MOST_JSON = 128 << 20
 """Maximum size of a JSON document in bytes; the parsed values take up to 20 times as much memory."""
@@ -35,16 +35,16 @@ def parse_json(
     remedy: str = "download or create it again",
     each: Callable[..., Any] | None = None,
 ) -> T:
-    """Parse a JSON text.
+    """Parse a JSON document.
 
     Args:
-        source: file name or other source, for error messages.
-        kind: required type of the value.
+        source: name of the file or other source, for error messages.
+        kind: required type of the top-level value.
         remedy: fix to suggest in error messages.
-        each: converts the (key, value) pairs of an object; `dict` by default.
+        each: function that converts the (key, value) pairs of each object; `dict` by default.
 
     Raises:
-        UserError: the text is not JSON, too large, nested too deeply or of another type.
+        UserError: the document is not valid JSON, is too large or too deeply nested, or has a different top-level type.
     """
     with readable(source, "JSON", remedy):
         check_size(data, MOST_JSON)
@@ -60,19 +60,19 @@ def parse_json(
 
 
 def check_size(data: str | bytes, most: int) -> None:
-    """Raise ValueError if a text is longer than `most`: parsed values take many times as much memory."""
+    """Raise a ValueError if a document is longer than `most`, since parsed values take many times as much memory."""
     if len(data) > most:
-        raise ValueError(f"{len(data):,} bytes, the maximum is {most:,}")
+        raise ValueError(f"{len(data):,} bytes exceed the maximum of {most:,}")
 
 
 def parse_yaml(text: str | bytes, source: str, remedy: str = "correct it") -> Any:
-    """Parse a YAML text like OmegaConf: `1e-3` is a number, a date is a string.
+    """Parse a YAML document by OmegaConf's rules: `1e-3` is a number, and a date is a string.
 
     Args:
         source, remedy: see `parse_json`.
 
     Raises:
-        UserError: the text is not YAML, exceeds the limits of `check_yaml`, or has a duplicate key.
+        UserError: the document is not valid YAML, exceeds the limits of `check_yaml`, or contains a duplicate key.
     """
     with readable(source, remedy=remedy):
         check_yaml(text)
@@ -108,13 +108,13 @@ _Loader.add_implicit_resolver(
 
 
 def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
-    """Check a YAML text's size with all aliases expanded, and return its root node; None if it is empty.
+    """Check the size of a YAML document with all aliases expanded, and return its root node, or None if it is empty.
 
     Args:
-        nodes: maximum number of values; the text may have `NODE_BYTES` times as many bytes.
+        nodes: maximum number of values; the maximum size in bytes is `NODE_BYTES` times as large.
 
     Raises:
-        yaml.YAMLError, ValueError: the text is too large, or not YAML; see `readable`.
+        yaml.YAMLError, ValueError: the document is too large or is not valid YAML; see `readable`.
     """
     check_size(text, NODE_BYTES * nodes)
     root: yaml.Node | None = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -131,7 +131,12 @@ def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
 
 @contextmanager
 def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Iterator[None]:
-    """Raise the errors of a parser of `form` as one-line user errors; for `source` and `remedy` see `parse_json`."""
+    """Convert the errors of a JSON or YAML parser into one-line user errors.
+
+    Args:
+        source, remedy: see `parse_json`.
+        form: name of the format, for error messages.
+    """
     try:
         yield
     except UserError:
@@ -140,7 +145,7 @@ def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Ite
         mark = getattr(error, "problem_mark", None)
         line, problem = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or error
         raise UserError(f"{source}{line}: not readable as {form} ({problem}); {remedy}") from error
-    except (RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:  # PyYAML's, as of `!!int ''`
+    except (RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:  # `!!int ''` in YAML
         problem = error
         if isinstance(error, RecursionError):
             problem = "nested too deeply"

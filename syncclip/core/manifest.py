@@ -26,15 +26,15 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Checksums of the exported run's or dataset's parts, which identify it."""
+    """Part of the exported run or dataset -> its checksum; the checksums identify the run or dataset."""
     version: str
-    """Version of syncclip."""
+    """Version of syncclip that wrote the export."""
     files: dict[str, ExportedFile] | None = None
-    """Path relative to the manifest's folder -> file; None in an unfinished export."""
+    """Path relative to the manifest's folder -> size and checksum; None while the export is unfinished."""
 
 
 def verify_folder(folder: Path) -> None:
-    """Verify the files of a local export by its manifest; a folder without a manifest passes.
+    """Verify the files of a local export against its manifest; accept a folder without a manifest.
 
     Raises:
         UserError: the export is unfinished, or a file is corrupt, swapped or missing.

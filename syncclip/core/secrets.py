@@ -1,8 +1,12 @@
-"""Credentials: removed from files, and masked in all messages and logs.
+"""Removal of secrets from files, and masking of secrets in all messages and logs.
 
-Secrets are: storage options outside an allowlist; in a URL, the user, the password and each parameter whose name
-suggests a signature, token or key; in a tracker's URL also the path. Once the process has seen a secret, its value is
-masked in the messages of all libraries.
+The following values count as secrets:
+
+* storage options that are not in an allowlist;
+* in any URL, the user, the password, and each parameter whose name suggests a signature, token or key;
+* in the URL of a tracking server, also the path.
+
+Once the process has seen a secret, its value is masked in the messages of all libraries.
 """
 
 from __future__ import annotations
@@ -34,28 +38,28 @@ HARMLESS = frozenset(
         *("signature_version", "addressing_style", "payload_signing_enabled", "use_accelerate_endpoint"),
         *("use_dualstack_endpoint", "request_checksum_calculation", "response_checksum_validation", "location_mode"),
         *("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache", "cache_timeout"),
-        # sections with these options
+        # sections that contain these options
         *("client_kwargs", "config_kwargs", "s3", "proxies", "http", "https"),
     }
 )
-"""Names of storage options, at any depth, that are not secret."""
+"""Names of storage options that are not secret, at any nesting depth."""
 
 MASK = "***"
 USERINFO = re.compile(
     r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+['\"/\s]|\s)[^\n\"<>@]{0,128})@"
 )
-"""User and password of a URL in a text, including invalid passwords with a `/` or a space. Excluded are an `@` after a
-port, `github://owner:repository@`, and the container in `abfs://container@account`."""
+"""User and password of a URL within text, including invalid passwords that contain a `/` or a space. An `@` after a
+port, `github://owner:repository@` and the container in `abfs://container@account` do not match."""
 
 WHOLE_USERINFO = re.compile(
     r"\A((?:az|abfss?)://)[^/@]*:[^/]*@|\A((?!github:|az:|abfss?:)\w[\w+.-]*://)(?:[^/]*@|[^:@/]+:(?!\d+/).*@)", re.S
 )
-"""User and password of a value that is a URL, where they may contain any character."""
+"""User and password in a value that is a URL; both may contain any character."""
 
 DELIMITER = re.compile(r"[?&;#]|%3f|%26|%23", re.IGNORECASE)
 NAMED = re.compile(r"([\w.%\[\]-]{1,128}?)(?:=|%3d)([^&;#\s'\"<>]+)", re.IGNORECASE)
 WHOLE_NAMED = re.compile(r"([^&#=]{1,128}?)(?:=|%3d)([^&#]+)", re.IGNORECASE)
-"""A parameter of a URL after a delimiter: in a text, and in a value that is a URL."""
+"""Parameter of a URL after a delimiter. `NAMED` matches within text, and `WHOLE_NAMED` in a value that is a URL."""
 
 SECRET_NAME = re.compile(
     r".*(token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie).*"
@@ -66,30 +70,30 @@ SECRET_NAME = re.compile(
 URL = re.compile(r"\w[\w+.-]*://")
 HOST = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 WORD = re.compile(r"[a-z][a-z._-]{0,11}|v?\d{1,2}(?:\.\d{1,2})?")
-"""A path component that is unlikely to be a token."""
+"""Path component that is unlikely to be a token."""
 
 TRACKER = "mlflow_uri"
-"""Name of the setting with a tracking server's URL."""
+"""Name of the setting that contains the URL of the tracking server."""
 
 BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
-"""Start of a URL without a scheme, but with user and password, such as a proxy's."""
+"""Start of a URL without a scheme but with a user and password, such as a proxy URL."""
 
 HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",}]+", re.IGNORECASE)
 
 SHORT, LONG = 4, 8
-"""Minimum length of a secret to be masked as a whole word, and to be masked anywhere."""
+"""Minimum lengths, in characters, of secrets that are masked as whole words and of secrets that are masked anywhere."""
 
 ORDINARY = frozenset({"anon", "cloud", "cache", "browser", "google_default"})
-"""Values of the gcsfs option `token` that select a token source, and are not secret."""
+"""Values of the gcsfs option `token` that select a token source and are therefore not secret."""
 
-# The hooks that mask secrets belong to the process and outlive a session: they also mask the traceback of its error.
+# The hooks that mask secrets belong to the process and outlive a session, so that they also mask its final traceback.
 _seen: set[str] = set()
 _pattern: re.Pattern[str] | None = None
 _lock = threading.Lock()
 
 
 def harmless(options: Any) -> Any:
-    """Remove secrets from storage options, including those in URLs."""
+    """Remove secrets from storage options, including secrets in URLs."""
     if isinstance(options, Mapping):
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):
@@ -98,12 +102,12 @@ def harmless(options: Any) -> Any:
 
 
 def without_secrets(text: str) -> str:
-    """Remove the secrets in the URLs of a text."""
+    """Remove the secrets from all URLs in text."""
     return _masked(USERINFO.sub("", text), NAMED) if "://" in text or "=" in text or "%3" in text else text
 
 
 def json_without_secrets(text: str) -> str:
-    """Remove the secrets in the URLs of a JSON document."""
+    """Remove the secrets from all URLs in a JSON document."""
 
     def clean(string: re.Match[str]) -> str:
         if not any(sign in string[0] for sign in ("://", "=", "%3", "\\")):
@@ -116,10 +120,10 @@ def json_without_secrets(text: str) -> str:
 
 
 def tracker_address(url: str) -> str | None:
-    """Return a tracking server's URL without user, query, fragment and any path that may contain a token.
+    """Remove the user, password, query and fragment from a tracking server's URL, and a path that may contain a token.
 
     Returns:
-        None if the public part cannot be determined.
+        The public part of the URL; None if it cannot be determined.
     """
     scheme, separator, rest = url.partition("://")
     if scheme in ("file", "sqlite") or not (separator or "@" in url):
@@ -133,7 +137,7 @@ def tracker_address(url: str) -> str | None:
 
 
 def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the secrets from a recipe's values, before they are written beside results."""
+    """Remove the secrets from a recipe's values before the recipe is stored with results."""
     clean: dict[str, Any] = _clean(recipe)
     storage = clean.get("storage")
     if isinstance(storage, dict) and "options" in storage:
@@ -152,14 +156,14 @@ def _clean(value: Any, key: str = "") -> Any:
 
 
 def value_without_secrets(value: str) -> str:
-    """Remove the secrets from a setting; if it is a URL, they may contain any character."""
+    """Remove the secrets from the value of a setting; if it is a URL, the secrets may contain any character."""
     if URL.match(value) is None:
         return without_secrets(value)
     return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)
 
 
 def _masked(text: str, named: re.Pattern[str]) -> str:
-    """Mask the values of secret parameters in a text."""
+    """Mask the values of secret URL parameters in text."""
     pieces, end = [], 0
     for value in _parameters(text, named):
         if value.start(2) >= end:
@@ -169,7 +173,7 @@ def _masked(text: str, named: re.Pattern[str]) -> str:
 
 
 def _parameters(text: str, named: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    """Yield the secret parameters in the URLs of a text, percent-encoded or not; group 2 is the value."""
+    """Yield a match for each secret URL parameter in text, percent-encoded or not; group 2 is the value."""
     for delimiter in DELIMITER.finditer(text):
         parameter = named.match(text, delimiter.end())
         if parameter is not None and SECRET_NAME.fullmatch(unquote(unquote(parameter[1]))):
@@ -177,18 +181,18 @@ def _parameters(text: str, named: re.Pattern[str]) -> Iterator[re.Match[str]]:
 
 
 def redacted(text: str) -> str:
-    """Remove the secrets in the URLs of a message, and mask all secrets that this process has seen."""
+    """Remove the secrets from all URLs in a message, and mask all secrets that this process has seen."""
     text = HEADER.sub(rf"\1{MASK}", without_secrets(text))
     return text if _pattern is None else _pattern.sub(MASK, text)
 
 
 def remember_options(options: Any) -> None:
-    """Record the secrets in storage options, so that they are masked everywhere."""
+    """Record the secrets in storage options so that they are masked everywhere."""
     _record(_secrets_of_options(options, not isinstance(options, Mapping)))
 
 
 def remember_arguments(arguments: Sequence[str]) -> None:
-    """Record the secrets in a command's arguments, before a parser may report an invalid one."""
+    """Record the secrets in a command's arguments; call before parsing, since parser errors quote invalid arguments."""
     remember_urls([*arguments, *(argument.partition("=")[2] for argument in arguments)])
     for argument in arguments:
         key, _, text = argument.partition("=")
@@ -208,12 +212,12 @@ def remember_arguments(arguments: Sequence[str]) -> None:
 
 
 def remember_urls(values: Any) -> None:
-    """Record the secrets in all URLs of nested values, such as a recipe."""
+    """Record the secrets in all URLs within nested values, such as those of a recipe."""
     _record(_secrets_of_values(values))
 
 
 def remember_tracker(url: str) -> None:
-    """Record the parts of a tracking server's URL that `tracker_address` removes."""
+    """Record as secrets the parts of a tracking server's URL that `tracker_address` removes."""
     _record(_secrets_of_tracker(url))
 
 
@@ -239,10 +243,10 @@ def _secrets_of_tracker(url: str) -> Iterator[str]:
 
 
 def _secrets_of_options(options: Any, secret: bool) -> Iterator[str]:
-    """Yield the values of secret options, and the secrets in URLs.
+    """Yield the values of secret options and the secrets in all URLs.
 
     Args:
-        secret: whether the option with these values is secret.
+        secret: whether the option that contains these values is secret.
     """
     if isinstance(options, Mapping):
         for name, inner in options.items():
@@ -254,7 +258,7 @@ def _secrets_of_options(options: Any, secret: bool) -> Iterator[str]:
         yield from _secrets_of_url(BARE.sub("http://", options))
         if secret and options not in ORDINARY:
             yield options
-    elif secret and isinstance(options, int) and abs(options) >= 10 ** (LONG - 1):  # a smaller number is a setting
+    elif secret and isinstance(options, int) and abs(options) >= 10 ** (LONG - 1):  # a smaller number is not secret
         yield str(options)
 
 
@@ -285,7 +289,7 @@ def _record(secrets: Iterable[str]) -> None:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yield the forms of a secret: unchanged, in a URL, in JSON, in one line, and its long lines."""
+    """Yield the forms in which a secret may appear: unchanged, in a URL, in JSON, on one line, or split into lines."""
     for quoted in (quote(secret, safe="", errors="replace"), quote(secret, errors="replace")):
         for form in (quoted, quoted.replace("%20", "+")):
             yield from (form, re.sub("%..", lambda code: code[0].lower(), form))

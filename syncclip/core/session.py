@@ -1,4 +1,4 @@
-"""State of a command or library call that every process working for it needs."""
+"""State of a command or library call, shared by all processes that work for it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from syncclip.core.secrets import remember_options
 
 @dataclass(frozen=True)
 class Session:
-    """Storage options, trusted code, locks and listings of a command, in one object that is pickled to its workers.
+    """Storage options, trusted code, locks and listings of a command, in one object that is sent to its workers.
 
     A process has one current session, shared by all threads. A worker enters the session that it receives, either for
     the rest of its process (`enter`) or for one task (`with session:`).
     """
 
     default_options: dict[str, Any] = field(default_factory=dict)
-    """fsspec options of remote URLs, given by `--storage`; overridden by `options`."""
+    """fsspec options for remote URLs from `--storage`; `options` takes precedence."""
     options: dict[str, Any] = field(default_factory=dict)
-    """fsspec options of remote URLs, from the recipe."""
+    """fsspec options for remote URLs from the recipe."""
     trusted: dict[str, bool] = field(default_factory=dict)
-    """Name of trusted code (`module:Class`) -> whether the module may be imported from a folder of results."""
+    """Name of trusted code (`module:Class`) -> whether the module may be imported from a results folder."""
     untrusted_sources: dict[str, Path] = field(default_factory=dict)
-    """Name of code in a downloaded recipe -> the file that marks its folder as results, for error messages."""
+    """Name of code in a downloaded recipe -> file that marks the recipe's folder as results, for error messages."""
     listings: dict[str, str] = field(default_factory=dict)
-    """URL of a synthetic dataset whose index matches its listing -> the checksum of the index."""
+    """URL of a synthetic dataset whose index matches its listing -> checksum of the index."""
     lock: tuple[str, str] | None = None
-    """URL and token of the driver's lock, under which a worker writes."""
+    """URL and token of the driver's lock, which covers the writes of a worker; None if the driver holds no lock."""
     holds: list[Any] = field(default_factory=list, compare=False, repr=False)
     """Locks held by this process; not pickled."""
     untagged_buckets: set[str] = field(default_factory=set, compare=False, repr=False)
-    """URLs of buckets whose ETags are not MD5s; not pickled."""
+    """URLs of buckets whose ETags are not MD5 checksums; not pickled."""
 
     def copy(self) -> Session:
-        """Return a copy for a nested command, whose changes end with it; the locks are shared."""
+        """Return a copy for a nested command, whose changes do not affect this session; locks are shared."""
         return replace(
             self,
             default_options=dict(self.default_options),
@@ -47,11 +47,11 @@ class Session:
         )
 
     def under_lock(self, url: str, token: str | None) -> Session:
-        """Return the session of workers that write into a folder.
+        """Return a session for workers that write into a folder.
 
         Args:
-            url: the folder.
-            token: token of this process's lock of the folder; None if it is not locked.
+            url: URL of the folder.
+            token: token of this process's lock on the folder; None if the folder is not locked.
         """
         return replace(self, lock=None if token is None else (url, token), holds=[])
 
@@ -72,12 +72,12 @@ class Session:
                 return
 
     def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
-        options = {**self.default_options, **self.options}  # defaults, which a recipe read by the worker may override
+        options = {**self.default_options, **self.options}  # as defaults, since a recipe overrides them
         return Session, (options, {}, self.trusted, self.untrusted_sources, self.listings, self.lock)
 
 
 _entered = [Session()]
-"""Sessions that this process has entered; the first one serves library calls outside any session."""
+"""Sessions that this process has entered; the first is the default for library calls outside any session."""
 
 
 def current() -> Session:

@@ -9,18 +9,21 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from syncclip.core.secrets import redacted
-from syncclip.core.text import ARTICLE, LONGEST, cut, did_you_mean
+from syncclip.core.text import ARTICLE, LONGEST, counted, cut, did_you_mean
 
 
 class UserError(ValueError):
-    """A user error with a one-line message: location, cause and fix. Secrets are masked, and long messages cut."""
+    """An error that the user can fix, with a one-line message: location, cause and fix.
+
+    Secrets in the message are masked, and a long message is shortened.
+    """
 
     def __init__(self, message: str = "") -> None:
         super().__init__(cut(redacted(message), LONGEST))
 
 
 class KeyedError(ValueError):
-    """A validation error that names its key, for validators that compare several sections."""
+    """A validation error for an explicit key, raised by validators that compare several sections."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -34,9 +37,9 @@ def check_token(name: str, token: str) -> None:
 
 
 class Settings(BaseModel):
-    """Base class of typed settings, defined beside the component that they configure.
+    """Base class of typed settings, which are defined next to the component that they configure.
 
-    Unknown keys are errors; values are validated once and immutable.
+    Unknown keys are errors. Values are validated once and are immutable.
     """
 
     model_config = ConfigDict(
@@ -47,18 +50,18 @@ class Settings(BaseModel):
 def added(default: Any, **constraints: Any) -> Any:
     """Declare a field that is serialised only if it differs from `default`.
 
-    Plans and checksums written without the field stay valid.
+    Existing plans and checksums that lack the field remain valid.
     """
     declared = {} if "default_factory" in constraints else {"default": default}
     return Field(exclude_if=lambda value: value == default, **declared, **constraints)
 
 
 def with_one_placeholder(template: str) -> str:
-    """Return the template; raise ValueError unless it has exactly one placeholder for the class name."""
+    """Return the template; raise a ValueError unless it contains exactly one placeholder for the class name."""
     if template.count("{}") + template.count(ARTICLE) != 1:
         raise ValueError(
             f"the template {template!r} must contain {{}} exactly once, where the class name goes, "
-            "as in 'a photo of a {}.'; or {a}, for the name with its article"
+            "as in 'a photo of a {}.', or {a} for the class name with its article"
         )
     return template
 
@@ -67,16 +70,16 @@ MOST_CLASSES = 50_000
 """Maximum number of classes in a dataset; ImageNet-21k has 21,841. A prompt learner needs about 100 kB per class."""
 
 LONGEST_TEXT = 1_000
-"""Maximum length of a class name or template in characters, far beyond the context of any text encoder."""
+"""Maximum length of a class name or template in characters, far beyond the context length of any text encoder."""
 
 MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
-"""Constraint of a list with one value per class; stops at the first error, since pydantic collects one per value."""
+"""Constraint on a list with one value per class; validation stops at the first error."""
 
 ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Template = Annotated[ShortText, AfterValidator(with_one_placeholder)]
 
 Position = Literal["end", "middle", "front"]
-"""Position of a class name among learned words."""
+"""Position of the class name among the learned words."""
 
 
 def first_error(error: ValidationError) -> str:
@@ -91,11 +94,11 @@ _TYPES = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "string": "a text (put it in quotes in YAML)",
+    "string": "a string (quote it in YAML)",
     "list": "a list, such as [1, 2]",
     "tuple": "a list, such as [1, 2]",
-    "dict": "keys with values",
-    "model": "a section with keys of its own",
+    "dict": "a mapping of keys to values",
+    "model": "a section with its own keys",
 }
 _LIMITS = {
     "greater_than_equal": ("ge", "at least"),
@@ -106,20 +109,20 @@ _LIMITS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
-    """Return the key and the message of the most useful error, such as ("training.epochs", "0 is not allowed; …").
+    """Return the key and message of the most useful error, such as ("training.epochs", "0 is not allowed; …").
 
-    An unknown key comes first, since correcting it may fix the other errors.
+    Unknown keys take precedence, since correcting them may fix the other errors.
     """
     details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
     cause = first.get("ctx", {}).get("error")
     key, reason = (cause.key, cause.reason) if isinstance(cause, KeyedError) else _message(dict(first), model)
     others = len(details) - 1
-    return key, reason + (f" (and {others} more)" if others else "")
+    return key, reason + (f" (and {counted(others, 'more error')})" if others else "")
 
 
 def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
-    """Return the key of one of pydantic's errors, and a message with a fix."""
+    """Return the key of a pydantic error, and a message that suggests a fix."""
     kind, shown, context = detail["type"], cut(repr(detail["input"])), detail.get("ctx", {})
     models, path = _walk(detail["loc"], model)
     if kind == "extra_forbidden":
@@ -134,17 +137,18 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"{path}.name", f"there is no {cut(context['tag'])!r}; {did_you_mean(str(context['tag']), tags)}"
     if kind == "union_tag_not_found":
-        return path, "a 'name' is missing, which selects its kind"
+        return path, "the key 'name', which selects the kind, is missing; add it"
     if kind == "missing":
-        return path, "missing; give it a value"
+        return path, "missing; set a value"
     if kind == "value_error":
         return path, detail["msg"].removeprefix("Value error, ")
     if kind == "too_short":
-        return path, f"{shown} is too short; give at least {context['min_length']}"
+        return path, f"{shown} is too short; give at least {counted(context['min_length'], 'value')}"
     if kind in ("too_long", "string_too_long"):
-        return path, f"too long; at most {context['max_length']:,} are allowed"
+        unit = "values" if kind == "too_long" else "characters"
+        return path, f"too long; at most {context['max_length']:,} {unit} are allowed"
     if kind == "string_pattern_mismatch":
-        return path, f"{shown} is not allowed; use letters, digits, '.', '_' and '-' only"
+        return path, f"{shown} is not allowed; use only letters, digits, '.', '_' and '-'"
     for prefix, words in _TYPES.items():
         if kind.startswith(f"{prefix}_"):
             return path, f"{shown} is not allowed; it must be {words}"
@@ -152,7 +156,7 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
 
 
 def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
-    """Return the models that may define the last key of `loc`, and `loc` as a recipe key, without union tags."""
+    """Return the models that may define the last key of `loc`, and `loc` as a recipe key without union tags."""
     models, path = [model], ""
     for step in loc:
         if isinstance(step, int):

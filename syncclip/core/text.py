@@ -1,4 +1,4 @@
-"""Formatting of quantities and names in messages; tables for the terminal and for Markdown."""
+"""Formatting of quantities and names in messages, and of tables for the terminal and Markdown."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from rich.table import Column, Table
 
 CUT, LONGEST = 200, 2000
-"""Maximum length in characters of a value in a message, and of a message."""
+"""Maximum lengths, in characters, of a value within a message and of a whole message."""
 
 LONGEST_WORD = 24
-"""Maximum length in characters of a word that a table does not break."""
+"""Maximum length, in characters, of a word that a table does not break."""
 
 JOINERS = "\u200c\u200d"
-"""Zero-width joiners, which some scripts and emoji need."""
+"""Zero-width joiners, which some scripts and emoji require."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of characters that control a terminal, reorder or hide text, end a line, or are surrogates."""
 ARTICLE = "{a}"
@@ -40,7 +40,7 @@ def install_command(extra: str, checkout: Path = Path(__file__).parents[2]) -> s
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Mask secrets in an untrusted text and escape its control characters, except those in `keep`."""
+    """Mask secrets in untrusted text, and escape its control characters except those in `keep`."""
     text = redacted(text)
     if text.isprintable():
         return text
@@ -53,13 +53,13 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def as_ascii(text: str) -> str:
-    """Percent-encode all but printable ASCII characters."""
+    """Percent-encode all characters except printable ASCII characters."""
     return quote(text, safe="".join(map(chr, range(32, 127))), errors="surrogateescape")
 
 
 def cut(text: str, length: int = CUT) -> str:
-    """Shorten a long text in its middle, since a message ends with the fix."""
-    text = redacted(text)  # before cutting, since part of a secret is not recognised
+    """Shorten long text in the middle, since a message ends with the fix."""
+    text = redacted(text)  # first, since a shortened secret would not be recognised
     return text if len(text) <= length else f"{text[: length // 2]}…{text[1 - length // 2 :]}"
 
 
@@ -80,7 +80,7 @@ def percent(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format a time in its two largest units: `42 s`, `7 min 5 s`, `3 h 20 min`, `3 h`, `2 d 5 h`."""
+    """Format a duration in its two largest units: `42 s`, `7 min 5 s`, `3 h 20 min`, `3 h`, `2 d 5 h`."""
     rest = max(0, round(seconds))
     for unit, length, smaller, fraction in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if rest >= length:
@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Format bytes in decimal units: `1.4 MB`."""
+    """Format a number of bytes in decimal units: `1.4 MB`."""
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -100,27 +100,27 @@ def size(count: int) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the first of `names` that begins with `name`, else the most similar one; None if none is similar."""
+    """Return the first of `names` that begins with `name`, otherwise the most similar name; None if none is similar."""
     names = list(names)
     completions = [candidate for candidate in names if name and candidate.startswith(name)]
     return next(iter(completions or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
 
 
 def first_difference(classnames: Sequence[str], others: Sequence[str]) -> str:
-    """Describe where two lists differ: ` (class 1 is 'a', not 'b')`; "" if one list is a prefix of the other."""
+    """Describe where two lists of classes differ: ` (class 1 is 'a', not 'b')`; "" if one is a prefix of the other."""
     pairs = enumerate(zip(classnames, others, strict=False))
     return next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Suggest a fix for an unknown name: `did you mean 'x'?`, or all names if none is similar."""
+    """Suggest a fix for an unknown name: `did you mean 'x'?`, or the available names if no name is similar."""
     names = list(names)
     near = nearest(name, names)
-    return f"there are {', '.join(names)}" if near is None else f"did you mean {near!r}?"
+    return f"available: {', '.join(names)}" if near is None else f"did you mean {near!r}?"
 
 
 def signed(*values: float) -> str:
-    """Format a number with its sign and a Unicode minus, or two numbers as an interval: `−0.3 to +2.0`."""
+    """Format a number with a sign and a Unicode minus, or two numbers as an interval: `−0.3 to +2.0`."""
     rounded = (round(value, 1) for value in values)
     return " to ".join(f"{value:+.1f}".replace("-", "−") if value else "0.0" for value in rounded)
 
@@ -131,7 +131,7 @@ def coverage(level: float) -> str:
 
 
 def thousands(value: float) -> str:
-    """Format a count in groups of three digits: 12 345."""
+    """Format a count with its digits in groups of three: 12 345."""
     return f"{int(value):,}".replace(",", " ")
 
 
@@ -141,14 +141,14 @@ def first_line(error: BaseException) -> str:
 
 
 def show(text: Table | str, keys: int = 1) -> None:
-    """Print a text or table to stdout; without a terminal, a table has 200 columns.
+    """Print text or a table to stdout; use a width of 200 characters for tables if stdout is not a terminal.
 
     Args:
         keys: number of leading columns to repeat if a table is split to fit the terminal.
     """
     if isinstance(text, str):
         sys.stdout.write(printable(text, keep="\n") + "\n")
-        sys.stdout.flush()  # raises the error of a full disk
+        sys.stdout.flush()  # raises an error if the disk is full
         return
     from rich.console import Console
 
@@ -160,7 +160,7 @@ def show(text: Table | str, keys: int = 1) -> None:
 
 
 def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
-    """Split a table into parts that fit the terminal, each with the key columns; no word is broken."""
+    """Split a table into parts that fit the terminal without breaking words; each part contains the key columns."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
@@ -193,7 +193,7 @@ def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
 
 
 def table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Build a table: numbers are right-aligned, floats have one decimal, None is an empty cell."""
+    """Build a table with right-aligned numbers, one decimal place for floats, and an empty cell for None."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
@@ -219,7 +219,7 @@ def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def markdown_text(text: str) -> str:
-    """Escape an untrusted text for a line or cell of Markdown, so that it has no links, images or elements."""
+    """Escape untrusted text for a Markdown line or cell, so that it cannot add links, images or HTML elements."""
     return re.sub(r"[\[\]|]", r"\\\g<0>", printable(text)).replace("<", "&lt;")
 
 

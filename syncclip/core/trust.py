@@ -1,7 +1,7 @@
 """Trust in custom code: only code that the user names as `module:Class` is imported.
 
-A name is trusted if it is given in the user's own recipe, in an override or by `--trust NAME`. A name in a dataset,
-run, study or other folder that may be downloaded is rejected where it would be imported.
+A name is trusted if it is given in the user's own recipe, in an override or by `--trust NAME`. A name from a dataset,
+run, study or other folder that may have been downloaded raises an error instead of being imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from syncclip.core.session import current
 from syncclip.core.settings import UserError
 
 NAME = re.compile(r"[\w.]*:[\w.]*")
-"""Name of custom code, `module:Class`."""
+"""Name of custom code: `module:Class`."""
 
 MARKS = (
     *("run.json", "prompts.safetensors", "plan.json", "imported.json", "synthesis.yaml", "00000_stats.json"),
@@ -25,7 +25,7 @@ MARKS = (
     *("base-to-novel.parquet", "open-vocabulary.parquet", "few-shot.parquet", "cross-dataset.parquet"),
     *("domain-generalisation.parquet", "losses.parquet", "data-use.parquet", "growing.parquet"),
 )
-"""Files that mark a folder as results, a dataset or a model, which may be downloaded."""
+"""Files that mark a folder as results, a dataset or a model, which may have been downloaded."""
 
 
 def trust(*names: str, anywhere: bool = False) -> None:
@@ -33,7 +33,7 @@ def trust(*names: str, anywhere: bool = False) -> None:
 
     Args:
         names: names of the form `module:Class`.
-        anywhere: whether the module may be imported from a folder of results, as after `--trust`.
+        anywhere: whether the module may be imported from a results folder, as with `--trust`.
     """
     allowed = current().trusted
     for name in names:
@@ -41,21 +41,21 @@ def trust(*names: str, anywhere: bool = False) -> None:
 
 
 def trusted() -> tuple[str, ...]:
-    """Return the trusted names."""
+    """Return the names of trusted custom code."""
     return tuple(current().trusted)
 
 
 def mark_untrusted(names: Iterable[str], mark: Path) -> None:
-    """Record, for error messages, the file that marks a recipe with these names as results."""
+    """Record, for error messages, the file that marks the folder of a recipe with these names as a results folder."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 
 COMPILED = "compile_cache:"
-"""Prefix of the location of compiled code, which requires trust since loading executes it."""
+"""Prefix of the location of compiled code; loading compiled code requires trust, since it executes the code."""
 
 
 def texts_in(value: object) -> Iterator[str]:
-    """Yield the strings in nested values; a location of compiled code has the prefix `COMPILED`."""
+    """Yield all strings in nested values; prefix the location of compiled code with `COMPILED`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list | tuple):
@@ -70,26 +70,26 @@ def names_in(value: object) -> list[str]:
 
 
 def require_trust(name: str | None, prefix: str = "") -> None:
-    """Raise a UserError if `name` is custom code, so contains a colon, and is not trusted.
+    """Raise a UserError if `name` is custom code (contains a colon) and is not trusted.
 
     Args:
         prefix: start of the message, such as "FILE: key: ".
     """
     if name is not None and ":" in name and name not in current().trusted:
         mark = current().untrusted_sources.get(name)
-        source = f" ({mark} marks its folder as results)" if mark is not None else ""
+        source = f" ({mark} marks its folder as a results folder)" if mark is not None else ""
         raise UserError(
-            f"{prefix}{name!r} is custom code, which only the command line or your own recipe outside result folders "
-            f"may load{source}; if you trust it, run syncclip --trust {name} ..."
+            f"{prefix}{name!r} is custom code, which can only be loaded from the command line or from a recipe outside "
+            f"results folders{source}; if you trust it, run syncclip --trust {name} ..."
         )
 
 
 def module_of(name: str, prefix: str = "") -> ModuleType:
-    """Import the module of `module:Class`; the working folder is searched last.
+    """Import and return the module of `module:Class`; the working folder is searched last.
 
     Raises:
-        UserError: the name is not trusted; begins with `prefix`.
-        ImportError, TypeError, ValueError: the module does not exist.
+        UserError: the name is not trusted; the message begins with `prefix`.
+        ImportError, TypeError, ValueError: the module cannot be imported.
     """
     require_trust(name, prefix)
     module, here = name.partition(":")[0], Path.cwd()
@@ -102,11 +102,11 @@ def module_of(name: str, prefix: str = "") -> ModuleType:
         if mark is None:
             raise
         raise ImportError(
-            f"{error}; {mark.parent} is a folder of results ({mark.name}), which is only searched with --trust"
+            f"{error}; {mark.parent} is a results folder (it contains {mark.name}), which is only searched with --trust"
         ) from error
 
 
 def mark_around(folder: Path) -> Path | None:
-    """Return the first of `MARKS` in a local folder or its parents; None if there is none."""
+    """Return the path of the first of `MARKS` in a local folder or its parents; None if there is none."""
     marks = (parent / mark for parent in (folder, *folder.parents) for mark in MARKS)
     return next((mark for mark in marks if mark.exists()), None)

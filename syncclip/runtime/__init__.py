@@ -1,1 +1,1 @@
-"""Processes and Ray: sessions, shutdown, temporary folders, threads."""
+"""Ray sessions and processes: shutdown, progress, temporary folders and threads."""

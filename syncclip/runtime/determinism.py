@@ -1,4 +1,4 @@
-"""Determinism of torch on the CPU."""
+"""Deterministic torch computations on the CPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Fix the number of torch's threads, which determines the order of sums; restore the random state at the end."""
+    """Fix the number of torch threads, which determines the order of summation; restore the random state at the end."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def host_of(header: str) -> str:
-    """Parse a Host header: return the name or address without port and brackets; "" if it is malformed."""
+    """Return the name or address in a Host header without port and brackets; "" if the header is malformed."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::[0-9]*)?", header)
     return (match[1] or match[2]) if match else ""
 

@@ -1,4 +1,4 @@
-"""Identity and environment of processes; whether a process still runs is determined without clocks."""
+"""Identity and environment of processes, with liveness checks that do not depend on clocks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from syncclip.core.settings import Settings
 
 
 class Owner(Settings):
-    """A process of a machine, distinct from later processes with the same ID."""
+    """Identity of a process, distinct from that of any later process with the same ID."""
 
     host: str
     machine: str
-    """Boot ID of the machine and PID namespace."""
+    """Boot ID of the machine, and PID namespace of the process."""
     pid: int
     started: str
-    """Start time of the process in the kernel's units."""
+    """Start time of the process in kernel units."""
     user: str
 
     @classmethod
     def here(cls) -> Owner:
-        """Return the current process."""
+        """Return the identity of the current process."""
         user = str(os.getuid())
         with suppress(OSError, KeyError):  # a container may run under a user ID without a name
             user = getpass.getuser()
@@ -34,7 +34,7 @@ class Owner(Settings):
         return cls(host=platform.node(), machine=_machine(), pid=pid, started=_started(pid) or "", user=user)
 
     def alive(self) -> bool | None:
-        """Return whether the process runs or is suspended; None if it is on another machine."""
+        """Return whether the process is running or suspended; None if it is on another machine."""
         if (self.host, self.machine) != (platform.node(), _machine()):
             return None
         return _exists(self.pid) and _started(self.pid) in (self.started, None)
@@ -44,7 +44,7 @@ class Owner(Settings):
 
 
 MARK = r"[0-9a-f]{6}-[0-9a-f]+-[0-9a-f]{6}"
-"""Regular expression of `mark()`."""
+"""Regular expression that matches the return value of `mark`."""
 
 
 def mark() -> str:
@@ -54,7 +54,7 @@ def mark() -> str:
 
 
 def is_alive(mark: str) -> bool | None:
-    """Return whether the process with a mark runs; None if it is on another machine."""
+    """Return whether the process with the given mark is running; None if it is on another machine."""
     machine, pid, started = mark.split("-")
     if machine != _short_hash(platform.node() + _machine()):
         return None
@@ -64,7 +64,7 @@ def is_alive(mark: str) -> bool | None:
 
 @contextmanager
 def changed_environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Set environment variables for the block; None removes a variable."""
+    """Set environment variables for the duration of the block; None unsets a variable."""
     previous = {name: os.environ.get(name) for name in values}
     _set_environment(values)
     try:
@@ -105,7 +105,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return the start time of a process; "ended" for a zombie; None if hidden."""
+    """Return the start time of a process, or "ended" for a zombie; None if the start time is not accessible."""
     if Path("/proc/self/stat").exists():
         with suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

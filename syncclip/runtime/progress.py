@@ -1,4 +1,4 @@
-"""Progress of a long job: a live line on a terminal, one line per minute in a log."""
+"""Progress of a long job: a live line on a terminal, or one line per minute in a log."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 Fact = str | int | float | None
 
 LOG_INTERVAL = 60.0
-"""Seconds between two lines in a log."""
+"""Interval between log lines, in seconds."""
 
 
 class Progress:
-    """Context manager that counts items and shows throughput, time left and facts, such as the workers' busy share.
+    """Context manager that counts items and shows throughput, remaining time and given facts, such as utilisation.
 
-    A terminal's line is redrawn in place. A log gets a line at the start, at the first update, once a minute, and at
-    the end, but none without a total and items.
+    A terminal shows one line, which is redrawn in place. A log contains a line for the start, for the first update, for
+    each minute, and for the end; the first and last lines are omitted if there is neither a total nor an item.
 
     Args:
         total: number of items; None if unknown.
-        unit: name of the items in the plural, such as "images".
+        unit: plural noun for the items, such as "images".
         label: name of the job, such as "synth".
         stream: output; stderr by default, since stdout is for results.
-        done: items that earlier runs finished, which do not count towards the throughput.
-        clock: returns monotonic seconds; for tests.
+        done: number of items that earlier runs finished, which do not count towards the throughput.
+        clock: function that returns a monotonic time in seconds; for tests.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.done = done
         self.rate: float | None = None
-        """Items per second, if the job measures them."""
+        """Throughput in items per second, if the job measures it."""
         self._clock = clock
         self._before = done
         self._start = clock()
@@ -86,7 +86,7 @@ class Progress:
         return self.total is not None or self.done > 0
 
     def _beat(self) -> None:
-        """Show that the job is alive."""
+        """Print a line if one is due, to show that the job is alive."""
         with self._lock:
             if self._due():
                 self._show()
@@ -95,11 +95,11 @@ class Progress:
         return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
 
     def update(self, n: int = 1, **facts: Fact) -> None:
-        """Count `n` more items, possibly 0, and update the facts.
+        """Add `n`, which may be 0, to the number of items, and update the facts.
 
         Args:
-            facts: floats have three digits, or are percentages if their name ends in `busy` or `share`; None removes
-                a fact.
+            facts: name -> value to show. Floats are shown with three digits, or as percentages if the name ends in
+                `busy` or `share`; None removes a fact.
         """
         with self._lock:
             self.done += n
@@ -108,7 +108,7 @@ class Progress:
                 self._show()
 
     def _show(self) -> None:
-        """Redraw the live line, or print one like `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
+        """Redraw the live line, or log one like `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
         details = []
         seconds = self._clock() - self._start
         if seconds > 0 and self.done > self._before:
@@ -151,5 +151,5 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
 
 def print_message(message: str) -> None:
     """Print a message to stderr; stdout is for results."""
-    sys.stderr.write(f"{printable(message)}\n")  # in one call, so that messages of threads do not mix
+    sys.stderr.write(f"{printable(message)}\n")  # in one call, so that concurrent messages do not mix
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Ray in a command: join a cluster or start a private local Ray, report its loss, stop its workers."""
+"""Ray sessions: join a cluster or start a private local Ray instance, report its loss, and stop its workers."""
 
 from __future__ import annotations
 
@@ -30,62 +30,62 @@ if TYPE_CHECKING:
     import psutil
 
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Size of a local Ray's object store, which contains only shard specs and rows of statistics."""
+"""Size of a local Ray instance's object store in bytes; it contains only shard specs and rows of statistics."""
 
 START_ATTEMPTS = 5
 START_TIMEOUTS = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
-"""Error messages of a start that exceeded Ray's timeout, as on a busy machine, and is retried."""
+"""Messages of errors that are retried: startup exceeded Ray's timeout, for example on a busy machine."""
 
 END_SECONDS = 10.0
-"""Grace period for a local Ray's workers, which hold GPU memory until they end; Ray does not wait for them."""
+"""Grace period in seconds for local workers, which hold GPU memory until they exit; Ray does not wait for them."""
 
 KILL_SECONDS = 10.0
-"""Timeout for killed processes to end; one that waits for a broken disk never does."""
+"""Timeout in seconds for killed processes to exit; a process that waits for a broken disk never exits."""
 
 LONGEST_BASE, LONGEST_PLAIN = 6, 28
-"""Maximum length of RAY_TMPDIR for a private folder in it, named after the process or by a shorter name; Ray limits the
-paths of its sockets to 107 characters."""
+"""Maximum lengths of RAY_TMPDIR for a private folder named after the process, and for a folder with a shorter name; Ray
+limits socket paths to 107 characters."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""File on the head in which `ray up` lists the machines that it may start."""
+"""File on the head node in which `ray up` lists the machines that it may start."""
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # Ray Train's controller polls every 2 s and `report` waits for it, which would dominate short epochs.
+    # Ray Train's controller polls every 2 s, and `report` waits for it; the delay would dominate short epochs.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    # By default a raylet that misses 5 health checks, as on an overloaded machine, is declared dead and aborts. A local
-    # Ray needs no health checks: `watched` waits for its processes.
+    # By default a raylet that misses 5 health checks (for example, on an overloaded machine) is declared dead and
+    # aborts. A local Ray instance does not need health checks, since `watched` waits for its processes.
     "RAY_health_check_failure_threshold": "1000000",
 }
 """Environment variables that Ray reads when it is imported or started; values set by the user take precedence."""
 
 WATCH_INTERVAL = 2.0
-"""Seconds between two connection attempts to a cluster's head, and the timeout of each."""
+"""Interval between connection attempts to a cluster's head node, and timeout of each attempt, in seconds."""
 
 PATIENCE = 30.0
 """Seconds without a connection after which a cluster counts as lost."""
 
 DAEMONS = ("raylet", "gcs_server")
-"""Processes without which a local Ray does not work."""
+"""Processes that a local Ray instance requires."""
 
 STUCK_SECONDS = 5.0
-"""Seconds after the loss of Ray before the process is ended: some of Ray's calls wait for a lost head forever."""
+"""Seconds from the loss of Ray until the process is ended; some Ray calls wait forever for a lost head node."""
 
 EXIT_STATUS = 1
-"""Exit status of a command whose Ray was lost."""
+"""Exit status of a command whose Ray instance or cluster was lost."""
 
 FAILED = "-failed"
-"""Suffix of the key with the error of a job that failed permanently."""
+"""Suffix of the key that stores the error of a permanently failed job."""
 
 STOP_INTERVAL = 1.0
-"""Seconds between two reads of the stop key by a worker."""
+"""Interval at which a worker reads the stop key, in seconds."""
 
 
 class LostRayError(UserError):
-    """A part of Ray was lost; the loss has already been printed."""
+    """A Ray process or machine was lost; the error message has already been printed."""
 
 
 def debugging() -> bool:
@@ -102,7 +102,7 @@ def local_cpus() -> int:
 
 
 def cluster_address() -> str | None:
-    """Return the address of the cluster to join, RAY_ADDRESS; None to start a local Ray."""
+    """Return the address of the cluster to join (RAY_ADDRESS); None to start a local Ray instance."""
     return os.environ.get("RAY_ADDRESS") or None
 
 
@@ -116,7 +116,7 @@ def quiet() -> None:
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return whether a node's labels match a label selector, whose values are "value" or "!value"."""
+    """Return whether a node's labels match a label selector, whose values have the form "value" or "!value"."""
     return all((labels.get(key) == value.removeprefix("!")) != value.startswith("!") for key, value in selector.items())
 
 
@@ -133,14 +133,14 @@ def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
 
 
 def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return the resources of the cluster's nodes that match a label selector, including nodes that it may still start.
+    """Return the resources of all nodes that match a label selector, including nodes that the cluster may still start.
 
-    The limits of an autoscaling cluster are known on a head that `ray up` started; on Kubernetes they are unknown and
-    count as infinite.
+    The limits of an autoscaling cluster are known on a head node started by `ray up`. On Kubernetes, the limits are
+    unknown and count as infinite.
     """
     selector = selector or {}
     current = current_resources(selector)
-    if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every pod of KubeRay
+    if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE"):  # set in every KubeRay pod
         return dict.fromkeys(current, math.inf)
     config = BOOTSTRAP.expanduser()
     if cluster_address() is None or not config.is_file():
@@ -151,7 +151,7 @@ def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
     for node in (yaml.safe_load(config.read_text(encoding="utf-8")).get("available_node_types") or {}).values():
         machines = node.get("max_workers") or 0
         if machines and matches(node.get("labels") or {}, selector):
-            for name in limits:  # a node type without resources reports them once it runs
+            for name in limits:  # undeclared resources are known once a node runs
                 limits[name] += machines * (node["resources"].get(name, 0.0) if node.get("resources") else math.inf)
     return {name: max(current[name], limits[name]) for name in current}
 
@@ -160,16 +160,16 @@ def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
 def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
     """Initialise Ray for the block, unless this process has already initialised it.
 
-    Joins the cluster at RAY_ADDRESS, which is always set inside `ray job submit`, or starts a local Ray. Unlike
-    `address="auto"`, it never searches for other clusters. At the end Ray is shut down; no process of a local Ray
-    outlives the block.
+    If RAY_ADDRESS is set, as it always is inside `ray job submit`, the process joins that cluster; otherwise it starts
+    a local Ray instance. Unlike with `address="auto"`, no other clusters are searched for. Ray is shut down at the end,
+    and no process of a local Ray instance outlives the block.
 
     Args:
-        cpus: number of CPUs of a local Ray; all of this machine by default.
-        variables: environment variables of the workers, for Ray itself.
+        cpus: number of CPUs of a local Ray instance; all CPUs available to this process by default.
+        variables: environment variables for the workers, set by Ray.
 
     Raises:
-        ValueError: the cluster at RAY_ADDRESS is unreachable, or runs another version of Ray or Python.
+        ValueError: the cluster at RAY_ADDRESS is unreachable, or runs a different version of Ray or Python.
     """
     quiet()
     import ray
@@ -202,7 +202,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def _native_logs_dropped() -> Iterator[None]:
-    """Drop the output of Ray's C++ code and its daemons to this process's stderr; Ray has no option for this."""
+    """Drop the output of Ray's C++ code and daemons to this process's stderr; Ray has no option for this."""
     import ray._private.worker as ray_worker
 
     ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages
@@ -225,9 +225,9 @@ def _native_logs_dropped() -> Iterator[None]:
 
 @contextmanager
 def _guarded(folder: Path) -> Iterator[None]:
-    """Restrict a local Ray to loopback, and to clients that can read a token in a private folder.
+    """Restrict a local Ray instance to the loopback interface and to clients that can read a token in a private folder.
 
-    By default Ray listens on all addresses of the machine and writes its token where other users can read it.
+    By default Ray listens on all addresses of the machine, and other users can read its token.
     """
     from ray import _raylet
     from ray._private import ray_constants
@@ -259,7 +259,7 @@ def _guarded(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _private_parent(base: str) -> Iterator[Path | None]:
-    """Make a private parent for a local Ray's folder, which is world-readable; None if paths would be too long."""
+    """Create a private parent for Ray's world-readable folder; yield None if the paths would be too long."""
     if len(base) <= LONGEST_BASE:
         with private_tempdir(base) as folder:
             yield folder
@@ -272,7 +272,7 @@ def _private_parent(base: str) -> Iterator[Path | None]:
 
 @contextmanager
 def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
-    """End all processes of a local Ray at the end of the block, or at a second signal."""
+    """End all processes of a local Ray instance at the end of the block, or at a second signal."""
     with shutdown.at_once(lambda: _end(_with_descendants(daemons), 0)):
         try:
             yield
@@ -283,7 +283,7 @@ def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    """Shut down Ray once Ray Data's threads have ended: a thread that calls Ray afterwards would end the process."""
+    """Shut down Ray after Ray Data's threads have ended, since a thread that calls Ray later would end the process."""
     import ray
 
     deadline = time.monotonic() + END_SECONDS
@@ -295,7 +295,7 @@ def _shut_down() -> None:
 
 
 def _detach_child() -> None:
-    """In a child process: start a session, so that signals of a terminal or timeout(1) do not reach Ray's processes."""
+    """In a child process, start a new session so that signals from a terminal or timeout(1) do not reach Ray."""
     if _starting:
         os.setsid()
 
@@ -307,12 +307,12 @@ os.register_at_fork(after_in_child=_detach_child)
 def _job_config(variables: Mapping[str, str] | None) -> Any:
     """Return a job configuration with which workers import modules from the same paths as this process.
 
-    By default Ray searches the working folder first, which may contain an unrelated `torch.py`.
+    By default workers search the working folder first, which may contain an unrelated `torch.py`.
     """
     from ray.job_config import JobConfig
 
     class SearchPath(list[str]):
-        """Ignores paths that are not on this process's `sys.path`."""
+        """List that ignores paths that are not on this process's `sys.path`."""
 
         def extend(self, paths: Iterable[str]) -> None:
             own_paths = {str(Path(path or ".").absolute()) for path in sys.path}
@@ -324,11 +324,11 @@ def _job_config(variables: Mapping[str, str] | None) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise ValueError if no server listens at an address: Ray itself retries for minutes."""
+    """Raise a ValueError if no server listens at an address; Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (port.isdigit() and _listens((host, int(port)), 10.0)):
         raise ValueError(
-            f"no Ray cluster responds at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of the head), "
+            f"no Ray cluster responds at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of its head), "
             "or unset RAY_ADDRESS to run on this machine"
         )
 
@@ -337,7 +337,7 @@ def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None
     """Join a cluster.
 
     Raises:
-        ValueError: the cluster rejects the token, does not respond, or runs other versions of Ray or Python.
+        ValueError: the cluster rejects the token, does not respond, or runs a different version of Ray or Python.
     """
     import ray
     from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
@@ -347,18 +347,18 @@ def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None
     check_token("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", ""))
     try:
         if not address.startswith("ray://"):
-            # Reports a wrong token at once; `ray.init` reports it after 20 s as a lost connection, or aborts.
+            # Report a wrong token immediately; `ray.init` would report a lost connection after 20 s, or abort.
             ensure_token_if_auth_enabled(create_token_if_missing=False)
             GcsClient(address=address)
         ray.init(address=address, logging_level=level, log_to_driver=debugging(), job_config=_job_config(variables))
     except AuthenticationError as error:
         raise ValueError(
-            f"the Ray cluster at RAY_ADDRESS={address} rejected the token, or none was given; set RAY_AUTH_MODE=token, "
-            "and RAY_AUTH_TOKEN or the file ~/.ray/auth_token to the cluster's token"
+            f"the Ray cluster at RAY_ADDRESS={address} rejected the token or received none; set RAY_AUTH_MODE=token, "
+            "and set RAY_AUTH_TOKEN or the content of ~/.ray/auth_token to the cluster's token"
         ) from error
     except (ConnectionError, RpcError) as error:
         raise ValueError(
-            f"the service at RAY_ADDRESS={address} is not a Ray cluster; correct the address (HOST:PORT of the head), "
+            f"the service at RAY_ADDRESS={address} is not a Ray cluster; correct the address (HOST:PORT of its head), "
             "or unset RAY_ADDRESS to run on this machine"
         ) from error
     except RuntimeError as error:
@@ -368,14 +368,14 @@ def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None
         (cluster_ray, cluster_python), (local_ray, local_python) = versions
         raise ValueError(
             f"the cluster at RAY_ADDRESS={address} runs Ray {cluster_ray} on Python {cluster_python}, but this machine "
-            f"runs Ray {local_ray} on Python {local_python}; use the same versions, or `syncclip submit`"
+            f"runs Ray {local_ray} on Python {local_python}; use the same versions, or run `syncclip submit`"
         ) from error
 
 
 def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, str] | None) -> list[psutil.Process]:
-    """Start a local Ray and return its daemons; a start that exceeds Ray's 30 s on a busy machine is retried.
+    """Start a local Ray instance and return its daemons; retry if startup exceeds Ray's timeout on a busy machine.
 
-    Ray leaves the daemons of a failed start running; they are killed, since they would slow down the next attempt.
+    Ray does not stop the daemons of a failed startup. They are killed, since they would slow down the next attempt.
     """
     import psutil
     import ray
@@ -435,7 +435,7 @@ def _end(family: list[psutil.Process], grace: float) -> None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Return whether a process runs and is not a zombie, which may remain forever in a container without an init."""
+    """Return whether a process is running; False for a zombie, which may remain in a container without an init."""
     import psutil
 
     try:
@@ -446,18 +446,18 @@ def lives(process: psutil.Process) -> bool:
 
 @contextmanager
 def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[None]:
-    """Report the loss of the initialised Ray, even if the main thread waits for it forever.
+    """Report the loss of Ray during the block, even if the main thread is blocked in a Ray call.
 
     Args:
         address: address of a cluster, or "local".
-        daemons: processes of a local Ray.
+        daemons: daemons of a local Ray instance.
 
     Raises:
-        LostRayError: a part of Ray was lost.
+        LostRayError: a Ray process or machine was lost.
     """
     import psutil
 
-    name = "this machine's Ray" if address == "local" else f"the Ray cluster at {address}"
+    name = "the local Ray instance" if address == "local" else f"the Ray cluster at {address}"
     lost, ended = threading.Event(), threading.Event()
     message = f"{name} {{}} (killed, stopped, or out of memory); run the same command to resume"
     unresponsive = message.format("stopped responding")
@@ -516,7 +516,7 @@ def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool
 
 
 def _endpoints(address: str) -> list[tuple[str, int]]:
-    """Return the host and port of a cluster's head, and of this machine's raylet if it has one."""
+    """Return the host and port of a cluster's head node, and those of this machine's raylet if there is one."""
     import ray
 
     if address.startswith("ray://"):
@@ -530,7 +530,7 @@ def _endpoints(address: str) -> list[tuple[str, int]]:
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Return whether an error reports the loss of a part of Ray, rather than an exception of a task."""
+    """Return whether an error reports the loss of a Ray process or machine rather than an exception in a task."""
     from ray import exceptions
 
     losses = (
@@ -542,7 +542,7 @@ def _is_loss(error: BaseException) -> bool:
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """Remove Ray's wrappers from an exception that a worker raised."""
+    """Return the exception that a worker raised, without Ray's wrappers."""
     inner: object = error
     while isinstance(inner, BaseException):
         error = inner
@@ -554,10 +554,10 @@ def unwrapped(error: BaseException) -> BaseException:
 
 @contextmanager
 def stop_key() -> Iterator[str]:
-    """Postpone an interrupt until the workers of a job have stopped; yields the key for their `observing_stop`.
+    """Postpone an interrupt until the workers of a job have stopped; yield the key for their `observing_stop`.
 
     Raises:
-        Interrupted: at the block's end, or inside it after the grace period.
+        Interrupted: after a signal, at the end of the block, or inside it after the grace period.
     """
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
@@ -571,7 +571,11 @@ def stop_key() -> Iterator[str]:
 
 @contextmanager
 def observing_stop(key: str | None) -> Iterator[None]:
-    """In a worker: make `shutdown.requested` true once the driver stops the job; without a driver, `key` is None."""
+    """In a worker, make `shutdown.requested` return True once the driver stops the job.
+
+    Args:
+        key: key from `stop_key`; None if there is no driver.
+    """
     if key is None:
         yield
         return
@@ -591,20 +595,20 @@ def stop_requested(key: str) -> bool:
     """Return whether the driver has stopped the job."""
     from ray.experimental.internal_kv import _internal_kv_exists
 
-    with suppress(Exception):  # the head may be lost; the worker then ends anyway
+    with suppress(Exception):  # if the head node is lost, the worker ends anyway
         return bool(_internal_kv_exists(key))
     return False
 
 
 def record_failure(key: str, message: str) -> None:
-    """In a worker: record a permanent failure of the job, for workers that Ray starts as replacements."""
+    """In a worker, record a permanent failure of the job for workers that Ray starts as replacements."""
     from ray.experimental.internal_kv import _internal_kv_put
 
     _internal_kv_put(key + FAILED, message.encode())
 
 
 def recorded_failure(key: str) -> str | None:
-    """In a worker: return the recorded permanent failure of the job; None if there is none."""
+    """In a worker, return the message of the job's permanent failure; None if none was recorded."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     message = _internal_kv_get(key + FAILED)
@@ -612,7 +616,7 @@ def recorded_failure(key: str) -> str | None:
 
 
 def stop_on_sigterm() -> None:
-    """In a worker's main thread: request a stop at SIGTERM, as before a preemption, and exit after the grace period."""
+    """In a worker's main thread, request a stop on SIGTERM, and exit after the grace period."""
 
     def receive(*_: object) -> None:
         shutdown.request()

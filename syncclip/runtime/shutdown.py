@@ -1,11 +1,11 @@
 """Interruption of a command by Ctrl-C, SIGTERM (Slurm, Kubernetes, spot preemption) or SIGHUP.
 
 The first signal interrupts the main thread, or lets a `postponed` block finish its in-flight work within the grace
-period. A second signal ends the process at once.
+period. A second signal ends the process immediately.
 
-Signals are blocked in the main thread and in all threads that it starts. A thread of the listener receives them, so
-neither blocking calls nor handlers of libraries (Ray Train has one for SIGINT) interfere. A thread that existed before,
-or in which a library unblocks signals, may still receive one; Python's wakeup pipe then forwards it.
+Signals are blocked in the main thread and in all threads that it starts. A listener thread receives them, so that
+neither blocking calls nor library handlers (Ray Train installs one for SIGINT) interfere. A thread that was started
+earlier, or in which a library unblocks signals, may still receive a signal; Python's wakeup pipe forwards it.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from syncclip.runtime.progress import print_message
 SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 GRACE = 20.0
-"""Seconds for a checkpoint or a shard in flight. Kubernetes and Slurm send SIGKILL 30 s after SIGTERM by default."""
+"""Grace period in seconds for an in-flight checkpoint or shard; Kubernetes and Slurm wait 30 s by default."""
 
 ECHO = 1.0
-"""Seconds within which a repeated signal counts as one: timeout(1) and shells signal a process, then its group."""
+"""Seconds within which a repeated signal is ignored, since timeout(1) and shells signal a process, then its group."""
 
 LAST_SECONDS = 5.0
-"""Timeout of each last action before a process is ended at once."""
+"""Timeout in seconds of each of the `Listener.last_actions`."""
 
 WAKE = signal.SIGURG
-"""Signal that interrupts a blocking call of the main thread; ignored by default, and otherwise unused."""
+"""Signal that interrupts a blocking call in the main thread; it is ignored by default and otherwise unused."""
 
 WAKE_INTERVAL = 0.1
-"""Seconds between two WAKE signals: one that arrives just before a blocking call does not interrupt it."""
+"""Interval between WAKE signals, in seconds; a signal just before a blocking call does not interrupt that call."""
 
 INTERRUPTED_MESSAGE = "syncclip: interrupted; run the same command to resume"
 
@@ -42,7 +42,7 @@ SIGNALLED = "Ctrl-C or a signal"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised in the main thread; a KeyboardInterrupt, which libraries such as Ray handle."""
+    """Interruption of the main thread; a KeyboardInterrupt, because libraries such as Ray handle that class."""
 
 
 _requested = threading.Event()
@@ -55,47 +55,47 @@ def requested() -> bool:
 
 
 def request() -> None:
-    """Request that work in this process stops."""
+    """Request a stop of the work in this process."""
     _requested.set()
 
 
 def withdraw() -> None:
-    """Withdraw the request."""
+    """Withdraw the request to stop."""
     _requested.clear()
 
 
 def reason() -> str:
-    """Return the reason of the main thread's interruption, in a few words."""
+    """Return a short reason for the interruption of the main thread."""
     return _reason
 
 
 class Listener:
-    """Receives signals while a command runs, see `listening`."""
+    """Receiver of signals while a command runs; see `listening`."""
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
         self.signal = 0
-        """The first signal received; 0 if none."""
+        """Number of the first signal received; 0 if none was received."""
         self.last_actions: list[Callable[[], None]] = []
-        """Called in reverse order before the process is ended at once."""
+        """Functions to call in reverse order before the process is ended immediately."""
         self._interrupted = False  # the main thread is interrupted once, and then cleans up
         self._stop: Callable[[], None] | None = None
         self._received_at = 0.0
         self._lock = threading.RLock()
         self._stopping = threading.Lock()
         self.numbers = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
-        """Signals that are received; ignored ones stay ignored."""
+        """Signals to receive, without those that this process ignores."""
         self._previous = {number: signal.getsignal(number) for number in (*self.numbers, WAKE)}
         self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._wait, self._read_pipe)]
         self._ended = False
 
     @property
     def status(self) -> int:
-        """Exit status of a command that a signal ended, as in shells: 130, 143 or 129; 0 without a signal."""
+        """Exit status of a command ended by a signal, as in shells (130, 143 or 129); 0 without a signal."""
         return 128 + self.signal if self.signal else 0
 
     def begin(self) -> None:
-        """Start to receive signals; call in the main thread."""
+        """Start receiving signals; call in the main thread."""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self.numbers, WAKE})  # inherited by the threads
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
@@ -106,7 +106,7 @@ class Listener:
         self.install_handlers()
 
     def install_handlers(self) -> None:
-        """Install handlers, with which Python writes the numbers of signals to the pipe."""
+        """Install handlers that make Python write the numbers of received signals to the pipe."""
         for number in self.numbers:
             signal.signal(number, lambda *_: None)
         signal.signal(WAKE, lambda *_: self._raise())
@@ -133,12 +133,12 @@ class Listener:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def leave_in_child(self) -> None:
-        """Restore the default behaviour of signals in a forked child process."""
+        """Restore the previous handling of signals in a forked child process."""
         self.restore_handlers()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.numbers)
 
     def postpone(self, stop: Callable[[], None] | None) -> None:
-        """Call `stop` at the next signal instead of interrupting the main thread; None ends this.
+        """Call `stop` at the next signal instead of interrupting the main thread; None restores the interruption.
 
         Raises:
             Interrupted: a signal was received.
@@ -195,7 +195,7 @@ class Listener:
         overdue.daemon = True
         overdue.start()
         with contextlib.suppress(OSError, ValueError):  # the terminal may be closed, as after SIGHUP
-            print_message(f"finishing in-flight work, within {self.grace:g} s; a second signal ends it at once")
+            print_message(f"finishing in-flight work within {self.grace:g} s; send a second signal to stop immediately")
         _requested.set()
         with contextlib.suppress(Exception):  # if it fails, the grace period ends the block
             stop()
@@ -214,10 +214,10 @@ _listener: Listener | None = None
 def listening(grace: float = GRACE) -> Iterator[Listener]:
     """Receive signals while a command runs in the main thread; a nested block uses the outer listener.
 
-    Ignored signals stay ignored, such as SIGHUP under nohup and SIGINT in a script's background job.
+    Ignored signals, such as SIGHUP under nohup and SIGINT in a script's background job, remain ignored.
 
     Args:
-        grace: grace period for in-flight work in seconds, see `postponed`.
+        grace: grace period for in-flight work in seconds; see `postponed`.
     """
     global _listener, _reason
     _reason = SIGNALLED
@@ -240,15 +240,15 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
 
 @contextlib.contextmanager
 def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let in-flight work of this block finish at the first signal; interrupt it after the grace period.
+    """Let the block finish its in-flight work after the first signal; interrupt it after the grace period.
 
     Without a listener, as in a user's own program, Ctrl-C interrupts the block immediately.
 
     Args:
-        stop: called once, from another thread, at the first signal; `requested` is true from then on.
+        stop: function to call once, from another thread, at the first signal; `requested` returns True from then on.
 
     Raises:
-        Interrupted: after a signal, at the block's end, or inside it after the grace period.
+        Interrupted: after a signal, at the end of the block, or inside it after the grace period.
     """
     listener = _listener
     if listener is None:
@@ -263,7 +263,7 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once(action: Callable[[], None]) -> Iterator[None]:
-    """Call `action`, from another thread, if the process is ended at once during the block."""
+    """Call `action`, from another thread, if the process is ended immediately during the block."""
     actions = _listener.last_actions if _listener is not None else []
     actions.append(action)
     try:
@@ -298,9 +298,9 @@ def exit_status() -> int:
 
 
 def interrupt_main(why: str) -> None:
-    """Raise KeyboardInterrupt in the main thread, from another thread, when it may be blocked forever.
+    """Raise a KeyboardInterrupt in the main thread, which may be blocked forever; call from another thread.
 
-    Without a listener, and if SIGINT is ignored, do nothing; the next write then reports the loss.
+    If there is no listener and SIGINT is ignored, nothing happens, and the next write reports the loss.
     """
     global _reason
     _reason = why

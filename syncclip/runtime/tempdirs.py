@@ -1,6 +1,6 @@
-"""Private temporary folders of a process; those of a killed process are removed by the next one.
+"""Private temporary folders of a process; the next process removes those that a killed process left behind.
 
-Their names identify the process, so that the decision depends on neither age nor clock.
+The name of a folder identifies its process, so that removal depends on neither the folder's age nor a clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from syncclip.runtime.processes import MARK, changed_environment, is_alive, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
-"""Environment variable of a local Ray's processes: the machine's folder for temporary files."""
+"""Environment variable with the machine's folder for temporary files, set for processes of a local Ray instance."""
 
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
 
@@ -29,19 +29,19 @@ def temporary_folder() -> Path:
 
 
 def temporary_files_in(folder: Path) -> AbstractContextManager[None]:
-    """Let processes that start in the block write temporary files into a folder.
+    """Make processes that are started in the block write their temporary files into a folder.
 
-    Ray kills its workers, so they cannot remove their files.
+    The caller removes the folder, since Ray kills its workers before they can remove their files.
     """
     return changed_environment({MACHINE: str(temporary_folder()), "TMPDIR": str(folder)})
 
 
 @contextmanager
 def private_tempdir(base: str | None = None) -> Iterator[Path]:
-    """Make an empty folder that only this user can access, and remove it at the end.
+    """Create an empty folder that only this user can access, and remove it at the end of the block.
 
     Args:
-        base: its parent; the folder for temporary files by default.
+        base: parent of the folder; None uses the default folder for temporary files.
     """
     parent = Path(base or tempfile.gettempdir())
     sweep_scratch(parent)
@@ -53,7 +53,7 @@ def private_tempdir(base: str | None = None) -> Iterator[Path]:
 
 
 def sweep_scratch(base: Path) -> None:
-    """Remove this user's temporary folders of processes that have ended on this machine."""
+    """Remove this user's temporary folders whose processes have ended on this machine."""
     for path in base.iterdir():
         match = _NAME.fullmatch(path.name)
         if match is None:
@@ -66,7 +66,7 @@ def sweep_scratch(base: Path) -> None:
 
 
 def _kill_daemons(folder: Path) -> None:
-    """Kill the daemons of a local Ray in the folder of an ended process; they may otherwise run for a minute."""
+    """Kill the Ray daemons that an ended process left in its folder; otherwise they may run for another minute."""
     import psutil
 
     for process in psutil.process_iter():
@@ -80,7 +80,7 @@ def _kill_daemons(folder: Path) -> None:
 def _new_folder(base: Path) -> Path:
     for number in itertools.count():
         folder = base / f"syncclip-{mark()}-{number}"
-        with suppress(FileExistsError):  # another user may have made it
+        with suppress(FileExistsError):  # another user may have created it
             folder.mkdir(0o700)
             return folder
     raise AssertionError

@@ -13,10 +13,10 @@ def thread_pool(count: int, name: str, **options: Any) -> Iterator[ThreadPoolExe
     """Open a `ThreadPoolExecutor` for the body of a generator; do not wait for threads if the generator is closed.
 
     The garbage collector may close an abandoned generator in any thread, even while `threading` holds the lock that
-    joining a thread takes; `with ThreadPoolExecutor(...)` could then deadlock.
+    joining a thread requires. In this case, `with ThreadPoolExecutor(...)` could deadlock.
 
     Args:
-        options: other arguments of `ThreadPoolExecutor`.
+        options: other keyword arguments of `ThreadPoolExecutor`.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix=name, **options)
     try:

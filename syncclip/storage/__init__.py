@@ -1,16 +1,16 @@
 """File access for local folders and any fsspec URL (`s3://`, `gs://`, …).
 
-Guarantees, on which the commit markers of shards rely:
+The commit markers of shards rely on the following guarantees:
 
-* Writes are atomic. Locally: a hidden temporary file, fsync, rename. On an object store: one put, or one multipart
-  upload that is completed last and aborted on an exception. On other remote file systems, such as sftp, an interrupted
-  write may leave a short file, which a marker's byte count reveals.
-* Listings are never cached, since other machines may write into the same folder.
+* Writes are atomic. A local file is written as a hidden temporary file, synced to disk, and renamed. An object is
+  written by one put request, or by one multipart upload, which is completed last and aborted on an exception. On other
+  remote file systems, such as sftp, an interrupted write may leave a truncated file; a marker's byte count reveals it.
+* Listings are never cached, since other machines may write to the same folder.
 * Transient errors (a busy store, a broken connection) are retried; see `retries`.
-* User errors (no permission, no space, a missing file, no credentials) have one-line messages.
+* User errors (no permission, no space, no credentials, a missing file) have one-line messages.
 * A locked folder has one writer; see `locks`.
 * A file whose checksum does not match is reported by name when it is read; see `checksums`.
-* Forking is safe: a child process creates its own file systems and does not affect its parent's.
+* Forking is safe: a child process creates its own file system clients and does not affect those of its parent.
 """
 
 from syncclip.storage.checksums import NOBODY, DamagedError, identity

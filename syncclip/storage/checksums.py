@@ -1,9 +1,9 @@
-"""Checksums inside files, with the identity of the files' owner.
+"""Checksums embedded in files, with the identity of each file's owner.
 
-The format is `checksum-sha256:<64 hex digits>:<16 hex digits>`. The first digits are the sha256 of the file with zeros
-in their place. The others identify the owner (a run, a study, a synthetic or packed dataset), so that swapped files are
-detected. The checksum is the value of the last key `checksum` in JSON, the first comment in YAML (since truncated YAML
-is valid), the last comment in Markdown and HTML, and a key of the metadata in parquet and safetensors.
+The format is `checksum-sha256:<64 hex digits>:<16 hex digits>`. The 64 digits are the SHA-256 of the file with zeros in
+their place. The 16 digits identify the owner (a run, a study, a synthetic or packed dataset), so that swapped files are
+detected. The checksum is stored in the last key (`checksum`) in JSON, in the first comment in YAML (since truncated
+YAML may be valid), in the last comment in Markdown and HTML, and in the metadata in parquet and safetensors.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from syncclip.core.settings import UserError
 MARK = b"checksum-sha256:"
 KEY = "checksum"
 NOBODY = "0" * 16
-"""Owner's identity in files without an owner."""
+"""Identity of the owner in files without an owner."""
 _DIGITS = b"0" * 64
 _SIZE = len(_DIGITS) + 1 + len(NOBODY)
 _TAIL, _HEAD = 64 << 10, 1 << 10
-"""Number of bytes at the end and at the start of a file that may contain its checksum."""
+"""Numbers of bytes at the end and at the start of a file that are searched for its checksum."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
 _PATTERN = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
@@ -30,7 +30,7 @@ _IN_TEXT = re.compile(
 )
 KINDS = ("json", "yaml", "md", "html", "parquet", "safetensors")
 """File name extensions of files with checksums."""
-_REMEDY = "restore it, or remove it and run the command that wrote it again"
+_REMEDY = "restore it, or remove it and rerun the command that wrote it"
 
 
 class DamagedError(UserError):
@@ -38,18 +38,18 @@ class DamagedError(UserError):
 
 
 def identity(text: str) -> str:
-    """Return the 16 hex digits that identify an owner, derived from a text that is unique to it."""
+    """Return the 16 hex digits that identify an owner, derived from text that is unique to the owner."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def blank(owner: str = NOBODY) -> bytes:
-    """Return a checksum whose first digits are zeros."""
+    """Return a checksum whose 64 hash digits are zeros."""
     assert len(owner) == len(NOBODY), owner
     return b"%s%s:%s" % (MARK, _DIGITS, owner.encode())
 
 
 def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
-    """Insert a checksum into a file.
+    """Return the content of a file with its checksum inserted.
 
     Args:
         data: content of the file; a parquet file must already contain a `blank` checksum.
@@ -58,25 +58,25 @@ def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
     """
     blanked = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
     start = _find(blanked)
-    assert start is not None and blanked[start : start + 64] == _DIGITS, "the checksum is near an end of the file"
+    assert start is not None and blanked[start : start + 64] == _DIGITS, "no blank checksum at either end of the file"
     return blanked[:start] + _checksum(blanked, start) + blanked[start + 64 :]
 
 
 def verified_content(url: str, data: bytes, owner: str | None = None, required: bool = True) -> bytes:
-    """Verify the checksum of a file and return its content: a text without the checksum, any other file unchanged.
+    """Verify the checksum of a file and return the file's content; the checksum is removed from text formats.
 
     Args:
-        url: URL of the file, for messages; its extension must be one of `KINDS`, or the file has no checksum.
-        owner: required identity of the owner; None: any.
+        url: URL of the file, for messages; a file whose extension is not one of `KINDS` is not verified.
+        owner: required identity of the owner; None accepts any owner.
         required: whether a missing checksum is an error; False for files that users may write themselves.
 
     Raises:
-        DamagedError: the checksum is missing, does not match, or has another owner.
+        DamagedError: the checksum is missing, does not match, or identifies another owner.
     """
     if url.rpartition(".")[2] not in KINDS:
         return data
     start = _find(data)
-    truncated = bool(data) and _YAML.startswith(data)  # within the first line of YAML
+    truncated = bool(data) and _YAML.startswith(data)  # truncated in the first line of YAML
     if start is None and not required and not truncated and not _has_damaged_mark(data):
         return data
     if start is None or len(data) < start + _SIZE:
@@ -84,7 +84,7 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
     if data[start : start + 64] != _checksum(data, start):
         raise DamagedError(f"{url} is corrupt: its checksum does not match; {_REMEDY}")
     if owner is not None and _owner(data, start) != owner:
-        raise DamagedError(f"{url} is corrupt: it belongs to another run, study or set and was exchanged; {_REMEDY}")
+        raise DamagedError(f"{url} is corrupt: it belongs to another run, study or dataset; {_REMEDY}")
     match = _IN_TEXT.search(data, max(0, start - 64))
     return data if match is None else data[: match.start()] + data[match.end() :]
 
@@ -100,7 +100,7 @@ def _owner(data: bytes, start: int) -> str:
 
 
 def _find(data: bytes) -> int | None:
-    """Return the offset of the checksum's digits."""
+    """Return the offset of the checksum's digits; None if there is no checksum."""
     start = data.rfind(MARK, max(0, len(data) - _TAIL))
     if start < 0:
         start = data.find(MARK, 0, _HEAD)
@@ -108,8 +108,8 @@ def _find(data: bytes) -> int | None:
 
 
 def _has_damaged_mark(data: bytes) -> bool:
-    """Return whether a file contains `MARK` with one or two wrong bytes, so that corruption cannot hide a checksum."""
-    for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # the start or the rest is intact
+    """Return whether a file contains `MARK` with up to two wrong bytes, so that corruption cannot hide a checksum."""
+    for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # one of the halves is intact
         for start in (data.rfind(half, max(0, len(data) - _TAIL)), data.find(half, 0, _HEAD)):
             mark = data[start - before : start - before + len(MARK)] if start >= before else b""
             if len(mark) == len(MARK) and sum(a != b for a, b in zip(mark, MARK, strict=True)) <= 2:
@@ -126,7 +126,7 @@ def _checksum(data: bytes, start: int) -> bytes:
 
 def _with_blank(data: bytes, kind: str, checksum: bytes) -> bytes:
     """Insert a blank checksum into a text or safetensors file."""
-    if kind == "safetensors":  # the header's length, then the header: a JSON object padded to eight bytes
+    if kind == "safetensors":  # the header's length, and the header as JSON, padded to eight bytes
         size = 8 + int.from_bytes(data[:8], "little")
         header = data[8:size].rstrip()
         assert not header.startswith(b'{"__metadata__"')

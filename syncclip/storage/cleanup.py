@@ -23,11 +23,11 @@ def part_of(path: Path) -> Path:
 
 
 def sweep(url: str, older_than: float = 3600.0) -> int:
-    """Remove partial files and uploads of killed writers in a folder, and return their number.
+    """Remove partial files and uploads that killed writers left in a folder, and return their number.
 
-    A `.part` file of a process that has ended on this machine is removed immediately. A file of another machine, and an
-    incomplete upload to S3 (which is billed, but not listed), is removed if its age exceeds `older_than` seconds by the
-    clock of its disk or store.
+    A `.part` file is removed immediately if its process has ended on this machine. A file from another machine, or an
+    incomplete upload to S3 (which is billed but not listed), is removed if it is older than `older_than` seconds by the
+    clock of the file server or store.
     """
     if is_local(url):
         return _sweep_parts(local_path(url), older_than)
@@ -52,20 +52,20 @@ def _sweep_parts(folder: Path, older_than: float) -> int:
 
 
 def _now_on_disk(folder: Path) -> float:
-    """Return the current time by the clock of the machine with the disk."""
+    """Return the current time by the clock of the machine that hosts the disk."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.", suffix=".part") as file:
         return Path(file.name).stat().st_mtime
 
 
 def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> int:
-    """Abort the incomplete uploads to S3 of a file, or below a prefix; return their number.
+    """Abort the incomplete S3 uploads of a file or below a prefix, and return their number.
 
     Args:
         but: ID of an upload to keep.
-        older_than: minimum age in seconds by the clock of the store; None: any age.
+        older_than: minimum age in seconds by the clock of the store; None aborts uploads of any age.
 
     Raises:
-        OSError: the store does not support listing uploads, or does not permit it.
+        OSError: the store does not support or permit listing uploads.
     """
     fs, path = remote(url)
     bucket, prefix, _ = fs.split_path(path.rstrip("/"))

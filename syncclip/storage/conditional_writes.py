@@ -1,13 +1,13 @@
 """Compare-and-swap of a small file: at most one of several concurrent processes, on any machines, succeeds.
 
-On a disk the file is a directory, which contains the content in a file with a unique name. A new directory is prepared
-and renamed over an empty one, in which only one process can succeed.
+On a disk, the "file" is a directory that contains the content in a file with a unique name. A process prepares a new
+directory and renames it over the emptied old directory; only one process can succeed in this.
 
-On S3 the new content is a multipart upload. A process creates its upload, aborts all others of the key, compares the
-content, and completes its own: of two uploads, at least one is aborted or the content differs. If both are aborted, the
-caller retries after a random pause. No conditional requests are needed, and a process that was suspended cannot
-complete an upload that another process has aborted. On other stores, which have no such fence, the content is read
-again after a pause.
+On S3, the new content is a multipart upload. A process creates its upload, aborts all other uploads to the key,
+compares the content, and completes its own upload. Of two concurrent processes, at least one has its upload aborted or
+finds different content. If both uploads are aborted, the callers retry after a random pause. The protocol requires no
+conditional requests, and a suspended process cannot complete an upload that another process has aborted. Other stores
+have no such fence; there, the content is read again after a pause.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from syncclip.storage.retries import http_status, user_errors, with_retries
 from syncclip.storage.urls import S3, is_local, local_path, scheme
 
 SETTLE = 3.0
-"""Seconds after which earlier requests of another process have taken effect, for stores without a fence."""
+"""Seconds until earlier requests of another process have taken effect, on stores without a fence."""
 PART = 64 << 20
-"""Size of an upload's part in bytes."""
+"""Size of each part of an upload, in bytes."""
 UNLISTED = (403, 405, 501)
-"""HTTP statuses of a store that does not list uploads, or does not permit it, and so has no fence."""
+"""HTTP statuses of a store that does not support or permit listing uploads and therefore has no fence."""
 _OWNER = ".owner-"
 
 
 class AbortedError(FileNotFoundError):
-    """An upload was aborted by another process."""
+    """Another process aborted an upload."""
 
 
 def read_current(url: str) -> bytes | None:
@@ -54,9 +54,9 @@ def read_current(url: str) -> bytes | None:
 
 
 def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
-    """Replace the content if it equals `before`; None is the content of a missing file.
+    """Replace the content if it equals `before`; None stands for a missing file.
 
-    An `after` that begins with `before` renews it; only the process that wrote `before` may do that.
+    If `after` begins with `before`, the content is extended, which only the process that wrote `before` may do.
 
     Returns:
         Whether the content was replaced.
@@ -80,7 +80,7 @@ def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a directory, in which no file can be created or renamed once it is removed."""
+    """Open a directory; once it has been removed, no file can be created or renamed in it."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield folder
@@ -90,7 +90,7 @@ def opened(path: Path) -> Iterator[int]:
 
 @contextmanager
 def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Upload `content` to S3 in parts; yields the upload's ID and a function that completes it.
+    """Upload `content` to S3 in parts; yield the upload's ID and a function that completes the upload.
 
     An upload that the block does not complete is aborted.
 
@@ -126,7 +126,7 @@ def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Cal
 
 
 def _content(folder: int) -> tuple[str, bytes | None]:
-    """Return the name and the content of the file in a directory; "" and None if there is none."""
+    """Return the name and content of the owner's file in a directory; "" and None if there is none."""
     for name in os.listdir(folder):
         if name.startswith(_OWNER):
             with suppress(FileNotFoundError), open(name, "rb", opener=partial(os.open, dir_fd=folder)) as file:
@@ -164,7 +164,7 @@ def _swap_disk(path: Path, before: bytes | None, after: bytes | None) -> bool:
     prepared = part_of(path)
     prepared.mkdir()
     try:
-        name = _OWNER + hashlib.sha256(after).hexdigest()[:16]  # never another owner's file name
+        name = _OWNER + hashlib.sha256(after).hexdigest()[:16]  # unique to this owner
         (prepared / name).write_bytes(after)
         with suppress(OSError):
             path.rmdir()
@@ -189,7 +189,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
                     raise
                 fenced = False
             if (content := read_current(url)) != before:
-                return content == after  # after an upload whose response was lost
+                return content == after  # True after an upload whose response was lost
             complete()
     except AbortedError:
         return read_current(url) == after
@@ -197,7 +197,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
 
 
 def _settled(url: str, before: bytes | None, after: bytes) -> bool:
-    """Return whether the content remains, even if another process has compared before this write, and written after."""
+    """Return whether the new content remains; another process may have read before this write, and written after it."""
     if before is None or not after.startswith(before):
         time.sleep(SETTLE)
     return read_current(url) == after

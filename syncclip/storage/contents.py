@@ -1,4 +1,4 @@
-"""`contents.json`: names of the files that a finished command wrote into a folder, to detect deletions."""
+"""`contents.json`: names of the files that a finished command left in a folder, used to detect deleted files."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from syncclip.storage.urls import join
 
 CONTENTS = "contents.json"
 _SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")
-"""Names of shards' files, which the plan and the markers list."""
+"""Names of shard files, which the plan and the markers list instead."""
 
 
 class Contents(Settings):
     """Content of `contents.json`."""
 
     files: tuple[str, ...]
-    """Names of the folder's files, sorted; without hidden files and those of shards."""
+    """Sorted names of the folder's files, excluding hidden files and shard files."""
 
 
 def write_contents(url: str, owner: str = NOBODY) -> None:
-    """Record the files of a folder at the end of a command; raise a MissingError if one is removed meanwhile.
+    """Record the files of a folder at the end of a command; raise a MissingError if a file is removed meanwhile.
 
     Args:
         url: URL of the folder.
-        owner: identity of the owner, see `checksums`.
+        owner: identity of the owner; see `checksums`.
     """
     files = tuple(
         name for name in sizes(url) if not (name.startswith(".") or name == CONTENTS or _SHARD.fullmatch(name))
     )
     try:
         recorded = read_contents(url, owner)
-    except DamagedError:  # or of another owner: a synthetic dataset in the same folder
+    except DamagedError:  # or it belongs to a synthetic dataset in the same folder
         recorded = None
     if recorded != files:
         write_document(join(url, CONTENTS), Contents(files=files), owner)
@@ -42,6 +42,6 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
 
 
 def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:
-    """Return the recorded names, or None if no command has finished; raise a DamagedError for a corrupt record."""
-    document = read_document(join(url, CONTENTS), Contents, "remove it and run the command that wrote it again", owner)
+    """Return the recorded names, or None if no command has finished; raise a DamagedError if the record is corrupt."""
+    document = read_document(join(url, CONTENTS), Contents, "remove it and rerun the command that wrote it", owner)
     return None if document is None else document.files

@@ -1,4 +1,4 @@
-"""Whole files with verified checksums: documents (pydantic models as JSON), parquet tables and others."""
+"""Whole files with verified checksums: documents (pydantic models as JSON), parquet tables, and other files."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
 
 MOST_HEADER = 4 << 20
-"""Maximum size of a safetensors file's header in bytes; it has about 100 for each tensor."""
+"""Maximum size of a safetensors header in bytes; a header has about 100 bytes per tensor."""
 
 MOST_ROWS = 1 << 28
-"""Maximum number of rows of a table, since a corrupt header can claim any number."""
+"""Maximum number of rows in a table, since a corrupt header can claim any number."""
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
     """Return the bytes [start, end) of a file, or fewer at its end.
 
-    If the whole file is read and has a checksum inside, the checksum is verified, and removed from a text.
+    If the whole file is read and contains a checksum, the checksum is verified, and removed from text formats.
 
     Args:
         sha256: known checksum of the whole file; see `files.fetch`.
@@ -60,11 +60,11 @@ def read_verified(url: str, owner: str | None = None) -> bytes:
     """Return the content of a file that syncclip wrote with a checksum.
 
     Args:
-        owner: required identity of the owner, see `checksums`; None: any.
+        owner: required identity of the owner (see `checksums`); None accepts any owner.
 
     Raises:
         MissingError: the file does not exist.
-        DamagedError: its checksum is missing, does not match, or has another owner.
+        DamagedError: the checksum is missing, does not match, or identifies another owner.
     """
     return verified_content(url, files.read_bytes(url), owner)
 
@@ -78,8 +78,8 @@ def read_many(
     """Read small files of one file system concurrently into URL -> content; missing files are omitted.
 
     Args:
-        report: called with the URL and error of each corrupt file, which is omitted; None: the error is raised.
-        owner: required owner of all files, as in `read_verified`, or URL -> owner.
+        report: function to call with the URL and error of each corrupt file, which is omitted; None raises the error.
+        owner: required owner, as in `read_verified`: one for all files, or a mapping URL -> owner.
         checksum_required: whether a file without a checksum is corrupt.
     """
     contents = {}
@@ -95,14 +95,14 @@ def read_many(
 
 
 def read_owner(url: str) -> str:
-    """Return the identity of a file's owner, see `checksums`; errors are those of `read_verified`."""
+    """Verify a file as in `read_verified`, and return the identity of its owner (see `checksums`)."""
     data = files.read_bytes(url)
     verified_content(url, data)
     return owner_of(data) or NOBODY
 
 
 def has_checksum(url: str) -> bool:
-    """Return whether a file has a checksum; raise a DamagedError if it does not match."""
+    """Return whether a file has a checksum; raise a DamagedError if the checksum does not match."""
     if url.rpartition(".")[2] not in KINDS:
         return False
     data = files.read_bytes(url)
@@ -111,7 +111,7 @@ def has_checksum(url: str) -> bool:
 
 
 def copy(url: str, target: str) -> None:
-    """Copy a small file with a checksum; raise a DamagedError if it does not match."""
+    """Copy a small file with a checksum; raise a DamagedError if the checksum does not match."""
     data = files.read_bytes(url)
     verified_content(url, data)
     files.write_bytes(target, data)
@@ -128,7 +128,7 @@ def read_document(
         checksum_required: whether a checksum is required; False for documents that users may write themselves.
 
     Raises:
-        UserError: the document is corrupt, or of another version.
+        UserError: the document is corrupt or was written by an incompatible version.
     """
     try:
         data = verified_content(url, files.read_bytes(url), owner, checksum_required)
@@ -143,22 +143,22 @@ def read_document(
 
 
 def write_document(url: str, document: BaseModel, owner: str = NOBODY) -> None:
-    """Write a document atomically, with a checksum and without the secrets in its URLs."""
+    """Remove the secrets from all URLs in a document, and write it atomically with a checksum."""
     write_with_checksum(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
 
 
 def write_with_checksum(url: str, data: bytes, kind: str | None = None, owner: str = NOBODY) -> None:
-    """Write a file atomically with a checksum, see `checksums`.
+    """Write a file atomically with a checksum (see `checksums`).
 
     Args:
         kind: file type, as in `checksums.with_checksum`; the extension of the file name by default.
-        owner: identity of its owner.
+        owner: identity of the file's owner.
     """
     files.write_bytes(url, with_checksum(data, kind or url.rpartition(".")[2], owner))
 
 
 def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -> None:
-    """Write a parquet table, or a data frame without its index, atomically with a checksum."""
+    """Atomically write a table, or a data frame without its index, to a parquet file with a checksum."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -186,10 +186,10 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
 
 
 def read_table(url: str, columns: Sequence[str], remedy: str, owner: str | None = None) -> pa.Table:
-    """Return columns of a table with a checksum.
+    """Return the given columns of a table with a checksum.
 
     Raises:
-        UserError: the table is missing, corrupt, or lacks a column; the message ends with `remedy`.
+        UserError: the table is missing or corrupt, or lacks a column; the message ends with `remedy`.
     """
     try:
         return read_parquet(read_verified(url, owner), columns=columns)
@@ -202,15 +202,15 @@ def read_table(url: str, columns: Sequence[str], remedy: str, owner: str | None 
 def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """Parse a parquet file in the calling thread.
 
-    By default pyarrow's own threads free the bytes; if one does so while the interpreter exits, the process aborts.
+    By default pyarrow's own threads free the data; if this happens while the interpreter exits, the process aborts.
 
     Args:
         data: content of the file.
-        schema: types of the columns; None: those of the file.
-        columns: columns to read; None: those of the schema, or all.
+        schema: types of the columns; None keeps the types in the file.
+        columns: columns to read; None reads those of the schema, or all columns if there is no schema.
 
     Raises:
-        ValueError, OSError: the bytes are not a parquet file, or a column is missing or of another type.
+        ValueError, OSError: the data is not a parquet file, or a column is missing or has a different type.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -221,11 +221,11 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
         if missing := set(names or ()) - set(file.schema_arrow.names):
             raise ValueError(f"there is no column {sorted(missing)[0]!r}")
         if file.metadata.num_rows > MOST_ROWS:
-            raise ValueError(f"it claims {file.metadata.num_rows:,} rows")
+            raise ValueError(f"its header claims {file.metadata.num_rows:,} rows")
         table = file.read(names, use_threads=False)
         table.validate(full=True)  # including text encoding, which would otherwise fail at the first use of a row
         if names is not None:
-            table = table.select(names)  # `read` returns the file's order
+            table = table.select(names)  # `read` keeps the order in the file
         typed = table.schema if schema is None else pa.schema([schema.field(name) for name in table.column_names])
         return table if table.schema.equals(typed) else table.cast(typed)
     except pa.ArrowException as error:

@@ -1,4 +1,4 @@
-"""Downloads, repeated until a checksum verifies the bytes or several responses agree; see `responses`."""
+"""Downloads that are repeated until a checksum verifies the bytes or several responses agree; see `responses`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_WEB = 1 << 27
 
 
 def whole(url: str, sha256: str | None = None) -> bytes:
-    """Return all bytes of a file; for `sha256` see `files.fetch`."""
+    """Return all bytes of a remote file; see `files.fetch` for `sha256`."""
     data = b""
 
     def request() -> tuple[str, bool]:
@@ -38,8 +38,8 @@ def whole(url: str, sha256: str | None = None) -> bytes:
 def part(url: str, start: int, end: int | None) -> bytes:
     """Return the bytes [start, end) of a file, or fewer at its end.
 
-    No checksum verifies a byte range of S3, so it is read twice: the second time with some more bytes, so that the same
-    corruption of a response does not affect the same position.
+    S3 has no checksum for a byte range. Therefore, the range is read twice, the second time with a few more bytes, so
+    that the same corruption of both responses would affect different positions.
     """
     early, late = (responses.SHIFT, 0) if start >= responses.SHIFT else (0, responses.SHIFT)
 
@@ -56,8 +56,8 @@ def part(url: str, start: int, end: int | None) -> bytes:
 
 
 def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
-    """Copy a file into an open one in parts; for `sha256` see `files.fetch`."""
-    stated = with_retries(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # 0: a web server may state no size
+    """Copy a remote file into an open file in parts; see `files.fetch` for `sha256`."""
+    stated = with_retries(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # 0 if a web server reports no size
     if stated <= PIECE:
         file.write(whole(url, sha256))
         return
@@ -79,7 +79,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Return arguments for one request per S3 object; parallel ones would depend on an unverified HEAD response."""
+    """Return arguments to read S3 objects in one request; parallel requests would trust an unverified HEAD response."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 
@@ -103,7 +103,7 @@ async def _read_web(fs: Any, path: str, start: int, end: int | None) -> bytes:
             if len(data) > limit:
                 if end is None:
                     raise UserError(
-                        f"{path}: the response exceeds {format_size(limit)}; download the file, and give the local path"
+                        f"{path}: the response exceeds {format_size(limit)}; download the file, and use its local path"
                     )
                 break
     return bytes(data[:limit])

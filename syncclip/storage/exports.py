@@ -1,7 +1,7 @@
 """Exports, written under the folder's lock and verified by a manifest of checksums.
 
 A folder contains the export of one run or synthetic dataset in one format. The manifest marks the export as unfinished
-before the first file changes, so that an interrupted export is never used; the same command completes it.
+before the first file changes, so that an interrupted export is never used; rerunning the same command completes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEDY = "export again into a new folder"
 
 
 class Export:
-    """An export that is being written, see `exporting`; thread-safe."""
+    """An export that is being written (see `exporting`); thread-safe."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
         self.url, self._manifest = url, manifest
@@ -73,12 +73,12 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
     The block must call `Export.begin` before it writes, and add each file to the export.
 
     Args:
-        to: format or layout.
+        to: format or layout of the export.
         source: checksums that identify the exported run or dataset.
-        command: exporting command, for messages.
+        command: command that writes the export, for messages.
 
     Raises:
-        UserError: the folder contains other files, such as another run's export, or another command writes there.
+        UserError: the folder contains other files, such as another run's export, or another command is writing to it.
     """
     with locks.lock(url, command):
         existing = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
@@ -104,7 +104,7 @@ def read_manifest(url: str) -> Manifest | None:
     """
     manifest = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
     if manifest is not None and manifest.files is None:
-        raise UserError(f"{url}: this export to {manifest.to!r} is unfinished; run the command that wrote it again")
+        raise UserError(f"{url}: this export to {manifest.to!r} is unfinished; rerun the command that wrote it")
     return manifest
 
 
@@ -128,7 +128,7 @@ def problems_of_export(url: str) -> Iterator[str]:
 
 
 def exported_files(url: str) -> set[str]:
-    """Return the URLs of an export's manifest and of its files; only the former if it is unreadable."""
+    """Return the URLs of an export's manifest and files; only that of the manifest if the manifest is unreadable."""
     try:
         manifest = read_manifest(url)
     except UserError:
@@ -138,7 +138,7 @@ def exported_files(url: str) -> set[str]:
 
 
 def require_export(*folders: str) -> None:
-    """Verify exports by their manifests before they are used; a folder without a manifest passes.
+    """Verify exports against their manifests before they are used; accept folders without a manifest.
 
     Raises:
         UserError: an export is unfinished, or a file is corrupt or missing.

@@ -1,4 +1,4 @@
-"""Reading, writing, listing and removing files. Writes are atomic."""
+"""Reading, atomic writing, listing and removal of files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from syncclip.storage.retries import MissingError, user_errors, with_retries
 from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 ABORTED_RETRIES = 3
-"""Retries of an upload that another process aborted, as by locking a parent folder."""
+"""Number of retries of an upload that another process aborted, for example when it locked a parent folder."""
 
 
 def exists(url: str) -> bool:
-    """Return whether a file or folder exists now."""
+    """Return whether a file or folder exists."""
     if is_local(url):
         return local_path(url).exists()
     with user_errors(url, "read"):
@@ -36,10 +36,10 @@ def exists(url: str) -> bool:
 
 
 def sizes(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
-    """List a folder's files as name -> size in bytes, sorted by name; {} if the folder does not exist.
+    """Return the files in a folder as name -> size in bytes, sorted by name; {} if the folder does not exist.
 
     Args:
-        prefixes: prefixes of the names to list. On S3, which returns a long listing page by page, they are listed
+        prefixes: prefixes of the names to list. On S3, where long listings are paginated, the prefixes are listed
             concurrently.
     """
     entries = _entries(url, prefixes)
@@ -47,18 +47,18 @@ def sizes(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
 
 
 def listdir(url: str) -> list[str]:
-    """List the names of files and folders in a folder, sorted; [] if the folder does not exist."""
+    """Return the sorted names of files and folders in a folder; [] if the folder does not exist."""
     return [name for name, _ in _entries(url)]
 
 
 def require(url: str, names: Iterable[str]) -> None:
-    """Raise a MissingError unless all files, which this process has written, still exist."""
+    """Raise a MissingError if any of these files, which this process has written, no longer exists."""
     present = sizes(url)
     for name in names:
-        if name not in present and (is_local(url) or name not in sizes(url)):  # a listing has no checksum: repeat it
+        if name not in present and (is_local(url) or name not in sizes(url)):  # repeated, as listings have no checksum
             raise MissingError(
-                f"{join(url, name)}: removed after it was written; stop the process that removes files there, then "
-                "run the same command again"
+                f"{join(url, name)}: the file was removed after it was written; stop the process that removes "
+                "files there, and run the same command again"
             )
 
 
@@ -127,8 +127,8 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
     A remote file is copied in pieces, each with its own retries and timeout.
 
     Args:
-        sha256: known checksum of the file. A copy with another checksum is repeated; if several copies agree, the file
-            itself is corrupt, which the caller must check.
+        sha256: known checksum of the file. A copy with a different checksum is repeated. If several copies agree, the
+            file itself is corrupt; the caller must check this.
     """
     with user_errors(url, "read"), target.open("wb") as file:
         if not is_local(url):
@@ -141,11 +141,10 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
 def write_bytes(url: str, data: bytes) -> None:
     """Write a file atomically, replacing an existing one; missing folders are created.
 
-    After a crash there is either the old or the new file. Locally a hidden `.part` file may remain, which `sweep`
-    removes.
+    After a crash, either the old or the new file exists. A hidden local `.part` file may remain; `sweep` removes it.
 
     Raises:
-        UserError: the location is not writable or full, or its lock was lost.
+        UserError: the location is full or not writable, or its lock was lost.
     """
     hold = locks.check(url)
     with user_errors(url, "write"):
@@ -178,14 +177,14 @@ def remove(url: str, recursive: bool = False) -> None:
                 if hold is not None:
                     hold.confirm()
                     stack.enter_context(hold.promptly())
-                # rm_file raises errors, which s3fs ignores in bulk deletes.
+                # `rm_file` raises errors that s3fs ignores in bulk deletes.
                 fs.rm(path, recursive=True) if recursive else fs.rm_file(path)
 
         with_retries(url, discard)
 
 
 def file_sha256(file: IO[bytes]) -> str:
-    """Return the hex sha256 of the rest of an open file, read 1 MiB at a time."""
+    """Return the hex SHA-256 of an open file from its current position, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
@@ -193,7 +192,7 @@ def file_sha256(file: IO[bytes]) -> str:
 
 
 def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
-    """List (name, bytes or None for a folder) in a folder, sorted, without `.part` files and locks.
+    """Return the sorted entries of a folder as (name, size or None for a folder), except `.part` files and locks.
 
     Args:
         prefixes: prefixes of the names to list; other names may be included.
@@ -219,7 +218,7 @@ def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int |
 
 
 def _ls(fs: Any, path: str, prefixes: Sequence[str]) -> list[dict[str, Any]]:
-    """List the files of a folder on S3 that have one of several prefixes, concurrently."""
+    """List the files in an S3 folder whose names have one of several prefixes, with concurrent requests."""
 
     async def listings() -> list[Any]:
         return [*await asyncio.gather(*(fs._lsdir(path, prefix=prefix) for prefix in prefixes))]
@@ -230,8 +229,8 @@ def _ls(fs: Any, path: str, prefixes: Sequence[str]) -> list[dict[str, Any]]:
 def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
     """Write a local file under a temporary name, then rename it to `path`.
 
-    The temporary file is in the lock's directory if there is one, from which no file can be renamed once the lock is
-    lost.
+    If there is a lock, the temporary file is written to the lock's directory, from which no file can be renamed once
+    the lock is lost.
     """
     with hold.staged() if hold is not None else contextlib.nullcontext() as folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +251,7 @@ def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
 
 
 def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
-    """Remove a local file or folder; under a lock, first move it into the lock's directory, see `_replace`."""
+    """Remove a local file or folder; under a lock, first move it into the lock's directory (see `_replace`)."""
     tree = recursive and path.is_dir()
     if hold is None or local_path(hold.lock_url).is_relative_to(path) or (path.is_dir() and not tree):
         shutil.rmtree(path) if tree else path.unlink()
@@ -263,13 +262,13 @@ def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
 
 
 def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: locks.Hold | None) -> None:
-    """Upload a file; an upload whose response was lost succeeds if the object has the same content."""
+    """Upload a file; if the response is lost, the upload succeeds if the object has the same content."""
     fenced = hold is not None and scheme(url) in S3
 
     def put(fs: Any, path: str) -> None:
         if hold is not None and fenced:
             with uploading(fs, path, content) as (_, complete):
-                hold.confirm()  # a new owner aborts uploads that began before
+                hold.confirm()  # a new owner aborts earlier uploads
                 complete()
             return
         if hold is not None:

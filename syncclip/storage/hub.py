@@ -21,10 +21,10 @@ LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
 
 
 def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
-    """Download files of a repository into the Hub's cache, which is used without a network, and return the folder.
+    """Download files of a repository into the Hub's cache, which also works offline, and return the local folder.
 
     Args:
-        name: `PREFIX` and a `NAME`, or any path or URL, for which None is returned.
+        name: `PREFIX` followed by a `NAME`; for any other path or URL, None is returned.
         needed: names of required files.
         others: names of optional files.
 
@@ -35,18 +35,18 @@ def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> st
         return None
     match = NAME.fullmatch(name.removeprefix(PREFIX))
     if match is None:
-        raise UserError(f"{name}: not a repository name of the Hugging Face Hub; write {PREFIX}owner/name[@revision]")
+        raise UserError(f"{name}: not a repository name on the Hugging Face Hub; use {PREFIX}owner/name[@revision]")
     from huggingface_hub import snapshot_download
 
     with hub_access(f"{name}:"):
         folder = snapshot_download(match["repo"], revision=match["revision"], allow_patterns=[*needed, *others])
     if missing := [file for file in needed if not Path(folder, file).is_file()]:
-        raise UserError(f"{name}: this repository on the Hub is not a syncclip run: it has no {few(missing)}")
+        raise UserError(f"{name}: this Hub repository is not a syncclip run: it has no {few(missing)}; check the name")
     return folder
 
 
 def pinned(name: str, folder: str) -> str:
-    """Return the name with the commit that `download` has downloaded to `folder`."""
+    """Return the repository name pinned to the commit that `download` stored in `folder`."""
     return f"{name.partition('@')[0]}@{Path(folder).name}"
 
 
@@ -73,7 +73,7 @@ def hub_access(what: str) -> Iterator[None]:
     except UserError:
         raise
     except errors.HFValidationError as error:
-        raise UserError(f"{what} not a valid name on the Hub; write owner/name, or check the path") from error
+        raise UserError(f"{what} not a valid name on the Hub; use owner/name, or check the path") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{what} the repository on the Hub has no such revision; check the part after the @") from error
     except errors.RepositoryNotFoundError as error:
@@ -82,11 +82,11 @@ def hub_access(what: str) -> Iterator[None]:
         ) from error
     except errors.HfHubHTTPError as error:
         raise UserError(
-            f"{what} the Hub rejected the request ({first_line(error)}); {LOGIN} with access, or try later"
+            f"{what} the Hub rejected the request ({first_line(error)}); {LOGIN} as a user with access, or try later"
         ) from error
-    except Exception as error:  # no route, no name server, a proxy's error: each HTTP library has its own
+    except Exception as error:  # no route, DNS, proxy: each HTTP library has its own errors
         reason = first_line(error.__cause__ or error)
-        raise UserError(f"{what} the Hub is unreachable ({reason}); check path and network") from error
+        raise UserError(f"{what} the Hub is unreachable ({reason}); check the path and the network") from error
     finally:
         library.setLevel(level)
         if bars:

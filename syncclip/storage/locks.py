@@ -1,12 +1,12 @@
-"""Locks of folders: one process writes into a folder; a second one, on any machine, fails with a one-line error.
+"""Folder locks: one process writes to a folder; a second process, on any machine, fails with a one-line error.
 
-The lock is a small hidden file, which its owner renews, and removes at the end. If the owner's process has ended on
-this machine, the next process takes the lock over immediately. A process on another machine counts as dead after
-`SILENCE` seconds without a renewal, measured by the monotonic clock of the waiting process; clocks are not compared.
+The lock is a small hidden file, which its owner renews periodically and removes at the end. If the owner has ended on
+this machine, the next process takes over the lock immediately. A process on another machine counts as dead after
+`SILENCE` seconds without a renewal. The waiting process measures this time by its own monotonic clock.
 
-The previous owner may only have been suspended during a write, but none of its writes succeeds afterwards. Locally a
-file is renamed from the lock's directory to its name, and the new owner has removed that directory. On S3 a write is a
-multipart upload: the new owner aborts all earlier ones, and a later one reads the new lock before it is completed.
+If a previous owner was only suspended, none of its writes succeeds after the takeover. Local files are renamed
+from the lock's directory, which the new owner has removed. On S3, a write is a multipart upload: the new owner aborts
+all earlier uploads, and a process completes a later upload only after it has checked the lock.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from syncclip.storage.urls import S3, is_local, join, local_path, scheme
 
 LOCK_FILE = ".syncclip.lock"
 INTERVAL = 15.0
-"""Seconds between two renewals."""
+"""Interval between renewals, in seconds."""
 SILENCE = 3 * INTERVAL
-"""Seconds without a renewal after which a lock of another machine is taken over."""
+"""Seconds without a renewal after which a lock held by another machine is taken over."""
 GRACE = 30.0
-"""Seconds for a process of another machine to end, which this process may replace."""
+"""Seconds to wait for a process on another machine to end, since this process may be its replacement."""
 PROMPT = 2.0
-"""Seconds after reading a lock within which a delete must be sent; shorter than a new owner's pause, `SETTLE`."""
+"""Maximum time in seconds from reading a lock to sending a delete; shorter than a new owner's pause, `SETTLE`."""
 READ_ATTEMPTS = 3
 """Number of reads after which a missing or invalid lock counts as lost."""
 POLL = 1.0
-"""Seconds between two reads of another owner's lock."""
+"""Interval between reads of another owner's lock, in seconds."""
 
 
 class LostLockError(UserError):
@@ -54,41 +54,41 @@ class LostLockError(UserError):
 
 
 class DelayedError(Exception):
-    """A request was not sent, because the lock may have been lost meanwhile; `with_retries` reads it again first."""
+    """A request was not sent because the lock may have been lost; `with_retries` checks the lock and tries again."""
 
 
 class LockFile(Settings):
-    """Content of the lock file: the process that writes into the folder."""
+    """Content of the lock file: the process that writes to the folder."""
 
     command: str
     owner: Owner
     since: str
-    """Start time, for messages."""
+    """Start time of the command, for messages."""
     token: str
 
     def __str__(self) -> str:
-        return f"`{self.command}` of {self.owner} writes there since {self.since}"
+        return f"`{self.command}` of {self.owner} has been writing there since {self.since}"
 
     def encoded(self) -> bytes:
-        """Return the bytes of the file."""
+        """Return the content of the lock file."""
         return self.model_dump_json().encode()
 
 
 class Hold:
-    """A lock of this process or, without `content`, of the driver for which it works."""
+    """A lock held by this process or, without `content`, by its driver."""
 
     def __init__(self, url: str, lock_url: str, token: str, content: bytes | None = None, until: float = 0.0) -> None:
         self.url, self.lock_url, self.token, self._content = url, lock_url, token, content
         self.thread = None if content is None else threading.current_thread()
-        """Thread that acquired the lock."""
+        """Thread that acquired the lock; None for the driver's lock."""
         self._loss, self._lock = "", threading.Lock()
         self._until = until
-        """Time before which no other process can have taken over."""
+        """Time before which no other process can have taken over the lock."""
         self.reported = False
         """Whether the loss was reported to `thread`."""
 
     def beat(self) -> None:
-        """Renew the lock, and interrupt the main thread if it is lost; an unreachable store is retried later."""
+        """Renew the lock, and interrupt the main thread if the lock is lost; ignore an unreachable store."""
         with suppress(UserError, OSError):
             self.renew()
         if self._loss and not self.reported and self.thread is threading.main_thread():
@@ -96,7 +96,7 @@ class Hold:
             interrupt_main(self._loss)
 
     def renew(self) -> None:
-        """Renew the lock, or in a worker check that the driver still has it.
+        """Renew the lock or, in a worker, check that the driver still holds it.
 
         Raises:
             UserError: the store is unreachable.
@@ -116,7 +116,7 @@ class Hold:
             self._until = max(self._until, began + PROMPT)
 
     def check(self) -> None:
-        """Raise LostLockError if the lock is known to be lost; sends no request to a store."""
+        """Raise a LostLockError if the lock is known to be lost, without a request to a store."""
         if is_local(self.lock_url) and not local_path(self.lock_url).exists():
             self.renew()
         if self._loss:
@@ -124,7 +124,7 @@ class Hold:
             raise LostLockError(self._loss)
 
     def confirm(self) -> None:
-        """Raise unless the lock is held now; sends no request if its owner has just renewed it.
+        """Check that the lock is still held, without a request if its owner has just renewed it.
 
         Raises:
             LostLockError: the lock is lost.
@@ -153,7 +153,7 @@ class Hold:
 
     @contextmanager
     def promptly(self) -> Iterator[None]:
-        """Let requests to S3 fail unless the lock was confirmed just before: deletes have no fence."""
+        """Make requests to S3 fail unless the lock was confirmed recently, since deletes have no fence."""
 
         def check() -> None:
             if _now() >= self._until:
@@ -166,7 +166,7 @@ class Hold:
             before_send.reset(token)
 
     def release(self) -> LostLockError | None:
-        """Remove the lock; if it was lost before, return the error."""
+        """Remove the lock; return an error if another process removed or took over the lock before."""
         for attempts_left in reversed(range(READ_ATTEMPTS)):
             if _now() >= self._until:
                 self.renew()
@@ -183,7 +183,7 @@ class Hold:
         return LostLockError(self._describe_loss())
 
     def _own_content(self) -> bytes | None:
-        """Return the file's content if it is still this lock's; a corrupt response is requested again."""
+        """Return the content of the lock file; None if the lock was lost. Corrupt content is read again."""
         for _ in range(READ_ATTEMPTS):
             content = read_current(self.lock_url)
             lock = _read(content)
@@ -195,27 +195,30 @@ class Hold:
         content = read_current(self.lock_url)
         if content is None:
             return (
-                f"{self.url}: the folder, or its {self.lock_url.rpartition('/')[2]}, was removed during this command; "
-                "the rest may be incomplete, so remove it and run the same command again"
+                f"{self.url}: the folder, or its {self.lock_url.rpartition('/')[2]}, was removed during this command, "
+                "so any remaining files may be incomplete; remove the folder and run the same command again"
             )
-        return f"{self.url}: {_describe(content)}, after this command stopped renewing its lock; this command ends"
+        return (
+            f"{self.url}: {_describe(content)}; it took over the folder after this command stopped renewing its lock; "
+            "wait until it ends, and run this command again"
+        )
 
 
 @contextmanager
 def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
-    """Lock a folder for the block; a lock that the calling thread already has is used.
+    """Lock a folder for the block, or reuse a lock that the calling thread already holds.
 
-    Folders that are created for the lock and stay empty are removed at the end.
+    Folders that are created for the lock and remain empty are removed at the end.
 
     Args:
         url: URL of the folder, which need not exist.
-        command: command that writes there, for messages.
-        file: whether `url` is a file; only that file is locked.
-        patience: seconds to wait for another owner that is alive.
+        command: command that writes to the folder, for messages.
+        file: whether `url` is a file, so that only this file is locked.
+        patience: seconds to wait for another owner that is still alive.
 
     Raises:
-        UserError: another process has the lock, or the location is not writable.
-        LostLockError: at the end, if the folder was removed or taken over; replaces an unexpected error in the block.
+        UserError: another process holds the lock, or the location is not writable.
+        LostLockError: the folder was removed or taken over; raised at the end, in place of an unexpected error.
     """
     url = _normalised(url)
     folder, _, name = url.rpartition("/")
@@ -252,10 +255,10 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
 
 
 def check(url: str) -> Hold | None:
-    """Return the innermost lock under which `url` is written; None if it is not locked.
+    """Return the innermost lock that covers `url`; None if `url` is not locked.
 
     Raises:
-        LostLockError: a lock of a folder that contains `url` was lost.
+        LostLockError: a lock that covers `url` was lost.
     """
     holds = _holds()
     path, outer = _normalised(url) if holds else "", list[Hold]()
@@ -278,19 +281,19 @@ def _holds() -> list[Hold]:
 
 
 def _fence(url: str, folder: str) -> None:
-    """Make the unfinished writes of a previous owner fail, and remove leftovers of killed writers."""
+    """Make the unfinished writes of a previous owner fail, and remove leftover files of killed writers."""
     if scheme(url) in S3:
         try:
             with_retries(url, lambda *_: abort_uploads(url))
         except OSError as error:
             if http_status(error) not in UNLISTED:
                 raise
-    with suppress(Exception):  # leftovers are harmless
+    with suppress(Exception):  # leftover files are harmless
         sweep(folder)
 
 
 def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
-    """Write a lock, after waiting for a previous owner if necessary."""
+    """Acquire a lock; wait for a previous owner if necessary."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lock = LockFile(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
     began = seen = _now()
@@ -307,12 +310,12 @@ def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
             now = _now()
             if swap(lock_url, content, lock.encoded()):
                 if content is not None and not is_local(lock_url):
-                    time.sleep(SETTLE)  # for requests that the previous owner has just sent, see `promptly`
+                    time.sleep(SETTLE)  # for requests that the previous owner has just sent; see `promptly`
                 return Hold(url, lock_url, lock.token, lock.encoded(), now + 2 * INTERVAL)
-            time.sleep(random.uniform(0, POLL))  # another process tries at the same time
+            time.sleep(random.uniform(0, POLL))  # another process is trying at the same time
             continue
         if (alive or renewed) and _now() - began >= (patience if alive else max(patience, GRACE)):
-            raise UserError(f"{url}: {_describe(content)}; wait for its end, or choose another folder")
+            raise UserError(f"{url}: {_describe(content)}; wait until it ends, or choose another folder")
         if not reported:
             seconds = patience if alive else max(patience, SILENCE)
             print_message(
@@ -323,21 +326,21 @@ def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
 
 
 def _read(content: bytes | None) -> LockFile | None:
-    """Parse a lock file; None if it is invalid or incomplete."""
+    """Parse the content of a lock file; return None if it is invalid or incomplete."""
     with suppress(ValidationError):
         return LockFile.model_validate_json(content or b"")
     return None
 
 
 def _describe(content: bytes) -> str:
-    return str(_read(content) or "another command writes there")
+    return str(_read(content) or "another command is writing there")
 
 
 def _normalised(url: str) -> str:
-    """Return the same name for all paths of a folder."""
+    """Return the canonical path or URL of a folder."""
     return os.path.realpath(local_path(url)) if is_local(url) else url.rstrip("/")
 
 
 def _now() -> float:
-    """Return seconds that also pass while the machine sleeps, whatever its clock is set to."""
+    """Return a monotonic time in seconds that also advances while the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,8 +1,8 @@
-"""Verification of S3 responses; corrupt ones are retried.
+"""Verification of S3 responses; corrupt responses are retried.
 
 botocore verifies only the body of a whole object with a stored checksum. This module verifies a whole object without a
-checksum by its `ETag` if that is an MD5, a byte range by its `Content-Range`, and a listing by its count. All other
-objects are read until several responses agree, see `require_agreement`.
+checksum by its `ETag` if that is an MD5 checksum, a byte range by its `Content-Range`, and a listing by its count. All
+other objects are read until several responses agree; see `require_agreement`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from syncclip.core.session import current
 
 AGREEING = 3
-"""Number of equal responses that are accepted if an `ETag` does not match; later two in the same bucket."""
+"""Number of equal responses required if an `ETag` does not match; two for later objects in the same bucket."""
 TRIES = 9
 """Maximum number of responses that are compared."""
 SHIFT = 64
-"""Bytes by which the second request of a range differs from the first."""
+"""Number of bytes by which the second request for a range exceeds the first."""
 
 _FIELDS = {
     "HeadObject": "ETag",
@@ -36,7 +36,7 @@ _FIELDS = {
 """Operation -> a field that every valid response contains."""
 
 before_send: ContextVar[Callable[[], None] | None] = ContextVar("before send", default=None)
-"""Called before each request is sent or repeated; may raise."""
+"""Function to call before each request is sent or repeated; it may raise an exception."""
 
 
 class ObjectBytes(bytes):
@@ -65,11 +65,11 @@ def watch(client: Any) -> None:
 
 
 def require_agreement(url: str, request: Callable[[], tuple[str, bool]]) -> None:
-    """Repeat a request until a response is verified, or several are equal.
+    """Repeat a request until a response is verified or several responses are equal.
 
     Args:
         url: URL of the object.
-        request: sends the request; returns the checksum of the response, and whether it is verified.
+        request: function that sends the request and returns the response's checksum, and whether it is verified.
     """
     counts: Counter[str] = Counter()
     bucket, untagged = "/".join(url.split("/")[:3]), current().untagged_buckets
@@ -81,11 +81,11 @@ def require_agreement(url: str, request: Callable[[], tuple[str, bool]]) -> None
         if counts[fingerprint] >= (2 if bucket in untagged else AGREEING):
             untagged.add(bucket)
             return
-    raise corrupt(f"{TRIES} responses, of which too few agree")
+    raise corrupt(f"too few of {TRIES} responses agree")
 
 
 def matches_tag(md5: Any, tag: str) -> bool:
-    """Return whether an ETag is that of an object with this MD5, uploaded at once or as a single part."""
+    """Return whether an ETag belongs to an object with this MD5 checksum, uploaded whole or as a single part."""
     return tag in (md5.hexdigest(), f"{hashlib.md5(md5.digest(), usedforsecurity=False).hexdigest()}-1")
 
 
@@ -113,13 +113,13 @@ def _verify(http_response: Any, parsed: dict[str, Any], model: Any, context: dic
         if len(keys) < parsed.get("KeyCount", 0) or ("NextContinuationToken" in parsed) != parsed["IsTruncated"]:
             raise corrupt("a listing is incomplete")
         if not all(isinstance(key, str) and key.startswith(parsed.get("Prefix", "")) for key in keys):
-            raise corrupt("a listing has another prefix")
+            raise corrupt("a listing has a different prefix")
         if not all("Size" in item for item in contents):
             raise corrupt("a listing has no sizes")
 
 
 class _Body:
-    """Body of an object, verified if it is read at once."""
+    """Body of an object, verified if it is read in one call."""
 
     def __init__(self, body: Any, parsed: dict[str, Any], requested: str | None) -> None:
         self._body, self._parsed, self._requested = body, parsed, requested

@@ -1,4 +1,4 @@
-"""Storage errors: transient ones are retried, and those that users can fix have one-line messages."""
+"""Storage errors: transient errors are retried, and errors that users can fix have one-line messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAUSES = (1.0, 4.0, 15.0)
 """Maximum pauses between attempts in seconds; the store's client retries within each attempt."""
 
 SILENCE = 240.0
-"""Timeout of a read in seconds, after which it is repeated with a new client: some clients have no timeout."""
+"""Timeout of a read in seconds, since some clients have none; the read is then repeated with a new client."""
 
 BUSY = frozenset({429, 500, 502, 503, 504})
 """HTTP statuses of transient errors."""
@@ -34,18 +34,18 @@ TORN = (
     "DelayedError",
 )
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
-"""Error codes of a request that was corrupted during transmission."""
+"""Error codes for a request that was corrupted in transit."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
-"""Names of errors of botocore, aiohttp and fsspec, whose drivers may not be installed."""
+"""`TORN` and `SILENT` contain names of errors in botocore, aiohttp and fsspec, since drivers may not be installed."""
 
 FULL = {
     errno.ENOSPC: "no space left",
     errno.EDQUOT: "no space left",
-    errno.EFBIG: "the file grows larger than is allowed there",
+    errno.EFBIG: "the file would exceed the size limit",
     errno.EROFS: "the file system is read-only",
 }
 
-AGAIN = "results do not contain secrets of storage.options, which must be given again"
+AGAIN = "secrets in storage.options are not stored with results and must be set again"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,15 +56,15 @@ class MissingError(UserError, FileNotFoundError):
 
 
 class UnreachableError(UserError):
-    """A store does not respond, or returns errors repeatedly; it may work later."""
+    """A store does not respond, or repeatedly returns errors; a later attempt may succeed."""
 
 
 def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
-    """Call until success, a permanent error, or the last retry.
+    """Call a function until it succeeds, raises a permanent error, or has used all retries.
 
     Args:
         url: URL of a remote file or folder.
-        call: idempotent read or write; takes the file system and the path in it.
+        call: idempotent function that takes a file system and a path.
     """
     for pause in PAUSES:
         fs, path = remote(url)
@@ -81,7 +81,7 @@ def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an error is transient: a busy store, or a broken connection."""
+    """Return whether an error is transient, caused for example by a busy store or a broken connection."""
     if _response(error).get("Error", {}).get("Code") in GARBLED or http_status(error) in BUSY:
         return True
     return any(type(cause).__name__ in TORN or _unparsed(cause) for cause in _causes(error))
@@ -95,7 +95,7 @@ def _unparsed(error: BaseException) -> bool:
 
 @contextmanager
 def user_errors(url: str, verb: str) -> Iterator[None]:
-    """Raise errors that users can fix as one-line messages, and all others unchanged."""
+    """Convert errors that users can fix into one-line user errors, and raise all others unchanged."""
     try:
         yield
     except UserError:
@@ -107,7 +107,7 @@ def user_errors(url: str, verb: str) -> Iterator[None]:
 
 
 def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
-    """Return a one-line error; None for a bug."""
+    """Return a one-line user error; None if the error is a bug."""
     cannot, local = f"cannot {verb} {url}", is_local(url)
     if isinstance(error, FileNotFoundError) or (isinstance(error, NotADirectoryError) and verb == "read"):
         remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
@@ -119,12 +119,12 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
             "committed work is kept"
         )
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)):
-        remedy = f"{AGAIN}; check the credentials and whether they permit to {verb}"
+        remedy = f"{AGAIN}; check the credentials and their permission to {verb}"
         remedy = f"choose a location that you may {verb}" if local else remedy
         return UserError(f"{cannot}: {error.strerror or _line(error) or 'not allowed'}; {remedy}")
     if isinstance(error, ImportError):
         group = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.partition("://")[0])
-        extra = f"run `{install_command(group)}`" if group else "install the fsspec driver of its scheme"
+        extra = f"run `{install_command(group)}`" if group else "install the fsspec driver for this URL scheme"
         return UserError(f"{cannot}: {_line(error)}; {extra}")
     if isinstance(error, OSError) and error.errno in FULL:
         return UserError(f"{cannot}: {FULL[error.errno]}; choose another location or free some space")
@@ -139,7 +139,7 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
     if isinstance(error, OSError) and not local:
         return UserError(f"{cannot}: {_line(error)}; check the URL and storage.options")
     if isinstance(error, OSError) and error.errno not in (None, errno.ELOOP):  # EIO, ESTALE, ENAMETOOLONG, ENXIO, …
-        return UserError(f"{cannot}: {error.strerror or _line(error)}; check the disk and the path, or choose another")
+        return UserError(f"{cannot}: {error.strerror or _line(error)}; check the disk, or choose another path")
     return None
 
 
@@ -179,5 +179,5 @@ def http_status(error: BaseException) -> int | None:
 
 
 def _line(error: BaseException) -> str:
-    """Return an error's message in one line."""
+    """Return an error's message on one line."""
     return cut(printable(" ".join(str(_with_response(error) or error).split())))

@@ -1,4 +1,4 @@
-"""Status files: progress of a job and heartbeat of its driver, readable from any machine."""
+"""Status files: a job's progress and its driver's heartbeat, readable from any machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.shutdown import at_once, reason
 
 INTERVAL = 15.0
-"""Seconds between two writes."""
+"""Interval between writes, in seconds."""
 
 SILENCE = 8 * INTERVAL
 """Seconds without a heartbeat after which a driver counts as dead."""
@@ -28,24 +28,25 @@ Status = TypeVar("Status", bound="JobStatus")
 
 
 class JobStatus(Settings):
-    """Fields of every status file. Times are seconds since the epoch.
+    """Fields of every status file. Times are in seconds since the epoch.
 
-    Another thread writes the status while it changes: replace its lists and dictionaries instead of modifying them.
+    Another thread writes the status while it changes; therefore, replace lists and dictionaries instead of modifying
+    them in place.
     """
 
     model_config = ConfigDict(frozen=False)
 
     state: Literal["running", "complete", "ended", "failed", "interrupted"] = "running"
     reason: str = ""
-    """Reason of a failure or interruption."""
+    """Reason for a failure or interruption."""
     began: float
-    """Start of this call."""
+    """Start time of this call."""
     seen: float
     """Time of the last heartbeat."""
 
     @classmethod
     def begin(cls: type[Status], **values: Any) -> Status:
-        """Return the status of a job that begins now."""
+        """Return the status of a job that starts now."""
         now = round(time.time(), 3)
         return cls(began=now, seen=now, **values)
 
@@ -60,11 +61,11 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Format the reason of a failure or interruption as at most one line."""
+        """Return a line with the reason for a failure or interruption; [] if there is none."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
-        """Format the time of the last heartbeat as a line, with the `command` that resumes a job without a driver."""
+        """Return a line with the time of the last heartbeat, and the `command` to resume a job whose driver is gone."""
         silence = time.time() - self.seen
         line = f"last sign of life: {duration(silence)} ago"
         if self.state == "running" and silence > SILENCE:
@@ -80,14 +81,14 @@ def keep_status_file(
     interval: float = INTERVAL,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[None]:
-    """Write `status`, which the block modifies, to `url` periodically, and record how the block ended.
+    """Periodically write `status`, which the block modifies, to `url`, and record how the block ended.
 
-    After a crash the file's state remains "running", with an old heartbeat. A failed write is ignored.
+    After a crash, the state in the file remains "running", with an old heartbeat. Failed writes are ignored.
 
     Args:
-        owner: identity of the job's output, see `storage.checksums`.
-        interval: seconds between two writes.
-        clock: returns seconds since the epoch; for tests.
+        owner: identity of the owner of the job's output; see `storage.checksums`.
+        interval: interval between writes, in seconds.
+        clock: function that returns the time in seconds since the epoch; for tests.
     """
 
     def write() -> None:

@@ -19,13 +19,13 @@ from syncclip.core.text import cut
 from syncclip.storage import responses
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
-"""Schemes of stores without folders; creating a folder there could create a bucket from a typo."""
+"""Schemes of object stores, which have no folders; creating a folder could create a bucket with a mistyped name."""
 S3 = frozenset({"s3", "s3a"})
 
 CLIENT = {"retries": {"mode": "legacy", "total_max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
-"""botocore's settings for S3: five attempts per request with exponential backoff, which s3fs repeats up to five times.
+"""botocore settings for S3: five attempts per request, with exponential backoff; s3fs repeats these up to five times.
 
-The mode `standard` does not retry after a 429, and gives up earlier if many requests fail.
+The `standard` mode does not retry after HTTP status 429, and gives up earlier if many requests fail.
 """
 
 LONGEST_PATH, LONGEST_NAME = 4096, 255
@@ -36,10 +36,10 @@ _inherited: list[Any] = []
 
 
 class StorageSettings(Settings):
-    """Location of runs, and options of its file system."""
+    """Storage location of runs, and options of its file system."""
 
     root: str = "runs"
-    """Folder or fsspec URL; a run is stored at <root>/<name of the recipe>."""
+    """Folder or fsspec URL for runs; a run is stored at <root>/<recipe name>."""
     options: dict[str, Any] = Field(default_factory=dict)
     """fsspec options for remote URLs, such as `endpoint_url` or `anon`."""
 
@@ -63,7 +63,7 @@ def is_local(url: str) -> bool:
 
 
 def local_path(url: str) -> Path:
-    """Return the path of a local `url`, as `home_path` does."""
+    """Return the path of a local `url`, with `~` expanded as in `home_path`."""
     prefix, _, path = url.rpartition("://")
     assert prefix in ("", "file", "local"), f"{url} is not local"
     return home_path(path)
@@ -81,13 +81,13 @@ def home_path(text: str) -> Path:
 
 
 def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open a file without blocking, as an `opener` of `open`; raise a UserError for a pipe or a device."""
+    """Open a file without blocking, as the `opener` of `open`; raise a UserError for a pipe or a device."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` reports a folder
         return descriptor
     os.close(descriptor)
-    raise UserError(f"{path} is a pipe or a device; give a file")
+    raise UserError(f"{path} is a pipe or a device; use a regular file")
 
 
 def join(url: str, *parts: str) -> str:
@@ -96,7 +96,7 @@ def join(url: str, *parts: str) -> str:
 
 
 def scheme(url: str) -> str:
-    """Return the scheme of a URL (`s3` of `s3://…`); "" of a path."""
+    """Return the scheme of a URL (`s3` for `s3://…`); "" for a path."""
     return url.split("://", 1)[0] if "://" in url else ""
 
 
@@ -106,7 +106,7 @@ def is_web(url: str) -> bool:
 
 
 def remote(url: str) -> tuple[Any, str]:
-    """Return the file system and the path of a remote URL; listings are not cached, S3 responses are verified."""
+    """Return the file system and path of a remote URL; listings are not cached, and S3 responses are verified."""
     fs, path = fsspec.core.url_to_fs(url, **options_of(url))
     fs.invalidate_cache()
     if scheme(url) in S3:
@@ -131,7 +131,7 @@ def options_of(url: str) -> dict[str, Any]:
 
 
 def absolute(url: str) -> str:
-    """Return the absolute form of a local path, since workers may have another working folder; URLs are unchanged.
+    """Make a local path absolute, since workers may have a different working folder; return a URL unchanged.
 
     Raises:
         UserError: the path is relative in a submitted Ray job, whose working folder is temporary.

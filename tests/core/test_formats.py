@@ -84,7 +84,7 @@ def test_yaml_that_is_too_large_is_rejected_before_parsing(text: str, monkeypatc
 def test_json_that_is_too_large_is_rejected_before_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncclip.core.formats.MOST_JSON", 1000)
     assert parse_json("[" + "1," * 498 + "1]", "a.json", list)
-    assert "(1,001 bytes, the maximum is 1,000)" in json_error("[" + "1," * 499 + "1]")
+    assert "(1,001 bytes exceed the maximum of 1,000)" in json_error("[" + "1," * 499 + "1]")
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_nearest_name_has_the_same_prefix_or_a_similar_spelling() -> None:
     assert nearest("zebra", names) is None
     assert nearest("", names) is None
     assert did_you_mean("iccons", ["icons", "demo"]) == "did you mean 'icons'?"
-    assert did_you_mean("zebra", ["icons", "demo"]) == "there are icons, demo"
+    assert did_you_mean("zebra", ["icons", "demo"]) == "available: icons, demo"
 
 
 def test_differences_have_a_sign_unless_they_round_to_zero() -> None:

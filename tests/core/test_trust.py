@@ -60,7 +60,7 @@ def test_modules_are_imported_from_the_working_folder_unless_it_has_results(
     (tmp_path / "only_in_this_folder.py").touch()
     (tmp_path / "run.json").touch()
     trust("only_in_this_folder:Class")
-    with pytest.raises(ImportError, match=r"is a folder of results"):
+    with pytest.raises(ImportError, match=r"is a results folder"):
         module_of("only_in_this_folder:Class")
     trust("only_in_this_folder:Class", anywhere=True)
     assert module_of("only_in_this_folder:Class").__file__ == str(tmp_path / "only_in_this_folder.py")

@@ -383,7 +383,7 @@ def test_a_killed_export_is_unfinished_and_completed_by_the_same_call(
         patch.setattr(Export, "publish", interrupt)
         export(model, "open_clip", out)
     (problem,) = verify(out, print).problems
-    assert problem == f"{out}: this export to 'open_clip' is unfinished; run the command that wrote it again"
+    assert problem == f"{out}: this export to 'open_clip' is unfinished; rerun the command that wrote it"
     with pytest.raises(UserError, match="unfinished"):
         load_backbone(BackboneSettings(name=out))
     export(model, "open_clip", out)

@@ -203,7 +203,7 @@ def test_shots_that_were_not_packed_are_reported_before_anything_is_generated(
 def test_missing_folder_or_unknown_dataset_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^nowhere: dataset folder not found"):
         reproduce(Request("base-to-novel", "nowhere"))
-    with pytest.raises(UserError, match=r"cross-dataset does not train on 'dtd'; there are imagenet"):
+    with pytest.raises(UserError, match=r"cross-dataset does not train on 'dtd'; available: imagenet"):
         reproduce(Request("cross-dataset", str(tmp_path), ["dtd"]))
 
 

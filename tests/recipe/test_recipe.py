@@ -117,11 +117,11 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
             "training.data=fake",
             "training.data: 'fake' is not allowed; it must be 'real', 'synthetic', 'both' or 'all_real'",
         ),
-        ("training=3", "training: 3 is not allowed; it must be a section with keys of its own"),
+        ("training=3", "training: 3 is not allowed; it must be a section with its own keys"),
         ("training.method=synclip", "training.method: there is no method 'synclip'; did you mean 'syncclip'?"),
         (
             "study.configurations=[{methd: ivlp}]",
-            "study.configurations[0].methd: no such key; did you mean 'method'? (and 1 more)",
+            "study.configurations[0].methd: no such key; did you mean 'method'? (and 1 more error)",
         ),
         ("synthesis.filters=[{name: blanc}]", "synthesis.filters[0].name: there is no 'blanc'; did you mean 'blank'?"),
         (
@@ -139,7 +139,7 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ),
         (
             "study.configurations=[{method: ivlp, search_space: {training.epochs: []}}]",
-            "study.configurations[0].search_space.training.epochs: [] is too short; give at least 1",
+            "study.configurations[0].search_space.training.epochs: [] is too short; give at least 1 value",
         ),
         ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),
         ("study.forecast=[4, 0]", "study.forecast[1]: 0 is not allowed; it must be at least 1"),

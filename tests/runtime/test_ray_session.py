@@ -257,7 +257,7 @@ except ValueError as error:
 @pytest.mark.slow
 @pytest.mark.xdist_group("heads")
 def test_a_wrong_or_missing_token_is_a_one_line_error(tmp_path: Path) -> None:
-    token, rejected = "a" * 64, "rejected the token, or none was given; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or"
+    token, rejected = "a" * 64, "rejected the token or received none; set RAY_AUTH_MODE=token, and set RAY_AUTH_TOKEN"
     cases: list[tuple[dict[str, str], str]] = [
         ({}, rejected),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}, rejected),
@@ -320,7 +320,7 @@ def test_the_loss_of_ray_is_reported_and_interrupts_the_main_thread(
     command = [sys.executable, "-c", LOST, lost, main_thread]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (status, out)
-    name = "this machine's Ray" if lost == "daemon" else "the Ray cluster at ray://127"
+    name = "the local Ray instance" if lost == "daemon" else "the Ray cluster at ray://127"
     assert done.stderr.startswith(f"syncclip: {name}") and done.stderr.count("\n") == 1
 
 

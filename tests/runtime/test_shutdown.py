@@ -141,7 +141,7 @@ def test_in_flight_work_is_finished_before_the_interrupt() -> None:
         out, err = running.communicate()
     assert (running.returncode, out) == (143, "finished 1\n")
     assert err.splitlines() == [
-        "finishing in-flight work, within 60 s; a second signal ends it at once",
+        "finishing in-flight work within 60 s; send a second signal to stop immediately",
         shutdown.INTERRUPTED_MESSAGE,
     ]
 

@@ -67,7 +67,7 @@ def test_an_interrupted_export_is_unfinished_until_the_same_command_completes_it
             patch.setattr(Export, "write", interrupted(Export.write, write_number))
             write(str(folder))
         (problem,) = problems_of_export(str(folder))
-        assert "unfinished; run the command that wrote it again" in problem
+        assert "unfinished; rerun the command that wrote it" in problem
         with pytest.raises(UserError, match="unfinished"):
             verify_folder(folder)
         with pytest.raises(UserError, match="already contains the export of another run"):
@@ -140,6 +140,6 @@ def test_a_manifest_of_another_export_is_reported(tmp_path: Path) -> None:
 def test_an_export_locks_its_folder(tmp_path: Path) -> None:
     with exporting(str(tmp_path), "onnx", {"run": "a"}, "export") as out, ThreadPoolExecutor(1) as threads:
         out.begin()
-        assert "writes there" in str(threads.submit(write, str(tmp_path)).exception())
+        assert "writing there" in str(threads.submit(write, str(tmp_path)).exception())
         out.write("a", b"a")
     assert read_manifest(str(tmp_path)) is not None and storage.exists(str(tmp_path / "a"))

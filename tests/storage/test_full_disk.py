@@ -56,7 +56,7 @@ def test_a_file_size_limit_is_a_one_line_error(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     program = textwrap.dedent(LIMITED + WRITER.replace("range(30)", "range(5 + 8 * shard)"))
     done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
-    assert "the file grows larger than is allowed there" in done.stdout, done.stderr
+    assert "the file would exceed the size limit" in done.stdout, done.stderr
     assert 0 < committed_shards(folder) < 10
 
 

@@ -215,7 +215,7 @@ def test_a_refused_connection_is_a_one_line_error(folder: str, monkeypatch: pyte
 def test_wrong_credentials_are_a_one_line_error_without_retries(folder: str, proxy: FaultyS3) -> None:
     for call in (storage.listdir, storage.read_bytes, storage.remove, lambda url: storage.write_bytes(url, b"1")):
         proxy.spoil("403", 10)
-        with pytest.raises(UserError, match=r"cannot \w+ .*; check the credentials and whether they permit to \w+$"):
+        with pytest.raises(UserError, match=r"cannot \w+ .*; check the credentials and their permission to \w+$"):
             call(folder)
         assert len(proxy.seen) <= 2  # retries could lock an account
 

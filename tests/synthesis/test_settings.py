@@ -24,7 +24,7 @@ from syncclip.synthesis.settings import SynthesisSettings
         (["actors=0"], "synthesis.actors: 0 is not allowed; it must be at least 1"),
         (["actors={min: 5, max: 4}"], "synthesis.actors: min 5 is larger than max 4"),
         (["actors={min: 0, max: 4}"], "synthesis.actors.min: 0 is not allowed"),
-        (["actors={most: 4}"], "synthesis.actors.most: no such key; there are min, max"),
+        (["actors={most: 4}"], "synthesis.actors.most: no such key; available: min, max"),
     ],
 )
 def test_invalid_settings_are_errors_with_their_key(overrides: list[str], message: str) -> None:

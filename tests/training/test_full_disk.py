@@ -52,7 +52,7 @@ def train_without_space_for_checkpoints(folder: Path) -> None:
     job = fakes.job(folder)
     job.method.large = torch.nn.Parameter(torch.zeros(10_000))
     limit_file_size(20_000)  # enough for record and metrics
-    with pytest.raises(UserError, match=r"^cannot write .*/full/.*: the file grows larger than is allowed"):
+    with pytest.raises(UserError, match=r"^cannot write .*/full/.*: the file would exceed the size limit"):
         run(job)
     os._exit(7)
 
