@@ -291,7 +291,7 @@ def test_a_corrupt_real_image_is_replaced_by_another_shot(tmp_path: Path) -> Non
     ("rows", "changes", "message"),
     [
         (range(10), {"max_corrupt_images": 3}, "4 unreadable images"),
-        (range(3, 30, 5), {"novel": [3]}, "class 3: none of its 6 images"),
+        (range(3, 30, 5), {"novel": [3]}, "class id 3: all 6 images"),
     ],
 )
 def test_too_many_corrupt_images_are_an_error(
