@@ -231,7 +231,7 @@ def test_an_imported_dataset_can_not_be_repaired(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=2, rounds=1, owner=imported.owner)
     (problem,) = examine(str(tmp_path))
     assert problem.sentence.startswith("00001.tar: missing")
-    with pytest.raises(UserError, match="created from dalle, not generated; import it again"):
+    with pytest.raises(UserError, match="created from dalle; import the dataset again"):
         repair_set(str(tmp_path), [1])
 
 
