@@ -32,7 +32,7 @@ _NUMBERED = re.compile(r"model\.pth\.tar-(\d+)")
 
 @dataclass(frozen=True)
 class DasslCheckpoint:
-    """Content of a checkpoint; tensors are memory-mapped if possible, since only a few of them are prompts."""
+    """Content of a checkpoint; tensors are memory-mapped if possible, since only a few tensors are prompts."""
 
     url: str
     epoch: int | None
@@ -112,7 +112,7 @@ def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> st
 
 
 class _Inert:
-    """Placeholder for an ignored object; accepts any arguments and state."""
+    """Placeholder for an ignored object, which accepts any arguments and state."""
 
     def __new__(cls, *_: Any) -> _Inert:
         return object.__new__(cls)

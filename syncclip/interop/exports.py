@@ -43,8 +43,8 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     """Export a finished run with a model card and a checkpoint for the method's published code.
 
     `out` is a run folder with recipe, prompts, record and results. It also contains the card, `README.md`, and a folder
-    for the published code, in which a checkpoint with the learned parameters and the fixed words, in single precision,
-    is both the last and the best one. By default, `out` is the run's own folder.
+    for the published code. This folder contains the learned parameters and the fixed words, in single precision, as
+    both the last and the best checkpoint. By default, `out` is the run's own folder.
 
     Raises:
         UserError: the run is not finished, its method has no learned parameters, the published code does not support
@@ -102,7 +102,7 @@ def write_run(
 
     Args:
         recipe, record, classes: contents of these files, without private values.
-        learned: learned tensors by the names in this package.
+        learned: learned tensors, with the names used in this package.
         layout: layout of the exported checkpoint for published code; None if there is no checkpoint.
         name: argument of `load` in the card's example.
     """
@@ -122,7 +122,7 @@ def write_run(
         "backbone": f"{clip_of(recipe)}, frozen",
         "learned": f"{values:,} values in {counted(len(learned), 'tensor')}, `prompts.safetensors`",
         "from": record.origin if record is not None and record.origin else _training_images(recipe),
-        "dataset": f"{classes.dataset}, {len(classes.classnames)} classes, {classes.base_count} of them base",
+        "dataset": f"{classes.dataset}, {len(classes.classnames)} classes ({classes.base_count} base classes)",
     }
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
@@ -227,7 +227,7 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     """Return the card's section on the checkpoint for published code: content, omissions and loading."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
-    # None stands for a default that depends on the tower; published code has such defaults, too
+    # None means a default that depends on the tower; published code has its own defaults
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
     left_out = ["optimiser and scheduler states (training can't be resumed)", *layout.left_out]
     words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""

@@ -35,8 +35,7 @@ class ImportedRun:
     Attributes:
         source: path or URL of the checkpoint.
         settings: method settings that follow from the shapes of the checkpoint's tensors.
-        notes: warnings that the checkpoint may belong to other weights, classes or initial words; also recorded in the
-            run.
+        notes: warnings about signs of other weights, classes or initial words; also part of the run's record.
     """
 
     url: str
@@ -58,7 +57,7 @@ def import_prompts(
         source: checkpoint or folder; see `find_checkpoint`.
         out: folder or URL of the run; by default, a folder in `<storage.root>/<name>/runs`.
         epoch: epoch of the checkpoint; see `find_checkpoint`.
-        transfer: whether the recipe may have other classes than the training, for cross-dataset evaluation.
+        transfer: whether to allow classes that the prompts were not trained on, for cross-dataset evaluation.
 
     Raises:
         UserError: there is no checkpoint, the checkpoint is unsafe, its method, backbone, depth or number of classes
@@ -98,7 +97,7 @@ def import_prompts(
 
 
 def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
-    """Copy the method's learned tensors from a checkpoint, in single precision, by the names in this package."""
+    """Copy the method's learned tensors from a checkpoint in single precision, with the names used in this package."""
     counts = {name: len(other.learned(checkpoint.state)) for name, other in LAYOUTS.items()}
     likely = [name for name, count in counts.items() if count == max(counts.values()) > 0]
     if method not in likely:
@@ -119,7 +118,7 @@ def _class_vectors(recipe: Recipe, dim: int, checkpoint: str) -> Tensor:
     if teacher.files.dim != dim:
         raise UserError(
             f"{teacher.url}: the teacher's class vectors have {teacher.files.dim} dimensions, but the student in "
-            f"{checkpoint} has {dim}; set training.teacher to the teacher of this student"
+            f"{checkpoint} has {dim}; set training.teacher to the teacher that this student was distilled from"
         )
     vectors = torch.from_numpy(teacher.class_vectors())
     _check_values({"class_vectors": vectors}, teacher.url)
@@ -199,13 +198,13 @@ def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], u
 
 
 def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
-    """Require the names and shapes of the method's tensors."""
+    """Require that the tensors have the names and shapes that the method expects."""
     for name in [*expected, *(learned.keys() - expected.keys())]:
         ours, theirs = (tuple(tensors[name].shape) if name in tensors else None for tensors in (expected, learned))
         if ours != theirs:
             raise UserError(
                 f"{url}: shape mismatch for {name}: {theirs or 'missing'}, expected {ours or 'none'}; set backbone.name"
-                " and dataset.name as for the training of the checkpoint"
+                " and dataset.name to the values used to train the checkpoint"
             )
 
 
@@ -226,7 +225,7 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
 
 
 def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str:
-    """Return a note on the first class whose fixed words differ from those for these settings; "" if all are equal."""
+    """Return a note on the first class whose fixed words do not match these settings; "" if all classes match."""
     theirs, names = words.suffix, classnames[: len(words.suffix)]
     ours = FixedWords.of(clip, names, settings).suffix
     length = min(ours.shape[1], theirs.shape[1])

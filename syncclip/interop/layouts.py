@@ -46,8 +46,8 @@ class Layout:
     Attributes:
         repository: GitHub repository of the published code.
         folder: subfolder of the output folder, named after the trainer's registered model.
-        names: published parameter name in the complete model -> our name. `{block}` stands for 1, 2, ..., and `{below}`
-            for the previous block.
+        names: published parameter name in the complete model -> our name. `{block}` stands for a block number (1, 2,
+            ...), and `{below}` for the number of the previous block.
         shape: setting of our method -> function that computes its value from tensors with our names.
         config: published setting in `TRAINER` that determines the model's shape -> our setting.
         root: prefix of the saved submodule, which names in a file omit; empty if the complete model is saved.

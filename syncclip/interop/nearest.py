@@ -29,13 +29,13 @@ class Neighbour(NamedTuple):
 
 
 def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[Neighbour]]:
-    """Return the words with the nearest token embeddings to each vector, in ascending order of distance.
+    """Return the words whose token embeddings are nearest to each vector, in ascending order of distance.
 
     Distances are computed as by `interpret_prompt.py` in CoOp and MaPLe, which also compares the vectors of deeper
     blocks with token embeddings, although these are inputs of the first block. `vectors` has shape (n, width).
     """
     embeddings = clip.text.token_embedding.weight.detach().float()
-    exact = "donot_use_mm_for_euclid_dist"  # with matrix products, cancellation would make distances of 0 positive
+    exact = "donot_use_mm_for_euclid_dist"  # cancellation in matrix products would make zero distances positive
     distances = torch.cdist(vectors.to(embeddings), embeddings, compute_mode=exact)
     nearest = distances.topk(min(count, len(embeddings)), largest=False)
     return [
@@ -61,7 +61,7 @@ def _word(tokenizer: Any, token: int) -> str:
 
 
 def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Return headings and rows of a table with the `count` nearest words to each learned text vector of a run.
+    """Return the headings and rows of a table with the `count` words nearest to each learned text vector of a run.
 
     Blocks and vectors are numbered from 1. Rows for class-specific vectors contain the class name.
 

@@ -62,7 +62,7 @@ class ShardCache:
         """Clear the cache; also called after a fork, since the parent's locks and threads are invalid in the child."""
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
-        self._fetching: dict[str, threading.Lock] = {}  # entries stay, since a second lock would allow a second copy
+        self._fetching: dict[str, threading.Lock] = {}  # never cleared, since a second lock would allow a second copy
         self._incoming = 0  # bytes of copies in progress
         self._prefetcher: ThreadPoolExecutor | None = None
         self._wanted: set[str] = set()
@@ -98,10 +98,10 @@ class ShardCache:
         return data
 
     def hold(self, shards: Iterable[ShardFile], prefix: str) -> None:
-        """Prefetch remote shards in the background and release all other shards below `prefix`; `read` raises errors.
+        """Prefetch remote shards in the background and release all other shards below `prefix`; see `read` for errors.
 
         Args:
-            shards: shards in order of use; the last ones are not prefetched if the cache is too small.
+            shards: shards in reading order; the last ones are not prefetched if the cache is too small.
         """
         remote: dict[str, ShardFile] = {}
         room = self.limit_bytes
@@ -121,7 +121,7 @@ class ShardCache:
             self._prefetcher.submit(self._prefetch, shard)
 
     def _prefetch(self, shard: ShardFile) -> None:
-        if shard.url in self._wanted:  # no longer true if the window has moved
+        if shard.url in self._wanted:  # false if the window has moved since
             self._file(shard)
 
     def _copyable(self, shard: ShardFile) -> bool:

@@ -34,23 +34,23 @@ EXTENSIONS = frozenset(extension for extensions in FORMATS.values() for extensio
 READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
-"""Numbers of EXIF and TIFF tags."""
+"""EXIF and TIFF tag numbers."""
 
 Account = tuple[dict[str, int], dict[str, str]]
-"""Number of lost images and reason for each skipped file, by name."""
+"""Skipped files: (number of lost images by name, reason by name)."""
 
 log = logging.getLogger(__name__)
 
 
 class UnreadableImageError(UserError):
-    """An image or a shard cannot be read."""
+    """Raised if an image or a shard cannot be read."""
 
     def __init__(self, name: str, reason: str, images: int = 1) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason, self.images = name, reason, images
 
     def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str, int]]:
-        return type(self), (self.name, self.reason, self.images)  # exceptions are pickled with one argument by default
+        return type(self), (self.name, self.reason, self.images)  # by default, only the message is pickled
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -109,7 +109,7 @@ _TRANSPOSITIONS = {
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Reduce a 12- or 16-bit greyscale image to 8 bits, in mode L, or in mode LA if a grey level is transparent."""
+    """Reduce a 12- or 16-bit greyscale image to 8 bits, in mode LA if a grey level is transparent and L otherwise."""
     tags = getattr(image, "tag_v2", {})  # TIFF only
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # older Pillow opens 16-bit PNGs as I
         raise ValueError("32-bit or signed pixels have no defined white level; save the image with 8 bits per channel")

@@ -121,7 +121,7 @@ def shards_by_markers(url: str, owner: str | None = None) -> dict[int, Shard]:
 
 
 def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
-    """Read all markers and tables of a dataset, and skip and count unreadable tables.
+    """Read all markers and tables of a dataset; unreadable tables are counted and skipped.
 
     Raises:
         UserError: there is no committed shard, too many tables are unreadable, or two shards contain the same sample.
@@ -169,7 +169,7 @@ def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
 
 
 def _tables(url: str, shards: Mapping[int, Shard]) -> Iterator[tuple[int, Rows | str]]:
-    """Read the tables of several shards at a time; yield each shard's columns, or the reason why they are unusable."""
+    """Read several tables at a time; yield each shard with its columns, or the reason why its table is unusable."""
     folder, numbers = storage.join(url, ""), list(shards)
     for first in range(0, len(numbers), _TABLES_AT_ONCE):
         urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
@@ -199,13 +199,13 @@ class Index(Settings):
     sha256: str
     """Checksum of `index.safetensors`."""
     bytes: int
-    """Size of `index.safetensors`."""
+    """Size of `index.safetensors` in bytes."""
     shards: tuple[Shard, ...]
     """Shards in ascending order."""
 
 
 def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Return the committed shards in ascending order, from the index or, if there is no valid one, from all markers.
+    """Return the committed shards in ascending order, from a valid index or else from all markers.
 
     Raises:
         DamagedError: there is no valid index, and a marker is corrupt.
@@ -220,11 +220,11 @@ def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
 def open_samples(
     url: str, cache: ShardCache, corruption: Corruption, resolved: bool = False
 ) -> tuple[dict[int, Shard], SampleTable]:
-    """Return the committed shards and the sample table of a dataset, from its index or, if that is invalid, its shards.
+    """Return the committed shards and the sample table of a dataset, from a valid index or else from all shards.
 
     Args:
-        resolved: skip the listing of files, which takes seconds for ten thousand shards on S3, since `committed_shards`
-            listed them when the run was resolved.
+        resolved: whether `committed_shards` has already listed the files, in which case another listing is skipped; it
+            would take seconds for ten thousand shards on S3.
 
     Raises:
         UserError: see `read_samples`.
@@ -266,7 +266,7 @@ def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str 
 
 
 def forget_index(url: str) -> None:
-    """Remove a dataset's index, before its shards change."""
+    """Remove a dataset's index before the dataset's shards change."""
     storage.remove(storage.join(url, INDEX))
 
 
@@ -322,7 +322,7 @@ def _parse(data: bytes | mmap.mmap) -> SampleTable:
 
 
 def _check(samples: SampleTable, index: Index) -> None:
-    """Raise a ValueError if the columns do not match the shards, which excludes rows and offsets out of range."""
+    """Raise a ValueError if the columns do not match the shards, so that no row or offset is out of range."""
     rows = sum(shard.images for shard in index.shards)
     lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
     numbers = np.array([shard.shard for shard in index.shards])

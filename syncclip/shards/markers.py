@@ -28,7 +28,7 @@ class ShardStats(BaseModel):
 
     shard: int
     count: int  # number of samples
-    bytes: int  # size of the tar
+    bytes: int  # size of the tar, bytes
     sha256: str  # checksum of the tar
     table_sha256: str
     per_class: dict[int, int]  # label -> number of samples
@@ -88,7 +88,7 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
     Args:
         report: called with the shard number and the error for each corrupt marker, whose shard is skipped; if None, the
             error is raised.
-        owner: required identity of the shards (see `storage.checksums`); if None, that of the first shard.
+        owner: required identity of the shards (see `storage.checksums`); if None, the identity of the first shard.
 
     Raises:
         UserError: a marker has a newer format than this version supports.
@@ -132,7 +132,7 @@ def marked_shards(names: Iterable[str]) -> list[int]:
 
 
 def _listing(url: str) -> dict[str, int]:
-    """Return the size of each file; an object store is listed again if a shard's file is missing from the listing."""
+    """Return the sizes of all files by name; list an object store again if the first listing lacks a shard's file."""
     sizes = storage.sizes(url)
     if not storage.is_local(url):
         shards = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}

@@ -61,8 +61,8 @@ class ShardSet(ImageSet):
         """
         Args:
             max_corrupt_images: maximum number of images lost to unreadable tables.
-            cache: cache for remote shards; if None, a new cache.
-            resolved: see `open_samples`, whose errors are raised.
+            cache: cache for remote shards; if None, a new cache is created.
+            resolved: see `open_samples`, which also lists the errors.
         """
         self.url = url
         self.cache = cache or ShardCache()
@@ -76,7 +76,7 @@ class ShardSet(ImageSet):
         return self.samples.rows_of(label).astype(np.int64)
 
     def subset(self, max_per_class: int) -> ShardSet:
-        """Return a view of the first `max_per_class` images of each class, which shares the files and caches."""
+        """Return a view of the first `max_per_class` images of each class, which shares files and caches."""
         if max_per_class < 1:
             raise UserError(f"{max_per_class} images per class is an empty subset; use 1 or more")
         view = copy.copy(self)
@@ -89,7 +89,7 @@ class ShardSet(ImageSet):
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
-        """Read the image file of a row, incomplete if the tar is truncated; see `ShardCache.read` for errors."""
+        """Read the image file of a row (incomplete if the tar is truncated); see `ShardCache.read` for errors."""
         samples = self.samples
         return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
 
@@ -135,7 +135,7 @@ class ShardSet(ImageSet):
         return parse_json(text, f"{self.name(row)}: provenance", dict, "run `syncclip shards verify`")
 
     def check_labels(self, classes: int) -> None:
-        """Raise a `UserError`, with the name of the first such image, if a class id is not in 0 … `classes` - 1."""
+        """Raise a `UserError` with the name of the first image whose class id is not in 0 … `classes` - 1, if any."""
         invalid = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         if len(invalid):
             name, label = self.name(int(invalid[0])), self.labels[invalid[0]]
@@ -145,7 +145,7 @@ class ShardSet(ImageSet):
             )
 
     def hold(self, shards: Iterable[int]) -> None:
-        """Prefetch these shards in the background and release all others; no effect on a local dataset."""
+        """Prefetch these shards in the background and release all other shards; has no effect on a local dataset."""
         if not storage.is_local(self.url):
             self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 

@@ -62,7 +62,7 @@ class _Header(tarfile.TarInfo):
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if self.size < 0 or (self.size > MAX_TEXT_BYTES and self.type in EXTENSION_HEADERS):
-            raise tarfile.ReadError(f"invalid header of {self.size:,} bytes")
+            raise tarfile.ReadError(f"invalid header with a size of {self.size:,} bytes")
         member = super()._proc_member(archive)  # type: ignore[misc]
         if member.size < 0 or member.issparse():
             raise tarfile.ReadError(f"member {member.name!r} is sparse or has a negative size")

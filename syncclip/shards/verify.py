@@ -17,7 +17,7 @@ from syncclip.shards.tables import parse_table
 from syncclip.shards.tars import open_tar
 
 MEMBERS = ("cls", "jpg", "json", "txt")
-"""Extensions of a sample's members; .json is absent without provenance."""
+"""Extensions of a sample's members; samples without provenance have no .json."""
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
 _FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
@@ -37,7 +37,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
 
     Args:
         checked: called before each shard.
-        owner: required identity of the shards (see `storage.checksums`); if None, that of the first shard.
+        owner: required identity of the shards (see `storage.checksums`); if None, the identity of the first shard.
     """
     corrupt: dict[int, str] = {}
     existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
@@ -107,7 +107,7 @@ def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Itera
         return
     expected = {f"{row['key']}.{ext}" for row in rows for ext in MEMBERS if ext != "json" or row["provenance"] != "{}"}
     if expected != set(ranges):
-        yield f"{name}: {len(expected ^ set(ranges))} members are missing from the tar or the table"
+        yield f"{name}: {len(expected ^ set(ranges))} members are missing from the tar or from its table"
     for row in rows:
         described = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
         if any(texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()):

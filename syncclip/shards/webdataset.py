@@ -31,7 +31,7 @@ LABEL_KEYS = ("label", "cls", "class")
 class Member:
     """An image in a tar, with its location, label and caption."""
 
-    tar: int  # position of the tar in the list
+    tar: int  # position of the tar in the list of tars
     offset: int
     size: int
     key: str
@@ -136,7 +136,7 @@ def _member(
             keys = parse_json(_text(tar, parts["json"]) or "", key, dict)
         label = next((str(keys[name]) for name in LABEL_KEYS if keys.get(name) is not None), None)
     if not label:
-        raise UserError(f"{url}: sample {key!r} has no class; add a .cls member or a {LABEL_KEYS[0]!r} in .json.")
+        raise UserError(f"{url}: sample {key!r} has no class; add a .cls file, or {LABEL_KEYS[0]!r} to the .json file.")
     number_or_name = int(label) if re.fullmatch(r"-?\d{1,18}", label) else label
     text = _text(tar, parts.get("txt")) or ""
     return Member(number, image.offset_data, image.size, key, number_or_name, text)

@@ -41,13 +41,13 @@ def batches(
     processes: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield (epoch, step, batch) from a position to the end of `epochs`, independent of threads and processes.
+    """Yield (epoch, step, batch) from a position to the end of `epochs`; `threads` and `processes` affect only speed.
 
     Args:
         threads: number of threads, each of which prefetches one batch; if `processes` is positive, number of batches
             that each process prefetches.
-        processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 for none. Batches
-            of processes are in shared memory that is reused, and each uses a file descriptor. To keep hundreds of
+        processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 for none. Their
+            batches are in shared memory that is reused, and each batch uses a file descriptor. To keep hundreds of
             batches, clone their images.
         pin_memory: whether to copy batches to page-locked memory.
     """
@@ -80,7 +80,7 @@ def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
 def _by_threads(
     stream: MixedStream, positions: Iterator[Position], threads: int, view: int = 0
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield the batches at the positions; each thread prefetches one, and without threads they are made on demand."""
+    """Yield the batches at the positions; each thread prefetches one batch. Without threads, nothing is prefetched."""
     calls = ((*position, partial(stream.batch, *position, view)) for position in positions)
     if threads < 1:
         yield from ((epoch, step, call()) for epoch, step, call in calls)

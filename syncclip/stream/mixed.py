@@ -1,7 +1,7 @@
-"""The mixed stream: batches of real images and of synthetic images, the latter of the same and of novel classes.
+"""The mixed stream: batches of real images, synthetic images of the same classes, and images of novel classes.
 
 The images of a batch are a pure function of (seed, epoch, step) and the committed shards. Resuming requires only the
-step. Different numbers of ranks (1 × 8, 2 × 4 or 4 × 2, ranks × batch size) yield the same global batches.
+step. The global batches do not depend on the number of ranks, e.g. 1 × 8, 2 × 4 or 4 × 2 (ranks × batch size).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class MixedStream:
             window: number of shards of each dataset from which a step's images are sampled; None for all shards.
             rank, world_size: index of this process and number of processes. This process reads the positions rank,
                 rank + world_size, … of each group.
-            max_corrupt_images: maximum number of corrupt images to replace.
+            max_corrupt_images: maximum number of corrupt images to replace before raising an error.
             cache_images: memory limit for decoded images, in bytes; does not affect results.
             teacher: soft labels of synthetic images; requires a single synthetic dataset.
 
@@ -181,7 +181,7 @@ class MixedStream:
         """Decode and transform this rank's part of the batch of a step.
 
         Args:
-            view: number of the augmentation; 0 in training.
+            view: index of the augmentation; 0 in training.
 
         Raises:
             UserError: more than `max_corrupt_images` images or all images of a class are corrupt.
@@ -214,7 +214,7 @@ class MixedStream:
                 read.append(row)
             labels.append(group_labels[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
-        assert images is not None, "a batch has images"
+        assert images is not None, "a batch must have images"
         sizes = len(groups[0][1]), len(groups[1][1]), len(groups[2][1])
         soft_labels = None
         if self.teacher is not None and self.synthetic is not None:
@@ -228,14 +228,14 @@ class MixedStream:
         )
 
     def repeated(self, step: int) -> int:
-        """Return the number of repeated real images, which are last, in this rank's batch of a step over all epochs."""
+        """Return the number of repeated real images, which come last, in this rank's batch of a global `step`."""
         if self._epochs is None or self.data == "synthetic":
             return 0
         positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
         return int((positions >= len(self._epochs)).sum())
 
     def share_seen(self, epochs: int) -> float | None:
-        """Return the fraction of synthetic images sampled in `epochs` epochs; None without synthetic images."""
+        """Return the fraction of synthetic images sampled in `epochs` epochs, or None without synthetic images."""
         if self.synthetic is None:
             return None
         seen = np.zeros(len(self.synthetic), bool)
@@ -245,7 +245,7 @@ class MixedStream:
         return float(seen.mean())
 
     def after_fork(self, processes: int, allocate: Allocator) -> None:
-        """Reset the count of corrupt images, and use this process's share of the cache memory of all `processes`."""
+        """Reset the count of corrupt images, and reduce the cache to this process's share among `processes`."""
         self._allocate = allocate
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)

@@ -25,7 +25,7 @@ def key(*words: int) -> int:
 
 
 def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
-    """Return `key(*words, number)` for each number in `last`, which must be nonnegative."""
+    """Return `key(*words, number)` for each of the nonnegative numbers in `last`."""
     state = np.uint64(_absorb(len(words) + 1, words)) ^ last.astype(np.uint64)
     mixed = _mix_array(_mix_array(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN))  # lower half, then upper half: 0
     values: list[int] = mixed.tolist()
@@ -47,14 +47,14 @@ def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=8)
 def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of n items in an epoch, as a read-only array, since it is cached."""
+    """Return the order of n items in an epoch; the array is cached and therefore read-only."""
     order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
     order.flags.writeable = False
     return order
 
 
 def steps(n: int, batch: int) -> int:
-    """Return the number of batches in an epoch of n items, where the last batch is filled up."""
+    """Return the number of batches in an epoch of n items; the last batch is filled up."""
     return -(-n // batch)
 
 
@@ -88,7 +88,7 @@ def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
 
 
 def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]:
-    """Return the shards in the window at a position, at most `width`, in ascending order.
+    """Return the shards in the window at a position (at most `width` of `shards`), in ascending order.
 
     The window slides by one shard per position over an infinite sequence of sweeps, each a permutation of the shards.
     It contains fewer shards if one occurs twice, which is possible at the boundary between two sweeps.

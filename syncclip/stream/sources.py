@@ -159,7 +159,7 @@ class SyntheticSampler:
 
 
 class MovingWindow:
-    """Window over the shards of a dataset, from which a step's images are sampled; it moves by one shard at a time."""
+    """Window over the shards of a dataset, from which images are sampled; the window moves by one shard at a time."""
 
     def __init__(self, images: ShardSet, *, width: int | None, seed: int, sampled: int) -> None:
         self._images, self._seed = images, seed

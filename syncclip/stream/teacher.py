@@ -42,7 +42,7 @@ class TeacherFiles(Settings):
     name: str
     """Name of the run that is the teacher."""
     digest: str
-    """Checksum of all inputs to the soft labels: the run, its prompts and its CLIP weights."""
+    """Checksum of everything that determines the soft labels: the run, its prompts and its CLIP weights."""
     classnames: Annotated[tuple[ShortText, ...], MANY]
     dim: int
     """Dimensionality of the class vectors."""
@@ -104,7 +104,7 @@ class Teacher:
         return vectors
 
     def of_batch(self, synthetic: ImageSet, rows: Sequence[int], real: int) -> Probabilities:
-        """Return the (N, C) soft labels of a batch: zeros for the first `real` rows, which are of real images.
+        """Return the (N, C) soft labels of a batch, with zeros for the real images, its first `real` rows.
 
         Raises:
             UserError: a file is missing or corrupt.

@@ -104,7 +104,7 @@ def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) ->
 
 
 def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
-    """Copy the tars, renamed as usual for Hub datasets, and write the dataset card last."""
+    """Copy the tars under the file names that are usual for Hub datasets, and write the dataset card last."""
     folder = storage.join(out.url, "data")
     storage.sweep(folder)
     existing = storage.sizes(folder)

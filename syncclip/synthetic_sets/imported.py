@@ -89,7 +89,7 @@ class ImportedSet(Settings):
         return (self.images_per_class,)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Return the numbers of the shards with the first `images_per_class` images of each class; default: all."""
+        """Return the numbers of the shards with the first `images_per_class` images of each class (default: all)."""
         count = self.images_per_class if images_per_class is None else images_per_class
         return range(-(-count * self.classes // self.shard_size))
 
@@ -110,7 +110,7 @@ def read_set(url: str) -> Plan | ImportedSet | None:
 
 
 def read_whole_set(url: str) -> Plan | ImportedSet:
-    """Read a dataset's plan or description like `read_set`; raise a `UserError` if shards or all files are missing."""
+    """Read a dataset's plan or description; raise a `UserError` if the dataset is missing or incomplete."""
     plan = read_set(url)
     if plan is None:
         raise UserError(f"{url}: no synthetic dataset found; create one with `syncclip synth` or `shards import`")
@@ -139,8 +139,8 @@ def import_set(
     After a crash, the same call writes the same shards.
 
     Args:
-        source: split file or its folder, of which the split `train` is imported; or folder or URL that contains tars,
-            possibly in `train/`.
+        source: a split file or its folder, from which the split `train` is imported; or a folder or URL with tars,
+            either directly or in `train/`.
         dataset: dataset that defines the class ids.
         images: folder of a split file's images; by default, the split file's folder or one of its subfolders.
         unreadable: record of unreadable images, which is updated.

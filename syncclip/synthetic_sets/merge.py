@@ -71,7 +71,7 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
 
 def _open(urls: Sequence[str]) -> list[MergeInput]:
     if len({url.rstrip("/") for url in urls}) < max(2, len(urls)):
-        raise UserError(f"specify two or more different datasets to merge, not {' '.join(urls) or 'none'}")
+        raise UserError(f"specify two or more different datasets to merge; got {' '.join(urls) or 'none'}")
     cache = ShardCache()
     names = [url.rstrip("/").rpartition("/")[2] for url in urls]
     sources = [

@@ -19,7 +19,7 @@ def plan(recipe: Recipe) -> Plan:
     """Plan a synthetic dataset, i.e. the class, prompt and seed of every image, without generating or writing anything.
 
     Raises:
-        UserError: the dataset is missing, or the settings are invalid for it.
+        UserError: the real dataset is missing, or the settings are invalid for that dataset.
 
     Examples:
         >>> from syncclip import Recipe, plan

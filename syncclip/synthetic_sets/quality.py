@@ -46,7 +46,7 @@ class ClassQuality(Settings):
 
 
 class ShiftNumbers(Settings):
-    """Summary of a `shift.Shift`, which documents its fields."""
+    """Summary of a `shift.Shift`; see that class for the fields."""
 
     centroid_distance: float
     relative_distance: float | None
@@ -94,7 +94,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: i
     """Measure a dataset with `clip`, which has one prompt per class, and write the result to its `stats.json` file.
 
     Raises:
-        UserError: there is no dataset, or none of its images are readable.
+        UserError: there is no dataset, or all its images are unreadable.
     """
     plan = read_set(url)
     if plan is None:
@@ -155,7 +155,7 @@ def similarity(features: Floats) -> float | None:
 
 
 def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
-    """Count the (N, D) unit vectors with an earlier near-duplicate; return the number and the first `PAIRS` pairs.
+    """Return the number of (N, D) unit vectors with an earlier near-duplicate, and the first `PAIRS` such pairs.
 
     All pairs are compared in blocks, which takes seconds for 20,000 images.
     """

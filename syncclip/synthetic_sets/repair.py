@@ -23,7 +23,7 @@ from syncclip.workers.settings import ONE_ACTOR, Pool
 
 
 def absent(url: str, corrupt: Collection[int]) -> list[Problem]:
-    """Return the missing shards of a dataset's plan, without those known to be corrupt."""
+    """Return a problem for each missing shard of a dataset's plan, except for shards known to be corrupt."""
     plan = read_set(url)
     tars = {int(name[:-4]) for name in storage.sizes(url) if re.fullmatch(r"[0-9]{5,18}\.tar", name)}
     return [
