@@ -111,9 +111,11 @@ class MixedStream:
         self._allocate: Allocator = empty_batch
         self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
-            raise UserError(f"training on {data!r} data requires real images; add some, or use 'synthetic'")
+            raise UserError(f"training.data={data} requires real images; add some, or use training.data=synthetic")
         if not synthetic and data != "real":
-            raise UserError(f"training on {data!r} data requires a synthetic dataset; generate one, or use 'real'")
+            raise UserError(
+                f"training.data={data} requires a synthetic dataset; generate one, or set training.data=real"
+            )
         self.real = joined(real) if real else None
         self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None

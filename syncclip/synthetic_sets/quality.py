@@ -38,7 +38,7 @@ class ClassQuality(Settings):
     images: int
     """Number of measured images."""
     accuracy: float | None
-    """Zero-shot accuracy among all classes, in percent; None without images."""
+    """Zero-shot accuracy with all classes as candidates, in percent; None without images."""
     similarity: float | None
     """Mean pairwise cosine similarity; None for fewer than two images."""
     shift: float | None
@@ -65,7 +65,7 @@ class SetQuality(Settings):
     measured: int
     """Number of measured images."""
     accuracy: float
-    """Zero-shot accuracy among all classes, in percent."""
+    """Zero-shot accuracy with all classes as candidates, in percent."""
     similarity: float | None
     """Mean pairwise cosine similarity within a class, averaged over classes; lower values mean more diverse images."""
     real_similarity: float | None
