@@ -174,7 +174,7 @@ def test_files_that_do_not_match_the_set_are_errors(
     file = json.loads((Path(teacher) / TEACHER).read_text())
     file.pop("checksum")
     cases = {
-        r"the teacher's 6 classes are not the 6 of": {"classnames": [*"abcdef"]},
+        r"the teacher's 6 classes are not the 6 classes of": {"classnames": [*"abcdef"]},
         r"of 1 of 2 shards are missing \(00001\.tar\); run `syncclip teacher": {"shards": file["shards"][:1]},
         r"of 1 of 2 shards are for other images \(00000\.tar\); run": {
             "shards": [[*file["shards"][0][:4], "0" * 64], file["shards"][1]]

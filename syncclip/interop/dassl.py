@@ -1,8 +1,8 @@
-"""Checkpoints of Dassl, the library of the methods' published code: search, safe reading and writing.
+"""Search, safe reading and writing of checkpoints of Dassl, the library on which the methods' published code is based.
 
 OUTPUT/<name>/model.pth.tar-<epoch>    {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}, pickled by torch
-OUTPUT/<name>/model-best.pth.tar       copy of the best one on validation data; loaded by published code by default
-OUTPUT/<name>/checkpoint               name of the last one
+OUTPUT/<name>/model-best.pth.tar       copy of the best checkpoint on validation data; the default in published code
+OUTPUT/<name>/checkpoint               name of the last checkpoint
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NUMBERED = re.compile(r"model\.pth\.tar-(\d+)")
 
 @dataclass(frozen=True)
 class DasslCheckpoint:
-    """A checkpoint. Tensors are memory-mapped if possible, since only a few of them are prompts."""
+    """Content of a checkpoint; tensors are memory-mapped if possible, since only a few tensors are prompts."""
 
     url: str
     epoch: int | None
@@ -40,21 +40,21 @@ class DasslCheckpoint:
 
 
 def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = None) -> str:
-    """Path or URL of a checkpoint: `source` itself, or the best one in a folder, or the newest if there is no best one.
+    """Return the path or URL of a checkpoint: `source` itself, or the best or else the newest checkpoint in a folder.
 
     Args:
         source: checkpoint, folder of checkpoints, or Dassl's output folder.
         folders: possible subfolders of the output folder, in order of precedence.
-        epoch: epoch of the checkpoint in a folder; None: the best or newest.
+        epoch: epoch of the checkpoint to select in a folder; None for the best or newest checkpoint.
 
     Raises:
-        UserError: there is no checkpoint, or none of that epoch.
+        UserError: there is no checkpoint, or no checkpoint for that epoch.
     """
     if not storage.exists(source):
         raise UserError(f"{source}: no such file or folder; specify a checkpoint or a folder of checkpoints")
     if storage.local_path(source).is_file() if storage.is_local(source) else not storage.listdir(source):
         if epoch is not None:
-            raise UserError(f"{source}: a single file; to select epoch {epoch}, specify its folder")
+            raise UserError(f"{source}: not a folder; to select epoch {epoch}, specify the folder of the checkpoints")
         return source
     for folder_url in (source, *(storage.join(source, folder) for folder in folders)):
         names = storage.listdir(folder_url) if storage.exists(folder_url) else []
@@ -62,7 +62,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
         if epoch is not None and numbered:
             if epoch not in numbered:
                 epochs = ", ".join(map(str, sorted(numbered)))
-                raise UserError(f"{folder_url}: no checkpoint of epoch {epoch}; there are epochs {epochs}")
+                raise UserError(f"{folder_url}: no checkpoint for epoch {epoch}; use one of the epochs {epochs}")
             return storage.join(folder_url, numbered[epoch])
         if BEST in names and epoch is None:
             return storage.join(folder_url, BEST)
@@ -70,16 +70,17 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
             return storage.join(folder_url, numbered[max(numbered)])
     expected = "model.pth.tar-N" if epoch is not None else f"{BEST} or model.pth.tar-N"
     subfolders = " or ".join(folders)
-    raise UserError(f"{source}: no {expected} in it or its subfolder {subfolders}; specify the file or its folder")
+    raise UserError(f"{source}: no {expected} in this folder or in {subfolders}; specify the file or its folder")
 
 
 def read_checkpoint(url: str) -> DasslCheckpoint:
     """Read a checkpoint without running code from it.
 
-    It may contain tensors, plain values and the objects that Dassl saves, such as schedulers, which are ignored.
+    The checkpoint may contain tensors, plain values and the objects that Dassl saves, such as schedulers, which are
+    ignored.
 
     Raises:
-        UserError: the file is not a torch checkpoint, requires code to run, or has no state dict of tensors; or it is
+        UserError: the file is not a torch checkpoint, would run code, does not contain a state dict of tensors, or is
             part of a corrupt or unfinished export.
     """
     require_export(url.rpartition("/")[0] or ".")
@@ -97,7 +98,7 @@ def read_checkpoint(url: str) -> DasslCheckpoint:
 
 
 def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> str:
-    """Write Dassl's files of the last epoch, without optimiser and scheduler; return the checkpoint's path or URL."""
+    """Write Dassl's files for the last epoch, without optimiser and scheduler; return the checkpoint's path or URL."""
     tensors = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in state.items())
     buffer = io.BytesIO()
     torch.save(
@@ -111,7 +112,7 @@ def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> st
 
 
 class _Inert:
-    """Placeholder for an ignored object; accepts any arguments and state."""
+    """Placeholder for an ignored object, which accepts any arguments and state."""
 
     def __new__(cls, *_: Any) -> _Inert:
         return object.__new__(cls)
@@ -121,8 +122,8 @@ class _Inert:
     def __setstate__(self, state: Any) -> None: ...
 
 
-# Dassl's warm-up schedulers save their successor as an object, including its optimiser; evaluators save numpy scalars.
-# These classes are not imported but replaced by placeholders of the same names.
+# Dassl's warm-up schedulers save their successor, including its optimiser, as an object; evaluators save NumPy scalars.
+# Placeholders with the same names replace these classes, which are not imported.
 _IGNORED: list[Any] = [
     dict,
     type("defaultdict", (), {"__module__": "collections", "__new__": lambda *_: {}}),
@@ -145,16 +146,16 @@ _IGNORED: list[Any] = [
 
 
 def _load(path: Path, label: str) -> Any:
-    """Load a file with torch's restricted unpickler; the tensors of a zip file are memory-mapped."""
+    """Load a file with torch's restricted unpickler; tensors in a zip file are memory-mapped."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_IGNORED):
             warnings.simplefilter("ignore")  # warnings about the pickle protocol
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # the reader raises nearly any exception on malformed bytes
+    except Exception as error:  # malformed bytes raise nearly any exception
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise UserError(
-                f"{label}: rejected without running its code: loading would call {code[1]!r}; use a checkpoint with "
-                "tensors and plain values only"
+                f"{label}: not loaded, since loading would call {code[1]!r}; use a checkpoint with tensors and plain "
+                "values only"
             ) from error
         raise UserError(f"{label}: not a torch checkpoint, or corrupt; use a file such as model.pth.tar-10") from error

@@ -32,7 +32,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class ExportedRun:
-    """Paths or URLs of an export; `checkpoint` is None for a method without published code."""
+    """Paths or URLs of an export; `checkpoint` is None if the method has no published code."""
 
     url: str
     card: str
@@ -42,18 +42,18 @@ class ExportedRun:
 def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     """Export a finished run with a model card and a checkpoint for the method's published code.
 
-    `out` contains the run's files (recipe, prompts, record, results), so it is a run; the card, `README.md`; and a
-    folder for the published code with the learned parameters and the fixed words in single precision, as the
-    checkpoint of the last epoch and as the best one. By default, `out` is the run's folder.
+    `out` is a run folder with recipe, prompts, record and results. It also contains the card, `README.md`, and a folder
+    for the published code. This folder contains the learned parameters and the fixed words, in single precision, as
+    both the last and the best checkpoint. By default, `out` is the run's own folder.
 
     Raises:
-        UserError: the run is not finished, its method learns nothing, the published code does not support it, or `out`
-            contains another run.
+        UserError: the run is not finished, its method has no learned parameters, the published code does not support
+            the run, or `out` contains another run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not recipe.methods.of(name).data:
-        raise UserError(f"{folder.url}: method {name!r} learns nothing, so there are no prompts to export")
+        raise UserError(f"{folder.url}: method {name!r} has no learned parameters to export")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     method, classes = build_trained(recipe, folder)
@@ -65,13 +65,13 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
         position = getattr(settings, "position", "end")
         if name != "coop" and position != "end":
             raise UserError(
-                f"methods.{name}.position is {position!r}, but the published code of {name} only supports 'end'; train "
-                "with position 'end' to export"
+                f"methods.{name}.position is {position!r}, but the published code of {name} supports only 'end'; "
+                f"export a run trained with methods.{name}.position=end"
             )
         if foreign := sorted(learned.keys() - {*layout.pairs.values(), layout.given}):
             raise UserError(
                 f"{folder.url}: the published code of {name} can't represent {foreign[0]}; train without domain tokens "
-                f"(methods.{name}.domain_tokens=0), or share the run by `syncclip push`"
+                f"(methods.{name}.domain_tokens=0), or share the run with `syncclip push`"
             )
         words = None
         if hasattr(settings, "initial_words"):
@@ -98,13 +98,13 @@ def write_run(
     layout: Layout | None = None,
     name: str = ".",
 ) -> None:
-    """Write the files of a run that inference requires, and its model card.
+    """Write the files that inference with a run requires, and the run's model card.
 
     Args:
         recipe, record, classes: contents of these files, without private values.
-        learned: learned tensors by our names.
-        layout: layout of the exported checkpoint for published code; None without a checkpoint.
-        name: argument of `load` on the card.
+        learned: learned tensors, with the names used in this package.
+        layout: layout of the exported checkpoint for published code; None if there is no checkpoint.
+        name: argument of `load` in the card's example.
     """
     if out != folder.url:
         for file in (PROMPTS, RESULTS):
@@ -122,12 +122,12 @@ def write_run(
         "backbone": f"{clip_of(recipe)}, frozen",
         "learned": f"{values:,} values in {counted(len(learned), 'tensor')}, `prompts.safetensors`",
         "from": record.origin if record is not None and record.origin else _training_images(recipe),
-        "dataset": f"{classes.dataset}, {len(classes.classnames)} classes, {classes.base_count} of them base",
+        "dataset": f"{classes.dataset}, {len(classes.classnames)} classes ({classes.base_count} base classes)",
     }
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
         f"---\n{_metadata(recipe, folder.name, classes.dataset, results)}---\n\n# {folder.name}",
-        "An image classifier: prompts for a frozen CLIP, trained with syncclip.",
+        "An image classifier that adapts a frozen CLIP model, trained with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
@@ -152,25 +152,26 @@ def _training_images(recipe: Recipe) -> str:
 
 
 def _usage(recipe: Recipe, name: str) -> str:
-    """The card's section on inference with the run `name`, or `.` for the card's folder."""
+    """Return the card's section on inference with the run `name`, or `.` for the card's folder."""
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
-            "`syncclip evaluate .` evaluates it again; `syncclip prompts show .` shows the words nearest its vectors."
+            "`syncclip evaluate .` evaluates the run again; `syncclip prompts show .` shows the words nearest to its "
+            "learned vectors."
         )
     if recipe.backbone.name != EMBEDDED and _weights_on_hub(recipe) is None:
         values = {"backbone": recipe.backbone.name, "pretrained": recipe.backbone.pretrained}
         arguments = ", ".join(f'{key}="{value}"' for key, value in values.items() if value)
-        sentences.append(f"Its CLIP is not published: pass its location to `load`, by `{arguments}`.")
+        sentences.append(f"The CLIP model is not public; pass its location to `load` with `{arguments}`.")
     return (
-        f'## Use\n\n```python\nimport syncclip\n\nmodel = syncclip.load("{name}")\n'
+        f'## Usage\n\n```python\nimport syncclip\n\nmodel = syncclip.load("{name}")\n'
         'for label in model.classify("image.jpg", top=3):\n    print(f"{label.name}: {label.probability:.0%}")\n```\n\n'
         + " ".join(sentences)
     )
 
 
 def _weights_on_hub(recipe: Recipe) -> str | None:
-    """Hub repository of the run's CLIP; "" if it is published elsewhere, None if it is not published."""
+    """Return the Hub repository of the run's CLIP model; "" if it is published elsewhere, None if it is not public."""
     import open_clip
 
     weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
@@ -181,7 +182,7 @@ def _weights_on_hub(recipe: Recipe) -> str | None:
 
 
 def _metadata(recipe: Recipe, name: str, dataset: str, results: Mapping[str, Any]) -> str:
-    """The card's YAML metadata."""
+    """Return the card's YAML metadata."""
     from huggingface_hub import EvalResult, ModelCardData
 
     evaluations = [
@@ -216,22 +217,22 @@ def _results(results: Mapping[str, Any]) -> str:
         return "Not evaluated yet."
     headings, values = (" | ".join(cells) for cells in zip(*columns, strict=True))
     return (
-        f"On {results['counts']['all']:,} images of the {results['split']} split, in %. (all): all classes are "
-        "candidates; otherwise only those of the image's split, base or novel.\n\n"
+        f"Results on {results['counts']['all']:,} images of the {results['split']} split, in %. For columns with "
+        "(all), all classes are candidates; for the others, only the base or the novel classes.\n\n"
         f"| {headings} |\n{'|---' * len(columns)}|\n| {values} |"
     )
 
 
 def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -> str:
-    """The card's section on the checkpoint for published code: content, omissions and loading."""
+    """Return the card's section on the checkpoint for published code: content, omissions and loading."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
-    # null: the default depends on the tower; published code has defaults for its towers
+    # None means a default that depends on the tower; published code has its own defaults
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
-    left_out = ["optimiser and scheduler states, so training can't be resumed", *layout.left_out]
+    left_out = ["optimiser and scheduler states (training can't be resumed)", *layout.left_out]
     words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""
     return (
-        f"## With the published code\n\n`{layout.folder}/` is a checkpoint for [{layout.repository}]"
+        f"## Usage with the published code\n\n`{layout.folder}/` contains a checkpoint for [{layout.repository}]"
         f"(https://github.com/{layout.repository}). Evaluate it with this folder as `--model-dir`, "
         f"`--load-epoch {recipe.training.epochs}` and these settings, which determine the model's shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"

@@ -16,23 +16,23 @@ from syncclip.storage.hub import NAME, PREFIX, hub_access
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
 _PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
-"""Folder part of a value that is a local or remote path, and of each path in a text."""
+"""Patterns of the folder part of a value that is a local or remote path, and of each path within text."""
 
 
 def push(run: str, repo: str, private: bool = False, revision: str | None = None) -> str:
-    """Upload a finished run as one commit to a model repository, replacing an earlier run; return its URL.
+    """Upload a finished run to a model repository in one commit, which replaces an earlier run; return the URL.
 
-    Uploads recipe, prompts, record, results, classes and a model card, but not checkpoints or predictions. Local and
-    remote folders, storage options and trackers are removed from these files.
+    The commit contains the recipe, prompts, record, results, classes and a model card, but neither checkpoints nor
+    predictions. Local and remote folders, storage options and trackers are removed from these files.
 
     Args:
-        repo: `owner/name`; created if missing.
-        private: require a private repository.
-        revision: branch, created if missing; None: the main branch.
+        repo: repository, `owner/name`; created if missing.
+        private: whether to require a private repository.
+        revision: branch, created if missing; None for the main branch.
 
     Raises:
-        UserError: the run is not finished, its CLIP is missing, the Hub is unreachable or rejects the upload, or the
-            repository is public although `private` is set.
+        UserError: the run is not finished, its CLIP model is missing, the Hub is unreachable or rejects the upload, or
+            the repository is public although `private` is set.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -52,7 +52,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
         with hub_access(f"{repo}:"):
             url = api.create_repo(repo, private=private or None, exist_ok=True)
             if private and not api.model_info(repo).private:
-                raise UserError(f"{repo}: the repository is public; make it private on its page, or use another name")
+                raise UserError(f"{repo}: the repository is public; make it private on the Hub, or use another name")
             if revision is not None:
                 api.create_branch(repo, branch=revision, exist_ok=True)
             remote = api.list_repo_files(repo, revision=revision)
@@ -64,7 +64,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
 
 
 def _public(recipe: Recipe) -> Recipe:
-    """The recipe without storage, trackers and the folders of paths."""
+    """Return the recipe without storage settings, trackers and the folder part of paths."""
     values = recipe.model_dump(mode="json", exclude={"storage"})
     for key in ("trackers", "tracking_project", "mlflow_uri"):
         values["training"].pop(key, None)

@@ -1,4 +1,4 @@
-"""Import of checkpoints of published code as runs, and their validation against the recipe."""
+"""Import of published code's checkpoints as runs, and their validation against the recipe."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ImportedRun:
 
     Attributes:
         source: path or URL of the checkpoint.
-        settings: method settings that are read from the checkpoint's shapes.
-        notes: warnings that the checkpoint may belong to other weights, classes or words; also in the run's record.
+        settings: method settings that follow from the shapes of the checkpoint's tensors.
+        notes: warnings about signs of other weights, classes or initial words; also part of the run's record.
     """
 
     url: str
@@ -50,18 +50,18 @@ def import_prompts(
 ) -> ImportedRun:
     """Import prompts from a checkpoint of a method's published code as a finished run, which can be evaluated.
 
-    The number of vectors and of prompted blocks is read from the checkpoint; `training.method`, `backbone`, `dataset`
+    The numbers of vectors and of prompted blocks are read from the checkpoint; `training.method`, `backbone`, `dataset`
     and the method's other settings are read from the recipe. The record, written last, commits the run.
 
     Args:
-        source: checkpoint or folder, see `find_checkpoint`.
-        out: folder or URL of the run; default: a folder in `<storage.root>/<name>/runs`.
-        epoch: epoch of the checkpoint, see `find_checkpoint`.
-        transfer: use the prompts for other classes than those they were trained on, for cross-dataset tests.
+        source: checkpoint or folder; see `find_checkpoint`.
+        out: folder or URL of the run; by default, a folder in `<storage.root>/<name>/runs`.
+        epoch: epoch of the checkpoint; see `find_checkpoint`.
+        transfer: whether to allow classes that the prompts were not trained on, for cross-dataset evaluation.
 
     Raises:
-        UserError: there is no checkpoint; it is unsafe, or of another method, backbone, depth or number of classes; or
-            `out` contains another run.
+        UserError: there is no checkpoint, the checkpoint is unsafe, its method, backbone, depth or number of classes
+            differs from the recipe, or `out` contains another run.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
@@ -97,12 +97,12 @@ def import_prompts(
 
 
 def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
-    """The method's learned tensors by our names, in single precision, copied from the file."""
+    """Copy the method's learned tensors from a checkpoint in single precision, with the names used in this package."""
     counts = {name: len(other.learned(checkpoint.state)) for name, other in LAYOUTS.items()}
     likely = [name for name, count in counts.items() if count == max(counts.values()) > 0]
     if method not in likely:
-        hint = f"probably of {' or '.join(map(repr, likely))}" if likely else "of no supported method"
-        raise UserError(f"{checkpoint.url}: not a checkpoint of {method!r}, but {hint}; set training.method")
+        hint = f"probably {' or '.join(map(repr, likely))}" if likely else "not of any supported method"
+        raise UserError(f"{checkpoint.url}: not a checkpoint of {method!r} ({hint}); set training.method")
     learned = layout.learned(checkpoint.state)
     _check_values(learned, checkpoint.url)
     return {
@@ -112,13 +112,13 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
 
 
 def _class_vectors(recipe: Recipe, dim: int, checkpoint: str) -> Tensor:
-    """(C, dim) class vectors of the recipe's teacher; raises a `UserError` if it has other classes or dimensions."""
+    """Read the (C, dim) class vectors of the recipe's teacher; raise a `UserError` if its classes or `dim` differ."""
     teacher = Teacher(str(recipe.training.teacher), shard_cache(recipe.training))
     teacher.files.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
     if teacher.files.dim != dim:
         raise UserError(
             f"{teacher.url}: the teacher's class vectors have {teacher.files.dim} dimensions, but the student in "
-            f"{checkpoint} has {dim}; set training.teacher to the teacher that it was distilled from"
+            f"{checkpoint} has {dim}; set training.teacher to the teacher that this student was distilled from"
         )
     vectors = torch.from_numpy(teacher.class_vectors())
     _check_values({"class_vectors": vectors}, teacher.url)
@@ -133,7 +133,7 @@ def _fitted(
     shape: Mapping[str, int | bool],
     transfer: bool,
 ) -> tuple[Recipe, RunClasses, list[str]]:
-    """The recipe with the checkpoint's settings, the run's classes, and notes on possible mismatches."""
+    """Return the recipe with the checkpoint's settings, the run's classes, and notes on possible mismatches."""
     method, url = recipe.training.method, checkpoint.url
     _check_settings(recipe.methods.of(method), shape, url, f"methods.{method}")
     dataset, clip = load_dataset(recipe.dataset), PromptedClip(load_backbone(recipe.backbone))
@@ -145,8 +145,8 @@ def _fitted(
         classes, base = len(dataset.classnames), len(dataset.base)
         if len(words.suffix) not in (classes, base):
             raise UserError(
-                f"{url}: trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes}, {base} of "
-                "them base classes; set dataset.name, or use the prompts for other classes with --transfer"
+                f"{url}: trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes} ({base} of "
+                "them base classes); set dataset.name, or add --transfer to use the prompts for other classes"
             )
         mismatch = _words_mismatch(words, clip, dataset.classnames, recipe.methods.of(method))
         for other in alternatives if mismatch else ():
@@ -158,7 +158,7 @@ def _fitted(
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
-    """The recipe with the checkpoint's settings; if it has the default initial words, also without initial words."""
+    """Return the recipe with the checkpoint's settings and, if its initial words are the default, also without them."""
     section, settings = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
     values = {f"{section}.{key}": value for key, value in shape.items()}
     words = getattr(settings, "initial_words", None)
@@ -172,7 +172,7 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
 
 
 def _check_values(learned: Tensors, url: str) -> None:
-    """Require finite vectors whose values are stored in the file: a few bytes can declare a tensor of any size."""
+    """Require finite vectors with values stored in the file, since a few bytes can declare a tensor of any size."""
     for name, tensor in learned.items():
         plain = (
             tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested) and tensor.is_floating_point()
@@ -180,36 +180,36 @@ def _check_values(learned: Tensors, url: str) -> None:
         stored = plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
         vectors = tensor.dim() >= (2 if "_prompts." in name else 1)
         if not (stored and vectors and tensor.isfinite().all()):
-            raise UserError(f"{url}: {name} must be vectors of finite numbers; use another checkpoint")
+            raise UserError(f"{url}: {name} must contain vectors of finite numbers; use another checkpoint")
         if name == "running_var" and (tensor < 0).any():
-            raise UserError(f"{url}: {name} must be variances, which are not negative; use another checkpoint")
+            raise UserError(f"{url}: {name} must not contain negative variances; use another checkpoint")
 
 
 def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:
-    """Require that the recipe's settings are defaults or match the tensors' shapes."""
+    """Require that the recipe's settings either are defaults or match the shapes of the tensors."""
     defaults = type(settings)()
     for key, value in shape.items():
         setting = getattr(settings, key)
         if setting not in (value, getattr(defaults, key)):
             raise UserError(
-                f"{url}: {key} is {value}, but the recipe has {section}.{key}={setting}; remove the setting, which is "
-                "read from the checkpoint, or use another checkpoint"
+                f"{url}: {key} is {value}, but the recipe has {section}.{key}={setting}; remove the setting, since its "
+                "value is read from the checkpoint"
             )
 
 
 def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
-    """Require the tensors of the method, with their shapes."""
+    """Require that the tensors have the names and shapes that the method expects."""
     for name in [*expected, *(learned.keys() - expected.keys())]:
         ours, theirs = (tuple(tensors[name].shape) if name in tensors else None for tensors in (expected, learned))
         if ours != theirs:
             raise UserError(
-                f"{url}: the shape of {name} is {theirs or 'missing'} instead of {ours or 'unknown'}; it was trained "
-                "with another backbone or on other classes"
+                f"{url}: shape mismatch for {name}: {theirs or 'missing'}, expected {ours or 'none'}; set backbone.name"
+                " and dataset.name to the values used to train the checkpoint"
             )
 
 
 def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
-    """Notes that the prompts were probably trained with other weights of the same shapes."""
+    """Return a note for each sign that the prompts were trained with other weights of the same shapes."""
     tokens: list[tuple[str, Tensor, Tensor | None]] = []
     if words is not None:
         tokens.append(("start token", words.prefix[:1, 0], clip.text.token_embedding.weight))
@@ -218,14 +218,14 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
         tokens.append(("class token", state["image_encoder.class_embedding"], ours))
     return [
         f"the {token} of the checkpoint differs from that of backbone {clip.backbone.name!r}: the prompts were trained "
-        "with other weights and may be useless with these"
+        "with other weights and may not work with this backbone"
         for token, theirs, ours in tokens
         if ours is None or theirs.shape[-1] != ours.shape[-1] or not _close(ours.cpu(), theirs).any()
     ]
 
 
 def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str:
-    """A note on the first class whose words differ from those of a method with these settings; "" if none does."""
+    """Return a note on the first class whose fixed words do not match these settings; "" if all classes match."""
     theirs, names = words.suffix, classnames[: len(words.suffix)]
     ours = FixedWords.of(clip, names, settings).suffix
     length = min(ours.shape[1], theirs.shape[1])
@@ -234,13 +234,13 @@ def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[
         return ""
     label = same.index(False)
     return (
-        f"the checkpoint's fixed words for class {label}, {names[label]!r}, differ: it was trained with other initial "
-        "words, other class names or another order of the classes"
+        f"the checkpoint's fixed words for class {label}, {names[label]!r}, differ: the prompts were trained with "
+        "other initial words, other class names or another order of the classes"
     )
 
 
 def _close(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Compare vectors (…, width) within half precision."""
+    """Compare vectors, with shape (…, width), to within half precision."""
     ours, theirs = ours.float(), theirs.float()
     close: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
     return close

@@ -1,4 +1,4 @@
-"""Layouts of the methods' published checkpoints: names of the learned parameters, and the fixed words around them."""
+"""Layouts of the methods' published checkpoints: names of the learned parameters, and fixed words of the prompts."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Numbers of blocks after the first; no tower in open_clip has more."""
+"""Numbers of the blocks after the first; no tower in open_clip has more."""
 
 LEARNER = "prompt_learner."
-"""Prefix of the published models' text prompts and fixed words."""
+"""Prefix of the names of text prompts and fixed words in published models."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
-CLIP_WEIGHTS = "the frozen weights of CLIP, which that code loads from another file"
+CLIP_WEIGHTS = "the frozen CLIP weights, which that code loads from another file"
 
 
 def tokens(prompts: str) -> Reading:
-    """Return a function of the number of vectors per block."""
+    """Return a function that counts the vectors per block."""
     return lambda learned: learned[f"{prompts}.0"].shape[-2]
 
 
 def depth(prompts: str) -> Reading:
-    """Return a function of the number of prompted blocks."""
+    """Return a function that counts the prompted blocks."""
     return lambda learned: sum(name.startswith(f"{prompts}.") for name in learned)
 
 
@@ -46,14 +46,14 @@ class Layout:
     Attributes:
         repository: GitHub repository of the published code.
         folder: subfolder of the output folder, named after the trainer's registered model.
-        names: published parameter name in the complete model -> our name. `{block}` is 1, 2, ..., `{below}` the
-            previous block.
-        shape: setting of our method -> function of its value from tensors with our names.
+        names: published parameter name in the complete model -> our name. `{block}` stands for a block number (1, 2,
+            ...), and `{below}` for the number of the previous block.
+        shape: setting of our method -> function that computes its value from tensors with our names.
         config: published setting in `TRAINER` that determines the model's shape -> our setting.
-        root: prefix of the saved submodule, which names in a file omit; empty: the complete model is saved.
+        root: prefix of the saved submodule, which names in a file omit; empty if the complete model is saved.
         left_out: contents of published checkpoints, or requirements of published code, that exports omit.
-        convolutions: linear layers that are 1x1 convolutions in published code, with two more dimensions.
-        given: tensor that published checkpoints lack: a teacher's class vectors.
+        convolutions: linear layers that are 1x1 convolutions, with two additional dimensions, in published code.
+        given: tensor that published checkpoints do not contain, i.e. a teacher's class vectors; None if there is none.
     """
 
     repository: str
@@ -68,7 +68,7 @@ class Layout:
 
     @cached_property
     def pairs(self) -> dict[str, str]:
-        """`names` with block numbers."""
+        """`names`, with the placeholders replaced by block numbers."""
         return {
             theirs.format(block=block, below=block - 1): ours.format(block=block, below=block - 1)
             for theirs, ours in self.names.items()
@@ -76,24 +76,24 @@ class Layout:
         }
 
     def qualified(self, state: Tensors) -> dict[str, Tensor]:
-        """A file's tensors by their names in the complete model."""
+        """Return a file's tensors by their names in the complete model."""
         # multi-GPU training may have added the prefix "module."
         names = {name: name.removeprefix("module.") for name in state}
         return {name if name.startswith(self.root) else self.root + name: state[saved] for saved, name in names.items()}
 
     def learned(self, state: Tensors) -> dict[str, Tensor]:
-        """The learned tensors of a file by our names; {} if a required one is missing."""
+        """Return the learned tensors of a file by our names; {} if a required tensor is missing."""
         tensors = self.qualified(state)
         if not all(theirs in tensors for theirs in self.names if "{" not in theirs):
             return {}
         return {ours: tensors[theirs] for theirs, ours in self.pairs.items() if theirs in tensors}
 
     def as_ours(self, name: str, tensor: Tensor) -> Tensor:
-        """Convert a file's tensor to our shape: (out, in, 1, 1) of a convolution to (out, in)."""
+        """Convert a tensor from a file to our shape, i.e. a convolution's (out, in, 1, 1) to (out, in)."""
         return tensor[..., 0, 0] if name in self.convolutions and tensor.shape[2:] == (1, 1) else tensor
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
-        """The fixed words of all classes; None if a file has none."""
+        """Return the fixed words of all classes, or None if a file does not contain them."""
         tensors = self.qualified(state)
         prefix, suffix = (tensors.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
         if prefix is None or suffix is None or prefix.dim() != 3 or prefix.shape[::2] != suffix.shape[::2]:
@@ -101,7 +101,7 @@ class Layout:
         return FixedWords(prefix, suffix)
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
-        """The tensors of a file, from learned tensors and fixed words."""
+        """Return the tensors of a file for the given learned tensors and fixed words."""
         saved = {
             theirs: learned[ours][..., None, None] if ours in self.convolutions else learned[ours]
             for theirs, ours in self.pairs.items()
@@ -252,47 +252,46 @@ LAYOUTS = {
         config=_below("PROMPTKD", VISION_CONFIG),
         left_out=(
             CLIP_WEIGHTS,
-            "the teacher: that code reads class vectors from its checkpoint, teacher_model/<dataset>/VLPromptLearner/"
-            "model-best.pth.tar, and supports only ViT-B-16 students and 768-dimensional vectors",
+            "the teacher (that code reads class vectors from teacher_model/<dataset>/VLPromptLearner/"
+            "model-best.pth.tar, and supports only ViT-B-16 students and 768-dimensional vectors)",
         ),
         convolutions=("narrow.weight", "last.weight"),
         given="class_vectors",
     ),
 }
-"""Method -> layout of its published checkpoints."""
+"""Layout of the published checkpoints of each method."""
 
 
 def find_layout(method: str) -> Layout:
     """Return the layout of a method's published checkpoints.
 
     Raises:
-        UserError: the method learns nothing, or its published code is not supported.
+        UserError: the method has no learned parameters, or its published code is not supported.
     """
     if method not in LAYOUTS:
-        reason = "is not supported" if find_method(method).Settings.data else "learns nothing"
+        reason = "is not supported" if find_method(method).Settings.data else "has no learned parameters"
         raise UserError(
-            f"training.method: {method!r} {reason}; checkpoints of published code are supported for "
-            f"{', '.join(LAYOUTS)}"
+            f"training.method: {method!r} {reason}; use a method with supported published code: {', '.join(LAYOUTS)}"
         )
     return LAYOUTS[method]
 
 
 class FixedWords(NamedTuple):
-    """Token embeddings of the prompts of all classes, without the learned vectors.
+    """Token embeddings of all classes' prompts, without the learned vectors.
 
-    Published code ignores them on loading; an import compares them to detect prompts of other classes, initial words or
-    weights.
+    Published code ignores them on loading. An import compares them to detect prompts for other classes, initial words
+    or weights.
     """
 
     prefix: Tensor  # (C, 1, width), the start token
-    suffix: Tensor  # (C, context - 1 - n, width): other initial words, name, full stop, end and padding
+    suffix: Tensor  # (C, context - 1 - n, width), any other initial words, class name, full stop, end and padding
 
     @classmethod
     def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:
-        """The fixed words of a method with these settings and the class name at the end.
+        """Return the fixed words of a method with these settings and the class name at the end.
 
         Raises:
-            UserError: a prompt exceeds the context.
+            UserError: a prompt exceeds the context length.
         """
         if isinstance(settings, ContextSettings):
             tokens = context_tokens(clip, classnames, settings)

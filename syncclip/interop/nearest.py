@@ -1,4 +1,4 @@
-"""Words of CLIP's vocabulary that are nearest to the learned text vectors of a run."""
+"""Words in CLIP's vocabulary that are nearest to the learned text vectors of a run."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ END_OF_WORD = "</w>"
 
 
 class Neighbour(NamedTuple):
-    """A word of the vocabulary and its distance to a vector."""
+    """A word in the vocabulary and its distance from a vector."""
 
     word: str  # with a hyphen if it is a subword that does not end a word
     distance: float  # Euclidean, between vector and token embedding
 
 
 def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[Neighbour]]:
-    """The words with the nearest token embeddings to each vector, in ascending order of their distance.
+    """Return the words whose token embeddings are nearest to each vector, in ascending order of distance.
 
-    Distances are those of `interpret_prompt.py` of CoOp and MaPLe, which compares vectors of deeper blocks with token
-    embeddings too, although these are inputs of the first block. `vectors` is (n, width).
+    Distances are computed as by `interpret_prompt.py` in CoOp and MaPLe, which also compares the vectors of deeper
+    blocks with token embeddings, although these are inputs of the first block. `vectors` has shape (n, width).
     """
     embeddings = clip.text.token_embedding.weight.detach().float()
-    exact = "donot_use_mm_for_euclid_dist"  # matrix products would give a word a distance to itself by cancellation
+    exact = "donot_use_mm_for_euclid_dist"  # cancellation in matrix products would make zero distances positive
     distances = torch.cdist(vectors.to(embeddings), embeddings, compute_mode=exact)
     nearest = distances.topk(min(count, len(embeddings)), largest=False)
     return [
@@ -45,7 +45,7 @@ def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[
 
 
 def _word(tokenizer: Any, token: int) -> str:
-    """Text of a token, for open_clip's tokenizer or a Hugging Face tokenizer."""
+    """Return the text of a token of an open_clip or Hugging Face tokenizer."""
     from open_clip.tokenizer import bytes_to_unicode
 
     if hasattr(tokenizer, "decoder"):
@@ -61,25 +61,25 @@ def _word(tokenizer: Any, token: int) -> str:
 
 
 def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Headings and rows of a table with the `count` nearest words to each learned text vector of a run.
+    """Return the headings and rows of a table with the `count` words nearest to each learned text vector of a run.
 
-    Blocks and vectors are numbered from 1. Rows of class-specific vectors contain the class name.
+    Blocks and vectors are numbered from 1. Rows for class-specific vectors contain the class name.
 
     Raises:
-        UserError: the run is not finished, or learns no text vectors.
+        UserError: the run is not finished, or its method has no learned text vectors.
     """
     recipe, folder = finished_run(run)
     learned = read_prompts(folder)
     blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
     if not blocks:
-        raise UserError(f"{run}: method {recipe.training.method!r} learns no text vectors")
+        raise UserError(f"{run}: method {recipe.training.method!r} has no learned text vectors")
     storage.configure(recipe.storage.options)
     clip = PromptedClip(load_backbone(recipe.backbone))
     width = clip.text.token_embedding.weight.shape[1]
     if wrong := [name for _, name in blocks if learned[name].dim() not in (2, 3) or learned[name].shape[-1] != width]:
         raise UserError(
-            f"{folder.path(PROMPTS)}: {wrong[0]} does not match backbone {recipe.backbone.name!r} of the run's "
-            "recipe; copy the run's folder with its recipe.yaml"
+            f"{folder.path(PROMPTS)}: {wrong[0]} does not match backbone {recipe.backbone.name!r} in the run's "
+            "recipe; restore the original recipe.yaml"
         )
     class_specific = learned[blocks[0][1]].dim() == 3
     names = load_dataset(recipe.dataset).classnames if class_specific else [""]

@@ -1,4 +1,4 @@
-"""Reading of byte ranges from shards: in place for local files, through a bounded cache for remote ones."""
+"""Reader for byte ranges of shards; local files are read in place, remote files through a cache of limited size."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from syncclip.shards.shared_folder import SharedFolder
 from syncclip.storage.urls import open_local
 
 FETCHERS = 4
-"""Number of shards that are prefetched concurrently."""
+"""Number of shards to prefetch concurrently."""
 
 MAX_OPEN = 128
 """Maximum number of files that a cache keeps open."""
 
 
 class ShardFile(NamedTuple):
-    """A tar with the size, checksum and number of images from its commit marker."""
+    """A tar, with the size, checksum and number of images recorded in its commit marker."""
 
     url: str
-    bytes: int | None = None  # None: unknown; a remote file is not cached
-    sha256: str | None = None  # None: unknown; the file is not verified
+    bytes: int | None = None  # None if unknown; a remote file is then not cached
+    sha256: str | None = None  # None if unknown; the file is then not verified
     images: int = 1
 
 
 class ShardCache:
     """LRU cache of open shards; thread-safe and fork-safe.
 
-    Remote shards are copied completely: into `folder`, shared by all processes of the machine, or into unlinked files
-    of this process. If a copy does not fit, byte ranges are read over the network.
+    Remote shards are copied in full, either to `folder`, which all processes on the machine share, or to unlinked files
+    of this process. If a shard does not fit in the cache, its byte ranges are read over the network.
     """
 
     def __init__(self, limit_bytes: int = 4 << 30, folder: str | None = None, check: bool = True) -> None:
         """
         Args:
-            limit_bytes: maximum disk space of copies.
-            folder: folder of the shared copies; None: each process has its own copies.
-            check: verify the checksum of a local shard when it is first opened; copies are always verified.
+            limit_bytes: maximum disk space for copies, in bytes.
+            folder: folder for shared copies; if None, each process keeps its own copies.
+            check: whether to verify the checksum of a local shard on first use; copies are always verified.
         """
         self.limit_bytes, self.check = limit_bytes, check
         self.fetched = 0  # number of copied shards
@@ -59,16 +59,16 @@ class ShardCache:
         _CACHES.add(self)
 
     def _reset(self) -> None:
-        """Clear the cache; called in a forked process too, where the parent's locks and threads are invalid."""
+        """Clear the cache; also called after a fork, since the parent's locks and threads are invalid in the child."""
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
-        self._fetching: dict[str, threading.Lock] = {}  # not cleared, since a second lock would allow a second copy
+        self._fetching: dict[str, threading.Lock] = {}  # never cleared, since a second lock would allow a second copy
         self._incoming = 0  # bytes of copies in progress
         self._prefetcher: ThreadPoolExecutor | None = None
         self._wanted: set[str] = set()
 
     def read(self, shard: ShardFile, offset: int, size: int) -> bytes:
-        """Read `size` bytes from `offset` of a shard; fewer if it is truncated and not verified.
+        """Read `size` bytes at `offset` of a shard, or fewer if the shard is truncated and has not been verified.
 
         Raises:
             UnreadableImageError: the shard does not match its checksum.
@@ -80,12 +80,12 @@ class ShardCache:
         return os.pread(file.descriptor, size, offset)
 
     def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
-        """Memory-map a file and verify it; read it if it can be neither mapped nor copied. Raises the errors of `read`.
+        """Memory-map a file, or read it if it can be neither mapped nor copied, and verify its checksum.
 
-        The file is not kept open, so that a new file of the same name can replace it.
+        Raises the same errors as `read`. The file is not kept open, so that a file with the same name can replace it.
         """
         data: bytes | mmap.mmap | None = None
-        with contextlib.suppress(OSError):  # the file system does not support mmap
+        with contextlib.suppress(OSError):  # some file systems do not support mmap
             if storage.is_local(file.url):
                 opened: _OpenFile | None = _OpenFile(open_local(storage.local_path(file.url)), 0)
             else:
@@ -98,10 +98,10 @@ class ShardCache:
         return data
 
     def hold(self, shards: Iterable[ShardFile], prefix: str) -> None:
-        """Prefetch remote shards in the background and release all others below `prefix`; errors are raised by `read`.
+        """Prefetch remote shards in the background and release all other shards below `prefix`; see `read` for errors.
 
         Args:
-            shards: shards in the order of their use; the last ones are postponed if the cache is too small.
+            shards: shards in reading order; the last ones are not prefetched if the cache is too small.
         """
         remote: dict[str, ShardFile] = {}
         room = self.limit_bytes
@@ -121,14 +121,14 @@ class ShardCache:
             self._prefetcher.submit(self._prefetch, shard)
 
     def _prefetch(self, shard: ShardFile) -> None:
-        if shard.url in self._wanted:  # the window may have moved
+        if shard.url in self._wanted:  # false if the window has moved since
             self._file(shard)
 
     def _copyable(self, shard: ShardFile) -> bool:
         return not storage.is_local(shard.url) and shard.bytes is not None and shard.bytes <= self.limit_bytes
 
     def _file(self, shard: ShardFile) -> _OpenFile | None:
-        """Open a shard's file or copy; None if it must be read over the network."""
+        """Open a shard or its local copy; return None if the shard must be read over the network."""
         url = shard.url
         if not storage.is_local(url) and not self._copyable(shard):
             return None
@@ -136,14 +136,14 @@ class ShardCache:
             if (file := self._cached(shard)) is not None:
                 return file
             fetching = self._fetching.setdefault(url, threading.Lock())
-        with fetching:  # serialises copies of one shard only
+        with fetching:  # serialises only copies of the same shard
             copied_bytes = 0 if storage.is_local(url) or self._shared is not None else shard.bytes or 0
             with self._lock:
                 if (file := self._cached(shard)) is not None:
                     return file
                 self._incoming += copied_bytes
                 while self._open and (len(self._open) >= MAX_OPEN or self._used() > self.limit_bytes):
-                    self._open.popitem(last=False)  # the last reader closes it
+                    self._open.popitem(last=False)  # the file is closed by its last reader
             try:
                 file = self._local(shard) if storage.is_local(url) else self._copy(shard)
             finally:
@@ -154,7 +154,7 @@ class ShardCache:
             return file
 
     def _cached(self, shard: ShardFile) -> _OpenFile | None:
-        """Return an open file and mark it as most recently used; raise if it is known to be corrupt."""
+        """Return the open file of a shard and mark it as most recently used; raise if it is known to be corrupt."""
         if shard.url in self._corrupt:
             raise _corruption(shard)
         if shard.url in self._open:
@@ -180,12 +180,12 @@ class ShardCache:
                 if not self._release_oldest():
                     return None
             return _OpenFile(copy, 0)
-        with private_tempdir() as folder:  # an open file can be read after its removal
+        with private_tempdir() as folder:  # an open file remains readable after its removal
             self._fetch(shard, private := folder / "shard.tar")
             return _OpenFile(os.open(private, os.O_RDONLY), shard.bytes)
 
     def _release_oldest(self) -> bool:
-        """Close the least recently used copy, so that it can be removed; return False if there is none."""
+        """Close the least recently used copy, so that it can be removed; return False if no copy is open."""
         with self._lock:
             oldest = next((url for url in self._open if not storage.is_local(url)), None)
             if oldest is not None:
@@ -211,12 +211,12 @@ class ShardCache:
 
 
 def _corruption(shard: ShardFile) -> UnreadableImageError:
-    reason = "its checksum differs from its marker's; it is corrupt or was replaced; run `syncclip shards verify`"
+    reason = "its checksum does not match; the shard is corrupt or was replaced; run `syncclip shards verify`"
     return UnreadableImageError(shard.url, reason, shard.images)
 
 
 class _OpenFile:
-    """A file descriptor that is closed with the last reference to this object."""
+    """A file descriptor that is closed when the last reference to this object is deleted."""
 
     def __init__(self, descriptor: int, disk_bytes: int) -> None:
         self.descriptor, self.disk_bytes = descriptor, disk_bytes

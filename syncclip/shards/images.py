@@ -1,4 +1,4 @@
-"""Image decoding, and accounting for undecodable images."""
+"""Image decoding, and a record of images that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from syncclip.core.settings import UserError
 from syncclip.core.text import printable
 
-MAX_PIXELS = 50_000_000  # 150 MB decoded; a small file can claim far more
-MAX_ASPECT_RATIO = 500  # CLIP scales the shorter side to its input size: a 1-pixel-high image would need gigabytes
+MAX_PIXELS = 50_000_000  # 150 MB once decoded; a small file can declare far more
+MAX_ASPECT_RATIO = 500  # CLIP scales the shorter side to its input size, which could need gigabytes for a narrow image
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -27,38 +27,38 @@ FORMATS = {
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
 }
-"""Supported formats and their file extensions in folders and tars."""
+"""Supported image formats, with their file extensions in folders and tars."""
 
 EXTENSIONS = frozenset(extension for extensions in FORMATS.values() for extension in extensions)
 
 READABLE = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
-"""EXIF and TIFF tags."""
+"""EXIF and TIFF tag numbers."""
 
 Account = tuple[dict[str, int], dict[str, str]]
-"""Skipped files: name -> number of lost images, name -> reason."""
+"""Skipped files: (number of lost images by name, reason by name)."""
 
 log = logging.getLogger(__name__)
 
 
 class UnreadableImageError(UserError):
-    """An image or a shard cannot be read."""
+    """Raised if an image or a shard cannot be read."""
 
     def __init__(self, name: str, reason: str, images: int = 1) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason, self.images = name, reason, images
 
     def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str, int]]:
-        return type(self), (self.name, self.reason, self.images)  # exceptions are pickled with one argument by default
+        return type(self), (self.name, self.reason, self.images)  # by default, only the message is pickled
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """Decode the first frame of an image file to RGB, as in an image viewer; errors contain `name`.
+    """Decode the first frame of an image file to RGB, as an image viewer would; error messages contain `name`.
 
     Raises:
-        UnreadableImageError: the file is not in one of `FORMATS`, truncated or corrupt, or has 32-bit pixels, more than
-            `MAX_PIXELS` or an aspect ratio above `MAX_ASPECT_RATIO` (checked before any pixel is allocated).
+        UnreadableImageError: the file is truncated or corrupt, has an unsupported format or 32-bit pixels, or exceeds
+            `MAX_PIXELS` or `MAX_ASPECT_RATIO`, which are checked before pixels are allocated.
     """
     try:
         with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
@@ -69,15 +69,15 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         reason = f"not a {READABLE} image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
     if width * height > MAX_PIXELS:
-        raise UnreadableImageError(name, f"{width} x {height} pixels are more than {MAX_PIXELS}; scale it down")
-    raise UnreadableImageError(name, f"{width} x {height} pixels: aspect ratio above {MAX_ASPECT_RATIO}; crop it")
+        raise UnreadableImageError(name, f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}; scale it down")
+    raise UnreadableImageError(name, f"{width} x {height} pixels exceed an aspect ratio of {MAX_ASPECT_RATIO}; crop it")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an opened image to RGB: apply the EXIF orientation and composite transparent pixels over white.
 
-    16-bit values are reduced to their highest 8 bits; colour profiles are not applied. Raises a `ValueError` for 32-bit
-    pixels, which have no defined white.
+    16-bit values are reduced to their 8 most significant bits. Colour profiles are ignored. Raises `ValueError` for
+    32-bit pixels, whose white level is undefined.
     """
     image.load()
     exif = Image.Exif()
@@ -105,14 +105,14 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> operation that undoes it."""
+"""Operation that undoes each EXIF orientation."""
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Reduce a 12- or 16-bit greyscale image to its highest 8 bits: mode L, or LA if one grey is transparent."""
+    """Reduce a 12- or 16-bit greyscale image to 8 bits, in mode LA if a grey level is transparent and L otherwise."""
     tags = getattr(image, "tag_v2", {})  # TIFF only
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # older Pillow opens 16-bit PNGs as I
-        raise ValueError("its pixels are 32-bit or signed numbers without a defined white; save it with 8 bits")
+        raise ValueError("32-bit or signed pixels have no defined white level; save the image with 8 bits per channel")
     values = np.asarray(image)
     bits = tags.get(BITS, (16,))[0]
     grey = (values >> (bits - 8)).astype(np.uint8)
@@ -124,7 +124,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
-    """Square centre crops of image files, `side` pixels wide; None for an undecodable file."""
+    """Return a square centre crop, `side` pixels wide, of each image file, or None if it cannot be decoded."""
     cropped: list[Image.Image | None] = []
     for data in files:
         thumbnail = None
@@ -138,7 +138,10 @@ def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
 
 @dataclass(eq=False)
 class Corruption:
-    """Skipped images and shards; raises a `UserError` above `limit` lost images (None: neither raises nor logs)."""
+    """Record of skipped images and shards, which raises a `UserError` if more than `limit` images are lost.
+
+    If `limit` is None, it neither raises errors nor logs.
+    """
 
     limit: int | None
     names: dict[str, int] = field(default_factory=dict)  # name -> number of lost images
@@ -151,12 +154,12 @@ class Corruption:
         return sum(self.names.values())
 
     def account(self) -> Account:
-        """A copy of names and reasons, to be merged into the account of another process or dataset."""
+        """Return a copy of the names and reasons, to be merged into the account of another process or dataset."""
         with self._lock:
             return dict(self.names), dict(self.reasons)
 
     def include(self, account: Account) -> None:
-        """Merge the account of another process or dataset without logging; raises a `UserError` above the limit."""
+        """Merge the account of another process or dataset without logging; raise a `UserError` above the limit."""
         names, reasons = account
         with self._lock:
             new = [name for name in names if name not in self.names]
@@ -181,11 +184,12 @@ class Corruption:
     def _check(self, last: object) -> None:
         total = self.images
         if self.limit is not None and total > self.limit:
-            raise UserError(f"{total} unreadable images, more than the limit of {self.limit}; the last one: {last}")
+            limit = f"the limit of {self.limit} (max_corrupt_images)"
+            raise UserError(f"{total} unreadable images, more than {limit}; last image: {last}")
 
 
 class DecodedImages:
-    """LRU cache of decoded images with a limit in bytes; thread-safe."""
+    """Thread-safe LRU cache of decoded images, with a size limit in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
@@ -193,7 +197,7 @@ class DecodedImages:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[int, int], decode: Callable[[], Image.Image]) -> Image.Image:
-        """Return the cached image of a key, or cache the result of `decode`, whose errors are raised."""
+        """Return the cached image of a key, or call `decode` and cache its result; errors in `decode` are raised."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)

@@ -1,4 +1,4 @@
-"""The sample table of a dataset (the location of every image), and its index for opening the dataset quickly.
+"""The sample table of a dataset, which locates every image, and the index, which makes opening the dataset fast.
 
 The sample table is built from the marker and the table of every shard. A finished dataset also stores it in an index:
 `index.safetensors` contains the columns of `SampleTable`, which are memory-mapped; `index.json`, written last, contains
@@ -34,7 +34,7 @@ COLUMNS = "index.safetensors"
 
 Rows = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.integer[Any]]
-"""Integers in the smallest type that can represent them; convert them before arithmetic."""
+"""Integers of the smallest type that can represent them; convert them to int64 before arithmetic."""
 
 SIX = ("index", "label", "shard", "place", "offset", "size")
 """Columns of `SampleTable` with one value per image."""
@@ -48,7 +48,7 @@ _DTYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
 
 
 class Locations(NamedTuple):
-    """Locations of images, as arrays of equal length; see `SampleTable`."""
+    """Locations of images as arrays of equal length; see `SampleTable` for the columns."""
 
     shard: Rows
     place: Rows
@@ -58,7 +58,7 @@ class Locations(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Location of every image: six columns in index-major order (ascending `index`), and the rows of each class."""
+    """Locations of all images: six columns in index-major order (ascending `index`), and the rows of each class."""
 
     index: Numbers  # position in the dataset
     label: Rows
@@ -66,9 +66,9 @@ class SampleTable:
     place: Numbers  # row in the shard's table
     offset: Numbers  # offset of the image in the tar, bytes
     size: Numbers  # size of the image, bytes
-    by_label: Numbers  # rows sorted by label, ascending within a label
+    by_label: Numbers  # rows sorted by label, ascending within each label
     classes: Numbers  # distinct labels, ascending
-    starts: Numbers  # start of each class in `by_label`, then the number of rows
+    starts: Numbers  # start of each class in `by_label`, followed by the number of rows
 
     @staticmethod
     def of(columns: Sequence[Numbers] | Numbers) -> SampleTable:
@@ -82,18 +82,18 @@ class SampleTable:
         return SampleTable(**{**narrow, "label": label.astype(np.int64)})  # type: ignore[arg-type]
 
     def at(self, rows: Rows) -> Locations:
-        """Locations of the given rows."""
+        """Return the locations of the given rows."""
         return Locations(*(getattr(self, name)[rows].astype(np.int64) for name in Locations._fields))
 
     def rows_of(self, label: int) -> Numbers:
-        """Rows of a class in ascending order (a view); empty for an unknown class."""
+        """Return the rows of a class in ascending order, as a view; the array is empty for an unknown class."""
         position = int(np.searchsorted(self.classes, label))
         if position == len(self.classes) or self.classes[position] != label:
             return self.by_label[:0]
         return self.by_label[int(self.starts[position]) : int(self.starts[position + 1])]
 
     def first(self, max_per_class: int) -> SampleTable:
-        """The table of the first images of each class; its columns are views if these are the first rows."""
+        """Return a table of the first images of each class; its columns are views if these images come first."""
         begins = self.starts[:-1].astype(np.int64)
         counts = np.minimum(self.starts[1:] - self.starts[:-1], max_per_class).astype(np.int64)
         if counts.sum() == len(self.index):
@@ -109,14 +109,14 @@ class SampleTable:
 
 
 def _narrowed(numbers: Numbers) -> Numbers:
-    """Convert numbers to the smallest unsigned type; negative ones are unchanged."""
+    """Convert an array to the smallest unsigned type, unless it is empty or contains negative numbers."""
     if not len(numbers) or numbers.min() < 0:
         return numbers
     return numbers.astype(np.min_scalar_type(int(numbers.max())))
 
 
 def shards_by_markers(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Committed shards by number, in order, from their markers; raises `DamagedError` if one is corrupt."""
+    """Read the committed shards from their markers, in ascending order; raise `DamagedError` if a marker is corrupt."""
     return {stats.shard: Shard.of(stats) for stats in markers(url, owner=owner)}
 
 
@@ -136,14 +136,14 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
             corruption.skip(storage.join(url, table_name(shard)), part, shards[shard].images)
             continue
         if not part.shape[1]:
-            corruption.skip(storage.join(url, shard_name(shard)), "empty shard without images", 0)
+            corruption.skip(storage.join(url, shard_name(shard)), "empty shard", 0)
         for column, values in zip(columns, part, strict=True):
             column[end : end + part.shape[1]] = values
         readable, end = readable + 1, end + part.shape[1]
     if not readable:
-        raise UserError(f"{url}: no shard has a readable table; check the dataset with `shards verify`")
+        raise UserError(f"{url}: no shard has a readable table; check the dataset with `syncclip shards verify`")
     if not end:
-        raise UserError(f"{url}: {counted(len(shards), 'shard')} without any image; generate the dataset again")
+        raise UserError(f"{url}: no images in {counted(len(shards), 'shard')}; generate the dataset again")
     columns = [column[:end] for column in columns]
     index, shard_of = columns[0], columns[2]
     if np.any(index[1:] < index[:-1]):
@@ -155,13 +155,13 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
         row = int(duplicates[0])
         first, second = shard_name(shard_of[row]), shard_name(shard_of[row + 1])
         raise UserError(
-            f"{url}: sample {index[row]} is in both {first} and {second}: the folder mixes two datasets; separate them"
+            f"{url}: sample {index[row]} is in both {first} and {second}: separate the two datasets in the folder"
         )
     return shards, SampleTable.of(columns)
 
 
 def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
-    """Allocate the columns for all images, in the smallest types that the markers permit."""
+    """Allocate columns for all images, with the smallest types that the markers permit."""
     images, size = max(shard.images for shard in shards), max(shard.bytes for shard in shards)
     largest = {"shard": shards[-1].shard, "place": images, "offset": size, "size": size}
     total = sum(shard.images for shard in shards)
@@ -169,7 +169,7 @@ def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
 
 
 def _tables(url: str, shards: Mapping[int, Shard]) -> Iterator[tuple[int, Rows | str]]:
-    """Yield each shard with its columns, or with the reason why its table is unusable; reads several files at once."""
+    """Read several tables at a time; yield each shard with its columns, or the reason why its table is unusable."""
     folder, numbers = storage.join(url, ""), list(shards)
     for first in range(0, len(numbers), _TABLES_AT_ONCE):
         urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
@@ -179,16 +179,16 @@ def _tables(url: str, shards: Mapping[int, Shard]) -> Iterator[tuple[int, Rows |
 
 
 def _columns(data: bytes, shard: Shard) -> Rows | str:
-    """(6, count) columns of `SampleTable` for one shard, or the reason why its table is unusable."""
+    """Return the (6, count) columns of `SampleTable` for one shard, or the reason why the shard's table is unusable."""
     try:
         table = parse_table(data, shard.table_sha256, _COLUMNS)
     except (OSError, ValueError) as error:
         return f"unreadable table: {error}"
     index, label, offset, size = (table[name].to_numpy().astype(np.int64, copy=False) for name in _COLUMNS)
     if len(index) != shard.images:
-        return f"its table has {len(index)} rows, but its marker counts {shard.images}"
+        return f"the table has {len(index)} rows, but the marker records {shard.images} images"
     if len(index) and (offset.min() < 0 or size.min() < 0 or (offset + size).max() > shard.bytes):
-        return "its table points outside the tar"
+        return "the table contains an offset outside the tar"
     return np.stack([index, label, np.full_like(index, shard.shard), np.arange(len(index)), offset, size])
 
 
@@ -199,13 +199,13 @@ class Index(Settings):
     sha256: str
     """Checksum of `index.safetensors`."""
     bytes: int
-    """Size of `index.safetensors`."""
+    """Size of `index.safetensors` in bytes."""
     shards: tuple[Shard, ...]
     """Shards in ascending order."""
 
 
 def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Committed shards by number, in order, of the required `owner`; from the index or, without one, from all markers.
+    """Return the committed shards in ascending order, from a valid index or else from all markers.
 
     Raises:
         DamagedError: there is no valid index, and a marker is corrupt.
@@ -220,11 +220,11 @@ def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
 def open_samples(
     url: str, cache: ShardCache, corruption: Corruption, resolved: bool = False
 ) -> tuple[dict[int, Shard], SampleTable]:
-    """Committed shards and sample table of a dataset; from the index, or without a valid one, from all shards.
+    """Return the committed shards and the sample table of a dataset, from a valid index or else from all shards.
 
     Args:
-        resolved: skip the listing, which takes seconds for ten thousand shards on S3, because `committed_shards` was
-            called when the run was resolved.
+        resolved: whether `committed_shards` has already listed the files, in which case another listing is skipped; it
+            would take seconds for ten thousand shards on S3.
 
     Raises:
         UserError: see `read_samples`.
@@ -250,7 +250,7 @@ def index_set(url: str, owner: str = storage.NOBODY) -> None:
         shards, samples = read_samples(url, Corruption(0))
     except storage.UnreachableError:
         raise
-    except UserError:  # raised again when the dataset is read
+    except UserError:  # raised again by the next reader of the dataset
         return
     write_index(url, list(shards.values()), samples, owner)
 
@@ -266,16 +266,16 @@ def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str 
 
 
 def forget_index(url: str) -> None:
-    """Remove a dataset's index, before its shards change."""
+    """Remove a dataset's index before the dataset's shards change."""
     storage.remove(storage.join(url, INDEX))
 
 
 def read_index(url: str, verified: str = "", owner: str | None = None) -> Index | None:
-    """Read a dataset's index and compare it with a listing of the files; None if they differ or it is unusable.
+    """Read a dataset's index; return None if it is missing, unusable, or does not match the listing of the files.
 
     Args:
-        verified: checksum of an index that has matched before and needs no listing.
-        owner: required identity, see `storage.checksums`.
+        verified: checksum of an index that has already matched a listing; the files are not listed again.
+        owner: required identity; see `storage.checksums`.
     """
     try:
         index = storage.read_document(storage.join(url, INDEX), Index, "remove it", owner)
@@ -296,7 +296,7 @@ def read_index(url: str, verified: str = "", owner: str | None = None) -> Index 
 
 
 def listing_prefixes(names: Sequence[str], limit: int = 1000) -> list[str]:
-    """Disjoint prefixes of the file names of shards and index, with `limit` names each, for listing in parallel."""
+    """Return disjoint prefixes of all file names, with about `limit` shards each, for listing the files in parallel."""
 
     def split(prefix: str, names: Sequence[str]) -> list[str]:
         if len(names) <= limit or len(prefix) == 4:  # names begin with five or more digits
@@ -309,7 +309,7 @@ def listing_prefixes(names: Sequence[str], limit: int = 1000) -> list[str]:
 
 
 def _parse(data: bytes | mmap.mmap) -> SampleTable:
-    """Parse a safetensors file into views of its columns; the library would copy them."""
+    """Parse a safetensors file into views of its columns, which the safetensors library would copy."""
     view = memoryview(data)
     begin = 8 + int.from_bytes(view[:8], "little")
     header, columns = json.loads(bytes(view[8:begin])), {}
@@ -339,4 +339,4 @@ def _check(samples: SampleTable, index: Index) -> None:
 
 def _report_unusable(url: str, error: Exception) -> None:
     reason = str(error).partition(";")[0]
-    print_message(f"{url}: unusable index ({reason}); reading all markers and tables; remove {INDEX} to silence this")
+    print_message(f"{url}: unusable index ({reason}); reading all shards instead; remove {INDEX} to silence this")

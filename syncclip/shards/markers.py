@@ -15,7 +15,7 @@ from syncclip.storage.checksums import NOBODY
 
 FORMAT = 1
 CHUNK = 256
-"""Number of markers read at once."""
+"""Number of markers to read at once."""
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
@@ -28,7 +28,7 @@ class ShardStats(BaseModel):
 
     shard: int
     count: int  # number of samples
-    bytes: int  # size of the tar
+    bytes: int  # size of the tar, bytes
     sha256: str  # checksum of the tar
     table_sha256: str
     per_class: dict[int, int]  # label -> number of samples
@@ -39,7 +39,7 @@ class ShardStats(BaseModel):
 
 
 class Shard(NamedTuple):
-    """The fields of a committed shard's marker that training needs."""
+    """The part of a committed shard's marker that training needs."""
 
     shard: int
     images: int
@@ -49,45 +49,46 @@ class Shard(NamedTuple):
 
     @staticmethod
     def of(stats: ShardStats) -> Shard:
-        """Extract the fields from a marker."""
+        """Extract these fields from a marker."""
         return Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
 
 
 def shard_name(shard: int) -> str:
-    """`00000.tar`."""
+    """Return the file name of a shard's tar, e.g. `00000.tar`."""
     return f"{shard:05d}.tar"
 
 
 def table_name(shard: int) -> str:
-    """`00000.parquet`."""
+    """Return the file name of a shard's table, e.g. `00000.parquet`."""
     return f"{shard:05d}.parquet"
 
 
 def stats_name(shard: int) -> str:
-    """`00000_stats.json`."""
+    """Return the file name of a shard's marker, e.g. `00000_stats.json`."""
     return f"{shard:05d}_stats.json"
 
 
 def sample_key(index: int) -> str:
-    """`000000017`: name of a sample's tar members without extension."""
+    """Return the name of a sample's tar members without extension, e.g. `000000017`."""
     return f"{index:09d}"
 
 
 def committed(url: str, report: Report | None = None, owner: str | None = None) -> dict[int, ShardStats]:
-    """Markers of the committed shards by number, in order; see `markers`, which needs less memory."""
+    """Read the markers of all committed shards, in ascending order; `markers` needs less memory."""
     return {stats.shard: stats for stats in markers(url, report, owner)}
 
 
 def markers(url: str, report: Report | None = None, owner: str | None = None) -> Iterator[ShardStats]:
-    """Markers of the committed shards, in order; none for a missing folder.
+    """Yield the markers of the committed shards in ascending order, or nothing if the folder does not exist.
 
     A shard is committed if it has a marker and a table, and its tar has the size in the marker. A corrupt or replaced
-    marker is an error, since its images would otherwise be lost silently. Requires one listing, and keeps `CHUNK`
-    markers in memory.
+    marker is an error, since its images would otherwise be lost silently. The function lists the files once and keeps
+    `CHUNK` markers in memory.
 
     Args:
-        report: called with the shard number and the error of a corrupt marker, whose shard is skipped; None: raise it.
-        owner: required identity of the shards, see `storage.checksums`; None: any, but the same for all shards.
+        report: called with the shard number and the error for each corrupt marker, whose shard is skipped; if None, the
+            error is raised.
+        owner: required identity of the shards (see `storage.checksums`); if None, the identity of the first shard.
 
     Raises:
         UserError: a marker has a newer format than this version supports.
@@ -108,12 +109,12 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
                 stats = ShardStats.model_validate_json(text)
             except ValidationError as error:
                 reason = first_error(error)
-                raise UserError(f"{url}/{name}: unsupported by this version of syncclip ({reason}); upgrade") from error
+                raise UserError(f"{url}/{name}: not supported by this version ({reason}); upgrade syncclip") from error
             if stats.format > FORMAT:
-                raise UserError(f"{url}/{name}: format {stats.format} is newer than this syncclip ({FORMAT}); upgrade")
+                raise UserError(f"{url}/{name}: format {stats.format} is newer than {FORMAT}; upgrade syncclip")
             first_owner = first_owner or stats.owner
             if stats.shard != shard or stats.owner != first_owner:
-                other = f"shard {stats.shard}" if stats.shard != shard else "another dataset than the previous shards"
+                other = f"shard {stats.shard}" if stats.shard != shard else "a different dataset than earlier shards"
                 mismatch = storage.DamagedError(f"{url}/{name} belongs to {other}; restore the original file")
                 if report is None:
                     raise mismatch
@@ -126,12 +127,12 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
 
 
 def marked_shards(names: Iterable[str]) -> list[int]:
-    """Numbers of the shards whose marker is among the file names, ascending."""
+    """Return the numbers of all shards whose markers are among the file names, in ascending order."""
     return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
 
 
 def _listing(url: str) -> dict[str, int]:
-    """File name -> size; an object store is listed again if a file of a shard is missing from the listing."""
+    """Return the sizes of all files by name; list an object store again if the first listing lacks a shard's file."""
     sizes = storage.sizes(url)
     if not storage.is_local(url):
         shards = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}

@@ -23,28 +23,28 @@ from syncclip.shards.tables import read_table
 
 
 class ImageSet(ABC):
-    """Interface of labelled images, accessed by row number."""
+    """Interface for labelled images, which are accessed by row number."""
 
     labels: Rows
-    """(len,) class ids."""
+    """Class ids, one per row."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def rows_of(self, label: int) -> Rows:
-        """Rows of a class in ascending order; empty for an unknown class."""
+        """Return the rows of a class in ascending order; the array is empty for an unknown class."""
         return np.flatnonzero(self.labels == label).astype(np.int64)
 
     @abstractmethod
     def read(self, row: int) -> bytes:
-        """Read the image file of a row; raises a `UserError` if it is unreadable."""
+        """Read the image file of a row; raise a `UserError` if it is unreadable."""
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """Name of an image for messages."""
+        """Return the name of a row's image for messages."""
 
     def image(self, row: int) -> Image.Image:
-        """Decode the image of a row to RGB; raises an `UnreadableImageError` if it is undecodable."""
+        """Decode the image of a row to RGB; raise an `UnreadableImageError` if it cannot be decoded."""
         return decode_image(self.read(row), self.name(row))
 
 
@@ -60,9 +60,9 @@ class ShardSet(ImageSet):
     ) -> None:
         """
         Args:
-            max_corrupt_images: maximum number of images with unreadable tables.
-            cache: cache of remote shards; None: a new one.
-            resolved: see `open_samples`, which raises.
+            max_corrupt_images: maximum number of images lost to unreadable tables.
+            cache: cache for remote shards; if None, a new cache is created.
+            resolved: see `open_samples`, which also lists the errors.
         """
         self.url = url
         self.cache = cache or ShardCache()
@@ -76,7 +76,7 @@ class ShardSet(ImageSet):
         return self.samples.rows_of(label).astype(np.int64)
 
     def subset(self, max_per_class: int) -> ShardSet:
-        """A view of the first `max_per_class` images of each class; it shares files and caches."""
+        """Return a view of the first `max_per_class` images of each class, which shares files and caches."""
         if max_per_class < 1:
             raise UserError(f"{max_per_class} images per class is an empty subset; use 1 or more")
         view = copy.copy(self)
@@ -85,16 +85,16 @@ class ShardSet(ImageSet):
         return view
 
     def name(self, row: int) -> str:
-        """Name of an image for messages: `…/00003.tar:000000017.jpg`."""
+        """Return the name of a row's image for messages, e.g. `…/00003.tar:000000017.jpg`."""
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
-        """Read the image file of a row; incomplete if the tar has been truncated; raises the errors of the cache."""
+        """Read the image file of a row (incomplete if the tar is truncated); see `ShardCache.read` for errors."""
         samples = self.samples
         return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
-        """Decode the image of a row to RGB; raises an `UnreadableImageError`, also for a corrupt or removed shard."""
+        """Decode the image of a row to RGB; raise an `UnreadableImageError` if the image or shard is unreadable."""
         try:
             return super().image(row)
         except storage.MissingError as error:
@@ -102,7 +102,7 @@ class ShardSet(ImageSet):
             raise UnreadableImageError(shard.url, str(error), shard.images) from error
 
     def read_many(self, rows: Rows) -> list[bytes]:
-        """Read the image files of the given rows, with one request per shard; b"" for rows of removed shards."""
+        """Read the image files of the given rows, with one request per shard; a row of a removed shard yields b""."""
         samples, files = self.samples.at(rows), [b""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             positions = np.flatnonzero(samples.shard == shard)
@@ -115,7 +115,7 @@ class ShardSet(ImageSet):
         return files
 
     def texts(self, rows: Rows) -> list[str]:
-        """Prompts or captions of the given rows; each shard's table is read once."""
+        """Return the prompts or captions of the given rows; each shard's table is read once."""
         samples, texts = self.samples.at(rows), [""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             positions = np.flatnonzero(samples.shard == shard).tolist()
@@ -125,32 +125,32 @@ class ShardSet(ImageSet):
         return texts
 
     def text(self, row: int) -> str:
-        """Prompt or caption of a row."""
+        """Return the prompt or caption of a row."""
         return self.texts(np.array([row]))[0]
 
     def provenance(self, row: int) -> dict[str, Any]:
-        """Provenance of the image of a row."""
+        """Return the provenance of a row's image."""
         table = self._table(int(self.samples.shard[row]))
         text = table["provenance"][int(self.samples.place[row])].as_py()
         return parse_json(text, f"{self.name(row)}: provenance", dict, "run `syncclip shards verify`")
 
     def check_labels(self, classes: int) -> None:
-        """Raise a `UserError` for class ids outside 0 … `classes` - 1, with the name of the first such image."""
+        """Raise a `UserError` with the name of the first image whose class id is not in 0 … `classes` - 1, if any."""
         invalid = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         if len(invalid):
             name, label = self.name(int(invalid[0])), self.labels[invalid[0]]
             raise UserError(
-                f"{name}: class {label} is out of range (0 to {classes - 1}); {len(invalid)} image(s) in total; "
-                "use a dataset of these classes"
+                f"{name}: class id {label} is out of range (0 to {classes - 1}), one of {len(invalid)} such image(s); "
+                "use a dataset with the same classes"
             )
 
     def hold(self, shards: Iterable[int]) -> None:
-        """Prefetch these shards in the background and release all others; no effect on a local dataset."""
+        """Prefetch these shards in the background and release all other shards; has no effect on a local dataset."""
         if not storage.is_local(self.url):
             self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 
     def through(self, cache: ShardCache) -> ShardSet:
-        """A view of the dataset with another cache."""
+        """Return a view of the dataset that reads through another cache."""
         view = copy.copy(self)
         view.cache = cache
         return view

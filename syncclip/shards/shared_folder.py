@@ -1,4 +1,4 @@
-"""A size-limited folder of copied files, shared by all processes of a machine."""
+"""A folder of copied files with a size limit, shared by all processes on a machine."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from pathlib import Path
 from syncclip.storage.permissions import make_private, open_private
 
 STRIPES = 64
-"""Number of lock files; two files with the same lock are copied sequentially."""
+"""Number of lock files; files that share a lock are copied sequentially."""
 PART = ".part"
 _FILE = re.compile(r".+-\d+(\.part)?")
 
 
 class SharedFolder:
-    """LRU cache of files by name, safe for concurrent threads and processes of one machine.
+    """LRU cache of files by name, safe for concurrent threads and processes on one machine.
 
-    Each file is copied once. Readers hold a shared `flock` on it, which ends with their process; a locked file is never
+    Each file is copied once. Its readers hold a shared `flock`, which ends with their process; locked files are never
     removed. A complete copy is renamed atomically. Partial copies of killed processes are evicted like other files.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Use a folder on a local disk, created with the first file, up to a size that all processes should share."""
+        """Use a folder on a local disk, created with the first file; all processes should pass the same limit."""
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
-        """Copy a file unless it exists, and return its descriptor; None if locked files leave no room for it.
+        """Copy a file unless it exists; return its descriptor, or None if locked files leave no room for it.
 
         Args:
-            name: identifies the content; an existing file of this name is reused.
+            name: identifier of the content; an existing file with this name is reused.
             size: size of the file in bytes.
             fetch: function that writes the file to a path; its errors are raised.
 
         Raises:
-            UserError: the folder or the file belongs to another user or is a link.
+            UserError: the folder or the file is a link or belongs to another user.
         """
         make_private(self.folder)
         path = self.folder / f"{name}-{size}"
@@ -46,7 +46,7 @@ class SharedFolder:
             return descriptor
         with self._exclusive(f"lock{zlib.crc32(name.encode()) % STRIPES:02d}"):
             if (descriptor := _locked(path)) is not None:
-                return descriptor  # another process has copied it
+                return descriptor  # another thread or process has copied it
             part = path.with_name(path.name + PART)
             with self._exclusive("lock"):
                 if not self._make_room(size):
@@ -84,13 +84,13 @@ class SharedFolder:
 
 
 def _release(descriptor: int) -> None:
-    """Unlock and close a descriptor; closing is not enough if a forked process has inherited it."""
+    """Unlock and close a descriptor; closing alone does not unlock a file whose descriptor a fork has inherited."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
 def _locked(path: Path) -> int | None:
-    """Open a file with a shared lock, which protects it from removal; None if it does not exist."""
+    """Open a file with a shared lock, which protects it from removal; return None if it does not exist."""
     try:
         descriptor = open_private(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file unless it is locked; return False if it is."""
+    """Remove a file unless it is locked; return whether it is gone."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = open_private(path, os.O_RDONLY)
         try:
@@ -118,7 +118,7 @@ def _removed(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Size of the complete file in bytes, which its name contains."""
+    """Return the size of the complete file in bytes, which is part of its name."""
     return int(path.name.removesuffix(PART).rpartition("-")[2])
 
 

@@ -11,13 +11,13 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 from syncclip.shards.markers import table_name
 
-if TYPE_CHECKING:  # slow to import, and many commands read no table
+if TYPE_CHECKING:  # slow to import, and many commands do not read tables
     import pyarrow as pa
 
 
 @cache
 def schema() -> pa.Schema:
-    """Columns of a shard's table with one row per sample; `provenance` is the content of the .json member."""
+    """Return the columns of a shard's table (one row per sample); `provenance` is the content of the .json member."""
     import pyarrow as pa
 
     names = {"key": "string", "index": "int64", "label": "int64", "text": "string"}
@@ -26,22 +26,22 @@ def schema() -> pa.Schema:
 
 
 def parse_table(data: bytes, sha256: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Parse the table of a shard, or only the given columns of it.
+    """Parse a shard's table, or only the given columns.
 
     Raises:
-        ValueError, OSError: the checksum differs from `sha256`, or the columns are not those of a shard's table.
+        ValueError, OSError: the checksum differs from `sha256`, or the table does not have the columns of `schema`.
     """
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError("its checksum differs from its marker's; it is corrupt or from another shard")
+        raise ValueError("its checksum does not match (corrupt, or from another shard)")
     names = schema().names if columns is None else columns
     table = storage.read_parquet(data, schema(), list(dict.fromkeys([*names, "key", "index"])))
     if not table["key"].cast("int64").equals(table["index"]):
-        raise ValueError("an index contradicts its key")
+        raise ValueError("an index does not match its key")
     return table.select(names)
 
 
 def read_table(url: str, shard: int, sha256: str) -> pa.Table:
-    """Read the table of a shard; raises a `UserError` if it is missing or corrupt."""
+    """Read the table of a shard; raise a `UserError` if it is missing or corrupt."""
     table_url = storage.join(url, table_name(shard))
     try:
         return parse_table(storage.read_bytes(table_url, sha256=sha256), sha256)

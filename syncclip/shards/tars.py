@@ -1,4 +1,4 @@
-"""Reading of untrusted tars: headers are validated before memory is allocated."""
+"""Reader for untrusted tars, which validates headers before allocating memory."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 MAX_TEXT_BYTES, MAX_IMAGE_BYTES = 1 << 20, 1 << 27
-"""Maximum size in bytes of a text or extension header, and of an image."""
+"""Maximum size in bytes of a text member or extension header, and of an image."""
 
 EXTENSION_HEADERS = (b"x", b"g", b"X", b"L", b"K")
-"""Types of pax headers and GNU long names, which tarfile reads into memory."""
+"""Member types of pax headers and GNU long names, which tarfile reads into memory."""
 
 
 @contextmanager
 def open_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
-    """Open a tar for iteration; raises a `tarfile.ReadError` for any invalid header."""
+    """Open a tar for iteration; every invalid header raises a `tarfile.ReadError`."""
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             yield tar
-    except (EOFError, IndexError, OverflowError, RecursionError, UnicodeError) as error:  # tarfile, on invalid headers
+    except (EOFError, IndexError, OverflowError, RecursionError, UnicodeError) as error:  # invalid headers
         raise tarfile.ReadError(f"invalid header ({error})") from error
 
 
 def files_in(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo | None]]:
-    """Yield the name of each file in an open tar with the member that contains its data.
+    """Yield the name of each file in an open tar, and the member that contains its data.
 
-    Hard and symbolic links are resolved; the member is None if the target is not in the tar. Memory is constant unless
-    the tar contains links.
+    Hard and symbolic links are resolved; the member is None if a link's target is not in the tar. Memory usage is
+    constant unless the tar contains links.
     """
     files: dict[str, tarfile.TarInfo] | None = None
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header by default
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
         name = member.name
         if member.islnk() or member.issym():
             files = _files(tar.fileobj) if files is None else files
@@ -48,7 +48,7 @@ def files_in(tar: tarfile.TarFile) -> Iterator[tuple[str, tarfile.TarInfo | None
 
 
 def _files(file: Any) -> dict[str, tarfile.TarInfo]:
-    """Files and links of a tar by name; restores the file position."""
+    """Return the files and links of a tar by name, and restore the file position."""
     position = file.tell()
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
@@ -58,11 +58,11 @@ def _files(file: Any) -> dict[str, tarfile.TarInfo]:
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header that rejects sizes that would exhaust memory or move the reader backwards."""
+    """A tar header that rejects negative sizes, and sizes large enough to exhaust memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if self.size < 0 or (self.size > MAX_TEXT_BYTES and self.type in EXTENSION_HEADERS):
-            raise tarfile.ReadError(f"invalid header of {self.size:,} bytes")
+            raise tarfile.ReadError(f"invalid header with a size of {self.size:,} bytes")
         member = super()._proc_member(archive)  # type: ignore[misc]
         if member.size < 0 or member.issparse():
             raise tarfile.ReadError(f"member {member.name!r} is sparse or has a negative size")

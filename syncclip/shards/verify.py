@@ -1,4 +1,4 @@
-"""Full verification of a sharded dataset: every byte is compared with marker and table."""
+"""Full verification of a sharded dataset, which compares every byte with the markers and tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.shards.tables import parse_table
 from syncclip.shards.tars import open_tar
 
 MEMBERS = ("cls", "jpg", "json", "txt")
-"""Extensions of a sample's members; .json only with provenance."""
+"""Extensions of a sample's members; samples without provenance have no .json."""
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
 _FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
@@ -32,12 +32,12 @@ class Problem(NamedTuple):
 def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str | None = None) -> Iterator[Problem]:
     """Verify a dataset, with one shard in memory at a time, and yield its defects.
 
-    Verifies checksums, class counts, uniqueness of sample indices, that the tar's members match the table's offsets,
-    labels, texts and provenance, and that every image decodes.
+    Checks that checksums and class counts are correct, that sample indices are unique, that the members of each tar
+    match the offsets, labels, texts and provenance in the table, and that every image can be decoded.
 
     Args:
         checked: called before each shard.
-        owner: required identity of the shards, see `storage.checksums`; None: any, but the same for all shards.
+        owner: required identity of the shards (see `storage.checksums`); if None, the identity of the first shard.
     """
     corrupt: dict[int, str] = {}
     existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
@@ -48,7 +48,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
     for shard, sentence in corrupt.items():
         yield Problem(shard, f"{stats_name(shard)}: {sentence}")
     for shard in sorted(uncommitted):
-        yield Problem(shard, f"{shard_name(shard)}: no valid marker, so the shard is ignored; run `synth` again")
+        yield Problem(shard, f"{shard_name(shard)}: ignored, since it has no valid marker; run `syncclip synth` again")
     shard_of: dict[int, int] = {}
     for shard, stats in existing.items():
         checked()
@@ -71,7 +71,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
 
 
 def _mismatch(shard: int) -> str:
-    return f"{shard_name(shard)}: sha256 differs from its marker's; the tar is corrupt or from another shard"
+    return f"{shard_name(shard)}: its checksum does not match; the tar is corrupt or belongs to another shard"
 
 
 def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -80,7 +80,7 @@ def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str,
     if hashlib.sha256(archive).hexdigest() != stats.sha256:
         yield _mismatch(shard)
     if len(rows) != stats.count or Counter(row["label"] for row in rows) != Counter(stats.per_class):
-        yield f"{name}: the table's counts differ from the marker's"
+        yield f"{name}: the table and the marker have different sample counts"
     yield from _differences(name, archive, rows)
     for row in rows:
         offset = row["jpg_offset"]
@@ -107,10 +107,10 @@ def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Itera
         return
     expected = {f"{row['key']}.{ext}" for row in rows for ext in MEMBERS if ext != "json" or row["provenance"] != "{}"}
     if expected != set(ranges):
-        yield f"{name}: {len(expected ^ set(ranges))} members are missing or not in the table"
+        yield f"{name}: {len(expected ^ set(ranges))} members are missing from the tar or from its table"
     for row in rows:
         described = {"cls": str(row["label"]), "txt": row["text"], "json": row["provenance"]}
         if any(texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()):
-            yield f"{name}: label, text or provenance of sample {row['key']} differ from the table"
+            yield f"{name}: the label, text or provenance of sample {row['key']} differs from the table"
         if ranges.get(f"{row['key']}.jpg") != (row["jpg_offset"], row["jpg_size"]):
-            yield f"{name}: the table's offset of {row['key']}.jpg is wrong"
+            yield f"{name}: the table has a wrong offset or size for {row['key']}.jpg"

@@ -29,9 +29,9 @@ LABEL_KEYS = ("label", "cls", "class")
 
 @dataclass(frozen=True)
 class Member:
-    """Location, label and caption of an image in a tar."""
+    """An image in a tar, with its location, label and caption."""
 
-    tar: int  # number of the tar
+    tar: int  # position of the tar in the list of tars
     offset: int
     size: int
     key: str
@@ -40,17 +40,17 @@ class Member:
 
 
 def tars_in(url: str) -> list[str]:
-    """Visible tar files of a folder or prefix, sorted by name."""
+    """Return the URLs of the tars in a folder or prefix, sorted by name; hidden files are ignored."""
     return [
         storage.join(url, name) for name in storage.sizes(url) if name.endswith(".tar") and not name.startswith(".")
     ]
 
 
 def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list[Member]:
-    """Read headers, classes and captions of tars, but not their images.
+    """Read the headers, classes and captions of tars without reading their images.
 
     Args:
-        skipped: counter of unused members by extension.
+        skipped: counter of unused members by extension, which is updated.
 
     Raises:
         UserError: a tar is corrupt or empty, or a sample has no image or no class.
@@ -72,13 +72,13 @@ class TarSet(ImageSet):
     """Labelled images in tars, read by offset; thread-safe."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
-        """Combine members of tars, where `Member.tar` is a position in `urls`, with one label per member."""
+        """Combine the members of tars with one label per member; `Member.tar` is a position in `urls`."""
         self._urls, self._members = list(urls), list(members)
         self.labels = np.asarray(labels, np.int64)
         self._cache = ShardCache()
 
     def name(self, row: int) -> str:
-        """Name of an image for messages: `…/0.tar:s0000017`."""
+        """Return the name of a row's image for messages, e.g. `…/0.tar:s0000017`."""
         return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
 
     def read(self, row: int) -> bytes:
@@ -88,7 +88,7 @@ class TarSet(ImageSet):
         return self._cache.read(ShardFile(url), member.offset, member.size)
 
     def text(self, row: int) -> str:
-        """Caption of an image; "" without one."""
+        """Return the caption of a row's image; "" if it has none."""
         return self._members[row].text
 
 
@@ -103,7 +103,7 @@ def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
             if not stem or (member is None and extension not in (*IMAGES, "cls")):
                 continue  # a hidden file
             if member is None:
-                raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add that file.")
+                raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add it to the tar.")
             if (sample := str(path.with_name(stem))) != key and parts:
                 yield _member(number, url, key, parts, tar, skipped)
                 parts = {}
@@ -115,7 +115,7 @@ def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
         if parts:
             yield _member(number, url, key, parts, tar, skipped)
         file.seek(tar.offset)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile treats a corrupt header as the end
+        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):  # tarfile treats a corrupt header as the end of the tar
             raise tarfile.ReadError(f"corrupt header at byte {tar.offset}")
 
 
@@ -128,7 +128,7 @@ def _member(
     image = parts[extension]
     skipped.update(f".{name}" for name in parts if name not in (extension, "cls", "json", "txt"))
     if large := [part for part in parts.values() if part.size > (MAX_IMAGE_BYTES if part is image else MAX_TEXT_BYTES)]:
-        raise UserError(f"{url}: {cut(large[0].name)!r} exceeds the size limit ({size(large[0].size)}); remove it.")
+        raise UserError(f"{url}: {cut(large[0].name)!r} ({size(large[0].size)}) exceeds the size limit; remove it.")
     label = _text(tar, parts.get("cls"))
     if label is None and "json" in parts:
         keys: dict[str, object] = {}
@@ -136,7 +136,7 @@ def _member(
             keys = parse_json(_text(tar, parts["json"]) or "", key, dict)
         label = next((str(keys[name]) for name in LABEL_KEYS if keys.get(name) is not None), None)
     if not label:
-        raise UserError(f"{url}: sample {key!r} has no class; add a .cls member, or {LABEL_KEYS[0]!r} in .json.")
+        raise UserError(f"{url}: sample {key!r} has no class; add a .cls file, or {LABEL_KEYS[0]!r} to the .json file.")
     number_or_name = int(label) if re.fullmatch(r"-?\d{1,18}", label) else label
     text = _text(tar, parts.get("txt")) or ""
     return Member(number, image.offset_data, image.size, key, number_or_name, text)

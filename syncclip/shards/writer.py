@@ -1,4 +1,4 @@
-"""Writing of a shard: the tar, then its table, then its commit marker."""
+"""Writer for shards, which writes the tar, then its table, and finally its commit marker."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def write_shard(
     seconds: float = 0.0,
     owner: str = storage.NOBODY,
 ) -> ShardStats:
-    """Write and commit a shard of the dataset at `url`; return its marker. The shard is built in memory.
+    """Build a shard of the dataset at `url` in memory, write and commit it, and return its marker.
 
-    The bytes of tar and table are a function of the samples, so concurrent writers of a shard write the same files.
-    Each file is written atomically, the marker last.
+    The tar and the table are deterministic functions of the samples, so concurrent writers write identical files. Each
+    file is written atomically, the marker last.
 
     Args:
         samples: samples in ascending order of their index.
         rejects: reason -> number of rejected images, for the marker.
         seconds: wall time of generating the shard, for the marker.
-        owner: identity of the plan or dataset, see `storage.checksums`.
+        owner: identity of the plan or dataset; see `storage.checksums`.
     """
     samples = list(samples)
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"
@@ -77,8 +77,8 @@ def write_shard(
 
 
 def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
-    """Build the tar; also return the offset of each JPEG."""
-    from webdataset import TarWriter  # imports torch, which readers do not need
+    """Build the tar; return it with the offset of each JPEG."""
+    from webdataset import TarWriter  # imports torch, which is not needed for reading
 
     file = io.BytesIO()
     with TarWriter(file, encoder=False, mtime=0) as tar:

@@ -1,4 +1,4 @@
-"""Prefetching of batches by threads or processes, in order."""
+"""Loader that prefetches batches in order, in threads or processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Position = tuple[int, int]  # epoch, step
 
 
 class LostLoaderError(RuntimeError):
-    """A loader process ended unexpectedly; its batches can be recomputed."""
+    """Raised if a loader process ends unexpectedly; its batches can be recomputed."""
 
 
 def batches(
@@ -41,14 +41,15 @@ def batches(
     processes: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield (epoch, step, batch) from a position to the end of `epochs`; threads and processes do not affect batches.
+    """Yield (epoch, step, batch) from a position to the end of `epochs`; `threads` and `processes` affect only speed.
 
     Args:
-        threads: number of threads, each of which prefetches one batch; with `processes`, batches that each process
-            prefetches.
-        processes: number of processes, faster than threads if the GIL is the bottleneck; 0: none. Their batches are in
-            shared memory that is reused, with a file descriptor each: clone the images to keep hundreds.
-        pin_memory: copy batches to page-locked memory.
+        threads: number of threads, each of which prefetches one batch; if `processes` is positive, number of batches
+            that each process prefetches.
+        processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 for none. Their
+            batches are in shared memory that is reused, and each batch uses a file descriptor. To keep hundreds of
+            batches, clone their images.
+        pin_memory: whether to copy batches to page-locked memory.
     """
     first, last = epoch * stream.steps_per_epoch + step, epochs * stream.steps_per_epoch
     if processes and first < last:
@@ -60,9 +61,9 @@ def batches(
 
 
 def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterator[Batch]]:
-    """Yield `count` passes over all real images: the same images in the same order with different augmentations.
+    """Yield `count` passes over all real images, in the same order but with different augmentations.
 
-    Repetitions of a real image within a pass have the label -1, so that each image can be counted once.
+    Repetitions of a real image within a pass have the label -1, so that each image is counted once.
     """
     return (_view(stream, view, threads) for view in range(count))
 
@@ -79,7 +80,7 @@ def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
 def _by_threads(
     stream: MixedStream, positions: Iterator[Position], threads: int, view: int = 0
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Batches at the positions; each thread prefetches one batch, without threads they are prepared on demand."""
+    """Yield the batches at the positions; each thread prefetches one batch. Without threads, nothing is prefetched."""
     calls = ((*position, partial(stream.batch, *position, view)) for position in positions)
     if threads < 1:
         yield from ((epoch, step, call()) for epoch, step, call in calls)
@@ -91,9 +92,9 @@ def _by_threads(
 def _pinned(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
     """Copy batches to page-locked memory, for asynchronous transfers to a GPU.
 
-    A thread copies one batch ahead, so that an error is raised one batch early.
+    A thread copies one batch in advance, so errors are raised one batch early.
     """
-    device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # a new thread's default is device 0
+    device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # a new thread uses device 0 by default
     with thread_pool(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
         yield from _in_order(pool, ((epoch, step, batch.pin_memory) for epoch, step, batch in prepared), 1)
 
@@ -101,7 +102,7 @@ def _pinned(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, i
 def _in_order(
     pool: ThreadPoolExecutor, calls: Iterator[tuple[int, int, Callable[[], Batch]]], ahead: int
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Results of the calls in order, of which the pool's threads prefetch up to `ahead`."""
+    """Yield the results of the calls in order, while the pool's threads prefetch up to `ahead` results."""
     pending: deque[tuple[int, int, Future[Batch]]] = deque()
     for epoch, step, call in calls:
         pending.append((epoch, step, pool.submit(call)))
@@ -116,10 +117,10 @@ def _in_order(
 def _by_processes(
     stream: MixedStream, first: int, last: int, processes: int, ahead: int
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Batches of the steps first, …, last - 1, counted over all epochs, each prepared by one of the processes.
+    """Yield the batches of steps first, …, last - 1 (counted over all epochs), each prepared by one process.
 
-    The processes are forked and share the stream's tables. Their unreadable images are counted in this process, since
-    the limit applies to the sum; each process prefetches `ahead` batches, at least 1.
+    The processes are forked and share the stream's tables. Each prefetches `ahead` batches, but at least one. This
+    process counts the unreadable images of all processes, since the limit applies to their sum.
     """
     slots = [Slots() for _ in range(processes)]
     loader: DataLoader[_Result] = DataLoader(
@@ -137,33 +138,33 @@ def _by_processes(
         batch = result.batch
         if isinstance(batch, UserError):
             raise batch
-        lender = slots[result.process]  # a local variable for the images would keep their slot in use
+        lender = slots[result.process]  # a local variable with the images would keep their slot in use
         yield *divmod(number, stream.steps_per_epoch), replace(batch, images=lender.lend(result.slot, result.memory))
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Convert torch's RuntimeError about a lost loader process, which may be raised anywhere, to a LostLoaderError."""
+    """Convert torch's RuntimeError for a lost loader process, which any statement may raise, to a LostLoaderError."""
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):  # torch has no type for this error
             raise
         raise LostLoaderError(
-            f"a loader process was lost ({error}); if memory is short, lower training.loader_processes, "
+            f"a loader process was lost ({error}); if it ran out of memory, lower training.loader_processes, "
             "training.prefetch_threads or training.cache_images"
         ) from error
 
 
 @dataclass(frozen=True)
 class _Result:
-    """Output of a process: a batch or a user error, and the unreadable images since its last result."""
+    """Output of a process: a batch or a user error, and the unreadable images since the previous output."""
 
     batch: Batch | UserError  # without its images
     lost: list[tuple[str, str, int]]
     process: int
     slot: int  # number of the slot with the images
-    memory: Tensor | None  # memory of the slot, if it is new
+    memory: Tensor | None  # memory of the slot, if it has not been sent before
 
 
 class _Steps(Dataset[_Result]):
@@ -190,7 +191,7 @@ class _Steps(Dataset[_Result]):
 
 
 def _initialise(_: int) -> None:
-    """Initialise a forked process; objects from before the fork are excluded from garbage collection."""
+    """Initialise a forked process, and exclude objects created before the fork from garbage collection."""
     gc.freeze()
     information = get_worker_info()
     assert information is not None and isinstance(information.dataset, _Steps)

@@ -1,7 +1,7 @@
-"""The mixed stream: batches of real images, and of synthetic images of the same and of novel classes.
+"""The mixed stream: batches of real images, synthetic images of the same classes, and images of novel classes.
 
-The images of a batch are a pure function of (seed, epoch, step) and the committed shards. To resume, only the step is
-needed; 1 × 8, 2 × 4 and 4 × 2 (ranks × batch size) result in the same global batches.
+The images of a batch are a pure function of (seed, epoch, step) and the committed shards. Resuming requires only the
+step. The global batches do not depend on the number of ranks, e.g. 1 × 8, 2 × 4 or 4 × 2 (ranks × batch size).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REAL, SYNTHETIC = 0, 1  # domains
 
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
 Allocator = Callable[[int, Tensor], Tensor]
-"""(number of images, one of them) -> uninitialised (images, 3, H, W) of its type and memory format."""
+"""(number of images, example) -> uninitialised (images, 3, H, W) tensor with the example's type and memory format."""
 Data = Literal["real", "synthetic", "both"]
 EpochsOver = Literal["real", "synthetic", "longer"]
 
@@ -39,7 +39,7 @@ _NONE: Rows = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class BatchIds:
-    """The global batch of all ranks as rows of the two datasets; unused groups are empty."""
+    """The global batch of all ranks, as rows of the real and the synthetic dataset; unused groups are empty."""
 
     real: Rows  # (B,) rows of the real dataset, with `labels`
     seen: Rows  # (B,) rows of the synthetic dataset, with `labels`
@@ -51,13 +51,13 @@ class BatchIds:
 class MixedStream:
     """Infinite stream of global batches with B images per group: real, seen (synthetic, same labels) and novel.
 
-    `data="real"` yields the real group only, `"synthetic"` the other two, `"both"` all; without novel classes there is
-    no novel group. Real images are shuffled in rounds, i.e. passes over all of them; an incomplete last batch is filled
-    with the first images of the round. Synthetic images of a class are sampled uniformly from a moving window of a few
-    shards, or from all shards if the window contains none. An epoch is a round, or the number of steps that sample as
-    many synthetic images as the datasets contain.
+    `data="real"` yields only the real group, `"synthetic"` the seen and novel groups, and `"both"` all three groups.
+    Without novel classes, there is no novel group. Real images are shuffled in rounds, i.e. passes over the real data;
+    an incomplete last batch is filled with the first images of the round. Synthetic images of a class are sampled
+    uniformly from a moving window of a few shards, or from all shards if the window does not contain the class. One
+    epoch is a round, or the number of steps that sample as many synthetic images as the datasets contain.
 
-    A corrupt image is replaced by the next intact one of its class, counted and logged. Thread-safe.
+    Corrupt images are logged, counted, and replaced by the next intact image of the same class. Thread-safe.
     """
 
     def __init__(
@@ -82,25 +82,28 @@ class MixedStream:
     ) -> None:
         """
         Args:
-            real: real datasets; `data="synthetic"` uses only their labels, or without any, samples labels from `base`.
-            synthetic: synthetic datasets; may be empty only for `data="real"`.
-            transform: (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed, epoch,
-                step, group, position). The image is shared and must not be modified.
+            real: real datasets. `data="synthetic"` uses only their labels, or labels sampled from `base` if there are
+                no real datasets.
+            synthetic: synthetic datasets; may be empty only if `data="real"`.
+            transform: function (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed,
+                epoch, step, group, position). The image is shared and must not be modified.
             batch: global batch size B, a multiple of `world_size`.
-            base, novel: class ids.
-            epochs_over: length of an epoch; "longer" is the longer one of "real" and "synthetic".
-            images_per_class: use only the first images of each class in each synthetic dataset; None: all.
-            window: number of shards of each dataset from which a step's images are sampled; None: all.
-            rank, world_size: this process reads positions rank, rank + world_size, … of each group.
-            max_corrupt_images: maximum number of corrupt images that are replaced.
-            cache_images: memory limit for decoded images in bytes; does not affect results.
+            base, novel: ids of the base and novel classes.
+            epochs_over: images that define the length of an epoch; "longer" is the longer of "real" and "synthetic".
+            images_per_class: number of images of each class to use from each synthetic dataset; None for all images.
+            window: number of shards of each dataset from which a step's images are sampled; None for all shards.
+            rank, world_size: index of this process and number of processes. This process reads the positions rank,
+                rank + world_size, … of each group.
+            max_corrupt_images: maximum number of corrupt images to replace before raising an error.
+            cache_images: memory limit for decoded images, in bytes; does not affect results.
             teacher: soft labels of synthetic images; requires a single synthetic dataset.
 
         Raises:
             UserError: a required dataset or image is missing, or the arguments are inconsistent.
         """
         if batch < 1 or batch % world_size:
-            raise UserError(f"a batch of {batch} can't be split among {world_size} worker(s); give a multiple of it")
+            problem = f"a batch of {batch} can't be split among {world_size} worker(s)"
+            raise UserError(f"{problem}; set training.batch_size to a multiple of {world_size}")
         assert 0 <= rank < world_size
         self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
         self.transform, self.corruption = transform, Corruption(max_corrupt_images)
@@ -108,16 +111,18 @@ class MixedStream:
         self._allocate: Allocator = empty_batch
         self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
-            raise UserError(f"training on {data!r} data requires real images; add some or train on 'synthetic'")
+            raise UserError(f"training.data={data} requires real images; add some, or use training.data=synthetic")
         if not synthetic and data != "real":
-            raise UserError(f"training on {data!r} data requires a synthetic dataset; generate one or train on 'real'")
+            raise UserError(
+                f"training.data={data} requires a synthetic dataset; generate one, or set training.data=real"
+            )
         self.real = joined(real) if real else None
         self._epochs = RealEpochs(real, seed) if real else None
         self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None
         self.steps_per_round = order.steps(self._round_images(), batch)
-        """Number of batches of a pass over the real images."""
+        """Number of batches in a pass over the real images."""
         self.steps_per_epoch = self._steps(epochs_over)
-        """Number of batches of an epoch."""
+        """Number of batches in an epoch."""
 
     def _open_synthetic(
         self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
@@ -132,11 +137,11 @@ class MixedStream:
         return images
 
     def _sampled(self) -> int:
-        """Number of synthetic images per step."""
+        """Return the number of synthetic images per step."""
         return self.batch_size * (2 if len(self.novel) else 1)
 
     def _round_images(self) -> int:
-        """Number of real images; without real datasets, of synthetic images of base classes."""
+        """Return the number of real images or, without real datasets, of synthetic images of base classes."""
         if self._epochs is not None:
             return len(self._epochs)
         assert self.synthetic is not None
@@ -149,7 +154,7 @@ class MixedStream:
         return steps if epochs_over == "synthetic" else max(steps, self.steps_per_round)
 
     def ids(self, epoch: int, step: int) -> BatchIds:
-        """The global batch of a step, a pure function of (seed, epoch, step) that is equal on all ranks."""
+        """Return the global batch of a step, a pure function of (seed, epoch, step) that is the same on all ranks."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         if self._epochs is not None and self.real is not None:
             round_number, step_in_round = divmod(self._global_step(epoch, step), self.steps_per_round)
@@ -178,10 +183,10 @@ class MixedStream:
         """Decode and transform this rank's part of the batch of a step.
 
         Args:
-            view: selects the augmentation; 0 in training.
+            view: index of the augmentation; 0 in training.
 
         Raises:
-            UserError: more than `max_corrupt_images` images are corrupt, or all images of a class.
+            UserError: more than `max_corrupt_images` images or all images of a class are corrupt.
         """
         ids = self.ids(epoch, step)
         if self.synthetic is not None:
@@ -206,12 +211,12 @@ class MixedStream:
                 image = self.transform(decoded, generator)
                 if images is None:
                     images = self._allocate(count, image)
-                assert image.shape == images.shape[1:], "transforms return one shape"  # `copy_` would broadcast
-                images[len(read)].copy_(image)  # while the image is in the CPU's cache
+                assert image.shape == images.shape[1:], "transforms must return equal shapes"  # `copy_` would broadcast
+                images[len(read)].copy_(image)  # while the image is in the CPU cache
                 read.append(row)
             labels.append(group_labels[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
-        assert images is not None, "a batch has images"
+        assert images is not None, "a batch must have images"
         sizes = len(groups[0][1]), len(groups[1][1]), len(groups[2][1])
         soft_labels = None
         if self.teacher is not None and self.synthetic is not None:
@@ -225,14 +230,14 @@ class MixedStream:
         )
 
     def repeated(self, step: int) -> int:
-        """Number of repeated real images in this rank's batch of a step (counted over epochs); they are the last."""
+        """Return the number of repeated real images, which come last, in this rank's batch of a global `step`."""
         if self._epochs is None or self.data == "synthetic":
             return 0
         positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
         return int((positions >= len(self._epochs)).sum())
 
     def share_seen(self, epochs: int) -> float | None:
-        """Fraction of the synthetic images that are sampled in `epochs` epochs; None without synthetic images."""
+        """Return the fraction of synthetic images sampled in `epochs` epochs, or None without synthetic images."""
         if self.synthetic is None:
             return None
         seen = np.zeros(len(self.synthetic), bool)
@@ -242,7 +247,7 @@ class MixedStream:
         return float(seen.mean())
 
     def after_fork(self, processes: int, allocate: Allocator) -> None:
-        """Reset the count of corrupt images and split the cache memory, in each of `processes` forked processes."""
+        """Reset the count of corrupt images, and reduce the cache to this process's share among `processes`."""
         self._allocate = allocate
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)
@@ -255,7 +260,7 @@ class MixedStream:
         return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> tuple[Image.Image, int]:
-        """Decode the image of a row, or if it is corrupt, of the next intact row of its class; also return the row."""
+        """Decode a row's image or, if it is corrupt, the next intact image of its class; return it with its row."""
         image = self._decoded_or_none(source, row, domain)
         if image is not None:
             return image, row
@@ -268,7 +273,7 @@ class MixedStream:
             image = self._decoded_or_none(source, candidate, domain)
             if image is not None:
                 return image, candidate
-        raise UserError(f"class {label}: none of its {len(rows)} images is readable; see the log for their names")
+        raise UserError(f"class id {label}: all {len(rows)} images are unreadable; see the log for their names")
 
     def _decoded_or_none(self, source: ImageSet, row: int, domain: int) -> Image.Image | None:
         try:
@@ -286,5 +291,5 @@ class MixedStream:
         if missing:
             raise UserError(
                 f"{url}: no synthetic image of {len(missing)} class(es) to train on (ids {few(missing)}); generate "
-                "images for this dataset, or loosen the filters"
+                "images of these classes, or relax the filters"
             )

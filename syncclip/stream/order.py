@@ -1,7 +1,7 @@
-"""Which images make a step: the order of samples as pure functions of integers.
+"""Order of the samples in training, as pure functions of integers.
 
-Randomness is a hash of (seed, purpose, epoch, step, position), computed with 64-bit arithmetic only, so that an order
-depends neither on a generator's state nor on numpy's version. The hash is splitmix64 (Steele, Lea, Flood 2014).
+Random numbers are hashes of (seed, purpose, epoch, step, position). The hash is splitmix64 (Steele, Lea, Flood 2014).
+Since it uses only 64-bit arithmetic, an order depends neither on a generator's state nor on NumPy's version.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
-# Purposes of random numbers, the first word of a key.
+# Purposes of random numbers: the first integer of each key.
 PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT, SOURCE = range(1, 9)
 
 
@@ -25,7 +25,7 @@ def key(*words: int) -> int:
 
 
 def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
-    """Return `key(*words, number)` for each nonnegative number of `last`."""
+    """Return `key(*words, number)` for each of the nonnegative numbers in `last`."""
     state = np.uint64(_absorb(len(words) + 1, words)) ^ last.astype(np.uint64)
     mixed = _mix_array(_mix_array(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN))  # lower half, then upper half: 0
     values: list[int] = mixed.tolist()
@@ -33,12 +33,12 @@ def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
 
 
 def bits(key: int, n: int) -> npt.NDArray[np.uint64]:
-    """Return (n,) uniform 64-bit numbers; number i depends only on (key, i)."""
+    """Return an (n,) array of uniform 64-bit numbers; number i depends only on (key, i)."""
     return _mix_array(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key))
 
 
 def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
-    """Return (n,) uniform integers in [0, bounds[i]) for bounds up to 2^31; the bias is below bound / 2^32."""
+    """Return one uniform integer in [0, bound) for each bound, up to 2^31; its bias is less than bound / 2^32."""
     assert bool(np.all(bounds > 0))
     upper = bits(key, len(bounds)) >> np.uint64(32)
     drawn: npt.NDArray[np.int64] = (upper * bounds.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
@@ -47,19 +47,19 @@ def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=8)
 def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of n items in an epoch; read-only, since the array is cached."""
+    """Return the order of n items in an epoch; the array is cached and therefore read-only."""
     order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
     order.flags.writeable = False
     return order
 
 
 def steps(n: int, batch: int) -> int:
-    """Return the number of batches in an epoch of n items, all of them full."""
+    """Return the number of batches in an epoch of n items; the last batch is filled up."""
     return -(-n // batch)
 
 
 def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
-    """Return the (batch,) items, of n, in batch `step` of an epoch.
+    """Return the items in batch `step` of an epoch over n items, with shape (batch,).
 
     Batches are consecutive slices of the epoch's permutation, which wraps around in the last batch.
     """
@@ -67,9 +67,9 @@ def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArra
 
 
 def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the (count,) items, of n, of an epoch that shows `count`.
+    """Return the items in an epoch that shows `count` of n items, with shape (count,).
 
-    Epochs are consecutive slices of an endless sequence of permutations, so that all items appear equally often.
+    Epochs are consecutive slices of an infinite sequence of permutations, so all items appear equally often.
     """
     positions = epoch * count + np.arange(count)
     sweeps = range(int(positions[0]) // n, int(positions[-1]) // n + 1)
@@ -79,7 +79,7 @@ def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int
 
 
 def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
-    """Draw (n,) a column for each row of (n, m) weights, with probability proportional to its weight."""
+    """Sample one column for each row of (n, m) weights, with probabilities proportional to the row's weights."""
     bounds = np.cumsum(weights, axis=1)
     assert bool(np.all(bounds[:, -1] > 0))
     uniform = (bits(key, len(weights)) >> np.uint64(11)).astype(np.float64) / float(1 << 53)  # in [0, 1)
@@ -88,10 +88,10 @@ def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
 
 
 def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]:
-    """Return at most `width` of `shards` that are open at a position, in ascending order.
+    """Return the shards in the window at a position (at most `width` of `shards`), in ascending order.
 
-    The window slides by one shard per position over an endless sequence of sweeps, each a permutation of the shards.
-    At the boundary of two sweeps a shard can occur twice; the window is then smaller.
+    The window slides by one shard per position over an infinite sequence of sweeps, each a permutation of the shards.
+    It contains fewer shards if one occurs twice, which is possible at the boundary between two sweeps.
     """
     if shards <= width:
         return tuple(range(shards))
@@ -103,11 +103,11 @@ def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]
 
 
 def steps_per_window(images: int, shards: int, drawn: int) -> int:
-    """Return the number of steps between two moves of the window, such that a sweep shows a dataset about once.
+    """Return the number of steps between two moves of the window, so that a sweep covers the dataset about once.
 
     Args:
-        images, shards: size of the dataset.
-        drawn: number of its images per batch.
+        images, shards: number of images and of shards in the dataset.
+        drawn: number of images from the dataset per batch.
     """
     return max(1, -(-images // (shards * max(1, drawn))))
 

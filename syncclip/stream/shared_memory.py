@@ -1,7 +1,7 @@
 """Shared memory for the batches of loader processes, reused when the consuming process releases a batch.
 
-New pages for each batch would cost a third of its decoding time, and a copy a tenth. The memory of a slot is sent to
-the consuming process once, through a socket; afterwards only the slot's number.
+New pages for each batch would take a third of its decoding time, and a copy would take a tenth. The memory of a slot is
+sent to the consuming process once, through a socket. After that, only the slot's number is sent.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _Layout = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
 class Slots:
     """The shared memory of one loader process, as a growing list of slots.
 
-    Create it before the fork: the loader process calls `allocate` and `to_send`, the consuming process `lend`.
+    Create it before the fork. The loader process calls `allocate` and `to_send`; the consuming process calls `lend`.
     """
 
     def __init__(self) -> None:
         self.last = -1
-        """Slot of the last batch."""
+        """Number of the last batch's slot."""
         self._slots: list[tuple[_Layout | None, Tensor]] = []
         self._free: list[int] = []
         self._sent: set[int] = set()
@@ -36,13 +36,13 @@ class Slots:
         self._returned, self._returns = multiprocessing.Pipe(duplex=False)
 
     def allocate(self, images: int, like: Tensor) -> Tensor:
-        """Return uninitialised memory for a batch: a released slot, or a new one; see `empty_batch`."""
+        """Return uninitialised memory for a batch, from a released or a new slot; arguments as in `empty_batch`."""
         while self._returned.poll():
             self._free.append(int.from_bytes(self._returned.recv_bytes(), "little"))
         if not self._free:
             self._slots.append((None, torch.empty(0)))
             self._free.append(len(self._slots) - 1)
-        self.last = self._free.pop()  # the last released slot may still be in a CPU cache
+        self.last = self._free.pop()  # the slot released last may still be in a CPU cache
         layout = (images, like.shape, like.stride(), like.dtype)
         if self._slots[self.last][0] != layout:
             memory = empty_batch(images, like)
@@ -52,17 +52,17 @@ class Slots:
         return self._slots[self.last][1]
 
     def to_send(self) -> Tensor | None:
-        """The memory of the last slot, to be sent with its number; None if it has been sent before."""
+        """Return the last slot's memory, to be sent with the slot's number, or None if it has been sent before."""
         if self.last in self._sent:
             return None
         self._sent.add(self.last)
         return self._slots[self.last][1]
 
     def lend(self, slot: int, memory: Tensor | None) -> Tensor:
-        """Return the images in a slot, which is released when this tensor and all its views are deleted.
+        """Return the images in a slot, which is released when the returned tensor and all its views are deleted.
 
         Args:
-            memory: result of `to_send`.
+            memory: result of `to_send` in the loader process.
         """
         images = self._mapped[slot] if memory is None else memory
         self._mapped[slot] = images
@@ -72,7 +72,7 @@ class Slots:
 
 
 def _release(returns: Connection, slot: int, borrower: int) -> None:
-    if os.getpid() != borrower:  # a fork; its parent still uses the batch
+    if os.getpid() != borrower:  # a forked process, whose parent still uses the batch
         return
     with contextlib.suppress(OSError):  # the loader process has ended
         returns.send_bytes(slot.to_bytes(4, "little"))

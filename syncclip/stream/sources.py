@@ -1,4 +1,4 @@
-"""Mixing of several datasets of the same classes: real ones by repetition, synthetic ones by sampling weights."""
+"""Mix of several datasets with the same classes, weighted by repetition (real) or sampling probability (synthetic)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Set = TypeVar("Set", bound=ImageSet)
 
 @dataclass(frozen=True)
 class MixedSource(Generic[Set]):
-    """One of the mixed datasets.
+    """One of the datasets in a mix.
 
     The `weight` of a synthetic dataset is its relative sampling probability. The `weight` of a real dataset is the
-    number of occurrences of each image per epoch; at 0.5, each image occurs in every other epoch.
+    number of times that each image occurs per epoch; with 0.5, each image occurs in every other epoch.
     """
 
     images: Set
     weight: float = 1.0
     rows: Sequence[int] | Rows | None = None
-    """Rows to use; None: all."""
+    """Rows to use; None for all rows."""
 
 
 class JoinedSet(ImageSet):
@@ -62,12 +62,12 @@ class JoinedSet(ImageSet):
 
 
 def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:
-    """The concatenated images of all sources."""
+    """Return the concatenated images of all sources."""
     return sources[0].images if len(sources) == 1 else JoinedSet([source.images for source in sources])
 
 
 class RealEpochs:
-    """The real images of each epoch, as rows of the joined datasets."""
+    """Real images of each epoch, as rows of the joined datasets."""
 
     def __init__(self, sources: Sequence[MixedSource[Set]], seed: int) -> None:
         self._seed = seed
@@ -81,9 +81,9 @@ class RealEpochs:
         ]
         if empty := [number for number, rows in enumerate(self._rows) if not len(rows)]:
             which = f" in dataset {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
-            raise UserError(f"there is no real image to train on{which}; use at least one shot per class")
+            raise UserError(f"no real image to train on{which}; use at least one shot per class")
         self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
-        """Rows of all epochs."""
+        """Rows that occur in any epoch."""
         self._unweighted = self._counts == [len(rows) for rows in self._rows]
         self._weighted = lru_cache(maxsize=2)(self._weighted_rows)
 
@@ -91,7 +91,7 @@ class RealEpochs:
         return sum(self._counts)
 
     def rows_of_epoch(self, epoch: int) -> Rows:
-        """(len,) rows of an epoch before shuffling: each occurs once if its dataset's weight is 1."""
+        """Return the rows of an epoch before shuffling; each occurs once if its dataset has a weight of 1."""
         return self.rows if self._unweighted else self._weighted(epoch)
 
     def _weighted_rows(self, epoch: int) -> Rows:
@@ -105,22 +105,22 @@ class RealEpochs:
 
 
 AHEAD = 4
-"""Number of window positions whose shards are prefetched; more than one, to leave time for retries."""
+"""Number of window positions whose shards are prefetched; several, to leave time for retries."""
 
 
 class SyntheticSampler:
     """Sampler of synthetic images with given labels.
 
-    It first samples a dataset by weight among those with images of the class, then an image of the class uniformly from
-    the dataset's window, or from the whole dataset if the window contains none.
+    It first samples a dataset by weight from those that contain the class. It then samples an image of the class
+    uniformly from the dataset's window, or from the whole dataset if the window does not contain the class.
     """
 
     def __init__(self, sources: Sequence[MixedSource[ShardSet]], *, seed: int, width: int | None, sampled: int) -> None:
         """
         Args:
             sources: one or more datasets.
-            width: number of shards of each dataset in the window; None: all.
-            sampled: number of images per step from all datasets.
+            width: number of shards in the window of each dataset; None for all shards.
+            sampled: total number of images per step.
         """
         self._seed = seed
         self._weights = np.array([source.weight for source in sources])
@@ -137,12 +137,12 @@ class SyntheticSampler:
         self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
 
     def fetch(self, global_step: int) -> None:
-        """Prefetch the shards of a step's windows and of the next ones."""
+        """Prefetch the shards in a step's windows and in the following windows."""
         for window in self.windows:
             window.fetch(global_step)
 
     def sample(self, labels: Rows, purpose: int, epoch: int, step: int, global_step: int) -> Rows:
-        """(len(labels),) rows of the joined datasets with `labels`; `global_step` is counted over all epochs."""
+        """Return a row of the joined datasets for each label; `global_step` is counted over all epochs."""
         choices = [window.choices(labels, global_step) for window in self.windows]
         if len(self.windows) == 1:
             sets = np.zeros(len(labels), np.int64)
@@ -159,7 +159,7 @@ class SyntheticSampler:
 
 
 class MovingWindow:
-    """The shards of a dataset from which the images of a step are sampled; it moves by one shard at a time."""
+    """Window over the shards of a dataset, from which images are sampled; the window moves by one shard at a time."""
 
     def __init__(self, images: ShardSet, *, width: int | None, seed: int, sampled: int) -> None:
         self._images, self._seed = images, seed
@@ -169,26 +169,26 @@ class MovingWindow:
         by_shard = np.argsort(which, kind="stable")
         runs = np.stack([edges[:-1], edges[1:]], axis=1)[by_shard]
         self._runs = np.split(runs, np.flatnonzero(np.diff(which[by_shard])) + 1)
-        """Start and end rows of each shard's runs of consecutive rows (usually one run)."""
+        """Start and end of each shard's contiguous row ranges (usually one range)."""
         self._width = len(self._shards) if width is None else width
         if self._width < 1:
-            raise UserError(f"a window of {width} shards contains no image; use 1 or more")
+            raise UserError(f"a window of {width} shards contains no images; set training.shuffle_window to 1 or more")
         self._steps_per_window = order.steps_per_window(len(images), len(self._shards), sampled)
         self._index = lru_cache(maxsize=4)(self._by_label)
 
     def shards(self, global_step: int, positions: int = 1) -> list[int]:
-        """Numbers of the shards in the window, and in the next ones if `positions` is above 1."""
+        """Return the numbers of the shards in the window and, if `positions` is above 1, in the following windows."""
         position = global_step // self._steps_per_window
         shards = dict.fromkeys(shard for ahead in range(positions) for shard in self._window(position + ahead))
         return [int(self._shards[shard]) for shard in shards]
 
     def fetch(self, global_step: int) -> None:
-        """Prefetch the shards of the window and of its next positions."""
+        """Prefetch the shards in the window and at its next positions."""
         if self._width < len(self._shards):
             self._images.hold(self.shards(global_step, AHEAD + 1))
 
     def choices(self, labels: Rows, global_step: int) -> Sequence[Numbers]:
-        """Candidate rows for each label: those in the window, or all if the window contains none."""
+        """Return the candidate rows for each label: its rows in the window or, if there are none, all its rows."""
         if self._width >= len(self._shards):
             return [self._images.samples.rows_of(int(label)) for label in labels]
         by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))
@@ -202,7 +202,7 @@ class MovingWindow:
         return order.window(len(self._shards), self._width, self._seed, position)
 
     def _by_label(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
-        """Rows of the window's shards, sorted by label, and their labels."""
+        """Return the rows of the window's shards, sorted by label, and their labels."""
         rows = np.sort(np.concatenate([np.arange(*run) for shard in window for run in self._runs[shard]]))
         labels = self._images.labels[rows]
         by_label = np.argsort(labels, kind="stable")

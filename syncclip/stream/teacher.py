@@ -1,7 +1,7 @@
 """Reader of teacher files: soft labels for the images of a synthetic dataset, and the teacher's class vectors.
 
-`00000.safetensors` contains a float32 tensor (n, C) with one row per row of the first shard's table; an unreadable
-image has zeros. `teacher.json`, written last, identifies the teacher and the tars.
+`00000.safetensors` contains an (n, C) float32 tensor with one row per row of the first shard's table. The rows of
+unreadable images are zero. `teacher.json`, written last, identifies the teacher and the tars.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.reader import ImageSet, ShardSet
 
 TEACHER, VECTORS = "teacher.json", "class_vectors.safetensors"
-REMEDY = "remove it, and run the `syncclip teacher` that wrote it again"
+REMEDY = "remove it and run the same `syncclip teacher` command again"
 Probabilities = npt.NDArray[np.float32]
 
 
 class TeacherShard(NamedTuple):
-    """A file of soft labels and the tar of their images."""
+    """A file of soft labels, and the tar that contains the images."""
 
     shard: int
     images: int
@@ -40,33 +40,33 @@ class TeacherFiles(Settings):
 
     format: Literal[1] = 1
     name: str
-    """Name of the teacher's run."""
+    """Name of the run that is the teacher."""
     digest: str
-    """Checksum of the inputs of the soft labels: the run, its prompts, the weights of its CLIP."""
+    """Checksum of everything that determines the soft labels: the run, its prompts and its CLIP weights."""
     classnames: Annotated[tuple[ShortText, ...], MANY]
     dim: int
-    """Dimension of the class vectors."""
+    """Dimensionality of the class vectors."""
     vectors_sha256: str
     """Checksum of `class_vectors.safetensors`."""
     shards: tuple[TeacherShard, ...]
-    """Files of soft labels, by ascending shard number."""
+    """Files of soft labels, in ascending order of shard numbers."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
-        """Raise a UserError, with `url` and the dataset `of`, if the classes differ from those of the dataset."""
+        """Raise a UserError with `url` if the classes differ from `classnames`, the classes of the dataset `of`."""
         if self.classnames != tuple(classnames):
             raise UserError(
-                f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} of {of}"
-                f"{first_difference(self.classnames, classnames)}; set training.teacher to the files of another teacher"
+                f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} classes of {of}"
+                f"{first_difference(self.classnames, classnames)}; set training.teacher to a matching teacher"
             )
 
 
 def probabilities_name(shard: int) -> str:
-    """`00000.safetensors`."""
+    """Return the name of a shard's file of soft labels, e.g. `00000.safetensors`."""
     return f"{shard:05d}.safetensors"
 
 
 def read_teacher(url: str) -> TeacherFiles:
-    """Read the `teacher.json` of a folder; raises a `UserError` if the teacher files are missing or incomplete."""
+    """Read the `teacher.json` of a folder; raise a `UserError` if the teacher files are missing or incomplete."""
     files = storage.read_document(storage.join(url, TEACHER), TeacherFiles, REMEDY)
     if files is None:
         command = f"`syncclip teacher RUN SET --out {url}`"
@@ -75,11 +75,11 @@ def read_teacher(url: str) -> TeacherFiles:
 
 
 class Teacher:
-    """Soft labels and class vectors from the files of a teacher; thread-safe and fork-safe.
+    """Soft labels and class vectors, read from a teacher's files; thread-safe and fork-safe.
 
     Args:
-        url: folder or URL of the files.
-        cache: cache for reading single rows; not the dataset's cache, whose window would evict the files.
+        url: folder or URL of the teacher files.
+        cache: cache for single rows; must differ from the dataset's cache, whose window would evict the files.
 
     Raises:
         UserError: see `read_teacher`.
@@ -90,7 +90,7 @@ class Teacher:
         self._shards = {shard.shard: shard for shard in self.files.shards}
 
     def class_vectors(self) -> Probabilities:
-        """Read the (C, D_t) unit-length class vectors; raises a `UserError` if they are missing or corrupt."""
+        """Read the class vectors, with shape (C, D_t) and unit length; raise a `UserError` if missing or corrupt."""
         from safetensors.numpy import load
 
         url = storage.join(self.url, VECTORS)
@@ -104,12 +104,12 @@ class Teacher:
         return vectors
 
     def of_batch(self, synthetic: ImageSet, rows: Sequence[int], real: int) -> Probabilities:
-        """(N, C) soft labels of a batch: zeros for the first `real` rows, then those of rows of `synthetic`.
+        """Return the (N, C) soft labels of a batch, with zeros for the real images, its first `real` rows.
 
         Raises:
             UserError: a file is missing or corrupt.
         """
-        assert isinstance(synthetic, ShardSet), "recipes reject a teacher with several datasets"
+        assert isinstance(synthetic, ShardSet), "recipes reject a teacher for several datasets"
         samples = synthetic.samples.at(np.asarray(rows[real:], np.int64))
         width = 4 * len(self.files.classnames)
         result = np.zeros((len(rows), len(self.files.classnames)), "<f4")
@@ -128,4 +128,4 @@ class Teacher:
 
 
 def _damage(url: str) -> UserError:
-    return UserError(f"{url}: missing or damaged; {REMEDY}")
+    return UserError(f"{url}: missing or corrupt; {REMEDY}")

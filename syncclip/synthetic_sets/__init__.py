@@ -1,1 +1,1 @@
-"""Synthetic datasets: plan, import, merge, export, quality measurement and repair."""
+"""Synthetic datasets: planning, import, merging, export, quality measurement and repair."""

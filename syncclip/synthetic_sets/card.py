@@ -19,20 +19,20 @@ from syncclip.synthetic_sets.imported import ImportedSet
 CARD = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
 SHARED = ("name", "dataset", "backbone", "synthesis")
-"""Recipe sections on a card; the others do not affect images and may contain credentials."""
+"""Recipe sections on a card; other sections do not affect the images and may contain credentials."""
 
 
 def dataset_card(
     plan: Plan | ImportedSet, shards: Sequence[ShardStats], provenance: pa.DataType, licence: str, recipe: str = ""
 ) -> str:
-    """Markdown with YAML metadata, from which `datasets.load_dataset(FOLDER)` reads files, columns and class names.
+    """Return Markdown with the YAML metadata (files, columns, class names) that `datasets.load_dataset(FOLDER)` reads.
 
     Args:
         plan: plan or import description of the dataset.
         shards: markers of all shards.
-        provenance: Arrow type of the `.json` members of all shards; null without any.
+        provenance: Arrow type of the `.json` members in all shards; null if there are none.
         licence: Hub identifier of the images' licence.
-        recipe: YAML of the recipe; "" if unknown.
+        recipe: recipe as YAML; "" if unknown.
     """
     counts: Counter[int] = Counter()
     for stats in shards:
@@ -49,20 +49,20 @@ def dataset_card(
     sections = [
         f"---\n{yaml.safe_dump(_metadata(plan, shards, provenance, licence), sort_keys=False, allow_unicode=True)}---",
         f"# Synthetic images of {markdown_text(plan.dataset)}",
-        "Generated images for training: they show a generator's notion of each class, not real objects.",
+        "Generated images for training. They show what a generator associates with each class, not real objects.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
-        "Each sample has an image (`jpg`), class id (`cls`), prompt or caption (`txt`) and provenance (`json`). "
-        "Every prefix of the shards is class-balanced, as far as there are images.",
-        '## Use\n\n```python\nfrom datasets import load_dataset\n\nimages = load_dataset("FOLDER", split="train")\n'
+        "Each sample has an image (`jpg`), a class id (`cls`), a prompt or caption (`txt`) and provenance (`json`). "
+        "Every prefix of the shards is class-balanced, as far as the number of images permits.",
+        '## Usage\n\n```python\nfrom datasets import load_dataset\n\nimages = load_dataset("FOLDER", split="train")\n'
         'print(images.features["cls"].names)\n```',
         *([f"## Recipe\n\n```yaml\n{shared(recipe)}```"] if recipe else []),
-        "Made with syncclip.",
+        "Created with syncclip.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def provenance_type(column: pa.ChunkedArray, previous: pa.DataType) -> pa.DataType:
-    """Unify the Arrow type of previous shards with that of a shard's provenance, a column of JSON texts."""
+    """Unify the Arrow type of previous shards with that of a shard's provenance, which is a column of JSON strings."""
     values = [value for value in map(json.loads, column.to_pylist()) if value]
     if not values:
         return previous
@@ -71,7 +71,7 @@ def provenance_type(column: pa.ChunkedArray, previous: pa.DataType) -> pa.DataTy
 
 
 def shared(recipe: str) -> str:
-    """The recipe sections that determine a synthetic dataset, without local paths."""
+    """Return the recipe sections that determine a synthetic dataset, as YAML without local paths."""
     values = {key: value for key, value in parse_yaml(recipe, "the dataset's recipe").items() if key in SHARED}
     if isinstance(values.get("dataset"), dict):
         values["dataset"].pop("root", None)
@@ -120,7 +120,7 @@ def _metadata(
 
 
 def _feature(name: str, dtype: pa.DataType) -> dict[str, Any]:
-    """Metadata of a column."""
+    """Return the metadata of a column."""
     if pa.types.is_struct(dtype):
         return {"name": name, "struct": [_feature(field.name, field.type) for field in dtype]}
     if pa.types.is_list(dtype):

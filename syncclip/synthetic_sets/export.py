@@ -1,4 +1,4 @@
-"""Export of synthetic datasets: class folders, a Hugging Face dataset, or class folders with a split file."""
+"""Export of synthetic datasets as class folders, as class folders with a split file, or as a Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WRITERS = 8
 
 @dataclass(frozen=True)
 class ExportedSet:
-    """The dataset to export."""
+    """A dataset to export."""
 
     url: str
     plan: Plan | ImportedSet
@@ -49,7 +49,7 @@ class ExportedSet:
 
 
 class Image(NamedTuple):
-    """An image file of the export."""
+    """An image file in an export."""
 
     path: str
     label: int
@@ -59,18 +59,18 @@ class Image(NamedTuple):
 def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     """Export a complete synthetic dataset in another layout; return the number of images.
 
-    Keeps one shard in memory or in a temporary file. After a crash, the same call resumes and skips existing files.
-    `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
+    One shard at a time is in memory or in a temporary file. After a crash, the same call resumes and skips existing
+    files. `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
 
     Args:
-        to: one of `LAYOUTS`.
-        licence: Hub identifier of the images' licence, for the card.
+        to: layout; one of `LAYOUTS`.
+        licence: Hub identifier of the images' licence, for the dataset card.
 
     Raises:
         UserError: the layout is unknown, the dataset is incomplete or corrupt, or the folder has other content.
     """
     if to not in LAYOUTS:
-        raise UserError(f"--to {to}: unknown layout; available are {', '.join(LAYOUTS)}")
+        raise UserError(f"--to {to}: unknown layout; use {', '.join(LAYOUTS)}")
     out, plan = absolute(out), read_whole_set(url)
     existing = committed(url, owner=plan.owner)
     shards = {shard: existing[shard] for shard in plan.shards()}
@@ -83,19 +83,19 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
 
 
 def folder_names(classnames: tuple[str, ...]) -> list[str]:
-    """Folder name of each class: the class name, with a number if it is ambiguous, without reserved characters."""
+    """Return a folder name for each class: its name without reserved characters, with its id if that is ambiguous."""
     names = [re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", name).strip(" .") or "class" for name in classnames]
     ambiguous = {name for name in names if [other.lower() for other in names].count(name.lower()) > 1}
     return [f"{name} {label}" if name in ambiguous else name for label, name in enumerate(names)]
 
 
 def _folder(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
-    """Class folders."""
+    """Write class folders."""
     deque(_write_images(source, out, "", progress), maxlen=0)
 
 
 def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) -> None:
-    """A split file in CoOp's format with all images in `train`, and class folders in `images`."""
+    """Write a split file in CoOp's format, with all images in `train`, and class folders in `images`."""
     names = source.plan.classnames
     train = [(image.path, image.label, names[image.label]) for image in _write_images(source, out, "images", progress)]
     name = re.sub(r"\W+", "_", source.plan.dataset).strip("_") or "synthetic"
@@ -104,7 +104,7 @@ def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) ->
 
 
 def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
-    """The unchanged tars with the file names of Hub datasets, and a card, written last."""
+    """Copy the tars under the file names that are usual for Hub datasets, and write the dataset card last."""
     folder = storage.join(out.url, "data")
     storage.sweep(folder)
     existing = storage.sizes(folder)
@@ -145,7 +145,7 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
 
 
 def _write_images(source: ExportedSet, out: Export, subfolder: str, progress: Progress) -> Iterator[Image]:
-    """Write all images into `subfolder`, except existing ones, and yield each when it is written."""
+    """Write all images that do not exist yet into `subfolder`, and yield each image of the dataset."""
     folder = storage.join(out.url, subfolder) if subfolder else out.url
     for name in source.folders:
         storage.sweep(storage.join(folder, name))
@@ -164,11 +164,11 @@ def _write_images(source: ExportedSet, out: Export, subfolder: str, progress: Pr
                 progress.update(1)
                 yield image
     if missing := source.images - len(_existing(source, folder)):
-        raise UserError(f"{out.url}: {missing:,} images were removed during the export; run the same command again")
+        raise UserError(f"{out.url}: {missing:,} images were deleted during the export; run the same command again")
 
 
 def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
-    """Path -> size of the files in the class folders."""
+    """Return the size of each file in the class folders, by path."""
     return {
         f"{name}/{file}": size
         for name in source.folders
@@ -177,7 +177,7 @@ def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
 
 
 def _is_same(url: str, sha256: str) -> bool:
-    """Whether a local file has this checksum; object stores verify their own objects."""
+    """Return whether a local file has this checksum; remote files are not read, since object stores verify them."""
     if not storage.is_local(url):
         return True
     with storage.open_read(url) as file:
@@ -185,7 +185,7 @@ def _is_same(url: str, sha256: str) -> bool:
 
 
 def _copy(source: ExportedSet, shard: int, target: str) -> None:
-    """Copy a tar, with a temporary copy if it is remote."""
+    """Copy a tar, through a temporary file if it is remote."""
     url = storage.join(source.url, shard_name(shard))
     with private_tempdir() as folder:
         path = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"
@@ -198,5 +198,5 @@ def _copy(source: ExportedSet, shard: int, target: str) -> None:
 
 def _require_checksum(source: ExportedSet, shard: int, sha256: str) -> None:
     if sha256 != source.shards[shard].sha256:
-        remedy = "repair the dataset with `syncclip shards verify --repair` first"
+        remedy = "repair the dataset with `syncclip shards verify --repair` before the export"
         raise UserError(f"{source.url}: {shard_name(shard)} is corrupt; {remedy}")

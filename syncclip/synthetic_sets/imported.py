@@ -1,7 +1,7 @@
 """Import of synthetic images from other sources into shards.
 
-Two formats are supported: a folder of images with a split file, like the authors' DALL-E and Stable Diffusion datasets,
-and any WebDataset with class ids. Image files are unchanged; their order becomes index-major.
+Two formats are supported: an image folder with a split file, like the SYNC-CLIP authors' DALL-E and Stable Diffusion
+datasets, and any WebDataset with class ids. Image files are copied unchanged, in index-major order.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from syncclip.synthesis.seeds import MAX_IMAGES
 
 IMPORTED = "imported.json"
 SET_RECIPE = "synthesis.yaml"
-"""Resolved recipe of a synthetic dataset; a run in the same folder has its own `recipe.yaml`."""
+"""File name of a synthetic dataset's resolved recipe; a run in the same folder has its own `recipe.yaml`."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -45,7 +45,7 @@ Rows = npt.NDArray[np.int64]
 class ImportedSet(Settings):
     """Description of an imported or merged dataset, which has no plan; content of `imported.json`.
 
-    Image k of class c is sample `k * classes + c`, if it exists.
+    Image k of class c, if it exists, is sample `k * classes + c`.
     """
 
     format: int = 1
@@ -53,10 +53,10 @@ class ImportedSet(Settings):
     dataset: str
     classnames: Annotated[tuple[ShortText, ...], MANY]
     counts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], MANY] = Field(min_length=1)
-    """Number of images of each class in the source."""
+    """Number of images per class in the source."""
     shard_size: int = Field(ge=1)
     parts: tuple[str, ...] = added(())
-    """Checksums of the merged datasets; empty for an imported dataset."""
+    """Checksums of the datasets that were merged; empty for an imported dataset."""
     content: str = ""
     """Checksum of all shards; empty until the dataset is complete."""
 
@@ -65,12 +65,12 @@ class ImportedSet(Settings):
         if len(self.counts) != len(self.classnames):
             raise ValueError(f"{len(self.counts)} counts for {len(self.classnames)} classes")
         if self.images_per_class * self.classes > MAX_IMAGES:
-            raise ValueError(f"{self.images_per_class} images per class exceed the limit of a dataset")
+            raise ValueError(f"{self.images_per_class} images per class exceed the maximum size of a dataset")
         return self
 
     @property
     def owner(self) -> str:
-        """Identity of the dataset's files, see `storage.checksums`."""
+        """Identity of the dataset's files; see `storage.checksums`."""
         return storage.identity(self.model_dump_json(exclude={"content"}))
 
     @property
@@ -80,25 +80,25 @@ class ImportedSet(Settings):
 
     @property
     def images_per_class(self) -> int:
-        """Number of images of the largest class."""
+        """Number of images in the largest class."""
         return max(self.counts)
 
     @property
     def amounts(self) -> tuple[int, ...]:
-        """Numbers of images per class, as in a plan."""
+        """Numbers of images per class, in the same form as in a plan."""
         return (self.images_per_class,)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Numbers of the shards with the first `images_per_class` images of each class; all shards by default."""
+        """Return the numbers of the shards with the first `images_per_class` images of each class (default: all)."""
         count = self.images_per_class if images_per_class is None else images_per_class
         return range(-(-count * self.classes // self.shard_size))
 
 
 def read_set(url: str) -> Plan | ImportedSet | None:
-    """Read the plan or import description of a synthetic dataset; None if there is none.
+    """Read the plan or import description of a synthetic dataset; return None if there is neither.
 
     Raises:
-        UserError: it is unreadable, or the import was interrupted.
+        UserError: the plan or description is unreadable, or the import was interrupted.
     """
     imported = _read(url)
     if imported is None:
@@ -110,10 +110,10 @@ def read_set(url: str) -> Plan | ImportedSet | None:
 
 
 def read_whole_set(url: str) -> Plan | ImportedSet:
-    """`read_set`, but raise a `UserError` if the dataset is missing or incomplete."""
+    """Read a dataset's plan or description; raise a `UserError` if the dataset is missing or incomplete."""
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic dataset found; create one with `synth` or `shards import`")
+        raise UserError(f"{url}: no synthetic dataset found; create one with `syncclip synth` or `shards import`")
     existing = committed_shards(url, plan.owner)
     if missing := [shard for shard in plan.shards() if shard not in existing]:
         raise UserError(f"{url}: {len(missing)} of {len(plan.shards())} shards are missing; complete the dataset first")
@@ -122,7 +122,7 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
 
 
 def holds_set(url: str) -> bool:
-    """Whether a folder contains a generated or imported dataset."""
+    """Return whether a folder contains a generated or imported dataset."""
     return any(storage.exists(storage.join(url, name)) for name in (PLAN_NAME, IMPORTED))
 
 
@@ -139,12 +139,12 @@ def import_set(
     After a crash, the same call writes the same shards.
 
     Args:
-        source: a split file or its folder, whose split `train` is imported; or a folder or URL with tars, or with
-            tars in `train/`.
+        source: a split file or its folder, from which the split `train` is imported; or a folder or URL with tars,
+            either directly or in `train/`.
         dataset: dataset that defines the class ids.
-        images: folder of a split file's images; default: the split file's folder or a subfolder.
-        unreadable: account of unreadable images.
-        skipped: counter of unused tar members by extension.
+        images: folder of a split file's images; by default, the split file's folder or one of its subfolders.
+        unreadable: record of unreadable images, which is updated.
+        skipped: counter of unused tar members by extension, which is updated.
 
     Raises:
         UserError: the source is missing or malformed, its class ids do not match, or the folder has other content.
@@ -179,7 +179,7 @@ def import_set(
 
 
 def claim(imported: ImportedSet, url: str) -> None:
-    """Write the description of an incomplete dataset; raise a `UserError` if the folder has other content."""
+    """Write the description of a dataset, marked as incomplete; raise a `UserError` if the folder has other content."""
     existing = _read(url)
     if storage.listdir(url) if existing is None else existing.model_copy(update={"content": ""}) != imported:
         raise UserError(f"{url}: not empty; use another folder")
@@ -199,7 +199,7 @@ def finish(imported: ImportedSet, url: str) -> ImportedSet:
 
 
 def content_of(url: str, owner: str | None = None) -> str:
-    """Checksum of a dataset's committed tars; `owner` is their required identity, see `storage.checksums`."""
+    """Return a checksum of a dataset's committed tars; `owner` is their required identity (see `storage.checksums`)."""
     shards = committed_shards(url, owner).values()
     return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
@@ -207,18 +207,18 @@ def content_of(url: str, owner: str | None = None) -> str:
 def require_content(plan: Plan | ImportedSet, url: str) -> None:
     """Raise a `UserError` if shards of an imported or merged dataset have been replaced or removed."""
     if isinstance(plan, ImportedSet) and content_of(url, plan.owner) != plan.content:
-        raise UserError(f"{url}: shards were replaced or removed since {IMPORTED} was written; copy or import it again")
+        raise UserError(f"{url}: shards were replaced or removed after the import; copy or import the dataset again")
 
 
 def index_major(labels: Rows, classes: int) -> Rows:
-    """(n,) sample index of each image: `k * classes + label` for the k-th image of a class."""
+    """Return the sample index of each image, with shape (n,): `k * classes + label` for the k-th image of a class."""
     return ranks(labels) * classes + labels
 
 
 def _sample(
     images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int, unreadable: Corruption
 ) -> Sample | None:
-    """Build the sample of a row; None if the image is unreadable."""
+    """Build the sample of a row; return None if the image is unreadable."""
     label, name = int(images.labels[row]), images.name(row)
     data = images.read(row)
     try:
@@ -241,7 +241,7 @@ def _write(imported: ImportedSet, url: str) -> None:
 def _open_source(
     source: str, dataset: Dataset, images: str | None, skipped: Counter[str] | None
 ) -> tuple[ImageSet, Sequence[str]]:
-    """Open the images of a source with the dataset's class ids, and their captions ("" without one)."""
+    """Return the images of a source, labelled with the dataset's class ids, and their captions ("" if missing)."""
     require_export(source, source.rstrip("/").rpartition("/")[0] or ".")  # exported tars are in a subfolder
     if tars := _tars(source):
         members = index_tars(tars, skipped)
@@ -262,7 +262,7 @@ def _open_source(
     if 2 * len(differences) > len(names):
         raise UserError(
             f"{file}: {len(differences)} of {len(names)} class names differ from {dataset.name!r} "
-            f"({few(differences)}); use the dataset of these images"
+            f"({few(differences)}); set dataset.name to the dataset of these images"
         )
     return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
 
@@ -276,7 +276,7 @@ def _tars(source: str) -> list[str]:
 def _split_file(source: str) -> Path:
     path = storage.local_path(source) if storage.is_local(source) else None
     if path is None or not path.exists():
-        raise UserError(f"{source}: no such folder, or no tars in it; use a split file, its folder, or tars")
+        raise UserError(f"{source}: no such folder, or a folder without tars; use a split file, its folder, or tars")
     if path.is_file():
         return path
     files = sorted(path.glob("split_*.json")) or sorted(path.glob("*.json"))
@@ -287,7 +287,7 @@ def _split_file(source: str) -> Path:
 
 
 def _image_folder(file: Path, first: str) -> Path:
-    """The folder of a split file's images, which contains the first one: the file's folder, or a subfolder."""
+    """Return the split file's folder or the subfolder that contains its first image."""
     for folder in [file.parent, *sorted(child for child in file.parent.iterdir() if child.is_dir())]:
         if (folder / first).is_file():
             return folder
@@ -297,5 +297,5 @@ def _image_folder(file: Path, first: str) -> Path:
 def _class_id(label: str | int, dataset: Dataset, location: str) -> int:
     count = len(dataset.classnames)
     if not isinstance(label, int) or not 0 <= label < count:
-        raise UserError(f"{location}: class {label!r} is not an id of {dataset.name!r}; use 0 to {count - 1}")
+        raise UserError(f"{location}: class {label!r} is not a class id of {dataset.name!r}; use 0 to {count - 1}")
     return label

@@ -1,4 +1,4 @@
-"""Planning of a recipe's synthetic dataset, and the assets that it requires."""
+"""Plan of a recipe's synthetic dataset, and the assets that the plan requires."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from syncclip.synthesis.references import digests, real_images, store
 
 
 def plan(recipe: Recipe) -> Plan:
-    """Plan a synthetic dataset: class, prompt and seed of every image. Nothing is generated or written.
+    """Plan a synthetic dataset, i.e. the class, prompt and seed of every image, without generating or writing anything.
 
     Raises:
-        UserError: the dataset is missing, or the settings are invalid for it.
+        UserError: the real dataset is missing, or the settings are invalid for that dataset.
 
     Examples:
         >>> from syncclip import Recipe, plan
@@ -49,10 +49,10 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
-    """Store the assets of a plan (reference images, filter heads, features of test images) and add their checksums.
+    """Store a plan's assets (reference images, filter heads, test image features); return the plan with checksums.
 
     Raises:
-        UserError: an asset is missing, or differs from that of the existing dataset.
+        UserError: an asset is missing, or differs from the asset of the existing dataset.
     """
     if plan.guides:
         dataset = load_dataset(recipe.dataset)

@@ -1,4 +1,4 @@
-"""Quality of a synthetic dataset under a frozen CLIP: accuracy, diversity, domain shift and near-duplicates."""
+"""Quality of a synthetic dataset in a frozen CLIP model: accuracy, diversity, domain shift and near-duplicates."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from syncclip.synthetic_sets.shift import Floats, Labels, measure
 
 STATS_NAME = "stats.json"
 MAX_IMAGES = 20_000
-"""Maximum number of images of each domain that are measured, balanced over the classes."""
+"""Maximum number of images to measure per domain, balanced over the classes."""
 DUPLICATE = 0.99
-"""Minimum cosine similarity of near-duplicates."""
+"""Minimum cosine similarity between near-duplicates."""
 PAIRS = 20
-"""Maximum number of near-duplicates that are listed."""
+"""Maximum number of near-duplicates to list."""
 BLOCK = 2048
 DIGITS = 5
 
@@ -38,15 +38,15 @@ class ClassQuality(Settings):
     images: int
     """Number of measured images."""
     accuracy: float | None
-    """Zero-shot accuracy among all classes, in percent; None without images."""
+    """Zero-shot accuracy with all classes as candidates, in percent; None without images."""
     similarity: float | None
     """Mean pairwise cosine similarity; None for fewer than two images."""
     shift: float | None
-    """1 - cosine of the centroids of real and synthetic images; None if one is missing."""
+    """1 - cosine similarity between the centroids of real and synthetic images; None if either is missing."""
 
 
 class ShiftNumbers(Settings):
-    """Summary of a `shift.Shift`."""
+    """Summary of a `shift.Shift`; see that class for the fields."""
 
     centroid_distance: float
     relative_distance: float | None
@@ -59,31 +59,31 @@ class SetQuality(Settings):
 
     format: int = 1
     backbone: str
-    """Name of the CLIP."""
+    """Name of the CLIP model."""
     images: int
     """Number of images in the dataset."""
     measured: int
     """Number of measured images."""
     accuracy: float
-    """Zero-shot accuracy among all classes, in percent."""
+    """Zero-shot accuracy with all classes as candidates, in percent."""
     similarity: float | None
-    """Mean pairwise cosine similarity within a class, averaged over classes; lower means more diverse."""
+    """Mean pairwise cosine similarity within a class, averaged over classes; lower values mean more diverse images."""
     real_similarity: float | None
-    """The same similarity of the real images, as a baseline."""
+    """Mean pairwise cosine similarity of the real images, as a baseline."""
     shift: ShiftNumbers | None
-    """Shift from the real to the synthetic images; None without real images."""
+    """Domain shift from the real to the synthetic images; None without real images."""
     near_duplicates: int
     """Number of images with a cosine similarity of at least `duplicate` to an earlier image of any class."""
     duplicate: float
     pairs: tuple[tuple[int, int], ...]
-    """Sample indices of the first near-duplicates, each with its nearest earlier image."""
+    """Pairs of sample indices: the first near-duplicates, each with its nearest earlier image."""
     prompts: PromptCoverage | None
     """Coverage of the prompts; None for an imported dataset."""
     classes: tuple[ClassQuality, ...]
 
 
 class Features(NamedTuple):
-    """CLIP features of images: (N, D) unit vectors, (N,) class ids and rows."""
+    """CLIP features of images as (N, D) unit vectors, with (N,) class ids and (N,) rows."""
 
     features: Floats
     labels: Labels
@@ -91,10 +91,10 @@ class Features(NamedTuple):
 
 
 def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: int = MAX_IMAGES) -> SetQuality:
-    """Measure a dataset with `clip`, which has one prompt per class, and write the result to its `stats.json`.
+    """Measure a dataset with `clip`, which has one prompt per class, and write the result to its `stats.json` file.
 
     Raises:
-        UserError: there is no dataset, or no image is readable.
+        UserError: there is no dataset, or all its images are unreadable.
     """
     plan = read_set(url)
     if plan is None:
@@ -102,7 +102,7 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: i
     images = ShardSet(url)
     synthetic = _encode(images, clip, max_images, "synthetic")
     if not len(synthetic.rows):
-        raise UserError(f"{url}: no readable image; see `syncclip shards verify {url}`")
+        raise UserError(f"{url}: all images are unreadable; run `syncclip shards verify {url}` for details")
     reference = None if real is None else _encode(real, clip, max_images, "real")
     shift = numbers = None
     if reference is not None and np.intersect1d(synthetic.labels, reference.labels).size:
@@ -149,15 +149,15 @@ def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: i
 
 
 def similarity(features: Floats) -> float | None:
-    """Mean pairwise cosine similarity of (n, D) unit vectors; None for fewer than two."""
+    """Return the mean pairwise cosine similarity of (n, D) unit vectors, or None for fewer than two vectors."""
     count = len(features)
     return None if count < 2 else float(((features.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
 
 
 def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
-    """Count the rows of (N, D) unit vectors with an earlier near-duplicate, and return the first `PAIRS` pairs.
+    """Return the number of (N, D) unit vectors with an earlier near-duplicate, and the first `PAIRS` such pairs.
 
-    Compares all pairs in blocks, which takes seconds for 20,000 images.
+    All pairs are compared in blocks, which takes seconds for 20,000 images.
     """
     small = features.astype(np.float32)
     count = 0
@@ -173,7 +173,7 @@ def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
 
 
 def _encode(images: ImageSet, clip: FrozenClip, max_images: int, name: str) -> Features:
-    """Compute CLIP features of a dataset; unreadable images are skipped."""
+    """Compute the CLIP features of a dataset, without unreadable images."""
     labels = np.asarray(images.labels)
     kept, features = encode_set(images, clip, balanced_rows(labels, max_images).tolist(), f"quality ({name})")
     return Features(features.double().numpy(), labels[kept], np.array(kept, np.int64))
@@ -185,14 +185,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Round a number; None for NaN, which JSON does not support."""
+    """Round a number; return None for NaN and infinity, which JSON does not support."""
     return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
 
 
 def measure_quality(recipe: Recipe, url: str) -> SetQuality:
-    """Measure the dataset at `url` with a recipe's backbone, and write the result to its `stats.json`.
+    """Measure the dataset at `url` with a recipe's backbone, and write the result to the dataset's `stats.json`.
 
-    The shift is measured to the real images of `evaluation.split`, if that split exists.
+    If the dataset has the split `evaluation.split`, the domain shift from its real images is also measured.
 
     Raises:
         UserError: there is no synthetic dataset, or its classes differ from those of the recipe's dataset.
@@ -203,8 +203,8 @@ def measure_quality(recipe: Recipe, url: str) -> SetQuality:
     plan = read_set(url)
     if plan is not None and list(plan.classnames) != dataset.classnames:
         raise UserError(
-            f"{url} has {plan.classes} classes of dataset {plan.dataset!r}, not the {len(dataset.classnames)} "
-            f"of {dataset.name!r}; set its dataset with dataset.name=NAME"
+            f"{url} has {plan.classes} classes of dataset {plan.dataset!r}, not the {len(dataset.classnames)} classes "
+            f"of {dataset.name!r}; set dataset.name to the dataset of these images"
         )
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")

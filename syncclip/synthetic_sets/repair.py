@@ -1,4 +1,4 @@
-"""Repair of a synthetic dataset: corrupt shards are removed and regenerated from the plan, byte for byte."""
+"""Repair of a synthetic dataset, which removes corrupt shards and regenerates them from the plan, byte for byte."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from syncclip.workers.settings import ONE_ACTOR, Pool
 
 
 def absent(url: str, corrupt: Collection[int]) -> list[Problem]:
-    """Missing shards of a dataset's plan, except corrupt ones."""
+    """Return a problem for each missing shard of a dataset's plan, except for shards known to be corrupt."""
     plan = read_set(url)
     tars = {int(name[:-4]) for name in storage.sizes(url) if re.fullmatch(r"[0-9]{5,18}\.tar", name)}
     return [
-        Problem(shard, f"{shard_name(shard)}: missing, although it is part of the dataset")
+        Problem(shard, f"{shard_name(shard)}: missing, although the plan contains it")
         for shard in (plan.shards() if plan is not None else ())
         if shard not in {*corrupt, *tars}
     ]
@@ -39,14 +39,15 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
     After an interruption, the next repair or `synth` generates the remaining shards.
 
     Raises:
-        UserError: the dataset has no plan, a shard is not part of it, or a required asset or device is missing. No file
-            is removed in this case.
+        UserError: the dataset has no plan, a shard is not part of the plan, or a required asset or device is missing.
+            No file is removed in these cases.
     """
     shards = sorted(set(broken))
     plan = _plan(url, len(shards))
     if foreign := [shard for shard in shards if shard not in plan.shards()]:
         count = len(plan.shards())
-        raise UserError(f"{url}: {shard_name(foreign[0])} is not one of the {count} shards of the plan; move it away")
+        surplus = shard_name(foreign[0])
+        raise UserError(f"{url}: {surplus} is not one of the {count} shards of the plan; move it to another folder")
     if not shards:
         return []
     check_capacity(pool, plan.threads)
@@ -56,16 +57,16 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
     with storage.lock(url, "shards verify --repair"):
         forget_index(url)
         for shard in shards:
-            for name in (stats_name, shard_name, table_name):  # the marker first
+            for name in (stats_name, shard_name, table_name):  # remove the marker first
                 storage.remove(storage.join(url, name(shard)))
         synthesise_set(plan, url, pool)
     return shards
 
 
 def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
-    """Raise a `UserError` if an asset of the plan is missing: weights, filter assets, reference images."""
+    """Raise a `UserError` if the weights, a filter asset or a reference image of the plan is missing."""
     located = locate(plan.generator, plan.weights)
-    if located.revision is not None:  # `locate` does not access the Hub if the plan contains the commit
+    if located.revision is not None:  # `locate` does not access the Hub if the plan has a commit
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")
     build_filters(plan.filters, [plan.entry(0).prompt], url=url)  # one prompt is enough, since no image is scored
     if plan.generator.guide is not None:
@@ -81,9 +82,9 @@ def _plan(url: str, broken: int) -> Plan:
         return plan
     problem = f"{url}: {counted(broken, 'shard')} can't be regenerated"
     if isinstance(plan, Plan):
-        remedy = "remove their files and run `synth` with the dataset's recipe again"
-        raise UserError(f"{problem}, as endpoints are not deterministic; {remedy}")
+        remedy = "remove the shard's files and run `syncclip synth` with the dataset's recipe again"
+        raise UserError(f"{problem}, since endpoints are not deterministic; {remedy}")
     if isinstance(plan, ImportedSet):
-        remedy = "merge them" if plan.parts else "import it"
-        raise UserError(f"{problem}, as the dataset was created from {plan.source}, not generated; {remedy} again")
+        remedy = "merge the datasets" if plan.parts else "import the dataset"
+        raise UserError(f"{problem}, since the dataset was created from {plan.source}; {remedy} again")
     raise UserError(f"{problem} without a plan; pack or copy the dataset again")

@@ -1,7 +1,7 @@
-"""Domain shift between real and synthetic images in CLIP's feature space, and a 2-D projection of both.
+"""Domain shift between real and synthetic images in CLIP's feature space, and a 2-D projection of both domains.
 
-Features are normalised. The relative distance is comparable between frozen and trained CLIPs, since it does not depend
-on the scale of the feature space.
+Features are normalised. Relative distances are comparable between frozen and trained CLIP models, since they do not
+depend on the scale of the feature space.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shift:
-    """The shift between two domains in the features of a model.
+    """Shift between two domains in the feature space of a model.
 
     Attributes:
-        centroid_distance: 1 - cosine between the real and the synthetic centroid, averaged over classes.
-        relative_distance: `centroid_distance` divided by the mean distance of real centroids of different classes.
-        overlap: percentage of synthetic images whose nearest real centroid is that of their class.
-        frechet: Fréchet distance of the two distributions, assumed normal (FID on unit CLIP features).
-        per_class: class id -> centroid distance.
+        centroid_distance: 1 - cosine similarity between the real and the synthetic centroid, averaged over classes.
+        relative_distance: `centroid_distance` divided by the mean distance between real centroids of different classes.
+        overlap: percentage of synthetic images whose nearest real centroid is the centroid of their class.
+        frechet: Fréchet distance between the two distributions, assumed to be normal (FID with unit CLIP features).
+        per_class: centroid distance of each class id.
     """
 
     centroid_distance: float
@@ -40,12 +40,13 @@ def measure(real: Floats, real_labels: Labels, synthetic: Floats, synthetic_labe
     """Measure the shift between two domains.
 
     Args:
-        real, synthetic: (N, D), (M, D) non-zero features.
-        real_labels, synthetic_labels: (N,), (M,) class ids; the means exclude classes of a single domain.
+        real, synthetic: non-zero features, with shapes (N, D) and (M, D).
+        real_labels, synthetic_labels: class ids, with shapes (N,) and (M,). Means over classes exclude classes that
+            only one domain contains.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     shared = np.intersect1d(real_labels, synthetic_labels)
-    assert len(shared), "the domains share a class"
+    assert len(shared), "the domains must share a class"
     real_centres = centres(real, real_labels, shared)
     synthetic_centres = centres(synthetic, synthetic_labels, shared)
     distances = 1 - (real_centres * synthetic_centres).sum(axis=1)
@@ -70,15 +71,15 @@ def normalise(features: Floats) -> Floats:
 
 
 def centres(features: Floats, labels: Labels, classes: Labels) -> Floats:
-    """(len(classes), D) normalised class means."""
+    """Return the normalised mean of each class, with shape (len(classes), D)."""
     return normalise(np.stack([features[labels == label].mean(axis=0) for label in classes]))
 
 
 def frechet(first: Floats, second: Floats) -> float:
-    """Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two samples, assumed normal.
+    """Return the Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two samples, assumed normal.
 
-    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2). The distance is biased upwards for
-    small samples, so compare samples of equal size.
+    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2). Since the distance is biased upwards
+    for small samples, compare only samples of equal size.
     """
     scaled = [(cloud - cloud.mean(axis=0)) / np.sqrt(max(1, len(cloud) - 1)) for cloud in (first, second)]
     # The eigenvalues of C1 C2 are the squared singular values of X1 X2', where Ci = Xi' Xi.
@@ -88,9 +89,9 @@ def frechet(first: Floats, second: Floats) -> float:
 
 
 def project(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
-    """Project both domains, weighted equally, onto their first two principal axes: (N, 2), (M, 2).
+    """Project both domains, weighted equally, onto their first two principal axes, with shapes (N, 2) and (M, 2).
 
-    The largest entry of an axis is positive, which makes the projection deterministic.
+    The entry of each axis with the largest absolute value is positive, which makes the projection deterministic.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     middle = (real.mean(axis=0) + synthetic.mean(axis=0)) / 2

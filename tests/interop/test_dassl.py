@@ -73,7 +73,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
     command = Command(call, f"touch {mark}" if call is os.system else f"open({str(mark)!r}, 'w').close()")
     content = checkpoint(STATE, epoch=1, **{key: {"ctx": command}})
     torch.save(content, tmp_path / "evil", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=rf"evil: rejected without running its code: .*{call.__name__}'"):
+    with pytest.raises(UserError, match=rf"evil: not loaded, since loading would call .*{call.__name__}'"):
         read_checkpoint(str(tmp_path / "evil"))
     assert not mark.exists()
     torch.load(tmp_path / "evil", weights_only=False)
@@ -109,9 +109,9 @@ def test_the_best_checkpoint_of_a_folder_is_selected_or_the_newest(tmp_path: Pat
     ("source", "epoch", "message"),
     [
         ("nowhere", None, "nowhere: no such file or folder"),
-        ("empty", None, "no model-best.pth.tar or model.pth.tar-N in it or its subfolder SynCLIP or VLPromptLearner"),
-        ("folder/model.pth.tar-5", 5, "a single file"),
-        ("folder", 7, "no checkpoint of epoch 7; there are epochs 5"),
+        ("empty", None, "no model-best.pth.tar or model.pth.tar-N in this folder or in SynCLIP or VLPromptLearner"),
+        ("folder/model.pth.tar-5", 5, "not a folder"),
+        ("folder", 7, "no checkpoint for epoch 7; use one of the epochs 5"),
     ],
 )
 def test_a_missing_checkpoint_is_an_error(tmp_path: Path, source: str, epoch: int | None, message: str) -> None:

@@ -149,7 +149,7 @@ def test_a_custom_method_is_exported_without_a_checkpoint(
 def test_a_method_that_learns_nothing_is_an_error(tmp_path: Path, worlds: Path) -> None:
     recipe = published.recipe(worlds, IVLP, "training.method=zeroshot")
     run = jobs.run_here(recipe, str(tmp_path / "run"))
-    with pytest.raises(UserError, match="'zeroshot' learns nothing"):
+    with pytest.raises(UserError, match="'zeroshot' has no learned parameters"):
         export_prompts(run.url)
 
 

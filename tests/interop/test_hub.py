@@ -160,7 +160,7 @@ def test_the_card_has_metadata_and_its_examples_run(
     results = json.loads(storage.read_bytes(f"{trained['ivlp']}/results.json"))
     metrics = {result.metric_name: result.metric_value for result in data.eval_results}
     assert metrics["base, %"] == round(results["base"], 4) and metrics["novel, %"] == round(results["novel"], 4)
-    assert 'Its CLIP is not published: pass its location to `load`, by `backbone="clip"`.' in text
+    assert 'The CLIP model is not public; pass its location to `load` with `backbone="clip"`.' in text
 
     (tmp_path / "clip").symlink_to(tiny.backbone)
     shutil.copy(next(images.iterdir()), tmp_path / "image.jpg")

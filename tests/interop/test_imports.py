@@ -115,16 +115,16 @@ DEPTH = int(IVLP.config["PROMPT_DEPTH_TEXT"])
 @pytest.mark.parametrize(
     ("case", "state", "message"),
     [
-        (COOP, changed(COOP, **WIDE), r"text_prompts.0 is (4, 512) instead of (4, 64)"),
+        (COOP, changed(COOP, **WIDE), r"shape mismatch for text_prompts.0: (4, 512), expected (4, 64)"),
         (IVLP, published.state_dict(IVLP) | DEEP, f"is {LAYERS + 1}, but the tower has {LAYERS} blocks"),
         (COOP, changed(COOP, ctx=torch.zeros(CONTEXT, 64)), f"does not fit the {CONTEXT} tokens"),
         (
             IVLP,
             changed(IVLP, image_encoder__transformer__resblocks__1__VPT_shallow=None),
-            "vision_prompts.1 is missing",
+            "vision_prompts.1: missing",
         ),
-        (CSC, changed(CSC, ctx=CSC.parameters["prompt_learner.ctx"][:BASE]), f"text_prompts.0 is ({BASE}, "),
-        (IVLP, published.state_dict(Case("maple")), "not a checkpoint of 'ivlp', but probably of 'maple'"),
+        (CSC, changed(CSC, ctx=CSC.parameters["prompt_learner.ctx"][:BASE]), f"text_prompts.0: ({BASE}, "),
+        (IVLP, published.state_dict(Case("maple")), "not a checkpoint of 'ivlp' (probably 'maple')"),
     ],
     ids=["width", "depth", "context", "missing block", "classes", "method"],
 )
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_other_classes_requires_transfer(importer: Importer) -> 
     ("override", "message"),
     [
         (f"methods.ivlp.text_depth={DEPTH + 1}", f"text_depth is {DEPTH}, but the recipe has methods.ivlp.text_depth="),
-        ("training.method=zeroshot", "'zeroshot' learns nothing"),
+        ("training.method=zeroshot", "'zeroshot' has no learned parameters"),
     ],
 )
 def test_a_contradicting_setting_is_an_error(override: str, message: str, importer: Importer) -> None:
@@ -164,7 +164,9 @@ def test_a_contradicting_setting_is_an_error(override: str, message: str, import
     ids=["nan", "integers", "expanded", "one vector", "sparse"],
 )
 def test_only_vectors_of_finite_numbers_are_accepted(tensor: Tensor, importer: Importer) -> None:
-    assert "text_prompts.0 must be vectors of finite numbers" in importer.error(COOP, state=changed(COOP, ctx=tensor))
+    assert "text_prompts.0 must contain vectors of finite numbers" in importer.error(
+        COOP, state=changed(COOP, ctx=tensor)
+    )
 
 
 def test_a_checkpoint_without_initial_words_is_recognised(importer: Importer) -> None:

@@ -75,5 +75,5 @@ def test_rows_of_class_specific_vectors_contain_the_class(tmp_path: Path, worlds
 
 def test_a_run_without_text_vectors_is_an_error(tmp_path: Path, worlds: Path) -> None:
     run = import_case(Case("vpt"), tmp_path, worlds).url
-    with pytest.raises(UserError, match="'vpt' learns no text vectors"):
+    with pytest.raises(UserError, match="'vpt' has no learned text vectors"):
         learned_words(run)

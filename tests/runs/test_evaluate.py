@@ -84,7 +84,7 @@ def test_class_specific_parameters_do_not_transfer(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda tar, _: tar.write_bytes(tar.read_bytes()[:-1] + b"\1"), "test/00000.tar: its checksum differs"),
+        (lambda tar, _: tar.write_bytes(tar.read_bytes()[:-1] + b"\1"), "test/00000.tar: its checksum does not match"),
         (
             lambda _, url: write_shard(url, 0, [Sample(i, 0, b"no image", "x") for i in range(24)]),
             "000000000.jpg: unrea",

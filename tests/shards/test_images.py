@@ -64,7 +64,7 @@ def test_a_decompression_bomb_is_refused_from_its_header() -> None:
 
     header = struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    with pytest.raises(UnreadableImageError, match="x: 9000 x 9000 pixels are more than 50000000"):
+    with pytest.raises(UnreadableImageError, match="x: 9000 x 9000 pixels exceed the limit of 50,000,000"):
         decode_image(bomb, "x")
     assert thumbnails([bomb], 16) == [None]
 
@@ -73,7 +73,7 @@ def test_the_maximum_number_of_pixels_is_decoded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("syncclip.shards.images.MAX_PIXELS", 64)
     assert decode_image(jpeg(1), "x").size == (8, 8)
     monkeypatch.setattr("syncclip.shards.images.MAX_PIXELS", 63)
-    with pytest.raises(UnreadableImageError, match="more than 63"):
+    with pytest.raises(UnreadableImageError, match="limit of 63"):
         decode_image(jpeg(1), "x")
 
 
@@ -81,7 +81,7 @@ def test_the_maximum_number_of_pixels_is_decoded(monkeypatch: pytest.MonkeyPatch
 def test_the_aspect_ratio_is_limited(size: tuple[int, int]) -> None:
     assert decode_image(blank("PNG", size=size), "x").size == size
     size = size[0] + (size[0] > 1), size[1] + (size[1] > 1)
-    with pytest.raises(UnreadableImageError, match=f"x: {size[0]} x {size[1]} pixels: aspect ratio above 500"):
+    with pytest.raises(UnreadableImageError, match=f"x: {size[0]} x {size[1]} pixels exceed an aspect ratio of 500"):
         decode_image(blank("PNG", size=size), "x")
 
 
@@ -111,7 +111,7 @@ def test_merged_accounts_count_a_file_once_and_respect_the_limit() -> None:
         first.include(second.account())
     assert first.names == {"a.jpg": 1, "b.tar": 2}
     second.skip("c.jpg", "no image")
-    with pytest.raises(UserError, match="4 unreadable images, more than the limit of 3; the last one: no image"):
+    with pytest.raises(UserError, match=r"4 unreadable images, more than the limit of 3 .*; last image: no image"):
         first.include(second.account())
 
 
@@ -157,7 +157,7 @@ def test_12_bit_and_white_is_zero_greys_are_converted() -> None:
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_32_bit_pixels_are_an_error(mode: str) -> None:
-    with pytest.raises(UnreadableImageError, match="x: unreadable image: its pixels are 32-bit"):
+    with pytest.raises(UnreadableImageError, match="x: unreadable image: 32-bit"):
         decode_image(blank("TIFF", mode), "x")
 
 

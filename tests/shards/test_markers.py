@@ -59,7 +59,7 @@ def test_a_shard_without_a_valid_marker_does_not_exist(
     assert list(committed(url)) == [0]
     assert ShardSet(url).samples.index.tolist() == [0, 1, 2, 3, 4, 5]
     if Path(url, "00001.tar").exists():
-        assert any("00001.tar: no valid marker" in problem for problem in verify(url))
+        assert any("00001.tar: ignored, since it has no valid marker" in problem for problem in verify(url))
 
 
 def check_corrupt_marker(url: str, match: str) -> None:
@@ -94,7 +94,7 @@ def test_a_shard_of_another_dataset_is_an_error(url: str, tmp_path: Path) -> Non
     write_set(str(other), classes=3, rounds=4, rounds_per_shard=2, owner=storage.identity("another plan"))
     for name in ("00001.tar", "00001.parquet", "00001_stats.json"):
         shutil.copy(other / name, Path(url, name))
-    check_corrupt_marker(url, r"/00001_stats.json belongs to another dataset")
+    check_corrupt_marker(url, r"/00001_stats.json belongs to a different dataset")
     with pytest.raises(storage.DamagedError, match=r"/00000_stats.json .*belongs to another run, study or dataset"):
         committed(url, owner=storage.identity("another plan"))
 

@@ -24,7 +24,11 @@ def url(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("file", "change", "sentence"),
     [
-        ("00000.tar", lambda data: data[:700] + bytes([data[700] ^ 1]) + data[701:], "00000.tar: sha256 differs"),
+        (
+            "00000.tar",
+            lambda data: data[:700] + bytes([data[700] ^ 1]) + data[701:],
+            "00000.tar: its checksum does not",
+        ),
         ("00000.tar", lambda data: b"\x01" * len(data), "00000.tar: corrupt tar"),
         ("00000.parquet", lambda data: b"PAR1 no", "00000.parquet: unreadable table"),
     ],

@@ -84,7 +84,7 @@ def test_unreadable_images_of_processes_are_counted_once(tmp_path: Path) -> None
 @pytest.mark.fault
 @pytest.mark.parametrize(
     ("rows", "limit", "message"),
-    [(range(10), 3, "4 unreadable images"), (range(3, 30, 5), 16, "class 3: none of its 6 images")],
+    [(range(10), 3, "4 unreadable images"), (range(3, 30, 5), 16, "class id 3: all 6 images")],
 )
 def test_an_error_in_a_process_is_raised(tmp_path: Path, rows: range, limit: int, message: str) -> None:
     mixed = stream(synthetic=damaged(tmp_path, list(rows)), max_corrupt_images=limit)

@@ -291,7 +291,7 @@ def test_a_corrupt_real_image_is_replaced_by_another_shot(tmp_path: Path) -> Non
     ("rows", "changes", "message"),
     [
         (range(10), {"max_corrupt_images": 3}, "4 unreadable images"),
-        (range(3, 30, 5), {"novel": [3]}, "class 3: none of its 6 images"),
+        (range(3, 30, 5), {"novel": [3]}, "class id 3: all 6 images"),
     ],
 )
 def test_too_many_corrupt_images_are_an_error(
@@ -308,10 +308,10 @@ def test_too_many_corrupt_images_are_an_error(
     [
         ({"batch": 8, "world_size": 3}, r"a batch of 8 can't be split among 3"),
         ({"batch": 0}, "a batch of 0 can't"),
-        ({"real": None}, "'both' data requires real images"),
-        ({"real": None, "data": "real"}, "'real' data requires real images"),
-        ({"synthetic": None}, "'both' data requires a synthetic dataset"),
-        ({"synthetic": None, "data": "synthetic"}, "'synthetic' data requires a synthetic dataset"),
+        ({"real": None}, "training.data=both requires real images"),
+        ({"real": None, "data": "real"}, "training.data=real requires real images"),
+        ({"synthetic": None}, "training.data=both requires a synthetic dataset"),
+        ({"synthetic": None, "data": "synthetic"}, "training.data=synthetic requires a synthetic dataset"),
         ({"real_rows": []}, "no real image to train on"),
         ({"window": 0}, "a window of 0 shards contains no image"),
         ({"images_per_class": 0}, "0 images per class"),

@@ -164,7 +164,7 @@ def test_an_impossible_export_is_an_error(url: str, tmp_path: Path, to: str) -> 
     shutil.copytree(url, tmp_path / "gap")
     Path(tmp_path / "gap" / "00001_stats.json").unlink()
     for source, layout, message in (
-        (url, "floppy", "--to floppy: unknown layout; available are folder"),
+        (url, "floppy", "--to floppy: unknown layout; use folder"),
         (f"{tmp_path}/nowhere", to, "no synthetic dataset found"),
         (f"{tmp_path}/gap", to, "1 of 3 shards are missing"),
     ):

@@ -155,7 +155,7 @@ def shift_labels(entries: Entries) -> Entries:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda entries: [*entries, ["red_circle/0.jpg", 6, "puce circle"]], "class 6 is not an id of 'shapes'"),
+        (lambda entries: [*entries, ["red_circle/0.jpg", 6, "puce circle"]], "class 6 is not a class id of 'shapes'"),
         (lambda entries: [*entries, ["red_circle/9.jpg", 0, "red_circle"]], "1 of 25 listed images are missing"),
         (shift_labels, "6 of 6 class names differ"),
     ],

@@ -115,11 +115,11 @@ def test_a_table_with_other_texts_is_reported(folder: Path) -> None:
     data = file.read_bytes()
     assert data.count(b"a photo of a ") > 0
     file.write_bytes(data.replace(b"a photo of a ", b"a phone of a "))
-    assert any("its checksum differs" in sentence for sentence in verify(str(folder)))
+    assert any("its checksum does not match" in sentence for sentence in verify(str(folder)))
     marker = json.loads(storage.read_bytes(str(folder / "00001_stats.json")))
     marker["table_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
     rewrite(folder / "00001_stats.json", json.dumps(marker).encode())
-    assert any("differ from the table" in sentence for sentence in verify(str(folder)))
+    assert any("differs from the table" in sentence for sentence in verify(str(folder)))
 
 
 def test_a_killed_repair_can_be_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_nothing_is_removed_if_a_reference_image_is_corrupt(
     (tmp_path / "00000.tar").write_bytes(b"corrupt")
     (guides,) = (tmp_path / "guides").iterdir()
     flip(guides / "00000.tar", 2000)
-    with pytest.raises(UserError, match="00000.tar: its checksum differs"):
+    with pytest.raises(UserError, match="00000.tar: its checksum does not match"):
         repair_set(url, [0])
     assert (tmp_path / "00000.tar").exists()
 
@@ -231,7 +231,7 @@ def test_an_imported_dataset_can_not_be_repaired(tmp_path: Path) -> None:
     write_set(str(tmp_path), classes=2, rounds=1, owner=imported.owner)
     (problem,) = examine(str(tmp_path))
     assert problem.sentence.startswith("00001.tar: missing")
-    with pytest.raises(UserError, match="created from dalle, not generated; import it again"):
+    with pytest.raises(UserError, match="created from dalle; import the dataset again"):
         repair_set(str(tmp_path), [1])
 
 

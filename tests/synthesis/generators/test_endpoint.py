@@ -333,7 +333,7 @@ def test_a_dataset_is_neither_extended_with_another_model_nor_repaired(
     server.model["root"] = "/models/other"
     with pytest.raises(UserError, match="not the tiny/painter that the dataset was started with"):
         synthesise_set(make_plan(4, generator=server.settings()), str(tmp_path), show=False)
-    with pytest.raises(UserError, match=r"can't be regenerated, as endpoints are not deterministic"):
+    with pytest.raises(UserError, match=r"can't be regenerated, since endpoints are not deterministic"):
         repair_set(str(tmp_path), [0])
     assert (tmp_path / "00000.tar").exists()
 
