@@ -106,8 +106,8 @@ def main(trials: int) -> None:
         "# Coverage of the confidence intervals\n\n"
         f"The table shows the percentage of {trials:,} simulated studies whose 95 % interval contains the true gain of "
         "5 points, by the unit that is\n"
-        "resampled in addition to the seeds (`python -m benchmarks.coverage`). Unless stated otherwise, the gain varies "
-        "between classes with\n"
+        "resampled in addition to the seeds (`python -m benchmarks.coverage`). Unless stated otherwise, the gain "
+        "varies between classes with\n"
         "a standard deviation of 15 points, as on `icons`.\n\n"
     )
     TABLE.write_text(words + markdown_grid(["study", "resampled unit", "novel", "HM"], rows) + "\n")
