@@ -103,10 +103,12 @@ def main(trials: int) -> None:
                 rows.append([name, unit, *(f"{percentages[metric]:.1f}" for metric in METRICS)])
                 print(*rows[-1], flush=True)
     words = (
-        f"# Coverage of the confidence intervals\n\nPercentage of {trials:,} simulated studies whose 95 % interval "
-        "contains the true gain of 5 points, by the unit that is\nresampled in addition to the seeds "
-        "(`python -m benchmarks.coverage`). Unless stated otherwise, the gain varies between classes with a\nstandard "
-        "deviation of 15 points, as on `icons`.\n\n"
+        "# Coverage of the confidence intervals\n\n"
+        f"The table shows the percentage of {trials:,} simulated studies whose 95 % interval contains the true gain of "
+        "5 points, by the unit that is\n"
+        "resampled in addition to the seeds (`python -m benchmarks.coverage`). Unless stated otherwise, the gain "
+        "varies between classes with\n"
+        "a standard deviation of 15 points, as on `icons`.\n\n"
     )
     TABLE.write_text(words + markdown_grid(["study", "resampled unit", "novel", "HM"], rows) + "\n")
 

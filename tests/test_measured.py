@@ -61,13 +61,13 @@ def quotes() -> Iterator[tuple[str, str]]:
     yield "docs/training.md", f"| against `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
 
     (training,) = (row for row in rows("# Start-up of a training on ten million") if row[:2] == ["disk", "a training"])
-    yield "README.md", f"a training begins after {numbers(training[2])[0]:.1f} s of processor time"
+    yield "README.md", f"training begins after {numbers(training[2])[0]:.1f} s of CPU time"
     planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]
     assert {round(seconds) for seconds in planned} == {1}
     yield "README.md", "ten million images are planned in a second"
     streaming = [numbers(row[5])[0] for row in rows("streaming from an S3 that fails")[2:]]
     assert all(abs(ratio - 1) < 0.05 for ratio in streaming)
-    yield "README.md", "just as fast from an S3 that fails one request in twenty"
+    yield "README.md", "just as fast from an S3 server that fails one request in twenty"
     yield "docs/training.md", f"failing against none | {min(streaming):.2f}×"
 
     time, memory = method(1000, "syncclip")
@@ -79,7 +79,7 @@ def quotes() -> Iterator[tuple[str, str]]:
 
     chaos = page("docs/synthesis.md").partition("killed with -9 |")[2]
     killed = re.match(r" (\d+) actors, (\d+) drivers \(with 4 actors\), (\d+) other workers, the counter", chaos)
-    failed, storm = re.search(r"requests failed \| (\d+)", chaos), re.search(r"in the storm \| (\d+) \| (\d+)", chaos)
+    failed, storm = re.search(r"requests failed \| (\d+)", chaos), re.search(r"with faults \| (\d+) \| (\d+)", chaos)
     assert killed and failed and storm
     yield "README.md", f"{sum(map(int, killed.groups())) + 1} processes killed with -9 and {failed[1]} failed requests"
     yield "README.md", f"took {storm[1]} s, {storm[2]} were predicted"
