@@ -14,7 +14,7 @@ from syncclip.core.text import first_line
 
 
 class Report(NamedTuple):
-    """The result of one shard. Fields are plain values, since Ray Data requires columns of one type."""
+    """The result of one shard. The fields are plain values, since Ray Data requires a single type per column."""
 
     shard: int
     images: int = 0
@@ -35,7 +35,7 @@ class Report(NamedTuple):
 
     @property
     def rejected_classes(self) -> dict[int, str]:
-        """Class id -> main reason, for classes without an image that passed the filters."""
+        """Class id -> main reject reason, for classes in which no image passed the filters."""
         return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
 
 

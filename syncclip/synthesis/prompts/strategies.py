@@ -1,4 +1,4 @@
-"""Prompt strategies: sources of the sentences of a class, with `{}` for its name."""
+"""Prompt strategies, which provide the sentences of a class, with `{}` for the class name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSetti
 
 
 class Strategy(Settings):
-    """Base class of strategies."""
+    """Base class of prompt strategies."""
 
     weight: int = Field(1, ge=0, le=1000)
     """Relative share of a class's images; 0 disables the strategy."""
@@ -28,7 +28,7 @@ class SharedStrategy(Strategy):
 
     @abstractmethod
     def shared(self, template: str) -> Sequence[str]:
-        """Return the sentences; `template` is the dataset's."""
+        """Return the sentences; `template` is that of the dataset."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""
@@ -44,9 +44,9 @@ class OwnStrategy(Strategy):
     """A strategy with sentences per class, in the recipe or in a file."""
 
     file: str | None = None
-    """Path or URL of the sentences, which a plan contains instead."""
+    """Path or URL of a file with the sentences; a plan contains the sentences instead."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
-    """Class name -> sentences; `{}` stands for the name, `{a}` for the name with its article."""
+    """Class name -> sentences; `{}` stands for the class name, `{a}` for the name with its article."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""
@@ -76,9 +76,9 @@ class CombinationSettings(SharedStrategy):
     name: Literal["combinations"]
     """Sentences with several placeholders, filled with all combinations of words."""
     sentence: str
-    """Sentence with `{}` or `{a}` for the class name and a placeholder per list: `a {attribute} {} {background}`."""
+    """Sentence with `{}` or `{a}` for the class name and one placeholder per list: `a {attribute} {} {background}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
-    """Placeholder -> words."""
+    """Placeholder -> words to fill in."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> CombinationSettings:
@@ -116,9 +116,9 @@ class CaptionSettings(OwnStrategy):
     name: Literal["captions"]
     """Sentences per class by a language model (`syncclip captions`)."""
     writer: WriterSettings | None = None
-    """Language model and sampling options of `syncclip captions`; files of other writers are errors."""
+    """Language model and sampling options of `syncclip captions`; a file written with other settings is an error."""
     sha256: str = ""
-    """Checksum of the file, set in a plan."""
+    """Checksum of the file, set when the dataset is created."""
 
 
 StrategySettings = Annotated[
@@ -129,7 +129,7 @@ StrategySettings = Annotated[
 class Combinations(Sequence[str]):
     """All combinations of the lists' words in a sentence.
 
-    The order is diagonal: among the first n, the words of a list occur equally often, up to one.
+    The order is diagonal: among the first n combinations, the numbers of uses of a list's words differ by at most one.
     """
 
     def __init__(self, sentence: str, lists: Mapping[str, Sequence[Sentence]]) -> None:
