@@ -160,7 +160,7 @@ def test_retry_after_is_respected_up_to_a_maximum(
             (kind, UnreachableError, "invalid response")
             for kind in ("two images", "torn image", "EPS", "PPM", "zipped")
         ],
-        ("small", UserError, "images of 32x32 pixels, not of 64x64"),
+        ("small", UserError, "an image of 32x32 pixels instead of 64x64"),
     ],
 )
 def test_a_permanent_fault_is_one_line_without_the_token(
@@ -241,7 +241,7 @@ def test_images_from_a_server_restarted_with_another_model_are_rejected(server: 
         ({"speed": "fast"}, "speed has no effect"),
         ({"batch_size": "auto"}, "needs model, height, width and a numeric batch_size"),
         ({"height": None}, "needs model, height, width"),
-        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*; set {TOKEN}"),
+        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*, and set {TOKEN}"),
         ({"pipeline": "HTTPS://host/v1?api_key=sesame"}, "pipeline: remove user, password and query"),
         ({"pipeline": "someone/model"}, "model has no effect with someone/model, since only endpoints"),
     ],
