@@ -60,7 +60,7 @@ class _Job:
         return storage.join(self.folder, hashlib.sha256(name.encode()).hexdigest()[:24] + ".json")
 
     def parts(self, report: Callable[[str], object] | None = None) -> dict[str, Part]:
-        """Return class name -> part, for all intact parts with these settings.
+        """Return the intact parts with these settings, by class name.
 
         Args:
             report: called with a message for each part that is damaged or belongs to another class.

@@ -71,13 +71,13 @@ class Forecast(NamedTuple):
     """Estimated time, cost and losses of generating a dataset."""
 
     seconds: float
-    """Seconds that an actor takes per shard."""
+    """Seconds per shard on one actor."""
     quiet: float
     """Wall time without preemptions, in seconds."""
     wall: Spread
     """Wall time in seconds."""
     hours: Spread
-    """Billed hours of GPUs or, without GPUs, of actors."""
+    """Billed GPU-hours or, without GPUs, actor-hours."""
     money: Spread | None
     wasted: Spread
     """Number of generated images that are lost."""
@@ -157,7 +157,7 @@ def _checked_rate(seconds: float, machines: Machines) -> float:
 
 
 def _per_shard(rate: float, seconds: float, machines: Machines) -> tuple[float, float]:
-    """Return a machine's mean seconds per shard, including losses, and their relative standard deviation."""
+    """Return a machine's mean time per shard in seconds, including losses, and its relative standard deviation."""
     deaths, reloads = math.expm1(rate * seconds), math.expm1(rate * machines.load)
     mean = deaths * (1 / rate + machines.wait + reloads * (machines.wait + 1 / rate))
     return mean, 0.0 if rate == NEGLIGIBLE_RATE else (1 - seconds / mean) * math.sqrt(1 + 2 / deaths)

@@ -42,7 +42,7 @@ class Entry:
     index: int
     label: int
     image: int
-    """Number of the image within its class."""
+    """Index of the image within its class."""
     attempt: int
     prompt: str
     seed: int
@@ -140,7 +140,7 @@ class Plan(Settings):
         return list(prompts)
 
     def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
-        """Return the seeds of samples as in `entry`, shape (n,); fast for millions of samples."""
+        """Return the seeds of samples as in `entry`, with shape (n,); fast for millions of samples."""
         return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:

@@ -25,7 +25,7 @@ PER_REASON = 4
 SIDE = 64
 """Side of a thumbnail in pixels."""
 BLUR = 6
-"""Side in pixels to which a thumbnail is reduced to make it unrecognisable."""
+"""Side of a blurred thumbnail in pixels before it is enlarged to `SIDE`."""
 
 _TABLE = pa.schema(
     [
@@ -53,7 +53,7 @@ class Reject:
 
 
 class Gallery:
-    """The first rejects of a shard for each reason."""
+    """The first rejects of a shard, up to `PER_REASON` per reason."""
 
     def __init__(self, shard: int) -> None:
         self.rejects: list[Reject] = []
@@ -86,7 +86,7 @@ def owner_of_shard(owner: str, shard: int) -> str:
 
 
 def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
-    """Return reason -> up to `limit` rejects of the dataset at `url` with identity `owner`, alternating classes."""
+    """Return up to `limit` rejects per reason, alternating classes, of the dataset at `url` with identity `owner`."""
     folder = storage.join(url, "")
     shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
     owners = {path: owner_of_shard(owner, shard) for path, shard in shards.items()}

@@ -30,7 +30,7 @@ def seed_of(seed: int, index: int, attempt: int) -> int:
 
 
 def seeds_of(seed: int, indices: range, attempt: int) -> npt.NDArray[np.uint32]:
-    """Return `seed_of` for many samples, shape (n,); the first call for a dataset computes lookup tables."""
+    """Return `seed_of` for many samples, with shape (n,); the first call for a dataset computes lookup tables."""
     assert 0 <= attempt < MAX_ATTEMPTS and indices.stop <= MAX_IMAGES
     index = np.arange(indices.start, indices.stop, indices.step, dtype=np.uint32) + np.uint32(attempt * MAX_IMAGES)
     left, right = index >> np.uint32(16), index & np.uint32(0xFFFF)
@@ -47,6 +47,6 @@ def _round_key(seed: int, half: int, number: int) -> int:
 
 @lru_cache(maxsize=2)
 def _round_keys(seed: int) -> npt.NDArray[np.uint32]:
-    """Return the keys of all rounds, shape (rounds, 65536), bypassing the cache of `_round_key`."""
+    """Return the keys of all rounds, with shape (rounds, 65536), bypassing the cache of `_round_key`."""
     key = _round_key.__wrapped__
     return np.array([[key(seed, half, number) for half in range(1 << 16)] for number in range(_ROUNDS)], np.uint32)

@@ -35,7 +35,7 @@ class SynthesisStatus(JobStatus):
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Stage -> share of the actors' time. Stages overlap, so the sum may exceed 1."""
     computed: float = 0.0
-    """Share of the actors' time in which the device was busy; far below `busy["generate"]` if others share it."""
+    """Share of the actors' time with a busy device; far below `busy["generate"]` if other processes share it."""
     rejects: dict[str, int] = Field(default_factory=dict)
     """Reason -> rejected images of this run, most frequent first."""
     actors: int = 0

@@ -25,7 +25,7 @@ class Work(Settings):
     busy: float = 0.0
     """Share of the actors' time spent in generators."""
     computed: float = 0.0
-    """Share of the actors' time in which their devices were busy."""
+    """Share of the actors' time during which their devices were busy."""
 
 
 class SetSummary(Settings):
@@ -57,7 +57,7 @@ class SetSummary(Settings):
 
 
 def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Sum up the markers of the synthetic dataset at `url`, and write the totals to its summary.json."""
+    """Compute the totals of the synthetic dataset at `url` from its markers, and write them to summary.json."""
     per_class: Counter[int] = Counter()
     rejects: Counter[str] = Counter()
     shards = images = planned = size = 0

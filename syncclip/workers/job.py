@@ -1,6 +1,6 @@
 """A job over shards: the worker that runs in each actor, and the driver loop that retries failed shards.
 
-A shard is done once its marker is in storage. Its bytes don't depend on actors, order or number of attempts.
+A shard is done once its marker is in storage. Its bytes don't depend on the actor, the order or the attempt.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ def _data_context() -> Iterator[None]:
 
 
 def _strategy(low: int, high: int) -> Any:
-    """Return Ray Data's strategy for a pool of `low` to `high` actors, with `CONCURRENT_ROWS` if Ray supports it."""
+    """Return a strategy for pools of `low` to `high` actors, with `CONCURRENT_ROWS` if Ray Data supports it."""
     from ray.data import ActorPoolStrategy
 
     sizes = {"size": high} if low == high else {"min_size": low, "max_size": high}

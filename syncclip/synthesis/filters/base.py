@@ -31,7 +31,7 @@ class FilterBatch:
 
 
 class FilterResult(NamedTuple):
-    """Scores (higher is better) and decisions for the images of a batch."""
+    """Scores (higher is better) and accept decisions for the images of a batch."""
 
     scores: list[float]
     keep: list[bool]

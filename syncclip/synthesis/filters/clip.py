@@ -42,7 +42,7 @@ class FrozenClip:
         self._sentences: dict[str, torch.Tensor] = {}
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Return image features, shape (N, D); the last batch is cached, so that its subsets are not encoded again."""
+        """Return image features with shape (N, D); the last batch is cached, so its subsets are not encoded again."""
         import torch
 
         rows = {id(image): row for row, image in enumerate(self._images)}  # `_images` keeps the ids valid
@@ -56,14 +56,14 @@ class FrozenClip:
 
     @cached_property
     def classes(self) -> torch.Tensor:
-        """Features of the class prompts, shape (C, D), computed once."""
+        """Features of the class prompts with shape (C, D), computed once."""
         import torch
 
         starts = range(0, len(self.prompts), PROMPT_BATCH)
         return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return prompt features, shape (N, D), encoded one by one, since the last bits depend on the batch."""
+        """Return prompt features with shape (N, D), encoded one by one, since the last bits depend on the batch."""
         import torch
 
         for text in texts:
@@ -82,7 +82,7 @@ class FrozenClip:
 
 
 def encode_set(images: ImageSet, clip: FrozenClip, rows: Sequence[int], name: str) -> tuple[list[int], torch.Tensor]:
-    """Return the rows with readable images and their features, shape (N, D); `name` labels the progress line."""
+    """Return the rows with readable images and their (N, D) features; `name` labels the progress line."""
     import torch
 
     kept: list[int] = []

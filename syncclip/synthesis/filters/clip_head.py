@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ClipHeadSettings(Settings):
-    """Reject images by a head of linear layers on normalised CLIP features, such as an aesthetic or NSFW predictor."""
+    """Reject images by the output of linear layers on normalised CLIP features, such as an aesthetic predictor."""
 
     name: Literal["clip_head"] = "clip_head"
     """Reject images by the output of a small network on CLIP features, such as a watermark detector."""

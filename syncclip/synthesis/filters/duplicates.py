@@ -71,7 +71,7 @@ class _Duplicates(Filter):
 
     @abstractmethod
     def _vectors(self, images: Sequence[Image.Image]) -> Vectors:
-        """Return normalised vectors, shape (N, D), whose inner product is the similarity."""
+        """Return normalised vectors with shape (N, D), whose inner products are the similarities."""
 
 
 class Duplicate(_Duplicates):

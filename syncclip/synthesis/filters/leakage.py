@@ -55,7 +55,7 @@ def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Call
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     kept, features = encode_set(images, clip, range(len(images)), "leakage")
     if not kept:
-        raise UserError("filter 'leakage': the dataset has no readable test images; check it, or remove the filter")
+        raise UserError("filter 'leakage': the test split has no readable images; check it, or remove the filter")
     mismatch = (
         f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images are not those "
         "that the dataset was started with; restore it or generate into another folder"

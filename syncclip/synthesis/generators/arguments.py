@@ -26,7 +26,7 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
         _check_task(pipeline, settings, parameters)
     _check_size(pipeline, settings)
     arguments: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
-    arguments["clean_caption"] = False  # its result depends on the installed packages
+    arguments["clean_caption"] = False  # caption cleaning depends on the installed packages
     side = _latent_side(pipeline)
     if side is not None and side < MIN_BINNED_SIDE:
         arguments["use_resolution_binning"] = False
@@ -43,7 +43,7 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
-    """Return (width, height) of images generated from text, as set, or else the family's default."""
+    """Return the (width, height) of images generated from text, from the settings or the family's defaults."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return settings.width or side, settings.height or side

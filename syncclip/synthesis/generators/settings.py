@@ -106,7 +106,7 @@ class GeneratorSettings(Settings):
 
     @property
     def derived(self) -> set[str]:
-        """Unset settings, whose defaults depend on `speed`."""
+        """Names of the unset settings whose defaults depend on `speed`."""
         return {"dtype", "compile"} - self.model_fields_set
 
     @property

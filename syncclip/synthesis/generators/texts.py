@@ -143,7 +143,7 @@ class TextEmbeddings:
         return by_key
 
     def _form(self, arguments: Mapping[str, Any], prompts: Sequence[Texts]) -> _Form | None:
-        """Return the form of the result for these arguments; None unless it is a tuple of fixed-length embeddings."""
+        """Return the form of the result for these arguments, or None if it isn't a tuple of fixed-length embeddings."""
         embedded = any(value is not None for name, value in arguments.items() if name.endswith("_embeds"))
         if not prompts or embedded or arguments.get("num_images_per_prompt", 1) != 1:
             return None

@@ -27,7 +27,7 @@ def with_sentences(settings: PromptSettings) -> PromptSettings:
 
 
 def read_descriptions(url: str) -> dict[str, Sequence[str]]:
-    """Read class name -> sentences from a JSON or YAML file; raise a UserError if it is missing or invalid."""
+    """Read the sentences of each class from a JSON or YAML file; raise a UserError if it is missing or invalid."""
     hint = "use a list of sentences per class, as in {cat: [a cat in the sun, a cat on a sofa]}"
     sentences: dict[str, Sequence[str]] = _read(url, dict[str, Sentences], hint)
     return sentences

@@ -26,8 +26,8 @@ class PromptSettings(Settings):
     name: Literal["template"] = "template"
     """Type of prompts; always `template`."""
     templates: tuple[Template, ...] = ()
-    """Templates with one `{}` for the class name, or `{a}` for the name with its article; empty: the dataset's
-    template."""
+    """Templates with one `{}` for the class name, or `{a}` for the name with its article; if empty, the dataset's
+    template is used."""
     strategies: tuple[StrategySettings, ...] = added(())
     """Prompt strategies, mixed by their weights, which replace `templates`."""
     classes: dict[str, Sentences] = added({})

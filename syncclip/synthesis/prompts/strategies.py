@@ -35,13 +35,13 @@ class SharedStrategy(Strategy):
         return self.shared(template)
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
-        """Return the prompt of each class at a turn."""
+        """Return the prompt of each class at a given turn."""
         sentences = self.shared(template)
         return fill(sentences[turn % len(sentences)], classnames)
 
 
 class OwnStrategy(Strategy):
-    """A strategy with sentences per class, in the recipe or in a file."""
+    """A strategy with separate sentences for each class, in the recipe or in a file."""
 
     file: str | None = None
     """Path or URL of a file with the sentences; a plan contains the sentences instead."""
@@ -53,7 +53,7 @@ class OwnStrategy(Strategy):
         return self.sentences[classname]
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
-        """Return the prompt of each class at a turn."""
+        """Return the prompt of each class at a given turn."""
         pairs = ((name, self.sentences[name]) for name in classnames)
         return [filled(sentences[turn % len(sentences)], name) for name, sentences in pairs]
 
@@ -64,7 +64,7 @@ class TemplateSettings(SharedStrategy):
     name: Literal["template"] = "template"
     """Sentences with a placeholder for the class name."""
     templates: tuple[Template, ...] = ()
-    """Templates; empty: the dataset's template."""
+    """Class templates; if empty, the dataset's template is used."""
 
     def shared(self, template: str) -> Sequence[str]:
         return self.templates or (template,)
@@ -101,7 +101,7 @@ class DescriptionSettings(OwnStrategy):
     """Descriptions of each class, in the recipe or in a JSON or YAML file."""
 
     name: Literal["descriptions"]
-    """Sentences per class, from a file of descriptions."""
+    """Class-specific sentences, from the recipe or a file of descriptions."""
 
     @model_validator(mode="after")
     def _check_source(self) -> DescriptionSettings:
@@ -114,7 +114,7 @@ class CaptionSettings(OwnStrategy):
     """Captions by a language model, from a file written by `syncclip captions`."""
 
     name: Literal["captions"]
-    """Sentences per class by a language model (`syncclip captions`)."""
+    """Class-specific captions written by a language model (`syncclip captions`)."""
     writer: WriterSettings | None = None
     """Language model and sampling options of `syncclip captions`; a file written with other settings is an error."""
     sha256: str = ""
