@@ -1,1 +1,1 @@
-"""Text-to-image generation: a plan comes in, and Ray Data fans it out into WebDataset shards with their markers."""
+"""Text-to-image synthesis: Ray Data distributes a plan over actors, which write WebDataset shards with markers."""

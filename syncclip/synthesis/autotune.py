@@ -1,4 +1,4 @@
-"""Measurements on the target device: fastest batch size, throughput, and the effect of a speed."""
+"""Measurements on the target device: fastest batch size, throughput, and the effect of the setting `speed`."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 BUDGET_SECONDS = 60.0
-"""Time after which no larger batch is measured."""
+"""Total measurement time after which no larger batch is measured."""
 
 MIN_SPEEDUP = 1.05
 """Minimum speed-up per image for which a larger batch is preferred."""
 
 TRIAL_STEPS = 4
-"""Denoising steps of a trial, in which the denoiser takes longer than the decoder."""
+"""Denoising steps of a trial, enough for the denoiser to take longer than the decoder."""
 
 MAX_CPU_BATCH = 32
-"""Maximum batch size on a CPU, where larger batches are no faster."""
+"""Maximum batch size on a CPU, where larger batches are not faster."""
 
 PROBE_BATCHES = 3
-"""Batches of the measured shard."""
+"""Number of batches in the measured shard."""
 
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
-    """Replace the batch size `auto` of a plan by the fastest, measured in a Ray task with an actor's resources."""
+    """Replace a plan's batch size `auto` with the fastest, measured in a Ray task with the resources of an actor."""
     import ray
 
     with ray_session():
@@ -67,7 +67,7 @@ def _measure_batch_size(plan_text: str, generator: GeneratorSettings, device: st
 def with_batch_size(
     settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str], largest: int
 ) -> GeneratorSettings:
-    """Replace `auto` by the fastest batch size on this device, at most `largest`; `prompts` are repeated as needed."""
+    """Replace `auto` with the fastest batch size up to `largest` on this device; `prompts` are repeated as needed."""
     if settings.batch_size != "auto":
         return settings
     trial = settings.model_copy(update={"steps": min(settings.steps, TRIAL_STEPS), "guide": None})
@@ -78,14 +78,14 @@ def with_batch_size(
 
 
 def even_parts(total: int) -> list[int]:
-    """Return batch sizes from 1 to `total`, each about twice the previous one, that divide a shard evenly."""
+    """Return batch sizes from 1 to `total` that divide a shard evenly, each about twice the previous one."""
     return sorted({-(-total // 2**halvings) for halvings in range(total.bit_length() + 1)})
 
 
 def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], budget: float = BUDGET_SECONDS) -> int:
-    """Return the smallest of ascending batch sizes that is, per image, within `MIN_SPEEDUP` of the fastest one.
+    """Return the smallest batch size whose time per image is within a factor of `MIN_SPEEDUP` of the fastest.
 
-    `stopwatch` measures a batch in seconds; None: out of memory.
+    `sizes` are ascending; `stopwatch` returns the seconds for a batch of a size, or None if it runs out of memory.
     """
     costs: dict[int, float] = {}
     spent = 0.0
@@ -102,7 +102,7 @@ def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], b
 
 
 def _seconds(generator: Generator, prompts: Sequence[str], size: int) -> float | None:
-    """Measure a batch; None: out of memory."""
+    """Return the seconds for a batch, or None if it runs out of memory."""
     import torch
 
     texts = [prompts[i % len(prompts)] for i in range(size)]
@@ -121,16 +121,16 @@ def _seconds(generator: Generator, prompts: Sequence[str], size: int) -> float |
 
 
 class Effect(NamedTuple):
-    """Effect of a speed on a batch, compared with `exact` in fp32 for the same prompts and seeds."""
+    """Effect of the setting `speed` on a batch, compared with `exact` in fp32 for the same prompts and seeds."""
 
     difference: float
-    """Mean absolute difference of the pixels, from 0 to 255."""
+    """Mean absolute difference between pixel values, from 0 to 255."""
     gain: float
-    """Speed-up."""
+    """Speed-up factor."""
 
 
 def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str]) -> Effect | None:
-    """Measure the effect of the settings' speed; None: out of memory."""
+    """Return the measured effect of the setting `speed`, or None if a batch can't be generated."""
     images, seconds, size = [], [], int(settings.batch_size)
     exact = settings.model_copy(update={"speed": "exact", "dtype": "fp32", "compile": False})
     for variant in (exact, settings):
@@ -151,29 +151,28 @@ class Rate(NamedTuple):
     """Throughput and memory of one actor on this machine."""
 
     images: float
-    """Finished images per second: generated, filtered, retried, encoded and written."""
+    """Finished images per second, including filtering, retries, encoding and writing."""
     image_bytes: float
-    """Bytes per image, including its share of the tar."""
+    """Stored bytes per image, including tar overhead."""
     rejected: float
     """Rejected images per finished image."""
     load: float
-    """Additional seconds of the first shard, for loading and warm-up."""
+    """Additional seconds for the first shard, due to loading and warm-up."""
     memory: int | None = None
     """Peak GPU memory in bytes."""
     effect: Effect | None = None
-    """Effect of a speed other than `exact`."""
+    """Effect of the setting `speed`; None for `exact`, or if a batch can't be generated."""
 
 
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:
     """Measure the throughput of the plan's generator and filters on `PROBE_BATCHES` batches, after a warm-up run.
 
-    Rejected images are retried in smaller batches than those of a full shard, so with many rejects the throughput is
-    slightly underestimated.
+    Rejected images are retried in smaller batches than in a full shard, so many rejects lead to a slight underestimate.
 
     Args:
-        folder: a temporary folder with the plan's assets (`synthetic_sets.prepare.with_assets`).
-        num_gpus: GPUs per actor; 0 generates on the CPU.
-        options: fsspec options of URLs that the filters read.
+        folder: temporary folder with the plan's assets (`synthetic_sets.prepare.with_assets`).
+        num_gpus: GPUs per actor; 0: generate on the CPU.
+        options: fsspec options for URLs that the filters read.
 
     Raises:
         UserError: the generator is missing or can't generate here.
@@ -190,7 +189,7 @@ def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str
     worker = ShardWorker(plan.model_dump_json(), folder, device, located.source)
     cold, warm = (Report(**worker({"shard": 0})) for _ in range(2))
     if error := cold.error or warm.error:
-        raise UserError(f"the generator failed its trial: {error}")
+        raise UserError(f"the generator failed in a trial run: {error}")
     stored = committed(folder)[0].bytes
     images, rejects = len(plan.shard_range(0)), sum(json.loads(warm.rejects).values())
     seconds = warm.ended - warm.started

@@ -1,6 +1,6 @@
-"""Captions of all classes, written by a pool of actors: a part per class, then one file.
+"""Captions of all classes, written by a pool of actors as one part per class and merged into one file.
 
-The captions of a class do not depend on other classes, so the file does not depend on the number of actors or kills.
+The captions of a class do not depend on other classes, so the file does not depend on the number of actors or restarts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Part(Settings):
 
 @dataclass(frozen=True)
 class _Job:
-    """The classes without captions; the number of a class is its position in `names`."""
+    """The classes without captions, numbered by their position in `names`."""
 
     settings: WriterSettings
     names: Sequence[str]
@@ -60,10 +60,10 @@ class _Job:
         return storage.join(self.folder, hashlib.sha256(name.encode()).hexdigest()[:24] + ".json")
 
     def parts(self, report: Callable[[str], object] | None = None) -> dict[str, Part]:
-        """Return class -> part, for intact parts with these settings.
+        """Return the intact parts with these settings, by class name.
 
         Args:
-            report: called with a message for each other part.
+            report: called with a message for each part that is damaged or belongs to another class.
         """
         report = report or (lambda _: None)
         existing = storage.sizes(self.folder)
@@ -77,38 +77,39 @@ class _Job:
                 report(f"{url} is damaged; writing the captions of class {name!r} again")
                 continue
             if part.classname != name:
-                report(f"{url} has captions of class {part.classname!r}; writing those of {name!r} again")
+                report(f"{url} contains captions of class {part.classname!r}; writing those of class {name!r} again")
             elif part.writer == self.settings:
                 parts[name] = part
         return parts
 
     def remaining(self, report: Callable[[str], object] | None = None) -> list[int]:
-        """Return the classes without a part; `report` as in `parts`."""
+        """Return the numbers of the classes without a part; `report` is as in `parts`."""
         parts = self.parts(report)
         return [number for number, name in enumerate(self.names) if name not in parts]
 
     def failure(self, number: int, cause: str, remaining: int) -> str:
         """Return the error message for a class that failed permanently."""
-        done, name = len(self.names) - remaining, self.names[number]
+        total, name = len(self.names), self.names[number]
         return (
-            f"{self.url}: no captions of class {name!r}: {cause}; run the same command to resume ({done} others done)"
+            f"{self.url}: no captions for class {name!r}: {cause}; {total - remaining} of {total} classes are done; "
+            "run the same command to resume"
         )
 
 
 def write_captions(
     settings: WriterSettings, classnames: Sequence[str], url: str, pool: Pool = ONE_ACTOR, threads: int = 1
 ) -> Captions:
-    """Write the missing captions of the file at `url`, and return all in the order of the classes.
+    """Write the missing captions of the file at `url`, and return all captions in class order.
 
-    Existing captions stay, including manual edits. After a kill the same call resumes.
+    Existing captions are kept, including manual edits. After an interruption, the same call resumes.
 
     Args:
         url: the file, accessible from all machines of a cluster.
-        pool: the actors; a single one without GPU or cluster runs in this process.
-        threads: torch threads per actor; single words may depend on them.
+        pool: the actors; a single actor without GPU or cluster runs in this process.
+        threads: torch threads per actor; individual words may depend on their number.
 
     Raises:
-        UserError: the file was written with other settings, the model can't be loaded, or it returned no captions.
+        UserError: the file was written with other settings, or the model can't be loaded or returned no captions.
     """
     names, url = list(dict.fromkeys(classnames)), absolute(url)
     existing = _existing(settings, url)
@@ -140,7 +141,7 @@ def write_captions(
 
 
 def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str], url: str) -> Captions:
-    """Return existing and new captions in the order of the classes, other classes last."""
+    """Return existing and new captions in the order of `names`, with other classes last."""
     weights = {part.weights for part in parts.values()} | ({existing.weights} if existing.sentences else set())
     if len(weights) > 1:
         model = existing.writer.model
@@ -151,7 +152,7 @@ def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str],
 
 
 class CaptionWorker(Worker[Part]):
-    """Writes the captions of classes in an actor."""
+    """Worker that writes captions, one class at a time."""
 
     def __init__(self, job: _Job) -> None:
         super().__init__(job.threads)

@@ -1,4 +1,4 @@
-"""The driver of a synthesis: sends the shards without a marker to the pool of actors, and counts their reports."""
+"""The synthesis driver, which sends shards without a marker to a pool of actors and aggregates their reports."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def synthesise_set(
 ) -> SetSummary:
     """Generate the missing shards of the synthetic dataset at `url`, and return its totals.
 
-    After a crash the same call completes the dataset to the same bytes; only the shards in flight are generated again.
-    Ray and the generator start only if shards are missing.
+    After a crash, the same call completes the dataset with the same bytes and regenerates only the shards that were in
+    flight. Ray and the generator are started only if shards are missing.
 
     Args:
-        requested: plan from `draft`; extends an existing dataset with fewer images.
+        requested: plan from `draft`; an existing dataset with fewer images is extended.
         url: folder or URL, accessible from all machines of a cluster.
-        pool: the actors.
-        place_assets: writes the plan's assets, such as heads of filters, and returns the plan with their checksums.
-        show: show progress on stderr.
-        observe: called with the status after each shard.
+        pool: size and resources of the actor pool.
+        place_assets: writes the plan's assets, such as filter heads, and returns the plan with their checksums.
+        show: whether to show progress on stderr.
+        observe: callback for the status after each shard.
 
     Raises:
-        UserError: the generator is missing, the folder contains another plan or is read-only, there are too few CPUs or
-            GPUs, or a shard failed permanently; committed shards stay.
+        UserError: the generator is missing, the folder is read-only or contains a different plan, there are too few
+            CPUs or GPUs, or a shard failed permanently. Committed shards are kept.
     """
     url = str(storage.local_path(url).resolve()) if storage.is_local(url) else url  # actors run in other folders
     with ExitStack() as locks:
@@ -77,7 +77,7 @@ def synthesise_set(
         if place_assets is not None:
             plan = place_assets(plan, url)
         images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(requested.images_per_class)}
-        done = {stats.shard for stats in markers(url)}  # after `place_assets`, which takes minutes
+        done = {stats.shard for stats in markers(url)}  # read after `place_assets`, which may take minutes
         todo = [shard for shard in images if shard not in done]
         if not todo:
             summary = _read_back(requested, url)
@@ -86,7 +86,7 @@ def synthesise_set(
                     index_set(url, plan.owner)
             mark_complete(url, summary.images, summary.planned, plan.owner)
             return summary
-        hold = locks.enter_context(storage.lock(url, "synth"))  # not yet locked if only markers are damaged
+        hold = locks.enter_context(storage.lock(url, "synth"))  # not locked above if all files exist
         located = locate(plan.generator, plan.weights)
         plan = plan.model_copy(update={"weights": located.fingerprint})
         check_capacity(pool, plan.threads)
@@ -99,19 +99,19 @@ def synthesise_set(
 
 
 def files_of(requested: Plan) -> Iterator[str]:
-    """Yield the file names of the plan's dataset."""
+    """Yield the names of all files of the plan's dataset."""
     yield PLAN_NAME
     for shard in requested.shards(requested.images_per_class):
         yield from (shard_name(shard), table_name(shard), stats_name(shard))
 
 
 def has_all(requested: Plan, url: str) -> bool:
-    """Return whether all files of the plan's dataset exist, from one listing."""
+    """Return whether all files of the plan's dataset exist, using a single listing."""
     return storage.sizes(url).keys() >= set(files_of(requested))
 
 
 def _read_back(requested: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Sum up the dataset, and check that no file was removed during the run."""
+    """Return the dataset's totals, and check that no file was removed during the run."""
     plan = read_plan(url)
     summary = None if plan is None else summarise(plan, url, work)
     storage.require(url, (*files_of(requested), SUMMARY_NAME))
@@ -126,7 +126,7 @@ class _Job:
     plan: Plan
     url: str
     images: Mapping[int, int]
-    """Shard -> images, for every requested shard."""
+    """Shard -> number of images, for every requested shard."""
     todo: Sequence[int]
     pool: Pool
     lock_token: str
@@ -148,7 +148,7 @@ class _Job:
         )
 
     def worker(self, located: Located) -> Callable[[], ShardWorker]:
-        """Return the factory of an actor's worker, with absolute paths."""
+        """Return a factory for the workers of actors, with absolute paths."""
         plan = self.plan
         paths = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
         placed = plan.model_copy(update=paths).model_dump_json()
@@ -157,7 +157,7 @@ class _Job:
 
 
 def _generate(job: _Job, located: Located, show: bool, observe: Observer | None) -> Work:
-    """Generate the shards `todo`, report progress, and write the index."""
+    """Generate the missing shards, report progress, and write the index."""
     plan, url, began = job.plan, job.url, time.monotonic()
     forget_index(url)
     planned, missing = sum(job.images.values()), sum(job.images[shard] for shard in job.todo)

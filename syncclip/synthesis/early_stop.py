@@ -1,6 +1,6 @@
-"""Early stopping of a synthesis whose filters reject all images of the dataset or of a class.
+"""Early stopping of synthesis runs whose filters reject all images of the dataset or of a class.
 
-Committed shards stay. Their bytes do not depend on when a run ends.
+Committed shards are kept, since their bytes do not depend on when a run ends.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Maximum rejected images before the first accepted one, in the dataset and, with `keep: drop`, in each class."""
+"""Number of rejected images without an accepted one, in the dataset or a single class, after which a run stops."""
 
 
 class RejectionMonitor:
-    """Counts the rejected images of classes without an accepted image, including those in earlier `done` shards.
+    """Counts the rejected images of classes without an accepted image, starting with those in the `done` shards.
 
-    A dataset without an accepted image is an error; with `keep: drop`, so is a class without one.
+    Raises a UserError after `PATIENCE` images of a dataset without an accepted image or, with `keep: drop`, of a class.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
@@ -28,7 +28,7 @@ class RejectionMonitor:
         self._accepted: set[int] = set()
         self._generated: Counter[int] = Counter()
         self._reasons: dict[int, Counter[str]] = {}
-        if plan.filters and plan.keep == "drop":  # otherwise a marker counts rejects among its images
+        if plan.filters and plan.keep == "drop":  # with `keep: best`, markers also count rejected images as images
             shards = plan.shards()
             for stats in done:
                 if len(self._accepted) == plan.classes:
@@ -40,7 +40,7 @@ class RejectionMonitor:
             self._check()
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
-        """Add a committed shard, with class id -> main reason for classes without an accepted image."""
+        """Add a committed shard; `rejected_by` maps the ids of classes without an accepted image to the main reason."""
         self._count(shard, rejected_by)
         self._check()
 
@@ -64,13 +64,13 @@ class RejectionMonitor:
                 raise UserError(self._message(f"class {name!r}: none of its {generated} images", reasons))
         if not self._accepted and (generated := sum(self._generated.values())) >= PATIENCE:
             name, others = plan.classnames[next(iter(self._generated))], len(self._generated) - 1
-            subject = f"none of the first {generated} images, of class {name!r} and {counted(others, 'other')},"
+            subject = f"none of the first {generated} images (class {name!r} and {counted(others, 'other')})"
             raise UserError(self._message(subject, sum(self._reasons.values(), Counter[str]())))
 
     def _message(self, subject: str, reasons: Counter[str]) -> str:
         reason, _ = reasons.most_common(1)[0]
-        alternative = "" if self.plan.keep == "best" else ", or keep the best of them with synthesis.keep=best"
+        alternative = "" if self.plan.keep == "best" else ", or keep the best attempts with synthesis.keep=best"
         return (
-            f"{subject} passed the filters, most were rejected by {reason!r}; loosen that filter in "
+            f"{subject} passed the filters (most were rejected by {reason!r}); loosen that filter in "
             f"synthesis.filters and generate into another folder{alternative}"
         )

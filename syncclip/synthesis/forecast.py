@@ -1,7 +1,7 @@
-"""Forecast of a synthesis on preemptible machines: time, cost, and lost images, by simulation.
+"""Forecast of the time, cost and lost images of a synthesis run on preemptible machines, by simulation.
 
 Each actor has its own machine, which is preempted at a constant rate (a Poisson process) and replaced after a while.
-The shard in flight is generated again. Without preemptions the forecast is exact.
+The shard in flight is then generated again. Without preemptions, the forecast is exact.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ MAX_RUNS, MIN_RUNS = 1000, 20
 """Maximum and minimum number of simulated runs."""
 
 MAX_WORK, STEP_COST = 5e7, 4000.0
-"""Cost limit of a forecast, and overhead of a simulation step, both in look-ups of a machine."""
+"""Budget of a forecast and overhead of a simulation step, both measured in machine look-ups."""
 
 MAX_EXPECTED_PREEMPTIONS = math.log(100)
-"""Expected preemptions during load and shard above which fewer than one attempt in a hundred succeeds."""
+"""Expected preemptions per attempt (loading and one shard) above which fewer than 1 % of attempts succeed."""
 
 NEGLIGIBLE_RATE = 1e-18
-"""Preemptions per second that stand for zero."""
+"""Preemptions per second used in place of zero."""
 
 LOAD_SECONDS = 60.0
 """Default time from a machine's start to its first shard."""
 
 
 class Machines(NamedTuple):
-    """Machines of a pool, with `least` of them at the start and the others after `wait`; times in seconds."""
+    """Machines of a pool: `least` of them at the start and the others after `wait`; times are in seconds."""
 
     least: int
     most: int
     preemptions: float = 0.0
-    """Preemptions per machine and hour."""
+    """Preemptions per machine-hour."""
     wait: float = 0.0
     load: float = 0.0
 
 
 class Outcomes(NamedTuple):
-    """Results of the simulated runs, shape (runs,), in seconds."""
+    """Results of the simulated runs in seconds, each with shape (runs,)."""
 
     wall: Array
     """Time from the start to the last commit."""
     paid: Array
-    """Time of all machines, each from its start to its preemption or the last commit."""
+    """Total time of all machines, each from its start to its preemption or the last commit."""
     wasted: Array
     """Time spent on lost shards."""
 
 
 class Spread(NamedTuple):
-    """Mean, 5th and 95th percentile over runs."""
+    """Mean, 5th percentile and 95th percentile over runs."""
 
     mean: float
     low: float
@@ -68,27 +68,27 @@ class Spread(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Estimates for a dataset."""
+    """Estimated time, cost and losses of generating a dataset."""
 
     seconds: float
-    """Seconds of an actor per shard."""
+    """Seconds per shard on one actor."""
     quiet: float
     """Wall time without preemptions, in seconds."""
     wall: Spread
     """Wall time in seconds."""
     hours: Spread
-    """Billed hours of GPUs or, without GPUs, of actors."""
+    """Billed GPU-hours or, without GPUs, actor-hours."""
     money: Spread | None
     wasted: Spread
-    """Generated images that are lost."""
+    """Number of generated images that are lost."""
     bytes: float | None
 
 
 def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
-    """Forecast the synthesis of a plan at `cost.throughput`, as if all shards were full.
+    """Forecast the synthesis of a plan at `cost.throughput`, assuming that all shards are full.
 
     Raises:
-        UserError: hardly any shard would be finished, or there are too many preemptions to simulate.
+        UserError: hardly any shard would be finished, or the simulation would be too expensive.
     """
     assert cost.throughput is not None
     shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.throughput
@@ -109,7 +109,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
 
 
 def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
-    """Return the number of runs within `MAX_WORK`, fewer for more than 100 machines, whose losses average out."""
+    """Return the number of runs within `MAX_WORK`; fewer for over 100 machines, since their losses average out."""
     count = min(shards, machines.most)
     rate = _checked_rate(seconds, machines)
     attempts = math.exp(rate * (seconds + machines.load))
@@ -119,7 +119,7 @@ def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
     runs = min(limit, int((MAX_WORK / steps - STEP_COST) / count))
     if runs < MIN_RUNS:
         raise UserError(
-            f"{count:,} machines with {machines.preemptions:g} preemptions per hour can't be forecast; lower "
+            f"{count:,} machines with {machines.preemptions:g} preemptions per machine-hour can't be forecast; reduce "
             "synthesis.actors or synthesis.cost.preemptions"
         )
     return runs
@@ -131,7 +131,7 @@ def _spread(values: Array) -> Spread:
 
 
 def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX_RUNS, seed: int = 0) -> Outcomes:
-    """Simulate `runs` runs with `shards` shards of `seconds` each; deterministic for a `seed`."""
+    """Simulate `runs` runs with `shards` shards of `seconds` each; deterministic for a given `seed`."""
     assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
     rate = _checked_rate(seconds, machines)
     arrivals = np.where(np.arange(min(shards, machines.most)) < machines.least, 0.0, machines.wait)
@@ -145,7 +145,7 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX
 
 
 def _checked_rate(seconds: float, machines: Machines) -> float:
-    """Return the preemptions per machine and second; an error if hardly any shard would be finished."""
+    """Return the preemptions per machine-second; raise a UserError if hardly any shard would be finished."""
     rate = machines.preemptions / 3600 or NEGLIGIBLE_RATE
     if (seconds + machines.load) * rate > MAX_EXPECTED_PREEMPTIONS:
         raise UserError(
@@ -157,14 +157,14 @@ def _checked_rate(seconds: float, machines: Machines) -> float:
 
 
 def _per_shard(rate: float, seconds: float, machines: Machines) -> tuple[float, float]:
-    """Return the mean seconds of a machine per shard, including losses, and their relative standard deviation."""
+    """Return a machine's mean time per shard in seconds, including losses, and its relative standard deviation."""
     deaths, reloads = math.expm1(rate * seconds), math.expm1(rate * machines.load)
     mean = deaths * (1 / rate + machines.wait + reloads * (machines.wait + 1 / rate))
     return mean, 0.0 if rate == NEGLIGIBLE_RATE else (1 - seconds / mean) * math.sqrt(1 + 2 / deaths)
 
 
 class _Queue:
-    """State of all runs at once. Arrays have shape (runs, machines) or (runs,); times are in seconds."""
+    """Common state of all simulated runs. Arrays have shape (runs, machines) or (runs,); times are in seconds."""
 
     def __init__(
         self, shards: int, seconds: float, machines: Machines, rate: float, arrivals: Array, rng: np.random.Generator
@@ -172,15 +172,15 @@ class _Queue:
         self.seconds, self.wait, self.load, self.rate, self.rng = seconds, machines.wait, machines.load, rate, rng
         self.left = np.full(len(arrivals), shards)  # shards not started
         self.wasted = np.zeros(len(arrivals))
-        self.away = np.zeros(arrivals.shape)  # waiting time for replacements
+        self.away = np.zeros(arrivals.shape)  # time spent waiting for replacements
         self.born = arrivals
-        self.free = arrivals + machines.load  # for the next shard
+        self.free = arrivals + machines.load  # ready for the next shard
         self.death = arrivals + rng.exponential(1 / rate, arrivals.shape)
 
     def skip(self) -> None:
         """Advance each machine by its expected number of shards minus three standard deviations.
 
-        While unstarted shards remain, the duration of a shard does not depend on other machines, so sums are drawn.
+        While unstarted shards remain, shard durations do not depend on other machines, so their sums can be drawn.
         """
         rate, seconds, wait, load = self.rate, self.seconds, self.wait, self.load
         while (broken := self.death < self.free).any():
@@ -206,7 +206,7 @@ class _Queue:
         """Simulate the remaining shards one by one, and return the time of each run's last commit."""
         runs, count = self.free.shape
         rows, wall = np.arange(runs), np.zeros(runs)
-        # Earliest starts of pending shards, one slot per machine, since each loses one shard at a time.
+        # Earliest starts of pending shards, one slot per machine, since a machine loses one shard at a time.
         ready = np.where(np.arange(count) < self.left[:, None], 0.0, np.inf)
         self.left = np.maximum(0, self.left - count)
         while True:
@@ -228,7 +228,7 @@ class _Queue:
             self._replace(rows[lost], machine[lost])
 
     def _replace(self, rows: Array, machines: Array) -> None:
-        """Replace preempted machines of some runs."""
+        """Replace preempted machines, one per (row, machine) pair."""
         at = rows, machines
         self.away[at] += self.wait
         self.born[at] = self.death[at] + self.wait
@@ -236,7 +236,7 @@ class _Queue:
         self.death[at] = self.born[at] + self.rng.exponential(1 / self.rate, rows.shape)
 
     def _lost(self, times: Array, span: float) -> Array:
-        """Draw the seconds lost in `times` preemptions within `span` seconds each, approximately normal."""
+        """Draw the seconds lost in `times` preemptions, each within `span` seconds, from a normal approximation."""
         x = self.rate * span
         if x < 1e-3:
             mean, variance = span / 2, span**2 / 12

@@ -1,7 +1,7 @@
 """The plan of a synthetic dataset: class, prompt and seed of every image, as pure functions of integers.
 
-Sample n is image `n // C` of class `n % C`, so every prefix is class-balanced. No shard spans an extension of the
-dataset, so extending it only adds shards.
+Sample n is image `n // C` of class `n % C`, so every prefix is class-balanced. No shard spans an extension boundary, so
+extending a dataset only adds shards.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FORMAT = 1
 SHARD_IMAGES = 64
 """Default minimum number of images per shard, kept small to limit the cost of a lost shard."""
 BATCH_GUESS = 8
-"""Batch size in forecasts while the setting is `auto`."""
+"""Batch size assumed in forecasts if the setting is `auto`."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Entry:
     index: int
     label: int
     image: int
-    """Number of the image within its class."""
+    """Index of the image within its class."""
     attempt: int
     prompt: str
     seed: int
@@ -58,7 +58,7 @@ class Plan(Settings):
     prompts: PromptSettings
     generator: GeneratorSettings
     weights: str = ""
-    """Fingerprint of the generator's weights or their commit on the hub; empty before the first shard."""
+    """Fingerprint of the generator's weights, or their commit on the hub; empty before the first shard."""
     filters: tuple[FilterSettings, ...]
     attempts: int = Field(ge=1, le=MAX_ATTEMPTS)
     select: Literal["first", "best"]
@@ -70,7 +70,7 @@ class Plan(Settings):
     amounts: Annotated[tuple[int, ...], MANY]
     """Images per class at creation and after each extension, ascending."""
     guides: Annotated[tuple[tuple[str, ...], ...], MANY] = added(())
-    """For each class, the checksums of the real images for real guidance; see `references.digests`."""
+    """Checksums of each class's real images for real guidance; see `references.digests`."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Plan:
@@ -80,11 +80,11 @@ class Plan(Settings):
             raise ValueError(f"numbers of images per class, {list(self.amounts)}, must be positive and ascending")
         if self.total > MAX_IMAGES:
             raise ValueError(
-                f"{self.amounts[-1]} images of {self.classes} classes exceed the {MAX_IMAGES:,} images of a synthetic "
-                "dataset; generate several with different seeds"
+                f"{self.amounts[-1]} images for each of {self.classes} classes exceed the maximum of {MAX_IMAGES:,} "
+                "per synthetic dataset; generate several datasets with different seeds"
             )
         if self.generator.guide is not None and not any(self.guides):
-            raise ValueError(f"generator.guide: {self.dataset!r} has no real images to start from; remove it")
+            raise ValueError(f"generator.guide: dataset {self.dataset!r} has no real images to start from; remove it")
         check_classes(self.prompts, self.classnames, self.dataset)
         return self
 
@@ -110,18 +110,18 @@ class Plan(Settings):
         return BATCH_GUESS if size == "auto" else size
 
     def guide_of(self, label: int, image: int) -> str | None:
-        """Return the checksum of the real image that image `image` of a class starts from; None: noise."""
+        """Return the checksum of the real image that image number `image` of a class starts from; None: noise."""
         real = self.guides[label] if self.guides else ()
         return real[image % len(real)] if real else None
 
     def entry(self, index: int, attempt: int = 0) -> Entry:
-        """Return class, prompt and seed of an attempt at sample `index`."""
+        """Return the class, prompt and seed of an attempt at sample `index`."""
         image, label = divmod(index, self.classes)
         prompt = prompt_of(self.prompts, self.template, self.classnames[label], image)
         return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
 
     def prompts_of(self, indices: range) -> list[str]:
-        """Return the prompts of consecutive samples, as in `entry`; fast for millions."""
+        """Return the prompts of consecutive samples as in `entry`; fast for millions of samples."""
         prompts: list[str] = []
         for image in range(indices.start // self.classes, -(-indices.stop // self.classes)):
             first = image * self.classes
@@ -130,7 +130,7 @@ class Plan(Settings):
         return prompts
 
     def texts(self, limit: int) -> list[str]:
-        """Return the distinct prompts of the dataset; none if there are more than `limit`."""
+        """Return the distinct prompts of the dataset, or an empty list if there are more than `limit`."""
         per_class = (distinct(self.prompts, self.template, name, self.images_per_class) for name in self.classnames)
         prompts: dict[str, None] = {}
         for prompt in chain.from_iterable(per_class):
@@ -140,11 +140,11 @@ class Plan(Settings):
         return list(prompts)
 
     def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
-        """Return the seeds of samples, (n,), as in `entry`; fast for millions."""
+        """Return the seeds of samples as in `entry`, with shape (n,); fast for millions of samples."""
         return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Return the shards with the first `images_per_class` images of each class; all by default."""
+        """Return the shards with the first `images_per_class` images of each class; by default, all shards."""
         limit = self.images_per_class if images_per_class is None else images_per_class
         assert 0 <= limit <= self.images_per_class
         parts = (max(0, min(high, limit) - low) * self.classes for low, high in pairwise((0, *self.amounts)))
@@ -163,16 +163,16 @@ class Plan(Settings):
 
     @property
     def owner(self) -> str:
-        """Identity of the dataset's files, see `storage.checksums`; independent of the number of images."""
+        """Identity of the dataset's files (see `storage.checksums`), independent of the number of images."""
         values = self.normalized().model_dump(mode="json", exclude={"amounts"})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
     def normalized(self) -> Plan:
-        """Return the plan as it is stored, without settings of the machine."""
+        """Return the plan as it is stored, without machine-specific settings."""
         return self.model_copy(update={"generator": self.generator.model_copy(update=MACHINE)})
 
     def extended(self, images_per_class: int) -> Plan:
-        """Return the plan extended to at least `images_per_class`; existing shards keep their content."""
+        """Return the plan, extended to at least `images_per_class`; existing shards keep their content."""
         if images_per_class <= self.images_per_class:
             return self
         return Plan.model_validate({**dict(self), "amounts": (*self.amounts, images_per_class)})
@@ -187,7 +187,7 @@ def draft(
     backbone: BackboneSettings | None = None,
     guides: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """Return the plan of a new dataset; `backbone` is the default CLIP of filters, and `guides` are as in `Plan`."""
+    """Return the plan of a new dataset; `backbone` is the filters' default CLIP model, and `guides` is as in `Plan`."""
     scorer = backbone or BackboneSettings()
     size = settings.generator.batch_size
     minimum = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
@@ -217,14 +217,15 @@ def read_plan(url: str) -> Plan | None:
 
 
 def agreed_plan(requested: Plan, stored: Plan, url: str) -> Plan:
-    """Return the `stored` plan, extended to the requested number of images; `auto` takes the stored batch size.
+    """Return the `stored` plan, extended to the requested number of images; `auto` keeps the stored batch size.
 
-    Raises a UserError if the plans are incompatible.
+    Raise a UserError if the plans are incompatible.
     """
     if changes := differences(stored, requested):
-        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+        more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
         raise UserError(
-            f"{url} holds a set generated by another plan: {changes[0]}{more}; use another folder, or the old settings"
+            f"{url} contains a dataset generated with other settings ({changes[0]}{more}); use another folder, or "
+            "restore the old settings"
         )
     generator = stored.generator.model_copy(update={key: getattr(requested.generator, key) for key in MACHINE})
     agreed = {"generator": generator, "weights": stored.weights or requested.weights}
@@ -239,7 +240,7 @@ def write_plan(plan: Plan, url: str) -> Plan:
 
 
 def differences(stored: Plan, requested: Plan) -> list[str]:
-    """Return the incompatible values of two plans, one phrase each (`seed is 0 there and 1 here`)."""
+    """Return the incompatible values of two plans as `key: stored -> requested`."""
     before, after = _flat(stored.model_dump()), _flat(requested.model_dump())
     ignored = {"amounts", *(f"generator.{key}" for key in MACHINE)}
     ignored |= {"generator.batch_size"} if requested.generator.batch_size == "auto" else set()
@@ -256,8 +257,8 @@ def differences(stored: Plan, requested: Plan) -> list[str]:
             old, new = pairs[0] if pairs else (f"{stored.classes} names", f"{requested.classes} names")
         if key == "guides":
             kept = len({*chain(*(old or ()))} & {*chain(*(new or ()))})
-            old, new = f"{sum(map(len, old or ()))} images", f"{sum(map(len, new or ()))}, {kept} of them the same"
-        changes.append(f"{key} is {cut(repr(old), 120)} there and {cut(repr(new), 120)} here")
+            old, new = f"{sum(map(len, old or ()))} images", f"{sum(map(len, new or ()))} images, {kept} identical"
+        changes.append(f"{key}: {cut(repr(old), 120)} -> {cut(repr(new), 120)}")
     return changes
 
 

@@ -1,6 +1,7 @@
 """Real images for real guidance: the few-shot images that generation starts from.
 
-A plan contains their checksums, and the dataset's folder a copy of them as shards in `guides/<checksum of all>`.
+A plan contains the checksums of these images. Copies are stored as shards in the dataset's folder, under
+`guides/<checksum of the checksums>`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SHARD_IMAGES = 1024
 
 
 class ReferenceImages:
-    """The real images of a plan in the dataset at `url`; a UserError if `store` has not written them."""
+    """The real images of a plan in the dataset at `url`; raises a UserError unless `store` has written them."""
 
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
@@ -36,7 +37,7 @@ class ReferenceImages:
         self._images = images
 
     def of(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
-        """Return the RGB image that each entry starts from, None for noise; a changed image raises a UserError."""
+        """Return the RGB image that each entry starts from, or None for noise; raise a UserError if one has changed."""
         return [self._guide(entry) for entry in entries]
 
     def _guide(self, entry: Entry) -> Image.Image | None:
@@ -55,7 +56,7 @@ class ReferenceImages:
 
 
 def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
-    """Return the few-shot image files of each class, in the order of their use."""
+    """Return the few-shot image files of each class, in the order in which they are used."""
     images: list[list[bytes]] = [[] for _ in dataset.classnames]
     labels = dataset.split("train").labels
     for row in dataset.few_shot(shots, seed):
@@ -81,5 +82,5 @@ def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None
 
 
 def _folder(guides: Sequence[Sequence[str]], url: str) -> str:
-    """Return the URL of the real images with these checksums."""
+    """Return the URL of the folder of real images with these checksums."""
     return storage.join(url, FOLDER, checksum_of("\n".join(",".join(of_class) for of_class in guides).encode()))

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 SHARDS = 32
 """Number of shards with thumbnails."""
 PER_REASON = 4
-"""Maximum thumbnails per shard and reason."""
+"""Maximum number of thumbnails per shard and reason."""
 SIDE = 64
 """Side of a thumbnail in pixels."""
 BLUR = 6
-"""Side in pixels to which a thumbnail is reduced to make it unrecognisable."""
+"""Side of a blurred thumbnail in pixels before it is enlarged to `SIDE`."""
 
 _TABLE = pa.schema(
     [
@@ -53,7 +53,7 @@ class Reject:
 
 
 class Gallery:
-    """The first rejects of a shard for each reason."""
+    """The first rejects of a shard, up to `PER_REASON` per reason."""
 
     def __init__(self, shard: int) -> None:
         self.rejects: list[Reject] = []
@@ -61,7 +61,7 @@ class Gallery:
         self._limit = PER_REASON if shard < SHARDS else 0
 
     def add(self, reason: str, image: Image.Image, entry: Entry, score: float | None, blurred: bool) -> None:
-        """Add a thumbnail of a reject, up to `PER_REASON`; unrecognisable if `blurred`."""
+        """Add a thumbnail of a reject, up to `PER_REASON` per reason; `blurred` makes it unrecognisable."""
         if self._counts[reason] < self._limit:
             self._counts[reason] += 1
             thumbnail = _thumbnail(image, blurred)
@@ -69,24 +69,24 @@ class Gallery:
 
 
 def rejects_name(shard: int) -> str:
-    """Return the file name, such as `00000_rejects.parquet`."""
+    """Return the name of a shard's thumbnail file, such as `00000_rejects.parquet`."""
     return f"{shard:05d}_rejects.parquet"
 
 
 def write_rejects(url: str, shard: int, rejects: Sequence[Reject], owner: str = storage.NOBODY) -> None:
-    """Write a shard's thumbnails, if there are any, as a table with the plan's identity `owner`."""
+    """Write a shard's thumbnails, if any, as a table; `owner` is the identity of the plan."""
     if rejects:
         table = pa.Table.from_pylist([asdict(reject) for reject in rejects], _TABLE)
         storage.write_table(storage.join(url, rejects_name(shard)), table, owner_of_shard(owner, shard))
 
 
 def owner_of_shard(owner: str, shard: int) -> str:
-    """Return the identity of the files of a shard of the plan `owner`."""
+    """Return the identity of one shard's files, from the identity `owner` of the plan."""
     return storage.identity(f"{owner}/{shard}")
 
 
 def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
-    """Return reason -> up to `limit` rejects of the dataset at `url` with the identity `owner`, alternating classes."""
+    """Return up to `limit` rejects per reason, alternating classes, of the dataset at `url` with identity `owner`."""
     folder = storage.join(url, "")
     shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
     owners = {path: owner_of_shard(owner, shard) for path, shard in shards.items()}
@@ -99,7 +99,7 @@ def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
 
 
 def _varied(rejects: list[Reject]) -> list[Reject]:
-    """Return the first reject of each class, then the second of each, and so on."""
+    """Return the first reject of each class, then the second of each class, and so on."""
     by_class: dict[int, list[Reject]] = {}
     for reject in rejects:
         by_class.setdefault(reject.label, []).append(reject)

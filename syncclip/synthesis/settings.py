@@ -17,22 +17,22 @@ MAX_ATTEMPTS = 16
 
 
 class CostSettings(Settings):
-    """Assumptions of `syncclip plan`, without effect on the generated images."""
+    """Cost assumptions for `syncclip plan`; they do not affect the generated images."""
 
     throughput: float | None = Field(None, ge=1e-9, le=1e6)
-    """Throughput of one actor in finished images per second; None: that of `--throughput` or `--probe`."""
+    """Throughput of one actor in finished images per second; None: from `--throughput` or `--probe`."""
     image_bytes: float | None = Field(None, gt=0, le=1e12)
     """Bytes per stored image; None: measured by `--probe`."""
     price: float | None = Field(None, ge=0, le=1e9)
-    """Price per hour of a GPU or, without GPUs, of an actor."""
+    """Price per GPU-hour or, without GPUs, per actor-hour, in `currency`."""
     currency: str = "USD"
-    """Currency of the price, for display."""
+    """Currency of `price`, for display."""
     preemptions: float = Field(0.0, ge=0, le=1e6)
-    """Preemptions per machine and hour."""
+    """Preemptions per machine-hour."""
     wait: float = Field(180.0, ge=0, le=1e8)
-    """Seconds until a preempted machine is replaced, not billed."""
+    """Seconds until a preempted machine is replaced; not billed."""
     load: float | None = Field(None, ge=0, le=1e8)
-    """Seconds from the start of a machine to its first shard; None: measured by `--probe`, 60 without it."""
+    """Seconds from the start of a machine to its first shard; None: measured by `--probe`, or 60 without it."""
 
 
 class SynthesisSettings(Settings):
@@ -45,27 +45,28 @@ class SynthesisSettings(Settings):
     generator: GeneratorSettings = GeneratorSettings()
     """Image generator."""
     prompts: PromptSettings = PromptSettings()
-    """Prompts."""
+    """Prompts for the generator."""
     filters: tuple[FilterSettings, ...] = (BlankSettings(),)
-    """Filters, applied in order, each to the images that passed the previous ones."""
+    """Filters, applied in order, each to the images that passed the previous filters."""
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     """Maximum number of attempts per image."""
     select: Literal["first", "best"] = "first"
-    """Selection among attempts: the first that passes all filters, or the best of all attempts by the last filter."""
+    """Selection among attempts. `first`: the first attempt that passes all filters. `best`: the attempt that the last
+    filter scores highest."""
     keep: Literal["best", "drop"] = "best"
-    """Fallback if no attempt passes all filters: keep the best attempt, or drop the image."""
+    """Fallback if no attempt passes all filters. `best`: keep the best attempt. `drop`: drop the image."""
     shard_size: int | None = None
-    """Images per shard; None: at least 64 and a batch, rounded up to a multiple of the number of classes."""
+    """Images per shard; None: the larger of 64 and the batch size, rounded up to a multiple of the class count."""
     jpeg_quality: int = Field(92, ge=1, le=100)
     """JPEG quality of stored images, 1 to 100."""
     threads: int = Field(1, ge=1)
-    """torch threads per actor. Part of the plan, since the last bits of an image depend on it."""
+    """Number of torch threads per actor; part of the plan, since the last bits of an image depend on it."""
     actors: Actors = 1
     """Number of actors, or `{min: 1, max: 8}` for a pool that grows with the cluster."""
     num_gpus: float = Field(0.0, ge=0, le=1024)
-    """GPUs per actor, may be fractional; 0 generates on the CPU."""
+    """GPUs per actor, possibly fractional; 0: generate on the CPU."""
     retries: int = Field(2, ge=0)
-    """Number of rounds without progress after which failed shards are an error."""
+    """Number of retry rounds without progress after which failed shards are an error."""
     quality: bool = False
     """Measure and store the quality of the finished dataset, as `syncclip shards quality` does."""
     cost: CostSettings = CostSettings()
@@ -73,7 +74,7 @@ class SynthesisSettings(Settings):
 
     @property
     def pool(self) -> Pool:
-        """The pool of actors."""
+        """The actor pool."""
         if isinstance(self.actors, PoolSettings):
             return Pool(self.actors.min, self.actors.max, self.num_gpus, self.retries)
         return Pool(self.actors, num_gpus=self.num_gpus, retries=self.retries)
@@ -85,15 +86,18 @@ class SynthesisSettings(Settings):
             raise ValueError(f"the filter {repeated[0]!r} is given twice; remove one")
         names = {entry.name for entry in self.filters}
         if self.generator.endpoint and self.num_gpus and names <= {"blank", "duplicate"}:
-            raise ValueError("num_gpus: neither the endpoint nor a filter uses the actor's GPU; set it to 0")
+            raise ValueError("num_gpus: neither the endpoint nor a filter uses a GPU of the actor; use num_gpus=0")
         batch = self.generator.batch_size
         if self.shard_size is not None and batch != "auto" and self.shard_size < batch:
             raise ValueError(
                 f"shard_size {self.shard_size} is smaller than one batch of generator.batch_size {batch}; "
-                "make shards larger or batches smaller"
+                "increase shard_size or reduce batch_size"
             )
         if self.generator.offload != "none" and self.num_gpus == 0:
-            raise ValueError(f"generator.offload {self.generator.offload!r} needs a GPU, and num_gpus is 0; remove it")
+            raise ValueError(
+                f"generator.offload {self.generator.offload!r} needs a GPU, but num_gpus is 0; increase "
+                "num_gpus or remove generator.offload"
+            )
         if self.select == "best" and not self.filters:
             raise ValueError("select 'best' needs a filter that scores the images; add one or use select 'first'")
         return self

@@ -1,4 +1,4 @@
-"""A shard in memory: its images are generated, filtered and encoded, attempt by attempt."""
+"""Generation of one shard in memory: images are generated, filtered and encoded, attempt by attempt."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import Gallery, Reject
 
 SURPASSED = "surpassed"
-"""Reason of an image that passed the filters but was not the best of its attempts."""
+"""Reject reason for images that passed the filters but were not the best attempt."""
 
 _generator_thread = ThreadPoolExecutor(1, "generate")
-"""The process's only thread that generates, since each thread that uses torch starts a thread pool of its own."""
+"""The only thread that generates images in this process, since torch starts a thread pool per calling thread."""
 
 _filtering = threading.Lock()
-"""Locked from the first image of a shard to its last, since filters keep the state of one shard."""
+"""Lock held while the images of a shard are filtered, since filters keep the state of a single shard."""
 
 
 class GeneratedShard(NamedTuple):
-    """A shard in memory."""
+    """A generated shard in memory."""
 
     samples: list[Sample]
     rejects: dict[str, int]
     """Reason -> rejected attempts."""
     seconds: dict[str, float]
-    """Seconds of the stages `generate`, `filter` and `encode`, which overlap, and of `computed`, see `Generator`."""
+    """Seconds in the overlapping stages `generate`, `filter` and `encode`, and in `computed` (see `Generator`)."""
     classes_without_accepted: dict[int, str]
     """Class id -> main reason, for classes without an accepted image."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     started: float
-    """Start of the generation in seconds since the epoch, excluding the time spent waiting for another shard."""
+    """Start of the generation in seconds since the epoch, delayed by the time spent waiting for another shard."""
 
 
 @dataclass
@@ -56,11 +56,11 @@ class Candidate:
     jpeg: bytes = b""
     scores: dict[str, float | None] = field(default_factory=dict)
     passed: int = 0
-    """Number of filters that it passed."""
+    """Number of filters that the image passed."""
     score: float = 0.0
-    """Score by the last filter applied."""
+    """Score from the last filter applied."""
     reason: str | None = None
-    """Filter that rejected it; None: accepted."""
+    """Name of the filter that rejected the image; None: accepted."""
 
 
 def begin_shard(
@@ -70,15 +70,16 @@ def begin_shard(
     filters: Sequence[Filter],
     references: ReferenceImages | None = None,
 ) -> Callable[[], GeneratedShard]:
-    """Submit a shard to the generator; the returned function completes it, while the next shard may be submitted.
+    """Submit a shard to the generator, and return a function that completes it.
 
-    Images are generated in batches of `generator.batch_size` in index order; rejected ones are batched again for their
-    next attempt. One batch is generated while the previous one is filtered and encoded.
+    The next shard may be submitted in the meantime. Images are generated in index order in batches of
+    `generator.batch_size`; rejected images form new batches for the next attempt. Each batch is filtered and encoded
+    while the next one is generated.
     """
     selection, clock = _Selection(plan, shard, filters), Clock()
 
     def steps() -> Generator[None, None, GeneratedShard]:
-        """Yield once, after all batches that don't depend on scores were submitted; return the shard."""
+        """Yield once, after submitting all batches that don't depend on scores, and finally return the shard."""
         pending = list(plan.shard_range(shard))
         independent_attempts = 1 if plan.select == "first" else plan.attempts
 
@@ -107,7 +108,7 @@ def begin_shard(
             next(running)
         except StopIteration as ended:
             return cast(GeneratedShard, ended.value)
-        raise AssertionError("it yields once")
+        raise AssertionError("`steps` yields exactly once")
 
     running = steps()
     next(running)
@@ -115,7 +116,7 @@ def begin_shard(
 
 
 class _Selection:
-    """The best attempt at each image of a shard, and the statistics of rejected ones."""
+    """The best attempt at each image of a shard, and statistics of the rejected attempts."""
 
     def __init__(self, plan: Plan, shard: int, filters: Sequence[Filter]) -> None:
         self.plan, self.shard, self.filters = plan, shard, filters
@@ -133,7 +134,7 @@ class _Selection:
         for row, candidate in enumerate(score(entries, batch, self.filters, self.plan.jpeg_quality, clock)):
             entry, reason = candidate.entry, candidate.reason
             previous = self.best.get(entry.index)
-            # An attempt is better if it passes more filters or, for the same number, scores higher.
+            # An attempt is better if it passes more filters or, for the same number of filters, scores higher.
             if previous is None or (candidate.passed, candidate.score) > (previous.passed, previous.score):
                 self.best[entry.index] = candidate
                 accepted += [row] if reason is None else []
@@ -147,7 +148,7 @@ class _Selection:
             stage.accept(batch.at(accepted))
 
     def finish(self, clock: Clock) -> GeneratedShard:
-        """Return the shard, after all attempts."""
+        """Return the shard; called after all attempts."""
         plan, best = self.plan, self.best
         accepted = {candidate.entry.label for candidate in best.values() if candidate.reason is None}
         main_reasons = {
@@ -163,7 +164,7 @@ class _Selection:
 
 
 class Clock:
-    """Time of a shard by stage."""
+    """Time spent on a shard, by stage."""
 
     def __init__(self) -> None:
         self.started = math.inf
@@ -178,7 +179,7 @@ class Clock:
         self.add(stage, time.perf_counter() - started)
 
     def skip_waiting(self) -> None:
-        """Move the start by the time since the first batch was generated, in which another shard was filtered."""
+        """Move `started` forward by the time during which the first batch waited for another shard to be filtered."""
         if "generate" in self.seconds:
             self.started = max(self.started, time.time() - self.seconds["generate"])
 
@@ -199,7 +200,7 @@ class _Batch(NamedTuple):
 def _prefetched(
     generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[_Batch]:
-    """Yield batches in order. The first is submitted immediately, each next one before the previous is yielded."""
+    """Yield batches in order; the first is submitted immediately, and each other one before the previous is yielded."""
 
     def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         computed = generator.computed
@@ -224,7 +225,7 @@ def _prefetched(
 def score(
     entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
-    """Apply the filters in turn, each to the images that passed the previous ones, and encode all images."""
+    """Apply the filters in turn, each to the images that passed the previous filters, and encode all images."""
     candidates = [Candidate(entry) for entry in entries]
     for stage in filters:
         rows = [row for row, candidate in enumerate(candidates) if candidate.reason is None]

@@ -1,4 +1,4 @@
-"""Progress of a synthesis, summed over reports of shards: `status.json`, progress line and Prometheus metrics."""
+"""Progress of a synthesis run, summed over shard reports: `status.json`, progress line and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from syncclip.workers.report import Report
 STATUS_NAME = "status.json"
 STAGES = ("generate", "filter", "encode", "write")
 COMPUTED = "computed"
-"""Part of the stage `generate` in which the device was busy."""
+"""Part of the stage `generate` during which the device was busy."""
 
 
 class SynthesisStatus(JobStatus):
-    """Progress, throughput and time per stage of a synthesis; the content of `status.json`."""
+    """Progress, throughput and time per stage of a synthesis run; the content of `status.json`."""
 
     images: int
     """Committed images, including those of earlier runs."""
@@ -35,30 +35,30 @@ class SynthesisStatus(JobStatus):
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Stage -> share of the actors' time. Stages overlap, so the sum may exceed 1."""
     computed: float = 0.0
-    """Share of the actors' time in which the device was busy; far below `busy["generate"]` if others use it, too."""
+    """Share of the actors' time with a busy device; far below `busy["generate"]` if other processes share it."""
     rejects: dict[str, int] = Field(default_factory=dict)
     """Reason -> rejected images of this run, most frequent first."""
     actors: int = 0
-    """Number of actors that sent the last `2 * most` reports."""
+    """Number of distinct actors among the last `2 * most` reports."""
     failed: int = 0
-    """Attempts at shards that returned an error."""
+    """Number of shard attempts that returned an error."""
     restarts: int = 0
-    """Attempts at shards whose process died."""
+    """Number of shard attempts whose process died."""
 
     most: int = Field(1, exclude=True)
     """Maximum number of concurrent actors."""
     fresh: int = Field(0, exclude=True)
-    """Images committed by this run."""
+    """Number of images committed by this run."""
     elapsed: float = Field(0.0, exclude=True)
-    """Seconds from the start of the first shard to the end of the last."""
+    """Seconds from the start of the first shard to the end of the last shard."""
     _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys((*STAGES, COMPUTED), 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
-    """Process -> start of its first shard."""
+    """Process -> start time of its first shard."""
     _recent: tuple[str, ...] = PrivateAttr(())
-    """Processes that sent the last reports."""
+    """Processes that sent the most recent reports."""
 
     def count(self, report: Report, images: int) -> None:
-        """Add the report of a shard of `images` planned images."""
+        """Add the report of a shard with `images` planned images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
         self._recent = (*self._recent, report.worker)[-2 * self.most :]
         first = min(self._first.values())
@@ -76,7 +76,7 @@ class SynthesisStatus(JobStatus):
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
-        # Available time: of each process since its first shard, together at most that of `most` actors.
+        # Available time: the sum over processes since their first shards, at most that of `most` actors.
         total = min(self.most * self.elapsed, sum(first + self.elapsed - start for start in self._first.values()))
         shares = {name: round(min(1.0, spent / total), 4) if total else 0.0 for name, spent in self._seconds.items()}
         self.computed = shares.pop(COMPUTED)
@@ -104,13 +104,13 @@ class SynthesisStatus(JobStatus):
 
 
 def read_status(url: str, owner: str | None = None) -> SynthesisStatus | None:
-    """Return the status of the synthetic dataset at `url`, if any; raise a UserError if another version wrote it."""
+    """Return the status of the synthetic dataset at `url`, if any; raise a UserError if this version can't read it."""
     remedy = "use the version that wrote it"
     return storage.read_document(storage.join(url, STATUS_NAME), SynthesisStatus, remedy, owner)
 
 
 def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
-    """Correct the status of a complete dataset whose driver died before it wrote the last status."""
+    """Correct the status of a complete dataset whose driver died before writing the final status."""
     with contextlib.suppress(UserError, OSError):
         status = read_status(url, owner)
         if status is not None and status.state != "complete":
@@ -120,10 +120,10 @@ def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
 
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-"""Bucket bounds of the histogram of shard durations."""
+"""Bucket bounds of the histogram of shard durations, in seconds."""
 
 GAUGE_INTERVAL_SECONDS = 6.0
-"""Seconds between two updates of the gauges; Ray drops a gauge that was not set during two exports, by default 20 s."""
+"""Seconds between gauge updates; Ray drops a gauge that is not set during two exports, which take 20 s by default."""
 
 COUNTERS = {
     "images": ("Images committed by this run.", ()),
@@ -132,7 +132,7 @@ COUNTERS = {
     "stage_seconds": ("Seconds of work by stage, summed over actors.", ("stage",)),
     "restarts": ("Shards restarted after their process died.", ()),
 }
-"""Name -> (description, tags beside `set`)."""
+"""Name -> (description, tags in addition to `set`)."""
 GAUGES = {
     "images_planned": "Planned images.",
     "images_done": "Committed images, including those of earlier runs.",
@@ -141,10 +141,10 @@ GAUGES = {
 
 
 class SynthesisMetrics:
-    """Prometheus metrics of a synthesis, which Ray exports with prefix `ray_` and the dataset's URL as tag `set`.
+    """Prometheus metrics of a synthesis run, exported by Ray with prefix `ray_` and the dataset's URL as tag `set`.
 
-    The driver updates them, since an actor's metrics would be lost with its process. Characters of tags other than
-    ASCII are percent-encoded.
+    The driver updates them, since an actor's metrics would be lost with its process. Non-ASCII characters in tags are
+    percent-encoded.
     """
 
     def __init__(self, url: str) -> None:
@@ -163,7 +163,7 @@ class SynthesisMetrics:
         self._counters[name].inc(value, self._tags | tags)
 
     def count(self, report: Report, images: int) -> None:
-        """Add the report of a shard of `images` planned images."""
+        """Add the report of a shard with `images` planned images."""
         self._add("shards", 1, outcome="failed" if report.error else "committed")
         for stage in (*STAGES, COMPUTED):
             if spent := getattr(report, stage):
@@ -177,7 +177,7 @@ class SynthesisMetrics:
                 self._add("rejects", count, reason=as_ascii(reason))
 
     def set_gauges(self, status: SynthesisStatus) -> None:
-        """Set the gauges from the status, every `GAUGE_INTERVAL_SECONDS`."""
+        """Set the gauges from the status; called every `GAUGE_INTERVAL_SECONDS`."""
         values = {"images_planned": status.planned, "images_done": status.images, "actors": status.actors}
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)

@@ -1,4 +1,4 @@
-"""Totals of a synthetic dataset, from its markers alone."""
+"""Totals of a synthetic dataset, computed from its markers alone."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ SUMMARY_NAME = "summary.json"
 
 
 class Work(Settings):
-    """The work of one call."""
+    """Images, time and utilisation of one synthesis run."""
 
     images: int = 0
     seconds: float = 0.0
-    """Wall time, including the start of Ray and the loading of weights."""
+    """Wall time, including the time to start Ray and load the weights."""
     rate: float = 0.0
     """Throughput in images per second, as in the status."""
     busy: float = 0.0
     """Share of the actors' time spent in generators."""
     computed: float = 0.0
-    """Share of the actors' time in which their devices were busy."""
+    """Share of the actors' time during which their devices were busy."""
 
 
 class SetSummary(Settings):
@@ -33,37 +33,37 @@ class SetSummary(Settings):
 
     url: str = Field(exclude=True)
     owner: str = Field(exclude=True)
-    """Identity of the dataset's files, see `storage.checksums`."""
+    """Identity of the dataset's files (see `storage.checksums`)."""
     complete: bool
     """Whether every shard of the plan is committed."""
     images: int
     dropped: int
-    """Images missing from committed shards because no attempt passed the filters."""
+    """Number of images missing from committed shards because no attempt passed the filters."""
     planned: int
     classes: int
     fewest: int
-    """Images of the smallest class."""
+    """Number of images in the smallest class."""
     most: int
     empty: tuple[str, ...]
     """Names of classes without an image."""
     shards: int
     bytes: int
-    """Size of all tars."""
+    """Total size of the tar files."""
     seconds: float
-    """Time to generate the committed shards, summed over actors."""
+    """Generation time of the committed shards, summed over actors."""
     rejects: dict[str, int]
     """Reason -> rejected attempts."""
     work: Work = Field(Work(), exclude=True)
 
 
 def summarise(plan: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Sum up the markers of the synthetic dataset at `url`, and write the totals to its summary.json."""
+    """Compute the totals of the synthetic dataset at `url` from its markers, and write them to summary.json."""
     per_class: Counter[int] = Counter()
     rejects: Counter[str] = Counter()
     shards = images = planned = size = 0
     seconds = 0.0
     planned_shards = plan.shards()
-    for stats in markers(url, owner=plan.owner):  # one by one: all markers of a large dataset are a gigabyte
+    for stats in markers(url, owner=plan.owner):  # one by one, since the markers of a large dataset take up a gigabyte
         if stats.shard in planned_shards:
             per_class.update(stats.per_class)
             rejects.update(stats.rejects)

@@ -1,4 +1,4 @@
-"""The worker of a synthesis: generates, filters, encodes and commits a shard, a function of the plan alone."""
+"""The synthesis worker, which generates, filters, encodes and commits shards as a function of the plan alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from syncclip.workers.job import Worker
 from syncclip.workers.report import Report
 
 MAX_AHEAD = 20_000
-"""Maximum number of distinct prompts that are encoded ahead, so that the text encoders can be offloaded."""
+"""Maximum number of distinct prompts to encode ahead, so that the text encoders can be offloaded."""
 
 
 class ShardWorker(Worker[GeneratedShard]):
-    """Generates shards; one is filtered and written while the next is generated.
+    """Worker that filters and writes a shard while it generates the next one.
 
-    After a crash a shard is either committed or missing. Generated again, it has the same bytes.
+    After a crash, each shard is either committed or missing. A regenerated shard has the same bytes.
 
     Args:
         plan: JSON of the plan.
@@ -33,7 +33,7 @@ class ShardWorker(Worker[GeneratedShard]):
         device: torch device of the generator and the filters.
         source: absolute path or name of the pipeline.
         token: API token of an endpoint.
-        owner: identity of the plan, see `storage.checksums`.
+        owner: identity of the plan (see `storage.checksums`).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ShardWorker(Worker[GeneratedShard]):
         self._references: ReferenceImages | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Generate and commit the shard of a row."""
+        """Generate and commit the shard that a row specifies."""
         return self.commit(self.begin(int(row["shard"])))._asdict()
 
     def load(self) -> None:
@@ -61,7 +61,7 @@ class ShardWorker(Worker[GeneratedShard]):
         self._generator, self._filters = self.tools()
 
     def tools(self) -> tuple[AnyGenerator, list[Filter]]:
-        """The generator and the filters of the plan."""
+        """Return the generator and the filters of the plan."""
         plan = self.plan
         settings = plan.generator.model_copy(update={"pipeline": self.source})
         generator = generator_of(settings, self.device, plan.weights, self._token)

@@ -1,1 +1,1 @@
-"""One engine for jobs over shards: numbered tasks, computed by a pool of Ray actors and committed one by one."""
+"""Engine for jobs over shards: numbered tasks that a pool of Ray actors computes and commits one by one."""

@@ -1,6 +1,6 @@
 """A job over shards: the worker that runs in each actor, and the driver loop that retries failed shards.
 
-A shard is done once its marker is in storage. Its bytes don't depend on the actor, the order or the number of attempts.
+A shard is done once its marker is in storage. Its bytes don't depend on the actor, the order or the attempt.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Computation(Generic[Result]):
-    """A shard between computing and committing."""
+    """A shard that is being computed or waits to be committed."""
 
     report: Report
     finish: Callable[[], Result] | None
-    """Rest of the computation, which may overlap the next shard; None after an error."""
+    """Function that completes the computation and may overlap the next shard; None after an error."""
 
 
 class Worker(ABC, Generic[Result]):
     """Base class of an actor's worker, which holds its models.
 
-    `begin` is called for one shard at a time, and `commit` of the previous one may run concurrently in another thread.
-    Both return exceptions in the report, since Ray Data ends the run at the first exception that is raised.
+    `begin` is called for one shard at a time, while `commit` of the previous shard may run in another thread. Both
+    return exceptions in the report, since Ray Data would end the run at the first exception raised.
 
     Args:
-        threads: torch threads; the last bits of a sum depend on them.
+        threads: number of torch threads, on which the last bits of a sum depend.
     """
 
     def __init__(self, threads: int) -> None:
@@ -53,22 +53,22 @@ class Worker(ABC, Generic[Result]):
 
     @abstractmethod
     def load(self) -> None:
-        """Load models; called once, before the first shard."""
+        """Load the models; called once, before the first shard."""
 
     @abstractmethod
     def start(self, shard: int) -> Callable[[], Result]:
-        """Compute a shard; the returned function completes it and may overlap the next call of `start`."""
+        """Compute a shard, and return a function that completes it and may overlap the next call of `start`."""
 
     @abstractmethod
     def summary(self, result: Result) -> dict[str, Any]:
-        """Return the report's fields for a result."""
+        """Return the fields of the report that describe a result."""
 
     @abstractmethod
     def write(self, result: Result, report: Report, seconds: float) -> None:
         """Write the files of a shard that took `seconds` to compute, its marker last."""
 
     def prepare(self) -> None:
-        """Set torch's threads and load the models, once."""
+        """Set the number of torch threads and load the models on the first call."""
         if not self._ready:
             import torch
 
@@ -87,7 +87,7 @@ class Worker(ABC, Generic[Result]):
             return Computation(failed(report, error), None)
 
     def commit(self, computation: Computation[Result]) -> Report:
-        """Finish a shard and write it."""
+        """Finish a shard, write it, and return its report."""
         report, finish, computed = computation.report, computation.finish, time.time()
         if finish is not None:
             try:
@@ -127,10 +127,10 @@ def run_job(
     """Run the shards `todo`, and retry missing ones until all are done or `pool.retries` rounds made no progress.
 
     Args:
-        worker: creates the worker of an actor.
+        worker: factory of an actor's worker.
         threads: CPUs per actor.
-        folder: URL that this process has locked.
-        lock_token: token of that lock, under which the actors write; None: no lock.
+        folder: URL of the folder that this process has locked.
+        lock_token: token of the lock under which the actors write; None: no lock.
         local: run in this process, without retries.
 
     Raises:
@@ -166,7 +166,7 @@ def run_job(
             worst = fatal or next((errors[shard] for shard in remaining if shard in errors), None)
             cause = worst.error if worst else crash or "it was reported as done, but its marker is missing"
             raise UserError(job.failure(worst.shard if worst else remaining[0], cause, len(remaining)))
-        # Failed shards go last. A shard that kills its process returns no report, so reverse the order once.
+        # Run failed shards last. Since a shard that kills its process returns no report, also reverse the order once.
         todo = sorted(remaining, key=lambda shard: (shard in errors, -shard if crash and not repeated else shard))
         repeated = True
 
@@ -176,8 +176,8 @@ def check_capacity(
 ) -> None:
     """Check that the pool fits on this machine or, once Ray runs, in the cluster at its maximum size.
 
-    A cluster at RAY_ADDRESS needs capacity for one actor only. `actors_key` and `gpus_key` are settings or options, for
-    the message of the UserError.
+    A cluster at RAY_ADDRESS needs capacity for a single actor only. The message of the UserError names the settings or
+    options `actors_key` and `gpus_key`.
     """
     import ray
 
@@ -191,10 +191,10 @@ def check_capacity(
     actors = 1 if cluster else pool.actors
     if actors * threads > available["CPU"]:
         cpus = int(available["CPU"])
-        each = f" of {threads} threads" if threads > 1 else ""
+        each = f" with {threads} threads each" if threads > 1 else ""
         raise UserError(
             f"{actors_key}: {counted(actors, 'actor')}{each} would need {counted(actors * threads, 'CPU')}, but "
-            f"there are {cpus}; use at most {max(1, cpus // threads)}, or name a cluster in RAY_ADDRESS"
+            f"only {cpus} exist; use at most {max(1, cpus // threads)}, or set RAY_ADDRESS to a cluster"
         )
     if pool.num_gpus > 0 and "GPU" not in available:
         import torch

@@ -1,4 +1,4 @@
-"""A pool of Ray Data actors with one row per shard, bounded restarts, and errors returned as rows."""
+"""A pool of Ray Data actors, with one row per shard, bounded restarts, and errors returned as rows."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 MAX_STARTS = 2
-"""Maximum starts of a shard per round. A shard that kills its process that often, mostly out of memory, fails."""
+"""Maximum starts of a shard per round. A shard whose process dies that often, usually out of memory, fails."""
 
 CONCURRENT_ROWS = 2
 """Concurrent rows per actor: one shard is written while the next is computed."""
 
 MAX_OVERLAP_SHARE = 0.5
-"""Write time of a shard, as a share of its compute time, up to which writing overlaps the next shard. A killed process
-then loses at most one shard on average: the one being written and the finished part of the next."""
+"""Maximum write time, as a share of a shard's compute time, at which writing overlaps the next shard. A killed process
+then loses at most one shard on average: the shard being written plus the finished part of the next one."""
 
 MAX_QUEUE = 4
-"""Rows queued at an actor of a growing pool, including those in progress. The pool grows while the queues are full."""
+"""Maximum rows per actor of a growing pool, in progress or queued. The pool grows while the queues are full."""
 
 RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
-"""Restarts and retries by Ray Data, unlimited by default, for processes that die before a shard has started."""
+"""Maximum restarts and retries by Ray Data for processes that die before a shard starts; unlimited by default."""
 
 NOT_STARTED = "not started"
 """Error of a row that arrived after the pool was stopped."""
 
 
 class PoolError(RuntimeError):
-    """Actors died more often than `RAY_BOUNDS` allows. Committed shards stay."""
+    """Actors died more often than `RAY_BOUNDS` allows. Committed shards are kept."""
 
 
 class ShardRow:
@@ -46,8 +46,8 @@ class ShardRow:
 
     Args:
         log: handle of the `AttemptLog` actor.
-        worker: creates the actor's `Worker`.
-        session: entered by the actor's process.
+        worker: factory of the actor's `Worker`.
+        session: session that the actor's process enters.
     """
 
     def __init__(self, log: Any, worker: Callable[[], Any], session: Session | None = None) -> None:
@@ -75,7 +75,7 @@ class ShardRow:
                 now = time.time()
                 error = f"its process died {deaths} times (out of memory, or killed)"
                 return Report(shard, started=now, ended=now, deaths=1, error=error)._asdict()
-            if deaths:  # it may kill the process again, so no other shard is in flight
+            if deaths:  # it may kill the process again, so keep no other shard in flight
                 turn.enter_context(self._committing)
             computation = self.worker.begin(shard)
             if self._overlap and not deaths:
@@ -95,7 +95,7 @@ def run_round(
 
     Args:
         shards: shard numbers in submission order.
-        worker: creates the `Worker` of an actor.
+        worker: factory of an actor's `Worker`.
         threads: CPUs per actor.
         session: session of the actors; the current one by default.
 
@@ -162,7 +162,7 @@ def _data_context() -> Iterator[None]:
 
 
 def _strategy(low: int, high: int) -> Any:
-    """Ray Data's strategy for a pool of `low` to `high` actors, with `CONCURRENT_ROWS` where this Ray supports it."""
+    """Return a strategy for pools of `low` to `high` actors, with `CONCURRENT_ROWS` if Ray Data supports it."""
     from ray.data import ActorPoolStrategy
 
     sizes = {"size": high} if low == high else {"min_size": low, "max_size": high}
@@ -182,14 +182,14 @@ class AttemptLog:
         self.stopped = False
 
     def begin(self, shard: int) -> tuple[int, dict[str, Any] | None]:
-        """Record a start of a shard; returns its starts so far, or 0 after `stop`, and its report if it has ended."""
+        """Record a start of a shard; return its number of starts (0 after `stop`) and its report if it has ended."""
         if self.stopped:
             return 0, None
         self.starts[shard] += 1
         return self.starts[shard], self.reports.get(shard)
 
     def stop(self) -> set[int]:
-        """Prevent further starts; returns the shards in flight."""
+        """Prevent further starts, and return the shards in flight."""
         self.stopped = True
         return self.starts.keys() - self.reports.keys()
 

@@ -14,28 +14,28 @@ from syncclip.core.text import first_line
 
 
 class Report(NamedTuple):
-    """The result of one shard. Fields are plain values, since Ray Data requires columns of one type."""
+    """The result of one shard. The fields are plain values, since Ray Data requires a single type per column."""
 
     shard: int
     images: int = 0
-    rejects: str = "{}"  # JSON, reason -> images
+    rejects: str = "{}"  # JSON: reason -> number of images
     generate: float = 0.0  # seconds per stage
     filter: float = 0.0
     encode: float = 0.0
     write: float = 0.0
-    computed: float = 0.0  # seconds of `generate` in which the device was busy; see `Generator`
+    computed: float = 0.0  # seconds of `generate` during which the device was busy; see `Generator`
     started: float = 0.0  # seconds since the epoch
     ended: float = 0.0
     worker: str = ""  # host and process
     deaths: int = 0  # processes that died during this shard, 0 or 1 per report
     error: str = ""
-    classes_without_accepted: str = "{}"  # JSON, class id -> main reason
+    classes_without_accepted: str = "{}"  # JSON: class id -> main reject reason
     fatal: bool = False  # a retry can't succeed
     trace: str = ""
 
     @property
     def rejected_classes(self) -> dict[int, str]:
-        """Class id -> main reason, for classes without an image that passed the filters."""
+        """Class id -> main reject reason, for classes in which no image passed the filters."""
         return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
 
 

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from syncclip.core.settings import Settings
 
 MAX_ACTORS = 10_000
-"""Upper bound of a pool's size."""
+"""Upper bound on the size of a pool."""
 
 
 class PoolSettings(Settings):
@@ -23,7 +23,7 @@ class PoolSettings(Settings):
     @model_validator(mode="after")
     def _check_order(self) -> PoolSettings:
         if self.min > self.max:
-            raise ValueError(f"min {self.min} is larger than max {self.max}; exchange them")
+            raise ValueError(f"min {self.min} is larger than max {self.max}; swap them")
         return self
 
 
@@ -31,7 +31,7 @@ Actors = Annotated[
     Annotated[int, Field(ge=1, le=MAX_ACTORS), Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")],
     Discriminator(lambda actors: "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""),
 ]
-"""Number of actors, or bounds. With a discriminator, pydantic reports errors of the given form only."""
+"""Number of actors, or bounds on it. The discriminator limits pydantic's errors to the form that was given."""
 
 
 class Pool(NamedTuple):
@@ -41,9 +41,9 @@ class Pool(NamedTuple):
     max_actors: int | None = None
     """Size to which the pool may grow; None: fixed size."""
     num_gpus: float = 0.0
-    """GPUs per actor; 0 runs on the CPU."""
+    """GPUs per actor; 0: run on the CPU."""
     retries: int = 2
-    """Rounds without progress after which failed shards are given up."""
+    """Number of rounds without progress after which failed shards are an error."""
 
     @property
     def size(self) -> tuple[int, int]:

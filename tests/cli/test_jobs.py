@@ -180,7 +180,7 @@ def test_an_existing_set_is_neither_regenerated_nor_replaced(
     out = str(shutil.copytree(tiny_set, tmp_path / "set"))
     repeated = Outcome(capsys, "synth", tiny.recipe, "--out", out)
     assert repeated.status == 0 and "all 12 images exist already" in repeated.err
-    assert "seed is 0 there and 5 here" in Outcome(capsys, "synth", tiny.recipe, "--out", out, "synthesis.seed=5").error
+    assert "seed: 0 -> 5" in Outcome(capsys, "synth", tiny.recipe, "--out", out, "synthesis.seed=5").error
     (tmp_path / "file").write_text("not a folder")
     unwritable = Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "file" / "set"))
     assert "Not a directory; choose a location" in unwritable.error

@@ -53,7 +53,7 @@ def test_auto_takes_the_stored_batch_size_and_is_never_stored(auto_plan: Plan, t
         write_plan(auto_plan, str(tmp_path))
     stored = write_plan(with_size(3), str(tmp_path))
     assert agreed_plan(auto_plan, read_plan(str(tmp_path)), str(tmp_path)) == stored
-    with pytest.raises(UserError, match="generator.batch_size is 3 there and 5 here"):
+    with pytest.raises(UserError, match="generator.batch_size: 3 -> 5"):
         agreed_plan(with_size(5), stored, str(tmp_path))
 
 
@@ -156,5 +156,5 @@ def test_a_probe_measures_the_effect_of_another_speed(
 
 def test_a_failing_generator_is_reported(make_plan: MakePlan, pipeline: Path, tmp_path: Path) -> None:
     generator = {"pipeline": str(pipeline), "batch_size": 4, "scheduler": "NoScheduler"}
-    with pytest.raises(UserError, match="failed its trial: .*no scheduler 'NoScheduler'"):
+    with pytest.raises(UserError, match="failed in a trial run: .*no scheduler 'NoScheduler'"):
         measure(make_plan(1, generator=generator), str(tmp_path))

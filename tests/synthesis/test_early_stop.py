@@ -28,7 +28,7 @@ def test_a_class_without_an_accepted_image_ends_the_run(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
     for shard in range(PATIENCE // 8 - 1):
         monitor.take(shard, blank(1))
-    with pytest.raises(UserError, match=r"class 'dog': none of its 64 images passed .* rejected by 'blank'; loosen"):
+    with pytest.raises(UserError, match=r"class 'dog': none of its 64 images passed .* rejected by 'blank'.; loosen"):
         monitor.take(PATIENCE // 8 - 1, blank(1))
 
 
@@ -47,7 +47,7 @@ def test_with_keep_best_only_a_dataset_without_an_accepted_image_is_an_error(mak
     monitor = RejectionMonitor(plan)
     monitor.take(0, blank(0, 1, 2))
     monitor.take(1, blank(0, 1, 2))
-    with pytest.raises(UserError, match="first 72 images, of class 'cat' and 2 others, passed"):
+    with pytest.raises(UserError, match="first 72 images .class 'cat' and 2 others. passed"):
         monitor.take(2, blank(0, 1, 2))
 
 

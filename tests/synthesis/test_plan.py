@@ -110,11 +110,11 @@ def test_a_stored_plan_is_extended_and_never_reduced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "difference"),
     [
-        ({"seed": 1}, "seed is 0 there and 1 here"),
-        ({"classes": 4}, "classnames is '3 names' there and '4 names' here"),
-        ({"generator": {"batch_size": 1, "steps": 5}}, "generator.steps is 20 there and 5 here"),
-        ({"filters": [{"name": "blank", "minimum": 7.0}]}, "filters.blank.minimum is 4.0 there and 7.0 here"),
-        ({"filters": []}, "filters is ['blank'] there and [] here"),
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"classes": 4}, "classnames: '3 names' -> '4 names'"),
+        ({"generator": {"batch_size": 1, "steps": 5}}, "generator.steps: 20 -> 5"),
+        ({"filters": [{"name": "blank", "minimum": 7.0}]}, "filters.blank.minimum: 4.0 -> 7.0"),
+        ({"filters": []}, "filters: ['blank'] -> []"),
     ],
 )
 def test_another_plan_in_the_same_folder_is_an_error(tmp_path: Path, values: dict[str, Any], difference: str) -> None:
@@ -128,7 +128,7 @@ def test_empty_weights_are_compatible_with_any() -> None:
     plan = plan_of()
     first, second = (plan.model_copy(update={"weights": weights}) for weights in ("a1", "b2"))
     assert differences(first, plan) == []
-    assert differences(first, second) == ["weights is 'a1' there and 'b2' here"]
+    assert differences(first, second) == ["weights: 'a1' -> 'b2'"]
 
 
 @pytest.mark.parametrize("text", ["{}", '{"format": 1}', '{"from a newer version": 2}'])
@@ -171,7 +171,7 @@ def test_a_stored_plan_contains_the_speed_but_no_settings_of_the_machine(
     assert stored is not None
     assert agreed_plan(fast, stored, str(tmp_path)) == fast
     assert agreed_plan(with_generator(speed="fast"), stored, str(tmp_path)).generator.offload == "none"
-    with pytest.raises(UserError, match="another plan: generator.compile is True there and None here .and 2 more"):
+    with pytest.raises(UserError, match="other settings .generator.compile: True -> None, and 2 more"):
         agreed_plan(with_generator(), stored, str(tmp_path))
-    with pytest.raises(UserError, match="generator.speed is 'fast' there and 'max' here"):
+    with pytest.raises(UserError, match="generator.speed: 'fast' -> 'max'"):
         agreed_plan(with_generator(speed="max"), stored, str(tmp_path))

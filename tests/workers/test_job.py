@@ -145,5 +145,7 @@ def test_actors_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         check_capacity(Pool(num_gpus=1.0), 1)
     check_capacity(Pool(3), 2)  # a cluster at RAY_ADDRESS needs capacity for one actor
     monkeypatch.delenv("RAY_ADDRESS")
-    with pytest.raises(UserError, match="3 actors of 2 threads would need 6 CPUs, but there are 2; use at most 1"):
+    with pytest.raises(
+        UserError, match="3 actors with 2 threads each would need 6 CPUs, but only 2 exist; use at most 1"
+    ):
         check_capacity(Pool(3), 2)

@@ -56,7 +56,7 @@ FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
-    """Return the settings with absolute paths of models, for processes in another working directory."""
+    """Return the settings with absolute model paths, for processes in another working directory."""
 
     def absolute(entry: AnyFilterSettings) -> AnyFilterSettings:
         if isinstance(entry, SafetySettings) and entry.checker:
@@ -71,15 +71,15 @@ def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilte
 def build_filters(
     settings: Sequence[AnyFilterSettings], prompts: Sequence[str], device: str = "cpu", url: str = ""
 ) -> list[Filter]:
-    """Build the filters; those with the same backbone share its CLIP.
+    """Build the filters; those with the same backbone share one CLIP model.
 
     Args:
-        prompts: one per class.
+        prompts: the prompt of each class.
         device: torch device of the models.
         url: folder or URL of the synthetic dataset, which contains the assets of filters.
 
     Raises:
-        UserError: an asset is missing or doesn't fit.
+        UserError: an asset is missing, damaged or incompatible.
     """
 
     @cache

@@ -25,13 +25,13 @@ class FilterBatch:
         return len(self.images)
 
     def at(self, rows: Sequence[int]) -> FilterBatch:
-        """Return the batch of these rows."""
+        """Return these rows as a batch."""
         columns = (self.images, self.labels, self.prompts, self.indices)
         return FilterBatch(*([column[i] for i in rows] for column in columns))  # type: ignore[arg-type]
 
 
 class FilterResult(NamedTuple):
-    """Scores (higher is better) and decisions for the images of a batch."""
+    """Scores (higher is better) and accept decisions for the images of a batch."""
 
     scores: list[float]
     keep: list[bool]
@@ -47,7 +47,7 @@ class Filter:
     name: str
     """Reason under which rejects are counted."""
     blurred: bool = False
-    """Whether to make thumbnails of rejects unrecognisable."""
+    """Whether thumbnails of rejects are made unrecognisable."""
 
     def begin(self) -> None:
         """Reset the state at the start of a shard."""
@@ -57,4 +57,4 @@ class Filter:
         """Score the images that passed the previous filters, and accept or reject each."""
 
     def accept(self, batch: FilterBatch) -> None:
-        """Store images that passed all filters, each in place of an earlier attempt at the same index."""
+        """Add images that passed all filters to the state; each replaces an earlier attempt at the same index."""

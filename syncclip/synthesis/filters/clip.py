@@ -1,4 +1,4 @@
-"""The frozen CLIP of filters with the same backbone, which encodes each image once."""
+"""A frozen CLIP model, shared by filters with the same backbone so that each image is encoded once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 IMAGE_BATCH = 64
-"""Images of a dataset per forward pass."""
+"""Number of dataset images per forward pass."""
 PROMPT_BATCH = 256
-"""Class prompts per forward pass."""
+"""Number of class prompts per forward pass."""
 MAX_CACHED_PROMPTS = 4096
 
 
 class FrozenClip:
-    """Computes unit-length features of images and prompts.
+    """Frozen CLIP model that computes unit-length features of images and prompts.
 
     Args:
         prompts: the prompt of each class.
@@ -42,10 +42,10 @@ class FrozenClip:
         self._sentences: dict[str, torch.Tensor] = {}
 
     def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Return (N, D) features of images; those of the last batch are cached for its subsets."""
+        """Return image features with shape (N, D); the last batch is cached, so its subsets are not encoded again."""
         import torch
 
-        rows = {id(image): row for row, image in enumerate(self._images)}  # references keep ids valid
+        rows = {id(image): row for row, image in enumerate(self._images)}  # `_images` keeps the ids valid
         if self._features is None or not all(id(image) in rows for image in images):
             with torch.inference_mode():
                 pixels = torch.stack([self.backbone.preprocess(image) for image in images]).to(self.device)
@@ -56,14 +56,14 @@ class FrozenClip:
 
     @cached_property
     def classes(self) -> torch.Tensor:
-        """(C, D) features of the class prompts, computed once."""
+        """Features of the class prompts with shape (C, D), computed once."""
         import torch
 
         starts = range(0, len(self.prompts), PROMPT_BATCH)
         return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return (N, D) features of prompts, each encoded separately, since the last bits depend on the batch."""
+        """Return prompt features with shape (N, D), encoded one by one, since the last bits depend on the batch."""
         import torch
 
         for text in texts:

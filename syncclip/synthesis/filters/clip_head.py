@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 class ClipHeadSettings(Settings):
-    """Reject images by a head of linear layers on normalised CLIP features, such as an aesthetic or NSFW predictor."""
+    """Reject images by the output of linear layers on normalised CLIP features, such as an aesthetic predictor."""
 
     name: Literal["clip_head"] = "clip_head"
-    """Reject images by a small network on CLIP features, such as an aesthetic score or a watermark detector."""
+    """Reject images by the output of a small network on CLIP features, such as a watermark detector."""
     reason: str = Field("head", pattern=r"^[a-z][a-z0-9_]*$")
     """Name of the filter in counts of rejects, such as `aesthetic` or `nsfw`."""
     weights: str
-    """Path or URL of a .safetensors file, or a .pth with a state dict."""
+    """Path or URL of a .safetensors file, or of a .pth file with a state dict."""
     backbone: BackboneSettings | None = None
-    """CLIP that the head was trained on; default: the recipe's backbone."""
+    """CLIP model that the head was trained on; default: the recipe's backbone."""
     activation: Literal["none", "relu"] = "none"
-    """Activation between layers."""
+    """Activation function between layers."""
     minimum: float | None = None
-    """Minimum output of the head."""
+    """Minimum output of the head for accepted images."""
     maximum: float | None = None
-    """Maximum output of the head."""
+    """Maximum output of the head for accepted images."""
     blur: bool = False
     """Make thumbnails of rejects unrecognisable."""
     checksum: str = ""
@@ -46,9 +46,9 @@ class ClipHeadSettings(Settings):
     @model_validator(mode="after")
     def _check_limits(self) -> ClipHeadSettings:
         if self.minimum is None and self.maximum is None:
-            raise ValueError("a clip_head filter without 'minimum' and 'maximum' would keep everything; set one")
+            raise ValueError("a clip_head filter without 'minimum' and 'maximum' would keep everything; set either")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; no image could pass")
+            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; swap them")
         return self
 
 
@@ -66,8 +66,8 @@ class ClipHead(Filter):
         expected, dim = self.layers[0][0].shape[1], clip.classes.shape[1]
         if expected != dim:
             raise UserError(
-                f"filter {self.name!r}: {settings.weights} expects features of {expected} numbers, but "
-                f"{clip.backbone.name!r} has {dim}; set its backbone to the CLIP that the head was trained on"
+                f"filter {self.name!r}: {settings.weights} expects features of size {expected}, but "
+                f"those of {clip.backbone.name!r} have size {dim}; set the filter's backbone to the head's CLIP"
             )
 
     def score(self, batch: FilterBatch) -> FilterResult:
@@ -91,14 +91,14 @@ def with_head_checksum(settings: ClipHeadSettings, url: str) -> ClipHeadSettings
         return settings  # the dataset has a copy
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
     mismatch = (
-        f"filter {settings.reason!r}: {source} has other weights than those that the dataset was started with; "
+        f"filter {settings.reason!r}: the weights in {source} are not those that the dataset was started with; "
         "restore them or generate into another folder"
     )
     return settings.model_copy(update={"checksum": assets.store(url, layers, settings.checksum, mismatch)})
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    """Rename the linear layers of a head to `0.weight`, `0.bias`, `1.weight`, …; the last must have one output."""
+    """Rename the linear layers of a head to `0.weight`, `0.bias`, `1.weight`, …; the last one must have one output."""
     prefixes = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
     names = [f"{prefix}." if prefix else "" for prefix in prefixes]
     pairs: list[tuple[Any, Any]] = [(state.get(f"{name}weight"), state.get(f"{name}bias")) for name in names]
@@ -124,7 +124,7 @@ def _natural(name: str) -> list[int | str]:
 
 
 def _state(source: str, data: bytes) -> Mapping[str, Any]:
-    """Read a state dict; from a pickle, only tensors and plain containers, without running code."""
+    """Read a state dict; a pickle may only contain tensors and plain containers, so that no code is run."""
     import pickle
 
     import torch

@@ -1,4 +1,4 @@
-"""Filters by a frozen CLIP: probability of the class, margin to other classes, similarity to the prompt."""
+"""Filters by a frozen CLIP model: class probability, margin to other classes, and similarity to the prompt."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class _ClipFilter(Filter):
 
 
 class ClipScoreSettings(Settings):
-    """Reject images that a frozen CLIP misclassifies, zero-shot among the dataset's classes."""
+    """Reject images that a frozen CLIP model misclassifies zero-shot, with the dataset's classes as candidates."""
 
     name: Literal["clip_score"] = "clip_score"
-    """Reject images that CLIP misclassifies."""
+    """Reject images that a zero-shot CLIP model misclassifies."""
     backbone: BackboneSettings | None = None
-    """CLIP for scoring; default: the recipe's backbone."""
+    """CLIP model for scoring; default: the recipe's backbone."""
     probability: float = Field(0.0, ge=0, le=1)
     """Minimum zero-shot probability of the image's class."""
     top: int | None = Field(None, ge=1)
@@ -33,7 +33,7 @@ class ClipScoreSettings(Settings):
     @model_validator(mode="after")
     def _check_limits(self) -> ClipScoreSettings:
         if self.probability == 0 and self.top is None:
-            raise ValueError("a clip_score filter without 'probability' and 'top' would keep everything; set one")
+            raise ValueError("a clip_score filter without 'probability' and 'top' would keep everything; set either")
         return self
 
 
@@ -57,11 +57,11 @@ class ClipMarginSettings(Settings):
     """Reject images that resemble another class about as much as their own."""
 
     name: Literal["clip_margin"] = "clip_margin"
-    """Reject images about as similar to another class's prompt as to their own, by CLIP."""
+    """Reject images that CLIP rates about as similar to another class's prompt as to that of their own class."""
     backbone: BackboneSettings | None = None
-    """CLIP for scoring; default: the recipe's backbone."""
+    """CLIP model for scoring; default: the recipe's backbone."""
     minimum: float = Field(0.0, ge=-2, le=2)
-    """Minimum margin: the cosine to the own class's prompt minus the largest cosine to another class's."""
+    """Minimum margin: the cosine to the image's own class prompt minus the largest cosine to another class prompt."""
 
 
 class ClipMargin(_ClipFilter):
@@ -80,20 +80,20 @@ class ClipMargin(_ClipFilter):
 class ClipSimilaritySettings(Settings):
     """Reject images that don't match their prompt, regardless of the other classes.
 
-    Typical cosines differ between CLIPs, with 0.25 to 0.35 for OpenAI's. Choose a threshold from the scores stored with
-    the first shard.
+    Typical cosines depend on the CLIP model; for OpenAI's models, they range from 0.25 to 0.35. Choose a threshold from
+    the scores stored with the first shard.
     """
 
     name: Literal["clip_similarity"] = "clip_similarity"
     """Reject images that are dissimilar to their prompt."""
     backbone: BackboneSettings | None = None
-    """CLIP for scoring; default: the recipe's backbone."""
+    """CLIP model for scoring; default: the recipe's backbone."""
     minimum: float = Field(ge=-1, le=1)
     """Minimum cosine between image and prompt."""
 
 
 class ClipSimilarity(_ClipFilter):
-    """See `ClipSimilaritySettings`; the score is the cosine, 0.4 times the CLIPScore of arXiv 2104.08718."""
+    """See `ClipSimilaritySettings`; the score is the cosine, or 0.4 times CLIPScore (arXiv 2104.08718)."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         cosines = (self.clip.features(batch.images) * self.clip.sentences(batch.prompts)).sum(dim=1)

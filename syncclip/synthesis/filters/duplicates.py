@@ -1,6 +1,6 @@
 """Filters for near-duplicates within a class and a shard.
 
-Shards are generated in any order, so their bytes can't depend on images of other shards. `syncclip shards quality`
+Shards are generated in any order, so their bytes can't depend on images in other shards. `syncclip shards quality`
 counts duplicates across shards.
 """
 
@@ -25,7 +25,7 @@ Vectors = npt.NDArray[np.float64]
 
 
 class DuplicateSettings(Settings):
-    """Reject near-duplicates by a perceptual hash. Put it last among the filters."""
+    """Reject near-duplicates by perceptual hash. Use it as the last filter."""
 
     name: Literal["duplicate"] = "duplicate"
     """Reject near-duplicates of earlier images of the class by perceptual hash."""
@@ -34,18 +34,18 @@ class DuplicateSettings(Settings):
 
 
 class ClipDuplicateSettings(Settings):
-    """Reject near-duplicates by features of a frozen CLIP. Put it last among the filters."""
+    """Reject near-duplicates by features of a frozen CLIP model. Use it as the last filter."""
 
     name: Literal["clip_duplicate"] = "clip_duplicate"
     """Reject near-duplicates of earlier images of the class by CLIP features."""
     backbone: BackboneSettings | None = None
-    """CLIP for scoring; default: the recipe's backbone."""
+    """CLIP model for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
-    """Minimum cosine between near-duplicates."""
+    """Minimum cosine similarity between near-duplicates."""
 
 
 class _Duplicates(Filter):
-    """Rejects images similar to accepted ones of their class; the score is 1 - the largest similarity."""
+    """Rejects images similar to accepted ones of their class; the score is 1 minus the largest similarity."""
 
     threshold: float
     """Minimum similarity of near-duplicates."""
@@ -71,11 +71,11 @@ class _Duplicates(Filter):
 
     @abstractmethod
     def _vectors(self, images: Sequence[Image.Image]) -> Vectors:
-        """(N, D) normalised vectors, whose inner product is the similarity."""
+        """Return normalised vectors with shape (N, D), whose inner products are the similarities."""
 
 
 class Duplicate(_Duplicates):
-    """See `DuplicateSettings`; the similarity at a Hamming distance b is 1 - b / 32."""
+    """See `DuplicateSettings`; the similarity at Hamming distance b is 1 - b / 32."""
 
     name = "duplicate"
 
@@ -106,12 +106,12 @@ def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
     name = next((name for name in names if name in (Duplicate.name, ClipDuplicate.name)), None)
     if name is not None and shard_size <= classes:
         raise UserError(
-            f"filter {name!r} compares images of a class within a shard, but shards of {shard_size} have at most one "
-            f"per class ({classes} classes); set synthesis.shard_size, for example to {8 * classes} for eight per class"
+            f"filter {name!r} compares images of a class within a shard, but shards of {shard_size} images have at "
+            f"most one per class ({classes} classes); increase synthesis.shard_size, for example to {8 * classes}"
         )
 
 
 def difference_hash(image: Image.Image) -> npt.NDArray[np.int8]:
-    """Return (64,) of 1 and -1: whether a cell of 8 x 8 is brighter than its right neighbour (dHash, N. Krawetz)."""
+    """Return 64 signs, 1 where a cell of an 8 x 8 grid is brighter than its right neighbour (dHash, N. Krawetz)."""
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS), np.int16)
     return np.where(small[:, :-1] > small[:, 1:], 1, -1).astype(np.int8).ravel()

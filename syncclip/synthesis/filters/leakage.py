@@ -17,20 +17,20 @@ from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
 class LeakageSettings(Settings):
-    """Reject near-duplicates of the dataset's test images of all classes, by features of a frozen CLIP."""
+    """Reject near-duplicates of the dataset's test images of any class, by features of a frozen CLIP model."""
 
     name: Literal["leakage"] = "leakage"
     """Reject near-duplicates of test images by CLIP features."""
     backbone: BackboneSettings | None = None
-    """CLIP for scoring; default: the recipe's backbone."""
+    """CLIP model for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
-    """Minimum cosine between near-duplicates."""
+    """Minimum cosine similarity between near-duplicates."""
     checksum: str = ""
     """Checksum of the test images' features, set when the dataset is created."""
 
 
 class Leakage(Filter):
-    """See `LeakageSettings`; the score is 1 - the largest cosine to a test image."""
+    """See `LeakageSettings`; the score is 1 minus the largest cosine to a test image."""
 
     name = "leakage"
 
@@ -55,7 +55,7 @@ def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Call
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     kept, features = encode_set(images, clip, range(len(images)), "leakage")
     if not kept:
-        raise UserError("filter 'leakage': no readable test images; check the dataset, or remove the filter")
+        raise UserError("filter 'leakage': the test split has no readable images; check it, or remove the filter")
     mismatch = (
         f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images are not those "
         "that the dataset was started with; restore it or generate into another folder"

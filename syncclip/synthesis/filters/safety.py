@@ -1,4 +1,4 @@
-"""Filter by the pipeline's safety checker, or by another one."""
+"""Filter by the safety checker of the pipeline or of another model."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class Safety(Filter):
             return [image.info[NSFW] for image in batch.images]
         checker, processor = self._checker
         pixels = processor(list(batch.images), return_tensors="pt").pixel_values.to(self.device)
-        blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # in place of the images, which it would blacken
+        blanks = np.zeros((len(batch), 1, 1, 3), np.float32)  # instead of the images, which the checker would blacken
         with torch.inference_mode():
             _, flags = checker(images=blanks, clip_input=pixels)
         return [bool(flag) for flag in flags]
 
 
 def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None:
-    """Raise a UserError if neither the settings nor the index of a local pipeline name a safety checker."""
+    """Raise a UserError if neither the settings nor the index of a local pipeline names a safety checker."""
     if settings.checker is not None or ":" in (generator.pipeline_class or ""):
         return
     parts = set() if generator.endpoint else parts_of(generator)

@@ -1,1 +1,1 @@
-"""Generators: prompts and seeds come in, images of any diffusers text-to-image pipeline go out."""
+"""Generators, which turn prompts and seeds into images with any diffusers text-to-image pipeline or an endpoint."""

@@ -1,4 +1,4 @@
-"""Faster denoising: `synthesis.generator.speed`, attention backends, and a shared cache of compiled code."""
+"""Faster denoising: `synthesis.generator.speed`, attention backends, and a shared compile cache."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 
 INT8_LAYERS = re.compile(r"attn|\bff|mlp|blocks\.\d+\.proj_out")
-"""Names of layers applied to all tokens; inputs of the other layers have too few rows for int8 kernels."""
+"""Names of layers that are applied to all tokens; other layers have inputs with too few rows for int8 kernels."""
 
 MISSES = "fxgraph_cache_miss"
-"""torch's counter of graphs compiled by this process."""
+"""Name of torch's counter of graphs compiled by this process."""
 
 STEP_CACHE_THRESHOLD = 0.05
-"""Relative change of the first block's output between steps, below which the other blocks' output is reused."""
+"""Relative change in the first block's output between steps below which the other blocks' outputs are reused."""
 
 
 def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
-    """Apply a speed other than `exact`, except for dtype and compilation, before the pipeline moves to its device.
+    """Apply the optimisations of `settings.speed`, except for dtype and compilation, before moving the pipeline.
 
-    Optimisations that a family doesn't support are skipped with a message, once per process.
+    Optimisations that a pipeline family doesn't support are skipped, with one message per process.
     """
     import torch
     from diffusers import FirstBlockCacheConfig
@@ -56,16 +56,16 @@ def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
     if settings.guide is None and hasattr(network, "enable_cache") and "cache_context" in calls:
         network.enable_cache(FirstBlockCacheConfig(threshold=STEP_CACHE_THRESHOLD))
     else:
-        _report_skipped(name, "step cache" if settings.guide is None else "step cache with a guide")
+        _report_skipped(name, "the step cache" if settings.guide is None else "the step cache with a guide")
 
 
 @functools.cache
 def _report_skipped(name: str, optimisation: str) -> None:
-    print_message(f"synthesis.generator.speed: a {name} has no {optimisation}, which is skipped")
+    print_message(f"synthesis.generator.speed: a {name} doesn't support {optimisation}; skipping this optimisation")
 
 
 def _quantize(network: Any, device: str) -> None:
-    """Quantise large linear layers to int8, weights by row and inputs by token."""
+    """Quantise large linear layers to int8, with one scale per weight row and input token."""
     if importlib.util.find_spec("torchao") is None:
         raise UserError(f"synthesis.generator.speed: max needs torchao; run `{install_command('fast')}`, or use fast")
     from torch.nn import Linear
@@ -79,23 +79,23 @@ def _quantize(network: Any, device: str) -> None:
 
 
 def set_attention(pipeline: Any, backend: str, device: str) -> None:
-    """Set an attention backend of diffusers; raise a UserError if it is unavailable or doesn't fit the denoiser."""
+    """Set the diffusers attention backend; raise a UserError if it is unavailable or doesn't support the denoiser."""
     if backend == "sdpa":
         return  # diffusers' default
     key, name, network = "synthesis.generator.attention", type(pipeline).__name__, denoiser(pipeline)
     if not device.startswith("cuda"):
-        raise UserError(f"{key}: {backend} needs an NVIDIA GPU, and this is {device}; use attention=sdpa")
+        raise UserError(f"{key}: {backend} needs an NVIDIA GPU, but the device is {device}; use attention=sdpa")
     try:
         if network is not None and _has_dispatcher(network):
             network.set_attention_backend(backend)
         elif backend == "xformers":
             pipeline.enable_xformers_memory_efficient_attention()
         else:
-            raise ValueError("its attention layers are not dispatched")
+            raise ValueError("its attention layers don't use diffusers' dispatcher")
     except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
         install = f"run `{install_command('gpu')}`, or " if backend == "xformers" else ""
         raise UserError(
-            f"{key}: no {backend} for a {name} ({first_line(error)}); {install}use attention=sdpa"
+            f"{key}: {backend} can't be used with a {name} ({first_line(error)}); {install}use attention=sdpa"
         ) from error
 
 
@@ -106,10 +106,10 @@ def _has_dispatcher(network: Any) -> bool:
 
 
 class CompiledCode:
-    """Cache of `torch.compile` in a folder or at a URL, which one process writes and the others read.
+    """`torch.compile` cache in a folder or at a URL, written by one process and read by the others.
 
-    There is a file for each device model, versions, weights, settings and batch size. Damaged files are ignored and
-    rewritten.
+    It contains one file per combination of device model, library versions, weights, settings and batch size. Damaged
+    files are ignored and rewritten.
 
     Raises:
         UserError: the location is not trusted; see `core.trust`.
@@ -132,7 +132,7 @@ class CompiledCode:
 
     @contextmanager
     def shared(self, size: int) -> Iterator[None]:
-        """Read the code before the first batch of a size, and write it afterwards if new code was compiled."""
+        """Read the compiled code before the first batch of a size, and write it afterwards if more was compiled."""
         import torch
         from torch._dynamo.utils import counters
 
@@ -147,12 +147,12 @@ class CompiledCode:
             torch.compiler.load_cache_artifacts(data[32:])
         except storage.MissingError:
             pass
-        except Exception as error:  # compile the code here
-            print_message(f"{url} is ignored: {first_line(error)}")
+        except Exception as error:  # compile without the cache
+            print_message(f"ignoring {url}: {first_line(error)}")
         yield
         self._sizes.add(size)
         if counters["inductor"][MISSES] > before and (artifacts := torch.compiler.save_cache_artifacts()):
             try:
                 storage.write_bytes(url, hashlib.sha256(artifacts[0]).digest() + artifacts[0])
             except (OSError, UserError) as error:
-                print_message(f"{url} is not written: {first_line(error)}")
+                print_message(f"{url} could not be written: {first_line(error)}")

@@ -1,4 +1,4 @@
-"""Call arguments of a pipeline family; unsupported settings are errors."""
+"""Call arguments for a pipeline family; unsupported settings raise errors."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from syncclip.core.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 INPUT_PARAMETERS = ("image", "mask_image", "control_image", "video", "num_frames")
-"""Parameters of pipelines that edit images or generate videos."""
+"""Call parameters that only occur in pipelines for image editing or video generation."""
 
 MIN_BINNED_SIDE = 16
 """Minimum latent side for resolution binning (PixArt, Sana)."""
 
 
 def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
-    """Return the arguments of all calls of a pipeline or, with `guided`, of its image-to-image pipeline.
+    """Return the arguments common to all calls of a pipeline or, with `guided`, of its image-to-image pipeline.
 
-    Raises a UserError if the pipeline is not text-to-image or doesn't support a setting.
+    Raise a UserError if the pipeline is not text-to-image or doesn't support a setting.
     """
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(type(pipeline).__call__).parameters
     if not guided:
         _check_task(pipeline, settings, parameters)
     _check_size(pipeline, settings)
     arguments: dict[str, Any] = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance}
-    arguments["clean_caption"] = False  # its result depends on the installed packages
+    arguments["clean_caption"] = False  # caption cleaning depends on the installed packages
     side = _latent_side(pipeline)
     if side is not None and side < MIN_BINNED_SIDE:
         arguments["use_resolution_binning"] = False
@@ -37,28 +37,28 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
     else:
         arguments |= {key: size for key in ("height", "width") if (size := getattr(settings, key)) is not None}
         if settings.height and settings.width:
-            arguments["max_area"] = settings.height * settings.width  # Flux Kontext's default is another
+            arguments["max_area"] = settings.height * settings.width  # overrides Flux Kontext's default
     arguments |= _guidance(type(pipeline).__name__, settings, parameters)
     return {key: value for key, value in arguments.items() if key in parameters}
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
-    """Return (width, height) of images generated from text: those of the settings, or the family's default."""
+    """Return the (width, height) of images generated from text, from the settings or the family's defaults."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return settings.width or side, settings.height or side
 
 
 def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Return negative prompt and true guidance; an error if the family doesn't support them."""
+    """Return the arguments for negative prompt and true guidance; raise a UserError if the family lacks them."""
     key = "synthesis.generator"
     negative, true = settings.negative_prompt, settings.true_guidance
     if negative is not None and "negative_prompt" not in parameters:
-        raise UserError(f"{key}.negative_prompt: a {name} has none; remove it")
+        raise UserError(f"{key}.negative_prompt: a {name} doesn't support negative prompts; remove it")
     if true is not None and "true_cfg_scale" not in parameters:
-        raise UserError(f"{key}.true_guidance: a {name} has none; use guidance instead")
+        raise UserError(f"{key}.true_guidance: a {name} doesn't support it; use guidance instead")
     if true is None and negative is not None and "true_cfg_scale" in parameters:
-        raise UserError(f"{key}.negative_prompt: a {name} needs true_guidance above 1 for it; set that too")
+        raise UserError(f"{key}.negative_prompt: a {name} also needs true_guidance above 1; set true_guidance")
     arguments: dict[str, Any] = {}
     if true is not None:
         arguments["true_cfg_scale"] = true
@@ -75,7 +75,7 @@ def _check_task(pipeline: Any, settings: GeneratorSettings, parameters: Mapping[
     optional = type(pipeline) in generating and type(pipeline) in editing  # the image may be omitted
     inputs = [] if optional else [name for name in INPUT_PARAMETERS if name in parameters]
     if "prompt" not in parameters or "generator" not in parameters or inputs:
-        needs = f"needs {inputs[0]!r}" if inputs else "has no prompt or no generator"
+        needs = f"needs {inputs[0]!r}" if inputs else "has no `prompt` or no `generator` argument"
         raise UserError(
             f"generator {settings.pipeline!r} is a {type(pipeline).__name__}, which {needs}; use a text-to-image "
             "pipeline"
@@ -83,7 +83,7 @@ def _check_task(pipeline: Any, settings: GeneratorSettings, parameters: Mapping[
 
 
 def _check_size(pipeline: Any, settings: GeneratorSettings) -> None:
-    """Reject sizes that a family would round silently (Flux) or for which it would fail later (PixArt)."""
+    """Reject sizes that a family would silently round (Flux) or that would make it fail later (PixArt)."""
     step = _size_step(pipeline)
     for key in ("height", "width"):
         size = getattr(settings, key)
@@ -96,7 +96,7 @@ def _check_size(pipeline: Any, settings: GeneratorSettings) -> None:
 
 
 def _size_step(pipeline: Any) -> int:
-    """Return the divisor of width and height in pixels: of a latent, times the side of the denoiser's patches."""
+    """Return the required divisor of width and height in pixels: pixels per latent times latents per patch side."""
     side = getattr(pipeline, "vae_scale_factor", 8)
     processor = getattr(getattr(pipeline, "image_processor", None), "config", {}).get("vae_scale_factor", 1)
     patch = getattr(getattr(getattr(pipeline, "transformer", None), "config", None), "patch_size", 1)
@@ -109,7 +109,7 @@ def denoiser(pipeline: Any) -> Any | None:
 
 
 def _latent_side(pipeline: Any) -> int | None:
-    """Return the default side of the latents, the shorter one if they aren't square."""
+    """Return the default side length of the latents; the shorter one if they aren't square."""
     config = getattr(denoiser(pipeline), "config", None)
     size = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
     if isinstance(size, int):

@@ -26,17 +26,17 @@ from syncclip.synthesis.generators.settings import REQUEST_KEYS, TOKEN, Generato
 IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision")
 """Fields of a model's description, besides its name, that don't change when the server restarts."""
 BUSY = frozenset({408, 429, *range(500, 600)})
-"""Statuses for which requests are retried."""
+"""HTTP statuses for which requests are retried."""
 RETRIES = 6
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
-"""Initial and maximum pause of the exponential backoff."""
+"""Initial and maximum pause in the exponential backoff."""
 TIMEOUT_SECONDS = 600.0
-"""Time limit for the body of a response."""
+"""Time limit for reading the body of a response."""
 MAX_RESPONSE_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 16
-REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that it accepts")
+REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that the server accepts")
 REMEDIES |= dict.fromkeys((400, 413, 422), "change synthesis.generator")
-REMEDIES |= dict.fromkeys(BUSY, "check its log, or try again later; committed shards stay")
+REMEDIES |= dict.fromkeys(BUSY, "check the server's log, or try again later; committed shards are kept")
 
 
 class Endpoint:
@@ -45,8 +45,8 @@ class Endpoint:
     Requests to a busy or unreachable server are retried for about a minute. Images may not be reproducible.
 
     Args:
-        fingerprint: of the planned model, from `check`; empty for a new plan.
-        token: API token, redacted in all messages; by default that of the environment.
+        fingerprint: fingerprint of the planned model, from `check`; empty for a new plan.
+        token: API token, redacted in all messages; by default, from the environment variable `TOKEN`.
     """
 
     texts: None = None
@@ -67,18 +67,20 @@ class Endpoint:
         self.fingerprint = self.check()
 
     def check(self) -> str:
-        """Return the fingerprint (16 hex digits) of the served model; raise a UserError unless it is as planned."""
+        """Return the fingerprint (16 hex digits) of the served model; raise a UserError if it isn't the planned one."""
         name, url = self.settings.model, self.settings.pipeline
         models = self._call("/models", lambda data: {row["id"]: [row.get(key) for key in IDENTITY] for row in data})
         fingerprint = hashlib.sha256(json.dumps([name, models.get(name)]).encode()).hexdigest()[:16]
         if name not in models or self.fingerprint not in ("", fingerprint):
             expected = f"the {name} that " + ("the dataset was started with" if self.fingerprint else "is configured")
             served = few(cut(printable(str(model))) for model in models)
-            raise UserError(f"{url} serves {served}, not {expected}; serve that, or correct synthesis.generator.model")
+            raise UserError(
+                f"{url} serves {served}, not {expected}; serve that model, or correct synthesis.generator.model"
+            )
         return fingerprint
 
     def start(self, prompts: Sequence[str], seeds: Sequence[int], *_: object) -> Callable[[], list[Image.Image]]:
-        """Request one RGB image for each (prompt, seed), as `Generator.start`."""
+        """Request one RGB image for each (prompt, seed), like `Generator.start`."""
         bodies = [{**self._body, "prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
         with ThreadPoolExecutor(len(bodies), "endpoint") as threads:
             images = list(threads.map(lambda body: self._call("/images/generations", self._image, body), bodies))
@@ -93,20 +95,20 @@ class Endpoint:
             raise ValueError(str(error)) from error
         if (pixels := "{}x{}".format(*image.size)) != self._body["size"]:
             raise UserError(
-                f"{self.settings.pipeline} returns images of {pixels} pixels, not of {self._body['size']}; set "
-                "synthesis.generator.width and height to sizes that its model supports"
+                f"{self.settings.pipeline} returned an image of {pixels} pixels instead of {self._body['size']}; set "
+                "synthesis.generator.width and height to a size that its model supports"
             )
         return image
 
     def _call(self, path: str, parse: Callable[[Any], Any], body: object = None) -> Any:
-        """Return the result of `parse` for the data of a response."""
+        """Return the result of `parse` for the `data` field of a response."""
         url = self.settings.pipeline.rstrip("/") + path
-        remedy = "start it, or correct synthesis.generator.pipeline (usually http://HOST:PORT/v1)"
+        remedy = "start the server, or correct synthesis.generator.pipeline (usually http://HOST:PORT/v1)"
         try:
             status, content = self._request("POST" if body else "GET", url, body)
-        except (HTTPError, ValueError) as error:  # ValueError: the token is no valid header
+        except (HTTPError, ValueError) as error:  # ValueError: the token is not a valid header
             raise UnreachableError(f"{url} is unreachable: {printable(first_line(error))}; {remedy}") from error
-        # Redact secrets before the text is cut, as part of one would not be recognised.
+        # Redact secrets before cutting the text, since a partial secret would not be recognised.
         text = printable(" ".join(content[:10_000].decode(errors="replace").split()))
         response = f"{url} returned {status}: {text[:200]}"
         if status != 200:
@@ -122,7 +124,7 @@ class Endpoint:
             ) from error
 
     def _request(self, method: str, url: str, body: object) -> tuple[int, bytes]:
-        """Return status and content of a response; raise the last HTTPError after `RETRIES` retries."""
+        """Return the status and content of a response; raise the last HTTPError after `RETRIES` retries."""
         for attempt in range(RETRIES + 1):
             pause = BACKOFF_SECONDS * (2**attempt + random.random())
             try:
@@ -139,14 +141,14 @@ class Endpoint:
 
 
 def _content(response: urllib3.BaseHTTPResponse, url: str) -> bytes:
-    """Return the undecoded body of a response, within `TIMEOUT_SECONDS` and `MAX_RESPONSE_BYTES`."""
+    """Return the undecoded body of a response, limited by `TIMEOUT_SECONDS` and `MAX_RESPONSE_BYTES`."""
     deadline, content = time.monotonic() + TIMEOUT_SECONDS, bytearray()
     try:
         while data := response.read1(CHUNK_BYTES, decode_content=False):
             content += data
             if len(content) > MAX_RESPONSE_BYTES:
                 limit = size(MAX_RESPONSE_BYTES)
-                raise UserError(f"{url}: the response is larger than {limit}; correct the endpoint")
+                raise UserError(f"{url}: the response is larger than {limit}; check synthesis.generator.pipeline")
             if time.monotonic() > deadline:
                 raise ReadTimeoutError(response._pool, url, f"no complete response within {TIMEOUT_SECONDS:g} s")  # type: ignore[attr-defined]
         if response.length_remaining:

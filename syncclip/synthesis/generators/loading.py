@@ -1,4 +1,4 @@
-"""Loading of a pipeline, with its scheduler, LoRA weights, autoencoder, attention backend and compilation."""
+"""Pipeline loading, including the scheduler, LoRA weights, autoencoder, attention backend and compilation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import INDEX, LORA_FILE, Located
 
-OOM_REMEDY = "try synthesis.generator.offload=model, then group, then sequential, smaller images, or a larger machine"
+OOM_REMEDY = "try synthesis.generator.offload=model (or group, or sequential), smaller images, or a larger machine"
 
 BACKEND = "inductor"
 """Backend of `torch.compile`."""
 RECOMPILE_LIMIT = 256
-"""Maximum number of compiled batch sizes, beyond which torch runs uncompiled; torch's default is 8."""
+"""Maximum number of compiled batch sizes, beyond which torch runs eagerly; torch's default is 8."""
 LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
-"""Trusted libraries in a pipeline's index, besides diffusers' pipelines."""
+"""Libraries trusted in a pipeline's index, in addition to diffusers' pipelines."""
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
@@ -83,9 +83,9 @@ def quiet(*libraries: Any) -> None:
 
 
 def load_pretrained(cls: Any, source: str, commit: str | None, label: str, **arguments: Any) -> Any:
-    """Call `from_pretrained` for a folder or, with a `commit`, a hub name, with cached files where possible.
+    """Call `from_pretrained` for a folder or, with a `commit`, a hub name, using cached files if possible.
 
-    Raises a UserError with subject `label` if that fails.
+    Raise a UserError with subject `label` if loading fails.
     """
     if commit:
         arguments["revision"] = commit
@@ -118,7 +118,7 @@ def _pipeline_class(name: str | None) -> Any:
 
 
 def _check_index(folder: Path) -> None:
-    """Reject a pipeline's folder whose index imports untrusted code; see `core.trust`."""
+    """Reject a pipeline folder whose index imports untrusted code (see `core.trust`)."""
     import diffusers
 
     if not folder.is_dir():
@@ -133,14 +133,14 @@ def _check_index(folder: Path) -> None:
 
 
 def find_scheduler(name: str) -> Any:
-    """Return a scheduler class of diffusers; raise a UserError with the nearest name if there is none."""
+    """Return a diffusers scheduler class; raise a UserError that suggests the nearest name if it doesn't exist."""
     import diffusers
 
     return _class_of(diffusers, name, "scheduler", "scheduler", "SchedulerMixin")
 
 
 def _class_of(module: Any, name: str, noun: str, key: str, base: str) -> Any:
-    """Return the class `name` of a module; an error unless it is a subclass of diffusers' `base`."""
+    """Return the class `name` of a module; raise a UserError unless it is a subclass of diffusers' `base`."""
     import diffusers
 
     cls = getattr(module, name, None)
@@ -152,7 +152,7 @@ def _class_of(module: Any, name: str, noun: str, key: str, base: str) -> Any:
 
 
 def _compile(pipeline: Any, by_blocks: bool) -> None:
-    """Compile the denoiser, or its repeated blocks if it has any, at the first call."""
+    """Compile the denoiser or, with `by_blocks`, its repeated blocks if it has any, on the first call."""
     import torch
 
     network = denoiser(pipeline)
@@ -160,17 +160,17 @@ def _compile(pipeline: Any, by_blocks: bool) -> None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
     _use_private_cache()
-    # With dynamic shapes, torch compiles one kernel for all sizes at the second size, so that the last bits of an image
-    # depend on previous batches.
+    # With dynamic shapes, torch compiles one kernel for all sizes when it sees a second size, and the last bits of an
+    # image would depend on previous batches.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     by_blocks = by_blocks and bool(getattr(network, "_repeated_blocks", None))
     (network.compile_repeated_blocks if by_blocks else network.compile)(backend=BACKEND, dynamic=False)
 
 
 def _use_private_cache() -> None:
-    """Move torch's cache of compiled code to a private folder, since other users can guess the default's name.
+    """Move torch's compile cache to a private folder, since other users can guess the default path.
 
-    A folder set by the user stays; torch also sets its default in the environment, when it is imported.
+    A folder set by the user is kept; torch's default, which importing torch adds to the environment, is replaced.
     """
     current = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     guessable = Path(current).parent in (temporary_folder(), Path(tempfile.gettempdir()))
@@ -186,7 +186,7 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
         return
     name = type(pipeline).__name__
     if not hasattr(pipeline, "load_lora_weights"):
-        raise UserError(f"synthesis.generator.loras: a {name} supports no LoRA weights; remove them")
+        raise UserError(f"synthesis.generator.loras: a {name} doesn't support LoRA weights; remove them")
     if importlib.util.find_spec("peft") is None:
         raise UserError(f"synthesis.generator.loras: LoRA weights need peft; run `{install_command('lora')}`")
     adapters = [f"lora{number}" for number in range(len(settings.loras))]
@@ -198,7 +198,7 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"{misfit}: {first_line(error)}") from error
         if not any(adapter in names for names in pipeline.get_list_adapters().values()):
-            raise UserError(f"{misfit}: they match none of its layers; use weights trained for it")
+            raise UserError(f"{misfit}: they match none of its layers; use weights trained for this model")
     pipeline.set_adapters(adapters, [lora.scale for lora in settings.loras])
     pipeline.fuse_lora(adapter_names=adapters)
     pipeline.unload_lora_weights()

@@ -1,4 +1,4 @@
-"""The generator: a pipeline that generates one image for each prompt and seed."""
+"""The generator: a diffusers pipeline that generates one image for each prompt and seed."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from syncclip.synthesis.generators.texts import TextEmbeddings
 from syncclip.synthesis.generators.weights import locate
 
 NSFW = "nsfw"
-"""Key of an image's `info` with the result of the pipeline's safety checker."""
+"""Key for the result of the pipeline's safety checker in an image's `info`."""
 
 _Pixels = tuple[Any, bool | None]
-"""An image, as (H, W, 3) uint8 or PIL, and the result of the pipeline's safety checker."""
+"""An image, as an (H, W, 3) uint8 array or a PIL image, and the result of the pipeline's safety checker."""
 
 
 class Generator:
     """Generates images with one pipeline.
 
-    Image i depends on prompt i, seed i, guide i and the settings. Its last bits also depend on its batch, the type of
-    device and the number of torch threads. Its noise is always generated on the CPU.
+    Image i depends on prompt i, seed i, guide i and the settings; its last bits also depend on its batch, the device
+    type and the number of torch threads. Noise is always generated on the CPU.
 
     Args:
         device: torch device.
-        fingerprint: of the planned weights, from `locate`; empty for a new plan.
+        fingerprint: fingerprint of the planned weights, from `locate`; empty for a new plan.
 
     Attributes:
-        computed: seconds in which the device was busy: the time of the GPU's stream, or the thread's CPU time.
+        computed: seconds during which the device was busy, from the GPU's stream or the thread's CPU time.
 
     Raises:
-        UserError: the pipeline is missing, unreadable or not text-to-image, its weights are not the planned ones, or it
+        UserError: the pipeline is missing, unreadable or not text-to-image, doesn't have the planned weights, or
             doesn't support a setting.
     """
 
@@ -71,15 +71,15 @@ class Generator:
         """Generate one RGB image for each (prompt, seed), as one batch.
 
         Args:
-            guides: the real image that each one starts from, or None for noise; those with a guide are generated as a
-                second batch. Empty: no guides.
+            guides: the real image that each generated image starts from, or None for noise; images with a guide are
+                generated as a second batch. Empty: no guides.
         """
         return self.start(prompts, seeds, guides)()
 
     def start(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> Callable[[], list[Image.Image]]:
-        """Generate the pixels; the returned function converts them to images, in any thread."""
+        """Generate the pixels, and return a function that converts them to images in any thread."""
         assert len(prompts) == len(seeds) > 0 and len(guides) in (0, len(seeds))
         guided = [i for i, guide in enumerate(guides) if guide is not None]
         unguided = [i for i in range(len(seeds)) if i not in set(guided)]
@@ -150,7 +150,7 @@ AnyGenerator = Generator | Endpoint
 
 
 def generator_of(settings: GeneratorSettings, device: str, fingerprint: str, token: str | None = None) -> AnyGenerator:
-    """Return the generator or endpoint of the settings."""
+    """Return the endpoint or local generator of the settings."""
     return Endpoint(settings, fingerprint, token) if settings.endpoint else Generator(settings, device, fingerprint)
 
 
@@ -162,7 +162,7 @@ def _image(pixels: Any, flag: bool | None) -> Image.Image:
 
 
 def _image_to_image(pipeline: Any) -> Any:
-    """Return the image-to-image pipeline of the family, with the same weights."""
+    """Return the family's image-to-image pipeline with the same weights."""
     import diffusers
 
     auto: Any = diffusers.AutoPipelineForImage2Image
@@ -184,10 +184,10 @@ def _translated(error: Exception, settings: GeneratorSettings) -> Exception:
 
     module = type(error).__module__
     if settings.compile and module.startswith(("torch._dynamo", "torch._inductor")):
-        key, remedy = ("compile", "set it to false") if settings.speed == "exact" else ("speed", "use exact")
-        return UserError(f"synthesis.generator.{key}: torch.compile fails here ({first_line(error)}); {remedy}")
+        key, remedy = ("compile", "set it to false") if settings.speed == "exact" else ("speed", "use speed=exact")
+        return UserError(f"synthesis.generator.{key}: torch.compile failed ({first_line(error)}); {remedy}")
     if isinstance(error, torch.OutOfMemoryError):  # a retry may succeed if other processes share the GPU
-        return torch.OutOfMemoryError(f"a batch doesn't fit into memory: make batch_size smaller, or {OOM_REMEDY}")
+        return torch.OutOfMemoryError(f"a batch doesn't fit into memory; reduce batch_size, or {OOM_REMEDY}")
     if type(error) in (ValueError, TypeError):
-        return UserError(f"generator {settings.pipeline!r} can't generate with these settings: {first_line(error)}")
+        return UserError(f"generator {settings.pipeline!r} failed with these settings: {first_line(error)}")
     return error

@@ -9,10 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from syncclip.core.settings import Settings, added
 
 MACHINE = {"compile_cache": None, "offload": "none"}
-"""Settings that depend on the machine, with the values that a stored plan contains instead."""
+"""Machine-specific settings, with the values that a stored plan contains instead."""
 
 TOKEN = "SYNCCLIP_ENDPOINT_TOKEN"
-"""Environment variable with an endpoint's token; OPENAI_API_KEY must not be sent to other servers."""
+"""Environment variable with an endpoint's token; OPENAI_API_KEY is not used, since other servers must not get it."""
 REQUEST_KEYS = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
 REQUEST_KEYS |= {"model": "model", "negative_prompt": "negative_prompt"}
 """Setting -> key of a request to an endpoint."""
@@ -28,7 +28,7 @@ class LoraSettings(Settings):
     weights: str
     """A `.safetensors` file, a folder with one, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
     file: str | None = None
-    """File name, if the folder or repository contains several."""
+    """Name of the weights file, if the folder or repository contains several."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     scale: float = 1.0
@@ -36,22 +36,22 @@ class LoraSettings(Settings):
 
 
 class GuideSettings(Settings):
-    """Start from a real image instead of noise, for classes with real images.
+    """Real guidance: start from a real image instead of noise, for classes with real images.
 
-    Source: "real guidance" in He et al., ICLR 2023 (arXiv 2210.07574).
+    Source: He et al., ICLR 2023 (arXiv 2210.07574).
     """
 
     strength: float = Field(0.7, gt=0, le=1)
-    """Share of the denoising steps to run, rounded down: 0 keeps the real image, 1 ignores it."""
+    """Fraction of the denoising steps to run, rounded down; values near 0 keep the real image, 1 ignores it."""
 
 
 def _by_speed(exact: Any, faster: Any) -> Any:
-    """Return the factory of a default that depends on `speed`."""
+    """Return the factory for a default that depends on `speed`."""
     return lambda values: exact if values.get("speed", "exact") == "exact" else faster
 
 
 class GeneratorSettings(Settings):
-    """The pipeline and its options; all but `MACHINE` affect the images."""
+    """Image generator: the pipeline and its options. All settings except for `MACHINE` affect the images."""
 
     pipeline: str = EMBEDDED
     """Pipeline: `icons`, a folder with a `model_index.json`, a hub name such as `stabilityai/sdxl-turbo`, or the URL of
@@ -59,17 +59,17 @@ class GeneratorSettings(Settings):
     model: str | None = added(None)
     """Model name on the endpoint."""
     pipeline_class: str | None = added(None)
-    """Pipeline class of diffusers, or custom code as `module:Class`; None: the class in the pipeline's index."""
+    """diffusers pipeline class, or custom code as `module:Class`; None: the class in the pipeline's index."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the plan stores the commit."""
     scheduler: str | None = None
-    """Scheduler class of diffusers, such as `EulerDiscreteScheduler`; None: the pipeline's scheduler."""
+    """diffusers scheduler class, such as `EulerDiscreteScheduler`; None: the pipeline's scheduler."""
     steps: int = Field(20, ge=1)
     """Denoising steps per image."""
     guidance: float = Field(4.0, ge=0)
-    """Classifier-free guidance scale, active above 1; the guidance input of guidance-distilled families (Flux, LCM)."""
+    """Classifier-free guidance scale, active above 1; guidance-distilled models (Flux, LCM) take it as an input."""
     true_guidance: float | None = added(None, gt=1)
-    """Classifier-free guidance scale of guidance-distilled families (Flux, Qwen-Image); doubles the computation."""
+    """Classifier-free guidance scale for guidance-distilled models (Flux, Qwen-Image); doubles the computation."""
     negative_prompt: str | None = None
     """Negative prompt for classifier-free guidance."""
     height: int | None = Field(None, ge=8, multiple_of=8)
@@ -77,27 +77,27 @@ class GeneratorSettings(Settings):
     width: int | None = Field(None, ge=8, multiple_of=8)
     """Image width in pixels; None: the pipeline's default."""
     batch_size: int | Literal["auto"] = 8
-    """Images per batch; part of the plan, since the last bits of an image depend on it. `auto`: measured before the
-    first shard."""
+    """Images per batch; part of the plan, since the last bits of an image depend on it. `auto`: the fastest batch size,
+    measured before the first shard."""
     speed: Literal["exact", "fast", "max"] = added("exact")
-    """Optimisations. `exact`: none. `fast`: compiled blocks in bf16, fused projections, channels last. `max`: int8 and
-    a step cache as well. Each speed gives different images."""
+    """Speed optimisations. `exact`: none. `fast`: compiled blocks in bf16, fused projections and channels-last layout.
+    `max`: additionally int8 and a step cache. Each value gives different images."""
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
     )
-    """Precision of weights and arithmetic; each gives different images. Default bf16 at other speeds than `exact`,
-    which require 16 bits."""
+    """Precision of weights and arithmetic; each value gives different images. With a `speed` other than `exact`, the
+    default is bf16 and fp32 is not supported."""
     loras: tuple[LoraSettings, ...] = added(())
     """LoRA weights, merged in this order at load time."""
     vae: str | None = added(None)
     """Replacement for the pipeline's autoencoder: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
-    """Real guidance: start from the few-shot images of each class that has any; None: generate from text alone."""
+    """Real guidance: start from the few-shot images of classes that have any; None: generate from text alone."""
     attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
-    """Attention backend of diffusers: PyTorch's `sdpa`, or one that needs its package and a GPU."""
+    """diffusers attention backend: PyTorch's `sdpa`, or another one, which needs its own package and a GPU."""
     compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
-    """Compile the denoiser with `torch.compile`, which adds minutes to the first batch. Default true at other speeds
-    than `exact`."""
+    """Compile the denoiser with `torch.compile`, which adds minutes to the first batch. Default: true unless `speed`
+    is `exact`."""
     compile_cache: str | None = added(None)
     """Folder or URL for compiled code, shared by all actors; anyone with write access can run code on your machines.
     None: a private folder on each machine."""
@@ -106,7 +106,7 @@ class GeneratorSettings(Settings):
 
     @property
     def derived(self) -> set[str]:
-        """Settings whose defaults depend on `speed` and apply."""
+        """Names of the unset settings whose defaults depend on `speed`."""
         return {"dtype", "compile"} - self.model_fields_set
 
     @property
@@ -118,7 +118,7 @@ class GeneratorSettings(Settings):
     @classmethod
     def _check_batch_size(cls, size: Any) -> Any:
         if size != "auto" and not (isinstance(size, int) and size >= 1):
-            raise ValueError(f"{size!r} is not allowed; it must be a whole number, at least 1, or 'auto'")
+            raise ValueError(f"{size!r} is not allowed; use a whole number of at least 1, or 'auto'")
         return size
 
     @model_validator(mode="after")
@@ -138,7 +138,7 @@ class GeneratorSettings(Settings):
             )
         if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
             raise ValueError(
-                f"a negative_prompt needs guidance above 1, and it is {self.guidance:g}; raise it, or remove the "
+                f"negative_prompt needs guidance above 1, but guidance is {self.guidance:g}; increase it, or remove "
                 "negative_prompt"
             )
         if self.guide is not None and int(self.steps * self.guide.strength) < 1:
@@ -151,7 +151,7 @@ class GeneratorSettings(Settings):
     @model_validator(mode="after")
     def _check_endpoint(self) -> GeneratorSettings:
         if self.endpoint and {*"@?#"} & {*self.pipeline}:
-            raise ValueError(f"pipeline: remove user, password and query from the address; set {TOKEN} to a token")
+            raise ValueError(f"pipeline: remove user, password and query from the URL, and set {TOKEN} to a token")
         fields = type(self).model_fields
         allowed = (
             {*REQUEST_KEYS, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}

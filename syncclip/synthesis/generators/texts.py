@@ -1,4 +1,4 @@
-"""Cache of text embeddings: each prompt is encoded once for all of its images."""
+"""Cache of text embeddings, so that each prompt is encoded once for all of its images."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CACHE_BYTES = 2 << 30
-"""Maximum size of the cache in main memory: 500 prompts of FLUX.1, or 9,000 of Stable Diffusion."""
+"""Maximum size of the cache in main memory, enough for 500 prompts of FLUX.1 or 9,000 of Stable Diffusion."""
 
 GUIDED = "do_classifier_free_guidance"
 SHORT, LONG = "a", "a photo of a cat " * 12
 """Texts of different lengths, to detect whether embeddings have a fixed length."""
 
 Texts = tuple[str | None, ...]
-"""Prompts of an image, one per encoder in some families."""
+"""Prompts of an image; some families use one per text encoder."""
 
 
 class _Form(NamedTuple):
@@ -27,13 +27,13 @@ class _Form(NamedTuple):
     prompts: list[int]
     """Positions of tensors with a row per prompt."""
     negatives: list[int]
-    """Positions of tensors with a row per negative prompt; none without guidance."""
+    """Positions of tensors with a row per negative prompt; empty without guidance."""
     others: list[Any]
-    """Values that do not depend on the texts, at their positions."""
+    """Template of the tuple, with the values that do not depend on the texts."""
 
 
 class _Key(NamedTuple):
-    """Key of a cached embedding: all that its bits depend on."""
+    """Key of a cached embedding: everything that its bits depend on."""
 
     options: str
     size: int
@@ -45,13 +45,13 @@ class TextEmbeddings:
     """Cached replacement for a pipeline's `encode_prompt`.
 
     Texts are encoded in batches of `size`, padded by repetition, since the last bits of an embedding may depend on the
-    batch size; batches of one image are encoded separately. Embeddings whose length depends on the other prompts of the
-    batch are not cached.
+    batch size; a batch of one image is encoded without padding. Embeddings whose length depends on the other prompts of
+    the batch are not cached.
 
     Args:
         pipeline: a loaded pipeline with an `encode_prompt`.
-        size: images per batch; None: the size of each batch.
-        max_bytes: size of the cache, which drops the least recently used embeddings.
+        size: images per batch; None: the actual size of each batch.
+        max_bytes: maximum size of the cache, which evicts the least recently used embeddings.
     """
 
     def __init__(self, pipeline: Any, size: int | None, max_bytes: int = MAX_CACHE_BYTES) -> None:
@@ -69,16 +69,16 @@ class TextEmbeddings:
         self.attach(pipeline)
 
     def attach(self, pipeline: Any) -> None:
-        """Replace `encode_prompt` of a pipeline with the same encoders."""
+        """Replace the method `encode_prompt` of a pipeline that has these encoders."""
         self._pipelines.append(pipeline)
         pipeline.encode_prompt = self
 
     def encode_ahead(self, prompts: Iterable[str]) -> None:
-        """Encode `prompts` with the first batch and offload the encoders, if the cache is large enough."""
+        """Encode `prompts` along with the first batch, and offload the encoders, if the cache is large enough."""
         self._ahead = [(prompt,) for prompt in prompts]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the embeddings of a batch, as the pipeline's method does."""
+        """Return the embeddings of a batch, like the pipeline's original method."""
         import torch
 
         arguments = dict(self._signature.bind(*args, **kwargs).arguments)
@@ -111,7 +111,7 @@ class TextEmbeddings:
                     setattr(pipeline, name, None)
 
     def _run(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the pipeline's method, with its encoders on the device."""
+        """Call the pipeline's original method, with the encoders on the device."""
         for name, encoder in self._offloaded.items():
             for pipeline in self._pipelines:
                 setattr(pipeline, name, encoder.to(self._device))
@@ -143,7 +143,7 @@ class TextEmbeddings:
         return by_key
 
     def _form(self, arguments: Mapping[str, Any], prompts: Sequence[Texts]) -> _Form | None:
-        """Return the form of the result for these arguments; None unless it is a tuple of fixed-length embeddings."""
+        """Return the form of the result for these arguments, or None if it isn't a tuple of fixed-length embeddings."""
         embedded = any(value is not None for name, value in arguments.items() if name.endswith("_embeds"))
         if not prompts or embedded or arguments.get("num_images_per_prompt", 1) != 1:
             return None
@@ -174,7 +174,7 @@ class TextEmbeddings:
     def _replaced(
         self, arguments: Mapping[str, Any], prompts: Sequence[_Key], negatives: Sequence[_Key]
     ) -> dict[str, Any]:
-        """Return the arguments with the texts of keys, padded to their batch size."""
+        """Return the arguments with the texts of these keys, padded to the keys' batch size."""
         texts = {*_names(arguments, "prompt"), *_names(arguments, "negative_prompt")}
         replaced = {name: value for name, value in arguments.items() if name not in texts}
         for stem, keys in (("prompt", prompts), ("negative_prompt", negatives)):

@@ -19,10 +19,10 @@ from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettin
 
 WEIGHT_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 MAX_HASHED_BYTES = 64 * 2**20
-"""Size up to which a file is hashed completely; for larger ones the size and the first and last MiB are."""
+"""Maximum size of completely hashed files; of larger files, the size and the first and last MiB are hashed."""
 
 INDEX = "model_index.json"
-"""File with the class and the parts of a pipeline."""
+"""Name of the file that lists the class and parts of a pipeline."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Default file name of LoRA weights in diffusers."""
@@ -37,11 +37,11 @@ class Located(NamedTuple):
     """`icons`, an absolute path, a hub name or a URL."""
     revision: str | None
     fingerprint: str
-    """Fingerprints of the pipeline, its LoRA weights and its replaced autoencoder, joined by `+`."""
+    """Fingerprints of the pipeline, its LoRA weights and its replacement autoencoder, joined by `+`."""
     loras: tuple[LoraSettings, ...] = ()
-    """LoRA weights with an absolute path, or with hub name, file and commit."""
+    """LoRA weights, each with an absolute path, or with a hub name, file and commit."""
     vae: tuple[str, str | None] | None = None
-    """Replaced autoencoder: absolute path and None, or hub name and commit."""
+    """Replacement autoencoder: (absolute path, None) or (hub name, commit)."""
 
     def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
         """Return the settings with absolute paths, for processes in another working directory."""
@@ -49,11 +49,11 @@ class Located(NamedTuple):
 
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
-    """Find a pipeline's weights in a folder, in the hub's cache or on the hub.
+    """Locate a pipeline's weights in a folder, in the hub's local cache or on the hub.
 
     Args:
-        fingerprint: of the planned weights, from an earlier call; other local weights are an error, and commits on the
-            hub are taken from it.
+        fingerprint: fingerprint of the planned weights, from an earlier call. Local weights must match it, and hub
+            commits are taken from it.
 
     Raises:
         UserError: the weights don't exist or are not the planned ones, or the hub is unreachable.
@@ -85,7 +85,7 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
-    """Return the parts of a pipeline in its index; None if there is no readable index on this machine."""
+    """Return the names of a pipeline's parts from its index, or None if this machine has no readable index."""
     path = _folder(settings)
     try:
         index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
@@ -96,21 +96,21 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
 
 
 def _folder(settings: GeneratorSettings) -> Path:
-    """Return the path of a pipeline that is not on the hub."""
+    """Return the path of a pipeline if it is a local folder; otherwise the path doesn't exist."""
     return FOLDER / "icons/generator" if settings.pipeline == "icons" else home_path(settings.pipeline)
 
 
 def _commit(name: str, path: Path, revision: str | None) -> str:
-    """Return the commit of a pipeline on the hub; an error if its name is a path."""
+    """Return the commit of a pipeline on the hub; raise a UserError if its name is a path."""
     if name == "icons":
-        raise UserError(f"generator 'icons': its weights are missing at {path}; reinstall the package")
+        raise UserError(f"generator 'icons': its weights are missing at {path}; reinstall syncclip")
     if path.is_file():
         raise UserError(
-            f"generator {name!r} is a file; convert it with from_single_file and save_pretrained of diffusers, and use "
+            f"generator {name!r} is a file; convert it with diffusers' from_single_file and save_pretrained, and use "
             "the resulting folder"
         )
     if name.startswith(("/", "~", ".")):
-        raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount its folder")
+        raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount the file system")
     return commit_on_hub(name, revision, INDEX, f"generator {name!r}")
 
 
@@ -127,11 +127,11 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
         name = settings.file or (LORA_FILE if LORA_FILE in names or len(names) != 1 else names[0])
         if name not in names:
             content = ", ".join(names[:5]) or "no .safetensors file"
-            raise UserError(f"{label}: there is no {name}; the folder contains {content}; set the `file` of `loras`")
+            raise UserError(f"{label}: there is no {name}; the folder contains {content}; set `file` in `loras`")
         file = path / name
     elif path.suffix != ".safetensors":
-        raise UserError(f"{label}: not a .safetensors file, the only supported format; convert it first")
-    file = file.absolute()  # links are kept, since the hub's cache links to files without an extension
+        raise UserError(f"{label}: only .safetensors files are supported; convert the file first")
+    file = file.absolute()  # links are not resolved, since the hub's cache links to files without an extension
     fingerprint = _fingerprint(label, file, [file], planned)
     return settings.model_copy(update={"weights": str(file)}), fingerprint
 
@@ -147,7 +147,7 @@ def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
 
 
 def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) -> str:
-    """Return a hash (16 hex digits) of files by content and relative name; an error if `planned` is another."""
+    """Return a hash (16 hex digits) of file contents and relative names; raise a UserError unless it is `planned`."""
     digest, root = hashlib.sha256(), path if path.is_dir() else path.parent
     for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()):
         size = file.stat().st_size
@@ -171,7 +171,7 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
     """Return the commit of a repository that contains `file`, from the local cache or else from the hub.
 
-    Raises a UserError with subject `label` if it doesn't exist or the hub is unreachable.
+    Raise a UserError with subject `label` if the repository doesn't exist or the hub is unreachable.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -184,7 +184,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
         pass  # not cached
     missing = f"{label}: there is no such folder, it is not in the local Hugging Face cache, and"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        raise UserError(f"{missing} HF_HUB_OFFLINE forbids access to the hub; correct the name or unset it")
+        raise UserError(f"{missing} HF_HUB_OFFLINE forbids access to the hub; correct the name or unset the variable")
     try:
         return huggingface_hub.HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha or ""
     except huggingface_hub.errors.HfHubHTTPError as error:

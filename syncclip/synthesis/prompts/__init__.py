@@ -1,1 +1,1 @@
-"""Prompts: the sentence of an image, from the class name and the image's number."""
+"""Prompts: the sentence for each image, from the class name and the image's number."""

@@ -16,7 +16,7 @@ class WriterSettings(Settings):
     """The language model that writes captions, and its sampling options."""
 
     model: str
-    """Causal language model of transformers: a folder, or a hub name such as `Qwen/Qwen2.5-7B-Instruct`."""
+    """Causal language model for transformers: a folder, or a hub name such as `Qwen/Qwen2.5-7B-Instruct`."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the caption file stores the commit."""
     instruction: Template = "Describe a photo of a {} in one sentence of at most twenty words, with its surroundings."
@@ -41,7 +41,7 @@ class Captions(Settings):
     format: Literal[1] = 1
     writer: WriterSettings
     weights: str = ""
-    """Commit of the model on the hub; empty for a folder."""
+    """Commit of the model on the hub; empty for a local folder."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
     """Class name -> captions."""
 
@@ -54,7 +54,7 @@ class Captions(Settings):
 def caption(output: str, classname: str) -> str | None:
     """Return the first line of an output, cut after its last complete sentence; None if it is empty.
 
-    A missing class name is prepended: `fir tree, snow on the needles`.
+    If the class name is missing, it is prepended, as in `fir tree, snow on the needles`.
     """
     lines = (re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", line) for line in output.splitlines())
     stripped = (line.strip(" \t\"'`*_#“”") for line in lines)

@@ -16,18 +16,18 @@ from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.synthesis.prompts.strategies import CaptionSettings, DescriptionSettings, StrategySettings
 
 MAX_YAML_SENTENCES = 1_000_000
-"""Limit of YAML files; JSON files may contain more."""
+"""Maximum number of values in a YAML file; JSON files may contain more."""
 
 
 def with_sentences(settings: PromptSettings) -> PromptSettings:
-    """Replace the files of strategies by their sentences, and drop strategies of weight 0."""
+    """Replace the files of strategies with their sentences, and drop strategies with weight 0."""
     strategies = settings.strategies
     read = (_with_sentences(strategy, number) for number, strategy in enumerate(strategies) if strategy.weight)
     return settings.model_copy(update={"strategies": tuple(read)})
 
 
 def read_descriptions(url: str) -> dict[str, Sequence[str]]:
-    """Read class name -> sentences from a JSON or YAML file; raise a UserError if it is missing or invalid."""
+    """Read the sentences of each class from a JSON or YAML file; raise a UserError if it is missing or invalid."""
     hint = "use a list of sentences per class, as in {cat: [a cat in the sun, a cat on a sofa]}"
     sentences: dict[str, Sequence[str]] = _read(url, dict[str, Sentences], hint)
     return sentences
@@ -51,8 +51,8 @@ def check_writer(captions: Captions, writer: WriterSettings, url: str) -> None:
     for key, value in writer.model_dump().items():
         if (other := captions.writer.model_dump()[key]) != value:
             raise UserError(
-                f"{url} was written by another writer: {key} is {other!r} there and {value!r} in the recipe; use "
-                "another file, or correct the recipe"
+                f"{url} was written with other settings ({key}: {other!r}, in the recipe: {value!r}); use another "
+                "file, or correct the recipe"
             )
 
 
@@ -62,7 +62,7 @@ def _with_sentences(strategy: StrategySettings, number: int) -> StrategySettings
             missing = f"{strategy.file} is missing" if strategy.file else "not set"
             raise UserError(
                 f"synthesis.prompts.strategies[{number}].file: {missing}; write a caption file with "
-                "`syncclip captions RECIPE --out FILE`, and set it to that"
+                "`syncclip captions RECIPE --out FILE`, and set the key to its path"
             )
         captions = read_captions(strategy.file)
         if strategy.writer is not None:
@@ -84,31 +84,31 @@ def _parsed(url: str) -> Any:
             check_yaml(data, MAX_YAML_SENTENCES)
             return yaml.load(data, _Loader)
     except _RepeatedKeyError as error:
-        raise UserError(f"{url}: {error}; merge the two, or correct a name") from error
+        raise UserError(f"{url}: {error}; merge the two entries, or rename one") from error
 
 
 class _RepeatedKeyError(Exception):
-    """A mapping has a key twice."""
+    """A mapping contains a key twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for number, (key, value) in enumerate(pairs, 1):
         if key in values:
-            raise _RepeatedKeyError(f"{key!r} is entry {[*values].index(key) + 1} and entry {number}")
+            raise _RepeatedKeyError(f"{key!r} is both entry {[*values].index(key) + 1} and entry {number}")
         values[key] = value
     return values
 
 
 class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # in C where available
-    """Loads all scalars as text, such as a class named `no`, and rejects repeated keys."""
+    """YAML loader that reads all scalars as text (such as a class named `no`) and rejects repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if lines.setdefault(str(key.value), line) != line:
-                raise _RepeatedKeyError(f"{key.value!r} is in lines {lines[key.value]} and {line}")
+                raise _RepeatedKeyError(f"{key.value!r} is on lines {lines[key.value]} and {line}")
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
 

@@ -1,4 +1,4 @@
-"""Section `synthesis.prompts` of a recipe, the prompt of each image, and the coverage of a dataset's prompts."""
+"""Section `synthesis.prompts` of a recipe, the prompt of each image, and the prompt coverage of a dataset."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.synthesis.prompts.captions import Sentences
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
 OWN = "own"
-"""Label of the sentences in `PromptSettings.classes`, beside those of the strategies."""
+"""Label of the sentences in `PromptSettings.classes`, used alongside the labels of the strategies."""
 
 
 class PromptSettings(Settings):
@@ -26,18 +26,18 @@ class PromptSettings(Settings):
     name: Literal["template"] = "template"
     """Type of prompts; always `template`."""
     templates: tuple[Template, ...] = ()
-    """Templates with one `{}` for the class name, or `{a}` for the name with its article; empty: the dataset's
-    template."""
+    """Templates with one `{}` for the class name, or `{a}` for the name with its article; if empty, the dataset's
+    template is used."""
     strategies: tuple[StrategySettings, ...] = added(())
-    """Strategies, mixed by their weights, in place of `templates`."""
+    """Prompt strategies, mixed by their weights, which replace `templates`."""
     classes: dict[str, Sentences] = added({})
-    """Class name -> sentences in place of all other prompts of the class; `{}` stands for the name."""
+    """Class name -> sentences that replace all other prompts of the class; `{}` stands for the class name."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> PromptSettings:
         if self.strategies and self.templates:
             raise ValueError(
-                "'templates' and 'strategies' exclude each other; convert the templates to a strategy: "
+                "'templates' and 'strategies' are mutually exclusive; convert the templates to a strategy: "
                 "{name: template, templates: [...]}"
             )
         if self.strategies and not any(self.weights):
@@ -46,7 +46,7 @@ class PromptSettings(Settings):
 
     @property
     def mixture(self) -> tuple[StrategySettings, ...]:
-        """Strategies, including that of `templates`."""
+        """Strategies of the recipe, or a single strategy with `templates`."""
         return self.strategies or _single(self.templates)
 
     @property
@@ -92,7 +92,7 @@ def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str
 
 
 def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
-    """Raise a ValueError for sentences of unknown classes, and for classes without sentences."""
+    """Raise a ValueError for sentences of unknown classes or classes without sentences."""
     own: dict[str, Mapping[str, Sequence[str]]] = {}
     for number, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:
@@ -102,7 +102,7 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
     for key, sentences in {"synthesis.prompts.classes": settings.classes, **own}.items():
         if (other := next((name for name in sentences if name not in classes), None)) is not None:
             hint = f"did you mean {nearest(other, classnames) or classnames[0]!r}?"
-            raise ValueError(f"{key}: {other!r} is no class of dataset {dataset!r}; {hint}")
+            raise ValueError(f"{key}: {other!r} is not a class of dataset {dataset!r}; {hint}")
     for key, sentences in own.items():
         without = [name for name in classnames if name not in sentences and name not in settings.classes]
         if without:
@@ -115,7 +115,7 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
 def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
     """Return (strategy, turn) of image number `image`, where the turn counts earlier uses of the strategy.
 
-    For every n, the first n images use a strategy n · weight / sum times, rounded up or down.
+    For every n, the first n images use a strategy n · weight / sum(weights) times, rounded up or down.
     """
     if len(weights) == 1:
         return 0, image
@@ -126,7 +126,7 @@ def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return a period of the mixture: strategy and turn at each position, and uses of each strategy.
+    """Return one period of the mixture: strategy and turn at each position, and number of uses of each strategy.
 
     The next strategy is the one with the earliest deadline. Source: R. Tijdeman, The chairman assignment problem,
     Discrete Mathematics 32 (1980).
@@ -151,12 +151,12 @@ def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...],
 
 
 class PromptCoverage(NamedTuple):
-    """Variety of a dataset's prompts."""
+    """Prompt coverage of a dataset."""
 
     distinct: int
     """Number of distinct prompts, over all classes."""
     possible: int
-    """Number of sentences of all strategies and classes, the maximum of `distinct`."""
+    """Number of sentences of all strategies and classes, an upper bound on `distinct`."""
     fewest: int
     """Smallest number of distinct prompts of a class."""
     by_strategy: dict[str, int]
@@ -164,7 +164,7 @@ class PromptCoverage(NamedTuple):
 
 
 def samples(settings: PromptSettings, template: str, classname: str, images: int, count: int) -> list[str]:
-    """Return up to `count` distinct prompts of a class with `images` images, the first of each strategy first."""
+    """Return up to `count` distinct prompts of a class with `images` images, starting with each strategy's first."""
     prompts: dict[str, None] = {}
     for image in _by_turn(settings.weights, min(images, 1000)):
         prompts.setdefault(prompt_of(settings, template, classname, image))
@@ -176,7 +176,7 @@ def samples(settings: PromptSettings, template: str, classname: str, images: int
 def coverage(
     settings: PromptSettings, template: str, classnames: Sequence[str], images_per_class: int
 ) -> PromptCoverage:
-    """Return the coverage of a dataset with `images_per_class` images of each class."""
+    """Return the prompt coverage of a dataset with `images_per_class` images per class."""
     uses = _uses(settings.weights, images_per_class)
     counts: Counter[str] = Counter()
     prompts: set[str] = set()
@@ -201,7 +201,7 @@ def distinct(settings: PromptSettings, template: str, classname: str, images: in
 
 
 def _parts(settings: PromptSettings, template: str, classname: str, images: int) -> list[tuple[Sequence[str], int]]:
-    """Return (sentences, number of images) of each strategy of a class."""
+    """Return (sentences, number of images) for each strategy of a class."""
     if (own := settings.classes.get(classname)) is not None:
         return [(own, images)]
     uses = zip(settings.mixture, _uses(settings.weights, images), strict=True)
@@ -218,5 +218,5 @@ def _uses(weights: tuple[int, ...], images: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _by_turn(weights: tuple[int, ...], images: int) -> list[int]:
-    """Return the images, sorted by the turn of their strategy."""
+    """Return the image numbers, sorted by the turn of their strategy."""
     return sorted(range(images), key=lambda image: (turn_of(weights, image)[1], image))

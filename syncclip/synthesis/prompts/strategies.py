@@ -1,4 +1,4 @@
-"""Prompt strategies: sources of the sentences of a class, with `{}` for its name."""
+"""Prompt strategies, which provide the sentences of a class, with `{}` for the class name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.synthesis.prompts.captions import Sentence, Sentences, WriterSetti
 
 
 class Strategy(Settings):
-    """Base class of strategies."""
+    """Base class of prompt strategies."""
 
     weight: int = Field(1, ge=0, le=1000)
     """Relative share of a class's images; 0 disables the strategy."""
@@ -28,32 +28,32 @@ class SharedStrategy(Strategy):
 
     @abstractmethod
     def shared(self, template: str) -> Sequence[str]:
-        """Return the sentences; `template` is the dataset's."""
+        """Return the sentences; `template` is that of the dataset."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""
         return self.shared(template)
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
-        """Return the prompt of each class at a turn."""
+        """Return the prompt of each class at a given turn."""
         sentences = self.shared(template)
         return fill(sentences[turn % len(sentences)], classnames)
 
 
 class OwnStrategy(Strategy):
-    """A strategy with sentences per class, in the recipe or in a file."""
+    """A strategy with separate sentences for each class, in the recipe or in a file."""
 
     file: str | None = None
-    """Path or URL of the sentences, which a plan contains instead."""
+    """Path or URL of a file with the sentences; a plan contains the sentences instead."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
-    """Class name -> sentences; `{}` stands for the name, `{a}` for the name with its article."""
+    """Class name -> sentences; `{}` stands for the class name, `{a}` for the name with its article."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""
         return self.sentences[classname]
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
-        """Return the prompt of each class at a turn."""
+        """Return the prompt of each class at a given turn."""
         pairs = ((name, self.sentences[name]) for name in classnames)
         return [filled(sentences[turn % len(sentences)], name) for name, sentences in pairs]
 
@@ -64,7 +64,7 @@ class TemplateSettings(SharedStrategy):
     name: Literal["template"] = "template"
     """Sentences with a placeholder for the class name."""
     templates: tuple[Template, ...] = ()
-    """Templates; empty: the dataset's template."""
+    """Class templates; if empty, the dataset's template is used."""
 
     def shared(self, template: str) -> Sequence[str]:
         return self.templates or (template,)
@@ -76,9 +76,9 @@ class CombinationSettings(SharedStrategy):
     name: Literal["combinations"]
     """Sentences with several placeholders, filled with all combinations of words."""
     sentence: str
-    """Sentence with `{}` or `{a}` for the class name and a placeholder per list: `a {attribute} {} {background}`."""
+    """Sentence with `{}` or `{a}` for the class name and one placeholder per list: `a {attribute} {} {background}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
-    """Placeholder -> words."""
+    """Placeholder -> words to fill in."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> CombinationSettings:
@@ -101,7 +101,7 @@ class DescriptionSettings(OwnStrategy):
     """Descriptions of each class, in the recipe or in a JSON or YAML file."""
 
     name: Literal["descriptions"]
-    """Sentences per class, from a file of descriptions."""
+    """Class-specific sentences, from the recipe or a file of descriptions."""
 
     @model_validator(mode="after")
     def _check_source(self) -> DescriptionSettings:
@@ -114,11 +114,11 @@ class CaptionSettings(OwnStrategy):
     """Captions by a language model, from a file written by `syncclip captions`."""
 
     name: Literal["captions"]
-    """Sentences per class by a language model (`syncclip captions`)."""
+    """Class-specific captions written by a language model (`syncclip captions`)."""
     writer: WriterSettings | None = None
-    """Language model and sampling options of `syncclip captions`; files of other writers are errors."""
+    """Language model and sampling options of `syncclip captions`; a file written with other settings is an error."""
     sha256: str = ""
-    """Checksum of the file, set in a plan."""
+    """Checksum of the file, set when the dataset is created."""
 
 
 StrategySettings = Annotated[
@@ -129,7 +129,7 @@ StrategySettings = Annotated[
 class Combinations(Sequence[str]):
     """All combinations of the lists' words in a sentence.
 
-    The order is diagonal: among the first n, the words of a list occur equally often, up to one.
+    The order is diagonal: among the first n combinations, the numbers of uses of a list's words differ by at most one.
     """
 
     def __init__(self, sentence: str, lists: Mapping[str, Sequence[Sentence]]) -> None:

@@ -13,18 +13,18 @@ from syncclip.synthesis.generators.weights import commit_on_hub
 from syncclip.synthesis.prompts.captions import WriterSettings, caption
 
 MAX_ROUNDS = 4
-"""Maximum rounds of generation per class, if outputs are empty or repeated."""
+"""Maximum number of generation rounds per class, if outputs are empty or repeated."""
 
 NO_CODE = {"trust_remote_code": False}
-"""Arguments of transformers, which otherwise prompts at the terminal whether to run a model's code."""
+"""Arguments that keep transformers from prompting in the terminal whether to run a model's code."""
 
 
 class Writer:
-    """Writes captions; those of a class do not depend on other classes.
+    """Caption writer; the captions of a class do not depend on other classes.
 
     Args:
         settings: the model and its sampling options.
-        device: torch device, by default a GPU if there is one; single words may depend on it.
+        device: torch device, by default a GPU if available; individual words may depend on it.
 
     Raises:
         UserError: the model is missing, unreadable, or not a causal language model.
@@ -47,7 +47,7 @@ class Writer:
         self.model = model.to(self.device).eval()
 
     def write(self, classname: str) -> tuple[str, ...]:
-        """Write up to `settings.captions` different captions; raise a UserError if all outputs were empty."""
+        """Write up to `settings.captions` distinct captions; raise a UserError if all outputs were empty."""
         captions: dict[str, None] = {}
         for number in range(MAX_ROUNDS):
             for output in self._outputs(classname, number):
@@ -103,7 +103,7 @@ def _seed(seed: int, classname: str, number: int) -> int:
 
 
 def _locate(settings: WriterSettings, label: str) -> tuple[str, str]:
-    """Return (folder, "") or (hub name, commit)."""
+    """Return (folder, "") for a local model, or (hub name, commit)."""
     folder = home_path(settings.model)
     if not folder.is_dir():
         return settings.model, commit_on_hub(settings.model, settings.revision, "config.json", label)
@@ -115,7 +115,7 @@ def _locate(settings: WriterSettings, label: str) -> tuple[str, str]:
 
 
 def _check_causal(label: str, config: Any) -> None:
-    """Reject other models before loading, since transformers would add an untrained causal head to most."""
+    """Reject non-causal models before loading, since transformers would add an untrained causal head to most."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     architectures = list(getattr(config, "architectures", None) or [])

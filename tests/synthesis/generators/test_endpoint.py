@@ -148,19 +148,19 @@ def test_retry_after_is_respected_up_to_a_maximum(
         ("400", UserError, "returned 400: .*; change synthesis.generator"),
         ("401", UserError, f"returned 401: .*; set {TOKEN}"),
         ("403", UserError, f"returned 403: .*; set {TOKEN}"),
-        ("404", UserError, "returned 404: .*; start it, or correct synthesis.generator.pipeline"),
-        ("302", UserError, "returned 302: .*; start it"),
-        ("429", UnreachableError, "returned 429: .*; check its log"),
-        ("502", UnreachableError, "returned 502: .*; check its log"),
-        ("dropped", UnreachableError, "is unreachable: .*; start it"),
-        ("cut", UnreachableError, "is unreachable: .*; start it"),
+        ("404", UserError, "returned 404: .*; start the server, or correct synthesis.generator.pipeline"),
+        ("302", UserError, "returned 302: .*; start the server"),
+        ("429", UnreachableError, "returned 429: .*; check the server's log"),
+        ("502", UnreachableError, "returned 502: .*; check the server's log"),
+        ("dropped", UnreachableError, "is unreachable: .*; start the server"),
+        ("cut", UnreachableError, "is unreachable: .*; start the server"),
         ("garbage", UnreachableError, "returned 200: <html> welcome</html>: invalid response"),
         ("error", UnreachableError, '"out of memory"}}: invalid response'),
         *[
             (kind, UnreachableError, "invalid response")
             for kind in ("two images", "torn image", "EPS", "PPM", "zipped")
         ],
-        ("small", UserError, "images of 32x32 pixels, not of 64x64"),
+        ("small", UserError, "an image of 32x32 pixels instead of 64x64"),
     ],
 )
 def test_a_permanent_fault_is_one_line_without_the_token(
@@ -241,7 +241,7 @@ def test_images_from_a_server_restarted_with_another_model_are_rejected(server: 
         ({"speed": "fast"}, "speed has no effect"),
         ({"batch_size": "auto"}, "needs model, height, width and a numeric batch_size"),
         ({"height": None}, "needs model, height, width"),
-        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*; set {TOKEN}"),
+        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*, and set {TOKEN}"),
         ({"pipeline": "HTTPS://host/v1?api_key=sesame"}, "pipeline: remove user, password and query"),
         ({"pipeline": "someone/model"}, "model has no effect with someone/model, since only endpoints"),
     ],

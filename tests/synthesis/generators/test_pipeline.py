@@ -81,5 +81,5 @@ def test_a_batch_that_does_not_fit_into_memory_may_be_retried(pipeline: Path, mo
 
     generator = Generator(settings_of(pipeline))
     monkeypatch.setattr(StableDiffusionPipeline, "__call__", out_of_memory)
-    with pytest.raises(torch.OutOfMemoryError, match="make batch_size smaller, or try synthesis.generator.offload"):
+    with pytest.raises(torch.OutOfMemoryError, match="reduce batch_size, or try synthesis.generator.offload"):
         generator.generate(PROMPTS, [1, 2])

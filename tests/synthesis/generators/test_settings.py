@@ -12,14 +12,14 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 0}, "batch_size: 0 is not allowed; it must be a whole number, at least 1, or 'auto'"),
+        ({"batch_size": 0}, "batch_size: 0 is not allowed; use a whole number of at least 1, or 'auto'"),
         ({"batch_size": "many"}, "batch_size: 'many' is not allowed"),
         ({"attention": "auto"}, "attention: 'auto' is not allowed; it must be 'sdpa'"),
         ({"height": 512, "width": 512}, "generates images of 64 x 64 pixels only, not of 512"),
         ({"height": 100}, "height: 100 is not allowed .*multiple of 8"),
         ({"guide": {"strength": 0}}, "guide.strength: 0 is not allowed"),
         ({"guide": {"strength": 0.3}, "steps": 3}, "strength 0.3 leave no denoising step; use at least 4"),
-        ({"negative_prompt": "blur", "guidance": 0.0}, "a negative_prompt needs guidance above 1"),
+        ({"negative_prompt": "blur", "guidance": 0.0}, "negative_prompt needs guidance above 1"),
         ({"loras": [{"scale": 1}]}, r"loras\[0\].weights: missing"),
         ({"speed": "faster"}, "speed: 'faster' is not allowed"),
         ({"speed": "fast", "dtype": "fp32"}, "dtype=fp32 contradicts speed=fast"),

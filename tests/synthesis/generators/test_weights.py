@@ -76,7 +76,7 @@ def test_the_parts_of_a_folder_are_read_from_its_index(pipeline: Path, tmp_path:
     [
         ("missing", "there is no such folder; check the path"),
         ("", r"has no model_index\.json"),
-        ("model.safetensors", "is a file; convert it with from_single_file"),
+        ("model.safetensors", "is a file; convert it with diffusers' from_single_file"),
     ],
 )
 def test_a_path_without_a_pipeline_is_an_error(tmp_path: Path, name: str, message: str) -> None:
@@ -118,7 +118,7 @@ def test_paths_of_lora_weights_are_made_absolute_and_changes_are_errors(pipeline
     [
         ({"weights": "."}, "no pytorch_lora_weights.safetensors; the folder contains one.safetensors, two"),
         ({"weights": ".", "file": "three.safetensors"}, "there is no three.safetensors"),
-        ({"weights": "weights.bin"}, "not a .safetensors file"),
+        ({"weights": "weights.bin"}, "only .safetensors files"),
     ],
 )
 def test_invalid_lora_weights_are_errors(pipeline: Path, lora: Path, values: dict[str, Any], message: str) -> None:

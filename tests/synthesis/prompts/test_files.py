@@ -61,7 +61,7 @@ def test_a_changed_file_changes_the_plan(tmp_path: Path) -> None:
     before = plan_of(*strategies)
     file.write_text(json.dumps({**DESCRIPTIONS, "dog": ["woof"]}))
     assert differences(before, plan_of(*strategies)) == [
-        "prompts.strategies[1].sentences.dog is ('one dog', 'two dogs') there and ('woof',) here"
+        "prompts.strategies[1].sentences.dog: ('one dog', 'two dogs') -> ('woof',)"
     ]
 
 
@@ -77,7 +77,7 @@ def test_a_plan_contains_writer_and_checksum_of_captions(tmp_path: Path) -> None
     [
         ({}, r"strategies\[0\].file: not set; .* `syncclip captions RECIPE --out FILE`"),
         ({"file": "/nowhere/c.json"}, "/nowhere/c.json is missing; .* `syncclip captions"),
-        ({"file": "captions.json", "writer": {"model": "m"}}, "another writer: seed is 3 there and 0 in the recipe"),
+        ({"file": "captions.json", "writer": {"model": "m"}}, "other settings .seed: 3, in the recipe: 0"),
     ],
 )
 def test_missing_and_outdated_captions_are_errors(
@@ -104,8 +104,8 @@ def test_strategies_of_weight_0_are_not_read() -> None:
         ("a.json", '{"cat": ["a cat", 3]}', "cat: 1: not text"),
         ("a.json", '{"cat": []}', "cat: Tuple should have at least 1 item"),
         ("a.json", '{"cat": ["  "]}', "cat: 0: '' must be one line"),
-        ("a.json", '{"cat": ["a"], "dog": ["b"], "cat": ["c"]}', "'cat' is entry 1 and entry 3; merge"),
-        ("a.yaml", "cat: [a]\ndog: [b]\ncat: [c]\n", "'cat' is in lines 1 and 3; merge"),
+        ("a.json", '{"cat": ["a"], "dog": ["b"], "cat": ["c"]}', "'cat' is both entry 1 and entry 3; merge"),
+        ("a.yaml", "cat: [a]\ndog: [b]\ncat: [c]\n", "'cat' is on lines 1 and 3; merge"),
         ("a.json", "{", "a.json: not readable as JSON"),
         ("a.yaml", "cat: [", "a.yaml, line 2: not readable as YAML"),
     ],

@@ -68,7 +68,7 @@ def test_labels_of_repeated_strategies_are_numbered() -> None:
     [
         ({"templates": ["a photo"]}, "exactly once"),
         ({"templates": ["a {} and a {}"]}, "exactly once"),
-        ({"templates": ["a {}"], "strategies": [{"name": "template"}]}, "exclude each other"),
+        ({"templates": ["a {}"], "strategies": [{"name": "template"}]}, "mutually exclusive"),
         ({"strategies": [{"name": "template", "weight": 0}]}, "the weights of all strategies are 0"),
         ({"classes": {"cat": []}}, "at least 1 item"),
     ],
@@ -96,14 +96,17 @@ def test_errors_in_strategies_are_reported_with_their_key(strategy: str, message
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"classes": {"cta": ["a cat"]}}, "prompts.classes: 'cta' is no class of dataset 'pets'; did you mean 'cat'?"),
+        (
+            {"classes": {"cta": ["a cat"]}},
+            "prompts.classes: 'cta' is not a class of dataset 'pets'; did you mean 'cat'?",
+        ),
         (
             {"strategies": [{"name": "descriptions", "sentences": {"cat": ["a cat"]}}]},
             "strategies[0] (descriptions) has no sentence for class 'dog' and 1 more",
         ),
         (
             {"strategies": [{"name": "descriptions", "sentences": {name: ["a"] for name in (*CLASSES, "cow")}}]},
-            "strategies[0] (descriptions): 'cow' is no class",
+            "strategies[0] (descriptions): 'cow' is not a class",
         ),
     ],
 )
