@@ -20,7 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from syncclip import storage
 from syncclip.core.formats import parse_json
 from syncclip.core.manifest import MANIFEST
-from syncclip.core.settings import UserError, first_error
+from syncclip.core.settings import UserError
+from syncclip.core.validation_errors import first_error
 from syncclip.datasets.packed import PACKED_FILE, PACKING, WHOLE_TRAIN, load_packed, owner_of_split
 from syncclip.evaluation.predict import PREDICTIONS, RESULTS
 from syncclip.export.formats import is_export_without_manifest

@@ -27,6 +27,7 @@ from syncclip.clip.blocks import Prompts, attend, autocast, check_prompts, float
 from syncclip.clip.inserted import Inserted
 from syncclip.clip.parts import Parts, for_blocks, learned
 from syncclip.clip.prompt_text import prompt_texts, readable_name
+from syncclip.clip.text_batches import in_groups, of_like_length
 from syncclip.clip.text_tower import TextTower, no_text_prompts, text_tower
 from syncclip.clip.tokens import (
     WORD_TOKENS,
@@ -34,8 +35,6 @@ from syncclip.clip.tokens import (
     arrange,
     check_words,
     frame,
-    in_groups,
-    of_like_length,
     shared_length,
     tokenize,
 )

@@ -19,7 +19,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import first_line, size
 from syncclip.datasets.folders import extension, has_image_extension, is_loop
 from syncclip.datasets.tables import COLUMNS, KINDS, read_columns
-from syncclip.shards.tars import MAX_IMAGE_BYTES, files_in, open_tar
+from syncclip.shards.untrusted_tars import MAX_IMAGE_BYTES, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme
 
 STDIN = "-"

@@ -10,9 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from syncclip.core.settings import Position, Settings, Template, UserError, added, explain
+from syncclip.core.settings import Position, Settings, Template, UserError, added
 from syncclip.core.text import did_you_mean
 from syncclip.core.trust import module_of
+from syncclip.core.validation_errors import explain
 
 DataUse = Literal["real", "synthetic", "both"]
 Negatives = Literal["hardest", "all"]

@@ -16,8 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import remember_options, remember_urls, shareable
-from syncclip.core.settings import KeyedError, Settings, UserError, explain
+from syncclip.core.settings import Settings, UserError
 from syncclip.core.trust import names_in, require_trust, trust
+from syncclip.core.validation_errors import KeyedError, explain
 from syncclip.datasets import DatasetSettings
 from syncclip.methods.settings import MethodsSettings
 from syncclip.recipe.files import read, shipped

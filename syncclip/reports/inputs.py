@@ -15,8 +15,9 @@ from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from syncclip import storage
 from syncclip.core.formats import parse_yaml
-from syncclip.core.settings import UserError, first_error
+from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
+from syncclip.core.validation_errors import first_error
 from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.shards.markers import markers

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from syncclip.core.session import current
-from syncclip.core.settings import Settings, UserError, check_token, explain
+from syncclip.core.settings import Settings, UserError, check_token
 from syncclip.core.text import first_line, install_command
+from syncclip.core.validation_errors import explain
 from syncclip.inference.model import load
 from syncclip.runs.resolve import readable_run
 from syncclip.runtime.ray_session import capacity, cluster_address, debugging, local_cpus, ray_session

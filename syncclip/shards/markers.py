@@ -10,7 +10,8 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syncclip import storage
-from syncclip.core.settings import UserError, first_error
+from syncclip.core.settings import UserError
+from syncclip.core.validation_errors import first_error
 from syncclip.storage.checksums import NOBODY
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from syncclip import storage
 from syncclip.shards.images import UnreadableImageError, decode_image
 from syncclip.shards.markers import ShardStats, committed, shard_name, stats_name, table_name
 from syncclip.shards.tables import parse_table
-from syncclip.shards.tars import open_tar
+from syncclip.shards.untrusted_tars import open_tar
 
 MEMBERS = ("cls", "jpg", "json", "txt")
 """Extensions of a sample's members; samples without provenance have no .json."""

@@ -19,7 +19,7 @@ from syncclip.core.text import cut, few, size
 from syncclip.shards.cache import ShardCache, ShardFile
 from syncclip.shards.images import FORMATS, READABLE
 from syncclip.shards.reader import ImageSet
-from syncclip.shards.tars import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, files_in, open_tar
+from syncclip.shards.untrusted_tars import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, files_in, open_tar
 
 IMAGES = tuple(extension[1:] for extensions in FORMATS.values() for extension in extensions)
 """Extensions of image members, in order of precedence within a sample."""

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from syncclip.core.formats import MOST_JSON, check_size, readable
 from syncclip.core.secrets import json_without_secrets
-from syncclip.core.settings import UserError, first_error
+from syncclip.core.settings import UserError
 from syncclip.core.text import first_line
+from syncclip.core.validation_errors import first_error
 from syncclip.storage import files
 from syncclip.storage.checksums import (
     KEY,

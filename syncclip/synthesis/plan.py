@@ -19,8 +19,9 @@ from pydantic import Field, ValidationError, model_validator
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import json_without_secrets, value_without_secrets
-from syncclip.core.settings import MANY, Settings, ShortText, UserError, added, first_error
+from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
 from syncclip.core.text import cut
+from syncclip.core.validation_errors import first_error
 from syncclip.synthesis.filters import ClipFilterSettings, FilterSettings, check_scope
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 from syncclip.synthesis.prompts.settings import PromptSettings, check_classes, distinct, prompt_of, prompts_of

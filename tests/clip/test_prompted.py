@@ -9,7 +9,7 @@ from torch import Tensor
 from syncclip.clip import prompted
 from syncclip.clip.blocks import Prompts
 from syncclip.clip.prompted import PromptedClip
-from syncclip.clip.tokens import of_like_length
+from syncclip.clip.text_batches import of_like_length
 from syncclip.core.settings import Position, UserError
 
 NAMES = ["cat", "golden_retriever", "blue car"]

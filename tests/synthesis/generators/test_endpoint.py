@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from syncclip.core.settings import UserError, first_error
+from syncclip.core.settings import UserError
+from syncclip.core.validation_errors import first_error
 from syncclip.shards.markers import committed
 from syncclip.shards.reader import ShardSet
 from syncclip.storage import UnreachableError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from syncclip.core.settings import UserError
-from syncclip.shards.tars import files_in, open_tar
+from syncclip.shards.untrusted_tars import files_in, open_tar
 from syncclip.shards.webdataset import TarSet, index_tars
 
 
