@@ -34,7 +34,7 @@ class Adapted(Method):
         """Register the parts of each tower: one per block, or none.
 
         Raises:
-            UserError: a tower does not support parts.
+            UserError: a tower does not support per-block modules.
         """
         self.text_parts, self.vision_parts = nn.ModuleList(text), nn.ModuleList(vision)
         if len(self.vision_parts):

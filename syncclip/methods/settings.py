@@ -23,7 +23,7 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 class Optimisation(NamedTuple):
-    """Optimiser and schedule of a method that replace the recipe's SGD and cosine schedule over epochs."""
+    """Method-specific optimiser and schedule, in place of the recipe's SGD with a cosine schedule per epoch."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """SGD with the recipe's momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""

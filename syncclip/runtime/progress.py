@@ -23,7 +23,7 @@ LOG_INTERVAL = 60.0
 
 
 class Progress:
-    """Context manager that counts items and shows throughput, remaining time and given facts, such as utilisation.
+    """Progress bar as a context manager: shows items, throughput, remaining time and custom fields such as utilisation.
 
     A terminal shows one line, which is redrawn in place. A log contains a line for the start, for the first update, for
     each minute, and for the end; the first and last lines are omitted if there is neither a total nor an item.

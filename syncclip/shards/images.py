@@ -138,7 +138,7 @@ def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
 
 @dataclass(eq=False)
 class Corruption:
-    """Record of skipped images and shards, which raises a `UserError` if more than `limit` images are lost.
+    """Count of skipped images and shards; raises a `UserError` if more than `limit` images are lost.
 
     If `limit` is None, it neither raises errors nor logs.
     """

@@ -31,7 +31,7 @@ from syncclip.storage.retries import http_status, user_errors, with_retries
 from syncclip.storage.urls import S3, is_local, local_path, scheme
 
 SETTLE = 3.0
-"""Seconds until earlier requests of another process have taken effect, on stores without a fence."""
+"""Seconds to wait for another process's in-flight requests on stores without conditional writes."""
 PART = 64 << 20
 """Size of each part of an upload, in bytes."""
 UNLISTED = (403, 405, 501)

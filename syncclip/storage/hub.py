@@ -52,7 +52,7 @@ def pinned(name: str, folder: str) -> str:
 
 @contextmanager
 def hub_access(what: str) -> Iterator[None]:
-    """Access the Hub without its progress bars and warnings.
+    """Suppress the Hub client's progress bars and warnings.
 
     Args:
         what: start of error messages.

@@ -40,7 +40,7 @@ INTERVAL = 15.0
 SILENCE = 3 * INTERVAL
 """Seconds without a renewal after which a lock held by another machine is taken over."""
 GRACE = 30.0
-"""Seconds to wait for a process on another machine to end, since this process may be its replacement."""
+"""Grace period in seconds for the exit of a lock's owner on another machine, which this process may replace."""
 PROMPT = 2.0
 """Maximum time in seconds from reading a lock to sending a delete; shorter than a new owner's pause, `SETTLE`."""
 READ_ATTEMPTS = 3

@@ -40,7 +40,7 @@ def open_private(path: Path, flags: int) -> int:
     """Open a file, or a folder with O_DIRECTORY, that belongs to this user or root; make a new file private.
 
     Raises:
-        UserError: the path belongs to another user, is a link, or has the wrong type.
+        UserError: the path is owned by another user, is a symlink, or is neither a file nor a folder as expected.
         OSError: any other error, such as FileNotFoundError.
     """
     expected = stat.S_ISDIR if flags & os.O_DIRECTORY else stat.S_ISREG

@@ -109,7 +109,7 @@ class Teacher:
         Raises:
             UserError: a file is missing or corrupt.
         """
-        assert isinstance(synthetic, ShardSet), "recipes reject a teacher for several datasets"
+        assert isinstance(synthetic, ShardSet), "recipe validation rejects a teacher with several datasets"
         samples = synthetic.samples.at(np.asarray(rows[real:], np.int64))
         width = 4 * len(self.files.classnames)
         result = np.zeros((len(rows), len(self.files.classnames)), "<f4")

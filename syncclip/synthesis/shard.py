@@ -79,7 +79,7 @@ def begin_shard(
     selection, clock = _Selection(plan, shard, filters), Clock()
 
     def steps() -> Generator[None, None, GeneratedShard]:
-        """Yield once, after submitting all batches that don't depend on scores, and finally return the shard."""
+        """Yield once all batches that do not depend on scores are submitted, then return the shard."""
         pending = list(plan.shard_range(shard))
         independent_attempts = 1 if plan.select == "first" else plan.attempts
 

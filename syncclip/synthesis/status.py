@@ -83,7 +83,7 @@ class SynthesisStatus(JobStatus):
         self.busy = shares
 
     def facts(self) -> dict[str, str]:
-        """Return the shares of the stages and the rejects by reason, for the progress line."""
+        """Return the utilisation of each stage and the rejected images by reason, for the progress line."""
         shares = {**self.busy, **({COMPUTED: self.computed} if self.computed else {})}
         facts = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
         if self.rejects:

@@ -141,7 +141,7 @@ def configuration_metrics(outcomes: Sequence[Outcomes], resamples: Resamples) ->
     """Compute all metrics of a configuration for each seed and in each resample.
 
     An untrained configuration has a single run, which is used for all seeds. Seeds and test data are resampled
-    separately and their deviations added, since resampling both at once would count the variation between seeds twice.
+    separately and their deviations added, since joint resampling would count the between-seed variance twice.
 
     Args:
         outcomes: outcomes on each dataset.

@@ -28,7 +28,7 @@ class WriterSettings(Settings):
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature; lower values give more similar captions."""
     top_p: float = Field(0.95, gt=0, le=1)
-    """Nucleus sampling: cumulative probability of the candidate tokens."""
+    """Nucleus (top-p) sampling: threshold of the cumulative probability."""
     seed: int = Field(0, ge=0)
     """Seed for sampling; the same seed gives the same captions."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
