@@ -70,7 +70,8 @@ class RejectStrip:
 
 
 def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | None:
-    """Build one strip per class; return None if there are no images. Unreadable images are skipped and counted in a note of the report.
+    """Build one strip per class; return None if there are no images.
+    Unreadable images are skipped and counted in a note of the report.
 
     Args:
         inputs: content of the report's files. Real images are taken from the train split, or else from val or test.
