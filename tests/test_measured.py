@@ -81,7 +81,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     killed = re.match(r" (\d+) actors, (\d+) drivers \(with 4 actors\), (\d+) other workers, the counter", chaos)
     failed, storm = re.search(r"requests failed \| (\d+)", chaos), re.search(r"with faults \| (\d+) \| (\d+)", chaos)
     assert killed and failed and storm
-    yield "README.md", f"{sum(map(int, killed.groups())) + 1} processes killed with -9 and {failed[1]} failed requests"
+    yield "README.md", f"{sum(map(int, killed.groups())) + 1} SIGKILLs and {failed[1]} failed S3 requests"
     yield "README.md", f"took {storm[1]} s, {storm[2]} were predicted"
 
 
