@@ -43,7 +43,7 @@ POLL_SECONDS, MAX_FAILED_POLLS = 2.0, 30
 """Interval in seconds between polls of a job's log, and the number of failed polls after which to give up."""
 
 STOPPED = 130
-"""Exit status of a job that was stopped, the same as that of an interrupted command."""
+"""Exit status for a stopped job, the same as for an interrupted command."""
 
 PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
 """Pattern for `key=value` in which the value is a path, according to the key or to the start of the value."""

@@ -42,7 +42,7 @@ class VisionTower(Protocol):
         """Return the blocks for this number of prompts, or raise a `UserError` if parts are unsupported."""
 
     def inside(self) -> Sequence[Any]:
-        """Return the block modules for initialising parts, or raise a `UserError` if parts are unsupported."""
+        """Return the blocks' modules, used to initialise parts; raise a `UserError` if parts are unsupported."""
 
     def read(self, x: Tensor) -> Tensor:
         """Return the tokens whose outputs of the last block are pooled."""

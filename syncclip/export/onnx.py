@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
 
 def write_torch(classifier: Classifier, file: Path) -> None:
-    """Write a program for `torch.export.load`."""
+    """Write an `ExportedProgram`, to be loaded with `torch.export.load`."""
     torch.export.save(_program(classifier), file)
 
 

@@ -186,7 +186,7 @@ def _check_values(learned: Tensors, url: str) -> None:
 
 
 def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:
-    """Require that the recipe's settings either are defaults or match the shapes of the tensors."""
+    """Check that each of the recipe's settings is the default or matches the shapes of the tensors."""
     defaults = type(settings)()
     for key, value in shape.items():
         setting = getattr(settings, key)

@@ -22,7 +22,7 @@ BLOCKS = range(1, 100)
 """Numbers of the blocks after the first; no tower in open_clip has more."""
 
 LEARNER = "prompt_learner."
-"""Prefix of the names of text prompts and fixed words in published models."""
+"""Name prefix of the text prompt and fixed word tensors in published checkpoints."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 

@@ -1,4 +1,4 @@
-"""CoCoOp: a learned context, shifted by a function of the image."""
+"""CoCoOp: a learned context, shifted by an image-conditional vector."""
 
 from __future__ import annotations
 

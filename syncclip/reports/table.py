@@ -159,7 +159,7 @@ def _percent_cell(value: float) -> TableCell:
 def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
     """Build the table of a suite: scores at each configuration's largest number of images, on average and by dataset.
 
-    The table covers runs that are finished on every dataset. It is None for a single dataset.
+    The table contains only runs that have finished on every dataset. It is None for a single dataset.
     """
     table = inputs.datasets
     if table is None or inputs.table is None or not inputs.state:

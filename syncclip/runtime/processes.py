@@ -21,7 +21,7 @@ class Owner(Settings):
     """Boot ID of the machine, and PID namespace of the process."""
     pid: int
     started: str
-    """Start time of the process in kernel units."""
+    """Start time of the process: clock ticks since boot or, without /proc, Unix time in seconds."""
     user: str
 
     @classmethod

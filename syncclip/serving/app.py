@@ -348,7 +348,7 @@ class Replica:
         self._decoders = threading.local()
         self._batches = Batches(self._compute)
         bounds = [1, 2, 4, 8, 16, BATCH]
-        self._sizes = replica_metrics.Histogram("syncclip_serve_batch_images", "Images in a forward pass.", bounds)
+        self._sizes = replica_metrics.Histogram("syncclip_serve_batch_images", "Images per forward pass.", bounds)
         model.probabilities([Image.new("RGB", (64, 64))])  # encodes the texts before the first request
 
     def app(self) -> ASGIApp:

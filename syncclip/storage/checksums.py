@@ -29,7 +29,7 @@ _IN_TEXT = re.compile(
     % {b"checksum": _PATTERN}
 )
 KINDS = ("json", "yaml", "md", "html", "parquet", "safetensors")
-"""File name extensions of files with checksums."""
+"""Extensions of the files that contain checksums."""
 _REMEDY = "restore it, or remove it and rerun the command that wrote it"
 
 

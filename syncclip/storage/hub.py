@@ -55,7 +55,7 @@ def hub_access(what: str) -> Iterator[None]:
     """Suppress the Hub client's progress bars and warnings.
 
     Args:
-        what: start of error messages.
+        what: prefix of error messages.
 
     Raises:
         UserError: the Hub is unreachable, or rejects the request.

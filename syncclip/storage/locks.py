@@ -293,7 +293,7 @@ def _fence(url: str, folder: str) -> None:
 
 
 def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
-    """Acquire a lock; wait for a previous owner if necessary."""
+    """Acquire a lock, waiting for its current owner if necessary."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lock = LockFile(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
     began = seen = _now()

@@ -52,7 +52,7 @@ class MixedStream:
     """Infinite stream of global batches with B images per group: real, seen (synthetic, same labels) and novel.
 
     `data="real"` yields only the real group, `"synthetic"` the seen and novel groups, and `"both"` all three groups.
-    The novel group is omitted without novel classes. Real images are shuffled in rounds (passes over the real data);
+    Without novel classes, there is no novel group. Real images are shuffled in rounds (passes over the real data);
     an incomplete last batch is filled with the first images of the round. Synthetic images of a class are sampled
     uniformly from a moving window of a few shards, or from all shards if the window does not contain the class. One
     epoch is a round, or the number of steps that sample as many synthetic images as the datasets contain.

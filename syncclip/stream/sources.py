@@ -183,7 +183,7 @@ class MovingWindow:
         return [int(self._shards[shard]) for shard in shards]
 
     def fetch(self, global_step: int) -> None:
-        """Prefetch the shards in the window and at its next positions."""
+        """Prefetch the shards of the current window and of the next `AHEAD` windows."""
         if self._width < len(self._shards):
             self._images.hold(self.shards(global_step, AHEAD + 1))
 

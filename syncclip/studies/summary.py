@@ -105,7 +105,7 @@ def by_data(table: pd.DataFrame) -> list[list[str]]:
 
 
 def described(curve: Curve) -> list[str]:
-    """Format the trend, parameters, forecasts, and number of images for one more point; unknown values are empty."""
+    """Format the trend, parameters, forecasts, and images per class for +1 point; unknown values are empty."""
     reason = f"; {curve.reason}" if curve.reason else ""
     if curve.law is None:
         unknown = np.isnan(curve.slope.estimate)

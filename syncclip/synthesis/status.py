@@ -1,4 +1,4 @@
-"""Progress of a synthesis run, summed over shard reports: `status.json`, progress line and Prometheus metrics."""
+"""Progress of a synthesis run, aggregated over shard reports: `status.json`, progress line and Prometheus metrics."""
 
 from __future__ import annotations
 

@@ -30,11 +30,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Computation(Generic[Result]):
-    """A shard that is being computed or waits to be committed."""
+    """A shard that is being computed or is waiting to be committed."""
 
     report: Report
     finish: Callable[[], Result] | None
-    """Function that completes the computation and may overlap the next shard; None after an error."""
+    """Function that completes the computation, possibly concurrently with the next shard; None after an error."""
 
 
 class Worker(ABC, Generic[Result]):

@@ -85,7 +85,7 @@ def quiet(*libraries: Any) -> None:
 def load_pretrained(cls: Any, source: str, commit: str | None, label: str, **arguments: Any) -> Any:
     """Call `from_pretrained` for a folder or, with a `commit`, a hub name, using cached files if possible.
 
-    Raise a UserError with subject `label` if loading fails.
+    Raise a UserError whose message starts with `label` if loading fails.
     """
     if commit:
         arguments["revision"] = commit

@@ -42,7 +42,7 @@ class _Key(NamedTuple):
 
 
 class TextEmbeddings:
-    """Cached replacement for a pipeline's `encode_prompt`.
+    """Caching replacement for a pipeline's `encode_prompt`.
 
     Texts are encoded in batches of `size`, padded by repetition, since the last bits of an embedding may depend on the
     batch size; a batch of one image is encoded without padding. Embeddings whose length depends on the other prompts of
@@ -122,7 +122,7 @@ class TextEmbeddings:
         return result
 
     def _rows(self, arguments: Mapping[str, Any], form: _Form, keys: Sequence[_Key]) -> dict[_Key, dict[int, Tensor]]:
-        """Return the rows of each key, from the cache or newly encoded."""
+        """Return the embeddings of each key by output position, from the cache or newly encoded."""
         by_key = {key: self._cache[key] for key in keys if key in self._cache}
         missing = [key for key in dict.fromkeys(keys) if key not in by_key]
         while missing:
@@ -174,7 +174,7 @@ class TextEmbeddings:
     def _replaced(
         self, arguments: Mapping[str, Any], prompts: Sequence[_Key], negatives: Sequence[_Key]
     ) -> dict[str, Any]:
-        """Return the arguments with the texts of these keys, padded to the keys' batch size."""
+        """Return the arguments with their texts replaced by those of the keys, padded to the keys' batch size."""
         texts = {*_names(arguments, "prompt"), *_names(arguments, "negative_prompt")}
         replaced = {name: value for name, value in arguments.items() if name not in texts}
         for stem, keys in (("prompt", prompts), ("negative_prompt", negatives)):

@@ -16,7 +16,7 @@ class WriterSettings(Settings):
     """The language model that writes captions, and its sampling options."""
 
     model: str
-    """Causal language model for transformers: a folder, or a hub name such as `Qwen/Qwen2.5-7B-Instruct`."""
+    """Causal language model supported by transformers: a folder, or a hub name such as `Qwen/Qwen2.5-7B-Instruct`."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the caption file stores the commit."""
     instruction: Template = "Describe a photo of a {} in one sentence of at most twenty words, with its surroundings."
