@@ -116,6 +116,7 @@ def write_tables(folder: Path) -> None:
     (folder / "long.csv").write_text("path\n" + "x" * 10_000_000)
     (folder / "quote.csv").write_text('path\n"a\n' * 1_000)
     (folder / "deep.jsonl").write_text('{"path": ' + "[" * 100_000)
+    (folder / "bytes.jsonl").write_bytes(b"\xff\xfe\x00" * 100)
     (folder / "keys.jsonl").write_text('{"path": 1}\n[]\nnull\n{"path": {}}\n')
     (folder / "itself.csv").write_text("path\nitself.csv\n../*/*.png\n-\n\n")
 

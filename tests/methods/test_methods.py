@@ -216,7 +216,7 @@ def test_depth_of_maple_is_limited_by_the_shallower_tower() -> None:
     vision = CLIPVisionCfg(layers=3, width=32, head_width=16, patch_size=8, image_size=32)
     clip = small_clip(vision, layers=2)
     assert len(build_method("maple", clip, DATASET).text_prompts) == 2
-    with pytest.raises(UserError, match="depth: .* at most 2"):
+    with pytest.raises(UserError, match="depth is .* at most 2"):
         build_method("maple", clip, DATASET, METHODS["maple"].Settings.model_validate({"depth": 3}))
 
 
@@ -231,7 +231,7 @@ def test_building_a_method_encodes_nothing(folder: Path, name: str) -> None:
     [*itertools.product(("ivlp", "syncclip", "promptsrc"), ("visual_depth", "text_depth")), ("vpt", "visual_depth")],
 )
 def test_depth_is_limited_by_the_tower(clip: PromptedClip, name: str, key: str) -> None:
-    with pytest.raises(UserError, match=rf"{key}: .* at most 3"):
+    with pytest.raises(UserError, match=rf"{key} is .* at most 3"):
         build_method(name, clip, DATASET, METHODS[name].Settings.model_validate({key: 4}))
 
 

@@ -125,7 +125,7 @@ def _full_disk_for_metrics(rank: int, folder: Path) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
-    with pytest.raises(SharedError, match=r"metrics.jsonl: the file grows"):
+    with pytest.raises(SharedError, match=r"metrics.jsonl: the file would exceed"):
         run(job(), rank, 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     run(job(), rank, 2)

@@ -181,7 +181,7 @@ def test_checkpoint_with_the_best_validation_score_is_kept(tmp_path: Path) -> No
     made = fakes.job(tmp_path, keep_best="validation", keep_checkpoints=1)
     run(replace(made, validate=lambda: next(accuracies)))
     assert scores(tmp_path) == {6: 70.0, 18: 30.0}
-    assert "by validation is that of step 6 (70)" in record(tmp_path).notes[0]
+    assert "by validation is from step 6 (70)" in record(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize("step", [1, 7, 16])

@@ -195,9 +195,9 @@ def test_a_transformer_uses_the_dispatcher_and_a_unet_its_own_processors(
 @pytest.mark.parametrize(
     ("name", "backend", "message"),
     [
-        ("sd", "flash", "no flash for a StableDiffusionPipeline"),
-        ("flux", "sage", "no sage for a FluxPipeline"),
-        ("flux", "xformers", r"no xformers for a FluxPipeline \(.*run `pip install -e .*\[gpu\]'?`, or use"),
+        ("sd", "flash", "flash can't be used with a StableDiffusionPipeline"),
+        ("flux", "sage", "sage can't be used with a FluxPipeline"),
+        ("flux", "xformers", r"xformers can't be used with a FluxPipeline \(.*run `pip install -e .*\[gpu\]'?`, or use"),
     ],
 )
 def test_a_missing_attention_backend_is_reported(family: Family, name: str, backend: str, message: str) -> None:
