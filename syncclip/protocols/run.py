@@ -150,7 +150,7 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
         name, reason = next(iter(problems.items()))
         others = f" (also: {', '.join(list(problems)[1:])})" if len(problems) > 1 else ""
         raise UserError(
-            f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason}{others}; "
+            f"{len(problems)} of {len(wanted)} datasets can't be read; {name}: {reason.rstrip('.')}{others}; "
             "run `syncclip datasets check` for details, or select readable datasets with --dataset"
         )
 

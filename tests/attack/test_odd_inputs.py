@@ -24,7 +24,7 @@ from syncclip.core.settings import UserError
 from syncclip.inference.sources import find_images
 from syncclip.shards.images import decode_image
 from tests.datasets.test_tables import write_repeated
-from tests.shards.test_tars import header
+from tests.shards.test_untrusted_tars import header
 from tests.worlds.dataset import encoded, make_image
 
 pytestmark = [pytest.mark.attack, pytest.mark.fault]

@@ -195,7 +195,7 @@ def test_shots_that_were_not_packed_are_reported_before_anything_is_generated(
     miniatures: Miniatures, tmp_path: Path
 ) -> None:
     pack(load_dataset(DatasetSettings(name="dtd", root=str(miniatures.root))), str(tmp_path / "dtd"), [1, 2], [1])
-    with pytest.raises(UserError, match=r"not packed; pack it again with --shots 1 --seeds 2"):
+    with pytest.raises(UserError, match=r"not packed; pack the dataset again with --shots 1 --seeds 2"):
         reproduce(Request("few-shot", str(tmp_path), ["dtd"], out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
 

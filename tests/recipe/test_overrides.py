@@ -75,7 +75,7 @@ def test_values_of_a_configuration_have_dotted_keys(section: str, value: object)
 def test_a_yaml_boolean_instead_of_a_text_is_an_error() -> None:
     key = "methods.kgcoop.initial_words"
     for values in (f"overrides: {{{key}: no}}", f"search_space: {{{key}: [no, yes]}}"):
-        with pytest.raises(UserError, match=rf"{key}: False is not allowed; .* quote it in YAML"):
+        with pytest.raises(UserError, match=rf"{key}: False is not allowed; .*quote it in YAML"):
             check_configurations(Recipe.load("icons", [f"study.configurations=[{{method: kgcoop, {values}}}]"]))
     with pytest.raises(UserError, match=r"dataset\.base"):
         Recipe.load("icons", ["dataset.base=[no, yes]"])

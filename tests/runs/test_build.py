@@ -103,7 +103,7 @@ def test_images_beyond_the_memory_limit_are_decoded_each_time(tiny: TinyWorld, t
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["training.method=ivlp", "methods.ivlp.visual_depth=9"], "visual_depth: .* 9 blocks .* use at most 3"),
+        (["training.method=ivlp", "methods.ivlp.visual_depth=9"], "visual_depth is 9, .* use at most 3"),
         (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
         (
             ["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.initial_words=a photo"],

@@ -61,7 +61,7 @@ def test_many_errors_in_a_list_take_little_memory(tmp_path: Path) -> None:
 
 def test_size_of_a_document_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncclip.storage.documents.MOST_JSON", 100)
-    assert "the maximum is 100" in error_of(tmp_path, RunClasses, RUN | {"dataset": "d" * 100})
+    assert "exceed the maximum of 100" in error_of(tmp_path, RunClasses, RUN | {"dataset": "d" * 100})
 
 
 def test_classes_of_datasets_and_recipes_are_limited() -> None:
@@ -93,7 +93,7 @@ def test_sizes_of_learned_parameters_are_limited(method: str, key: str) -> None:
 def test_header_of_tensors_is_limited() -> None:
     header = json.dumps({f"{n}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(90_000)})
     assert len(header) > MOST_HEADER
-    with pytest.raises(UserError, match=r"^file is not a safetensors file \([\d,]+ bytes, the maximum"):
+    with pytest.raises(UserError, match=r"^file is not a safetensors file \([\d,]+ bytes exceed the maximum"):
         parse_tensors(len(header).to_bytes(8, "little") + header.encode(), "file", "train again")
 
 

@@ -47,15 +47,15 @@ def test_changed_numbers_are_reported_with_their_positions(copy: Path) -> None:
     efficiency["marginal"]["novel"][0]["points_per_hour"]["low"] -= 1
     rewrite_json(copy / outputs.DATA_EFFICIENCY, efficiency)
     first, second = recompute(str(copy)).differ
-    assert first.startswith("comparisons.json[3]: low is ")
-    assert second.startswith("data_efficiency.json: marginal: novel[0]: points_per_hour: low is ")
+    assert first.startswith("comparisons.json[3]: low: stored value ")
+    assert second.startswith("data_efficiency.json: marginal: novel[0]: points_per_hour: low: stored value ")
 
 
 def test_unexpected_entries_are_reported(copy: Path) -> None:
     fit = outputs.read_json(str(copy / outputs.FIT))
     fit["curves"]["another"] = fit["curves"]["syncclip-both"]
     rewrite_json(copy / outputs.FIT, fit)
-    assert any("curves: another is " in message for message in recompute(str(copy)).differ)
+    assert any("curves: another: " in message for message in recompute(str(copy)).differ)
 
 
 def test_study_without_finished_trainings_is_empty(copy: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_missing_dataset_is_an_error(clip: FrozenClip, tmp_path: Path) -> None
 
 
 def test_a_dataset_of_other_classes_is_an_error(tiny_set: str) -> None:
-    with pytest.raises(UserError, match="has 6 classes of dataset 'shapes', not the 14 of 'icons/travel'"):
+    with pytest.raises(UserError, match="has 6 classes of dataset 'shapes', not the 14 classes of 'icons/travel'"):
         measure_quality(Recipe.load("travel"), tiny_set)
 
 

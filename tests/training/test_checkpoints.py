@@ -88,7 +88,7 @@ def test_checkpoint_without_marker_is_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (lambda path: path.with_suffix(".safetensors").write_bytes(b""), "0 of"),
+        (lambda path: path.with_suffix(".safetensors").write_bytes(b""), "have 0 instead of"),
         (lambda path: path.with_suffix(".safetensors").unlink(), "tensors are missing"),
         (lambda path: path.with_suffix(".json").write_text('{"step": 2'), "marker can't be read"),
         (lambda path: flip(path.with_suffix(".safetensors")), "checksum is wrong"),

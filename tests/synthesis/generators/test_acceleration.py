@@ -197,7 +197,11 @@ def test_a_transformer_uses_the_dispatcher_and_a_unet_its_own_processors(
     [
         ("sd", "flash", "flash can't be used with a StableDiffusionPipeline"),
         ("flux", "sage", "sage can't be used with a FluxPipeline"),
-        ("flux", "xformers", r"xformers can't be used with a FluxPipeline \(.*run `pip install -e .*\[gpu\]'?`, or use"),
+        (
+            "flux",
+            "xformers",
+            r"xformers can't be used with a FluxPipeline \(.*run `pip install -e .*\[gpu\]'?`, or use",
+        ),
     ],
 )
 def test_a_missing_attention_backend_is_reported(family: Family, name: str, backend: str, message: str) -> None:
