@@ -182,6 +182,7 @@ def test_ignored_signals_stay_ignored(name: str) -> None:
 def test_forked_children_have_default_handlers() -> None:
     body = """
     def fork():
+        sys.stdin.readline()  # else the result might arrive with "ready", beyond the reach of communicate()
         child = os.fork()
         if child == 0:
             time.sleep(600)
@@ -190,7 +191,7 @@ def test_forked_children_have_default_handlers() -> None:
     signalled(fork)
     """
     with process(body) as running:
-        out, _ = running.communicate()
+        out, _ = running.communicate("go\n")
     assert out == f"{int(signal.SIGTERM)}\n"
 
 
