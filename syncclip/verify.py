@@ -365,8 +365,13 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
     yield from ((name, f"{CONTENTS} lists it") for name in contents or () if _is_ours(folder, name))
     if _is_finished(folder):
         yield CONTENTS, "the command that writes it has finished"
-    if RECORD in folder.owners:
+    if RECORD in folder.owners and (record := RunFolder(folder.url, "", "").record()) is not None:
         yield RECIPE, "this is a run"
+        yield from ((name, f"{RECORD} contains its checksum") for name in record.logs)
+        if record.status == "finished":
+            yield PROMPTS, "the run has finished"
+    elif PROMPTS in names:
+        yield RECORD, "this is a run"
     for name in names if folder.name == CHECKPOINTS else ():
         if match := _STEP.fullmatch(name):
             yield f"{match[1]}.json", "every checkpoint has a marker"
@@ -379,8 +384,14 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):
         yield INDEX, "it is part of the set's index"
         yield COLUMNS, f"{INDEX} contains its checksum"
+    if SET_RECIPE in names and IMPORTED not in names:
+        yield PLAN_NAME, "this is a generated dataset"
+    if PACKED_FILE in names and CONTENTS in names:
+        yield PACKING, "this is a packed dataset"
     if any(_SHARD.fullmatch(name) for name in names) and _belongs_to_a_plan(folder):
         yield PLAN_NAME, "the markers belong to a plan"
+    if outputs.TABLE in names:
+        yield outputs.STATE, "this is a study"
 
 
 def _belongs_to_a_plan(folder: _Folder) -> bool:

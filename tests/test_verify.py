@@ -108,6 +108,21 @@ def test_missing_prompts_of_a_finished_run_are_reported(run: Path) -> None:
     assert problems(run)[0].startswith(f"{run}/prompts.safetensors is missing")
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("name", "removed"),
+    [
+        ("prompts.safetensors", ["results.json", "predictions.parquet"]),
+        ("run.json", ["results.json", "predictions.parquet"]),
+        ("metrics.jsonl", ["results.json", "predictions.parquet"]),
+    ],
+)
+def test_a_file_removed_with_the_list_of_files_is_reported(run: Path, name: str, removed: list[str]) -> None:
+    for file in (name, "contents.json", *removed):
+        (run / file).unlink()
+    assert any(f"{run}/{name} is missing, although" in sentence for sentence in problems(run))
+
+
 def test_a_missing_checksum_is_a_problem_and_foreign_files_are_listed(run: Path) -> None:
     (run / "notes.txt").write_text("mine")
     assert verify(str(run), print) == Verification(files=len(files_of(run)), foreign=[f"{run}/notes.txt"])

@@ -87,13 +87,13 @@ class Captions:
         self.masks, self.bank, self.named = masks, bank, named
         concept = masks.concept[bank.rows]
         self.entries = [np.flatnonzero(concept == number) for number in range(len(masks.concepts))]
-        self.known = np.array([number for number, entries in enumerate(self.entries) if len(entries)])
+        self.captioned = np.array([number for number, entries in enumerate(self.entries) if len(entries)])
         self.words = list(CONCEPTS["hypernyms"])
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
         """Sample features (count, D), captions and subjects (count,); captions match all images with equal subjects."""
         entries, captions, subjects = [], [], []
-        for concept in rng.choice(self.known, count, replace=False):
+        for concept in rng.choice(self.captioned, count, replace=False):
             entry, name, subject = rng.choice(self.entries[concept]), self.masks.concepts[concept], int(concept)
             if concept < self.masks.classes and rng.random() >= self.named:
                 name = HYPERNYMS[name]

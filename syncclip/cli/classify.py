@@ -72,8 +72,10 @@ def classify(
 
         if len(images) != 1:
             raise UserError(f"--actors takes one folder of shards, but {len(images)} paths were given")
-        pool, places = Pool(actors, num_gpus=num_gpus), {"backbone": backbone, "pretrained": pretrained}
-        done = classify_shards(run, images[0], out, pool=pool, classes=classes, top=top, batch=batch, places=places)
+        pool, backbone_arguments = Pool(actors, num_gpus=num_gpus), {"backbone": backbone, "pretrained": pretrained}
+        done = classify_shards(
+            run, images[0], out, pool=pool, classes=classes, top=top, batch=batch, backbone_arguments=backbone_arguments
+        )
         url = storage.join(done.url, f"*{TABLE}")
         text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {url}")
         if done.unread:
@@ -113,8 +115,10 @@ def teacher(
     from syncclip.inference import soft_labels as teaching
     from syncclip.workers.settings import Pool
 
-    places, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
-    done = teaching.write_soft_labels(run, synthetic, out, batch=batch, pool=pool, places=places)
+    backbone_arguments, pool = {"backbone": backbone, "pretrained": pretrained}, Pool(actors, num_gpus=num_gpus)
+    done = teaching.write_soft_labels(
+        run, synthetic, out, batch=batch, pool=pool, backbone_arguments=backbone_arguments
+    )
     text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: training.teacher={done.url}")
     if done.unread:
         print_message(f"teacher: {counted(done.unread, 'image')} could not be read; training uses other images instead")

@@ -32,7 +32,7 @@ class ShardMarker(Settings):
     """Marker of a shard's predictions: settings, input tar and output file."""
 
     format: Literal[1] = 1
-    asked: str
+    job_checksum: str
     """Checksum of the run, its classes and the settings of the job."""
     tar: str
     """Name of the input tar."""
@@ -73,8 +73,8 @@ class ShardJob:
         FILE, MARKER: suffixes of a shard's files, which replace `.tar`.
         VERB: past participle for messages.
         tars: SHA-256 of each tar by name, from its commit marker; None if the tar has no commit marker.
-        asked: checksum of the run, its classes and the settings of the job.
-        places: arguments `backbone` and `pretrained` for `model.load`.
+        job_checksum: checksum of the run, its classes and the settings of the job.
+        backbone_arguments: arguments `backbone` and `pretrained` for `model.load`.
     """
 
     FILE: ClassVar[str]
@@ -85,11 +85,11 @@ class ShardJob:
     url: str
     out: str
     tars: Mapping[str, str | None]
-    asked: str
+    job_checksum: str
     batch: int
     threads: int
     device: str
-    places: Mapping[str, str | None]
+    backbone_arguments: Mapping[str, str | None]
     lock_token: str | None
 
     def path(self, name: str, ending: str) -> str:
@@ -118,7 +118,7 @@ class ShardJob:
                 except storage.DamagedError as error:
                     report(str(error))
                     continue
-                if marker.asked != self.asked:
+                if marker.job_checksum != self.job_checksum:
                     raise UserError(
                         f"{url}: existing predictions belong to another run or have different classes or settings; "
                         f"choose another --out, or remove the files *{self.FILE} and *{self.MARKER}"
@@ -210,7 +210,7 @@ class ShardPass(Worker[ShardPredictions]):
 
     def loaded(self) -> Model:
         """Load the run's model."""
-        return load(self.job.run, **self.job.places, device=self.job.device)
+        return load(self.job.run, **self.job.backbone_arguments, device=self.job.device)
 
     def start(self, shard: int) -> Callable[[], ShardPredictions]:
         predictions = self.compute(self.names[shard])
@@ -222,7 +222,7 @@ class ShardPass(Worker[ShardPredictions]):
     def write(self, result: ShardPredictions, report: Report, seconds: float) -> None:  # noqa: ARG002
         job, name = self.job, self.names[report.shard]
         marker = ShardMarker(
-            asked=job.asked,
+            job_checksum=job.job_checksum,
             tar=name,
             tar_sha256=result.tar_sha256,
             bytes=len(result.data),
@@ -293,7 +293,7 @@ def problems_of_files(
         except storage.DamagedError as error:
             yield str(error)
             continue
-        first = first or (marker_url, marker.asked)
-        if marker.asked != first[1]:
+        first = first or (marker_url, marker.job_checksum)
+        if marker.job_checksum != first[1]:
             yield f"{marker_url} and {first[0]} differ in their run, classes or settings; files were swapped"
         yield from differences(marker, file, tar, tars.get(f"{stem}.tar"))

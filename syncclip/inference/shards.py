@@ -48,7 +48,7 @@ def classify_shards(
     top: int = 5,
     batch: int = BATCH,
     pool: Pool = ONE_ACTOR,
-    places: Mapping[str, str | None] | None = None,
+    backbone_arguments: Mapping[str, str | None] | None = None,
 ) -> Passed:
     """Classify the images of all tars in a folder on Ray actors.
 
@@ -63,7 +63,7 @@ def classify_shards(
         top: number of classes per image.
         batch: batch size; like the device, it may change the last bits of probabilities.
         pool: actors and their resources.
-        places: arguments `backbone` and `pretrained` for `load`, if the CLIP model has moved.
+        backbone_arguments: arguments `backbone` and `pretrained` for `load`, if the CLIP model has moved.
 
     Raises:
         UserError: there are no tars or no run, a tar does not match its commit marker, existing tables belong to
@@ -74,7 +74,7 @@ def classify_shards(
     if not tars:
         raise UserError(f"{url}: no tars in this folder; give the folder of the shards, or omit --actors")
     recipe, folder, run = readable_run(run)
-    asked = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
+    job_checksum = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
     out, threads = absolute(out or url), recipe.training.threads
     with storage.lock(out, "classify") as hold:
         job = _Job(
@@ -82,13 +82,13 @@ def classify_shards(
             url=url,
             out=out,
             tars=tars,
-            asked=asked,
+            job_checksum=job_checksum,
             top=top,
             batch=batch,
             threads=threads,
             device=pool.device,
             classes=classes,
-            places=places or {},
+            backbone_arguments=backbone_arguments or {},
             lock_token=hold.token,
         )
         job.run_on(partial(ShardClassifier, job), pool, "classify")

@@ -67,7 +67,7 @@ def write_soft_labels(
     *,
     batch: int = BATCH,
     pool: Pool = ONE_ACTOR,
-    places: Mapping[str, str | None] | None = None,
+    backbone_arguments: Mapping[str, str | None] | None = None,
 ) -> Passed:
     """Write a teacher's class probabilities for all images of a synthetic dataset, for `training.teacher`.
 
@@ -77,7 +77,7 @@ def write_soft_labels(
         run: finished run with the same classes, as for `load`.
         url: folder or URL of the synthetic dataset.
         out: folder or URL of the soft labels; None: `teachers/<name of the run>` in the dataset's folder.
-        batch, pool, places: as for `shards.classify_shards`.
+        batch, pool, backbone_arguments: as for `shards.classify_shards`.
 
     Raises:
         UserError: the run is missing or has other classes, the dataset is missing or incomplete, existing files belong
@@ -94,18 +94,18 @@ def write_soft_labels(
     shards = {number: shard for number, shard in committed_shards(url, plan.owner).items() if number in plan.shards()}
     named = {shard_name(number): shard for number, shard in shards.items()}
     out = absolute(out or storage.join(url, "teachers", folder.name))
-    asked, threads = digest([*identity(recipe, folder), batch, pool.device]), recipe.training.threads
+    job_checksum, threads = digest([*identity(recipe, folder), batch, pool.device]), recipe.training.threads
     with storage.lock(out, "teacher") as hold:
         job = _Job(
             run=run,
             url=url,
             out=out,
             tars={name: shard.sha256 for name, shard in named.items()},
-            asked=asked,
+            job_checksum=job_checksum,
             batch=batch,
             threads=threads,
             device=pool.device,
-            places=places or {},
+            backbone_arguments=backbone_arguments or {},
             lock_token=hold.token,
             shards=named,
         )
@@ -125,18 +125,18 @@ def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int
     existing = storage.read_document(index_url, TeacherFiles, REMEDY)
     sha256 = hashlib.sha256(storage.read_bytes(vectors_url)).hexdigest() if storage.exists(vectors_url) else ""
     if existing is not None and (existing.digest, existing.shards, existing.vectors_sha256) == (
-        job.asked,
+        job.job_checksum,
         shards,
         sha256,
     ):
         return
     with deterministic(job.threads):
-        vectors = load(job.run, **job.places, device="cpu").text_features()
+        vectors = load(job.run, **job.backbone_arguments, device="cpu").text_features()
     data = save({"class_vectors": vectors})
     storage.write_bytes(vectors_url, data)
     index = TeacherFiles(
         name=name,
-        digest=job.asked,
+        digest=job.job_checksum,
         classnames=tuple(classnames),
         dim=vectors.shape[1],
         vectors_sha256=hashlib.sha256(data).hexdigest(),
@@ -176,7 +176,11 @@ def problems_of_teacher(url: str, names: Collection[str]) -> Iterator[str]:
         marker_url = storage.join(url, f"{shard.shard:05d}{_Job.MARKER}")
         with suppress(storage.DamagedError, storage.MissingError):  # reported above
             marker = parse_marker(storage.read_bytes(marker_url), marker_url, shard_name(shard.shard))
-            if (marker.asked, marker.sha256, marker.tar_sha256) != (index.digest, shard.sha256, shard.tar_sha256):
+            if (marker.job_checksum, marker.sha256, marker.tar_sha256) != (
+                index.digest,
+                shard.sha256,
+                shard.tar_sha256,
+            ):
                 yield f"{marker_url} and {index_url} belong to different jobs; files were swapped"
     listed = {f"{shard.shard:05d}" for shard in index.shards}
     for name in sorted(listed - {file.rpartition(".")[0] for file in files}):

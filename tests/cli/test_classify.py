@@ -148,5 +148,10 @@ def test_teacher_is_one_call_and_a_summary(
     outcome = Outcome(capsys, "teacher", "runs/teacher", "set", "--actors", "3", "--num-gpus", "0.5", "--batch", "8")
     assert (outcome.status, outcome.out) == (0, "12 images of 2 shards: training.teacher=files\n")
     assert "1 image could not be read" in outcome.err
-    places = {"backbone": None, "pretrained": None}
-    assert calls == [(("runs/teacher", "set", None), {"batch": 8, "pool": Pool(3, num_gpus=0.5), "places": places})]
+    backbone_arguments = {"backbone": None, "pretrained": None}
+    assert calls == [
+        (
+            ("runs/teacher", "set", None),
+            {"batch": 8, "pool": Pool(3, num_gpus=0.5), "backbone_arguments": backbone_arguments},
+        )
+    ]

@@ -96,13 +96,13 @@ def classifier(run: str, url: str, out: str) -> ShardClassifier:
         out=out,
         tars=names,
         lock_token=None,
-        asked="checksum",
+        job_checksum="checksum",
         top=5,
         batch=4,
         threads=1,
         device="cpu",
         classes=(),
-        places={},
+        backbone_arguments={},
     )
     return ShardClassifier(job)
 
@@ -329,6 +329,6 @@ def test_a_folder_without_tars_is_an_error(tmp_path: Path) -> None:
 
 def test_a_missing_clip_is_a_fatal_error(tiny: TinyWorld, run: str, tars: Path) -> None:
     worker = classifier(run, str(tars), str(tars))
-    worker.job.places.update(backbone=f"{tiny.backbone}/gone")  # type: ignore[attr-defined]
+    worker.job.backbone_arguments.update(backbone=f"{tiny.backbone}/gone")  # type: ignore[attr-defined]
     report = worker.commit(worker.begin(0))
     assert report.fatal and "gone" in report.error
