@@ -48,6 +48,9 @@ STOPPED = 130
 PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
 """Pattern for `key=value` in which the value is a path, according to the key or to the start of the value."""
 
+PRIVATE = ("*.pem", "*.key", "*.p12", "id_*", "credentials*")
+"""Patterns of key files that must not be uploaded with the package."""
+
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 """Verbose loggers of Ray's job client; each has its own level."""
 
@@ -80,7 +83,11 @@ class Job:
         """Write the recipe, the package and the user's own methods into an empty folder."""
         (folder / f"{self.recipe.name}.yaml").write_text(self.recipe.to_yaml(), encoding="utf-8")
         unused = [] if f'"{EMBEDDED}"' in self.recipe.model_dump_json(exclude={"name"}) else [EMBEDDED]
-        ignore = shutil.ignore_patterns(".*", "__pycache__", *unused)
+        excluded = shutil.ignore_patterns(".*", "__pycache__", *PRIVATE, *unused)
+
+        def ignore(parent: str, names: list[str]) -> set[str]:
+            return {*excluded(parent, names), *(name for name in names if Path(parent, name).is_symlink())}
+
         shutil.copytree(Path(syncclip.__file__).parent, folder / "syncclip", ignore=ignore)
         for file in custom_code(self.recipe):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -368,3 +368,18 @@ def test_the_log_is_printed_once_although_polls_fail(
 def test_a_lost_cluster_is_an_error() -> None:
     with pytest.raises(UserError, match=r"no longer reachable \(Request.* job syncclip-synth-a continues"):
         submit.follow(Client(polls=[9, -1]), "syncclip-synth-a", "stop")
+
+
+def test_keys_and_links_in_the_package_folder_are_not_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "syncclip"
+    (package / "inner").mkdir(parents=True)
+    for name in ("__init__.py", "inner/code.py", "id_rsa", "inner/key.pem", "inner/credentials.json", ".env"):
+        (package / name).write_text("")
+    (tmp_path / "secret.txt").write_text("")
+    (package / "link.txt").symlink_to(tmp_path / "secret.txt")
+    monkeypatch.setattr("syncclip.__file__", str(package / "__init__.py"))
+    files = uploaded(job_of(BUCKET), tmp_path / "job")
+    assert {name for name in files if name.startswith("syncclip/")} == {
+        "syncclip/__init__.py",
+        "syncclip/inner/code.py",
+    }
