@@ -1,7 +1,7 @@
 """The command `syncclip`: its subcommands, global options and one-line errors.
 
-Heavy imports are inside the commands, so that help and errors appear at once. A user error is one line with exit status
-2; `--debug` shows its traceback.
+Each command imports heavy modules when it runs, which keeps help and errors fast. A user error is printed as one line,
+and the exit status is 2; `--debug` adds the traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from syncclip.runtime.ray_session import EXIT_STATUS, LostRayError, debugging, u
 from syncclip.runtime.shutdown import GRACE, INTERRUPTED_MESSAGE, listening
 
 UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS
-"""Error numbers for a full or read-only disk."""
+"""Values of `errno` for a full or read-only disk."""
 
 QUESTION = "How much does synthetic data help CLIP recognise classes without real images?"
 
@@ -57,15 +57,17 @@ def options(
     ] = GRACE,
     trusted: Annotated[
         list[str] | None,
-        typer.Option("--trust", metavar="NAME", help="Allow code (module:Class) referenced by untrusted files."),
+        typer.Option("--trust", metavar="NAME", help="Allow custom code (module:Class) that an untrusted file names."),
     ] = None,
     stores: Annotated[
         list[str] | None,
-        typer.Option("--storage", metavar="KEY=VALUE", help="Storage option, as in a recipe's `storage.options`."),
+        typer.Option(
+            "--storage", metavar="KEY=VALUE", help="Storage option, added to `storage.options` of the recipe."
+        ),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Apply the global options, which precede the command so that a shell pattern cannot add one."""
+    """Apply the global options; they must precede the command, where a shell pattern cannot add one."""
     if debug:
         os.environ["SYNCCLIP_DEBUG"] = "1"
     if version:
@@ -132,13 +134,13 @@ def _reject_file_names(arguments: list[str]) -> None:
     for argument in options:
         if len(argument) > 1 and argument.startswith("-") and os.path.lexists(argument):
             raise UserError(
-                f"{argument!r} is both an option and the name of a file here; write ./{argument} for the file, or put "
-                "-- before all file names"
+                f"{argument!r} is both an option and a file in the working directory; write ./{argument} for the file, "
+                "or put -- before all file names"
             )
 
 
 def sentence(error: BaseException) -> str | None:
-    """Return a user error as one sentence, or None for a bug, which needs its traceback."""
+    """Return the one-line message of a user error; None for a bug, whose traceback is required."""
     if hasattr(error, "format_message"):  # Typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")
         if text.startswith("No such command"):
@@ -146,13 +148,13 @@ def sentence(error: BaseException) -> str | None:
             return _no_such_command(re.split(r"[\"']", text)[1], group)
         option = getattr(error, "option_name", None)
         if option in {name for parameter in get_command(app).params for name in parameter.opts}:
-            return f"{option} goes before the command: syncclip {option} ..."
+            return f"{option} must precede the command: syncclip {option} ..."
         return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
     error = unwrapped(error)
     error = custom_code_error(error) or error
     if isinstance(error, UnicodeEncodeError):
         name = cut(" ".join(str(error.object).split()))
-        return f"{name!a}: not valid UTF-8, so it can't be the name of a file or folder here; rename it"
+        return f"{name!a}: the name is not valid UTF-8, which this system requires for files and folders; rename it"
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return cut(" ".join(str(error).split()), LONGEST)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
@@ -165,7 +167,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """Return the message for an unknown command; it suggests the most similar command, preferably from `group`."""
+    """Return the error message for an unknown command; suggest the most similar one, preferably from `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]

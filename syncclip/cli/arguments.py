@@ -15,18 +15,18 @@ REPEATED: dict[str, Any] = {"default_factory": list, "show_default": False}
 
 
 def with_storage(context: typer.Context, overrides: list[str]) -> list[str]:
-    """Return a command's overrides followed by those of `--storage`.
+    """Return a command's overrides, followed by the overrides from `--storage`.
 
     Raises:
-        UserError: an override that names code is also a file name, so a shell pattern may have produced it.
+        UserError: an override that names code is also a file name, which a shell pattern may have inserted.
     """
     for override in overrides:
         if ":" in override and "=" in override and os.path.lexists(override):
-            raise UserError(f"{override!r} is both an override and the name of a file here; rename the file")
+            raise UserError(f"{override!r} is both an override and a file in the working directory; rename the file")
     return [*overrides, *(context.obj or ())]
 
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A built-in recipe (travel, icons) or a YAML file.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Built-in recipe (travel, icons) or YAML file.")]
 Overrides = Annotated[
     list[str],
     typer.Argument(
@@ -48,7 +48,9 @@ Methods = Annotated[
 ]
 Synthetic = Annotated[
     str | None,
-    typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, each named after its dataset."),
+    typer.Option(
+        "--synthetic", metavar="DIR", help="Folder of synthetic datasets; each has the name of its real dataset."
+    ),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[
@@ -57,13 +59,13 @@ Run = Annotated[
 Backbone = Annotated[
     str | None,
     typer.Option(
-        "--backbone", metavar="NAME", help="Name or path of the run's CLIP model if it moved (backbone.name)."
+        "--backbone", metavar="NAME", help="New name or path of the run's CLIP model, if moved (backbone.name)."
     ),
 ]
 Pretrained = Annotated[
     str | None,
     typer.Option(
-        "--pretrained", metavar="TAG", help="Weights of the run's CLIP model if they moved (backbone.pretrained)."
+        "--pretrained", metavar="TAG", help="New tag or path of the run's CLIP weights (backbone.pretrained)."
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images per forward pass.")]
@@ -71,7 +73,7 @@ ActorGpus = Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per ac
 
 
 def configure_storage(overrides: list[str]) -> None:
-    """Apply the `storage.options` overrides of a command without a recipe; do nothing without overrides.
+    """Apply overrides of `storage.options` for a command that takes no recipe.
 
     Raises:
         UserError: an unknown key or an invalid value.

@@ -41,7 +41,7 @@ def classify(
         list[str],
         typer.Argument(
             metavar="IMAGES...",
-            help="Files, folders, patterns, URLs, tables or shards of images; - reads a list from standard input.",
+            help="Image files, folders, patterns, URLs, tables or shards; - reads a list of them from standard input.",
         ),
     ],
     classes: Annotated[
@@ -51,7 +51,7 @@ def classify(
         ),
     ],
     out: OutFile = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes per image, most probable first.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of most probable classes to return per image.")] = 5,
     backbone: Backbone = None,
     pretrained: Pretrained = None,
     batch: Batch = 64,
@@ -60,12 +60,12 @@ def classify(
         typer.Option(
             "--actors",
             min=1,
-            help="Number of Ray actors; classifies the shards in one folder and writes a table per shard.",
+            help="Number of Ray actors that classify a folder of shards, writing one table per shard.",
         ),
     ] = None,
     num_gpus: ActorGpus = 0.0,
 ) -> None:
-    """Classify images; prints a table (JSON lines in a pipe) or writes a .jsonl, .csv or .parquet file."""
+    """Classify images; print a table (JSON lines in a pipe), or write a .jsonl, .csv or .parquet file."""
     if actors is not None:
         from syncclip.inference.shards import TABLE, classify_shards
         from syncclip.workers.settings import Pool
@@ -102,7 +102,12 @@ def classify(
 
 
 def teacher(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Teacher: a finished run, as for `classify`.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="Teacher: the folder or URL of a finished run, or hf://owner/name[@revision]."
+        ),
+    ],
     synthetic: Annotated[str, typer.Argument(metavar="SET", help="Synthetic dataset: a folder or a URL.")],
     out: Out = None,
     backbone: Backbone = None,
@@ -157,7 +162,7 @@ def _show(model: Model, predictions: Iterable[Prediction], out: str | None) -> N
 
 
 def _cells(prediction: Prediction) -> tuple[str, float | None, str]:
-    """Return the cells of a table row: class, probability in percent, and the next most probable classes."""
+    """Return a prediction's table cells: class, probability in percent, and the next most probable classes."""
     if not prediction.labels:
         return "-", None, prediction.error or ""
     best, *others = prediction.labels
@@ -173,7 +178,7 @@ def export(
     backbone: Backbone = None,
     pretrained: Pretrained = None,
 ) -> None:
-    """Export a run for programs without syncclip: ONNX, torch.export, open_clip, transformers, or class vectors."""
+    """Export a run for use without syncclip, to ONNX, torch.export, open_clip, transformers or class vectors."""
     from typing import cast
 
     from syncclip.export import formats

@@ -14,7 +14,7 @@ app = typer.Typer(help="List the benchmark datasets, and check local data.")
 
 @app.command("ls")
 def ls(root: Root = None) -> None:
-    """List the benchmark datasets: folder, counts, template, licence, citation."""
+    """List the benchmark datasets with folder, image counts, prompt template, licence and citation."""
     from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS
     from syncclip.datasets.check import listing
 
@@ -28,11 +28,11 @@ def ls(root: Root = None) -> None:
 
 @app.command("check")
 def check_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `datasets ls`, `all`, or a path.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset name from `datasets ls`, `all`, or a path.")],
     root: Root = None,
     images: Annotated[bool, typer.Option("--images", help="Decode every image instead of a sample.")] = False,
 ) -> None:
-    """Check counts, decode a sample of the images, and report problems; exit with status 1 if there are any."""
+    """Check image counts, decode a sample of the images, and report problems; exit with status 1 for any problem."""
     from syncclip.datasets.catalog import DATASETS
     from syncclip.datasets.check import COUNTED, check
     from syncclip.datasets.folders import skipped_files

@@ -1,4 +1,4 @@
-"""`syncclip init`: a first recipe for a user's images."""
+"""`syncclip init`: create the first recipe for a user's images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from syncclip.runs.resolve import with_absolute_paths
 from syncclip.runtime.progress import print_message
 
 SAMPLED_IMAGES = 64
-"""Maximum number of images to open for measuring image sizes, at most one per class."""
+"""Maximum number of images that are opened to measure image sizes, at most one per class."""
 
 _ICONS = """\
 # The embedded models run anywhere, but recognise only simple drawings. For photographs, create
@@ -80,14 +80,14 @@ def write_first_recipe(
 
     Raises:
         UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the embedded CLIP,
-            an override belongs to another section, or the recipe file exists already.
+            an override is not in section `dataset`, or the recipe file already exists.
     """
     for override in overrides:
         key = override.partition("=")[0]
         if key.partition(".")[0] != "dataset" and "=" in override:
             raise UserError(
-                f"{key}: `init` takes values of `dataset` only, such as dataset.template; add others to the recipe, or "
-                "to the command that runs it."
+                f"{key}: `init` only accepts settings of section `dataset`, such as dataset.template; set others in "
+                "the recipe"
             )
     recipe = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
     dataset = load_dataset(recipe.dataset)
@@ -95,7 +95,7 @@ def write_first_recipe(
         _check_prompts(recipe, dataset)
     path = out or f"{recipe.name}.yaml"
     if storage.exists(path):
-        raise UserError(f"{path} exists already; remove it, or choose another file with --out FILE.yaml.")
+        raise UserError(f"{path} already exists; remove it, or choose another file with --out FILE.yaml")
     body = (_PHOTOGRAPHS if photographs else _ICONS).format(dataset=_section(recipe.dataset, dataset))
     storage.write_bytes(path, (_facts(dataset) + body).encode())
     Recipe.load(path)
@@ -118,7 +118,7 @@ def _section(settings: DatasetSettings, dataset: Dataset) -> str:
     }
     notes = {"shots": f"training images per base class: {low if low == high else f'{low} to {high}'}"}
     if "base" not in user_values:
-        notes["base"] = "the first half of the classes; or drawn (at random), all, or a list of names"
+        notes["base"] = "the first half of the classes; alternatives: drawn (at random), all, or a list of names"
     lines = [
         f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
         for key in DatasetSettings.model_fields
@@ -136,7 +136,7 @@ def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
         if len(encoding) > context:
             raise UserError(
                 f"{too_long(sentence, context)}; use a shorter template or class name, or --photographs for a CLIP "
-                "model with a longer context."
+                "model with a longer context"
             )
 
 

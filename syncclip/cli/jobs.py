@@ -1,6 +1,6 @@
 """Commands that run an experiment: each loads a recipe, makes one library call, and prints the result.
 
-Recipe errors appear at once, because the rest of the library is imported after the recipe is loaded.
+Recipe errors appear immediately because the rest of the library is imported after the recipe is loaded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from syncclip.runtime.progress import print_message
 
 
 class JobName(str, Enum):
-    """The commands that `submit` runs on a cluster."""
+    """Commands that `submit` can run on a cluster."""
 
     synth = "synth"
     train = "train"
@@ -54,14 +54,16 @@ def init(
             **REPEATED,
             metavar="dataset.KEY=VALUE",
             callback=with_storage,
-            help="Dataset settings that the data does not contain, such as dataset.classnames or dataset.template.",
+            help="Dataset settings that the data does not define, such as dataset.classnames or dataset.template.",
         ),
     ],
     root: Root = None,
     out: OutFile = None,
     photographs: Annotated[
         bool,
-        typer.Option("--photographs", help="Use a large CLIP model and Stable Diffusion, not the embedded models."),
+        typer.Option(
+            "--photographs", help="Use a large CLIP model and Stable Diffusion instead of the embedded models."
+        ),
     ] = False,
 ) -> None:
     """Inspect your own images and write a runnable recipe for them."""
@@ -114,7 +116,9 @@ def evaluate(
     overrides: Overrides,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", metavar="NAME", help="Another dataset to evaluate on, with its own classes."),
+        typer.Option(
+            "--dataset", metavar="NAME", help="Other dataset to evaluate on, with the classes of that dataset."
+        ),
     ] = None,
     root: Root = None,
 ) -> None:
@@ -132,7 +136,9 @@ def study(
     recipe: RecipeName,
     overrides: Overrides,
     out: Out = None,
-    status: Annotated[bool, typer.Option("--status", help="Only report progress; works on any machine.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Report the study's progress without running it; works on any machine.")
+    ] = False,
 ) -> None:
     """Run the grid method x data x images per class x seed, fit the scaling curve, and write the report."""
     loaded = syncclip.Recipe.load(recipe, overrides)
@@ -209,7 +215,7 @@ def submit(
         str,
         typer.Argument(
             metavar="RECIPE",
-            help="Built-in recipe or YAML file; for `reproduce`, the protocol; for `classify`, the run and the shards.",
+            help="Built-in recipe or YAML file (`reproduce`: protocol; `classify`: run and folder of shards).",
         ),
     ],
     overrides: Overrides,
@@ -222,14 +228,17 @@ def submit(
     ] = "http://127.0.0.1:8265",
     wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
     shared: Annotated[
-        bool, typer.Option("--shared", help="Assert that every node sees this machine's paths under the same names.")
+        bool,
+        typer.Option(
+            "--shared", help="Declare that this machine's paths are valid on every node (shared file system)."
+        ),
     ] = False,
     root: Root = None,
     synthetic: Synthetic = None,
-    actors: Annotated[int | None, typer.Option("--actors", min=1, help="Number of actors of `classify`.")] = None,
-    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor of `classify`.")] = 0.0,
+    actors: Annotated[int | None, typer.Option("--actors", min=1, help="Number of Ray actors for `classify`.")] = None,
+    num_gpus: Annotated[float, typer.Option("--num-gpus", min=0, help="GPUs per actor for `classify`.")] = 0.0,
 ) -> None:
-    """Run a command on a Ray cluster; submitting it again joins or resumes the job."""
+    """Run a command on a Ray cluster; submitting the same command again joins or resumes its job."""
     from syncclip.cli import submit as cluster
 
     if job is JobName.reproduce:
@@ -240,14 +249,14 @@ def submit(
         build = partial(cluster.reproduce_job, Request(recipe, root, dataset, method, out, synthetic, overrides))
     elif root or dataset or method or synthetic:
         raise UserError(
-            f"--root, --dataset, --method and --synthetic belong to reproduce; for {job.value}, set them in the recipe"
+            f"--root, --dataset, --method and --synthetic require reproduce; for {job.value}, set them in the recipe"
         )
     elif job is JobName.classify:
         if len(overrides) != 1:
-            raise UserError("submit classify takes a run and one folder of shards, each a URL or a path")
+            raise UserError("submit classify requires two paths or URLs: a run and a folder of shards")
         build = partial(cluster.classify_job, recipe, overrides[0], out, actors or 1, num_gpus)
     elif actors or num_gpus:
-        raise UserError(f"--actors and --num-gpus belong to classify; for {job.value}, set them in the recipe")
+        raise UserError(f"--actors and --num-gpus require classify; for {job.value}, set them in the recipe")
     else:
         build = partial(cluster.recipe_job, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = cluster.connect(address)

@@ -29,15 +29,20 @@ def plan(
     recipe: RecipeName,
     overrides: Overrides,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Generate a few batches here to measure the throughput.")
+        bool, typer.Option("--probe", help="Generate a few batches on this machine to measure the throughput.")
     ] = False,
     throughput: Annotated[
         float | None,
-        typer.Option("--throughput", min=1e-9, max=1e6, help="Known throughput of one actor, in finished images/s."),
+        typer.Option(
+            "--throughput",
+            min=1e-9,
+            max=1e6,
+            help="Throughput per actor in finished images/s, instead of a measurement.",
+        ),
     ] = None,
     all_classes: Annotated[bool, typer.Option("--all", help="Show the prompts of all classes.")] = False,
 ) -> None:
-    """Preview `synth`: sample prompts of each class, and expected hours, bytes and cost."""
+    """Preview `synth`: show sample prompts for each class, and the expected time, size and cost."""
     loaded = syncclip.Recipe.load(recipe, overrides)
     planned = syncclip.plan(loaded)
     text.show(prompts_table(planned, planned.classes if all_classes else SHOWN_CLASSES))
@@ -59,7 +64,7 @@ def plan(
 
 
 def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> CostSettings:
-    """Return `cost` with missing values measured by a probe on this machine."""
+    """Return `cost` with missing values filled in by a probe on this machine."""
     from syncclip.synthesis.autotune import measure
     from syncclip.synthetic_sets.prepare import with_assets
 
@@ -73,9 +78,9 @@ def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Cost
     )
     if rate.effect is not None:
         difference, gain = rate.effect
-        text.show(f"{gain:.2f} x the throughput of exact in fp32; mean pixel difference {difference:.1f} of 255")
+        text.show(f"speedup over speed=exact in fp32: {gain:.2f} x; mean pixel difference: {difference:.1f} of 255")
     elif planned.generator.speed != "exact":
-        text.show("exact in fp32 does not fit into memory here, so image differences were not measured")
+        text.show("image differences were not measured because speed=exact in fp32 does not fit into memory")
     new = {"throughput": rate.images, "image_bytes": rate.image_bytes, "load": rate.load}
     return cost.model_copy(update={key: value for key, value in new.items() if getattr(cost, key) is None})
 
@@ -86,7 +91,7 @@ def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Tabl
 
     synthesis = recipe.synthesis
     if cost.throughput is None:
-        return "for time and cost, use --probe (measure the throughput here) or --throughput (images/s)"
+        return "for the expected time and cost, use --probe to measure the throughput, or set --throughput (images/s)"
     low, high = synthesis.pool.size
     prediction = forecast(planned, cost, synthesis.pool)
     actors = counted(high, "actor") if low == high else f"{low} to {high} actors"
@@ -98,7 +103,7 @@ def expected(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Tabl
 
 
 def rows(forecast: Forecast, cost: CostSettings, gpus: bool) -> Iterator[tuple[str, str, str]]:
-    """Yield the rows of the forecast, one per quantity."""
+    """Yield the forecast table's rows, one per quantity."""
 
     def row(name: str, spread: Spread, show: Callable[[float], str]) -> tuple[str, str, str]:
         return name, show(spread.mean), f"{show(spread.low)} to {show(spread.high)}"

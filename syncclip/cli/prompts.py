@@ -17,16 +17,17 @@ app = typer.Typer(help="Import and export learned prompts, and show their neares
 @app.command("import")
 def import_command(
     source: Annotated[
-        str, typer.Argument(metavar="FILE_OR_DIR", help="A model.pth.tar-N file, or a folder of such files.")
+        str, typer.Argument(metavar="FILE_OR_DIR", help="Checkpoint file (model.pth.tar-N), or a folder of such files.")
     ],
     recipe: RecipeName,
     overrides: Overrides,
     out: Out = None,
     epoch: Annotated[
-        int | None, typer.Option("--epoch", help="Epoch to load from a folder; default: the best epoch, else the last.")
+        int | None,
+        typer.Option("--epoch", help="Epoch to load from a folder; default: best checkpoint if present, else newest."),
     ] = None,
     transfer: Annotated[
-        bool, typer.Option("--transfer", help="Use the prompts for classes other than their training classes.")
+        bool, typer.Option("--transfer", help="Allow classes that differ from the classes used in training.")
     ] = False,
 ) -> None:
     """Import prompts trained with a method's published code; the recipe sets method, backbone and dataset."""
@@ -53,9 +54,9 @@ def export_command(run: Folder, out: Out = None) -> None:
 @app.command("show")
 def show(
     run: Folder,
-    words: Annotated[int, typer.Option("--words", min=1, help="Number of words per vector.")] = 3,
+    words: Annotated[int, typer.Option("--words", min=1, help="Number of nearest words to show per vector.")] = 3,
 ) -> None:
-    """Show the words nearest to each learned text vector, with their Euclidean distances."""
+    """Show the nearest words to each learned text vector, with Euclidean distances."""
     from syncclip.interop.nearest import learned_words
 
     headings, rows = learned_words(run, words)

@@ -1,4 +1,4 @@
-"""Text and tables for metrics and synthetic datasets: summary, quality, shards, a sample."""
+"""Text and tables for metrics and for synthetic datasets (summary, quality, shards and single samples)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def results(metrics: Mapping[str, Any], title: str) -> Table:
-    """Return a table of all metrics of one run, in percent."""
+    """Return a table of a run's metrics, in percent."""
     return table(title, list(METRIC_HEADINGS.values()), [[metrics.get(key) for key in METRIC_HEADINGS]])
 
 
 def summary(done: SetSummary) -> str:
-    """Return the content of a synthetic dataset, the throughput of this call and the URL, as lines of text."""
+    """Return a synthetic dataset's summary as lines of text: content, this call's throughput, and URL."""
     rejects = ", ".join(f"{reason} {count:,}" for reason, count in done.rejects.items())
     lines = [
         f"{counted(done.images, 'image')} of {counted(done.classes, 'class', 'classes')} in "
@@ -51,10 +51,10 @@ def quality(measured: SetQuality) -> str:
     ]
     if measured.similarity is not None:
         real = "" if measured.real_similarity is None else f"; of real images: {measured.real_similarity:.3f}"
-        lines.append(f"mean similarity of two images of a class: {measured.similarity:.3f}{real}")
+        lines.append(f"mean similarity of image pairs within a class: {measured.similarity:.3f}{real}")
     if measured.shift is not None and measured.shift.relative_distance is not None:
         distance = measured.shift.relative_distance
-        lines.append(f"domain shift to real images, relative to the distance between classes: {distance:.3f}")
+        lines.append(f"domain shift to real images, as a fraction of the distance between classes: {distance:.3f}")
     if measured.prompts is not None:
         lines.append(f"distinct prompts: {measured.prompts.distinct:,}, at least {measured.prompts.fewest:,} per class")
     return "\n".join(lines)
@@ -74,7 +74,7 @@ def listing(url: str, shards: Collection[ShardStats]) -> Table:
 
 
 def sample(images: ShardSet, row: int) -> str:
-    """Return class, prompt and provenance of one image of a synthetic dataset, as lines of text."""
+    """Return the class, prompt and provenance of a synthetic image as lines of text."""
     image = images.image(row)
     lines = [
         images.name(row),

@@ -21,22 +21,26 @@ def serve(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; 0.0.0.0 for all interfaces.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the service and its page.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=65535, help="Port for the service and the demo page.")
+    ] = 8000,
     token: Annotated[
         str | None,
         typer.Option(
             "--token",
             envvar="SYNCCLIP_SERVE_TOKEN",
-            help="Bearer token that requests must contain; required unless --host is a loopback address.",
+            help="Bearer token that clients must send; required unless --host is a loopback address.",
         ),
     ] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="Number of classes per image, most probable first.")] = 5,
+    top: Annotated[int, typer.Option("--top", min=1, help="Number of most probable classes to return per image.")] = 5,
     replicas: Annotated[
         int, typer.Option("--replicas", min=1, help="Number of replicas, each with its own model.")
     ] = 1,
     num_cpus: Annotated[
         float | None,
-        typer.Option("--num-cpus", min=0.1, help="CPUs per replica; default: an equal share of this machine."),
+        typer.Option(
+            "--num-cpus", min=0.1, help="CPUs per replica; default: equal share of this machine's CPUs, 1 on a cluster."
+        ),
     ] = None,
     num_gpus: Annotated[
         float, typer.Option("--num-gpus", min=0, help="GPUs per replica; with 0.5, two replicas share a GPU.")
@@ -46,7 +50,9 @@ def serve(
 ) -> None:
     """Serve a run over HTTP, with a drag-and-drop demo page."""
     if not token and not is_loopback(host):
-        raise UserError(f"--host {host}: other machines can reach it; set a token with SYNCCLIP_SERVE_TOKEN or --token")
+        raise UserError(
+            f"--host {host} is reachable from other machines; set a token with SYNCCLIP_SERVE_TOKEN or --token"
+        )
     from syncclip.runtime.ray_session import cluster_address, local_cpus
     from syncclip.serving import service
 

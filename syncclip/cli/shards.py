@@ -36,7 +36,7 @@ def verify_command(
     overrides: Overrides,
     repair: Annotated[bool, typer.Option("--repair", help="Regenerate damaged shards, byte for byte.")] = False,
 ) -> None:
-    """Read a whole synthetic dataset and report damage; exit with status 1 if any remains."""
+    """Verify all files of a synthetic dataset and report damage; exit with status 1 if damage remains."""
     from syncclip.shards.markers import committed
     from syncclip.synthetic_sets.repair import repair_set
 
@@ -62,12 +62,12 @@ def quality_command(folder: Folder, overrides: Overrides) -> None:
 @app.command("show")
 def show(
     folder: Folder,
-    index: Annotated[int, typer.Argument(help="Index of the sample, from 0.")] = 0,
+    index: Annotated[int, typer.Argument(help="Zero-based index of the sample.")] = 0,
     *,
     overrides: Overrides,
     save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Save the image to this file.")] = None,
 ) -> None:
-    """Show one sample: class, prompt, provenance."""
+    """Show the class, prompt and provenance of one sample."""
     import numpy as np
 
     from syncclip import storage
@@ -79,7 +79,7 @@ def show(
     rows = np.flatnonzero(images.samples.index == index)
     if not len(rows):
         last = images.samples.index.max()
-        raise UserError(f"{folder}: no sample {index}; use an index up to {last}")
+        raise UserError(f"{folder}: sample {index} does not exist; use an index from 0 to {last}")
     text.show(render.sample(images, int(rows[0])))
     if save is not None:
         storage.write_bytes(save, images.read(int(rows[0])))
@@ -89,12 +89,14 @@ def show(
 @app.command("import")
 def import_command(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A split file, its folder, or tars with class labels.")
+        str, typer.Argument(metavar="SOURCE", help="Split file, the file's folder, or tars with class labels.")
     ],
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset that defines the class labels.")],
     out: OutFolder,
     root: Root = None,
-    images: Annotated[str | None, typer.Option("--images", metavar="DIR", help="Image folder of a split file.")] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="DIR", help="Folder of the images that a split file lists.")
+    ] = None,
 ) -> None:
     """Import an existing synthetic dataset, for use as training.synthetic=DIR."""
     from collections import Counter
@@ -128,7 +130,7 @@ def merge_command(
     ],
     out: OutFolder,
 ) -> None:
-    """Merge synthetic datasets; each class keeps their order. After an interruption, repeat the command to resume."""
+    """Merge synthetic datasets in the given order. After an interruption, run the same command to resume."""
     from syncclip.synthetic_sets.merge import merge_sets
 
     merged = merge_sets(sets, out)
@@ -141,10 +143,10 @@ def export_command(
     folder: Folder,
     overrides: Overrides,
     *,
-    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="folder, huggingface or split-zhou.")],
+    to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Layout: folder, huggingface or split-zhou.")],
     out: OutFolder,
     licence: Annotated[
-        str, typer.Option("--license", help="Licence of the images, for the dataset card (huggingface).")
+        str, typer.Option("--license", help="Licence of the images for the dataset card (layout huggingface).")
     ] = "unknown",
 ) -> None:
     """Export a synthetic dataset as a folder per class, a Hugging Face dataset, or a split file with images."""
@@ -156,15 +158,15 @@ def export_command(
 
 @app.command("pack")
 def pack_command(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A name, a path, or a recipe's YAML file.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset name, dataset path, or YAML recipe.")],
     root: Root = None,
     out: Out = None,
     resize: Annotated[
         int | None,
-        typer.Option("--resize", metavar="PX", help="Resize images so that their shorter side has this length."),
+        typer.Option("--resize", metavar="PX", help="Length in pixels to which the shorter side of images is resized."),
     ] = None,
-    shots: Annotated[str, typer.Option("--shots", help="Numbers of shots per class to include.")] = "1,2,4,8,16",
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of the few-shot samples.")] = "1,2,3",
+    shots: Annotated[str, typer.Option("--shots", help="Comma-separated numbers of shots per class.")] = "1,2,4,8,16",
+    seeds: Annotated[str, typer.Option("--seeds", help="Comma-separated seeds of the few-shot samples.")] = "1,2,3",
 ) -> None:
     """Pack a dataset's few-shot, validation and test images into shards for streaming."""
     from syncclip import storage
@@ -181,15 +183,15 @@ def pack_command(
 
 
 def _numbers(option: str, value: str) -> list[int]:
-    """Return the numbers of an option such as `--seeds 1,2,3`."""
+    """Parse the comma-separated integers of an option such as `--seeds 1,2,3`."""
     try:
         return [int(number) for number in value.split(",")]
     except ValueError as error:
-        raise UserError(f"{option} {value}: not a list of integers; use e.g. {option} 1,2,3") from error
+        raise UserError(f"{option}: {value!r} is not a list of integers; use e.g. {option} 1,2,3") from error
 
 
 def _recipe_of(folder: str, overrides: list[str]) -> syncclip.Recipe:
-    """Load the recipe stored with a synthetic dataset, or the default recipe, and configure storage."""
+    """Load the recipe stored with a synthetic dataset, or else the default recipe, and configure storage."""
     from syncclip import storage
     from syncclip.synthetic_sets.imported import SET_RECIPE
 

@@ -1,4 +1,4 @@
-"""`syncclip status`: report the progress of a synthesis, a training run or a study, from any machine."""
+"""`syncclip status`: report the progress of a synthesis job, training run or study from any machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from syncclip.core.settings import UserError
 
 
 def status(folder: Folder, overrides: Overrides) -> None:
-    """Report a dataset's, run's or study's progress: throughput, time left, utilisation, rejects, last heartbeat."""
+    """Report the progress of a dataset, run or study: throughput, time left, utilisation, rejects, last heartbeat."""
     configure_storage(overrides)
     text.show("\n".join(progress(folder)))
 
@@ -17,15 +17,15 @@ def study_status(url: str) -> list[str]:
     """Return the progress of a study as lines of text; raise a `UserError` if there is no study."""
     lines = _study_lines(url)
     if lines is None:
-        raise UserError(f"{url}: no study has started training here; start one with `syncclip study RECIPE`")
+        raise UserError(f"{url}: no study has started training in this folder; start one with `syncclip study RECIPE`")
     return lines
 
 
 def progress(url: str) -> list[str]:
-    """Return the progress of a study, run or synthetic dataset (also in a recipe's folder) as lines of text.
+    """Return a study's, run's or synthetic dataset's progress as lines of text; `url` may be the recipe's folder.
 
     Raises:
-        UserError: the folder contains none of these.
+        UserError: the folder contains no study, run or synthetic dataset.
     """
     from syncclip import storage
     from syncclip.shards.markers import committed
@@ -42,8 +42,8 @@ def progress(url: str) -> list[str]:
     if (lines := status_lines(url)) is not None:
         return [url, *lines]
     if shards := committed(url):
-        return [url, f"{text.counted(len(shards), 'shard')} committed; no record of how their synthesis ended"]
-    raise UserError(f"{url}: neither a set nor a run; use a folder that `synth` or `train` has printed")
+        return [url, f"{text.counted(len(shards), 'shard')} committed; the synthesis left no status file"]
+    raise UserError(f"{url}: neither a synthetic dataset nor a run; use a folder printed by `synth` or `train`")
 
 
 def _study_lines(url: str) -> list[str] | None:
@@ -56,5 +56,5 @@ def _study_lines(url: str) -> list[str] | None:
     state = storage.join(url, STATE)
     owner = storage.read_owner(state) if storage.exists(state) else None
     other_grid = owner not in (None, storage.read_owner(storage.join(url, PROGRESS)))
-    note = f"{PROGRESS} and {STATE} belong to different grids: the study is being extended, or a file was replaced"
+    note = f"{PROGRESS} and {STATE} describe different grids; the study is being extended, or a file was replaced"
     return [url, *study.lines(), *([note] if other_grid else [])]

@@ -40,24 +40,24 @@ if TYPE_CHECKING:
     from syncclip.protocols.run import Request
 
 POLL_SECONDS, MAX_FAILED_POLLS = 2.0, 30
-"""Interval in seconds between polls of a job's log, and the number of failed polls after which to give up."""
+"""Seconds between polls of a job's log, and maximum number of consecutive failed polls."""
 
 STOPPED = 130
-"""Exit status for a stopped job, the same as for an interrupted command."""
+"""Exit status for a stopped job and for an interrupted command."""
 
 PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|\.\.?/|file://)")
-"""Pattern for `key=value` in which the value is a path, according to the key or to the start of the value."""
+"""Pattern for `key=value` where the key or the start of the value indicates a path."""
 
 PRIVATE = ("*.pem", "*.key", "*.p12", "id_*", "credentials*")
-"""Patterns of key files that must not be uploaded with the package."""
+"""Name patterns of key files, which must not be uploaded with the package."""
 
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
-"""Verbose loggers of Ray's job client; each has its own level."""
+"""Verbose loggers of Ray's job client, whose levels are set individually."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job before its submission.
+    """A job to submit.
 
     Attributes:
         label: `<command>-<recipe or protocol>`, part of the job name.
@@ -71,7 +71,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name of the job, with its label and a hash of everything that determines it."""
+        """Name of the job: its label and a hash of its arguments and recipe."""
         return f"syncclip-{self.label}-{digest([self.arguments, self.recipe.to_yaml()])[:8]}"
 
     @property
@@ -97,7 +97,7 @@ class Job:
 def custom_code(recipe: Recipe) -> list[Path]:
     """Return the Python files of the user's own methods, relative to the working directory.
 
-    Includes each method's file and all modules of its package, but no symbolic links or code outside the directory.
+    The result contains each method's file and package, but no symbolic links and no code outside the directory.
     """
     here, files = Path.cwd(), set[Path]()
     for module in {name.partition(":")[0] for name in recipe.code.values()}:
@@ -115,11 +115,11 @@ def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
     """Create the job that runs `syncclip <command> <recipe> --out <out>`.
 
     Args:
-        shared: whether every node sees this machine's paths under the same names.
+        shared: whether this machine's paths are valid on every node.
 
     Raises:
-        UserError: the recipe contains local paths that the cluster does not have, secrets or untrusted code; or a
-            configuration of a study is invalid.
+        UserError: the recipe contains secrets, untrusted code, or local paths that the cluster cannot access; or a
+            study configuration is invalid.
     """
     if command == "study":
         from syncclip.studies.cells import check_configurations  # imports the training code
@@ -131,7 +131,7 @@ def recipe_job(command: str, recipe: Recipe, out: str | None, *, shared: bool) -
 
 
 def reproduce_job(request: Request, *, shared: bool) -> Job:
-    """Create the job that runs `syncclip reproduce`; raise a `UserError` as `recipe_job` does."""
+    """Create the job that runs `syncclip reproduce`; raise the same errors as `recipe_job`."""
     recipe = next(iter(request.recipes().values()))  # all have the same methods and backbone
     options = {"--root": request.root, "--synthetic": request.synthetic, "--out": request.out}
     options, paths = _with_absolute_paths(options, recipe, shared)
@@ -146,7 +146,7 @@ def reproduce_job(request: Request, *, shared: bool) -> Job:
 
 
 def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: float, *, shared: bool) -> Job:
-    """Create the job that runs `syncclip classify` on a folder of shards; raise a `UserError` as `recipe_job` does."""
+    """Create the job that runs `syncclip classify` on a folder of shards; raise the same errors as `recipe_job`."""
     recipe, _, run = readable_run(run)
     options = {"RUN": run, "SHARDS": shards, "--out": out}
     options, _ = _with_absolute_paths(options, recipe, shared, section="backbone")
@@ -157,17 +157,17 @@ def classify_job(run: str, shards: str, out: str | None, actors: int, num_gpus: 
 
 
 def _words(options: Mapping[str, str | None]) -> tuple[str, ...]:
-    """Return the command-line arguments for the options that are set."""
+    """Return command-line arguments for all options that are set."""
     return tuple(word for option, value in options.items() if value for word in (option, value))
 
 
 def _with_absolute_paths(
     options: Mapping[str, str | None], recipe: Recipe, shared: bool, section: str | None = None
 ) -> tuple[dict[str, str | None], dict[str, str]]:
-    """Return a command's options, and its recipe's local paths by key, both with absolute paths.
+    """Return a command's options, and the local paths in its recipe by key; all paths become absolute.
 
     Args:
-        section: the only section of the recipe that the command uses; None for all sections.
+        section: recipe section that the command uses; None for all sections.
 
     Raises:
         UserError: see `recipe_job`.
@@ -178,8 +178,8 @@ def _with_absolute_paths(
     for name, value in recipe.storage.options.items():
         if harmless({name: value}) != {name: value}:
             raise UserError(
-                f"storage.options.{name}: the option may contain a key or a password, {exposed}; give the cluster's "
-                "machines a role, or set the option in their environment variables"
+                f"storage.options.{name}: the option may contain a key or a password, {exposed}; give the "
+                "cluster's machines an IAM role, or set the option in their environment variables"
             )
     values = with_absolute_paths(recipe).model_dump(mode="json", include={section} if section else None)
     texts = {option: value for option, value in options.items() if value} | dict(_texts(values))
@@ -193,15 +193,15 @@ def _with_absolute_paths(
         if storage.is_local(text) and (key in options or PATHS.match(f"{key}={text}")):
             if not shared:
                 raise UserError(
-                    f"{key}: {text} is a path on this machine, and the cluster runs on others; use a URL, or add "
-                    "--shared if every node sees the same path"
+                    f"{key}: {text} is a path on this machine, but the cluster runs on others; use a URL, or add "
+                    "--shared if the path is valid on every node"
                 )
             paths[key] = absolute(text)
     return {option: paths.pop(option, value) for option, value in options.items()}, paths
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every string of nested values with its dotted key."""
+    """Yield every string in nested values, with its dotted key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping | list):
@@ -210,10 +210,10 @@ def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def connect(address: str) -> Any:
-    """Return Ray's job client for the cluster with this dashboard, "http://HOST:8265".
+    """Return Ray's job client for a cluster; `address` is the dashboard's URL, such as "http://HOST:8265".
 
     Raises:
-        UserError: there is no dashboard at the address, or it requires a token.
+        UserError: no dashboard responds at the address, or the dashboard requires a token.
     """
     if has_token():  # unlike Ray's other clients, the job client does not look for a token by default
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -242,7 +242,7 @@ def connect(address: str) -> Any:
 
 
 def has_token() -> bool:
-    """Return whether Ray would find a cluster token; the user's first `ray.init` creates one."""
+    """Return whether this user has a Ray cluster token; the first `ray.init` creates one."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return True
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
@@ -259,7 +259,7 @@ def is_local_cluster(address: str) -> bool:
 def start(client: Any, job: Job) -> tuple[str, bool]:
     """Submit the job, or join it if it is running; return (submission ID, whether it was already running).
 
-    Ended jobs remain in the cluster's list, so a job that is submitted again gets a number appended to its name.
+    Finished jobs remain in the cluster's list; a resubmitted job gets a numeric suffix.
     """
     pattern = re.compile(rf"{re.escape(job.name)}(-\d+)?")
     previous = [listed for listed in client.list_jobs() if pattern.fullmatch(listed.submission_id or "")]
@@ -284,10 +284,10 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
 
 
 def follow(client: Any, name: str, stop: str) -> int:
-    """Print the job's log until the job ends, and the reason if it failed; return its exit status.
+    """Print the job's log until the job ends, then the reason for a failure; return the exit status.
 
     Args:
-        stop: clause that describes how to stop the job, for the message after Ctrl-C.
+        stop: clause on how to stop the job, for the message after Ctrl-C.
 
     Raises:
         UserError: the cluster is no longer reachable.
@@ -295,14 +295,16 @@ def follow(client: Any, name: str, stop: str) -> int:
     try:
         log = _tail(client, name)
     except KeyboardInterrupt:
-        print_message(f"the job continues; {stop}, and the same command follows it again")
+        print_message(f"the job continues; {stop}, and the same command follows its log again")
         return exit_status() or STOPPED
     info = client.get_job_info(name)
     state = str(info.status)
     if state == "SUCCEEDED":
         return 0
     status = STOPPED if state == "STOPPED" else info.driver_exit_code or 1
-    why = "it was stopped; the same command resumes it" if state == "STOPPED" else reason(log, info.message or "")
+    why = (
+        "the job was stopped; run the same command to resume" if state == "STOPPED" else reason(log, info.message or "")
+    )
     print_message(f"job {name} failed with exit status {status}: {why}")
     return int(status)
 
@@ -310,7 +312,7 @@ def follow(client: Any, name: str, stop: str) -> int:
 def _tail(client: Any, name: str) -> str:
     """Print the job's log as it grows, and return it when the job ends.
 
-    The log is polled: a stream breaks long before the job ends if a tunnel is lost or the head node is busy.
+    The log is polled because a stream would break if a tunnel is lost or the head node is busy.
     """
     printed = failures = 0
     while True:
@@ -321,8 +323,8 @@ def _tail(client: Any, name: str) -> str:
             failures += 1
             if failures == MAX_FAILED_POLLS:
                 raise UserError(
-                    f"the cluster is no longer reachable ({error}); if it is up, job {name} continues, and the same "
-                    "command follows it again"
+                    f"the cluster is no longer reachable ({error}); if it is running, job {name} continues; run the "
+                    "same command to follow the job's log"
                 ) from error
         else:
             typer.echo(printable(log[printed:], "\n\t"), nl=False)
@@ -333,7 +335,7 @@ def _tail(client: Any, name: str) -> str:
 
 
 def reason(log: str, message: str) -> str:
-    """Return the reason for a failure: the command's own error, else its last line of output, else Ray's message."""
+    """Return the reason for a failure: the command's error message, else its last output line, else Ray's message."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line.removeprefix("syncclip: ") for line in lines if line.startswith("syncclip: ")]
     return (errors or lines or [" ".join(message.split()) or "the cluster reports no reason"])[-1]

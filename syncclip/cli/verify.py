@@ -18,25 +18,25 @@ MAX_DIFFERENCES = 10
 
 
 def verify(folder: Folder, overrides: Overrides) -> None:
-    """Verify all checksums of a dataset, run, study, export or predictions; exit with status 1 on damage."""
+    """Verify all checksums of a dataset, run, study, export or predictions; exit with status 1 if a file is damaged."""
     configure_storage(overrides)
     if show_problems(folder).problems:
         raise typer.Exit(1)
 
 
 def show_problems(folder: str) -> Verification:
-    """Verify a folder; print each problem as soon as it is found, then a summary."""
+    """Verify a folder; print each problem immediately, then a summary."""
     from syncclip.verify import verify
 
     result = verify(folder, text.show)
     text.show(f"{folder}: {counted(result.files, 'file')} read, {counted(len(result.problems), 'problem')}")
     if result.foreign:
-        text.show(f"{len(result.foreign):,} not written by syncclip and not checked: {few(result.foreign)}")
+        text.show(f"{counted(len(result.foreign), 'unchecked file')} not written by syncclip: {few(result.foreign)}")
     return result
 
 
 def recompute(folder: Folder) -> None:
-    """Recompute a study's means, intervals and curves from its predictions; exit with status 1 on a difference."""
+    """Recompute a study's means, intervals and curves from its predictions; exit with status 1 if a number differs."""
     from syncclip.studies import predictions, summary
 
     result = predictions.recompute(folder)
@@ -44,7 +44,7 @@ def recompute(folder: Folder) -> None:
         text.show(text.table(table.title, table.headings, table.rows))
     for difference in result.differ[:MAX_DIFFERENCES]:
         text.show(f"{folder}: {difference}")
-    outcome = "all equal to its files" if not result.differ else f"{len(result.differ):,} differ from its files"
+    outcome = "all equal" if not result.differ else f"{len(result.differ):,} differ from the study's files"
     text.show(f"{folder}: {counted(result.numbers, 'number')} recomputed, {outcome}")
     if result.differ:
         raise typer.Exit(1)

@@ -139,7 +139,7 @@ def test_debug_raises_user_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("option", ["--trust", "--storage", "--debug", "--grace"])
 def test_a_global_option_precedes_the_command(capsys: pytest.CaptureFixture[str], option: str) -> None:
-    assert Outcome(capsys, "plan", "icons", option, "a:b").error.startswith(f"{option} goes before the command")
+    assert Outcome(capsys, "plan", "icons", option, "a:b").error.startswith(f"{option} must precede the command")
     assert "SYNCCLIP_DEBUG" not in os.environ
     assert trusted() == ()
 
@@ -169,7 +169,7 @@ def test_a_file_name_that_is_an_option_is_an_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).touch()
-    assert f"{name!r} is both an option and the name of a file here" in Outcome(capsys, "classify", "run", name).error
+    assert f"{name!r} is both an option and a file in" in Outcome(capsys, "classify", "run", name).error
     for words in (["--", name], [f"./{name}"]):
         assert "run" in Outcome(capsys, "classify", "run", *words).error
 
@@ -181,7 +181,7 @@ def test_a_file_name_that_is_an_override_trusts_no_code(
     (tmp_path / "training.method=evil:X").touch()
     for command in ("status", "evaluate", "train"):
         assert (
-            "both an override and the name of a file"
+            "both an override and a file in the working directory"
             in Outcome(capsys, command, "icons", "training.method=evil:X").error
         )
     assert trusted() == ()

@@ -64,7 +64,7 @@ def test_a_dataset_is_packed_by_a_recipe(capsys: pytest.CaptureFixture[str], tmp
     packed = load_dataset(DatasetSettings(name=str(tmp_path / "runs" / "packed" / "mine")))
     assert packed.split("test").image(0).size == (16, 16)
     for option, value, error in (
-        ("--shots", "few", "--shots few: not a list of integers"),
+        ("--shots", "few", "--shots: 'few' is not a list of integers"),
         ("--shots", "0", "select no images"),
         ("--resize", "0", "dataset.resize"),
     ):
@@ -86,7 +86,7 @@ def test_a_first_recipe_loads_the_data(
     # Novel classes may have no real training images.
     assert all(configuration.data != "all_real" for configuration in recipe.study.configurations)
     assert "6 classes x 16 images = 96 images" in Outcome(capsys, "plan", str(written)).out
-    assert "exists already" in Outcome(capsys, "init", "my images: 1", *models).error
+    assert "already exists" in Outcome(capsys, "init", "my images: 1", *models).error
 
 
 def test_overrides_complete_a_first_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_overrides_complete_a_first_recipe(capsys: pytest.CaptureFixture[str], t
     written = Recipe.load(out).dataset
     assert written.model_dump(include=set(values)) == values
     assert load_dataset(written).classnames[0] == "red circle: #1"
-    assert "takes values of `dataset` only" in Outcome(capsys, "init", "icons", "training.epochs=1").error
+    assert "only accepts settings of section `dataset`" in Outcome(capsys, "init", "icons", "training.epochs=1").error
 
 
 def test_class_names_too_long_for_the_embedded_clip_are_errors(

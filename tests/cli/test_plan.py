@@ -33,7 +33,7 @@ def minutes(duration: str) -> int:
 def test_a_plan_without_a_throughput_shows_the_options_for_it(
     capsys: pytest.CaptureFixture[str], plan: list[str]
 ) -> None:
-    assert Outcome(capsys, *plan).out.splitlines()[-1].startswith("for time and cost, use --probe")
+    assert Outcome(capsys, *plan).out.splitlines()[-1].startswith("for the expected time and cost, use --probe")
 
 
 def test_a_throughput_gives_hours_cost_and_bytes(capsys: pytest.CaptureFixture[str], plan: list[str]) -> None:
@@ -75,8 +75,8 @@ def test_a_probe_measures_missing_values(
 @pytest.mark.parametrize(
     ("effect", "sentence"),
     [
-        (Effect(difference=2.34, gain=1.8), "1.80 x the throughput of exact in fp32; mean pixel difference 2.3"),
-        (None, "exact in fp32 does not fit into memory here"),
+        (Effect(difference=2.34, gain=1.8), "speedup over speed=exact in fp32: 1.80 x; mean pixel difference: 2.3"),
+        (None, "speed=exact in fp32 does not fit into memory"),
     ],
 )
 def test_a_probe_shows_the_effect_of_speed(

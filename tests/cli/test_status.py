@@ -40,4 +40,4 @@ def test_the_status_of_a_failed_run_contains_its_error(tmp_path: Path, capsys: p
 
 def test_another_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", str(tmp_path)]) == 2
-    assert "neither a set nor a run" in capsys.readouterr().err
+    assert "neither a synthetic dataset nor a run" in capsys.readouterr().err

@@ -139,7 +139,7 @@ def test_errors_of_a_reproduction_are_reported_before_submission(capsys: pytest.
     with pytest.raises(UserError, match="a key or a password"):
         reproduction("storage.options.secret=abc")
     assert "missing option '--root'" in Outcome(capsys, "submit", "reproduce", "few-shot").error
-    assert "belong to reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").error
+    assert "require reproduce" in Outcome(capsys, "submit", "train", "icons", "--root", "/data").error
 
 
 def test_the_job_of_a_classification_repeats_its_arguments(

@@ -127,6 +127,6 @@ def test_the_command_measures_with_the_recipes_backbone_and_real_images(
     assert app.run(["shards", "quality", str(url)]) == 0
     output = capsys.readouterr().out
     assert "12 of 12 images measured" in output
-    assert "similarity of two images of a class" in output and "shift to real images" in output
+    assert "similarity of image pairs within a class" in output and "shift to real images" in output
     assert f'"backbone":"{tiny.backbone}"' in (url / "stats.json").read_text().replace(" ", "")
     assert len(ShardSet(str(url))) == 12
