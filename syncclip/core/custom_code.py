@@ -11,19 +11,19 @@ from syncclip.core.text import first_line
 from syncclip.core.trust import trusted
 
 _PERMANENT = FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError
-"""Subclasses of OSError that a retry cannot fix."""
+"""Non-retryable subclasses of OSError."""
 
 
 class CustomCodeError(UserError):
-    """A permanent error in custom code; a retry cannot fix it."""
+    """A permanent error in custom code, which is not retried."""
 
 
 def custom_code_error(error: BaseException) -> CustomCodeError | None:
-    """Describe an exception by its type, its message and the last line of custom code in its traceback.
+    """Describe an exception by its type, message and last line of custom code in the traceback.
 
     Returns:
-        The error to raise; None if the traceback contains no custom code, or if a retry may succeed (after an
-        out-of-memory, disk or network error).
+        The error to raise; None if the traceback contains no custom code, or for transient errors (out of memory,
+        disk or network).
     """
     transient = isinstance(error, OSError) and not isinstance(error, _PERMANENT)
     if transient or isinstance(error, UserError | MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -45,7 +45,7 @@ def custom_code_error(error: BaseException) -> CustomCodeError | None:
 
 @contextmanager
 def custom_code_reported() -> Iterator[None]:
-    """Convert exceptions raised by custom code in the block into `CustomCodeError`."""
+    """Convert exceptions that custom code raises in the block into `CustomCodeError`."""
     try:
         yield
     except Exception as error:

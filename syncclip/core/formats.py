@@ -14,13 +14,13 @@ import yaml
 from syncclip.core.settings import UserError
 
 DEEPEST = 100
-"""Maximum nesting depth. Valid files have up to ten levels; a thousand levels could overflow the stack."""
+"""Maximum nesting depth. Valid files have up to ten levels; a thousand could overflow the stack."""
 
 MOST_NODES = 100_000
 """Maximum number of values in a YAML document with all aliases expanded; OmegaConf takes 80 µs per value."""
 
 NODE_BYTES = 100
-"""Maximum average size of a value in a YAML document, in bytes."""
+"""Maximum average size in bytes of the values in a YAML document."""
 
 MOST_JSON = 128 << 20
 """Maximum size of a JSON document in bytes; the parsed values take up to 20 times as much memory."""
@@ -60,13 +60,13 @@ def parse_json(
 
 
 def check_size(data: str | bytes, most: int) -> None:
-    """Raise a ValueError if a document is longer than `most`, since parsed values take many times as much memory."""
+    """Raise a ValueError if a document exceeds `most` bytes, since parsed values take many times the memory."""
     if len(data) > most:
         raise ValueError(f"{len(data):,} bytes exceed the maximum of {most:,}")
 
 
 def parse_yaml(text: str | bytes, source: str, remedy: str = "correct it") -> Any:
-    """Parse a YAML document by OmegaConf's rules: `1e-3` is a number, and a date is a string.
+    """Parse a YAML document with OmegaConf's rules: `1e-3` is a number, and a date is a string.
 
     Args:
         source, remedy: see `parse_json`.
@@ -108,10 +108,10 @@ _Loader.add_implicit_resolver(
 
 
 def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
-    """Check the size of a YAML document with all aliases expanded, and return its root node, or None if it is empty.
+    """Check the size of a YAML document with all aliases expanded; return the root node, or None for an empty document.
 
     Args:
-        nodes: maximum number of values; the maximum size in bytes is `NODE_BYTES` times as large.
+        nodes: maximum number of values; the maximum size in bytes is `NODE_BYTES * nodes`.
 
     Raises:
         yaml.YAMLError, ValueError: the document is too large or is not valid YAML; see `readable`.
@@ -125,13 +125,15 @@ def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
             break
         level = list(islice(chain.from_iterable(map(_inner, level)), nodes + 1))
     if level:
-        raise yaml.MarkedYAMLError(problem="nested too deeply, or too long", problem_mark=level[0].start_mark)
+        raise yaml.MarkedYAMLError(
+            problem="the document is nested too deeply or too long", problem_mark=level[0].start_mark
+        )
     return root
 
 
 @contextmanager
 def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Iterator[None]:
-    """Convert the errors of a JSON or YAML parser into one-line user errors.
+    """Convert JSON and YAML parser errors into one-line user errors.
 
     Args:
         source, remedy: see `parse_json`.
@@ -150,7 +152,7 @@ def readable(source: str, form: str = "YAML", remedy: str = "correct it") -> Ite
         if isinstance(error, RecursionError):
             problem = "nested too deeply"
         elif isinstance(error, UnicodeError):
-            problem = "it contains an invalid character"
+            problem = "the document contains an invalid character"
         raise UserError(f"{source}: not readable as {form} ({problem}); {remedy}") from error
 
 

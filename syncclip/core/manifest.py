@@ -1,4 +1,4 @@
-"""Manifest of an export: its source, and the checksums of its files."""
+"""Manifest of an export: source, and checksums of all files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Part of the exported run or dataset -> its checksum; the checksums identify the run or dataset."""
+    """Checksums of the parts of the exported run or dataset, which identify the source."""
     version: str
     """Version of syncclip that wrote the export."""
     files: dict[str, ExportedFile] | None = None
-    """Path relative to the manifest's folder -> size and checksum; None while the export is unfinished."""
+    """Size and checksum of each file, by path relative to the manifest; None while the export is unfinished."""
 
 
 def verify_folder(folder: Path) -> None:
-    """Verify the files of a local export against its manifest; accept a folder without a manifest.
+    """Verify the files of a local export against the manifest; accept a folder without a manifest.
 
     Raises:
         UserError: the export is unfinished, or a file is corrupt, swapped or missing.

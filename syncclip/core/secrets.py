@@ -1,12 +1,12 @@
 """Removal of secrets from files, and masking of secrets in all messages and logs.
 
-The following values count as secrets:
+The following values are secrets:
 
 * storage options that are not in an allowlist;
-* in any URL, the user, the password, and each parameter whose name suggests a signature, token or key;
-* in the URL of a tracking server, also the path.
+* a URL's user and password, and parameters whose names suggest a signature, token or key;
+* the path in a tracking server's URL.
 
-Once the process has seen a secret, its value is masked in the messages of all libraries.
+Once the process has seen a secret, the value is masked in the messages of all libraries.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ HARMLESS = frozenset(
         *("client_kwargs", "config_kwargs", "s3", "proxies", "http", "https"),
     }
 )
-"""Names of storage options that are not secret, at any nesting depth."""
+"""Names of non-secret storage options, at any nesting depth."""
 
 MASK = "***"
 USERINFO = re.compile(
     r"(?<=://)(?<!github://)(?!(?<=az://)[^:@/]*@)(?!(?<=abfs://)[^:@/]*@)(?!(?<=abfss://)[^:@/]*@)(?:[^\s/'\"<>]*|[^\s/'\"<>:@]+:(?!\d+['\"/\s]|\s)[^\n\"<>@]{0,128})@"
 )
-"""User and password of a URL within text, including invalid passwords that contain a `/` or a space. An `@` after a
-port, `github://owner:repository@` and the container in `abfs://container@account` do not match."""
+"""User and password of a URL within text, including invalid passwords that contain a `/` or a space. The pattern does
+not match an `@` after a port, `github://owner:repository@` or the container in `abfs://container@account`."""
 
 WHOLE_USERINFO = re.compile(
     r"\A((?:az|abfss?)://)[^/@]*:[^/]*@|\A((?!github:|az:|abfss?:)\w[\w+.-]*://)(?:[^/]*@|[^:@/]+:(?!\d+/).*@)", re.S
@@ -59,7 +59,7 @@ WHOLE_USERINFO = re.compile(
 DELIMITER = re.compile(r"[?&;#]|%3f|%26|%23", re.IGNORECASE)
 NAMED = re.compile(r"([\w.%\[\]-]{1,128}?)(?:=|%3d)([^&;#\s'\"<>]+)", re.IGNORECASE)
 WHOLE_NAMED = re.compile(r"([^&#=]{1,128}?)(?:=|%3d)([^&#]+)", re.IGNORECASE)
-"""Parameter of a URL after a delimiter. `NAMED` matches within text, and `WHOLE_NAMED` in a value that is a URL."""
+"""URL parameter after a delimiter. `NAMED` matches within text, and `WHOLE_NAMED` in a value that is a URL."""
 
 SECRET_NAME = re.compile(
     r".*(token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie).*"
@@ -73,7 +73,7 @@ WORD = re.compile(r"[a-z][a-z._-]{0,11}|v?\d{1,2}(?:\.\d{1,2})?")
 """Path component that is unlikely to be a token."""
 
 TRACKER = "mlflow_uri"
-"""Name of the setting that contains the URL of the tracking server."""
+"""Name of the setting that contains the tracking server's URL."""
 
 BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
 """Start of a URL without a scheme but with a user and password, such as a proxy URL."""
@@ -81,7 +81,7 @@ BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
 HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",}]+", re.IGNORECASE)
 
 SHORT, LONG = 4, 8
-"""Minimum lengths, in characters, of secrets that are masked as whole words and of secrets that are masked anywhere."""
+"""Minimum lengths, in characters, of secrets to mask as whole words and of secrets to mask anywhere in text."""
 
 ORDINARY = frozenset({"anon", "cloud", "cache", "browser", "google_default"})
 """Values of the gcsfs option `token` that select a token source and are therefore not secret."""
@@ -93,7 +93,7 @@ _lock = threading.Lock()
 
 
 def harmless(options: Any) -> Any:
-    """Remove secrets from storage options, including secrets in URLs."""
+    """Remove secrets from storage options, including URLs."""
     if isinstance(options, Mapping):
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):
@@ -120,16 +120,16 @@ def json_without_secrets(text: str) -> str:
 
 
 def tracker_address(url: str) -> str | None:
-    """Remove the user, password, query and fragment from a tracking server's URL, and a path that may contain a token.
+    """Remove the user, password, query, fragment and any path that may contain a token from a tracking server's URL.
 
     Returns:
-        The public part of the URL; None if it cannot be determined.
+        The public part of the URL; None if the URL is malformed.
     """
     scheme, separator, rest = url.partition("://")
     if scheme in ("file", "sqlite") or not (separator or "@" in url):
         return url  # a local path
     split = re.match(r"([^/?#]*)([^?#]*)(.*)", rest, re.DOTALL)
-    assert split is not None, "each part may be empty"
+    assert split is not None, "the pattern matches any string"
     host, path = split[1].rpartition("@")[2], split[2]
     if "@" in path + split[3] or not URL.fullmatch(scheme + separator) or not HOST.fullmatch(host):
         return None
@@ -156,7 +156,7 @@ def _clean(value: Any, key: str = "") -> Any:
 
 
 def value_without_secrets(value: str) -> str:
-    """Remove the secrets from the value of a setting; if it is a URL, the secrets may contain any character."""
+    """Remove the secrets from a setting's value; secrets in a value that is a URL may contain any character."""
     if URL.match(value) is None:
         return without_secrets(value)
     return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)
@@ -187,7 +187,7 @@ def redacted(text: str) -> str:
 
 
 def remember_options(options: Any) -> None:
-    """Record the secrets in storage options so that they are masked everywhere."""
+    """Record the secrets in storage options, for masking in all output."""
     _record(_secrets_of_options(options, not isinstance(options, Mapping)))
 
 
@@ -217,7 +217,7 @@ def remember_urls(values: Any) -> None:
 
 
 def remember_tracker(url: str) -> None:
-    """Record as secrets the parts of a tracking server's URL that `tracker_address` removes."""
+    """Record the parts that `tracker_address` removes from a tracking server's URL."""
     _record(_secrets_of_tracker(url))
 
 
@@ -243,7 +243,7 @@ def _secrets_of_tracker(url: str) -> Iterator[str]:
 
 
 def _secrets_of_options(options: Any, secret: bool) -> Iterator[str]:
-    """Yield the values of secret options and the secrets in all URLs.
+    """Yield the values of secret options, and the secrets in all URLs.
 
     Args:
         secret: whether the option that contains these values is secret.

@@ -1,4 +1,4 @@
-"""State of a command or library call, shared by all processes that work for it."""
+"""State of a command or library call, shared by the main process and all workers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from syncclip.core.secrets import remember_options
 
 @dataclass(frozen=True)
 class Session:
-    """Storage options, trusted code, locks and listings of a command, in one object that is sent to its workers.
+    """A command's storage options, trusted code, locks and listings, in one object that is sent to workers.
 
-    A process has one current session, shared by all threads. A worker enters the session that it receives, either for
-    the rest of its process (`enter`) or for one task (`with session:`).
+    A process has one current session, shared by all threads. A worker enters the session
+    that it receives, either until the process ends (`enter`) or for one task (`with session:`).
     """
 
     default_options: dict[str, Any] = field(default_factory=dict)
@@ -23,20 +23,20 @@ class Session:
     options: dict[str, Any] = field(default_factory=dict)
     """fsspec options for remote URLs from the recipe."""
     trusted: dict[str, bool] = field(default_factory=dict)
-    """Name of trusted code (`module:Class`) -> whether the module may be imported from a results folder."""
+    """Trusted code (`module:Class`), each with a flag that allows importing the module from a results folder."""
     untrusted_sources: dict[str, Path] = field(default_factory=dict)
-    """Name of code in a downloaded recipe -> file that marks the recipe's folder as results, for error messages."""
+    """For each code name in a downloaded recipe, the file that marks a results folder, for error messages."""
     listings: dict[str, str] = field(default_factory=dict)
-    """URL of a synthetic dataset whose index matches its listing -> checksum of the index."""
+    """Index checksums by URL of synthetic datasets whose index matches the listing of the folder."""
     lock: tuple[str, str] | None = None
-    """URL and token of the driver's lock, which covers the writes of a worker; None if the driver holds no lock."""
+    """URL and token of the driver's lock, which protects the writes of workers; None if the driver holds no lock."""
     holds: list[Any] = field(default_factory=list, compare=False, repr=False)
     """Locks held by this process; not pickled."""
     untagged_buckets: set[str] = field(default_factory=set, compare=False, repr=False)
     """URLs of buckets whose ETags are not MD5 checksums; not pickled."""
 
     def copy(self) -> Session:
-        """Return a copy for a nested command, whose changes do not affect this session; locks are shared."""
+        """Return a copy for a nested command; the copy can be changed independently, but shares the locks."""
         return replace(
             self,
             default_options=dict(self.default_options),
@@ -77,7 +77,7 @@ class Session:
 
 
 _entered = [Session()]
-"""Sessions that this process has entered; the first is the default for library calls outside any session."""
+"""Sessions that this process has entered; the first one is the default for library calls."""
 
 
 def current() -> Session:

@@ -1,4 +1,4 @@
-"""The base class of all settings, and user errors."""
+"""Base class of all settings, and user errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class UserError(ValueError):
 
 
 def check_token(name: str, token: str) -> None:
-    """Raise a UserError if the token in setting `name` is not valid in an HTTP header."""
+    """Raise a `UserError` if the token in setting `name` is not valid in an HTTP header."""
     if not (token.isascii() and token.isprintable()):
-        raise UserError(f"{name}: the token contains characters other than printable ASCII; correct it")
+        raise UserError(f"{name}: the token may only contain printable ASCII characters; correct it")
 
 
 class Settings(BaseModel):
-    """Base class of typed settings, which are defined next to the component that they configure.
+    """Base class of typed settings; each subclass is defined next to the component that it configures.
 
     Unknown keys are errors. Values are validated once and are immutable.
     """
@@ -40,7 +40,7 @@ class Settings(BaseModel):
 def added(default: Any, **constraints: Any) -> Any:
     """Declare a field that is serialised only if it differs from `default`.
 
-    Existing plans and checksums that lack the field remain valid.
+    Plans and checksums from before the field was added remain valid.
     """
     declared = {} if "default_factory" in constraints else {"default": default}
     return Field(exclude_if=lambda value: value == default, **declared, **constraints)
@@ -60,10 +60,10 @@ MOST_CLASSES = 50_000
 """Maximum number of classes in a dataset; ImageNet-21k has 21,841. A prompt learner needs about 100 kB per class."""
 
 LONGEST_TEXT = 1_000
-"""Maximum length of a class name or template in characters, far beyond the context length of any text encoder."""
+"""Maximum length, in characters, of a class name or template; no text encoder has such a long context."""
 
 MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
-"""Constraint on a list with one value per class; validation stops at the first error."""
+"""Constraint for lists with one value per class; validation stops at the first error."""
 
 ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Template = Annotated[ShortText, AfterValidator(with_one_placeholder)]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Column, Table
 
 CUT, LONGEST = 200, 2000
-"""Maximum lengths, in characters, of a value within a message and of a whole message."""
+"""Maximum lengths, in characters, of a value in a message and of the whole message."""
 
 LONGEST_WORD = 24
 """Maximum length, in characters, of a word that a table does not break."""
@@ -27,20 +27,20 @@ LONGEST_WORD = 24
 JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji require."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories of characters that control a terminal, reorder or hide text, end a line, or are surrogates."""
+"""Unicode categories of surrogates and of characters that control a terminal, reorder or hide text, or end a line."""
 ARTICLE = "{a}"
-"""Placeholder in a template for a class name with its article."""
+"""Placeholder in a template for a class name with an indefinite article."""
 
 
 def install_command(extra: str, checkout: Path = Path(__file__).parents[2]) -> str:
-    """Return the command that installs an optional dependency group from the checkout of this package."""
+    """Return the command that installs an optional dependency group of this package from a checkout."""
     if (checkout / "pyproject.toml").is_file():
         return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"
     return f"pip install -e '.[{extra}]' # in a checkout of syncclip"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Mask secrets in untrusted text, and escape its control characters except those in `keep`."""
+    """Mask secrets in untrusted text, and escape control characters except those in `keep`."""
     text = redacted(text)
     if text.isprintable():
         return text
@@ -58,13 +58,13 @@ def as_ascii(text: str) -> str:
 
 
 def cut(text: str, length: int = CUT) -> str:
-    """Shorten long text in the middle, since a message ends with the fix."""
+    """Shorten long text in the middle, because the end of a message contains the fix."""
     text = redacted(text)  # first, since a shortened secret would not be recognised
     return text if len(text) <= length else f"{text[: length // 2]}…{text[1 - length // 2 :]}"
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Format a count with its noun: `1 shard`, `1,234 shards`; `many` is an irregular plural."""
+    """Format a count with a noun: `1 shard`, `1,234 shards`; `many` is an irregular plural."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
@@ -100,14 +100,14 @@ def size(count: int) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the first of `names` that begins with `name`, otherwise the most similar name; None if none is similar."""
+    """Return the first of `names` that begins with `name`, else the most similar name; None if no name is similar."""
     names = list(names)
     completions = [candidate for candidate in names if name and candidate.startswith(name)]
     return next(iter(completions or difflib.get_close_matches(name, names, n=1, cutoff=0.5)), None)
 
 
 def first_difference(classnames: Sequence[str], others: Sequence[str]) -> str:
-    """Describe where two lists of classes differ: ` (class 1 is 'a', not 'b')`; "" if one is a prefix of the other."""
+    """Describe the first difference of two class lists: ` (class 1 is 'a', not 'b')`; "" if one list is a prefix."""
     pairs = enumerate(zip(classnames, others, strict=False))
     return next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
 
@@ -126,7 +126,7 @@ def signed(*values: float) -> str:
 
 
 def coverage(level: float) -> str:
-    """Format the confidence level of an interval, with a non-breaking space: 0.95 -> "95 %"."""
+    """Format a confidence level as a percentage with a non-breaking space: 0.95 -> "95 %"."""
     return f"{100 * level:g}\u00a0%"
 
 
@@ -141,7 +141,7 @@ def first_line(error: BaseException) -> str:
 
 
 def show(text: Table | str, keys: int = 1) -> None:
-    """Print text or a table to stdout; use a width of 200 characters for tables if stdout is not a terminal.
+    """Print text or a table to stdout; tables are 200 characters wide if stdout is not a terminal.
 
     Args:
         keys: number of leading columns to repeat if a table is split to fit the terminal.
@@ -219,7 +219,7 @@ def markdown_grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 
 
 def markdown_text(text: str) -> str:
-    """Escape untrusted text for a Markdown line or cell, so that it cannot add links, images or HTML elements."""
+    """Escape untrusted text for a Markdown line or cell, to prevent links, images and HTML elements."""
     return re.sub(r"[\[\]|]", r"\\\g<0>", printable(text)).replace("<", "&lt;")
 
 

@@ -25,14 +25,14 @@ MARKS = (
     *("base-to-novel.parquet", "open-vocabulary.parquet", "few-shot.parquet", "cross-dataset.parquet"),
     *("domain-generalisation.parquet", "losses.parquet", "data-use.parquet", "growing.parquet"),
 )
-"""Files that mark a folder as results, a dataset or a model, which may have been downloaded."""
+"""Files that mark a folder of results, a dataset or a model, which may have been downloaded."""
 
 
 def trust(*names: str, anywhere: bool = False) -> None:
     """Trust custom code.
 
     Args:
-        names: names of the form `module:Class`.
+        names: custom code, as `module:Class`.
         anywhere: whether the module may be imported from a results folder, as with `--trust`.
     """
     allowed = current().trusted
@@ -46,12 +46,12 @@ def trusted() -> tuple[str, ...]:
 
 
 def mark_untrusted(names: Iterable[str], mark: Path) -> None:
-    """Record, for error messages, the file that marks the folder of a recipe with these names as a results folder."""
+    """Record the file that marks the folder of a recipe with these code names as results, for error messages."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 
 COMPILED = "compile_cache:"
-"""Prefix of the location of compiled code; loading compiled code requires trust, since it executes the code."""
+"""Prefix for the location of compiled code, which requires trust because loading the code executes it."""
 
 
 def texts_in(value: object) -> Iterator[str]:
@@ -88,7 +88,7 @@ def module_of(name: str, prefix: str = "") -> ModuleType:
     """Import and return the module of `module:Class`; the working folder is searched last.
 
     Raises:
-        UserError: the name is not trusted; the message begins with `prefix`.
+        UserError: the name is not trusted; the error message begins with `prefix`.
         ImportError, TypeError, ValueError: the module cannot be imported.
     """
     require_trust(name, prefix)
@@ -107,6 +107,6 @@ def module_of(name: str, prefix: str = "") -> ModuleType:
 
 
 def mark_around(folder: Path) -> Path | None:
-    """Return the path of the first of `MARKS` in a local folder or its parents; None if there is none."""
+    """Return the path of the first of `MARKS` in a local folder or its parents; None if no such file exists."""
     marks = (parent / mark for parent in (folder, *folder.parents) for mark in MARKS)
     return next((mark for mark in marks if mark.exists()), None)

@@ -12,7 +12,7 @@ from syncclip.core.text import counted, cut, did_you_mean
 
 
 class KeyedError(ValueError):
-    """A validation error for an explicit key, raised by validators that compare several sections."""
+    """A validation error for a given key, raised by validators that compare several sections."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
@@ -20,7 +20,7 @@ class KeyedError(ValueError):
 
 
 def first_error(error: ValidationError) -> str:
-    """Format the first of pydantic's errors as `key: message`."""
+    """Format the first pydantic error as `key: message`."""
     first = error.errors()[0]
     key = ".".join(map(str, first["loc"]))
     text = first["msg"].removeprefix("Value error, ")
@@ -46,7 +46,7 @@ _LIMITS = {
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> tuple[str, str]:
-    """Return the key and message of the most useful error, such as ("training.epochs", "0 is not allowed; …").
+    """Return the key and message of the most useful error, e.g. ("training.epochs", "0 is not allowed; …").
 
     Unknown keys take precedence, since correcting them may fix the other errors.
     """
@@ -74,7 +74,7 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"{path}.name", f"there is no {cut(context['tag'])!r}; {did_you_mean(str(context['tag']), tags)}"
     if kind == "union_tag_not_found":
-        return path, "the key 'name', which selects the kind, is missing; add it"
+        return path, "the key 'name' is missing; set `name` to select the kind of section"
     if kind == "missing":
         return path, "missing; set a value"
     if kind == "value_error":
@@ -93,7 +93,7 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
 
 
 def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
-    """Return the models that may define the last key of `loc`, and `loc` as a recipe key without union tags."""
+    """Return the candidate models for the last key of `loc`, and `loc` as a recipe key without union tags."""
     models, path = [model], ""
     for step in loc:
         if isinstance(step, int):

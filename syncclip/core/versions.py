@@ -6,7 +6,7 @@ import importlib.metadata
 
 
 def package_version(package: str) -> str:
-    """Return the version of an installed package; "not installed" for a package that runs from a checkout."""
+    """Return the version of an installed package, or "not installed" for a package that runs from a checkout."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

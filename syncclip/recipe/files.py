@@ -21,10 +21,10 @@ from syncclip.core.trust import mark_around, mark_untrusted, names_in, texts_in,
 _NAME = re.compile(r"[\w.\[\]-]+")
 
 MOST_LAYERS = 100
-"""Maximum number of files that a recipe may extend, directly or indirectly."""
+"""Maximum number of recipes that a recipe may extend, directly or indirectly."""
 
 SHIPPED = Path(__file__).parent / "shipped"
-"""Folder of the shipped recipes; a recipe's name is its path in this folder without `.yaml`."""
+"""Folder of the shipped recipes; a recipe's name is the path in this folder without `.yaml`."""
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def shipped() -> tuple[str, ...]:
 def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any], str, bool]:
     """Read a recipe merged with the recipes that it extends; return (plain values, label for messages, is trusted).
 
-    Code that trusted recipes name is registered as trusted. See `Recipe.load` for the arguments.
+    Code named in trusted recipes is registered as trusted. See `Recipe.load` for the arguments.
     """
     url, label = _find(source)
     own = own and storage.is_local(url) and _mark_of(url) is None
@@ -57,7 +57,7 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
 
 
 def _mark_of(url: str) -> Path | None:
-    """Return the file that marks a local recipe's folder as results or a download (see `trust.MARKS`), or None."""
+    """Return the file that marks a local recipe's folder as a results folder (see `trust.MARKS`), or None."""
     if not storage.is_local(url) or url.startswith(f"{SHIPPED}/"):
         return None
     path = storage.local_path(url)
@@ -66,7 +66,7 @@ def _mark_of(url: str) -> Path | None:
 
 
 def _check_growth(values: Any, source: str) -> None:
-    """Raise a `UserError` if interpolations expand to too much text or are nested too deeply."""
+    """Raise a `UserError` if the expanded interpolations are too large or nested too deeply."""
     sizes: dict[tuple[str, ...], int] = {}
 
     def size(value: Any, path: tuple[str, ...], depth: int) -> int:
@@ -110,32 +110,32 @@ def _integer(digits: str) -> int:
 
 
 class _Layer(NamedTuple):
-    """Parsed recipe file, read-only because it is cached."""
+    """Parsed recipe file; read-only because the parser caches it."""
 
     extends: list[str]
     name: Any
     config: DictConfig
-    """The sections, without `extends` and `name`."""
+    """Sections of the recipe, without `extends` and `name`."""
     own: bool = True
-    """Whether the file is trusted to name code."""
+    """Whether code named in the file is trusted."""
     mark: Path | None = None
-    """File that marks the folder as results or a download, see `_mark_of`."""
+    """File that marks the folder as a results folder; see `_mark_of`."""
 
     @property
     def reason(self) -> str:
-        """Clause for messages that explains why the file is not trusted; empty without a mark."""
-        return "" if self.mark is None else f" (its folder contains results or a download, see {self.mark})"
+        """Clause for error messages that explains why the file is not trusted; empty without a mark."""
+        return "" if self.mark is None else f" ({self.mark} marks its folder as a results folder)"
 
 
 def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
-    """Return the recipes that a recipe extends, then the recipe itself; bases of an untrusted recipe are untrusted.
+    """Return a recipe's base recipes, then the recipe itself; the base recipes of an untrusted recipe are untrusted.
 
     Args:
         within: URLs of the recipes that extend this one.
     """
     text, mark = storage.read_bytes(url).decode(errors="replace"), _mark_of(url)
     if mark is not None and not text.strip():
-        raise UserError(f"{url} is empty, but {mark.name} exists beside it; restore the recipe")
+        raise UserError(f"{url} is empty, although its folder contains {mark.name}; restore the recipe")
     parsed = _parse(text, label)
     last = parsed._replace(own=own and storage.is_local(url) and mark is None, mark=mark)
     layers: list[_Layer] = []
@@ -151,15 +151,15 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
         absolute = base in shipped() or base.startswith("/") or "://" in base or not folder
         base_url, base_label = _find(base if absolute else storage.join(folder, base))
         if base_url in [*within, url]:
-            raise UserError(f"{label}: extends: {base!r} extends this recipe in turn; remove one of the two")
+            raise UserError(f"{label}: extends: {base!r} also extends this recipe; remove one of the two `extends`")
         layers += _layers(base_url, base_label, last.own, [*within, url])
         if len(layers) > MOST_LAYERS or len(within) > MOST_LAYERS:
-            raise UserError(f"{label}: extends more than {MOST_LAYERS} recipes; merge some of them")
+            raise UserError(f"{label}: the recipe extends more than {MOST_LAYERS} recipes; merge some of them")
     return [*layers, last]
 
 
 def _raw(layer: _Layer) -> Any:
-    """Return the values of a layer with interpolations unresolved."""
+    """Return a layer's values, with unresolved interpolations."""
     return OmegaConf.to_container(layer.config)
 
 
@@ -175,18 +175,18 @@ def _find(source: str) -> tuple[str, str]:
             raise UserError(f"unknown recipe {source!r}; {did_you_mean(source, names)} Otherwise {remedy}")
         raise UserError(f"{source}: no such file; {remedy}")
     if storage.is_local(source) and storage.local_path(source).is_dir():
-        raise UserError(f"{source}: this is a folder; {remedy}")
+        raise UserError(f"{source} is a folder; {remedy}")
     return source, source.rstrip("/").rpartition("/")[2]
 
 
 @functools.cache
 def _parse(text: str, label: str) -> _Layer:
-    """Parse a recipe file; cached, as OmegaConf is slow and studies load the same files for each run."""
+    """Parse a recipe file; cached because OmegaConf is slow and studies load the same files for each run."""
     with readable(label):
         parsed = parse_yaml(text, label)
         if not isinstance(parsed, dict | None):
             content = "a list" if isinstance(parsed, list) else "a single value"
-            raise UserError(f"{label}: contains {content}; a recipe contains sections such as 'training:'")
+            raise UserError(f"{label}: the file contains {content}, but a recipe contains sections such as 'training:'")
         try:
             config = OmegaConf.create(parsed or {})
         except OmegaConfBaseException as error:
@@ -196,5 +196,7 @@ def _parse(text: str, label: str) -> _Layer:
     named, name = values.pop("extends", None) or [], values.pop("name", Path(label).stem)
     extends = [named] if isinstance(named, str) else named
     if not isinstance(extends, list) or not all(isinstance(base, str) for base in extends):
-        raise UserError(f"{label}: extends: {cut(repr(named))} is not a recipe; use a recipe or a list of recipes")
+        raise UserError(
+            f"{label}: extends: {cut(repr(named))} is not a recipe; set `extends` to a recipe or a list of recipes"
+        )
     return _Layer(extends, name, DictConfig(values))

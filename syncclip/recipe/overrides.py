@@ -22,7 +22,7 @@ from syncclip.recipe.files import plain
 COMMAND_LINE = "command line"
 
 _CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|search_space))\.(.+)")
-"""Keys below a configuration's `overrides` or `search_space`, whose own keys contain dots."""
+"""Keys in a configuration's `overrides` or `search_space`; the keys of these mappings contain dots."""
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """Return the override that sets a key to a string when parsed by `split_overrides`."""
+    """Return the override with which `split_overrides` sets a key to a string."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 
@@ -57,7 +57,7 @@ def types_of(key: str, model: type[BaseModel]) -> set[Any]:
 
 
 def _below(kind: Any, step: str) -> list[Any]:
-    """Return the annotations of the values that this type has under a key or list position."""
+    """Return the type annotations of the values at a key or list index of this type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [kind.model_fields[step].annotation] if step in kind.model_fields else []
     if kind is Any:
@@ -73,7 +73,7 @@ def _json_type(kind: Any) -> Any:
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """Yield the types of a union or of literals, without constraints."""
+    """Yield the member types of a union, or the types of literals, without constraints."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         yield from _alternatives(inner[0])
@@ -97,13 +97,13 @@ def _parsed(key: str, text: str, kinds: set[Any]) -> Any:
     except (UserError, OmegaConfBaseException) as error:
         if str in kinds:
             return text
-        raise UserError(f"{COMMAND_LINE}: {key}: {cut(text)!r} is not readable as YAML; quote it") from error
+        raise UserError(f"{COMMAND_LINE}: {key}: {cut(text)!r} is not valid YAML; quote the value") from error
     other = type(value) in kinds - {str} or (type(value) is int and float in kinds)
     return value if other or str not in kinds else text
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    """Set a dotted key, in which numbers are list positions, in nested plain values; errors name `origin`."""
+    """Set a dotted key, in which numbers are list indices, in nested plain values; error messages contain `origin`."""
     match = _CONFIGURATION_VALUES.fullmatch(key)
     *path, last = [*match[1].split("."), match[3]] if match else key.split(".")
     node: Any = values
@@ -121,5 +121,5 @@ def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None
 
 def _position(items: list[Any], step: str, key: str, origin: str) -> int:
     if not step.isdigit() or int(step) >= len(items):
-        raise UserError(f"{origin}: {key}: {step!r} is not an index of a list of {len(items)}, counted from 0")
+        raise UserError(f"{origin}: {key}: {step!r} is not an index from 0 to {len(items) - 1}")
     return int(step)

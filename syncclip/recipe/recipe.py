@@ -49,21 +49,21 @@ NO_TRACE = (
     "max_failures",
 )
 """Keys of `training` that do not affect a run's prompts or metrics. The synthetic dataset and the teacher's files are
-identified by the dataset's plan and the teacher's checksum instead of their locations."""
+identified by the dataset's plan and the teacher's checksum, not by location."""
 
 ROUNDING = ("workers", "min_workers", "accumulation_steps")
-"""Keys of `training` that change only the order of summation, so a run can resume with different values. For methods
-that draw random numbers in each step, such as CLIP-LoRA, they are part of the hash."""
+"""Keys of `training` that change only the order of summation, so a run can resume with different values. These keys
+are part of the hash for methods that draw random numbers in each step, such as CLIP-LoRA."""
 
 
 class Recipe(Settings):
     """Configuration of an experiment; each section is documented in its class.
 
-    `methods` contains the settings of all methods, for studies; a single run uses only those of `training.method`.
+    `methods` contains the settings of all methods because a study may compare several.
     """
 
     name: str = Field("recipe", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the experiment and of its folders; default: the file name without `.yaml`."""
+    """Name of the experiment and its folders; default: the file name without `.yaml`."""
     dataset: DatasetSettings = DatasetSettings()
     """Real images: dataset, few-shot sample, and base classes."""
     backbone: BackboneSettings = BackboneSettings()
@@ -71,7 +71,7 @@ class Recipe(Settings):
     synthesis: SynthesisSettings = SynthesisSettings()
     """Synthetic images: number, prompts, generator, filters and machines."""
     methods: MethodsSettings = MethodsSettings()
-    """Hyperparameters of each method; a run uses only those of `training.method`."""
+    """Hyperparameters of all methods; a run only uses the section of its `training.method`."""
     training: TrainingSettings = TrainingSettings()
     """Training: method, data, schedule and checkpoints."""
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -102,16 +102,16 @@ class Recipe(Settings):
 
         Args:
             source: name of a shipped recipe ("icons", "studies/table5_losses"), or path or URL of a YAML file. The file
-                may use OmegaConf interpolation, such as `${training.seed}`, and inherit with `extends: RECIPE` (or a
-                list, in which later items take precedence).
+                may use OmegaConf interpolation, such as `${training.seed}`, and inherit from one or more recipes with
+                `extends`; later recipes take precedence.
             overrides: "section.key=value"; values of text keys are literal, others are YAML (see `split_overrides`).
-            base: recipe to extend, as if it came first in the file's `extends`.
-            own: whether the user has specified this file, which makes it trusted to name code (see `core.trust`); files
-                in result folders or on other machines are never trusted.
+            base: recipe to extend, as the first item of the file's `extends`.
+            own: whether the user specified this file; if so, code named in the file is trusted (see `core.trust`).
+                Files in results folders or on other machines are never trusted.
 
         Raises:
-            UserError: the recipe is missing or malformed, a key is unknown, or a value or combination is invalid; the
-                message contains file, key, reason and fix.
+            UserError: the recipe is missing or malformed, a key is unknown, or a value or combination of values is
+                invalid. The message contains the file, key, reason and fix.
         """
         parsed = _parsed(overrides)
         values, label, is_own = read(source, base, own)
@@ -131,9 +131,9 @@ class Recipe(Settings):
         """Load a recipe file, or create the default recipe for a dataset's name or path.
 
         Args:
-            root: folder in which the dataset is looked up.
+            root: folder that contains the dataset.
             values: further values to set; None leaves a key unchanged.
-            overrides: "section.key=value"; they take precedence.
+            overrides: overrides of the form "section.key=value", which take precedence.
         """
         changes = {"dataset.root": root, **(values or {}), **_parsed(overrides)}
         changes = {key: value for key, value in changes.items() if value is not None}
@@ -148,7 +148,7 @@ class Recipe(Settings):
         return cls().with_values(_parsed(overrides))
 
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
-        """Return a validated copy with these values ("section.key" -> value); code named in them is not trusted."""
+        """Return a validated copy with new values by key ("section.key"); code named in these values is not trusted."""
         sections = {key.partition(".")[0] for key in values}
         plain = {name: getattr(self, name) for name in Recipe.model_fields}  # not validated again
         derived = {"synthesis": {"generator": self.synthesis.generator.derived}}  # may depend on a changed value
@@ -156,9 +156,9 @@ class Recipe(Settings):
 
     @property
     def hash(self) -> str:
-        """Hash (16 hex digits) of everything that determines a run's prompts and metrics, except the synthetic images.
+        """Hash (16 hex digits) of all settings that determine a run's prompts and metrics, except the synthetic images.
 
-        Excludes storage, study, evaluation (which can be repeated) and the settings of other methods.
+        The hash excludes storage, study, evaluation (which can be repeated) and the settings of other methods.
         """
         method = self.methods.of(self.training.method)
         neutral = {} if method.is_stochastic else {key: TrainingSettings.model_fields[key].default for key in ROUNDING}
@@ -187,12 +187,12 @@ class Recipe(Settings):
 
     @property
     def warmup_warning(self) -> str | None:
-        """Warning if the run ends before the learning rate reaches its peak, else None."""
+        """Warning that the run ends before the learning rate reaches its peak; None otherwise."""
         method = self.methods.of(self.training.method)
         return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
 
     def warmup_warnings_of_configurations(self) -> list[str]:
-        """Return the warm-up warnings of the study, each prefixed with the names of the affected configurations."""
+        """Return the study's warm-up warnings, each prefixed with the names of the affected configurations."""
         configurations: dict[str, list[str]] = {}
         for configuration in self.study.configurations:
             values = {"training.method": configuration.method, "training.data": configuration.data}
@@ -209,7 +209,7 @@ class Recipe(Settings):
 
     @property
     def argument(self) -> str:
-        """Command-line argument for this recipe: the name of a shipped recipe, or its file name."""
+        """Command-line argument for this recipe: the name of a shipped recipe, or a file name."""
         return next((name for name in shipped() if name.rpartition("/")[2] == self.name), f"{self.name}.yaml")
 
     @property
@@ -224,7 +224,7 @@ class Recipe(Settings):
 
     @property
     def shots(self) -> tuple[int, int]:
-        """(real images per class, sampling seed) of this recipe's training runs."""
+        """Few-shot sample for training runs: (real images per class, sampling seed)."""
         seed = self.training.seed if self.dataset.seed is None else self.dataset.seed
         return self.dataset.shots, seed
 
@@ -236,7 +236,7 @@ class Recipe(Settings):
 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
-    """Parse the user's overrides, and trust the code that they name."""
+    """Parse the user's overrides, and trust code that is named in them."""
     values = split_overrides(overrides, Recipe)
     trust(*names_in(values))
     return values
@@ -248,7 +248,7 @@ def digest(value: object) -> str:
 
 
 def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
-    """Validate values with overrides applied; errors in overrides name `origin`, all others `label`."""
+    """Apply overrides to values and validate; error messages contain `origin` for overrides, otherwise `label`."""
     for key, value in overrides.items():
         set_value(values, key, value, origin)
     remember_urls(values)

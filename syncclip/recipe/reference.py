@@ -1,4 +1,4 @@
-"""Reference of recipe keys, from the settings classes: type, default, description, and a JSON Schema for editors."""
+"""Reference of recipe keys (type, default, description) and JSON Schema for editors, from the settings classes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ EXTENDS = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
     "description": "Recipe, or list of recipes, to inherit from; later recipes take precedence.",
 }
-"""Schema of `extends`, the only key of a recipe file that is not a field of `Recipe`."""
+"""Schema of `extends`, the only recipe key that is not a field of `Recipe`."""
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-"""JSON Schema constraint -> symbol."""
+"""Symbols of JSON Schema constraints."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Key:
 
 
 class _WithMeanings(GenerateJsonSchema):
-    """JSON Schema with the docstrings of fields as descriptions.
+    """JSON Schema with field docstrings as descriptions.
 
     Pydantic's own `use_attribute_docstrings` would parse source files in every process.
     """
@@ -100,7 +100,7 @@ def schema() -> dict[str, Any]:
 
 @functools.cache
 def keys() -> dict[str, Key]:
-    """Return all keys by path, in the order in which the classes declare them."""
+    """Return all keys by path, in declaration order."""
     root = schema()
     return {key.path: key for key in _below("", root, root["$defs"])}
 
@@ -126,7 +126,7 @@ def _below(path: str, section: Mapping[str, Any], sections: Mapping[str, Any]) -
 
 
 def _sections(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the sections of a value, each with its path suffix: "", or for list items "[]" or "[type]"."""
+    """Yield the sections of a value, each with a path suffix: "", or "[]" or "[type]" for list items."""
     for choice, listed in _choices(value):
         if "$ref" in choice:
             section = sections[choice["$ref"].rpartition("/")[2]]
@@ -136,7 +136,7 @@ def _sections(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator
 
 
 def _choices(value: Mapping[str, Any], listed: bool = False) -> Iterator[tuple[Mapping[str, Any], bool]]:
-    """Yield the alternatives of a value or list item, each with a flag for list items."""
+    """Yield the alternative schemas of a value or list item, each with a flag for list items."""
     if value.get("type") == "array" and isinstance(value.get("items"), dict):
         yield from _choices(value["items"], True)
     for name in ("anyOf", "oneOf", "allOf"):

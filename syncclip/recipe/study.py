@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from syncclip.core.settings import Settings, added
 
 UNTRAINED = "zeroshot"
-"""Untrained baseline; a single run serves all numbers of images and all seeds."""
+"""Untrained baseline; its single run applies to all numbers of images and all seeds."""
 
 Amount = Annotated[int, Field(ge=1)]
 """Number of synthetic images per class."""
@@ -25,11 +25,11 @@ class Configuration(Settings):
     name: str = ""
     """Name of the configuration in tables and folders; default: `METHOD-DATA`."""
     images_per_class: list[int] | None = Field(default=None, min_length=1)
-    """Subset of `study.images_per_class` to run with this configuration; default: all numbers."""
+    """Subset of `study.images_per_class` for this configuration; default: all of `study.images_per_class`."""
     overrides: dict[str, Any] = Field(default={})
     """Recipe values to override for this configuration, e.g. `{methods.syncclip.learning_rate: 0.02}`."""
     search_space: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default={})
-    """Hyperparameter search space of `syncclip tune`: a list of values per key, with keys as in `overrides`. All
+    """Hyperparameter search space for `syncclip tune`: a list of values per key, with keys as in `overrides`. All
     combinations are evaluated on the validation split."""
 
     @model_validator(mode="before")
@@ -43,7 +43,9 @@ class Configuration(Settings):
     @model_validator(mode="after")
     def _check_name(self) -> Configuration:
         if set(self.name) & set("/\\ ") or self.name.startswith("."):
-            raise ValueError(f"configuration name {self.name!r} is not a folder name; use letters, digits, '-' and '_'")
+            raise ValueError(
+                f"configuration name {self.name!r} is not a valid folder name; use letters, digits, '-' and '_'"
+            )
         return self
 
     @property
@@ -58,11 +60,11 @@ class Configuration(Settings):
 
     @property
     def synthetic(self) -> bool:
-        """Whether the configuration uses synthetic images, and so depends on their number."""
+        """Whether the configuration uses synthetic images."""
         return self.trained and self.data in ("synthetic", "both")
 
     def at(self, amounts: list[int]) -> list[int]:
-        """Return the study's numbers of images to run with this configuration, clipped to the study's maximum."""
+        """Return the numbers of images per class to run with this configuration, clipped to the study's maximum."""
         if self.images_per_class is None:
             return amounts
         selected = {min(n, max(amounts)) for n in self.images_per_class}
@@ -79,24 +81,24 @@ DEFAULT_CONFIGURATIONS = [
 
 
 class StudySettings(Settings):
-    """Section `study` of a recipe: the grid configuration x images per class x seed, its resources and statistics."""
+    """Section `study` of a recipe: grid (configuration x images per class x seed), resources and statistics."""
 
     configurations: list[Configuration] = Field(default=DEFAULT_CONFIGURATIONS, min_length=1)
-    """Configurations to compare, each run with every seed and, if it uses synthetic images, every number of images."""
+    """Configurations to compare. Each is run with every seed and, for synthetic data, every number of images."""
     images_per_class: list[Amount] = Field(default=[1, 4, 16, 64], min_length=1)
-    """Numbers of synthetic images per class to compare; each smaller subset is a prefix of the largest one."""
+    """Numbers of synthetic images per class to compare; smaller subsets are prefixes of larger ones."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
-    """Seeds of the few-shot sample, the initial prompts and the data order."""
+    """Seeds for the few-shot sample, the initial prompts and the data order."""
     reference: str = "syncclip-both"
-    """Name of the reference configuration for comparisons and the feature map; if no configuration has this name, the
-    last one is the reference."""
+    """Name of the reference configuration for comparisons and the feature map; if the name does not exist, the last
+    configuration is the reference."""
 
     cpus: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for each run."""
     gpus: float = Field(default=0, ge=0)
     """GPUs that Ray reserves for each run; with a fraction, several runs share a GPU."""
     retries: int = Field(default=2, ge=0)
-    """Number of retries for a run whose process or machine is lost."""
+    """Maximum number of retries for a run whose process or machine is lost."""
     keep_images: int = added(256 << 20, ge=0)
     """Maximum memory in bytes for decoded test images that each process caches between runs."""
 
@@ -105,13 +107,13 @@ class StudySettings(Settings):
     confidence_level: float = Field(default=0.95, gt=0.5, lt=1)
     """Confidence level of the bootstrap confidence intervals."""
     forecast: list[Amount] = Field(default=[])
-    """Numbers of images per class to extrapolate to; default: 4 and 16 times the largest of `images_per_class`."""
+    """Numbers of images per class to extrapolate to; default: 4 and 16 times the maximum of `images_per_class`."""
     map_images: int = Field(default=1000, ge=1)
     """Number of images of each domain (real and synthetic) in the feature map."""
     tune_seeds: list[int] = Field(default=[1], min_length=1)
-    """Seeds with which `syncclip tune` evaluates each point of the search space."""
+    """Seeds with which `syncclip tune` evaluates each combination in the search space."""
     tune_images_per_class: int | None = Field(default=None, ge=1)
-    """Synthetic images per class for `syncclip tune`; default: the largest of `images_per_class`."""
+    """Number of synthetic images per class for `syncclip tune`; default: the maximum of `images_per_class`."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> StudySettings:
@@ -125,12 +127,12 @@ class StudySettings(Settings):
 
     @property
     def amounts(self) -> list[int]:
-        """The numbers of synthetic images per class, ascending."""
+        """Numbers of synthetic images per class, in ascending order."""
         return sorted(self.images_per_class)
 
     @property
     def reference_configuration(self) -> Configuration:
-        """The reference configuration of comparisons."""
+        """Reference configuration for comparisons."""
         return next(
             (configuration for configuration in self.configurations if configuration.name == self.reference),
             self.configurations[-1],

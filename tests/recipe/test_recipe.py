@@ -77,7 +77,7 @@ def test_a_base_recipe_can_be_an_argument(tmp_path: Path) -> None:
 
 def test_cyclic_and_missing_inheritance_are_errors(tmp_path: Path) -> None:
     written(tmp_path, "extends: mine.yaml", "other.yaml")
-    assert "extends: 'mine.yaml' extends this recipe in turn" in load_error(written(tmp_path, "extends: other.yaml"))
+    assert "extends: 'mine.yaml' also extends this recipe" in load_error(written(tmp_path, "extends: other.yaml"))
     assert "no such file" in load_error(written(tmp_path, "extends: missing.yaml"))
 
 
@@ -135,7 +135,7 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ),
         (
             "study.configurations=[{method: ivlp, name: a/b}]",
-            "study.configurations[0]: configuration name 'a/b' is not a folder name; use letters, digits, '-' and '_'",
+            "study.configurations[0]: configuration name 'a/b' is not a valid folder name; use letters, digits, '-'",
         ),
         (
             "study.configurations=[{method: ivlp, search_space: {training.epochs: []}}]",
@@ -144,7 +144,7 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),
         ("study.forecast=[4, 0]", "study.forecast[1]: 0 is not allowed; it must be at least 1"),
         ("study.seeds=3", "study.seeds: 3 is not allowed; it must be a list, such as [1, 2]"),
-        ("training.epochs=[1", "training.epochs: '[1' is not readable as YAML; quote it"),
+        ("training.epochs=[1", "training.epochs: '[1' is not valid YAML; quote the value"),
         ("epochs", "invalid override 'epochs'; expected section.key=value"),
     ],
 )
