@@ -2,8 +2,8 @@
 
     ray job submit --address http://HEAD:8265 --working-dir . -- python ray_jobs/classify.py RUN SHARDS --actors 8
 
-In a Ray job, it runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS, or on a local Ray that it starts.
-RUN and SHARDS must be URLs or absolute paths accessible from every node.
+In a Ray job, the script runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS or on a local Ray instance.
+RUN and SHARDS must be URLs or absolute paths that every node can access.
 """
 
 import sys

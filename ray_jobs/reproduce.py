@@ -3,8 +3,8 @@
     ray job submit --address http://HEAD:8265 --working-dir . -- \\
         python ray_jobs/reproduce.py base-to-novel --root DATA --out DIR [--dataset NAME].. [KEY=VALUE]..
 
-In a Ray job, it runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS, or on a local Ray that it starts.
-DATA and DIR must be URLs or absolute paths accessible from every node.
+In a Ray job, the script runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS or on a local Ray instance.
+DATA and DIR must be URLs or absolute paths that every node can access.
 """
 
 import sys

@@ -2,8 +2,8 @@
 
     ray job submit --address http://HEAD:8265 --working-dir . -- python ray_jobs/study.py icons --out DIR [KEY=VALUE]..
 
-In a Ray job, it runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS, or on a local Ray that it starts.
-DIR must be a URL or an absolute path accessible from every node.
+In a Ray job, the script runs on the job's cluster; otherwise on the cluster at RAY_ADDRESS or on a local Ray instance.
+DIR must be a URL or an absolute path that every node can access.
 """
 
 import sys

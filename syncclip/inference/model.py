@@ -29,10 +29,10 @@ from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder
 
 BATCH, DECODERS = 64, 4
-"""Default batch size, and number of threads that decode the next batch."""
+"""Default batch size, and number of decoder threads, which prefetch the next batch."""
 
 ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
-"""A path or URL, a PIL image, an array (H, W, 3) or (H, W) of uint8, or a tensor (3, H, W) of uint8 or preprocessed."""
+"""Image: path, URL, PIL image, uint8 array (H, W, 3) or (H, W), uint8 tensor (3, H, W), or preprocessed tensor."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -41,13 +41,13 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Compute without gradients, in one thread at a time since the choice of attention kernel is process-wide."""
+    """Compute without gradients, in one thread at a time because attention kernels are selected per process."""
     with _LOCK, torch.no_grad():
         yield
 
 
 class Label(NamedTuple):
-    """A class and its probability among all classes in the model."""
+    """A class, with its probability among all classes of the model."""
 
     name: str
     probability: float
@@ -64,7 +64,7 @@ class Model:
         recipe: recipe of the run.
         metadata: classes and CLIP model of the run.
         method: trained method, in evaluation mode.
-        others: (C,) boolean mask of the classes that are not candidates (not in `metadata.only`).
+        others: (C,) boolean mask of non-candidate classes (not in `metadata.only`).
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
@@ -90,7 +90,7 @@ class Model:
     def classify(self, images: Iterable[ImageLike], top: int = 5) -> list[list[Label]]: ...
 
     def classify(self, images: Any, top: int = 5) -> list[Label] | list[list[Label]]:
-        """Return the most probable classes of one or more images, in descending order of probability.
+        """Return the most probable classes for one or more images, in descending order of probability.
 
         Args:
             images: an image, or an iterable or batch of images (see `ImageLike`).
@@ -104,7 +104,7 @@ class Model:
         return labels[0] if single else labels
 
     def labels(self, probabilities: npt.NDArray[np.float64], top: int = 5) -> list[list[Label]]:
-        """Return the most probable classes of each row of `probabilities` (n, C)."""
+        """Return the most probable classes for each row of `probabilities` (n, C)."""
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
             [Label(self.classes[label], float(row[label])) for label in best]
@@ -112,24 +112,24 @@ class Model:
         ]
 
     def probabilities(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float64]:
-        """Return class probabilities (n, C) of images, in the order of `classes`."""
+        """Return class probabilities (n, C) for images, in the order of `classes`."""
         scores = [self.batch_probabilities(pixels) for pixels in self._batches(images, batch)]
         return np.concatenate(scores) if scores else np.zeros((0, len(self.classes)))
 
     def image_features(self, images: Iterable[ImageLike], batch: int = BATCH) -> npt.NDArray[np.float32]:
-        """Return unit-length features (n, D) of images, computed with the learned prompts."""
+        """Return unit-length image features (n, D), computed with the learned prompts."""
         features = [self._image_features(pixels) for pixels in self._batches(images, batch)]
         width = 0 if features else self.text_features().shape[1]
         return np.concatenate(features) if features else np.zeros((0, width), np.float32)
 
     def text_features(self) -> npt.NDArray[np.float32]:
-        """Return unit-length features (C, D) of the classes; for CoCoOp, without the image-conditional part."""
+        """Return unit-length class features (C, D); for CoCoOp, without the image-conditional part."""
         with computing():
             features: npt.NDArray[np.float32] = self.method.text_features().float().cpu().numpy()
         return features
 
     def preprocess(self, image: ImageLike) -> Tensor:
-        """Convert an image to the input of the image tower, a float tensor (3, S, S)."""
+        """Convert an image to the image tower's input, a float tensor (3, S, S)."""
         if isinstance(image, Tensor) and image.is_floating_point():
             return image
         pixels: Tensor = self.method.clip.backbone.preprocess(open_image(image))
@@ -140,7 +140,7 @@ class Model:
 
         Args:
             classes: distinct class names.
-            template: prompt template with `{}` for the class name, for methods that use one; None: the run's template.
+            template: prompt template, with `{}` for the class name, for methods that use it; None: the run's template.
 
         Raises:
             UserError: the learned parameters are class-specific, or a name exceeds the CLIP context.
@@ -162,7 +162,7 @@ class Model:
         return array
 
     def batch_probabilities(self, pixels: Tensor) -> npt.NDArray[np.float64]:
-        """Return class probabilities (B, C) of preprocessed images (B, 3, S, S)."""
+        """Return class probabilities (B, C) for preprocessed images (B, 3, S, S)."""
         with computing():
             logits = self.method.logits(pixels.to(self.device)).double().cpu() / self.metadata.temperature
         array: npt.NDArray[np.float64] = logits.masked_fill(self.others, -torch.inf).softmax(1).numpy()
@@ -179,11 +179,11 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
     Args:
         run: folder or URL, or `hf://owner/name` on the Hugging Face Hub.
         backbone: current location of the run's CLIP model, a value of `backbone.name`; None: as in training.
-        pretrained: current location of its weights, a value of `backbone.pretrained`; None: as in training.
+        pretrained: current location of the CLIP weights, a value of `backbone.pretrained`; None: as in training.
         device: auto (a GPU if available), cpu or cuda.
 
     Raises:
-        UserError: there is no finished run, or its CLIP model is missing or differs from the one in training.
+        UserError: there is no finished run, or the CLIP model is missing or differs from the model in training.
 
     Examples:
         >>> from PIL import Image
@@ -201,7 +201,7 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], size: int) -> Iterator[list[Result]]:
-    """Apply `read` to items in order, and yield batches of `size` results while threads prefetch the next batch."""
+    """Apply `read` to items in order, and yield results in batches of `size`; threads prefetch the next batch."""
     remaining = iter(items)
     with thread_pool(DECODERS, "decode") as pool:
         ahead = [pool.submit(read, item) for item in islice(remaining, size)]
@@ -211,7 +211,7 @@ def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], size: int)
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """Convert to an RGB image, or raise a `UserError` if the image is unreadable."""
+    """Convert an image to RGB; raise a `UserError` if the image is unreadable."""
     if isinstance(image, str | PathLike):
         return decode_image(storage.read_bytes(str(image)), str(image))
     if isinstance(image, Image.Image):
@@ -224,13 +224,13 @@ def open_image(image: ImageLike) -> Image.Image:
         return Image.fromarray(array).convert("RGB")
     shape, dtype = getattr(image, "shape", ""), getattr(image, "dtype", type(image).__name__)
     raise UserError(
-        f"not an image: {dtype} {tuple(shape) if shape else ''}".rstrip() + "; give a path, a PIL image, an array "
-        "(H, W, 3) of uint8, or a tensor (3, H, W)"
+        f"not an image: {dtype} {tuple(shape) if shape else ''}".rstrip() + "; use a path, a PIL image, a uint8 "
+        "array (H, W, 3), or a tensor (3, H, W)"
     )
 
 
 def _is_image(images: Any) -> bool:
-    """Return whether this is a single image, not a batch."""
+    """Return whether `images` is a single image rather than a batch."""
     if isinstance(images, np.ndarray):
         return images.ndim in (2, 3)
     if isinstance(images, Tensor):

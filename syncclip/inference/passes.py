@@ -1,6 +1,6 @@
-"""Inference on Ray over the shards of a folder or bucket: each tar gets a predictions file, followed by its marker.
+"""Inference on Ray over shards in a folder or bucket; for each tar, a predictions file is written, then a marker.
 
-The files depend only on the run and the shard: their bytes are independent of the number of actors and of restarts.
+The bytes of a file only depend on the run and the shard, not on the number of actors or on restarts.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ READERS = 4
 
 
 class ShardMarker(Settings):
-    """Marker of a shard's predictions: settings, input tar and output file."""
+    """Marker for a shard's predictions: settings, input tar and output file."""
 
     format: Literal[1] = 1
     job_checksum: str
-    """Checksum of the run, its classes and the settings of the job."""
+    """Checksum of the run, the classes and the job settings."""
     tar: str
     """Name of the input tar."""
     tar_sha256: str
@@ -43,17 +43,17 @@ class ShardMarker(Settings):
     """Checksum of the predictions file."""
     images: int
     unread: int
-    """Number of these images that are unreadable."""
+    """Number of unreadable images among all images."""
 
 
 class Passed(NamedTuple):
-    """Totals of a folder in which all shards are complete."""
+    """Totals for a folder in which all shards are complete."""
 
     url: str
     shards: int
     images: int
     unread: int
-    """Number of these images that are unreadable."""
+    """Number of unreadable images among all images."""
 
 
 class ShardPredictions(NamedTuple):
@@ -67,13 +67,13 @@ class ShardPredictions(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Inference over shards, as sent to actors. The number of a shard is its position in `tars`.
+    """Inference job over shards, in the form that is sent to actors. A shard's number is its index in `tars`.
 
     Attributes:
-        FILE, MARKER: suffixes of a shard's files, which replace `.tar`.
+        FILE, MARKER: suffixes that replace `.tar` in the names of a shard's files.
         VERB: past participle for messages.
-        tars: SHA-256 of each tar by name, from its commit marker; None if the tar has no commit marker.
-        job_checksum: checksum of the run, its classes and the settings of the job.
+        tars: SHA-256 of each tar, by name, from the commit marker; None if the tar has no commit marker.
+        job_checksum: checksum of the run, the classes and the job settings.
         backbone_arguments: arguments `backbone` and `pretrained` for `model.load`.
     """
 
@@ -93,14 +93,14 @@ class ShardJob:
     lock_token: str | None
 
     def path(self, name: str, ending: str) -> str:
-        """Return the URL of a shard's file."""
+        """Return the URL of a file that belongs to a shard."""
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
     def done(self, report: Callable[[str], None] | None = None) -> dict[str, ShardMarker]:
-        """Return markers by shard, for shards whose file exists with the size in its marker, without reading the files.
+        """Return markers by shard, for shards whose predictions file has the size in the marker; files are not read.
 
         Args:
-            report: called with a message for each damaged marker and for each missing or truncated file.
+            report: function to call with a message for each damaged marker, and for each missing or truncated file.
 
         Raises:
             UserError: the predictions in the folder belong to another run or have different classes or settings.
@@ -130,10 +130,10 @@ class ShardJob:
         return markers
 
     def verify(self) -> None:
-        """Verify the checksums of existing predictions and their tars, and remove the marker of each mismatch.
+        """Verify the checksums of existing predictions and their tars, and remove the markers of mismatching shards.
 
         Raises:
-            UserError: as in `done`.
+            UserError: see `done`.
         """
         done = self.done(lambda problem: print_message(f"{problem}; its shard is {self.VERB} again"))
         if not done:
@@ -149,7 +149,7 @@ class ShardJob:
         return list(differences(marker, self.path(name, self.FILE), storage.join(self.url, name), self.tars[name]))
 
     def passed(self, done: Mapping[str, ShardMarker]) -> Passed:
-        """Return the totals of all markers."""
+        """Return the totals over all markers."""
         markers = done.values()
         images, unread = (sum(getattr(marker, key) for marker in markers) for key in ("images", "unread"))
         return Passed(self.out, len(markers), images, unread)
@@ -160,7 +160,7 @@ class ShardJob:
         return [number for number, name in enumerate(self.tars) if name not in done]
 
     def failure(self, shard: int, cause: str, remaining: int) -> str:
-        """Return the error message for a shard that failed permanently."""
+        """Return the error message for a permanently failed shard."""
         count = len(self.tars)
         return (
             f"{storage.join(self.url, list(self.tars)[shard])} could not be {self.VERB}: {cause}; {count - remaining} "
@@ -235,7 +235,7 @@ class ShardPass(Worker[ShardPredictions]):
 
 
 def parse_marker(data: bytes, url: str, tar: str) -> ShardMarker:
-    """Parse the marker at `url` for the predictions on `tar`.
+    """Parse the marker at `url`, which must belong to the predictions for `tar`.
 
     Raises:
         DamagedError: the marker is invalid or belongs to another tar.
@@ -243,21 +243,21 @@ def parse_marker(data: bytes, url: str, tar: str) -> ShardMarker:
     try:
         marker = ShardMarker.model_validate_json(data)
     except ValidationError as error:
-        raise storage.DamagedError(f"{url} is not a predictions marker, or is truncated") from error
+        raise storage.DamagedError(f"{url} is truncated, or is not a predictions marker") from error
     if marker.tar != tar:
         raise storage.DamagedError(f"{url} is the marker of {marker.tar}, not of {tar}; files were swapped")
     return marker
 
 
 def differences(marker: ShardMarker, file: str, tar: str | None, committed: str | None = None) -> Iterator[str]:
-    """Yield a message if a predictions file differs from its marker, and another if the tar does.
+    """Yield a message for each of a predictions file and its tar that does not match the marker.
 
     Args:
-        file, tar: paths or URLs; `tar` is None if it is not available.
-        committed: SHA-256 of the tar from its commit marker, used instead of reading the tar.
+        file, tar: paths or URLs; `tar` is None if the tar is unavailable.
+        committed: SHA-256 of the tar from the commit marker, used instead of reading the tar.
     """
     if tar is not None and (committed or _sha256(tar, marker.tar_sha256)) != marker.tar_sha256:
-        yield f"{tar} is not the tar that {file} was computed from"
+        yield f"{tar} differs from the tar that {file} was computed from"
     if _sha256(file, marker.sha256) != marker.sha256:
         yield f"{file} no longer matches its checksum; it was damaged or replaced"
 
@@ -270,11 +270,11 @@ def _sha256(url: str, expected: str) -> str:
 def problems_of_files(
     url: str, names: Collection[str], endings: tuple[str, str], tars: Mapping[str, str | None]
 ) -> Iterator[str]:
-    """Verify the predictions in a folder and their tars, and yield one message per problem.
+    """Verify a folder's predictions and the tars they were computed from, and yield one message per problem.
 
     Args:
-        names: names of the files in the folder.
-        endings: suffixes of a predictions file and of its marker, which replace `.tar`.
+        names: names of all files in the folder.
+        endings: suffixes that replace `.tar` in the names of a predictions file and its marker.
         tars: tars in the folder, as in `ShardJob`.
     """
     stems = {name.removesuffix(ending) for name in names for ending in endings if name.endswith(ending)}
@@ -287,7 +287,7 @@ def problems_of_files(
             yield f"{missing[0]} is missing; run the same command to recompute the predictions for {stem}.tar"
             continue
         if with_tars and tar is None:
-            yield f"{storage.join(url, stem)}.tar is missing, but its predictions exist"
+            yield f"{storage.join(url, stem)}.tar is missing, but predictions for this tar exist"
         try:
             marker = parse_marker(storage.read_bytes(marker_url), marker_url, f"{stem}.tar")
         except storage.DamagedError as error:
@@ -295,5 +295,5 @@ def problems_of_files(
             continue
         first = first or (marker_url, marker.job_checksum)
         if marker.job_checksum != first[1]:
-            yield f"{marker_url} and {first[0]} differ in their run, classes or settings; files were swapped"
+            yield f"{marker_url} and {first[0]} belong to different runs, classes or settings; files were swapped"
         yield from differences(marker, file, tar, tars.get(f"{stem}.tar"))

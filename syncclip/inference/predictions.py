@@ -1,4 +1,4 @@
-"""Predictions of a model for images, with an error instead for each unreadable image."""
+"""Model predictions for images; for an unreadable image, a prediction contains an error instead of classes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SCHEMA = pa.schema(
         "error": pa.string(),
     }
 )
-"""Columns of predictions; `class` is the most probable of `classes`, and unreadable images have only an `error`."""
+"""Columns of predictions. `class` is the most probable of `classes`; for unreadable images, only `error` is set."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, in descending order, or an error."""
+    """An image's most probable classes, in descending order of probability, or an error."""
 
     image: str
     labels: Sequence[Label]
@@ -45,7 +45,7 @@ class Prediction:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The prediction as a row with the columns in `SCHEMA`."""
+        """Prediction as a row with the columns in `SCHEMA`."""
         best = self.labels[0] if self.labels else None
         as_text = self.image.encode(errors="surrogateescape").decode(errors="backslashreplace")  # may not be UTF-8
         return {
@@ -70,7 +70,7 @@ def classify(
     Args:
         top: number of classes per image.
         batch: batch size; the next batch is prefetched.
-        skipped: counter of files that are not images, by extension.
+        skipped: counter, by extension, of files that are not images.
     """
     return classify_sources(model, find_images(names, skipped), top, batch)
 
@@ -85,7 +85,7 @@ def classify_sources(
     """Yield predictions for the given sources.
 
     Args:
-        raised: types of `UserError` that are raised; others become predictions with an error.
+        raised: types of `UserError` to raise; other errors become predictions with an error.
     """
     for items in read_ahead(partial(_pixels, model, raised), images, batch):
         pixels = [content for _, content in items if isinstance(content, Tensor)]
@@ -95,7 +95,7 @@ def classify_sources(
 
 
 def _pixels(model: Model, raised: type[UserError] | tuple[()], source: Source) -> tuple[str, Tensor | str]:
-    """Return the name of an image, and its tensor or an error message."""
+    """Return an image's name, and either the preprocessed tensor or an error message."""
     try:
         return source.name, model.preprocess(decode_image(source.read(), source.name))
     except raised:

@@ -28,7 +28,7 @@ from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 TABLE, MARKER = "_predictions.parquet", "_predictions.json"
-"""Suffixes of a shard's predictions table and marker, which replace `.tar`."""
+"""Suffixes that replace `.tar` in the names of a shard's predictions table and marker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def classify_shards(
     pool: Pool = ONE_ACTOR,
     backbone_arguments: Mapping[str, str | None] | None = None,
 ) -> Passed:
-    """Classify the images of all tars in a folder on Ray actors.
+    """Classify the images in all tars of a folder on Ray actors.
 
     The predictions for `00000.tar` are in `00000_predictions.parquet`, with the columns in `predictions.SCHEMA`; image
     names have the form `00000.tar/000000017.jpg`. After a crash, the same call resumes.
@@ -61,8 +61,8 @@ def classify_shards(
         out: folder or URL of the tables; None: the folder of the tars.
         classes: class names to use instead of the run's.
         top: number of classes per image.
-        batch: batch size; like the device, it may change the last bits of probabilities.
-        pool: actors and their resources.
+        batch: batch size; batch size and device may change the last bits of probabilities.
+        pool: number and resources of actors.
         backbone_arguments: arguments `backbone` and `pretrained` for `load`, if the CLIP model has moved.
 
     Raises:
@@ -72,7 +72,7 @@ def classify_shards(
     url = absolute(url)
     tars = _tars(url, storage.sizes(url))
     if not tars:
-        raise UserError(f"{url}: no tars in this folder; give the folder of the shards, or omit --actors")
+        raise UserError(f"{url}: no tars in this folder; use a folder of shards, or omit --actors")
     recipe, folder, run = readable_run(run)
     job_checksum = digest([*identity(recipe, folder), list(classes), top, batch, pool.device])
     out, threads = absolute(out or url), recipe.training.threads
@@ -97,7 +97,7 @@ def classify_shards(
 
 
 def _tars(url: str, names: Collection[str]) -> dict[str, str | None]:
-    """Return the tars among a folder's files, as in `ShardJob`.
+    """Return the tars in a folder, in the form of `ShardJob.tars`.
 
     Raises:
         UserError: a tar does not match its commit marker.
@@ -115,7 +115,7 @@ def _mismatch(tar: str) -> str:
 
 
 def predictions_among(names: Collection[str]) -> set[str]:
-    """Return the predictions files in a folder, and also its tars if there are no commit markers."""
+    """Return a folder's prediction tables and markers, and also the tars if the folder has no commit markers."""
     files = {name for name in names if name.endswith((TABLE, MARKER))}
     if files and not marked_shards(names):
         files |= {name for name in names if name.endswith(".tar")}
@@ -134,7 +134,7 @@ def problems_of_predictions(url: str, names: Collection[str]) -> Iterator[str]:
 
 
 def identity(recipe: Recipe, folder: RunFolder) -> list[Any]:
-    """Return everything in a finished run that determines its predictions: recipe, prompts, classes and CLIP model."""
+    """Return the parts of a finished run that determine the predictions: recipe, prompts, classes and CLIP model."""
     prompts = hashlib.sha256(storage.read_verified(folder.path(PROMPTS), folder.owner)).hexdigest()
     return [recipe.hash, prompts, read_classes(folder).model_dump(mode="json")]
 

@@ -1,4 +1,4 @@
-"""Soft labels of a teacher for a synthetic dataset, computed per shard on Ray."""
+"""A teacher's soft labels for a synthetic dataset, computed per shard on Ray."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def write_soft_labels(
 ) -> Passed:
     """Write a teacher's class probabilities for all images of a synthetic dataset, for `training.teacher`.
 
-    The same call resumes after a crash, or after images were added to the synthetic dataset.
+    The same call resumes after a crash or after images have been added to the synthetic dataset.
 
     Args:
         run: finished run with the same classes, as for `load`.
@@ -88,8 +88,8 @@ def write_soft_labels(
     classnames = read_classes(folder).classnames
     if classnames != list(plan.classnames):
         raise UserError(
-            f"{run}: the {len(classnames)} classes of this teacher are not the {plan.classes} classes of {url}; train "
-            "a teacher on the same dataset"
+            f"{run}: the teacher's {len(classnames)} classes are not the {plan.classes} classes of {url}; train a "
+            "teacher on the same dataset"
         )
     shards = {number: shard for number, shard in committed_shards(url, plan.owner).items() if number in plan.shards()}
     named = {shard_name(number): shard for number, shard in shards.items()}
@@ -117,7 +117,7 @@ def write_soft_labels(
 
 
 def _finish(job: _Job, name: str, classnames: list[str], markers: list[tuple[int, ShardMarker]]) -> None:
-    """Write the class vectors and the index of all files, unless they are up to date."""
+    """Write the class vectors and the index of all files, unless both are up to date."""
     shards = tuple(
         TeacherShard(shard, marker.images, marker.bytes, marker.sha256, marker.tar_sha256) for shard, marker in markers
     )
@@ -197,7 +197,7 @@ class ShardTeacher(ShardPass):
         url = storage.join(job.url, name)
         tar = storage.read_bytes(url, sha256=shard.sha256)
         if hashlib.sha256(tar).hexdigest() != shard.sha256:
-            raise UserError(f"{url}: its bytes do not match its commit marker; see `syncclip shards verify`")
+            raise UserError(f"{url}: the tar's bytes do not match its commit marker; see `syncclip shards verify`")
         rows = read_table(job.url, shard.shard, shard.table_sha256).to_pylist()
 
         def pixels(row: Mapping[str, int]) -> Tensor | None:

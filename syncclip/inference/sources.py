@@ -1,4 +1,4 @@
-"""Images in files, folders, patterns, URLs, tables and WebDataset shards, or listed on standard input."""
+"""Images from files, folders, patterns, URLs, tables, WebDataset shards, or a list on standard input."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from syncclip.shards.untrusted_tars import MAX_IMAGE_BYTES, files_in, open_tar
 from syncclip.storage.urls import is_web, scheme
 
 STDIN = "-"
-"""Name that represents standard input, with one name per line."""
+"""Argument that reads names from standard input, one per line."""
 IMAGE_COLUMNS = (*COLUMNS["path"], "url")
-"""Accepted names of a table's image column, in order of precedence."""
+"""Accepted names for a table's image column, in order of precedence."""
 SIDECARS = frozenset({".cls", ".json", ".txt"})
-"""Extensions of metadata in tars, which are not counted as skipped."""
+"""Extensions of metadata files in tars, which are not counted as skipped."""
 READ_BEFORE, LOOP = "link to a folder that was read before", "link to a folder that contains it"
-"""Keys under which `find_images` counts links that are not followed."""
+"""Keys under which `find_images` counts skipped links."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Source:
 
 
 def find_images(names: Iterable[str], skipped: Counter[str] | None = None) -> Iterator[Source]:
-    """Yield the images given by names, in order; images in a folder and its subfolders are sorted by name.
+    """Yield the images for a list of names, in order; images in a folder and its subfolders are sorted by name.
 
     A missing or damaged file, table or shard yields one unreadable source.
 
     Args:
-        skipped: counter of files and tar members that are not images, by extension.
+        skipped: counter, by extension, of files and tar members that are not images.
     """
     finder = _Finder(Counter() if skipped is None else skipped)
     for name in names:
@@ -61,7 +61,7 @@ def _lines() -> Iterator[str]:
 
 
 class _Finder:
-    """Search for images that counts other files in `skipped`."""
+    """Image search, which counts all other files in `skipped`."""
 
     def __init__(self, skipped: Counter[str]) -> None:
         self._skipped = skipped
@@ -74,7 +74,7 @@ class _Finder:
             yield _broken(name, _as_user_error(error))
 
     def named(self, name: str) -> Iterator[Source]:
-        """Yield the images given by a name."""
+        """Yield the images that a name refers to."""
         suffix = _extension(name)
         if not is_web(name) and any(sign in name for sign in "*?[") and not storage.exists(name):
             matches = self._matching(*_split_pattern(name), set())
@@ -102,7 +102,7 @@ class _Finder:
             folder: folder to search; "" is the working directory.
             parts: parts of the pattern below the folder.
             visited: device, inode and positions of visited local folders.
-            positions: indices of the parts that names in the folder may match.
+            positions: indices of the parts against which names in the folder are matched.
         """
         positions = {*positions}
         for position, part in enumerate(parts):
@@ -135,10 +135,10 @@ class _Finder:
                     self._skipped[extension(name)] += 1
 
     def _in_folder(self, url: str, visited: set[tuple[int, int]]) -> Iterator[Source]:
-        """Yield the images and shards of a folder and its subfolders; tables are skipped.
+        """Yield the images and shards in a folder and its subfolders; tables are skipped.
 
         Args:
-            visited: device and inode of visited local folders, which links may reach again.
+            visited: device and inode of visited local folders, which are skipped if a link leads back to them.
         """
         if storage.is_local(url):
             status = storage.local_path(url).stat()
@@ -162,12 +162,12 @@ class _Finder:
                 self._skipped[extension(name)] += 1
 
     def _in_tar(self, url: str) -> Iterator[Source]:
-        """Yield the images of a tar, named `shard.tar/000000017.jpg`."""
+        """Yield the images in a tar, with names such as `shard.tar/000000017.jpg`."""
         with storage.open_read(url) as file:
             yield from self.in_open_tar(file, url)
 
     def in_open_tar(self, file: IO[bytes], url: str) -> Iterator[Source]:
-        """Yield the images of an open tar."""
+        """Yield the images in an open tar."""
         try:
             with open_tar(file) as tar:
                 for path, member in files_in(tar):
@@ -185,18 +185,18 @@ class _Finder:
                         yield Source(name, partial(bytes, content.read()))
         except tarfile.TarError as error:
             raise UserError(
-                f"{url}: damaged tar file ({error}); only the images before the damage are classified"
+                f"{url}: damaged tar file ({error}); only images before the damaged position are classified"
             ) from error
 
 
 def tar_images(name: str, file: IO[bytes]) -> Iterator[Source]:
-    """Yield the images of the open tar `name`; damage to the tar yields an unreadable source."""
+    """Yield the images in the open tar `name`; a damaged tar yields an unreadable source."""
     finder = _Finder(Counter())
     return finder.guarded(partial(finder.in_open_tar, file), name)
 
 
 def _split_pattern(pattern: str) -> tuple[str, list[str]]:
-    """Split a pattern into the folder before the first wildcard ("" is the working directory) and the other parts."""
+    """Split a pattern into the folder before the first wildcard ("" for the working directory) and the other parts."""
     if storage.is_local(pattern):
         pattern = str(storage.local_path(pattern))
     parts = pattern.split("/")
@@ -205,7 +205,7 @@ def _split_pattern(pattern: str) -> tuple[str, list[str]]:
 
 
 def _entries(url: str) -> list[tuple[str, bool]]:
-    """Return pairs (name, is folder) of a folder's entries, sorted; broken links count as files."""
+    """Return a folder's entries as sorted pairs (name, is folder); broken links are files."""
     if storage.is_local(url):
         folder = storage.local_path(url)
         return sorted((path.name, path.is_dir()) for path in folder.iterdir()) if folder.is_dir() else []
@@ -214,7 +214,7 @@ def _entries(url: str) -> list[tuple[str, bool]]:
 
 
 def _extension(name: str) -> str:
-    """Return the lower-case extension of a path, or of a URL without its query."""
+    """Return the lower-case extension of a path or URL; the query of a URL is ignored."""
     return PurePosixPath(urlsplit(name).path if is_web(name) else name).suffix.lower()
 
 
@@ -241,7 +241,7 @@ def _in_table(url: str) -> Iterator[Source]:
     """Yield the images listed in a table; paths are relative to the table's folder."""
     _, (column,), rows = read_columns(url, _extension(url), IMAGE_COLUMNS)
     if column is None:
-        raise UserError(f"{url}: no image column; name it {' or '.join(map(repr, IMAGE_COLUMNS))}")
+        raise UserError(f"{url}: no image column; name the column {' or '.join(map(repr, IMAGE_COLUMNS))}")
     folder = url.partition("?")[0] if is_web(url) else url
     folder = folder.rpartition("/")[0] if "/" in folder else "."
     for number, (value, *_) in enumerate(rows, start=1):
@@ -252,7 +252,7 @@ def _in_table(url: str) -> Iterator[Source]:
 
 
 def _too_large(name: str, count: int) -> UserError:
-    return UserError(f"{name}: {size(count)} is too large for an image; reduce its resolution")
+    return UserError(f"{name}: {size(count)} is too large for an image; reduce the image's resolution")
 
 
 def _as_user_error(error: Exception) -> UserError:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def repeating(action: Callable[[], None], interval: float) -> Iterator[None]:
-    """Call `action`, which must not raise, every `interval` seconds from a thread that ends with the block."""
+    """Call `action` every `interval` seconds in a background thread during the block; `action` must not raise."""
     ended = threading.Event()
 
     def repeat() -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 
 def host_of(header: str) -> str:
-    """Return the name or address in a Host header without port and brackets; "" if the header is malformed."""
+    """Return the name or address in a Host header, without port and brackets; "" for a malformed header."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::[0-9]*)?", header)
     return (match[1] or match[2]) if match else ""
 

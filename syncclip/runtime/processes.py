@@ -1,4 +1,4 @@
-"""Identity and environment of processes, with liveness checks that do not depend on clocks."""
+"""Process identities, clock-independent liveness checks, and environment variables."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from syncclip.core.settings import Settings
 
 
 class Owner(Settings):
-    """Identity of a process, distinct from that of any later process with the same ID."""
+    """Identity of a process; a later process with the same process ID has another identity."""
 
     host: str
     machine: str
-    """Boot ID of the machine, and PID namespace of the process."""
+    """Boot ID of the machine and PID namespace of the process."""
     pid: int
     started: str
     """Start time of the process: clock ticks since boot or, without /proc, Unix time in seconds."""
@@ -34,7 +34,7 @@ class Owner(Settings):
         return cls(host=platform.node(), machine=_machine(), pid=pid, started=_started(pid) or "", user=user)
 
     def alive(self) -> bool | None:
-        """Return whether the process is running or suspended; None if it is on another machine."""
+        """Return whether the process is running or suspended; None for a process on another machine."""
         if (self.host, self.machine) != (platform.node(), _machine()):
             return None
         return _exists(self.pid) and _started(self.pid) in (self.started, None)
@@ -48,13 +48,13 @@ MARK = r"[0-9a-f]{6}-[0-9a-f]+-[0-9a-f]{6}"
 
 
 def mark() -> str:
-    """Return a short identifier of this process for file names, never reused on this machine."""
+    """Return a short identifier of this process for file names; it is never reused on this machine."""
     pid = os.getpid()
     return f"{_short_hash(platform.node() + _machine())}-{pid:x}-{_short_hash(_started(pid) or '')}"
 
 
 def is_alive(mark: str) -> bool | None:
-    """Return whether the process with the given mark is running; None if it is on another machine."""
+    """Return whether the process with the given mark is running; None for a process on another machine."""
     machine, pid, started = mark.split("-")
     if machine != _short_hash(platform.node() + _machine()):
         return None
@@ -96,7 +96,7 @@ def _short_hash(text: str) -> str:
 
 
 def _machine() -> str:
-    """Return the boot ID and PID namespace of this machine; "" if the system has neither."""
+    """Return the machine's boot ID and the PID namespace; "" on systems without them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -105,7 +105,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Return the start time of a process, or "ended" for a zombie; None if the start time is not accessible."""
+    """Return the start time of a process, or "ended" for a zombie; None if the start time cannot be read."""
     if Path("/proc/self/stat").exists():
         with suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Progress of a long job: a live line on a terminal, or one line per minute in a log."""
+"""Progress of a long job, as a live line on a terminal or one line per minute in a log."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ LOG_INTERVAL = 60.0
 
 
 class Progress:
-    """Progress bar as a context manager: shows items, throughput, remaining time and custom fields such as utilisation.
+    """Progress bar (context manager) with items, throughput, remaining time and custom fields such as utilisation.
 
-    A terminal shows one line, which is redrawn in place. A log contains a line for the start, for the first update, for
-    each minute, and for the end; the first and last lines are omitted if there is neither a total nor an item.
+    On a terminal, one line is redrawn in place. A log gets a line at the start, at the first update, every minute and
+    at the end; without a total or any item, the first and last lines are omitted.
 
     Args:
         total: number of items; None if unknown.
         unit: plural noun for the items, such as "images".
         label: name of the job, such as "synth".
         stream: output; stderr by default, since stdout is for results.
-        done: number of items that earlier runs finished, which do not count towards the throughput.
+        done: number of items that earlier runs finished; excluded from the throughput.
         clock: function that returns a monotonic time in seconds; for tests.
     """
 
@@ -51,7 +51,7 @@ class Progress:
         self.stream = stream if stream is not None else sys.stderr
         self.done = done
         self.rate: float | None = None
-        """Throughput in items per second, if the job measures it."""
+        """Throughput in items per second, if measured by the job."""
         self._clock = clock
         self._before = done
         self._start = clock()
@@ -86,7 +86,7 @@ class Progress:
         return self.total is not None or self.done > 0
 
     def _beat(self) -> None:
-        """Print a line if one is due, to show that the job is alive."""
+        """Print a progress line if `LOG_INTERVAL` has elapsed, to show that the job is alive."""
         with self._lock:
             if self._due():
                 self._show()
@@ -95,11 +95,11 @@ class Progress:
         return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
 
     def update(self, n: int = 1, **facts: Fact) -> None:
-        """Add `n`, which may be 0, to the number of items, and update the facts.
+        """Increase the number of finished items by `n` (may be 0), and update the custom fields.
 
         Args:
-            facts: name -> value to show. Floats are shown with three digits, or as percentages if the name ends in
-                `busy` or `share`; None removes a fact.
+            facts: values to show, by name. Floats are shown with three digits, or as percentages if the name ends in
+                `busy` or `share`; None removes a field.
         """
         with self._lock:
             self.done += n
@@ -108,7 +108,7 @@ class Progress:
                 self._show()
 
     def _show(self) -> None:
-        """Redraw the live line, or log one like `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
+        """Redraw the live line, or log a line like `synth: 12/96 images · 3.1 images/s · 27 s left · busy 93 %`."""
         details = []
         seconds = self._clock() - self._start
         if seconds > 0 and self.done > self._before:

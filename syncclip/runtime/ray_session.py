@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     import psutil
 
 OBJECT_STORE_BYTES = 512 * 2**20
-"""Size of a local Ray instance's object store in bytes; it contains only shard specs and rows of statistics."""
+"""Size of a local Ray instance's object store in bytes; the store only contains shard specs and statistics."""
 
 START_ATTEMPTS = 5
 START_TIMEOUTS = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
-"""Messages of errors that are retried: startup exceeded Ray's timeout, for example on a busy machine."""
+"""Error messages on which startup is retried: Ray's timeout was exceeded, for example on a busy machine."""
 
 END_SECONDS = 10.0
 """Grace period in seconds for local workers, which hold GPU memory until they exit; Ray does not wait for them."""
 
 KILL_SECONDS = 10.0
-"""Timeout in seconds for killed processes to exit; a process that waits for a broken disk never exits."""
+"""Timeout in seconds for killed processes to exit; a process that is blocked by a broken disk never exits."""
 
 LONGEST_BASE, LONGEST_PLAIN = 6, 28
-"""Maximum lengths of RAY_TMPDIR for a private folder named after the process, and for a folder with a shorter name; Ray
-limits socket paths to 107 characters."""
+"""Maximum lengths of RAY_TMPDIR, in characters, for a private folder named after the process, and for a folder with a
+shorter name. Ray limits socket paths to 107 characters."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
-"""File on the head node in which `ray up` lists the machines that it may start."""
+"""File on the head node in which `ray up` lists the available machine types and their limits."""
 
 QUIET_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,28 +60,28 @@ QUIET_ENVIRONMENT = {
     # aborts. A local Ray instance does not need health checks, since `watched` waits for its processes.
     "RAY_health_check_failure_threshold": "1000000",
 }
-"""Environment variables that Ray reads when it is imported or started; values set by the user take precedence."""
+"""Environment variables that Ray reads at import or startup; values set by the user take precedence."""
 
 WATCH_INTERVAL = 2.0
-"""Interval between connection attempts to a cluster's head node, and timeout of each attempt, in seconds."""
+"""Interval and timeout, in seconds, of connection attempts to a cluster's head node."""
 
 PATIENCE = 30.0
-"""Seconds without a connection after which a cluster counts as lost."""
+"""Seconds without a connection after which a cluster is reported as lost."""
 
 DAEMONS = ("raylet", "gcs_server")
 """Processes that a local Ray instance requires."""
 
 STUCK_SECONDS = 5.0
-"""Seconds from the loss of Ray until the process is ended; some Ray calls wait forever for a lost head node."""
+"""Seconds between the loss of Ray and the end of the process; some Ray calls wait forever for a lost head node."""
 
 EXIT_STATUS = 1
 """Exit status of a command whose Ray instance or cluster was lost."""
 
 FAILED = "-failed"
-"""Suffix of the key that stores the error of a permanently failed job."""
+"""Suffix of the key that stores a job's permanent error."""
 
 STOP_INTERVAL = 1.0
-"""Interval at which a worker reads the stop key, in seconds."""
+"""Interval, in seconds, at which a worker polls the stop key."""
 
 
 class LostRayError(UserError):
@@ -107,7 +107,7 @@ def cluster_address() -> str | None:
 
 
 def quiet() -> None:
-    """Silence Ray's own messages unless `--debug` is set; call before Ray starts."""
+    """Silence Ray's own messages unless `--debug` is set; must be called before Ray starts."""
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not debugging():
@@ -116,7 +116,7 @@ def quiet() -> None:
 
 
 def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
-    """Return whether a node's labels match a label selector, whose values have the form "value" or "!value"."""
+    """Return whether a node's labels match a label selector with values of the form "value" or "!value"."""
     return all((labels.get(key) == value.removeprefix("!")) != value.startswith("!") for key, value in selector.items())
 
 
@@ -133,10 +133,10 @@ def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
 
 
 def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Return the resources of all nodes that match a label selector, including nodes that the cluster may still start.
+    """Return the resources of all nodes that match a label selector, including nodes that autoscaling may add.
 
     The limits of an autoscaling cluster are known on a head node started by `ray up`. On Kubernetes, the limits are
-    unknown and count as infinite.
+    unknown and assumed to be infinite.
     """
     selector = selector or {}
     current = current_resources(selector)
@@ -160,13 +160,13 @@ def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
 def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
     """Initialise Ray for the block, unless this process has already initialised it.
 
-    If RAY_ADDRESS is set, as it always is inside `ray job submit`, the process joins that cluster; otherwise it starts
-    a local Ray instance. Unlike with `address="auto"`, no other clusters are searched for. Ray is shut down at the end,
-    and no process of a local Ray instance outlives the block.
+    If RAY_ADDRESS is set (always true in a job of `ray job submit`), the process joins that cluster; otherwise it
+    starts a local Ray instance. Unlike `address="auto"`, this does not search for other clusters. Ray is shut down
+    after the block, and all processes of a local Ray instance are ended.
 
     Args:
-        cpus: number of CPUs of a local Ray instance; all CPUs available to this process by default.
-        variables: environment variables for the workers, set by Ray.
+        cpus: number of CPUs of a local Ray instance; default: all CPUs available to this process.
+        variables: environment variables that Ray sets in the workers.
 
     Raises:
         ValueError: the cluster at RAY_ADDRESS is unreachable, or runs a different version of Ray or Python.
@@ -202,7 +202,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def _native_logs_dropped() -> Iterator[None]:
-    """Drop the output of Ray's C++ code and daemons to this process's stderr; Ray has no option for this."""
+    """Discard the stderr output of Ray's C++ code and daemons in this process; Ray has no option for this."""
     import ray._private.worker as ray_worker
 
     ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages
@@ -227,7 +227,7 @@ def _native_logs_dropped() -> Iterator[None]:
 def _guarded(folder: Path) -> Iterator[None]:
     """Restrict a local Ray instance to the loopback interface and to clients that can read a token in a private folder.
 
-    By default Ray listens on all addresses of the machine, and other users can read its token.
+    By default, Ray listens on all addresses of the machine, and other users can read the token.
     """
     from ray import _raylet
     from ray._private import ray_constants
@@ -259,7 +259,7 @@ def _guarded(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _private_parent(base: str) -> Iterator[Path | None]:
-    """Create a private parent for Ray's world-readable folder; yield None if the paths would be too long."""
+    """Create a private parent folder for Ray's world-readable folder; yield None if the paths would be too long."""
     if len(base) <= LONGEST_BASE:
         with private_tempdir(base) as folder:
             yield folder
@@ -272,7 +272,7 @@ def _private_parent(base: str) -> Iterator[Path | None]:
 
 @contextmanager
 def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
-    """End all processes of a local Ray instance at the end of the block, or at a second signal."""
+    """End all processes of a local Ray instance at the end of the block or on a second signal."""
     with shutdown.at_once(lambda: _end(_with_descendants(daemons), 0)):
         try:
             yield
@@ -283,7 +283,7 @@ def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    """Shut down Ray after Ray Data's threads have ended, since a thread that calls Ray later would end the process."""
+    """Shut down Ray after Ray Data's threads have ended; a later Ray call from a thread would end the process."""
     import ray
 
     deadline = time.monotonic() + END_SECONDS
@@ -295,7 +295,7 @@ def _shut_down() -> None:
 
 
 def _detach_child() -> None:
-    """In a child process, start a new session so that signals from a terminal or timeout(1) do not reach Ray."""
+    """Start a new session in a child process, to keep signals from a terminal or timeout(1) away from Ray."""
     if _starting:
         os.setsid()
 
@@ -305,14 +305,14 @@ os.register_at_fork(after_in_child=_detach_child)
 
 
 def _job_config(variables: Mapping[str, str] | None) -> Any:
-    """Return a job configuration with which workers import modules from the same paths as this process.
+    """Return a job configuration that makes workers import modules from the same paths as this process.
 
-    By default workers search the working folder first, which may contain an unrelated `torch.py`.
+    By default, workers first search the working folder, which may contain an unrelated `torch.py`.
     """
     from ray.job_config import JobConfig
 
     class SearchPath(list[str]):
-        """List that ignores paths that are not on this process's `sys.path`."""
+        """List that rejects paths outside this process's `sys.path`."""
 
         def extend(self, paths: Iterable[str]) -> None:
             own_paths = {str(Path(path or ".").absolute()) for path in sys.path}
@@ -324,12 +324,12 @@ def _job_config(variables: Mapping[str, str] | None) -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise a ValueError if no server listens at an address; Ray itself would retry for minutes."""
+    """Raise a ValueError if no server listens at the address; Ray itself would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (port.isdigit() and _listens((host, int(port)), 10.0)):
         raise ValueError(
-            f"no Ray cluster responds at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of its head), "
-            "or unset RAY_ADDRESS to run on this machine"
+            f"no Ray cluster responds at RAY_ADDRESS={address}; start it, correct the address (HOST:PORT of the head "
+            "node), or unset RAY_ADDRESS to run on this machine"
         )
 
 
@@ -358,8 +358,8 @@ def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None
         ) from error
     except (ConnectionError, RpcError) as error:
         raise ValueError(
-            f"the service at RAY_ADDRESS={address} is not a Ray cluster; correct the address (HOST:PORT of its head), "
-            "or unset RAY_ADDRESS to run on this machine"
+            f"the service at RAY_ADDRESS={address} is not a Ray cluster; correct the address (HOST:PORT of the head "
+            "node), or unset RAY_ADDRESS to run on this machine"
         ) from error
     except RuntimeError as error:
         versions = re.findall(r"Ray: (\S+)\s+Python: (\S+)", str(error))
@@ -375,7 +375,7 @@ def _join(address: str, level: int, variables: Mapping[str, str] | None) -> None
 def _start(cpus: int, level: int, folder: Path | None, variables: Mapping[str, str] | None) -> list[psutil.Process]:
     """Start a local Ray instance and return its daemons; retry if startup exceeds Ray's timeout on a busy machine.
 
-    Ray does not stop the daemons of a failed startup. They are killed, since they would slow down the next attempt.
+    Daemons of a failed startup, which Ray does not stop, are killed because they would slow down the next attempt.
     """
     import psutil
     import ray
@@ -419,7 +419,7 @@ def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _end(family: list[psutil.Process], grace: float) -> None:
-    """Wait for processes to end, and kill those that still run after `grace` seconds."""
+    """Wait for processes to end, and kill all that are still running after `grace` seconds."""
     import psutil
 
     for seconds in (grace, KILL_SECONDS):
@@ -435,7 +435,7 @@ def _end(family: list[psutil.Process], grace: float) -> None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Return whether a process is running; False for a zombie, which may remain in a container without an init."""
+    """Return whether a process is running; False for a zombie, which remains in a container without an init process."""
     import psutil
 
     try:
@@ -516,7 +516,7 @@ def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool
 
 
 def _endpoints(address: str) -> list[tuple[str, int]]:
-    """Return the host and port of a cluster's head node, and those of this machine's raylet if there is one."""
+    """Return (host, port) of a cluster's head node and, if present, of this machine's raylet."""
     import ray
 
     if address.startswith("ray://"):
@@ -530,7 +530,7 @@ def _endpoints(address: str) -> list[tuple[str, int]]:
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Return whether an error reports the loss of a Ray process or machine rather than an exception in a task."""
+    """Return whether an error is the loss of a Ray process or machine rather than an exception in a task."""
     from ray import exceptions
 
     losses = (
@@ -542,7 +542,7 @@ def _is_loss(error: BaseException) -> bool:
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """Return the exception that a worker raised, without Ray's wrappers."""
+    """Return the exception raised by a worker, without Ray's wrappers."""
     inner: object = error
     while isinstance(inner, BaseException):
         error = inner
@@ -554,10 +554,10 @@ def unwrapped(error: BaseException) -> BaseException:
 
 @contextmanager
 def stop_key() -> Iterator[str]:
-    """Postpone an interrupt until the workers of a job have stopped; yield the key for their `observing_stop`.
+    """Postpone an interrupt until a job's workers have stopped; yield the key to pass to `observing_stop`.
 
     Raises:
-        Interrupted: after a signal, at the end of the block, or inside it after the grace period.
+        Interrupted: a signal was received; raised at the end of the block, or inside it after the grace period.
     """
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
@@ -571,7 +571,7 @@ def stop_key() -> Iterator[str]:
 
 @contextmanager
 def observing_stop(key: str | None) -> Iterator[None]:
-    """In a worker, make `shutdown.requested` return True once the driver stops the job.
+    """Make `shutdown.requested` return True in a worker once the driver stops the job.
 
     Args:
         key: key from `stop_key`; None if there is no driver.
@@ -601,14 +601,14 @@ def stop_requested(key: str) -> bool:
 
 
 def record_failure(key: str, message: str) -> None:
-    """In a worker, record a permanent failure of the job for workers that Ray starts as replacements."""
+    """Record a permanent failure of the job in a worker, for workers that Ray starts as replacements."""
     from ray.experimental.internal_kv import _internal_kv_put
 
     _internal_kv_put(key + FAILED, message.encode())
 
 
 def recorded_failure(key: str) -> str | None:
-    """In a worker, return the message of the job's permanent failure; None if none was recorded."""
+    """Return the error message of the job's permanent failure in a worker; None if no failure was recorded."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     message = _internal_kv_get(key + FAILED)
@@ -616,7 +616,7 @@ def recorded_failure(key: str) -> str | None:
 
 
 def stop_on_sigterm() -> None:
-    """In a worker's main thread, request a stop on SIGTERM, and exit after the grace period."""
+    """Request a stop on SIGTERM, and exit after the grace period; call in a worker's main thread."""
 
     def receive(*_: object) -> None:
         shutdown.request()

@@ -4,8 +4,9 @@ The first signal interrupts the main thread, or lets a `postponed` block finish 
 period. A second signal ends the process immediately.
 
 Signals are blocked in the main thread and in all threads that it starts. A listener thread receives them, so that
-neither blocking calls nor library handlers (Ray Train installs one for SIGINT) interfere. A thread that was started
-earlier, or in which a library unblocks signals, may still receive a signal; Python's wakeup pipe forwards it.
+neither blocking calls nor library handlers (Ray Train installs one for SIGINT) interfere. Other threads
+(started earlier, or with signals unblocked by a library) may still receive a signal, which Python's wakeup pipe
+forwards to the listener.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ GRACE = 20.0
 """Grace period in seconds for an in-flight checkpoint or shard; Kubernetes and Slurm wait 30 s by default."""
 
 ECHO = 1.0
-"""Seconds within which a repeated signal is ignored, since timeout(1) and shells signal a process, then its group."""
+"""Seconds during which repeated signals are ignored; timeout(1) and shells signal a process, then its group."""
 
 LAST_SECONDS = 5.0
-"""Timeout in seconds of each of the `Listener.last_actions`."""
+"""Timeout in seconds for each function in `Listener.last_actions`."""
 
 WAKE = signal.SIGURG
-"""Signal that interrupts a blocking call in the main thread; it is ignored by default and otherwise unused."""
+"""Signal that interrupts blocking calls in the main thread; ignored by default, and not used otherwise."""
 
 WAKE_INTERVAL = 0.1
-"""Interval between WAKE signals, in seconds; a signal just before a blocking call does not interrupt that call."""
+"""Interval in seconds between WAKE signals, which are repeated because a signal before a blocking call is lost."""
 
 INTERRUPTED_MESSAGE = "syncclip: interrupted; run the same command to resume"
 
@@ -42,7 +43,7 @@ SIGNALLED = "Ctrl-C or a signal"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Interruption of the main thread; a KeyboardInterrupt, because libraries such as Ray handle that class."""
+    """Interruption of the main thread; subclasses KeyboardInterrupt, which libraries such as Ray handle."""
 
 
 _requested = threading.Event()
@@ -50,7 +51,7 @@ _reason = SIGNALLED
 
 
 def requested() -> bool:
-    """Return whether work in this process should stop at the next point from which it can resume."""
+    """Return whether work in this process should stop at the next resumable point."""
     return _requested.is_set()
 
 
@@ -70,32 +71,32 @@ def reason() -> str:
 
 
 class Listener:
-    """Receiver of signals while a command runs; see `listening`."""
+    """Signal listener of a running command; see `listening`."""
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
         self.signal = 0
-        """Number of the first signal received; 0 if none was received."""
+        """Number of the first signal received; 0 if no signal was received."""
         self.last_actions: list[Callable[[], None]] = []
-        """Functions to call in reverse order before the process is ended immediately."""
+        """Functions to call, in reverse order, before ending the process immediately."""
         self._interrupted = False  # the main thread is interrupted once, and then cleans up
         self._stop: Callable[[], None] | None = None
         self._received_at = 0.0
         self._lock = threading.RLock()
         self._stopping = threading.Lock()
         self.numbers = {number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
-        """Signals to receive, without those that this process ignores."""
+        """Signals to receive; excludes signals that this process ignores."""
         self._previous = {number: signal.getsignal(number) for number in (*self.numbers, WAKE)}
         self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._wait, self._read_pipe)]
         self._ended = False
 
     @property
     def status(self) -> int:
-        """Exit status of a command ended by a signal, as in shells (130, 143 or 129); 0 without a signal."""
+        """Exit status after a signal, with the shell convention (130, 143 or 129); 0 without a signal."""
         return 128 + self.signal if self.signal else 0
 
     def begin(self) -> None:
-        """Start receiving signals; call in the main thread."""
+        """Start receiving signals; must be called in the main thread."""
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*self.numbers, WAKE})  # inherited by the threads
         self._read_end, self._write_end = os.pipe()
         os.set_blocking(self._write_end, False)
@@ -138,7 +139,7 @@ class Listener:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.numbers)
 
     def postpone(self, stop: Callable[[], None] | None) -> None:
-        """Call `stop` at the next signal instead of interrupting the main thread; None restores the interruption.
+        """Call `stop` at the next signal instead of interrupting the main thread; None restores the default.
 
         Raises:
             Interrupted: a signal was received.
@@ -152,7 +153,7 @@ class Listener:
                 self._raise()
 
     def interrupt(self) -> None:
-        """Interrupt the main thread, from another thread."""
+        """Interrupt the main thread; must be called in another thread."""
 
         def send() -> None:
             while not self._interrupted and _listener is self:
@@ -240,15 +241,15 @@ def listening(grace: float = GRACE) -> Iterator[Listener]:
 
 @contextlib.contextmanager
 def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Let the block finish its in-flight work after the first signal; interrupt it after the grace period.
+    """Let the block finish in-flight work after the first signal, and interrupt it after the grace period.
 
     Without a listener, as in a user's own program, Ctrl-C interrupts the block immediately.
 
     Args:
-        stop: function to call once, from another thread, at the first signal; `requested` returns True from then on.
+        stop: function to call once, in another thread, at the first signal; `requested` then returns True.
 
     Raises:
-        Interrupted: after a signal, at the end of the block, or inside it after the grace period.
+        Interrupted: a signal was received; raised at the end of the block, or inside it after the grace period.
     """
     listener = _listener
     if listener is None:
@@ -263,7 +264,7 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once(action: Callable[[], None]) -> Iterator[None]:
-    """Call `action`, from another thread, if the process is ended immediately during the block."""
+    """Call `action` in another thread if the process is ended immediately during the block."""
     actions = _listener.last_actions if _listener is not None else []
     actions.append(action)
     try:
@@ -273,7 +274,7 @@ def at_once(action: Callable[[], None]) -> Iterator[None]:
 
 
 def end_process(message: str | None, status: int) -> None:
-    """End the process from another thread, even if its main thread is blocked; without a listener, do nothing."""
+    """End the process, even if the main thread is blocked; call from another thread. No-op without a listener."""
     if _listener is None:
         return
     for action in reversed(_listener.last_actions):
@@ -287,7 +288,7 @@ def end_process(message: str | None, status: int) -> None:
 
 
 def reinstall_handlers() -> None:
-    """Install the listener's handlers again after a library, such as Ray, has replaced them."""
+    """Reinstall the listener's signal handlers after a library such as Ray has replaced them."""
     if _listener is not None and threading.current_thread() is threading.main_thread():
         _listener.install_handlers()
 
@@ -300,7 +301,7 @@ def exit_status() -> int:
 def interrupt_main(why: str) -> None:
     """Raise a KeyboardInterrupt in the main thread, which may be blocked forever; call from another thread.
 
-    If there is no listener and SIGINT is ignored, nothing happens, and the next write reports the loss.
+    If SIGINT is ignored and there is no listener, this does nothing; a lost lock is then reported at the next write.
     """
     global _reason
     _reason = why

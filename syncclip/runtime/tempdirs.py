@@ -1,6 +1,6 @@
-"""Private temporary folders of a process; the next process removes those that a killed process left behind.
+"""Private temporary folders of a process; folders of killed processes are removed by the next process.
 
-The name of a folder identifies its process, so that removal depends on neither the folder's age nor a clock.
+Each folder name identifies a process, so removal does not depend on folder age or clocks.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 from syncclip.runtime.processes import MARK, changed_environment, is_alive, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
-"""Environment variable with the machine's folder for temporary files, set for processes of a local Ray instance."""
+"""Environment variable for the machine's folder of temporary files, set in processes of a local Ray instance."""
 
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
 
 
 def temporary_folder() -> Path:
-    """Return the machine's folder for temporary files, shared by the user's processes."""
+    """Return the machine's folder of temporary files, shared by the user's processes."""
     return Path(os.environ.get(MACHINE) or tempfile.gettempdir())
 
 
 def temporary_files_in(folder: Path) -> AbstractContextManager[None]:
-    """Make processes that are started in the block write their temporary files into a folder.
+    """Set the folder for temporary files of processes that are started in the block.
 
-    The caller removes the folder, since Ray kills its workers before they can remove their files.
+    The caller must remove the folder because Ray kills workers before they can remove their files.
     """
     return changed_environment({MACHINE: str(temporary_folder()), "TMPDIR": str(folder)})
 
@@ -66,7 +66,7 @@ def sweep_scratch(base: Path) -> None:
 
 
 def _kill_daemons(folder: Path) -> None:
-    """Kill the Ray daemons that an ended process left in its folder; otherwise they may run for another minute."""
+    """Kill Ray daemons that an ended process left running; otherwise they may run for another minute."""
     import psutil
 
     for process in psutil.process_iter():

@@ -10,13 +10,13 @@ from typing import Any
 
 @contextmanager
 def thread_pool(count: int, name: str, **options: Any) -> Iterator[ThreadPoolExecutor]:
-    """Open a `ThreadPoolExecutor` for the body of a generator; do not wait for threads if the generator is closed.
+    """Open a `ThreadPoolExecutor` in the body of a generator; closing the generator does not wait for threads.
 
-    The garbage collector may close an abandoned generator in any thread, even while `threading` holds the lock that
-    joining a thread requires. In this case, `with ThreadPoolExecutor(...)` could deadlock.
+    With a plain `with ThreadPoolExecutor(...)`, garbage collection of an abandoned generator could deadlock: it may run
+    in any thread, even while `threading` holds the lock that joining a thread requires.
 
     Args:
-        options: other keyword arguments of `ThreadPoolExecutor`.
+        options: further keyword arguments of `ThreadPoolExecutor`.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix=name, **options)
     try:

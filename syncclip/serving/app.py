@@ -1,7 +1,7 @@
-"""HTTP layer: middleware of each Ray Serve proxy (token, host, limits, timeouts, page) and endpoint of each replica.
+"""HTTP layer: middleware for Ray Serve proxies (token, host, limits, timeouts, page) and endpoint for replicas.
 
-Proxies forward only complete requests, so slow clients cannot occupy replicas. The environment variables of
-`proxy_variables` make Ray Serve load `middlewares` into its proxies. Proxies do not import torch.
+Proxies only forward complete requests, so slow clients cannot occupy replicas. The environment variables from
+`proxy_variables` make Ray Serve's proxies load `middlewares`. Proxies do not import torch.
 """
 
 from __future__ import annotations
@@ -48,33 +48,33 @@ if TYPE_CHECKING:
     from syncclip.inference.model import Model
 
 TOKEN, TOKEN_SHA256 = "SYNCCLIP_SERVE_TOKEN", "SYNCCLIP_SERVE_TOKEN_SHA256"
-"""Environment variables with the token and with its SHA-256 in hex (empty for no token), which takes precedence."""
+"""Environment variables for the token and for its SHA-256 in hex (empty for no token); the SHA-256 takes precedence."""
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "syncclip.serving.app.middlewares"
-"""Environment variable that makes Ray Serve's proxies load this module, and its value."""
+"""Name and value of the environment variable that makes Ray Serve's proxies load this module."""
 
 MAX_BODY_BYTES, MAX_BUFFERED_BYTES = 32 << 20, 256 << 20
-"""Upper bounds on the size of one body, and on the size of all bodies in a proxy's memory."""
+"""Maximum size in bytes of one request body, and of all bodies in a proxy's memory."""
 MAX_RECEIVING, MAX_IN_FLIGHT = 1024, 128
-"""Upper bounds, per proxy, on requests whose body is being received, and on requests forwarded to replicas."""
+"""Maximum numbers, per proxy, of requests whose body is being received and of requests forwarded to replicas."""
 HEADER_SECONDS, BODY_SECONDS, RESPONSE_SECONDS = 10.0, 30.0, 60.0
 """Timeouts in seconds for receiving the header, transferring the body or response, and computing the response."""
 UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
-"""Size beyond which a body is throttled, and the throttled rate; large uploads must not delay other requests."""
+"""Size in bytes above which a body is throttled, and its bandwidth; large uploads must not delay other requests."""
 MAX_HEADER_BYTES = 64 << 10
 LINGER_SECONDS = 2.0
-"""Time to receive and discard the remainder of a rejected body, since closing at once could lose the response."""
+"""Seconds spent on discarding the rest of a rejected body; an immediate close could lose the response."""
 
 SMALL_BYTES = 4 << 20
-"""Bodies up to this size have their own decoding processes, so they never wait for larger bodies."""
+"""Maximum size in bytes of a small body; small bodies have separate decoding processes and never wait for others."""
 DECODERS = 4
-"""Number of decoding processes per replica, one of them for large bodies."""
+"""Number of decoding processes per replica, including one for large bodies."""
 BATCH = 32
 """Maximum number of images in one forward pass."""
 
 HEALTH = "/-/healthz"
-"""Ray Serve's own path for health checks of a proxy."""
+"""Ray Serve's path for proxy health checks."""
 ROUTES = {"/": "GET", "/healthz": "GET", HEALTH: "GET", "/classify": "POST"}
-"""Paths and their methods. All GET paths are public because they reveal nothing about the run."""
+"""HTTP methods by path. All GET paths are public because their responses reveal nothing about the run."""
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -84,12 +84,12 @@ log = logging.getLogger(__name__)
 
 
 def proxy_variables(token: str | None) -> dict[str, str]:
-    """Return the environment variables that make Ray Serve's proxies load the middleware, without the token itself."""
+    """Return the environment variables that make Ray Serve's proxies load the middleware; the token is hashed."""
     return dict([CALLBACK]) | {TOKEN_SHA256: "" if token is None else _sha256(token).hex()}
 
 
 def middlewares() -> list[Middleware]:
-    """Return the middleware for Ray Serve's proxies; each proxy calls this before its server starts."""
+    """Return the middleware for Ray Serve's proxies; each proxy calls this function before starting its server."""
     auto.AutoHTTPProtocol = bounded_protocol(auto.AutoHTTPProtocol)  # Ray Serve has no option for this
     checksum, token = os.environ.get(TOKEN_SHA256), os.environ.get(TOKEN)
     if checksum is not None:
@@ -98,10 +98,10 @@ def middlewares() -> list[Middleware]:
 
 
 class Front:
-    """ASGI middleware of a proxy. Only complete, authorised requests to `/classify` reach the wrapped application.
+    """ASGI middleware for proxies. Only complete, authorised requests to `/classify` reach the wrapped application.
 
     Args:
-        token_sha256: SHA-256 of the required token; None accepts requests without a token, but only to a loopback host.
+        token_sha256: SHA-256 of the required token; None allows requests without a token, but only to a loopback host.
     """
 
     def __init__(self, app: ASGIApp, token_sha256: bytes | None) -> None:
@@ -111,7 +111,7 @@ class Front:
         self._requests = Counter("syncclip_serve_requests", "Completed requests.", ("path", "status"))
         bounds = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
         self._seconds = Histogram("syncclip_serve_seconds", "Duration of a request in seconds.", bounds, ("path",))
-        self._bytes = Gauge("syncclip_serve_held_bytes", "Bytes of request bodies held by a proxy.")
+        self._bytes = Gauge("syncclip_serve_held_bytes", "Size of request bodies in a proxy's memory, in bytes.")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -162,7 +162,7 @@ class Front:
     def _check_access(self, path: str, headers: Headers) -> None:
         if self._token is None:
             if path != HEALTH and not is_loopback(host_of(headers.get("host", ""))):  # a probe uses the pod's address
-                raise HTTPException(421, "the Host header is not localhost; use http://127.0.0.1, or set a token")
+                raise HTTPException(421, "the Host header must be localhost; use http://127.0.0.1, or set a token")
         elif ROUTES.get(path) != "GET":
             scheme, _, token = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(_sha256(token.strip()), self._token):
@@ -202,8 +202,8 @@ class Front:
     async def _receive_body(self, receive: Receive, body: bytearray) -> None:
         """Append the request's body to `body`.
 
-        A body may use at most as much memory as remains free (dynamic thresholds, as in packet buffers), so n large
-        bodies leave 1 / (n + 1) of the memory to small bodies.
+        The size of a body is limited to the free memory (dynamic thresholds, as in packet buffers). With n large
+        bodies, 1 / (n + 1) of the memory remains for small bodies.
         """
         more = True
         while more:
@@ -223,7 +223,7 @@ class Front:
         self._bytes.set(self._buffered)
 
     async def _forward(self, scope: Scope, receive: Receive) -> Response:
-        """Return Ray Serve's complete response, so that a client that does not read it does not occupy a replica."""
+        """Return Ray Serve's complete response; buffering keeps slow clients from occupying a replica."""
         messages: list[Message] = []
 
         async def collect(message: Message) -> None:
@@ -246,7 +246,7 @@ class _DisconnectedError(Exception):
 
 
 class _Incoming:
-    """A `receive` that throttles large bodies and records whether the whole request has been received."""
+    """ASGI `receive` that throttles large bodies and records whether the request is complete."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive, self._bytes, self.complete = receive, 0, False
@@ -261,14 +261,14 @@ class _Incoming:
         return message
 
     async def discard(self) -> None:
-        """Receive and discard the remainder of the body, up to the maximum size of a body."""
+        """Receive and discard the rest of the body, up to the maximum body size."""
         remaining = MAX_BODY_BYTES
         while not self.complete and remaining > 0:
             remaining -= len((await self()).get("body", b""))
 
 
 def bounded_protocol(base: Any) -> Any:
-    """Return a subclass of uvicorn's HTTP protocol that closes connections whose header is too slow or too large."""
+    """Return a subclass of uvicorn's HTTP protocol that closes connections with too slow or too large headers."""
 
     class BoundedProtocol(base):  # type: ignore[misc]
         _timer: TimerHandle | None = None
@@ -303,9 +303,9 @@ def bounded_protocol(base: Any) -> Any:
 
 
 class Batches:
-    """Batching of images: images that arrive during a forward pass form the next batch; a lone image is not delayed.
+    """Dynamic batching: images that arrive during a forward pass form the next batch; a lone image is not delayed.
 
-    `serve.batch` without a wait time would put each image that arrives during a forward pass into its own batch.
+    Without a wait time, `serve.batch` would create a separate batch for each image that arrives during a forward pass.
     """
 
     def __init__(self, compute: Callable[[list[Tensor]], Any]) -> None:
@@ -314,7 +314,7 @@ class Batches:
         Thread(target=self._work, name="batches", daemon=True).start()
 
     async def __call__(self, pixels: Tensor) -> Any:
-        """Return the row of `compute`'s result for an image (3, S, S)."""
+        """Return the result of `compute` for an image (3, S, S)."""
         future: Future[Any] = Future()
         self._queue.put((pixels, future))
         return await asyncio.wrap_future(future)
@@ -339,7 +339,7 @@ class Replica:
     """Endpoint of a replica: `/classify` for complete requests.
 
     Args:
-        top: number of classes per image unless a request overrides it.
+        top: number of classes to return per image, unless a request sets `top`.
     """
 
     def __init__(self, model: Model, top: int = 5) -> None:
@@ -357,10 +357,10 @@ class Replica:
         return Starlette(routes=[Route("/classify", self.classify, methods=["POST"])], exception_handlers=handlers)
 
     async def classify(self, request: Request) -> Response:
-        """Return the most probable classes of the image in the body, or of each image file in a form."""
+        """Return the most probable classes of an image body, or of each image file in a form."""
         top = request.query_params.get("top", str(self._top))
         if not re.fullmatch("[0-9]{1,4}", top) or int(top) < 1:
-            raise UserError(f"top: {cut(top)!r} is not a number of classes from 1 to 9999; use e.g. ?top=3")
+            raise UserError(f"top: {cut(top)!r} is not a number of classes between 1 and 9999; use e.g. ?top=3")
         content_type, body = request.headers.get("content-type", ""), await request.body()
         pool = self._small if len(body) <= SMALL_BYTES else self._large
         images = await asyncio.get_running_loop().run_in_executor(pool, self._pixels, content_type, body)
@@ -391,13 +391,13 @@ async def _handle_error(_: Request, error: Exception) -> Response:
 
 
 def error_response(error: HTTPException) -> Response:
-    """Return the response for an error: JSON with one sentence."""
+    """Return the response for an error, as JSON with a one-line message."""
     return JSONResponse({"error": error.detail.rstrip(".")}, error.status_code, error.headers)
 
 
 def internal_error() -> HTTPException:
-    """Return the error for a bug, without details."""
-    return HTTPException(500, "internal error; the service's log has the details")
+    """Return the HTTP error for a bug, without details."""
+    return HTTPException(500, "internal error; see the service's log for details")
 
 
 def _too_large() -> HTTPException:
@@ -413,7 +413,7 @@ def _sha256(token: str) -> bytes:
 
 
 def _replay(body: bytearray, receive: Receive) -> Receive:
-    """Return a `receive` that yields the whole body at once and empties it, then the client's further messages."""
+    """Return a `receive` that first returns and clears the whole body, then forwards the client's further messages."""
     replayed = False
 
     async def replay() -> Message:

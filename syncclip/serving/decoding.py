@@ -29,11 +29,11 @@ from syncclip.core.text import cut, printable
 from syncclip.shards.images import decode_image
 
 CPU_SECONDS = 5
-"""Maximum CPU time for decoding all images of a request."""
+"""Maximum CPU time in seconds for decoding all images of a request."""
 MEMORY_BYTES = 2 << 30
-"""Maximum address space of a decoding process."""
+"""Maximum address space of a decoding process in bytes."""
 MAX_FILES, MAX_SCANS = 64, 100
-"""Maximum numbers of images per form and of scans per JPEG; a scan can take as long to decode as a whole image."""
+"""Maximum numbers of images per form and of scans per JPEG; decoding one scan can take as long as a whole image."""
 
 
 class Decoder:
@@ -88,7 +88,7 @@ class Decoder:
 
 
 def _decode_bodies(pipe: Connection) -> None:
-    """Decode bodies until the pipe closes; reply [width, height] and RGB bytes per image, then null or an error."""
+    """Decode bodies until the pipe closes; send [width, height] and RGB bytes for each image, then null or an error."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(ValueError, OSError):  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
@@ -109,7 +109,9 @@ def _decode_bodies(pipe: Connection) -> None:
 
 def _decoded(data: bytes, name: str) -> Image.Image:
     if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > MAX_SCANS:  # scan markers; image data escapes 0xff
-        raise UserError(f"{name}: a JPEG with more than {MAX_SCANS} scans; save it again as a baseline JPEG")
+        raise UserError(
+            f"{name}: a JPEG with more than {MAX_SCANS} scans is not supported; save the image as a baseline JPEG"
+        )
     return decode_image(data, name)
 
 
@@ -117,7 +119,7 @@ def _files(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of each image in a body."""
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         if not body:
-            raise UserError("the body is empty; send an image, or a form with a file in its field `image`")
+            raise UserError("the body is empty; send an image, or a form with a file in the field `image`")
         yield "the body", body
         return
 
@@ -129,7 +131,7 @@ def _files(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
     parser.spool_max_size = len(body)  # in memory
     files = [file for file in asyncio.run(parser.parse()).getlist("image") if isinstance(file, UploadFile)]
     if not files:
-        raise UserError("the form has no file in its field `image`; rename the field")
+        raise UserError("the form has no file in the field `image`; rename the form's field")
     for file in files:
         yield file.filename or "image", file.file.read()
 

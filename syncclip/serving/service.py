@@ -40,24 +40,24 @@ NAME = "syncclip"
 """Name of the application in Ray Serve."""
 
 MAX_ONGOING_REQUESTS = 64
-"""Maximum number of ongoing requests per replica; the middleware of each proxy limits waiting requests."""
+"""Maximum number of ongoing requests per replica; proxy middleware limits the number of waiting requests."""
 
 KEEP_ALIVE_SECONDS = 5
-"""Timeout of an idle connection in seconds."""
+"""Timeout in seconds for idle connections."""
 
 MAX_STARTS = 3
-"""Maximum number of attempts to start a replica on a cluster, as object stores may be briefly unavailable."""
+"""Maximum number of attempts to start a replica on a cluster, where an object store may be briefly unavailable."""
 
 
 class ServiceSettings(Settings):
-    """Settings of the service: the run and its replicas. Used as `args` of an application in a Ray Serve config."""
+    """Settings of the service (run and replicas), used as `args` of an application in a Ray Serve config."""
 
     run: str
     """Finished run: a folder, a URL, or `hf://owner/name` on the Hugging Face Hub."""
     backbone: str | None = None
-    """Name or path of the run's CLIP model, as in `backbone.name` of a recipe; default: as in training."""
+    """Name or path of the run's CLIP model, a value of `backbone.name`; default: as in training."""
     pretrained: str | None = None
-    """CLIP weights, as in `backbone.pretrained` of a recipe; default: as in training."""
+    """Tag or path of the CLIP weights, a value of `backbone.pretrained`; default: as in training."""
     top: int = Field(5, ge=1)
     """Number of most probable classes to return per image, unless a request sets `top`."""
     replicas: int = Field(1, ge=1)
@@ -65,7 +65,7 @@ class ServiceSettings(Settings):
     num_cpus: float = Field(1, gt=0)
     """CPUs per replica."""
     num_gpus: float = Field(0, ge=0)
-    """GPUs per replica; with a fraction below 1, replicas share a GPU."""
+    """GPUs per replica; several replicas share a GPU if the value is below 1."""
 
 
 def app(args: dict[str, Any]) -> Application:
@@ -75,7 +75,7 @@ def app(args: dict[str, Any]) -> Application:
         args: values of `ServiceSettings`.
 
     Raises:
-        UserError: a value is invalid, or SYNCCLIP_SERVE_TOKEN is not set, which could expose the service to everyone.
+        UserError: a value is invalid, or SYNCCLIP_SERVE_TOKEN is not set, which would expose the service to everyone.
     """
     try:
         settings = ServiceSettings.model_validate(args)
@@ -83,10 +83,14 @@ def app(args: dict[str, Any]) -> Application:
         raise UserError("{}: {}".format(*explain(error, ServiceSettings))) from error
     token = os.environ.get(TOKEN)
     if not token:
-        raise UserError(f"{TOKEN}: not set, so the service would be open to everyone; set a token, e.g. from a Secret")
+        raise UserError(
+            f"{TOKEN} is not set, so the service would be open to everyone; set a token, e.g. from a Secret"
+        )
     check_token(TOKEN, token)
     if os.environ.get(CALLBACK[0]) != CALLBACK[1]:
-        raise UserError(f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod, so that the proxies check the token")
+        raise UserError(
+            f"{CALLBACK[0]} must be {CALLBACK[1]} in every pod, otherwise the proxies do not check the token"
+        )
     return application(settings)
 
 
@@ -135,10 +139,12 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
         status = serve.status()
         if status.proxies or status.applications:
-            raise UserError("Ray Serve is already running on this cluster; deploy syncclip.serving.service:app there")
+            raise UserError("Ray Serve is already running on this cluster; deploy syncclip.serving.service:app with it")
         gpus = settings.replicas * settings.num_gpus
         if gpus > (available := capacity().get("GPU", 0.0)):
-            raise UserError(f"--num-gpus: needs {gpus:g} GPUs, but Ray has {available:g}; use fewer, or 0 for the CPU")
+            raise UserError(
+                f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer, or 0 for the CPU"
+            )
         with at_once(serve.shutdown):
             try:
                 url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -166,12 +172,12 @@ def _start(target: Application, host: str, port: int) -> None:
 
 
 def _check_middleware(url: str) -> None:
-    """Check that Ray Serve's proxy has loaded the middleware, which hides Serve's own `/-/routes`."""
+    """Check that Ray Serve's proxy has loaded the middleware, which hides Ray Serve's path `/-/routes`."""
     with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=RESPONSE_SECONDS)) as connection:
         connection.request("GET", "/-/routes", headers={"host": "localhost"})
         if connection.getresponse().status not in (401, 404):
             raise UserError(
-                f"serve: this cluster's Ray Serve did not load {CALLBACK[1]}; install the same syncclip on all nodes"
+                f"serve: Ray Serve on this cluster did not load {CALLBACK[1]}; install the same syncclip on all nodes"
             )
 
 

@@ -254,7 +254,7 @@ def test_predictions_with_other_settings_are_reported(run: str, plain: Path) -> 
     for name in (f"b{TABLE}", f"b{MARKER}"):
         (plain / name).write_bytes(first[name])
     (problem,) = problems(plain)
-    assert f"b{MARKER} and " in problem and "differ in their run, classes or settings" in problem
+    assert f"b{MARKER} and " in problem and "belong to different runs, classes or settings" in problem
     with pytest.raises(UserError, match=f"b{MARKER}: .* another run or have different classes"):
         classify_here(run, str(plain), top=3)
 
@@ -280,7 +280,7 @@ def test_a_changed_tar_in_a_bucket_is_classified_again(run: str, plain: Path, mo
         replace_tar(plain)
         storage.write_bytes(f"{bucket}/a.tar", (plain / "a.tar").read_bytes())
         (problem,) = verify(bucket, print).problems
-        assert problem == f"{bucket}/a.tar is not the tar that {bucket}/a{TABLE} was computed from"
+        assert problem == f"{bucket}/a.tar differs from the tar that {bucket}/a{TABLE} was computed from"
         classify_here(run, bucket)
         assert storage.read_bytes(f"{bucket}/a{MARKER}") != before and verify(bucket, print).problems == []
 

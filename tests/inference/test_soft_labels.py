@@ -180,7 +180,7 @@ def test_a_folder_contains_the_files_of_one_teacher(run: str, other: str, tiny_s
 
 def test_a_teacher_with_other_classes_is_an_error(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     run = zero_shot(tiny.recipe, tmp_path / "run", f"dataset.name={folder_of_folders(tmp_path / 'other')}")
-    with pytest.raises(UserError, match=r"the \d+ classes of this teacher are not the 6 classes of"):
+    with pytest.raises(UserError, match=r"the teacher's \d+ classes are not the 6 classes of"):
         teach_here(run, tiny_set, str(tmp_path / "out"))
 
 

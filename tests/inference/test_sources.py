@@ -78,7 +78,7 @@ def test_paths_in_a_table_are_relative_to_it(folder: Path, kind: str) -> None:
 def test_a_table_without_an_image_column_or_path_has_an_error(folder: Path) -> None:
     (folder / "list.csv").write_text("x,y\n1,2\n")
     (source,) = find_images([str(folder / "list.csv")])
-    assert "no image column; name it 'path' or" in str(error_of(source))
+    assert "no image column; name the column 'path' or" in str(error_of(source))
     (folder / "list.jsonl").write_text('{"path": "b.png"}\n{"path": 3}\n')
     good, bad = find_images([str(folder / "list.jsonl")])
     assert good.read() and bad.name.endswith("list.jsonl, row 2")

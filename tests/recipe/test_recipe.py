@@ -135,7 +135,8 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ),
         (
             "study.configurations=[{method: ivlp, name: a/b}]",
-            "study.configurations[0]: configuration name 'a/b' is not a valid folder name; use letters, digits, '-'",
+            "study.configurations[0]: configuration name 'a/b' is not a valid folder name; use letters, digits, '-' "
+            "and '_'",
         ),
         (
             "study.configurations=[{method: ivlp, search_space: {training.epochs: []}}]",

@@ -157,10 +157,10 @@ def test_settings_of_a_serve_config_are_validated(monkeypatch: pytest.MonkeyPatc
         app({"top": 3})
     with pytest.raises(UserError, match=r"tops: no such key; did you mean 'top'\?"):
         app({"run": "runs/first", "tops": 3})
-    with pytest.raises(UserError, match=f"{TOKEN}: not set, so the service would be open"):
+    with pytest.raises(UserError, match=f"{TOKEN} is not set, so the service would be open"):
         app({"run": "runs/first"})
     monkeypatch.setenv(TOKEN, "open sesame")
-    with pytest.raises(UserError, match=f"{CALLBACK[0]}: set it to {CALLBACK[1]} in every pod"):
+    with pytest.raises(UserError, match=f"{CALLBACK[0]} must be {CALLBACK[1]} in every pod"):
         app({"run": "runs/first"})
     monkeypatch.setenv(*CALLBACK)
     assert type(app({"run": "runs/first", "num_cpus": 2})).__name__ == "Application"
