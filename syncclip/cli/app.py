@@ -57,7 +57,9 @@ def options(
     ] = GRACE,
     trusted: Annotated[
         list[str] | None,
-        typer.Option("--trust", metavar="NAME", help="Allow custom code (module:Class) that an untrusted file names."),
+        typer.Option(
+            "--trust", metavar="NAME", help="Trust custom code (module:Class) that an untrusted file references."
+        ),
     ] = None,
     stores: Annotated[
         list[str] | None,

@@ -59,13 +59,13 @@ Run = Annotated[
 Backbone = Annotated[
     str | None,
     typer.Option(
-        "--backbone", metavar="NAME", help="New name or path of the run's CLIP model, if moved (backbone.name)."
+        "--backbone", metavar="NAME", help="Current name or path of the run's CLIP model, if different from training."
     ),
 ]
 Pretrained = Annotated[
     str | None,
     typer.Option(
-        "--pretrained", metavar="TAG", help="New tag or path of the run's CLIP weights (backbone.pretrained)."
+        "--pretrained", metavar="TAG", help="Current tag or path of the run's CLIP weights, if different from training."
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Number of images per forward pass.")]

@@ -249,14 +249,14 @@ def submit(
         build = partial(cluster.reproduce_job, Request(recipe, root, dataset, method, out, synthetic, overrides))
     elif root or dataset or method or synthetic:
         raise UserError(
-            f"--root, --dataset, --method and --synthetic require reproduce; for {job.value}, set them in the recipe"
+            f"--root, --dataset, --method and --synthetic require reproduce; for {job.value}, use recipe settings"
         )
     elif job is JobName.classify:
         if len(overrides) != 1:
             raise UserError("submit classify requires two paths or URLs: a run and a folder of shards")
         build = partial(cluster.classify_job, recipe, overrides[0], out, actors or 1, num_gpus)
     elif actors or num_gpus:
-        raise UserError(f"--actors and --num-gpus require classify; for {job.value}, set them in the recipe")
+        raise UserError(f"--actors and --num-gpus require classify; for {job.value}, use recipe settings")
     else:
         build = partial(cluster.recipe_job, job.value, syncclip.Recipe.load(recipe, overrides), out)
     client = cluster.connect(address)

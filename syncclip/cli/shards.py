@@ -98,7 +98,7 @@ def import_command(
         str | None, typer.Option("--images", metavar="DIR", help="Folder of the images that a split file lists.")
     ] = None,
 ) -> None:
-    """Import an existing synthetic dataset, for use as training.synthetic=DIR."""
+    """Import an existing synthetic dataset, for training with training.synthetic=DIR."""
     from collections import Counter
 
     from syncclip import storage
@@ -120,7 +120,7 @@ def import_command(
             f"shards import: {counted(unreadable.images, 'image')} could not be read: {text.few(unreadable.names)}"
         )
     per_class = f"{low}" if low == high else f"{low} to {high}"
-    text.show(f"{count}, {classes}, {per_class} per class; use them with training.synthetic={out}")
+    text.show(f"{count}, {classes}, {per_class} per class; to train on these images, set training.synthetic={out}")
 
 
 @app.command("merge")

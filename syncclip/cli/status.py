@@ -42,7 +42,7 @@ def progress(url: str) -> list[str]:
     if (lines := status_lines(url)) is not None:
         return [url, *lines]
     if shards := committed(url):
-        return [url, f"{text.counted(len(shards), 'shard')} committed; the synthesis left no status file"]
+        return [url, f"{text.counted(len(shards), 'shard')} committed; the status of the synthesis is unknown"]
     raise UserError(f"{url}: neither a synthetic dataset nor a run; use a folder printed by `synth` or `train`")
 
 

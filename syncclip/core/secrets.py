@@ -217,7 +217,7 @@ def remember_urls(values: Any) -> None:
 
 
 def remember_tracker(url: str) -> None:
-    """Record the parts that `tracker_address` removes from a tracking server's URL."""
+    """Record as secrets the parts that `tracker_address` removes from a tracking server's URL."""
     _record(_secrets_of_tracker(url))
 
 

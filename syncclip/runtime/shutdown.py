@@ -3,8 +3,8 @@
 The first signal interrupts the main thread, or lets a `postponed` block finish its in-flight work within the grace
 period. A second signal ends the process immediately.
 
-Signals are blocked in the main thread and in all threads that it starts. A listener thread receives them, so that
-neither blocking calls nor library handlers (Ray Train installs one for SIGINT) interfere. Other threads
+Signals are blocked in the main thread and in all threads that it starts. A listener thread receives the signals;
+blocking calls and library handlers (Ray Train installs one for SIGINT) cannot interfere. Other threads
 (started earlier, or with signals unblocked by a library) may still receive a signal, which Python's wakeup pipe
 forwards to the listener.
 """

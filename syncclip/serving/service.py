@@ -143,7 +143,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         gpus = settings.replicas * settings.num_gpus
         if gpus > (available := capacity().get("GPU", 0.0)):
             raise UserError(
-                f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer, or 0 for the CPU"
+                f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer GPUs, or --num-gpus 0"
             )
         with at_once(serve.shutdown):
             try:
