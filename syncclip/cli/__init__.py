@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open the null device for each closed standard stream; otherwise another file would get the stream's descriptor."""
+    """Open the null device for each closed standard stream; otherwise another file would get the descriptor."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

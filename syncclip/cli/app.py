@@ -63,13 +63,11 @@ def options(
     ] = None,
     stores: Annotated[
         list[str] | None,
-        typer.Option(
-            "--storage", metavar="KEY=VALUE", help="Storage option, added to `storage.options` of the recipe."
-        ),
+        typer.Option("--storage", metavar="KEY=VALUE", help="Storage option, added to the recipe's `storage.options`."),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Apply the global options; they must precede the command, where a shell pattern cannot add one."""
+    """Apply the global options; they must precede the command to prevent shell patterns from adding any."""
     if debug:
         os.environ["SYNCCLIP_DEBUG"] = "1"
     if version:
@@ -142,7 +140,7 @@ def _reject_file_names(arguments: list[str]) -> None:
 
 
 def sentence(error: BaseException) -> str | None:
-    """Return the one-line message of a user error; None for a bug, whose traceback is required."""
+    """Return the one-line message of a user error; None for a bug, which needs a traceback."""
     if hasattr(error, "format_message"):  # Typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")
         if text.startswith("No such command"):
@@ -151,12 +149,14 @@ def sentence(error: BaseException) -> str | None:
         option = getattr(error, "option_name", None)
         if option in {name for parameter in get_command(app).params for name in parameter.opts}:
             return f"{option} must precede the command: syncclip {option} ..."
-        return f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "give a command, such as `demo`"
+        return (
+            f"{text[:1].lower()}{text[1:]}; see `syncclip --help`" if text else "missing command; see `syncclip --help`"
+        )
     error = unwrapped(error)
     error = custom_code_error(error) or error
     if isinstance(error, UnicodeEncodeError):
         name = cut(" ".join(str(error.object).split()))
-        return f"{name!a}: the name is not valid UTF-8, which this system requires for files and folders; rename it"
+        return f"{name!a}: the name is not valid UTF-8; rename the file or folder"
     if isinstance(error, ValueError | FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError):
         return cut(" ".join(str(error).split()), LONGEST)
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
@@ -169,7 +169,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """Return the error message for an unknown command; suggest the most similar one, preferably from `group`."""
+    """Return the error message for an unknown command; suggest the most similar command, first from `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]

@@ -73,7 +73,7 @@ def write_first_recipe(
     photographs: bool = False,
     overrides: Sequence[str] = (),
 ) -> str:
-    """Write a recipe, as commented YAML, for the data at `source`, and return its path or URL.
+    """Write a recipe for the data at `source`, as commented YAML, and return the recipe's path or URL.
 
     Args:
         out: recipe file; default: `<name>.yaml` in the working directory.

@@ -116,9 +116,7 @@ def evaluate(
     overrides: Overrides,
     dataset: Annotated[
         str | None,
-        typer.Option(
-            "--dataset", metavar="NAME", help="Other dataset to evaluate on, with the classes of that dataset."
-        ),
+        typer.Option("--dataset", metavar="NAME", help="Evaluate on another dataset, with that dataset's classes."),
     ] = None,
     root: Root = None,
 ) -> None:

@@ -37,7 +37,7 @@ def plan(
             "--throughput",
             min=1e-9,
             max=1e6,
-            help="Throughput per actor in finished images/s, instead of a measurement.",
+            help="Throughput per actor in finished images/s; replaces the measured value.",
         ),
     ] = None,
     all_classes: Annotated[bool, typer.Option("--all", help="Show the prompts of all classes.")] = False,

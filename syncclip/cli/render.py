@@ -61,7 +61,7 @@ def quality(measured: SetQuality) -> str:
 
 
 def listing(url: str, shards: Collection[ShardStats]) -> Table:
-    """Return a table of the committed shards of a synthetic dataset, with totals."""
+    """Return a table of a synthetic dataset's committed shards, with totals."""
 
     def row(name: str, stats: Collection[ShardStats], sha256: str) -> tuple[object, ...]:
         classes = {label for shard in stats for label in shard.per_class}

@@ -52,7 +52,7 @@ def verify_command(
 
 @app.command("quality")
 def quality_command(folder: Folder, overrides: Overrides) -> None:
-    """Measure accuracy, diversity and domain shift of a synthetic dataset, and write them to its stats.json."""
+    """Measure the accuracy, diversity and domain shift of a synthetic dataset, and write the results to stats.json."""
     from syncclip.cli import render
     from syncclip.synthetic_sets.quality import measure_quality
 
@@ -126,7 +126,7 @@ def import_command(
 @app.command("merge")
 def merge_command(
     sets: Annotated[
-        list[str], typer.Argument(metavar="DIR", help="Two or more synthetic datasets of the same classes.")
+        list[str], typer.Argument(metavar="DIR", help="Two or more synthetic datasets with the same classes.")
     ],
     out: OutFolder,
 ) -> None:

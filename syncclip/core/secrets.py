@@ -6,7 +6,7 @@ The following values are secrets:
 * a URL's user and password, and parameters whose names suggest a signature, token or key;
 * the path in a tracking server's URL.
 
-Once the process has seen a secret, the value is masked in the messages of all libraries.
+Once the process has seen a secret, the secret is masked in the messages of all libraries.
 """
 
 from __future__ import annotations

@@ -19,15 +19,15 @@ class Session:
     """
 
     default_options: dict[str, Any] = field(default_factory=dict)
-    """fsspec options for remote URLs from `--storage`; `options` takes precedence."""
+    """fsspec options from `--storage`, for remote URLs; `options` takes precedence."""
     options: dict[str, Any] = field(default_factory=dict)
-    """fsspec options for remote URLs from the recipe."""
+    """fsspec options from the recipe, for remote URLs."""
     trusted: dict[str, bool] = field(default_factory=dict)
     """Trusted code (`module:Class`), each with a flag that allows importing the module from a results folder."""
     untrusted_sources: dict[str, Path] = field(default_factory=dict)
-    """For each code name in a downloaded recipe, the file that marks a results folder, for error messages."""
+    """Files that mark results folders, by the name of code in a downloaded recipe; for error messages."""
     listings: dict[str, str] = field(default_factory=dict)
-    """Index checksums by URL of synthetic datasets whose index matches the listing of the folder."""
+    """Index checksums, by dataset URL, of synthetic datasets whose index matches the folder listing."""
     lock: tuple[str, str] | None = None
     """URL and token of the driver's lock, which protects the writes of workers; None if the driver holds no lock."""
     holds: list[Any] = field(default_factory=list, compare=False, repr=False)

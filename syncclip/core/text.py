@@ -107,7 +107,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def first_difference(classnames: Sequence[str], others: Sequence[str]) -> str:
-    """Describe the first difference of two class lists: ` (class 1 is 'a', not 'b')`; "" if one list is a prefix."""
+    """Describe where two class lists differ: ` (class 1 is 'a', not 'b')`; "" if one list is a prefix of the other."""
     pairs = enumerate(zip(classnames, others, strict=False))
     return next((f" (class {label} is {a!r}, not {b!r})" for label, (a, b) in pairs if a != b), "")
 

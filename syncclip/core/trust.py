@@ -46,7 +46,7 @@ def trusted() -> tuple[str, ...]:
 
 
 def mark_untrusted(names: Iterable[str], mark: Path) -> None:
-    """Record the file that marks the folder of a recipe with these code names as results, for error messages."""
+    """Record that these code names come from a results folder, which contains the file `mark`."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 
@@ -79,7 +79,7 @@ def require_trust(name: str | None, prefix: str = "") -> None:
         mark = current().untrusted_sources.get(name)
         source = f" ({mark} marks its folder as a results folder)" if mark is not None else ""
         raise UserError(
-            f"{prefix}{name!r} is custom code, which can only be loaded from the command line or from a recipe outside "
+            f"{prefix}{name!r} is custom code, which must be named on the command line or in a recipe outside "
             f"results folders{source}; if you trust it, run syncclip --trust {name} ..."
         )
 

@@ -34,7 +34,7 @@ READ_BEFORE, LOOP = "link to a folder that was read before", "link to a folder t
 
 @dataclass(frozen=True)
 class Source:
-    """An image, with a function `read` that returns its bytes or raises a `UserError`."""
+    """An image with a function `read`, which returns the file content or raises a `UserError`."""
 
     name: str
     read: Callable[[], bytes]
@@ -96,7 +96,7 @@ class _Finder:
     ) -> Iterator[Source]:
         """Yield the images, tables and tars that match a pattern; each folder is listed once.
 
-        Hidden names match only parts that begin with a dot, and `**` does not follow links.
+        Hidden names only match parts that begin with a dot. `**` does not follow links.
 
         Args:
             folder: folder to search; "" is the working directory.

@@ -1,4 +1,4 @@
-"""The recipe: the typed configuration of an experiment, composed of the settings of its parts."""
+"""Recipe: typed configuration of an experiment, composed of the settings of all components."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def digest(value: object) -> str:
 
 
 def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
-    """Apply overrides to values, and validate the result; errors begin with `origin` for overrides, else with `label`."""
+    """Apply overrides to values, and validate the result; errors begin with `origin` (overrides) or `label`."""
     for key, value in overrides.items():
         set_value(values, key, value, origin)
     remember_urls(values)

@@ -62,7 +62,7 @@ class _WithMeanings(GenerateJsonSchema):
 
 @functools.cache
 def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """Return field -> docstring for a settings class and its base classes."""
+    """Return docstrings by field name for a settings class and its base classes."""
     texts: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
@@ -71,7 +71,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Return field -> docstring for a settings class, without inherited fields."""
+    """Return docstrings by field name for a settings class, without inherited fields."""
     file = inspect.getsourcefile(model)
     assert file is not None, model
     body = _parsed(file).body
@@ -147,7 +147,7 @@ def _choices(value: Mapping[str, Any], listed: bool = False) -> Iterator[tuple[M
 
 
 def _kinds(value: Mapping[str, Any], sections: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the types of a value."""
+    """Yield the names of the types that a value may have."""
     if choices := [*value.get("anyOf", ()), *value.get("oneOf", ())]:
         for choice in choices:
             yield from _kinds(choice, sections)

@@ -84,7 +84,7 @@ class StudySettings(Settings):
     """Section `study` of a recipe: grid (configuration x images per class x seed), resources and statistics."""
 
     configurations: list[Configuration] = Field(default=DEFAULT_CONFIGURATIONS, min_length=1)
-    """Configurations to compare. Each is run with every seed and, for synthetic data, every number of images."""
+    """Configurations to compare. Each configuration is run with all seeds and, for synthetic data, all numbers."""
     images_per_class: list[Amount] = Field(default=[1, 4, 16, 64], min_length=1)
     """Numbers of synthetic images per class to compare; smaller subsets are prefixes of larger ones."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)
@@ -96,7 +96,7 @@ class StudySettings(Settings):
     cpus: float = Field(default=1, gt=0)
     """CPUs that Ray reserves for each run."""
     gpus: float = Field(default=0, ge=0)
-    """GPUs that Ray reserves for each run; with a fraction, several runs share a GPU."""
+    """GPUs that Ray reserves for each run; a fraction lets several runs share a GPU."""
     retries: int = Field(default=2, ge=0)
     """Maximum number of retries for a run whose process or machine is lost."""
     keep_images: int = added(256 << 20, ge=0)

@@ -92,7 +92,7 @@ class Listener:
 
     @property
     def status(self) -> int:
-        """Exit status after a signal, with the shell convention (130, 143 or 129); 0 without a signal."""
+        """Exit status after a signal, by shell convention (130, 143 or 129); 0 without a signal."""
         return 128 + self.signal if self.signal else 0
 
     def begin(self) -> None:

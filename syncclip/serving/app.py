@@ -59,7 +59,7 @@ MAX_RECEIVING, MAX_IN_FLIGHT = 1024, 128
 HEADER_SECONDS, BODY_SECONDS, RESPONSE_SECONDS = 10.0, 30.0, 60.0
 """Timeouts in seconds for receiving the header, transferring the body or response, and computing the response."""
 UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
-"""Size in bytes above which a body is throttled, and its bandwidth; large uploads must not delay other requests."""
+"""Size in bytes above which a body is throttled, and bandwidth limit; large uploads must not delay other requests."""
 MAX_HEADER_BYTES = 64 << 10
 LINGER_SECONDS = 2.0
 """Seconds spent on discarding the rest of a rejected body; an immediate close could lose the response."""
@@ -357,7 +357,7 @@ class Replica:
         return Starlette(routes=[Route("/classify", self.classify, methods=["POST"])], exception_handlers=handlers)
 
     async def classify(self, request: Request) -> Response:
-        """Return the most probable classes of an image body, or of each image file in a form."""
+        """Return the most probable classes for the image in the body, or for each image file in a form."""
         top = request.query_params.get("top", str(self._top))
         if not re.fullmatch("[0-9]{1,4}", top) or int(top) < 1:
             raise UserError(f"top: {cut(top)!r} is not a number of classes between 1 and 9999; use e.g. ?top=3")

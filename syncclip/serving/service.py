@@ -139,11 +139,13 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
         status = serve.status()
         if status.proxies or status.applications:
-            raise UserError("Ray Serve is already running on this cluster; deploy syncclip.serving.service:app with it")
+            raise UserError(
+                "Ray Serve is already running on this cluster; deploy syncclip.serving.service:app with serve"
+            )
         gpus = settings.replicas * settings.num_gpus
         if gpus > (available := capacity().get("GPU", 0.0)):
             raise UserError(
-                f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer GPUs, or --num-gpus 0"
+                f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer GPUs, or 0"
             )
         with at_once(serve.shutdown):
             try:
