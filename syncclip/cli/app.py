@@ -169,7 +169,7 @@ def sentence(error: BaseException) -> str | None:
 
 
 def _no_such_command(name: str, group: str | None = None) -> str:
-    """Return the error message for an unknown command; suggest the most similar command, first from `group`."""
+    """Return the error message for an unknown command; suggest the most similar command, preferring `group`."""
     commands = [command.__name__ for command in COMMANDS]
     for prefix, typer_ in GROUPS.items():
         commands += [prefix, *(f"{prefix} {command.name}" for command in typer_.registered_commands)]

@@ -1,6 +1,7 @@
 """`syncclip submit`: run a command as a job on a Ray cluster, through Ray's job client.
 
-The resolved recipe, the package and the user's own methods are uploaded; the cluster needs only their dependencies. The job name contains a hash of all inputs, so submitting the same command again joins or resumes the job.
+The resolved recipe, the package and the user's own methods are uploaded; the cluster needs only their dependencies.
+The job name contains a hash of all inputs, so submitting the same command again joins or resumes the job.
 """
 
 from __future__ import annotations
@@ -192,8 +193,8 @@ def _with_absolute_paths(
         if storage.is_local(text) and (key in options or PATHS.match(f"{key}={text}")):
             if not shared:
                 raise UserError(
-                    f"{key}: {text} is a path on this machine, but the cluster runs on other machines; use a URL, or add "
-                    "--shared if the path is valid on every node"
+                    f"{key}: {text} is a path on this machine, but the cluster runs on other machines; use a URL, or "
+                    "add --shared if the path is valid on every node"
                 )
             paths[key] = absolute(text)
     return {option: paths.pop(option, value) for option, value in options.items()}, paths

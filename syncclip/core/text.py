@@ -27,7 +27,7 @@ LONGEST_WORD = 24
 JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji require."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories of surrogates and of characters that control a terminal, reorder or hide text, or end a line."""
+"""Unicode categories of surrogates, line separators, and characters that control a terminal or reorder or hide text."""
 ARTICLE = "{a}"
 """Placeholder in a template for a class name with an indefinite article."""
 

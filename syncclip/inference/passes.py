@@ -97,7 +97,7 @@ class ShardJob:
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
     def done(self, report: Callable[[str], None] | None = None) -> dict[str, ShardMarker]:
-        """Return markers by shard, for shards whose predictions file has the size in the marker; files are not read.
+        """Return markers by shard, for all shards with a predictions file of the expected size; files are not read.
 
         Args:
             report: function to call with a message for each damaged marker, and for each missing or truncated file.

@@ -84,7 +84,8 @@ class StudySettings(Settings):
     """Section `study` of a recipe: grid (configuration x images per class x seed), resources and statistics."""
 
     configurations: list[Configuration] = Field(default=DEFAULT_CONFIGURATIONS, min_length=1)
-    """Configurations to compare. Each configuration is run with all seeds and, for synthetic data, all numbers."""
+    """Configurations to compare; each configuration is run with all seeds and, for synthetic data, all numbers of
+    images."""
     images_per_class: list[Amount] = Field(default=[1, 4, 16, 64], min_length=1)
     """Numbers of synthetic images per class to compare; smaller subsets are prefixes of larger ones."""
     seeds: list[int] = Field(default=[1, 2, 3, 4, 5], min_length=1)

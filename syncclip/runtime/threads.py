@@ -12,8 +12,8 @@ from typing import Any
 def thread_pool(count: int, name: str, **options: Any) -> Iterator[ThreadPoolExecutor]:
     """Open a `ThreadPoolExecutor` in the body of a generator; closing the generator does not wait for threads.
 
-    With a plain `with ThreadPoolExecutor(...)`, garbage collection of an abandoned generator could deadlock: it may run
-    in any thread, even while `threading` holds the lock that joining a thread requires.
+    Garbage collection of an abandoned generator may run in any thread, even while `threading` holds the lock that
+    joining a thread requires; a plain `with ThreadPoolExecutor(...)` could then deadlock.
 
     Args:
         options: further keyword arguments of `ThreadPoolExecutor`.

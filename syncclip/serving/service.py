@@ -140,7 +140,7 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         status = serve.status()
         if status.proxies or status.applications:
             raise UserError(
-                "Ray Serve is already running on this cluster; deploy syncclip.serving.service:app with serve"
+                "Ray Serve is already running on this cluster; use `serve deploy` with syncclip.serving.service:app"
             )
         gpus = settings.replicas * settings.num_gpus
         if gpus > (available := capacity().get("GPU", 0.0)):
