@@ -295,7 +295,7 @@ def follow(client: Any, name: str, stop: str) -> int:
     try:
         log = _tail(client, name)
     except KeyboardInterrupt:
-        print_message(f"the job continues; {stop}, and the same command follows its log again")
+        print_message(f"the job continues; {stop}; run the same command to follow the log again")
         return exit_status() or STOPPED
     info = client.get_job_info(name)
     state = str(info.status)

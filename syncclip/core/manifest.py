@@ -26,7 +26,7 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Checksums that identify the exported run or dataset, by name of the checked part."""
+    """Checksums that identify the exported run or dataset, one for each part."""
     version: str
     """Version of syncclip that wrote the export."""
     files: dict[str, ExportedFile] | None = None

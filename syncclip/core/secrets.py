@@ -93,7 +93,7 @@ _lock = threading.Lock()
 
 
 def harmless(options: Any) -> Any:
-    """Remove secrets from storage options, including URLs."""
+    """Remove secrets from storage options, including secrets in URLs."""
     if isinstance(options, Mapping):
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):

@@ -1,7 +1,7 @@
 """Trust in custom code: only code that the user names as `module:Class` is imported.
 
-A name is trusted if it is given in the user's own recipe, in an override or by `--trust NAME`. A name from a dataset,
-run, study or other folder that may have been downloaded raises an error instead of being imported.
+A name is trusted if it is given in the user's own recipe, in an override or by `--trust NAME`. A name from a
+dataset, run, study or other folder that may have been downloaded is not imported, but raises an error.
 """
 
 from __future__ import annotations

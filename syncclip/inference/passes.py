@@ -43,7 +43,7 @@ class ShardMarker(Settings):
     """Checksum of the predictions file."""
     images: int
     unread: int
-    """Number of unreadable images among all images."""
+    """Number of unreadable images, included in `images`."""
 
 
 class Passed(NamedTuple):
@@ -53,7 +53,7 @@ class Passed(NamedTuple):
     shards: int
     images: int
     unread: int
-    """Number of unreadable images among all images."""
+    """Number of unreadable images, included in `images`."""
 
 
 class ShardPredictions(NamedTuple):
@@ -250,7 +250,7 @@ def parse_marker(data: bytes, url: str, tar: str) -> ShardMarker:
 
 
 def differences(marker: ShardMarker, file: str, tar: str | None, committed: str | None = None) -> Iterator[str]:
-    """Yield a message for each of a predictions file and its tar that does not match the marker.
+    """Compare a predictions file and its tar with the marker, and yield one message per mismatch.
 
     Args:
         file, tar: paths or URLs; `tar` is None if the tar is unavailable.

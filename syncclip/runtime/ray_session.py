@@ -601,14 +601,14 @@ def stop_requested(key: str) -> bool:
 
 
 def record_failure(key: str, message: str) -> None:
-    """Record a permanent failure of the job in a worker, for workers that Ray starts as replacements."""
+    """Record a permanent failure of the job, for workers that Ray starts as replacements; call in a worker."""
     from ray.experimental.internal_kv import _internal_kv_put
 
     _internal_kv_put(key + FAILED, message.encode())
 
 
 def recorded_failure(key: str) -> str | None:
-    """Return the error message of the job's permanent failure in a worker; None if no failure was recorded."""
+    """Return the error message of the job's permanent failure, or None if no failure was recorded; call in a worker."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     message = _internal_kv_get(key + FAILED)

@@ -145,7 +145,8 @@ def serving(settings: ServiceSettings, host: str, port: int, token: str | None) 
         gpus = settings.replicas * settings.num_gpus
         if gpus > (available := capacity().get("GPU", 0.0)):
             raise UserError(
-                f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer GPUs, or 0"
+                f"--num-gpus: replicas require {gpus:g} GPUs, but Ray has {available:g}; use fewer GPUs, or 0 to "
+                "use the CPU"
             )
         with at_once(serve.shutdown):
             try:
