@@ -49,7 +49,7 @@ Methods = Annotated[
 Synthetic = Annotated[
     str | None,
     typer.Option(
-        "--synthetic", metavar="DIR", help="Folder of synthetic datasets; each has the name of its real dataset."
+        "--synthetic", metavar="DIR", help="Folder of synthetic datasets, with the names of the real datasets."
     ),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]

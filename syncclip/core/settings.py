@@ -23,7 +23,7 @@ class UserError(ValueError):
 def check_token(name: str, token: str) -> None:
     """Raise a `UserError` if the token in setting `name` is not valid in an HTTP header."""
     if not (token.isascii() and token.isprintable()):
-        raise UserError(f"{name}: the token may only contain printable ASCII characters; correct it")
+        raise UserError(f"{name}: the token contains characters other than printable ASCII; correct it")
 
 
 class Settings(BaseModel):

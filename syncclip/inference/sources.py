@@ -28,7 +28,7 @@ IMAGE_COLUMNS = (*COLUMNS["path"], "url")
 """Accepted names for a table's image column, in order of precedence."""
 SIDECARS = frozenset({".cls", ".json", ".txt"})
 """Extensions of metadata files in tars, which are not counted as skipped."""
-READ_BEFORE, LOOP = "link to a folder that was read before", "link to a folder that contains it"
+READ_BEFORE, LOOP = "link to a folder that has already been read", "link to a folder that contains it"
 """Keys under which `find_images` counts skipped links."""
 
 

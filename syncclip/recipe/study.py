@@ -110,7 +110,7 @@ class StudySettings(Settings):
     forecast: list[Amount] = Field(default=[])
     """Numbers of images per class to extrapolate to; default: 4 and 16 times the maximum of `images_per_class`."""
     map_images: int = Field(default=1000, ge=1)
-    """Number of images of each domain (real and synthetic) in the feature map."""
+    """Number of images per domain (real and synthetic) in the feature map."""
     tune_seeds: list[int] = Field(default=[1], min_length=1)
     """Seeds with which `syncclip tune` evaluates each combination in the search space."""
     tune_images_per_class: int | None = Field(default=None, ge=1)

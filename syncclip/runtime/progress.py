@@ -26,7 +26,7 @@ class Progress:
     """Progress bar (context manager) with items, throughput, remaining time and custom fields such as utilisation.
 
     On a terminal, one line is redrawn in place. A log gets a line at the start, at the first update, every minute and
-    at the end; without a total or any item, the first and last lines are omitted.
+    at the end. The first and last lines are omitted if there is neither a total nor an item.
 
     Args:
         total: number of items; None if unknown.

@@ -32,7 +32,7 @@ LAST_SECONDS = 5.0
 """Timeout in seconds for each function in `Listener.last_actions`."""
 
 WAKE = signal.SIGURG
-"""Signal that interrupts blocking calls in the main thread; ignored by default, and not used otherwise."""
+"""Signal that interrupts blocking calls in the main thread; it is ignored by default and has no other use."""
 
 WAKE_INTERVAL = 0.1
 """Interval in seconds between WAKE signals, which are repeated because a signal before a blocking call is lost."""

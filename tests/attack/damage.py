@@ -196,7 +196,10 @@ def _of_set(recipe: Recipe, folder: Path) -> dict[str, Callable[[], object]]:
 
 def _without_times(lines: Sequence[str]) -> list[str]:
     lines = [line for line in lines if "sign of life" not in line]
-    return [f"note: {line}" if "no record of how" in line or "was replaced" in line else line for line in lines]
+    return [
+        f"note: {line}" if "status of the synthesis is unknown" in line or "was replaced" in line else line
+        for line in lines
+    ]
 
 
 def _of_run(path: Path) -> dict[str, Callable[[], object]]:

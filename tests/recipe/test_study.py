@@ -27,7 +27,7 @@ def test_configurations_with_synthetic_images_depend_on_their_number() -> None:
     ("values", "error"),
     [
         ({"configurations": [IVLP, IVLP]}, "two configurations are named 'ivlp-real'"),
-        ({"configurations": [{"method": "ivlp", "name": "a/b"}]}, "is not a folder name"),
+        ({"configurations": [{"method": "ivlp", "name": "a/b"}]}, "is not a valid folder name"),
         ({"images_per_class": [4, 1, 4]}, "contains duplicates"),
         ({"seeds": [4, 1, 4]}, "contains duplicates"),
     ],
