@@ -220,8 +220,8 @@ def heading(course: Course, repetitions: int, batches: int) -> str:
 
 `{command.strip()}`
 
-The benchmark ran on {processor(course.device)} with {os.cpu_count()} cores and {torch.get_num_threads()} thread(s), \
-Python {platform.python_version()}, {packages}.
+The benchmark ran with {torch.get_num_threads()} thread(s) on {os.cpu_count()} cores ({processor(course.device)}), \
+using Python {platform.python_version()}, {packages}.
 Each step was measured {repetitions} times; an evaluation consists of {batches} batches of {course.tests} images, \
 with {IMAGES} images per class.
 

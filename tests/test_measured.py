@@ -60,12 +60,14 @@ def quotes() -> Iterator[tuple[str, str]]:
     yield "docs/training.md", f"| against `webdataset` | {span(readers['webdataset'], '×')} |"
     yield "docs/training.md", f"| against `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
 
-    (training,) = (row for row in rows("# Start-up of a training on ten million") if row[:2] == ["disk", "a training"])
+    (training,) = (
+        row for row in rows("# Start-up of a training run on ten million") if row[:2] == ["disk", "a training run"]
+    )
     yield "README.md", f"training begins after {numbers(training[2])[0]:.1f} s of CPU time"
     planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]
     assert {round(seconds) for seconds in planned} == {1}
     yield "README.md", "Planning ten million images takes one second"
-    streaming = [numbers(row[5])[0] for row in rows("streaming from an S3 that fails")[2:]]
+    streaming = [numbers(row[5])[0] for row in rows("streaming from a failing S3 server")[2:]]
     assert all(abs(ratio - 1) < 0.05 for ratio in streaming)
     yield "README.md", "keeps its throughput if an S3 server fails one request in twenty"
     yield "docs/training.md", f"failing against none | {min(streaming):.2f}×"
