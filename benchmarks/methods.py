@@ -220,9 +220,10 @@ def heading(course: Course, repetitions: int, batches: int) -> str:
 
 `{command.strip()}`
 
-{processor(course.device)}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s); Python \
-{platform.python_version()}, {packages}; {repetitions} repetitions; evaluation in batches of {course.tests}, \
-{batches} batches for {IMAGES} images per class.
+The benchmark ran with {torch.get_num_threads()} thread(s) on {os.cpu_count()} cores ({processor(course.device)}), \
+using Python {platform.python_version()}, {packages}.
+Each step was measured {repetitions} times; an evaluation consists of {batches} batches of {course.tests} images, \
+with {IMAGES} images per class.
 
 | method | step: ours | plain | gain | peak GB: ours | plain | share | test batch: ours | plain | gain | evaluation |
 |---|---|---|---|---|---|---|---|---|---|---|"""

@@ -45,7 +45,7 @@ def method(classes: int, name: str) -> tuple[float, float]:
 def quotes() -> Iterator[tuple[str, str]]:
     """(page, text that it must contain)."""
     shares = [share for row in rows("orchestration overhead")[2:5] for share in numbers(row[1])]
-    loop = numbers(RESULTS.partition("pool ÷ loop, with one actor:")[2].splitlines()[0])
+    loop = numbers(RESULTS.partition("With one actor, the pool reaches")[2].splitlines()[0])
     yield "README.md", f"takes {100 * min(shares):.0f} % of an actor's time"
     yield "README.md", f"takes [{span(loop)} times as long]"
     yield "docs/synthesis.md", f"({min(shares):.2f} and more)"
@@ -56,24 +56,26 @@ def quotes() -> Iterator[tuple[str, str]]:
         name: [ratio for row in loader if row[1] == name for ratio in numbers(*row[4:6])]
         for name in ("webdataset", "ray")
     }
-    yield "README.md", f"It reads {span(readers['webdataset'])} times as fast as `webdataset`"
+    yield "README.md", f"The stream is {span(readers['webdataset'])} times as fast as `webdataset`"
     yield "docs/training.md", f"| against `webdataset` | {span(readers['webdataset'], '×')} |"
     yield "docs/training.md", f"| against `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
 
-    (training,) = (row for row in rows("# Start-up of a training on ten million") if row[:2] == ["disk", "a training"])
+    (training,) = (
+        row for row in rows("# Start-up of a training run on ten million") if row[:2] == ["disk", "a training run"]
+    )
     yield "README.md", f"training begins after {numbers(training[2])[0]:.1f} s of CPU time"
     planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]
     assert {round(seconds) for seconds in planned} == {1}
-    yield "README.md", "ten million images are planned in a second"
-    streaming = [numbers(row[5])[0] for row in rows("streaming from an S3 that fails")[2:]]
+    yield "README.md", "Planning ten million images takes one second"
+    streaming = [numbers(row[5])[0] for row in rows("streaming from a failing S3 server")[2:]]
     assert all(abs(ratio - 1) < 0.05 for ratio in streaming)
-    yield "README.md", "just as fast from an S3 server that fails one request in twenty"
+    yield "README.md", "keeps its throughput if an S3 server fails one request in twenty"
     yield "docs/training.md", f"failing against none | {min(streaming):.2f}×"
 
     time, memory = method(1000, "syncclip")
-    yield "README.md", f"1/{time:.1f} of the time and 1/{memory:.1f} of the memory of the published formulation"
+    yield "README.md", f"{time:.1f} times as fast as the published formulation and needs 1/{memory:.1f} of its memory"
     time, memory = method(100, "cocoop")
-    yield "README.md", f"CoCoOp's at 100 classes 1/{time:.1f} and 1/{memory:.1f}"
+    yield "README.md", f"a CoCoOp step is {time:.1f} times as fast and needs 1/{memory:.1f} of the memory"
     steps = {n: numbers(rows(f": {n} classes, batch 8")[2][1])[0] for n in (100, 1000)}
     yield "docs/studies.md", f"{steps[1000]:.0f} s against {steps[100]:.0f} s"
 
@@ -82,7 +84,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     failed, storm = re.search(r"requests failed \| (\d+)", chaos), re.search(r"with faults \| (\d+) \| (\d+)", chaos)
     assert killed and failed and storm
     yield "README.md", f"{sum(map(int, killed.groups())) + 1} SIGKILLs and {failed[1]} failed S3 requests"
-    yield "README.md", f"took {storm[1]} s, {storm[2]} were predicted"
+    yield "README.md", f"took {storm[1]} s; the estimate was {storm[2]} s"
 
 
 @pytest.mark.parametrize(("name", "words"), quotes())
