@@ -12,7 +12,7 @@ from syncclip.storage.status_file import JobStatus
 
 PROGRESS = "progress.json"
 MAX_COUNT = 10**12
-"""Maximum value of a count in the file."""
+"""Maximum value of a count in `progress.json`."""
 MAX_NAMES = 8
 """Maximum number of runs that are listed by name."""
 
@@ -27,7 +27,7 @@ class StudyStatus(JobStatus):
     failed: dict[str, str] = Field(default_factory=dict)
     """Name of each failed run -> error."""
     running: list[str] = Field(default_factory=list)
-    """Names of the runs that are submitted to the cluster."""
+    """Names of the runs submitted to the cluster."""
     slots: int = Field(1, le=MAX_COUNT)
     """Maximum number of concurrent runs."""
     workers: int = 0
@@ -37,7 +37,7 @@ class StudyStatus(JobStatus):
     seconds: float = 0.0
     """Total duration of the runs that ended in this call."""
     wall_seconds: float = 0.0
-    """Time from the start of this call to the end of its latest run."""
+    """Time from the start of this call to the end of the run that ended last."""
     _start: float = PrivateAttr(default_factory=time.monotonic)
 
     @property
@@ -47,7 +47,7 @@ class StudyStatus(JobStatus):
 
     @property
     def remaining(self) -> float | None:
-        """Estimated remaining time in seconds with the current number of slots; None before the first run ends."""
+        """Estimated remaining time in seconds at the current number of slots, or None before the first run ends."""
         if not self.ended:
             return None
         rounds = (self.waiting + len(self.running)) / max(1, self.slots)
