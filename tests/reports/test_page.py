@@ -213,7 +213,7 @@ def test_unreadable_image_is_counted_and_left_out(study: Path) -> None:
     tar = study / "synthetic" / "00000.tar"
     data = tar.read_bytes()
     tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00", 1))
-    assert "1 unreadable image left out of the page." in page_of(study)
+    assert "The page omits 1 unreadable image." in page_of(study)
 
 
 def test_terminal_table_fits_into_80_columns(study: Path) -> None:
