@@ -117,7 +117,9 @@ def test_damaged_file_is_left_out_with_a_note(study: Path) -> None:
 @pytest.mark.parametrize("column", ["cell", "configuration", "method", "data", "images_per_class"])
 def test_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
     rewrite_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
-    assert f"study.parquet could not be read and is left out (it has no column &#39;{column}&#39;)" in page_of(study)
+    assert f"study.parquet could not be read and is left out (the table has no column &#39;{column}&#39;)" in page_of(
+        study
+    )
 
 
 def test_synthetic_images_are_shown_if_real_ones_are_damaged(tmp_path: Path) -> None:
@@ -189,7 +191,7 @@ def test_content_is_escaped(tmp_path: Path) -> None:
 def test_other_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no study\.parquet, results\.json, plan\.json"):
         report(str(tmp_path))
-    with pytest.raises(UserError, match="it doesn't exist"):
+    with pytest.raises(UserError, match="the folder doesn't exist"):
         report(str(tmp_path / "nowhere"))
 
 

@@ -85,9 +85,7 @@ def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw
     """
     n = np.asarray(amounts, dtype=np.float64)
     y = np.atleast_2d(np.asarray(errors, dtype=np.float64))
-    assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), (
-        "expected one error for each of MIN_AMOUNTS or more numbers of images"
-    )
+    assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), "too few numbers of images or errors"
     low, high = np.full(len(y), np.log(SLOWEST)), np.full(len(y), np.log(FASTEST))
     rows = np.arange(len(y))
     for points in (96, 16, 16):  # refine the grid around the best exponent
