@@ -277,7 +277,7 @@ def _parse_runs(data: bytes) -> pd.DataFrame | None:
     table: pd.DataFrame = storage.read_parquet(data).to_pandas()
     for name in ("cell", "configuration", "method", "data", "images_per_class"):
         if name not in table:
-            raise ValueError(f"the table has no column {name!r}")
+            raise ValueError(f"the column {name!r} is missing")
     return table
 
 
