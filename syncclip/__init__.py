@@ -10,7 +10,7 @@ The library's functions take a recipe, and each function has a command of the sa
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
-The docstrings contain examples; run those of plan, synth, train, evaluate, tune, study and report in this order.
+Run the examples in the docstrings of plan, synth, train, evaluate, tune, study and report in this order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MODULES = {
     "synth": "jobs",
     "train": "jobs",
 }
-"""Public name -> module, which is imported on first use because importing torch and Ray takes seconds."""
+"""Public name -> module, imported on first use because torch and Ray take seconds to import."""
 
 __version__: str
 

@@ -52,7 +52,7 @@ def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArr
     A base image and a novel image are ranked correctly if the base image has the strictly higher score.
 
     Args:
-        base_score: (P,) base-class score of each image, see `Predictions`.
+        base_score: (P,) base-class score of each image (see `Predictions`).
         right: (P,) whether the within-split prediction is correct.
         novel: (P,) whether the image belongs to a novel class.
     """

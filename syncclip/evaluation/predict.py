@@ -1,4 +1,4 @@
-"""Predictions and metrics for all evaluation protocols, from one pass over the test images.
+"""Predictions and metrics for all evaluation protocols, computed in one pass over the test images.
 
 Each image has two predictions: one among the classes of its split (base or novel, as in CoCoOp's base-to-novel
 protocol), and one among all classes. Datasets may exclude candidate classes, such as the 800 ImageNet classes that are
@@ -63,7 +63,7 @@ class Predictions:
 
     @classmethod
     def read(cls, url: str, owner: str | None = None) -> Predictions:
-        """Read predictions written by `save_evaluation`; `owner` is the run's identity, see `storage.checksums`."""
+        """Read predictions written by `save_evaluation`; `owner` is the run's identity (see `storage.checksums`)."""
         table = storage.read_table(url, [*cls.__dataclass_fields__], "evaluate the run again", owner=owner)
         return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
@@ -117,8 +117,8 @@ def fit_temperature(
 ) -> float:
     """Fit the temperature T that minimises the cross-entropy of softmax(logits / T) on images of base classes.
 
-    The loss is convex in 1/T. The root of its derivative is found by bisection in [1/100, 100]. See `predict`
-    for the arguments.
+    The loss is convex in 1/T. The root of the loss derivative is found by bisection in [1/100, 100]. See
+    `predict` for the arguments.
 
     Raises:
         UserError: there are no images of base classes, or an image is unreadable.
@@ -148,7 +148,7 @@ def _logits(
     slices: Sequence[slice],
     threads: int,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each slice of rows with its (B, C) logits in double precision, and decode the next batch meanwhile."""
+    """Yield each slice of rows with its (B, C) logits in double precision, and decode the next batch in a thread."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
@@ -183,7 +183,7 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
         Accuracies within split (`base`, `novel`, `hm`) and with all classes as candidates (`all_classes_base`,
         `all_classes_novel`, `all_classes_accuracy`, `all_classes_hm`); `openworld_auc`; calibration errors with all
         classes (`ece`) and within split (`ece_base`, `ece_novel`); `counts` of images; `per_class`, a list with label,
-        name, count, within_split and all_classes; and `confused`, see `confusions`.
+        name, count, within_split and all_classes; and `confused` (see `confusions`).
     """
     p = predictions
     is_base = p.label < base
@@ -223,7 +223,7 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
     """List the most frequently confused class pairs in descending order, with all classes as candidates.
 
     Returns:
-        A dictionary per pair, with `labels` (ascending), `names`, `count` (images of either class predicted as the
+        One dictionary per pair, with `labels` (ascending), `names`, `count` (images of either class predicted as the
         other), and `share` (`count` in per cent of the images of both classes). Ties are sorted by label.
     """
     p = predictions

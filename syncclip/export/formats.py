@@ -38,8 +38,8 @@ def export(model: Model, to: Format, out: str) -> str:
     Args:
         to: `onnx`: program with input `images` (B, 3, S, S) and output `logits` (B, C). `torch`: the same program for
             `torch.export.load`. `vectors`: unit-length `class_vectors` (C, D) and `logit_scale`. `open_clip`: the
-            frozen CLIP model and `vectors`. `transformers`: the frozen CLIP model for a zero-shot pipeline, with
-            the learned vectors as tokens of its vocabulary.
+            frozen CLIP model and the file of `vectors`. `transformers`: the frozen CLIP model for a zero-shot pipeline,
+            with the learned vectors as tokens of its vocabulary.
         out: output folder or URL.
 
     Returns:
@@ -73,8 +73,8 @@ def _check_method(model: Model, to: Format) -> None:
         raise UserError(f"--to: unknown format {to!r}; choose one of {', '.join(FORMATS)}")
     if method.text_depends_on_image:
         raise UserError(
-            f"{model.url}: the class vectors of {name} depend on the image, so they can't be exported; use `syncclip "
-            "classify`, or a run with another method"
+            f"{model.url}: the class vectors of {name} depend on the image and can't be exported; use `syncclip "
+            "classify` or a run with another method"
         )
     if to not in ("onnx", "torch") and method.has_extra_scores:
         raise UserError(

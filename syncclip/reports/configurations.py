@@ -176,7 +176,7 @@ def gather_numbers(inputs: Inputs) -> Numbers:
 
 
 def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[ReportConfiguration]:
-    """Assign labels and styles to configurations (id, method, data), and sort them by data, starting with untrained."""
+    """Assign labels and styles to configurations (id, method, data), and sort them by training data."""
     unique = {name: (method, "none" if method == "zeroshot" else data or "none") for name, method, data in names}
     methods = list(dict.fromkeys(method for method, _ in unique.values()))
     ordered = sorted(
@@ -237,7 +237,7 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """Select a study's comparisons at the largest number of images, over classes if available, otherwise over images.
+    """Select a study's comparisons at the largest number of images, preferably with intervals over classes.
 
     The last entries compare a configuration with itself at the smallest number of images.
     """

@@ -228,7 +228,7 @@ def _pairs(
 ) -> list[tuple[str, str | None]]:
     """List the comparisons in the class figure: the reference with all others, then the others with zero-shot CLIP.
 
-    A single configuration has the baseline None.
+    If there is only one configuration, its baseline is None.
     """
     if len(configurations) == 1:
         return [(configurations[0].id, None)]
@@ -244,9 +244,9 @@ def _pairs(
 
 _STAGES = {"frozen": "Before training: frozen CLIP", "trained": "After training"}
 _MEASURES = {
-    "relative_distance": ("distance between a class's real and synthetic centres / distance between classes", 2),
-    "centroid_distance": ("distance between a class's real and synthetic centres (1 − cosine)", 3),
-    "overlap": ("synthetic images whose nearest real centre is that of their class, %", 1),
+    "relative_distance": ("class-centre distance between domains, relative to the distance between classes", 2),
+    "centroid_distance": ("class-centre distance between domains (1 − cosine)", 3),
+    "overlap": ("synthetic images nearest to the real centre of their own class, %", 1),
     "frechet": ("Fréchet distance between the domains", 3),
 }
 """Field of `Shift` -> label and number of decimals."""

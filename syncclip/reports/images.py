@@ -36,7 +36,7 @@ THUMBNAILS = 12
 
 @dataclass
 class Strip:
-    """Thumbnails of a class as a single image (data URL `src`), with `real` real and then `made` synthetic images."""
+    """Single image (data URL `src`) with thumbnails of a class: `real` real images, then `made` synthetic images."""
 
     label: int
     name: str
@@ -48,7 +48,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class ImageStrips:
-    """Strips of all shown classes, class labels of the strip at the top of the page, and initially selected label."""
+    """Strips of all shown classes, labels of the classes at the top of the page, and the initially selected label."""
 
     real: bool
     made: bool

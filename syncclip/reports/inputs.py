@@ -54,7 +54,7 @@ _OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_check_values)])
 
 @dataclass
 class Inputs:
-    """Content of a report's input files. Missing files leave default values; `notes` lists missing and corrupt files.
+    """Content of a report's input files. Missing files leave the defaults; `notes` lists missing and corrupt files.
 
     Attributes:
         table: one row per finished run of the study.
@@ -105,7 +105,7 @@ def read_inputs(url: str) -> Inputs:
     """Read the files in a folder or URL, or in its `study` subfolder. A corrupt file results in a note, not an error.
 
     Raises:
-        UserError: the folder contains neither a study nor a run nor a synthetic dataset.
+        UserError: the folder contains no study, run or synthetic dataset.
     """
     names = set(storage.listdir(url))
     if "study" in names and not names & set(SIGNS.values()):
@@ -176,7 +176,7 @@ def _read_results(inputs: Inputs) -> None:
 
 
 def _read_set(inputs: Inputs) -> None:
-    """Open the synthetic dataset of the study or recipe, or else one in the folder, its subfolder or its parent."""
+    """Open the synthetic dataset of the study or recipe, or else the one in the folder, a subfolder or the parent."""
     url = inputs.url.rstrip("/")
     parent = str(storage.local_path(url).resolve().parent) if storage.is_local(url) else url.rpartition("/")[0]
     root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")
@@ -224,7 +224,7 @@ def _planned_shards(plan: dict[str, Any]) -> int:
 
 
 def _read_dataset(inputs: Inputs) -> None:
-    """Load the dataset, and take the class names from it, the study, or the synthetic dataset's plan."""
+    """Load the dataset, and set the class names from the dataset, the study or the synthetic dataset's plan."""
     state = inputs.state
     dataset_name = (state.dataset if state else None) or inputs.plan.get("dataset")
     settings = inputs.section("dataset") or ({"name": dataset_name} if dataset_name else {})

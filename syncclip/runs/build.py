@@ -159,7 +159,7 @@ class ModelCache:
     def _version(self, url: str) -> object:
         """Return the checksum of a synthetic dataset's index if it matches the files, or else the sizes of all files.
 
-        The index was compared with the files when the run was resolved; for a cached dataset, it is compared again.
+        The index is compared with the files when a run is resolved, and again for a cached dataset.
         """
         checksum = current().listings.get(url)
         if checksum is not None and self._sets is not None:

@@ -37,7 +37,7 @@ class RunClasses(Settings):
     clip: str
     """Name and pretrained tag of the CLIP model."""
     clip_sha256: str | None = None
-    """Checksum of the CLIP weights, see `Backbone.sha256`; None: unknown."""
+    """Checksum of the CLIP weights (see `Backbone.sha256`); None: unknown."""
     temperature: float = Field(1.0, gt=0)
     """Calibration temperature, by which logits are divided before the softmax."""
     preprocess: dict[str, Any] = Field(default={})
@@ -90,7 +90,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
     """Load the trained method of a finished run on the CPU, and read its classes.
 
     Raises:
-        UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or differs from that in training.
+        UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or not that of the training.
     """
     storage.configure(recipe.storage.options)
     classes, backbone = read_classes(folder), load_backbone(recipe.backbone)
@@ -116,7 +116,7 @@ def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method
 
 
 def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> None:
-    """Load the learned prompts of a run into its method, built for other classes.
+    """Load a run's learned prompts into a method that was built for other classes.
 
     Args:
         whose: description of the other classes for error messages.

@@ -36,7 +36,7 @@ RETRIES = 4
 def scored(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Return the results of a finished run on its dataset; evaluate the run if they are missing or outdated.
+    """Return the results of a finished run on its dataset; evaluate the run if the results are missing or outdated.
 
     Results are outdated if they were computed with other evaluation settings. The run is also evaluated on each dataset
     in `evaluation.transfer` that has no results.
@@ -53,7 +53,7 @@ def scored(
 def score(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Evaluate a finished run on its own dataset, and write the results to its folder."""
+    """Evaluate a finished run on its own dataset, and write the results to the run folder."""
     parts = build_parts(recipe, cache)
     load_prompts(folder, parts.method)
     parts = calibrated(recipe, parts)
@@ -145,7 +145,7 @@ def _evaluate(
 
 
 def transfer_url(run_url: str, name: str) -> str:
-    """Return the folder for the results on a transfer dataset, named after the last component of its path."""
+    """Return the folder for the results on a transfer dataset, named after the last component of the dataset's path."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
@@ -157,7 +157,7 @@ def shared_predictions(
     Args:
         recipe: recipe of the run, with the dataset to test.
         prompts: content of the run's safetensors file.
-        workers: number of tasks; if the cluster is too small to run all tasks concurrently, some wait.
+        workers: number of tasks; tasks wait if the cluster is too small to run all of them concurrently.
         images: number of images in the split.
     """
     import ray

@@ -34,7 +34,7 @@ REAL_ONLY_METHOD = {"syncclip": "ivlp"}
 """Method -> equivalent method for training on real images only."""
 
 Point = tuple[Configuration, int | None]
-"""Configuration and number of synthetic images per class, or None without synthetic images."""
+"""Configuration and number of synthetic images per class; the number is None without synthetic images."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
     """Return the errors of each configuration with synthetic images as {configuration: {metric: Series}}.
 
-    A series starts at 0 images with the configuration's counterpart from `origin`, if the study has one. Only seeds
-    that are finished at every number of images are used, because all points of a curve must share few-shot samples.
+    If `origin` finds a counterpart without synthetic images, the series starts with it at 0 images. All points of a curve must
+    share few-shot samples, so only seeds that are finished at every number of images are used.
     """
     result = {}
     for configuration in evidence.configurations:
@@ -128,7 +128,7 @@ def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, S
 
 
 def origin(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """Find a configuration's counterpart without synthetic images; return None if the study has none.
+    """Find a configuration's counterpart without synthetic images; return None if there is no counterpart.
 
     The counterpart is trained on the same shots with the same method, or with the equivalent in `REAL_ONLY_METHOD`. For
     a configuration without real images, the counterpart is the untrained configuration.
@@ -243,7 +243,7 @@ def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configurati
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare the reference with all others at each number of images, and its largest number with its smallest.
+    """Compare the reference with the other configurations, and its largest number of images with its smallest.
 
     A configuration without synthetic images is compared at every number of images. Each comparison uses the seeds that
     both configurations have finished. There is one interval per `Unit`; datasets are resampled only in a suite.

@@ -107,7 +107,7 @@ def _origin(recipe: Recipe, configuration: Configuration) -> str:
 
 
 def check_configurations(recipe: Recipe) -> None:
-    """Check each configuration and each value of its search space before anything is generated.
+    """Check each configuration and each value of its search space before images are generated.
 
     Raises:
         UserError: a method, key or value is invalid, or a configuration and the study have no number of images in
@@ -294,8 +294,8 @@ def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = F
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
         if wanted > available[name]:
             raise UserError(
-                f"study.{name.lower()}s is {wanted:g}, but the cluster has {available[name]:g} {name}s; reduce "
-                f"study.{name.lower()}s or use a larger cluster"
+                f"study.{name.lower()}s is {wanted:g}, but the cluster has {available[name]:g} {name}s; use a larger "
+                f"cluster or reduce study.{name.lower()}s"
             )
     gpu_slots = available["GPU"] / settings.gpus if settings.gpus else math.inf
     return max(1, int(min(available["CPU"] / settings.cpus, gpu_slots, MAX_CELLS)))

@@ -41,7 +41,7 @@ def feature_map(
         limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:
-        The domain shift for each model, and the feature map as a table: model, domain, label, row, x, y.
+        Domain shift of each model, and the feature map as a table with columns model, domain, label, row, x and y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)

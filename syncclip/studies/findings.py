@@ -26,7 +26,7 @@ KEYS = ("cell", "configuration", "method", "data", "images_per_class", "seed", "
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Synthetic dataset of a study, with the generation cost of this call, or None if it generated no images."""
+    """Synthetic dataset of a study, with the generation cost of this call; None if no images were generated."""
 
     url: str
     images_per_class: int
@@ -165,7 +165,7 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """Return {configuration: mean share of the synthetic images that its runs used at the largest number}."""
+    """Return the mean share of synthetic images that each configuration's runs used at the largest number of images."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         n = run.cell.images_per_class

@@ -82,7 +82,7 @@ def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
 
 
 def _joined_cell(name: str, states: Mapping[str, outputs.StudyState]) -> outputs.CellState:
-    """Combine the states of a run on all datasets: failed if any dataset failed, done if all datasets are done."""
+    """Combine a run's states on all datasets: failed if it failed on any dataset, done if it is done on all."""
     cells = {dataset: cell for dataset, state in states.items() for cell in state.cells if cell.cell == name}
     errors = [f"{dataset}: {cell.error}" for dataset, cell in cells.items() if cell.status == "failed"]
     done = all(cell.status == "done" for cell in cells.values())

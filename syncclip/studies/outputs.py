@@ -1,6 +1,6 @@
 """Files of a study: their names, contents and JSON format; see docs/file-formats.md.
 
-The study of a suite has one subfolder per dataset, which contains the study of that dataset. The suite's own files
+A suite's study has one subfolder per dataset, which contains the study of that dataset. The suite's own files
 contain averages over the datasets, computed from the runs that are finished on every dataset. Non-finite numbers are
 written to JSON as null.
 """
@@ -61,7 +61,7 @@ class CellState:
     status: Status
     error: str | None
     hash: str
-    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, a combined hash for all datasets."""
+    """Hash of the run's recipe (see `training.run_folder.RunRecord`); in a suite, a combined hash for all datasets."""
 
 
 @dataclass(frozen=True)
@@ -250,10 +250,10 @@ def write_json(url: str, value: Any, owner: str) -> None:
 
 
 def read_json(url: str, owner: str | None = None) -> dict[str, Any]:
-    """Read a JSON object that was written by `write_json`."""
+    """Read a JSON object written by `write_json`."""
     return parse_json(storage.read_verified(url, owner), url, dict, "run the study again")
 
 
 def read_list(url: str, owner: str | None = None) -> list[Any]:
-    """Read a JSON list that was written by `write_json`."""
+    """Read a JSON list written by `write_json`."""
     return parse_json(storage.read_verified(url, owner), url, list, "run the study again")

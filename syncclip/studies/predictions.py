@@ -113,7 +113,7 @@ class Recomputed:
 
 
 def recompute(url: str) -> Recomputed:
-    """Recompute all means, intervals and curves of a study, and compare them with the values in its files.
+    """Recompute all means, intervals and curves of a study, and compare them with the stored values.
 
     Raises:
         UserError: the study or its predictions are missing.

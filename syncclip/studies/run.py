@@ -50,7 +50,7 @@ class Study:
     cells: int
 
     def check(self) -> None:
-        """Raise a `UserError` that lists the failed runs, if there are any."""
+        """Raise a `UserError` that lists the failed runs if any run failed."""
         if self.failed:
             raise UserError(failures(self.failed, self.cells, self.url))
 
@@ -151,7 +151,7 @@ def parts_of(
     Args:
         recipes: result of `by_dataset`.
         url: folder of the study.
-        beside: whether to write synthetic datasets to the study's folder, see `ensure_set`.
+        beside: whether to write synthetic datasets to the study's folder (see `ensure_set`).
         images_per_class: number of images per class to generate; by default the study's largest number.
     """
     folders = {name: storage.join(url, name) if name else url for name in recipes}

@@ -23,7 +23,7 @@ class StudyStatus(JobStatus):
     cells: int = Field(le=MAX_COUNT)
     """Number of runs in the study."""
     done: int = Field(ge=0, le=MAX_COUNT)
-    """Number of finished runs, including those of earlier calls."""
+    """Number of finished runs, including runs of earlier calls."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Name of each failed run -> error."""
     running: list[str] = Field(default_factory=list)
@@ -37,7 +37,7 @@ class StudyStatus(JobStatus):
     seconds: float = 0.0
     """Total duration of the runs that ended in this call."""
     wall_seconds: float = 0.0
-    """Time from the start of this call to the end of the run that ended last."""
+    """Time from the start of this call until its last run ended."""
     _start: float = PrivateAttr(default_factory=time.monotonic)
 
     @property
@@ -72,7 +72,7 @@ class StudyStatus(JobStatus):
         self.running, self.slots, self.workers = cells, slots, max(self.workers, slots)
 
     def take(self, cell: str, seconds: float, error: str | None) -> None:
-        """Record the end of a run; `error` is None if it finished."""
+        """Record the end of a run; `error` is None if the run succeeded."""
         if error:
             self.failed = {**self.failed, cell: error}
         else:

@@ -137,7 +137,7 @@ def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """Return one table of comparisons per resampled unit, starting with classes, whose intervals should be reported."""
+    """Return one table of comparisons per resampled unit, starting with classes, the recommended unit."""
     units: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
     for pair in sorted(comparisons, key=lambda pair: pair.unit != "classes"):
         key = (pair.images_per_class, pair.baseline, pair.baseline_images_per_class)

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 Unit = Literal["images", "classes", "datasets"]
 """Resampled unit of the test data."""
 SINGLE_SPLIT = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
-"""Metrics that depend only on images of base classes (0) or novel classes (1); other metrics depend on both splits."""
+"""Metric -> the only split that affects it, base (0) or novel (1); both splits affect other metrics."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from syncclip.studies.statistics.scaling_fit import PowerLaw, Series, fit_power_
 
 @dataclass(frozen=True)
 class Marginal:
-    """Accuracy gain per additional hour of one generator, in points, at n synthetic images per class."""
+    """Accuracy gain in points per additional hour of one generator, at n synthetic images per class."""
 
     n: int
     points_per_hour: Interval

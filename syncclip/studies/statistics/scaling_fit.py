@@ -43,7 +43,7 @@ class Series:
 
     @property
     def means(self) -> Floats:
-        """(A,) errors averaged over seeds."""
+        """Errors averaged over seeds, (A,)."""
         return np.asarray(self.errors.mean(axis=0))
 
 
@@ -61,7 +61,7 @@ class PowerLaw:
         return self.a[..., None] + self.b[..., None] * (1 + n) ** -self.c[..., None]
 
     def amount_for(self, error: Floats) -> Floats:
-        """Return the number of images at which the curve reaches a given error; infinite if it never does."""
+        """Return the number of images at which the curve reaches a given error, or infinity if it never does."""
         with np.errstate(divide="ignore", invalid="ignore"):
             n = ((error - self.a) / self.b) ** (-1 / self.c) - 1
         return np.where((error > self.a) & (self.b > 0), n, np.inf)
@@ -257,7 +257,7 @@ def held_out(series: Series) -> tuple[HeldOut, ...]:
     The smallest `MIN_AMOUNTS` numbers are always used for the fit.
 
     Returns:
-        Held-out errors of the models, the best first; empty for `MIN_AMOUNTS` numbers of images or fewer.
+        Held-out errors of the models, best model first; empty for `MIN_AMOUNTS` numbers of images or fewer.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     if len(n) <= MIN_AMOUNTS:
