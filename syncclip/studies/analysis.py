@@ -113,8 +113,8 @@ def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
     """Return the errors of each configuration with synthetic images as {configuration: {metric: Series}}.
 
-    If `origin` finds a counterpart without synthetic images, the series starts with it at 0 images. All points of a curve must
-    share few-shot samples, so only seeds that are finished at every number of images are used.
+    If `origin` finds a counterpart without synthetic images, the series starts with it at 0 images. Only seeds that are
+    finished at every number of images are used, because all points of a curve must share few-shot samples.
     """
     result = {}
     for configuration in evidence.configurations:

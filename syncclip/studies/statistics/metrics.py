@@ -74,7 +74,7 @@ class _Sums(NamedTuple):
 
 
 def run_metrics(outcomes: Outcomes) -> dict[str, Floats]:
-    """Compute all `METRICS` of each run on one dataset in per cent, (1, S), with NaN if a split is empty."""
+    """Compute all `METRICS` of each run on one dataset in per cent, (1, S); values without images are NaN."""
     return _metrics(_sums(outcomes, False, None), _sums(outcomes, True, None), False)
 
 
