@@ -1,6 +1,6 @@
-"""syncclip: how much does synthetic data help CLIP recognise classes without real images?
+"""Measure how much synthetic data helps CLIP recognise classes that have no real training images.
 
-The library consists of a few functions that take a recipe; each has a command of the same name:
+The library's functions take a recipe, and each function has a command of the same name:
 
     from syncclip import Recipe, evaluate, synth, train
 
@@ -10,7 +10,7 @@ The library consists of a few functions that take a recipe; each has a command o
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
-The docstrings of plan, synth, train, evaluate, tune, study and report contain examples; run them in this order.
+Run the examples in the docstrings of plan, synth, train, evaluate, tune, study and report in this order.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MODULES = {
     "synth": "jobs",
     "train": "jobs",
 }
-"""Public name -> its module; modules are imported on first use, since importing torch and Ray takes seconds."""
+"""Public name -> module, imported on first use because torch and Ray take seconds to import."""
 
 __version__: str
 

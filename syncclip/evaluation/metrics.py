@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import BeforeValidator
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""Float that is read from JSON; null represents NaN."""
+"""Float read from JSON, in which null represents NaN."""
 
 METRIC_HEADINGS = {
     "base": "base",
@@ -23,36 +23,36 @@ METRIC_HEADINGS = {
     "openworld_auc": "OpenworldAUC",
     "ece": "ECE",
 }
-"""Metric in `results.json`, in per cent -> heading. "(all)": all classes are candidates, not only the image's split."""
+"""Metric in `results.json` (per cent) -> heading, which ends in "(all)" if all classes are candidates."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
 """Within-split and all-classes accuracies, their harmonic means, and OpenworldAUC."""
 HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all_classes_novel")}
-"""Harmonic mean -> the two accuracies that it combines. For several datasets, they are averaged before combining."""
+"""Harmonic mean -> the two accuracies that it combines; each accuracy is first averaged over datasets."""
 
 
 Floats = npt.NDArray[np.float64]
 
 
 def harmonic_mean(first: Floats | float, second: Floats | float) -> Floats:
-    """Return 2ab / (a + b) elementwise; 0 if both are 0, NaN if either is NaN."""
+    """Return the elementwise harmonic mean 2ab / (a + b): 0 where both values are 0, NaN where either is NaN."""
     total = np.asarray(first, dtype=np.float64) + second
     return np.divide(2 * np.asarray(first) * second, total, out=np.asarray(0 * total), where=total > 0)
 
 
 def percentage(part: Floats | float, whole: Floats | float) -> Floats:
-    """Return 100 part / whole elementwise; NaN if the whole is 0."""
+    """Return the elementwise percentage 100 * part / whole, with NaN where `whole` is 0."""
     part, whole = np.broadcast_arrays(100 * np.asarray(part, np.float64), whole)
     result: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
     return result
 
 
 def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
-    """Count, for each image, the correctly classified images of the other split against which it is ranked correctly.
+    """Count the correctly classified images of the other split against which each image is ranked correctly.
 
-    Two images are ranked correctly if the base image has the higher score; ties do not count.
+    A base image and a novel image are ranked correctly if the base image has the strictly higher score.
 
     Args:
-        base_score: (P,) score of being a base class, see `Predictions`.
+        base_score: (P,) base-class score of each image (see `Predictions`).
         right: (P,) whether the within-split prediction is correct.
         novel: (P,) whether the image belongs to a novel class.
     """
@@ -64,10 +64,10 @@ def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArr
 
 
 def openworld_auc(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> float:
-    """Return OpenworldAUC in per cent; NaN if a split has no images. For the arguments, see `pairs_won`.
+    """Return OpenworldAUC in per cent, or NaN if a split has no images. See `pairs_won` for the arguments.
 
-    It is the share of (base image, novel image) pairs that are ranked correctly and whose images are both classified
-    correctly.
+    OpenworldAUC is the share of (base image, novel image) pairs that are ranked correctly and whose images are both
+    classified correctly.
 
     Source: OpenworldAUC, ICML 2025, arXiv 2505.05180.
     """

@@ -1,4 +1,4 @@
-"""Predictions and metrics for all evaluation protocols, from one pass over the test images.
+"""Predictions and metrics for all evaluation protocols, computed in one pass over the test images.
 
 Each image has two predictions: one among the classes of its split (base or novel, as in CoCoOp's base-to-novel
 protocol), and one among all classes. Datasets may exclude candidate classes, such as the 800 ImageNet classes that are
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 RESULTS, PREDICTIONS = "results.json", "predictions.parquet"
 
 WORST_PAIRS = 10
-"""Number of pairs of classes to report in `confusions`."""
+"""Maximum number of class pairs that `confusions` returns."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions of a method for n images; a class is given by its id among all C classes."""
+    """Predictions of a method for n images; labels and predictions are class ids."""
 
     row: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
@@ -55,15 +55,15 @@ class Predictions:
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions], count: int) -> Predictions:
-        """Join parts, which together contain each of `count` images once, in the order of the rows."""
+        """Join parts that together contain each of `count` images exactly once, and sort the result by row."""
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__}
         order = np.argsort(columns["row"], kind="stable")
-        assert np.array_equal(columns["row"][order], np.arange(count)), "an image is missing or duplicated"
+        assert np.array_equal(columns["row"][order], np.arange(count)), "the parts must contain each image exactly once"
         return cls(**{name: column[order] for name, column in columns.items()})
 
     @classmethod
     def read(cls, url: str, owner: str | None = None) -> Predictions:
-        """Read a file written by `save_evaluation`; `owner` is the identity of the run, see `storage.checksums`."""
+        """Read predictions written by `save_evaluation`; `owner` is the run's identity (see `storage.checksums`)."""
         table = storage.read_table(url, [*cls.__dataclass_fields__], "evaluate the run again", owner=owner)
         return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
@@ -80,10 +80,10 @@ def predict(
     parts: int = 1,
     temperature: float = 1.0,
 ) -> Predictions:
-    """Predict all images or one of several parts of them; class names are encoded only once.
+    """Predict all images, or one of several parts; class names are encoded only once.
 
-    Parts consist of whole batches, so that predictions are bit-identical for any number of parts. If there are fewer
-    batches than parts, some parts are empty.
+    Predictions are bit-identical for any number of parts, because each part consists of whole batches. If there are
+    fewer batches than parts, some parts are empty.
 
     Args:
         method: method on its device.
@@ -117,19 +117,19 @@ def fit_temperature(
 ) -> float:
     """Fit the temperature T that minimises the cross-entropy of softmax(logits / T) on images of base classes.
 
-    The loss is convex in 1/T. The root of its derivative is found by bisection in [1/100, 100]. For the arguments, see
-    `predict`.
+    The loss is convex in 1/T. The root of the loss derivative is found by bisection in [1/100, 100]. See
+    `predict` for the arguments.
 
     Raises:
-        UserError: there is no image of a base class, or an image is unreadable.
+        UserError: there are no images of base classes, or an image is unreadable.
 
     Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
     """
     labels = torch.from_numpy(np.array(images.labels, np.int64))
     if not bool((of_base := labels < base).any()):
         raise UserError(
-            "evaluation.calibrate: there are no validation images of base classes to fit a temperature on; add some or "
-            "set evaluation.calibrate=false"
+            "evaluation.calibrate: there are no validation images of base classes to fit the temperature; add images "
+            "or set evaluation.calibrate=false"
         )
     batch_logits = [logits for _, logits in _logits(method, images, transform, batches(len(images), batch), threads)]
     logits, target = torch.cat(batch_logits)[of_base], labels[of_base, None]
@@ -148,7 +148,7 @@ def _logits(
     slices: Sequence[slice],
     threads: int,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Yield each slice of rows with its (B, C) logits in double precision, while the next batch is being decoded."""
+    """Yield each slice of rows with its (B, C) logits in double precision, and decode the next batch in a thread."""
 
     def load(rows: slice) -> Tensor:
         return torch.stack([transform(images.image(row)) for row in range(rows.start, rows.stop)])
@@ -166,7 +166,7 @@ def _logits(
 
 
 def batches(count: int, size: int, part: int = 0, parts: int = 1) -> list[slice]:
-    """Return the slice of rows for each forward pass over one of several parts of `count` images.
+    """Return one slice of rows per forward pass, for one of several parts of `count` images.
 
     >>> batches(10, 4, 1, 2)
     [slice(4, 8, None), slice(8, 10, None)]
@@ -183,7 +183,7 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
         Accuracies within split (`base`, `novel`, `hm`) and with all classes as candidates (`all_classes_base`,
         `all_classes_novel`, `all_classes_accuracy`, `all_classes_hm`); `openworld_auc`; calibration errors with all
         classes (`ece`) and within split (`ece_base`, `ece_novel`); `counts` of images; `per_class`, a list with label,
-        name, count, within_split and all_classes; and `confused`, see `confusions`.
+        name, count, within_split and all_classes; and `confused` (see `confusions`).
     """
     p = predictions
     is_base = p.label < base
@@ -220,11 +220,11 @@ def results(predictions: Predictions, classnames: Sequence[str], base: int, bins
 
 
 def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict[str, Any]]:
-    """List the most frequently confused pairs of classes, with all classes as candidates, in descending order.
+    """List the most frequently confused class pairs in descending order, with all classes as candidates.
 
     Returns:
-        For each pair: `labels` (ascending), `names`, `count` (images of either class predicted as the other), and
-        `share` (`count` relative to the images of both classes, in per cent). Ties are sorted by label.
+        One dictionary per pair, with `labels` (ascending), `names`, `count` (images of either class predicted as the
+        other), and `share` (`count` in per cent of the images of both classes). Ties are sorted by label.
     """
     p = predictions
     wrong = p.all_classes_prediction != p.label
@@ -246,7 +246,7 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
 def save_evaluation(
     run_url: str, numbers: dict[str, Any], predictions: Predictions, owner: str = storage.NOBODY
 ) -> None:
-    """Write `predictions.parquet`, then `results.json`, to a folder; each file is written atomically for the owner."""
+    """Write `predictions.parquet` and then `results.json` to a folder, each atomically and with the given owner."""
     storage.write_table(storage.join(run_url, PREDICTIONS), pa.table(vars(predictions)), owner)
     text = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     storage.write_with_checksum(storage.join(run_url, RESULTS), text.encode(), owner=owner)
@@ -266,7 +266,7 @@ def read_results(url: str, owner: str | None = None) -> dict[str, Any]:
 def _predict(
     logits: Tensor, labels: Tensor, base: int, candidates: Sequence[int] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute the columns of `Predictions` after `label` from (B, C) logits."""
+    """Compute the columns of `Predictions` that follow `label` from (B, C) logits."""
     if candidates is not None:
         others = torch.ones(logits.shape[1], dtype=torch.bool)
         others[list(candidates)] = False

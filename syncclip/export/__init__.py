@@ -1,1 +1,1 @@
-"""Export of trained runs for programs without syncclip."""
+"""Export trained runs for programs without syncclip."""

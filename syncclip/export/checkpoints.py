@@ -1,4 +1,4 @@
-"""Export of runs with a frozen image tower as checkpoints for open_clip and transformers."""
+"""Export runs with a frozen image tower as checkpoints for open_clip and transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from syncclip.methods import Method
 OPEN_CLIP, TRANSFORMERS, ZERO_SHOT = "open_clip_model.safetensors", "model.safetensors", "zero_shot.json"
 
 TOLERANCE = 1e-4
-"""Maximum difference between the logits of the exported model and the run."""
+"""Maximum absolute difference between the logits of the exported model and those of the run."""
 
 _ARCHITECTURE = "the CLIP model's architecture differs from that of transformers' CLIP"
 
@@ -46,14 +46,14 @@ _NAMES = {
     "c_fc": "fc1",
     "c_proj": "fc2",
 }
-"""Parts of open_clip's weight names and their replacements in transformers' `CLIPModel`, in order of replacement."""
+"""Part of an open_clip weight name -> replacement for transformers' `CLIPModel`, applied in this order."""
 
 
 def write_open_clip(method: Method, folder: Path) -> None:
     """Write the frozen CLIP model for `open_clip.create_model_and_transforms("local-dir:FOLDER")`.
 
     Raises:
-        UserError: the run's image tower is not frozen, or open_clip would load another model.
+        UserError: the run's image tower is not frozen, or open_clip would load a different model.
     """
     _require_frozen_image_tower(method, "open_clip")
     backbone = method.clip.backbone
@@ -82,7 +82,7 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
         possible: ids of the candidate classes.
 
     Raises:
-        UserError: transformers' CLIP model can't represent the run.
+        UserError: transformers' CLIP model cannot represent the run.
     """
     from transformers import CLIPModel
 
@@ -117,8 +117,8 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
     difference = (model(pixel_values=images, **inputs).logits_per_image - method.logits(images)).abs().max()
     if difference > TOLERANCE:
         raise UserError(
-            f"--to transformers: its logits would differ from the run's by {difference:.1g}, because its CLIP "
-            "model has another architecture or tokenizer; use --to open_clip"
+            f"--to transformers: the exported logits differ from the run's by {difference:.1g}, because the CLIP model "
+            "has another architecture or tokenizer; use --to open_clip"
         )
     _save(model.state_dict(), folder / TRANSFORMERS)
     config.save_pretrained(folder)
@@ -126,7 +126,7 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
 
 
 def _require_frozen_image_tower(method: Method, to: str) -> None:
-    """Raise a `UserError` unless logits are scaled cosine similarities of frozen image features and class vectors."""
+    """Raise a `UserError` unless logits are scaled cosine similarities of class vectors and frozen image features."""
     images = _images(method.clip.backbone)
     features, vectors = method.clip.model.encode_image(images), method.text_features()
     same_space = features.shape[-1] == vectors.shape[-1]
@@ -153,7 +153,7 @@ def _quick_gelu(model: nn.Module) -> bool:
 
 
 def _sentences(method: Method) -> tuple[PromptTokens, Tensor]:
-    """Return the prompt of each class, and the learned vectors (n, width) or (C, n, width) in these prompts.
+    """Return one prompt per class, and the learned vectors in these prompts, (n, width) or (C, n, width).
 
     Raises:
         UserError: a class has several prompts, or the method learns parameters other than input vectors.
@@ -163,8 +163,8 @@ def _sentences(method: Method) -> tuple[PromptTokens, Tensor]:
     others = len(list(method.parameters())) - len(words)  # parameters of the text tower
     if len(texts) != 1 or len(words) > 1 or others:
         raise UserError(
-            "--to transformers: a vocabulary can only represent one prompt per class with learned vectors at the "
-            "input, which the run does not have; use --to open_clip"
+            "--to transformers: the run must have one prompt per class and learn only vectors at the input of the text "
+            "tower; use --to open_clip"
         )
     return texts[0], words[0] if words else torch.empty(0, texts[0].embeddings.shape[-1])
 
@@ -189,7 +189,7 @@ def _tokenizer(backbone: Backbone, folder: Path) -> Any:
 
 
 def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tuple[list[str], str]:
-    """Return class names and a template with the tokens of `rows`, or full prompts and `{}` if no template fits."""
+    """Return class names and a template that tokenize to `rows`, or full prompts and `{}` if no template fits."""
     names = [readable_name(name) for name in classnames]
     sentences = [tokenizer.decode(row[1:-1]) for row in rows]
     for labels in (names, [with_article(name) for name in names]):
@@ -203,7 +203,7 @@ def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tup
 
 
 def _renamed(model: Any) -> dict[str, Tensor]:
-    """Return open_clip's weights with their names in transformers."""
+    """Return the open_clip weights with the names that transformers uses."""
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         name = name.removeprefix("text.")
@@ -219,7 +219,7 @@ def _renamed(model: Any) -> dict[str, Tensor]:
 
 
 def _config(model: Any, tokenizer: Any) -> Any:
-    """Return transformers' configuration for the two towers."""
+    """Return the `CLIPConfig` of the two towers."""
     from transformers import CLIPConfig
 
     def sizes(tower: Any) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _image_processor(backbone: Backbone) -> Any:
     """Return an image processor equivalent to the backbone's `preprocess`.
 
     Raises:
-        UserError: transformers can't preprocess images in this way.
+        UserError: transformers has no equivalent image processor.
     """
     from transformers import CLIPImageProcessor
 
@@ -257,7 +257,7 @@ def _image_processor(backbone: Backbone) -> Any:
     square, shortest = {"height": size, "width": size}, settings["resize_mode"] == "shortest"
     resample = {"bilinear": 2, "bicubic": 3}.get(settings["interpolation"])
     if settings["size"] not in (size, [size, size]) or settings["resize_mode"] == "longest" or resample is None:
-        raise UserError(f"--to transformers: it can't preprocess images with {settings}; use --to open_clip")
+        raise UserError(f"--to transformers: transformers can't preprocess images with {settings}; use --to open_clip")
     return CLIPImageProcessor(
         size={"shortest_edge": size} if shortest else square,
         crop_size=square,

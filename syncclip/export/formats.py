@@ -1,4 +1,4 @@
-"""Export of runs to ONNX, torch.export, open_clip, transformers and class vectors."""
+"""Export runs to ONNX, torch.export, open_clip, transformers or class vectors."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def export(model: Model, to: Format, out: str) -> str:
     Args:
         to: `onnx`: program with input `images` (B, 3, S, S) and output `logits` (B, C). `torch`: the same program for
             `torch.export.load`. `vectors`: unit-length `class_vectors` (C, D) and `logit_scale`. `open_clip`: the
-            frozen CLIP model and these vectors. `transformers`: the frozen CLIP model for a zero-shot pipeline, with
-            the learned vectors as tokens of its vocabulary.
+            frozen CLIP model and the file of `vectors`. `transformers`: the frozen CLIP model for a zero-shot pipeline,
+            with the learned vectors as tokens of its vocabulary.
         out: output folder or URL.
 
     Returns:
-        Path or URL of the model.
+        Path or URL of the exported model.
 
     Raises:
-        UserError: the format is unknown or can't represent the run, its library is missing, or the folder has other
-            content.
+        UserError: the format is unknown or can't represent the run, its library is missing, or the output folder
+            contains other files.
     """
     _check_method(model, to)
     device, backbone = model.device, model.method.clip.backbone
@@ -70,11 +70,11 @@ def export(model: Model, to: Format, out: str) -> str:
 def _check_method(model: Model, to: Format) -> None:
     name, method = repr(model.recipe.training.method), model.method
     if to not in FORMATS:
-        raise UserError(f"--to: there is no format {to!r}; choose one of {', '.join(FORMATS)}")
+        raise UserError(f"--to: unknown format {to!r}; choose one of {', '.join(FORMATS)}")
     if method.text_depends_on_image:
         raise UserError(
-            f"{model.url}: the class vectors of {name} depend on the image, so they can't be exported; use `syncclip "
-            "classify`, or a run with another method"
+            f"{model.url}: the class vectors of {name} depend on the image and can't be exported; use `syncclip "
+            "classify` or a run with another method"
         )
     if to not in ("onnx", "torch") and method.has_extra_scores:
         raise UserError(
@@ -102,7 +102,7 @@ def _write(classifier: onnx.Classifier, to: Format, folder: Path) -> None:
 
 
 def _source(model: Model) -> dict[str, str]:
-    """Return the identity of the exported model."""
+    """Return the hashes that identify the exported model."""
     prompts = storage.read_bytes(storage.join(model.url, PROMPTS))
     return {
         "run": model.run_hash,
@@ -112,6 +112,6 @@ def _source(model: Model) -> dict[str, str]:
 
 
 def is_export_without_manifest(names: Collection[str]) -> bool:
-    """Return whether a folder contains an export whose manifest was removed."""
+    """Return whether a folder with these file names contains an export without its manifest."""
     is_export = CLASSES in names and PROMPTS not in names and not {*FILES.values()}.isdisjoint(names)
     return is_export and MANIFEST not in names

@@ -20,10 +20,10 @@ MAX_BATCH = 1 << 16
 
 
 class Classifier(nn.Module):
-    """Logits (B, C) of preprocessed images (B, 3, S, S), with precomputed class vectors.
+    """Compute logits (B, C) for preprocessed images (B, 3, S, S) with precomputed class vectors.
 
     Args:
-        others: (C,) boolean mask of the classes that are not candidates, whose logits become minus infinity.
+        others: (C,) boolean mask of the classes that are not candidates; their logits are set to minus infinity.
         temperature: divisor of the logits.
     """
 
@@ -42,7 +42,7 @@ class Classifier(nn.Module):
 
 
 def write_torch(classifier: Classifier, file: Path) -> None:
-    """Write an `ExportedProgram`, to be loaded with `torch.export.load`."""
+    """Write an `ExportedProgram` for `torch.export.load`."""
     torch.export.save(_program(classifier), file)
 
 

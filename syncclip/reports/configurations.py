@@ -51,7 +51,7 @@ _BASELINES = (("ivlp", "real"), ("syncclip", "real"), ("ivlp", "both"), ("zerosh
 
 @dataclass(frozen=True)
 class ReportConfiguration:
-    """A configuration of a report, with its labels and style.
+    """Configuration in a report, with its labels and style.
 
     Attributes:
         id: name in the study's files.
@@ -76,7 +76,7 @@ class ReportConfiguration:
 
 @dataclass(frozen=True)
 class ScorePoint:
-    """Mean score with `n` synthetic images per class; with several seeds, also the standard error and all scores."""
+    """Mean score at `n` synthetic images per class, with standard error and all scores if there are several seeds."""
 
     n: int
     mean: float
@@ -93,7 +93,7 @@ class Difference:
     """Paired difference between a configuration and a baseline, in points, with its confidence interval.
 
     Attributes:
-        n, baseline_n: synthetic images per class of the configuration and of the baseline.
+        n, baseline_n: number of synthetic images per class in the configuration and in the baseline.
         unit: unit that is resampled in addition to seeds; empty if only seeds are resampled.
     """
 
@@ -111,7 +111,7 @@ class Difference:
 
     @property
     def kind(self) -> Literal["gain", "loss", "unsure"]:
-        """Direction of a significant difference; "unsure" if the interval includes zero."""
+        """Direction of the difference if it is significant; "unsure" if the interval includes zero."""
         return "gain" if self.low > 0 else "loss" if self.high < 0 else "unsure"
 
     @cached_property
@@ -127,7 +127,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Scores that are shown in the text and figures of a report; empty for a synthetic dataset.
+    """Scores shown in the text and figures of a report; empty for a synthetic dataset.
 
     Attributes:
         table: one row per finished run; the column `amount` is the number of synthetic images per class, or 0.
@@ -145,7 +145,7 @@ class Numbers:
 def gather_numbers(inputs: Inputs) -> Numbers:
     """Collect configurations, mean scores and paired differences of a study, or the scores of a run.
 
-    The reference configuration is the one set in the study; otherwise, SYNC-CLIP on real and synthetic images, or else
+    The reference configuration is set by the study. By default, it is SYNC-CLIP on real and synthetic images, or else
     the last configuration with synthetic images.
     """
     table = inputs.table
@@ -176,7 +176,7 @@ def gather_numbers(inputs: Inputs) -> Numbers:
 
 
 def describe_configurations(names: Iterable[tuple[str, str, str]]) -> list[ReportConfiguration]:
-    """Assign labels and styles to configurations (id, method, data), and sort them by data, untrained ones first."""
+    """Assign labels and styles to configurations (id, method, data), and sort them by training data."""
     unique = {name: (method, "none" if method == "zeroshot" else data or "none") for name, method, data in names}
     methods = list(dict.fromkeys(method for method, _ in unique.values()))
     ordered = sorted(
@@ -237,7 +237,7 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """Select a study's comparisons at the largest number of images, with intervals over classes, or else over images.
+    """Select a study's comparisons at the largest number of images, preferably with intervals over classes.
 
     The last entries compare a configuration with itself at the smallest number of images.
     """

@@ -40,7 +40,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class FittedCurve:
-    """A fitted curve of the accuracy, with a description and the formula for the error.
+    """Fitted accuracy curve, with a description and the formula for the error.
 
     Attributes:
         curve: points over the measured range and the forecasts.
@@ -58,7 +58,7 @@ class FittedCurve:
 def payload(
     inputs: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
 ) -> dict[str, Any]:
-    """Collect the data for all figures as JSON values; missing parts and numbers that are not finite are None."""
+    """Collect the data for all figures as JSON values; missing parts and non-finite numbers are None."""
     values = {
         "kind": inputs.kind,
         "base": inputs.base,
@@ -109,7 +109,7 @@ def fitted_curves(
 
 
 def _points(curve: Curve, law: Sequence[float]) -> list[CurvePoint]:
-    """Return curve points over the measured range and up to each forecast; bands are interpolated linearly in log n."""
+    """Return points over the measured range and up to each forecast, with bands interpolated linearly in log n."""
     line, forecast = (
         [
             CurvePoint(point.n, 100 - point.error.estimate, 100 - point.error.high, 100 - point.error.low)
@@ -170,14 +170,14 @@ def _efficiency_sentences(efficiency: DataEfficiency, metric: str, falls: bool) 
     slopes, steps = efficiency.marginal.get(metric, ()), efficiency.exchange.get(metric, ())
     if falls and slopes and math.isfinite(slopes[-1].points_per_hour.estimate):
         gain = slopes[-1].points_per_hour.estimate
-        sentences.append(f"At {slopes[-1].n} images per class, an hour of generation adds {gain:.2g} points.")
+        sentences.append(f"At {slopes[-1].n} images per class, another hour of generation adds {gain:.2g} points.")
     if steps:
         shots, per_real = steps[-1].shots.estimate, steps[-1].per_real.estimate
         images = f"{steps[-1].n} synthetic images per class"
         if not math.isfinite(shots):
             sentences.append(f"According to the fit, no number of real images alone is equivalent to {images}.")
         elif not math.isfinite(per_real):
-            sentences.append(f"{images} do not replace any real image.")
+            sentences.append(f"{images} do not replace any real images.")
         else:
             sentences.append(
                 f"{images} are equivalent to {shots:.1f} real images per class; {per_real:.1f} synthetic images "
@@ -197,7 +197,7 @@ def _rounded(number: float) -> str:
 def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
     """Collect the data for the class figure: names, test images, accuracies by configuration, and pairs to compare.
 
-    Accuracies are means over seeds at the largest number of images of each configuration. None without results.
+    Accuracies are averaged over seeds at each configuration's largest number of images. Return None without results.
     """
     table = numbers.table
     if table is None:
@@ -226,7 +226,7 @@ def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
 def _pairs(
     configurations: Sequence[ReportConfiguration], reference: ReportConfiguration | None
 ) -> list[tuple[str, str | None]]:
-    """List the comparisons in the class figure: the reference with each configuration, then these with zero-shot CLIP.
+    """List the comparisons in the class figure: the reference with all others, then the others with zero-shot CLIP.
 
     If there is only one configuration, its baseline is None.
     """
@@ -244,16 +244,16 @@ def _pairs(
 
 _STAGES = {"frozen": "Before training: frozen CLIP", "trained": "After training"}
 _MEASURES = {
-    "relative_distance": ("distance between a class's two centres, relative to that between classes", 2),
-    "centroid_distance": ("distance between a class's two centres (1 − cosine)", 3),
-    "overlap": ("synthetic images closest to the real centre of their class, %", 1),
+    "relative_distance": ("class-centre distance between domains, relative to the distance between classes", 2),
+    "centroid_distance": ("class-centre distance between domains (1 − cosine)", 3),
+    "overlap": ("synthetic images nearest to the real centre of their own class, %", 1),
     "frechet": ("Fréchet distance between the domains", 3),
 }
 """Field of `Shift` -> label and number of decimals."""
 
 
 def _map(inputs: Inputs) -> dict[str, Any] | None:
-    """Collect feature maps before and after training, and the domain shift as text; `domain` is 1 for synthetic."""
+    """Collect the feature maps before and after training, and the domain shift as text; `domain` 1 is synthetic."""
     features = inputs.features
     if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
         return None
@@ -289,14 +289,14 @@ def _map(inputs: Inputs) -> dict[str, Any] | None:
 
 
 def nearer(shift: StudyShift | None) -> str:
-    """Describe the effect of training on the domain shift; return "" if it was not measured."""
+    """Describe the effect of training on the domain shift; return "" if the shift was not measured."""
     if shift is None:
         return ""
     before, after = round(shift.frozen.relative_distance, 2), round(shift.trained.relative_distance, 2)
     if not (math.isfinite(before) and math.isfinite(after)):
         return ""
     if before == after:
-        return f"Training left the domain shift at {after:.2f}."
+        return f"Training did not change the domain shift of {after:.2f}."
     verb = "reduced" if after < before else "increased"
     return f"Training {verb} the domain shift from {before:.2f} to {after:.2f}."
 

@@ -1,4 +1,4 @@
-"""Thumbnails in the report, within a size limit: real and synthetic images of each class, and rejected images."""
+"""Thumbnails of real, synthetic and rejected images for the report, within a size limit."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ SIDE = 64
 MAX_CLASSES = 200
 """Maximum number of classes with thumbnails."""
 PER_SIDE = (8, 6, 4, 3, 2, 1)
-"""Numbers of images per class and domain; the first number that stays below the size limit is used."""
+"""Numbers of images per class and domain, tried in this order until the strips fit the size limit."""
 BUDGET_BYTES = 850_000
-"""Maximum total size of the strips in bytes, before base64 encoding adds a third."""
+"""Maximum total size of the strips in bytes before base64 encoding, which adds a third."""
 RIBBON = 15
 """Number of classes in the strip at the top of the page."""
 THUMBNAILS = 12
@@ -36,7 +36,7 @@ THUMBNAILS = 12
 
 @dataclass
 class Strip:
-    """Thumbnails of a class in a single image (data URL `src`): `real` real images, then `made` synthetic images."""
+    """Single image (data URL `src`) with thumbnails of a class: `real` real images, then `made` synthetic images."""
 
     label: int
     name: str
@@ -48,7 +48,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class ImageStrips:
-    """Strips of all shown classes, labels of the strip at the top of the page, and initially selected label."""
+    """Strips of all shown classes, labels of the classes at the top of the page, and the initially selected label."""
 
     real: bool
     made: bool
@@ -59,7 +59,7 @@ class ImageStrips:
 
 @dataclass(frozen=True)
 class RejectStrip:
-    """Images rejected for one reason, side by side, with their total number and the class names of the shown images."""
+    """Images rejected for one reason, side by side, with the total count and the class names of the shown images."""
 
     reason: str
     count: str
@@ -107,7 +107,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
         inputs.notes.append(f"The images could not be read and are left out ({error}).")
         return None
     if lost := lost_real + lost_made:
-        inputs.notes.append(f"{counted(lost, 'unreadable image')} left out of the page.")
+        inputs.notes.append(f"The page omits {counted(lost, 'unreadable image')}.")
     if not strips:
         return None
     both = [label for label in labels if real[label] and made[label]] or [strip.label for strip in strips]
@@ -141,12 +141,12 @@ def _thumbnails(sets: Iterable[ImageSet], labels: Sequence[int]) -> tuple[dict[i
 
 
 def _spread(count: int, limit: int) -> list[int]:
-    """Select at most `limit` of `count` positions, evenly spaced."""
+    """Select at most `limit` evenly spaced positions out of `count`."""
     return [int(at) for at in np.unique(np.linspace(0, count - 1, min(count, limit)).round())] if count else []
 
 
 def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: float = np.inf) -> tuple[list[str], int]:
-    """Place each group's images side by side; stop after the size limit. Return the data URLs and the total size."""
+    """Place each group's images side by side up to the size limit, and return the data URLs and the total size."""
     sources, size = [], 0
     for images in groups:
         strip = Image.new("RGB", (side * len(images), side))
@@ -162,7 +162,7 @@ def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: fl
 
 
 def reject_strips(inputs: Inputs) -> list[RejectStrip]:
-    """Build strips of rejected images by reason, the most frequent reason first."""
+    """Build strips of rejected images by reason, with the most frequent reason first."""
     if inputs.synthetic is None or not any(name.endswith("_rejects.parquet") for name in inputs.set_files):
         return []
     try:
@@ -171,7 +171,7 @@ def reject_strips(inputs: Inputs) -> list[RejectStrip]:
         tiles = [[decode_image(reject.jpeg, "a reject") for reject in rejects[reason]] for reason in reasons]
         sources, _ = _side_by_side(tiles, REJECT_SIDE)
     except Exception as error:  # parsers raise many exception types for corrupt files
-        inputs.notes.append(f"The thumbnails of rejects could not be read and are left out ({error}).")
+        inputs.notes.append(f"The thumbnails of rejected images could not be read and are left out ({error}).")
         return []
     names, strips = inputs.classnames, []
     for reason, source in zip(reasons, sources, strict=True):

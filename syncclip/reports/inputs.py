@@ -1,4 +1,4 @@
-"""Files of a study, run or synthetic dataset that a report reads; any of them may be missing or corrupt."""
+"""Read the files of a study, run or synthetic dataset for a report; any file may be missing or corrupt."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ ROOTS: dict[Kind, str] = {"study": outputs.STATE, "run": RECORD, "set": SIGNS["s
 
 
 def _check_values(content: dict[str, Any]) -> dict[str, Any]:
-    """Raise an error for integers that exceed 64 bits and for class lists of the wrong type."""
+    """Raise a `ValueError` for integers that exceed 64 bits and for class lists of the wrong type."""
     values: list[Any] = [content]
     for value in values:
         if isinstance(value, int) and abs(value) >= 1 << 63:
-            raise ValueError("it contains an integer that exceeds 64 bits")
+            raise ValueError("the file contains an integer that exceeds 64 bits")
         values.extend(value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
     for name, entry_type in (("classnames", str), ("per_class", dict)):
         entries = content.get(name) or []
         if not isinstance(entries, list) or not all(isinstance(entry, entry_type) for entry in entries):
-            raise ValueError(f"{name} is not a list of classes")
+            raise ValueError(f"{name} must be a list of classes")
     return content
 
 
@@ -54,7 +54,7 @@ _OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_check_values)])
 
 @dataclass
 class Inputs:
-    """Content of the files for a report. Missing files leave default values; `notes` reports missing and corrupt files.
+    """Content of a report's input files. Missing files leave the defaults; `notes` lists missing and corrupt files.
 
     Attributes:
         table: one row per finished run of the study.
@@ -96,7 +96,7 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
 
     def section(self, name: str) -> dict[str, Any]:
-        """Return a section of the recipe; {} if it is missing."""
+        """Return a section of the recipe, or {} if the section is missing."""
         section = self.recipe.get(name)
         return section if isinstance(section, dict) else {}
 
@@ -105,7 +105,7 @@ def read_inputs(url: str) -> Inputs:
     """Read the files in a folder or URL, or in its `study` subfolder. A corrupt file results in a note, not an error.
 
     Raises:
-        UserError: the folder contains neither a study nor a run nor a synthetic dataset.
+        UserError: the folder contains no study, run or synthetic dataset.
     """
     names = set(storage.listdir(url))
     if "study" in names and not names & set(SIGNS.values()):
@@ -113,8 +113,8 @@ def read_inputs(url: str) -> Inputs:
         names = set(storage.listdir(url))
     kind = next((kind for kind, sign in SIGNS.items() if sign in names), None)
     if kind is None:
-        reason = f"it has no {', '.join(SIGNS.values())}" if storage.exists(url) else "it doesn't exist"
-        raise UserError(f"cannot report on {url}: {reason}; specify the folder of a study, run or synthetic dataset")
+        reason = f"the folder has no {', '.join(SIGNS.values())}" if storage.exists(url) else "the folder doesn't exist"
+        raise UserError(f"cannot report on {url}: {reason}; pass the folder of a study, run or synthetic dataset")
     inputs = Inputs(url, kind)
 
     owner = storage.read_owner(storage.join(url, ROOTS[kind])) if ROOTS[kind] in names else None
@@ -149,7 +149,7 @@ def read_inputs(url: str) -> Inputs:
     _read_dataset(inputs)
     try:
         missing = sorted({*(storage.read_contents(url) or ())} - names)
-        inputs.notes += [f"{name} is missing, although it is listed in {CONTENTS}." for name in missing]
+        inputs.notes += [f"{CONTENTS} lists {name}, but this file is missing." for name in missing]
     except UserError as error:
         inputs.notes.append(f"{first_line(error)}.")
     return inputs
@@ -176,7 +176,7 @@ def _read_results(inputs: Inputs) -> None:
 
 
 def _read_set(inputs: Inputs) -> None:
-    """Open the synthetic dataset: that of the study or recipe, or in the folder itself, its subfolder or its parent."""
+    """Open the synthetic dataset of the study or recipe, or else the one in the folder, a subfolder or the parent."""
     url = inputs.url.rstrip("/")
     parent = str(storage.local_path(url).resolve().parent) if storage.is_local(url) else url.rpartition("/")[0]
     root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")
@@ -214,7 +214,7 @@ def _read_set(inputs: Inputs) -> None:
 
 
 def _planned_shards(plan: dict[str, Any]) -> int:
-    """Return the number of shards in the plan of a generated or imported dataset; 0 if the plan is invalid."""
+    """Return the number of shards that a synthetic dataset's plan requires, or 0 if the plan is invalid."""
     try:
         amounts = plan["amounts"] if "amounts" in plan else [max(plan["counts"])]
         images = [(high - low) * len(plan["classnames"]) for low, high in pairwise((0, *amounts))]
@@ -224,7 +224,7 @@ def _planned_shards(plan: dict[str, Any]) -> int:
 
 
 def _read_dataset(inputs: Inputs) -> None:
-    """Load the dataset, and set the class names from it, from the study, or from the plan of the synthetic dataset."""
+    """Load the dataset, and set the class names from the dataset, the study or the synthetic dataset's plan."""
     state = inputs.state
     dataset_name = (state.dataset if state else None) or inputs.plan.get("dataset")
     settings = inputs.section("dataset") or ({"name": dataset_name} if dataset_name else {})
@@ -252,9 +252,9 @@ def _reason(error: Exception) -> str:
 
 
 def _history(record: Mapping[str, Any], data: bytes) -> list[dict[str, Any]]:
-    """Parse the metrics of a run; for a finished run, verify the checksum that is stored in its record."""
+    """Parse the metrics of a run; for a finished run, verify the checksum in run.json."""
     if (record.get("logs") or {}).get(METRICS) not in (None, digest_of([data])):
-        raise ValueError("its checksum does not match")
+        raise ValueError("the checksum does not match")
     return [*map(_OBJECT.validate_json, data.splitlines())]
 
 
@@ -263,7 +263,7 @@ def _parse_results(data: bytes) -> dict[str, Any]:
     results = _OBJECT.validate_json(data)
     metrics = [results[key] for key in METRIC_HEADINGS if results.get(key) is not None]
     if not metrics or not all(isinstance(value, int | float) for value in metrics):
-        raise ValueError("it contains no metrics, or metrics that are not numbers")
+        raise ValueError("the file contains no metrics or a non-numeric metric")
     return results
 
 
@@ -273,11 +273,11 @@ def _parse_table(data: bytes) -> pd.DataFrame | None:
 
 
 def _parse_runs(data: bytes) -> pd.DataFrame | None:
-    """Parse a table of runs, in which columns with scores may be missing."""
+    """Parse a table of runs; score columns may be missing."""
     table: pd.DataFrame = storage.read_parquet(data).to_pandas()
     for name in ("cell", "configuration", "method", "data", "images_per_class"):
         if name not in table:
-            raise ValueError(f"it has no column {name!r}")
+            raise ValueError(f"the column {name!r} is missing")
     return table
 
 
@@ -286,5 +286,5 @@ def _parse_recipe(data: bytes) -> tuple[str, dict[str, Any]]:
     text = data.decode()
     values = parse_yaml(text, "recipe.yaml")
     if not isinstance(values, dict):
-        raise ValueError("it is not a mapping")
+        raise ValueError("the recipe is not a mapping")
     return text, {str(key): value for key, value in values.items()}

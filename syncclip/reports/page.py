@@ -1,4 +1,4 @@
-"""Rendering of a report as a self-contained HTML page."""
+"""Render a report as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ MEASURES = {
     "hm": "harmonic mean",
 }
 MAX_FAILED = 10
-"""Maximum number of failed runs that are listed by name."""
+"""Maximum number of failed runs to list by name."""
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """Path or URL of a written report, and its summary as a table for the terminal."""
+    """Path or URL of a written report, with a summary table for the terminal."""
 
     url: str
     table: Table
 
 
 def write_report(folder: str) -> StudyReport:
-    """Write a self-contained `report.html` to a folder, atomically. Sections without data are omitted.
+    """Atomically write a self-contained `report.html` to a folder. Sections without data are omitted.
 
     Args:
         folder: path or URL of a study, a run, or a synthetic dataset.
@@ -83,7 +83,7 @@ def report(folder: str) -> str:
     """Write a self-contained report of a study, run or synthetic dataset, and return its path or URL.
 
     Args:
-        folder: path or URL, in which `report.html` is written.
+        folder: path or URL of the study, run or synthetic dataset, to which `report.html` is written.
 
     Examples:
         >>> from syncclip import report
@@ -159,7 +159,7 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
     assets = resources.files(__package__).joinpath("assets")
     text_of = {file.name: file.read_text(encoding="utf-8") for file in assets.iterdir() if file.name != FONT}
     font = base64.b64encode(assets.joinpath(FONT).read_bytes()).decode()
-    # The JSON cannot close its script element if it contains no "<".
+    # Escaping "<" keeps the JSON from closing its script element.
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=vars)
     text = re.sub(
         r"[^ -~]",
@@ -188,7 +188,7 @@ def _printed(value: Any) -> Any:
 
 
 def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
-    """Return the line above the headline, which describes the subject of the report."""
+    """Return the line above the headline, which describes the report's subject."""
     state = inputs.state.name if inputs.state else None
     name = inputs.recipe.get("name") or state or inputs.record.get("name") or inputs.plan.get("dataset")
     parts = [{"study": "Study", "run": "Run", "set": "Synthetic dataset"}[inputs.kind], str(name or "")]
@@ -205,7 +205,7 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
 
 
 def _unfinished(inputs: Inputs) -> list[str]:
-    """Return a note about unfinished runs, with the names and errors of failed runs; empty if all are finished."""
+    """Return a note about unfinished runs, with the names and errors of failed runs; empty if all runs are finished."""
     cells = inputs.state.cells if inputs.state else []
     failed = [cell for cell in cells if cell.status == "failed"]
     waiting = sum(cell.status == "waiting" for cell in cells)
@@ -213,7 +213,7 @@ def _unfinished(inputs: Inputs) -> list[str]:
         return []
     missing = [f"{waiting} {'is' if waiting == 1 else 'are'} waiting"] if waiting else []
     missing += [f"{len(failed)} failed"] if failed else []
-    sentence = f"Of {len(cells)} runs, {' and '.join(missing)}; the figures show the finished runs."
+    sentence = f"Of {len(cells)} runs, {' and '.join(missing)}; the figures show only finished runs."
     named = ", ".join(f"{cell.cell} ({cell.error or 'no reason given'})" for cell in failed[:MAX_FAILED])
     more = f", and {len(failed) - MAX_FAILED} more" if len(failed) > MAX_FAILED else ""
     return [f"{sentence} Failed: {named}{more}." if failed else sentence]

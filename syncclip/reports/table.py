@@ -22,7 +22,7 @@ from syncclip.reports.inputs import Inputs
 _COLUMNS = METRIC_HEADINGS | {"seconds": "seconds"}
 _TERMINAL = ("base", "novel", "hm", "all_classes_base", "all_classes_novel", "all_classes_hm")
 _NARROW = box.Box("    \n    \n ── \n    \n    \n    \n    \n    \n")
-"""Compact box style, with which the table fits into 80 columns."""
+"""Compact box style that fits the table into 80 columns."""
 _QUALITY = "stats.json"
 _SUITE = ("novel", "hm", "all_classes_hm")
 """Metrics shown for each dataset of a suite."""
@@ -30,7 +30,7 @@ _SUITE = ("novel", "hm", "all_classes_hm")
 
 @dataclass(frozen=True)
 class Tile:
-    """A number with a label and a unit."""
+    """Number with a label and a unit."""
 
     label: str
     number: str
@@ -39,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a stacked bar; `text` is the formatted value, and `colour` a variable in the stylesheet."""
+    """Part of a stacked bar; `text` is the formatted value, and `colour` names a variable in the stylesheet."""
 
     name: str
     value: float
@@ -58,7 +58,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """Table in the HTML report, and the tiles above it."""
+    """Table in the HTML report, with the tiles above it."""
 
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[TableCell]] = ()
@@ -77,8 +77,8 @@ def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[
     """Collect the cost of a study, run or synthetic dataset from cost.json or from the shard markers.
 
     Returns:
-        Tiles, and the parts of two bars: `time` by process, and `rejects` by reason, which starts with the kept images.
-        A bar that would have only one part is empty.
+        Tiles, and the parts of two bars: `time` by process, and `rejects` by reason, preceded by the kept images. A bar
+        with fewer than two parts is empty.
     """
     synthesis, training, table = inputs.cost.synthesis, inputs.cost.training, numbers.table
     speed, speed_label = synthesis and synthesis.images_per_second, "images generated per second"
@@ -132,7 +132,7 @@ def _time(hours: float) -> tuple[str, str]:
 
 
 def runs_table(table: pd.DataFrame | None, configurations: Sequence[ReportConfiguration]) -> PageTable:
-    """Build the table of all runs of a study, in the order of the configurations."""
+    """Build the table of a study's runs, ordered by configuration."""
     if table is None or "seed" not in table:
         return PageTable()
     shown = [key for key in _COLUMNS if key in table]
@@ -157,9 +157,9 @@ def _percent_cell(value: float) -> TableCell:
 
 
 def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
-    """Build the table of a suite: scores at each configuration's largest number of images, on average and by dataset.
+    """Build a suite's table of scores at each configuration's largest number of images, on average and by dataset.
 
-    The table contains only runs that have finished on every dataset. It is None for a single dataset.
+    The table contains only runs that have finished on every dataset. Return None for a single dataset.
     """
     table = inputs.datasets
     if table is None or inputs.table is None or not inputs.state:
@@ -184,7 +184,7 @@ def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
 
 
 def quality_table(inputs: Inputs) -> PageTable | None:
-    """Build the table of a synthetic dataset's quality, with classes by ascending accuracy; None without stats.json."""
+    """Build the quality table of a synthetic dataset, sorted by class accuracy; return None without stats.json."""
     if inputs.synthetic is None or _QUALITY not in inputs.set_files:
         return None
     from syncclip.synthetic_sets.quality import SetQuality  # imports torch
@@ -194,12 +194,12 @@ def quality_table(inputs: Inputs) -> PageTable | None:
             storage.read_verified(storage.join(inputs.synthetic.url, _QUALITY), inputs.owner)
         )
     except (OSError, ValueError):
-        inputs.notes.append(f"{_QUALITY} of the synthetic dataset could not be read and is left out.")
+        inputs.notes.append(f"The synthetic dataset's {_QUALITY} could not be read and is left out.")
         return None
-    tiles = [Tile("assigned to their class by the frozen CLIP", f"{quality.accuracy:.0f}", "%")]
+    tiles = [Tile("images that the frozen CLIP assigns to their class", f"{quality.accuracy:.0f}", "%")]
     if quality.similarity is not None:
         real = "" if quality.real_similarity is None else f" (real images: {quality.real_similarity:.2f})"
-        tiles.append(Tile(f"similarity of images within a class{real}", f"{quality.similarity:.2f}"))
+        tiles.append(Tile(f"similarity between images of a class{real}", f"{quality.similarity:.2f}"))
     if quality.shift is not None and quality.shift.relative_distance is not None:
         tiles.append(Tile("domain shift", f"{quality.shift.relative_distance:.2f}"))
     tiles.append(
@@ -218,7 +218,7 @@ def quality_table(inputs: Inputs) -> PageTable | None:
 
 
 def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
-    """Build the terminal table: scores at each configuration's largest number of images, or counts of a dataset."""
+    """Build the terminal table: scores at each configuration's largest number of images, or a dataset's counts."""
     if inputs.kind == "set":
         table = Table(box=_NARROW, show_edge=False, show_header=False)
         classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")
@@ -254,7 +254,7 @@ def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
 
 
 def _caption(numbers: Numbers) -> str:
-    lines = ["in per cent; mean ± standard error over seeds"]
+    lines = ["scores in per cent; mean ± standard error over seeds"]
     for metric in ("hm", "all_classes_hm"):
         for pair in numbers.differences:
             if pair.metric == metric and pair.configuration == numbers.reference != pair.baseline:

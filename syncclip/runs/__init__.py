@@ -1,1 +1,1 @@
-"""Runs: resolve a recipe, build its dataset, model and stream of batches, and evaluate the trained method."""
+"""Resolve a recipe to a run, build its dataset, model and batch stream, and evaluate the trained method."""

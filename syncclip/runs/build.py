@@ -1,4 +1,4 @@
-"""Build the parts of a run from its recipe: the dataset, the method with its frozen CLIP, and the batch stream."""
+"""Build the parts of a run from its recipe: dataset, method with its frozen CLIP model, and batch stream."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     """Load the dataset and backbone, and build the method, initialised with the training seed.
 
     Args:
-        cache: cache of this process; all methods built with it share one CLIP model and its device.
+        cache: cache of the process; all methods built with it share one CLIP model and its device.
     """
     storage.configure(recipe.storage.options)
     cache = cache or ModelCache()
@@ -62,7 +62,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
 def build_stream(
     recipe: Recipe, run: RunParts, rank: int = 0, world_size: int = 1, cache: ModelCache | None = None
 ) -> MixedStream | None:
-    """Build the stream of batches for one rank; return None for a method without training."""
+    """Build the batch stream of one rank; return None for a method that is not trained."""
     cache = cache or ModelCache()
     training = recipe.training
     if not run.method.settings.data:
@@ -96,7 +96,7 @@ def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
-    """Predict the images in one of several parts of a split, see `predict`."""
+    """Predict the images of a split, or one of several parts of them; see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
     return predict(
@@ -105,7 +105,7 @@ def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, part
 
 
 def calibrated(recipe: Recipe, run: RunParts) -> RunParts:
-    """Fit the temperature on validation images if the recipe enables calibration, see `fit_temperature`."""
+    """Fit the temperature on validation images if the recipe enables calibration; see `fit_temperature`."""
     if not recipe.evaluation.calibrate:
         return run
     images, batch, threads = run.dataset.split("val"), recipe.evaluation.batch_size, recipe.training.threads
@@ -148,7 +148,7 @@ class ModelCache:
         return self._datasets[key]
 
     def sets(self, recipe: Recipe, classes: int) -> list[MixedSource[ShardSet]]:
-        """Return the cached result of `synthetic_sources`; datasets are opened again if their files have changed."""
+        """Return the cached result of `synthetic_sources`; reopen the datasets if their files have changed."""
         training = recipe.training.model_dump(include=set(OPENING))
         key = training, classes, [self._version(mixed.url) for mixed in mixed_sets(recipe.training)]
         if self._sets is None or self._sets[0] != key:
@@ -159,7 +159,7 @@ class ModelCache:
     def _version(self, url: str) -> object:
         """Return the checksum of a synthetic dataset's index if it matches the files, or else the sizes of all files.
 
-        The index was compared with the files when the run was resolved. For a cached dataset, it is compared again.
+        The index is compared with the files when a run is resolved, and again for a cached dataset.
         """
         checksum = current().listings.get(url)
         if checksum is not None and self._sets is not None:
@@ -168,7 +168,7 @@ class ModelCache:
         return checksum or storage.sizes(url)
 
     def clip(self, settings: BackboneSettings) -> PromptedClip:
-        """Return the cached CLIP model, which is on the device of the last run; different settings replace it."""
+        """Return the cached CLIP model on the device of the last run; load a new model if the settings differ."""
         if self._clip is None or self._clip[0] != settings:
             self._clip = None  # free its memory first
             self._images.clear()
@@ -178,7 +178,7 @@ class ModelCache:
         return self._clip[1]
 
     def prepared(self, dataset: Dataset, settings: DatasetSettings, backbone: Backbone) -> Dataset:
-        """Return a view of the dataset that caches test images, cropped to the input size of the backbone.
+        """Return a view of the dataset that caches test images, cropped to the backbone's input size.
 
         Cropping before caching does not change the result of `preprocess`.
         """
@@ -200,7 +200,7 @@ class CachedImages(ImageView):
         self._cache, self._kept, self._backbone = cache, kept, backbone
 
     def image(self, row: int) -> Image.Image:
-        """Return the RGB image of a row, cropped to the input size of the backbone."""
+        """Return the RGB image of a row, cropped to the backbone's input size."""
         if row in self._kept:
             return self._kept[row]
         image = cut(super().image(row), self._backbone.preprocess)

@@ -1,4 +1,4 @@
-"""Description of a run's classes and CLIP model, stored in its folder so that inference does not need the dataset."""
+"""Classes and CLIP model of a run, stored in the run folder to allow inference without the dataset."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunClasses(Settings):
     clip: str
     """Name and pretrained tag of the CLIP model."""
     clip_sha256: str | None = None
-    """Checksum of the CLIP weights, see `Backbone.sha256`; None: unknown."""
+    """Checksum of the CLIP weights (see `Backbone.sha256`); None: unknown."""
     temperature: float = Field(1.0, gt=0)
     """Calibration temperature, by which logits are divided before the softmax."""
     preprocess: dict[str, Any] = Field(default={})
@@ -47,7 +47,7 @@ class RunClasses(Settings):
     def _check_labels(self) -> RunClasses:
         count, only = len(self.classnames), self.only
         if self.base_count > count or (only is not None and not (only and {*only} <= {*range(count)})):
-            raise ValueError(f"base_count or only refers to labels outside the {count} classes")
+            raise ValueError(f"base_count and only must refer to the {count} classes in classnames")
         return self
 
     @property
@@ -59,7 +59,7 @@ class RunClasses(Settings):
 def describe(
     recipe: Recipe, dataset: Dataset, backbone: Backbone | None = None, temperature: float = 1.0
 ) -> RunClasses:
-    """Describe the dataset and CLIP model of a run; without `backbone`, its checksum and preprocessing are omitted."""
+    """Describe a run's dataset and CLIP model; without `backbone`, omit the model's checksum and preprocessing."""
     return RunClasses(
         dataset=dataset.name,
         classnames=dataset.classnames,
@@ -79,10 +79,10 @@ def clip_of(recipe: Recipe) -> str:
 
 
 def read_classes(folder: RunFolder) -> RunClasses:
-    """Read the `classes.json` of a run, which an evaluation writes; raise a `UserError` if it is missing or corrupt."""
+    """Read the `classes.json` of an evaluated run; raise a `UserError` if the file is missing or corrupt."""
     classes = storage.read_document(folder.path(CLASSES), RunClasses, "evaluate the run again", folder.owner)
     if classes is None:
-        raise UserError(f"{folder.path(CLASSES)} is missing; evaluate the run once: `syncclip evaluate {folder.url}`")
+        raise UserError(f"{folder.path(CLASSES)} is missing; create it with `syncclip evaluate {folder.url}`")
     return classes
 
 
@@ -90,7 +90,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
     """Load the trained method of a finished run on the CPU, and read its classes.
 
     Raises:
-        UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or not the one used for training.
+        UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or was not used for training.
     """
     storage.configure(recipe.storage.options)
     classes, backbone = read_classes(folder), load_backbone(recipe.backbone)
@@ -99,8 +99,8 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
     if changed or classes.clip_sha256 not in (None, backbone.sha256):
         difference = f"preprocessing ({changed[0]})" if changed else "weights or activations"
         raise UserError(
-            f"{folder.url}: CLIP {recipe.backbone.name!r} differs from that of the training in its {difference}; "
-            "restore the original model, or set its path with `backbone` (--backbone)"
+            f"{folder.url}: CLIP model {recipe.backbone.name!r} differs from the one used for training in its "
+            f"{difference}; restore the original model, or set its path with `backbone` (--backbone)"
         )
     method = build_for(recipe, PromptedClip(backbone), classes)
     load_prompts(folder, method)
@@ -108,7 +108,7 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
 
 
 def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method:
-    """Build the method of a run, untrained, for the given classes."""
+    """Build a run's untrained method for the given classes."""
     if recipe.training.data == "all_real":  # all classes are base classes
         classes = classes.model_copy(update={"base_count": len(classes.classnames)})
     name = recipe.training.method
@@ -116,10 +116,10 @@ def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method
 
 
 def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> None:
-    """Load the learned prompts of a run into its method, built for other classes.
+    """Load a run's learned prompts into a method that was built for other classes.
 
     Args:
-        whose: description of the other classes for messages.
+        whose: description of the other classes for error messages.
 
     Raises:
         UserError: the learned parameters are class-specific or have different shapes.
@@ -136,14 +136,14 @@ def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> No
     if differing := sorted(key for key in expected.keys() | actual.keys() if expected.get(key) != actual.get(key)):
         raise UserError(
             f"{run.path(PROMPTS)}: {differing[0]} has a different shape for {whose}, because long class names limit "
-            "the number of learned tokens; train again with initial_words or with fewer text_tokens"
+            "the number of learned tokens; train again with initial_words or fewer text_tokens"
         )
     method.load_state_dict(prompts)
     method.known = 0
 
 
 def _is_class_specific(recipe: Recipe, method: Method) -> bool:
-    """Whether the number of learned parameters depends on the number of classes."""
+    """Return whether the number of learned parameters depends on the number of classes."""
     settings, name = recipe.methods.of(recipe.training.method), method.classnames[0]
 
     def shapes(classes: int) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Training data of a run: check that datasets are complete and have the right classes, and open them."""
+"""Open the training datasets of a run, and check that they are complete and have the right classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from syncclip.training.settings import MixedDataset, TrainingSettings
 
 
 class SetCache:
-    """Cache of the plans, shard lists and class names of datasets, for runs that are resolved together."""
+    """Cache of dataset plans, shard lists and class names for runs that are resolved together."""
 
     def __init__(self) -> None:
         self.holds_set = cache(holds_set)
@@ -36,12 +36,12 @@ class SetCache:
         self._classnames = cache(lambda name: load_dataset(DatasetSettings.model_validate_json(name)).classnames)
 
     def classnames(self, dataset: DatasetSettings) -> list[str]:
-        """Return the class names of a dataset, in the order of their ids."""
+        """Return the class names of a dataset, ordered by class id."""
         return self._classnames(dataset.model_dump_json())
 
 
 def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
-    """Return the number per class and the identity of the synthetic images that a run uses from the dataset at `url`.
+    """Return how many synthetic images per class a run uses from the dataset at `url`, and their identity.
 
     The identity is a hash of everything that determines these images; it does not change when the dataset grows.
 
@@ -83,11 +83,11 @@ def teacher_part(recipe: Recipe, sets: SetCache) -> tuple[int, str]:
     training, url = recipe.training, str(recipe.training.teacher)
     if not isinstance(training.synthetic, str):
         raise UserError(
-            "training.teacher: requires a single synthetic dataset, but training.synthetic is a list; combine its "
-            "datasets with `syncclip shards merge`"
+            "training.teacher requires a single synthetic dataset, but training.synthetic is a list; combine the list "
+            "with `syncclip shards merge`"
         )
     teacher, plan = sets.teacher(url), sets.plan(training.synthetic)
-    assert plan is not None, "the synthetic dataset is resolved"
+    assert plan is not None, "the recipe's synthetic dataset must be resolved"
     teacher.require_classes(plan.classnames, url, training.synthetic)
     existing = {shard.shard: shard.tar_sha256 for shard in teacher.shards}
     tars, shards = sets.committed(training.synthetic, plan.owner), plan.shards(training.images_per_class)
@@ -120,7 +120,7 @@ def real_sources(recipe: Recipe, dataset: Dataset) -> list[MixedSource[ImageSet]
 
 def mixed_sets(training: TrainingSettings) -> Sequence[MixedDataset]:
     """List the synthetic datasets of a resolved recipe."""
-    assert training.synthetic is not None, "`resolve_run` has set it"
+    assert training.synthetic is not None, "the recipe must be resolved by `resolve_run`"
     return (MixedDataset(url=training.synthetic),) if isinstance(training.synthetic, str) else training.synthetic
 
 
@@ -128,7 +128,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
     """Open the synthetic datasets of a resolved recipe.
 
     Raises:
-        UserError: a dataset is empty, corrupt or has different classes, or the shuffle window exceeds the cache.
+        UserError: a dataset is empty or corrupt or has different classes, or the shuffle window exceeds the cache.
     """
     training = recipe.training
     shards = shard_cache(training)
@@ -142,7 +142,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
 
 
 def shard_cache(training: TrainingSettings) -> ShardCache:
-    """Open the cache of remote shards, whose folder all workers of a machine share."""
+    """Open the cache of remote shards in a folder that all workers on a machine share."""
     default = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # one folder per user
     folder = default if training.cache_folder is None else storage.local_path(training.cache_folder).resolve()
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.verify_shards)

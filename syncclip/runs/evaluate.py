@@ -1,6 +1,6 @@
-"""Evaluation of a finished run on its own dataset, and of its prompts on other datasets (transfer).
+"""Evaluate a finished run on its own dataset, and its prompts on other datasets (transfer).
 
-The images can be divided among the workers of a Ray cluster; results are bit-identical to those of a single process.
+Several Ray workers can share the images; the results are bit-identical to those of a single process.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ TRANSFER = "transfer"
 """Subfolder of a run folder for results on other datasets."""
 
 RETRIES = 4
-"""Number of retries of a Ray task whose process or machine was lost."""
+"""Maximum number of retries of a Ray task whose process or machine was lost."""
 
 
 def scored(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Return the results of a finished run on its dataset; evaluate the run if they are missing or outdated.
+    """Return the results of a finished run on its dataset; evaluate the run if the results are missing or outdated.
 
     Results are outdated if they were computed with other evaluation settings. The run is also evaluated on each dataset
-    in `evaluation.transfer` without results.
+    in `evaluation.transfer` that has no results.
 
     Args:
-        workers: number of workers among which the images are divided; None: evaluate in this process.
+        workers: number of workers that share the images; None: evaluate in this process.
     """
     numbers = results_of(recipe, folder) or score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder):
@@ -53,7 +53,7 @@ def scored(
 def score(
     recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Evaluate a finished run on its own dataset, and write the results to its folder."""
+    """Evaluate a finished run on its own dataset, and write the results to the run folder."""
     parts = build_parts(recipe, cache)
     load_prompts(folder, parts.method)
     parts = calibrated(recipe, parts)
@@ -69,7 +69,7 @@ def transfer(
     cache: ModelCache | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a finished run on another dataset, and write the results to `transfer/<name>` in its folder.
+    """Evaluate a finished run on another dataset, and write the results to `transfer/<name>` in the run folder.
 
     Raises:
         UserError: the learned parameters are class-specific, or the dataset is missing.
@@ -87,14 +87,14 @@ def transfer_results(folder: RunFolder, name: str) -> dict[str, Any]:
 
 
 def results_owner(folder: RunFolder, transfer: str | None = None) -> str:
-    """Return the owner of a run's results on its own dataset or on a transfer dataset, see `storage.checksums`."""
+    """Return the owner of a run's results on its own dataset or on a transfer dataset; see `storage.checksums`."""
     if transfer is None:
         return folder.owner
     return storage.identity(f"{folder.owner}/{transfer_url('', transfer)}")
 
 
 def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -> dict[str, Any] | None:
-    """Read a run's results on its own or a transfer dataset; return None if they are missing or settings changed."""
+    """Read a run's results on its own or a transfer dataset; return None if they are missing or outdated."""
     url = folder.url if transfer is None else transfer_url(folder.url, transfer)
     if not all(storage.exists(storage.join(url, name)) for name in (PREDICTIONS, RESULTS)):
         return None
@@ -104,12 +104,12 @@ def results_of(recipe: Recipe, folder: RunFolder, transfer: str | None = None) -
 
 
 def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
-    """List the datasets in `evaluation.transfer` for which there are no results."""
+    """List the datasets in `evaluation.transfer` that have no results."""
     return [name for name in recipe.evaluation.transfer if results_of(recipe, folder, name) is None]
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether a resolved run is complete: trained, evaluated on all of its datasets, and with a contents file."""
+    """Return whether a resolved run is trained, is evaluated on all of its datasets, and has a contents file."""
     if not folder.finished(folder.open()) or not storage.exists(folder.path(CONTENTS)):
         return False
     return results_of(recipe, folder) is not None and not missing_transfers(recipe, folder)
@@ -145,7 +145,7 @@ def _evaluate(
 
 
 def transfer_url(run_url: str, name: str) -> str:
-    """Return the folder for the results on a transfer dataset, named after the last component of its path."""
+    """Return the folder for the results on a transfer dataset, named after the last component of the dataset's path."""
     return storage.join(run_url, TRANSFER, name.rstrip("/").rpartition("/")[2])
 
 
@@ -157,7 +157,7 @@ def shared_predictions(
     Args:
         recipe: recipe of the run, with the dataset to test.
         prompts: content of the run's safetensors file.
-        workers: number of tasks; if the cluster is too small to run them concurrently, some wait.
+        workers: number of tasks; tasks wait if the cluster is too small to run all of them concurrently.
         images: number of images in the split.
     """
     import ray
@@ -181,7 +181,7 @@ def shared_predictions(
 def predict_part(
     recipe: Recipe, prompts: bytes, part: int, parts: int, session: Session, temperature: float = 1.0
 ) -> Predictions:
-    """Predict one of several parts of the images; this is the body of a Ray task."""
+    """Predict one of several parts of the images, as the body of a Ray task."""
     with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))

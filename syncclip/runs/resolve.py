@@ -1,4 +1,4 @@
-"""Resolve a recipe to a run: find its synthetic datasets, and determine its identity and folder."""
+"""Resolve a recipe to a run: find the synthetic datasets, and determine the run's identity and folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from syncclip.training.run_folder import PROMPTS, RECIPE, RunFolder
 
 
 def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFolder]:
-    """Return the recipe and folder of the finished run at a path or URL; raise a `UserError` if there is none."""
+    """Return the recipe and folder of the finished run at a path or URL; raise a `UserError` if it does not exist."""
     if run.startswith(PREFIX):
         raise UserError(f"{run}: this command requires a local run; get a copy with `hf download`")
     hint = f"; for a run on the Hugging Face Hub, use {PREFIX}{run}" if NAME.fullmatch(run) else ""
@@ -36,7 +36,7 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
 
 
 def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
-    """Return the recipe and folder of a finished run for reading, and a URL that is valid on any machine.
+    """Return the recipe and folder of a finished run, and a run URL that is valid on any machine.
 
     Args:
         run: folder, URL, or `hf://owner/name[@revision]` on the Hugging Face Hub. Files from the Hub are cached, and
@@ -53,7 +53,7 @@ def readable_run(run: str) -> tuple[Recipe, RunFolder, str]:
 
 
 def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> str:
-    """Find the synthetic dataset of a recipe: `training.synthetic`, or else in `out` or the default folder of `synth`.
+    """Find a recipe's synthetic dataset in `training.synthetic`, or else in `out` or the default folder of `synth`.
 
     Raises:
         UserError: no synthetic dataset was found, or the recipe lists several.
@@ -61,7 +61,7 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
     specified = recipe.training.synthetic
     if isinstance(specified, tuple):
         raise UserError(
-            "training.synthetic must be a single dataset, not a list; combine several with `syncclip shards merge`"
+            "training.synthetic must be a single dataset, not a list; combine the list with `syncclip shards merge`"
         )
     if specified is not None:
         candidates = [specified, storage.join(specified, "synthetic")]
@@ -79,9 +79,9 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
 
 
 def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> tuple[Recipe, RunFolder]:
-    """Fill in the synthetic dataset and number of images of a recipe, and determine the run folder.
+    """Fill in a recipe's synthetic dataset and number of images, and determine the run folder.
 
-    The hash of the run folder covers everything that determines the run: the recipe and the synthetic images used.
+    The hash of the run folder covers everything that determines the run: the recipe and the synthetic images.
 
     Args:
         out: folder or URL of the run; by default a folder below `<storage.root>/<name>/runs`.
@@ -112,7 +112,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
 
 
 def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe, str]:
-    """Fill in the synthetic datasets of a recipe, and return it with the identity of the images used."""
+    """Return a recipe with its synthetic datasets filled in, and the identity of the images used."""
     mixed = recipe.training.synthetic
     if not isinstance(mixed, tuple):
         url = find_synthetic(recipe, out, sets)
@@ -141,7 +141,7 @@ def _with_teacher(recipe: Recipe, identity: str, sets: SetCache) -> tuple[Recipe
 
 
 def to_spec(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
-    """Convert a resolved run to serialisable data for another process, see `from_spec`."""
+    """Convert a resolved run to serialisable data for another process (see `from_spec`)."""
     location = {"url": folder.url, "name": folder.name, "hash": folder.recipe_hash}
     return {"recipe": recipe.model_dump(mode="json"), **location}
 
@@ -150,7 +150,7 @@ def from_spec(spec: Mapping[str, Any]) -> tuple[Recipe, RunFolder]:
     """Restore a resolved run from the result of `to_spec`, and apply its storage options.
 
     Raises:
-        UserError: the recipe refers to something that is missing on this machine, such as a custom method.
+        UserError: the recipe refers to code or files that are missing on this machine, such as a custom method.
     """
     recipe = Recipe().with_values(spec["recipe"], "the recipe on a worker")
     storage.configure(recipe.storage.options)

@@ -28,13 +28,13 @@ from syncclip.training.run_folder import RunFolder
 
 SHOTS = "dataset.shots"
 BOOTSTRAP_SEED = 20231205
-"""Seed of the resampling; it is fixed so that a repeated analysis writes identical bytes."""
+"""Seed for resampling, fixed to make repeated analyses byte-identical."""
 
 REAL_ONLY_METHOD = {"syncclip": "ivlp"}
-"""Method -> the method to which it is equivalent when trained on real images only."""
+"""Method -> equivalent method for training on real images only."""
 
 Point = tuple[Configuration, int | None]
-"""A configuration, and a number of synthetic images per class, which is None without synthetic images."""
+"""Configuration and number of synthetic images per class; the number is None without synthetic images."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Evidence:
         return sorted(set.intersection(*finished), key=lambda seed: seed or 0)
 
     def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Outcomes]:
-        """Stack the outcomes of several seeds at a point, by dataset; an untrained configuration has a single run."""
+        """Stack the outcomes of several seeds at a point by dataset; an untrained configuration has a single run."""
         configuration, n = point
         runs = [self.cells[configuration.name, n, seed] for seed in (seeds if configuration.trained else [None])]
         keys = ("within_split", "all_classes", "base_score")
@@ -74,7 +74,7 @@ class Evidence:
         ]
 
     def resampled(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Resampled:
-        """Compute (or look up) all metrics at a point, for each seed and for `count` resamples shared by all points."""
+        """Return all metrics at a point (cached), for each seed and for `count` resamples that all points share."""
         key = (point[0].name, point[1], *seeds, unit, count)
         if key not in self._metrics:
             outcomes = self.stack(point, seeds)
@@ -105,7 +105,7 @@ def gather(finished: Sequence[tuple[Cell, RunFolder]], configurations: Sequence[
 
 
 def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -> Evidence:
-    """Join the evidence of a suite's datasets; runs that are not finished on every dataset are left out."""
+    """Join the evidence of a suite's datasets; runs that are not finished on every dataset are omitted."""
     keys = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
     return Evidence(configurations, {key: tuple(part.cells[key][0] for part in parts) for key in keys})
 
@@ -113,8 +113,8 @@ def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
     """Return the errors of each configuration with synthetic images as {configuration: {metric: Series}}.
 
-    If `origin` finds a counterpart without synthetic images, the series starts with this counterpart at 0. Only
-    seeds that are finished at every number of images are used, so that all points of a curve share few-shot samples.
+    If `origin` finds a counterpart without synthetic images, the series starts with it at 0 images. Only seeds that are
+    finished at every number of images are used, because all points of a curve must share few-shot samples.
     """
     result = {}
     for configuration in evidence.configurations:
@@ -128,9 +128,9 @@ def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, S
 
 
 def origin(evidence: Evidence, configuration: Configuration) -> Configuration | None:
-    """Find the counterpart without synthetic images of a configuration; return None if the study has none.
+    """Find a configuration's counterpart without synthetic images; return None if there is no counterpart.
 
-    The counterpart is trained on the same shots with the same method, or with its equivalent in `REAL_ONLY_METHOD`. For
+    The counterpart is trained on the same shots with the same method, or with the equivalent in `REAL_ONLY_METHOD`. For
     a configuration without real images, the counterpart is the untrained configuration.
     """
     finished = [other for other in evidence.configurations if evidence.points(other)]
@@ -214,8 +214,8 @@ def data_efficiency(
 def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[str, tuple[Exchange, ...]]:
     """Compute the real-image equivalents of the reference configuration's synthetic images, by metric.
 
-    The result is empty unless some method was trained only on real images, at enough numbers of shots (overrides of
-    `dataset.shots`) to fit a power law. `shots` is the number without an override.
+    The result is empty unless a method was trained on real images only, with enough values of `dataset.shots` (set by
+    overrides) to fit a power law. `shots` is the value without an override.
     """
     reference, by_shots = settings.reference_configuration, _real_only_by_shots(evidence, shots)
     synthetic = evidence.points(reference) if reference.synthetic else []
@@ -233,7 +233,7 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
 
 
 def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configuration]:
-    """Return {shots: configuration on real images only}, sorted by shots, for the method with the most such runs."""
+    """Return {shots: configuration on real images only}, sorted by shots, for the method with the most entries."""
     methods: dict[str, dict[int, Configuration]] = {}
     for configuration in evidence.configurations:
         if configuration.trained and configuration.data == "real" and evidence.points(configuration):
@@ -243,7 +243,7 @@ def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configurati
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare the reference configuration with the others at each number of images, and with itself at the smallest.
+    """Compare the reference with the other configurations, and its largest number of images with its smallest.
 
     A configuration without synthetic images is compared at every number of images. Each comparison uses the seeds that
     both configurations have finished. There is one interval per `Unit`; datasets are resampled only in a suite.
@@ -266,7 +266,7 @@ def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]
             continue
         tested = evidence.stack(point, seeds)
         for first, second in zip(tested, evidence.stack(other, seeds), strict=True):
-            assert np.array_equal(first.label, second.label), "both configurations have the same test images"
+            assert np.array_equal(first.label, second.label), "both configurations must have the same test images"
         for unit in get_args(Unit)[: 2 if len(tested) == 1 else None]:
             ours, theirs = (evidence.resampled(at, seeds, unit, settings.resamples) for at in (point, other))
             result += [

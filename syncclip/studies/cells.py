@@ -35,13 +35,13 @@ from syncclip.training.loop import StoppedError
 from syncclip.training.run_folder import RunFolder
 
 TIMING = "cell.json"
-"""File in a run folder with the duration of the run in seconds, summed over all attempts."""
+"""File in a run folder that contains the run's duration in seconds, summed over all attempts."""
 
 MAX_CELLS = 256
 """Maximum number of concurrently submitted runs, even on an autoscaling cluster."""
 
 LOCK_TIMEOUT_SECONDS = 60.0
-"""Maximum wait for another process that holds the run's lock, such as a worker left over from a killed study."""
+"""Maximum wait in seconds for a process that holds the run's lock, such as a worker left over from a killed study."""
 
 POLL_SECONDS = 2.0
 """Interval in seconds between updates of the progress line."""
@@ -49,7 +49,7 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class CellRun:
-    """A training run of the grid with its recipe, folder and status."""
+    """Training run of the grid, with its recipe, folder and status."""
 
     cell: Cell
     recipe: Recipe
@@ -69,10 +69,10 @@ class CellRun:
 
     @property
     def seconds(self) -> float | None:
-        """Duration of the run in seconds; None if it is unknown. Prints a message if its file was removed."""
+        """Duration of the run in seconds, or None if unknown; a message is printed if `TIMING` was removed."""
         seconds = _seconds_of(self.folder)
         if seconds is None and self.status == "done" and TIMING in (storage.read_contents(self.url) or ()):
-            print_message(f"{self.folder.path(TIMING)} is missing, so the cost excludes this run")
+            print_message(f"{self.folder.path(TIMING)} is missing; the study's cost excludes this run")
         return seconds
 
     @property
@@ -82,7 +82,7 @@ class CellRun:
 
 
 def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
-    """Derive the recipe of one training run, which uses a single worker, from the study's recipe.
+    """Derive the recipe of a training run with a single worker from the study's recipe.
 
     Args:
         synthetic: URL of the synthetic dataset; None if the study uses no synthetic images.
@@ -101,13 +101,13 @@ def cell_recipe(recipe: Recipe, cell: Cell, synthetic: str | None) -> Recipe:
 
 
 def _origin(recipe: Recipe, configuration: Configuration) -> str:
-    """Prefix for error messages about a configuration, with the recipe and the key."""
+    """Return a prefix for error messages about a configuration, with the recipe and the key."""
     number = [each.name for each in recipe.study.configurations].index(configuration.name)
     return f"recipe {recipe.name!r}: study.configurations[{number}] {configuration.name!r}"
 
 
 def check_configurations(recipe: Recipe) -> None:
-    """Check each configuration and each value of its search space before anything is generated.
+    """Check each configuration and each value of its search space before images are generated.
 
     Raises:
         UserError: a method, key or value is invalid, or a configuration and the study have no number of images in
@@ -126,10 +126,10 @@ def check_configurations(recipe: Recipe) -> None:
 
 
 def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | None) -> list[CellRun]:
-    """Resolve the recipe of each run and determine which runs are finished, without writing anything.
+    """Resolve the recipe of each run and determine which runs are finished, without writing files.
 
     Raises:
-        UserError: a folder contains a run of another recipe or on another synthetic dataset.
+        UserError: a run folder contains a run with another recipe or synthetic dataset.
     """
     runs, sets = [], SetCache()  # the synthetic dataset is read once
     for cell in cells:
@@ -140,7 +140,7 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
 
 
 def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
-    """Train and evaluate one run in this process; this is the body of the Ray task.
+    """Train and evaluate one run in this process, as the body of a Ray task.
 
     Args:
         spec: see `CellRun.spec`.
@@ -178,7 +178,7 @@ def _seconds_of(folder: RunFolder) -> float | None:
 
 @functools.lru_cache(maxsize=1)
 def _model_cache(keep_bytes: int) -> ModelCache:
-    """Return the cache of this worker process, which executes its runs one after the other."""
+    """Return the cache of this worker process, which executes its runs sequentially."""
     return ModelCache(keep_bytes)
 
 
@@ -190,15 +190,15 @@ def run_cells(
     out: str | None = None,
     owner: str = storage.NOBODY,
 ) -> tuple[list[CellRun], StudyStatus]:
-    """Execute the waiting runs on Ray in the given order, as many at a time as the cluster has resources for.
+    """Execute the waiting runs on Ray in the given order, with as much parallelism as the cluster permits.
 
-    A failed run does not stop the others. If its process or machine is lost, a run restarts from its newest checkpoint,
+    A failed run does not stop the others. A run whose process or machine is lost restarts from its newest checkpoint,
     up to `settings.retries` times.
 
     Args:
         runs: result of `prepare`.
         label: label of the progress line.
-        task: function with the signature of `run_cell`, which executes a run.
+        task: function that executes a run, with the signature of `run_cell`.
         out: folder for the status file; None: write no status file.
         owner: identity of the study.
 
@@ -233,7 +233,7 @@ def run_cells(
 
 
 def _unique_names(runs: Sequence[CellRun]) -> dict[str, str]:
-    """Map the URL of each run to its name, preceded by the name of the dataset in a suite."""
+    """Map each run's URL to its name, prefixed with the dataset name in a suite."""
     folders = [run.url.split("/")[:-1] for run in runs]
     shared = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False)))
     return {run.url: "/".join(part for part in run.url.split("/")[shared:] if part != CELLS) for run in runs}
@@ -248,7 +248,7 @@ def _finished(
     progress: Progress,
     stop: str,
 ) -> Iterable[tuple[CellRun, float, str | None]]:
-    """Yield (run, seconds, error) when a run ends, and update status and progress every `POLL_SECONDS`."""
+    """Yield (run, seconds, error) whenever a run ends, and update status and progress every `POLL_SECONDS`."""
     import ray
 
     selector = waiting[0].recipe.training.label_selector
@@ -284,7 +284,7 @@ def _finished(
 
 
 def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = False) -> int:
-    """Return the maximum number of concurrently submitted runs, at least 1; an autoscaling cluster grows to fit them.
+    """Return the maximum number of concurrent runs, at least 1; an autoscaling cluster grows to fit them.
 
     Args:
         selector: `training.label_selector`.
@@ -294,8 +294,8 @@ def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = F
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():
         if wanted > available[name]:
             raise UserError(
-                f"study.{name.lower()}s is {wanted:g}, but the cluster has {available[name]:g} {name}s; reduce "
-                f"study.{name.lower()}s or use a larger cluster"
+                f"study.{name.lower()}s is {wanted:g}, but the cluster has {available[name]:g} {name}s; use a larger "
+                f"cluster or reduce study.{name.lower()}s"
             )
     gpu_slots = available["GPU"] / settings.gpus if settings.gpus else math.inf
     return max(1, int(min(available["CPU"] / settings.cpus, gpu_slots, MAX_CELLS)))

@@ -1,4 +1,4 @@
-"""Image features of both domains before and after training, used to measure the domain shift and draw the map."""
+"""Image features of both domains before and after training, for the domain shift and the feature map."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ DOMAINS = {REAL: "real", SYNTHETIC: "synthetic"}
 
 
 Sample = tuple[Rows, Rows, torch.Tensor]
-"""Sampled rows of the dataset of one domain, their labels, and their preprocessed images."""
+"""Sampled rows of one domain's dataset, with their labels and preprocessed images."""
 
 
 def feature_map(
     recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
-    """Measure the domain shift and map both domains, with the frozen CLIP model ("frozen") and a run ("trained").
+    """Measure the domain shift and map both domains, for the frozen CLIP model ("frozen") and the run ("trained").
 
     Args:
-        recipe: recipe of the run. Domain-specific prompts are selected by the domain of each image.
-        synthetic_url: synthetic dataset whose first images are those of the run.
+        recipe: recipe of the run. Each image uses the prompts of its domain.
+        synthetic_url: URL of the synthetic dataset, whose first images were used to train the run.
         limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:
-        The domain shift for each model, and the feature map as a table: model, domain, label, row, x, y.
+        Domain shift of each model, and the feature map as a table with columns model, domain, label, row, x and y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)

@@ -26,7 +26,7 @@ KEYS = ("cell", "configuration", "method", "data", "images_per_class", "seed", "
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """Synthetic dataset of a study, with the cost of the images that this call generated (None if none were)."""
+    """Synthetic dataset of a study, with the generation cost of this call; None if no images were generated."""
 
     url: str
     images_per_class: int
@@ -44,7 +44,7 @@ class Findings:
 
 
 def state_of(recipe: Recipe, runs: Sequence[CellRun], dropped: Sequence[int]) -> outputs.StudyState:
-    """Build the content of study.json: the grid of a study and its progress."""
+    """Build the content of study.json, which describes a study's grid and progress."""
     dataset = load_dataset(recipe.dataset)
     settings, synthetic = recipe.study, recipe.training.synthetic
     return outputs.StudyState(
@@ -83,7 +83,7 @@ def write_state(recipe: Recipe, url: str, state: outputs.StudyState) -> None:
 
 
 def cell_table(runs: Sequence[CellRun], split: str) -> pd.DataFrame:
-    """Return a table of the finished runs: `KEYS`, `SCORES` in per cent, duration in seconds, and recipe hash."""
+    """Return a table of finished runs with `KEYS`, `SCORES` in per cent, duration in seconds, and recipe hash."""
     rows = []
     for run in runs:
         if run.status == "done":
@@ -105,11 +105,11 @@ def write(
     work: StudyStatus,
     state: outputs.StudyState,
 ) -> Findings:
-    """Write the results of the finished runs; all files except the cost are deterministic.
+    """Write the results of the finished runs; all files except cost.json are deterministic.
 
     Args:
-        synthetic: None if no configuration uses synthetic images.
-        work: status of the runs of this call.
+        synthetic: synthetic dataset, or None if no configuration uses synthetic images.
+        work: status of this call's runs.
         state: content of study.json, which is written last.
     """
     table = cell_table(runs, recipe.evaluation.split)
@@ -139,12 +139,12 @@ def write_conclusions(
 
     Args:
         findings: results without comparisons.
-        runs: runs of the study; for a suite, on all datasets.
-        classes: number of classes; for a suite, the total over all datasets.
-        datasets: table of the runs on each dataset of a suite.
+        runs: runs of the study, including all datasets of a suite.
+        classes: number of classes, summed over the datasets of a suite.
+        datasets: for a suite, dataset name -> table of the runs on this dataset.
 
     Returns:
-        The findings, with comparisons added.
+        The findings with comparisons.
     """
     settings, evidence = recipe.study, findings.evidence
     series, comparisons = analysis.series(evidence, settings), analysis.comparisons(evidence, settings)
@@ -165,7 +165,7 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """Return {configuration: mean share of the synthetic images used by finished runs at its largest number}."""
+    """Return the mean share of synthetic images that each configuration's runs used at the largest number of images."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         n = run.cell.images_per_class
@@ -175,7 +175,7 @@ def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
 
 
 def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: SyntheticSet, owner: str) -> None:
-    """Measure the domain shift of the reference configuration, for its first seed and largest number of images.
+    """Measure the reference configuration's domain shift for its first seed and largest number of images.
 
     An earlier measurement of the same run and images is reused.
     """
@@ -209,7 +209,7 @@ def _write_shift(recipe: Recipe, url: str, runs: Sequence[CellRun], synthetic: S
 
 
 def training_cost(before: outputs.TrainingCost, runs: Sequence[CellRun], work: StudyStatus) -> outputs.TrainingCost:
-    """Compute the cost of training; wall time and utilisation accumulate over all calls that executed runs."""
+    """Compute the training cost; wall time and utilisation accumulate over all calls that executed runs."""
     seconds = [run.seconds or 0.0 for run in runs if run.status == "done"]
     wall_before = 3600 * (before.wall_hours or 0.0)
     wall = wall_before + work.wall_seconds

@@ -1,4 +1,4 @@
-"""Grid of a study: its training runs ("cells"), ordered by how informative they are."""
+"""Grid of a study: its training runs ("cells"), with the most informative runs first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from syncclip.recipe.study import Configuration, StudySettings
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study; `images_per_class` is None without synthetic images, and `seed` is None without training."""
+    """Run of a study; `images_per_class` is None without synthetic images, and `seed` is None without training."""
 
     configuration: Configuration
     images_per_class: int | None
@@ -25,7 +25,7 @@ class Cell:
 
 
 def spread(amounts: list[int]) -> list[int]:
-    """Order numbers of images so that a curve forms early: largest, smallest, then the middle of the widest gap.
+    """Order numbers of images for an early scaling curve: largest, smallest, then the middle of the widest gap.
 
     >>> spread([1, 2, 4, 8, 16])
     [16, 1, 4, 2, 8]

@@ -1,4 +1,4 @@
-"""Studies on a suite of datasets: results averaged over the datasets."""
+"""Results of studies on a suite, averaged over its datasets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from syncclip.studies.status import StudyStatus
 
 @dataclass(frozen=True)
 class Part:
-    """The study of a single dataset, or of one dataset of a suite.
+    """Study of a single dataset, which may be part of a suite.
 
     Attributes:
-        recipe: recipe with the synthetic dataset and the numbers of images that it contains.
-        synthetic: None if no configuration uses synthetic images.
-        dropped: requested numbers of images per class that exceed the synthetic dataset.
+        recipe: recipe with the synthetic dataset and the numbers of images that the dataset contains.
+        synthetic: synthetic dataset, or None if no configuration uses synthetic images.
+        dropped: requested numbers of images per class that exceed the synthetic dataset's size.
     """
 
     recipe: Recipe
@@ -41,11 +41,11 @@ class Part:
 def write(
     recipe: Recipe, url: str, parts: Mapping[str, Part], of_parts: Mapping[str, Findings], work: StudyStatus
 ) -> Findings:
-    """Write results averaged over the datasets, from the runs that are finished on every dataset.
+    """Write results averaged over the datasets, based on runs that are finished on every dataset.
 
     Args:
         of_parts: result of `findings.write` for each dataset.
-        work: status of the runs of this call.
+        work: status of this call's runs.
     """
     state = state_of(recipe, parts)
     runs = [run for part in parts.values() for run in part.runs]
@@ -66,7 +66,7 @@ def write(
 
 
 def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
-    """Build the content of study.json for a suite: the grid, and the progress over all datasets."""
+    """Build the content of study.json for a suite, with the progress over all datasets."""
     states = {name: part.state for name, part in parts.items()}
     first = next(iter(states.values()))
     return replace(
@@ -82,7 +82,7 @@ def state_of(recipe: Recipe, parts: Mapping[str, Part]) -> outputs.StudyState:
 
 
 def _joined_cell(name: str, states: Mapping[str, outputs.StudyState]) -> outputs.CellState:
-    """Combine the states of a run on all datasets: failed if it failed on any dataset, done if it is done on all."""
+    """Combine a run's states on all datasets: failed if it failed on any dataset, done if it is done on all."""
     cells = {dataset: cell for dataset, state in states.items() for cell in state.cells if cell.cell == name}
     errors = [f"{dataset}: {cell.error}" for dataset, cell in cells.items() if cell.status == "failed"]
     done = all(cell.status == "done" for cell in cells.values())
@@ -94,7 +94,7 @@ def _joined_cell(name: str, states: Mapping[str, outputs.StudyState]) -> outputs
 def mean_cells(rows: pd.DataFrame, datasets: int) -> pd.DataFrame:
     """Average the rows of each run that is finished on all datasets.
 
-    Harmonic means are computed from the mean accuracies; durations are added.
+    Harmonic means are computed from the mean accuracies; durations are summed.
     """
     finished = rows.groupby("cell", sort=False).filter(lambda cells: len(cells) == datasets)
     means = []

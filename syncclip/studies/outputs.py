@@ -1,8 +1,8 @@
 """Files of a study: their names, contents and JSON format; see docs/file-formats.md.
 
-The study of a suite has one subfolder per dataset, which contains the study of that dataset. The suite's own files
-contain averages over the datasets, computed from the runs that are finished on every dataset. In JSON, numbers that are
-not finite are null.
+A suite's study has one subfolder per dataset, which contains the study of that dataset. The suite's own files
+contain averages over the datasets, computed from the runs that are finished on every dataset. Non-finite numbers are
+written to JSON as null.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Status = Literal["done", "failed", "waiting"]
 
 @dataclass(frozen=True)
 class ConfigurationState:
-    """A configuration of the grid."""
+    """Configuration of the grid."""
 
     name: str
     method: str
@@ -52,7 +52,7 @@ class ConfigurationState:
 
 @dataclass(frozen=True)
 class CellState:
-    """A training run of the grid, and its status."""
+    """Training run of the grid, with its status."""
 
     cell: str
     configuration: str
@@ -61,7 +61,7 @@ class CellState:
     status: Status
     error: str | None
     hash: str
-    """Hash of the run's recipe, see `training.run_folder.RunRecord`; in a suite, a combined hash for all datasets."""
+    """Hash of the run's recipe (see `training.run_folder.RunRecord`); in a suite, a combined hash for all datasets."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StudyState:
         base: number of base classes.
         synthetic: URL of the synthetic dataset; None if no configuration uses one.
         reference: name of the reference configuration.
-        dropped: requested numbers of images per class that exceed the synthetic dataset.
+        dropped: requested numbers of images per class that exceed the synthetic dataset's size.
         datasets: names of a suite's datasets, which are also the names of their subfolders.
     """
 
@@ -92,7 +92,7 @@ class StudyState:
 
     @property
     def owner(self) -> str:
-        """Owner of the study's files: an identity of the grid and its runs that does not depend on their progress."""
+        """Owner of the study's files: a hash of the grid that does not depend on the progress of its runs."""
         cells = [dataclasses.replace(cell, status="waiting", error=None) for cell in self.cells]
         return storage.identity(json.dumps(plain(dataclasses.replace(self, cells=cells, synthetic=None))))
 
@@ -134,7 +134,7 @@ class Comparison:
     """Paired difference between `configuration` and `baseline` in percentage points, with its confidence interval.
 
     Attributes:
-        unit: unit of the test data that is resampled.
+        unit: resampled unit of the test data.
         smaller_split: number of test images in the smallest split (base or novel) of any dataset.
     """
 
@@ -154,7 +154,7 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """Reasons why the interval may be too narrow, separated by commas; empty if there are none."""
+        """Comma-separated reasons why the interval may be too narrow; empty if there are no reasons."""
         reasons = ["one seed"] if self.seeds == 1 else []
         if self.smaller_split < FEW_IMAGES:
             reasons.append(f"a split has only {counted(self.smaller_split, 'test image')}")
@@ -208,7 +208,7 @@ class Cost:
 
 
 def read_cost(url: str, owner: str) -> Cost:
-    """Read cost.json of a study or of the previous study that it extends; return zero cost if there is no file.
+    """Read the cost.json of a study or of the study that it extends; return zero cost if the file is missing.
 
     Raises:
         DamagedError: the file is corrupt or belongs to another study.
@@ -222,7 +222,7 @@ def read_cost(url: str, owner: str) -> Cost:
 
 
 def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost | None:
-    """Add up the costs of several synthetic datasets; return None if there are none."""
+    """Sum the costs of several synthetic datasets; return None if there are no costs."""
     if not (parts := [cost for cost in costs if cost is not None]):
         return None
     images, hours = sum(cost.images for cost in parts), sum(cost.hours for cost in parts)
@@ -239,21 +239,21 @@ def total_synthesis_cost(costs: Sequence[SynthesisCost | None]) -> SynthesisCost
 
 
 def plain(value: Any) -> Any:
-    """Convert dataclasses, mappings, sequences and numbers to JSON values; numbers that are not finite become null."""
+    """Convert dataclasses, mappings, sequences and numbers to JSON values; non-finite numbers become null."""
     return json.loads(json.dumps(value, default=dataclasses.asdict), parse_constant=lambda _: None)
 
 
 def write_json(url: str, value: Any, owner: str) -> None:
-    """Write a value (see `plain`) as JSON with a checksum, atomically."""
+    """Atomically write a value as JSON with a checksum; see `plain`."""
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     storage.write_with_checksum(url, f"{json_without_secrets(text)}\n".encode(), "json", owner)
 
 
 def read_json(url: str, owner: str | None = None) -> dict[str, Any]:
-    """Read a JSON object that was written by `write_json`."""
+    """Read a JSON object written by `write_json`."""
     return parse_json(storage.read_verified(url, owner), url, dict, "run the study again")
 
 
 def read_list(url: str, owner: str | None = None) -> list[Any]:
-    """Read a JSON list that was written by `write_json`."""
+    """Read a JSON list written by `write_json`."""
     return parse_json(storage.read_verified(url, owner), url, list, "run the study again")

@@ -1,4 +1,4 @@
-"""Table of all predictions of a study, from which all results of the study can be recomputed."""
+"""Table of a study's predictions, from which all of its results can be recomputed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 """Columns of a study's predictions.parquet."""
 
 TOLERANCE = 1e-6
-"""Tolerance for recomputed numbers, in percentage points; the order of summation depends on the machine."""
+"""Tolerance for recomputed numbers in percentage points, since the order of summation depends on the machine."""
 
 
 def write(evidence: Evidence, url: str, owner: str) -> None:
@@ -63,7 +63,7 @@ def write(evidence: Evidence, url: str, owner: str) -> None:
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:
-    """Return dense ranks of the scores, which suffice for OpenworldAUC; all are -1 if a score is unknown."""
+    """Return dense ranks of the scores, which suffice for OpenworldAUC; all ranks are -1 if a score is unknown."""
     if not np.isfinite(scores).all():
         return np.full(len(scores), -1)
     ranks: np.ndarray = np.unique(scores, return_inverse=True)[1]
@@ -78,7 +78,7 @@ def read(url: str, configurations: Sequence[Configuration], owner: str) -> Evide
     """
     path = storage.join(url, outputs.PREDICTIONS)
     if not storage.exists(path):
-        raise UserError(f"{url}: {outputs.PREDICTIONS} is missing; run the study again to complete it")
+        raise UserError(f"{url}: {outputs.PREDICTIONS} is missing; run the study again to complete its files")
     table = storage.read_table(path, SCHEMA.names, "run the study again", owner=owner).to_pandas()
     cells: dict[tuple[str, int | None, int | None], tuple[Outcomes, ...]] = {}
     groups: Any = table.groupby(["configuration", "images_per_class", "seed"], sort=False, dropna=False)
@@ -98,7 +98,7 @@ def _outcomes(rows: pd.DataFrame) -> Outcomes:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """Results of a study that were recomputed from its predictions.
+    """Results recomputed from the predictions of a study.
 
     Attributes:
         means: one row per configuration and number of images, with the number of seeds and the mean of each metric.
@@ -113,7 +113,7 @@ class Recomputed:
 
 
 def recompute(url: str) -> Recomputed:
-    """Recompute all means, intervals and curves of a study, and compare them with the values in its files.
+    """Recompute all means, intervals and curves of a study, and compare them with the stored values.
 
     Raises:
         UserError: the study or its predictions are missing.
@@ -169,7 +169,7 @@ def _by_cell(table: pd.DataFrame, keys: list[str]) -> list[list[float]]:
 
 
 def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (position, computed, stored) for each leaf of two documents; a subtree of only one document is a leaf."""
+    """Yield (position, computed, stored) for each leaf of two documents; a subtree present in only one is a leaf."""
     if isinstance(computed, dict) and isinstance(stored, dict):
         for key in {**computed, **stored}:
             yield from _leaves(computed.get(key), stored.get(key), f"{position}: {key}")
@@ -181,7 +181,7 @@ def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, An
 
 
 def _same(computed: Any, stored: Any) -> bool:
-    """Whether two leaves are equal up to `TOLERANCE`; numbers that are not finite equal null."""
+    """Return whether two leaves are equal within `TOLERANCE`; non-finite numbers equal null."""
     first, second = (
         None if isinstance(value, float) and not math.isfinite(value) else value for value in (computed, stored)
     )

@@ -50,24 +50,24 @@ class Study:
     cells: int
 
     def check(self) -> None:
-        """Raise a `UserError` that lists the failed runs, if there are any."""
+        """Raise a `UserError` that lists the failed runs if any run failed."""
         if self.failed:
             raise UserError(failures(self.failed, self.cells, self.url))
 
 
 def study(recipe: Recipe, out: str | None = None) -> Study:
-    """Run the grid of a recipe and write its results; a suite has results for each dataset and for their average.
+    """Run the study of a recipe and write its results; for a suite, write results for each dataset and their average.
 
     Missing synthetic images are generated first. A repeated call resumes the study: it keeps finished shards and runs,
-    and executes only the runs of added seeds, numbers of images or configurations.
+    and executes only missing runs, such as those of added seeds, numbers of images or configurations.
 
     Args:
         recipe: recipe with a `study` section.
         out: folder or URL of the study; by default `<storage.root>/<name>/study`.
 
     Raises:
-        UserError: a configuration is invalid, real images are missing, the cluster is too small for a run, or a folder
-            contains a run of another recipe or on another synthetic dataset. Failed runs do not stop the study;
+        UserError: a configuration is invalid, real images are missing, the cluster is too small for a run, or a run
+            folder contains a run with another recipe or synthetic dataset. Failed runs do not stop the study;
             `Study.check` raises an error for them.
 
     Examples:
@@ -109,7 +109,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
     """Return {dataset: recipe} for the datasets of a suite, or {"": recipe} for a single dataset.
 
-    For a suite, the synthetic dataset and the teacher in the recipe are folders with a subfolder for each dataset.
+    For a suite, `training.synthetic` and `training.teacher` are folders with one subfolder per dataset.
     """
     recipes = {}
     for name, dataset in suite_of(recipe.dataset).items():
@@ -129,7 +129,7 @@ def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | None = None) -> None:
-    """Print how many images will be generated and how many runs executed; for `images_per_class`, see `parts_of`."""
+    """Print the number of images to generate and of runs to execute; see `parts_of` for `images_per_class`."""
     images = sum(
         len(load_dataset(recipe.dataset).classnames) * (images_per_class or recipe.study.amounts[-1])
         for recipe in recipes.values()
@@ -146,13 +146,13 @@ def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | 
 def parts_of(
     recipes: Mapping[str, Recipe], url: str, beside: bool, images_per_class: int | None = None
 ) -> dict[str, Part]:
-    """Generate the missing images of each dataset, and prepare runs with numbers of images that all datasets contain.
+    """Generate each dataset's missing images, and prepare runs with numbers of images that all datasets contain.
 
     Args:
         recipes: result of `by_dataset`.
         url: folder of the study.
-        beside: whether to write synthetic datasets to the folder of the study, see `ensure_set`.
-        images_per_class: number of images per class to generate; by default the largest number of the study.
+        beside: whether to write synthetic datasets to the study's folder (see `ensure_set`).
+        images_per_class: number of images per class to generate; by default the study's largest number.
     """
     folders = {name: storage.join(url, name) if name else url for name in recipes}
     sets = {
@@ -175,7 +175,7 @@ def in_order(parts: Mapping[str, Part]) -> list[CellRun]:
 
 
 def _write(recipe: Recipe, url: str, parts: Mapping[str, Part], work: StudyStatus) -> Findings:
-    """Write the results of each dataset and, for a suite, of their average; return the results of the whole study."""
+    """Write the results of each dataset and, for a suite, their average; return the results of the whole study."""
     written = {}
     suite = "" not in parts
     with Progress(len(parts) + suite, "analyses", "study") as progress:
@@ -200,7 +200,7 @@ def check_data(recipe: Recipe, tested: Split) -> None:
     """Check that the required real images are available before any images are generated.
 
     Raises:
-        UserError: a split that the runs use is unreadable, or `all_real` lacks real images of novel classes.
+        UserError: a split that the runs use is unreadable, or `all_real` is used without real images of novel classes.
     """
     dataset, configurations = load_dataset(recipe.dataset), recipe.study.configurations
     if any(configuration.real for configuration in configurations):
@@ -208,8 +208,8 @@ def check_data(recipe: Recipe, tested: Split) -> None:
     all_real = any(configuration.data == "all_real" for configuration in configurations)
     if all_real and (missing := dataset.without_training(dataset.novel)):
         raise UserError(
-            "study.configurations: data all_real requires real images of every novel class, but "
-            f"{counted(len(missing), 'novel class', 'novel classes')} of dataset {dataset.name!r} have none "
+            "study.configurations: data all_real requires real images of every novel class, but dataset "
+            f"{dataset.name!r} has none for {counted(len(missing), 'novel class', 'novel classes')} "
             f"({few(map(repr, missing))}); add images or remove this configuration"
         )
     if recipe.training.keep_best == "validation":
@@ -221,18 +221,19 @@ def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = N
     """Find the synthetic dataset of a recipe, or generate its missing images.
 
     Args:
-        out: folder for a new synthetic dataset. By default, or if one exists there already, it is the recipe's folder.
-        images_per_class: number of images per class to generate; by default the largest number of the study.
+        out: folder for a new synthetic dataset; by default the recipe's folder, which is also used if it contains a
+            dataset and `out` does not.
+        images_per_class: number of images per class to generate; by default the study's largest number.
 
     Returns:
-        The synthetic dataset; None if no configuration uses synthetic images.
+        The synthetic dataset, or None if no configuration uses synthetic images.
     """
     if not any(configuration.synthetic for configuration in recipe.study.configurations):
         return None
     if recipe.training.synthetic is not None:
         url = resolve.find_synthetic(recipe)
         plan = read_set(url)
-        assert plan is not None, "find_synthetic returns only folders with a synthetic dataset"
+        assert plan is not None, "find_synthetic must return the folder of a synthetic dataset"
         return SyntheticSet(url, plan.images_per_class)
     url = storage.join(recipe.folder, "synthetic")
     if out is not None:
@@ -248,10 +249,10 @@ def ensure_set(recipe: Recipe, out: str | None, images_per_class: int | None = N
 def with_amounts(
     recipe: Recipe, synthetic: SyntheticSet | None, largest: int | None = None
 ) -> tuple[Recipe, list[int]]:
-    """Set the synthetic dataset of a recipe, and limit numbers of images per class to `largest` or those available.
+    """Set a recipe's synthetic dataset, and limit its numbers of images per class to `largest` or the dataset's size.
 
     Returns:
-        The recipe, and the numbers of images that were dropped.
+        The recipe, and the dropped numbers of images per class.
     """
     if synthetic is None:
         return recipe, []

@@ -12,7 +12,7 @@ from syncclip.storage.status_file import JobStatus
 
 PROGRESS = "progress.json"
 MAX_COUNT = 10**12
-"""Maximum value of a count in the file."""
+"""Maximum value of a count in `progress.json`."""
 MAX_NAMES = 8
 """Maximum number of runs that are listed by name."""
 
@@ -23,11 +23,11 @@ class StudyStatus(JobStatus):
     cells: int = Field(le=MAX_COUNT)
     """Number of runs in the study."""
     done: int = Field(ge=0, le=MAX_COUNT)
-    """Number of finished runs, including those of earlier calls."""
+    """Number of finished runs, including runs of earlier calls."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Name of each failed run -> error."""
     running: list[str] = Field(default_factory=list)
-    """Names of the runs that are submitted to the cluster."""
+    """Names of the runs submitted to the cluster."""
     slots: int = Field(1, le=MAX_COUNT)
     """Maximum number of concurrent runs."""
     workers: int = 0
@@ -37,7 +37,7 @@ class StudyStatus(JobStatus):
     seconds: float = 0.0
     """Total duration of the runs that ended in this call."""
     wall_seconds: float = 0.0
-    """Time from the start of this call to the end of its latest run."""
+    """Time from the start of this call until its last run ended."""
     _start: float = PrivateAttr(default_factory=time.monotonic)
 
     @property
@@ -47,7 +47,7 @@ class StudyStatus(JobStatus):
 
     @property
     def remaining(self) -> float | None:
-        """Estimated remaining time in seconds with the current number of slots; None before the first run ends."""
+        """Estimated remaining time in seconds at the current number of slots, or None before the first run ends."""
         if not self.ended:
             return None
         rounds = (self.waiting + len(self.running)) / max(1, self.slots)
@@ -72,7 +72,7 @@ class StudyStatus(JobStatus):
         self.running, self.slots, self.workers = cells, slots, max(self.workers, slots)
 
     def take(self, cell: str, seconds: float, error: str | None) -> None:
-        """Record the end of a run; `error` is None if it finished."""
+        """Record the end of a run; `error` is None if the run succeeded."""
         if error:
             self.failed = {**self.failed, cell: error}
         else:

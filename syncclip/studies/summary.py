@@ -25,7 +25,7 @@ SHOWN = ("novel", "hm", "all_classes_hm", "openworld_auc")
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table with a title; all cells are text."""
+    """Table of text cells with a title."""
 
     title: str
     headings: Sequence[str]
@@ -40,7 +40,7 @@ def show(recipe: Recipe, url: str, table: pd.DataFrame, comparisons: Sequence[Co
 
 
 def recomputed(means: pd.DataFrame, comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """Return the tables of recomputed means by configuration and number of images, and of recomputed comparisons."""
+    """Return tables of recomputed comparisons and of recomputed means by configuration and number of images."""
     rows = [
         [
             str(row["configuration"]),
@@ -84,7 +84,7 @@ def markdown(
 
 
 def by_data(table: pd.DataFrame) -> list[list[str]]:
-    """Return one row per method and number of images, with the scores for real, synthetic and both kinds of images.
+    """Return one row per method and number of images, with the scores for real, synthetic and both kinds of data.
 
     The result is empty unless at least two methods have exactly one configuration for each kind of training data.
     """
@@ -105,7 +105,7 @@ def by_data(table: pd.DataFrame) -> list[list[str]]:
 
 
 def described(curve: Curve) -> list[str]:
-    """Format the trend, parameters, forecasts, and images per class for +1 point; unknown values are empty."""
+    """Format a curve's trend, parameters, forecasts and images per class for +1 point; unknown values are empty."""
     reason = f"; {curve.reason}" if curve.reason else ""
     if curve.law is None:
         unknown = np.isnan(curve.slope.estimate)
@@ -137,7 +137,7 @@ def _means(recipe: Recipe, table: pd.DataFrame, prefix: str = "") -> TextTable:
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[TextTable]:
-    """Return a table of comparisons for each resampled unit, first for classes, whose intervals should be quoted."""
+    """Return one table of comparisons per resampled unit, starting with classes, the recommended unit."""
     units: dict[str, dict[tuple[Any, ...], dict[str, str]]] = {}
     for pair in sorted(comparisons, key=lambda pair: pair.unit != "classes"):
         key = (pair.images_per_class, pair.baseline, pair.baseline_images_per_class)

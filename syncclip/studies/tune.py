@@ -31,11 +31,11 @@ class Choice:
 
 
 def tune(recipe: Recipe, out: str | None = None) -> Choice:
-    """Train every combination in each configuration's `search_space`, and select the best on validation images.
+    """Train every combination in each configuration's `search_space`, and select the best one on validation images.
 
     Each combination is trained with each of the `tune_seeds` at one number of synthetic images. The criterion is the
-    mean of `METRIC` over seeds and datasets; in case of a tie, the first combination is selected. A repeated call
-    resumes the search.
+    mean of `METRIC` over seeds and datasets; in a tie, the first combination is selected. A repeated call resumes the
+    search.
 
     Args:
         recipe: recipe with a `search_space` in `study.configurations`.
@@ -95,13 +95,13 @@ def _check_splits(recipe: Recipe) -> None:
     for split, classes in {"base": dataset.base, "novel": dataset.novel}.items():
         if labels.isdisjoint(classes):
             raise UserError(
-                f"dataset {dataset.name!r} has no validation image of {split} classes; the tuning metric {METRIC} "
-                "requires images of both base and novel classes"
+                f"dataset {dataset.name!r} has no validation images of {split} classes; add some, because the tuning "
+                f"metric {METRIC} requires validation images of base and novel classes"
             )
 
 
 def combinations_of(search_space: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """Return all combinations of values; the last key varies fastest."""
+    """Return all combinations of values, with the last key varying fastest."""
     return [dict(zip(search_space, values, strict=True)) for values in itertools.product(*search_space.values())]
 
 
@@ -109,7 +109,7 @@ def _grid(recipe: Recipe) -> tuple[Recipe, dict[str, dict[str, dict[str, Any]]]]
     """Build a study that trains all combinations and evaluates them on the validation split.
 
     Returns:
-        The recipe of that study, and {tuned configuration: {name of a combination: its values}}.
+        The study's recipe, and {tuned configuration: {combination name: values}}.
     """
     settings = recipe.study
     configurations: list[Configuration] = []

@@ -29,7 +29,9 @@ def test_zero_shot_accuracy() -> None:
         output = predictions(recipe, parts, "val")
         values = results(output, parts.method.classnames, len(parts.dataset.base), recipe.evaluation.bins)
         metrics.append([values[metric] for metric in METRICS])
-    sentence = "base {:.1f} %, novel {:.1f} % within split; {:.1f} % and {:.1f} % among all classes"
+    sentence = (
+        "{:.1f} % (base) and {:.1f} % (novel) within split, and {:.1f} % (base) and {:.1f} % (novel) among all classes"
+    )
     assert sentence.format(*np.mean(metrics, axis=0)) in README
 
 

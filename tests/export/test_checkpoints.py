@@ -162,7 +162,7 @@ def test_preprocessing_is_exported(tmp_path: Path, settings: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("settings", "preprocessing", "reason"),
     [
-        ({"templates": ("a {}.", "the {}.")}, {}, "only represent one prompt per class.*use --to open_clip"),
+        ({"templates": ("a {}.", "the {}.")}, {}, "must have one prompt per class.*use --to open_clip"),
         ({}, {"resize_mode": "longest"}, "can't preprocess images with .*'longest'"),
     ],
 )

@@ -238,7 +238,7 @@ def test_each_method_is_exported_exactly_or_rejected(
         if method in ONE_SENTENCE or (method in CLASS_VECTORS and kind == "open_clip"):
             check_logits(model, export(model, kind, str(out)), kind)
             continue
-        reason = {"tip": EXTRA_SCORES, **dict.fromkeys(CLASS_VECTORS, "only represent one prompt per class")}
+        reason = {"tip": EXTRA_SCORES, **dict.fromkeys(CLASS_VECTORS, "must have one prompt per class")}
         with pytest.raises(UserError, match=reason.get(method, IMAGE_TOWER).format(kind)):
             export(model, kind, str(out))
         assert not out.exists()
@@ -272,7 +272,7 @@ def test_exported_vectors_classify_image_features(train: Train, images: Path, tm
         ("cocoop", FORMATS, "the class vectors of 'cocoop' depend on the image"),
         ("mmrl", ["vectors"], "'mmrl' uses more than one feature"),
         ("tip", ["vectors"], EXTRA_SCORES.format("vectors")),
-        ("zeroshot", ["tflite"], "no format .tflite.; choose one of onnx, torch, open_clip, trans"),
+        ("zeroshot", ["tflite"], "unknown format .tflite.; choose one of onnx, torch, open_clip, trans"),
     ],
 )
 def test_unsupported_formats_are_errors(

@@ -89,14 +89,14 @@ def test_description_of_the_best_model() -> None:
     [
         (7.1, 20.7, "are equivalent to 7.1 real images per class; 20.7 synthetic images replace one real image."),
         (math.inf, 0.0, "no number of real images alone is equivalent to 64 synthetic images per class."),
-        (3.0, math.nan, "64 synthetic images per class do not replace any real image."),
+        (3.0, math.nan, "64 synthetic images per class do not replace any real images."),
     ],
 )
 def test_description_of_the_real_image_equivalent(shots: float, per_real: float, expected: str) -> None:
     marginal = {"hm": (Marginal(64, around(0.0512)),)}
     exchange = {"hm": (Exchange(64, around(shots), around(per_real)),)}
     text = fit_of(efficiency=outputs.DataEfficiency("syncclip-both", 0.9, 1000.0, marginal, exchange)).text
-    assert "At 64 images per class, an hour of generation adds 0.051 points." in text
+    assert "At 64 images per class, another hour of generation adds 0.051 points." in text
     assert expected in text
 
 
@@ -105,7 +105,7 @@ def test_description_of_the_real_image_equivalent(shots: float, per_real: float,
     [
         (0.74, 1.29, "Training increased the domain shift from 0.74 to 1.29."),
         (0.74, 0.31, "Training reduced the domain shift from 0.74 to 0.31."),
-        (0.741, 0.739, "Training left the domain shift at 0.74."),
+        (0.741, 0.739, "Training did not change the domain shift of 0.74."),
         (math.nan, 0.5, ""),
     ],
 )

@@ -117,7 +117,8 @@ def test_damaged_file_is_left_out_with_a_note(study: Path) -> None:
 @pytest.mark.parametrize("column", ["cell", "configuration", "method", "data", "images_per_class"])
 def test_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
     rewrite_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
-    assert f"study.parquet could not be read and is left out (it has no column &#39;{column}&#39;)" in page_of(study)
+    note = f"study.parquet could not be read and is left out (the column &#39;{column}&#39; is missing)"
+    assert note in page_of(study)
 
 
 def test_synthetic_images_are_shown_if_real_ones_are_damaged(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_content_is_escaped(tmp_path: Path) -> None:
 def test_other_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no study\.parquet, results\.json, plan\.json"):
         report(str(tmp_path))
-    with pytest.raises(UserError, match="it doesn't exist"):
+    with pytest.raises(UserError, match="the folder doesn't exist"):
         report(str(tmp_path / "nowhere"))
 
 
@@ -213,7 +214,7 @@ def test_unreadable_image_is_counted_and_left_out(study: Path) -> None:
     tar = study / "synthetic" / "00000.tar"
     data = tar.read_bytes()
     tar.write_bytes(data.replace(b"\xff\xd8\xff", b"\x00\x00\x00", 1))
-    assert "1 unreadable image left out of the page." in page_of(study)
+    assert "The page omits 1 unreadable image." in page_of(study)
 
 
 def test_terminal_table_fits_into_80_columns(study: Path) -> None:

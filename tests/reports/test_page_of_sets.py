@@ -50,8 +50,8 @@ def test_quality_is_shown_with_the_worst_classes_first(synthetic: Path) -> None:
     page = page_of(synthetic)
     assert 'href="#set"' in page
     for label, number in (
-        ("assigned to their class by the frozen CLIP", "61"),
-        ("similarity of images within a class (real images: 0.42)", "0.57"),
+        ("images that the frozen CLIP assigns to their class", "61"),
+        ("similarity between images of a class (real images: 0.42)", "0.57"),
         ("domain shift", "0.73"),
         ("near-duplicates among 72 images", "5"),
         ("distinct prompts", "24"),
@@ -83,4 +83,4 @@ def test_damaged_files_are_left_out_with_a_note(synthetic: Path) -> None:
     (synthetic / rejects_name(0)).write_bytes(b"nonsense")
     page = page_of(synthetic)
     assert "stats.json of the synthetic dataset could not be read" in page
-    assert "thumbnails of rejects could not be read" in page
+    assert "thumbnails of rejected images could not be read" in page

@@ -1,1 +1,1 @@
-"""Statistics of a study: metrics, bootstrap, scaling fit, data efficiency."""
+"""Statistics of a study: metrics, bootstrap, scaling fit and data efficiency."""

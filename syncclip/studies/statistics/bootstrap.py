@@ -1,7 +1,7 @@
 """Bootstrap confidence intervals of metrics and of paired differences between configurations.
 
-Both the training seeds and the test data are resampled; the unit of the test data is an image, a class with all of its
-images, or a dataset. All configurations share the resamples, so that common variation cancels in a difference.
+Training seeds and test data are both resampled. The resampled unit of the test data is an image, a class with all of
+its images, or a dataset. All configurations share the resamples, which cancels common variation in differences.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from syncclip.studies.statistics.metrics import Outcomes, UnitCounts, mean_metri
 Floats = npt.NDArray[np.float64]
 
 Unit = Literal["images", "classes", "datasets"]
-"""Unit of the test data that is resampled."""
+"""Resampled unit of the test data."""
 SINGLE_SPLIT = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
-"""Metrics that depend only on images of base classes (0) or novel classes (1); other metrics depend on both splits."""
+"""Metric -> the only split that affects it, base (0) or novel (1); both splits affect other metrics."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SplitResamples:
     """Resamples of the base or novel split of each dataset; the other split is not resampled.
 
     Attributes:
-        novel: whether the novel split is resampled.
+        novel: whether the novel split is resampled instead of the base split.
         units: resampled units of each dataset; None for a dataset without images of the split.
         widen: (R,) factors that correct the deviation of each resample for a small number of units; NaN if the spread
             is unknown.
@@ -42,13 +42,13 @@ class SplitResamples:
 
 @dataclass(frozen=True)
 class Resamples:
-    """Resampled weights of the seeds, and resampled test data.
+    """Resampled seed weights and resampled test data.
 
     Attributes:
-        seeds: (R, S) weights of the seeds; rows sum to 1.
+        seeds: (R, S) weights of the seeds, with rows that sum to 1.
         splits: resamples of the base and the novel split; empty if datasets are resampled.
-        datasets: (R, D) weights of the datasets, whose rows sum to 1; NaN for a single dataset; None if datasets are
-            not resampled.
+        datasets: (R, D) weights of the datasets, with rows that sum to 1, or NaN for a single dataset. None if datasets
+            are not resampled.
     """
 
     seeds: Floats
@@ -57,7 +57,7 @@ class Resamples:
 
 
 def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> Floats:
-    """Draw random weights (R, S) that give a mean over few seeds an unbiased variance; rows sum to 1.
+    """Draw random seed weights (R, S) that give weighted means an unbiased variance; rows sum to 1.
 
     Resampling S seeds with replacement underestimates the variance by a factor of (S - 1) / S. This Gaussian multiplier
     bootstrap gives every weighted mean the unbiased variance s^2 / S. A random scale per resample, common to all seeds,
@@ -120,8 +120,8 @@ def _weighted(
 ) -> dict[str, Floats]:
     """Compute metrics (R, S) with resampled weights of the datasets.
 
-    With few datasets, weights are often negative, which makes a harmonic mean of weighted means meaningless. Therefore,
-    the harmonic mean is linearised at the unweighted means.
+    With few datasets, weights are often negative, which makes a harmonic mean of weighted means meaningless. The
+    harmonic mean is linearised at the unweighted means instead.
     """
     metrics = {
         name: weights @ np.concatenate([each[name] for each in datasets]) for name in METRICS if name not in HARMONIC
@@ -134,14 +134,14 @@ def _weighted(
 
 
 Resampled = Mapping[str, tuple[Floats, Floats]]
-"""Metric -> (mean over datasets for each seed, (S,); mean over datasets and seeds in each resample, (R,))."""
+"""Metric -> means over datasets for each seed (S,), and means over datasets and seeds for each resample (R,)."""
 
 
 def configuration_metrics(outcomes: Sequence[Outcomes], resamples: Resamples) -> Resampled:
     """Compute all metrics of a configuration for each seed and in each resample.
 
     An untrained configuration has a single run, which is used for all seeds. Seeds and test data are resampled
-    separately and their deviations added, since joint resampling would count the between-seed variance twice.
+    separately, and their deviations are added, because joint resampling would count the between-seed variance twice.
 
     Args:
         outcomes: outcomes on each dataset.
@@ -171,7 +171,7 @@ def configuration_metrics(outcomes: Sequence[Outcomes], resamples: Resamples) ->
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its confidence interval."""
+    """Estimate with its confidence interval."""
 
     estimate: Number
     low: Number
@@ -181,13 +181,13 @@ class Interval:
 def interval(estimate: float, resamples: Floats, confidence_level: float) -> Interval:
     """Compute the percentile interval of resamples (R,), some of which may be infinite."""
     edge = (1 - confidence_level) / 2
-    # "inverted_cdf" does not interpolate, which would fail between finite and infinite values.
+    # "inverted_cdf" avoids interpolation, which fails between finite and infinite values.
     low, high = np.quantile(resamples, [edge, 1 - edge], method="inverted_cdf")
     return Interval(float(estimate), float(low), float(high))
 
 
 def difference(first: Resampled, second: Resampled, confidence_level: float = 0.95) -> Mapping[str, Interval]:
-    """Subtract the second configuration from the first, by metric in points; both must share seeds and resamples."""
+    """Subtract the second configuration's metrics from the first's, in points; both must share seeds and resamples."""
     return {
         name: interval((first[name][0] - second[name][0]).mean(), first[name][1] - second[name][1], confidence_level)
         for name in METRICS

@@ -12,7 +12,7 @@ from syncclip.studies.statistics.scaling_fit import PowerLaw, Series, fit_power_
 
 @dataclass(frozen=True)
 class Marginal:
-    """Accuracy gain per additional hour of one generator, in points, at n synthetic images per class."""
+    """Accuracy gain in points per additional hour of one generator, at n synthetic images per class."""
 
     n: int
     points_per_hour: Interval
@@ -23,9 +23,10 @@ class Exchange:
     """Real-image equivalent of n synthetic images per class.
 
     Attributes:
-        shots: real images per class that reach the same error without synthetic images; infinite if no number does.
-        per_real: synthetic images that replace one additional real image; infinite if the synthetic images bring no
-            gain, 0 if no number of real images reaches the same error.
+        shots: number of real images per class that reaches the same error without synthetic images; infinite if there
+            is no such number.
+        per_real: number of synthetic images that replace one additional real image; infinite if the synthetic images
+            bring no gain, 0 if no number of real images reaches the same error.
     """
 
     n: int
@@ -36,7 +37,7 @@ class Exchange:
 def marginal(
     series: Series, images_per_hour: float, classes: int, confidence_level: float = 0.95
 ) -> tuple[Marginal, ...]:
-    """Multiply the slope of the power law at each number of images by the images per class generated in an hour.
+    """Return the marginal value at each number of images: slope of the power law times images per class and hour.
 
     Args:
         series: errors at enough numbers of images to fit a power law.
@@ -59,11 +60,11 @@ def exchange(real: Series, synthetic: Series, own: int, confidence_level: float 
     """Compute the real-image equivalents of synthetic images.
 
     A power law is fitted to the error over shots without synthetic images. The equivalent of n synthetic images is the
-    number of shots at which this law reaches their error; they replace the shots beyond `own`.
+    number of shots at which the power law reaches the same error. Synthetic images replace the shots beyond `own`.
 
     Args:
         real: errors over shots without synthetic images, at enough numbers of shots to fit a power law.
-        synthetic: errors over synthetic images per class with `own` shots; it has as many resamples as `real`.
+        synthetic: errors over synthetic images per class with `own` shots, with as many resamples as `real`.
         own: number of shots that are combined with the synthetic images.
     """
 

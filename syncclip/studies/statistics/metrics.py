@@ -1,4 +1,4 @@
-"""Metrics of runs, computed from correct and wrong predictions on all test images or on resamples of one split."""
+"""Metrics of runs, based on correct and wrong predictions for all test images or for resamples of one split."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ RESAMPLES_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Correct and wrong predictions of S runs of a configuration on the P test images of a dataset.
+    """Correct and wrong predictions of a configuration's S runs for a dataset's P test images.
 
     Attributes:
         within_split: (S, P) bool, whether the prediction is correct with the image's split as candidate classes.
         all_classes: (S, P) bool, whether the prediction is correct with all classes as candidates.
-        base_score: (S, P) score of being a base class, see `Predictions`; NaN if unknown.
+        base_score: (S, P) base-class score (see `Predictions`); NaN if unknown.
         label: (P,) class ids.
         base: number of base classes, which have the first ids.
     """
@@ -39,12 +39,12 @@ class Outcomes:
 
     @property
     def novel(self) -> npt.NDArray[np.bool_]:
-        """(P,) bool, whether the image belongs to a novel class."""
+        """Whether each image belongs to a novel class, (P,) bool."""
         return self.label >= self.base
 
     @cached_property
     def won(self) -> Floats:
-        """(S, P) result of `pairs_won` for each run; NaN if base scores are unknown."""
+        """Result of `pairs_won` for each run, (S, P); NaN if base scores are unknown."""
         return np.stack(
             [
                 pairs_won(score, right, self.novel) if np.isfinite(score).all() else np.full(len(score), np.nan)
@@ -57,35 +57,35 @@ class UnitCounts(NamedTuple):
     """Resamples of one split of a dataset; the resampled unit is an image, or a class with all of its images."""
 
     counts: npt.NDArray[np.uint16]
-    """(R, U) number of times that each unit occurs in each resample."""
+    """Number of times that each unit occurs in each resample, (R, U)."""
     unit: npt.NDArray[np.int64]
-    """(P_split,) index of the unit to which each image of the split belongs."""
+    """Unit index of each image in the split, (P_split,)."""
 
 
 class _Sums(NamedTuple):
-    """Sums over the images of one split for each resample and run, (R, S); (1, S) without resampling."""
+    """Sums over the images of one split for each resample and run, (R, S), or (1, S) without resampling."""
 
     within_split: Floats
     all_classes: Floats
     pairs: Floats
-    """Number of correct pairs that combine an image with one of the other split, see `openworld_auc`."""
+    """Number of correct pairs of an image in this split and an image in the other; see `openworld_auc`."""
     images: Floats
-    """Number of images, (R, 1); (1, 1) without resampling."""
+    """Number of images, (R, 1), or (1, 1) without resampling."""
 
 
 def run_metrics(outcomes: Outcomes) -> dict[str, Floats]:
-    """Compute all `METRICS` of each run on one dataset in per cent, (1, S); NaN if a split is empty."""
+    """Compute all `METRICS` of each run on one dataset in per cent, (1, S); values without images are NaN."""
     return _metrics(_sums(outcomes, False, None), _sums(outcomes, True, None), False)
 
 
 def resampled_metrics(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> dict[str, Floats]:
-    """Compute all `METRICS` of each run with one split resampled, (R, S); (1, S) if `units` is None."""
+    """Compute all `METRICS` of each run with one split resampled, (R, S), or (1, S) if `units` is None."""
     base, other = (_sums(outcomes, split, units if split == novel else None) for split in (False, True))
     return _metrics(base, other, novel)
 
 
 def _sums(outcomes: Outcomes, novel: bool, units: UnitCounts | None) -> _Sums:
-    """Sum over the images of a split; a single matrix product covers all resamples."""
+    """Sum over a split's images, with matrix products over batches of resamples."""
     split = outcomes.novel == novel
     own = outcomes.within_split[:, split].astype(np.float64)
     rows = np.concatenate([own, outcomes.all_classes[:, split], own * outcomes.won[:, split], np.ones((1, len(own.T)))])
@@ -122,7 +122,7 @@ def _with_harmonic(metrics: dict[str, Floats]) -> dict[str, Floats]:
 
 
 def mean_metrics(datasets: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
-    """Average the `run_metrics` of several datasets; harmonic means are computed from the averaged accuracies."""
+    """Average the `run_metrics` of several datasets; compute harmonic means from the averaged accuracies."""
     plain = [name for name in METRICS if name not in HARMONIC]
     parts = {name: np.broadcast_arrays(*(metrics[name] for metrics in datasets)) for name in plain}
     return _with_harmonic({name: np.mean(part, axis=0) for name, part in parts.items()})

@@ -1,9 +1,9 @@
 """Scaling fit: error = a + b * (1 + n)^(-c) over n synthetic images per class, with intervals and extrapolation.
 
-`a` is the irreducible error, `b` the error that synthetic images can remove, and `c` the exponent. At n = 0, the error
-is a + b, the error with real images only. For a fixed `c`, linear regression yields `a` and `b`. Only `c` is searched,
-on a grid that is refined around the best value. All bootstrap resamples are fitted at once. `held_out` compares the
-power law with other models.
+`a` is the irreducible error, `b` the error that synthetic images can remove, and `c` the exponent. With
+real images only (n = 0), the error is a + b. For a fixed `c`, linear regression yields `a` and `b`. Only `c` is
+searched, on a grid that is refined around the best value. All bootstrap resamples are fitted at once. `held_out`
+compares the power law with other models.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from syncclip.studies.statistics.bootstrap import Floats, Interval, interval
 SLOWEST, FASTEST = 0.05, 3.0
 """Bounds of `c`; beyond them, a curve is indistinguishable from a constant or from a single step."""
 MIN_AMOUNTS, MIN_SEEDS = 4, 2
-"""Minimum numbers of images and of seeds for a power law; its three parameters would fit any three points exactly."""
+"""Minimum numbers of points and of seeds for a power law, whose three parameters fit any three points exactly."""
 ENOUGH_SEEN = 0.95
-"""Minimum share of synthetic images that runs at the largest number of images must have used for extrapolation."""
+"""Minimum share of synthetic images that the runs with the most images must have used to allow extrapolation."""
 
 Verdict = Literal["falls", "flat", "rises", "too few points", "too few classes"]
 
@@ -43,7 +43,7 @@ class Series:
 
     @property
     def means(self) -> Floats:
-        """(A,) errors averaged over seeds."""
+        """Errors averaged over seeds, (A,)."""
         return np.asarray(self.errors.mean(axis=0))
 
 
@@ -61,14 +61,14 @@ class PowerLaw:
         return self.a[..., None] + self.b[..., None] * (1 + n) ** -self.c[..., None]
 
     def amount_for(self, error: Floats) -> Floats:
-        """Return the number of images at which the curve reaches a given error; infinite if it never does."""
+        """Return the number of images at which the curve reaches a given error, or infinity if it never does."""
         with np.errstate(divide="ignore", invalid="ignore"):
             n = ((error - self.a) / self.b) ** (-1 / self.c) - 1
         return np.where((error > self.a) & (self.b > 0), n, np.inf)
 
     @property
     def at_bound(self) -> str:
-        """Name of a parameter of a single curve that is at a bound of the search; empty if there is none."""
+        """Name of the first parameter at a bound of the search, or "" if there is none; for a single curve only."""
         bounds = {"a": self.a == 0, "b": self.b == 0, "c": np.isclose(self.c, [SLOWEST, FASTEST], rtol=1e-3).any()}
         return next((name for name, reached in bounds.items() if reached), "")
 
@@ -85,7 +85,7 @@ def fit_power_law(amounts: Sequence[float] | Floats, errors: Floats) -> PowerLaw
     """
     n = np.asarray(amounts, dtype=np.float64)
     y = np.atleast_2d(np.asarray(errors, dtype=np.float64))
-    assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), "enough numbers of images, one error each"
+    assert len(np.unique(n)) >= MIN_AMOUNTS and y.shape[1] == len(n), "too few numbers of images or errors"
     low, high = np.full(len(y), np.log(SLOWEST)), np.full(len(y), np.log(FASTEST))
     rows = np.arange(len(y))
     for points in (96, 16, 16):  # refine the grid around the best exponent
@@ -131,8 +131,8 @@ class Curve:
         rmse: root-mean-square error of the fit in points.
         line: fitted curve over the measured range.
         forecast: fitted curve at larger numbers of images; empty if `reason` explains why it is missing.
-        plus_one: images per class that reduce the error by one more point than the largest measured number; infinite if
-            no number does, None without a forecast.
+        plus_one: images per class at which the error is one point lower than at the largest measured number; infinite
+            if there is no such number, None without a forecast.
         reachable: share of the resamples in which `plus_one` is finite; None without a forecast.
         reason: explanation of a missing power law or forecast.
     """
@@ -211,7 +211,7 @@ def _points(at: Floats, law: PowerLaw, laws: PowerLaw, confidence_level: float) 
 
 
 Model = Callable[[Floats, Floats, float], Floats]
-"""Function of numbers of images (A,), errors (R, A) and a target number of images that predicts errors (R,)."""
+"""Function that predicts errors (R,) at a target number of images, given numbers of images (A,) and errors (R, A)."""
 
 
 def constant(amounts: Floats, errors: Floats, target: float) -> Floats:  # noqa: ARG001
@@ -252,12 +252,12 @@ class HeldOut:
 
 
 def held_out(series: Series) -> tuple[HeldOut, ...]:
-    """Measure how well each model, fitted to the smaller numbers of images, predicts the next number.
+    """Measure how well each model, fitted to smaller numbers of images, predicts the error at the next number.
 
     The smallest `MIN_AMOUNTS` numbers are always used for the fit.
 
     Returns:
-        Held-out errors of the models, the best first; empty if there are only `MIN_AMOUNTS` numbers of images or fewer.
+        Held-out errors of the models, best model first; empty for `MIN_AMOUNTS` numbers of images or fewer.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     if len(n) <= MIN_AMOUNTS:
