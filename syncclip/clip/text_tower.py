@@ -46,7 +46,7 @@ class TextTower:
         return positions
 
     def mask(self, rows: slice | Tensor, length: int) -> Tensor | None:
-        """Return the attention mask over the first `length` tokens, (Q, length) or, with one query per text, (C, 1, length)."""
+        """Return the attention mask over the first `length` tokens: (Q, length), or (C, 1, length) by text."""
         if not self.causal:
             return None
         mask: Tensor = self.module.attn_mask

@@ -39,7 +39,7 @@ def test_a_check_reports_counts_and_problems(
         (["check", "dtdd"], "unknown dataset 'dtdd'; did you mean 'dtd'?"),
         (["check", "icons/travle"], "unknown shipped dataset 'icons/travle'; available: icons/devices"),
         (["check", "icons/travel/x"], "unknown shipped dataset 'icons/travel/x'; available: icons/devices"),
-        (["check", "dtd"], "set it with --root DIR"),
+        (["check", "dtd"], "specify the folder with --root DIR"),
         (["check", "all", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),
         (["ls", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),
     ],

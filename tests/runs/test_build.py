@@ -127,7 +127,7 @@ def test_selection_by_validation_requires_validation_images(tiny: TinyWorld, tmp
     (dataset / "dataset.json").write_text(json.dumps(description))
     values = [f"dataset.name={dataset}", "training.data=real", "training.keep_best=validation"]
     run = resolve.resolve_run(recipe_of(tiny, *values), str(tmp_path / "run"))
-    with pytest.raises(UserError, match="has no split 'val'; it has train, test"):
+    with pytest.raises(UserError, match="has no split 'val'; available splits: train, test"):
         build.build_job(*run)
 
 

@@ -42,7 +42,7 @@ def test_datasets_of_a_suite(suite_world: Path) -> None:
     assert {name: settings.name for name, settings in datasets.items()} == expected
     assert suite_of(study_recipe(suite_world).dataset) == {}
     assert load_dataset(datasets["second"]).name == "shapes"
-    with pytest.raises(UserError, match=r"is a suite of 2 datasets; use one of them"):
+    with pytest.raises(UserError, match=r"is a suite of 2 datasets; select one dataset"):
         load_dataset(suite_recipe(suite_world).dataset)
 
 
