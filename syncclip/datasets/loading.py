@@ -77,7 +77,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     custom = False
     if root is None and name in DATASETS:
         raise UserError(
-            f"dataset {name!r} is read from a local folder; specify it with --root DIR or dataset.root=DIR "
+            f"dataset {name!r} is read from a local folder; specify the folder with --root DIR or dataset.root=DIR "
             "(`syncclip datasets ls` lists downloads)."
         )
     if file := find_packed(url):
