@@ -31,7 +31,7 @@ class BackboneSettings(Settings):
     """Section `backbone` of a recipe: the frozen CLIP model and its precision."""
 
     name: str = EMBEDDED
-    """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or the embedded `icons`."""
+    """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (embedded model)."""
     pretrained: str | None = None
     """Weights of an open_clip model: a tag such as `openai` or a file; None for `icons`, folders and `hf-hub:…`."""
     precision: Precision = "fp32"
@@ -88,7 +88,7 @@ class Backbone:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of all parameters, buffers and activation functions; slow to compute (seconds) for a large model."""
+        """Checksum of all parameters, buffers and activation functions (takes seconds to compute for a large model)."""
         import torch
 
         classes = {type(module).__name__ for module in self.model.modules()}

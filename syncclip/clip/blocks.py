@@ -69,7 +69,7 @@ def of_each_class(vectors: Tensor | None) -> bool:
 
 
 def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
-    """Return the leading dimensions of texts with these prompts, and the index of the first class-specific block."""
+    """Return the leading dimensions of prompted texts, and the index of the first block with class-specific prompts."""
     leads = (vectors.shape[:-2] for vectors in prompts if vectors is not None)
     lead: torch.Size = torch.broadcast_shapes((classes,), *leads)  # type: ignore[no-untyped-call]
     return lead, next((i for i, vectors in enumerate(prompts) if of_each_class(vectors)), None)
@@ -100,7 +100,7 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
         learned: prompts, and the parameters of learned parts.
 
     Raises:
-        UserError: the precision is fp16, but there is no GPU or a tensor requires gradients.
+        UserError: the precision is fp16, but the device is not a GPU, or learned tensors require gradients.
     """
     if precision == "fp16":
         if device.type != "cuda":

@@ -21,7 +21,7 @@ SHORT = 64
 
 
 class BlockPart(nn.Module):
-    """Base class of the learned part of a block; the base class itself leaves the block unchanged.
+    """Base class for learned parts of a block; the base class itself leaves the block unchanged.
 
     A part must process each token independently, because shared tokens are computed separately. In the last block, only
     the token that is read passes through `q`, `out`, the MLP and `beside`.
@@ -37,7 +37,7 @@ class BlockPart(nn.Module):
         return normed
 
     def beside(self, normed: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return a residual to add to the block's output (*, T, width), or None, given the input after `ln_1`."""
+        """Return a residual to add to the block's output (*, T, width), or None; `normed` is the input after `ln_1`."""
         return None
 
 
@@ -51,7 +51,7 @@ def learned(parts: Parts) -> Iterable[Tensor]:
 
 
 def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
-    """Return each block's part, or None per block if there are no parts; raise a `UserError` for a wrong number."""
+    """Return each block's part, or None per block without parts; raise a `UserError` for a wrong number of parts."""
     if len(parts) not in (0, layers):
         raise UserError(
             f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; pass one part per block"

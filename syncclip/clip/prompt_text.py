@@ -25,7 +25,7 @@ def readable_name(classname: str) -> str:
 
 
 def fill(template: str, classnames: Iterable[str]) -> list[str]:
-    """Insert each class name at `{}` in the template, or each class name with its article at `{a}`."""
+    """Insert each class name into the template, at `{}` without an article or at `{a}` with its article."""
     if ARTICLE in template:
         template, classnames = template.replace(ARTICLE, "{}"), map(with_article, classnames)
     parts = template.split("{}")
@@ -56,7 +56,7 @@ def too_long(sentence: str, context: int) -> str:
 
 
 def clip_words(classname: str) -> str:
-    """Split a class name into words like CLIP's tokenizers; equal words have equal tokens.
+    """Split a class name into words as CLIP's tokenizers do; equal words have equal tokens.
 
     Because the tokenizers drop spaces and split off digits, "MD80" and "MD 80" are equal.
 

@@ -2,10 +2,10 @@
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
-* Text: [start][n vectors][name][.][end]. Each prompted block replaces these n vectors with new ones.
+* Text: [start][n vectors][name][.][end]. Each prompted block replaces the n vectors with its own.
 * Vision: [class][patches][N vectors]. The N vectors have no positional embedding, are appended before the
   first norm, and are replaced before deeper blocks.
-* A list of prompts has one entry per prompted block. For text, an entry None leaves all slots unchanged; an
+* A list of prompts has one entry per prompted block. For text, a None entry leaves all slots unchanged; an
   entry with fewer vectors than slots leaves the last slots unchanged.
 
 Optimisations: in a causal text tower (not SigLIP's), each group of texts of similar length is truncated to its longest
@@ -85,7 +85,7 @@ class PromptedClip(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """Scalar that scales the cosine similarities before the softmax."""
+        """Scale of the cosine similarities before the softmax, as a scalar tensor."""
         scale: Tensor = self.model.logit_scale
         return scale.exp().reshape(())
 
@@ -104,7 +104,7 @@ class PromptedClip(nn.Module):
         return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
     def text_places(self, sentences: Sequence[str], n: int) -> PromptTokens:
-        """Embed texts whose first n tokens are slots for learned vectors, initialised from the first text.
+        """Embed texts whose first n tokens become slots; the learned vectors are initialised from the first text.
 
         Raises:
             UserError: a text exceeds the context.
@@ -152,7 +152,7 @@ class PromptedClip(nn.Module):
         Args:
             tokens: C texts with n slots for learned vectors.
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) per class, or
-                (B, C, n, width) or (B, 1, n, width) per image; an entry None leaves the slots unchanged.
+                (B, C, n, width) or (B, 1, n, width) per image; a None entry leaves the slots unchanged.
             parts: learned parts, one per block.
             inserted: vectors to insert after the start token of a causal tower, as an alternative to prompts.
 
@@ -253,7 +253,7 @@ class PromptedClip(nn.Module):
         return float32(features, self.backbone.precision)
 
     def _run(self, block: Callable[..., Tensor], *arguments: Any, random: bool = False) -> Tensor:
-        """Run a block; set `random` if activation checkpointing must reproduce the random numbers of its part."""
+        """Run a block; set `random` if activation checkpointing must reproduce random numbers in the block."""
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
             output: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
             return output
@@ -267,7 +267,7 @@ class PromptedClip(nn.Module):
         return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame[1])
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Embed texts; for a causal tower, truncate the texts after the last token that is read."""
+        """Embed tokenised texts; for a causal tower, truncate the texts after the last token that is read."""
         tower, shared = self._text, 0
         if tower is None:  # open_clip embeds the texts
             return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)

@@ -1,4 +1,4 @@
-"""Components of open_clip's text transformer that prompts require."""
+"""Components of open_clip's text transformer that are required for prompts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TextTower:
         return positions
 
     def mask(self, rows: slice | Tensor, length: int) -> Tensor | None:
-        """Return the attention mask over the first `length` tokens: (Q, length), or (C, 1, length) by text."""
+        """Return the attention mask over the first `length` tokens: (Q, length), or (C, 1, length) for C texts."""
         if not self.causal:
             return None
         mask: Tensor = self.module.attn_mask

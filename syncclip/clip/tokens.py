@@ -12,7 +12,7 @@ from syncclip.core.settings import Position, UserError
 from syncclip.core.text import counted
 
 WORD_TOKENS = 4
-"""Maximum number of tokens to initialise from words; longer prompts are random, as in the code of IVLP and MaPLe."""
+"""Maximum number of tokens to initialise from words; longer prompts are initialised randomly, as in MaPLe."""
 
 
 class TextTooLongError(UserError):
@@ -20,7 +20,7 @@ class TextTooLongError(UserError):
 
 
 class PromptTokens(nn.Module):
-    """Embedded texts, as a module without parameters or state dict that moves to a device with its method.
+    """Embedded texts. The class is a module without parameters, which moves to a device together with its method.
 
     Attributes:
         ids: (C, L) token ids.
@@ -127,7 +127,7 @@ def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) 
 
 
 def shared_length(ids: Tensor, read: Tensor, slots: Tensor) -> int:
-    """Return the length of the texts' common prefix before all read positions, or 0 if this prefix lacks a slot."""
+    """Return the length of the common prefix before all read positions, or 0 if the prefix lacks some slots."""
     differs = (ids != ids[0]).any(dim=0).int()
     length = int(differs.argmax()) if differs.any() else ids.shape[1]
     length = min(length, int(read.min()))

@@ -1,4 +1,4 @@
-"""Vision transformers of open_clip and timm, split into steps for the insertion of prompts.
+"""Vision transformers of open_clip and timm, split into steps to allow prompts to be inserted.
 
 Prompts follow the patches, have no position, pass through the norm before the first block, and are not pooled.
 """
@@ -17,11 +17,11 @@ from syncclip.clip.parts import Parts, for_blocks
 from syncclip.core.settings import UserError
 
 Block = Callable[[Tensor | None, Tensor], Tensor]
-"""Function of (query, tokens) that returns the outputs (B, Q, width) for the query: the first Q tokens (None: all)."""
+"""Function (query, tokens) -> outputs (B, Q, width); the query consists of the first Q tokens (None: all tokens)."""
 
 
 class VisionTower(Protocol):
-    """A vision transformer, split into steps for the insertion of prompts.
+    """A vision transformer, split into steps to allow prompts to be inserted.
 
     Attributes:
         reads_class_token: whether the feature is the output of the class token alone.

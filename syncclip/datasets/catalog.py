@@ -21,7 +21,7 @@ class CatalogEntry:
     Attributes:
         folder: dataset folder, relative to the root.
         images: image folder, relative to `folder`; "" for `folder` itself.
-        names: file with the class names, which is a split file (JSON), `variants.txt` or `classnames.txt`.
+        names: file with the class names (a split file in JSON, `variants.txt` or `classnames.txt`).
         classes: number of candidate classes, not counting classes in `classnames.txt` that have no images.
         train, val, test: number of images in the split; None if the split does not exist.
         licence: licence of the images; None: unknown (see `page`).

@@ -97,7 +97,7 @@ def require_root(root: str | None) -> None:
 
 
 def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Return table headings and one row per benchmark dataset; with `root`, add a column for availability in it."""
+    """Return table headings and one row per benchmark dataset; if `root` is set, add a column for availability."""
     if root is not None:
         require_root(root)
     headings = ["name", "folder", *COUNTED, "template", "licence of the data", "cite"]

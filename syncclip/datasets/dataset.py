@@ -129,7 +129,9 @@ class Dataset:
                     "or set dataset.classnames."
                 )
         if "{}" not in self.template and ARTICLE not in self.template:
-            raise UserError(f"dataset {self.name!r}: template {self.template!r} requires '{{}}' for the class name.")
+            raise UserError(
+                f"dataset {self.name!r}: template {self.template!r} must contain '{{}}' for the class name."
+            )
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
         assert (self.whole_train is None) == (self.open_part is None)
 
@@ -153,7 +155,7 @@ class Dataset:
         return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Return the names of those classes that have no training images; packed splits are not opened."""
+        """Return the names of the given classes without training images; packed splits are not opened."""
         labels = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in labels]
 

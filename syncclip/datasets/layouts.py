@@ -138,7 +138,7 @@ def _read_class_folders(
 
 
 def _classnames(file: Path) -> dict[str, str]:
-    """Read `classnames.txt`, and return its class names by WordNet id, in the order of the file."""
+    """Return the class names in `classnames.txt` by WordNet id, in the order of the file."""
     name_of: dict[str, str] = {}
     for number, line in text_lines(file.read_bytes(), str(file)):
         wordnet, _, name = line.partition(" ")
@@ -149,7 +149,7 @@ def _classnames(file: Path) -> dict[str, str]:
 
 
 def _wordnet(folder: Path, by_number: list[str] | None, wordnet_ids: Collection[str], entry: CatalogEntry) -> str:
-    """Return a class folder's WordNet id, which is the folder's name or, with `by_number`, follows from its number."""
+    """Return the WordNet id of a class folder; with `by_number`, the folder's name is an index into this list."""
     if by_number is None:
         if folder.name not in wordnet_ids:
             raise UserError(f"{folder}: class not listed in {entry.names}; remove the folder or fix the list.")

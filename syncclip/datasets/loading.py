@@ -95,7 +95,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     elif storage.is_local(str(root)):
         dataset = load_layout(DATASETS[name], storage.local_path(str(root)))
     else:
-        raise UserError(f"{root}: {name!r} is not packed; pack a local copy with `syncclip shards pack`.")
+        raise UserError(f"{root}: {name!r} is not packed; pack a local copy of it with `syncclip shards pack`.")
     if settings.template is not None:
         dataset = replace(dataset, template=settings.template)
     if settings.classnames is not None:
@@ -112,7 +112,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def _alternatives(suite: str) -> str:
-    """Return the end of an error message, which lists the datasets of a shipped suite."""
+    """Return a part of an error message that lists the datasets of a shipped suite."""
     folder = embedded.FOLDER / SHIPPED[suite]
     names = [f"{suite}/{child.name}" for child in folders_in(folder)] if folder.is_dir() else []
     return f"available: {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"
@@ -129,7 +129,7 @@ def _custom(settings: DatasetSettings, url: str) -> Dataset:
     if storage.is_local(url) and not path.exists():
         raise UserError(_not_found(settings, url))
     if path.is_file() and path.suffix not in KINDS:
-        raise UserError(f"{url}: not a table; specify a file in {', '.join(KINDS)}, or an image folder.")
+        raise UserError(f"{url}: not a table ({', '.join(KINDS)}); convert the file, or specify an image folder.")
     name = str(path.resolve() if storage.is_local(url) else path).rpartition("/")[2]
     splits: Mapping[Split, ImageSet]
     skipped: Counter[str] = Counter()

@@ -36,7 +36,7 @@ SHARD_IMAGES = 512
 QUALITY = 95
 """JPEG quality of downscaled images."""
 PACKING = "packing.json"
-"""File with the identity of the dataset, written first to keep a folder from mixing two datasets."""
+"""File with the identity of the dataset, written first to prevent a folder from mixing two datasets."""
 READERS = 8
 COPY_OR_PACK_AGAIN = "copy the file again, or pack the dataset again"
 VERIFY_OR_PACK_AGAIN = "find missing or corrupt shards with `syncclip shards verify`, or pack the dataset again"
@@ -272,7 +272,7 @@ def _write_split(
 
 
 def _file(data: bytes, name: str, resize: int | None) -> bytes:
-    """Return the file, downscaled if the image is larger; raise a `UserError` if the image cannot be decoded."""
+    """Return the image file, downscaled if necessary; raise a `UserError` if the image cannot be decoded."""
     image = decode_image(data, name)
     shorter = min(image.size)
     if resize is None or shorter <= resize:

@@ -33,12 +33,12 @@ COLUMNS = {
 
 BATCH_ROWS = 4096
 MOST_FREE, MOST_FREE_ROWS = 1 << 25, 100_000
-"""Numbers of decoded bytes and of rows that are allowed for every parquet file, even a small one."""
+"""Decoded size in bytes and number of rows up to which every parquet file is accepted."""
 MOST_EXPANSION = 64
 """Maximum ratio of decoded bytes to file size for larger parquet files, which may have at most one row per byte."""
 
 Row = tuple[str, ImageRecord]
-"""Pair of an image's path and record."""
+"""Pair (path, record) of an image."""
 
 
 def find_metadata(folder: Path) -> dict[Split | None, Path]:
@@ -178,7 +178,9 @@ def _parquet_columns(
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; convert it.")
+            raise UserError(
+                f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; convert the column to text."
+            )
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     decoded = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)

@@ -22,7 +22,7 @@ ALL_CLASSES = {"all_classes_base": "base (all)", "all_classes_novel": "novel (al
 ACCURACY = {"all_classes_accuracy": "accuracy"}
 
 Overrides = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Settings that override the recipe, for each dataset and method: dataset -> method -> settings."""
+"""Nested mapping of settings that override the recipe: dataset -> method -> settings."""
 SHORT: Overrides = {"imagenet": {"coop": {"training.epochs": 50}}}
 """Overrides for CoOp, which trains on ImageNet for 50 epochs with any number of shots (`COOP.md`, KaiyangZhou/CoOp)."""
 FINE: Overrides = {

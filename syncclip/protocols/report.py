@@ -63,7 +63,7 @@ def sentences(scores: Scores) -> list[str]:
 
 def markdown(scores: Scores) -> str:
     """Format the tables and notes as Markdown."""
-    parts = [f"# {scores.protocol.title}", "Accuracy on test images, per cent; means over seeds."]
+    parts = [f"# {scores.protocol.title}", "Accuracy on test images in per cent, averaged over seeds."]
     for grid in grids(scores):
         parts += [f"## {grid.title}", text.markdown_grid(grid.headings, grid.rows)]
     return "\n\n".join([*parts, *sentences(scores)]) + "\n"

@@ -32,7 +32,7 @@ class Request:
     Attributes:
         protocol: name of the protocol.
         root: folder that contains all datasets, in CoOp's layout.
-        datasets, methods: names of training datasets and methods; by default, all of the protocol's.
+        datasets, methods: names of training datasets and methods; by default, all in the protocol.
         out: folder or URL for the results; by default `<storage.root>/reproduction`.
         synthetic: folder or URL of existing synthetic datasets, with one subfolder per dataset; by default, synthetic
             datasets are generated.
@@ -113,7 +113,7 @@ def reproduce(request: Request) -> Reproduction:
 def recipe_of(
     protocol: Protocol, dataset: str, root: str, methods: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Recipe:
-    """Combine a dataset's published recipe with a protocol's recipe and its configurations of the given methods.
+    """Combine a dataset's published recipe with a protocol's recipe, limited to the given methods.
 
     Published settings of a method for this dataset take precedence over the method's configuration; `overrides` take
     precedence over both.

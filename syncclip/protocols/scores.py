@@ -34,7 +34,7 @@ class ResultLine:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean of each metric on one dataset or over all datasets, with the numbers of finished runs and of all runs."""
+    """Mean of each metric on one or all datasets, with the numbers of finished and of planned runs."""
 
     means: Mapping[str, float]
     done: int
@@ -48,7 +48,7 @@ class Scores:
     Attributes:
         tests: names of the test datasets.
         setting: description of the backbone, the number of synthetic images, and the seeds.
-        complete: whether all datasets of the protocol were tested, which the published average requires.
+        complete: whether all datasets of the protocol were tested (required for published averages).
         of: (line, dataset or "average") -> score.
     """
 
@@ -108,7 +108,7 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 
 
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
-    """Average each line over its finished seeds on each dataset, and then over the datasets.
+    """Average each line's scores over the finished seeds on each dataset, and then over the datasets.
 
     The average over the datasets requires a mean for every dataset. As in the literature, averages of transferred
     prompts exclude the training dataset.

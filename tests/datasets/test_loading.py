@@ -38,7 +38,7 @@ def test_a_packed_dataset_has_classes_splits_and_prompts(tmp_path: Path) -> None
 
 def test_the_template_of_the_settings_takes_precedence(folder: Path) -> None:
     assert load(folder, template="a {} drawn.").prompt(3) == "a red square drawn."
-    with pytest.raises(UserError, match=r"requires '\{\}'"):
+    with pytest.raises(UserError, match=r"must contain '\{\}'"):
         load(folder, template="a photo.")
 
 

@@ -111,7 +111,7 @@ def test_a_repeated_path_is_an_error(tmp_path: Path, splits: dict[str, str]) -> 
         ("mine.csv", "path,label\n", "no images listed"),
         ("mine.parquet", "about", "not readable as"),
         ("mine.jsonl", "about", "not readable as"),
-        ("mine.txt", "about", "not a table; specify a file in"),
+        ("mine.txt", "about", "not a table"),
     ],
 )
 def test_files_without_a_table_or_its_columns_are_errors(tmp_path: Path, name: str, text: str, reason: str) -> None:
