@@ -2,7 +2,7 @@
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
-* Text: [start][n vectors][name][.][end]. Each prompted block replaces the n vectors with its own.
+* Text: [start][n vectors][name][.][end]. Each prompted block replaces the n vectors with its own vectors.
 * Vision: [class][patches][N vectors]. The N vectors have no positional embedding, are appended before the
   first norm, and are replaced before deeper blocks.
 * A list of prompts has one entry per prompted block. For text, a None entry leaves all slots unchanged; an

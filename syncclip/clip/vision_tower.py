@@ -1,4 +1,4 @@
-"""Vision transformers of open_clip and timm, split into steps to allow prompts to be inserted.
+"""Wrappers of open_clip's and timm's vision transformers that allow prompts to be inserted.
 
 Prompts follow the patches, have no position, pass through the norm before the first block, and are not pooled.
 """
@@ -21,7 +21,7 @@ Block = Callable[[Tensor | None, Tensor], Tensor]
 
 
 class VisionTower(Protocol):
-    """A vision transformer, split into steps to allow prompts to be inserted.
+    """Interface to the steps of a vision transformer that allows prompts to be inserted.
 
     Attributes:
         reads_class_token: whether the feature is the output of the class token alone.

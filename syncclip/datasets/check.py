@@ -22,7 +22,7 @@ SAMPLE = 32
 
 @dataclass(frozen=True)
 class Check:
-    """Result of checking a dataset.
+    """Result of a dataset check.
 
     Attributes:
         counts, expected: actual and expected numbers of candidate classes and of images per split; None: unknown.

@@ -1,4 +1,4 @@
-"""Datasets of class folders (`cat/1.jpg`), optionally within the split folders `train`, `val` and `test`."""
+"""Datasets with one folder per class (`cat/1.jpg`), optionally within the split folders `train`, `val` and `test`."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def load_table(
 ) -> tuple[list[str], dict[Split, Labelled[str]]]:
     """Read class names and image paths from tables; each path is relative to its table.
 
-    Labels are class names or ids. Splits are read from a column or the first folder of each path; otherwise, images are
-    split at random.
+    Labels are class names or ids. Splits are read from a column or from the first folder of each path; otherwise,
+    images are split at random.
 
     Args:
         tables: table of each split, or of all splits (key None).

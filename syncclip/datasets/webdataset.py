@@ -19,7 +19,7 @@ NAMES_FILE = "classnames.txt"
 
 
 def find_tars(url: str) -> dict[Split | None, list[str]]:
-    """Return the tar files by split; the key None stands for all splits."""
+    """Return the tar files of each split; the key None means that the splits are unknown."""
     if tars := tars_in(url):
         return {None: tars}
     tars_of: dict[Split | None, list[str]] = {}

@@ -32,7 +32,7 @@ class Request:
     Attributes:
         protocol: name of the protocol.
         root: folder that contains all datasets, in CoOp's layout.
-        datasets, methods: names of training datasets and methods; by default, all in the protocol.
+        datasets, methods: selected training datasets and methods; by default, all in the protocol.
         out: folder or URL for the results; by default `<storage.root>/reproduction`.
         synthetic: folder or URL of existing synthetic datasets, with one subfolder per dataset; by default, synthetic
             datasets are generated.
@@ -74,7 +74,7 @@ def reproduce(request: Request) -> Reproduction:
 
     Raises:
         UserError: the protocol, a dataset or a method is unknown, or data is missing. If runs fail, the error is raised
-            after the other runs have finished and the files are written.
+            after the other runs have finished and all files have been written.
     """
     protocol, recipes = find_protocol(request.protocol), request.recipes()
     first = next(iter(recipes.values()))
@@ -115,8 +115,8 @@ def recipe_of(
 ) -> Recipe:
     """Combine a dataset's published recipe with a protocol's recipe, limited to the given methods.
 
-    Published settings of a method for this dataset take precedence over the method's configuration; `overrides` take
-    precedence over both.
+    Published settings of a method for this dataset take precedence over the method's configuration; `overrides` have
+    the highest precedence.
 
     Raises:
         UserError: a method has no configuration, or an override is invalid.
