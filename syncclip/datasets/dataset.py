@@ -49,7 +49,7 @@ class DatasetSettings(Settings):
     split_seed: int = 0
     """Seed for the random split of custom data without splits, or for sampling a missing `val` split."""
     resize: int | None = Field(default=None, ge=1)
-    """Maximum shorter side, in pixels, of images packed by `shards pack`; None: files are packed unchanged."""
+    """Length in pixels to which `shards pack` downscales the shorter side of larger images; None: no downscaling."""
 
 
 class ImageView(ImageSet):

@@ -49,7 +49,7 @@ def test_datasets_of_a_suite(suite_world: Path) -> None:
 @pytest.mark.parametrize("content", ['{"datasets": ["one"]}', '{"datasets": ["../up", "b"]}', "[]", "{"])
 def test_invalid_suite_is_reported_with_its_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "suite.json").write_text(content)
-    with pytest.raises(UserError, match=r"suite\.json.*list the folders"):
+    with pytest.raises(UserError, match=r"suite\.json.*list the suite"):
         load_dataset(Recipe.of_defaults([f"dataset.name={tmp_path}"]).dataset)
 
 
