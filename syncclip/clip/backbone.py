@@ -1,4 +1,4 @@
-"""Load a frozen CLIP model: the embedded one, a folder, or any open_clip model."""
+"""Load a frozen CLIP model: the embedded model, a model in a folder, or any open_clip model."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class BackboneSettings(Settings):
     """Section `backbone` of a recipe: the frozen CLIP model and its precision."""
 
     name: str = EMBEDDED
-    """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (embedded)."""
+    """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (embedded model)."""
     pretrained: str | None = None
-    """Weights of an open_clip model: a tag such as `openai`, or a file; None for `icons`, folders and `hf-hub:`."""
+    """Weights of an open_clip model: a tag such as `openai` or a file; None for `icons`, folders and `hf-hub:…`."""
     precision: Precision = "fp32"
-    """Precision of the image and text towers; prompts and losses stay in fp32. fp16 is for evaluation on GPUs only."""
+    """Precision of both towers; prompts and losses stay in fp32. fp16 requires a GPU and is for evaluation only."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass to save memory at the cost of time."""
 
@@ -56,9 +56,9 @@ class Backbone:
 
     Attributes:
         model: open_clip model, in evaluation mode and without gradients.
-        tokenizer: function from texts to token ids (n, context), with the argument `context_length`.
-        preprocess: evaluation transform from a PIL image to a tensor (3, image_size, image_size).
-        mean, std: normalisation of the channels, for pixel values in [0, 1].
+        tokenizer: function that converts texts to token ids (n, context) and accepts `context_length`.
+        preprocess: evaluation transform that converts a PIL image to a tensor (3, image_size, image_size).
+        mean, std: mean and standard deviation of each channel, for normalising pixel values in [0, 1].
         config: open_clip's `model_cfg`.
     """
 
@@ -88,7 +88,7 @@ class Backbone:
 
     @cached_property
     def sha256(self) -> str:
-        """Checksum of all parameters, buffers and activation functions; takes seconds for a large model."""
+        """Checksum of all parameters, buffers and activation functions (takes seconds to compute for a large model)."""
         import torch
 
         classes = {type(module).__name__ for module in self.model.modules()}
@@ -123,7 +123,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         weights = f" with the weights '{settings.pretrained}'" if settings.pretrained else ""
         raise UserError(
             f"backbone.name: '{settings.name}'{weights} could not be loaded ({reason}); check the name and "
-            f"the network, or use the embedded '{EMBEDDED}'"
+            f"the network connection, or use the embedded model '{EMBEDDED}'"
         ) from error
     config: dict[str, Any] = model.visual.preprocess_cfg
     size = config["size"] if isinstance(config["size"], int) else config["size"][0]
@@ -142,7 +142,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 
 def _config(name: str) -> dict[str, Any]:
-    """Return open_clip's `model_cfg` of a loaded model.
+    """Return the `model_cfg` of a model that open_clip has loaded.
 
     Raises:
         UserError: the tokenizer requires remote code.
@@ -166,16 +166,16 @@ def _config(name: str) -> dict[str, Any]:
 
 
 def _source(settings: BackboneSettings) -> str:
-    """Return the model name for open_clip, or raise a `UserError` for an unknown name before any download."""
+    """Return the model name to pass to open_clip; raise a `UserError` for an unknown name before any download."""
     import open_clip
 
     name = settings.name
     if name == EMBEDDED:
-        return _local(CLIP, "run `make icons` to build it, or reinstall syncclip")
+        return _local(CLIP, "run `make icons` to build the model, or reinstall syncclip")
     if name.startswith("local-dir:") or Path(name).is_dir():
         folder = Path(name.removeprefix("local-dir:"))
         verify_folder(folder)
-        return _local(folder, "give a folder with open_clip_config.json and weights")
+        return _local(folder, "specify a folder that contains open_clip_config.json and weights")
     if name.startswith(SCHEMAS):
         return name
     models = open_clip.list_models()
@@ -188,8 +188,8 @@ def _source(settings: BackboneSettings) -> str:
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
     if settings.pretrained not in tags and not Path(settings.pretrained or "").is_file():
         tag = settings.pretrained
-        cause = f"'{tag}' is neither a tag of {name} nor a file" if tag else "is not set"
-        choice = f"choose one of {', '.join(tags)}" if tags else "set a file, since no weights are published"
+        cause = f"'{tag}' is neither a tag of {name} nor a file" if tag else "no weights are selected"
+        choice = f"choose one of {', '.join(tags)}" if tags else "specify a weights file (none are published)"
         raise UserError(f"backbone.pretrained: {cause}; {choice}")
     return name
 

@@ -15,7 +15,7 @@ from syncclip.clip.parts import SHORT, BlockPart, attend_with
 from syncclip.core.settings import UserError
 
 Prompts = Sequence[Tensor | None]
-"""Prompts of a tower's first blocks (see `PromptedClip.encode_text`)."""
+"""Prompts for a tower's first blocks (see `PromptedClip.encode_text`)."""
 
 
 def attend(
@@ -26,7 +26,7 @@ def attend(
     mask: Tensor | None = None,
     part: BlockPart | None = None,
 ) -> Tensor:
-    """Compute the output of a block for `query`, which attends to `head` and `tokens`.
+    """Compute a block's output for `query`, which attends to `head` and `tokens`.
 
     Args:
         block: open_clip's `ResidualAttentionBlock`.
@@ -58,7 +58,7 @@ def attend(
 
 
 def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """Broadcast vectors (…, m, width) into x (*, C, L, width) at the first m of the n slots (C, n)."""
+    """Write vectors (…, m, width), with broadcasting, into x (*, C, L, width) at the first m of the n slots (C, n)."""
     shape = *x.shape[:-2], *vectors.shape[-2:]
     return x.scatter(-2, slots[:, : shape[-2], None].expand(shape), vectors.to(x.dtype).expand(shape))
 
@@ -69,7 +69,7 @@ def of_each_class(vectors: Tensor | None) -> bool:
 
 
 def spread(prompts: Prompts, classes: int) -> tuple[torch.Size, int | None]:
-    """Return the leading dimensions of texts with these prompts, and the first block with class-specific prompts."""
+    """Return the leading dimensions of prompted texts, and the index of the first block with class-specific prompts."""
     leads = (vectors.shape[:-2] for vectors in prompts if vectors is not None)
     lead: torch.Size = torch.broadcast_shapes((classes,), *leads)  # type: ignore[no-untyped-call]
     return lead, next((i for i, vectors in enumerate(prompts) if of_each_class(vectors)), None)
@@ -82,7 +82,9 @@ def check_prompts(tower: str, prompts: Prompts, layers: int, tokens: int) -> Non
     the two kinds may have fewer vectors.
     """
     if len(prompts) > layers:
-        raise UserError(f"cannot prompt {len(prompts)} blocks of a {tower} tower with {layers}; reduce the depth")
+        raise UserError(
+            f"there are prompts for {len(prompts)} blocks, but the {tower} tower has {layers} blocks; reduce the depth"
+        )
     shapes = [tuple(vectors.shape) for vectors in prompts if vectors is not None]
     mixed = len({len(shape) for shape in shapes}) > 1
     counts = {shape[-2] for shape in shapes}
@@ -98,7 +100,7 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
         learned: prompts, and the parameters of learned parts.
 
     Raises:
-        UserError: fp16 without a GPU, or with gradients.
+        UserError: the precision is fp16, but the device is not a GPU, or learned tensors require gradients.
     """
     if precision == "fp16":
         if device.type != "cuda":
@@ -115,7 +117,7 @@ def float32(features: Tensor, precision: Precision) -> Tensor:
     """Return features (*, D) in float32.
 
     Raises:
-        UserError: fp16 overflowed, as with some weights that were trained in bf16.
+        UserError: the features overflowed in fp16, which can happen with weights trained in bf16.
     """
     if precision == "fp16" and not features.isfinite().all():
         raise UserError("backbone.precision: these weights overflow in fp16; use bf16 or fp32")

@@ -18,8 +18,8 @@ class Inserted:
     """K vectors without positions, inserted after the start token of a text or the class token of an image.
 
     Attributes:
-        vectors: vectors by block: (K, width), or (B, K, width) with K vectors per image. They are inserted before the
-            first of these blocks and replaced before the others.
+        vectors: block -> vectors of shape (K, width), or (B, K, width) with K vectors per image. The vectors are
+            inserted before the first of these blocks and replaced before each later block.
     """
 
     vectors: Mapping[int, Tensor]
@@ -47,6 +47,6 @@ def check_towers(text: TextTower, vision: VisionTower, backbone: str) -> None:
     else:
         return
     raise UserError(
-        f"backbone.name: the method inserts tokens after the first token of each tower, which '{backbone}' does "
-        f"not support ({reason}); use a model such as 'ViT-B-16', or a method that learns prompts"
+        f"backbone.name: '{backbone}' does not support the inserted tokens that the method requires, because {reason}; "
+        "use a model such as 'ViT-B-16', or a method that learns prompts"
     )

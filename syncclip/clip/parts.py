@@ -17,13 +17,13 @@ Matrix = Literal["q", "k", "v", "out", "fc", "proj"]
 """Matrices of a block: query, key, value and output of the attention, and the two layers of the MLP."""
 
 SHORT = 64
-"""Number of tokens up to which unfused attention is faster on a CPU (91 vs. 141 ms per step for 21 tokens)."""
+"""Maximum number of tokens for which unfused attention is faster on a CPU (91 vs. 141 ms per step for 21 tokens)."""
 
 
 class BlockPart(nn.Module):
-    """The learned part of a block; this base class changes nothing.
+    """Base class for learned parts of a block; the base class itself leaves the block unchanged.
 
-    It must process each token independently, because shared tokens are computed separately and, in the last block, only
+    A part must process each token independently, because shared tokens are computed separately. In the last block, only
     the token that is read passes through `q`, `out`, the MLP and `beside`.
     """
 
@@ -37,7 +37,7 @@ class BlockPart(nn.Module):
         return normed
 
     def beside(self, normed: Tensor) -> Tensor | None:  # noqa: ARG002
-        """Return a residual for the block's output (*, T, width), given its input after `ln_1`; None: no residual."""
+        """Return a residual to add to the block's output (*, T, width), or None; `normed` is the input after `ln_1`."""
         return None
 
 
@@ -51,10 +51,10 @@ def learned(parts: Parts) -> Iterable[Tensor]:
 
 
 def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
-    """Return each block's part (None if there are no parts), or raise a `UserError` if their number is wrong."""
+    """Return each block's part, or None per block without parts; raise a `UserError` for a wrong number of parts."""
     if len(parts) not in (0, layers):
         raise UserError(
-            f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; give one part per block"
+            f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; pass one part per block"
         )
     return [*cast(Iterable[BlockPart], parts)] or [None] * layers
 

@@ -14,9 +14,9 @@ from syncclip.embedded import CLIP_WORD
 _VOWEL = re.compile(
     r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
 )
-"""Prefixes of lower-case words whose first sound is a vowel."""
+"""Prefixes of lower-case words that begin with a vowel sound."""
 _SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
-"""Prefixes of words that are spelled out letter by letter."""
+"""Prefixes of words that are pronounced letter by letter, such as "F-16"."""
 
 
 def readable_name(classname: str) -> str:
@@ -25,7 +25,7 @@ def readable_name(classname: str) -> str:
 
 
 def fill(template: str, classnames: Iterable[str]) -> list[str]:
-    """Insert each class name into the template at `{}`, or with its article at `{a}`."""
+    """Insert each class name into the template, at `{}` without an article or at `{a}` with its article."""
     if ARTICLE in template:
         template, classnames = template.replace(ARTICLE, "{}"), map(with_article, classnames)
     parts = template.split("{}")
@@ -52,13 +52,13 @@ def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
 
 def too_long(sentence: str, context: int) -> str:
     """Return the error message for a text with more than `context` tokens."""
-    return f"the text '{sentence}' does not fit the {context} tokens of the CLIP context"
+    return f"the text '{sentence}' exceeds the CLIP context of {context} tokens"
 
 
 def clip_words(classname: str) -> str:
-    """Return the words of a class name as split by CLIP's tokenizers; equal words have equal tokens.
+    """Split a class name into words as CLIP's tokenizers do; equal words have equal tokens.
 
-    The tokenizers drop spaces and split off digits, so that "MD80" and "MD 80" are equal.
+    Because the tokenizers drop spaces and split off digits, "MD80" and "MD 80" are equal.
 
     Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer.
     """

@@ -2,14 +2,14 @@
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
-* Text: [start][n vectors][name][.][end]. Each prompted block replaces the vectors in these slots.
-* Vision: [class][patches][N vectors]. The vectors have no position; they are appended before the first norm and
-  replaced before deeper blocks.
-* A list of prompts has one entry per prompted block. For text, None keeps the states of all slots; if there are fewer
-  vectors than slots, the last slots keep their states.
+* Text: [start][n vectors][name][.][end]. Each prompted block replaces the n vectors with its own vectors.
+* Vision: [class][patches][N vectors]. The N vectors have no positional embedding, are appended before the
+  first norm, and are replaced before deeper blocks.
+* A list of prompts has one entry per prompted block. For text, a None entry leaves all slots unchanged; an
+  entry with fewer vectors than slots leaves the last slots unchanged.
 
-Optimisations: with a causal text tower (unlike SigLIP's), texts of similar length are truncated to the longest of them,
-and tokens shared by all texts are computed once. The last block computes only the token that is read.
+Optimisations: in a causal text tower (not SigLIP's), each group of texts of similar length is truncated to its longest
+text. Tokens shared by all texts are computed once. The last block computes only the token that is read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from syncclip.core.settings import Position
 
 
 class PromptedClip(nn.Module):
-    """The two frozen towers of a `Backbone`. Features are float32 and not normalised.
+    """A `Backbone`'s frozen text and vision towers, with support for prompts. Features are float32 and not normalised.
 
     A tower that does not support prompts can still encode texts or images without prompts.
     """
@@ -85,7 +85,7 @@ class PromptedClip(nn.Module):
 
     @property
     def logit_scale(self) -> Tensor:
-        """Scalar that scales the cosine similarities before the softmax."""
+        """Scale of the cosine similarities before the softmax, as a scalar tensor."""
         scale: Tensor = self.model.logit_scale
         return scale.exp().reshape(())
 
@@ -104,7 +104,7 @@ class PromptedClip(nn.Module):
         return self._embed(self._tokenize(sentences)[0], torch.empty(len(sentences), 0, dtype=torch.long), None)
 
     def text_places(self, sentences: Sequence[str], n: int) -> PromptTokens:
-        """Embed texts whose first n tokens are slots for learned vectors, initialised from the first text.
+        """Embed texts whose first n tokens become slots; the learned vectors are initialised from the first text.
 
         Raises:
             UserError: a text exceeds the context.
@@ -118,11 +118,11 @@ class PromptedClip(nn.Module):
     ) -> PromptTokens:
         """Embed the prompts "<initial words> <name>." with n slots for learned vectors.
 
-        The first n tokens of the initial words become the slots; their other tokens remain text. If n exceeds
+        The first n tokens of the initial words become the slots; the remaining tokens stay in the text. If n exceeds
         `WORD_TOKENS`, the initial words are ignored.
 
         Args:
-            n: number of slots; None: the number of initial words.
+            n: number of slots; None: one slot per initial word.
             position: position of the class name relative to the slots.
 
         Raises:
@@ -152,9 +152,9 @@ class PromptedClip(nn.Module):
         Args:
             tokens: C texts with n slots for learned vectors.
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) per class, or
-                (B, C, n, width) or (B, 1, n, width) per image; None: the block replaces no vectors.
+                (B, C, n, width) or (B, 1, n, width) per image; a None entry leaves the slots unchanged.
             parts: learned parts, one per block.
-            inserted: vectors inserted after the start token of a causal tower, instead of prompts.
+            inserted: vectors to insert after the start token of a causal tower, as an alternative to prompts.
 
         Returns:
             Features (C, D), or (B, C, D) with prompts per image.
@@ -211,13 +211,13 @@ class PromptedClip(nn.Module):
 
         Args:
             images: normalised images (B, 3, H, W).
-            prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) per image, so that
-                one pass encodes images of several domains.
+            prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) per image, which
+                allows images of several domains in one batch.
             parts: learned parts, one per block.
-            inserted: vectors inserted after the class token of a tower that reads it, instead of prompts.
+            inserted: vectors to insert after the class token of a tower that reads it, as an alternative to prompts.
 
         Returns:
-            Features (B, D); with inserted vectors, (B, D + width) with the mean of their outputs after the last norm.
+            Features (B, D). With inserted vectors, the mean of their normalised outputs is appended: (B, D + width).
         """
         if not prompts and not len(parts) and inserted is None and self._vision is None:
             return self._by_open_clip(self.model.encode_image, images)
@@ -253,7 +253,7 @@ class PromptedClip(nn.Module):
         return float32(features, self.backbone.precision)
 
     def _run(self, block: Callable[..., Tensor], *arguments: Any, random: bool = False) -> Tensor:
-        """Run a block; set `random` if recomputation must reproduce the random numbers of its part."""
+        """Run a block; set `random` if activation checkpointing must reproduce random numbers in the block."""
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
             output: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
             return output
@@ -267,7 +267,7 @@ class PromptedClip(nn.Module):
         return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame[1])
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Embed texts; for a causal tower, truncate them after the last token that is read."""
+        """Embed tokenised texts; for a causal tower, truncate the texts after the last token that is read."""
         tower, shared = self._text, 0
         if tower is None:  # open_clip embeds the texts
             return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)

@@ -1,4 +1,4 @@
-"""Batches of texts of similar length, so that the text tower encodes little padding."""
+"""Batches of texts of similar length, which reduce padding in the text tower."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from syncclip.clip.blocks import Prompts, of_each_class
 from syncclip.clip.tokens import PromptTokens
 
 LENGTH_STEP = 3
-"""Width, in tokens, of the length ranges in which texts are encoded together."""
+"""Width of a length bucket in tokens; the texts of a bucket are encoded together."""
 SMALL_GROUP = 32
-"""Minimum number of texts in a group; a smaller group is merged with the group of the next longer texts."""
+"""Minimum number of texts in a group; a smaller group is merged with the next group of longer texts."""
 
 
 def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group rows of similar length, shortest first; small groups are merged with longer ones."""
+    """Group the rows of texts by length, shortest first; merge each small group with the next longer group."""
     groups: list[list[int]] = [[]]
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     for _, rows in groupby(by_length, key=lambda row: lengths[row] // LENGTH_STEP):
@@ -34,7 +34,7 @@ def in_groups(
     prompts: Prompts,
     groups: list[list[int]],
 ) -> Tensor:
-    """Encode groups of texts one after another, and return features (C, D) or (B, C, D) in the original order."""
+    """Encode groups of texts sequentially, and return the features (C, D) or (B, C, D) in the original order."""
     features = []
     for rows in groups:
         own = [each[..., rows, :, :] if each is not None and of_each_class(each) else each for each in prompts]

@@ -11,15 +11,15 @@ from syncclip.core.settings import UserError
 
 
 class TextTower:
-    """Components of a text transformer; not a module, so that no parameter is registered twice.
+    """Components of a text transformer. The class is not an `nn.Module`, which would register parameters twice.
 
     Attributes:
         module: open_clip's `CLIP` or `TextTransformer`.
-        pool: token whose output is the feature: the one with the largest id (CLIP's end token), the first with the id
-            `end`, or the last of the context (SigLIP, CLIPA).
+        pool: token whose output is the feature: the token with the largest id (CLIP's end token), the first token with
+            the id `end`, or the last token of the context (SigLIP, CLIPA).
         context: maximum number of tokens of a text.
         dim: dimension of the features.
-        causal: whether tokens attend only to earlier ones.
+        causal: whether each token attends only to itself and to earlier tokens.
     """
 
     def __init__(self, module: Any, pool: Literal["argmax", "eos", "last"], end: int) -> None:
@@ -46,7 +46,7 @@ class TextTower:
         return positions
 
     def mask(self, rows: slice | Tensor, length: int) -> Tensor | None:
-        """Return the attention mask over the first `length` tokens: (Q, length), or (C, 1, length) per text."""
+        """Return the attention mask over the first `length` tokens: (Q, length), or (C, 1, length) for C texts."""
         if not self.causal:
             return None
         mask: Tensor = self.module.attn_mask
@@ -67,7 +67,7 @@ class TextTower:
 
 
 def text_tower(model: Any) -> TextTower | None:
-    """Return the text tower of an open_clip model, or None for other architectures, such as CoCa's or RoBERTa."""
+    """Return an open_clip model's text tower, or None for an unsupported architecture such as CoCa or RoBERTa."""
     # These modules are slow to import.
     from open_clip.model import CLIP
     from open_clip.transformer import ResidualAttentionBlock, TextTransformer
@@ -86,6 +86,6 @@ def text_tower(model: Any) -> TextTower | None:
 def no_text_prompts(backbone: str) -> UserError:
     """Return the error for a backbone without a supported text tower."""
     return UserError(
-        f"backbone.name: the text tower of '{backbone}' is not a plain CLIP transformer, so it cannot take prompts; "
-        "use a ViT model such as 'ViT-B-16', or a method that learns only in the vision tower"
+        f"backbone.name: the text tower of '{backbone}' does not support prompts, because it is not a plain CLIP "
+        "transformer; use a ViT model such as 'ViT-B-16', or a method that adapts only the vision tower"
     )

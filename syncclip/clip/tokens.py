@@ -12,15 +12,15 @@ from syncclip.core.settings import Position, UserError
 from syncclip.core.text import counted
 
 WORD_TOKENS = 4
-"""Maximum number of learned tokens initialised from words; others are random, as in the code of IVLP and MaPLe."""
+"""Maximum number of tokens to initialise from words; longer prompts are initialised randomly, as in MaPLe."""
 
 
 class TextTooLongError(UserError):
-    """Raised if a text exceeds the context, since tokenizers would silently truncate it."""
+    """Raised if a text exceeds the CLIP context; without this error, the tokenizer would silently truncate the text."""
 
 
 class PromptTokens(nn.Module):
-    """Embedded texts; a module without parameters or state dict, so that it moves to a device with its method.
+    """Embedded texts. The class is a module without parameters, which moves to a device together with its method.
 
     Attributes:
         ids: (C, L) token ids.
@@ -55,11 +55,11 @@ class PromptTokens(nn.Module):
         self.lengths: list[int] = (read + 1).tolist() if lengths is None else lengths
 
     def __getitem__(self, rows: slice) -> PromptTokens:
-        """Return a slice of the texts, with the padded length and shared tokens of all texts."""
+        """Return a slice of the texts; the padded length and the number of shared tokens do not change."""
         return self._some(rows, self.lengths[rows], self.ids.shape[1])
 
     def group(self, rows: list[int]) -> PromptTokens:
-        """Return the texts of these rows, truncated to the longest of them, with the shared tokens of all texts."""
+        """Return the selected texts, truncated to the longest text; the number of shared tokens does not change."""
         lengths = [self.lengths[row] for row in rows]
         return self._some(rows, lengths, max(lengths))
 
@@ -69,8 +69,8 @@ class PromptTokens(nn.Module):
 
 
 def frame(tokenizer: Callable[..., Tensor], context: int) -> tuple[int, int]:
-    """Return the number of start tokens of a tokenizer (1 in CLIP, 0 in SigLIP) and the id of its end token, or of its
-    padding token if there is no end token."""
+    """Return a tokenizer's number of start tokens (1 in CLIP, 0 in SigLIP) and the id of its end token; for a tokenizer
+    without an end token, return the id of its padding token."""
     empty, word = tokenizer(["", "a"], context_length=context)
     start = int((empty != word).int().argmax())
     return start, int(empty[start])
@@ -97,17 +97,17 @@ def check_words(initial_words: str, tokens: int, n: int) -> None:
     """Raise a UserError if the initial words have fewer than n tokens."""
     if tokens < n:
         raise UserError(
-            f"initial_words '{initial_words}' has {counted(tokens, 'token')} to initialise {n} text tokens; "
-            f"use more words, no words, or {counted(tokens, 'text token')}"
+            f"initial_words '{initial_words}' has {counted(tokens, 'token')}, but must initialise {n} text tokens; "
+            f"add words, remove all words, or use {counted(tokens, 'text token')}"
         )
 
 
 def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
-    """Move the name before, between or after the n slots.
+    """Move the class name before, between or after the n slots.
 
     Args:
         ids: (C, L) [start][n slots][name][.][end][padding], with `start` start tokens.
-        stops: (C,) positions after the names; later tokens are not moved.
+        stops: (C,) positions after the class names; tokens from these positions on are not moved.
 
     Returns:
         The reordered ids and the positions (C, n) of the slots.
@@ -127,7 +127,7 @@ def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) 
 
 
 def shared_length(ids: Tensor, read: Tensor, slots: Tensor) -> int:
-    """Return the length of the common prefix before all read positions; 0 if it does not include all slots."""
+    """Return the length of the common prefix before all read positions, or 0 if the prefix lacks some slots."""
     differs = (ids != ids[0]).any(dim=0).int()
     length = int(differs.argmax()) if differs.any() else ids.shape[1]
     length = min(length, int(read.min()))

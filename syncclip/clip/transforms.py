@@ -1,4 +1,4 @@
-"""Training transform: random crop and flip, deterministic given an image and a generator."""
+"""Training transform with random crop and flip; deterministic for a given image and random generator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainTransform:
     """Random crop resized to `size`, random horizontal flip, and normalisation.
 
     Args:
-        scale: range of the crop area, as fractions of the image area.
+        scale: minimum and maximum crop area, as fractions of the image area.
         flip: probability of a flip.
     """
 
@@ -52,7 +52,7 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """Resize and crop an image as in `preprocess`, which converts the result and the original to the same tensor."""
+    """Resize and crop an image like `preprocess`, which returns the same tensor for the result and the original."""
     result = image
     for step in getattr(preprocess, "transforms", ()):
         if isinstance(step, ToTensor):
@@ -64,8 +64,8 @@ def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Imag
 def random_crop(
     height: int, width: int, scale: tuple[float, float], generator: torch.Generator
 ) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width) of a crop with uniform area and log-uniform aspect ratio, as in torchvision's
-    `RandomResizedCrop`, or of the largest central crop if no attempt fits the image."""
+    """Sample a crop with uniform area and log-uniform aspect ratio, like torchvision's `RandomResizedCrop`, and return
+    (top, left, height, width); if no attempt fits the image, return the largest central crop."""
     for _ in range(ATTEMPTS):
         area = height * width * _uniform(*scale, generator)
         aspect = math.exp(_uniform(math.log(ASPECT[0]), math.log(ASPECT[1]), generator))

@@ -1,4 +1,4 @@
-"""Vision transformers of open_clip and timm, split into steps between which prompts are inserted.
+"""Wrappers of open_clip's and timm's vision transformers that allow prompts to be inserted.
 
 Prompts follow the patches, have no position, pass through the norm before the first block, and are not pooled.
 """
@@ -17,11 +17,11 @@ from syncclip.clip.parts import Parts, for_blocks
 from syncclip.core.settings import UserError
 
 Block = Callable[[Tensor | None, Tensor], Tensor]
-"""Function from (query, tokens) to the output (B, Q, width) for the query (the first Q tokens); None: all tokens."""
+"""Function (query, tokens) -> outputs (B, Q, width); the query consists of the first Q tokens (None: all tokens)."""
 
 
 class VisionTower(Protocol):
-    """A vision transformer, split into steps between which prompts are inserted.
+    """Interface to the steps of a vision transformer that allows prompts to be inserted.
 
     Attributes:
         reads_class_token: whether the feature is the output of the class token alone.
@@ -36,23 +36,23 @@ class VisionTower(Protocol):
     last_norm: Callable[[Tensor], Tensor]
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the tokens (B, T, width) of images (B, 3, H, W): class token, if any, and patches, with positions."""
+        """Embed images (B, 3, H, W) as tokens (B, T, width) with positions: a class token, if any, and patches."""
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
-        """Return the blocks for this number of prompts, or raise a `UserError` if parts are unsupported."""
+        """Return the blocks for this number of prompts; raise a `UserError` if the tower does not support parts."""
 
     def inside(self) -> Sequence[Any]:
-        """Return the blocks' modules, used to initialise parts; raise a `UserError` if parts are unsupported."""
+        """Return the block modules, from which parts are initialised; raise a `UserError` if parts are unsupported."""
 
     def read(self, x: Tensor) -> Tensor:
-        """Return the tokens whose outputs of the last block are pooled."""
+        """Return the tokens that are pooled after the last block."""
 
     def pool(self, x: Tensor) -> Tensor:
-        """Compute features (B, D) from the last block's outputs for these tokens."""
+        """Compute features (B, D) from the last block's outputs for the pooled tokens."""
 
 
 class PlainVision:
-    """open_clip's `VisionTransformer`, as in OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA and CoCa models."""
+    """open_clip's `VisionTransformer`, used by OpenAI, LAION, DataComp, MetaCLIP, DFN, CLIPA and CoCa models."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -90,7 +90,7 @@ class PlainVision:
 
 
 class TimmVision:
-    """timm's `VisionTransformer` or `Eva`, as in SigLIP, EVA-CLIP, Perception Encoder, ViTamin and MobileCLIP-B."""
+    """timm's `VisionTransformer` or `Eva`, used by SigLIP, EVA-CLIP, Perception Encoder, ViTamin and MobileCLIP-B."""
 
     reads_class_token = False  # timm does not expose it
 
@@ -130,9 +130,9 @@ class TimmVision:
         return features
 
     def _rotations(self, prompts: int) -> Sequence[Tensor]:
-        """Return each block's sines and cosines for patches and prompts: (…, patches + prompts, 2 × head width).
+        """Return each block's rotary sines and cosines for patches and prompts: (…, patches + prompts, 2 × head width).
 
-        Prompts have no position and are not rotated (sine 0, cosine 1).
+        Prompts have no position in the image and are not rotated (sine 0, cosine 1).
         """
         rotations: Tensor = self.trunk.rope.get_embed(self.trunk.patch_embed.grid_size)
         identity = rotations.new_zeros(*rotations.shape[:-2], prompts, rotations.shape[-1])
@@ -142,13 +142,13 @@ class TimmVision:
 
 
 def _all_tokens(block: Any, query: Tensor | None, tokens: Tensor, **positions: Tensor) -> Tensor:
-    """Compute all tokens, and return the output for `query`."""
+    """Run the block on all tokens, and return the outputs for `query`."""
     output: Tensor = block(tokens, **positions)
     return output if query is None else output[:, : query.shape[1]]
 
 
 def vision_tower(model: Any) -> VisionTower | None:
-    """Return the vision tower of an open_clip model, or None for other architectures, such as a ResNet."""
+    """Return an open_clip model's vision tower, or None for an unsupported architecture such as a ResNet."""
     # These modules are slow to import.
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -171,6 +171,6 @@ def no_vision_prompts(model: Any, backbone: str) -> UserError:
     """Return the error for a backbone without a supported vision tower."""
     kind = type(getattr(model.visual, "trunk", model.visual)).__name__
     return UserError(
-        f"backbone.name: the vision tower of '{backbone}' is not a plain vision transformer (it is a {kind}), so it "
-        "cannot take prompts; use a ViT model such as 'ViT-B-16', or a method that learns only in the text tower"
+        f"backbone.name: the vision tower of '{backbone}' does not support prompts, because it is not a plain vision "
+        f"transformer (type: {kind}); use a ViT model such as 'ViT-B-16', or a method that adapts only the text tower"
     )

@@ -1,6 +1,6 @@
-"""Benchmark datasets of the literature: eleven with training images, and four variants of ImageNet.
+"""Benchmark datasets from the literature: eleven with training images, and four variants of ImageNet.
 
-They are read from a single folder in CoOp's layout (see `layouts`). Users download the images themselves.
+All datasets are read from one root folder in CoOp's layout (see `layouts`). Users must download the images themselves.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class CatalogEntry:
     Attributes:
         folder: dataset folder, relative to the root.
         images: image folder, relative to `folder`; "" for `folder` itself.
-        names: file with the class names: a split file (JSON), `variants.txt` or `classnames.txt`.
-        classes: number of candidate classes, which excludes classes in `classnames.txt` that have no images.
+        names: file with the class names (a split file in JSON, `variants.txt` or `classnames.txt`).
+        classes: number of candidate classes, not counting classes in `classnames.txt` that have no images.
         train, val, test: number of images in the split; None if the split does not exist.
-        licence: licence of the images; None if unknown (see `page`).
+        licence: licence of the images; None: unknown (see `page`).
         page: homepage of the dataset.
         splits: folder of each split, relative to `images`, for layouts with class folders.
-        partial: whether to exclude classes without a folder from the candidates instead of raising an error.
+        partial: whether to exclude classes without a folder from the candidate classes instead of raising an error.
     """
 
     name: str
@@ -141,4 +141,4 @@ _DATASETS = (
 )  # fmt: skip
 
 DATASETS = {entry.name: entry for entry in _DATASETS}
-"""Benchmark datasets by name, with the counts from the published split files and CoOp's templates."""
+"""Benchmark datasets by name, with CoOp's templates and the image counts of the published split files."""

@@ -17,16 +17,16 @@ from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
 SAMPLE = 32
-"""Number of evenly spaced images per split that are decoded by default."""
+"""Default number of images to decode per split, evenly spaced."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Result of checking a dataset.
+    """Result of a dataset check.
 
     Attributes:
-        counts, expected: numbers of candidate classes and of images per split; None if missing or unknown.
-        problems: messages, one per problem.
+        counts, expected: actual and expected numbers of candidate classes and of images per split; None: unknown.
+        problems: one message per problem.
         skipped: number of skipped files by extension.
         decoded: number of decoded images.
     """
@@ -40,14 +40,14 @@ class Check:
 
     @property
     def state(self) -> str:
-        """Number of problems, or "OK" with the number of decoded images."""
+        """Summary of the check: the number of problems, or "OK" with the number of decoded images."""
         if self.problems:
             return counted(len(self.problems), "problem")
         images = sum(self.counts[split] or 0 for split in SPLITS)
         return "OK" if self.decoded >= images else f"OK; decoded {self.decoded:,} of {counted(images, 'image')}"
 
     def count(self, key: str) -> str:
-        """Format a count: `2,820`, or `12 of 2,820` if it differs from the expected count."""
+        """Format a count as `2,820`, or as `12 of 2,820` if it differs from the expected count."""
         count, expected = self.counts[key], self.expected[key]
         if expected is None or count == expected:
             return "" if count is None else f"{count:,}"
@@ -89,15 +89,15 @@ def check(name: str, root: str | None, images: bool = False) -> Check:
 
 
 def require_root(root: str | None) -> None:
-    """Raise a `UserError` if the root folder of the benchmark datasets is not given or does not exist."""
+    """Raise a `UserError` if the root folder of the benchmark datasets is not set or does not exist."""
     if not root:
-        raise UserError("benchmark datasets are read from a local folder; set it with --root DIR.")
+        raise UserError("benchmark datasets are read from a local folder; specify the folder with --root DIR.")
     if storage.is_local(root) and not storage.local_path(root).is_dir():
-        raise UserError(f"{root}: dataset folder not found; see CoOp's instructions for its layout: {INSTRUCTIONS}.")
+        raise UserError(f"{root}: dataset folder not found; see CoOp's instructions for the layout: {INSTRUCTIONS}.")
 
 
 def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Return table headings and one row per benchmark dataset; `root` adds a column for availability in that folder."""
+    """Return table headings and one row per benchmark dataset; if `root` is set, add a column for availability."""
     if root is not None:
         require_root(root)
     headings = ["name", "folder", *COUNTED, "template", "licence of the data", "cite"]
@@ -130,7 +130,7 @@ def _classes_without_images(dataset: Dataset) -> Iterator[str]:
 
 
 def _rows(size: int, every: bool) -> Sequence[int]:
-    """Return the rows of a split to decode."""
+    """Return the rows to decode in a split of this size."""
     return range(size) if every or size <= SAMPLE else [size * i // SAMPLE for i in range(SAMPLE)]
 
 

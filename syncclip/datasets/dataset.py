@@ -30,26 +30,26 @@ class DatasetSettings(Settings):
     """Section `dataset` of a recipe: real images, their classes and few-shot sampling."""
 
     name: str = "icons/travel"
-    """Dataset: a shipped dataset, a benchmark dataset in `root`, or the path of custom data (class folders, a table of
+    """Name of a shipped dataset or of a benchmark dataset in `root`, or path of custom data (class folders, a table of
     paths and labels, an image folder with metadata, or WebDataset shards)."""
     root: str | None = None
-    """Folder in which `name` is looked up; for benchmark datasets, the root folder of CoOp's layout."""
+    """Folder that contains the dataset `name`; for benchmark datasets, the root folder in CoOp's layout."""
     shots: int = Field(default=16, ge=1)
     """Number of real training images per base class."""
     seed: int | None = None
-    """Seed of the few-shot sample; None: the seed of the training run."""
+    """Seed for few-shot sampling; None: the seed of the training run."""
     template: ShortText | None = None
-    """Prompt template with `{}` for the class name, or `{a}` for the name with its article; None: the dataset's."""
+    """Template with `{}` for the class name, or `{a}` for the name with an article; None: the dataset's template."""
     classnames: Annotated[list[ShortText], MANY] | None = None
-    """Class names in the order of class ids; None: the names in the dataset."""
+    """Class names in the order of class ids; None: the dataset's class names."""
     base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
     """Base classes: the `first` half, a random half (`drawn`, see `base_seed`), `all`, or a list of names or ids."""
     base_seed: int = 0
-    """Seed for sampling the base classes with `base: drawn`."""
+    """Seed for sampling the base classes if `base` is `drawn`."""
     split_seed: int = 0
-    """Seed for splitting custom data without splits at random, or for sampling a missing `val` split."""
+    """Seed for the random split of custom data without splits, or for sampling a missing `val` split."""
     resize: int | None = Field(default=None, ge=1)
-    """Shorter side in pixels to which `shards pack` downscales images; None: files are packed unchanged."""
+    """Length in pixels to which `shards pack` downscales the shorter side of larger images; None: no downscaling."""
 
 
 class ImageView(ImageSet):
@@ -70,7 +70,7 @@ class ImageView(ImageSet):
 
 
 class Splits(Mapping[Split, ImageSet]):
-    """Mapping from split names to image sets, each of which is opened on first access."""
+    """Mapping from split names to image sets that are opened on first access."""
 
     def __init__(self, names: Iterable[Split], opener: Callable[[Split], ImageSet]) -> None:
         self._names, self._open = tuple(names), cache(opener)
@@ -100,8 +100,8 @@ class Dataset:
         base_count: number of base classes; None: half of the classes, rounded up.
         only: ids of the candidate classes; None: all classes. ImageNet-A, for example, uses a subset of ImageNet's ids.
         whole_train: (N,) class ids of the full training split, if `splits["train"]` is a subset of it.
-        open_part: function that opens this subset and returns its row numbers in the full split, in ascending order.
-        trained: ids of the classes with training images; None: determined from the labels.
+        open_part: function that opens the training subset and returns its ascending row numbers in the full split.
+        trained: ids of the classes with training images; None: derived from the labels.
         skipped: number of skipped files by extension.
     """
 
@@ -118,18 +118,20 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if len(self.classnames) < 2:
-            raise UserError(f"dataset {self.name!r} has {len(self.classnames)} class; at least 2 are required.")
+            raise UserError(f"dataset {self.name!r} has {len(self.classnames)} class; at least 2 classes are required.")
         if len(self.classnames) > MOST_CLASSES:
             count = f"{len(self.classnames):,} classes, more than the supported maximum of {MOST_CLASSES:,}"
             raise UserError(f"dataset {self.name!r} has {count}; select a subset.")
         for label, name in enumerate(self.classnames):
             if not name.replace("_", " ").strip() or not name.isprintable():
                 raise UserError(
-                    f"dataset {self.name!r}: class {label} has an unreadable name ({name!r}); rename it, or set "
-                    "dataset.classnames."
+                    f"dataset {self.name!r}: class {label} has an unreadable name ({name!r}); rename the class, "
+                    "or set dataset.classnames."
                 )
         if "{}" not in self.template and ARTICLE not in self.template:
-            raise UserError(f"dataset {self.name!r}: template {self.template!r} has no '{{}}' for the class name.")
+            raise UserError(
+                f"dataset {self.name!r}: template {self.template!r} must contain '{{}}' for the class name."
+            )
         assert self.base_count is None or 0 < self.base_count <= len(self.classnames)
         assert (self.whole_train is None) == (self.open_part is None)
 
@@ -145,26 +147,26 @@ class Dataset:
 
     @property
     def candidates(self) -> list[int]:
-        """Ids of the candidate classes, ascending."""
+        """Ids of the candidate classes in ascending order."""
         return list(range(len(self.classnames))) if self.only is None else sorted(self.only)
 
     def prompt(self, label: int) -> str:
-        """Return the prompt of a class: the template with the class name inserted."""
+        """Return the prompt for a class, with the class name inserted into the template."""
         return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Return the names of the given classes that have no training images, without opening a packed split."""
+        """Return the names of the given classes without training images; packed splits are not opened."""
         labels = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in labels]
 
     def split(self, name: Split) -> ImageSet:
         """Return the images of a split, or raise a `UserError` if it does not exist."""
         if name not in self.splits:
-            raise UserError(f"dataset {self.name!r} has no split {name!r}; it has {', '.join(self.splits)}.")
+            raise UserError(f"dataset {self.name!r} has no split {name!r}; available splits: {', '.join(self.splits)}.")
         return self.splits[name]
 
     def with_images(self, change: Callable[[Split, ImageSet], ImageSet]) -> Dataset:
-        """Return a copy whose splits are transformed on first access."""
+        """Return a copy of the dataset whose image sets are transformed with `change` on first access."""
         return replace(self, splits=Splits(self.splits, lambda split: change(split, self.splits[split])))
 
     def few_shot(self, shots: int, seed: int, classes: Literal["base", "all"] = "base") -> Ids:
@@ -207,7 +209,7 @@ class Dataset:
 def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterable[int]) -> Ids:
     """Sample training rows for few-shot learning.
 
-    All classes are sampled before the `wanted` classes are selected, so that the rows match those of published runs
+    All classes are sampled before the `wanted` classes are selected, which reproduces the samples of published runs
     (CoOp, arXiv 2109.01134, seeds 1 to 3).
 
     Args:
@@ -216,7 +218,7 @@ def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterab
         wanted: ids of the classes to return.
 
     Returns:
-        Row numbers grouped by class, with classes in order of first appearance and rows in sampling order.
+        Row numbers grouped by class, with classes in order of first appearance and their rows in sampling order.
     """
     rows_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels):
@@ -266,7 +268,7 @@ def _class_id(dataset: Dataset, wanted: str | int) -> int:
         return wanted
     matches = [label for label, name in enumerate(names) if name == wanted]
     if not matches:
-        raise UserError(f"dataset.base: {dataset.name!r} has no class named {wanted!r}.")
+        raise UserError(f"dataset.base: {dataset.name!r} has no class named {wanted!r}; use another name or an id.")
     if len(matches) > 1:
         ids = " and ".join(map(str, matches))
         raise UserError(f"dataset.base: classes {ids} share the name {wanted!r}; use ids instead of names.")

@@ -1,4 +1,4 @@
-"""Datasets of class folders (`cat/1.jpg`), optionally within the split folders `train`, `val` and `test`."""
+"""Datasets with one folder per class (`cat/1.jpg`), optionally within the split folders `train`, `val` and `test`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from syncclip.shards.reader import ImageSet
 
 
 def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Return the sorted names of the class folders and the images of each split.
+    """Return the sorted names of the class folders and each split's images.
 
     Args:
         split_seed: seed for a random split, or for sampling a missing validation split.
@@ -36,13 +36,13 @@ def load_folder(path: Path, split_seed: int, skipped: Counter[str]) -> tuple[lis
     if not classes:
         raise UserError(f"{path}: no class folders; use one subfolder per class, or a table of paths and labels.")
     if len(classes) == 1:
-        raise UserError(f"{path}: only one class ({classes[0]!r}); at least 2 are required.")
+        raise UserError(f"{path}: only one class ({classes[0]!r}); at least 2 classes are required.")
     # Only base classes need training images; `load_dataset` checks that they have some.
     tested = {folder.name for split, folder, images in contents if split in ("test", None) and images}
     for name in classes:
         if name not in tested:
             folder = roots.get("test", path) / name
-            raise UserError(f"{folder}: no test images for class {name!r}; add some or remove the class.")
+            raise UserError(f"{folder}: no test images for class {name!r}; add images or remove the class.")
     files = [image for _, _, images in contents for image in images]
     records = [ImageRecord(folder.name, str(folder), split=split) for split, folder, images in contents for _ in images]
     return names_and_splits(files, records, str(path), seed=split_seed)
@@ -57,13 +57,13 @@ def split_folders(folders: list[Path]) -> dict[Split | None, Path]:
 
 
 class FolderSet(ImageSet):
-    """Labelled image files, read on access; a million paths take about 100 MB of memory."""
+    """Labelled image files that are read on access; one million paths take about 100 MB of memory."""
 
     def __init__(self, files: Iterable[tuple[str | Path, int]], checksums: Mapping[str, str] | None = None) -> None:
         """
         Args:
             files: paths and labels.
-            checksums: expected SHA-256 by path, for files with a known checksum.
+            checksums: path -> expected SHA-256, for files with a known checksum.
         """
         files, self._checksums = list(files), checksums or {}
         self._files = [str(path) for path, _ in files]
@@ -75,7 +75,7 @@ class FolderSet(ImageSet):
         try:
             data = Path(path).read_bytes()
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+            raise UserError(f"{path}: the file cannot be read ({error.strerror or error}).") from error
         if path in self._checksums and hashlib.sha256(data).hexdigest() != self._checksums[path]:
             raise UserError(f"{path} does not match its checksum in the export's manifest; export the dataset again.")
         return data
@@ -86,10 +86,10 @@ class FolderSet(ImageSet):
 
 
 def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
-    """Return the image files of a folder, sorted by name.
+    """Return a folder's image files, sorted by name.
 
     Args:
-        skipped: counter of subfolders and other files by extension; hidden files are not counted.
+        skipped: counter of skipped subfolders and of skipped files by extension; hidden files are not counted.
 
     Raises:
         UserError: a link points to itself.
@@ -102,7 +102,7 @@ def images_in(folder: Path, skipped: Counter[str]) -> list[str]:
             try:
                 is_image = has_image_extension(entry.name) and entry.is_file()
             except OSError as error:
-                raise UserError(f"{entry.path}: broken link ({error.strerror or error}); remove it.") from error
+                raise UserError(f"{entry.path}: broken link ({error.strerror or error}); remove the link.") from error
             if is_image:
                 files.append(entry.path)
             else:
@@ -128,14 +128,14 @@ def skipped_files(skipped: Mapping[str, int]) -> str:
 
 
 def folders_in(folder: Path) -> list[Path]:
-    """Return the visible subfolders sorted by name, or raise a `UserError` if one is a link to a parent folder."""
+    """Return the visible subfolders, sorted by name; raise a `UserError` for a link to a parent folder."""
     folders = []
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.startswith("."):
                 continue
             if entry.is_symlink() and is_loop(Path(entry.path)):
-                raise UserError(f"{entry.path}: link to a parent folder; remove it.")
+                raise UserError(f"{entry.path}: link to a parent folder; remove the link.")
             if entry.is_dir():
                 folders.append(Path(entry.path))
     return folders
@@ -153,7 +153,7 @@ def is_loop(link: Path) -> bool:
 
 
 def require_files(paths: Sequence[str], source: str) -> None:
-    """Raise a `UserError` if any of these files is missing; each folder is scanned only once."""
+    """Raise a `UserError` if files are missing; each folder is scanned only once."""
     listed: dict[str, set[str]] = {}
     missing = []
     for path in paths:
@@ -172,9 +172,9 @@ def require_files(paths: Sequence[str], source: str) -> None:
 
 
 def text_lines(data: bytes, source: str) -> list[tuple[int, str]]:
-    """Return pairs (line number, line) of the non-empty lines of UTF-8 text, ignoring a byte order mark."""
+    """Return (line number, line) for each non-empty line of UTF-8 text, ignoring a byte order mark."""
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8.") from error
+        raise UserError(f"{source}: byte {error.start} is not valid UTF-8; save the file as UTF-8.") from error
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -13,19 +13,19 @@ from syncclip.core.text import counted, few
 from syncclip.datasets.dataset import Split
 
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Split for each name that folders and tables may use."""
+"""Mapping from the split names accepted in folders and tables to the splits."""
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
 """Fractions of each class's images for validation and testing, as in the literature."""
 
 ImageKey = TypeVar("ImageKey", str, int)
 """Path of an image file, or index of a sample."""
 Labelled = list[tuple[ImageKey, int]]
-"""Images with class ids; the order of this list determines few-shot samples."""
+"""Pairs (image, class id); the order of the pairs determines the few-shot samples."""
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """Label and split of an image, as given in the data.
+    """Label and split of an image, as specified in the data.
 
     Attributes:
         label: class name or class id.
@@ -46,15 +46,15 @@ def names_and_splits(
     classnames: Sequence[str] | None = None,
     seed: int = 0,
 ) -> tuple[list[str], dict[Split, Labelled[ImageKey]]]:
-    """Return the class names by id and the images of each split; records without splits are split at random.
+    """Return the class names by id and each split's images; images without splits are split at random.
 
-    If all labels are integers, they are class ids, and the class names come from the records or from `classnames`.
-    Otherwise, the labels are the class names, and ids follow their sorted order.
+    If all labels are integers, they are class ids, and the class names are read from the records or from `classnames`.
+    Otherwise, the labels are the class names, and class ids follow the sorted order of the names.
 
     Args:
         images, records: images and their records, one record per image.
-        source: name of the data, for error messages.
-        classnames: class names by id, which take precedence over those in the records.
+        source: name of the data source, for error messages.
+        classnames: class names by id, which take precedence over the class names in the records.
         seed: seed for a random split, or for sampling a missing validation split.
     """
     names, ids = assign_ids(records, source, classnames)
@@ -64,11 +64,11 @@ def names_and_splits(
     splits: dict[Split, Labelled[ImageKey]] = {}
     for image, record in zip(labelled, records, strict=True):
         if record.split is None:
-            raise UserError(f"{record.location}: no split, unlike other images; set it for all images or for none.")
+            raise UserError(f"{record.location}: no split, unlike other images; set the split of all images or none.")
         splits.setdefault(record.split, []).append(image)
     for needed in ("train", "test"):
         if needed not in splits:
-            raise UserError(f"{source}: no images in split {needed!r}; add some, or omit the splits of all images.")
+            raise UserError(f"{source}: no images in split {needed!r}; add images, or omit the splits of all images.")
     return names, with_validation(splits, seed)
 
 
@@ -97,14 +97,14 @@ def assign_ids(
     labels = range(max(ids) + 1 if limit is None else limit)
     # Only the first four are collected, since a wrong id may be very large.
     if empty := list(islice((label for label in labels if label not in present), 4)):
-        raise UserError(f"{source}: class(es) {few(empty)} have no images; ids must be contiguous from 0.")
+        raise UserError(f"{source}: class(es) {few(empty)} have no images; ids must be contiguous and start at 0.")
     return list(classnames) if classnames is not None else [name_of[label] for label in labels], ids
 
 
 def draw_splits(
     labelled: Labelled[ImageKey], names: Sequence[str], source: str, seed: int
 ) -> dict[Split, Labelled[ImageKey]]:
-    """Split the images of each class at random."""
+    """Split each class's images at random."""
     by_class = _by_class(sorted(labelled))
     splits: dict[Split, Labelled[ImageKey]] = {"train": [], "val": [], "test": []}
     generator = random.Random(seed)
@@ -113,7 +113,7 @@ def draw_splits(
         if len(images) < 3:
             raise UserError(
                 f"{source}: class {name!r} has {counted(len(images), 'image')}; a random split requires at least "
-                "3, one each for training, validation and testing."
+                "3 images per class (for training, validation and testing)."
             )
         generator.shuffle(images)
         val, test = max(1, round(VAL_SHARE * len(images))), max(1, round(TEST_SHARE * len(images)))
@@ -128,7 +128,7 @@ def draw_splits(
 
 
 def with_validation(splits: dict[Split, Labelled[ImageKey]], seed: int) -> dict[Split, Labelled[ImageKey]]:
-    """Return the splits, with a missing validation split sampled from the training images of each class."""
+    """Return the splits; sample a missing validation split from each class's training images."""
     if "val" in splits:
         return splits
     generator = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Benchmark datasets in CoOp's layouts: split files, name lists, and folders named by WordNet ids.
+"""Benchmark datasets in CoOp's layouts: split files, name lists, and folders named after WordNet ids.
 
 Files that are not part of a layout, such as pickles of CoOp's few-shot samples, are never opened.
 """
@@ -21,13 +21,13 @@ from syncclip.datasets.labels import ImageRecord, Labelled, assign_ids
 
 
 def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
-    """Load a benchmark dataset from the root folder of all benchmark datasets, without opening its images."""
+    """Load a benchmark dataset from the root folder of the benchmark datasets, without opening the images."""
     folder = root / entry.folder
     for path, kind in ((root, "dataset folder"), (folder, f"folder of {entry.name}")):
         if not path.is_dir():
             raise UserError(f"{path}: {kind} not found; {_instructions(entry)}")
     if not (folder / entry.names).is_file():
-        raise UserError(f"{folder / entry.names}: missing; {_instructions(entry)}")
+        raise UserError(f"{folder / entry.names}: file not found; {_instructions(entry)}")
     if not (folder / entry.images).is_dir():
         raise UserError(f"{folder / entry.images}: image folder not found; {_instructions(entry)}")
     only: list[int] | None = None
@@ -49,7 +49,7 @@ def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
 
 
 def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Read class names and images from a file `split_*.json`."""
+    """Read class names and image paths from a `split_*.json` file."""
     entries = split_entries(file)
     records = [
         ImageRecord(label, str(file), name, split) for split, items in entries.items() for _, label, name in items
@@ -65,7 +65,7 @@ def read_split_file(file: Path, images: Path) -> tuple[list[str], dict[Split, La
 
 
 def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
-    """Read the non-empty lists of a split file, with entries (path relative to the images, class id, class name)."""
+    """Read the non-empty lists of a split file; entries are (path relative to the images, class id, class name)."""
     content = parse_json(file.read_bytes(), str(file), object, f"download the file again ({INSTRUCTIONS})")
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
         lists = "the lists 'train', 'val' and 'test'"
@@ -85,7 +85,7 @@ def _entry(item: Any, location: str) -> tuple[str, int, str]:
             if ".." in PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
                 raise UserError(f"{location}: {path!r} is outside the image folder; fix the file.")
             return path, int(label), name
-    raise UserError(f"{location}: {cut(repr(item))} is not [path, class id, class name]; fix the file.")
+    raise UserError(f"{location}: {cut(repr(item))} is not of the form [path, class id, class name]; fix the file.")
 
 
 def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict[Split, Labelled[str]]]:
@@ -97,7 +97,7 @@ def _read_name_lists(entry: CatalogEntry, folder: Path) -> tuple[list[str], dict
     for split in SPLITS:
         file = folder / f"images_variant_{split}.txt"
         if not file.is_file():
-            raise UserError(f"{file}: missing; {_instructions(entry)}")
+            raise UserError(f"{file}: file not found; {_instructions(entry)}")
         splits[split] = []
         for number, line in text_lines(file.read_bytes(), str(file)):
             image, _, name = line.partition(" ")
@@ -113,7 +113,7 @@ def _read_class_folders(
 ) -> tuple[list[str], dict[Split, Labelled[str]], list[int] | None]:
     """Read class names, image files and candidate class ids (None: all classes) of ImageNet or a variant.
 
-    A class id is the position of the WordNet id in `classnames.txt`, even in variants with fewer classes.
+    A class id is the rank of the WordNet id among those in `classnames.txt`, even in variants with fewer classes.
     """
     name_of = _classnames(folder / entry.names)
     ranks = {wordnet: label for label, wordnet in enumerate(sorted(name_of))}
@@ -129,7 +129,7 @@ def _read_class_folders(
             raise UserError(f"{parent}: no class folders; {_instructions(entry)}")
         empty = sorted(set(ranks.values()) - set(folders))
         if empty and not entry.partial:
-            count = f"{len(empty):,} of {len(names):,} classes of {entry.names} have no folder"
+            count = f"{len(empty):,} of {len(names):,} classes in {entry.names} have no folder"
             raise UserError(f"{parent}: {count} ({few([names[label] for label in empty])}); unpack the dataset again.")
         splits[split] = [
             (path, label) for label, child in sorted(folders.items()) for path in images_in(child, skipped)
@@ -138,25 +138,25 @@ def _read_class_folders(
 
 
 def _classnames(file: Path) -> dict[str, str]:
-    """Read the class name of each WordNet id, in the order of `classnames.txt`."""
+    """Return the class names in `classnames.txt` by WordNet id, in the order of the file."""
     name_of: dict[str, str] = {}
     for number, line in text_lines(file.read_bytes(), str(file)):
         wordnet, _, name = line.partition(" ")
         if not name or wordnet in name_of:
-            raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id and a name; fix the file.")
+            raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id with a class name; fix the file.")
         name_of[wordnet] = name.strip()
     return name_of
 
 
 def _wordnet(folder: Path, by_number: list[str] | None, wordnet_ids: Collection[str], entry: CatalogEntry) -> str:
-    """Return the WordNet id of a class folder, given by the folder's name or, with `by_number`, by its number."""
+    """Return the WordNet id of a class folder; with `by_number`, the folder's name is an index into this list."""
     if by_number is None:
         if folder.name not in wordnet_ids:
             raise UserError(f"{folder}: class not listed in {entry.names}; remove the folder or fix the list.")
         return folder.name
     if not folder.name.isdecimal() or int(folder.name) >= len(by_number):
-        last = len(by_number) - 1
-        raise UserError(f"{folder}: label out of range; folder names are line numbers of {entry.names}, 0 to {last}.")
+        numbers = f"0 to {len(by_number) - 1}, the line numbers in {entry.names}"
+        raise UserError(f"{folder}: label out of range; folder names must be {numbers}.")
     return by_number[int(folder.name)]
 
 

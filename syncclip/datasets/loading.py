@@ -25,24 +25,24 @@ from syncclip.shards.reader import ImageSet
 from syncclip.storage.exports import read_manifest
 
 SHIPPED = {"icons": "icons/dataset"}
-"""Folder in the package of each shipped suite, by name."""
+"""Mapping from the name of a shipped suite to its folder in the package."""
 
 SUITE_FILE = "suite.json"
-"""File name of a suite's description."""
+"""Name of the file that describes a suite."""
 
 
 class Suite(BaseModel):
-    """Content of `suite.json`: datasets whose results are averaged, such as the eleven datasets of the literature."""
+    """Content of `suite.json`: datasets whose results are averaged, such as the eleven benchmark datasets."""
 
     datasets: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=2)
-    """Dataset folders beside the file; folder "flowers" of the suite "mine" is the dataset "mine/flowers"."""
+    """Names of the dataset folders; folder "flowers" of the suite "mine" is the dataset "mine/flowers"."""
 
 
 def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
     """Return the datasets of a suite by folder name, or {} for a single dataset."""
     if settings.name in DATASETS or not storage.exists(file := storage.join(_url(settings), SUITE_FILE)):
         return {}
-    suite = storage.read_document(file, Suite, "list the folders of its datasets in it", checksum_required=False)
+    suite = storage.read_document(file, Suite, "list the suite's dataset folders in the file", checksum_required=False)
     assert suite is not None, "the file exists"
     return {
         name: settings.model_copy(update={"name": f"{settings.name.rstrip('/')}/{name}"}) for name in suite.datasets
@@ -50,7 +50,7 @@ def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:
 
 
 def load_dataset(settings: DatasetSettings) -> Dataset:
-    """Load a shipped dataset, a benchmark dataset or custom data, with the base classes in the settings.
+    """Load a shipped dataset, a benchmark dataset or custom data, and apply `settings.base`.
 
     Images are read on access.
 
@@ -65,7 +65,7 @@ def load_dataset(settings: DatasetSettings) -> Dataset:
     if empty:
         others = f" and {len(empty) - 1} more" if empty[1:] else ""
         raise UserError(
-            f"dataset {dataset.name!r}: no training images for base class {empty[0]!r}{others}; add some, or "
+            f"dataset {dataset.name!r}: no training images for base class {empty[0]!r}{others}; add images, or "
             "exclude classes without images from dataset.base."
         )
     return dataset
@@ -77,16 +77,16 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     custom = False
     if root is None and name in DATASETS:
         raise UserError(
-            f"dataset {name!r} is read from a local folder; set it with --root DIR or dataset.root=DIR (see "
-            "`syncclip datasets ls` for downloads)."
+            f"dataset {name!r} is read from a local folder; specify the folder with --root DIR or dataset.root=DIR "
+            "(`syncclip datasets ls` lists downloads)."
         )
     if file := find_packed(url):
         dataset = load_packed(file)
     elif suite := suite_of(settings):
         first = next(iter(suite.values())).name
         raise UserError(
-            f"{name!r} is a suite of {len(suite)} datasets; use one of them, such as {first!r} (`syncclip study` and "
-            "`syncclip tune` run all of them)."
+            f"{name!r} is a suite of {len(suite)} datasets; select one dataset, such as {first!r} (only `syncclip "
+            "study` and `syncclip tune` run all datasets of a suite)."
         )
     elif root is None and name.partition("/")[0] in SHIPPED:
         raise UserError(f"unknown shipped dataset {name!r}; {_alternatives(name.partition('/')[0])}")
@@ -95,7 +95,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
     elif storage.is_local(str(root)):
         dataset = load_layout(DATASETS[name], storage.local_path(str(root)))
     else:
-        raise UserError(f"{root}: {name!r} is not packed; pack it from a local folder with `syncclip shards pack`.")
+        raise UserError(f"{root}: {name!r} is not packed; pack a local copy of it with `syncclip shards pack`.")
     if settings.template is not None:
         dataset = replace(dataset, template=settings.template)
     if settings.classnames is not None:
@@ -112,14 +112,14 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def _alternatives(suite: str) -> str:
-    """Return the part of a message that lists the datasets of a shipped suite."""
+    """Return a part of an error message that lists the datasets of a shipped suite."""
     folder = embedded.FOLDER / SHIPPED[suite]
     names = [f"{suite}/{child.name}" for child in folders_in(folder)] if folder.is_dir() else []
     return f"available: {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"
 
 
 def is_dataset_name(name: str) -> bool:
-    """Return whether `name` is that of a shipped or benchmark dataset, not a path."""
+    """Return whether `name` refers to a shipped or benchmark dataset instead of a path."""
     return name.partition("/")[0] in SHIPPED or name in DATASETS
 
 
@@ -129,7 +129,7 @@ def _custom(settings: DatasetSettings, url: str) -> Dataset:
     if storage.is_local(url) and not path.exists():
         raise UserError(_not_found(settings, url))
     if path.is_file() and path.suffix not in KINDS:
-        raise UserError(f"{url}: not a table in {', '.join(KINDS)}; convert it, or set the folder of the images.")
+        raise UserError(f"{url}: not a table ({', '.join(KINDS)}); convert the file, or specify an image folder.")
     name = str(path.resolve() if storage.is_local(url) else path).rpartition("/")[2]
     splits: Mapping[Split, ImageSet]
     skipped: Counter[str] = Counter()
@@ -148,7 +148,7 @@ def _custom(settings: DatasetSettings, url: str) -> Dataset:
             require_files(list(exported), f"manifest of {url}")
         splits = {split: FolderSet(items, exported) for split, items in files.items()}
     else:
-        raise UserError(f"{url}: no {PACKED_FILE} and no tars; pack a remote dataset with `syncclip shards pack`.")
+        raise UserError(f"{url}: no {PACKED_FILE} or tars found; pack a remote dataset with `syncclip shards pack`.")
     return Dataset(name, [readable_name(name) for name in names], TEMPLATE, splits, skipped=skipped)
 
 
@@ -169,10 +169,11 @@ def _check_names(dataset: Dataset, may_repeat: bool) -> None:
         if other == label or (previous == name and may_repeat):
             continue
         show = repr if (previous + name).isascii() else ascii  # different letters may look alike
-        names = f"share the name {name!r}" if previous == name else f"look equal, {show(previous)} and {show(name)}"
+        pair = f"{show(previous)} and {show(name)}"
+        names = f"share the name {name!r}" if previous == name else f"have the equivalent names {pair}"
         raise UserError(
-            f"dataset {dataset.name!r}: classes {other} and {label} {names}, so CLIP gets the same prompt for both; "
-            "rename or merge them, or set dataset.classnames."
+            f"dataset {dataset.name!r}: classes {other} and {label} {names}, so CLIP gets the same prompt for "
+            "both classes; rename or merge the classes, or set dataset.classnames."
         )
 
 

@@ -36,9 +36,9 @@ SHARD_IMAGES = 512
 QUALITY = 95
 """JPEG quality of downscaled images."""
 PACKING = "packing.json"
-"""File with the identity of the dataset, written first so that a folder never mixes two datasets."""
+"""File with the identity of the dataset, written first to prevent a folder from mixing two datasets."""
 READERS = 8
-COPY_OR_PACK_AGAIN = "copy it again, or pack the dataset again"
+COPY_OR_PACK_AGAIN = "copy the file again, or pack the dataset again"
 VERIFY_OR_PACK_AGAIN = "find missing or corrupt shards with `syncclip shards verify`, or pack the dataset again"
 
 
@@ -53,7 +53,7 @@ class PackedDataset(BaseModel):
     only: Annotated[list[int], MANY] | None = None
     """Ids of the candidate classes; None: all classes."""
     whole: int | None = added(None)
-    """Number of images in the full training split, listed in `train.parquet`; None if there is no such file."""
+    """Number of images in the full training split, listed in `train.parquet`; None if the file does not exist."""
 
 
 def find_packed(url: str) -> str | None:
@@ -82,7 +82,7 @@ def load_packed(file: str) -> Dataset:
         images = _opened(storage.join(url, split), counts[split])
         part = split == "train" and whole is None and images.samples.index[-1] >= len(images)
         if part and not foreign:  # other tools may number samples differently
-            raise UserError(f"{table_url} is missing, but required for a partial training split; {COPY_OR_PACK_AGAIN}")
+            raise UserError(f"{table_url} is missing, but a partial training split requires it; {COPY_OR_PACK_AGAIN}")
         return images
 
     whole = None
@@ -90,7 +90,7 @@ def load_packed(file: str) -> Dataset:
         table = storage.read_table(table_url, ["label"], "pack the dataset again", owner=owner)
         whole = table["label"].to_numpy().astype(np.int64)
     if packed.whole is not None and (whole is None or len(whole) != packed.whole):
-        raise UserError(f"{table_url}: does not list all {packed.whole} training images; {COPY_OR_PACK_AGAIN}")
+        raise UserError(f"{table_url} does not list all {packed.whole} training images; {COPY_OR_PACK_AGAIN}")
     return Dataset(
         name=name,
         classnames=packed.classnames,
@@ -104,12 +104,12 @@ def load_packed(file: str) -> Dataset:
 
 
 def owner_of_split(owner: str, split: str) -> str:
-    """Return the owner of a split's files (see `storage.checksums`)."""
+    """Return the owner id of a split's files (see `storage.checksums`)."""
     return storage.identity(f"{owner}/{split}")
 
 
 def _classes(name: str, packed: PackedDataset, url: str, split: Split, owner: str | None) -> frozenset[int]:
-    """Read the class ids of a split from the markers of its shards."""
+    """Read a split's class ids from its shard markers."""
     folder = storage.join(url, split)
     shards = committed(folder, owner=None if owner is None else owner_of_split(owner, split)).values()
     _require_count(folder, sum(stats.count for stats in shards), (packed.splits or {}).get(split))
@@ -121,7 +121,7 @@ def _classes(name: str, packed: PackedDataset, url: str, split: Split, owner: st
             f"classes have ids 0 to {count - 1}."
         )
     if packed.only is not None and not classes <= set(packed.only):
-        raise UserError(f"dataset {name!r}, split {split}: contains images of classes that are not candidates.")
+        raise UserError(f"dataset {name!r}, split {split}: contains images of classes that are not candidate classes.")
     return classes
 
 
@@ -145,30 +145,30 @@ def pack(
     seeds: Iterable[int] = SEEDS,
     resize: int | None = None,
 ) -> dict[Split, int]:
-    """Write the shards of few-shot training images, validation images and test images, followed by `dataset.json`.
+    """Write shards of the few-shot training images, validation images and test images, and then `dataset.json`.
 
-    Training images keep their index in the full split, so that the packed dataset has the same few-shot samples. Every
-    image is decoded once to detect corrupt files. After a crash, the same call resumes.
+    Training images keep their index in the full split, which preserves the few-shot samples. Every image is decoded
+    once to detect corrupt files. After a crash, repeating the call resumes the work.
 
     Args:
         dataset: dataset with its classes in their original order (see `loading.read_dataset`).
         url: output folder or URL.
         shots, seeds: numbers of shots and seeds for few-shot sampling.
-        resize: shorter side in pixels to which larger images are downscaled (bicubic) and saved as JPEG; None: files
-            are unchanged.
+        resize: maximum length of the shorter side in pixels; larger images are downscaled (bicubic) and saved as
+            JPEG. None: files are unchanged.
 
     Returns:
         Number of images in each split.
 
     Raises:
-        UserError: the folder has other content, an image is unreadable, or the dataset is already packed.
+        UserError: the folder contains other files, an image is unreadable, or the dataset is already packed.
     """
     if dataset.whole_train is not None:
         raise UserError(f"dataset {dataset.name!r} is already packed; copy its folder instead.")
     assert dataset.base_count is None
     shots, seeds = sorted(set(shots)), sorted(set(seeds))
     if not shots or shots[0] < 1 or not seeds:
-        raise UserError(f"--shots {shots} --seeds {seeds} select no images; use at least 1 shot and one seed.")
+        raise UserError(f"--shots {shots} --seeds {seeds} select no images; use at least 1 shot and 1 seed.")
     rows = {split: np.arange(len(images)) for split, images in dataset.splits.items()}
     if "train" in rows:
         labels, classes = dataset.splits["train"].labels, range(len(dataset.classnames))
@@ -208,7 +208,7 @@ def _write_labels(train: ImageSet, url: str, owner: str) -> None:
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> str:
-    """Record the dataset's identity in its folder and return it, or raise a `UserError` if the folder differs."""
+    """Write the dataset's identity to its folder, and return the owner id; raise a `UserError` for another dataset."""
     digest = hashlib.sha256()
     for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())
@@ -229,7 +229,7 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
                 "another folder."
             )
     elif storage.listdir(url):
-        raise UserError(f"{url}: not empty, and not created by `shards pack`; use another folder.")
+        raise UserError(f"{url}: the folder is not empty and was not created by `shards pack`; use another folder.")
     text = json.dumps(identity, indent=1) + "\n"
     owner = storage.identity(text)
     storage.write_with_checksum(file, text.encode(), owner=owner)
@@ -272,7 +272,7 @@ def _write_split(
 
 
 def _file(data: bytes, name: str, resize: int | None) -> bytes:
-    """Return the file, with a larger image downscaled, or raise a `UserError` if the image cannot be decoded."""
+    """Return the image file, downscaled if necessary; raise a `UserError` if the image cannot be decoded."""
     image = decode_image(data, name)
     shorter = min(image.size)
     if resize is None or shorter <= resize:

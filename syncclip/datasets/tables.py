@@ -1,6 +1,6 @@
 """Custom images listed in a table of paths and labels (CSV, JSON lines or parquet).
 
-The table is a given file, or the `metadata` file of an image folder as defined by Hugging Face's `datasets`.
+The table is a single file, or the `metadata` file of an image folder in the format of Hugging Face's `datasets`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ COLUMNS = {
 
 BATCH_ROWS = 4096
 MOST_FREE, MOST_FREE_ROWS = 1 << 25, 100_000
-"""Limits on decoded bytes and on rows of a small parquet file."""
+"""Decoded size in bytes and number of rows up to which every parquet file is accepted."""
 MOST_EXPANSION = 64
-"""Maximum ratio of decoded bytes to file size of a larger parquet file, which may have up to one row per byte."""
+"""Maximum ratio of decoded bytes to file size for larger parquet files, which may have at most one row per byte."""
 
 Row = tuple[str, ImageRecord]
-"""Path and record of an image."""
+"""Pair (path, record) of an image."""
 
 
 def find_metadata(folder: Path) -> dict[Split | None, Path]:
     """Return the tables of an image folder: one for all splits (key None), one per split, or {} if there are none.
 
-    A table not named `metadata` is used if it is the only one and there are no class folders.
+    A table with a name other than `metadata` is used if the folder has no other table and no class folders.
     """
     if (table := _metadata(folder)) is not None:
         return {None: table}
@@ -59,10 +59,10 @@ def find_metadata(folder: Path) -> dict[Split | None, Path]:
 def load_table(
     tables: dict[Split | None, Path], classnames: Sequence[str] | None, split_seed: int
 ) -> tuple[list[str], dict[Split, Labelled[str]]]:
-    """Read class names and image files from tables; paths are relative to their table.
+    """Read class names and image paths from tables; each path is relative to its table.
 
-    Labels are class names or ids. Splits are read from a column or the first folder of each path; otherwise, images are
-    split at random.
+    Labels are class names or ids. Splits are read from a column or from the first folder of each path; otherwise,
+    images are split at random.
 
     Args:
         tables: table of each split, or of all splits (key None).
@@ -81,11 +81,11 @@ def load_table(
 
 
 def _check_unique(rows: list[Row]) -> None:
-    """Raise a `UserError` if a path is listed twice, since the image could be in two splits or classes."""
+    """Raise a `UserError` if a path is listed twice, because the image could belong to two splits or classes."""
     first: dict[str, ImageRecord] = {}
     for path, record in rows:
         if (other := first.setdefault(os.path.normpath(path), record)) is not record:
-            raise UserError(f"{record.location}: {path} is already listed in {other.location}; remove one.")
+            raise UserError(f"{record.location}: {path} is already listed in {other.location}; remove one row.")
 
 
 def _rows(file: Path, split: Split | None) -> list[Row]:
@@ -96,16 +96,16 @@ def _rows(file: Path, split: Split | None) -> list[Row]:
     for needed, column in zip(("path", "label"), columns, strict=False):
         if column is None:
             accepted = " or ".join(map(repr, COLUMNS[needed]))
-            raise UserError(f"{file}: no {needed} column; name it {accepted} (existing columns: {', '.join(header)}).")
+            raise UserError(f"{file}: no {needed} column; add {accepted} (existing columns: {', '.join(header)}).")
     # In CSV files, ids are text as well.
     are_ids = all(str(label).removeprefix("-").isdecimal() for _, label, *_ in records)
     rows = []
     for number, (path, label, name, split_text) in enumerate(records, start=1):
         location = f"{file}, row {number}"
         if path in (None, "") or label in (None, ""):
-            raise UserError(f"{location}: empty path or label; fill it in or remove the row.")
+            raise UserError(f"{location}: empty path or label; complete or remove the row.")
         if not isinstance(path, str):
-            raise UserError(f"{location}: {columns[0]!r} is not a path; images must be files beside the table.")
+            raise UserError(f"{location}: {columns[0]!r} is not a path; store images as files and list their paths.")
         if not isinstance(label, str | int) or isinstance(label, bool):
             raise UserError(f"{location}: label {label!r} is neither a class name nor an integer.")
         if columns[3] is None:
@@ -130,10 +130,10 @@ def read_columns(
         alternatives: accepted names of each column, in order of precedence.
 
     Returns:
-        Names of all columns, names of the requested columns (None if missing), and an iterator over rows of the latter.
+        Names of all columns, names of the selected columns (None if missing), and an iterator over the selected values.
 
     Raises:
-        UserError: the table is unreadable or exceeds the size limits; also raised during iteration.
+        UserError: the table is unreadable or exceeds the size limits. The iterator may also raise this error.
     """
     with _readable_as(url, kind):
         data = storage.read_bytes(url)
@@ -165,7 +165,7 @@ def _first_present(alternatives: Sequence[Sequence[str]], header: Collection[str
 def _parquet_columns(
     data: bytes, url: str, alternatives: Sequence[Sequence[str]]
 ) -> tuple[list[str], list[str | None], Iterator[list[Any]]]:
-    """Read columns of a parquet file, with limits against files that expand from kilobytes to gigabytes."""
+    """Read columns of a parquet file; size limits reject files that expand from kilobytes to gigabytes."""
     import pyarrow as pa  # slow to import
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -178,7 +178,9 @@ def _parquet_columns(
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_primitive(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UserError(f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; use paths.")
+            raise UserError(
+                f"{url}: column {name!r} is {cut(str(kind))}, neither text nor a number; convert the column to text."
+            )
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
     chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
     decoded = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
@@ -217,7 +219,7 @@ def _readable_as(url: str, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, ValueError, TypeError, KeyError, NotImplementedError, csv.Error) as error:
-        raise UserError(f"{url}: not readable as {kind[1:]} ({' '.join(str(error).split())}).") from error
+        raise UserError(f"{url}: the file is not readable as {kind[1:]} ({' '.join(str(error).split())}).") from error
 
 
 def _converted(rows: Iterable[list[Any]], url: str, kind: str) -> Iterator[list[Any]]:

@@ -1,7 +1,7 @@
 """Custom WebDataset shards in one folder, or in the folders `train`, `val` and `test`.
 
 Class ids are read from `.cls` members, or from the key `label` in `.json` members. Class names are read from the
-settings or from `classnames.txt` beside the tars (as in CLIP_benchmark); otherwise, the labels are the class names.
+settings or from `classnames.txt` next to the tars (as in CLIP_benchmark); otherwise, labels are used as class names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAMES_FILE = "classnames.txt"
 
 
 def find_tars(url: str) -> dict[Split | None, list[str]]:
-    """Return the tars of each split, or of all splits (key None)."""
+    """Return the tar files of each split; the key None means that the splits are unknown."""
     if tars := tars_in(url):
         return {None: tars}
     tars_of: dict[Split | None, list[str]] = {}
@@ -36,7 +36,7 @@ def load_webdataset(
     split_seed: int,
     skipped: Counter[str] | None = None,
 ) -> tuple[list[str], dict[Split, TarSet]]:
-    """Read class names and images by scanning the tar headers; data packed with `shards pack` opens faster.
+    """Read class names and images by scanning tar headers, which is slower than opening a packed dataset.
 
     Args:
         tars: result of `find_tars`.

@@ -22,20 +22,20 @@ ALL_CLASSES = {"all_classes_base": "base (all)", "all_classes_novel": "novel (al
 ACCURACY = {"all_classes_accuracy": "accuracy"}
 
 Overrides = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Dataset -> method -> recipe values that override the recipe."""
+"""Nested mapping of settings that override the recipe: dataset -> method -> settings."""
 SHORT: Overrides = {"imagenet": {"coop": {"training.epochs": 50}}}
-"""CoOp trains for 50 epochs on ImageNet with any number of shots (`COOP.md` in KaiyangZhou/CoOp)."""
+"""Overrides for CoOp, which trains on ImageNet for 50 epochs with any number of shots (`COOP.md`, KaiyangZhou/CoOp)."""
 FINE: Overrides = {
     name: {"promptsrc": {"methods.promptsrc.aggregation_mean": 45, "methods.promptsrc.aggregation_std": 5}}
     for name in ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat")
 }
-"""PromptSRC's few-shot configuration aggregates prompts with a different Gaussian on these datasets."""
+"""Overrides for PromptSRC, which aggregates prompts with a different Gaussian in few-shot runs on these datasets."""
 
 _REGULARISATION_WEIGHTS = {
     "stanford_cars": 7, "fgvc_aircraft": 6, "sun397": 6, "dtd": 6, "food101": 5, "flowers102": 4, "ucf101": 3,
     "imagenet": 0.5, "caltech101": 0.5, "oxford_pets": 0.2, "eurosat": 0.01,
 }  # fmt: skip
-"""Regularisation weights of MMRL (from the scripts in yunncheng/MMRL)."""
+"""MMRL's regularisation weight for each dataset (from the scripts in yunncheng/MMRL)."""
 
 _TCP_TEMPLATES = {
     "stanford_cars": {"suffix": "{}, a type of car"},
@@ -43,11 +43,11 @@ _TCP_TEMPLATES = {
     "fgvc_aircraft": {"template": "a photo of an aircraft {}."},
     "dtd": {"template": "a photo of a {}, a type of texture."},
 }
-"""TCP templates that differ from those of the dataset (from the authors' `trainers/tcp.py`)."""
+"""TCP's templates for datasets whose default template differs (from the authors' `trainers/tcp.py`)."""
 
 
 def _later_methods(name: str) -> dict[str, dict[str, Any]]:
-    """Return recipe values for newer methods; some papers specify steps of 32 images, which are converted to epochs."""
+    """Return a dataset's settings for newer methods; numbers of steps (of 32 images) are converted to epochs."""
     images = 16 * -(-DATASETS[name].classes // 2)
     values: dict[str, dict[str, Any]] = {
         method: {"training.epochs": -(-steps_per_shot * 16 // -(-images // 32))}
@@ -65,7 +65,7 @@ def _later_methods(name: str) -> dict[str, dict[str, Any]]:
 
 
 BASE: Overrides = {name: {**_later_methods(name), **SHORT.get(name, {})} for name in TRAINED}
-"""Recipe values for training on the base classes with 16 shots."""
+"""Overrides for training on the base classes with 16 shots."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Protocol:
 
     Attributes:
         title: heading of the report.
-        recipe: recipe with the configurations, which is applied on top of the published recipe of each dataset.
-        runs: name of the folder for runs; protocols with the same folder share runs.
-        metrics: key in `results.json` -> heading. With a single metric, one table contains all datasets.
+        recipe: name of the recipe with the configurations; its settings override each dataset's published recipe.
+        runs: name of the run folder; protocols with the same run folder share their runs.
+        metrics: key in `results.json` -> table heading. For a single metric, one table contains all datasets.
         datasets: names of the training datasets.
-        overrides: values for individual methods and datasets, which take precedence over the recipe.
+        overrides: settings for individual datasets and methods, which take precedence over the recipe.
     """
 
     name: str
@@ -123,7 +123,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}
 
 
 def find_protocol(name: str) -> Protocol:
-    """Return a protocol by name; raise a `UserError` for an unknown one."""
+    """Return a protocol by name; raise a `UserError` for an unknown name."""
     if name not in PROTOCOLS:
         raise UserError(f"unknown protocol {name!r}; {did_you_mean(name, PROTOCOLS)}")
     return PROTOCOLS[name]
@@ -133,7 +133,7 @@ AVERAGE = "average"
 
 
 class Figures(Settings):
-    """Published results from one source. `methods` maps method -> metric -> score in per cent."""
+    """Published results from one source; `methods` maps each method to its scores in per cent, by metric."""
 
     protocol: str
     over: str
@@ -141,7 +141,7 @@ class Figures(Settings):
     source: str
     methods: dict[str, dict[str, float]]
     used: dict[str, str] = Field(default={})
-    """Method -> data that it uses in addition to the few labelled images of base classes."""
+    """Mapping from a method to the data it uses in addition to the few-shot images of the base classes."""
 
 
 class Gain(Settings):
@@ -157,7 +157,7 @@ class Gain(Settings):
 
 
 class Published(Settings):
-    """Content of published.yaml: all published results."""
+    """Content of `published.yaml`: all published results."""
 
     figures: list[Figures]
     peers: list[Figures]
@@ -165,7 +165,7 @@ class Published(Settings):
     gains: list[Gain]
 
     def of(self, protocol: str, over: str, method: str) -> dict[str, float]:
-        """Return the published results of a method by metric; empty if there are none."""
+        """Return a method's published results by metric, or {} if there are none."""
         result: dict[str, float] = {}
         for figures in self.figures:
             if (figures.protocol, figures.over) == (protocol, over):
@@ -173,7 +173,7 @@ class Published(Settings):
         return result
 
     def sources(self, protocol: str) -> Sequence[str]:
-        """Return descriptions of the sources of a protocol's published results."""
+        """Describe the sources of a protocol's published results."""
         figures = [each for each in [*self.figures, *self.peers] if each.protocol == protocol]
         gains = [each for each in self.gains if each.protocol == protocol]
         return [*(f"{each.source}; {each.setting}" for each in figures), *(each.source for each in gains)]
@@ -181,6 +181,6 @@ class Published(Settings):
 
 @cache
 def published() -> Published:
-    """Load the published results that are part of the package."""
+    """Load the published results from the package."""
     text = resources.files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
     return Published.model_validate(yaml.safe_load(text))

@@ -1,4 +1,4 @@
-"""Report that compares a reproduction with published results: tables (terminal, Markdown) and an HTML page."""
+"""Report that compares a reproduction with published results, as tables (terminal, Markdown) and as an HTML page."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from syncclip.studies.summary import TextTable
 MISSING = "–"
 SCRIPTS = ("core.js", "save.js", "protocol.js", "page.js")
 GROWING = {"shots": "real images per class", "images_per_class": "synthetic images per class"}
-"""Attribute of `ResultLine` that can be the horizontal axis of the curves -> axis label."""
+"""Attributes of `ResultLine` for the curves' horizontal axis, with the axis labels."""
 
 
 def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
-    """Write `<protocol>.parquet`, `.md` and `.html` to a folder, print the tables, and return the URL of the page."""
+    """Write `<protocol>.parquet`, `.md` and `.html` to a folder, print the tables, and return the page's URL."""
     scores = summarise(protocol, table)
     owner = storage.identity(f"{protocol.name} {table.to_csv(index=False)}")
     storage.write_table(storage.join(url, f"{protocol.name}.parquet"), table, owner)
@@ -36,7 +36,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
 
 
 def grids(scores: Scores) -> list[TextTable]:
-    """Return one table with all datasets for a single metric; otherwise, one for the average and one per dataset."""
+    """Return one table of all datasets for a single metric; otherwise, a table of averages and a table per dataset."""
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
     over = [AVERAGE, *scores.tests] if len(scores.tests) > 1 else scores.tests
@@ -44,7 +44,7 @@ def grids(scores: Scores) -> list[TextTable]:
 
 
 def sentences(scores: Scores) -> list[str]:
-    """Return notes on the setting, missing runs, published gains, and sources."""
+    """Return notes on the experimental setting, missing runs, published gains, and sources."""
     tests = [scores.of[line, test] for line in scores.lines for test in scores.tests]
     done, wanted = sum(score.done for score in tests), sum(score.wanted for score in tests)
     missing = f"; {wanted - done} are missing ({MISSING})" if done < wanted else ""
@@ -63,14 +63,14 @@ def sentences(scores: Scores) -> list[str]:
 
 def markdown(scores: Scores) -> str:
     """Format the tables and notes as Markdown."""
-    parts = [f"# {scores.protocol.title}", "Accuracy on test images, per cent; means over seeds."]
+    parts = [f"# {scores.protocol.title}", "Accuracy on test images in per cent, averaged over seeds."]
     for grid in grids(scores):
         parts += [f"## {grid.title}", text.markdown_grid(grid.headings, grid.rows)]
     return "\n\n".join([*parts, *sentences(scores)]) + "\n"
 
 
 def render(scores: Scores) -> str:
-    """Render the self-contained HTML page."""
+    """Render the report as a self-contained HTML page."""
     curves = growth(scores)
     lines = [
         {
@@ -96,12 +96,12 @@ def render(scores: Scores) -> str:
 
 
 def growth(scores: Scores) -> dict[str, Any] | None:
-    """Return curves of average accuracy over numbers of shots or of synthetic images.
+    """Return curves of average accuracy against the number of shots or synthetic images.
 
     Returns:
-        `heading` and values of the horizontal axis (`numbers`); `curves` with a name and one point {metric: mean} per
-        number, which is empty if the number is missing; and `levels`, the configurations with a fixed number. None if
-        no method has at least three numbers.
+        A mapping with `heading` and `numbers`, the label and the values of the horizontal axis; `curves`, each with a
+        name and one point {metric: mean} per number (empty if the number is missing); and `levels`, the configurations
+        with a fixed number. The result is None if no method has at least three numbers.
     """
     groups: dict[tuple[str, str], list[ResultLine]] = {}
     for line in scores.lines:
@@ -160,7 +160,7 @@ def _metrics(scores: Scores, over: str) -> TextTable:
 
 
 def _peers(scores: Scores) -> Iterator[TextTable]:
-    """Yield tables of published results of other methods, if all datasets of the protocol were tested."""
+    """Yield tables of other methods' published results if all datasets of the protocol were tested."""
     for peers in published().peers if scores.complete else ():
         if (peers.protocol, peers.over) == (scores.protocol.name, AVERAGE):
             rows = [

@@ -27,16 +27,16 @@ from syncclip.studies.run import announce, ensure_set, failures, with_amounts
 
 @dataclass(frozen=True)
 class Request:
-    """A protocol to reproduce, with options.
+    """A protocol to reproduce, with its options.
 
     Attributes:
         protocol: name of the protocol.
         root: folder that contains all datasets, in CoOp's layout.
-        datasets, methods: selected training datasets and methods; by default, those of the protocol.
+        datasets, methods: selected training datasets and methods; by default, all in the protocol.
         out: folder or URL for the results; by default `<storage.root>/reproduction`.
-        synthetic: folder or URL with one subfolder per dataset that contains its synthetic dataset; by default,
-            synthetic datasets are generated.
-        overrides: "section.key=value" for all recipes; they take precedence over the overrides of configurations.
+        synthetic: folder or URL of existing synthetic datasets, with one subfolder per dataset; by default, synthetic
+            datasets are generated.
+        overrides: "section.key=value" for all recipes, which take precedence over the configurations' overrides.
     """
 
     protocol: str
@@ -48,7 +48,7 @@ class Request:
     overrides: Sequence[str] = ()
 
     def recipes(self) -> dict[str, Recipe]:
-        """Return {training dataset: recipe}; raise a `UserError` for an unknown protocol, dataset or method."""
+        """Return one recipe per training dataset; raise a `UserError` for an unknown protocol, dataset or method."""
         protocol = find_protocol(self.protocol)
         if unknown := [name for name in self.datasets if name not in protocol.datasets]:
             raise UserError(
@@ -60,7 +60,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A finished reproduction: its folder, its rows (see `scores.gather`), and the URL of its page."""
+    """A finished reproduction: the URL of its folder, its table (see `scores.gather`), and the URL of its page."""
 
     url: str
     table: pd.DataFrame
@@ -70,11 +70,11 @@ class Reproduction:
 def reproduce(request: Request) -> Reproduction:
     """Run a protocol on the current Ray cluster, seed by seed, and write its tables and page.
 
-    A repeated call resumes the reproduction.
+    Repeating the call resumes an interrupted reproduction.
 
     Raises:
         UserError: the protocol, a dataset or a method is unknown, or data is missing. If runs fail, the error is raised
-            after the other runs have finished and the files are written.
+            after the other runs have finished and all files have been written.
     """
     protocol, recipes = find_protocol(request.protocol), request.recipes()
     first = next(iter(recipes.values()))
@@ -113,10 +113,10 @@ def reproduce(request: Request) -> Reproduction:
 def recipe_of(
     protocol: Protocol, dataset: str, root: str, methods: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> Recipe:
-    """Apply a protocol's recipe, with the configurations of the given methods, to the published recipe of a dataset.
+    """Combine a dataset's published recipe with a protocol's recipe, limited to the given methods.
 
-    Published values of a method for this dataset take precedence over its configuration; `overrides` take precedence
-    over both.
+    Published settings of a method for this dataset take precedence over the method's configuration; `overrides` have
+    the highest precedence.
 
     Raises:
         UserError: a method has no configuration, or an override is invalid.
@@ -156,7 +156,7 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
 
 
 def _samplings(recipe: Recipe) -> set[tuple[int, int]]:
-    """Return (shots, seed) of each few-shot sample that the runs on a dataset use."""
+    """Return (shots, seed) for each few-shot sample that the runs of a recipe use."""
     shots = {
         configuration.overrides.get("dataset.shots", recipe.dataset.shots)
         for configuration in recipe.study.configurations
@@ -180,7 +180,7 @@ def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str 
 
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
-    """Write the files of a study to the folder of a dataset, so that `syncclip report` accepts it."""
+    """Write a study's files to a dataset's folder, as `syncclip report` requires."""
     state = findings.state_of(recipe, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)

@@ -17,7 +17,7 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A configuration of a protocol, with its number of shots and its number of synthetic images."""
+    """A configuration of a protocol with its numbers of shots and of synthetic images per class."""
 
     configuration: str
     method: str
@@ -27,14 +27,14 @@ class ResultLine:
 
     @property
     def name(self) -> str:
-        """Label such as `syncclip, both`; the training data is omitted if the configuration's name contains it."""
+        """Label such as `syncclip, both`; the training data is omitted if it is part of the configuration's name."""
         named = self.data == "none" or self.data in self.configuration.split("-")
         return self.configuration if named else f"{self.configuration}, {self.data}"
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean of each metric on one dataset or over all datasets, and the numbers of finished runs and of all runs."""
+    """Mean of each metric on one or all datasets, with the numbers of finished and of planned runs."""
 
     means: Mapping[str, float]
     done: int
@@ -47,8 +47,8 @@ class Scores:
 
     Attributes:
         tests: names of the test datasets.
-        setting: description of the backbone, number of synthetic images, and seeds.
-        complete: whether all datasets of the protocol were tested; the published average requires it.
+        setting: description of the backbone, the number of synthetic images, and the seeds.
+        complete: whether all datasets of the protocol were tested (required for published averages).
         of: (line, dataset or "average") -> score.
     """
 
@@ -60,14 +60,14 @@ class Scores:
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Return the published results that are comparable with a line; averages only if all datasets were tested."""
+        """Return the published results that are comparable with a line; for averages, all datasets must be tested."""
         if over == AVERAGE and not self.complete:
             return {}
         comparable = line.data in ("none", "both" if line.method == "syncclip" else "real")
         return published().of(self.protocol.name, over, line.method) if comparable else {}
 
     def label(self, line: ResultLine) -> str:
-        """Return the label of a line in tables, including its number of synthetic images if this number varies."""
+        """Return a line's label in tables, with its number of synthetic images if this number varies between lines."""
         amounts = {other.images_per_class for other in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")
@@ -108,10 +108,10 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 
 
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
-    """Average each line over its finished seeds on each dataset, and then over the datasets.
+    """Average each line's scores over the finished seeds on each dataset, and then over the datasets.
 
-    An average over the datasets requires a mean on every dataset. As in the literature, averages of transferred prompts
-    exclude the training dataset.
+    The average over the datasets requires a mean for every dataset. As in the literature, averages of transferred
+    prompts exclude the training dataset.
     """
     keys = ["configuration", "method", "data", "shots", "images_per_class", "tested_on"]
     metrics = list(protocol.metrics)

@@ -39,7 +39,7 @@ def test_a_check_reports_counts_and_problems(
         (["check", "dtdd"], "unknown dataset 'dtdd'; did you mean 'dtd'?"),
         (["check", "icons/travle"], "unknown shipped dataset 'icons/travle'; available: icons/devices"),
         (["check", "icons/travel/x"], "unknown shipped dataset 'icons/travel/x'; available: icons/devices"),
-        (["check", "dtd"], "set it with --root DIR"),
+        (["check", "dtd"], "specify the folder with --root DIR"),
         (["check", "all", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),
         (["ls", "--root", "missing"], "missing: dataset folder not found; see CoOp's"),
     ],
@@ -111,7 +111,7 @@ def test_class_names_too_long_for_the_embedded_clip_are_errors(
     folder, out = folder_of_folders(tmp_path / "mine", per_class=3), str(tmp_path / "first.yaml")
     (folder / "red_circle").rename(folder / "_".join(["antidisestablishmentarianism"] * 3))
     error = Outcome(capsys, "init", str(folder), "--out", out).error
-    assert "does not fit the 16 tokens" in error and "--photographs for a CLIP" in error
+    assert "exceeds the CLIP context of 16 tokens" in error and "--photographs for a CLIP" in error
     assert Outcome(capsys, "init", str(folder), "--out", out, "--photographs").status == 0
 
 

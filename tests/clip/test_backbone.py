@@ -81,7 +81,7 @@ def test_the_tiny_clip_is_deterministic(tmp_path: Path) -> None:
     ("name", "pretrained", "reason"),
     [
         ("VitB16", None, "did you mean 'ViT-B-16'"),
-        ("ViT-B-16", None, "pretrained: is not set; choose one of"),
+        ("ViT-B-16", None, "pretrained: no weights are selected; choose one of"),
         ("ViT-B-16", "openay", "'openay' is neither a tag"),
     ],
 )

@@ -134,7 +134,7 @@ def test_texts_of_a_non_causal_tower_have_the_full_context(clip: PromptedClip) -
 
 @pytest.mark.parametrize("name", TEXT)
 def test_a_text_longer_than_the_context_is_an_error(clip: PromptedClip) -> None:
-    with pytest.raises(TextTooLongError, match=f"'a cat a cat .* does not fit the {CONTEXT} tokens"):
+    with pytest.raises(TextTooLongError, match=f"'a cat a cat .* exceeds the CLIP context of {CONTEXT} tokens"):
         clip.texts(["a cat " * 8])
 
 
@@ -266,13 +266,13 @@ def test_published_models_are_recognised(model: str, vision: bool) -> None:
 
 @pytest.mark.parametrize("name", ["resnet", "convnext"])
 def test_vision_prompts_require_a_vision_transformer(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="not a plain vision transformer .*cannot take prompts; use"):
+    with pytest.raises(UserError, match="not support prompts, because it is not a plain vision transformer .*; use"):
         clip.encode_images(images(), [torch.zeros(2, 8)])
 
 
 @pytest.mark.parametrize("name", ["coca", ROBERTA])
 def test_text_prompts_require_a_clip_text_transformer(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="not a plain CLIP transformer, so it cannot take prompts; use"):
+    with pytest.raises(UserError, match="does not support prompts, because it is not a plain CLIP transformer; use"):
         clip.text_context(NAMES, "a photo of a", 2)
 
 

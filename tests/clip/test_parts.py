@@ -157,7 +157,7 @@ def test_activation_checkpointing_repeats_random_numbers(clip: PromptedClip) -> 
     [
         ("eva02", "the model has timm's Eva"),
         ("siglip", "the model has timm's VisionTransformer"),
-        ("resnet", "is not a plain vision transformer"),
+        ("resnet", "it is not a plain vision transformer"),
     ],
 )
 def test_parts_require_a_vision_transformer_of_open_clip(clip: PromptedClip, reason: str) -> None:
@@ -168,7 +168,7 @@ def test_parts_require_a_vision_transformer_of_open_clip(clip: PromptedClip, rea
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["roberta"])
 def test_parts_require_a_clip_text_transformer(clip: PromptedClip) -> None:
-    with pytest.raises(UserError, match="is not a plain CLIP transformer"):
+    with pytest.raises(UserError, match="it is not a plain CLIP transformer"):
         clip.encode_text(clip.texts(SENTENCES), parts=[BlockPart()])
 
 

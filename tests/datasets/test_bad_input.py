@@ -111,9 +111,9 @@ SPLIT_FILES: dict[str, tuple[Damage, str]] = {
     ),
     "negative label": (change_class_2(1, -1), "label -1 is out of range; class ids start at 0"),
     "large label": (change_class_2(1, 10**15), f"{SPLIT_FILE}: class(es) 2, 3, 4, … have no images"),
-    "superscript label": (change_class_2(1, "²"), "is not [path, class id, class name]"),
+    "superscript label": (change_class_2(1, "²"), "is not of the form [path, class id, class name]"),
     "label is no number": (add_entry("banded/x.jpg", "first", "banded"), f"{INVALID_ENTRY}['banded/x.jpg', 'first'"),
-    "no name": (add_entry("banded/x.jpg", 0), "is not [path, class id, class name]"),
+    "no name": (add_entry("banded/x.jpg", 0), "is not of the form [path, class id, class name]"),
     "relative path": (add_entry("../x.jpg", 0, "banded"), f"{INVALID_ENTRY}'../x.jpg' is outside the image folder"),
     "absolute path": (add_entry("/etc/passwd", 0, "banded"), "is outside the image folder"),
     "zero byte in path": (
@@ -153,12 +153,12 @@ LISTS: dict[str, tuple[str, Damage, str]] = {
     "class names not UTF-8": (
         "imagenet",
         write("imagenet/classnames.txt", "n01440764 jalapeño\n".encode("latin-1")),
-        "imagenet/classnames.txt: byte 16 is not UTF-8; save the file as UTF-8",
+        "imagenet/classnames.txt: byte 16 is not valid UTF-8; save the file as UTF-8",
     ),
     "variants not UTF-8": (
         "fgvc_aircraft",
         write("fgvc_aircraft/variants.txt", "\n737\nAn\xe9tonov\n".encode("latin-1")),
-        "fgvc_aircraft/variants.txt: byte 7 is not UTF-8",
+        "fgvc_aircraft/variants.txt: byte 7 is not valid UTF-8",
     ),
     "unlisted name": (
         "fgvc_aircraft",
@@ -168,23 +168,23 @@ LISTS: dict[str, tuple[str, Damage, str]] = {
     "missing list": (
         "fgvc_aircraft",
         remove("fgvc_aircraft/images_variant_val.txt"),
-        "images_variant_val.txt: missing; see CoOp's instructions",
+        "images_variant_val.txt: file not found; see CoOp's instructions",
     ),
     "class without folder": (
         "imagenet",
         remove("imagenet/images/train/n02012849"),
-        "1 of 12 classes of classnames.txt",
+        "1 of 12 classes in classnames.txt",
     ),
     "number out of range": (
         "imagenet_v2",
         lambda root: (root / "imagenetv2/imagenetv2-matched-frequency-format-val/12").mkdir(),
-        "val/12: label out of range; folder names are line numbers of classnames.txt, 0 to 11",
+        "val/12: label out of range; folder names must be 0 to 11, the line numbers in classnames.txt",
     ),
     **{
         f"no {DATASETS[name].names}": (
             name,
             remove(f"{DATASETS[name].folder}/{DATASETS[name].names}"),
-            f"{DATASETS[name].names}: missing; see CoOp's instructions for download and layout: "
+            f"{DATASETS[name].names}: file not found; see CoOp's instructions for download and layout: "
             "https://github.com/KaiyangZhou/CoOp",
         )
         for name in ("dtd", "fgvc_aircraft", "imagenet")

@@ -158,7 +158,7 @@ def test_a_folder_with_other_content_is_an_error(miniatures: Miniatures, tmp_pat
         pack(load("eurosat", miniatures.root), str(tmp_path / "a"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="not empty, and not created by `shards pack`"):
+    with pytest.raises(UserError, match="not empty and was not created by `shards pack`"):
         pack(load("dtd", miniatures.root), str(tmp_path / "b"))
 
 

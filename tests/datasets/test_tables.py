@@ -84,7 +84,7 @@ def test_class_folders_take_precedence_over_the_only_table(tmp_path: Path) -> No
         ({"split": ""}, "row 4: no split, unlike other images"),
         ({"label": 0.5}, "row 4: label 0.5 is neither a class name nor an integer"),
         ({"label": True}, "row 4: label True is neither"),
-        ({"path": {"bytes": "?"}}, "row 4: 'path' is not a path; images must be files"),
+        ({"path": {"bytes": "?"}}, "row 4: 'path' is not a path; store images as files"),
     ],
 )
 def test_invalid_rows_are_errors(tmp_path: Path, change: Record, reason: str) -> None:
@@ -111,7 +111,7 @@ def test_a_repeated_path_is_an_error(tmp_path: Path, splits: dict[str, str]) -> 
         ("mine.csv", "path,label\n", "no images listed"),
         ("mine.parquet", "about", "not readable as"),
         ("mine.jsonl", "about", "not readable as"),
-        ("mine.txt", "about", "not a table in"),
+        ("mine.txt", "about", "not a table"),
     ],
 )
 def test_files_without_a_table_or_its_columns_are_errors(tmp_path: Path, name: str, text: str, reason: str) -> None:

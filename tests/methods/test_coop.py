@@ -84,7 +84,7 @@ def test_single_class(clip: PromptedClip) -> None:
 
 
 def test_prompts_are_limited_by_the_context(clip: PromptedClip) -> None:
-    with pytest.raises(TextTooLongError, match="does not fit"):
+    with pytest.raises(TextTooLongError, match="exceeds the CLIP context"):
         build_method("coop", clip, DATASET, CoOp.Settings(text_tokens=12))
     with pytest.raises(TextTooLongError, match="shorter class name"):
         build_method("coop", clip, Classes(classnames=["cat " * 13], base=[0]))

@@ -56,7 +56,7 @@ def test_features_follow_to_another_type_and_are_not_in_the_state_dict(clip: Pro
 
 
 def test_templates_that_are_too_long(clip: PromptedClip) -> None:
-    with pytest.raises(TextTooLongError, match="does not fit"):
+    with pytest.raises(TextTooLongError, match="exceeds the CLIP context"):
         FrozenTexts(clip, NAMES, ["a {}.", LONG])()
     with_long, without = (FrozenTexts(clip, NAMES, each, leave_out_long=True) for each in (["a {}.", LONG], ["a {}."]))
     assert torch.equal(with_long(), without())

@@ -208,7 +208,7 @@ def test_resnet_supports_methods_without_visual_prompts() -> None:
         if name != "zeroshot":
             method.loss(batch())["total"].backward()
             assert all(p.grad is not None for p in method.parameters())
-    with pytest.raises(UserError, match="it cannot take prompts"):
+    with pytest.raises(UserError, match="does not support prompts"):
         build_method("ivlp", clip, DATASET)
 
 

@@ -92,7 +92,7 @@ def test_only_published_templates_may_exceed_the_context(clip: PromptedClip) -> 
     method = build_method("promptsrc", clip, DATASET)
     fitting = build(clip, templates=tuple(filter(fits, published_templates())))
     assert torch.equal(method.frozen_texts(), fitting.frozen_texts())
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="exceeds the CLIP context"):
         build(clip, templates=("a {}.", LONG)).loss(batch())
 
 

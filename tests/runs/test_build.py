@@ -107,7 +107,7 @@ def test_images_beyond_the_memory_limit_are_decoded_each_time(tiny: TinyWorld, t
         (["training.method=coop", "methods.coop.text_tokens=20"], "use fewer text tokens"),
         (
             ["training.method=ivlp", "methods.ivlp.text_tokens=3", "methods.ivlp.initial_words=a photo"],
-            "use more words",
+            "add words, remove all words",
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_selection_by_validation_requires_validation_images(tiny: TinyWorld, tmp
     (dataset / "dataset.json").write_text(json.dumps(description))
     values = [f"dataset.name={dataset}", "training.data=real", "training.keep_best=validation"]
     run = resolve.resolve_run(recipe_of(tiny, *values), str(tmp_path / "run"))
-    with pytest.raises(UserError, match="has no split 'val'; it has train, test"):
+    with pytest.raises(UserError, match="has no split 'val'; available splits: train, test"):
         build.build_job(*run)
 
 

@@ -42,14 +42,14 @@ def test_datasets_of_a_suite(suite_world: Path) -> None:
     assert {name: settings.name for name, settings in datasets.items()} == expected
     assert suite_of(study_recipe(suite_world).dataset) == {}
     assert load_dataset(datasets["second"]).name == "shapes"
-    with pytest.raises(UserError, match=r"is a suite of 2 datasets; use one of them"):
+    with pytest.raises(UserError, match=r"is a suite of 2 datasets; select one dataset"):
         load_dataset(suite_recipe(suite_world).dataset)
 
 
 @pytest.mark.parametrize("content", ['{"datasets": ["one"]}', '{"datasets": ["../up", "b"]}', "[]", "{"])
 def test_invalid_suite_is_reported_with_its_file(tmp_path: Path, content: str) -> None:
     (tmp_path / "suite.json").write_text(content)
-    with pytest.raises(UserError, match=r"suite\.json.*list the folders"):
+    with pytest.raises(UserError, match=r"suite\.json.*list the suite"):
         load_dataset(Recipe.of_defaults([f"dataset.name={tmp_path}"]).dataset)
 
 
