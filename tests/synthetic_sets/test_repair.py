@@ -213,7 +213,7 @@ def test_a_shard_outside_the_plan_is_an_error(folder: Path) -> None:
     for name in (".tar", ".parquet"):
         shutil.copy(folder / f"00001{name}", folder / f"00009{name}")
     assert broken_shards(folder) == {9}
-    with pytest.raises(UserError, match="00009.tar is not one of the 4 shards of the plan"):
+    with pytest.raises(UserError, match="00009.tar is not one of the plan's 4 shards"):
         repair_set(str(folder), [9])
     assert (folder / "00009.tar").exists()
 
