@@ -37,7 +37,7 @@ ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 """EXIF and TIFF tag numbers."""
 
 Account = tuple[dict[str, int], dict[str, str]]
-"""Skipped files, as a pair of mappings from file name: to the number of lost images, and to the reason."""
+"""Record of skipped files: the number of lost images by name, and the reason by name."""
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
 
 
 class ShardStats(BaseModel):
-    """Commit marker of a shard."""
+    """A shard's commit marker."""
 
     model_config = ConfigDict(frozen=True)
 

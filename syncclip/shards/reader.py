@@ -140,7 +140,7 @@ class ShardSet(ImageSet):
         if len(invalid):
             name, label = self.name(int(invalid[0])), self.labels[invalid[0]]
             raise UserError(
-                f"{name}: class id {label} is out of range (0 to {classes - 1}), one of {len(invalid)} such image(s); "
+                f"{name}: class id {label} is out of range (0 to {classes - 1}; images affected: {len(invalid)}); "
                 "use a dataset with the same classes"
             )
 

@@ -31,7 +31,7 @@ class SharedFolder:
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
-        """Copy a file unless it exists; return its descriptor, or None if locked files leave no room for it.
+        """Copy a file unless it already exists; return its descriptor, or None if locked files leave no room.
 
         Args:
             name: identifier of the content; an existing file with this name is reused.

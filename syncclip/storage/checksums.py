@@ -69,7 +69,7 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
     Args:
         url: URL of the file, used in messages; only files whose extension is in `KINDS` are verified.
         owner: expected identity of the owner; None accepts any owner.
-        required: whether a missing checksum is an error, which it is not in files that users may write.
+        required: whether a missing checksum is an error (False for files that users may write).
 
     Raises:
         DamagedError: the checksum is missing, does not match, or identifies another owner.

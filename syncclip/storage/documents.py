@@ -126,7 +126,7 @@ def read_document(
     Args:
         remedy: suggested fix for error messages.
         owner: expected owner, as in `read_verified`.
-        checksum_required: whether a missing checksum is an error, which it is not in documents that users may write.
+        checksum_required: whether a missing checksum is an error (False for documents that users may write).
 
     Raises:
         UserError: the document is corrupt or was written by an incompatible version.

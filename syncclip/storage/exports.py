@@ -90,7 +90,7 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
         elif differ := [name for name in source if existing.source.get(name) != source[name]]:
             other = f"the export of {'other' if differ[0].endswith('s') else 'another'} {differ[0]}"
         if other:
-            raise UserError(f"{url} already contains {other}; choose another --out, or remove the folder")
+            raise UserError(f"{url} already contains {other}; choose another --out folder, or remove this one")
         export = Export(url, Manifest(to=to, source=dict(source), version=package_version("syncclip")))
         yield export
         export.finish()

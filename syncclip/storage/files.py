@@ -195,7 +195,7 @@ def file_sha256(file: IO[bytes]) -> str:
 
 
 def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
-    """Return a folder's entries except `.part` files and locks, as sorted (name, size); subfolders have the size None.
+    """Return a folder's sorted (name, size) entries without `.part` files and locks; a subfolder's size is None.
 
     Args:
         prefixes: name prefixes of the entries to list; the result may include other names.

@@ -40,7 +40,7 @@ INTERVAL = 15.0
 SILENCE = 3 * INTERVAL
 """Time without a renewal after which another machine's lock is taken over, in seconds."""
 GRACE = 30.0
-"""Minimum time to wait for a lock owner on another machine, which this process may replace, to exit, in seconds."""
+"""Minimum time to wait for a lock owner on another machine, in seconds; this process may replace that owner."""
 PROMPT = 2.0
 """Maximum time between reading a lock and sending a delete request, in seconds; less than a new owner's `SETTLE`."""
 READ_ATTEMPTS = 3
@@ -195,7 +195,7 @@ class Hold:
         content = read_current(self.lock_url)
         if content is None:
             return (
-                f"{self.url}: the folder or its {self.lock_url.rpartition('/')[2]} was removed during this command; "
+                f"{self.url}: the folder or its {self.lock_url.rpartition('/')[2]} was removed while this command ran; "
                 "remove the folder, whose files may be incomplete, and run the same command again"
             )
         return (

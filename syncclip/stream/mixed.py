@@ -111,7 +111,9 @@ class MixedStream:
         self._allocate: Allocator = empty_batch
         self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
-            raise UserError(f"training.data={data} requires real images; add them, or set training.data=synthetic")
+            raise UserError(
+                f"training.data={data} requires real images; add a real dataset, or set training.data=synthetic"
+            )
         if not synthetic and data != "real":
             raise UserError(
                 f"training.data={data} requires a synthetic dataset; generate one, or set training.data=real"

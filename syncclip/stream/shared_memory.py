@@ -21,7 +21,7 @@ _Layout = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
 
 
 class Slots:
-    """The shared memory of one loader process, as a growing list of slots.
+    """A loader process's shared memory, as a growing list of slots.
 
     Create `Slots` before the fork. The loader process calls `allocate` and `to_send`; the consuming process calls
     `lend`.

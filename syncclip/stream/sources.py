@@ -67,7 +67,7 @@ def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:
 
 
 class RealEpochs:
-    """Real images of each epoch, as rows of the joined datasets."""
+    """The real images in each epoch, as rows of the joined datasets."""
 
     def __init__(self, sources: Sequence[MixedSource[Set]], seed: int) -> None:
         self._seed = seed

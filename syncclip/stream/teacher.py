@@ -79,7 +79,7 @@ class Teacher:
 
     Args:
         url: folder or URL of the teacher files.
-        cache: cache for single rows; the dataset's cache is unsuitable, since its window would evict the files.
+        cache: cache for single rows; must not be the dataset's cache, whose window would evict the files.
 
     Raises:
         UserError: see `read_teacher`.

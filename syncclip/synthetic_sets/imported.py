@@ -263,7 +263,7 @@ def _open_source(
     if 2 * len(differences) > len(names):
         raise UserError(
             f"{file}: {len(differences)} of {len(names)} class names differ from {dataset.name!r} "
-            f"({few(differences)}); set dataset.name to the dataset of these images"
+            f"({few(differences)}); set dataset.name to the matching dataset"
         )
     return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
 

@@ -204,7 +204,7 @@ def measure_quality(recipe: Recipe, url: str) -> SetQuality:
     if plan is not None and list(plan.classnames) != dataset.classnames:
         raise UserError(
             f"{url} has {plan.classes} classes of dataset {plan.dataset!r}, not the {len(dataset.classnames)} classes "
-            f"of {dataset.name!r}; set dataset.name to the dataset of these images"
+            f"of {dataset.name!r}; set dataset.name to the matching dataset"
         )
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")

@@ -262,7 +262,7 @@ def test_an_owner_that_lost_its_lock_cannot_write(folder: str, clock: list[float
 
 def test_a_removed_folder_is_an_error_with_its_name(folder: str) -> None:
     with (
-        pytest.raises(LostLockError, match=r"/one: the folder or its .* was removed during this command"),
+        pytest.raises(LostLockError, match=r"/one: the folder or its .* was removed while this command ran"),
         lock(folder, "synth"),
     ):
         storage.remove(folder, recursive=True)

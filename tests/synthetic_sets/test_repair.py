@@ -230,7 +230,7 @@ def test_an_imported_dataset_can_not_be_repaired(tmp_path: Path) -> None:
     storage.write_document(str(tmp_path / "imported.json"), imported, imported.owner)
     write_set(str(tmp_path), classes=2, rounds=1, owner=imported.owner)
     (problem,) = examine(str(tmp_path))
-    assert problem.sentence.startswith("00001.tar: missing")
+    assert problem.sentence.startswith("00001.tar: the shard is in the plan but missing")
     with pytest.raises(UserError, match="created from dalle; import the dataset again"):
         repair_set(str(tmp_path), [1])
 
