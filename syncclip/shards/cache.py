@@ -80,7 +80,7 @@ class ShardCache:
         return os.pread(file.descriptor, size, offset)
 
     def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
-        """Memory-map a file, or read it if it can be neither mapped nor copied, and verify its checksum.
+        """Memory-map a file or, if it can be neither mapped nor copied, read it into memory; verify its checksum.
 
         Raises the same errors as `read`. The file is not kept open, since a file with the same name may replace it.
         """
@@ -154,7 +154,7 @@ class ShardCache:
             return file
 
     def _cached(self, shard: ShardFile) -> _OpenFile | None:
-        """Return a shard's open file and mark it as most recently used; raise an error for a known corrupt shard."""
+        """Return a shard's open file and mark it as most recently used; raise an error if the shard is corrupt."""
         if shard.url in self._corrupt:
             raise _corruption(shard)
         if shard.url in self._open:

@@ -67,12 +67,14 @@ def decode_image(data: bytes, name: str) -> Image.Image:
                 return to_rgb(image)
     except Exception as error:  # decoders raise nearly any exception on corrupt data
         reason = f"not a {READABLE} image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
+        raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace the image") from error
     if width * height > MAX_PIXELS:
-        problem = f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}"
-        raise UnreadableImageError(name, f"{problem}; scale the image down")
-    problem = f"{width} x {height} pixels exceed the maximum aspect ratio of {MAX_ASPECT_RATIO}"
-    raise UnreadableImageError(name, f"{problem}; crop the image")
+        raise UnreadableImageError(
+            name, f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}; scale the image down"
+        )
+    raise UnreadableImageError(
+        name, f"{width} x {height} pixels exceed the maximum aspect ratio of {MAX_ASPECT_RATIO}; crop the image"
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -156,7 +158,7 @@ class Corruption:
         return sum(self.names.values())
 
     def account(self) -> Account:
-        """Return a copy of the names and reasons, which another process's or dataset's account can `include`."""
+        """Return a copy of the names and reasons, for `include` in another process or dataset."""
         with self._lock:
             return dict(self.names), dict(self.reasons)
 

@@ -34,7 +34,7 @@ COLUMNS = "index.safetensors"
 
 Rows = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.integer[Any]]
-"""Integers of the smallest sufficient data type; convert them to int64 before arithmetic."""
+"""Integer array with the smallest sufficient data type; convert the array to int64 before arithmetic."""
 
 SIX = ("index", "label", "shard", "place", "offset", "size")
 """Columns of `SampleTable` with one value per image."""
@@ -256,7 +256,7 @@ def index_set(url: str, owner: str = storage.NOBODY) -> None:
 
 
 def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str = storage.NOBODY) -> None:
-    """Write the index that `open_samples` reads; `owner` is the dataset's owner identity."""
+    """Write the index that `open_samples` reads; `owner` identifies the dataset."""
     from safetensors.numpy import save
 
     data = save({column.name: getattr(samples, column.name) for column in fields(SampleTable)})

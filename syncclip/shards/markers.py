@@ -50,7 +50,7 @@ class Shard(NamedTuple):
 
     @staticmethod
     def of(stats: ShardStats) -> Shard:
-        """Extract these fields from a marker."""
+        """Extract the fields of `Shard` from a marker."""
         return Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
 
 
@@ -110,8 +110,9 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
                 stats = ShardStats.model_validate_json(text)
             except ValidationError as error:
                 reason = first_error(error)
-                problem = f"the marker is not supported by this version of syncclip ({reason})"
-                raise UserError(f"{url}/{name}: {problem}; upgrade syncclip") from error
+                raise UserError(
+                    f"{url}/{name}: the marker is not supported by this version ({reason}); upgrade syncclip"
+                ) from error
             if stats.format > FORMAT:
                 raise UserError(f"{url}/{name}: format {stats.format} is newer than {FORMAT}; upgrade syncclip")
             first_owner = first_owner or stats.owner

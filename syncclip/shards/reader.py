@@ -62,7 +62,10 @@ class ShardSet(ImageSet):
         Args:
             max_corrupt_images: maximum number of images lost to unreadable tables.
             cache: cache for remote shards; if None, a new cache is created.
-            resolved: whether the files have already been listed; see `open_samples`, also for the errors.
+            resolved: whether the files have already been listed, as in `open_samples`.
+
+        Raises:
+            UserError: see `read_samples`.
         """
         self.url = url
         self.cache = cache or ShardCache()
@@ -145,7 +148,7 @@ class ShardSet(ImageSet):
             )
 
     def hold(self, shards: Iterable[int]) -> None:
-        """Prefetch these shards in the background and release all other shards; has no effect on a local dataset."""
+        """Prefetch the given shards in the background and release all others; has no effect on a local dataset."""
         if not storage.is_local(self.url):
             self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 

@@ -23,7 +23,7 @@ _FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
 
 class Problem(NamedTuple):
-    """A defect of a shard."""
+    """A defect in a shard."""
 
     shard: int
     sentence: str
@@ -48,7 +48,10 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
     for shard, sentence in corrupt.items():
         yield Problem(shard, f"{stats_name(shard)}: {sentence}")
     for shard in sorted(uncommitted):
-        yield Problem(shard, f"{shard_name(shard)}: ignored, since it has no valid marker; run `syncclip synth` again")
+        yield Problem(
+            shard,
+            f"{shard_name(shard)}: the shard is ignored, since it has no valid marker; run `syncclip synth` again",
+        )
     shard_of: dict[int, int] = {}
     for shard, stats in existing.items():
         checked()
@@ -75,7 +78,7 @@ def _mismatch(shard: int) -> str:
 
 
 def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a message for each defect of a tar."""
+    """Yield a message for each defect in a tar."""
     name = shard_name(shard)
     if hashlib.sha256(archive).hexdigest() != stats.sha256:
         yield _mismatch(shard)
@@ -113,4 +116,4 @@ def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Itera
         if any(texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()):
             yield f"{name}: the label, text or provenance of sample {row['key']} differs from the table"
         if ranges.get(f"{row['key']}.jpg") != (row["jpg_offset"], row["jpg_size"]):
-            yield f"{name}: the table has a wrong offset or size for {row['key']}.jpg"
+            yield f"{name}: the table contains the wrong offset or size for {row['key']}.jpg"

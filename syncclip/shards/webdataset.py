@@ -103,7 +103,7 @@ def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
             if not stem or (member is None and extension not in (*IMAGES, "cls")):
                 continue  # a hidden file
             if member is None:
-                raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add it to the tar.")
+                raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add that file.")
             if (sample := str(path.with_name(stem))) != key and parts:
                 yield _member(number, url, key, parts, tar, skipped)
                 parts = {}

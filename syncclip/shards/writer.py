@@ -77,7 +77,7 @@ def write_shard(
 
 
 def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
-    """Build and return the tar, with the offset of each JPEG."""
+    """Build the tar; return its content and the offset of each JPEG."""
     from webdataset import TarWriter  # imports torch, which is not needed for reading
 
     file = io.BytesIO()

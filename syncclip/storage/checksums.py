@@ -35,7 +35,7 @@ _REMEDY = "restore the file, or remove it and rerun the command that wrote it"
 
 
 class DamagedError(UserError):
-    """A file was modified, truncated or swapped after it was written."""
+    """Raised if a file was modified, truncated or swapped after it was written."""
 
 
 def identity(text: str) -> str:
@@ -59,7 +59,7 @@ def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
     """
     blanked = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
     start = _find(blanked)
-    assert start is not None and blanked[start : start + 64] == _DIGITS, "no blank checksum at either end of the file"
+    assert start is not None and blanked[start : start + 64] == _DIGITS, "the file has no blank checksum at either end"
     return blanked[:start] + _checksum(blanked, start) + blanked[start + 64 :]
 
 

@@ -26,8 +26,8 @@ def sweep(url: str, older_than: float = 3600.0) -> int:
     """Remove partial files and uploads left in a folder by killed writers, and return the number removed.
 
     A `.part` file is removed immediately if its writer ran on this machine and has ended. Files from other machines
-    and incomplete S3 uploads (which are billed but not listed) are removed if they are more than `older_than` seconds
-    old, according to the clock of the file server or object store.
+    and incomplete S3 uploads (which are billed but not listed) are removed after `older_than` seconds, according to
+    the clock of the file server or object store.
     """
     if is_local(url):
         return _sweep_parts(local_path(url), older_than)

@@ -40,7 +40,7 @@ _OWNER = ".owner-"
 
 
 class AbortedError(FileNotFoundError):
-    """Another process aborted an upload."""
+    """Raised if another process aborted an upload."""
 
 
 def read_current(url: str) -> bytes | None:

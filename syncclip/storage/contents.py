@@ -1,4 +1,4 @@
-"""`contents.json`, which lists the files in a folder at the end of a command and is used to detect deleted files."""
+"""List of a folder's files at the end of a command (`contents.json`), used to detect deleted files."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def whole(url: str, sha256: str | None = None) -> bytes:
 def part(url: str, start: int, end: int | None) -> bytes:
     """Return the bytes [start, end) of a file, or fewer if the file ends earlier.
 
-    S3 provides no checksum for a byte range. The range is read twice, the second time with a few additional bytes,
-    which shift the data: the same corruption of both responses would then affect different positions.
+    S3 provides no checksum for a byte range. The range is read twice, the second time with a few additional bytes. If
+    both responses are corrupted in the same way, different positions are affected.
     """
     early, late = (responses.SHIFT, 0) if start >= responses.SHIFT else (0, responses.SHIFT)
 

@@ -46,11 +46,11 @@ class Export:
             self.record(path, source.stat().st_size, files.file_sha256(content))
 
     def record(self, path: str, size: int, sha256: str) -> None:
-        """Add a file that has already been written to the manifest."""
+        """Add an existing file to the manifest."""
         self._files[path] = ExportedFile(size, sha256)
 
     def record_small(self, path: str) -> None:
-        """Read a small file that has already been written, and add it to the manifest."""
+        """Read a small existing file, and add it to the manifest."""
         data = files.read_bytes(join(self.url, path))
         self.record(path, len(data), hashlib.sha256(data).hexdigest())
 

@@ -24,7 +24,7 @@ from syncclip.storage.retries import MissingError, user_errors, with_retries
 from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 ABORTED_RETRIES = 3
-"""Number of retries after another process aborts an upload, for example because it locks a parent folder."""
+"""Number of retries after another process aborts an upload, for example to lock a parent folder."""
 
 
 def exists(url: str) -> bool:
@@ -36,7 +36,7 @@ def exists(url: str) -> bool:
 
 
 def sizes(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
-    """Return the sizes in bytes of a folder's files by name, sorted by name, or {} if the folder does not exist.
+    """Map a folder's file names, in sorted order, to the sizes in bytes; return {} if the folder does not exist.
 
     Args:
         prefixes: name prefixes of the files to list. On S3, where long listings are paginated, the prefixes are listed
@@ -52,7 +52,7 @@ def listdir(url: str) -> list[str]:
 
 
 def require(url: str, names: Iterable[str]) -> None:
-    """Raise a MissingError if any of these files, which this process wrote to a folder, no longer exists."""
+    """Raise a MissingError if any of the named files, which this process wrote, no longer exists."""
     present = sizes(url)
     for name in names:
         if name not in present and (is_local(url) or name not in sizes(url)):  # listed again: listings have no checksum

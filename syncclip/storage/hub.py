@@ -24,7 +24,7 @@ def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> st
     """Download files from a repository into the Hub's cache, which also works offline, and return the local folder.
 
     Args:
-        name: `PREFIX` followed by a name that matches `NAME`; any other path or URL returns None.
+        name: `PREFIX` followed by a name that matches `NAME`; for any other path or URL, the function returns None.
         needed: names of required files.
         others: names of optional files.
 

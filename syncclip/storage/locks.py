@@ -42,7 +42,7 @@ SILENCE = 3 * INTERVAL
 GRACE = 30.0
 """Minimum time to wait for a lock owner on another machine, in seconds; this process may replace that owner."""
 PROMPT = 2.0
-"""Maximum time between reading a lock and sending a delete request, in seconds; less than a new owner's `SETTLE`."""
+"""Maximum time between reading a lock and sending a delete request, in seconds; must be less than `SETTLE`."""
 READ_ATTEMPTS = 3
 """Number of reads after which a missing or invalid lock is considered lost."""
 POLL = 1.0
@@ -67,7 +67,7 @@ class LockFile(Settings):
     token: str
 
     def __str__(self) -> str:
-        return f"`{self.command}` of {self.owner} has been writing there since {self.since}"
+        return f"`{self.command}` of {self.owner} has held the lock since {self.since}"
 
     def encoded(self) -> bytes:
         """Return the content of the lock file."""
@@ -315,7 +315,7 @@ def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
             time.sleep(random.uniform(0, POLL))  # another process is trying at the same time
             continue
         if (alive or renewed) and _now() - began >= (patience if alive else max(patience, GRACE)):
-            raise UserError(f"{url}: {_describe(content)}; wait until it ends, or choose another folder")
+            raise UserError(f"{url}: {_describe(content)}; wait until that command ends, or choose another folder")
         if not reported:
             seconds = patience if alive else max(patience, SILENCE)
             print_message(
@@ -333,7 +333,7 @@ def _read(content: bytes | None) -> LockFile | None:
 
 
 def _describe(content: bytes) -> str:
-    return str(_read(content) or "another command is writing there")
+    return str(_read(content) or "another command holds the lock")
 
 
 def _normalised(url: str) -> str:

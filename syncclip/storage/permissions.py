@@ -49,8 +49,9 @@ def open_private(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno not in NOT_OURS:
             raise
-        problem = f"is a link, is inaccessible or has the wrong type ({error.strerror})"
-        raise UserError(f"{path} {problem}; {REMEDY}") from error
+        raise UserError(
+            f"{path} is a link, is inaccessible or has the wrong type ({error.strerror}); {REMEDY}"
+        ) from error
     status = os.fstat(descriptor)
     if not expected(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
         os.close(descriptor)

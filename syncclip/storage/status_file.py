@@ -61,7 +61,7 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Return the reason for a failure or interruption as a list of one line, or [] if there is no reason."""
+        """Return a one-line list with the reason for a failure or interruption, or [] if there is no reason."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:

@@ -77,8 +77,9 @@ def home_path(text: str) -> Path:
             return Path(text).expanduser()
     except (UnicodeError, RuntimeError):  # an unpaired surrogate; the home folder of an unknown user
         pass
-    problem = "is not a valid path, since it is too long or contains invalid characters"
-    raise UserError(f"{cut(text)!r} {problem}; correct the path")
+    raise UserError(
+        f"{cut(text)!r} is not a valid path, since it is too long or contains invalid characters; correct the path"
+    )
 
 
 def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
@@ -92,7 +93,7 @@ def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def join(url: str, *parts: str) -> str:
-    """Join a path or URL and further parts to `url/part/…`."""
+    """Join a path or URL and further parts with slashes."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 

@@ -42,7 +42,7 @@ class Batch:
 
 
 def empty_batch(images: int, like: Tensor) -> Tensor:
-    """Allocate an (images, 3, H, W) tensor with the memory format of the example image `like`, with shape (3, H, W).
+    """Allocate an (images, 3, H, W) tensor with the memory format of `like`, an example image with shape (3, H, W).
 
     Decoded images are in channels_last format. A 224-pixel image takes 250 µs to decode, 15 µs to copy, and 50 µs to
     convert to another memory format.

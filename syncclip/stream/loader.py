@@ -41,7 +41,9 @@ def batches(
     processes: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield (epoch, step, batch) from a position to the last epoch; `threads` and `processes` affect only speed.
+    """Yield (epoch, step, batch) from a position to the end of the last epoch.
+
+    `threads` and `processes` affect only the speed.
 
     Args:
         threads: number of threads, each of which prefetches one batch. If `processes` is positive, the number of
@@ -151,7 +153,7 @@ def watched() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):  # torch has no type for this error
             raise
         raise LostLoaderError(
-            f"a loader process was lost ({error}); if it ran out of memory, lower training.loader_processes, "
+            f"a loader process was lost ({error}); if memory was exhausted, lower training.loader_processes, "
             "training.prefetch_threads or training.cache_images"
         ) from error
 

@@ -54,8 +54,8 @@ class MixedStream:
     `data="real"` yields only the real group, `"synthetic"` the seen and novel groups, and `"both"` all three groups.
     Without novel classes, there is no novel group. Real images are shuffled in rounds (passes over the real data);
     an incomplete last batch is filled with the first images of the round. Synthetic images of a class are sampled
-    uniformly from a moving window of a few shards, or from all shards if the window does not contain the class. An
-    epoch is a round, or the number of steps in which as many synthetic images are sampled as the datasets contain.
+    uniformly from a moving window of a few shards, or from all shards if the window does not contain the class. One
+    epoch is a round, or the number of steps needed to sample as many images as the synthetic datasets contain.
 
     Corrupt images are logged, counted, and replaced by the next intact image of the same class. Thread-safe.
     """

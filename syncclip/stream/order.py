@@ -54,7 +54,7 @@ def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def steps(n: int, batch: int) -> int:
-    """Return the number of batches in an epoch of n items, including an incomplete last batch, which is filled up."""
+    """Return the number of batches in an epoch of n items; an incomplete last batch is filled up."""
     return -(-n // batch)
 
 
@@ -103,7 +103,7 @@ def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]
 
 
 def steps_per_window(images: int, shards: int, drawn: int) -> int:
-    """Return the number of steps between window moves with which a sweep covers the dataset about once.
+    """Return the number of steps between window moves; with this number, a sweep covers the dataset about once.
 
     Args:
         images, shards: numbers of images and shards in the dataset.

@@ -1,7 +1,7 @@
 """Reader for teacher files: soft labels for a synthetic dataset's images, and the teacher's class vectors.
 
-`00000.safetensors` contains an (n, C) float32 tensor with one row per row of the first shard's table. The rows of
-unreadable images are zero. `teacher.json`, written last, identifies the teacher and the tars.
+`00000.safetensors` contains an (n, C) float32 tensor with one row for each row of the first shard's table. The
+rows of unreadable images are zero. `teacher.json`, written last, identifies the teacher and the tars.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TeacherFiles(Settings):
 
     format: Literal[1] = 1
     name: str
-    """Name of the run that is the teacher."""
+    """Name of the teacher run."""
     digest: str
     """Checksum of everything that determines the soft labels: the run, its prompts and its CLIP weights."""
     classnames: Annotated[tuple[ShortText, ...], MANY]

@@ -177,7 +177,7 @@ def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
 
 
 def _is_same(url: str, sha256: str) -> bool:
-    """Return whether a local file has this checksum; remote files, which object stores verify, are not read."""
+    """Return whether a local file has this checksum; remote files are trusted, since object stores verify them."""
     if not storage.is_local(url):
         return True
     with storage.open_read(url) as file:

@@ -65,7 +65,7 @@ class ImportedSet(Settings):
         if len(self.counts) != len(self.classnames):
             raise ValueError(f"{len(self.counts)} counts for {len(self.classnames)} classes")
         if self.images_per_class * self.classes > MAX_IMAGES:
-            raise ValueError(f"{self.images_per_class} images per class exceed the maximum size of a dataset")
+            raise ValueError(f"{self.images_per_class} images per class exceed the maximum dataset size")
         return self
 
     @property
@@ -113,8 +113,9 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
     """Read a dataset's plan or description; raise a `UserError` if the dataset is missing or incomplete."""
     plan = read_set(url)
     if plan is None:
-        remedy = "create one with `syncclip synth` or `syncclip shards import`"
-        raise UserError(f"{url}: no synthetic dataset found; {remedy}")
+        raise UserError(
+            f"{url}: no synthetic dataset found; create one with `syncclip synth` or `syncclip shards import`"
+        )
     existing = committed_shards(url, plan.owner)
     if missing := [shard for shard in plan.shards() if shard not in existing]:
         raise UserError(f"{url}: {len(missing)} of {len(plan.shards())} shards are missing; complete the dataset first")
@@ -277,8 +278,10 @@ def _tars(source: str) -> list[str]:
 def _split_file(source: str) -> Path:
     path = storage.local_path(source) if storage.is_local(source) else None
     if path is None or not path.exists():
-        remedy = "specify a split file, its folder, or a folder with tars"
-        raise UserError(f"{source}: the folder does not exist or contains no tars; {remedy}")
+        raise UserError(
+            f"{source}: the folder does not exist or contains no tars; specify a split file, its folder, or a folder "
+            "with tars"
+        )
     if path.is_file():
         return path
     files = sorted(path.glob("split_*.json")) or sorted(path.glob("*.json"))
@@ -293,8 +296,10 @@ def _image_folder(file: Path, first: str) -> Path:
     for folder in [file.parent, *sorted(child for child in file.parent.iterdir() if child.is_dir())]:
         if (folder / first).is_file():
             return folder
-    problem = f"image {first} was not found in the split file's folder or its subfolders"
-    raise UserError(f"{file}: {problem}; set the image folder with --images")
+    raise UserError(
+        f"{file}: image {first} was not found in the split file's folder or its subfolders; set the image folder with "
+        "--images"
+    )
 
 
 def _class_id(label: str | int, dataset: Dataset, location: str) -> int:

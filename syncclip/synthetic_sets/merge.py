@@ -1,4 +1,4 @@
-"""Merge synthetic datasets with the same classes."""
+"""Merging of synthetic datasets with the same classes."""
 
 from __future__ import annotations
 

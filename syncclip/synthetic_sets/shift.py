@@ -1,7 +1,7 @@
 """Domain shift between real and synthetic images in CLIP's feature space, and a 2-D projection of both domains.
 
-Features are normalised. Relative distances are comparable between frozen and trained CLIP models, since relative
-distances do not depend on the scale of the feature space.
+Features are normalised. Relative distances do not depend on the scale of the feature space, and are comparable between
+frozen and trained CLIP models.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def frechet(first: Floats, second: Floats) -> float:
 def project(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
     """Project both domains, weighted equally, onto the first two principal axes; return (N, 2) and (M, 2) arrays.
 
-    Each axis is oriented to make its largest entry (in absolute value) positive, and the projection is deterministic.
+    The projection is deterministic: the entry of each axis with the largest absolute value is positive.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     middle = (real.mean(axis=0) + synthetic.mean(axis=0)) / 2
