@@ -223,8 +223,8 @@ def open_samples(
     """Return a dataset's committed shards and sample table, read from a valid index or otherwise from all shards.
 
     Args:
-        resolved: whether `committed_shards` has already listed the files. If so, a second listing is skipped, which
-            would take seconds for ten thousand shards on S3.
+        resolved: whether `committed_shards` has already listed the files. If so, the files are not listed again; a
+            listing of ten thousand shards on S3 takes seconds.
 
     Raises:
         UserError: see `read_samples`.

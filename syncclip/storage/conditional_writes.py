@@ -1,7 +1,7 @@
 """Compare-and-swap for a small file: at most one of several concurrent processes succeeds, even across machines.
 
 On disk, the "file" is a directory whose content is stored in a uniquely named file. A process prepares a new directory,
-empties the old one, and renames the new directory over it. This rename succeeds for only one process.
+empties the old directory, and renames the new directory over the old one. This rename succeeds for only one process.
 
 On S3, new content is written with a multipart upload. A process creates its upload, aborts all other uploads to the
 key, compares the content, and completes its own upload. Of two concurrent processes, at least one has its upload

@@ -128,7 +128,7 @@ def problems_of_export(url: str) -> Iterator[str]:
 
 
 def exported_files(url: str) -> set[str]:
-    """Return the URLs of an export's manifest and files, or only the manifest's URL if it is unreadable."""
+    """Return the URLs of an export's manifest and files, or only the manifest's URL if the manifest is unreadable."""
     try:
         manifest = read_manifest(url)
     except UserError:

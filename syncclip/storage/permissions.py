@@ -1,6 +1,7 @@
 """Safe use of files and folders with predictable names in shared temporary folders.
 
-Another user could create such a file or folder first. Only files and folders owned by this user or root are used.
+Another user could create a file or folder with such a name first. Only files and folders owned by this user or root are
+used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Verification of S3 responses; requests are repeated after corrupt responses.
 
-A response body is verified by botocore only if it is a whole object with a stored checksum. This module also verifies
-other whole objects (if the `ETag` is an MD5 checksum), byte ranges (by the `Content-Range`) and listings (by the number
-of keys). All other objects are read until several responses agree; see `require_agreement`.
+Only whole objects with a stored checksum are verified by botocore. This module also verifies other whole objects (if
+the `ETag` is an MD5 checksum), byte ranges (by the `Content-Range`) and listings (by the number of keys). All other
+objects are read until several responses agree; see `require_agreement`.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _by_threads(
 def _pinned(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
     """Copy batches to page-locked memory, for asynchronous transfers to a GPU.
 
-    A thread copies one batch in advance, which also raises errors one batch early.
+    A thread copies one batch in advance; errors are also raised one batch early.
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # a new thread uses device 0 by default
     with thread_pool(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
