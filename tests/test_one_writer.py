@@ -231,7 +231,7 @@ def test_a_folder_locked_by_another_command_is_an_error_and_unchanged(kind: Kind
     before = content(folder)
     other = LockFile(command="another", owner=Owner.here(), since="2026-01-01 00:00 UTC", token="t").encoded()
     assert swap(lock_file(kind, folder), None, other)
-    with pytest.raises(UserError, match=r"out.*: `another` of .* has been writing there since 2026-01-01 00:00 UTC"):
+    with pytest.raises(UserError, match=r"out.*: `another` of .* has held the lock since 2026-01-01 00:00 UTC"):
         kind.act(world, folder)
     assert content(folder) == before and read_current(lock_file(kind, folder)) == other
 

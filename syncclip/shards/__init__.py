@@ -1,4 +1,4 @@
-"""WebDataset shards on disk or S3: layout, writer, reader, cache and index, without dependencies on CLIP and Ray.
+"""WebDataset shards on disk or S3: layout, writer, reader, cache and index (independent of CLIP and Ray).
 
 A sharded dataset is a folder or prefix with three files per shard:
 

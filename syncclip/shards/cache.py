@@ -1,4 +1,4 @@
-"""Reader for byte ranges of shards; local files are read in place, remote files through a cache of limited size."""
+"""Reader for byte ranges of shards; local files are read directly, and remote files through a size-limited cache."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ShardCache:
         Args:
             limit_bytes: maximum disk space for copies, in bytes.
             folder: folder for shared copies; if None, each process keeps its own copies.
-            check: whether to verify the checksum of a local shard on first use; copies are always verified.
+            check: whether to verify a local shard's checksum on first use; copies are always verified.
         """
         self.limit_bytes, self.check = limit_bytes, check
         self.fetched = 0  # number of copied shards
@@ -68,7 +68,7 @@ class ShardCache:
         self._wanted: set[str] = set()
 
     def read(self, shard: ShardFile, offset: int, size: int) -> bytes:
-        """Read `size` bytes at `offset` of a shard, or fewer if the shard is truncated and has not been verified.
+        """Read `size` bytes at `offset` in a shard, or fewer if the shard is truncated and has not been verified.
 
         Raises:
             UnreadableImageError: the shard does not match its checksum.
@@ -80,9 +80,9 @@ class ShardCache:
         return os.pread(file.descriptor, size, offset)
 
     def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
-        """Memory-map a file, or read it if it can be neither mapped nor copied, and verify its checksum.
+        """Memory-map a file or, if it can be neither mapped nor copied, read it into memory; verify its checksum.
 
-        Raises the same errors as `read`. The file is not kept open, so that a file with the same name can replace it.
+        Raises the same errors as `read`. The file is not kept open, since a file with the same name may replace it.
         """
         data: bytes | mmap.mmap | None = None
         with contextlib.suppress(OSError):  # some file systems do not support mmap
@@ -101,7 +101,7 @@ class ShardCache:
         """Prefetch remote shards in the background and release all other shards below `prefix`; see `read` for errors.
 
         Args:
-            shards: shards in reading order; the last ones are not prefetched if the cache is too small.
+            shards: shards in reading order; the last shards are not prefetched if the cache is too small.
         """
         remote: dict[str, ShardFile] = {}
         room = self.limit_bytes
@@ -154,7 +154,7 @@ class ShardCache:
             return file
 
     def _cached(self, shard: ShardFile) -> _OpenFile | None:
-        """Return the open file of a shard and mark it as most recently used; raise if it is known to be corrupt."""
+        """Return a shard's open file and mark it as most recently used; raise an error if the shard is corrupt."""
         if shard.url in self._corrupt:
             raise _corruption(shard)
         if shard.url in self._open:
@@ -185,7 +185,7 @@ class ShardCache:
             return _OpenFile(os.open(private, os.O_RDONLY), shard.bytes)
 
     def _release_oldest(self) -> bool:
-        """Close the least recently used copy, so that it can be removed; return False if no copy is open."""
+        """Close the least recently used copy, which can then be removed; return False if no copy is open."""
         with self._lock:
             oldest = next((url for url in self._open if not storage.is_local(url)), None)
             if oldest is not None:
@@ -211,7 +211,7 @@ class ShardCache:
 
 
 def _corruption(shard: ShardFile) -> UnreadableImageError:
-    reason = "its checksum does not match; the shard is corrupt or was replaced; run `syncclip shards verify`"
+    reason = "its checksum does not match (the shard is corrupt or was replaced); run `syncclip shards verify`"
     return UnreadableImageError(shard.url, reason, shard.images)
 
 

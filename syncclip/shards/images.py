@@ -37,7 +37,7 @@ ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 """EXIF and TIFF tag numbers."""
 
 Account = tuple[dict[str, int], dict[str, str]]
-"""Skipped files: (number of lost images by name, reason by name)."""
+"""Record of skipped files: the number of lost images by name, and the reason by name."""
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
     Raises:
         UnreadableImageError: the file is truncated or corrupt, has an unsupported format or 32-bit pixels, or exceeds
-            `MAX_PIXELS` or `MAX_ASPECT_RATIO`, which are checked before pixels are allocated.
+            `MAX_PIXELS` or `MAX_ASPECT_RATIO`. Both limits are checked before pixels are allocated.
     """
     try:
         with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
@@ -67,16 +67,20 @@ def decode_image(data: bytes, name: str) -> Image.Image:
                 return to_rgb(image)
     except Exception as error:  # decoders raise nearly any exception on corrupt data
         reason = f"not a {READABLE} image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace it") from error
+        raise UnreadableImageError(name, f"unreadable image: {reason}; remove or replace the image") from error
     if width * height > MAX_PIXELS:
-        raise UnreadableImageError(name, f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}; scale it down")
-    raise UnreadableImageError(name, f"{width} x {height} pixels exceed an aspect ratio of {MAX_ASPECT_RATIO}; crop it")
+        raise UnreadableImageError(
+            name, f"{width} x {height} pixels exceed the limit of {MAX_PIXELS:,}; scale the image down"
+        )
+    raise UnreadableImageError(
+        name, f"{width} x {height} pixels exceed the maximum aspect ratio of {MAX_ASPECT_RATIO}; crop the image"
+    )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an opened image to RGB: apply the EXIF orientation and composite transparent pixels over white.
+    """Convert an opened image to RGB, apply its EXIF orientation, and composite transparent pixels over white.
 
-    16-bit values are reduced to their 8 most significant bits. Colour profiles are ignored. Raises `ValueError` for
+    Only the 8 most significant bits of 16-bit values are kept. Colour profiles are ignored. Raises `ValueError` for
     32-bit pixels, whose white level is undefined.
     """
     image.load()
@@ -105,11 +109,11 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Operation that undoes each EXIF orientation."""
+"""Mapping from each EXIF orientation to the operation that undoes it."""
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Reduce a 12- or 16-bit greyscale image to 8 bits, in mode LA if a grey level is transparent and L otherwise."""
+    """Reduce a 12- or 16-bit greyscale image to 8 bits: mode LA if a grey level is transparent, mode L otherwise."""
     tags = getattr(image, "tag_v2", {})  # TIFF only
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # older Pillow opens 16-bit PNGs as I
         raise ValueError("32-bit or signed pixels have no defined white level; save the image with 8 bits per channel")
@@ -124,7 +128,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
-    """Return a square centre crop, `side` pixels wide, of each image file, or None if it cannot be decoded."""
+    """Return a square centre crop of each image file, `side` pixels wide, or None for a file that cannot be decoded."""
     cropped: list[Image.Image | None] = []
     for data in files:
         thumbnail = None
@@ -138,9 +142,9 @@ def thumbnails(files: Iterable[bytes], side: int) -> list[Image.Image | None]:
 
 @dataclass(eq=False)
 class Corruption:
-    """Count of skipped images and shards; raises a `UserError` if more than `limit` images are lost.
+    """Record of skipped images and shards, which raises a `UserError` if more than `limit` images are lost.
 
-    If `limit` is None, it neither raises errors nor logs.
+    If `limit` is None, no errors are raised and nothing is logged.
     """
 
     limit: int | None
@@ -154,12 +158,12 @@ class Corruption:
         return sum(self.names.values())
 
     def account(self) -> Account:
-        """Return a copy of the names and reasons, to be merged into the account of another process or dataset."""
+        """Return a copy of the names and reasons, for `include` in another process or dataset."""
         with self._lock:
             return dict(self.names), dict(self.reasons)
 
     def include(self, account: Account) -> None:
-        """Merge the account of another process or dataset without logging; raise a `UserError` above the limit."""
+        """Merge another process's or dataset's account without logging; raise a `UserError` above the limit."""
         names, reasons = account
         with self._lock:
             new = [name for name in names if name not in self.names]
@@ -197,7 +201,7 @@ class DecodedImages:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[int, int], decode: Callable[[], Image.Image]) -> Image.Image:
-        """Return the cached image of a key, or call `decode` and cache its result; errors in `decode` are raised."""
+        """Return a key's cached image, or call `decode` and cache its result; errors in `decode` are raised."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)

@@ -1,9 +1,9 @@
-"""The sample table of a dataset, which locates every image, and the index, which makes opening the dataset fast.
+"""A dataset's sample table, which locates every image, and its index, which makes opening the dataset fast.
 
-The sample table is built from the marker and the table of every shard. A finished dataset also stores it in an index:
-`index.safetensors` contains the columns of `SampleTable`, which are memory-mapped; `index.json`, written last, contains
-their checksum and the markers' content. If the index is corrupt or does not match the folder's listing, every marker
-and table is read instead.
+The sample table is built from the markers and tables of all shards. A finished dataset also stores the sample table in
+an index. The file `index.safetensors` contains the columns of `SampleTable`, which are memory-mapped. The file
+`index.json`, written last, contains the checksum of the columns and the content of the markers. If the index is corrupt
+or does not match the folder's listing, all markers and tables are read instead.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLUMNS = "index.safetensors"
 
 Rows = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.integer[Any]]
-"""Integers of the smallest type that can represent them; convert them to int64 before arithmetic."""
+"""Integer array with the smallest sufficient data type; convert the array to int64 before arithmetic."""
 
 SIX = ("index", "label", "shard", "place", "offset", "size")
 """Columns of `SampleTable` with one value per image."""
@@ -44,7 +44,7 @@ SIGNED = ("label", "classes")
 _TABLES_AT_ONCE = 16
 _COLUMNS = ("index", "label", "jpg_offset", "jpg_size")
 _DTYPES = {"U8": "u1", "U16": "<u2", "U32": "<u4", "U64": "<u8", "I64": "<i8"}
-"""safetensors dtype -> numpy dtype."""
+"""Mapping from safetensors data types to NumPy data types."""
 
 
 class Locations(NamedTuple):
@@ -72,7 +72,7 @@ class SampleTable:
 
     @staticmethod
     def of(columns: Sequence[Numbers] | Numbers) -> SampleTable:
-        """Build the table from the six columns of `SIX`."""
+        """Build the table from the columns listed in `SIX`."""
         index, label, *location = columns
         by_label = np.argsort(label, kind="stable")
         ordered = label[by_label]
@@ -93,7 +93,7 @@ class SampleTable:
         return self.by_label[int(self.starts[position]) : int(self.starts[position + 1])]
 
     def first(self, max_per_class: int) -> SampleTable:
-        """Return a table of the first images of each class; its columns are views if these images come first."""
+        """Return a table of the first `max_per_class` images of each class; its columns are views if possible."""
         begins = self.starts[:-1].astype(np.int64)
         counts = np.minimum(self.starts[1:] - self.starts[:-1], max_per_class).astype(np.int64)
         if counts.sum() == len(self.index):
@@ -155,13 +155,13 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
         row = int(duplicates[0])
         first, second = shard_name(shard_of[row]), shard_name(shard_of[row + 1])
         raise UserError(
-            f"{url}: sample {index[row]} is in both {first} and {second}: separate the two datasets in the folder"
+            f"{url}: sample {index[row]} is in both {first} and {second}; separate the two datasets in the folder"
         )
     return shards, SampleTable.of(columns)
 
 
 def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
-    """Allocate columns for all images, with the smallest types that the markers permit."""
+    """Allocate columns for all images, with the smallest data types that fit the markers."""
     images, size = max(shard.images for shard in shards), max(shard.bytes for shard in shards)
     largest = {"shard": shards[-1].shard, "place": images, "offset": size, "size": size}
     total = sum(shard.images for shard in shards)
@@ -169,7 +169,7 @@ def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
 
 
 def _tables(url: str, shards: Mapping[int, Shard]) -> Iterator[tuple[int, Rows | str]]:
-    """Read several tables at a time; yield each shard with its columns, or the reason why its table is unusable."""
+    """Read tables in batches; yield each shard with its columns, or with the reason why its table is unusable."""
     folder, numbers = storage.join(url, ""), list(shards)
     for first in range(0, len(numbers), _TABLES_AT_ONCE):
         urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
@@ -205,7 +205,7 @@ class Index(Settings):
 
 
 def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Return the committed shards in ascending order, from a valid index or else from all markers.
+    """Return the committed shards in ascending order, read from a valid index or otherwise from all markers.
 
     Raises:
         DamagedError: there is no valid index, and a marker is corrupt.
@@ -220,11 +220,11 @@ def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
 def open_samples(
     url: str, cache: ShardCache, corruption: Corruption, resolved: bool = False
 ) -> tuple[dict[int, Shard], SampleTable]:
-    """Return the committed shards and the sample table of a dataset, from a valid index or else from all shards.
+    """Return a dataset's committed shards and sample table, read from a valid index or otherwise from all shards.
 
     Args:
-        resolved: whether `committed_shards` has already listed the files, in which case another listing is skipped; it
-            would take seconds for ten thousand shards on S3.
+        resolved: whether `committed_shards` has already listed the files. If so, the files are not listed again; a
+            listing of ten thousand shards on S3 takes seconds.
 
     Raises:
         UserError: see `read_samples`.
@@ -256,7 +256,7 @@ def index_set(url: str, owner: str = storage.NOBODY) -> None:
 
 
 def write_index(url: str, shards: list[Shard], samples: SampleTable, owner: str = storage.NOBODY) -> None:
-    """Write the index that `open_samples` reads; `owner` is the identity of the dataset's files."""
+    """Write the index that `open_samples` reads; `owner` identifies the dataset."""
     from safetensors.numpy import save
 
     data = save({column.name: getattr(samples, column.name) for column in fields(SampleTable)})
@@ -271,11 +271,11 @@ def forget_index(url: str) -> None:
 
 
 def read_index(url: str, verified: str = "", owner: str | None = None) -> Index | None:
-    """Read a dataset's index; return None if it is missing, unusable, or does not match the listing of the files.
+    """Read a dataset's index; return None if the index is missing or unusable, or does not match the listed files.
 
     Args:
-        verified: checksum of an index that has already matched a listing; the files are not listed again.
-        owner: required identity; see `storage.checksums`.
+        verified: checksum of an index that has already matched a listing, in which case the files are not listed again.
+        owner: expected owner identity; see `storage.checksums`.
     """
     try:
         index = storage.read_document(storage.join(url, INDEX), Index, "remove it", owner)
@@ -296,7 +296,7 @@ def read_index(url: str, verified: str = "", owner: str | None = None) -> Index 
 
 
 def listing_prefixes(names: Sequence[str], limit: int = 1000) -> list[str]:
-    """Return disjoint prefixes of all file names, with about `limit` shards each, for listing the files in parallel."""
+    """Return disjoint prefixes that cover all file names, with about `limit` shards each, for parallel listings."""
 
     def split(prefix: str, names: Sequence[str]) -> list[str]:
         if len(names) <= limit or len(prefix) == 4:  # names begin with five or more digits
@@ -309,7 +309,7 @@ def listing_prefixes(names: Sequence[str], limit: int = 1000) -> list[str]:
 
 
 def _parse(data: bytes | mmap.mmap) -> SampleTable:
-    """Parse a safetensors file into views of its columns, which the safetensors library would copy."""
+    """Parse a safetensors file into column views; the safetensors library would copy the columns."""
     view = memoryview(data)
     begin = 8 + int.from_bytes(view[:8], "little")
     header, columns = json.loads(bytes(view[8:begin])), {}
@@ -322,21 +322,21 @@ def _parse(data: bytes | mmap.mmap) -> SampleTable:
 
 
 def _check(samples: SampleTable, index: Index) -> None:
-    """Raise a ValueError if the columns do not match the shards, so that no row or offset is out of range."""
+    """Raise a ValueError if the columns do not match the shards, i.e. if a row or offset may be out of range."""
     rows = sum(shard.images for shard in index.shards)
     lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
     numbers = np.array([shard.shard for shard in index.shards])
     if not rows or lengths != {rows} or samples.by_label.max() >= rows:
-        raise ValueError(f"its columns do not match {rows} images")
+        raise ValueError(f"the columns do not match {rows} images")
     if samples.size.max() > max(shard.bytes for shard in index.shards):
         raise ValueError("an image is larger than its shard")
     if not np.isin(np.unique(samples.shard), numbers).all():
-        raise ValueError("it contains an unknown shard")
+        raise ValueError("the index contains an unknown shard")
     starts = samples.starts.astype(np.int64)
     if len(starts) != len(samples.classes) + 1 or (np.diff(starts) < 1).any() or (starts[0], starts[-1]) != (0, rows):
-        raise ValueError("its classes do not match its images")
+        raise ValueError("the classes do not match the images")
 
 
 def _report_unusable(url: str, error: Exception) -> None:
     reason = str(error).partition(";")[0]
-    print_message(f"{url}: unusable index ({reason}); reading all shards instead; remove {INDEX} to silence this")
+    print_message(f"{url}: unusable index ({reason}); reading all shards instead; remove {INDEX} to avoid this warning")

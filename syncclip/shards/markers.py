@@ -16,14 +16,14 @@ from syncclip.storage.checksums import NOBODY
 
 FORMAT = 1
 CHUNK = 256
-"""Number of markers to read at once."""
+"""Number of markers to read concurrently."""
 
 Report = Callable[[int, storage.DamagedError], None]
 _MARKER = re.compile(r"([0-9]{5,18})_stats\.json")
 
 
 class ShardStats(BaseModel):
-    """Commit marker of a shard."""
+    """A shard's commit marker."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +40,7 @@ class ShardStats(BaseModel):
 
 
 class Shard(NamedTuple):
-    """The part of a committed shard's marker that training needs."""
+    """Fields of a committed shard's marker that training requires."""
 
     shard: int
     images: int
@@ -50,7 +50,7 @@ class Shard(NamedTuple):
 
     @staticmethod
     def of(stats: ShardStats) -> Shard:
-        """Extract these fields from a marker."""
+        """Extract the fields of `Shard` from a marker."""
         return Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
 
 
@@ -75,21 +75,21 @@ def sample_key(index: int) -> str:
 
 
 def committed(url: str, report: Report | None = None, owner: str | None = None) -> dict[int, ShardStats]:
-    """Read the markers of all committed shards, in ascending order; `markers` needs less memory."""
+    """Read the markers of all committed shards in ascending order; the function `markers` requires less memory."""
     return {stats.shard: stats for stats in markers(url, report, owner)}
 
 
 def markers(url: str, report: Report | None = None, owner: str | None = None) -> Iterator[ShardStats]:
     """Yield the markers of the committed shards in ascending order, or nothing if the folder does not exist.
 
-    A shard is committed if it has a marker and a table, and its tar has the size in the marker. A corrupt or replaced
-    marker is an error, since its images would otherwise be lost silently. The function lists the files once and keeps
-    `CHUNK` markers in memory.
+    A shard is committed if it has a marker and a table, and if its tar has the size recorded in the marker. A corrupt
+    or replaced marker raises an error, since its images would otherwise be silently lost. The function lists the files
+    once and keeps `CHUNK` markers in memory.
 
     Args:
-        report: called with the shard number and the error for each corrupt marker, whose shard is skipped; if None, the
-            error is raised.
-        owner: required identity of the shards (see `storage.checksums`); if None, the identity of the first shard.
+        report: function called with the shard number and error for each corrupt marker, whose shard is skipped; None
+            raises the error.
+        owner: expected owner identity of the shards (see `storage.checksums`); None expects the first shard's owner.
 
     Raises:
         UserError: a marker has a newer format than this version supports.
@@ -110,7 +110,9 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
                 stats = ShardStats.model_validate_json(text)
             except ValidationError as error:
                 reason = first_error(error)
-                raise UserError(f"{url}/{name}: not supported by this version ({reason}); upgrade syncclip") from error
+                raise UserError(
+                    f"{url}/{name}: the marker is not supported by this version ({reason}); upgrade syncclip"
+                ) from error
             if stats.format > FORMAT:
                 raise UserError(f"{url}/{name}: format {stats.format} is newer than {FORMAT}; upgrade syncclip")
             first_owner = first_owner or stats.owner
@@ -128,7 +130,7 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
 
 
 def marked_shards(names: Iterable[str]) -> list[int]:
-    """Return the numbers of all shards whose markers are among the file names, in ascending order."""
+    """Return the numbers of all shards with a marker among the file names, in ascending order."""
     return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
 
 

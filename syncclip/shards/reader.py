@@ -37,14 +37,14 @@ class ImageSet(ABC):
 
     @abstractmethod
     def read(self, row: int) -> bytes:
-        """Read the image file of a row; raise a `UserError` if it is unreadable."""
+        """Read a row's image file; raise a `UserError` if the file is unreadable."""
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """Return the name of a row's image for messages."""
+        """Return the name of a row's image for use in messages."""
 
     def image(self, row: int) -> Image.Image:
-        """Decode the image of a row to RGB; raise an `UnreadableImageError` if it cannot be decoded."""
+        """Decode a row's image to RGB; raise an `UnreadableImageError` if the image cannot be decoded."""
         return decode_image(self.read(row), self.name(row))
 
 
@@ -52,7 +52,7 @@ class ShardSet(ImageSet):
     """The images of a dataset's committed shards, in index-major order; thread-safe.
 
     The sample table is memory-mapped from the dataset's index; without an index, it takes about 30 bytes of memory per
-    image. Images, texts and provenance are read on access. Shards committed after opening are not included.
+    image. Images, texts and provenance are read on demand. Shards committed after opening are not included.
     """
 
     def __init__(
@@ -62,7 +62,10 @@ class ShardSet(ImageSet):
         Args:
             max_corrupt_images: maximum number of images lost to unreadable tables.
             cache: cache for remote shards; if None, a new cache is created.
-            resolved: see `open_samples`, which also lists the errors.
+            resolved: whether the files have already been listed, as in `open_samples`.
+
+        Raises:
+            UserError: see `read_samples`.
         """
         self.url = url
         self.cache = cache or ShardCache()
@@ -76,25 +79,25 @@ class ShardSet(ImageSet):
         return self.samples.rows_of(label).astype(np.int64)
 
     def subset(self, max_per_class: int) -> ShardSet:
-        """Return a view of the first `max_per_class` images of each class, which shares files and caches."""
+        """Return a view of the first `max_per_class` images of each class; the view shares files and caches."""
         if max_per_class < 1:
-            raise UserError(f"{max_per_class} images per class is an empty subset; use 1 or more")
+            raise UserError(f"a subset with {max_per_class} images per class is empty; use 1 or more")
         view = copy.copy(self)
         view.samples = self.samples.first(max_per_class)
         view.labels = view.samples.label
         return view
 
     def name(self, row: int) -> str:
-        """Return the name of a row's image for messages, e.g. `…/00003.tar:000000017.jpg`."""
+        """Return the name of a row's image for use in messages, e.g. `…/00003.tar:000000017.jpg`."""
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
-        """Read the image file of a row (incomplete if the tar is truncated); see `ShardCache.read` for errors."""
+        """Read a row's image file, which is incomplete if the tar is truncated; see `ShardCache.read` for errors."""
         samples = self.samples
         return self.cache.read(self._file(row), int(samples.offset[row]), int(samples.size[row]))
 
     def image(self, row: int) -> Image.Image:
-        """Decode the image of a row to RGB; raise an `UnreadableImageError` if the image or shard is unreadable."""
+        """Decode a row's image to RGB; raise an `UnreadableImageError` if the image or shard is unreadable."""
         try:
             return super().image(row)
         except storage.MissingError as error:
@@ -102,7 +105,7 @@ class ShardSet(ImageSet):
             raise UnreadableImageError(shard.url, str(error), shard.images) from error
 
     def read_many(self, rows: Rows) -> list[bytes]:
-        """Read the image files of the given rows, with one request per shard; a row of a removed shard yields b""."""
+        """Read the image files of the given rows with one request per shard; rows of a removed shard yield b""."""
         samples, files = self.samples.at(rows), [b""] * len(rows)
         for shard in np.unique(samples.shard).tolist():
             positions = np.flatnonzero(samples.shard == shard)
@@ -135,17 +138,17 @@ class ShardSet(ImageSet):
         return parse_json(text, f"{self.name(row)}: provenance", dict, "run `syncclip shards verify`")
 
     def check_labels(self, classes: int) -> None:
-        """Raise a `UserError` with the name of the first image whose class id is not in 0 … `classes` - 1, if any."""
+        """Raise a `UserError` with the name of the first image whose class id is not in [0, `classes`), if any."""
         invalid = np.flatnonzero((self.labels < 0) | (self.labels >= classes))
         if len(invalid):
             name, label = self.name(int(invalid[0])), self.labels[invalid[0]]
             raise UserError(
-                f"{name}: class id {label} is out of range (0 to {classes - 1}), one of {len(invalid)} such image(s); "
+                f"{name}: class id {label} is out of range (0 to {classes - 1}; images affected: {len(invalid)}); "
                 "use a dataset with the same classes"
             )
 
     def hold(self, shards: Iterable[int]) -> None:
-        """Prefetch these shards in the background and release all other shards; has no effect on a local dataset."""
+        """Prefetch the given shards in the background and release all others; has no effect on a local dataset."""
         if not storage.is_local(self.url):
             self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 

@@ -1,4 +1,4 @@
-"""A folder of copied files with a size limit, shared by all processes on a machine."""
+"""Size-limited folder of copied files, shared by all processes on a machine."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ _FILE = re.compile(r".+-\d+(\.part)?")
 class SharedFolder:
     """LRU cache of files by name, safe for concurrent threads and processes on one machine.
 
-    Each file is copied once. Its readers hold a shared `flock`, which ends with their process; locked files are never
-    removed. A complete copy is renamed atomically. Partial copies of killed processes are evicted like other files.
+    Each file is copied once. Readers hold a shared `flock`, which is released when their process ends; locked files are
+    never removed. Complete copies are renamed atomically. Partial copies left by killed processes are evicted like
+    other files.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Use a folder on a local disk, created with the first file; all processes should pass the same limit."""
+        """Use a local folder, which is created with its first file; all processes should pass the same limit."""
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
-        """Copy a file unless it exists; return its descriptor, or None if locked files leave no room for it.
+        """Copy a file unless it already exists; return its descriptor, or None if locked files leave no room.
 
         Args:
             name: identifier of the content; an existing file with this name is reused.
@@ -63,7 +64,7 @@ class SharedFolder:
                 part.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
-        """Remove unlocked files, least recently opened first, until `size` more bytes fit; return whether they do."""
+        """Remove unlocked files, least recently opened first, until `size` more bytes fit; return whether they fit."""
         files = [path for path in self.folder.iterdir() if _FILE.fullmatch(path.name)]
         used = sum(map(_size, files))
         for path in sorted(files, key=_last_opened):
@@ -84,7 +85,7 @@ class SharedFolder:
 
 
 def _release(descriptor: int) -> None:
-    """Unlock and close a descriptor; closing alone does not unlock a file whose descriptor a fork has inherited."""
+    """Unlock and close a descriptor; closing alone does not unlock a file that a forked process has inherited."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
@@ -104,7 +105,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _removed(path: Path) -> bool:
-    """Remove a file unless it is locked; return whether it is gone."""
+    """Remove a file unless it is locked; return whether the file has been removed."""
     with contextlib.suppress(FileNotFoundError):
         descriptor = open_private(path, os.O_RDONLY)
         try:
@@ -118,7 +119,7 @@ def _removed(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Return the size of the complete file in bytes, which is part of its name."""
+    """Return a complete file's size in bytes, which is part of the file name."""
     return int(path.name.removesuffix(PART).rpartition("-")[2])
 
 

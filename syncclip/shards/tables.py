@@ -1,4 +1,4 @@
-"""Parquet tables of shards, verified by the checksum in the shard's marker."""
+"""Parquet tables of shards, verified with the checksums in the shards' markers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # slow to import, and many commands do not read tables
 
 @cache
 def schema() -> pa.Schema:
-    """Return the columns of a shard's table (one row per sample); `provenance` is the content of the .json member."""
+    """Return the schema of a shard's table (one row per sample); `provenance` is the content of the .json member."""
     import pyarrow as pa
 
     names = {"key": "string", "index": "int64", "label": "int64", "text": "string"}
@@ -32,11 +32,11 @@ def parse_table(data: bytes, sha256: str, columns: Sequence[str] | None = None) 
         ValueError, OSError: the checksum differs from `sha256`, or the table does not have the columns of `schema`.
     """
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError("its checksum does not match (corrupt, or from another shard)")
+        raise ValueError("its checksum does not match (the table is corrupt or from another shard)")
     names = schema().names if columns is None else columns
     table = storage.read_parquet(data, schema(), list(dict.fromkeys([*names, "key", "index"])))
     if not table["key"].cast("int64").equals(table["index"]):
-        raise ValueError("an index does not match its key")
+        raise ValueError("a sample's index does not match its key")
     return table.select(names)
 
 

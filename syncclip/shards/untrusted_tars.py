@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 MAX_TEXT_BYTES, MAX_IMAGE_BYTES = 1 << 20, 1 << 27
-"""Maximum size in bytes of a text member or extension header, and of an image."""
+"""Maximum sizes of a text member or extension header, and of an image, in bytes."""
 
 EXTENSION_HEADERS = (b"x", b"g", b"X", b"L", b"K")
 """Member types of pax headers and GNU long names, which tarfile reads into memory."""
@@ -17,7 +17,7 @@ EXTENSION_HEADERS = (b"x", b"g", b"X", b"L", b"K")
 
 @contextmanager
 def open_tar(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
-    """Open a tar for iteration; every invalid header raises a `tarfile.ReadError`."""
+    """Open a tar for iteration; any invalid header raises a `tarfile.ReadError`."""
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             yield tar

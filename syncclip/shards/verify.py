@@ -1,4 +1,4 @@
-"""Full verification of a sharded dataset, which compares every byte with the markers and tables."""
+"""Full verification of a sharded dataset: every byte is compared with the markers and tables."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from syncclip.shards.tables import parse_table
 from syncclip.shards.untrusted_tars import open_tar
 
 MEMBERS = ("cls", "jpg", "json", "txt")
-"""Extensions of a sample's members; samples without provenance have no .json."""
+"""Extensions of a sample's tar members; samples without provenance have no .json member."""
 _MEMBER = re.compile(r"\d{9,}\.(cls|jpg|json|txt)")
 _FILE = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 
 
 class Problem(NamedTuple):
-    """A defect of a shard."""
+    """A defect in a shard."""
 
     shard: int
     sentence: str
 
 
 def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str | None = None) -> Iterator[Problem]:
-    """Verify a dataset, with one shard in memory at a time, and yield its defects.
+    """Verify a dataset and yield its defects, with only one shard in memory at a time.
 
-    Checks that checksums and class counts are correct, that sample indices are unique, that the members of each tar
-    match the offsets, labels, texts and provenance in the table, and that every image can be decoded.
+    Checksums and class counts must be correct, sample indices must be unique, and every image must be decodable. The
+    members of each tar must match the offsets, labels, texts and provenance in the table.
 
     Args:
-        checked: called before each shard.
-        owner: required identity of the shards (see `storage.checksums`); if None, the identity of the first shard.
+        checked: function called before each shard is verified.
+        owner: expected owner identity of the shards (see `storage.checksums`); None expects the first shard's owner.
     """
     corrupt: dict[int, str] = {}
     existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
@@ -48,7 +48,10 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
     for shard, sentence in corrupt.items():
         yield Problem(shard, f"{stats_name(shard)}: {sentence}")
     for shard in sorted(uncommitted):
-        yield Problem(shard, f"{shard_name(shard)}: ignored, since it has no valid marker; run `syncclip synth` again")
+        yield Problem(
+            shard,
+            f"{shard_name(shard)}: the shard is ignored, since it has no valid marker; run `syncclip synth` again",
+        )
     shard_of: dict[int, int] = {}
     for shard, stats in existing.items():
         checked()
@@ -75,7 +78,7 @@ def _mismatch(shard: int) -> str:
 
 
 def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield one sentence for each defect of a tar."""
+    """Yield a message for each defect in a tar."""
     name = shard_name(shard)
     if hashlib.sha256(archive).hexdigest() != stats.sha256:
         yield _mismatch(shard)
@@ -91,7 +94,7 @@ def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str,
 
 
 def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield one sentence for each difference between a tar and its table."""
+    """Yield a message for each difference between a tar and its table."""
     ranges: dict[str, tuple[int, int]] = {}
     texts: dict[str, str] = {}
     try:
@@ -113,4 +116,4 @@ def _differences(name: str, archive: bytes, rows: list[dict[str, Any]]) -> Itera
         if any(texts.get(f"{row['key']}.{extension}", "{}") != text for extension, text in described.items()):
             yield f"{name}: the label, text or provenance of sample {row['key']} differs from the table"
         if ranges.get(f"{row['key']}.jpg") != (row["jpg_offset"], row["jpg_size"]):
-            yield f"{name}: the table has a wrong offset or size for {row['key']}.jpg"
+            yield f"{name}: the table contains the wrong offset or size for {row['key']}.jpg"

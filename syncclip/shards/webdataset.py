@@ -24,7 +24,7 @@ from syncclip.shards.untrusted_tars import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, file
 IMAGES = tuple(extension[1:] for extensions in FORMATS.values() for extension in extensions)
 """Extensions of image members, in order of precedence within a sample."""
 LABEL_KEYS = ("label", "cls", "class")
-"""Keys of a `.json` member that may contain the class, if there is no `.cls` member."""
+"""Keys in a `.json` member that may contain the class if there is no `.cls` member."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def tars_in(url: str) -> list[str]:
 
 
 def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list[Member]:
-    """Read the headers, classes and captions of tars without reading their images.
+    """Read the headers, classes and captions of tars without reading images.
 
     Args:
-        skipped: counter of unused members by extension, which is updated.
+        skipped: counter of unused members by extension, updated in place.
 
     Raises:
         UserError: a tar is corrupt or empty, or a sample has no image or no class.
@@ -64,7 +64,7 @@ def index_tars(urls: Sequence[str], skipped: Counter[str] | None = None) -> list
         except tarfile.TarError as error:
             raise UserError(f"{url}: not a valid tar file ({error}); download it again.") from error
         if len(members) == before:
-            raise UserError(f"{url}: tar without images; download it again, or remove it.")
+            raise UserError(f"{url}: the tar contains no images; download it again, or remove it.")
     return members
 
 
@@ -72,23 +72,23 @@ class TarSet(ImageSet):
     """Labelled images in tars, read by offset; thread-safe."""
 
     def __init__(self, urls: Sequence[str], members: Sequence[Member], labels: Sequence[int]) -> None:
-        """Combine the members of tars with one label per member; `Member.tar` is a position in `urls`."""
+        """Combine the members of tars with one label per member; `Member.tar` is an index into `urls`."""
         self._urls, self._members = list(urls), list(members)
         self.labels = np.asarray(labels, np.int64)
         self._cache = ShardCache()
 
     def name(self, row: int) -> str:
-        """Return the name of a row's image for messages, e.g. `…/0.tar:s0000017`."""
+        """Return the name of a row's image for use in messages, e.g. `…/0.tar:s0000017`."""
         return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
 
     def read(self, row: int) -> bytes:
-        """Read the image file of a row."""
+        """Read a row's image file."""
         member = self._members[row]
         url = self._urls[member.tar]
         return self._cache.read(ShardFile(url), member.offset, member.size)
 
     def text(self, row: int) -> str:
-        """Return the caption of a row's image; "" if it has none."""
+        """Return the caption of a row's image, or "" if the image has no caption."""
         return self._members[row].text
 
 
@@ -103,7 +103,7 @@ def _members(number: int, url: str, skipped: Counter[str]) -> Iterator[Member]:
             if not stem or (member is None and extension not in (*IMAGES, "cls")):
                 continue  # a hidden file
             if member is None:
-                raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add it to the tar.")
+                raise UserError(f"{url}: {cut(name)!r} links to a file that is not in the tar; add that file.")
             if (sample := str(path.with_name(stem))) != key and parts:
                 yield _member(number, url, key, parts, tar, skipped)
                 parts = {}

@@ -1,4 +1,4 @@
-"""Writer for shards, which writes the tar, then its table, and finally its commit marker."""
+"""Shard writer, which writes a tar, then its table, and finally its commit marker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from syncclip.shards.tables import schema
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a dataset with its metadata."""
+    """An image in a dataset, with its metadata."""
 
     index: int  # unique position in the dataset
     label: int  # class id
@@ -39,14 +39,14 @@ def write_shard(
 ) -> ShardStats:
     """Build a shard of the dataset at `url` in memory, write and commit it, and return its marker.
 
-    The tar and the table are deterministic functions of the samples, so concurrent writers write identical files. Each
-    file is written atomically, the marker last.
+    Concurrent writers write identical files, since the tar and the table are deterministic functions of the samples.
+    Each file is written atomically, with the marker last.
 
     Args:
-        samples: samples in ascending order of their index.
-        rejects: reason -> number of rejected images, for the marker.
-        seconds: wall time of generating the shard, for the marker.
-        owner: identity of the plan or dataset; see `storage.checksums`.
+        samples: samples in ascending order of `index`.
+        rejects: number of rejected images by reason, for the marker.
+        seconds: wall time to generate the shard in seconds, for the marker.
+        owner: owner identity of the plan or dataset; see `storage.checksums`.
     """
     samples = list(samples)
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"
@@ -77,7 +77,7 @@ def write_shard(
 
 
 def _archive(samples: Sequence[Sample], provenances: Sequence[str]) -> tuple[bytes, list[int]]:
-    """Build the tar; return it with the offset of each JPEG."""
+    """Build the tar; return its content and the offset of each JPEG."""
     from webdataset import TarWriter  # imports torch, which is not needed for reading
 
     file = io.BytesIO()

@@ -1,16 +1,16 @@
 """File access for local folders and any fsspec URL (`s3://`, `gs://`, …).
 
-The commit markers of shards rely on the following guarantees:
+Shard commit markers rely on the following guarantees:
 
-* Writes are atomic. A local file is written as a hidden temporary file, synced to disk, and renamed. An object is
-  written by one put request, or by one multipart upload, which is completed last and aborted on an exception. On other
-  remote file systems, such as sftp, an interrupted write may leave a truncated file; a marker's byte count reveals it.
+* Writes are atomic. A local file is written to a hidden temporary file, synced to disk, and then renamed. An object is
+  written with a single put request, or with a multipart upload that is aborted if an exception occurs. On other remote
+  file systems, such as SFTP, an interrupted write may leave a truncated file, which a marker's byte count reveals.
 * Listings are never cached, since other machines may write to the same folder.
-* Transient errors (a busy store, a broken connection) are retried; see `retries`.
+* Requests are retried after transient errors (a busy store, a broken connection); see `retries`.
 * User errors (no permission, no space, no credentials, a missing file) have one-line messages.
-* A locked folder has one writer; see `locks`.
+* A locked folder has a single writer; see `locks`.
 * A file whose checksum does not match is reported by name when it is read; see `checksums`.
-* Forking is safe: a child process creates its own file system clients and does not affect those of its parent.
+* Forking is safe: a child process creates its own file system clients and does not affect its parent's clients.
 """
 
 from syncclip.storage.checksums import NOBODY, DamagedError, identity

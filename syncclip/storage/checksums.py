@@ -1,9 +1,10 @@
-"""Checksums embedded in files, with the identity of each file's owner.
+"""Checksums embedded in files, together with the identity of each file's owner.
 
-The format is `checksum-sha256:<64 hex digits>:<16 hex digits>`. The 64 digits are the SHA-256 of the file with zeros in
-their place. The 16 digits identify the owner (a run, a study, a synthetic or packed dataset), so that swapped files are
-detected. The checksum is stored in the last key (`checksum`) in JSON, in the first comment in YAML (since truncated
-YAML may be valid), in the last comment in Markdown and HTML, and in the metadata in parquet and safetensors.
+The format is `checksum-sha256:<64 hex digits>:<16 hex digits>`. The 64 digits are the file's SHA-256 hash, computed
+with zeros in place of these digits. The 16 digits identify the owner (a run, a study, a synthetic or packed dataset)
+and reveal swapped files. The checksum is stored in the last key (`checksum`) of JSON files, the first comment of YAML
+files (since truncated YAML may be valid), the last comment of Markdown and HTML files, and the metadata of parquet and
+safetensors files.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from syncclip.core.settings import UserError
 MARK = b"checksum-sha256:"
 KEY = "checksum"
 NOBODY = "0" * 16
-"""Identity of the owner in files without an owner."""
+"""Owner identity in files that have no owner."""
 _DIGITS = b"0" * 64
 _SIZE = len(_DIGITS) + 1 + len(NOBODY)
 _TAIL, _HEAD = 64 << 10, 1 << 10
-"""Numbers of bytes at the end and at the start of a file that are searched for its checksum."""
+"""Number of bytes that are searched for a checksum at the end and at the start of a file."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
 _PATTERN = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
@@ -29,27 +30,27 @@ _IN_TEXT = re.compile(
     % {b"checksum": _PATTERN}
 )
 KINDS = ("json", "yaml", "md", "html", "parquet", "safetensors")
-"""Extensions of the files that contain checksums."""
-_REMEDY = "restore it, or remove it and rerun the command that wrote it"
+"""Extensions of all file formats that contain a checksum."""
+_REMEDY = "restore the file, or remove it and rerun the command that wrote it"
 
 
 class DamagedError(UserError):
-    """A file was modified, truncated or swapped after it was written."""
+    """Raised if a file was modified, truncated or swapped after it was written."""
 
 
 def identity(text: str) -> str:
-    """Return the 16 hex digits that identify an owner, derived from text that is unique to the owner."""
+    """Return an owner's identity, 16 hex digits derived from text that is unique to the owner."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def blank(owner: str = NOBODY) -> bytes:
-    """Return a checksum whose 64 hash digits are zeros."""
+    """Return a placeholder checksum whose 64 hash digits are zeros."""
     assert len(owner) == len(NOBODY), owner
     return b"%s%s:%s" % (MARK, _DIGITS, owner.encode())
 
 
 def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
-    """Return the content of a file with its checksum inserted.
+    """Return a file's content with its checksum inserted.
 
     Args:
         data: content of the file; a parquet file must already contain a `blank` checksum.
@@ -58,17 +59,17 @@ def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
     """
     blanked = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
     start = _find(blanked)
-    assert start is not None and blanked[start : start + 64] == _DIGITS, "no blank checksum at either end of the file"
+    assert start is not None and blanked[start : start + 64] == _DIGITS, "the file has no blank checksum at either end"
     return blanked[:start] + _checksum(blanked, start) + blanked[start + 64 :]
 
 
 def verified_content(url: str, data: bytes, owner: str | None = None, required: bool = True) -> bytes:
-    """Verify the checksum of a file and return the file's content; the checksum is removed from text formats.
+    """Verify a file's checksum and return the file's content; the checksum is removed from text formats.
 
     Args:
-        url: URL of the file, for messages; a file whose extension is not one of `KINDS` is not verified.
-        owner: required identity of the owner; None accepts any owner.
-        required: whether a missing checksum is an error; False for files that users may write themselves.
+        url: URL of the file, used in messages; only files whose extension is in `KINDS` are verified.
+        owner: expected identity of the owner; None accepts any owner.
+        required: whether a missing checksum is an error (False for files that users may write).
 
     Raises:
         DamagedError: the checksum is missing, does not match, or identifies another owner.
@@ -90,7 +91,7 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
 
 
 def owner_of(data: bytes) -> str | None:
-    """Return the identity of a file's owner; None if the file has no checksum."""
+    """Return the identity of a file's owner, or None if the file has no checksum."""
     start = _find(data)
     return None if start is None else _owner(data, start)
 
@@ -100,7 +101,7 @@ def _owner(data: bytes, start: int) -> str:
 
 
 def _find(data: bytes) -> int | None:
-    """Return the offset of the checksum's digits; None if there is no checksum."""
+    """Return the offset of the checksum's digits, or None if there is no checksum."""
     start = data.rfind(MARK, max(0, len(data) - _TAIL))
     if start < 0:
         start = data.find(MARK, 0, _HEAD)
@@ -108,7 +109,7 @@ def _find(data: bytes) -> int | None:
 
 
 def _has_damaged_mark(data: bytes) -> bool:
-    """Return whether a file contains `MARK` with up to two wrong bytes, so that corruption cannot hide a checksum."""
+    """Return whether a file contains `MARK` with up to two wrong bytes, i.e. a checksum hidden by corruption."""
     for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # one of the halves is intact
         for start in (data.rfind(half, max(0, len(data) - _TAIL)), data.find(half, 0, _HEAD)):
             mark = data[start - before : start - before + len(MARK)] if start >= before else b""
@@ -139,7 +140,7 @@ def _with_blank(data: bytes, kind: str, checksum: bytes) -> bytes:
         return b"%s<!-- %s -->\n" % (data, checksum)
     assert kind == "json", kind
     if (closing := _CLOSING.search(data)) is None:
-        assert data.split() == [b"[]"], "neither a JSON object nor a list of objects"
+        assert data.split() == [b"[]"], "the content is neither a JSON object nor a list of objects"
         return data.replace(b"[", b'["%s"' % checksum)
     head = data[: closing.start()]
     return b'%s%s\n "checksum": "%s"%s' % (head, b"" if head.endswith(b"{") else b",", checksum, closing[0])

@@ -1,4 +1,4 @@
-"""Removal of partial files and uploads that killed writers left behind, independent of the local clock."""
+"""Removal of partial files and uploads left behind by killed writers, without relying on the local clock."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _PART = re.compile(rf"\..*\.(?P<mark>{MARK})-[0-9a-f]{{8}}\.part")
 
 
 def part_of(path: Path) -> Path:
-    """Return the hidden path, with the mark of this process, to which a file is written before it is renamed."""
+    """Return a file's hidden temporary path, whose name contains this process's mark."""
     return path.with_name(f".{path.name}.{mark()}-{secrets.token_hex(4)}.part")
 
 
 def sweep(url: str, older_than: float = 3600.0) -> int:
-    """Remove partial files and uploads that killed writers left in a folder, and return their number.
+    """Remove partial files and uploads left in a folder by killed writers, and return the number removed.
 
-    A `.part` file is removed immediately if its process has ended on this machine. A file from another machine, or an
-    incomplete upload to S3 (which is billed but not listed), is removed if it is older than `older_than` seconds by the
-    clock of the file server or store.
+    A `.part` file is removed immediately if its writer ran on this machine and has ended. Files from other machines
+    and incomplete S3 uploads (which are billed but not listed) are removed after `older_than` seconds, according to
+    the clock of the file server or object store.
     """
     if is_local(url):
         return _sweep_parts(local_path(url), older_than)
@@ -52,20 +52,20 @@ def _sweep_parts(folder: Path, older_than: float) -> int:
 
 
 def _now_on_disk(folder: Path) -> float:
-    """Return the current time by the clock of the machine that hosts the disk."""
+    """Return the current time according to the machine that hosts the disk."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock.", suffix=".part") as file:
         return Path(file.name).stat().st_mtime
 
 
 def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> int:
-    """Abort the incomplete S3 uploads of a file or below a prefix, and return their number.
+    """Abort incomplete S3 uploads to a file or below a prefix, and return the number aborted.
 
     Args:
         but: ID of an upload to keep.
-        older_than: minimum age in seconds by the clock of the store; None aborts uploads of any age.
+        older_than: minimum age in seconds, according to the store's clock; None aborts uploads of any age.
 
     Raises:
-        OSError: the store does not support or permit listing uploads.
+        OSError: the store does not support listing uploads, or does not permit it.
     """
     fs, path = remote(url)
     bucket, prefix, _ = fs.split_path(path.rstrip("/"))

@@ -1,13 +1,13 @@
-"""Compare-and-swap of a small file: at most one of several concurrent processes, on any machines, succeeds.
+"""Compare-and-swap for a small file: at most one of several concurrent processes succeeds, even across machines.
 
-On a disk, the "file" is a directory that contains the content in a file with a unique name. A process prepares a new
-directory and renames it over the emptied old directory; only one process can succeed in this.
+On disk, the "file" is a directory whose content is stored in a uniquely named file. A process prepares a new directory,
+empties the old directory, and renames the new directory over the old one. This rename succeeds for only one process.
 
-On S3, the new content is a multipart upload. A process creates its upload, aborts all other uploads to the key,
-compares the content, and completes its own upload. Of two concurrent processes, at least one has its upload aborted or
-finds different content. If both uploads are aborted, the callers retry after a random pause. The protocol requires no
-conditional requests, and a suspended process cannot complete an upload that another process has aborted. Other stores
-have no such fence; there, the content is read again after a pause.
+On S3, new content is written with a multipart upload. A process creates its upload, aborts all other uploads to the
+key, compares the content, and completes its own upload. Of two concurrent processes, at least one has its upload
+aborted or finds different content. If both uploads are aborted, the callers retry after a random pause. The protocol
+does not require conditional requests. A suspended process cannot complete an upload that another process has aborted.
+On other stores, which have no such fence, the content is read again after a pause.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from syncclip.storage.retries import http_status, user_errors, with_retries
 from syncclip.storage.urls import S3, is_local, local_path, scheme
 
 SETTLE = 3.0
-"""Seconds to wait for another process's in-flight requests on stores without conditional writes."""
+"""Time to wait for another process's in-flight requests on stores without conditional writes, in seconds."""
 PART = 64 << 20
-"""Size of each part of an upload, in bytes."""
+"""Size of each part of a multipart upload, in bytes."""
 UNLISTED = (403, 405, 501)
-"""HTTP statuses of a store that does not support or permit listing uploads and therefore has no fence."""
+"""HTTP status codes of stores that do not support or permit listing uploads; such stores have no fence."""
 _OWNER = ".owner-"
 
 
 class AbortedError(FileNotFoundError):
-    """Another process aborted an upload."""
+    """Raised if another process aborted an upload."""
 
 
 def read_current(url: str) -> bytes | None:
-    """Return the current content; None if the file does not exist."""
+    """Return the current content, or None if the file does not exist."""
     with user_errors(url, "read"), suppress(FileNotFoundError, NotADirectoryError):
         if not is_local(url):
             return downloads.whole(url)
@@ -54,12 +54,12 @@ def read_current(url: str) -> bytes | None:
 
 
 def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
-    """Replace the content if it equals `before`; None stands for a missing file.
+    """Replace the content if it equals `before`; None represents a missing file.
 
-    If `after` begins with `before`, the content is extended, which only the process that wrote `before` may do.
+    If `after` begins with `before`, the content is extended in place; only the process that wrote `before` may do this.
 
     Returns:
-        Whether the content was replaced.
+        True if the content was replaced.
 
     Raises:
         UserError: the location is not writable.
@@ -80,7 +80,7 @@ def swap(url: str, before: bytes | None, after: bytes | None) -> bool:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a directory; once it has been removed, no file can be created or renamed in it."""
+    """Open a directory; once the directory has been removed, no file can be created or renamed in it."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield folder
@@ -92,7 +92,7 @@ def opened(path: Path) -> Iterator[int]:
 def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Callable[[], None]]]:
     """Upload `content` to S3 in parts; yield the upload's ID and a function that completes the upload.
 
-    An upload that the block does not complete is aborted.
+    The upload is aborted unless the block completes it.
 
     Raises:
         AbortedError: another process has aborted the upload.
@@ -126,7 +126,7 @@ def uploading(fs: Any, path: str, content: IO[bytes]) -> Iterator[tuple[str, Cal
 
 
 def _content(folder: int) -> tuple[str, bytes | None]:
-    """Return the name and content of the owner's file in a directory; "" and None if there is none."""
+    """Return the name and content of the owner's file in a directory, or ("", None) if there is no such file."""
     for name in os.listdir(folder):
         if name.startswith(_OWNER):
             with suppress(FileNotFoundError), open(name, "rb", opener=partial(os.open, dir_fd=folder)) as file:
@@ -135,7 +135,7 @@ def _content(folder: int) -> tuple[str, bytes | None]:
 
 
 def _clear(folder: int) -> None:
-    """Remove the content of an open directory, the owner's file first."""
+    """Remove the contents of an open directory, beginning with the owner's file."""
     for name in sorted(os.listdir(folder), key=lambda name: not name.startswith(_OWNER)):
         shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
         with suppress(FileNotFoundError, IsADirectoryError):
@@ -197,7 +197,7 @@ def _swap_s3(fs: Any, path: str, url: str, before: bytes | None, after: bytes) -
 
 
 def _settled(url: str, before: bytes | None, after: bytes) -> bool:
-    """Return whether the new content remains; another process may have read before this write, and written after it."""
+    """Return whether the new content is still stored; a concurrent process may have overwritten it."""
     if before is None or not after.startswith(before):
         time.sleep(SETTLE)
     return read_current(url) == after

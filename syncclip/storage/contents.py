@@ -1,4 +1,4 @@
-"""`contents.json`: names of the files that a finished command left in a folder, used to detect deleted files."""
+"""List of a folder's files at the end of a command (`contents.json`), used to detect deleted files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncclip.storage.urls import join
 
 CONTENTS = "contents.json"
 _SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")
-"""Names of shard files, which the plan and the markers list instead."""
+"""Names of shard files, which are listed in the plan and the markers instead of `contents.json`."""
 
 
 class Contents(Settings):
@@ -23,11 +23,11 @@ class Contents(Settings):
 
 
 def write_contents(url: str, owner: str = NOBODY) -> None:
-    """Record the files of a folder at the end of a command; raise a MissingError if a file is removed meanwhile.
+    """Record a folder's file names at the end of a command; raise a MissingError if a file is removed meanwhile.
 
     Args:
         url: URL of the folder.
-        owner: identity of the owner; see `checksums`.
+        owner: identity of the folder's owner; see `checksums`.
     """
     files = tuple(
         name for name in sizes(url) if not (name.startswith(".") or name == CONTENTS or _SHARD.fullmatch(name))
@@ -42,6 +42,7 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
 
 
 def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:
-    """Return the recorded names, or None if no command has finished; raise a DamagedError if the record is corrupt."""
-    document = read_document(join(url, CONTENTS), Contents, "remove it and rerun the command that wrote it", owner)
+    """Return the recorded file names, or None without a record; raise a DamagedError if the record is corrupt."""
+    remedy = "remove the file and rerun the command that wrote it"
+    document = read_document(join(url, CONTENTS), Contents, remedy, owner)
     return None if document is None else document.files

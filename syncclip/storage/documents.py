@@ -1,4 +1,4 @@
-"""Whole files with verified checksums: documents (pydantic models as JSON), parquet tables, and other files."""
+"""Reading and writing of files with checksums: documents (pydantic models as JSON), parquet tables, and other files."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
 
 MOST_HEADER = 4 << 20
-"""Maximum size of a safetensors header in bytes; a header has about 100 bytes per tensor."""
+"""Maximum size of a safetensors header in bytes; each tensor takes about 100 bytes."""
 
 MOST_ROWS = 1 << 28
-"""Maximum number of rows in a table, since a corrupt header can claim any number."""
+"""Maximum number of rows in a table; a corrupt header may declare any number."""
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
-    """Return the bytes [start, end) of a file, or fewer at its end.
+    """Return the bytes [start, end) of a file, or fewer if the file ends earlier.
 
     If the whole file is read and contains a checksum, the checksum is verified, and removed from text formats.
 
     Args:
-        sha256: known checksum of the whole file; see `files.fetch`.
+        sha256: expected checksum of the whole file; see `files.fetch`.
 
     Raises:
         MissingError: the file does not exist.
@@ -61,7 +61,7 @@ def read_verified(url: str, owner: str | None = None) -> bytes:
     """Return the content of a file that syncclip wrote with a checksum.
 
     Args:
-        owner: required identity of the owner (see `checksums`); None accepts any owner.
+        owner: expected identity of the owner (see `checksums`); None accepts any owner.
 
     Raises:
         MissingError: the file does not exist.
@@ -76,12 +76,12 @@ def read_many(
     owner: str | Mapping[str, str] | None = None,
     checksum_required: bool = True,
 ) -> dict[str, bytes]:
-    """Read small files of one file system concurrently into URL -> content; missing files are omitted.
+    """Concurrently read small files from one file system into a URL -> content mapping; missing files are omitted.
 
     Args:
-        report: function to call with the URL and error of each corrupt file, which is omitted; None raises the error.
-        owner: required owner, as in `read_verified`: one for all files, or a mapping URL -> owner.
-        checksum_required: whether a file without a checksum is corrupt.
+        report: function called with the URL and error of each corrupt file, which is omitted; None raises the error.
+        owner: expected owner of all files, as in `read_verified`, or a URL -> owner mapping.
+        checksum_required: whether to treat a file without a checksum as corrupt.
     """
     contents = {}
     for url, data in files.read_many(urls).items():
@@ -121,12 +121,12 @@ def copy(url: str, target: str) -> None:
 def read_document(
     url: str, kind: type[Document], remedy: str, owner: str | None = None, checksum_required: bool = True
 ) -> Document | None:
-    """Return the document at `url`; None if it does not exist.
+    """Return the document at `url`, or None if it does not exist.
 
     Args:
-        remedy: fix to suggest in error messages.
-        owner: required owner, as in `read_verified`.
-        checksum_required: whether a checksum is required; False for documents that users may write themselves.
+        remedy: suggested fix for error messages.
+        owner: expected owner, as in `read_verified`.
+        checksum_required: whether a missing checksum is an error (False for documents that users may write).
 
     Raises:
         UserError: the document is corrupt or was written by an incompatible version.
@@ -144,7 +144,7 @@ def read_document(
 
 
 def write_document(url: str, document: BaseModel, owner: str = NOBODY) -> None:
-    """Remove the secrets from all URLs in a document, and write it atomically with a checksum."""
+    """Write a document atomically with a checksum; secrets are removed from all URLs in the document."""
     write_with_checksum(url, (json_without_secrets(document.model_dump_json(indent=1)) + "\n").encode(), "json", owner)
 
 
@@ -152,7 +152,7 @@ def write_with_checksum(url: str, data: bytes, kind: str | None = None, owner: s
     """Write a file atomically with a checksum (see `checksums`).
 
     Args:
-        kind: file type, as in `checksums.with_checksum`; the extension of the file name by default.
+        kind: file type, as in `checksums.with_checksum`; by default, the file name's extension.
         owner: identity of the file's owner.
     """
     files.write_bytes(url, with_checksum(data, kind or url.rpartition(".")[2], owner))
@@ -171,7 +171,7 @@ def write_table(url: str, table: pa.Table | pd.DataFrame, owner: str = NOBODY) -
 
 
 def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name.
+    """Parse a safetensors file, and return its tensors by name.
 
     Raises:
         UserError: the file is invalid; the message begins with `source` and ends with `remedy`.
@@ -187,7 +187,7 @@ def parse_tensors(data: bytes, source: str, remedy: str) -> dict[str, Tensor]:
 
 
 def read_table(url: str, columns: Sequence[str], remedy: str, owner: str | None = None) -> pa.Table:
-    """Return the given columns of a table with a checksum.
+    """Verify a table's checksum, and return the given columns.
 
     Raises:
         UserError: the table is missing or corrupt, or lacks a column; the message ends with `remedy`.
@@ -203,12 +203,12 @@ def read_table(url: str, columns: Sequence[str], remedy: str, owner: str | None 
 def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence[str] | None = None) -> pa.Table:
     """Parse a parquet file in the calling thread.
 
-    By default pyarrow's own threads free the data; if this happens while the interpreter exits, the process aborts.
+    By default, pyarrow frees the data in its own threads, which aborts the process if the interpreter is exiting.
 
     Args:
         data: content of the file.
-        schema: types of the columns; None keeps the types in the file.
-        columns: columns to read; None reads those of the schema, or all columns if there is no schema.
+        schema: column types; None keeps the types in the file.
+        columns: columns to read; None reads the schema's columns, or all columns if `schema` is None.
 
     Raises:
         ValueError, OSError: the data is not a parquet file, or a column is missing or has a different type.
@@ -222,7 +222,7 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
         if missing := set(names or ()) - set(file.schema_arrow.names):
             raise ValueError(f"there is no column {sorted(missing)[0]!r}")
         if file.metadata.num_rows > MOST_ROWS:
-            raise ValueError(f"its header claims {file.metadata.num_rows:,} rows")
+            raise ValueError(f"the header declares {file.metadata.num_rows:,} rows")
         table = file.read(names, use_threads=False)
         table.validate(full=True)  # including text encoding, which would otherwise fail at the first use of a row
         if names is not None:

@@ -1,4 +1,4 @@
-"""Downloads that are repeated until a checksum verifies the bytes or several responses agree; see `responses`."""
+"""Downloads, which are repeated until a checksum matches or several responses agree; see `responses`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from syncclip.storage import responses
 from syncclip.storage.retries import SILENCE, with_retries
 
 PIECE = 32 << 20
-"""Size of the parts in which a remote file is copied, in bytes."""
+"""Size of the chunks in which a remote file is copied, in bytes."""
 
 MOST_WEB = 1 << 27
-"""Maximum size in bytes of a web server's response that is read into memory."""
+"""Maximum size of a web server's response that is read into memory, in bytes."""
 
 
 def whole(url: str, sha256: str | None = None) -> bytes:
@@ -36,10 +36,10 @@ def whole(url: str, sha256: str | None = None) -> bytes:
 
 
 def part(url: str, start: int, end: int | None) -> bytes:
-    """Return the bytes [start, end) of a file, or fewer at its end.
+    """Return the bytes [start, end) of a file, or fewer if the file ends earlier.
 
-    S3 has no checksum for a byte range. Therefore, the range is read twice, the second time with a few more bytes, so
-    that the same corruption of both responses would affect different positions.
+    S3 provides no checksum for a byte range. The range is read twice, the second time with a few additional bytes. If
+    both responses are corrupted in the same way, different positions are affected.
     """
     early, late = (responses.SHIFT, 0) if start >= responses.SHIFT else (0, responses.SHIFT)
 
@@ -56,7 +56,7 @@ def part(url: str, start: int, end: int | None) -> bytes:
 
 
 def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
-    """Copy a remote file into an open file in parts; see `files.fetch` for `sha256`."""
+    """Copy a remote file to an open file in chunks; see `files.fetch` for `sha256`."""
     stated = with_retries(url, lambda fs, path: int(fs.info(path)["size"] or 0))  # 0 if a web server reports no size
     if stated <= PIECE:
         file.write(whole(url, sha256))
@@ -79,7 +79,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Return arguments to read S3 objects in one request; parallel requests would trust an unverified HEAD response."""
+    """Return arguments to read S3 objects in one request; parallel requests would rely on an unverified response."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 

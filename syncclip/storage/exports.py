@@ -1,7 +1,7 @@
-"""Exports, written under the folder's lock and verified by a manifest of checksums.
+"""Exports, which are written under a folder lock and verified against a manifest of checksums.
 
-A folder contains the export of one run or synthetic dataset in one format. The manifest marks the export as unfinished
-before the first file changes, so that an interrupted export is never used; rerunning the same command completes it.
+A folder contains the export of one run or synthetic dataset in one format. Before the first file changes, the manifest
+marks the export as unfinished, and an unfinished export is never used. Rerunning the same command completes the export.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REMEDY = "export again into a new folder"
 
 
 class Export:
-    """An export that is being written (see `exporting`); thread-safe."""
+    """An export in progress (see `exporting`); thread-safe."""
 
     def __init__(self, url: str, manifest: Manifest) -> None:
         self.url, self._manifest = url, manifest
@@ -35,7 +35,7 @@ class Export:
         documents.write_document(join(self.url, MANIFEST), self._manifest)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file of the export."""
+        """Write a file to the export."""
         files.write_bytes(join(self.url, path), data)
         self.record(path, len(data), hashlib.sha256(data).hexdigest())
 
@@ -46,16 +46,16 @@ class Export:
             self.record(path, source.stat().st_size, files.file_sha256(content))
 
     def record(self, path: str, size: int, sha256: str) -> None:
-        """Add a file that was written by other means to the manifest."""
+        """Add an existing file to the manifest."""
         self._files[path] = ExportedFile(size, sha256)
 
     def record_small(self, path: str) -> None:
-        """Read a small file that was written by other means, and add it to the manifest."""
+        """Read a small existing file, and add it to the manifest."""
         data = files.read_bytes(join(self.url, path))
         self.record(path, len(data), hashlib.sha256(data).hexdigest())
 
     def finish(self) -> None:
-        """Complete the manifest; raise a MissingError if a file was removed."""
+        """Complete the manifest; raise a MissingError if an exported file was removed."""
         update = {"files": dict(sorted(self._files.items()))}
         documents.write_document(join(self.url, MANIFEST), self._manifest.model_copy(update=update))
         folders: dict[str, list[str]] = {self.url: [MANIFEST]}
@@ -68,17 +68,17 @@ class Export:
 
 @contextmanager
 def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Iterator[Export]:
-    """Lock the folder of an export, and complete its manifest at the end of the block.
+    """Lock an export folder, and complete the export's manifest at the end of the block.
 
-    The block must call `Export.begin` before it writes, and add each file to the export.
+    The block must call `Export.begin` before writing files, and add each file to the export.
 
     Args:
         to: format or layout of the export.
         source: checksums that identify the exported run or dataset.
-        command: command that writes the export, for messages.
+        command: command that writes the export, used in messages.
 
     Raises:
-        UserError: the folder contains other files, such as another run's export, or another command is writing to it.
+        UserError: the folder contains other files, such as another run's export, or is locked by another command.
     """
     with locks.lock(url, command):
         existing = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
@@ -90,14 +90,14 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
         elif differ := [name for name in source if existing.source.get(name) != source[name]]:
             other = f"the export of {'other' if differ[0].endswith('s') else 'another'} {differ[0]}"
         if other:
-            raise UserError(f"{url} already contains {other}; choose another --out, or remove the folder")
+            raise UserError(f"{url} already contains {other}; choose another --out folder, or remove this one")
         export = Export(url, Manifest(to=to, source=dict(source), version=package_version("syncclip")))
         yield export
         export.finish()
 
 
 def read_manifest(url: str) -> Manifest | None:
-    """Return the manifest of a finished export; None for a folder without one.
+    """Return the manifest of a finished export, or None if the folder has no manifest.
 
     Raises:
         UserError: the manifest is corrupt, or the export is unfinished.
@@ -109,7 +109,7 @@ def read_manifest(url: str) -> Manifest | None:
 
 
 def problems_of_export(url: str) -> Iterator[str]:
-    """Read all files of the export in a folder, and yield a message for each corrupt or missing one."""
+    """Verify all files of the export in a folder, and yield a message for each corrupt or missing file."""
     try:
         manifest = read_manifest(url)
     except UnreachableError:
@@ -122,13 +122,13 @@ def problems_of_export(url: str) -> Iterator[str]:
         try:
             with files.open_read(file_url, file.sha256) as content:
                 if files.file_sha256(content) != file.sha256:
-                    yield f"{file_url} does not match its checksum: it was damaged or swapped"
+                    yield f"{file_url} does not match its checksum: the file is corrupt or was replaced"
         except MissingError:
             yield f"{file_url} is missing, but listed in {join(url, MANIFEST)}"
 
 
 def exported_files(url: str) -> set[str]:
-    """Return the URLs of an export's manifest and files; only that of the manifest if the manifest is unreadable."""
+    """Return the URLs of an export's manifest and files, or only the manifest's URL if the manifest is unreadable."""
     try:
         manifest = read_manifest(url)
     except UserError:
@@ -138,7 +138,7 @@ def exported_files(url: str) -> set[str]:
 
 
 def require_export(*folders: str) -> None:
-    """Verify exports against their manifests before they are used; accept folders without a manifest.
+    """Verify exports against their manifests; folders without a manifest are accepted.
 
     Raises:
         UserError: an export is unfinished, or a file is corrupt or missing.

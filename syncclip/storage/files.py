@@ -1,4 +1,4 @@
-"""Reading, atomic writing, listing and removal of files."""
+"""Functions that read, atomically write, list and remove files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from syncclip.storage.retries import MissingError, user_errors, with_retries
 from syncclip.storage.urls import OBJECT_STORES, S3, is_local, join, local_path, open_local, scheme
 
 ABORTED_RETRIES = 3
-"""Number of retries of an upload that another process aborted, for example when it locked a parent folder."""
+"""Number of retries after another process aborts an upload, for example to lock a parent folder."""
 
 
 def exists(url: str) -> bool:
@@ -36,10 +36,10 @@ def exists(url: str) -> bool:
 
 
 def sizes(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
-    """Return the files in a folder as name -> size in bytes, sorted by name; {} if the folder does not exist.
+    """Map a folder's file names, in sorted order, to the sizes in bytes; return {} if the folder does not exist.
 
     Args:
-        prefixes: prefixes of the names to list. On S3, where long listings are paginated, the prefixes are listed
+        prefixes: name prefixes of the files to list. On S3, where long listings are paginated, the prefixes are listed
             concurrently.
     """
     entries = _entries(url, prefixes)
@@ -47,26 +47,29 @@ def sizes(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
 
 
 def listdir(url: str) -> list[str]:
-    """Return the sorted names of files and folders in a folder; [] if the folder does not exist."""
+    """Return the sorted names of files and subfolders in a folder, or [] if the folder does not exist."""
     return [name for name, _ in _entries(url)]
 
 
 def require(url: str, names: Iterable[str]) -> None:
-    """Raise a MissingError if any of these files, which this process has written, no longer exists."""
+    """Raise a MissingError if any of the named files, which this process wrote, no longer exists."""
     present = sizes(url)
     for name in names:
-        if name not in present and (is_local(url) or name not in sizes(url)):  # repeated, as listings have no checksum
+        if name not in present and (is_local(url) or name not in sizes(url)):  # listed again: listings have no checksum
             raise MissingError(
-                f"{join(url, name)}: the file was removed after it was written; stop the process that removes "
-                "files there, and run the same command again"
+                f"{join(url, name)}: the file was removed after it was written; stop the process that removes files "
+                "from this folder, and run the same command again"
             )
 
 
 def read_bytes(url: str, start: int | None = None, end: int | None = None, sha256: str | None = None) -> bytes:
-    """Return the bytes [start, end) of a file, or fewer at its end; raise a MissingError if it does not exist.
+    """Return the bytes [start, end) of a file, or fewer if the file ends earlier.
 
     Args:
-        sha256: known checksum of a remote file that is read whole, as in `fetch`.
+        sha256: expected checksum of a remote file that is read whole, as in `fetch`.
+
+    Raises:
+        MissingError: the file does not exist.
     """
     with user_errors(url, "read"):
         if is_local(url):
@@ -79,7 +82,7 @@ def read_bytes(url: str, start: int | None = None, end: int | None = None, sha25
 
 
 def read_many(urls: Sequence[str]) -> dict[str, bytes]:
-    """Read small files of one file system concurrently into URL -> bytes; missing files are omitted."""
+    """Concurrently read small files from one file system into a URL -> bytes mapping; missing files are omitted."""
     contents: dict[str, bytes] = {}
     if not urls or is_local(urls[0]):
         for url in urls:
@@ -103,10 +106,10 @@ def read_many(urls: Sequence[str]) -> dict[str, bytes]:
 
 
 def open_read(url: str, sha256: str | None = None) -> IO[bytes]:
-    """Open a file for reading; a remote one is first copied to an unnamed temporary file.
+    """Open a file for reading; a remote file is first copied to an unnamed temporary file.
 
     Args:
-        sha256: known checksum of the file, as in `fetch`.
+        sha256: expected checksum of the file, as in `fetch`.
     """
     with user_errors(url, "read"):
         if is_local(url):
@@ -122,13 +125,13 @@ def open_read(url: str, sha256: str | None = None) -> IO[bytes]:
 
 
 def fetch(url: str, target: Path, sha256: str | None = None) -> None:
-    """Copy a file to a local path; after an exception or a crash the target may be incomplete.
+    """Copy a file to a local path; after an exception or a crash, the copy may be incomplete.
 
-    A remote file is copied in pieces, each with its own retries and timeout.
+    A remote file is copied in chunks, each with its own retries and timeout.
 
     Args:
-        sha256: known checksum of the file. A copy with a different checksum is repeated. If several copies agree, the
-            file itself is corrupt; the caller must check this.
+        sha256: expected checksum of the file. If a copy has a different checksum, the file is copied again. Several
+            equal copies with a wrong checksum are accepted; the caller must verify the checksum.
     """
     with user_errors(url, "read"), target.open("wb") as file:
         if not is_local(url):
@@ -139,7 +142,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a file atomically, replacing an existing one; missing folders are created.
+    """Write a file atomically, and replace an existing file; missing folders are created.
 
     After a crash, either the old or the new file exists. A hidden local `.part` file may remain; `sweep` removes it.
 
@@ -155,7 +158,7 @@ def write_bytes(url: str, data: bytes) -> None:
 
 
 def publish(source: str | Path, url: str) -> None:
-    """Copy a finished local file to `url` atomically, like `write_bytes`."""
+    """Atomically copy a complete local file to `url`, like `write_bytes`."""
     hold = locks.check(url)
     with user_errors(url, "write"), Path(source).open("rb") as finished:
         if is_local(url):
@@ -165,7 +168,7 @@ def publish(source: str | Path, url: str) -> None:
 
 
 def remove(url: str, recursive: bool = False) -> None:
-    """Remove a file, or a folder with its content if `recursive`; do nothing if it does not exist."""
+    """Remove a file or, if `recursive`, a folder with its contents; do nothing if `url` does not exist."""
     hold = locks.check(url)
     with user_errors(url, "remove"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
@@ -184,7 +187,7 @@ def remove(url: str, recursive: bool = False) -> None:
 
 
 def file_sha256(file: IO[bytes]) -> str:
-    """Return the hex SHA-256 of an open file from its current position, read in blocks of 1 MiB."""
+    """Return the hex SHA-256 hash of an open file, which is read from its current position in blocks of 1 MiB."""
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
@@ -192,10 +195,10 @@ def file_sha256(file: IO[bytes]) -> str:
 
 
 def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int | None]]:
-    """Return the sorted entries of a folder as (name, size or None for a folder), except `.part` files and locks.
+    """Return a folder's sorted (name, size) entries without `.part` files and locks; a subfolder's size is None.
 
     Args:
-        prefixes: prefixes of the names to list; other names may be included.
+        prefixes: name prefixes of the entries to list; the result may include other names.
     """
     entries: list[tuple[str, int | None]] = []
     with user_errors(url, "list"), contextlib.suppress(FileNotFoundError):
@@ -218,7 +221,7 @@ def _entries(url: str, prefixes: Sequence[str] = ("",)) -> list[tuple[str, int |
 
 
 def _ls(fs: Any, path: str, prefixes: Sequence[str]) -> list[dict[str, Any]]:
-    """List the files in an S3 folder whose names have one of several prefixes, with concurrent requests."""
+    """List the files in an S3 folder whose names begin with any of the prefixes, with concurrent requests."""
 
     async def listings() -> list[Any]:
         return [*await asyncio.gather(*(fs._lsdir(path, prefix=prefix) for prefix in prefixes))]
@@ -229,8 +232,8 @@ def _ls(fs: Any, path: str, prefixes: Sequence[str]) -> list[dict[str, Any]]:
 def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
     """Write a local file under a temporary name, then rename it to `path`.
 
-    If there is a lock, the temporary file is written to the lock's directory, from which no file can be renamed once
-    the lock is lost.
+    Under a lock, the temporary file is written to the lock's directory, from which no file can be renamed once the lock
+    is lost.
     """
     with hold.staged() if hold is not None else contextlib.nullcontext() as folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +249,7 @@ def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
                 os.unlink(part, dir_fd=folder)
             raise
     parent = os.open(path.parent, os.O_RDONLY)
-    os.fsync(parent)  # so that the rename survives a power failure
+    os.fsync(parent)  # preserves the rename across a power failure
     os.close(parent)
 
 
@@ -262,7 +265,7 @@ def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
 
 
 def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: locks.Hold | None) -> None:
-    """Upload a file; if the response is lost, the upload succeeds if the object has the same content."""
+    """Upload a file; if the response is lost, compare the object's content to find out whether the upload succeeded."""
     fenced = hold is not None and scheme(url) in S3
 
     def put(fs: Any, path: str) -> None:

@@ -12,19 +12,19 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import few, first_line
 
 NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
-"""Name of a repository: `owner/name`, or `owner/name@revision` with a branch, tag or commit."""
+"""Pattern of a repository name: `owner/name`, or `owner/name@revision` with a branch, tag or commit."""
 
 PREFIX = "hf://"
-"""Prefix that distinguishes a repository from a path or another URL."""
+"""Prefix that distinguishes a Hub repository from a path or any other URL."""
 
-LOGIN = "log in (`hf auth login`, or HF_TOKEN)"
+LOGIN = "log in (run `hf auth login`, or set HF_TOKEN)"
 
 
 def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
-    """Download files of a repository into the Hub's cache, which also works offline, and return the local folder.
+    """Download files from a repository into the Hub's cache, which also works offline, and return the local folder.
 
     Args:
-        name: `PREFIX` followed by a `NAME`; for any other path or URL, None is returned.
+        name: `PREFIX` followed by a name that matches `NAME`; for any other path or URL, the function returns None.
         needed: names of required files.
         others: names of optional files.
 
@@ -35,13 +35,13 @@ def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> st
         return None
     match = NAME.fullmatch(name.removeprefix(PREFIX))
     if match is None:
-        raise UserError(f"{name}: not a repository name on the Hugging Face Hub; use {PREFIX}owner/name[@revision]")
+        raise UserError(f"{name} is not a Hugging Face Hub repository name; use {PREFIX}owner/name[@revision]")
     from huggingface_hub import snapshot_download
 
     with hub_access(f"{name}:"):
         folder = snapshot_download(match["repo"], revision=match["revision"], allow_patterns=[*needed, *others])
     if missing := [file for file in needed if not Path(folder, file).is_file()]:
-        raise UserError(f"{name}: this Hub repository is not a syncclip run: it has no {few(missing)}; check the name")
+        raise UserError(f"{name} is not a syncclip run: the Hub repository has no {few(missing)}; check the name")
     return folder
 
 
@@ -52,10 +52,10 @@ def pinned(name: str, folder: str) -> str:
 
 @contextmanager
 def hub_access(what: str) -> Iterator[None]:
-    """Suppress the Hub client's progress bars and warnings.
+    """Suppress the Hub client's progress bars and warnings, and convert its errors to user errors.
 
     Args:
-        what: prefix of error messages.
+        what: prefix of all error messages.
 
     Raises:
         UserError: the Hub is unreachable, or rejects the request.
@@ -73,20 +73,20 @@ def hub_access(what: str) -> Iterator[None]:
     except UserError:
         raise
     except errors.HFValidationError as error:
-        raise UserError(f"{what} not a valid name on the Hub; use owner/name, or check the path") from error
+        raise UserError(f"{what} the repository name is invalid; use owner/name, or check the path") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{what} the repository on the Hub has no such revision; check the part after the @") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"{what} no such repository on the Hub, or a private one; check the name, or {LOGIN}"
+            f"{what} the repository does not exist on the Hub, or is private; check the name, or {LOGIN}"
         ) from error
     except errors.HfHubHTTPError as error:
         raise UserError(
-            f"{what} the Hub rejected the request ({first_line(error)}); {LOGIN} as a user with access, or try later"
+            f"{what} the Hub rejected the request ({first_line(error)}); {LOGIN} as a user with access, or retry later"
         ) from error
     except Exception as error:  # no route, DNS, proxy: each HTTP library has its own errors
         reason = first_line(error.__cause__ or error)
-        raise UserError(f"{what} the Hub is unreachable ({reason}); check the path and the network") from error
+        raise UserError(f"{what} the Hub is unreachable ({reason}); check the name and the network") from error
     finally:
         library.setLevel(level)
         if bars:

@@ -1,12 +1,12 @@
-"""Folder locks: one process writes to a folder; a second process, on any machine, fails with a one-line error.
+"""Folder locks, which allow one process to write to a folder; any other process fails with a one-line error.
 
-The lock is a small hidden file, which its owner renews periodically and removes at the end. If the owner has ended on
-this machine, the next process takes over the lock immediately. A process on another machine counts as dead after
-`SILENCE` seconds without a renewal. The waiting process measures this time by its own monotonic clock.
+The lock is a small hidden file that its owner renews periodically and removes at the end. If the owner ran on this
+machine and has ended, the next process takes over the lock immediately. An owner on another machine is considered dead
+after `SILENCE` seconds without a renewal, measured with the waiting process's own monotonic clock.
 
-If a previous owner was only suspended, none of its writes succeeds after the takeover. Local files are renamed
-from the lock's directory, which the new owner has removed. On S3, a write is a multipart upload: the new owner aborts
-all earlier uploads, and a process completes a later upload only after it has checked the lock.
+If the previous owner was only suspended, its writes fail after the takeover. Local files are renamed from the lock's
+directory, which the new owner has removed. On S3, every write is a multipart upload. The new owner aborts all earlier
+uploads, and every process checks its lock before it completes a later upload.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ LOCK_FILE = ".syncclip.lock"
 INTERVAL = 15.0
 """Interval between renewals, in seconds."""
 SILENCE = 3 * INTERVAL
-"""Seconds without a renewal after which a lock held by another machine is taken over."""
+"""Time without a renewal after which another machine's lock is taken over, in seconds."""
 GRACE = 30.0
-"""Grace period in seconds for the exit of a lock's owner on another machine, which this process may replace."""
+"""Minimum time to wait for a lock owner on another machine, in seconds; this process may replace that owner."""
 PROMPT = 2.0
-"""Maximum time in seconds from reading a lock to sending a delete; shorter than a new owner's pause, `SETTLE`."""
+"""Maximum time between reading a lock and sending a delete request, in seconds; must be less than `SETTLE`."""
 READ_ATTEMPTS = 3
-"""Number of reads after which a missing or invalid lock counts as lost."""
+"""Number of reads after which a missing or invalid lock is considered lost."""
 POLL = 1.0
 """Interval between reads of another owner's lock, in seconds."""
 
 
 class LostLockError(UserError):
-    """A locked folder was removed, or taken over by another process."""
+    """Raised if a locked folder was removed or taken over by another process."""
 
 
 class DelayedError(Exception):
-    """A request was not sent because the lock may have been lost; `with_retries` checks the lock and tries again."""
+    """Raised if a request was not sent because the lock may be lost; `with_retries` checks the lock and retries."""
 
 
 class LockFile(Settings):
-    """Content of the lock file: the process that writes to the folder."""
+    """Content of the lock file, which describes the process that writes to the folder."""
 
     command: str
     owner: Owner
@@ -67,7 +67,7 @@ class LockFile(Settings):
     token: str
 
     def __str__(self) -> str:
-        return f"`{self.command}` of {self.owner} has been writing there since {self.since}"
+        return f"`{self.command}` of {self.owner} has held the lock since {self.since}"
 
     def encoded(self) -> bytes:
         """Return the content of the lock file."""
@@ -80,15 +80,15 @@ class Hold:
     def __init__(self, url: str, lock_url: str, token: str, content: bytes | None = None, until: float = 0.0) -> None:
         self.url, self.lock_url, self.token, self._content = url, lock_url, token, content
         self.thread = None if content is None else threading.current_thread()
-        """Thread that acquired the lock; None for the driver's lock."""
+        """Thread that acquired the lock, or None for the driver's lock."""
         self._loss, self._lock = "", threading.Lock()
         self._until = until
-        """Time before which no other process can have taken over the lock."""
+        """Time until which no other process can take over the lock."""
         self.reported = False
-        """Whether the loss was reported to `thread`."""
+        """Whether the loss of the lock was reported to `thread`."""
 
     def beat(self) -> None:
-        """Renew the lock, and interrupt the main thread if the lock is lost; ignore an unreachable store."""
+        """Renew the lock, and interrupt the main thread if the lock is lost; storage errors are ignored."""
         with suppress(UserError, OSError):
             self.renew()
         if self._loss and not self.reported and self.thread is threading.main_thread():
@@ -116,7 +116,7 @@ class Hold:
             self._until = max(self._until, began + PROMPT)
 
     def check(self) -> None:
-        """Raise a LostLockError if the lock is known to be lost, without a request to a store."""
+        """Raise a LostLockError if the lock is known to be lost; no request is sent to a store."""
         if is_local(self.lock_url) and not local_path(self.lock_url).exists():
             self.renew()
         if self._loss:
@@ -124,7 +124,7 @@ class Hold:
             raise LostLockError(self._loss)
 
     def confirm(self) -> None:
-        """Check that the lock is still held, without a request if its owner has just renewed it.
+        """Check that the lock is still held; no request is sent shortly after a renewal.
 
         Raises:
             LostLockError: the lock is lost.
@@ -136,7 +136,7 @@ class Hold:
 
     @contextmanager
     def staged(self) -> Iterator[int]:
-        """Open the local lock's directory; renaming a file from it fails once the lock is lost.
+        """Open a local lock's directory, from which no file can be renamed once the lock is lost.
 
         Raises:
             LostLockError: the lock was lost before the end of the block.
@@ -153,7 +153,7 @@ class Hold:
 
     @contextmanager
     def promptly(self) -> Iterator[None]:
-        """Make requests to S3 fail unless the lock was confirmed recently, since deletes have no fence."""
+        """Reject S3 requests in the block unless the lock was confirmed recently, since deletes have no fence."""
 
         def check() -> None:
             if _now() >= self._until:
@@ -166,7 +166,7 @@ class Hold:
             before_send.reset(token)
 
     def release(self) -> LostLockError | None:
-        """Remove the lock; return an error if another process removed or took over the lock before."""
+        """Remove the lock; return an error if another process has already removed it or taken it over."""
         for attempts_left in reversed(range(READ_ATTEMPTS)):
             if _now() >= self._until:
                 self.renew()
@@ -183,7 +183,7 @@ class Hold:
         return LostLockError(self._describe_loss())
 
     def _own_content(self) -> bytes | None:
-        """Return the content of the lock file; None if the lock was lost. Corrupt content is read again."""
+        """Return the content of the lock file, or None if the lock was lost; corrupt content is read again."""
         for _ in range(READ_ATTEMPTS):
             content = read_current(self.lock_url)
             lock = _read(content)
@@ -195,30 +195,30 @@ class Hold:
         content = read_current(self.lock_url)
         if content is None:
             return (
-                f"{self.url}: the folder, or its {self.lock_url.rpartition('/')[2]}, was removed during this command, "
-                "so any remaining files may be incomplete; remove the folder and run the same command again"
+                f"{self.url}: the folder or its {self.lock_url.rpartition('/')[2]} was removed while this command ran; "
+                "remove the folder, whose files may be incomplete, and run the same command again"
             )
         return (
-            f"{self.url}: {_describe(content)}; it took over the folder after this command stopped renewing its lock; "
-            "wait until it ends, and run this command again"
+            f"{self.url}: {_describe(content)}; that command took over the folder after this command stopped renewing "
+            "its lock; wait until that command ends, and run this command again"
         )
 
 
 @contextmanager
 def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
-    """Lock a folder for the block, or reuse a lock that the calling thread already holds.
+    """Lock a folder for the duration of the block, or reuse a lock that the calling thread already holds.
 
     Folders that are created for the lock and remain empty are removed at the end.
 
     Args:
         url: URL of the folder, which need not exist.
-        command: command that writes to the folder, for messages.
-        file: whether `url` is a file, so that only this file is locked.
-        patience: seconds to wait for another owner that is still alive.
+        command: command that writes to the folder, used in messages.
+        file: whether `url` is a single file to lock.
+        patience: time to wait for another owner that is still alive, in seconds.
 
     Raises:
         UserError: another process holds the lock, or the location is not writable.
-        LostLockError: the folder was removed or taken over; raised at the end, in place of an unexpected error.
+        LostLockError: the folder was removed or taken over; raised after the block, in place of an unexpected error.
     """
     url = _normalised(url)
     folder, _, name = url.rpartition("/")
@@ -255,7 +255,7 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
 
 
 def check(url: str) -> Hold | None:
-    """Return the innermost lock that covers `url`; None if `url` is not locked.
+    """Return the innermost lock that covers `url`, or None if `url` is not locked.
 
     Raises:
         LostLockError: a lock that covers `url` was lost.
@@ -270,7 +270,7 @@ def check(url: str) -> Hold | None:
 
 
 def _holds() -> list[Hold]:
-    """Return the locks of the session, including the driver's lock in a worker."""
+    """Return the session's locks, including the driver's lock in a worker."""
     session = current()
     holds: list[Hold] = session.holds
     if session.lock is not None:
@@ -281,7 +281,7 @@ def _holds() -> list[Hold]:
 
 
 def _fence(url: str, folder: str) -> None:
-    """Make the unfinished writes of a previous owner fail, and remove leftover files of killed writers."""
+    """Abort unfinished writes by the previous owner, and remove files left behind by killed writers."""
     if scheme(url) in S3:
         try:
             with_retries(url, lambda *_: abort_uploads(url))
@@ -293,7 +293,7 @@ def _fence(url: str, folder: str) -> None:
 
 
 def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
-    """Acquire a lock, waiting for its current owner if necessary."""
+    """Acquire a lock; wait for the current owner if necessary."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lock = LockFile(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
     began = seen = _now()
@@ -315,7 +315,7 @@ def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
             time.sleep(random.uniform(0, POLL))  # another process is trying at the same time
             continue
         if (alive or renewed) and _now() - began >= (patience if alive else max(patience, GRACE)):
-            raise UserError(f"{url}: {_describe(content)}; wait until it ends, or choose another folder")
+            raise UserError(f"{url}: {_describe(content)}; wait until that command ends, or choose another folder")
         if not reported:
             seconds = patience if alive else max(patience, SILENCE)
             print_message(
@@ -333,7 +333,7 @@ def _read(content: bytes | None) -> LockFile | None:
 
 
 def _describe(content: bytes) -> str:
-    return str(_read(content) or "another command is writing there")
+    return str(_read(content) or "another command holds the lock")
 
 
 def _normalised(url: str) -> str:

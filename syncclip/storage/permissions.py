@@ -1,6 +1,7 @@
 """Safe use of files and folders with predictable names in shared temporary folders.
 
-Another user could create such a file or folder first. Only files and folders owned by this user or root are used.
+Another user could create a file or folder with such a name first. Only files and folders owned by this user or root are
+used.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from pathlib import Path
 from syncclip.core.settings import UserError
 
 NOT_OURS = (errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ENXIO)
-"""Error numbers for opening a link, a file instead of a folder, an inaccessible file, a folder or a pipe."""
+"""Error codes for opening a link, a file instead of a folder, an inaccessible file, a folder or a pipe."""
 
-REMEDY = "remove it, or set another folder: training.cache_folder, or TMPDIR for all temporary files"
+REMEDY = "remove it, or use another folder: set training.cache_folder, or TMPDIR for all temporary files"
 
 
 def make_private(path: Path) -> None:
-    """Create a folder that only this user can access, or restrict an existing one.
+    """Create a folder that only this user can access, or restrict access to an existing folder.
 
     Raises:
         UserError: the path belongs to another user, or is a link or a file.
@@ -37,10 +38,10 @@ def make_private(path: Path) -> None:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """Open a file, or a folder with O_DIRECTORY, that belongs to this user or root; make a new file private.
+    """Open a file (or, with O_DIRECTORY, a folder) that is owned by this user or root; new files are private.
 
     Raises:
-        UserError: the path is owned by another user, is a symlink, or is neither a file nor a folder as expected.
+        UserError: the path is owned by another user, is a symlink, or has the wrong type.
         OSError: any other error, such as FileNotFoundError.
     """
     expected = stat.S_ISDIR if flags & os.O_DIRECTORY else stat.S_ISREG
@@ -49,9 +50,11 @@ def open_private(path: Path, flags: int) -> int:
     except OSError as error:
         if error.errno not in NOT_OURS:
             raise
-        raise UserError(f"{path} is a link, inaccessible or of the wrong type ({error.strerror}); {REMEDY}") from error
+        raise UserError(
+            f"{path} is a link, is inaccessible or has the wrong type ({error.strerror}); {REMEDY}"
+        ) from error
     status = os.fstat(descriptor)
     if not expected(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
         os.close(descriptor)
-        raise UserError(f"{path} belongs to user {status.st_uid}, or is of the wrong type; {REMEDY}")
+        raise UserError(f"{path} belongs to user {status.st_uid} or has the wrong type; {REMEDY}")
     return descriptor

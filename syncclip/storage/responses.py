@@ -1,8 +1,8 @@
-"""Verification of S3 responses; corrupt responses are retried.
+"""Verification of S3 responses; requests are repeated after corrupt responses.
 
-botocore verifies only the body of a whole object with a stored checksum. This module verifies a whole object without a
-checksum by its `ETag` if that is an MD5 checksum, a byte range by its `Content-Range`, and a listing by its count. All
-other objects are read until several responses agree; see `require_agreement`.
+Only whole objects with a stored checksum are verified by botocore. This module also verifies other whole objects (if
+the `ETag` is an MD5 checksum), byte ranges (by the `Content-Range`) and listings (by the number of keys). All other
+objects are read until several responses agree; see `require_agreement`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Any
 from syncclip.core.session import current
 
 AGREEING = 3
-"""Number of equal responses required if an `ETag` does not match; two for later objects in the same bucket."""
+"""Number of equal responses required if an `ETag` does not match; later objects in the same bucket require two."""
 TRIES = 9
-"""Maximum number of responses that are compared."""
+"""Maximum number of responses to compare."""
 SHIFT = 64
-"""Number of bytes by which the second request for a range exceeds the first."""
+"""Number of additional bytes in the second request for a byte range."""
 
 _FIELDS = {
     "HeadObject": "ETag",
@@ -33,25 +33,25 @@ _FIELDS = {
     "CompleteMultipartUpload": "ETag",
     "ListObjectsV2": "IsTruncated",
 }
-"""Operation -> a field that every valid response contains."""
+"""Mapping from each operation to a field that every valid response contains."""
 
 before_send: ContextVar[Callable[[], None] | None] = ContextVar("before send", default=None)
 """Function to call before each request is sent or repeated; it may raise an exception."""
 
 
 class ObjectBytes(bytes):
-    """Bytes of an object, with metadata of the whole object."""
+    """Bytes from an object, with metadata about the whole object."""
 
     total: int
     """Size of the object in bytes."""
     tag: str
     """ETag of the object."""
     verified: bool
-    """Whether a checksum verifies the bytes."""
+    """Whether the bytes were verified with a checksum."""
 
 
 def corrupt(message: str) -> Exception:
-    """Return an error that is retried like a broken connection."""
+    """Return an error that triggers a retry, like a broken connection."""
     parsers = importlib.import_module("botocore.parsers")  # the driver may not be installed
     error: Exception = parsers.ResponseParserError(message)
     return error
@@ -69,7 +69,7 @@ def require_agreement(url: str, request: Callable[[], tuple[str, bool]]) -> None
 
     Args:
         url: URL of the object.
-        request: function that sends the request and returns the response's checksum, and whether it is verified.
+        request: function that sends the request, and returns the response's checksum and whether it was verified.
     """
     counts: Counter[str] = Counter()
     bucket, untagged = "/".join(url.split("/")[:3]), current().untagged_buckets
@@ -85,7 +85,7 @@ def require_agreement(url: str, request: Callable[[], tuple[str, bool]]) -> None
 
 
 def matches_tag(md5: Any, tag: str) -> bool:
-    """Return whether an ETag belongs to an object with this MD5 checksum, uploaded whole or as a single part."""
+    """Return whether an ETag matches an object with this MD5 checksum, uploaded whole or in a single part."""
     return tag in (md5.hexdigest(), f"{hashlib.md5(md5.digest(), usedforsecurity=False).hexdigest()}-1")
 
 
@@ -113,13 +113,13 @@ def _verify(http_response: Any, parsed: dict[str, Any], model: Any, context: dic
         if len(keys) < parsed.get("KeyCount", 0) or ("NextContinuationToken" in parsed) != parsed["IsTruncated"]:
             raise corrupt("a listing is incomplete")
         if not all(isinstance(key, str) and key.startswith(parsed.get("Prefix", "")) for key in keys):
-            raise corrupt("a listing has a different prefix")
+            raise corrupt("a listing contains keys with a different prefix")
         if not all("Size" in item for item in contents):
-            raise corrupt("a listing has no sizes")
+            raise corrupt("a listing contains objects without sizes")
 
 
 class _Body:
-    """Body of an object, verified if it is read in one call."""
+    """An object's body, which is verified if it is read in one call."""
 
     def __init__(self, body: Any, parsed: dict[str, Any], requested: str | None) -> None:
         self._body, self._parsed, self._requested = body, parsed, requested

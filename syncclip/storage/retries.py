@@ -1,4 +1,4 @@
-"""Storage errors: transient errors are retried, and errors that users can fix have one-line messages."""
+"""Handling of storage errors: retries after transient errors, one-line messages for errors that users can fix."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from syncclip.core.text import cut, install_command, printable
 from syncclip.storage.urls import is_local, is_web, remote
 
 PAUSES = (1.0, 4.0, 15.0)
-"""Maximum pauses between attempts in seconds; the store's client retries within each attempt."""
+"""Maximum pauses between attempts, in seconds; each attempt includes retries by the store's client."""
 
 SILENCE = 240.0
-"""Timeout of a read in seconds, since some clients have none; the read is then repeated with a new client."""
+"""Read timeout in seconds, since some clients have none; after a timeout, the read is retried with a new client."""
 
 BUSY = frozenset({429, 500, 502, 503, 504})
-"""HTTP statuses of transient errors."""
+"""HTTP status codes of transient errors."""
 TORN = (
     "ClientPayloadError",
     "IncompleteRead",
@@ -34,9 +34,9 @@ TORN = (
     "DelayedError",
 )
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
-"""Error codes for a request that was corrupted in transit."""
+"""Error codes of a store that received a corrupt request."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
-"""`TORN` and `SILENT` contain names of errors in botocore, aiohttp and fsspec, since drivers may not be installed."""
+"""Like `TORN`, names of errors in botocore, aiohttp and fsspec, since these packages may not be installed."""
 
 FULL = {
     errno.ENOSPC: "no space left",
@@ -52,15 +52,15 @@ T = TypeVar("T")
 
 
 class MissingError(UserError, FileNotFoundError):
-    """A required file is missing."""
+    """Raised if a required file is missing."""
 
 
 class UnreachableError(UserError):
-    """A store does not respond, or repeatedly returns errors; a later attempt may succeed."""
+    """Raised if a store does not respond or repeatedly returns errors; a later attempt may succeed."""
 
 
 def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
-    """Call a function until it succeeds, raises a permanent error, or has used all retries.
+    """Call a function, with up to `len(PAUSES)` retries after transient errors.
 
     Args:
         url: URL of a remote file or folder.
@@ -81,21 +81,21 @@ def with_retries(url: str, call: Callable[[Any, str], T]) -> T:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an error is transient, caused for example by a busy store or a broken connection."""
+    """Return whether an error is transient, such as a busy store or a broken connection."""
     if _response(error).get("Error", {}).get("Code") in GARBLED or http_status(error) in BUSY:
         return True
     return any(type(cause).__name__ in TORN or _unparsed(cause) for cause in _causes(error))
 
 
 def _unparsed(error: BaseException) -> bool:
-    """Return whether the store's client could not parse a response, such as a corrupt number or date."""
+    """Return whether the store's client failed to parse a response, for example a corrupt number or date."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(frame.f_globals.get("__name__") == "botocore.parsers" for frame in frames)
 
 
 @contextmanager
 def user_errors(url: str, verb: str) -> Iterator[None]:
-    """Convert errors that users can fix into one-line user errors, and raise all others unchanged."""
+    """Convert errors that users can fix into one-line user errors; all other errors are raised unchanged."""
     try:
         yield
     except UserError:
@@ -107,7 +107,7 @@ def user_errors(url: str, verb: str) -> Iterator[None]:
 
 
 def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
-    """Return a one-line user error; None if the error is a bug."""
+    """Return a one-line user error, or None if the error is a bug."""
     cannot, local = f"cannot {verb} {url}", is_local(url)
     if isinstance(error, FileNotFoundError) or (isinstance(error, NotADirectoryError) and verb == "read"):
         remedy = "check the bucket's name" if verb == "write" and not local else "check the path"
@@ -120,7 +120,7 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
         )
     if isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)):
         remedy = f"{AGAIN}; check the credentials and their permission to {verb}"
-        remedy = f"choose a location that you may {verb}" if local else remedy
+        remedy = f"choose a location that you have permission to {verb}" if local else remedy
         return UserError(f"{cannot}: {error.strerror or _line(error) or 'not allowed'}; {remedy}")
     if isinstance(error, ImportError):
         group = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.partition("://")[0])
@@ -144,7 +144,7 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
 
 
 _REMEDIES = {
-    "CredentialsError": "set the credentials in the environment, or storage.options.anon=true for a public bucket",
+    "CredentialsError": "set the credentials in the environment, or set storage.options.anon=true for a public bucket",
     "CredentialRetrievalError": "set the credentials in the environment, or renew them",
     "ParamValidationError": "check the bucket's name",
     "ProfileNotFound": "check AWS_PROFILE, or storage.options.profile",
@@ -161,7 +161,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _with_response(error: BaseException) -> Any:
-    """Return the botocore error with the store's response; None if there is none."""
+    """Return the botocore error that contains the store's response, or None if there is no response."""
     return next((cause for cause in _causes(error) if isinstance(getattr(cause, "response", None), dict)), None)
 
 
@@ -170,7 +170,7 @@ def _response(error: BaseException) -> dict[str, Any]:
 
 
 def http_status(error: BaseException) -> int | None:
-    """Return the HTTP status in the response of a store or web server; None without a response."""
+    """Return the HTTP status code in a store's or web server's response, or None without a response."""
     if _with_response(error) is not None:
         status: int | None = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status

@@ -21,17 +21,17 @@ INTERVAL = 15.0
 """Interval between writes, in seconds."""
 
 SILENCE = 8 * INTERVAL
-"""Seconds without a heartbeat after which a driver counts as dead."""
+"""Time without a heartbeat after which a driver is considered dead, in seconds."""
 
 logger = logging.getLogger(__name__)
 Status = TypeVar("Status", bound="JobStatus")
 
 
 class JobStatus(Settings):
-    """Fields of every status file. Times are in seconds since the epoch.
+    """Common fields of all status files. Times are in seconds since the Unix epoch.
 
-    Another thread writes the status while it changes; therefore, replace lists and dictionaries instead of modifying
-    them in place.
+    Replace lists and dictionaries instead of modifying them in place, since another thread writes the status while it
+    changes.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -40,7 +40,7 @@ class JobStatus(Settings):
     reason: str = ""
     """Reason for a failure or interruption."""
     began: float
-    """Start time of this call."""
+    """Start time of the current invocation."""
     seen: float
     """Time of the last heartbeat."""
 
@@ -61,7 +61,7 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Return a line with the reason for a failure or interruption; [] if there is none."""
+        """Return a one-line list with the reason for a failure or interruption, or [] if there is no reason."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
@@ -69,7 +69,7 @@ class JobStatus(Settings):
         silence = time.time() - self.seen
         line = f"last sign of life: {duration(silence)} ago"
         if self.state == "running" and silence > SILENCE:
-            line += f"; the driver is gone or cannot write here; run the same `{command}` command to resume"
+            line += f"; the driver is gone or cannot write its status; run the same `{command}` command to resume"
         return line
 
 
@@ -81,14 +81,14 @@ def keep_status_file(
     interval: float = INTERVAL,
     clock: Callable[[], float] = time.time,
 ) -> Iterator[None]:
-    """Periodically write `status`, which the block modifies, to `url`, and record how the block ended.
+    """Periodically write `status`, which the block modifies, to `url`, and finally record how the block ended.
 
     After a crash, the state in the file remains "running", with an old heartbeat. Failed writes are ignored.
 
     Args:
-        owner: identity of the owner of the job's output; see `storage.checksums`.
+        owner: owner identity of the job's output; see `storage.checksums`.
         interval: interval between writes, in seconds.
-        clock: function that returns the time in seconds since the epoch; for tests.
+        clock: function that returns the time in seconds since the Unix epoch, used in tests.
     """
 
     def write() -> None:

@@ -19,11 +19,11 @@ from syncclip.core.text import cut
 from syncclip.storage import responses
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs", "r2"})
-"""Schemes of object stores, which have no folders; creating a folder could create a bucket with a mistyped name."""
+"""URL schemes of object stores, which have no folders; creating a folder could create a bucket with a mistyped name."""
 S3 = frozenset({"s3", "s3a"})
 
 CLIENT = {"retries": {"mode": "legacy", "total_max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
-"""botocore settings for S3: five attempts per request, with exponential backoff; s3fs repeats these up to five times.
+"""botocore settings for S3: five attempts per request with exponential backoff, which s3fs repeats up to five times.
 
 The `standard` mode does not retry after HTTP status 429, and gives up earlier if many requests fail.
 """
@@ -36,7 +36,7 @@ _inherited: list[Any] = []
 
 
 class StorageSettings(Settings):
-    """Storage location of runs, and options of its file system."""
+    """Storage location of runs, and its file system options."""
 
     root: str = "runs"
     """Folder or fsspec URL for runs; a run is stored at <root>/<recipe name>."""
@@ -58,7 +58,7 @@ def configured() -> dict[str, Any]:
 
 
 def is_local(url: str) -> bool:
-    """Return whether `url` is a path on this machine: without a scheme, or with `file://`."""
+    """Return whether `url` is a local path, i.e. has no scheme or begins with `file://` or `local://`."""
     return "://" not in url or url.startswith(("file://", "local://"))
 
 
@@ -77,11 +77,13 @@ def home_path(text: str) -> Path:
             return Path(text).expanduser()
     except (UnicodeError, RuntimeError):  # an unpaired surrogate; the home folder of an unknown user
         pass
-    raise UserError(f"{cut(text)!r} is not a valid path: it is too long, or contains invalid characters; correct it")
+    raise UserError(
+        f"{cut(text)!r} is not a valid path, since it is too long or contains invalid characters; correct the path"
+    )
 
 
 def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """Open a file without blocking, as the `opener` of `open`; raise a UserError for a pipe or a device."""
+    """Open a file without blocking, as an `opener` for `open`; raise a UserError for a pipe or a device."""
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):  # `open` reports a folder
@@ -91,12 +93,12 @@ def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def join(url: str, *parts: str) -> str:
-    """Return `url/part/…` for a path or URL."""
+    """Join a path or URL and further parts with slashes."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def scheme(url: str) -> str:
-    """Return the scheme of a URL (`s3` for `s3://…`); "" for a path."""
+    """Return the scheme of a URL (`s3` for `s3://…`), or "" for a path."""
     return url.split("://", 1)[0] if "://" in url else ""
 
 
@@ -131,7 +133,7 @@ def options_of(url: str) -> dict[str, Any]:
 
 
 def absolute(url: str) -> str:
-    """Make a local path absolute, since workers may have a different working folder; return a URL unchanged.
+    """Make a local path absolute, since workers may have a different working folder; URLs are returned unchanged.
 
     Raises:
         UserError: the path is relative in a submitted Ray job, whose working folder is temporary.
@@ -141,7 +143,7 @@ def absolute(url: str) -> str:
     path = local_path(url)
     if not path.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
-            f"{url} is a relative path, which a submitted job resolves in a temporary folder; give an absolute path or "
-            "a URL with --out or storage.root"
+            f"{url} is a relative path, which a submitted job resolves in a temporary folder; set --out or "
+            "storage.root to an absolute path or a URL"
         )
     return os.path.normpath(Path.cwd() / path)

@@ -41,13 +41,15 @@ def batches(
     processes: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield (epoch, step, batch) from a position to the end of `epochs`; `threads` and `processes` affect only speed.
+    """Yield (epoch, step, batch) from a position to the end of the last epoch.
+
+    `threads` and `processes` affect only the speed.
 
     Args:
-        threads: number of threads, each of which prefetches one batch; if `processes` is positive, number of batches
-            that each process prefetches.
-        processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 for none. Their
-            batches are in shared memory that is reused, and each batch uses a file descriptor. To keep hundreds of
+        threads: number of threads, each of which prefetches one batch. If `processes` is positive, the number of
+            batches that each process prefetches.
+        processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 uses threads. A
+            process's batches are in reused shared memory, and each batch uses a file descriptor. To keep hundreds of
             batches, clone their images.
         pin_memory: whether to copy batches to page-locked memory.
     """
@@ -63,7 +65,7 @@ def batches(
 def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterator[Batch]]:
     """Yield `count` passes over all real images, in the same order but with different augmentations.
 
-    Repetitions of a real image within a pass have the label -1, so that each image is counted once.
+    Repeated images within a pass have the label -1, since each real image must be counted only once.
     """
     return (_view(stream, view, threads) for view in range(count))
 
@@ -80,7 +82,7 @@ def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
 def _by_threads(
     stream: MixedStream, positions: Iterator[Position], threads: int, view: int = 0
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield the batches at the positions; each thread prefetches one batch. Without threads, nothing is prefetched."""
+    """Yield the batches at the given positions; each thread prefetches one batch."""
     calls = ((*position, partial(stream.batch, *position, view)) for position in positions)
     if threads < 1:
         yield from ((epoch, step, call()) for epoch, step, call in calls)
@@ -92,7 +94,7 @@ def _by_threads(
 def _pinned(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
     """Copy batches to page-locked memory, for asynchronous transfers to a GPU.
 
-    A thread copies one batch in advance, so errors are raised one batch early.
+    A thread copies one batch in advance; errors are also raised one batch early.
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # a new thread uses device 0 by default
     with thread_pool(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
@@ -117,10 +119,10 @@ def _in_order(
 def _by_processes(
     stream: MixedStream, first: int, last: int, processes: int, ahead: int
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield the batches of steps first, …, last - 1 (counted over all epochs), each prepared by one process.
+    """Yield the batches of steps `first` to `last` - 1, counted over all epochs; each batch is prepared by one process.
 
-    The processes are forked and share the stream's tables. Each prefetches `ahead` batches, but at least one. This
-    process counts the unreadable images of all processes, since the limit applies to their sum.
+    The processes are forked and share the stream's tables. Each process prefetches `ahead` batches, but at least one.
+    This process counts the unreadable images of all processes, since the limit applies to the total.
     """
     slots = [Slots() for _ in range(processes)]
     loader: DataLoader[_Result] = DataLoader(
@@ -151,14 +153,14 @@ def watched() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):  # torch has no type for this error
             raise
         raise LostLoaderError(
-            f"a loader process was lost ({error}); if it ran out of memory, lower training.loader_processes, "
+            f"a loader process was lost ({error}); if memory was exhausted, lower training.loader_processes, "
             "training.prefetch_threads or training.cache_images"
         ) from error
 
 
 @dataclass(frozen=True)
 class _Result:
-    """Output of a process: a batch or a user error, and the unreadable images since the previous output."""
+    """Output of a loader process: a batch or a user error, and all unreadable images since the previous output."""
 
     batch: Batch | UserError  # without its images
     lost: list[tuple[str, str, int]]

@@ -1,7 +1,7 @@
 """The mixed stream: batches of real images, synthetic images of the same classes, and images of novel classes.
 
-The images of a batch are a pure function of (seed, epoch, step) and the committed shards. Resuming requires only the
-step. The global batches do not depend on the number of ranks, e.g. 1 × 8, 2 × 4 or 4 × 2 (ranks × batch size).
+A batch's images are a pure function of (seed, epoch, step) and the committed shards. Only the step is required to
+resume. Global batches do not depend on the number of ranks: 1 × 8, 2 × 4 and 4 × 2 (ranks × batch size) are equivalent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REAL, SYNTHETIC = 0, 1  # domains
 
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
 Allocator = Callable[[int, Tensor], Tensor]
-"""(number of images, example) -> uninitialised (images, 3, H, W) tensor with the example's type and memory format."""
+"""Function (images, example) -> uninitialised (images, 3, H, W) tensor with the example's type and memory format."""
 Data = Literal["real", "synthetic", "both"]
 EpochsOver = Literal["real", "synthetic", "longer"]
 
@@ -39,7 +39,7 @@ _NONE: Rows = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class BatchIds:
-    """The global batch of all ranks, as rows of the real and the synthetic dataset; unused groups are empty."""
+    """A global batch for all ranks, as rows of the real and the synthetic dataset; unused groups are empty."""
 
     real: Rows  # (B,) rows of the real dataset, with `labels`
     seen: Rows  # (B,) rows of the synthetic dataset, with `labels`
@@ -55,7 +55,7 @@ class MixedStream:
     Without novel classes, there is no novel group. Real images are shuffled in rounds (passes over the real data);
     an incomplete last batch is filled with the first images of the round. Synthetic images of a class are sampled
     uniformly from a moving window of a few shards, or from all shards if the window does not contain the class. One
-    epoch is a round, or the number of steps that sample as many synthetic images as the datasets contain.
+    epoch is a round, or the number of steps needed to sample as many images as the synthetic datasets contain.
 
     Corrupt images are logged, counted, and replaced by the next intact image of the same class. Thread-safe.
     """
@@ -82,16 +82,16 @@ class MixedStream:
     ) -> None:
         """
         Args:
-            real: real datasets. `data="synthetic"` uses only their labels, or labels sampled from `base` if there are
-                no real datasets.
+            real: real datasets. `data="synthetic"` uses only the labels of the real images, or labels sampled from
+                `base` if there are no real datasets.
             synthetic: synthetic datasets; may be empty only if `data="real"`.
             transform: function (RGB image, generator) -> (3, H, W) tensor. The generator's seed is a function of (seed,
                 epoch, step, group, position). The image is shared and must not be modified.
             batch: global batch size B, a multiple of `world_size`.
             base, novel: ids of the base and novel classes.
-            epochs_over: images that define the length of an epoch; "longer" is the longer of "real" and "synthetic".
-            images_per_class: number of images of each class to use from each synthetic dataset; None for all images.
-            window: number of shards of each dataset from which a step's images are sampled; None for all shards.
+            epochs_over: images that define an epoch's length; "longer" selects the longer of "real" and "synthetic".
+            images_per_class: number of images per class to use from each synthetic dataset; None uses all images.
+            window: number of shards per dataset from which a step's images are sampled; None uses all shards.
             rank, world_size: index of this process and number of processes. This process reads the positions rank,
                 rank + world_size, … of each group.
             max_corrupt_images: maximum number of corrupt images to replace before raising an error.
@@ -102,7 +102,7 @@ class MixedStream:
             UserError: a required dataset or image is missing, or the arguments are inconsistent.
         """
         if batch < 1 or batch % world_size:
-            problem = f"a batch of {batch} can't be split among {world_size} worker(s)"
+            problem = f"a batch of {batch} image(s) can't be split evenly among {world_size} worker(s)"
             raise UserError(f"{problem}; set training.batch_size to a multiple of {world_size}")
         assert 0 <= rank < world_size
         self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
@@ -111,7 +111,9 @@ class MixedStream:
         self._allocate: Allocator = empty_batch
         self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
-            raise UserError(f"training.data={data} requires real images; add some, or use training.data=synthetic")
+            raise UserError(
+                f"training.data={data} requires real images; add a real dataset, or set training.data=synthetic"
+            )
         if not synthetic and data != "real":
             raise UserError(
                 f"training.data={data} requires a synthetic dataset; generate one, or set training.data=real"
@@ -154,7 +156,7 @@ class MixedStream:
         return steps if epochs_over == "synthetic" else max(steps, self.steps_per_round)
 
     def ids(self, epoch: int, step: int) -> BatchIds:
-        """Return the global batch of a step, a pure function of (seed, epoch, step) that is the same on all ranks."""
+        """Return a step's global batch, which is a pure function of (seed, epoch, step) and identical on all ranks."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         if self._epochs is not None and self.real is not None:
             round_number, step_in_round = divmod(self._global_step(epoch, step), self.steps_per_round)
@@ -180,13 +182,13 @@ class MixedStream:
         return replace(ids, novel=rows, novel_labels=novel)
 
     def batch(self, epoch: int, step: int, view: int = 0) -> Batch:
-        """Decode and transform this rank's part of the batch of a step.
+        """Decode and transform this rank's part of a step's batch.
 
         Args:
-            view: index of the augmentation; 0 in training.
+            view: index of the augmentation; training uses 0.
 
         Raises:
-            UserError: more than `max_corrupt_images` images or all images of a class are corrupt.
+            UserError: more than `max_corrupt_images` images are corrupt, or all images of a class are corrupt.
         """
         ids = self.ids(epoch, step)
         if self.synthetic is not None:
@@ -216,7 +218,7 @@ class MixedStream:
                 read.append(row)
             labels.append(group_labels[: len(rows)])
             domains.append(np.full(len(rows), domain, np.int64))
-        assert images is not None, "a batch must have images"
+        assert images is not None, "a batch must contain images"
         sizes = len(groups[0][1]), len(groups[1][1]), len(groups[2][1])
         soft_labels = None
         if self.teacher is not None and self.synthetic is not None:
@@ -230,14 +232,14 @@ class MixedStream:
         )
 
     def repeated(self, step: int) -> int:
-        """Return the number of repeated real images, which come last, in this rank's batch of a global `step`."""
+        """Return the number of repeated real images, which come last, in this rank's batch for a global `step`."""
         if self._epochs is None or self.data == "synthetic":
             return 0
         positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
         return int((positions >= len(self._epochs)).sum())
 
     def share_seen(self, epochs: int) -> float | None:
-        """Return the fraction of synthetic images sampled in `epochs` epochs, or None without synthetic images."""
+        """Return the fraction of synthetic images that `epochs` epochs sample, or None without synthetic images."""
         if self.synthetic is None:
             return None
         seen = np.zeros(len(self.synthetic), bool)
@@ -260,7 +262,7 @@ class MixedStream:
         return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> tuple[Image.Image, int]:
-        """Decode a row's image or, if it is corrupt, the next intact image of its class; return it with its row."""
+        """Decode a row's image or, if corrupt, the next intact image of the class; return the image and its row."""
         image = self._decoded_or_none(source, row, domain)
         if image is not None:
             return image, row
@@ -290,6 +292,6 @@ class MixedStream:
         missing = [label for label in labels if not len(synthetic.rows_of(label))]
         if missing:
             raise UserError(
-                f"{url}: no synthetic image of {len(missing)} class(es) to train on (ids {few(missing)}); generate "
-                "images of these classes, or relax the filters"
+                f"{url}: there are no synthetic images of {len(missing)} training class(es) (ids {few(missing)}); "
+                "generate images of these classes, or relax the filters"
             )

@@ -1,7 +1,7 @@
-"""Order of the samples in training, as pure functions of integers.
+"""Sample order in training, computed by pure functions of integers.
 
 Random numbers are hashes of (seed, purpose, epoch, step, position). The hash is splitmix64 (Steele, Lea, Flood 2014).
-Since it uses only 64-bit arithmetic, an order depends neither on a generator's state nor on NumPy's version.
+The hash uses only 64-bit arithmetic: the order depends neither on a generator's state nor on the NumPy version.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT, SOURCE = ran
 
 
 def key(*words: int) -> int:
-    """Return a 64-bit hash of the lower 128 bits of each integer."""
+    """Hash the lower 128 bits of each integer into a single 64-bit integer."""
     return _absorb(len(words), words)
 
 
@@ -33,12 +33,12 @@ def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
 
 
 def bits(key: int, n: int) -> npt.NDArray[np.uint64]:
-    """Return an (n,) array of uniform 64-bit numbers; number i depends only on (key, i)."""
+    """Return an (n,) array of uniformly distributed 64-bit integers; integer i depends only on (key, i)."""
     return _mix_array(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key))
 
 
 def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
-    """Return one uniform integer in [0, bound) for each bound, up to 2^31; its bias is less than bound / 2^32."""
+    """Return a uniform integer in [0, bound) for each bound (at most 2^31), with a bias of less than bound / 2^32."""
     assert bool(np.all(bounds > 0))
     upper = bits(key, len(bounds)) >> np.uint64(32)
     drawn: npt.NDArray[np.int64] = (upper * bounds.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
@@ -47,14 +47,14 @@ def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=8)
 def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of n items in an epoch; the array is cached and therefore read-only."""
+    """Return the order of n items in an epoch; the array is read-only, since it is cached."""
     order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
     order.flags.writeable = False
     return order
 
 
 def steps(n: int, batch: int) -> int:
-    """Return the number of batches in an epoch of n items; the last batch is filled up."""
+    """Return the number of batches in an epoch of n items; an incomplete last batch is filled up."""
     return -(-n // batch)
 
 
@@ -67,9 +67,9 @@ def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArra
 
 
 def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the items in an epoch that shows `count` of n items, with shape (count,).
+    """Return the items in an epoch that contains `count` of n items, with shape (count,).
 
-    Epochs are consecutive slices of an infinite sequence of permutations, so all items appear equally often.
+    Epochs are consecutive slices of an infinite sequence of permutations, in which all items appear equally often.
     """
     positions = epoch * count + np.arange(count)
     sweeps = range(int(positions[0]) // n, int(positions[-1]) // n + 1)
@@ -90,8 +90,8 @@ def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
 def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]:
     """Return the shards in the window at a position (at most `width` of `shards`), in ascending order.
 
-    The window slides by one shard per position over an infinite sequence of sweeps, each a permutation of the shards.
-    It contains fewer shards if one occurs twice, which is possible at the boundary between two sweeps.
+    The window slides by one shard per position over an infinite sequence of sweeps, which are permutations of the
+    shards. At the boundary between two sweeps, a shard may occur twice; the window then contains fewer shards.
     """
     if shards <= width:
         return tuple(range(shards))
@@ -103,11 +103,11 @@ def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]
 
 
 def steps_per_window(images: int, shards: int, drawn: int) -> int:
-    """Return the number of steps between two moves of the window, so that a sweep covers the dataset about once.
+    """Return the number of steps between window moves; with this number, a sweep covers the dataset about once.
 
     Args:
-        images, shards: number of images and of shards in the dataset.
-        drawn: number of images from the dataset per batch.
+        images, shards: numbers of images and shards in the dataset.
+        drawn: number of images sampled from the dataset per batch.
     """
     return max(1, -(-images // (shards * max(1, drawn))))
 

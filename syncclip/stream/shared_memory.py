@@ -1,7 +1,7 @@
-"""Shared memory for the batches of loader processes, reused when the consuming process releases a batch.
+"""Shared memory for batches from loader processes, reused when the consuming process releases a batch.
 
-New pages for each batch would take a third of its decoding time, and a copy would take a tenth. The memory of a slot is
-sent to the consuming process once, through a socket. After that, only the slot's number is sent.
+Allocating new pages for each batch would take a third of the decoding time, and copying a batch would take a tenth. A
+slot's memory is sent to the consuming process once, through a socket. After that, only the slot's number is sent.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _Layout = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
 
 
 class Slots:
-    """The shared memory of one loader process, as a growing list of slots.
+    """A loader process's shared memory, as a growing list of slots.
 
-    Create it before the fork. The loader process calls `allocate` and `to_send`; the consuming process calls `lend`.
+    Create `Slots` before the fork. The loader process calls `allocate` and `to_send`; the consuming process calls
+    `lend`.
     """
 
     def __init__(self) -> None:
         self.last = -1
-        """Number of the last batch's slot."""
+        """Number of the slot that contains the last batch."""
         self._slots: list[tuple[_Layout | None, Tensor]] = []
         self._free: list[int] = []
         self._sent: set[int] = set()
@@ -36,7 +37,7 @@ class Slots:
         self._returned, self._returns = multiprocessing.Pipe(duplex=False)
 
     def allocate(self, images: int, like: Tensor) -> Tensor:
-        """Return uninitialised memory for a batch, from a released or a new slot; arguments as in `empty_batch`."""
+        """Return uninitialised memory for a batch, from a released or new slot; see `empty_batch` for the arguments."""
         while self._returned.poll():
             self._free.append(int.from_bytes(self._returned.recv_bytes(), "little"))
         if not self._free:
@@ -52,7 +53,7 @@ class Slots:
         return self._slots[self.last][1]
 
     def to_send(self) -> Tensor | None:
-        """Return the last slot's memory, to be sent with the slot's number, or None if it has been sent before."""
+        """Return the last slot's memory, which is sent with the slot's number, or None if already sent."""
         if self.last in self._sent:
             return None
         self._sent.add(self.last)

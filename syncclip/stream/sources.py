@@ -20,10 +20,10 @@ Set = TypeVar("Set", bound=ImageSet)
 
 @dataclass(frozen=True)
 class MixedSource(Generic[Set]):
-    """One of the datasets in a mix.
+    """A dataset in a mix, with its weight.
 
     The `weight` of a synthetic dataset is its relative sampling probability. The `weight` of a real dataset is the
-    number of times that each image occurs per epoch; with 0.5, each image occurs in every other epoch.
+    number of occurrences of each image per epoch; with a weight of 0.5, each image occurs in every other epoch.
     """
 
     images: Set
@@ -67,7 +67,7 @@ def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:
 
 
 class RealEpochs:
-    """Real images of each epoch, as rows of the joined datasets."""
+    """The real images in each epoch, as rows of the joined datasets."""
 
     def __init__(self, sources: Sequence[MixedSource[Set]], seed: int) -> None:
         self._seed = seed
@@ -81,9 +81,9 @@ class RealEpochs:
         ]
         if empty := [number for number, rows in enumerate(self._rows) if not len(rows)]:
             which = f" in dataset {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
-            raise UserError(f"no real image to train on{which}; use at least one shot per class")
+            raise UserError(f"there are no real training images{which}; use at least one shot per class")
         self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
-        """Rows that occur in any epoch."""
+        """Rows that occur in at least one epoch."""
         self._unweighted = self._counts == [len(rows) for rows in self._rows]
         self._weighted = lru_cache(maxsize=2)(self._weighted_rows)
 
@@ -91,7 +91,7 @@ class RealEpochs:
         return sum(self._counts)
 
     def rows_of_epoch(self, epoch: int) -> Rows:
-        """Return the rows of an epoch before shuffling; each occurs once if its dataset has a weight of 1."""
+        """Return the rows of an epoch before shuffling; each row occurs once if its dataset has a weight of 1."""
         return self.rows if self._unweighted else self._weighted(epoch)
 
     def _weighted_rows(self, epoch: int) -> Rows:
@@ -105,13 +105,13 @@ class RealEpochs:
 
 
 AHEAD = 4
-"""Number of window positions whose shards are prefetched; several, to leave time for retries."""
+"""Number of window positions whose shards are prefetched; a value above 1 leaves time for retries."""
 
 
 class SyntheticSampler:
     """Sampler of synthetic images with given labels.
 
-    It first samples a dataset by weight from those that contain the class. It then samples an image of the class
+    For each label, a dataset that contains the class is sampled by weight. An image of the class is then sampled
     uniformly from the dataset's window, or from the whole dataset if the window does not contain the class.
     """
 
@@ -119,7 +119,7 @@ class SyntheticSampler:
         """
         Args:
             sources: one or more datasets.
-            width: number of shards in the window of each dataset; None for all shards.
+            width: number of shards in each dataset's window; None uses all shards.
             sampled: total number of images per step.
         """
         self._seed = seed
@@ -159,7 +159,7 @@ class SyntheticSampler:
 
 
 class MovingWindow:
-    """Window over the shards of a dataset, from which images are sampled; the window moves by one shard at a time."""
+    """Window over a dataset's shards from which images are sampled; the window moves by one shard at a time."""
 
     def __init__(self, images: ShardSet, *, width: int | None, seed: int, sampled: int) -> None:
         self._images, self._seed = images, seed
@@ -177,7 +177,7 @@ class MovingWindow:
         self._index = lru_cache(maxsize=4)(self._by_label)
 
     def shards(self, global_step: int, positions: int = 1) -> list[int]:
-        """Return the numbers of the shards in the window and, if `positions` is above 1, in the following windows."""
+        """Return the numbers of the shards in the window and, if `positions` is greater than 1, in later windows."""
         position = global_step // self._steps_per_window
         shards = dict.fromkeys(shard for ahead in range(positions) for shard in self._window(position + ahead))
         return [int(self._shards[shard]) for shard in shards]
@@ -188,7 +188,7 @@ class MovingWindow:
             self._images.hold(self.shards(global_step, AHEAD + 1))
 
     def choices(self, labels: Rows, global_step: int) -> Sequence[Numbers]:
-        """Return the candidate rows for each label: its rows in the window or, if there are none, all its rows."""
+        """Return each label's candidate rows: the label's rows in the window or, if there are none, in all shards."""
         if self._width >= len(self._shards):
             return [self._images.samples.rows_of(int(label)) for label in labels]
         by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))

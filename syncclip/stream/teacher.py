@@ -1,7 +1,7 @@
-"""Reader of teacher files: soft labels for the images of a synthetic dataset, and the teacher's class vectors.
+"""Reader for teacher files: soft labels for a synthetic dataset's images, and the teacher's class vectors.
 
-`00000.safetensors` contains an (n, C) float32 tensor with one row per row of the first shard's table. The rows of
-unreadable images are zero. `teacher.json`, written last, identifies the teacher and the tars.
+`00000.safetensors` contains an (n, C) float32 tensor with one row for each row of the first shard's table. The
+rows of unreadable images are zero. `teacher.json`, written last, identifies the teacher and the tars.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from syncclip.shards.images import UnreadableImageError
 from syncclip.shards.reader import ImageSet, ShardSet
 
 TEACHER, VECTORS = "teacher.json", "class_vectors.safetensors"
-REMEDY = "remove it and run the same `syncclip teacher` command again"
+REMEDY = "remove the file and run the same `syncclip teacher` command again"
 Probabilities = npt.NDArray[np.float32]
 
 
 class TeacherShard(NamedTuple):
-    """A file of soft labels, and the tar that contains the images."""
+    """A soft-label file, and the tar that contains the images."""
 
     shard: int
     images: int
@@ -40,7 +40,7 @@ class TeacherFiles(Settings):
 
     format: Literal[1] = 1
     name: str
-    """Name of the run that is the teacher."""
+    """Name of the teacher run."""
     digest: str
     """Checksum of everything that determines the soft labels: the run, its prompts and its CLIP weights."""
     classnames: Annotated[tuple[ShortText, ...], MANY]
@@ -49,10 +49,10 @@ class TeacherFiles(Settings):
     vectors_sha256: str
     """Checksum of `class_vectors.safetensors`."""
     shards: tuple[TeacherShard, ...]
-    """Files of soft labels, in ascending order of shard numbers."""
+    """Soft-label files, in ascending order of shard numbers."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
-        """Raise a UserError with `url` if the classes differ from `classnames`, the classes of the dataset `of`."""
+        """Raise a UserError with `url` if the classes differ from `classnames`, the class names of dataset `of`."""
         if self.classnames != tuple(classnames):
             raise UserError(
                 f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} classes of {of}"
@@ -61,12 +61,12 @@ class TeacherFiles(Settings):
 
 
 def probabilities_name(shard: int) -> str:
-    """Return the name of a shard's file of soft labels, e.g. `00000.safetensors`."""
+    """Return the name of a shard's soft-label file, e.g. `00000.safetensors`."""
     return f"{shard:05d}.safetensors"
 
 
 def read_teacher(url: str) -> TeacherFiles:
-    """Read the `teacher.json` of a folder; raise a `UserError` if the teacher files are missing or incomplete."""
+    """Read a folder's `teacher.json`; raise a `UserError` if the teacher files are missing or incomplete."""
     files = storage.read_document(storage.join(url, TEACHER), TeacherFiles, REMEDY)
     if files is None:
         command = f"`syncclip teacher RUN SET --out {url}`"
@@ -79,7 +79,7 @@ class Teacher:
 
     Args:
         url: folder or URL of the teacher files.
-        cache: cache for single rows; must differ from the dataset's cache, whose window would evict the files.
+        cache: cache for single rows; must not be the dataset's cache, whose window would evict the files.
 
     Raises:
         UserError: see `read_teacher`.
@@ -90,7 +90,7 @@ class Teacher:
         self._shards = {shard.shard: shard for shard in self.files.shards}
 
     def class_vectors(self) -> Probabilities:
-        """Read the class vectors, with shape (C, D_t) and unit length; raise a `UserError` if missing or corrupt."""
+        """Read the (C, D_t) class vectors of unit length; raise a `UserError` if the file is missing or corrupt."""
         from safetensors.numpy import load
 
         url = storage.join(self.url, VECTORS)
@@ -104,7 +104,7 @@ class Teacher:
         return vectors
 
     def of_batch(self, synthetic: ImageSet, rows: Sequence[int], real: int) -> Probabilities:
-        """Return the (N, C) soft labels of a batch, with zeros for the real images, its first `real` rows.
+        """Return a batch's (N, C) soft labels; the first `real` rows, which belong to real images, are zero.
 
         Raises:
             UserError: a file is missing or corrupt.
@@ -128,4 +128,4 @@ class Teacher:
 
 
 def _damage(url: str) -> UserError:
-    return UserError(f"{url}: missing or corrupt; {REMEDY}")
+    return UserError(f"{url}: the teacher file is missing or corrupt; {REMEDY}")

@@ -1,4 +1,4 @@
-"""Dataset card of a synthetic dataset for the Hugging Face Hub: content, origin and usage."""
+"""Hugging Face dataset card for a synthetic dataset: content, origin and usage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from syncclip.synthetic_sets.imported import ImportedSet
 CARD = "README.md"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10**7, "1M<n<10M"))
 SHARED = ("name", "dataset", "backbone", "synthesis")
-"""Recipe sections on a card; other sections do not affect the images and may contain credentials."""
+"""Recipe sections in a dataset card; other sections do not affect the images and may contain credentials."""
 
 
 def dataset_card(
@@ -30,7 +30,7 @@ def dataset_card(
     Args:
         plan: plan or import description of the dataset.
         shards: markers of all shards.
-        provenance: Arrow type of the `.json` members in all shards; null if there are none.
+        provenance: Arrow type of the `.json` members in all shards; null without such members.
         licence: Hub identifier of the images' licence.
         recipe: recipe as YAML; "" if unknown.
     """
@@ -49,10 +49,10 @@ def dataset_card(
     sections = [
         f"---\n{yaml.safe_dump(_metadata(plan, shards, provenance, licence), sort_keys=False, allow_unicode=True)}---",
         f"# Synthetic images of {markdown_text(plan.dataset)}",
-        "Generated images for training. They show what a generator associates with each class, not real objects.",
+        "Generated images for training. The images show a generator's notion of each class, not real objects.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         "Each sample has an image (`jpg`), a class id (`cls`), a prompt or caption (`txt`) and provenance (`json`). "
-        "Every prefix of the shards is class-balanced, as far as the number of images permits.",
+        "Every prefix of the shards is class-balanced, to the extent that the number of images permits.",
         '## Usage\n\n```python\nfrom datasets import load_dataset\n\nimages = load_dataset("FOLDER", split="train")\n'
         'print(images.features["cls"].names)\n```',
         *([f"## Recipe\n\n```yaml\n{shared(recipe)}```"] if recipe else []),
@@ -62,7 +62,7 @@ def dataset_card(
 
 
 def provenance_type(column: pa.ChunkedArray, previous: pa.DataType) -> pa.DataType:
-    """Unify the Arrow type of previous shards with that of a shard's provenance, which is a column of JSON strings."""
+    """Unify the Arrow type of previous shards with the type of a shard's provenance, a column of JSON strings."""
     values = [value for value in map(json.loads, column.to_pylist()) if value]
     if not values:
         return previous

@@ -44,7 +44,7 @@ class ExportedSet:
         return sum(stats.count for stats in self.shards.values())
 
     def table(self, shard: int) -> pa.Table:
-        """Read the table of a shard."""
+        """Read a shard's table."""
         return read_table(self.url, shard, self.shards[shard].table_sha256)
 
 
@@ -59,8 +59,8 @@ class Image(NamedTuple):
 def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     """Export a complete synthetic dataset in another layout; return the number of images.
 
-    One shard at a time is in memory or in a temporary file. After a crash, the same call resumes and skips existing
-    files. `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
+    Only one shard at a time is in memory or in a temporary file. After a crash, the same call resumes the export and
+    skips existing files. `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
 
     Args:
         to: layout; one of `LAYOUTS`.
@@ -83,7 +83,7 @@ def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
 
 
 def folder_names(classnames: tuple[str, ...]) -> list[str]:
-    """Return a folder name for each class: its name without reserved characters, with its id if that is ambiguous."""
+    """Return a folder name for each class: the class name without reserved characters, plus the id if ambiguous."""
     names = [re.sub(r'[\x00-\x1f/\\:*?"<>|]+', "_", name).strip(" .") or "class" for name in classnames]
     ambiguous = {name for name in names if [other.lower() for other in names].count(name.lower()) > 1}
     return [f"{name} {label}" if name in ambiguous else name for label, name in enumerate(names)]
@@ -104,7 +104,7 @@ def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) ->
 
 
 def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
-    """Copy the tars under the file names that are usual for Hub datasets, and write the dataset card last."""
+    """Copy the tars with the usual file names of Hub datasets, and finally write the dataset card."""
     folder = storage.join(out.url, "data")
     storage.sweep(folder)
     existing = storage.sizes(folder)
@@ -135,7 +135,7 @@ LAYOUTS: dict[str, Callable[[ExportedSet, Export, Progress, str], None]] = {
 
 
 def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
-    """Read the images of a shard."""
+    """Read and yield a shard's images."""
     archive = storage.read_bytes(storage.join(source.url, shard_name(shard)), sha256=source.shards[shard].sha256)
     _require_checksum(source, shard, hashlib.sha256(archive).hexdigest())
     for row in source.table(shard).select(["key", "label", "jpg_offset", "jpg_size"]).to_pylist():
@@ -145,7 +145,7 @@ def _images(source: ExportedSet, shard: int) -> Iterator[Image]:
 
 
 def _write_images(source: ExportedSet, out: Export, subfolder: str, progress: Progress) -> Iterator[Image]:
-    """Write all images that do not exist yet into `subfolder`, and yield each image of the dataset."""
+    """Write all images that do not yet exist to `subfolder`, and yield every image in the dataset."""
     folder = storage.join(out.url, subfolder) if subfolder else out.url
     for name in source.folders:
         storage.sweep(storage.join(folder, name))
@@ -168,7 +168,7 @@ def _write_images(source: ExportedSet, out: Export, subfolder: str, progress: Pr
 
 
 def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
-    """Return the size of each file in the class folders, by path."""
+    """Return the sizes of all files in the class folders, by path."""
     return {
         f"{name}/{file}": size
         for name in source.folders
@@ -177,7 +177,7 @@ def _existing(source: ExportedSet, folder: str) -> dict[str, int]:
 
 
 def _is_same(url: str, sha256: str) -> bool:
-    """Return whether a local file has this checksum; remote files are not read, since object stores verify them."""
+    """Return whether a local file has this checksum; remote files are trusted, since object stores verify them."""
     if not storage.is_local(url):
         return True
     with storage.open_read(url) as file:
@@ -185,7 +185,7 @@ def _is_same(url: str, sha256: str) -> bool:
 
 
 def _copy(source: ExportedSet, shard: int, target: str) -> None:
-    """Copy a tar, through a temporary file if it is remote."""
+    """Copy a tar, via a temporary file if the tar is remote."""
     url = storage.join(source.url, shard_name(shard))
     with private_tempdir() as folder:
         path = storage.local_path(url) if storage.is_local(url) else folder / "shard.tar"

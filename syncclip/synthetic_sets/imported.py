@@ -53,10 +53,10 @@ class ImportedSet(Settings):
     dataset: str
     classnames: Annotated[tuple[ShortText, ...], MANY]
     counts: Annotated[tuple[Annotated[int, Field(ge=0)], ...], MANY] = Field(min_length=1)
-    """Number of images per class in the source."""
+    """Number of images in the source for each class."""
     shard_size: int = Field(ge=1)
     parts: tuple[str, ...] = added(())
-    """Checksums of the datasets that were merged; empty for an imported dataset."""
+    """Checksums of the merged datasets; empty for an imported dataset."""
     content: str = ""
     """Checksum of all shards; empty until the dataset is complete."""
 
@@ -65,12 +65,12 @@ class ImportedSet(Settings):
         if len(self.counts) != len(self.classnames):
             raise ValueError(f"{len(self.counts)} counts for {len(self.classnames)} classes")
         if self.images_per_class * self.classes > MAX_IMAGES:
-            raise ValueError(f"{self.images_per_class} images per class exceed the maximum size of a dataset")
+            raise ValueError(f"{self.images_per_class} images per class exceed the maximum dataset size")
         return self
 
     @property
     def owner(self) -> str:
-        """Identity of the dataset's files; see `storage.checksums`."""
+        """Owner identity of the dataset's files; see `storage.checksums`."""
         return storage.identity(self.model_dump_json(exclude={"content"}))
 
     @property
@@ -85,7 +85,7 @@ class ImportedSet(Settings):
 
     @property
     def amounts(self) -> tuple[int, ...]:
-        """Numbers of images per class, in the same form as in a plan."""
+        """Numbers of images per class, in the same format as in a plan."""
         return (self.images_per_class,)
 
     def shards(self, images_per_class: int | None = None) -> range:
@@ -95,7 +95,7 @@ class ImportedSet(Settings):
 
 
 def read_set(url: str) -> Plan | ImportedSet | None:
-    """Read the plan or import description of a synthetic dataset; return None if there is neither.
+    """Read the plan or import description of a synthetic dataset; return None if neither exists.
 
     Raises:
         UserError: the plan or description is unreadable, or the import was interrupted.
@@ -105,7 +105,7 @@ def read_set(url: str) -> Plan | ImportedSet | None:
         return read_plan(url)
     if not imported.content:
         command = "merge" if imported.parts else "import"
-        raise UserError(f"{url}: interrupted {command}; run the same `syncclip shards {command}` again.")
+        raise UserError(f"{url}: the {command} was interrupted; run the same `syncclip shards {command}` command again")
     return imported
 
 
@@ -113,7 +113,9 @@ def read_whole_set(url: str) -> Plan | ImportedSet:
     """Read a dataset's plan or description; raise a `UserError` if the dataset is missing or incomplete."""
     plan = read_set(url)
     if plan is None:
-        raise UserError(f"{url}: no synthetic dataset found; create one with `syncclip synth` or `shards import`")
+        raise UserError(
+            f"{url}: no synthetic dataset found; create one with `syncclip synth` or `syncclip shards import`"
+        )
     existing = committed_shards(url, plan.owner)
     if missing := [shard for shard in plan.shards() if shard not in existing]:
         raise UserError(f"{url}: {len(missing)} of {len(plan.shards())} shards are missing; complete the dataset first")
@@ -142,9 +144,9 @@ def import_set(
         source: a split file or its folder, from which the split `train` is imported; or a folder or URL with tars,
             either directly or in `train/`.
         dataset: dataset that defines the class ids.
-        images: folder of a split file's images; by default, the split file's folder or one of its subfolders.
-        unreadable: record of unreadable images, which is updated.
-        skipped: counter of unused tar members by extension, which is updated.
+        images: folder with a split file's images; by default, the split file's folder or one of its subfolders.
+        unreadable: record of unreadable images, updated in place.
+        skipped: counter of unused tar members by extension, updated in place.
 
     Raises:
         UserError: the source is missing or malformed, its class ids do not match, or the folder has other content.
@@ -179,10 +181,10 @@ def import_set(
 
 
 def claim(imported: ImportedSet, url: str) -> None:
-    """Write the description of a dataset, marked as incomplete; raise a `UserError` if the folder has other content."""
+    """Write a dataset's description, marked as incomplete; raise a `UserError` if the folder has other content."""
     existing = _read(url)
     if storage.listdir(url) if existing is None else existing.model_copy(update={"content": ""}) != imported:
-        raise UserError(f"{url}: not empty; use another folder")
+        raise UserError(f"{url}: the folder is not empty; use another folder")
     _write(imported, url)
     forget_index(url)
 
@@ -199,7 +201,7 @@ def finish(imported: ImportedSet, url: str) -> ImportedSet:
 
 
 def content_of(url: str, owner: str | None = None) -> str:
-    """Return a checksum of a dataset's committed tars; `owner` is their required identity (see `storage.checksums`)."""
+    """Return a checksum of a dataset's committed tars; `owner` is the expected owner (see `storage.checksums`)."""
     shards = committed_shards(url, owner).values()
     return hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
@@ -218,7 +220,7 @@ def index_major(labels: Rows, classes: int) -> Rows:
 def _sample(
     images: ImageSet, texts: Sequence[str], dataset: Dataset, index: int, row: int, unreadable: Corruption
 ) -> Sample | None:
-    """Build the sample of a row; return None if the image is unreadable."""
+    """Build the sample for a row; return None if the image is unreadable."""
     label, name = int(images.labels[row]), images.name(row)
     data = images.read(row)
     try:
@@ -262,7 +264,7 @@ def _open_source(
     if 2 * len(differences) > len(names):
         raise UserError(
             f"{file}: {len(differences)} of {len(names)} class names differ from {dataset.name!r} "
-            f"({few(differences)}); set dataset.name to the dataset of these images"
+            f"({few(differences)}); set dataset.name to the matching dataset"
         )
     return FolderSet(zip(files, labels, strict=True)), [""] * len(files)
 
@@ -276,7 +278,10 @@ def _tars(source: str) -> list[str]:
 def _split_file(source: str) -> Path:
     path = storage.local_path(source) if storage.is_local(source) else None
     if path is None or not path.exists():
-        raise UserError(f"{source}: no such folder, or a folder without tars; use a split file, its folder, or tars")
+        raise UserError(
+            f"{source}: the folder does not exist or contains no tars; specify a split file, its folder, or a folder "
+            "with tars"
+        )
     if path.is_file():
         return path
     files = sorted(path.glob("split_*.json")) or sorted(path.glob("*.json"))
@@ -287,11 +292,14 @@ def _split_file(source: str) -> Path:
 
 
 def _image_folder(file: Path, first: str) -> Path:
-    """Return the split file's folder or the subfolder that contains its first image."""
+    """Return the folder that contains the first image: the split file's folder or one of its subfolders."""
     for folder in [file.parent, *sorted(child for child in file.parent.iterdir() if child.is_dir())]:
         if (folder / first).is_file():
             return folder
-    raise UserError(f"{file}: image {first} not found in its folder or a subfolder; set the folder with --images")
+    raise UserError(
+        f"{file}: image {first} was not found in the split file's folder or its subfolders; set the image folder with "
+        "--images"
+    )
 
 
 def _class_id(label: str | int, dataset: Dataset, location: str) -> int:

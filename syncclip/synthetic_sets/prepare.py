@@ -49,10 +49,10 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def with_assets(recipe: Recipe, plan: Plan, url: str) -> Plan:
-    """Store a plan's assets (reference images, filter heads, test image features); return the plan with checksums.
+    """Store a plan's assets (reference images, filter heads, test features); return the plan with their checksums.
 
     Raises:
-        UserError: an asset is missing, or differs from the asset of the existing dataset.
+        UserError: an asset is missing, or differs from the existing dataset's asset.
     """
     if plan.guides:
         dataset = load_dataset(recipe.dataset)

@@ -1,4 +1,4 @@
-"""Quality of a synthetic dataset in a frozen CLIP model: accuracy, diversity, domain shift and near-duplicates."""
+"""Quality of a synthetic dataset, measured with frozen CLIP: accuracy, diversity, domain shift and near-duplicates."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from syncclip.synthetic_sets.shift import Floats, Labels, measure
 
 STATS_NAME = "stats.json"
 MAX_IMAGES = 20_000
-"""Maximum number of images to measure per domain, balanced over the classes."""
+"""Maximum number of images to measure per domain, balanced across classes."""
 DUPLICATE = 0.99
 """Minimum cosine similarity between near-duplicates."""
 PAIRS = 20
-"""Maximum number of near-duplicates to list."""
+"""Maximum number of near-duplicate pairs to list."""
 BLOCK = 2048
 DIGITS = 5
 
@@ -38,11 +38,11 @@ class ClassQuality(Settings):
     images: int
     """Number of measured images."""
     accuracy: float | None
-    """Zero-shot accuracy with all classes as candidates, in percent; None without images."""
+    """Zero-shot accuracy with all classes as candidates, in percent, or None without images."""
     similarity: float | None
-    """Mean pairwise cosine similarity; None for fewer than two images."""
+    """Mean pairwise cosine similarity, or None for fewer than two images."""
     shift: float | None
-    """1 - cosine similarity between the centroids of real and synthetic images; None if either is missing."""
+    """1 - cosine similarity between the real and the synthetic centroid, or None if either centroid is missing."""
 
 
 class ShiftNumbers(Settings):
@@ -71,14 +71,14 @@ class SetQuality(Settings):
     real_similarity: float | None
     """Mean pairwise cosine similarity of the real images, as a baseline."""
     shift: ShiftNumbers | None
-    """Domain shift from the real to the synthetic images; None without real images."""
+    """Domain shift from the real to the synthetic images, or None without real images."""
     near_duplicates: int
     """Number of images with a cosine similarity of at least `duplicate` to an earlier image of any class."""
     duplicate: float
     pairs: tuple[tuple[int, int], ...]
     """Pairs of sample indices: the first near-duplicates, each with its nearest earlier image."""
     prompts: PromptCoverage | None
-    """Coverage of the prompts; None for an imported dataset."""
+    """Prompt coverage, or None for an imported dataset."""
     classes: tuple[ClassQuality, ...]
 
 
@@ -91,10 +91,10 @@ class Features(NamedTuple):
 
 
 def set_quality(url: str, clip: FrozenClip, real: ImageSet | None, max_images: int = MAX_IMAGES) -> SetQuality:
-    """Measure a dataset with `clip`, which has one prompt per class, and write the result to its `stats.json` file.
+    """Measure a dataset with `clip`, which has one prompt per class; write the result to the dataset's `stats.json`.
 
     Raises:
-        UserError: there is no dataset, or all its images are unreadable.
+        UserError: the dataset does not exist, or all its images are unreadable.
     """
     plan = read_set(url)
     if plan is None:
@@ -173,7 +173,7 @@ def near_duplicates(features: Floats) -> tuple[int, list[tuple[int, int]]]:
 
 
 def _encode(images: ImageSet, clip: FrozenClip, max_images: int, name: str) -> Features:
-    """Compute the CLIP features of a dataset, without unreadable images."""
+    """Compute the CLIP features of a dataset's readable images."""
     labels = np.asarray(images.labels)
     kept, features = encode_set(images, clip, balanced_rows(labels, max_images).tolist(), f"quality ({name})")
     return Features(features.double().numpy(), labels[kept], np.array(kept, np.int64))
@@ -192,10 +192,10 @@ def _rounded(value: float | None) -> float | None:
 def measure_quality(recipe: Recipe, url: str) -> SetQuality:
     """Measure the dataset at `url` with a recipe's backbone, and write the result to the dataset's `stats.json`.
 
-    If the dataset has the split `evaluation.split`, the domain shift from its real images is also measured.
+    If the recipe's dataset has the split `evaluation.split`, the domain shift from this split is also measured.
 
     Raises:
-        UserError: there is no synthetic dataset, or its classes differ from those of the recipe's dataset.
+        UserError: the synthetic dataset does not exist, or its classes differ from the recipe dataset's classes.
     """
     import torch  # slow to import, and not needed to read `stats.json`
 
@@ -204,7 +204,7 @@ def measure_quality(recipe: Recipe, url: str) -> SetQuality:
     if plan is not None and list(plan.classnames) != dataset.classnames:
         raise UserError(
             f"{url} has {plan.classes} classes of dataset {plan.dataset!r}, not the {len(dataset.classnames)} classes "
-            f"of {dataset.name!r}; set dataset.name to the dataset of these images"
+            f"of {dataset.name!r}; set dataset.name to the matching dataset"
         )
     prompts = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     clip = FrozenClip(recipe.backbone, prompts, "cuda" if torch.cuda.is_available() else "cpu")

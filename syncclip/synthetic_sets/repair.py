@@ -1,4 +1,4 @@
-"""Repair of a synthetic dataset, which removes corrupt shards and regenerates them from the plan, byte for byte."""
+"""Repair of a synthetic dataset: corrupt shards are removed and regenerated from the plan, byte for byte."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from syncclip.workers.settings import ONE_ACTOR, Pool
 
 
 def absent(url: str, corrupt: Collection[int]) -> list[Problem]:
-    """Return a problem for each missing shard of a dataset's plan, except for shards known to be corrupt."""
+    """Return a problem for each shard that the plan contains but the folder lacks, except for `corrupt` shards."""
     plan = read_set(url)
     tars = {int(name[:-4]) for name in storage.sizes(url) if re.fullmatch(r"[0-9]{5,18}\.tar", name)}
     return [
-        Problem(shard, f"{shard_name(shard)}: missing, although the plan contains it")
+        Problem(shard, f"{shard_name(shard)}: the shard is in the plan but missing from the folder")
         for shard in (plan.shards() if plan is not None else ())
         if shard not in {*corrupt, *tars}
     ]
@@ -47,7 +47,7 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
     if foreign := [shard for shard in shards if shard not in plan.shards()]:
         count = len(plan.shards())
         surplus = shard_name(foreign[0])
-        raise UserError(f"{url}: {surplus} is not one of the {count} shards of the plan; move it to another folder")
+        raise UserError(f"{url}: {surplus} is not one of the plan's {count} shards; move it to another folder")
     if not shards:
         return []
     check_capacity(pool, plan.threads)
@@ -64,7 +64,7 @@ def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[
 
 
 def _check_assets(plan: Plan, broken: Sequence[int], url: str) -> None:
-    """Raise a `UserError` if the weights, a filter asset or a reference image of the plan is missing."""
+    """Raise a `UserError` if the plan's weights, a filter asset or a reference image is missing."""
     located = locate(plan.generator, plan.weights)
     if located.revision is not None:  # `locate` does not access the Hub if the plan has a commit
         commit_on_hub(located.source, located.revision, INDEX, f"generator {located.source!r}")

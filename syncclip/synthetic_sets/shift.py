@@ -1,7 +1,7 @@
 """Domain shift between real and synthetic images in CLIP's feature space, and a 2-D projection of both domains.
 
-Features are normalised. Relative distances are comparable between frozen and trained CLIP models, since they do not
-depend on the scale of the feature space.
+Features are normalised. Relative distances do not depend on the scale of the feature space, and are comparable between
+frozen and trained CLIP models.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shift:
-    """Shift between two domains in the feature space of a model.
+    """Shift between two domains in a model's feature space.
 
     Attributes:
         centroid_distance: 1 - cosine similarity between the real and the synthetic centroid, averaged over classes.
         relative_distance: `centroid_distance` divided by the mean distance between real centroids of different classes.
         overlap: percentage of synthetic images whose nearest real centroid is the centroid of their class.
         frechet: Fréchet distance between the two distributions, assumed to be normal (FID with unit CLIP features).
-        per_class: centroid distance of each class id.
+        per_class: centroid distance by class id.
     """
 
     centroid_distance: float
@@ -46,7 +46,7 @@ def measure(real: Floats, real_labels: Labels, synthetic: Floats, synthetic_labe
     """
     real, synthetic = normalise(real), normalise(synthetic)
     shared = np.intersect1d(real_labels, synthetic_labels)
-    assert len(shared), "the domains must share a class"
+    assert len(shared), "the domains must share at least one class"
     real_centres = centres(real, real_labels, shared)
     synthetic_centres = centres(synthetic, synthetic_labels, shared)
     distances = 1 - (real_centres * synthetic_centres).sum(axis=1)
@@ -71,7 +71,7 @@ def normalise(features: Floats) -> Floats:
 
 
 def centres(features: Floats, labels: Labels, classes: Labels) -> Floats:
-    """Return the normalised mean of each class, with shape (len(classes), D)."""
+    """Return the normalised mean feature of each class, with shape (len(classes), D)."""
     return normalise(np.stack([features[labels == label].mean(axis=0) for label in classes]))
 
 
@@ -89,9 +89,9 @@ def frechet(first: Floats, second: Floats) -> float:
 
 
 def project(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
-    """Project both domains, weighted equally, onto their first two principal axes, with shapes (N, 2) and (M, 2).
+    """Project both domains, weighted equally, onto the first two principal axes; return (N, 2) and (M, 2) arrays.
 
-    The entry of each axis with the largest absolute value is positive, which makes the projection deterministic.
+    The projection is deterministic: the entry of each axis with the largest absolute value is positive.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     middle = (real.mean(axis=0) + synthetic.mean(axis=0)) / 2

@@ -95,7 +95,7 @@ def test_a_run_is_pushed_to_the_hub_and_used_from_there(
     outcome = Outcome(capsys, "classify", "hf://alice/shapes", *arguments)
     assert outcome.status == 0 and all(line.startswith("classify: ") for line in outcome.err.splitlines())
     assert outcome.out == Outcome(capsys, "classify", run, *arguments).out
-    assert "no such repository" in Outcome(capsys, "classify", "hf://alice/missing", *arguments).error
+    assert "the repository does not exist" in Outcome(capsys, "classify", "hf://alice/missing", *arguments).error
     assert "'shapes' is not a repository name" in Outcome(capsys, "push", run, "shapes").error
 
 

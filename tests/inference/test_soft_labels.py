@@ -108,7 +108,7 @@ def test_damaged_class_vectors_are_an_error_and_written_again(
     teach_here(run, tiny_set, str(tmp_path))
     before = files(tmp_path)
     damage(tmp_path / VECTORS)
-    with pytest.raises(UserError, match=f"{VECTORS}: missing or corrupt"):
+    with pytest.raises(UserError, match=f"{VECTORS}: the teacher file is missing or corrupt"):
         Teacher(str(tmp_path), ShardCache()).class_vectors()
     teach_here(run, tiny_set, str(tmp_path))
     assert files(tmp_path) == before

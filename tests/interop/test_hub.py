@@ -186,7 +186,7 @@ def test_a_private_repository_requires_a_token(
     assert load(HUB_NAME, tiny.backbone).classes == load(str(run)).classes
     shutil.rmtree(hub.home)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="no such repository on the Hub, or a private one"):
+    with pytest.raises(UserError, match="the repository does not exist on the Hub, or is private"):
         load(HUB_NAME, tiny.backbone)
 
 
@@ -211,7 +211,7 @@ def test_a_branch_is_created_and_loaded(hub: Hub, run: Path, trained: dict[str, 
     ("repo", "change", "message"),
     [
         ("birds", "", "'birds' is not a repository name"),
-        ("alice/bi..rds", "", "alice/bi..rds: not a valid name on the Hub"),
+        ("alice/bi..rds", "", "alice/bi..rds: the repository name is invalid"),
         ("bob/birds", "", r"bob/birds: the Hub rejected the request \(.*403 Forbidden.*\); log in"),
         (REPO, "no token", r"alice/birds: the Hub rejected the request \(.*401 Unauthorized.*\); log in"),
         (REPO, "no network", r"alice/birds: the Hub is unreachable \(.*refused\)"),

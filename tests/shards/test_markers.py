@@ -59,7 +59,9 @@ def test_a_shard_without_a_valid_marker_does_not_exist(
     assert list(committed(url)) == [0]
     assert ShardSet(url).samples.index.tolist() == [0, 1, 2, 3, 4, 5]
     if Path(url, "00001.tar").exists():
-        assert any("00001.tar: ignored, since it has no valid marker" in problem for problem in verify(url))
+        assert any(
+            "00001.tar: the shard is ignored, since it has no valid marker" in problem for problem in verify(url)
+        )
 
 
 def check_corrupt_marker(url: str, match: str) -> None:

@@ -61,5 +61,5 @@ def test_every_flipped_bit_in_a_table_is_an_error(folder: Path) -> None:
 @pytest.mark.fault
 def test_an_index_that_contradicts_its_key_is_an_error(folder: Path) -> None:
     sha256 = replace_column(folder / "00000.parquet", "index", [1, 0, 2, 3, 4, 5])
-    with pytest.raises(ValueError, match="an index does not match its key"):
+    with pytest.raises(ValueError, match="a sample's index does not match its key"):
         parse_table((folder / "00000.parquet").read_bytes(), sha256)

@@ -50,7 +50,7 @@ def test_images_are_read_by_offset(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"x" * 2000])
 def test_an_empty_or_invalid_tar_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0.tar").write_bytes(content)
-    with pytest.raises(UserError, match="0.tar: (tar without images|not a valid tar file)"):
+    with pytest.raises(UserError, match="0.tar: (the tar contains no images|not a valid tar file)"):
         index_tars([str(tmp_path / "0.tar")])
 
 

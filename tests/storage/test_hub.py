@@ -59,7 +59,7 @@ def test_paths_and_urls_are_not_downloaded(hub: Hub, name: str) -> None:
     "name", ["hf://", "hf://birds", "hf://datasets/alice/birds", "hf://alice/birds/x", "hf://a b/c"]
 )
 def test_an_invalid_repository_name_is_an_error(hub: Hub, name: str) -> None:
-    with pytest.raises(UserError, match=rf"{name}: not a repository name"):
+    with pytest.raises(UserError, match=rf"{name} is not a Hugging Face Hub repository name"):
         download(name, ["recipe.yaml"])
 
 
@@ -72,9 +72,9 @@ def test_a_downloaded_commit_is_pinned(birds: Repository) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("hf://alice/bird", "no such repository on the Hub, or a private one"),
+        ("hf://alice/bird", "the repository does not exist on the Hub, or is private"),
         ("hf://alice/birds@v9", "no such revision"),
-        ("hf://alice/bi..rds", "not a valid name on the Hub"),
+        ("hf://alice/bi..rds", "the repository name is invalid"),
     ],
 )
 def test_a_missing_repository_or_revision_is_a_one_line_error(birds: Repository, name: str, reason: str) -> None:
@@ -86,14 +86,14 @@ def test_a_missing_repository_or_revision_is_a_one_line_error(birds: Repository,
 def test_a_private_repository_requires_the_token(birds: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     birds.private = True
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match=r"or a private one; .* log in \(`hf auth login`, or HF_TOKEN\)"):
+    with pytest.raises(UserError, match=r"or is private; .* log in \(run `hf auth login`, or set HF_TOKEN\)"):
         fetch()
 
 
 def test_a_repository_without_a_run_is_an_error(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     hub.repositories["alice/bert"] = bert = Repository()
     bert.commit("main", {"config.json": b"{}", "pytorch_model.bin": b"a pickle"})
-    with pytest.raises(UserError, match=r"is not a syncclip run: it has no recipe\.yaml, prompts"):
+    with pytest.raises(UserError, match=r"is not a syncclip run: the Hub repository has no recipe\.yaml, prompts"):
         fetch("hf://alice/bert")
     assert hub.fetched == [] and capfd.readouterr().err == ""
 

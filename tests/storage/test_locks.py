@@ -120,8 +120,8 @@ def test_a_second_writer_gets_an_error_with_the_owner_and_the_time(folder: str) 
         assert isinstance(error, UserError)
         owner = Owner.here()
         assert str(error) == (
-            f"{folder}: `train` of {owner.user}@{owner.host} (process {owner.pid}) has been writing there "
-            f"since {since}; wait until it ends, or choose another folder"
+            f"{folder}: `train` of {owner.user}@{owner.host} (process {owner.pid}) has held the lock "
+            f"since {since}; wait until that command ends, or choose another folder"
         )
         take(storage.join(folder, "cells", "a"))
         take(folder)  # in the same thread
@@ -160,7 +160,7 @@ def test_a_lock_is_taken_over_if_its_process_was_killed_but_not_if_it_is_suspend
 ) -> None:
     with other_owner(tmp_path) as owner:
         owner.send_signal(signal.SIGSTOP)
-        with pytest.raises(UserError, match=rf"\(process {owner.pid}\) has been writing there since"):
+        with pytest.raises(UserError, match=rf"\(process {owner.pid}\) has held the lock since"):
             take(str(tmp_path), patience=1000.0)
         waited = clock[0]
         owner.kill()
@@ -176,7 +176,7 @@ def test_a_lock_of_another_machine_is_taken_over_after_three_missing_renewals(
     take(folder)
     assert clock[0] == 1045.0 + pause(folder)
     assert capsys.readouterr().err == (
-        f"{folder}: `synth` of ada@node7 (process 12) has been writing there since 2026-01-01 00:00 UTC; waiting for "
+        f"{folder}: `synth` of ada@node7 (process 12) has held the lock since 2026-01-01 00:00 UTC; waiting for "
         "up to 45 s, in case that command has ended\n"
     )
 
@@ -262,7 +262,7 @@ def test_an_owner_that_lost_its_lock_cannot_write(folder: str, clock: list[float
 
 def test_a_removed_folder_is_an_error_with_its_name(folder: str) -> None:
     with (
-        pytest.raises(LostLockError, match=r"/one: the folder.* was removed during this command"),
+        pytest.raises(LostLockError, match=r"/one: the folder or its .* was removed while this command ran"),
         lock(folder, "synth"),
     ):
         storage.remove(folder, recursive=True)

@@ -64,7 +64,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
     (tmp_path / "link").symlink_to(target)
-    with pytest.raises(UserError, match="link is a link, inaccessible or of the wrong type"):
+    with pytest.raises(UserError, match="link is a link, is inaccessible or has the wrong type"):
         SharedFolder(tmp_path / "link", 100).open("a", 5, lambda path: None)
     assert list(target.iterdir()) == []
     (tmp_path / "shards").mkdir()
@@ -79,8 +79,8 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
 
 def test_a_pipe_and_a_file_instead_of_a_folder_are_errors(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="of the wrong type"):
+    with pytest.raises(UserError, match="has the wrong type"):
         open_private(tmp_path / "pipe", os.O_RDONLY)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="of the wrong type"):
+    with pytest.raises(UserError, match="has the wrong type"):
         make_private(tmp_path / "file")

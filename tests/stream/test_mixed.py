@@ -306,17 +306,17 @@ def test_too_many_corrupt_images_are_an_error(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 8, "world_size": 3}, r"a batch of 8 can't be split among 3"),
+        ({"batch": 8, "world_size": 3}, r"a batch of 8 image\(s\) can't be split evenly among 3"),
         ({"batch": 0}, "a batch of 0 can't"),
         ({"real": None}, "training.data=both requires real images"),
         ({"real": None, "data": "real"}, "training.data=real requires real images"),
         ({"synthetic": None}, "training.data=both requires a synthetic dataset"),
         ({"synthetic": None, "data": "synthetic"}, "training.data=synthetic requires a synthetic dataset"),
-        ({"real_rows": []}, "no real image to train on"),
+        ({"real_rows": []}, "there are no real training images"),
         ({"window": 0}, "a window of 0 shards contains no image"),
         ({"images_per_class": 0}, "0 images per class"),
-        ({"novel": [3, 7, 9]}, r"no synthetic image of 2 class.*\(ids 7, 9\)"),
-        ({"synthetic": stored(2, 2, 1), "novel": [0]}, r"no synthetic image of 1 class\(es\) .*\(ids 2\)"),
+        ({"novel": [3, 7, 9]}, r"no synthetic images of 2 training class.*\(ids 7, 9\)"),
+        ({"synthetic": stored(2, 2, 1), "novel": [0]}, r"no synthetic images of 1 training class\(es\) .*\(ids 2\)"),
     ],
 )
 def test_invalid_arguments_are_an_error(changes: dict[str, Any], message: str) -> None:

@@ -98,5 +98,5 @@ def test_a_real_image_occurs_as_often_as_its_weight(weight: float, seed: int, fi
 
 
 def test_a_dataset_without_real_images_is_reported_by_its_number() -> None:
-    with pytest.raises(UserError, match="no real image to train on in dataset 2 of 2"):
+    with pytest.raises(UserError, match="there are no real training images in dataset 2 of 2"):
         RealEpochs([MixedSource(stored(3, 4, 4)), MixedSource(stored(3, 4, 4), rows=[])], seed=1)

@@ -116,7 +116,7 @@ def test_a_damaged_file_is_reported_by_name(teacher: Teacher, damage: str) -> No
         file.write_bytes(data if damage == "flipped" else data[:-40])
         if damage == "removed":
             file.unlink()
-    with pytest.raises(UserError, match=r"teacher/0000\d\.safetensors: missing or corrupt"):
+    with pytest.raises(UserError, match=r"teacher/0000\d\.safetensors: the teacher file is missing or corrupt"):
         mixed.batch(0, 0)
 
 
@@ -124,7 +124,7 @@ def test_class_vectors_are_verified(teacher: Teacher) -> None:
     assert np.array_equal(teacher.class_vectors(), np.eye(CLASSES, 7))
     file = Path(teacher.url, VECTORS)
     file.write_bytes(file.read_bytes()[:-4] + b"\1\2\3\4")
-    with pytest.raises(UserError, match=r"class_vectors\.safetensors: missing or corrupt"):
+    with pytest.raises(UserError, match=r"class_vectors\.safetensors: the teacher file is missing or corrupt"):
         teacher.class_vectors()
     file.unlink()
     with pytest.raises(UserError, match=r"class_vectors\.safetensors"):

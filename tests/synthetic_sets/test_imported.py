@@ -136,7 +136,7 @@ def test_an_interrupted_import_is_reported_and_resumed(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("syncclip.synthetic_sets.imported.write_shard", interrupt)
         import_set(str(source), shapes, url)
-    with pytest.raises(UserError, match="interrupted import"):
+    with pytest.raises(UserError, match="the import was interrupted"):
         read_set(url)
     assert import_set(str(source), shapes, url) == read_set(url) == import_set(str(source), shapes, url)
 
@@ -171,7 +171,7 @@ def test_a_split_file_of_another_dataset_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("files", "message"), [([], "no split file or tars"), (["a", "b"], "2 split files"), (None, "no such folder")]
+    ("files", "message"), [([], "no split file or tars"), (["a", "b"], "2 split files"), (None, "does not exist")]
 )
 def test_a_folder_without_images_is_an_error(
     shapes: Dataset, tmp_path: Path, files: list[str] | None, message: str

@@ -213,7 +213,7 @@ def test_a_shard_outside_the_plan_is_an_error(folder: Path) -> None:
     for name in (".tar", ".parquet"):
         shutil.copy(folder / f"00001{name}", folder / f"00009{name}")
     assert broken_shards(folder) == {9}
-    with pytest.raises(UserError, match="00009.tar is not one of the 4 shards of the plan"):
+    with pytest.raises(UserError, match="00009.tar is not one of the plan's 4 shards"):
         repair_set(str(folder), [9])
     assert (folder / "00009.tar").exists()
 
@@ -230,7 +230,7 @@ def test_an_imported_dataset_can_not_be_repaired(tmp_path: Path) -> None:
     storage.write_document(str(tmp_path / "imported.json"), imported, imported.owner)
     write_set(str(tmp_path), classes=2, rounds=1, owner=imported.owner)
     (problem,) = examine(str(tmp_path))
-    assert problem.sentence.startswith("00001.tar: missing")
+    assert problem.sentence.startswith("00001.tar: the shard is in the plan but missing")
     with pytest.raises(UserError, match="created from dalle; import the dataset again"):
         repair_set(str(tmp_path), [1])
 
