@@ -59,8 +59,8 @@ def fixed_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def new_session() -> Iterator[None]:
-    """A session in which no code is trusted; storage options are those of the fixtures."""
-    with replace(current(), trusted={}, untrusted_sources={}):
+    """A session without trusted code; it starts with the storage options of fixtures, and its changes end with it."""
+    with replace(current().copy(), trusted={}, untrusted_sources={}):
         yield
 
 

@@ -108,11 +108,23 @@ def is_web(url: str) -> bool:
 
 
 def remote(url: str) -> tuple[Any, str]:
-    """Return the file system and path of a remote URL; listings are not cached, and S3 responses are verified."""
-    fs, path = fsspec.core.url_to_fs(url, **options_of(url))
+    """Return the file system and path of a remote URL; listings are not cached, and S3 responses are verified.
+
+    Raises:
+        UserError: the file system does not accept one of the storage options.
+    """
+    try:
+        fs, path = fsspec.core.url_to_fs(url, **options_of(url))
+        client = fs.s3 if scheme(url) in S3 else None  # s3fs checks its options here
+    except TypeError as error:
+        # "ClassName.__init__() got an unexpected keyword argument 'x'"
+        raise UserError(
+            f"{url}: invalid storage options ({', '.join(configured())}): {str(error).rpartition('() ')[2]}; correct "
+            "storage.options or --storage"
+        ) from error
     fs.invalidate_cache()
-    if scheme(url) in S3:
-        responses.watch(fs.s3)
+    if client is not None:
+        responses.watch(client)
     _clients.add(fs)
     return fs, path
 

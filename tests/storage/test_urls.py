@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,22 @@ def test_the_users_client_settings_take_precedence() -> None:
         options = urls.options_of("s3://bucket/x")
     assert options["config_kwargs"] == {**urls.CLIENT, "read_timeout": 300}
     assert options["anon"] is True and options["use_listings_cache"] is False
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x", "memory://bucket/x"])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"url": True}, "multiple values for argument 'url'"),
+        ({"anom": True}, "unexpected keyword argument 'anom'"),
+        ({"client_kwargs": {"endpoint": True}}, "unexpected keyword argument 'endpoint'"),
+    ],
+)
+def test_an_invalid_option_is_a_one_line_error(url: str, options: dict[str, Any], error: str) -> None:
+    if url.startswith("memory") and "url" not in options:
+        pytest.skip("an in-memory file system accepts any other option")
+    with Session(options=options), pytest.raises(UserError, match=f"^{url}: invalid storage options .*{error}; "):
+        storage.exists(url)
 
 
 @pytest.mark.parametrize("path", ["a\0b", "half\ud800", "a" * 256, "a/" * 2048, "~nobody-of-this-name/x"])
