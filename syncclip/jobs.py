@@ -1,6 +1,6 @@
-"""High-level library functions, one per job: synth, train, evaluate and captions. The CLI and Ray jobs call them.
+"""High-level library functions, one per job: synth, train, evaluate and captions.
 
-The training code is imported lazily, which spares `synth` the import of torch (several seconds).
+The CLI and Ray jobs call these functions. The training code is imported lazily, since importing torch takes seconds.
 """
 
 from __future__ import annotations

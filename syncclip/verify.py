@@ -365,9 +365,9 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
         contents = storage.read_contents(folder.url)
     except UserError:
         contents = ()  # reported by its own check
-    yield from ((name, f"{CONTENTS} lists it") for name in contents or () if _is_ours(folder, name))
+    yield from ((name, f"{CONTENTS} lists this file") for name in contents or () if _is_ours(folder, name))
     if _is_finished(folder):
-        yield CONTENTS, "the command that writes it has finished"
+        yield CONTENTS, "the command that writes this file has finished"
     if RECORD in folder.owners and (record := RunFolder(folder.url, "", "").record()) is not None:
         yield RECIPE, "this is a run"
         yield from ((name, f"{RECORD} contains its checksum") for name in record.logs)
@@ -378,14 +378,14 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
     for name in names if folder.name == CHECKPOINTS else ():
         if match := _STEP.fullmatch(name):
             yield f"{match[1]}.json", "every checkpoint has a marker"
-            yield f"{match[1]}.safetensors", "its marker exists"
+            yield f"{match[1]}.safetensors", "the checkpoint's marker exists"
     shared = CARD in names and METRICS not in names  # a shared copy has no predictions
     of_run = PREDICTIONS in names and outputs.STATE not in names  # studies also have a file of this name
     if of_run or (RESULTS in names and not shared):
         yield PREDICTIONS, "the run is evaluated"
         yield RESULTS, "the run is evaluated"
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):
-        yield INDEX, "it is part of the dataset's index"
+        yield INDEX, "the dataset's index requires this file"
         yield COLUMNS, f"{INDEX} contains its checksum"
     if SET_RECIPE in names and IMPORTED not in names:
         yield PLAN_NAME, "this is a generated dataset"

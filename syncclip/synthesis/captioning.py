@@ -27,7 +27,7 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 PARTS = ".parts"
-"""Suffix of the temporary folder next to the caption file, which contains one part per class."""
+"""Suffix of the temporary folder with one part per class, next to the caption file."""
 
 
 class Part(Settings):

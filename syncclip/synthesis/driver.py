@@ -50,7 +50,7 @@ def synthesise_set(
 ) -> SetSummary:
     """Generate the missing shards of the synthetic dataset at `url`, and return its totals.
 
-    After a crash, the same call completes the dataset with the same bytes and regenerates only the shards that were in
+    After a crash, the same call completes the dataset with identical bytes and regenerates only the shards that were in
     flight. Ray and the generator are started only if shards are missing.
 
     Args:
@@ -71,7 +71,7 @@ def synthesise_set(
             locks.enter_context(storage.lock(url, "synth"))
         stored = read_plan(url)
         if stored is None and next(markers(url), None) is not None:
-            raise UserError(f"{url} contains shards but no {PLAN_NAME}, which extensions require; use another folder")
+            raise UserError(f"{url} contains shards but no {PLAN_NAME}; use another folder, or restore {PLAN_NAME}")
         plan = requested if stored is None else agreed_plan(requested, stored, url)
         require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
         if place_assets is not None:
@@ -106,7 +106,7 @@ def files_of(requested: Plan) -> Iterator[str]:
 
 
 def has_all(requested: Plan, url: str) -> bool:
-    """Return whether a single listing contains all files of the plan's dataset."""
+    """Return whether all files of the plan's dataset exist; the check needs a single listing."""
     return storage.sizes(url).keys() >= set(files_of(requested))
 
 
@@ -130,7 +130,7 @@ class _Job:
     todo: Sequence[int]
     pool: Pool
     lock_token: str
-    """Token of the dataset's lock, with which the actors write."""
+    """Lock token that allows the actors to write to the dataset."""
     new: bool
     """Whether this run created the dataset. The plan of a new dataset is removed if no shard is generated."""
 

@@ -38,7 +38,7 @@ LOAD_SECONDS = 60.0
 
 
 class Machines(NamedTuple):
-    """Machines of a pool: `least` machines at the start, and the others after `wait`. Times are in seconds."""
+    """Machines of a pool, of which `least` start immediately and the others after `wait`. Times are in seconds."""
 
     least: int
     most: int

@@ -83,7 +83,7 @@ class SynthesisSettings(Settings):
     def _check_consistency(self) -> SynthesisSettings:
         reasons = [entry.reason if isinstance(entry, ClipHeadSettings) else entry.name for entry in self.filters]
         if repeated := [name for name in reasons if reasons.count(name) > 1]:
-            raise ValueError(f"the filter {repeated[0]!r} is set twice; remove one of the two")
+            raise ValueError(f"the filter {repeated[0]!r} is set twice; remove one of them")
         names = {entry.name for entry in self.filters}
         if self.generator.endpoint and self.num_gpus and names <= {"blank", "duplicate"}:
             raise ValueError("num_gpus: neither the endpoint nor a filter uses the actors' GPUs; use num_gpus=0")

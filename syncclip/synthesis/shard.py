@@ -39,7 +39,7 @@ class GeneratedShard(NamedTuple):
     rejects: dict[str, int]
     """Number of rejected attempts by reason."""
     seconds: dict[str, float]
-    """Duration of the overlapping stages `generate`, `filter` and `encode`, and of `computed` (see `Generator`)."""
+    """Seconds spent in the overlapping stages `generate`, `filter` and `encode`, and `computed` (see `Generator`)."""
     classes_without_accepted: dict[int, str]
     """Main reject reason by class id, for classes without an accepted image."""
     gallery: list[Reject]

@@ -58,7 +58,7 @@ class SynthesisStatus(JobStatus):
     """Processes that sent the most recent reports."""
 
     def count(self, report: Report, images: int) -> None:
-        """Add the report of a shard with `images` planned images."""
+        """Add a shard's report; `images` is the shard's planned number of images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
         self._recent = (*self._recent, report.worker)[-2 * self.most :]
         first = min(self._first.values())
@@ -163,7 +163,7 @@ class SynthesisMetrics:
         self._counters[name].inc(value, self._tags | tags)
 
     def count(self, report: Report, images: int) -> None:
-        """Add the report of a shard with `images` planned images."""
+        """Add a shard's report; `images` is the shard's planned number of images."""
         self._add("shards", 1, outcome="failed" if report.error else "committed")
         for stage in (*STAGES, COMPUTED):
             if spent := getattr(report, stage):

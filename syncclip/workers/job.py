@@ -104,13 +104,13 @@ class Worker(ABC, Generic[Result]):
 
 
 class Job(Protocol):
-    """Interface of a job, which consists of shards."""
+    """Interface of a job that consists of shards."""
 
     def remaining(self) -> list[int]:
-        """Return the shards that are not done."""
+        """Return the unfinished shards."""
 
     def failure(self, shard: int, cause: str, remaining: int) -> str:
-        """Return the error message for a shard that failed permanently while `remaining` shards were not done."""
+        """Return the error message for a permanently failed shard; `remaining` is the number of unfinished shards."""
 
 
 def run_job(
@@ -130,7 +130,7 @@ def run_job(
         worker: factory for an actor's worker.
         threads: CPUs per actor.
         folder: URL of the folder that this process has locked.
-        lock_token: token of the folder's lock, with which the actors write; None: no lock.
+        lock_token: lock token that allows the actors to write to the folder; None: no lock.
         local: run in this process, without retries.
 
     Raises:
@@ -200,9 +200,9 @@ def check_capacity(
         import torch
 
         if not torch.cuda.is_available():  # Ray counts GPUs once it runs
-            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")
+            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; use 0")
     elif pool.num_gpus > available.get("GPU", 0):
         raise UserError(
             f"{gpus_key} is {pool.num_gpus:g}, but the cluster has {available['GPU']:g} GPUs and {available['CPU']:g} "
-            "CPUs; set it to 0, or add machines with GPUs"
+            "CPUs; use 0, or add machines with GPUs"
         )

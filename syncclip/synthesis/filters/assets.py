@@ -1,4 +1,4 @@
-"""Filter assets: tensors stored in the dataset's folder, with the checksum of their content as file name.
+"""Filter assets: tensors stored in the dataset's folder, named after the checksum of their content.
 
 Assets allow machines without the user's files to extend a dataset, and ensure that all images are filtered with
 identical weights.
@@ -30,7 +30,7 @@ def asset_url(url: str, checksum: str) -> str:
 
 
 def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch: str) -> str:
-    """Store tensors and return their checksum; raise a UserError (`mismatch`) if it differs from the `planned` one."""
+    """Store tensors and return their checksum; raise a UserError (`mismatch`) if it differs from `planned`."""
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})

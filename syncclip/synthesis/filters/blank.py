@@ -21,7 +21,7 @@ class BlankSettings(Settings):
 
 
 class Blank(Filter):
-    """Filter with `BlankSettings`; the score is the largest standard deviation of a colour channel."""
+    """Filter configured by `BlankSettings`; the score is the largest standard deviation of a colour channel."""
 
     name = "blank"
 

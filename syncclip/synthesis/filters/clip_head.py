@@ -35,9 +35,9 @@ class ClipHeadSettings(Settings):
     activation: Literal["none", "relu"] = "none"
     """Activation function between layers."""
     minimum: float | None = None
-    """Minimum head output for an image to be accepted."""
+    """Minimum head output of accepted images."""
     maximum: float | None = None
-    """Maximum head output for an image to be accepted."""
+    """Maximum head output of accepted images."""
     blur: bool = False
     """Blur thumbnails of rejected images beyond recognition."""
     checksum: str = ""
@@ -46,14 +46,14 @@ class ClipHeadSettings(Settings):
     @model_validator(mode="after")
     def _check_limits(self) -> ClipHeadSettings:
         if self.minimum is None and self.maximum is None:
-            raise ValueError("a clip_head filter without 'minimum' and 'maximum' would accept all images; set either")
+            raise ValueError("a clip_head filter without 'minimum' and 'maximum' would accept all images; set one")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; swap them")
         return self
 
 
 class ClipHead(Filter):
-    """Filter with `ClipHeadSettings`; the score is the head's output, negated if only a maximum is set."""
+    """Filter configured by `ClipHeadSettings`; the score is the head's output, negated if only a maximum is set."""
 
     def __init__(self, settings: ClipHeadSettings, clip: FrozenClip, url: str) -> None:
         self.settings, self.clip = settings, clip

@@ -19,7 +19,7 @@ class _ClipFilter(Filter):
 
 
 class ClipScoreSettings(Settings):
-    """Reject images that a frozen CLIP model misclassifies zero-shot, with the dataset's classes as candidates."""
+    """Reject images that a frozen zero-shot CLIP model misclassifies among the dataset's classes."""
 
     name: Literal["clip_score"] = "clip_score"
     """Reject images that a zero-shot CLIP model misclassifies."""
@@ -33,12 +33,12 @@ class ClipScoreSettings(Settings):
     @model_validator(mode="after")
     def _check_limits(self) -> ClipScoreSettings:
         if self.probability == 0 and self.top is None:
-            raise ValueError("a clip_score filter without 'probability' and 'top' would accept all images; set either")
+            raise ValueError("a clip_score filter without 'probability' and 'top' would accept all images; set one")
         return self
 
 
 class ClipScore(_ClipFilter):
-    """Filter with `ClipScoreSettings`; the score is the zero-shot probability of the image's class."""
+    """Filter configured by `ClipScoreSettings`; the score is the zero-shot probability of the image's class."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         import torch
@@ -61,11 +61,11 @@ class ClipMarginSettings(Settings):
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     minimum: float = Field(0.0, ge=-2, le=2)
-    """Minimum cosine similarity to the image's own class prompt minus the largest one to another class prompt."""
+    """Minimum margin: cosine similarity to the image's own class prompt minus the maximum over other class prompts."""
 
 
 class ClipMargin(_ClipFilter):
-    """Filter with `ClipMarginSettings`; the score is the margin."""
+    """Filter configured by `ClipMarginSettings`; the score is the margin."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         import torch
@@ -93,7 +93,7 @@ class ClipSimilaritySettings(Settings):
 
 
 class ClipSimilarity(_ClipFilter):
-    """Filter with `ClipSimilaritySettings`; the score is the cosine, i.e. 0.4 times CLIPScore (arXiv 2104.08718)."""
+    """Filter configured by `ClipSimilaritySettings`; the score is the cosine (0.4 × CLIPScore, arXiv 2104.08718)."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         cosines = (self.clip.features(batch.images) * self.clip.sentences(batch.prompts)).sum(dim=1)

@@ -45,7 +45,7 @@ class ClipDuplicateSettings(Settings):
 
 
 class _Duplicates(Filter):
-    """Base class of duplicate filters; the score is 1 minus the largest similarity within an image's class."""
+    """Base class of duplicate filters; the score is 1 minus the largest similarity to an image of the same class."""
 
     threshold: float
     """Minimum similarity between near-duplicates."""
@@ -75,7 +75,7 @@ class _Duplicates(Filter):
 
 
 class Duplicate(_Duplicates):
-    """Filter with `DuplicateSettings`; the similarity at a Hamming distance of b bits is 1 - b / 32."""
+    """Filter configured by `DuplicateSettings`; the similarity at a Hamming distance of b bits is 1 - b / 32."""
 
     name = "duplicate"
 
@@ -88,7 +88,7 @@ class Duplicate(_Duplicates):
 
 
 class ClipDuplicate(_Duplicates):
-    """Filter with `ClipDuplicateSettings`; the similarity is the cosine."""
+    """Filter configured by `ClipDuplicateSettings`; the similarity is the cosine."""
 
     name = "clip_duplicate"
 
@@ -106,12 +106,12 @@ def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
     name = next((name for name in names if name in (Duplicate.name, ClipDuplicate.name)), None)
     if name is not None and shard_size <= classes:
         raise UserError(
-            f"filter {name!r} compares images of a class within a shard, but shards of {shard_size} images have at "
-            f"most one per class ({classes} classes); increase synthesis.shard_size, for example to {8 * classes}"
+            f"filter {name!r} compares images of a class within a shard, but {shard_size} images per shard give at "
+            f"most one image per class ({classes} classes); increase synthesis.shard_size, for example to {8 * classes}"
         )
 
 
 def difference_hash(image: Image.Image) -> npt.NDArray[np.int8]:
-    """Return N. Krawetz's dHash: 1 if a cell of an 8 x 8 grid is brighter than its right neighbour, otherwise -1."""
+    """Return Krawetz's dHash: 1 if a cell of an 8 x 8 grid is brighter than its right neighbour, otherwise -1."""
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS), np.int16)
     return np.where(small[:, :-1] > small[:, 1:], 1, -1).astype(np.int8).ravel()

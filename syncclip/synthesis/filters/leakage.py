@@ -30,7 +30,7 @@ class LeakageSettings(Settings):
 
 
 class Leakage(Filter):
-    """Filter with `LeakageSettings`; the score is 1 minus the largest cosine similarity to a test image."""
+    """Filter configured by `LeakageSettings`; the score is 1 minus the largest cosine similarity to a test image."""
 
     name = "leakage"
 
@@ -55,7 +55,7 @@ def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Call
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     kept, features = encode_set(images, clip, range(len(images)), "leakage")
     if not kept:
-        raise UserError("filter 'leakage': the test split has no readable images; check it, or remove the filter")
+        raise UserError("filter 'leakage': the test split has no readable images; fix the split, or remove the filter")
     mismatch = (
         f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images have changed "
         "since the dataset was created; restore the file, or generate into another folder"

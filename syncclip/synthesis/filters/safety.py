@@ -1,4 +1,4 @@
-"""Filter based on the safety checker of the pipeline or of another model."""
+"""Filter based on a safety checker, from the generator's pipeline or from a separate folder."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class SafetySettings(Settings):
     name: Literal["safety"] = "safety"
     """Reject images flagged by a safety checker."""
     checker: str | None = None
-    """Folder with a Stable Diffusion safety checker and its `preprocessor_config.json`, or folder of a pipeline that
-    contains a safety checker; None: the safety checker of the generator's pipeline."""
+    """Folder with a Stable Diffusion safety checker and its `preprocessor_config.json`, or a pipeline folder with a
+    safety checker; None: the safety checker of the generator's pipeline."""
     checksum: str = ""
     """Checksum of the checker's files, set when the dataset is created."""
 
 
 class Safety(Filter):
-    """Filter with `SafetySettings`; the score is 1 for a safe image and 0 for a flagged image."""
+    """Filter configured by `SafetySettings`; the score is 1 for a safe image and 0 for a flagged image."""
 
     name = "safety"
     blurred = True

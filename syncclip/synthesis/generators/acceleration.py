@@ -32,7 +32,7 @@ STEP_CACHE_THRESHOLD = 0.05
 
 
 def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
-    """Apply the optimisations of `settings.speed`, except for dtype and compilation, before the pipeline is moved.
+    """Apply the optimisations of `settings.speed`, except for dtype and compilation, to a pipeline in CPU memory.
 
     Optimisations that a pipeline family doesn't support are skipped, with one message per process.
     """

@@ -43,14 +43,14 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
-    """Return the (width, height) of generated images in pixels, as set or as the pipeline family's default."""
+    """Return the (width, height) of generated images in pixels, from the settings or the pipeline family's defaults."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return settings.width or side, settings.height or side
 
 
 def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Return the arguments for negative prompt and true guidance; raise a UserError if they are not supported."""
+    """Return the arguments for negative prompts and true guidance; raise a UserError if they are not supported."""
     key = "synthesis.generator"
     negative, true = settings.negative_prompt, settings.true_guidance
     if negative is not None and "negative_prompt" not in parameters:
@@ -104,7 +104,7 @@ def _size_step(pipeline: Any) -> int:
 
 
 def denoiser(pipeline: Any) -> Any | None:
-    """Return the pipeline's denoising network (a U-Net or transformer), or None if it has no single network."""
+    """Return the pipeline's denoising network (a U-Net or transformer), or None if it has neither."""
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 

@@ -152,7 +152,7 @@ def _class_of(module: Any, name: str, noun: str, key: str, base: str) -> Any:
 
 
 def _compile(pipeline: Any, by_blocks: bool) -> None:
-    """Compile the denoiser on its first call or, with `by_blocks`, only its repeated blocks, if it has any."""
+    """On the first call, compile the denoiser or, with `by_blocks`, only its repeated blocks, if it has any."""
     import torch
 
     network = denoiser(pipeline)

@@ -67,9 +67,9 @@ class GeneratorSettings(Settings):
     steps: int = Field(20, ge=1)
     """Denoising steps per image."""
     guidance: float = Field(4.0, ge=0)
-    """Classifier-free guidance scale, active above 1; an input to guidance-distilled models such as Flux and LCM."""
+    """Classifier-free guidance scale, active above 1; guidance-distilled models (Flux, LCM) receive it as an input."""
     true_guidance: float | None = added(None, gt=1)
-    """Classifier-free guidance scale for guidance-distilled models (Flux, Qwen-Image); it doubles the computation."""
+    """Classifier-free guidance scale for guidance-distilled models (Flux, Qwen-Image), at twice the compute cost."""
     negative_prompt: str | None = None
     """Negative prompt for classifier-free guidance."""
     height: int | None = Field(None, ge=8, multiple_of=8)
@@ -80,8 +80,8 @@ class GeneratorSettings(Settings):
     """Number of images per batch; stored in the plan, since an image's last bits depend on it. `auto` selects the
     fastest batch size, measured before the first shard."""
     speed: Literal["exact", "fast", "max"] = added("exact")
-    """Speed optimisations: none with `exact`; compiled blocks in bf16, fused projections and the channels-last layout
-    with `fast`; int8 and a step cache in addition with `max`. Each value gives different images."""
+    """Speed optimisations. `exact` uses none. `fast` uses compiled blocks in bf16, fused projections and the
+    channels-last layout. `max` also uses int8 and a step cache. Each value gives different images."""
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
     )
@@ -151,7 +151,7 @@ class GeneratorSettings(Settings):
     @model_validator(mode="after")
     def _check_endpoint(self) -> GeneratorSettings:
         if self.endpoint and {*"@?#"} & {*self.pipeline}:
-            raise ValueError(f"pipeline: remove user, password and query from the URL, and set {TOKEN} to a token")
+            raise ValueError(f"pipeline: remove user, password and query from the URL; set {TOKEN} to a token instead")
         fields = type(self).model_fields
         allowed = (
             {*REQUEST_KEYS, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}

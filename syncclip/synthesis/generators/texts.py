@@ -1,4 +1,4 @@
-"""Cache of text embeddings, with which each prompt is encoded only once for all of its images."""
+"""Text embedding cache that encodes each prompt only once for all of its images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Form(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """Key of a cached embedding, which contains everything that the embedding's bits depend on."""
+    """Key of a cached embedding, with all values that affect the embedding's bits."""
 
     options: str
     size: int

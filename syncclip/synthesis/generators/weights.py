@@ -19,7 +19,7 @@ from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettin
 
 WEIGHT_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 MAX_HASHED_BYTES = 64 * 2**20
-"""Maximum size in bytes of completely hashed files; larger files are hashed by size and their first and last MiB."""
+"""Maximum size in bytes of completely hashed files; larger files are hashed by their size and first and last MiB."""
 
 INDEX = "model_index.json"
 """Name of the file that lists a pipeline's class and parts."""
@@ -169,7 +169,7 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
 
 
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
-    """Return the commit of a repository that contains `file`, from the local cache or, if not cached, from the hub.
+    """Return the commit of a repository that contains `file`, from the local cache if possible, otherwise from the hub.
 
     Raise a UserError that starts with `label` if the repository doesn't exist or the hub is unreachable.
     """
@@ -179,7 +179,7 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
     try:
         return cached(name, revision, file).parents[file.count("/")].name
     except HFValidationError as error:
-        raise UserError(f"{label} is neither an existing folder nor a valid name on the hub; correct it") from error
+        raise UserError(f"{label} is neither an existing folder nor a valid hub name; correct the name") from error
     except OSError:
         pass  # not cached
     missing = f"{label} is neither a folder nor in the local Hugging Face cache, and"

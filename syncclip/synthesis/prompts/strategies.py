@@ -106,7 +106,7 @@ class DescriptionSettings(OwnStrategy):
     @model_validator(mode="after")
     def _check_source(self) -> DescriptionSettings:
         if (self.file is None) == (not self.sentences):
-            raise ValueError("descriptions need either 'file' or 'sentences'; set exactly one of them")
+            raise ValueError("descriptions need either 'file' or 'sentences'; set exactly one")
         return self
 
 

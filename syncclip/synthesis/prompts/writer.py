@@ -13,10 +13,10 @@ from syncclip.synthesis.generators.weights import commit_on_hub
 from syncclip.synthesis.prompts.captions import WriterSettings, caption
 
 MAX_ROUNDS = 4
-"""Maximum number of generation rounds per class; each round replaces empty and repeated outputs."""
+"""Maximum number of generation rounds per class; additional rounds replace empty and repeated outputs."""
 
 NO_CODE = {"trust_remote_code": False}
-"""Arguments that disable transformers' interactive prompt to trust a model's code."""
+"""Arguments that disable transformers' interactive prompt for trusting a model's code."""
 
 
 class Writer:

@@ -242,7 +242,7 @@ def test_images_from_a_server_restarted_with_another_model_are_rejected(server: 
         ({"speed": "fast"}, "speed has no effect"),
         ({"batch_size": "auto"}, "needs model, height, width and a numeric batch_size"),
         ({"height": None}, "needs model, height, width"),
-        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*, and set {TOKEN}"),
+        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*; set {TOKEN}"),
         ({"pipeline": "HTTPS://host/v1?api_key=sesame"}, "pipeline: remove user, password and query"),
         ({"pipeline": "someone/model"}, "model has no effect with someone/model, since only endpoints"),
     ],
