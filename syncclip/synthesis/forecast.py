@@ -145,7 +145,7 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX
 
 
 def _checked_rate(seconds: float, machines: Machines) -> float:
-    """Return the number of preemptions per machine-second; raise a UserError if hardly any shard would be finished."""
+    """Return the preemption rate per machine-second; raise a UserError if hardly any shard would be finished."""
     rate = machines.preemptions / 3600 or NEGLIGIBLE_RATE
     if (seconds + machines.load) * rate > MAX_EXPECTED_PREEMPTIONS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The plan of a synthetic dataset: class, prompt and seed of every image, as pure functions of integers.
+"""Plan of a synthetic dataset, with the class, prompt and seed of every image as pure functions of integers.
 
 With C classes, sample n is image `n // C` of class `n % C`, which makes every prefix class-balanced. No shard spans an
 extension boundary, so extending a dataset only adds shards.

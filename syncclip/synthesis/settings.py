@@ -20,9 +20,9 @@ class CostSettings(Settings):
     """Cost assumptions for `syncclip plan`; they do not affect the generated images."""
 
     throughput: float | None = Field(None, ge=1e-9, le=1e6)
-    """Throughput of one actor in finished images per second; None: determined by `--throughput` or `--probe`."""
+    """Throughput of one actor in finished images per second; default: determined by `--throughput` or `--probe`."""
     image_bytes: float | None = Field(None, gt=0, le=1e12)
-    """Size of a stored image in bytes; None: measured by `--probe`."""
+    """Size of a stored image in bytes; default: measured by `--probe`."""
     price: float | None = Field(None, ge=0, le=1e9)
     """Price per GPU-hour or, without GPUs, per actor-hour, in `currency`."""
     currency: str = "USD"
@@ -32,7 +32,7 @@ class CostSettings(Settings):
     wait: float = Field(180.0, ge=0, le=1e8)
     """Unbilled time until a preempted machine is replaced, in seconds."""
     load: float | None = Field(None, ge=0, le=1e8)
-    """Seconds from a machine's start to its first shard; None: measured by `--probe`, or 60 without `--probe`."""
+    """Seconds from a machine's start to its first shard; default: measured by `--probe`, or 60 without `--probe`."""
 
 
 class SynthesisSettings(Settings):
@@ -56,7 +56,7 @@ class SynthesisSettings(Settings):
     keep: Literal["best", "drop"] = "best"
     """Fallback if no attempt passes all filters: `best` keeps the best attempt, and `drop` drops the image."""
     shard_size: int | None = None
-    """Images per shard; None: the larger of 64 and the batch size, rounded up to a multiple of the class count."""
+    """Number of images per shard; default: max(64, batch size), rounded up to a multiple of the class count."""
     jpeg_quality: int = Field(92, ge=1, le=100)
     """JPEG quality of stored images, 1 to 100."""
     threads: int = Field(1, ge=1)

@@ -31,7 +31,7 @@ MAX_QUEUE = 4
 """Maximum number of running or queued rows per actor of a growing pool. The pool grows while the queues are full."""
 
 RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
-"""Maximum numbers of restarts and retries if a process dies before a shard starts; Ray Data's default is unlimited."""
+"""Maximum numbers of restarts and retries if a process dies before a shard starts; Ray Data's default has no limit."""
 
 NOT_STARTED = "not started"
 """Error of a row that arrived after the pool was stopped."""

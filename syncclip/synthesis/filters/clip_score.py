@@ -28,12 +28,14 @@ class ClipScoreSettings(Settings):
     probability: float = Field(0.0, ge=0, le=1)
     """Minimum zero-shot probability of the image's class."""
     top: int | None = Field(None, ge=1)
-    """Maximum rank of the image's class by zero-shot probability (1: most probable); None: no limit."""
+    """Maximum rank of the image's class by zero-shot probability (1: most probable); default: no limit."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> ClipScoreSettings:
         if self.probability == 0 and self.top is None:
-            raise ValueError("a clip_score filter without 'probability' and 'top' would accept all images; set one")
+            raise ValueError(
+                "a clip_score filter without 'probability' and 'top' would accept all images; set one of them"
+            )
         return self
 
 

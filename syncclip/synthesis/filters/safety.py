@@ -26,7 +26,7 @@ class SafetySettings(Settings):
     """Reject images flagged by a safety checker."""
     checker: str | None = None
     """Folder with a Stable Diffusion safety checker and its `preprocessor_config.json`, or a pipeline folder with a
-    safety checker; None: the safety checker of the generator's pipeline."""
+    safety checker; default: the safety checker of the generator's pipeline."""
     checksum: str = ""
     """Checksum of the checker's files, set when the dataset is created."""
 

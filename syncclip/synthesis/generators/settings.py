@@ -15,7 +15,7 @@ TOKEN = "SYNCCLIP_ENDPOINT_TOKEN"
 """Environment variable with an endpoint's token; OPENAI_API_KEY is ignored to avoid leaking it to other servers."""
 REQUEST_KEYS = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
 REQUEST_KEYS |= {"model": "model", "negative_prompt": "negative_prompt"}
-"""Request keys of an endpoint, by setting name."""
+"""JSON fields of an endpoint request, by setting name."""
 
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
@@ -59,11 +59,11 @@ class GeneratorSettings(Settings):
     model: str | None = added(None)
     """Name of the model that the endpoint serves."""
     pipeline_class: str | None = added(None)
-    """diffusers pipeline class, or custom code as `module:Class`; None: the class in the pipeline's index."""
+    """diffusers pipeline class, or custom code as `module:Class`; default: the class in the pipeline's index."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the plan stores the commit."""
     scheduler: str | None = None
-    """diffusers scheduler class, such as `EulerDiscreteScheduler`; None: the pipeline's scheduler."""
+    """diffusers scheduler class, such as `EulerDiscreteScheduler`; default: the pipeline's scheduler."""
     steps: int = Field(20, ge=1)
     """Denoising steps per image."""
     guidance: float = Field(4.0, ge=0)
@@ -73,9 +73,9 @@ class GeneratorSettings(Settings):
     negative_prompt: str | None = None
     """Negative prompt for classifier-free guidance."""
     height: int | None = Field(None, ge=8, multiple_of=8)
-    """Image height in pixels; None: the pipeline's default."""
+    """Image height in pixels; default: the pipeline's native height."""
     width: int | None = Field(None, ge=8, multiple_of=8)
-    """Image width in pixels; None: the pipeline's default."""
+    """Image width in pixels; default: the pipeline's native width."""
     batch_size: int | Literal["auto"] = 8
     """Number of images per batch; stored in the plan, since an image's last bits depend on it. `auto` selects the
     fastest batch size, measured before the first shard."""
@@ -92,15 +92,15 @@ class GeneratorSettings(Settings):
     vae: str | None = added(None)
     """Replacement for the pipeline's autoencoder: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
-    """Real guidance: start from the few-shot images of classes that have any; None: generate from text alone."""
+    """Real guidance, which starts from a class's few-shot images, if any; default: generate from text alone."""
     attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
     """Attention backend of diffusers; all backends except PyTorch's `sdpa` need their own package and a GPU."""
     compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
     """Compile the denoiser with `torch.compile`, which adds minutes to the first batch. Default: true unless `speed`
     is `exact`."""
     compile_cache: str | None = added(None)
-    """Folder or URL of a compile cache shared by all actors; None: a private folder on each machine. Anyone with write
-    access to the cache can run code on your machines."""
+    """Folder or URL of a compile cache shared by all actors; default: a private folder on each machine. Anyone with
+    write access to the cache can run code on your machines."""
     offload: Literal["none", "model", "group", "sequential"] = added("none")
     """CPU offload of idle weights: by model, by layer with prefetching (`group`), or by layer (`sequential`)."""
 

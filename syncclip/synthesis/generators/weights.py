@@ -115,7 +115,7 @@ def _commit(name: str, path: Path, revision: str | None) -> str:
 
 
 def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, str]:
-    """Return (located settings, fingerprint) of LoRA weights; see `Located.loras`."""
+    """Return the located settings and the fingerprint of LoRA weights; see `Located.loras`."""
     label, path = f"LoRA weights {settings.weights!r}", home_path(settings.weights)
     if not path.exists():
         name = settings.file or LORA_FILE
@@ -137,7 +137,7 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
 
 
 def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
-    """Return (location, fingerprint) of an autoencoder; see `Located.vae`."""
+    """Return the location and the fingerprint of an autoencoder; see `Located.vae`."""
     label, path = f"vae {name!r}", home_path(name)
     if not path.is_dir():
         commit = planned or commit_on_hub(name, None, "config.json", label)

@@ -62,7 +62,7 @@ def _with_sentences(strategy: StrategySettings, number: int) -> StrategySettings
             missing = f"{strategy.file} is missing" if strategy.file else "not set"
             raise UserError(
                 f"synthesis.prompts.strategies[{number}].file: {missing}; write a caption file with "
-                "`syncclip captions RECIPE --out FILE`, and set the key to its path"
+                "`syncclip captions RECIPE --out FILE`, and set file to its path"
             )
         captions = read_captions(strategy.file)
         if strategy.writer is not None:

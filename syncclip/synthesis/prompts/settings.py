@@ -21,7 +21,7 @@ OWN = "own"
 
 
 class PromptSettings(Settings):
-    """Prompts: class templates, used in turn, or a mixture of strategies."""
+    """Prompts, either from class templates used in turn or from a mixture of strategies."""
 
     name: Literal["template"] = "template"
     """Prompt type, which is always `template`."""
@@ -56,7 +56,7 @@ class PromptSettings(Settings):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the mixture's strategies, numbered if repeated."""
+        """Names of the mixture's strategies; repeated names are numbered."""
         names = [strategy.name for strategy in self.mixture]
         return tuple(
             name if names.count(name) == 1 else f"{name} {names[: position + 1].count(name)}"

@@ -59,7 +59,7 @@ class OwnStrategy(Strategy):
 
 
 class TemplateSettings(SharedStrategy):
-    """Class templates, used in turn."""
+    """Class templates that are used in turn."""
 
     name: Literal["template"] = "template"
     """Sentences with a placeholder for the class name."""
@@ -127,7 +127,7 @@ StrategySettings = Annotated[
 
 
 class Combinations(Sequence[str]):
-    """All combinations of the lists' words in a sentence.
+    """Sequence of sentences with all combinations of the lists' words.
 
     The order is diagonal: in the first n combinations, the counts of any two words in a list differ by at most one.
     """
