@@ -425,7 +425,7 @@ def _missing_cells(folder: _Folder) -> Iterator[str]:
     names = {*storage.listdir(folder.url)}
     for name in sorted({*datasets} - names) if datasets and outputs.CELLS not in names else ():
         if names & {*datasets}:
-            yield f"{folder.file(name)} is missing, although it is a dataset of this study"
+            yield f"{folder.file(name)} is missing, although it belongs to this study"
     existing = {*storage.listdir(cells)} if outputs.CELLS in names else set[str]()
     for cell in state["cells"] if existing else ():
         url = storage.join(cells, cell["cell"])

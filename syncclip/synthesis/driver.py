@@ -187,8 +187,8 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
                 if not report.error:
                     monitor.take(report.shard, report.rejected_classes)
     except BaseException as error:
-        # Remove the plan of a dataset without shards, so that the folder accepts other settings. After an interruption,
-        # however, actors of a cluster may still commit a shard, which needs the plan.
+        # Remove the plan of a dataset without shards to allow other settings in this folder. After an interruption,
+        # however, a cluster's actors may still commit a shard, which needs the plan.
         ended = not generating or isinstance(error, UserError) or cluster_address() is None
         if job.new and ended and not committed(url, owner=plan.owner):
             storage.remove(storage.join(url, PLAN_NAME))

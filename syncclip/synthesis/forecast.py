@@ -1,7 +1,7 @@
 """Simulation that forecasts the time, cost and lost images of a synthesis run on preemptible machines.
 
 Each actor has its own machine, which is preempted at a constant rate (a Poisson process) and replaced after a delay.
-The shard in flight at a preemption is generated again. Without preemptions, the forecast is exact.
+A shard interrupted by a preemption is generated again. Without preemptions, the forecast is exact.
 """
 
 from __future__ import annotations

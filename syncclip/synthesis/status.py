@@ -76,7 +76,7 @@ class SynthesisStatus(JobStatus):
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
-        # Available time: the sum over processes since their first shards, at most that of `most` actors.
+        # Available time, summed over processes since their first shards, but at most the time of `most` actors.
         total = min(self.most * self.elapsed, sum(first + self.elapsed - start for start in self._first.values()))
         shares = {name: round(min(1.0, spent / total), 4) if total else 0.0 for name, spent in self._seconds.items()}
         self.computed = shares.pop(COMPUTED)

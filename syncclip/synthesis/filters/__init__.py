@@ -1,4 +1,4 @@
-"""Filters of generated images."""
+"""Filters for generated images."""
 
 from __future__ import annotations
 

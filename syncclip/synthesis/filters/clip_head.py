@@ -46,9 +46,7 @@ class ClipHeadSettings(Settings):
     @model_validator(mode="after")
     def _check_limits(self) -> ClipHeadSettings:
         if self.minimum is None and self.maximum is None:
-            raise ValueError(
-                "a clip_head filter without 'minimum' and 'maximum' would accept all images; set one of them"
-            )
+            raise ValueError("a clip_head filter without 'minimum' or 'maximum' accepts all images; set one of them")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; swap them")
         return self

@@ -33,9 +33,7 @@ class ClipScoreSettings(Settings):
     @model_validator(mode="after")
     def _check_limits(self) -> ClipScoreSettings:
         if self.probability == 0 and self.top is None:
-            raise ValueError(
-                "a clip_score filter without 'probability' and 'top' would accept all images; set one of them"
-            )
+            raise ValueError("a clip_score filter without 'probability' or 'top' accepts all images; set one of them")
         return self
 
 

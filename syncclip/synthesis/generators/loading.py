@@ -160,8 +160,8 @@ def _compile(pipeline: Any, by_blocks: bool) -> None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; use compile=false")
     _use_private_cache()
-    # With dynamic shapes, torch compiles one kernel for all sizes when it sees a second size, and the last bits of an
-    # image would depend on previous batches.
+    # With dynamic shapes, torch compiles one kernel for all sizes at the second batch size, and an image's last bits
+    # would depend on previous batches.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     by_blocks = by_blocks and bool(getattr(network, "_repeated_blocks", None))
     (network.compile_repeated_blocks if by_blocks else network.compile)(backend=BACKEND, dynamic=False)
