@@ -1,6 +1,6 @@
-"""Jobs of the library, one function each: synth, train, evaluate, captions. Commands and Ray jobs call them.
+"""High-level library functions, one per job: synth, train, evaluate and captions.
 
-Only jobs that train import the training code, so `synth` starts without importing torch, which takes seconds.
+The CLI and Ray jobs call these functions. The training code is imported lazily, since importing torch takes seconds.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Run:
 
 
 def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
-    """Generate the synthetic dataset of a recipe as shards, with Ray Data; committed shards are kept.
+    """Generate a recipe's synthetic dataset as shards with Ray Data; committed shards are kept.
 
-    If killed, it loses only the shards in progress; the same call completes the dataset, byte for byte.
+    A killed run loses only the shards in flight. The same call then completes the dataset with identical bytes.
 
     Args:
         out: folder or URL of the synthetic dataset; default: `<storage.root>/<name>/synthetic`.
@@ -77,15 +77,15 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
 def train(recipe: Recipe, out: str | None = None) -> Run:
     """Train `training.method` on Ray Train, evaluate it, and return the results.
 
-    If killed, the same call resumes from the latest checkpoint; with the same number of workers, the resulting prompts
-    are bitwise identical. If the run is finished, its results are returned at once.
+    After a crash, the same call resumes from the latest checkpoint. With the same number of workers, the learned
+    prompts are bitwise identical to those of an uninterrupted run. The results of a finished run are returned at once.
 
     Args:
-        out: the run's folder or URL; default: a folder in `<storage.root>/<name>/runs`, named by the recipe's hash.
+        out: the run's folder or URL; default: a folder in `<storage.root>/<name>/runs`, named after the recipe's hash.
 
     Raises:
-        UserError: the synthetic dataset is missing or does not match; the folder contains another run; there are more
-            workers than CPUs; see also `training.ray_train.train_on_ray`.
+        UserError: the synthetic dataset is missing or does not match the recipe, the folder contains another run, or
+            there are more workers than CPUs; see also `training.ray_train.train_on_ray`.
 
     Examples:
         >>> from syncclip import Recipe, train
@@ -111,18 +111,18 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
 
 def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = None) -> Run:
-    """Train and evaluate in this process without Ray; results are bitwise identical to `train` with one worker.
+    """Train and evaluate in this process without Ray; the results are bitwise identical to `train` with one worker.
 
-    Intended for many short runs, each in its own Ray task. Resumes after a crash, as `train` does.
+    Use this function for many short runs, each in its own Ray task. After a crash, the same call resumes.
 
     Args:
-        cache: data and models loaded by previous runs of this process.
+        cache: data and models that previous runs in this process have loaded.
     """
     return run_resolved(*resolve_run(recipe, out), cache)
 
 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
-    """Train and evaluate as `run_here` does, for a run already resolved by `resolve_run`."""
+    """Train and evaluate a run that `resolve_run` has resolved; see `run_here`."""
     from syncclip.runs.build import ModelCache, build_job
     from syncclip.training import loop
 
@@ -141,14 +141,14 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
 
     Args:
         run: the run's folder or URL.
-        overrides: "key=value" in the sections `evaluation` and `storage`, such as "evaluation.split=val".
-        dataset: name or path of another dataset to evaluate on, with its classes; results are then written to
-            `transfer/<dataset>` in the run's folder.
+        overrides: settings in the sections `evaluation` and `storage`, such as "evaluation.split=val".
+        dataset: name or path of another dataset whose classes and images are used for evaluation; the results are then
+            written to `transfer/<dataset>` in the run's folder.
         root: folder that contains the other dataset; default: the root folder of the run's dataset.
 
     Raises:
-        UserError: there is no finished run, an override belongs to another section, or `dataset` is given although the
-            learned parameters are specific to the run's classes.
+        UserError: the run is missing or unfinished, an override belongs to another section, or `dataset` is set
+            although the learned parameters are specific to the run's classes.
 
     Examples:
         >>> from syncclip import evaluate
@@ -160,7 +160,7 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
     for override in overrides:
         if override.partition(".")[0] not in ("evaluation", "storage"):
             raise UserError(
-                f"command line: {override}: a finished run can't be changed; override evaluation.* and storage.* only"
+                f"command line: {override}: a finished run can't be changed; override only evaluation.* or storage.*"
             )
     recipe, folder = finished_run(run, overrides)
     if dataset is None:
@@ -192,15 +192,15 @@ def _locked(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
-    """Write captions with the recipe's language models on its pool of actors; return file -> captions.
+    """Write captions with the recipe's language models on its actor pool, and return the captions by file.
 
-    Existing captions are kept. If killed, the same call resumes.
+    Existing captions are kept. After a crash, the same call resumes.
 
     Args:
-        out: path or URL of the file; default: the recipe's.
+        out: path or URL of the caption file; default: the file in the recipe.
 
     Raises:
-        UserError: the recipe sets no language model or no file; see also `synthesis.captioning.write_captions`.
+        UserError: the recipe sets no language model or no caption file; see also `synthesis.captioning.write_captions`.
     """
     storage.configure(recipe.storage.options)
     prompts = recipe.synthesis.prompts
@@ -210,13 +210,13 @@ def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
             continue
         url, key = out or strategy.file, f"synthesis.prompts.strategies[{index}]"
         if strategy.writer is None:
-            raise UserError(f"{key}.writer: missing; set a language model, such as {{model: Qwen/Qwen2.5-7B-Instruct}}")
+            raise UserError(f"{key}.writer is missing; set a language model, as in {{model: Qwen/Qwen2.5-7B-Instruct}}")
         if url is None or url in files:
-            raise UserError(f"{key}.file: each captions strategy needs its own file; set this key, or use --out")
+            raise UserError(f"{key}.file: each captions strategy needs its own file; set file to a path, or use --out")
         files[url] = strategy.writer
     if not files:
         raise UserError(
-            "the recipe uses no captions; add {name: captions, file: FILE, writer: {model: MODEL}} to "
+            "the recipe has no captions strategy; add {name: captions, file: FILE, writer: {model: MODEL}} to "
             "synthesis.prompts.strategies"
         )
     names = [name for name in load_dataset(recipe.dataset).classnames if name not in prompts.classes]

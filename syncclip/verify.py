@@ -1,9 +1,9 @@
 """Verification of all checksums in a synthetic or packed dataset, run, study, export or folder of predictions.
 
-A file is corrupt if its checksum is missing or wrong, and misplaced if the owner in its checksum is not the folder's
-owner. The folder's owner is derived from its root file: `plan.json` or `imported.json` of a synthetic dataset,
-`run.json` of a run, `study.json` of a study, `packing.json` of a packed dataset. `contents.json` lists the files of a
-finished command, so that removed files are detected.
+A file is corrupt if its checksum is missing or wrong, and misplaced if the owner in its checksum differs from the
+folder's owner. The folder's owner is derived from a root file, such as `plan.json` in a synthetic dataset, `run.json`
+in a run, `study.json` in a study, or `packing.json` in a packed dataset. Removed files are detected with
+`contents.json`, which lists the files of a finished command.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from syncclip.training.status import STATUS
 
 _SHARD = re.compile(r"([0-9]{5,})(\.tar|\.parquet|_stats\.json)")
 _OF_SET = {PLAN_NAME, IMPORTED, SET_RECIPE, INDEX, COLUMNS}
-"""Files that accompany the shards of a dataset; tar files without these and without markers come from other tools."""
+"""Files that accompany a dataset's shards; tar files without any such file or marker come from other tools."""
 _STEP = re.compile(r"(step-\d+)\.(json|safetensors)")
 _MARKER = re.compile(r"[0-9]{5,}_stats\.json")
 _PROTOCOL = re.compile(r"[a-z0-9-]+\.(parquet|md|html)")
@@ -72,14 +72,14 @@ WITH_CHECKSUM = frozenset(
 
 @dataclass
 class Verification:
-    """Result of verifying a folder.
+    """Result of a folder's verification.
 
     Attributes:
         files: number of files read.
         foreign: files that syncclip does not write and cannot verify.
         problems: one sentence for each corrupt, replaced or missing file.
         shards: shards of the folder's synthetic dataset to regenerate.
-        mendable: number of problems that regenerating these shards fixes.
+        mendable: number of problems that can be fixed by regenerating these shards.
     """
 
     files: int = 0
@@ -94,9 +94,9 @@ class _Folder:
     """A folder to verify.
 
     Attributes:
-        names: names of its files.
-        owners: root file -> owner according to its content, see `storage.checksums`; without corrupt root files.
-        parent: parent folder, if it is verified as well.
+        names: names of the folder's files.
+        owners: owner according to the content of each intact root file, by file name (see `storage.checksums`).
+        parent: parent folder, if it is also verified.
     """
 
     url: str
@@ -137,14 +137,14 @@ class _Folder:
 
 
 def verify(url: str, report: Callable[[str], None]) -> Verification:
-    """Read every file in a folder and its subfolders, and compare it with its checksum and owner.
+    """Verify the checksum and owner of every file in a folder and its subfolders.
 
     Args:
-        report: called with each problem as soon as it is detected.
+        report: callback for each problem, called as soon as the problem is detected.
     """
     result, folders = Verification(), list(_folders(url))
     if not any(folder.names for folder in folders):
-        raise UserError(f"{url}: no files; specify the folder of a dataset, run, study, export or predictions")
+        raise UserError(f"{url} contains no files; specify the folder of a dataset, run, study, export or predictions")
     with Progress(sum(len(folder.names) for folder in folders), "files", "verify") as progress:
         exported: set[str] = set()
         for folder in folders:
@@ -170,7 +170,7 @@ def _folders(url: str, parent: _Folder | None = None) -> Iterator[_Folder]:
 
 
 def _owners(url: str, names: Sequence[str]) -> dict[str, str]:
-    """Return root file -> owner for a folder, without corrupt root files, which their own check reports."""
+    """Return a folder's owner by root file, except for corrupt root files, which are reported by their own check."""
     owners = {}
     for root in ROOTS:
         if root in names:
@@ -186,7 +186,7 @@ def _owner(url: str, root: str) -> str:
     if root == PLAN_NAME and (plan := read_plan(url)) is not None:
         return plan.owner
     if root == IMPORTED:
-        imported = storage.read_document(file, ImportedSet, "import the set again")
+        imported = storage.read_document(file, ImportedSet, "import the dataset again")
         assert imported is not None
         return imported.owner
     if root == RECORD and (record := RunFolder(url, "", "").record()) is not None:
@@ -201,11 +201,11 @@ def _problems_of_export(folder: _Folder) -> Iterator[str]:
     if MANIFEST in folder.names:
         yield from problems_of_export(folder.url)
     elif is_export_without_manifest(list(folder.names)) or (of_run and BEST in folder.names):
-        yield f"{folder.file(MANIFEST)} is missing, although this is an export; export again into a new folder"
+        yield f"{folder.file(MANIFEST)} is missing from this export; export again into a new folder"
 
 
 def _problems(folder: _Folder, result: Verification, progress: Progress) -> Iterator[str]:
-    """Yield the problems of a folder, without its subfolders."""
+    """Yield the problems of a folder, excluding its subfolders."""
     derived = predictions_among(folder.names) | teacher_files_among(folder.names)
     yield from problems_of_predictions(folder.url, folder.names)
     yield from problems_of_teacher(folder.url, folder.names)
@@ -248,7 +248,7 @@ def _shard_problems(
     if index is not None:
         marked = shards_by_markers(url, owner).values()
         if [shard[:4] for shard in index.shards] != [shard[:4] for shard in marked]:
-            yield f"{url}: {INDEX} does not match the shards; remove it, as it can be derived from them"
+            yield f"{url}: {INDEX} does not match the shards; remove {INDEX}, which can be rebuilt"
     missing = []
     try:
         missing = absent(url, broken)
@@ -265,7 +265,7 @@ def _shard_problems(
 
 
 def _check(folder: _Folder, name: str) -> bool:
-    """Compare a file with its checksum; return False for a foreign file, and raise a `UserError` for a corrupt one."""
+    """Verify a file's checksum; return False for a foreign file, and raise a `UserError` for a corrupt file."""
     file = folder.file(name)
     if folder.name == CHECKPOINTS and (match := _STEP.fullmatch(name)):
         marker = storage.read_document(folder.file(f"{match[1]}.json"), Marker, "remove it")
@@ -289,7 +289,7 @@ def _check(folder: _Folder, name: str) -> bool:
 
 
 def _is_ours(folder: _Folder, name: str) -> bool:
-    """Return whether syncclip writes a file of this name with a checksum in this folder."""
+    """Return whether syncclip writes a file with this name and a checksum to this folder."""
     if name == CARD:
         return RECORD in folder.names
     if _PROTOCOL.fullmatch(name) and _protocol(folder) == name.rpartition(".")[0]:
@@ -309,11 +309,14 @@ def _require_owner(folder: _Folder, name: str) -> None:
         try:
             _owner(folder.url, name)
         except ValidationError as error:
-            raise UserError(f"{file}: unsupported by this version of syncclip ({first_error(error)})") from error
+            reason = first_error(error)
+            raise UserError(
+                f"{file} is not supported by this version of syncclip ({reason}); use the version that wrote it"
+            ) from error
 
 
 def _protocol(folder: _Folder) -> str | None:
-    """Return the name of the protocol whose tables and page are in a folder, or None."""
+    """Return the name of the protocol whose tables and page are in a folder, or None if there is no such protocol."""
     stems = {name.rpartition(".")[0] for name in folder.names if name.endswith(".md")}
     return next((stem for stem in stems if {f"{stem}.parquet", f"{stem}.html"} & {*folder.names}), None)
 
@@ -329,7 +332,7 @@ def _require(file: str, matches: bool) -> None:
 
 
 def _log(folder: _Folder, name: str) -> bool:
-    """Compare metrics or events with the checksum in the record of a finished run; in other runs, they still grow."""
+    """Verify metrics or events with the checksum in a finished run's record; logs of an unfinished run still grow."""
     record = RunFolder(folder.url, "", "").record()
     if record is None or record.status != "finished" or not record.logs:
         return True
@@ -356,15 +359,15 @@ def _missing(folder: _Folder) -> Iterator[str]:
 
 
 def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
-    """Yield (file, reason) for each file that the others in a folder require."""
+    """Yield (file, reason) for each file that is required by other files in the folder."""
     names = folder.names
     try:
         contents = storage.read_contents(folder.url)
     except UserError:
         contents = ()  # reported by its own check
-    yield from ((name, f"{CONTENTS} lists it") for name in contents or () if _is_ours(folder, name))
+    yield from ((name, f"{CONTENTS} lists this file") for name in contents or () if _is_ours(folder, name))
     if _is_finished(folder):
-        yield CONTENTS, "the command that writes it has finished"
+        yield CONTENTS, "the command that writes this file has finished"
     if RECORD in folder.owners and (record := RunFolder(folder.url, "", "").record()) is not None:
         yield RECIPE, "this is a run"
         yield from ((name, f"{RECORD} contains its checksum") for name in record.logs)
@@ -375,14 +378,14 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
     for name in names if folder.name == CHECKPOINTS else ():
         if match := _STEP.fullmatch(name):
             yield f"{match[1]}.json", "every checkpoint has a marker"
-            yield f"{match[1]}.safetensors", "its marker exists"
+            yield f"{match[1]}.safetensors", "the checkpoint's marker exists"
     shared = CARD in names and METRICS not in names  # a shared copy has no predictions
     of_run = PREDICTIONS in names and outputs.STATE not in names  # studies also have a file of this name
     if of_run or (RESULTS in names and not shared):
         yield PREDICTIONS, "the run is evaluated"
         yield RESULTS, "the run is evaluated"
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):
-        yield INDEX, "it is part of the set's index"
+        yield INDEX, "the dataset's index requires this file"
         yield COLUMNS, f"{INDEX} contains its checksum"
     if SET_RECIPE in names and IMPORTED not in names:
         yield PLAN_NAME, "this is a generated dataset"
@@ -422,7 +425,7 @@ def _missing_cells(folder: _Folder) -> Iterator[str]:
     names = {*storage.listdir(folder.url)}
     for name in sorted({*datasets} - names) if datasets and outputs.CELLS not in names else ():
         if names & {*datasets}:
-            yield f"{folder.file(name)} is missing, although it is a dataset of this study"
+            yield f"{folder.file(name)} is missing, although it belongs to this study"
     existing = {*storage.listdir(cells)} if outputs.CELLS in names else set[str]()
     for cell in state["cells"] if existing else ():
         url = storage.join(cells, cell["cell"])

@@ -24,13 +24,13 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 BUDGET_SECONDS = 60.0
-"""Total measurement time after which no larger batch is measured."""
+"""Total measurement time in seconds after which no larger batch size is measured."""
 
 MIN_SPEEDUP = 1.05
-"""Minimum speed-up per image for which a larger batch is preferred."""
+"""Minimum speed-up factor per image at which a larger batch size is preferred."""
 
 TRIAL_STEPS = 4
-"""Denoising steps of a trial, enough for the denoiser to take longer than the decoder."""
+"""Maximum number of denoising steps in a trial, enough for the denoiser to take longer than the decoder."""
 
 MAX_CPU_BATCH = 32
 """Maximum batch size on a CPU, where larger batches are not faster."""
@@ -40,7 +40,7 @@ PROBE_BATCHES = 3
 
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
-    """Replace a plan's batch size `auto` with the fastest, measured in a Ray task with the resources of an actor."""
+    """Replace a plan's batch size `auto` with the fastest one, measured in a Ray task with an actor's resources."""
     import ray
 
     with ray_session():
@@ -83,9 +83,10 @@ def even_parts(total: int) -> list[int]:
 
 
 def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], budget: float = BUDGET_SECONDS) -> int:
-    """Return the smallest batch size whose time per image is within a factor of `MIN_SPEEDUP` of the fastest.
+    """Return the smallest batch size whose time per image is at most `MIN_SPEEDUP` times the minimum.
 
-    `sizes` are ascending; `stopwatch` returns the seconds for a batch of a size, or None if it runs out of memory.
+    `sizes` are in ascending order. `stopwatch` returns the seconds for a batch of the given size, or None if the batch
+    does not fit into memory.
     """
     costs: dict[int, float] = {}
     spent = 0.0
@@ -102,7 +103,7 @@ def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], b
 
 
 def _seconds(generator: Generator, prompts: Sequence[str], size: int) -> float | None:
-    """Return the seconds for a batch, or None if it runs out of memory."""
+    """Return the generation time of a batch in seconds, or None if the batch does not fit into memory."""
     import torch
 
     texts = [prompts[i % len(prompts)] for i in range(size)]
@@ -124,7 +125,7 @@ class Effect(NamedTuple):
     """Effect of the setting `speed` on a batch, compared with `exact` in fp32 for the same prompts and seeds."""
 
     difference: float
-    """Mean absolute difference between pixel values, from 0 to 255."""
+    """Mean absolute difference between pixel values (0 to 255)."""
     gain: float
     """Speed-up factor."""
 
@@ -148,16 +149,16 @@ def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: 
 
 
 class Rate(NamedTuple):
-    """Throughput and memory of one actor on this machine."""
+    """Throughput and memory usage of one actor on this machine."""
 
     images: float
-    """Finished images per second, including filtering, retries, encoding and writing."""
+    """Throughput in finished images per second, including filtering, retries, encoding and writing."""
     image_bytes: float
     """Stored bytes per image, including tar overhead."""
     rejected: float
-    """Rejected images per finished image."""
+    """Number of rejected images per finished image."""
     load: float
-    """Additional seconds for the first shard, due to loading and warm-up."""
+    """Overhead of the first shard in seconds, due to loading and warm-up."""
     memory: int | None = None
     """Peak GPU memory in bytes."""
     effect: Effect | None = None
@@ -165,17 +166,18 @@ class Rate(NamedTuple):
 
 
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:
-    """Measure the throughput of the plan's generator and filters on `PROBE_BATCHES` batches, after a warm-up run.
+    """Measure the throughput of a plan's generator and filters on `PROBE_BATCHES` batches, after a warm-up run.
 
-    Rejected images are retried in smaller batches than in a full shard, so many rejects lead to a slight underestimate.
+    The throughput is slightly underestimated if many images are rejected, since rejected images are retried in smaller
+    batches than in a full shard.
 
     Args:
-        folder: temporary folder with the plan's assets (`synthetic_sets.prepare.with_assets`).
-        num_gpus: GPUs per actor; 0: generate on the CPU.
+        folder: temporary folder with the plan's assets (see `synthetic_sets.prepare.with_assets`).
+        num_gpus: number of GPUs per actor; 0: generate on the CPU.
         options: fsspec options for URLs that the filters read.
 
     Raises:
-        UserError: the generator is missing or can't generate here.
+        UserError: the generator is missing or can't generate images on this machine.
     """
     import torch
 

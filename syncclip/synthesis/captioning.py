@@ -1,6 +1,6 @@
-"""Captions of all classes, written by a pool of actors as one part per class and merged into one file.
+"""Captions of all classes: a pool of actors writes one part per class, and the parts are merged into one file.
 
-The captions of a class do not depend on other classes, so the file does not depend on the number of actors or restarts.
+Captions of one class do not depend on other classes, so the file does not depend on the number of actors or restarts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import ONE_ACTOR, Pool
 
 PARTS = ".parts"
-"""Suffix of the temporary folder beside the file, with one part per class."""
+"""Suffix of the temporary folder with one part per class, next to the caption file."""
 
 
 class Part(Settings):
@@ -41,7 +41,7 @@ class Part(Settings):
 
 @dataclass(frozen=True)
 class _Job:
-    """The classes without captions, numbered by their position in `names`."""
+    """Captioning job for the classes without captions, numbered by their position in `names`."""
 
     settings: WriterSettings
     names: Sequence[str]
@@ -52,7 +52,7 @@ class _Job:
 
     @property
     def folder(self) -> str:
-        """URL of the folder of parts."""
+        """URL of the folder that contains the parts."""
         return self.url + PARTS
 
     def path(self, name: str) -> str:
@@ -60,7 +60,7 @@ class _Job:
         return storage.join(self.folder, hashlib.sha256(name.encode()).hexdigest()[:24] + ".json")
 
     def parts(self, report: Callable[[str], object] | None = None) -> dict[str, Part]:
-        """Return the intact parts with these settings, by class name.
+        """Return the intact parts written with the job's settings, by class name.
 
         Args:
             report: called with a message for each part that is damaged or belongs to another class.
@@ -74,16 +74,16 @@ class _Job:
             try:
                 part = Part.model_validate_json(texts.get(url, b""))
             except ValidationError:
-                report(f"{url} is damaged; writing the captions of class {name!r} again")
+                report(f"{url} is damaged; rewriting the captions of class {name!r}")
                 continue
             if part.classname != name:
-                report(f"{url} contains captions of class {part.classname!r}; writing those of class {name!r} again")
+                report(f"{url} contains captions of class {part.classname!r}; rewriting the captions of class {name!r}")
             elif part.writer == self.settings:
                 parts[name] = part
         return parts
 
     def remaining(self, report: Callable[[str], object] | None = None) -> list[int]:
-        """Return the numbers of the classes without a part; `report` is as in `parts`."""
+        """Return the class numbers without a part; for `report`, see `parts`."""
         parts = self.parts(report)
         return [number for number, name in enumerate(self.names) if name not in parts]
 
@@ -91,7 +91,8 @@ class _Job:
         """Return the error message for a class that failed permanently."""
         total, name = len(self.names), self.names[number]
         return (
-            f"{self.url}: no captions for class {name!r}: {cause}; {total - remaining} of {total} classes are done; "
+            f"{self.url}: captions for class {name!r} could not be written: {cause}; {total - remaining} of {total} "
+            "classes are done; "
             "run the same command to resume"
         )
 
@@ -99,17 +100,17 @@ class _Job:
 def write_captions(
     settings: WriterSettings, classnames: Sequence[str], url: str, pool: Pool = ONE_ACTOR, threads: int = 1
 ) -> Captions:
-    """Write the missing captions of the file at `url`, and return all captions in class order.
+    """Write the captions missing from the file at `url`, and return all captions in class order.
 
     Existing captions are kept, including manual edits. After an interruption, the same call resumes.
 
     Args:
-        url: the file, accessible from all machines of a cluster.
-        pool: the actors; a single actor without GPU or cluster runs in this process.
-        threads: torch threads per actor; individual words may depend on their number.
+        url: path or URL of the caption file, accessible from all machines of a cluster.
+        pool: the actor pool; a single actor without a GPU or cluster runs in this process.
+        threads: number of torch threads per actor, which may affect individual words.
 
     Raises:
-        UserError: the file was written with other settings, or the model can't be loaded or returned no captions.
+        UserError: the file was written with other settings, or the model can't be loaded or returns no captions.
     """
     names, url = list(dict.fromkeys(classnames)), absolute(url)
     existing = _existing(settings, url)
@@ -141,7 +142,7 @@ def write_captions(
 
 
 def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str], url: str) -> Captions:
-    """Return existing and new captions in the order of `names`, with other classes last."""
+    """Return existing and new captions in the order of `names`, followed by captions of other classes."""
     weights = {part.weights for part in parts.values()} | ({existing.weights} if existing.sentences else set())
     if len(weights) > 1:
         model = existing.writer.model
@@ -174,7 +175,7 @@ class CaptionWorker(Worker[Part]):
 
 
 def _existing(settings: WriterSettings, url: str) -> Captions:
-    """Return the captions of the file, if it exists."""
+    """Return the captions in the file, or empty captions if the file does not exist."""
     captions = read_captions(url) if storage.exists(url) else Captions(writer=settings)
     check_writer(captions, settings, url)
     return captions

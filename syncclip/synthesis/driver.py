@@ -1,4 +1,4 @@
-"""The synthesis driver, which sends shards without a marker to a pool of actors and aggregates their reports."""
+"""The synthesis driver, which sends uncommitted shards to a pool of actors and aggregates the actors' reports."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def synthesise_set(
 ) -> SetSummary:
     """Generate the missing shards of the synthetic dataset at `url`, and return its totals.
 
-    After a crash, the same call completes the dataset with the same bytes and regenerates only the shards that were in
+    After a crash, the same call completes the dataset with identical bytes and regenerates only the shards that were in
     flight. Ray and the generator are started only if shards are missing.
 
     Args:
         requested: plan from `draft`; an existing dataset with fewer images is extended.
-        url: folder or URL, accessible from all machines of a cluster.
+        url: folder or URL of the dataset, accessible from all machines of a cluster.
         pool: size and resources of the actor pool.
-        place_assets: writes the plan's assets, such as filter heads, and returns the plan with their checksums.
+        place_assets: callback that writes assets, such as filter heads, and returns the plan with asset checksums.
         show: whether to show progress on stderr.
-        observe: callback for the status after each shard.
+        observe: callback that receives the status after each shard.
 
     Raises:
         UserError: the generator is missing, the folder is read-only or contains a different plan, there are too few
@@ -71,7 +71,7 @@ def synthesise_set(
             locks.enter_context(storage.lock(url, "synth"))
         stored = read_plan(url)
         if stored is None and next(markers(url), None) is not None:
-            raise UserError(f"{url} contains shards but no {PLAN_NAME}, so it can't be extended; use another folder")
+            raise UserError(f"{url} contains shards but no {PLAN_NAME}; use another folder, or restore {PLAN_NAME}")
         plan = requested if stored is None else agreed_plan(requested, stored, url)
         require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
         if place_assets is not None:
@@ -99,14 +99,14 @@ def synthesise_set(
 
 
 def files_of(requested: Plan) -> Iterator[str]:
-    """Yield the names of all files of the plan's dataset."""
+    """Yield the names of all files in the plan's dataset."""
     yield PLAN_NAME
     for shard in requested.shards(requested.images_per_class):
         yield from (shard_name(shard), table_name(shard), stats_name(shard))
 
 
 def has_all(requested: Plan, url: str) -> bool:
-    """Return whether all files of the plan's dataset exist, using a single listing."""
+    """Return whether all files of the plan's dataset exist; the check needs a single listing."""
     return storage.sizes(url).keys() >= set(files_of(requested))
 
 
@@ -121,18 +121,18 @@ def _read_back(requested: Plan, url: str, work: Work | None = None) -> SetSummar
 
 @dataclass(frozen=True)
 class _Job:
-    """The missing shards of a synthetic dataset."""
+    """Job that generates the missing shards of a synthetic dataset."""
 
     plan: Plan
     url: str
     images: Mapping[int, int]
-    """Shard -> number of images, for every requested shard."""
+    """Number of images in each requested shard, by shard number."""
     todo: Sequence[int]
     pool: Pool
     lock_token: str
-    """Token of the lock under which actors write."""
+    """Lock token that allows the actors to write to the dataset."""
     new: bool
-    """Whether this run created the dataset; its plan is removed again if no shard is generated."""
+    """Whether this run created the dataset. The plan of a new dataset is removed if no shard is generated."""
 
     def remaining(self) -> list[int]:
         """Return the shards without a marker."""
@@ -148,7 +148,7 @@ class _Job:
         )
 
     def worker(self, located: Located) -> Callable[[], ShardWorker]:
-        """Return a factory for the workers of actors, with absolute paths."""
+        """Return a factory for the actors' workers, with absolute paths in the plan."""
         plan = self.plan
         paths = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
         placed = plan.model_copy(update=paths).model_dump_json()
@@ -187,8 +187,8 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
                 if not report.error:
                     monitor.take(report.shard, report.rejected_classes)
     except BaseException as error:
-        # Remove the plan of a dataset without shards, so that the folder accepts other settings. After an interruption,
-        # however, actors of a cluster may still commit a shard, which needs the plan.
+        # Remove the plan of a dataset without shards to allow other settings in this folder. After an interruption,
+        # however, a cluster's actors may still commit a shard, which needs the plan.
         ended = not generating or isinstance(error, UserError) or cluster_address() is None
         if job.new and ended and not committed(url, owner=plan.owner):
             storage.remove(storage.join(url, PLAN_NAME))

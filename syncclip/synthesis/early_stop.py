@@ -1,6 +1,6 @@
-"""Early stopping of synthesis runs whose filters reject all images of the dataset or of a class.
+"""Early stopping for synthesis runs whose filters reject all images of the dataset or of a class.
 
-Committed shards are kept, since their bytes do not depend on when a run ends.
+Committed shards are kept, since their bytes do not depend on when the run stops.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Number of rejected images without an accepted one, in the dataset or a single class, after which a run stops."""
+"""Number of rejected images after which a run stops if no image of the dataset or of a class has been accepted."""
 
 
 class RejectionMonitor:
-    """Counts the rejected images of classes without an accepted image, starting with those in the `done` shards.
+    """Counter for rejected images of classes without an accepted image, including images in the `done` shards.
 
-    Raises a UserError after `PATIENCE` images of a dataset without an accepted image or, with `keep: drop`, of a class.
+    A UserError is raised if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class are rejected
+    and none is accepted.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
@@ -40,7 +41,7 @@ class RejectionMonitor:
             self._check()
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
-        """Add a committed shard; `rejected_by` maps the ids of classes without an accepted image to the main reason."""
+        """Add a committed shard; `rejected_by` contains the main reject reason of classes without an accepted image."""
         self._count(shard, rejected_by)
         self._check()
 

@@ -1,7 +1,7 @@
-"""Forecast of the time, cost and lost images of a synthesis run on preemptible machines, by simulation.
+"""Simulation that forecasts the time, cost and lost images of a synthesis run on preemptible machines.
 
-Each actor has its own machine, which is preempted at a constant rate (a Poisson process) and replaced after a while.
-The shard in flight is then generated again. Without preemptions, the forecast is exact.
+Each actor has its own machine, which is preempted at a constant rate (a Poisson process) and replaced after a delay.
+A shard interrupted by a preemption is generated again. Without preemptions, the forecast is exact.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ MAX_RUNS, MIN_RUNS = 1000, 20
 """Maximum and minimum number of simulated runs."""
 
 MAX_WORK, STEP_COST = 5e7, 4000.0
-"""Budget of a forecast and overhead of a simulation step, both measured in machine look-ups."""
+"""Computational budget of a forecast and overhead of a simulation step, both in machine look-ups."""
 
 MAX_EXPECTED_PREEMPTIONS = math.log(100)
-"""Expected preemptions per attempt (loading and one shard) above which fewer than 1 % of attempts succeed."""
+"""Expected number of preemptions per attempt (loading and one shard) above which fewer than 1 % of attempts succeed."""
 
 NEGLIGIBLE_RATE = 1e-18
-"""Preemptions per second used in place of zero."""
+"""Preemption rate per second that replaces a rate of zero."""
 
 LOAD_SECONDS = 60.0
-"""Default time from a machine's start to its first shard."""
+"""Default time from a machine's start to its first shard, in seconds."""
 
 
 class Machines(NamedTuple):
-    """Machines of a pool: `least` of them at the start and the others after `wait`; times are in seconds."""
+    """Machines of a pool, of which `least` start immediately and the others after `wait`. Times are in seconds."""
 
     least: int
     most: int
@@ -49,18 +49,18 @@ class Machines(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Results of the simulated runs in seconds, each with shape (runs,)."""
+    """Times of the simulated runs in seconds, as arrays with shape (runs,)."""
 
     wall: Array
     """Time from the start to the last commit."""
     paid: Array
-    """Total time of all machines, each from its start to its preemption or the last commit."""
+    """Total time of all machines, from each machine's start to its preemption or the last commit."""
     wasted: Array
     """Time spent on lost shards."""
 
 
 class Spread(NamedTuple):
-    """Mean, 5th percentile and 95th percentile over runs."""
+    """Mean, 5th percentile and 95th percentile over the simulated runs."""
 
     mean: float
     low: float
@@ -68,7 +68,7 @@ class Spread(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """Estimated time, cost and losses of generating a dataset."""
+    """Estimated time, cost and losses for generating a dataset."""
 
     seconds: float
     """Seconds per shard on one actor."""
@@ -80,7 +80,7 @@ class Forecast(NamedTuple):
     """Billed GPU-hours or, without GPUs, actor-hours."""
     money: Spread | None
     wasted: Spread
-    """Number of generated images that are lost."""
+    """Number of generated images lost to preemptions."""
     bytes: float | None
 
 
@@ -109,7 +109,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
 
 
 def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
-    """Return the number of runs within `MAX_WORK`; fewer for over 100 machines, since their losses average out."""
+    """Return the number of runs within `MAX_WORK`; above 100 machines, fewer runs suffice, since losses average out."""
     count = min(shards, machines.most)
     rate = _checked_rate(seconds, machines)
     attempts = math.exp(rate * (seconds + machines.load))
@@ -119,8 +119,8 @@ def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
     runs = min(limit, int((MAX_WORK / steps - STEP_COST) / count))
     if runs < MIN_RUNS:
         raise UserError(
-            f"{count:,} machines with {machines.preemptions:g} preemptions per machine-hour can't be forecast; reduce "
-            "synthesis.actors or synthesis.cost.preemptions"
+            f"{count:,} machines with {machines.preemptions:g} preemptions per machine-hour take too long to "
+            "simulate; reduce synthesis.actors or synthesis.cost.preemptions"
         )
     return runs
 
@@ -131,7 +131,7 @@ def _spread(values: Array) -> Spread:
 
 
 def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX_RUNS, seed: int = 0) -> Outcomes:
-    """Simulate `runs` runs with `shards` shards of `seconds` each; deterministic for a given `seed`."""
+    """Simulate `runs` runs with `shards` shards of `seconds` each; the result is deterministic for a given `seed`."""
     assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
     rate = _checked_rate(seconds, machines)
     arrivals = np.where(np.arange(min(shards, machines.most)) < machines.least, 0.0, machines.wait)
@@ -145,7 +145,7 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX
 
 
 def _checked_rate(seconds: float, machines: Machines) -> float:
-    """Return the preemptions per machine-second; raise a UserError if hardly any shard would be finished."""
+    """Return the preemption rate per machine-second; raise a UserError if hardly any shard would be finished."""
     rate = machines.preemptions / 3600 or NEGLIGIBLE_RATE
     if (seconds + machines.load) * rate > MAX_EXPECTED_PREEMPTIONS:
         raise UserError(
@@ -180,7 +180,7 @@ class _Queue:
     def skip(self) -> None:
         """Advance each machine by its expected number of shards minus three standard deviations.
 
-        While unstarted shards remain, shard durations do not depend on other machines, so their sums can be drawn.
+        While unstarted shards remain, shard durations do not depend on other machines, so their sums can be sampled.
         """
         rate, seconds, wait, load = self.rate, self.seconds, self.wait, self.load
         while (broken := self.death < self.free).any():
@@ -236,7 +236,7 @@ class _Queue:
         self.death[at] = self.born[at] + self.rng.exponential(1 / self.rate, rows.shape)
 
     def _lost(self, times: Array, span: float) -> Array:
-        """Draw the seconds lost in `times` preemptions, each within `span` seconds, from a normal approximation."""
+        """Sample the seconds lost in `times` preemptions, each within `span` seconds, from a normal approximation."""
         x = self.rate * span
         if x < 1e-3:
             mean, variance = span / 2, span**2 / 12

@@ -1,7 +1,7 @@
-"""The plan of a synthetic dataset: class, prompt and seed of every image, as pure functions of integers.
+"""Plan of a synthetic dataset, with the class, prompt and seed of every image as pure functions of integers.
 
-Sample n is image `n // C` of class `n % C`, so every prefix is class-balanced. No shard spans an extension boundary, so
-extending a dataset only adds shards.
+With C classes, sample n is image `n // C` of class `n % C`, which makes every prefix class-balanced. No shard spans an
+extension boundary, so extending a dataset only adds shards.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMAT = 1
 SHARD_IMAGES = 64
 """Default minimum number of images per shard, kept small to limit the cost of a lost shard."""
 BATCH_GUESS = 8
-"""Batch size assumed in forecasts if the setting is `auto`."""
+"""Batch size assumed in forecasts if `generator.batch_size` is `auto`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Entry:
 
 
 class Plan(Settings):
-    """Settings that determine the bytes of a dataset, stored in its folder as plan.json."""
+    """Settings that determine a dataset's bytes, stored as plan.json in the dataset's folder."""
 
     format: int = FORMAT
     dataset: str
@@ -69,14 +69,14 @@ class Plan(Settings):
     threads: int
     shard_size: int = Field(ge=1)
     amounts: Annotated[tuple[int, ...], MANY]
-    """Images per class at creation and after each extension, ascending."""
+    """Number of images per class at creation and after each extension, in ascending order."""
     guides: Annotated[tuple[tuple[str, ...], ...], MANY] = added(())
     """Checksums of each class's real images for real guidance; see `references.digests`."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Plan:
         if not self.classnames:
-            raise ValueError(f"dataset {self.dataset!r} has no classes; add some")
+            raise ValueError(f"dataset {self.dataset!r} has no classes; add at least one")
         if not self.amounts or any(a >= b for a, b in pairwise((0, *self.amounts))):
             raise ValueError(f"numbers of images per class, {list(self.amounts)}, must be positive and ascending")
         if self.total > MAX_IMAGES:
@@ -85,7 +85,7 @@ class Plan(Settings):
                 "per synthetic dataset; generate several datasets with different seeds"
             )
         if self.generator.guide is not None and not any(self.guides):
-            raise ValueError(f"generator.guide: dataset {self.dataset!r} has no real images to start from; remove it")
+            raise ValueError(f"generator.guide: dataset {self.dataset!r} has no real images; remove guide")
         check_classes(self.prompts, self.classnames, self.dataset)
         return self
 
@@ -101,17 +101,17 @@ class Plan(Settings):
 
     @property
     def total(self) -> int:
-        """Number of images of the dataset."""
+        """Number of images in the dataset."""
         return self.amounts[-1] * self.classes
 
     @property
     def batch(self) -> int:
-        """Images per batch; `BATCH_GUESS` for `auto`."""
+        """Number of images per batch; `BATCH_GUESS` for `auto`."""
         size = self.generator.batch_size
         return BATCH_GUESS if size == "auto" else size
 
     def guide_of(self, label: int, image: int) -> str | None:
-        """Return the checksum of the real image that image number `image` of a class starts from; None: noise."""
+        """Return the checksum of the real image that a class's image number `image` starts from, or None for noise."""
         real = self.guides[label] if self.guides else ()
         return real[image % len(real)] if real else None
 
@@ -122,7 +122,7 @@ class Plan(Settings):
         return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
 
     def prompts_of(self, indices: range) -> list[str]:
-        """Return the prompts of consecutive samples as in `entry`; fast for millions of samples."""
+        """Return the prompts of consecutive samples; equivalent to `entry`, but fast for millions of samples."""
         prompts: list[str] = []
         for image in range(indices.start // self.classes, -(-indices.stop // self.classes)):
             first = image * self.classes
@@ -141,7 +141,7 @@ class Plan(Settings):
         return list(prompts)
 
     def seeds_of(self, indices: range, attempt: int = 0) -> npt.NDArray[np.uint32]:
-        """Return the seeds of samples as in `entry`, with shape (n,); fast for millions of samples."""
+        """Return the samples' seeds with shape (n,); equivalent to `entry`, but fast for millions of samples."""
         return seeds_of(self.seed, indices, attempt)
 
     def shards(self, images_per_class: int | None = None) -> range:
@@ -169,11 +169,11 @@ class Plan(Settings):
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
     def normalized(self) -> Plan:
-        """Return the plan as it is stored, without machine-specific settings."""
+        """Return the plan in its stored form, without machine-specific settings."""
         return self.model_copy(update={"generator": self.generator.model_copy(update=MACHINE)})
 
     def extended(self, images_per_class: int) -> Plan:
-        """Return the plan, extended to at least `images_per_class`; existing shards keep their content."""
+        """Return the plan, extended to at least `images_per_class` images per class; existing shards don't change."""
         if images_per_class <= self.images_per_class:
             return self
         return Plan.model_validate({**dict(self), "amounts": (*self.amounts, images_per_class)})
@@ -188,7 +188,7 @@ def draft(
     backbone: BackboneSettings | None = None,
     guides: Sequence[Sequence[str]] = (),
 ) -> Plan:
-    """Return the plan of a new dataset; `backbone` is the filters' default CLIP model, and `guides` is as in `Plan`."""
+    """Return the plan of a new dataset; `backbone` is the filters' default CLIP model. For `guides`, see `Plan`."""
     scorer = backbone or BackboneSettings()
     size = settings.generator.batch_size
     minimum = SHARD_IMAGES if size == "auto" else max(SHARD_IMAGES, size)
@@ -213,7 +213,7 @@ def draft(
 
 def read_plan(url: str) -> Plan | None:
     """Return the plan of the dataset at `url`, if any; raise a UserError if this version can't read it."""
-    remedy = "use the version that wrote it, or another folder"
+    remedy = "use the version that wrote the plan, or another folder"
     return storage.read_document(storage.join(url, PLAN_NAME), Plan, remedy)
 
 
@@ -234,8 +234,8 @@ def agreed_plan(requested: Plan, stored: Plan, url: str) -> Plan:
 
 
 def write_plan(plan: Plan, url: str) -> Plan:
-    """Store a plan from `draft` or `agreed_plan` in its folder atomically, and return it."""
-    assert plan.generator.batch_size != "auto", "measured before the plan is written"
+    """Atomically store a plan from `draft` or `agreed_plan` in its folder, and return the plan."""
+    assert plan.generator.batch_size != "auto", "the batch size is measured before the plan is written"
     storage.write_document(storage.join(url, PLAN_NAME), plan.normalized(), plan.owner)
     return plan
 

@@ -1,6 +1,6 @@
-"""Real images for real guidance: the few-shot images that generation starts from.
+"""Reference images for real guidance: the few-shot images that generation starts from.
 
-A plan contains the checksums of these images. Copies are stored as shards in the dataset's folder, under
+A plan contains the images' checksums. Copies of the images are stored as shards in the dataset's folder, under
 `guides/<checksum of the checksums>`.
 """
 
@@ -25,7 +25,7 @@ SHARD_IMAGES = 1024
 
 
 class ReferenceImages:
-    """The real images of a plan in the dataset at `url`; raises a UserError unless `store` has written them."""
+    """Real images of a plan in the dataset at `url`; raises a UserError if an image is missing (see `store`)."""
 
     def __init__(self, plan: Plan, url: str) -> None:
         self.plan = plan
@@ -37,7 +37,7 @@ class ReferenceImages:
         self._images = images
 
     def of(self, entries: Sequence[Entry]) -> list[Image.Image | None]:
-        """Return the RGB image that each entry starts from, or None for noise; raise a UserError if one has changed."""
+        """Return the RGB image that each entry starts from, or None for noise; raise a UserError if it has changed."""
         return [self._guide(entry) for entry in entries]
 
     def _guide(self, entry: Entry) -> Image.Image | None:
@@ -52,11 +52,11 @@ class ReferenceImages:
         return decode_image(data, name)
 
     def _incomplete(self) -> str:
-        return f"{self.url} lacks the real images that the dataset was started with"
+        return f"{self.url} lacks the real images that the dataset was created with"
 
 
 def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
-    """Return the few-shot image files of each class, in the order in which they are used."""
+    """Return each class's few-shot image files, in the order in which generation uses them."""
     images: list[list[bytes]] = [[] for _ in dataset.classnames]
     labels = dataset.split("train").labels
     for row in dataset.few_shot(shots, seed):
@@ -70,7 +70,7 @@ def digests(images: Sequence[Sequence[bytes]]) -> tuple[tuple[str, ...], ...]:
 
 
 def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None:
-    """Write the missing shards of real images into the folder of the synthetic dataset at `url`."""
+    """Write the missing shards of real images to the synthetic dataset at `url`."""
     folder = _folder(digests(images), url)
     owner = storage.identity(folder.rpartition("/")[2])
     existing = committed(folder, owner=owner)
@@ -82,5 +82,5 @@ def store(images: Sequence[Sequence[bytes]], dataset: Dataset, url: str) -> None
 
 
 def _folder(guides: Sequence[Sequence[str]], url: str) -> str:
-    """Return the URL of the folder of real images with these checksums."""
+    """Return the URL of the folder that contains the real images with these checksums."""
     return storage.join(url, FOLDER, checksum_of("\n".join(",".join(of_class) for of_class in guides).encode()))

@@ -1,4 +1,4 @@
-"""Thumbnails of a few rejected images per reason, stored beside the first shards of a synthetic dataset."""
+"""Thumbnails of a few rejected images per reason, stored next to a synthetic dataset's first shards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from syncclip.synthesis.plan import Entry
 
 SHARDS = 32
-"""Number of shards with thumbnails."""
+"""Number of shards whose thumbnails are stored."""
 PER_REASON = 4
 """Maximum number of thumbnails per shard and reason."""
 SIDE = 64
-"""Side of a thumbnail in pixels."""
+"""Side length of a thumbnail in pixels."""
 BLUR = 6
-"""Side of a blurred thumbnail in pixels before it is enlarged to `SIDE`."""
+"""Side length of a blurred thumbnail in pixels before the thumbnail is enlarged to `SIDE`."""
 
 _TABLE = pa.schema(
     [
@@ -42,7 +42,7 @@ REJECTS = re.compile(r"(\d{5,})_rejects\.parquet")
 
 @dataclass(frozen=True)
 class Reject:
-    """A rejected image: the filter that rejected it, its sample and attempt, the filter's score, and a thumbnail."""
+    """A rejected image with its reject reason, sample, attempt, score and thumbnail."""
 
     reason: str
     index: int
@@ -53,7 +53,7 @@ class Reject:
 
 
 class Gallery:
-    """The first rejects of a shard, up to `PER_REASON` per reason."""
+    """The first rejected images of a shard, up to `PER_REASON` images per reason."""
 
     def __init__(self, shard: int) -> None:
         self.rejects: list[Reject] = []
@@ -61,7 +61,7 @@ class Gallery:
         self._limit = PER_REASON if shard < SHARDS else 0
 
     def add(self, reason: str, image: Image.Image, entry: Entry, score: float | None, blurred: bool) -> None:
-        """Add a thumbnail of a reject, up to `PER_REASON` per reason; `blurred` makes it unrecognisable."""
+        """Add a rejected image's thumbnail, blurred if requested, up to `PER_REASON` thumbnails per reason."""
         if self._counts[reason] < self._limit:
             self._counts[reason] += 1
             thumbnail = _thumbnail(image, blurred)
@@ -74,19 +74,19 @@ def rejects_name(shard: int) -> str:
 
 
 def write_rejects(url: str, shard: int, rejects: Sequence[Reject], owner: str = storage.NOBODY) -> None:
-    """Write a shard's thumbnails, if any, as a table; `owner` is the identity of the plan."""
+    """Write a shard's thumbnails, if any, as a table; `owner` is the plan's identity."""
     if rejects:
         table = pa.Table.from_pylist([asdict(reject) for reject in rejects], _TABLE)
         storage.write_table(storage.join(url, rejects_name(shard)), table, owner_of_shard(owner, shard))
 
 
 def owner_of_shard(owner: str, shard: int) -> str:
-    """Return the identity of one shard's files, from the identity `owner` of the plan."""
+    """Return the identity of a shard's files, derived from the plan's identity `owner`."""
     return storage.identity(f"{owner}/{shard}")
 
 
 def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
-    """Return up to `limit` rejects per reason, alternating classes, of the dataset at `url` with identity `owner`."""
+    """Return up to `limit` rejects per reason, with alternating classes; `owner` is the identity of the plan."""
     folder = storage.join(url, "")
     shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
     owners = {path: owner_of_shard(owner, shard) for path, shard in shards.items()}
@@ -99,7 +99,7 @@ def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
 
 
 def _varied(rejects: list[Reject]) -> list[Reject]:
-    """Return the first reject of each class, then the second of each class, and so on."""
+    """Return the first reject of each class, then the second reject of each class, and so on."""
     by_class: dict[int, list[Reject]] = {}
     for reject in rejects:
         by_class.setdefault(reject.label, []).append(reject)

@@ -20,7 +20,7 @@ def seed_of(seed: int, index: int, attempt: int) -> int:
     """Return the seed of an attempt: a permutation of the 32-bit number (attempt, index), keyed by `seed`.
 
     torch's CPU generator uses only 32 bits of a seed. Hashes of this length would collide, and a collision within a
-    class would repeat an image; a Feistel network with four SHA-256 rounds is free of collisions.
+    class would repeat an image. A Feistel network with four SHA-256 rounds has no collisions.
     """
     assert 0 <= index < MAX_IMAGES and 0 <= attempt < MAX_ATTEMPTS
     left, right = divmod(attempt * MAX_IMAGES + index, 1 << 16)
@@ -30,7 +30,7 @@ def seed_of(seed: int, index: int, attempt: int) -> int:
 
 
 def seeds_of(seed: int, indices: range, attempt: int) -> npt.NDArray[np.uint32]:
-    """Return `seed_of` for many samples, with shape (n,); the first call for a dataset computes lookup tables."""
+    """Return the seeds of many samples, with shape (n,); the first call for a dataset computes lookup tables."""
     assert 0 <= attempt < MAX_ATTEMPTS and indices.stop <= MAX_IMAGES
     index = np.arange(indices.start, indices.stop, indices.step, dtype=np.uint32) + np.uint32(attempt * MAX_IMAGES)
     left, right = index >> np.uint32(16), index & np.uint32(0xFFFF)
@@ -47,6 +47,6 @@ def _round_key(seed: int, half: int, number: int) -> int:
 
 @lru_cache(maxsize=2)
 def _round_keys(seed: int) -> npt.NDArray[np.uint32]:
-    """Return the keys of all rounds, with shape (rounds, 65536), bypassing the cache of `_round_key`."""
+    """Return the keys of all rounds, with shape (rounds, 65536), without filling the cache of `_round_key`."""
     key = _round_key.__wrapped__
     return np.array([[key(seed, half, number) for half in range(1 << 16)] for number in range(_ROUNDS)], np.uint32)

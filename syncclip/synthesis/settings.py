@@ -13,26 +13,26 @@ from syncclip.synthesis.prompts.settings import PromptSettings
 from syncclip.workers.settings import Actors, Pool, PoolSettings
 
 MAX_ATTEMPTS = 16
-"""Maximum attempts at an image; attempt and index share the 32 bits of a seed, see `seeds.seed_of`."""
+"""Maximum number of attempts per image; attempt and index share the 32 bits of a seed (see `seeds.seed_of`)."""
 
 
 class CostSettings(Settings):
     """Cost assumptions for `syncclip plan`; they do not affect the generated images."""
 
     throughput: float | None = Field(None, ge=1e-9, le=1e6)
-    """Throughput of one actor in finished images per second; None: from `--throughput` or `--probe`."""
+    """Throughput of one actor in finished images per second; default: determined by `--throughput` or `--probe`."""
     image_bytes: float | None = Field(None, gt=0, le=1e12)
-    """Bytes per stored image; None: measured by `--probe`."""
+    """Size of a stored image in bytes; default: measured by `--probe`."""
     price: float | None = Field(None, ge=0, le=1e9)
     """Price per GPU-hour or, without GPUs, per actor-hour, in `currency`."""
     currency: str = "USD"
-    """Currency of `price`, for display."""
+    """Currency in which `price` is displayed."""
     preemptions: float = Field(0.0, ge=0, le=1e6)
     """Preemptions per machine-hour."""
     wait: float = Field(180.0, ge=0, le=1e8)
-    """Seconds until a preempted machine is replaced; not billed."""
+    """Unbilled time until a preempted machine is replaced, in seconds."""
     load: float | None = Field(None, ge=0, le=1e8)
-    """Seconds from the start of a machine to its first shard; None: measured by `--probe`, or 60 without it."""
+    """Seconds from a machine's start to its first shard; default: measured by `--probe`, or 60 without `--probe`."""
 
 
 class SynthesisSettings(Settings):
@@ -41,36 +41,36 @@ class SynthesisSettings(Settings):
     images_per_class: int = Field(16, ge=1)
     """Number of synthetic images per class; datasets can be extended later."""
     seed: int = Field(0, ge=0)
-    """Seed of the dataset; the seed of an image also depends on its index and attempt."""
+    """Seed of the dataset; an image's seed also depends on the image's index and attempt."""
     generator: GeneratorSettings = GeneratorSettings()
     """Image generator."""
     prompts: PromptSettings = PromptSettings()
     """Prompts for the generator."""
     filters: tuple[FilterSettings, ...] = (BlankSettings(),)
-    """Filters, applied in order, each to the images that passed the previous filters."""
+    """Filters, applied in this order; each filter receives the images that passed the previous filters."""
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     """Maximum number of attempts per image."""
     select: Literal["first", "best"] = "first"
-    """Selection among attempts. `first`: the first attempt that passes all filters. `best`: the attempt that the last
-    filter scores highest."""
+    """Selection among the attempts at an image. `first` selects the first attempt that passes all filters. `best`
+    selects the attempt with the highest score from the last filter."""
     keep: Literal["best", "drop"] = "best"
-    """Fallback if no attempt passes all filters. `best`: keep the best attempt. `drop`: drop the image."""
+    """Fallback if no attempt passes all filters: `best` keeps the best attempt, and `drop` drops the image."""
     shard_size: int | None = None
-    """Images per shard; None: the larger of 64 and the batch size, rounded up to a multiple of the class count."""
+    """Number of images per shard; default: max(64, batch size), rounded up to a multiple of the class count."""
     jpeg_quality: int = Field(92, ge=1, le=100)
     """JPEG quality of stored images, 1 to 100."""
     threads: int = Field(1, ge=1)
-    """Number of torch threads per actor; part of the plan, since the last bits of an image depend on it."""
+    """Number of torch threads per actor; stored in the plan, since an image's last bits depend on it."""
     actors: Actors = 1
     """Number of actors, or `{min: 1, max: 8}` for a pool that grows with the cluster."""
     num_gpus: float = Field(0.0, ge=0, le=1024)
-    """GPUs per actor, possibly fractional; 0: generate on the CPU."""
+    """Number of GPUs per actor, which may be fractional; 0: generate on the CPU."""
     retries: int = Field(2, ge=0)
-    """Number of retry rounds without progress after which failed shards are an error."""
+    """Maximum number of retry rounds without progress before failed shards raise an error."""
     quality: bool = False
     """Measure and store the quality of the finished dataset, as `syncclip shards quality` does."""
     cost: CostSettings = CostSettings()
-    """Assumptions for estimates of time and cost."""
+    """Assumptions for time and cost estimates."""
 
     @property
     def pool(self) -> Pool:
@@ -83,14 +83,14 @@ class SynthesisSettings(Settings):
     def _check_consistency(self) -> SynthesisSettings:
         reasons = [entry.reason if isinstance(entry, ClipHeadSettings) else entry.name for entry in self.filters]
         if repeated := [name for name in reasons if reasons.count(name) > 1]:
-            raise ValueError(f"the filter {repeated[0]!r} is given twice; remove one")
+            raise ValueError(f"the filter {repeated[0]!r} is set twice; remove one of them")
         names = {entry.name for entry in self.filters}
         if self.generator.endpoint and self.num_gpus and names <= {"blank", "duplicate"}:
-            raise ValueError("num_gpus: neither the endpoint nor a filter uses a GPU of the actor; use num_gpus=0")
+            raise ValueError("num_gpus: neither the endpoint nor a filter uses the actors' GPUs; use num_gpus=0")
         batch = self.generator.batch_size
         if self.shard_size is not None and batch != "auto" and self.shard_size < batch:
             raise ValueError(
-                f"shard_size {self.shard_size} is smaller than one batch of generator.batch_size {batch}; "
+                f"shard_size {self.shard_size} is smaller than generator.batch_size {batch}; "
                 "increase shard_size or reduce batch_size"
             )
         if self.generator.offload != "none" and self.num_gpus == 0:
@@ -99,5 +99,5 @@ class SynthesisSettings(Settings):
                 "num_gpus or remove generator.offload"
             )
         if self.select == "best" and not self.filters:
-            raise ValueError("select 'best' needs a filter that scores the images; add one or use select 'first'")
+            raise ValueError("select 'best' needs a filter that scores the images; add a filter, or use 'first'")
         return self

@@ -1,4 +1,4 @@
-"""Generation of one shard in memory: images are generated, filtered and encoded, attempt by attempt."""
+"""In-memory generation of one shard: images are generated, filtered and encoded, attempt by attempt."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SURPASSED = "surpassed"
 """Reject reason for images that passed the filters but were not the best attempt."""
 
 _generator_thread = ThreadPoolExecutor(1, "generate")
-"""The only thread that generates images in this process, since torch starts a thread pool per calling thread."""
+"""Single thread that generates all images in this process, since torch starts a thread pool per calling thread."""
 
 _filtering = threading.Lock()
-"""Lock held while the images of a shard are filtered, since filters keep the state of a single shard."""
+"""Lock held while a shard's images are filtered, since filters keep state for a single shard."""
 
 
 class GeneratedShard(NamedTuple):
@@ -37,15 +37,15 @@ class GeneratedShard(NamedTuple):
 
     samples: list[Sample]
     rejects: dict[str, int]
-    """Reason -> rejected attempts."""
+    """Number of rejected attempts by reason."""
     seconds: dict[str, float]
-    """Seconds in the overlapping stages `generate`, `filter` and `encode`, and in `computed` (see `Generator`)."""
+    """Seconds spent in the overlapping stages `generate`, `filter` and `encode`, and `computed` (see `Generator`)."""
     classes_without_accepted: dict[int, str]
-    """Class id -> main reason, for classes without an accepted image."""
+    """Main reject reason by class id, for classes without an accepted image."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     started: float
-    """Start of the generation in seconds since the epoch, delayed by the time spent waiting for another shard."""
+    """Start time in seconds since the epoch, moved forward by the time spent waiting for another shard."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Candidate:
     passed: int = 0
     """Number of filters that the image passed."""
     score: float = 0.0
-    """Score from the last filter applied."""
+    """Score from the last filter that was applied."""
     reason: str | None = None
     """Name of the filter that rejected the image; None: accepted."""
 
@@ -72,14 +72,14 @@ def begin_shard(
 ) -> Callable[[], GeneratedShard]:
     """Submit a shard to the generator, and return a function that completes it.
 
-    The next shard may be submitted in the meantime. Images are generated in index order in batches of
-    `generator.batch_size`; rejected images form new batches for the next attempt. Each batch is filtered and encoded
+    The next shard may be submitted before the function is called. Images are generated in index order, in batches of
+    `generator.batch_size`. Rejected images form new batches for the next attempt. Each batch is filtered and encoded
     while the next one is generated.
     """
     selection, clock = _Selection(plan, shard, filters), Clock()
 
     def steps() -> Generator[None, None, GeneratedShard]:
-        """Yield once all batches that do not depend on scores are submitted, then return the shard."""
+        """Yield when all batches that do not depend on scores have been submitted, then return the shard."""
         pending = list(plan.shard_range(shard))
         independent_attempts = 1 if plan.select == "first" else plan.attempts
 
@@ -116,7 +116,7 @@ def begin_shard(
 
 
 class _Selection:
-    """The best attempt at each image of a shard, and statistics of the rejected attempts."""
+    """Selection of the best attempt at each image of a shard, with statistics of rejected attempts."""
 
     def __init__(self, plan: Plan, shard: int, filters: Sequence[Filter]) -> None:
         self.plan, self.shard, self.filters = plan, shard, filters
@@ -148,7 +148,7 @@ class _Selection:
             stage.accept(batch.at(accepted))
 
     def finish(self, clock: Clock) -> GeneratedShard:
-        """Return the shard; called after all attempts."""
+        """Return the generated shard; call this method after all attempts."""
         plan, best = self.plan, self.best
         accepted = {candidate.entry.label for candidate in best.values() if candidate.reason is None}
         main_reasons = {
@@ -172,14 +172,14 @@ class Clock:
 
     @contextmanager
     def of(self, stage: str) -> Iterator[None]:
-        """Add the duration of the block to a stage."""
+        """Add the duration of the `with` block to a stage."""
         self.started = min(self.started, time.time())
         started = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - started)
 
     def skip_waiting(self) -> None:
-        """Move `started` forward by the time during which the first batch waited for another shard to be filtered."""
+        """Move `started` forward by the time that the first batch waited while another shard was filtered."""
         if "generate" in self.seconds:
             self.started = max(self.started, time.time() - self.seconds["generate"])
 
@@ -200,7 +200,7 @@ class _Batch(NamedTuple):
 def _prefetched(
     generator: AnyGenerator, references: ReferenceImages | None, batches: Sequence[Sequence[Entry]], clock: Clock
 ) -> Iterator[_Batch]:
-    """Yield batches in order; the first is submitted immediately, and each other one before the previous is yielded."""
+    """Yield batches in order; each batch is submitted before the previous one is yielded, the first one immediately."""
 
     def start(entries: Sequence[Entry]) -> Callable[[], list[Image.Image]]:
         computed = generator.computed
@@ -225,7 +225,7 @@ def _prefetched(
 def score(
     entries: Sequence[Entry], batch: FilterBatch, filters: Sequence[Filter], quality: int, clock: Clock
 ) -> list[Candidate]:
-    """Apply the filters in turn, each to the images that passed the previous filters, and encode all images."""
+    """Apply each filter to the images that passed the previous filters, and encode all images."""
     candidates = [Candidate(entry) for entry in entries]
     for stage in filters:
         rows = [row for row, candidate in enumerate(candidates) if candidate.reason is None]

@@ -1,4 +1,4 @@
-"""Progress of a synthesis run, aggregated over shard reports: `status.json`, progress line and Prometheus metrics."""
+"""Progress of a synthesis run, aggregated from shard reports for the status file, progress line and Prometheus."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from syncclip.workers.report import Report
 STATUS_NAME = "status.json"
 STAGES = ("generate", "filter", "encode", "write")
 COMPUTED = "computed"
-"""Part of the stage `generate` during which the device was busy."""
+"""Name of the part of the stage `generate` during which the device was busy."""
 
 
 class SynthesisStatus(JobStatus):
-    """Progress, throughput and time per stage of a synthesis run; the content of `status.json`."""
+    """Progress, throughput and time per stage of a synthesis run, as stored in `status.json`."""
 
     images: int
-    """Committed images, including those of earlier runs."""
+    """Number of committed images, including images from earlier runs."""
     planned: int
     rate: float = 0.0
     """Throughput of this run in images per second since the first actor began its first shard."""
     remaining: float | None = None
-    """Estimated seconds left at this throughput."""
+    """Estimated remaining seconds at this throughput."""
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Stage -> share of the actors' time. Stages overlap, so the sum may exceed 1."""
+    """Share of the actors' time by stage. Stages overlap, so the sum may exceed 1."""
     computed: float = 0.0
-    """Share of the actors' time with a busy device; far below `busy["generate"]` if other processes share it."""
+    """Share of the actors' time with a busy device; far below `busy["generate"]` if other processes use the device."""
     rejects: dict[str, int] = Field(default_factory=dict)
-    """Reason -> rejected images of this run, most frequent first."""
+    """Number of images rejected in this run by reason, with the most frequent reason first."""
     actors: int = 0
     """Number of distinct actors among the last `2 * most` reports."""
     failed: int = 0
@@ -53,12 +53,12 @@ class SynthesisStatus(JobStatus):
     """Seconds from the start of the first shard to the end of the last shard."""
     _seconds: dict[str, float] = PrivateAttr(default_factory=lambda: dict.fromkeys((*STAGES, COMPUTED), 0.0))
     _first: dict[str, float] = PrivateAttr(default_factory=dict)
-    """Process -> start time of its first shard."""
+    """Start time of each process's first shard."""
     _recent: tuple[str, ...] = PrivateAttr(())
     """Processes that sent the most recent reports."""
 
     def count(self, report: Report, images: int) -> None:
-        """Add the report of a shard with `images` planned images."""
+        """Add a shard's report; `images` is the shard's planned number of images."""
         self._first[report.worker] = min(report.started, self._first.get(report.worker, report.started))
         self._recent = (*self._recent, report.worker)[-2 * self.most :]
         first = min(self._first.values())
@@ -76,14 +76,14 @@ class SynthesisStatus(JobStatus):
         rate = self.fresh / self.elapsed if self.elapsed > 0 else 0.0
         self.rate = round(rate, 4)
         self.remaining = round((self.planned - self.images) / rate, 1) if rate else None
-        # Available time: the sum over processes since their first shards, at most that of `most` actors.
+        # Available time, summed over processes since their first shards, but at most the time of `most` actors.
         total = min(self.most * self.elapsed, sum(first + self.elapsed - start for start in self._first.values()))
         shares = {name: round(min(1.0, spent / total), 4) if total else 0.0 for name, spent in self._seconds.items()}
         self.computed = shares.pop(COMPUTED)
         self.busy = shares
 
     def facts(self) -> dict[str, str]:
-        """Return the utilisation of each stage and the rejected images by reason, for the progress line."""
+        """Return the utilisation by stage and the rejected images by reason, for the progress line."""
         shares = {**self.busy, **({COMPUTED: self.computed} if self.computed else {})}
         facts = {"busy": ", ".join(f"{stage} {percent(share)}" for stage, share in shares.items())}
         if self.rejects:
@@ -99,7 +99,7 @@ class SynthesisStatus(JobStatus):
             lines.append(f"left: {duration(self.remaining)} with {counted(self.actors, 'actor')}")
         lines += [f"{name}: {text}" for name, text in self.facts().items() if text]
         if self.failed or self.restarts:
-            lines.append(f"failed shards: {self.failed:,}, restarted after their process died: {self.restarts:,}")
+            lines.append(f"failed shards: {self.failed:,}, shards restarted after a process died: {self.restarts:,}")
         return [*lines, self.last_sign_of_life("synth")]
 
 
@@ -120,31 +120,31 @@ def mark_complete(url: str, images: int, planned: int, owner: str) -> None:
 
 
 SHARD_SECONDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
-"""Bucket bounds of the histogram of shard durations, in seconds."""
+"""Bucket bounds of the shard duration histogram, in seconds."""
 
 GAUGE_INTERVAL_SECONDS = 6.0
-"""Seconds between gauge updates; Ray drops a gauge that is not set during two exports, which take 20 s by default."""
+"""Seconds between gauge updates; Ray drops a gauge that is not set within two exports (20 s by default)."""
 
 COUNTERS = {
     "images": ("Images committed by this run.", ()),
     "shards": ("Shards by outcome: committed or failed.", ("outcome",)),
     "rejects": ("Rejected images by reason.", ("reason",)),
     "stage_seconds": ("Seconds of work by stage, summed over actors.", ("stage",)),
-    "restarts": ("Shards restarted after their process died.", ()),
+    "restarts": ("Shards restarted after a process died.", ()),
 }
-"""Name -> (description, tags in addition to `set`)."""
+"""Description and additional tags of each counter, by name; all counters have the tag `set`."""
 GAUGES = {
     "images_planned": "Planned images.",
-    "images_done": "Committed images, including those of earlier runs.",
+    "images_done": "Committed images, including images from earlier runs.",
     "actors": "Active actors.",
 }
 
 
 class SynthesisMetrics:
-    """Prometheus metrics of a synthesis run, exported by Ray with prefix `ray_` and the dataset's URL as tag `set`.
+    """Prometheus metrics of a synthesis run, exported by Ray with the prefix `ray_` and the dataset's URL as tag `set`.
 
-    The driver updates them, since an actor's metrics would be lost with its process. Non-ASCII characters in tags are
-    percent-encoded.
+    The driver updates the metrics, since an actor's metrics would be lost with its process. Non-ASCII characters in
+    tags are percent-encoded.
     """
 
     def __init__(self, url: str) -> None:
@@ -163,7 +163,7 @@ class SynthesisMetrics:
         self._counters[name].inc(value, self._tags | tags)
 
     def count(self, report: Report, images: int) -> None:
-        """Add the report of a shard with `images` planned images."""
+        """Add a shard's report; `images` is the shard's planned number of images."""
         self._add("shards", 1, outcome="failed" if report.error else "committed")
         for stage in (*STAGES, COMPUTED):
             if spent := getattr(report, stage):
@@ -177,7 +177,7 @@ class SynthesisMetrics:
                 self._add("rejects", count, reason=as_ascii(reason))
 
     def set_gauges(self, status: SynthesisStatus) -> None:
-        """Set the gauges from the status; called every `GAUGE_INTERVAL_SECONDS`."""
+        """Set the gauges from the status; called every `GAUGE_INTERVAL_SECONDS` seconds."""
         values = {"images_planned": status.planned, "images_done": status.images, "actors": status.actors}
         for name, value in values.items():
             self._gauges[name].set(value, self._tags)

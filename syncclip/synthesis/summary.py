@@ -19,7 +19,7 @@ class Work(Settings):
 
     images: int = 0
     seconds: float = 0.0
-    """Wall time, including the time to start Ray and load the weights."""
+    """Wall time in seconds, including the time to start Ray and load the weights."""
     rate: float = 0.0
     """Throughput in images per second, as in the status."""
     busy: float = 0.0
@@ -29,7 +29,7 @@ class Work(Settings):
 
 
 class SetSummary(Settings):
-    """Totals of a synthetic dataset; a function of the plan and the markers, except for `work`."""
+    """Totals of a synthetic dataset; all fields except `work` depend on the plan and the markers alone."""
 
     url: str = Field(exclude=True)
     owner: str = Field(exclude=True)
@@ -48,11 +48,11 @@ class SetSummary(Settings):
     """Names of classes without an image."""
     shards: int
     bytes: int
-    """Total size of the tar files."""
+    """Total size of the tar files in bytes."""
     seconds: float
-    """Generation time of the committed shards, summed over actors."""
+    """Generation time of the committed shards in seconds, summed over actors."""
     rejects: dict[str, int]
-    """Reason -> rejected attempts."""
+    """Number of rejected attempts by reason."""
     work: Work = Field(Work(), exclude=True)
 
 

@@ -1,4 +1,4 @@
-"""The synthesis worker, which generates, filters, encodes and commits shards as a function of the plan alone."""
+"""The synthesis worker, which generates, filters, encodes and commits shards that depend on the plan alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from syncclip.workers.job import Worker
 from syncclip.workers.report import Report
 
 MAX_AHEAD = 20_000
-"""Maximum number of distinct prompts to encode ahead, so that the text encoders can be offloaded."""
+"""Maximum number of distinct prompts to encode in advance before the text encoders are offloaded."""
 
 
 class ShardWorker(Worker[GeneratedShard]):
     """Worker that filters and writes a shard while it generates the next one.
 
-    After a crash, each shard is either committed or missing. A regenerated shard has the same bytes.
+    After a crash, each shard is either committed or missing. A regenerated shard has identical bytes.
 
     Args:
         plan: JSON of the plan.
@@ -61,7 +61,7 @@ class ShardWorker(Worker[GeneratedShard]):
         self._generator, self._filters = self.tools()
 
     def tools(self) -> tuple[AnyGenerator, list[Filter]]:
-        """Return the generator and the filters of the plan."""
+        """Return the plan's generator and filters."""
         plan = self.plan
         settings = plan.generator.model_copy(update={"pipeline": self.source})
         generator = generator_of(settings, self.device, plan.weights, self._token)

@@ -1,6 +1,6 @@
 """A job over shards: the worker that runs in each actor, and the driver loop that retries failed shards.
 
-A shard is done once its marker is in storage. Its bytes don't depend on the actor, the order or the attempt.
+A shard is done once its marker is stored. A shard's bytes don't depend on the actor, the order or the attempt.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Computation(Generic[Result]):
 
 
 class Worker(ABC, Generic[Result]):
-    """Base class of an actor's worker, which holds its models.
+    """Base class of an actor's worker, which holds the actor's models.
 
     `begin` is called for one shard at a time, while `commit` of the previous shard may run in another thread. Both
-    return exceptions in the report, since Ray Data would end the run at the first exception raised.
+    methods return exceptions in the report, since Ray Data ends a run at the first raised exception.
 
     Args:
-        threads: number of torch threads, on which the last bits of a sum depend.
+        threads: number of torch threads, which affects the last bits of results.
     """
 
     def __init__(self, threads: int) -> None:
@@ -57,15 +57,15 @@ class Worker(ABC, Generic[Result]):
 
     @abstractmethod
     def start(self, shard: int) -> Callable[[], Result]:
-        """Compute a shard, and return a function that completes it and may overlap the next call of `start`."""
+        """Compute a shard, and return a function that completes it, possibly during the next call of `start`."""
 
     @abstractmethod
     def summary(self, result: Result) -> dict[str, Any]:
-        """Return the fields of the report that describe a result."""
+        """Return the report fields that describe a result."""
 
     @abstractmethod
     def write(self, result: Result, report: Report, seconds: float) -> None:
-        """Write the files of a shard that took `seconds` to compute, its marker last."""
+        """Write the files of a shard, its marker last; computing the shard took `seconds`."""
 
     def prepare(self) -> None:
         """Set the number of torch threads and load the models on the first call."""
@@ -77,7 +77,7 @@ class Worker(ABC, Generic[Result]):
             self._ready = True
 
     def begin(self, shard: int) -> Computation[Result]:
-        """Compute a shard up to the part that may overlap the next one."""
+        """Compute a shard, except for the part that may overlap with the next shard."""
         report = Report(shard, started=time.time(), worker=f"{platform.node()}:{os.getpid()}")
         try:
             self.prepare()
@@ -104,13 +104,13 @@ class Worker(ABC, Generic[Result]):
 
 
 class Job(Protocol):
-    """The shards of a job."""
+    """Interface of a job that consists of shards."""
 
     def remaining(self) -> list[int]:
-        """Return the shards that are not done."""
+        """Return the unfinished shards."""
 
     def failure(self, shard: int, cause: str, remaining: int) -> str:
-        """Return the error message for a shard that failed permanently while `remaining` shards were not done."""
+        """Return the error message for a permanently failed shard; `remaining` is the number of unfinished shards."""
 
 
 def run_job(
@@ -124,13 +124,13 @@ def run_job(
     lock_token: str | None = None,
     local: bool = False,
 ) -> Iterator[Report]:
-    """Run the shards `todo`, and retry missing ones until all are done or `pool.retries` rounds made no progress.
+    """Run the shards in `todo`, and retry missing shards until all are done or `pool.retries` rounds made no progress.
 
     Args:
-        worker: factory of an actor's worker.
+        worker: factory for an actor's worker.
         threads: CPUs per actor.
         folder: URL of the folder that this process has locked.
-        lock_token: token of the lock under which the actors write; None: no lock.
+        lock_token: lock token that allows the actors to write to the folder; None: no lock.
         local: run in this process, without retries.
 
     Raises:
@@ -158,13 +158,13 @@ def run_job(
                     break
         except PoolError as error:
             crash = "its processes kept dying (out of memory, or killed)"
-            logger.debug("the pool of actors ended: %s", error)
+            logger.debug("the actor pool failed: %s", error)
         remaining = job.remaining()
         fruitless += repeated and len(remaining) == len(todo)
         fatal = next((report for report in errors.values() if report.fatal), None)
         if remaining and (fatal or fruitless >= retries):
             worst = fatal or next((errors[shard] for shard in remaining if shard in errors), None)
-            cause = worst.error if worst else crash or "it was reported as done, but its marker is missing"
+            cause = worst.error if worst else crash or "its marker is missing, although its actor reported success"
             raise UserError(job.failure(worst.shard if worst else remaining[0], cause, len(remaining)))
         # Run failed shards last. Since a shard that kills its process returns no report, also reverse the order once.
         todo = sorted(remaining, key=lambda shard: (shard in errors, -shard if crash and not repeated else shard))
@@ -174,10 +174,10 @@ def run_job(
 def check_capacity(
     pool: Pool, threads: int, actors_key: str = "synthesis.actors", gpus_key: str = "synthesis.num_gpus"
 ) -> None:
-    """Check that the pool fits on this machine or, once Ray runs, in the cluster at its maximum size.
+    """Check that the pool fits this machine or, if Ray is running, the cluster at its maximum size.
 
-    A cluster at RAY_ADDRESS needs capacity for a single actor only. The message of the UserError names the settings or
-    options `actors_key` and `gpus_key`.
+    A cluster at RAY_ADDRESS needs capacity for only one actor. Error messages refer to the settings or options
+    `actors_key` and `gpus_key`.
     """
     import ray
 
@@ -200,9 +200,9 @@ def check_capacity(
         import torch
 
         if not torch.cuda.is_available():  # Ray counts GPUs once it runs
-            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; set it to 0")
+            raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; use 0")
     elif pool.num_gpus > available.get("GPU", 0):
         raise UserError(
             f"{gpus_key} is {pool.num_gpus:g}, but the cluster has {available['GPU']:g} GPUs and {available['CPU']:g} "
-            "CPUs; set it to 0, or add machines with GPUs"
+            "CPUs; use 0, or add machines with GPUs"
         )

@@ -18,35 +18,35 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 MAX_STARTS = 2
-"""Maximum starts of a shard per round. A shard whose process dies that often, usually out of memory, fails."""
+"""Maximum number of starts per shard and round. A shard fails if its process dies that often, usually out of memory."""
 
 CONCURRENT_ROWS = 2
-"""Concurrent rows per actor: one shard is written while the next is computed."""
+"""Number of concurrent rows per actor; one shard is written while the next shard is computed."""
 
 MAX_OVERLAP_SHARE = 0.5
-"""Maximum write time, as a share of a shard's compute time, at which writing overlaps the next shard. A killed process
-then loses at most one shard on average: the shard being written plus the finished part of the next one."""
+"""Maximum ratio of a shard's write time to its compute time at which writing overlaps with the next shard. A killed
+process then loses at most one shard on average: the shard being written plus the finished part of the next shard."""
 
 MAX_QUEUE = 4
-"""Maximum rows per actor of a growing pool, in progress or queued. The pool grows while the queues are full."""
+"""Maximum number of running or queued rows per actor of a growing pool. The pool grows while the queues are full."""
 
 RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
-"""Maximum restarts and retries by Ray Data for processes that die before a shard starts; unlimited by default."""
+"""Maximum numbers of restarts and retries if a process dies before a shard starts; Ray Data's default has no limit."""
 
 NOT_STARTED = "not started"
 """Error of a row that arrived after the pool was stopped."""
 
 
 class PoolError(RuntimeError):
-    """Actors died more often than `RAY_BOUNDS` allows. Committed shards are kept."""
+    """Raised if actors die more often than `RAY_BOUNDS` allows. Committed shards are kept."""
 
 
 class ShardRow:
-    """The callable that Ray Data runs in `CONCURRENT_ROWS` threads of an actor.
+    """Callable that Ray Data runs in `CONCURRENT_ROWS` threads of an actor.
 
     Args:
         log: handle of the `AttemptLog` actor.
-        worker: factory of the actor's `Worker`.
+        worker: factory for the actor's `Worker`.
         session: session that the actor's process enters.
     """
 
@@ -57,7 +57,7 @@ class ShardRow:
         self.worker = worker()
         self._computing, self._committing = threading.Lock(), threading.Lock()
         self._overlap = False
-        """Whether the last shard was written quickly enough to overlap the next."""
+        """Whether the last shard was written fast enough for writing to overlap with the next shard."""
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         import ray
@@ -91,16 +91,16 @@ class ShardRow:
 def run_round(
     shards: Sequence[int], worker: Callable[[], Any], pool: Pool, threads: int = 1, session: Session | None = None
 ) -> Iterator[Report]:
-    """Compute shards on the running Ray cluster, and yield their reports as they finish.
+    """Compute shards on the running Ray cluster, and yield a report for each shard as soon as it is finished.
 
     Args:
         shards: shard numbers in submission order.
-        worker: factory of an actor's `Worker`.
-        threads: CPUs per actor.
-        session: session of the actors; the current one by default.
+        worker: factory for an actor's `Worker`.
+        threads: number of CPUs per actor.
+        session: session of the actors; default: the current session.
 
     Raises:
-        Interrupted: on a signal, after the shards in flight are finished.
+        Interrupted: a signal was received, and the shards in flight are finished.
         PoolError: actors died more often than `RAY_BOUNDS` allows.
     """
     import ray
@@ -146,7 +146,7 @@ def run_round(
 
 @contextmanager
 def _data_context() -> Iterator[None]:
-    """Disable Ray Data's progress bars and its time limit per row for the process, and restore them afterwards."""
+    """Disable Ray Data's progress bars and time limit per row in this process, and restore them afterwards."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -162,7 +162,7 @@ def _data_context() -> Iterator[None]:
 
 
 def _strategy(low: int, high: int) -> Any:
-    """Return a strategy for pools of `low` to `high` actors, with `CONCURRENT_ROWS` if Ray Data supports it."""
+    """Return a strategy for `low` to `high` actors, with `CONCURRENT_ROWS` threads each if Ray Data supports them."""
     from ray.data import ActorPoolStrategy
 
     sizes = {"size": high} if low == high else {"min_size": low, "max_size": high}
@@ -174,7 +174,7 @@ def _strategy(low: int, high: int) -> Any:
 
 
 class AttemptLog:
-    """Starts and reports of all shards, in a separate Ray actor that outlives the workers."""
+    """Log of all shards' starts and reports, kept in a separate Ray actor that outlives the workers."""
 
     def __init__(self) -> None:
         self.starts: Counter[int] = Counter()
@@ -182,7 +182,7 @@ class AttemptLog:
         self.stopped = False
 
     def begin(self, shard: int) -> tuple[int, dict[str, Any] | None]:
-        """Record a start of a shard; return its number of starts (0 after `stop`) and its report if it has ended."""
+        """Record a start of a shard; return the shard's number of starts (0 after `stop`) and its report, if any."""
         if self.stopped:
             return 0, None
         self.starts[shard] += 1
@@ -194,5 +194,5 @@ class AttemptLog:
         return self.starts.keys() - self.reports.keys()
 
     def end(self, shard: int, report: dict[str, Any]) -> None:
-        """Record the report of a shard before its process returns it and may die."""
+        """Record a shard's report before the shard's process returns it, since the process may die."""
         self.reports[shard] = report

@@ -35,12 +35,12 @@ class Report(NamedTuple):
 
     @property
     def rejected_classes(self) -> dict[int, str]:
-        """Class id -> main reject reason, for classes in which no image passed the filters."""
+        """Main reject reason by class id, for classes in which no image passed the filters."""
         return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
 
 
 def failed(report: Report, error: Exception) -> Report:
-    """Return the report of a shard that raised `error`; fatal if a retry can't succeed."""
+    """Return the report of a shard that raised `error`; the report is fatal if a retry can't succeed."""
     error = custom_code_error(error) or error
     fatal = isinstance(error, (UserError, FileNotFoundError, PermissionError))
     fatal = fatal and not isinstance(error, storage.UnreachableError)  # a retry may reach the store

@@ -1,4 +1,4 @@
-"""Pools of actors: their settings in a recipe, and the resulting pool."""
+"""Actor pools and their settings in a recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from syncclip.core.settings import Settings
 
 MAX_ACTORS = 10_000
-"""Upper bound on the size of a pool."""
+"""Maximum number of actors in a pool."""
 
 
 class PoolSettings(Settings):
@@ -31,19 +31,19 @@ Actors = Annotated[
     Annotated[int, Field(ge=1, le=MAX_ACTORS), Tag("")] | Annotated[PoolSettings, Tag("PoolSettings")],
     Discriminator(lambda actors: "PoolSettings" if isinstance(actors, dict | PoolSettings) else ""),
 ]
-"""Number of actors, or bounds on it. The discriminator limits pydantic's errors to the form that was given."""
+"""Number of actors, or its minimum and maximum. The discriminator limits pydantic's errors to the form being used."""
 
 
 class Pool(NamedTuple):
-    """The actors of a job. Its output does not depend on their number."""
+    """Actor pool of a job, whose output does not depend on the number of actors."""
 
     actors: int = 1
     max_actors: int | None = None
-    """Size to which the pool may grow; None: fixed size."""
+    """Maximum number of actors in a growing pool; default: fixed pool size."""
     num_gpus: float = 0.0
-    """GPUs per actor; 0: run on the CPU."""
+    """Number of GPUs per actor; 0: run on the CPU."""
     retries: int = 2
-    """Number of rounds without progress after which failed shards are an error."""
+    """Maximum number of retry rounds without progress before failed shards raise an error."""
 
     @property
     def size(self) -> tuple[int, int]:

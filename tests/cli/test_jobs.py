@@ -118,7 +118,7 @@ def test_captions_are_written_once_and_planned(
     ("strategies", "error"),
     [
         ("[{name: template}]", "add {name: captions, file: FILE"),
-        ("[{name: captions}]", "strategies[0].writer: missing; set a language model"),
+        ("[{name: captions}]", "strategies[0].writer is missing; set a language model"),
         ("[{name: captions, writer: {model: m}}]", "strategies[0].file: each captions strategy needs its own file"),
         (
             "[{name: captions, writer: {model: m}, file: a}, {name: captions, writer: {model: n}, file: a}]",

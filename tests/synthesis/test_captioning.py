@@ -106,7 +106,7 @@ def test_a_class_without_captions_is_an_error_and_the_others_are_kept(
         Writer, "_outputs", lambda self, name, turn: [""] if name in empty else outputs(self, name, turn)
     )
     with pytest.raises(
-        UserError, match=rf"no captions for class '{CLASSES[1]}': .* returned no text .*1 of \d classes are done"
+        UserError, match=rf"captions for class '{CLASSES[1]}' could not .* returned no text .*1 of \d classes are done"
     ):
         write_captions(asked(model), CLASSES, url)
     empty.clear()

@@ -167,7 +167,7 @@ def test_a_run_without_a_committed_shard_leaves_no_plan(
     in_process: list[int], make_plan: MakePlan, pipeline: Path, tmp_path: Path
 ) -> None:
     generator = {"pipeline": str(tmp_path / "missing"), "batch_size": 4}
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="the folder doesn't exist"):
         synthesise_set(make_plan(1, generator=generator), str(tmp_path), show=False)
     assert list(tmp_path.iterdir()) == []
     generator |= {"pipeline": str(pipeline), "scheduler": "NoScheduler"}

@@ -14,9 +14,9 @@ from syncclip.synthesis.settings import SynthesisSettings
     ("overrides", "message"),
     [
         (["images_per_class=0"], "images_per_class: 0 is not allowed; it must be at least 1"),
-        (["generator={batch_size: 8}", "shard_size=4"], "shard_size 4 is smaller than one batch"),
-        (["filters=[{name: blank}, {name: blank}]"], "the filter 'blank' is given twice"),
-        (["filters=[{name: clip_score}]"], "would keep everything"),
+        (["generator={batch_size: 8}", "shard_size=4"], "shard_size 4 is smaller than generator.batch_size 8"),
+        (["filters=[{name: blank}, {name: blank}]"], "the filter 'blank' is set twice"),
+        (["filters=[{name: clip_score}]"], "accepts all images"),
         (["filters=[]", "select=best"], "select 'best' needs a filter"),
         (["filters=[{name: blnk}]"], "there is no 'blnk'; did you mean 'blank'?"),
         (["images_per_clas=3"], "images_per_clas: no such key; did you mean 'images_per_class'?"),

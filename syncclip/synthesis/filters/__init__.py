@@ -1,4 +1,4 @@
-"""Filters of generated images."""
+"""Filters for generated images."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ ClipFilterSettings = (
     | ClipDuplicateSettings
     | LeakageSettings
 )
-"""Settings of filters with a `backbone`."""
+"""Settings of filters that use a CLIP `backbone`."""
 FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
 
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
-    """Return the settings with absolute model paths, for processes in another working directory."""
+    """Return the settings with absolute model paths, for processes with a different working directory."""
 
     def absolute(entry: AnyFilterSettings) -> AnyFilterSettings:
         if isinstance(entry, SafetySettings) and entry.checker:
@@ -71,12 +71,12 @@ def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilte
 def build_filters(
     settings: Sequence[AnyFilterSettings], prompts: Sequence[str], device: str = "cpu", url: str = ""
 ) -> list[Filter]:
-    """Build the filters; those with the same backbone share one CLIP model.
+    """Build the filters; filters with the same backbone share one CLIP model.
 
     Args:
-        prompts: the prompt of each class.
+        prompts: one prompt per class.
         device: torch device of the models.
-        url: folder or URL of the synthetic dataset, which contains the assets of filters.
+        url: folder or URL of the synthetic dataset, which contains the filter assets.
 
     Raises:
         UserError: an asset is missing, damaged or incompatible.

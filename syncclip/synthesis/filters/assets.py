@@ -1,6 +1,7 @@
-"""Filter assets: tensors stored in the dataset's folder, named by the checksum of their content.
+"""Filter assets: tensors stored in the dataset's folder, named after the checksum of their content.
 
-They allow machines without the user's files to extend a dataset, and ensure the same weights for all images.
+Assets allow machines without the user's files to extend a dataset, and ensure that all images are filtered with
+identical weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FOLDER = "filters"
 
 
 def checksum_of(data: bytes) -> str:
-    """Return the first 16 hex digits of the SHA-256 of `data`."""
+    """Return the first 16 hex digits of the SHA-256 hash of `data`."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -29,7 +30,7 @@ def asset_url(url: str, checksum: str) -> str:
 
 
 def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch: str) -> str:
-    """Store tensors and return their checksum; raise a UserError (`mismatch`) if it is not the `planned` one."""
+    """Store tensors and return their checksum; raise a UserError (`mismatch`) if it differs from `planned`."""
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
@@ -50,6 +51,6 @@ def fetch(url: str, checksum: str, name: str) -> dict[str, torch.Tensor]:
         raise UserError(f"filter {name!r}: {path} is missing; run `syncclip synth` with the dataset's recipe")
     data = storage.read_bytes(path)
     if checksum_of(data) != checksum:
-        raise UserError(f"filter {name!r}: {path} is damaged; remove it and repeat the `syncclip synth` command")
+        raise UserError(f"filter {name!r}: {path} is damaged; remove the file, and run `syncclip synth` again")
     tensors: dict[str, torch.Tensor] = safetensors.torch.load(data)
     return tensors

@@ -1,4 +1,4 @@
-"""Base class of filters, which score and accept or reject the images of a batch."""
+"""Base class of filters, which score each image of a batch and accept or reject it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class FilterBatch:
     """Class ids."""
     prompts: Sequence[str]
     indices: Sequence[int]
-    """Sample indices; the attempts at an image share its index."""
+    """Sample indices; all attempts at an image share one index."""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def at(self, rows: Sequence[int]) -> FilterBatch:
-        """Return these rows as a batch."""
+        """Return the given rows as a batch."""
         columns = (self.images, self.labels, self.prompts, self.indices)
         return FilterBatch(*([column[i] for i in rows] for column in columns))  # type: ignore[arg-type]
 
 
 class FilterResult(NamedTuple):
-    """Scores (higher is better) and accept decisions for the images of a batch."""
+    """Scores (higher is better) and decisions to accept or reject the images of a batch."""
 
     scores: list[float]
     keep: list[bool]
@@ -40,21 +40,21 @@ class FilterResult(NamedTuple):
 class Filter:
     """Base class of filters.
 
-    Since the bytes of a shard are a function of the plan alone, the state of a filter is limited to the images accepted
-    in the current shard.
+    A filter's state is limited to the images accepted in the current shard, since a shard's bytes may depend only on
+    the plan.
     """
 
     name: str
-    """Reason under which rejects are counted."""
+    """Reason under which rejected images are counted."""
     blurred: bool = False
-    """Whether thumbnails of rejects are made unrecognisable."""
+    """Whether thumbnails of rejected images are blurred beyond recognition."""
 
     def begin(self) -> None:
         """Reset the state at the start of a shard."""
 
     @abstractmethod
     def score(self, batch: FilterBatch) -> FilterResult:
-        """Score the images that passed the previous filters, and accept or reject each."""
+        """Score the images that passed the previous filters, and accept or reject each image."""
 
     def accept(self, batch: FilterBatch) -> None:
-        """Add images that passed all filters to the state; each replaces an earlier attempt at the same index."""
+        """Add images that passed all filters to the state; an image replaces earlier attempts with the same index."""

@@ -1,4 +1,4 @@
-"""Filter for images of nearly one colour."""
+"""Filter for images of almost uniform colour."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 
 
 class BlankSettings(Settings):
-    """Reject images of nearly one colour, such as the black images of a safety checker."""
+    """Reject images of almost uniform colour, such as the black images of a safety checker."""
 
     name: Literal["blank"] = "blank"
-    """Reject images of nearly one colour."""
+    """Reject images of almost uniform colour."""
     minimum: float = Field(4.0, ge=0, le=127.5)
-    """Minimum standard deviation of pixel values (0 to 255), in the colour channel with the largest one."""
+    """Minimum standard deviation of pixel values (0 to 255) in at least one colour channel."""
 
 
 class Blank(Filter):
-    """See `BlankSettings`; the score is the largest standard deviation of a colour channel."""
+    """Filter configured by `BlankSettings`; the score is the largest standard deviation of a colour channel."""
 
     name = "blank"
 

@@ -1,4 +1,4 @@
-"""A frozen CLIP model, shared by filters with the same backbone so that each image is encoded once."""
+"""A frozen CLIP model, shared by filters with the same backbone to encode each image only once."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ MAX_CACHED_PROMPTS = 4096
 
 
 class FrozenClip:
-    """Frozen CLIP model that computes unit-length features of images and prompts.
+    """Frozen CLIP model that computes normalised features of images and prompts.
 
     Args:
-        prompts: the prompt of each class.
+        prompts: one prompt per class.
     """
 
     def __init__(self, settings: BackboneSettings, prompts: Sequence[str], device: str = "cpu") -> None:
@@ -56,14 +56,14 @@ class FrozenClip:
 
     @cached_property
     def classes(self) -> torch.Tensor:
-        """Features of the class prompts with shape (C, D), computed once."""
+        """Class prompt features with shape (C, D), computed once."""
         import torch
 
         starts = range(0, len(self.prompts), PROMPT_BATCH)
         return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return prompt features with shape (N, D), encoded one by one, since the last bits depend on the batch."""
+        """Return prompt features with shape (N, D), encoded one by one, since their last bits depend on the batch."""
         import torch
 
         for text in texts:
@@ -82,7 +82,7 @@ class FrozenClip:
 
 
 def encode_set(images: ImageSet, clip: FrozenClip, rows: Sequence[int], name: str) -> tuple[list[int], torch.Tensor]:
-    """Return the rows with readable images and their (N, D) features; `name` labels the progress line."""
+    """Return the rows of readable images and the images' (N, D) features; `name` labels the progress line."""
     import torch
 
     kept: list[int] = []

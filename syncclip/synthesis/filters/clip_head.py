@@ -1,4 +1,4 @@
-"""Filter by a head on CLIP features, such as published aesthetic and NSFW heads."""
+"""Filter that applies a head to CLIP features, such as a published aesthetic or NSFW head."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ if TYPE_CHECKING:
 
 
 class ClipHeadSettings(Settings):
-    """Reject images by the output of linear layers on normalised CLIP features, such as an aesthetic predictor."""
+    """Reject images based on a head of linear layers on normalised CLIP features, such as an aesthetic predictor."""
 
     name: Literal["clip_head"] = "clip_head"
-    """Reject images by the output of a small network on CLIP features, such as a watermark detector."""
+    """Reject images based on the output of a small network on CLIP features, such as a watermark detector."""
     reason: str = Field("head", pattern=r"^[a-z][a-z0-9_]*$")
-    """Name of the filter in counts of rejects, such as `aesthetic` or `nsfw`."""
+    """Reason under which rejected images are counted, such as `aesthetic` or `nsfw`."""
     weights: str
-    """Path or URL of a .safetensors file, or of a .pth file with a state dict."""
+    """Path or URL of the head's weights: a .safetensors file, or a .pth file with a state dict."""
     backbone: BackboneSettings | None = None
-    """CLIP model that the head was trained on; default: the recipe's backbone."""
+    """CLIP model with which the head was trained; default: the recipe's backbone."""
     activation: Literal["none", "relu"] = "none"
     """Activation function between layers."""
     minimum: float | None = None
-    """Minimum output of the head for accepted images."""
+    """Minimum head output of accepted images."""
     maximum: float | None = None
-    """Maximum output of the head for accepted images."""
+    """Maximum head output of accepted images."""
     blur: bool = False
-    """Make thumbnails of rejects unrecognisable."""
+    """Blur thumbnails of rejected images beyond recognition."""
     checksum: str = ""
     """Checksum of the weights, set when the dataset is created."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> ClipHeadSettings:
         if self.minimum is None and self.maximum is None:
-            raise ValueError("a clip_head filter without 'minimum' and 'maximum' would keep everything; set either")
+            raise ValueError("a clip_head filter without 'minimum' or 'maximum' accepts all images; set one of them")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; swap them")
         return self
 
 
 class ClipHead(Filter):
-    """See `ClipHeadSettings`; the score is the head's output, negated if only a maximum is set."""
+    """Filter configured by `ClipHeadSettings`; the score is the head's output, negated if only a maximum is set."""
 
     def __init__(self, settings: ClipHeadSettings, clip: FrozenClip, url: str) -> None:
         self.settings, self.clip = settings, clip
@@ -67,7 +67,7 @@ class ClipHead(Filter):
         if expected != dim:
             raise UserError(
                 f"filter {self.name!r}: {settings.weights} expects features of size {expected}, but "
-                f"those of {clip.backbone.name!r} have size {dim}; set the filter's backbone to the head's CLIP"
+                f"those of {clip.backbone.name!r} have size {dim}; set the filter's backbone to the head's CLIP model"
             )
 
     def score(self, batch: FilterBatch) -> FilterResult:
@@ -85,20 +85,20 @@ class ClipHead(Filter):
 
 
 def with_head_checksum(settings: ClipHeadSettings, url: str) -> ClipHeadSettings:
-    """Store the head's weights in the dataset at `url`, and return the settings with their checksum."""
+    """Store the head's weights in the dataset at `url`, and return the settings with the weights' checksum."""
     source = settings.weights
     if settings.checksum and not storage.exists(source):
         return settings  # the dataset has a copy
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
     mismatch = (
-        f"filter {settings.reason!r}: the weights in {source} are not those that the dataset was started with; "
-        "restore them or generate into another folder"
+        f"filter {settings.reason!r}: the weights in {source} differ from those that the dataset was created with; "
+        "restore the original weights, or generate into another folder"
     )
     return settings.model_copy(update={"checksum": assets.store(url, layers, settings.checksum, mismatch)})
 
 
 def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
-    """Rename the linear layers of a head to `0.weight`, `0.bias`, `1.weight`, …; the last one must have one output."""
+    """Rename a head's parameters to `0.weight`, `0.bias`, `1.weight`, …; the last layer must have one output."""
     prefixes = sorted({key.rpartition(".")[0] for key in state}, key=_natural)
     names = [f"{prefix}." if prefix else "" for prefix in prefixes]
     pairs: list[tuple[Any, Any]] = [(state.get(f"{name}weight"), state.get(f"{name}bias")) for name in names]
@@ -110,7 +110,7 @@ def layers_of(state: Mapping[str, Any], source: str) -> dict[str, torch.Tensor]:
     if not chained or widths[-1] != 1 or any(w.shape[1] != n for (w, _), n in zip(pairs, widths, strict=False)):
         raise UserError(
             f"{source} is not a sequence of linear layers with one output (keys: {', '.join(list(state)[:4])} …); use "
-            "the state dict of a head"
+            "a head's state dict"
         )
     return {
         f"{i}.{part}": tensor.float()
@@ -124,14 +124,14 @@ def _natural(name: str) -> list[int | str]:
 
 
 def _state(source: str, data: bytes) -> Mapping[str, Any]:
-    """Read a state dict; a pickle may only contain tensors and plain containers, so that no code is run."""
+    """Read a state dict; pickles may contain only tensors and plain containers, which prevents code execution."""
     import pickle
 
     import torch
 
     try:
         if source.endswith(".safetensors"):
-            return storage.parse_tensors(data, source, "save it as safetensors again")
+            return storage.parse_tensors(data, source, "save the weights as safetensors again")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except UserError:
         raise

@@ -1,4 +1,4 @@
-"""Filters by a frozen CLIP model: class probability, margin to other classes, and similarity to the prompt."""
+"""Filters based on a frozen CLIP model: class probability, margin to other classes, and similarity to the prompt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _ClipFilter(Filter):
 
 
 class ClipScoreSettings(Settings):
-    """Reject images that a frozen CLIP model misclassifies zero-shot, with the dataset's classes as candidates."""
+    """Reject images that a frozen zero-shot CLIP model misclassifies among the dataset's classes."""
 
     name: Literal["clip_score"] = "clip_score"
     """Reject images that a zero-shot CLIP model misclassifies."""
@@ -28,17 +28,17 @@ class ClipScoreSettings(Settings):
     probability: float = Field(0.0, ge=0, le=1)
     """Minimum zero-shot probability of the image's class."""
     top: int | None = Field(None, ge=1)
-    """Maximum rank of the image's class by probability."""
+    """Maximum rank of the image's class by zero-shot probability (1: most probable); default: no limit."""
 
     @model_validator(mode="after")
     def _check_limits(self) -> ClipScoreSettings:
         if self.probability == 0 and self.top is None:
-            raise ValueError("a clip_score filter without 'probability' and 'top' would keep everything; set either")
+            raise ValueError("a clip_score filter without 'probability' or 'top' accepts all images; set one of them")
         return self
 
 
 class ClipScore(_ClipFilter):
-    """See `ClipScoreSettings`; the score is the zero-shot probability of the image's class."""
+    """Filter configured by `ClipScoreSettings`; the score is the zero-shot probability of the image's class."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         import torch
@@ -54,18 +54,18 @@ class ClipScore(_ClipFilter):
 
 
 class ClipMarginSettings(Settings):
-    """Reject images that resemble another class about as much as their own."""
+    """Reject images with a small CLIP margin between their own class prompt and all other class prompts."""
 
     name: Literal["clip_margin"] = "clip_margin"
-    """Reject images that CLIP rates about as similar to another class's prompt as to that of their own class."""
+    """Reject images with a small CLIP margin between their own class prompt and all other class prompts."""
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     minimum: float = Field(0.0, ge=-2, le=2)
-    """Minimum margin: the cosine to the image's own class prompt minus the largest cosine to another class prompt."""
+    """Minimum margin: cosine similarity to the image's own class prompt minus the maximum over other class prompts."""
 
 
 class ClipMargin(_ClipFilter):
-    """See `ClipMarginSettings`; the score is the margin."""
+    """Filter configured by `ClipMarginSettings`; the score is the margin."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         import torch
@@ -78,22 +78,22 @@ class ClipMargin(_ClipFilter):
 
 
 class ClipSimilaritySettings(Settings):
-    """Reject images that don't match their prompt, regardless of the other classes.
+    """Reject images that don't match their prompt, regardless of other classes.
 
-    Typical cosines depend on the CLIP model; for OpenAI's models, they range from 0.25 to 0.35. Choose a threshold from
-    the scores stored with the first shard.
+    Typical similarities depend on the CLIP model; for OpenAI's models, they range from 0.25 to 0.35. Choose a threshold
+    based on the scores stored with the first shard.
     """
 
     name: Literal["clip_similarity"] = "clip_similarity"
-    """Reject images that are dissimilar to their prompt."""
+    """Reject images whose CLIP similarity to their prompt is low."""
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     minimum: float = Field(ge=-1, le=1)
-    """Minimum cosine between image and prompt."""
+    """Minimum cosine similarity between image and prompt."""
 
 
 class ClipSimilarity(_ClipFilter):
-    """See `ClipSimilaritySettings`; the score is the cosine, or 0.4 times CLIPScore (arXiv 2104.08718)."""
+    """Filter configured by `ClipSimilaritySettings`; the score is the cosine (0.4 × CLIPScore, arXiv 2104.08718)."""
 
     def score(self, batch: FilterBatch) -> FilterResult:
         cosines = (self.clip.features(batch.images) * self.clip.sentences(batch.prompts)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Filters for near-duplicates within a class and a shard.
+"""Filters for near-duplicates among a shard's images of one class.
 
 Shards are generated in any order, so their bytes can't depend on images in other shards. `syncclip shards quality`
 counts duplicates across shards.
@@ -25,19 +25,19 @@ Vectors = npt.NDArray[np.float64]
 
 
 class DuplicateSettings(Settings):
-    """Reject near-duplicates by perceptual hash. Use it as the last filter."""
+    """Reject near-duplicates by perceptual hash. Use this filter last."""
 
     name: Literal["duplicate"] = "duplicate"
-    """Reject near-duplicates of earlier images of the class by perceptual hash."""
+    """Reject near-duplicates of earlier images of the same class by perceptual hash."""
     bits: int = Field(4, ge=0, le=63)
     """Maximum Hamming distance (of 64 bits) between near-duplicates."""
 
 
 class ClipDuplicateSettings(Settings):
-    """Reject near-duplicates by features of a frozen CLIP model. Use it as the last filter."""
+    """Reject near-duplicates by features of a frozen CLIP model. Use this filter last."""
 
     name: Literal["clip_duplicate"] = "clip_duplicate"
-    """Reject near-duplicates of earlier images of the class by CLIP features."""
+    """Reject near-duplicates of earlier images of the same class by CLIP features."""
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)
@@ -45,10 +45,10 @@ class ClipDuplicateSettings(Settings):
 
 
 class _Duplicates(Filter):
-    """Rejects images similar to accepted ones of their class; the score is 1 minus the largest similarity."""
+    """Base class of duplicate filters; the score is 1 minus the largest similarity to an image of the same class."""
 
     threshold: float
-    """Minimum similarity of near-duplicates."""
+    """Minimum similarity between near-duplicates."""
 
     def begin(self) -> None:
         self._accepted: dict[int, dict[int, Vectors]] = defaultdict(dict)  # label -> index -> vector
@@ -75,7 +75,7 @@ class _Duplicates(Filter):
 
 
 class Duplicate(_Duplicates):
-    """See `DuplicateSettings`; the similarity at Hamming distance b is 1 - b / 32."""
+    """Filter configured by `DuplicateSettings`; the similarity at a Hamming distance of b bits is 1 - b / 32."""
 
     name = "duplicate"
 
@@ -88,7 +88,7 @@ class Duplicate(_Duplicates):
 
 
 class ClipDuplicate(_Duplicates):
-    """See `ClipDuplicateSettings`; the similarity is the cosine."""
+    """Filter configured by `ClipDuplicateSettings`; the similarity is the cosine."""
 
     name = "clip_duplicate"
 
@@ -102,16 +102,16 @@ class ClipDuplicate(_Duplicates):
 
 
 def check_scope(names: Sequence[str], shard_size: int, classes: int) -> None:
-    """Raise a UserError for a duplicate filter if shards have at most one image per class."""
+    """Raise a UserError if `names` contains a duplicate filter and shards have at most one image per class."""
     name = next((name for name in names if name in (Duplicate.name, ClipDuplicate.name)), None)
     if name is not None and shard_size <= classes:
         raise UserError(
-            f"filter {name!r} compares images of a class within a shard, but shards of {shard_size} images have at "
-            f"most one per class ({classes} classes); increase synthesis.shard_size, for example to {8 * classes}"
+            f"filter {name!r} compares images of a class within a shard, but {shard_size} images per shard give at "
+            f"most one image per class ({classes} classes); increase synthesis.shard_size, for example to {8 * classes}"
         )
 
 
 def difference_hash(image: Image.Image) -> npt.NDArray[np.int8]:
-    """Return 64 signs, 1 where a cell of an 8 x 8 grid is brighter than its right neighbour (dHash, N. Krawetz)."""
+    """Return Krawetz's dHash: 1 if a cell of an 8 x 8 grid is brighter than its right neighbour, otherwise -1."""
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS), np.int16)
     return np.where(small[:, :-1] > small[:, 1:], 1, -1).astype(np.int8).ravel()

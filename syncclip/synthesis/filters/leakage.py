@@ -17,7 +17,7 @@ from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
 class LeakageSettings(Settings):
-    """Reject near-duplicates of the dataset's test images of any class, by features of a frozen CLIP model."""
+    """Reject near-duplicates of the dataset's test images, regardless of class, by features of a frozen CLIP model."""
 
     name: Literal["leakage"] = "leakage"
     """Reject near-duplicates of test images by CLIP features."""
@@ -30,7 +30,7 @@ class LeakageSettings(Settings):
 
 
 class Leakage(Filter):
-    """See `LeakageSettings`; the score is 1 minus the largest cosine to a test image."""
+    """Filter configured by `LeakageSettings`; the score is 1 minus the largest cosine similarity to a test image."""
 
     name = "leakage"
 
@@ -45,7 +45,7 @@ class Leakage(Filter):
 
 
 def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Callable[[], ImageSet]) -> LeakageSettings:
-    """Store the features of test images in the dataset at `url`, and return the settings with their checksum."""
+    """Store the test images' features in the dataset at `url`, and return the settings with the features' checksum."""
     import torch
 
     if settings.checksum and storage.exists(assets.asset_url(url, settings.checksum)):
@@ -55,10 +55,10 @@ def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Call
     clip = FrozenClip(settings.backbone, [], "cuda" if torch.cuda.is_available() else "cpu")
     kept, features = encode_set(images, clip, range(len(images)), "leakage")
     if not kept:
-        raise UserError("filter 'leakage': the test split has no readable images; check it, or remove the filter")
+        raise UserError("filter 'leakage': the test split has no readable images; fix the split, or remove the filter")
     mismatch = (
-        f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images are not those "
-        "that the dataset was started with; restore it or generate into another folder"
+        f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images have changed "
+        "since the dataset was created; restore the file, or generate into another folder"
     )
     checksum = assets.store(url, {"features": features.half()}, settings.checksum, mismatch)
     return settings.model_copy(update={"checksum": checksum})

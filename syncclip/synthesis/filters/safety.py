@@ -1,4 +1,4 @@
-"""Filter by the safety checker of the pipeline or of another model."""
+"""Filter based on a safety checker, from the generator's pipeline or from a separate folder."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ REMEDY = "set the filter's `checker`, or remove the filter"
 
 
 class SafetySettings(Settings):
-    """Reject images flagged by a safety checker; thumbnails of rejects are made unrecognisable."""
+    """Reject images flagged by a safety checker; thumbnails of rejected images are blurred beyond recognition."""
 
     name: Literal["safety"] = "safety"
     """Reject images flagged by a safety checker."""
     checker: str | None = None
-    """Folder of a Stable Diffusion safety checker with its `preprocessor_config.json`, or of a pipeline with one;
-    None: the checker of the generating pipeline."""
+    """Folder with a Stable Diffusion safety checker and its `preprocessor_config.json`, or a pipeline folder with a
+    safety checker; default: the safety checker of the generator's pipeline."""
     checksum: str = ""
     """Checksum of the checker's files, set when the dataset is created."""
 
 
 class Safety(Filter):
-    """See `SafetySettings`; the score is 1 for a safe image and 0 for a flagged one."""
+    """Filter configured by `SafetySettings`; the score is 1 for a safe image and 0 for a flagged image."""
 
     name = "safety"
     blurred = True
@@ -43,8 +43,8 @@ class Safety(Filter):
         if settings.checker is not None:
             if with_safety_checksum(settings).checksum != settings.checksum:
                 raise UserError(
-                    f"filter 'safety': {settings.checker} is not the checker that the dataset was started with; "
-                    "restore it or generate into another folder"
+                    f"filter 'safety': {settings.checker} is not the checker that the dataset was created with; "
+                    "restore the original checker, or generate into another folder"
                 )
             self._checker = _load(settings.checker, device)
 
@@ -68,7 +68,7 @@ class Safety(Filter):
 
 
 def check_safety(settings: SafetySettings, generator: GeneratorSettings) -> None:
-    """Raise a UserError if neither the settings nor the index of a local pipeline names a safety checker."""
+    """Raise a UserError if neither the settings nor a local pipeline's index contains a safety checker."""
     if settings.checker is not None or ":" in (generator.pipeline_class or ""):
         return
     parts = set() if generator.endpoint else parts_of(generator)
@@ -89,7 +89,7 @@ def with_safety_checksum(settings: SafetySettings) -> SafetySettings:
 
 
 def _folders(name: str) -> tuple[Path, Path]:
-    """Return the folders of the checker and of its image processor."""
+    """Return the folders of the checker and its image processor."""
     path = home_path(name)
     model, processor = path / "safety_checker", path / "feature_extractor"
     if not model.is_dir():
@@ -97,7 +97,7 @@ def _folders(name: str) -> tuple[Path, Path]:
     if not (model / "config.json").is_file() or not (processor / "preprocessor_config.json").is_file():
         raise UserError(
             f"filter 'safety': {name} has no safety checker (config.json and preprocessor_config.json); use a folder "
-            "with both, or a pipeline with safety_checker and feature_extractor"
+            "with both files, or a pipeline folder with safety_checker and feature_extractor"
         )
     return model, processor
 

@@ -1,1 +1,1 @@
-"""Generators, which turn prompts and seeds into images with any diffusers text-to-image pipeline or an endpoint."""
+"""Image generators, which turn prompts and seeds into images with a diffusers pipeline or an endpoint."""

@@ -1,4 +1,4 @@
-"""Faster denoising: `synthesis.generator.speed`, attention backends, and a shared compile cache."""
+"""Optimisations for faster denoising: the setting `speed`, attention backends, and a shared compile cache."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from syncclip.synthesis.generators.arguments import denoiser
 from syncclip.synthesis.generators.settings import MACHINE, GeneratorSettings
 
 INT8_LAYERS = re.compile(r"attn|\bff|mlp|blocks\.\d+\.proj_out")
-"""Names of layers that are applied to all tokens; other layers have inputs with too few rows for int8 kernels."""
+"""Pattern for names of layers applied to all tokens; inputs of other layers have too few rows for int8 kernels."""
 
 MISSES = "fxgraph_cache_miss"
-"""Name of torch's counter of graphs compiled by this process."""
+"""Name of torch's counter for graphs compiled by this process."""
 
 STEP_CACHE_THRESHOLD = 0.05
-"""Relative change in the first block's output between steps below which the other blocks' outputs are reused."""
+"""Relative change of the first block's output between two steps below which the other blocks' outputs are reused."""
 
 
 def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
-    """Apply the optimisations of `settings.speed`, except for dtype and compilation, before moving the pipeline.
+    """Apply the optimisations of `settings.speed`, except for dtype and compilation, to a pipeline in CPU memory.
 
     Optimisations that a pipeline family doesn't support are skipped, with one message per process.
     """
@@ -67,7 +67,8 @@ def _report_skipped(name: str, optimisation: str) -> None:
 def _quantize(network: Any, device: str) -> None:
     """Quantise large linear layers to int8, with one scale per weight row and input token."""
     if importlib.util.find_spec("torchao") is None:
-        raise UserError(f"synthesis.generator.speed: max needs torchao; run `{install_command('fast')}`, or use fast")
+        install = install_command("fast")
+        raise UserError(f"synthesis.generator.speed: speed=max needs torchao; run `{install}`, or use speed=fast")
     from torch.nn import Linear
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
@@ -91,7 +92,7 @@ def set_attention(pipeline: Any, backend: str, device: str) -> None:
         elif backend == "xformers":
             pipeline.enable_xformers_memory_efficient_attention()
         else:
-            raise ValueError("its attention layers don't use diffusers' dispatcher")
+            raise ValueError("the attention layers don't use diffusers' dispatcher")
     except (ValueError, RuntimeError, ImportError, NotImplementedError) as error:
         install = f"run `{install_command('gpu')}`, or " if backend == "xformers" else ""
         raise UserError(
@@ -100,7 +101,7 @@ def set_attention(pipeline: Any, backend: str, device: str) -> None:
 
 
 def _has_dispatcher(network: Any) -> bool:
-    """Return whether attention uses diffusers' dispatcher; a classic UNet ignores `set_attention_backend`."""
+    """Return whether the network uses diffusers' attention dispatcher; classic UNets ignore `set_attention_backend`."""
     processors = (getattr(module, "processor", None) for module in network.modules())
     return any(hasattr(processor, "_attention_backend") for processor in processors)
 
@@ -108,8 +109,8 @@ def _has_dispatcher(network: Any) -> bool:
 class CompiledCode:
     """`torch.compile` cache in a folder or at a URL, written by one process and read by the others.
 
-    It contains one file per combination of device model, library versions, weights, settings and batch size. Damaged
-    files are ignored and rewritten.
+    The cache contains one file per combination of device model, library versions, weights, settings and batch size.
+    Damaged files are ignored and rewritten.
 
     Raises:
         UserError: the location is not trusted; see `core.trust`.
@@ -132,7 +133,7 @@ class CompiledCode:
 
     @contextmanager
     def shared(self, size: int) -> Iterator[None]:
-        """Read the compiled code before the first batch of a size, and write it afterwards if more was compiled."""
+        """Load compiled code before the first batch with `size` images, and store it afterwards if it has changed."""
         import torch
         from torch._dynamo.utils import counters
 

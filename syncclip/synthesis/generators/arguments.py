@@ -1,4 +1,4 @@
-"""Call arguments for a pipeline family; unsupported settings raise errors."""
+"""Call arguments for pipeline families; unsupported settings raise errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from syncclip.core.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings
 
 INPUT_PARAMETERS = ("image", "mask_image", "control_image", "video", "num_frames")
-"""Call parameters that only occur in pipelines for image editing or video generation."""
+"""Call parameters that occur only in pipelines for image editing or video generation."""
 
 MIN_BINNED_SIDE = 16
-"""Minimum latent side for resolution binning (PixArt, Sana)."""
+"""Minimum side length of the latents for resolution binning (PixArt, Sana)."""
 
 
 def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = False) -> dict[str, Any]:
@@ -43,22 +43,22 @@ def call_arguments(pipeline: Any, settings: GeneratorSettings, guided: bool = Fa
 
 
 def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
-    """Return the (width, height) of images generated from text, from the settings or the family's defaults."""
+    """Return the (width, height) of generated images in pixels, from the settings or the pipeline family's defaults."""
     side = (_latent_side(pipeline) or 0) * getattr(pipeline, "vae_scale_factor", 8)
     assert side or (settings.width and settings.height), type(pipeline)
     return settings.width or side, settings.height or side
 
 
 def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Return the arguments for negative prompt and true guidance; raise a UserError if the family lacks them."""
+    """Return the arguments for negative prompts and true guidance; raise a UserError if they are not supported."""
     key = "synthesis.generator"
     negative, true = settings.negative_prompt, settings.true_guidance
     if negative is not None and "negative_prompt" not in parameters:
-        raise UserError(f"{key}.negative_prompt: a {name} doesn't support negative prompts; remove it")
+        raise UserError(f"{key}.negative_prompt: a {name} doesn't support negative prompts; remove this setting")
     if true is not None and "true_cfg_scale" not in parameters:
-        raise UserError(f"{key}.true_guidance: a {name} doesn't support it; use guidance instead")
+        raise UserError(f"{key}.true_guidance: a {name} doesn't support true guidance; use guidance instead")
     if true is None and negative is not None and "true_cfg_scale" in parameters:
-        raise UserError(f"{key}.negative_prompt: a {name} also needs true_guidance above 1; set true_guidance")
+        raise UserError(f"{key}.negative_prompt: a {name} also needs true_guidance; set it to a value above 1")
     arguments: dict[str, Any] = {}
     if true is not None:
         arguments["true_cfg_scale"] = true
@@ -75,7 +75,7 @@ def _check_task(pipeline: Any, settings: GeneratorSettings, parameters: Mapping[
     optional = type(pipeline) in generating and type(pipeline) in editing  # the image may be omitted
     inputs = [] if optional else [name for name in INPUT_PARAMETERS if name in parameters]
     if "prompt" not in parameters or "generator" not in parameters or inputs:
-        needs = f"needs {inputs[0]!r}" if inputs else "has no `prompt` or no `generator` argument"
+        needs = f"needs {inputs[0]!r}" if inputs else "lacks the argument `prompt` or `generator`"
         raise UserError(
             f"generator {settings.pipeline!r} is a {type(pipeline).__name__}, which {needs}; use a text-to-image "
             "pipeline"
@@ -83,7 +83,7 @@ def _check_task(pipeline: Any, settings: GeneratorSettings, parameters: Mapping[
 
 
 def _check_size(pipeline: Any, settings: GeneratorSettings) -> None:
-    """Reject sizes that a family would silently round (Flux) or that would make it fail later (PixArt)."""
+    """Reject image sizes that a pipeline family would silently round (Flux) or fail on later (PixArt)."""
     step = _size_step(pipeline)
     for key in ("height", "width"):
         size = getattr(settings, key)
@@ -104,12 +104,12 @@ def _size_step(pipeline: Any) -> int:
 
 
 def denoiser(pipeline: Any) -> Any | None:
-    """Return the denoising network, a U-Net or transformer, if the pipeline has a single one."""
+    """Return the pipeline's denoising network (a U-Net or transformer), or None if it has neither."""
     return getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
 
 
 def _latent_side(pipeline: Any) -> int | None:
-    """Return the default side length of the latents; the shorter one if they aren't square."""
+    """Return the default side length of the latents, or the shorter side length of non-square latents."""
     config = getattr(denoiser(pipeline), "config", None)
     size = getattr(pipeline, "default_sample_size", None) or getattr(config, "sample_size", None)
     if isinstance(size, int):

@@ -1,4 +1,4 @@
-"""OpenAI-compatible image endpoints, such as vLLM-Omni and SGLang."""
+"""Client for OpenAI-compatible image endpoints, such as vLLM-Omni and SGLang."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from syncclip.storage.retries import UnreachableError
 from syncclip.synthesis.generators.settings import REQUEST_KEYS, TOKEN, GeneratorSettings
 
 IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision")
-"""Fields of a model's description, besides its name, that don't change when the server restarts."""
+"""Fields of a model's description, in addition to the name, that don't change when the server restarts."""
 BUSY = frozenset({408, 429, *range(500, 600)})
 """HTTP statuses for which requests are retried."""
 RETRIES = 6
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
-"""Initial and maximum pause in the exponential backoff."""
+"""Initial and maximum pause of the exponential backoff, in seconds."""
 TIMEOUT_SECONDS = 600.0
-"""Time limit for reading the body of a response."""
+"""Time limit for reading a response body, in seconds."""
 MAX_RESPONSE_BYTES = 256 << 20
 CHUNK_BYTES = 1 << 16
 REMEDIES = dict.fromkeys((401, 403), f"set {TOKEN} to a token that the server accepts")
@@ -40,13 +40,13 @@ REMEDIES |= dict.fromkeys(BUSY, "check the server's log, or try again later; com
 
 
 class Endpoint:
-    """Counterpart of `Generator` for a server, with one concurrent request per image of a batch.
+    """Counterpart of `Generator` that requests the images of a batch concurrently from a server.
 
-    Requests to a busy or unreachable server are retried for about a minute. Images may not be reproducible.
+    Requests to a busy or unreachable server are retried for about a minute. The images may not be reproducible.
 
     Args:
         fingerprint: fingerprint of the planned model, from `check`; empty for a new plan.
-        token: API token, redacted in all messages; by default, from the environment variable `TOKEN`.
+        token: API token, redacted in all messages; default: the value of the environment variable `TOKEN`.
     """
 
     texts: None = None
@@ -67,12 +67,12 @@ class Endpoint:
         self.fingerprint = self.check()
 
     def check(self) -> str:
-        """Return the fingerprint (16 hex digits) of the served model; raise a UserError if it isn't the planned one."""
+        """Return the fingerprint (16 hex digits) of the served model; raise a UserError if it differs from the plan."""
         name, url = self.settings.model, self.settings.pipeline
         models = self._call("/models", lambda data: {row["id"]: [row.get(key) for key in IDENTITY] for row in data})
         fingerprint = hashlib.sha256(json.dumps([name, models.get(name)]).encode()).hexdigest()[:16]
         if name not in models or self.fingerprint not in ("", fingerprint):
-            expected = f"the {name} that " + ("the dataset was started with" if self.fingerprint else "is configured")
+            expected = f"the {name} that " + ("the dataset was created with" if self.fingerprint else "is configured")
             served = few(cut(printable(str(model))) for model in models)
             raise UserError(
                 f"{url} serves {served}, not {expected}; serve that model, or correct synthesis.generator.model"
@@ -80,7 +80,7 @@ class Endpoint:
         return fingerprint
 
     def start(self, prompts: Sequence[str], seeds: Sequence[int], *_: object) -> Callable[[], list[Image.Image]]:
-        """Request one RGB image for each (prompt, seed), like `Generator.start`."""
+        """Request one RGB image for each (prompt, seed) pair, like `Generator.start`."""
         bodies = [{**self._body, "prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
         with ThreadPoolExecutor(len(bodies), "endpoint") as threads:
             images = list(threads.map(lambda body: self._call("/images/generations", self._image, body), bodies))
@@ -96,12 +96,12 @@ class Endpoint:
         if (pixels := "{}x{}".format(*image.size)) != self._body["size"]:
             raise UserError(
                 f"{self.settings.pipeline} returned an image of {pixels} pixels instead of {self._body['size']}; set "
-                "synthesis.generator.width and height to a size that its model supports"
+                "synthesis.generator.width and height to a size that the model supports"
             )
         return image
 
     def _call(self, path: str, parse: Callable[[Any], Any], body: object = None) -> Any:
-        """Return the result of `parse` for the `data` field of a response."""
+        """Send a request, and return the result of `parse` for the response's `data` field."""
         url = self.settings.pipeline.rstrip("/") + path
         remedy = "start the server, or correct synthesis.generator.pipeline (usually http://HOST:PORT/v1)"
         try:
@@ -124,7 +124,7 @@ class Endpoint:
             ) from error
 
     def _request(self, method: str, url: str, body: object) -> tuple[int, bytes]:
-        """Return the status and content of a response; raise the last HTTPError after `RETRIES` retries."""
+        """Send a request, and return the response's status and content; raise an HTTPError after `RETRIES` retries."""
         for attempt in range(RETRIES + 1):
             pause = BACKOFF_SECONDS * (2**attempt + random.random())
             try:
@@ -141,7 +141,7 @@ class Endpoint:
 
 
 def _content(response: urllib3.BaseHTTPResponse, url: str) -> bytes:
-    """Return the undecoded body of a response, limited by `TIMEOUT_SECONDS` and `MAX_RESPONSE_BYTES`."""
+    """Return the undecoded response body, limited by `TIMEOUT_SECONDS` and `MAX_RESPONSE_BYTES`."""
     deadline, content = time.monotonic() + TIMEOUT_SECONDS, bytearray()
     try:
         while data := response.read1(CHUNK_BYTES, decode_content=False):

@@ -27,13 +27,13 @@ OOM_REMEDY = "try synthesis.generator.offload=model (or group, or sequential), s
 BACKEND = "inductor"
 """Backend of `torch.compile`."""
 RECOMPILE_LIMIT = 256
-"""Maximum number of compiled batch sizes, beyond which torch runs eagerly; torch's default is 8."""
+"""Maximum number of compiled batch sizes, above which torch runs in eager mode; torch's default is 8."""
 LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
 """Libraries trusted in a pipeline's index, in addition to diffusers' pipelines."""
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
-    """Load the pipeline on `device`; raise a UserError if it is unreadable or doesn't fit the settings or device."""
+    """Load the pipeline on `device`; raise a UserError if it is unreadable or incompatible with settings or device."""
     import diffusers
     import torch
     import transformers
@@ -83,7 +83,7 @@ def quiet(*libraries: Any) -> None:
 
 
 def load_pretrained(cls: Any, source: str, commit: str | None, label: str, **arguments: Any) -> Any:
-    """Call `from_pretrained` for a folder or, with a `commit`, a hub name, using cached files if possible.
+    """Call `from_pretrained` with cached files if possible; `source` is a folder or, with a `commit`, a hub name.
 
     Raise a UserError whose message starts with `label` if loading fails.
     """
@@ -111,7 +111,7 @@ def _pipeline_class(name: str | None) -> Any:
         home = module_of(f"{module}:{class_name}", f"{key}: ") if colon else diffusers
     except ImportError as error:
         raise UserError(
-            f"{key}: {module} can't be imported ({first_line(error)}); it must be importable on every machine that "
+            f"{key}: {module} can't be imported ({first_line(error)}); make it importable on every machine that "
             "generates images"
         ) from error
     return _class_of(home, class_name, "pipeline", "pipeline_class", "DiffusionPipeline")
@@ -133,7 +133,7 @@ def _check_index(folder: Path) -> None:
 
 
 def find_scheduler(name: str) -> Any:
-    """Return a diffusers scheduler class; raise a UserError that suggests the nearest name if it doesn't exist."""
+    """Return a diffusers scheduler class by name; raise a UserError with the nearest name if there is no such class."""
     import diffusers
 
     return _class_of(diffusers, name, "scheduler", "scheduler", "SchedulerMixin")
@@ -152,16 +152,16 @@ def _class_of(module: Any, name: str, noun: str, key: str, base: str) -> Any:
 
 
 def _compile(pipeline: Any, by_blocks: bool) -> None:
-    """Compile the denoiser or, with `by_blocks`, its repeated blocks if it has any, on the first call."""
+    """On the first call, compile the denoiser or, with `by_blocks`, only its repeated blocks, if it has any."""
     import torch
 
     network = denoiser(pipeline)
     if network is None:
         name = type(pipeline).__name__
-        raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; set it to false")
+        raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; use compile=false")
     _use_private_cache()
-    # With dynamic shapes, torch compiles one kernel for all sizes when it sees a second size, and the last bits of an
-    # image would depend on previous batches.
+    # With dynamic shapes, torch compiles one kernel for all sizes at the second batch size, and an image's last bits
+    # would depend on previous batches.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     by_blocks = by_blocks and bool(getattr(network, "_repeated_blocks", None))
     (network.compile_repeated_blocks if by_blocks else network.compile)(backend=BACKEND, dynamic=False)
@@ -170,7 +170,7 @@ def _compile(pipeline: Any, by_blocks: bool) -> None:
 def _use_private_cache() -> None:
     """Move torch's compile cache to a private folder, since other users can guess the default path.
 
-    A folder set by the user is kept; torch's default, which importing torch adds to the environment, is replaced.
+    A folder set by the user is kept. Torch's default, which `import torch` adds to the environment, is replaced.
     """
     current = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     guessable = Path(current).parent in (temporary_folder(), Path(tempfile.gettempdir()))
@@ -198,7 +198,7 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise UserError(f"{misfit}: {first_line(error)}") from error
         if not any(adapter in names for names in pipeline.get_list_adapters().values()):
-            raise UserError(f"{misfit}: they match none of its layers; use weights trained for this model")
+            raise UserError(f"{misfit}: no layer matches; use weights trained for this model")
     pipeline.set_adapters(adapters, [lora.scale for lora in settings.loras])
     pipeline.fuse_lora(adapter_names=adapters)
     pipeline.unload_lora_weights()

@@ -1,4 +1,4 @@
-"""The generator: a diffusers pipeline that generates one image for each prompt and seed."""
+"""The local generator, a diffusers pipeline that generates one image for each (prompt, seed) pair."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from syncclip.synthesis.generators.texts import TextEmbeddings
 from syncclip.synthesis.generators.weights import locate
 
 NSFW = "nsfw"
-"""Key for the result of the pipeline's safety checker in an image's `info`."""
+"""Key in an image's `info` for the result of the pipeline's safety checker."""
 
 _Pixels = tuple[Any, bool | None]
 """An image, as an (H, W, 3) uint8 array or a PIL image, and the result of the pipeline's safety checker."""
 
 
 class Generator:
-    """Generates images with one pipeline.
+    """Generator that runs a diffusers pipeline in this process.
 
     Image i depends on prompt i, seed i, guide i and the settings; its last bits also depend on its batch, the device
     type and the number of torch threads. Noise is always generated on the CPU.
@@ -39,11 +39,11 @@ class Generator:
         fingerprint: fingerprint of the planned weights, from `locate`; empty for a new plan.
 
     Attributes:
-        computed: seconds during which the device was busy, from the GPU's stream or the thread's CPU time.
+        computed: seconds during which the device was busy, measured on the GPU's stream or as the thread's CPU time.
 
     Raises:
-        UserError: the pipeline is missing, unreadable or not text-to-image, doesn't have the planned weights, or
-            doesn't support a setting.
+        UserError: the pipeline is missing, unreadable or not a text-to-image pipeline, doesn't have the planned
+            weights, or doesn't support a setting.
     """
 
     def __init__(self, settings: GeneratorSettings, device: str = "cpu", fingerprint: str = "") -> None:
@@ -68,11 +68,11 @@ class Generator:
     def generate(
         self, prompts: Sequence[str], seeds: Sequence[int], guides: Sequence[Image.Image | None] = ()
     ) -> list[Image.Image]:
-        """Generate one RGB image for each (prompt, seed), as one batch.
+        """Generate one RGB image for each (prompt, seed) pair, as one batch.
 
         Args:
-            guides: the real image that each generated image starts from, or None for noise; images with a guide are
-                generated as a second batch. Empty: no guides.
+            guides: real image that each generated image starts from, or None for noise; empty: no guides. Images with
+                a guide are generated as a second batch.
         """
         return self.start(prompts, seeds, guides)()
 
@@ -101,7 +101,7 @@ class Generator:
         seeds: Sequence[int],
         rows: Sequence[int],
     ) -> list[_Pixels]:
-        """Generate the images of `rows` as one batch."""
+        """Generate the images with the indices `rows` as one batch."""
         import torch
 
         if "negative_prompt" in arguments:
@@ -130,7 +130,7 @@ class Generator:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Add the device time of the block to `computed`."""
+        """Add the device time of the `with` block to `computed`."""
         import torch
 
         if not self.device.startswith("cuda"):
@@ -150,7 +150,7 @@ AnyGenerator = Generator | Endpoint
 
 
 def generator_of(settings: GeneratorSettings, device: str, fingerprint: str, token: str | None = None) -> AnyGenerator:
-    """Return the endpoint or local generator of the settings."""
+    """Return the endpoint or local generator for the settings."""
     return Endpoint(settings, fingerprint, token) if settings.endpoint else Generator(settings, device, fingerprint)
 
 
@@ -162,7 +162,7 @@ def _image(pixels: Any, flag: bool | None) -> Image.Image:
 
 
 def _image_to_image(pipeline: Any) -> Any:
-    """Return the family's image-to-image pipeline with the same weights."""
+    """Return the corresponding image-to-image pipeline, which shares the weights."""
     import diffusers
 
     auto: Any = diffusers.AutoPipelineForImage2Image
@@ -172,19 +172,19 @@ def _image_to_image(pipeline: Any) -> Any:
     if guided is None or "strength" not in inspect.signature(type(guided).__call__).parameters:
         name = type(pipeline).__name__
         raise UserError(
-            f"synthesis.generator.guide: a {name} can't start from real images; remove it, or use another pipeline"
+            f"synthesis.generator.guide: a {name} can't start from real images; remove guide, or use another pipeline"
         )
     guided.set_progress_bar_config(disable=True)
     return guided
 
 
 def _translated(error: Exception, settings: GeneratorSettings) -> Exception:
-    """Return a `UserError` with a remedy, or another error if a retry may succeed."""
+    """Convert a pipeline's error to a `UserError` with a remedy, or to another error if a retry may succeed."""
     import torch
 
     module = type(error).__module__
     if settings.compile and module.startswith(("torch._dynamo", "torch._inductor")):
-        key, remedy = ("compile", "set it to false") if settings.speed == "exact" else ("speed", "use speed=exact")
+        key, remedy = ("compile", "use compile=false") if settings.speed == "exact" else ("speed", "use speed=exact")
         return UserError(f"synthesis.generator.{key}: torch.compile failed ({first_line(error)}); {remedy}")
     if isinstance(error, torch.OutOfMemoryError):  # a retry may succeed if other processes share the GPU
         return torch.OutOfMemoryError(f"a batch doesn't fit into memory; reduce batch_size, or {OOM_REMEDY}")

@@ -9,13 +9,13 @@ from pydantic import Field, field_validator, model_validator
 from syncclip.core.settings import Settings, added
 
 MACHINE = {"compile_cache": None, "offload": "none"}
-"""Machine-specific settings, with the values that a stored plan contains instead."""
+"""Machine-specific settings, with the values that replace them in a stored plan."""
 
 TOKEN = "SYNCCLIP_ENDPOINT_TOKEN"
-"""Environment variable with an endpoint's token; OPENAI_API_KEY is not used, since other servers must not get it."""
+"""Environment variable with an endpoint's token; OPENAI_API_KEY is ignored to avoid leaking it to other servers."""
 REQUEST_KEYS = {"steps": "num_inference_steps", "guidance": "guidance_scale", "true_guidance": "true_cfg_scale"}
 REQUEST_KEYS |= {"model": "model", "negative_prompt": "negative_prompt"}
-"""Setting -> key of a request to an endpoint."""
+"""JSON fields of an endpoint request, by setting name."""
 
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
@@ -26,7 +26,7 @@ class LoraSettings(Settings):
     """LoRA weights to merge into the pipeline (arXiv 2106.09685)."""
 
     weights: str
-    """A `.safetensors` file, a folder with one, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
+    """LoRA weights: a `.safetensors` file, its folder, or a hub name such as `latent-consistency/lcm-lora-sdv1-5`."""
     file: str | None = None
     """Name of the weights file, if the folder or repository contains several."""
     revision: str | None = None
@@ -42,46 +42,46 @@ class GuideSettings(Settings):
     """
 
     strength: float = Field(0.7, gt=0, le=1)
-    """Fraction of the denoising steps to run, rounded down; values near 0 keep the real image, 1 ignores it."""
+    """Fraction of denoising steps to run, rounded down. Values near 0 keep the real image; 1 ignores the real image."""
 
 
 def _by_speed(exact: Any, faster: Any) -> Any:
-    """Return the factory for a default that depends on `speed`."""
+    """Return a factory for a default that depends on `speed`."""
     return lambda values: exact if values.get("speed", "exact") == "exact" else faster
 
 
 class GeneratorSettings(Settings):
-    """Image generator: the pipeline and its options. All settings except for `MACHINE` affect the images."""
+    """Image generator: the pipeline and its options. All settings except those in `MACHINE` affect the images."""
 
     pipeline: str = EMBEDDED
-    """Pipeline: `icons`, a folder with a `model_index.json`, a hub name such as `stabilityai/sdxl-turbo`, or the URL of
-    an endpoint, such as `http://host:8000/v1`."""
+    """Pipeline to use: the embedded `icons`, a folder with a `model_index.json`, a hub name such as
+    `stabilityai/sdxl-turbo`, or an endpoint's URL such as `http://host:8000/v1`."""
     model: str | None = added(None)
-    """Model name on the endpoint."""
+    """Name of the model that the endpoint serves."""
     pipeline_class: str | None = added(None)
-    """diffusers pipeline class, or custom code as `module:Class`; None: the class in the pipeline's index."""
+    """diffusers pipeline class, or custom code as `module:Class`; default: the class in the pipeline's index."""
     revision: str | None = None
     """Branch, tag or commit on the hub; the plan stores the commit."""
     scheduler: str | None = None
-    """diffusers scheduler class, such as `EulerDiscreteScheduler`; None: the pipeline's scheduler."""
+    """diffusers scheduler class, such as `EulerDiscreteScheduler`; default: the pipeline's scheduler."""
     steps: int = Field(20, ge=1)
     """Denoising steps per image."""
     guidance: float = Field(4.0, ge=0)
-    """Classifier-free guidance scale, active above 1; guidance-distilled models (Flux, LCM) take it as an input."""
+    """Classifier-free guidance scale, active above 1; guidance-distilled models (Flux, LCM) receive it as an input."""
     true_guidance: float | None = added(None, gt=1)
-    """Classifier-free guidance scale for guidance-distilled models (Flux, Qwen-Image); doubles the computation."""
+    """Classifier-free guidance scale for guidance-distilled models (Flux, Qwen-Image), at twice the compute cost."""
     negative_prompt: str | None = None
     """Negative prompt for classifier-free guidance."""
     height: int | None = Field(None, ge=8, multiple_of=8)
-    """Image height in pixels; None: the pipeline's default."""
+    """Image height in pixels; default: the pipeline's native height."""
     width: int | None = Field(None, ge=8, multiple_of=8)
-    """Image width in pixels; None: the pipeline's default."""
+    """Image width in pixels; default: the pipeline's native width."""
     batch_size: int | Literal["auto"] = 8
-    """Images per batch; part of the plan, since the last bits of an image depend on it. `auto`: the fastest batch size,
-    measured before the first shard."""
+    """Number of images per batch; stored in the plan, since an image's last bits depend on it. `auto` selects the
+    fastest batch size, measured before the first shard."""
     speed: Literal["exact", "fast", "max"] = added("exact")
-    """Speed optimisations. `exact`: none. `fast`: compiled blocks in bf16, fused projections and channels-last layout.
-    `max`: additionally int8 and a step cache. Each value gives different images."""
+    """Speed optimisations. `exact` uses none. `fast` uses compiled blocks in bf16, fused projections and the
+    channels-last layout. `max` also uses int8 and a step cache. Each value gives different images."""
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
     )
@@ -92,15 +92,15 @@ class GeneratorSettings(Settings):
     vae: str | None = added(None)
     """Replacement for the pipeline's autoencoder: a folder, or a hub name such as `madebyollin/sdxl-vae-fp16-fix`."""
     guide: GuideSettings | None = added(None)
-    """Real guidance: start from the few-shot images of classes that have any; None: generate from text alone."""
+    """Real guidance, which starts from a class's few-shot images, if any; default: generate from text alone."""
     attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
-    """diffusers attention backend: PyTorch's `sdpa`, or another one, which needs its own package and a GPU."""
+    """Attention backend of diffusers; all backends except PyTorch's `sdpa` need their own package and a GPU."""
     compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
     """Compile the denoiser with `torch.compile`, which adds minutes to the first batch. Default: true unless `speed`
     is `exact`."""
     compile_cache: str | None = added(None)
-    """Folder or URL for compiled code, shared by all actors; anyone with write access can run code on your machines.
-    None: a private folder on each machine."""
+    """Folder or URL of a compile cache shared by all actors; default: a private folder on each machine. Anyone with
+    write access to the cache can run code on your machines."""
     offload: Literal["none", "model", "group", "sequential"] = added("none")
     """CPU offload of idle weights: by model, by layer with prefetching (`group`), or by layer (`sequential`)."""
 
@@ -125,7 +125,7 @@ class GeneratorSettings(Settings):
     def _check_consistency(self) -> GeneratorSettings:
         if self.speed != "exact" and (self.dtype == "fp32" or not self.compile):
             other = "compile=false" if self.dtype != "fp32" else "dtype=fp32"
-            raise ValueError(f"{other} contradicts speed={self.speed}; remove one of them")
+            raise ValueError(f"{other} contradicts speed={self.speed}; remove either setting")
         if self.offload == "sequential" and self.compile:
             raise ValueError("offload=sequential doesn't support compile; use offload=group")
         if self.compile_cache and "://" not in self.compile_cache and not self.compile_cache.startswith("/"):
@@ -138,8 +138,8 @@ class GeneratorSettings(Settings):
             )
         if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
             raise ValueError(
-                f"negative_prompt needs guidance above 1, but guidance is {self.guidance:g}; increase it, or remove "
-                "negative_prompt"
+                f"negative_prompt needs guidance above 1, but guidance is {self.guidance:g}; increase guidance, or "
+                "remove negative_prompt"
             )
         if self.guide is not None and int(self.steps * self.guide.strength) < 1:
             raise ValueError(
@@ -151,7 +151,7 @@ class GeneratorSettings(Settings):
     @model_validator(mode="after")
     def _check_endpoint(self) -> GeneratorSettings:
         if self.endpoint and {*"@?#"} & {*self.pipeline}:
-            raise ValueError(f"pipeline: remove user, password and query from the URL, and set {TOKEN} to a token")
+            raise ValueError(f"pipeline: remove user, password and query from the URL; set {TOKEN} to a token instead")
         fields = type(self).model_fields
         allowed = (
             {*REQUEST_KEYS, "pipeline", "height", "width", "batch_size"} if self.endpoint else {*fields} - {"model"}
@@ -159,7 +159,7 @@ class GeneratorSettings(Settings):
         for key, field in fields.items():
             default = field.get_default(call_default_factory=True, validated_data={})
             if key not in allowed and getattr(self, key) != default:
-                reason = "requests to an endpoint don't contain it" if self.endpoint else "only endpoints use it"
+                reason = "endpoints don't support this setting" if self.endpoint else "only endpoints use this setting"
                 raise ValueError(f"{key} has no effect with {self.pipeline}, since {reason}; remove it")
         if self.endpoint and (None in (self.model, self.height, self.width) or self.batch_size == "auto"):
             raise ValueError("an endpoint needs model, height, width and a numeric batch_size; set all four")

@@ -1,4 +1,4 @@
-"""Cache of text embeddings, so that each prompt is encoded once for all of its images."""
+"""Text embedding cache that encodes each prompt only once for all of its images."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CACHE_BYTES = 2 << 30
-"""Maximum size of the cache in main memory, enough for 500 prompts of FLUX.1 or 9,000 of Stable Diffusion."""
+"""Maximum cache size in bytes of main memory, enough for 500 FLUX.1 prompts or 9,000 Stable Diffusion prompts."""
 
 GUIDED = "do_classifier_free_guidance"
 SHORT, LONG = "a", "a photo of a cat " * 12
 """Texts of different lengths, to detect whether embeddings have a fixed length."""
 
 Texts = tuple[str | None, ...]
-"""Prompts of an image; some families use one per text encoder."""
+"""Prompts of an image; some pipeline families use one prompt per text encoder."""
 
 
 class _Form(NamedTuple):
     """Structure of the tuple that `encode_prompt` returns."""
 
     prompts: list[int]
-    """Positions of tensors with a row per prompt."""
+    """Positions of tensors with one row per prompt."""
     negatives: list[int]
-    """Positions of tensors with a row per negative prompt; empty without guidance."""
+    """Positions of tensors with one row per negative prompt; empty without guidance."""
     others: list[Any]
     """Template of the tuple, with the values that do not depend on the texts."""
 
 
 class _Key(NamedTuple):
-    """Key of a cached embedding: everything that its bits depend on."""
+    """Key of a cached embedding, with all values that affect the embedding's bits."""
 
     options: str
     size: int
@@ -44,9 +44,9 @@ class _Key(NamedTuple):
 class TextEmbeddings:
     """Caching replacement for a pipeline's `encode_prompt`.
 
-    Texts are encoded in batches of `size`, padded by repetition, since the last bits of an embedding may depend on the
-    batch size; a batch of one image is encoded without padding. Embeddings whose length depends on the other prompts of
-    the batch are not cached.
+    Texts are encoded in batches of `size`, padded by repetition, since an embedding's last bits may depend on the batch
+    size. Batches with a single image are not padded. Embeddings whose length depends on the other prompts of the batch
+    are not cached.
 
     Args:
         pipeline: a loaded pipeline with an `encode_prompt`.
@@ -69,12 +69,12 @@ class TextEmbeddings:
         self.attach(pipeline)
 
     def attach(self, pipeline: Any) -> None:
-        """Replace the method `encode_prompt` of a pipeline that has these encoders."""
+        """Replace the method `encode_prompt` of a pipeline with the same text encoders."""
         self._pipelines.append(pipeline)
         pipeline.encode_prompt = self
 
     def encode_ahead(self, prompts: Iterable[str]) -> None:
-        """Encode `prompts` along with the first batch, and offload the encoders, if the cache is large enough."""
+        """If the cache is large enough, encode `prompts` along with the first batch, then offload the encoders."""
         self._ahead = [(prompt,) for prompt in prompts]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -122,7 +122,7 @@ class TextEmbeddings:
         return result
 
     def _rows(self, arguments: Mapping[str, Any], form: _Form, keys: Sequence[_Key]) -> dict[_Key, dict[int, Tensor]]:
-        """Return the embeddings of each key by output position, from the cache or newly encoded."""
+        """Return each key's embeddings by output position, from the cache or from the encoders."""
         by_key = {key: self._cache[key] for key in keys if key in self._cache}
         missing = [key for key in dict.fromkeys(keys) if key not in by_key]
         while missing:
@@ -143,7 +143,7 @@ class TextEmbeddings:
         return by_key
 
     def _form(self, arguments: Mapping[str, Any], prompts: Sequence[Texts]) -> _Form | None:
-        """Return the form of the result for these arguments, or None if it isn't a tuple of fixed-length embeddings."""
+        """Return the structure of the result, or None if the result isn't a tuple of fixed-length embeddings."""
         embedded = any(value is not None for name, value in arguments.items() if name.endswith("_embeds"))
         if not prompts or embedded or arguments.get("num_images_per_prompt", 1) != 1:
             return None
@@ -174,7 +174,7 @@ class TextEmbeddings:
     def _replaced(
         self, arguments: Mapping[str, Any], prompts: Sequence[_Key], negatives: Sequence[_Key]
     ) -> dict[str, Any]:
-        """Return the arguments with their texts replaced by those of the keys, padded to the keys' batch size."""
+        """Replace the texts in the arguments with the keys' texts, padded to the keys' batch size."""
         texts = {*_names(arguments, "prompt"), *_names(arguments, "negative_prompt")}
         replaced = {name: value for name, value in arguments.items() if name not in texts}
         for stem, keys in (("prompt", prompts), ("negative_prompt", negatives)):
@@ -187,7 +187,7 @@ class TextEmbeddings:
 
 
 def _names(arguments: Mapping[str, Any], stem: str) -> list[str]:
-    """Return the names of list-valued text arguments: `prompt`, `prompt_2`, …"""
+    """Return the names of list-valued text arguments, such as `prompt` and `prompt_2`."""
     names = (stem, *(f"{stem}_{number}" for number in (2, 3, 4)))
     return [name for name in names if isinstance(arguments.get(name), list)]
 

@@ -19,10 +19,10 @@ from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettin
 
 WEIGHT_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 MAX_HASHED_BYTES = 64 * 2**20
-"""Maximum size of completely hashed files; of larger files, the size and the first and last MiB are hashed."""
+"""Maximum size in bytes of completely hashed files; larger files are hashed by their size and first and last MiB."""
 
 INDEX = "model_index.json"
-"""Name of the file that lists the class and parts of a pipeline."""
+"""Name of the file that lists a pipeline's class and parts."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Default file name of LoRA weights in diffusers."""
@@ -34,7 +34,7 @@ class Located(NamedTuple):
     """Location and fingerprint of a pipeline."""
 
     source: str
-    """`icons`, an absolute path, a hub name or a URL."""
+    """Pipeline source: the embedded `icons`, an absolute path, a hub name or a URL."""
     revision: str | None
     fingerprint: str
     """Fingerprints of the pipeline, its LoRA weights and its replacement autoencoder, joined by `+`."""
@@ -44,7 +44,7 @@ class Located(NamedTuple):
     """Replacement autoencoder: (absolute path, None) or (hub name, commit)."""
 
     def placed(self, settings: GeneratorSettings) -> GeneratorSettings:
-        """Return the settings with absolute paths, for processes in another working directory."""
+        """Return the settings with absolute paths, for processes with a different working directory."""
         return settings.model_copy(update={"loras": self.loras, "vae": self.vae and self.vae[0]})
 
 
@@ -52,11 +52,11 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
     """Locate a pipeline's weights in a folder, in the hub's local cache or on the hub.
 
     Args:
-        fingerprint: fingerprint of the planned weights, from an earlier call. Local weights must match it, and hub
-            commits are taken from it.
+        fingerprint: fingerprint of the planned weights, from an earlier call. Local weights must match the fingerprint,
+            and hub commits are taken from it.
 
     Raises:
-        UserError: the weights don't exist or are not the planned ones, or the hub is unreachable.
+        UserError: the weights don't exist or differ from the planned weights, or the hub is unreachable.
     """
     if settings.endpoint:
         return Located(settings.pipeline, None, Endpoint(settings, fingerprint).fingerprint)
@@ -85,7 +85,7 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
-    """Return the names of a pipeline's parts from its index, or None if this machine has no readable index."""
+    """Return the names of a pipeline's parts, or None if the pipeline's index can't be read on this machine."""
     path = _folder(settings)
     try:
         index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)
@@ -96,26 +96,26 @@ def parts_of(settings: GeneratorSettings) -> set[str] | None:
 
 
 def _folder(settings: GeneratorSettings) -> Path:
-    """Return the path of a pipeline if it is a local folder; otherwise the path doesn't exist."""
+    """Return the path of a pipeline's folder; the path doesn't exist if the pipeline is on the hub."""
     return FOLDER / "icons/generator" if settings.pipeline == "icons" else home_path(settings.pipeline)
 
 
 def _commit(name: str, path: Path, revision: str | None) -> str:
     """Return the commit of a pipeline on the hub; raise a UserError if its name is a path."""
     if name == "icons":
-        raise UserError(f"generator 'icons': its weights are missing at {path}; reinstall syncclip")
+        raise UserError(f"generator 'icons': the weights are missing at {path}; reinstall syncclip")
     if path.is_file():
         raise UserError(
             f"generator {name!r} is a file; convert it with diffusers' from_single_file and save_pretrained, and use "
             "the resulting folder"
         )
     if name.startswith(("/", "~", ".")):
-        raise UserError(f"generator {name!r}: there is no such folder; check the path, or mount the file system")
+        raise UserError(f"generator {name!r}: the folder doesn't exist; check the path, or mount the file system")
     return commit_on_hub(name, revision, INDEX, f"generator {name!r}")
 
 
 def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, str]:
-    """Return (located settings, fingerprint) of LoRA weights; see `Located.loras`."""
+    """Return the located settings and the fingerprint of LoRA weights; see `Located.loras`."""
     label, path = f"LoRA weights {settings.weights!r}", home_path(settings.weights)
     if not path.exists():
         name = settings.file or LORA_FILE
@@ -127,7 +127,7 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
         name = settings.file or (LORA_FILE if LORA_FILE in names or len(names) != 1 else names[0])
         if name not in names:
             content = ", ".join(names[:5]) or "no .safetensors file"
-            raise UserError(f"{label}: there is no {name}; the folder contains {content}; set `file` in `loras`")
+            raise UserError(f"{label}: {name} is not in the folder, which contains {content}; set `file` in `loras`")
         file = path / name
     elif path.suffix != ".safetensors":
         raise UserError(f"{label}: only .safetensors files are supported; convert the file first")
@@ -137,7 +137,7 @@ def _locate_lora(settings: LoraSettings, planned: str) -> tuple[LoraSettings, st
 
 
 def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
-    """Return (location, fingerprint) of an autoencoder; see `Located.vae`."""
+    """Return the location and the fingerprint of an autoencoder; see `Located.vae`."""
     label, path = f"vae {name!r}", home_path(name)
     if not path.is_dir():
         commit = planned or commit_on_hub(name, None, "config.json", label)
@@ -147,7 +147,7 @@ def _locate_vae(name: str, planned: str) -> tuple[tuple[str, str | None], str]:
 
 
 def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) -> str:
-    """Return a hash (16 hex digits) of file contents and relative names; raise a UserError unless it is `planned`."""
+    """Return a hash (16 hex digits) of file contents and names; raise a UserError if it differs from `planned`."""
     digest, root = hashlib.sha256(), path if path.is_dir() else path.parent
     for file in sorted(files, key=lambda f: f.relative_to(root).as_posix()):
         size = file.stat().st_size
@@ -162,16 +162,16 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
     fingerprint = digest.hexdigest()[:16]
     if planned and fingerprint != planned:
         raise UserError(
-            f"{label}: the weights at {path} are not those that the dataset was started with; restore them or generate "
-            "into another folder"
+            f"{label}: the weights at {path} differ from those that the dataset was created with; restore the original "
+            "weights, or generate into another folder"
         )
     return fingerprint
 
 
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
-    """Return the commit of a repository that contains `file`, from the local cache or else from the hub.
+    """Return the commit of a repository that contains `file`, from the local cache if possible, otherwise from the hub.
 
-    Raise a UserError with subject `label` if the repository doesn't exist or the hub is unreachable.
+    Raise a UserError that starts with `label` if the repository doesn't exist or the hub is unreachable.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -179,12 +179,12 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
     try:
         return cached(name, revision, file).parents[file.count("/")].name
     except HFValidationError as error:
-        raise UserError(f"{label}: neither an existing folder nor a valid name on the hub") from error
+        raise UserError(f"{label} is neither an existing folder nor a valid hub name; correct the name") from error
     except OSError:
         pass  # not cached
-    missing = f"{label}: there is no such folder, it is not in the local Hugging Face cache, and"
+    missing = f"{label} is neither a folder nor in the local Hugging Face cache, and"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        raise UserError(f"{missing} HF_HUB_OFFLINE forbids access to the hub; correct the name or unset the variable")
+        raise UserError(f"{missing} HF_HUB_OFFLINE forbids access to the hub; correct the name, or unset the variable")
     try:
         return huggingface_hub.HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha or ""
     except huggingface_hub.errors.HfHubHTTPError as error:

@@ -1,1 +1,1 @@
-"""Prompts: the sentence for each image, from the class name and the image's number."""
+"""Prompt generation for each image, from the class name and the image's number."""

@@ -1,4 +1,4 @@
-"""Captions: settings of the language model, clean-up of its output, and the caption file."""
+"""Captions: language model settings, output clean-up, and caption files."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class WriterSettings(Settings):
     revision: str | None = None
     """Branch, tag or commit on the hub; the caption file stores the commit."""
     instruction: Template = "Describe a photo of a {} in one sentence of at most twenty words, with its surroundings."
-    """Instruction to the model, with `{}` for the class name."""
+    """Instruction for the model, with `{}` for the class name."""
     captions: int = Field(8, ge=1, le=1000)
-    """Number of different captions per class."""
+    """Number of distinct captions per class."""
     max_tokens: int = Field(48, ge=1)
     """Maximum length of an output in tokens; longer outputs are cut after their last complete sentence."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature; lower values give more similar captions."""
     top_p: float = Field(0.95, gt=0, le=1)
-    """Nucleus (top-p) sampling: threshold of the cumulative probability."""
+    """Cumulative probability threshold for nucleus (top-p) sampling."""
     seed: int = Field(0, ge=0)
-    """Seed for sampling; the same seed gives the same captions."""
+    """Sampling seed; equal seeds give identical captions."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the language model's weights and arithmetic."""
 
@@ -41,20 +41,20 @@ class Captions(Settings):
     format: Literal[1] = 1
     writer: WriterSettings
     weights: str = ""
-    """Commit of the model on the hub; empty for a local folder."""
+    """Hub commit of the language model; empty for a local folder."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
     """Class name -> captions."""
 
     @property
     def sha256(self) -> str:
-        """First 16 hex digits of the SHA-256 of the content."""
+        """First 16 hex digits of the content's SHA-256 hash."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def caption(output: str, classname: str) -> str | None:
-    """Return the first line of an output, cut after its last complete sentence; None if it is empty.
+    """Return the first line of an output, cut after its last complete sentence, or None if the output is empty.
 
-    If the class name is missing, it is prepended, as in `fir tree, snow on the needles`.
+    A missing class name is prepended, as in `fir tree, snow on the needles`.
     """
     lines = (re.sub(r"^\s*(\d+[.)]|[-*•])\s+", "", line) for line in output.splitlines())
     stripped = (line.strip(" \t\"'`*_#“”") for line in lines)
@@ -69,7 +69,7 @@ def caption(output: str, classname: str) -> str | None:
 
 
 def check_sentence(text: str) -> str:
-    """Return the sentence without surrounding space; raise a ValueError unless it is one line of printable text."""
+    """Return the sentence without outer whitespace; raise a ValueError unless it is one line of printable text."""
     text = text.strip()
     if not text or not text.isprintable():
         raise ValueError(f"{text!r} must be one line of printable text")

@@ -20,7 +20,7 @@ MAX_YAML_SENTENCES = 1_000_000
 
 
 def with_sentences(settings: PromptSettings) -> PromptSettings:
-    """Replace the files of strategies with their sentences, and drop strategies with weight 0."""
+    """Replace each strategy's file with the file's sentences, and drop strategies with weight 0."""
     strategies = settings.strategies
     read = (_with_sentences(strategy, number) for number, strategy in enumerate(strategies) if strategy.weight)
     return settings.model_copy(update={"strategies": tuple(read)})
@@ -62,7 +62,7 @@ def _with_sentences(strategy: StrategySettings, number: int) -> StrategySettings
             missing = f"{strategy.file} is missing" if strategy.file else "not set"
             raise UserError(
                 f"synthesis.prompts.strategies[{number}].file: {missing}; write a caption file with "
-                "`syncclip captions RECIPE --out FILE`, and set the key to its path"
+                "`syncclip captions RECIPE --out FILE`, and set file to its path"
             )
         captions = read_captions(strategy.file)
         if strategy.writer is not None:
@@ -75,7 +75,7 @@ def _with_sentences(strategy: StrategySettings, number: int) -> StrategySettings
 
 
 def _parsed(url: str) -> Any:
-    """Parse a JSON or YAML file; repeated keys are errors."""
+    """Parse a JSON or YAML file; repeated keys raise a UserError."""
     data = storage.read_bytes(url)
     try:
         if url.endswith(".json"):
@@ -88,7 +88,7 @@ def _parsed(url: str) -> Any:
 
 
 class _RepeatedKeyError(Exception):
-    """A mapping contains a key twice."""
+    """Raised if a mapping contains a key twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[misc]  # in C where available
-    """YAML loader that reads all scalars as text (such as a class named `no`) and rejects repeated keys."""
+    """YAML loader that reads all scalars as text, such as the class name `no`, and rejects repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
@@ -117,6 +117,6 @@ def _reason(error: ValidationError) -> str:
     """Return pydantic's first error, with its location."""
     first = error.errors()[0]
     location = ": ".join(str(part) for part in first["loc"])
-    reasons = {"tuple_type": "not a list of sentences", "string_type": "not text", "dict_type": "not a mapping"}
-    text = reasons.get(first["type"], first["msg"].removeprefix("Value error, "))
+    expected = {"tuple_type": "a list of sentences", "string_type": "text", "dict_type": "a mapping"}.get(first["type"])
+    text = f"expected {expected}" if expected else first["msg"].removeprefix("Value error, ")
     return f"{location}: {text}" if location else text

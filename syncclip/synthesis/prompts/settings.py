@@ -1,4 +1,4 @@
-"""Section `synthesis.prompts` of a recipe, the prompt of each image, and the prompt coverage of a dataset."""
+"""Section `synthesis.prompts` of a recipe, prompt selection for each image, and prompt coverage of a dataset."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from syncclip.synthesis.prompts.captions import Sentences
 from syncclip.synthesis.prompts.strategies import OwnStrategy, StrategySettings, TemplateSettings
 
 OWN = "own"
-"""Label of the sentences in `PromptSettings.classes`, used alongside the labels of the strategies."""
+"""Label for the sentences in `PromptSettings.classes`, in addition to the strategies' labels."""
 
 
 class PromptSettings(Settings):
-    """Prompts: class templates, used in turn, or a mixture of strategies."""
+    """Prompts, either from class templates used in turn or from a mixture of strategies."""
 
     name: Literal["template"] = "template"
-    """Type of prompts; always `template`."""
+    """Prompt type, which is always `template`."""
     templates: tuple[Template, ...] = ()
-    """Templates with one `{}` for the class name, or `{a}` for the name with its article; if empty, the dataset's
-    template is used."""
+    """Templates with one `{}` for the class name, or one `{a}` for the class name with its article; if empty, the
+    dataset's template is used."""
     strategies: tuple[StrategySettings, ...] = added(())
-    """Prompt strategies, mixed by their weights, which replace `templates`."""
+    """Prompt strategies, which are mixed in proportion to their weights and replace `templates`."""
     classes: dict[str, Sentences] = added({})
-    """Class name -> sentences that replace all other prompts of the class; `{}` stands for the class name."""
+    """Sentences by class name, which replace all other prompts of the class; `{}` stands for the class name."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> PromptSettings:
@@ -46,7 +46,7 @@ class PromptSettings(Settings):
 
     @property
     def mixture(self) -> tuple[StrategySettings, ...]:
-        """Strategies of the recipe, or a single strategy with `templates`."""
+        """The recipe's strategies, or a single strategy with `templates`."""
         return self.strategies or _single(self.templates)
 
     @property
@@ -56,7 +56,7 @@ class PromptSettings(Settings):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the mixture's strategies, numbered if repeated."""
+        """Names of the mixture's strategies; repeated names are numbered."""
         names = [strategy.name for strategy in self.mixture]
         return tuple(
             name if names.count(name) == 1 else f"{name} {names[: position + 1].count(name)}"
@@ -70,7 +70,7 @@ def _single(templates: tuple[str, ...]) -> tuple[TemplateSettings]:
 
 
 def prompt_of(settings: PromptSettings, template: str, classname: str, image: int) -> str:
-    """Return the prompt of image number `image` of a class; `template` is the dataset's."""
+    """Return the prompt of a class's image number `image`; `template` is the dataset's template."""
     sentences: Sequence[str] | None = settings.classes.get(classname)
     turn = image
     if sentences is None:
@@ -80,7 +80,7 @@ def prompt_of(settings: PromptSettings, template: str, classname: str, image: in
 
 
 def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str], image: int) -> list[str]:
-    """Return `prompt_of` for image number `image` of each class; faster than separate calls."""
+    """Return the prompt of image number `image` of each class; equivalent to `prompt_of`, but faster."""
     strategy, turn = turn_of(settings.weights, image)
     own = settings.classes
     mixed = [name for name in classnames if name not in own] if own else classnames
@@ -92,11 +92,11 @@ def prompts_of(settings: PromptSettings, template: str, classnames: Sequence[str
 
 
 def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: str) -> None:
-    """Raise a ValueError for sentences of unknown classes or classes without sentences."""
+    """Raise a ValueError if a class is unknown or has no sentences."""
     own: dict[str, Mapping[str, Sequence[str]]] = {}
     for number, strategy in enumerate(settings.strategies):
         if isinstance(strategy, OwnStrategy) and strategy.weight:
-            assert strategy.file is None, "files are read before a plan is made"
+            assert strategy.file is None, "files are read before the plan is created"
             own[f"synthesis.prompts.strategies[{number}] ({strategy.name})"] = strategy.sentences
     classes = set(classnames)
     for key, sentences in {"synthesis.prompts.classes": settings.classes, **own}.items():
@@ -108,7 +108,7 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
         if without:
             more = f" and {len(without) - 1} more" if without[1:] else ""
             raise ValueError(
-                f"{key} has no sentence for class {without[0]!r}{more}; add some, or set synthesis.prompts.classes"
+                f"{key} has no sentence for class {without[0]!r}{more}; add one, or set synthesis.prompts.classes"
             )
 
 
@@ -126,9 +126,9 @@ def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return one period of the mixture: strategy and turn at each position, and number of uses of each strategy.
+    """Return one period of the mixture: the strategy and turn at each position, and each strategy's number of uses.
 
-    The next strategy is the one with the earliest deadline. Source: R. Tijdeman, The chairman assignment problem,
+    Each position uses the strategy with the earliest deadline. Source: R. Tijdeman, The chairman assignment problem,
     Discrete Mathematics 32 (1980).
     """
     divisor = gcd(*weights)
@@ -154,17 +154,17 @@ class PromptCoverage(NamedTuple):
     """Prompt coverage of a dataset."""
 
     distinct: int
-    """Number of distinct prompts, over all classes."""
+    """Number of distinct prompts in all classes."""
     possible: int
-    """Number of sentences of all strategies and classes, an upper bound on `distinct`."""
+    """Total number of sentences in all strategies and classes, which is an upper bound on `distinct`."""
     fewest: int
-    """Smallest number of distinct prompts of a class."""
+    """Minimum number of distinct prompts per class."""
     by_strategy: dict[str, int]
-    """Strategy -> number of images."""
+    """Number of images by strategy."""
 
 
 def samples(settings: PromptSettings, template: str, classname: str, images: int, count: int) -> list[str]:
-    """Return up to `count` distinct prompts of a class with `images` images, starting with each strategy's first."""
+    """Return up to `count` distinct prompts of a class with `images` images, ordered by strategy turn."""
     prompts: dict[str, None] = {}
     for image in _by_turn(settings.weights, min(images, 1000)):
         prompts.setdefault(prompt_of(settings, template, classname, image))
@@ -210,7 +210,7 @@ def _parts(settings: PromptSettings, template: str, classname: str, images: int)
 
 @lru_cache(maxsize=4)
 def _uses(weights: tuple[int, ...], images: int) -> list[int]:
-    """Return the number of a class's images that use each strategy."""
+    """Return the number of images per class that use each strategy."""
     order, _, per_period = _period(weights)
     periods, rest = divmod(images, len(order))
     return [periods * use + order[:rest].count(strategy) for strategy, use in enumerate(per_period)]
@@ -218,5 +218,5 @@ def _uses(weights: tuple[int, ...], images: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _by_turn(weights: tuple[int, ...], images: int) -> list[int]:
-    """Return the image numbers, sorted by the turn of their strategy."""
+    """Return the image numbers, sorted by strategy turn."""
     return sorted(range(images), key=lambda image: (turn_of(weights, image)[1], image))

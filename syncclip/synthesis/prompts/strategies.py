@@ -1,4 +1,4 @@
-"""Prompt strategies, which provide the sentences of a class, with `{}` for the class name."""
+"""Prompt strategies, which provide sentences for each class, with `{}` for the class name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Strategy(Settings):
     """Base class of prompt strategies."""
 
     weight: int = Field(1, ge=0, le=1000)
-    """Relative share of a class's images; 0 disables the strategy."""
+    """Relative share of each class's images that use the strategy; 0 disables the strategy."""
 
 
 class SharedStrategy(Strategy):
@@ -28,7 +28,7 @@ class SharedStrategy(Strategy):
 
     @abstractmethod
     def shared(self, template: str) -> Sequence[str]:
-        """Return the sentences; `template` is that of the dataset."""
+        """Return the sentences; `template` is the dataset's template."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""
@@ -44,9 +44,9 @@ class OwnStrategy(Strategy):
     """A strategy with separate sentences for each class, in the recipe or in a file."""
 
     file: str | None = None
-    """Path or URL of a file with the sentences; a plan contains the sentences instead."""
+    """Path or URL of a file with the sentences; plans contain the sentences instead of the path."""
     sentences: dict[str, Sentences] = Field(default_factory=dict)
-    """Class name -> sentences; `{}` stands for the class name, `{a}` for the name with its article."""
+    """Sentences by class name; `{}` stands for the class name, and `{a}` for the class name with its article."""
 
     def of(self, classname: str, template: str) -> Sequence[str]:  # noqa: ARG002
         """Return the sentences of a class."""
@@ -59,7 +59,7 @@ class OwnStrategy(Strategy):
 
 
 class TemplateSettings(SharedStrategy):
-    """Class templates, used in turn."""
+    """Class templates that are used in turn."""
 
     name: Literal["template"] = "template"
     """Sentences with a placeholder for the class name."""
@@ -71,14 +71,14 @@ class TemplateSettings(SharedStrategy):
 
 
 class CombinationSettings(SharedStrategy):
-    """All combinations of attributes, backgrounds or other words."""
+    """A sentence that is filled with all combinations of attributes, backgrounds or other words."""
 
     name: Literal["combinations"]
     """Sentences with several placeholders, filled with all combinations of words."""
     sentence: str
-    """Sentence with `{}` or `{a}` for the class name and one placeholder per list: `a {attribute} {} {background}`."""
+    """Sentence with `{}` or `{a}` for the class name and one placeholder per list, as in `a {colour} {} {scene}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
-    """Placeholder -> words to fill in."""
+    """Lists of words to fill in, by placeholder."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> CombinationSettings:
@@ -89,7 +89,7 @@ class CombinationSettings(SharedStrategy):
             rest = rest.replace(f"{{{name}}}", "")
         for name in re.findall(r"\{([^{}]+)\}", rest):
             if f"{{{name}}}" != ARTICLE or "{}" in rest:
-                raise ValueError(f"the sentence {self.sentence!r} contains {{{name}}}, which is not in `lists`")
+                raise ValueError(f"the sentence {self.sentence!r} contains {{{name}}}, which is not in `lists`; add it")
         with_one_placeholder(rest)
         return self
 
@@ -101,24 +101,24 @@ class DescriptionSettings(OwnStrategy):
     """Descriptions of each class, in the recipe or in a JSON or YAML file."""
 
     name: Literal["descriptions"]
-    """Class-specific sentences, from the recipe or a file of descriptions."""
+    """Class-specific sentences, from the recipe or a description file."""
 
     @model_validator(mode="after")
     def _check_source(self) -> DescriptionSettings:
         if (self.file is None) == (not self.sentences):
-            raise ValueError("descriptions need either 'file' or 'sentences'")
+            raise ValueError("descriptions need either 'file' or 'sentences'; set exactly one")
         return self
 
 
 class CaptionSettings(OwnStrategy):
-    """Captions by a language model, from a file written by `syncclip captions`."""
+    """Captions of a language model, from a file written by `syncclip captions`."""
 
     name: Literal["captions"]
     """Class-specific captions written by a language model (`syncclip captions`)."""
     writer: WriterSettings | None = None
-    """Language model and sampling options of `syncclip captions`; a file written with other settings is an error."""
+    """Language model and sampling options for `syncclip captions`; caption files with other settings raise an error."""
     sha256: str = ""
-    """Checksum of the file, set when the dataset is created."""
+    """Checksum of the caption file, set when the dataset is created."""
 
 
 StrategySettings = Annotated[
@@ -127,9 +127,9 @@ StrategySettings = Annotated[
 
 
 class Combinations(Sequence[str]):
-    """All combinations of the lists' words in a sentence.
+    """Sequence of sentences with all combinations of the lists' words.
 
-    The order is diagonal: among the first n combinations, the numbers of uses of a list's words differ by at most one.
+    The order is diagonal: in the first n combinations, the counts of any two words in a list differ by at most one.
     """
 
     def __init__(self, sentence: str, lists: Mapping[str, Sequence[Sentence]]) -> None:

@@ -13,18 +13,18 @@ from syncclip.synthesis.generators.weights import commit_on_hub
 from syncclip.synthesis.prompts.captions import WriterSettings, caption
 
 MAX_ROUNDS = 4
-"""Maximum number of generation rounds per class, if outputs are empty or repeated."""
+"""Maximum number of generation rounds per class; additional rounds replace empty and repeated outputs."""
 
 NO_CODE = {"trust_remote_code": False}
-"""Arguments that keep transformers from prompting in the terminal whether to run a model's code."""
+"""Arguments that disable transformers' interactive prompt for trusting a model's code."""
 
 
 class Writer:
-    """Caption writer; the captions of a class do not depend on other classes.
+    """Caption writer, whose captions for a class do not depend on other classes.
 
     Args:
         settings: the model and its sampling options.
-        device: torch device, by default a GPU if available; individual words may depend on it.
+        device: torch device, which may affect individual words; default: a GPU if available.
 
     Raises:
         UserError: the model is missing, unreadable, or not a causal language model.
@@ -63,7 +63,7 @@ class Writer:
         return tuple(captions)
 
     def _outputs(self, classname: str, number: int) -> list[str]:
-        """Return the model's outputs in one round."""
+        """Return the model's outputs for one round."""
         import torch
 
         instruction = filled(self.settings.instruction, classname)
@@ -103,7 +103,7 @@ def _seed(seed: int, classname: str, number: int) -> int:
 
 
 def _locate(settings: WriterSettings, label: str) -> tuple[str, str]:
-    """Return (folder, "") for a local model, or (hub name, commit)."""
+    """Return (folder, "") for a local model, or (hub name, commit) for a model on the hub."""
     folder = home_path(settings.model)
     if not folder.is_dir():
         return settings.model, commit_on_hub(settings.model, settings.revision, "config.json", label)
@@ -115,7 +115,7 @@ def _locate(settings: WriterSettings, label: str) -> tuple[str, str]:
 
 
 def _check_causal(label: str, config: Any) -> None:
-    """Reject non-causal models before loading, since transformers would add an untrained causal head to most."""
+    """Reject non-causal models before loading, since transformers adds an untrained causal head to most of them."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     architectures = list(getattr(config, "architectures", None) or [])

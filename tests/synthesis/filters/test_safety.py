@@ -99,7 +99,7 @@ def test_a_pipeline_without_a_checker_in_its_index_is_an_error(tmp_path: Path) -
 
 
 def test_another_checker_than_planned_and_a_missing_one_are_errors(checker: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not the checker that the dataset was started with"):
+    with pytest.raises(UserError, match="not the checker that the dataset was created with"):
         Safety(SafetySettings(checker=str(checker), checksum="0" * 16))
     with pytest.raises(UserError, match="has no safety checker"):
         with_safety_checksum(SafetySettings(checker=str(tmp_path)))

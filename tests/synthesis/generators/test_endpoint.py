@@ -217,7 +217,7 @@ def test_the_fingerprint_survives_restarts_and_detects_another_model(server: Ser
     for change in ({"root": "/models/other"}, {"dit_precision": "fp8"}):
         before, server.model = server.model, {**server.model, **change}
         assert locate(settings(server)).fingerprint != planned
-        with pytest.raises(UserError, match=f"not the {MODEL} that the dataset was started with"):
+        with pytest.raises(UserError, match=f"not the {MODEL} that the dataset was created with"):
             locate(settings(server), planned)
         server.model = before
     server.model["id"] = "tiny/other"
@@ -228,21 +228,21 @@ def test_the_fingerprint_survives_restarts_and_detects_another_model(server: Ser
 def test_images_from_a_server_restarted_with_another_model_are_rejected(server: Server) -> None:
     generator = Endpoint(settings(server))
     server.order = lambda seed, before: server.model.update(root="/models/other")
-    with pytest.raises(UserError, match="not the tiny/painter that the dataset was started with"):
+    with pytest.raises(UserError, match="not the tiny/painter that the dataset was created with"):
         generator.start(PROMPTS, SEEDS)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"scheduler": "DDIMScheduler"}, "scheduler has no effect with http://host:8000/v1, since requests"),
+        ({"scheduler": "DDIMScheduler"}, "scheduler has no effect with http://host:8000/v1, since endpoints"),
         ({"loras": [{"weights": "a.safetensors"}]}, "loras has no effect"),
         ({"dtype": "bf16"}, "dtype has no effect"),
         ({"attention": "flash"}, "attention has no effect"),
         ({"speed": "fast"}, "speed has no effect"),
         ({"batch_size": "auto"}, "needs model, height, width and a numeric batch_size"),
         ({"height": None}, "needs model, height, width"),
-        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*, and set {TOKEN}"),
+        ({"pipeline": "http://me:sesame@host:8000/v1"}, f"pipeline: remove user.*; set {TOKEN}"),
         ({"pipeline": "HTTPS://host/v1?api_key=sesame"}, "pipeline: remove user, password and query"),
         ({"pipeline": "someone/model"}, "model has no effect with someone/model, since only endpoints"),
     ],
@@ -332,7 +332,7 @@ def test_a_dataset_is_neither_extended_with_another_model_nor_repaired(
 ) -> None:
     synthesise_set(make_plan(2, generator=server.settings()), str(tmp_path), show=False)
     server.model["root"] = "/models/other"
-    with pytest.raises(UserError, match="not the tiny/painter that the dataset was started with"):
+    with pytest.raises(UserError, match="not the tiny/painter that the dataset was created with"):
         synthesise_set(make_plan(4, generator=server.settings()), str(tmp_path), show=False)
     with pytest.raises(UserError, match=r"can't be regenerated, since endpoints are not deterministic"):
         repair_set(str(tmp_path), [0])

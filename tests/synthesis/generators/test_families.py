@@ -67,7 +67,7 @@ def test_a_guide_without_an_image_to_image_pipeline_is_an_error(family: Family, 
     [
         ("lcm", {"negative_prompt": "blur"}, "negative_prompt: a LatentConsistencyModelPipeline doesn't support"),
         ("flux", {"negative_prompt": "blur"}, "negative_prompt: a FluxPipeline also needs true_guidance"),
-        ("sd", {"true_guidance": 3.0}, "true_guidance: a StableDiffusionPipeline doesn't support it"),
+        ("sd", {"true_guidance": 3.0}, "true_guidance: a StableDiffusionPipeline doesn't support true"),
         ("flux", {"width": 72}, "width: 72 pixels is not a multiple of 16, .*; try 64"),
         ("sd3", {"height": 56}, "height: 56 pixels is not a multiple of 16"),
         ("pixart", {"height": 104}, "height: 104 pixels is not a multiple of 16"),

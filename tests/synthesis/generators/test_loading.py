@@ -139,7 +139,7 @@ def test_a_failing_compiler_is_reported(
         raise RuntimeError("no compiler here")
 
     monkeypatch.setattr(loading, "BACKEND", broken)
-    with pytest.raises(UserError, match="torch.compile failed .*; set it to false"):
+    with pytest.raises(UserError, match="torch.compile failed .*; use compile=false"):
         generated(family("pixart", compile=True))
 
 

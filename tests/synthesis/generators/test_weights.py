@@ -12,7 +12,7 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import locate, parts_of
 from tests.synthesis.generators.conftest import settings_of
 
-CHANGED = "are not those that the dataset was started with"
+CHANGED = "differ from those that the dataset was created with"
 
 
 def flip_last_byte(file: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_parts_of_a_folder_are_read_from_its_index(pipeline: Path, tmp_path:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing", "there is no such folder; check the path"),
+        ("missing", "the folder doesn't exist; check the path"),
         ("", r"has no model_index\.json"),
         ("model.safetensors", "is a file; convert it with diffusers' from_single_file"),
     ],
@@ -116,8 +116,8 @@ def test_paths_of_lora_weights_are_made_absolute_and_changes_are_errors(pipeline
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"weights": "."}, "no pytorch_lora_weights.safetensors; the folder contains one.safetensors, two"),
-        ({"weights": ".", "file": "three.safetensors"}, "there is no three.safetensors"),
+        ({"weights": "."}, "pytorch_lora_weights.safetensors is not in the folder, which contains one.safetensors"),
+        ({"weights": ".", "file": "three.safetensors"}, "three.safetensors is not in the folder"),
         ({"weights": "weights.bin"}, "only .safetensors files"),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_replaced_autoencoder_is_part_of_the_fingerprint(pipeline: Path, tmp_p
 
 @pytest.mark.usefixtures("no_network")
 def test_a_missing_autoencoder_is_reported(pipeline: Path) -> None:
-    with pytest.raises(UserError, match="vae 'someone/vae': there is no such folder, it is not in the local Hugging"):
+    with pytest.raises(UserError, match="vae 'someone/vae' is neither a folder nor in the local Hugging"):
         locate(settings_of(pipeline, vae="someone/vae"))
     planned = locate(settings_of(pipeline)).fingerprint + "+c0ffee"
     assert locate(settings_of(pipeline, vae="someone/vae"), planned).vae == ("someone/vae", "c0ffee")

@@ -97,11 +97,11 @@ def test_strategies_of_weight_0_are_not_read() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", '["a cat"]', "not a mapping; use a list of sentences per class"),
-        ("a.yaml", "", "not a mapping"),
-        ("a.json", '{"cat": "a cat"}', "cat: not a list of sentences"),
-        ("a.yaml", "cat: {a: b}", "cat: not a list of sentences"),
-        ("a.json", '{"cat": ["a cat", 3]}', "cat: 1: not text"),
+        ("a.json", '["a cat"]', "expected a mapping; use a list of sentences per class"),
+        ("a.yaml", "", "expected a mapping"),
+        ("a.json", '{"cat": "a cat"}', "cat: expected a list of sentences"),
+        ("a.yaml", "cat: {a: b}", "cat: expected a list of sentences"),
+        ("a.json", '{"cat": ["a cat", 3]}', "cat: 1: expected text"),
         ("a.json", '{"cat": []}', "cat: Tuple should have at least 1 item"),
         ("a.json", '{"cat": ["  "]}', "cat: 0: '' must be one line"),
         ("a.json", '{"cat": ["a"], "dog": ["b"], "cat": ["c"]}', "'cat' is both entry 1 and entry 3; merge"),
