@@ -1,4 +1,4 @@
-"""Export of a run with a model card and a checkpoint for the method's published code."""
+"""Export runs with a model card and a checkpoint for the method's published code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class ExportedRun:
-    """Paths or URLs of an export; `checkpoint` is None if the method has no published code."""
+    """Paths or URLs of an exported run; `checkpoint` is None if the method has no published code."""
 
     url: str
     card: str
@@ -42,9 +42,10 @@ class ExportedRun:
 def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     """Export a finished run with a model card and a checkpoint for the method's published code.
 
-    `out` is a run folder with recipe, prompts, record and results. It also contains the card, `README.md`, and a folder
-    for the published code. This folder contains the learned parameters and the fixed words, in single precision, as
-    both the last and the best checkpoint. By default, `out` is the run's own folder.
+    The export in `out` is a run folder with the recipe, prompts, record and results. The export also contains the model
+    card, `README.md`, and a checkpoint folder for the published code. The checkpoint folder contains the learned
+    parameters and fixed words, in single precision, as both the last and the best checkpoint. By default, `out` is the
+    run's own folder.
 
     Raises:
         UserError: the run is not finished, its method has no learned parameters, the published code does not support
@@ -98,13 +99,13 @@ def write_run(
     layout: Layout | None = None,
     name: str = ".",
 ) -> None:
-    """Write the files that inference with a run requires, and the run's model card.
+    """Write the run's model card and the files required for inference.
 
     Args:
-        recipe, record, classes: contents of these files, without private values.
-        learned: learned tensors, with the names used in this package.
-        layout: layout of the exported checkpoint for published code; None if there is no checkpoint.
-        name: argument of `load` in the card's example.
+        recipe, record, classes: contents of the corresponding files, without private values.
+        learned: learned tensors, keyed by their syncclip names.
+        layout: layout of the exported checkpoint for published code, or None if no checkpoint is exported.
+        name: argument for `load` in the card's example.
     """
     if out != folder.url:
         for file in (PROMPTS, RESULTS):
@@ -152,7 +153,7 @@ def _training_images(recipe: Recipe) -> str:
 
 
 def _usage(recipe: Recipe, name: str) -> str:
-    """Return the card's section on inference with the run `name`, or `.` for the card's folder."""
+    """Return the card's usage section for the run `name`, where `.` is the card's folder."""
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
@@ -171,7 +172,7 @@ def _usage(recipe: Recipe, name: str) -> str:
 
 
 def _weights_on_hub(recipe: Recipe) -> str | None:
-    """Return the Hub repository of the run's CLIP model; "" if it is published elsewhere, None if it is not public."""
+    """Return the Hub repository of the run's CLIP model, "" if published elsewhere, or None if not public."""
     import open_clip
 
     weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
@@ -224,7 +225,7 @@ def _results(results: Mapping[str, Any]) -> str:
 
 
 def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -> str:
-    """Return the card's section on the checkpoint for published code: content, omissions and loading."""
+    """Return the card's section on the checkpoint for published code: contents, omissions and usage."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
     # None means a default that depends on the tower; published code has its own defaults
