@@ -20,7 +20,7 @@ Norm = Literal["ln_1", "ln_2"]
 
 
 class Norms(BlockPart):
-    """Gains and biases of a block's two layer norms, initialised with the frozen ones."""
+    """Gains and biases of a block's two layer norms, initialised with the frozen values."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class TwoStage(Adapted):
 
     The first stage trains the layer norms of both towers with a cross entropy over text features. The second stage
     freezes the towers and trains a vector for each candidate class, initialised with its unit-length text feature.
-    Training classes are scored by their vectors, other classes by their text features.
+    Training classes are scored by their vectors, and other classes by their text features.
 
-    Source: the paper and its published code; the layer norms outside the blocks stay frozen.
+    Source: the paper and its published code. Layer norms outside the blocks stay frozen.
 
     Attributes:
         classifier: (C, D) class vectors; zero for classes that were not trained.
@@ -90,7 +90,7 @@ class TwoStage(Adapted):
 
 
 def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
-    """Return the parts of all blocks, with trainable layer norms from block `first` on, counted from 1."""
+    """Return one part per block, with trainable layer norms from block `first` (counted from 1) on."""
     layers = len(blocks := [*blocks])
     if first > layers:
         raise UserError(f"methods.twostage.{key}: there is no block {first}; use a block from 1 to {layers}")
@@ -98,5 +98,5 @@ def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """Return a trainable copy on torch's default device and in its default dtype."""
+    """Return a trainable copy with torch's default device and dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))
