@@ -1,4 +1,4 @@
-"""Training progress for other processes: `training.json` in the run folder, and Prometheus gauges."""
+"""Training progress for other processes, in `training.json` and as Prometheus gauges."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATUS = "training.json"
 
 
 class TrainingStatus(JobStatus):
-    """Contents of `training.json`, which also serves as the heartbeat of the driver. Times are in seconds."""
+    """Contents of `training.json`, which also serves as the driver's heartbeat. Times are in seconds."""
 
     steps: int = 0
     total_steps: int = 0
@@ -24,7 +24,7 @@ class TrainingStatus(JobStatus):
     loss: float | None = None
     """Total loss in the last line of metrics."""
     waits: str = ""
-    """Reason why the workers are waiting for resources; empty while they run."""
+    """Reason why the workers are waiting for resources; empty while the workers run."""
 
     _first: tuple[int, float] | None = PrivateAttr(None)
     """Step and time of the first line of metrics since the latest start."""
@@ -38,7 +38,7 @@ class TrainingStatus(JobStatus):
             self.rate = round((steps - before) / (now - since), 4)
 
     def lines(self) -> list[str]:
-        """Format the status of a training that is running or has lost its driver."""
+        """Format the status of a run that is in progress or has lost its driver."""
         done = f"{self.state}: {self.steps:,} of {counted(self.total_steps, 'step')}"
         if not self.steps:
             done = f"{self.state}: no step completed yet"
@@ -53,7 +53,7 @@ class TrainingStatus(JobStatus):
 
 
 def status_lines(url: str) -> list[str] | None:
-    """Return the status of the run at `url` as lines of text; None if there is no run.
+    """Return the status of the run at `url` as lines of text, or None if there is no run.
 
     Raises:
         UserError: the record or the status can't be read.
@@ -71,7 +71,7 @@ class TrainingGauges:
     """Listener of the training loop that sets Prometheus gauges; Ray exports them with the prefix `ray_`.
 
     Every series has the tags `run` and `url`, percent-encoded since Ray requires ASCII. Ray drops a gauge that is not
-    set within two export intervals (20 s by default), so each line of metrics sets all gauges.
+    set within two export intervals (20 s by default), so each metrics line sets all gauges.
     """
 
     def __init__(self, name: str, url: str) -> None:
