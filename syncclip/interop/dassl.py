@@ -51,10 +51,10 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
         UserError: `source` contains no checkpoint, or no checkpoint for `epoch`.
     """
     if not storage.exists(source):
-        raise UserError(f"{source}: no such file or folder; specify a checkpoint or a folder of checkpoints")
+        raise UserError(f"{source}: no such file or folder; specify a checkpoint or a checkpoint folder")
     if storage.local_path(source).is_file() if storage.is_local(source) else not storage.listdir(source):
         if epoch is not None:
-            raise UserError(f"{source}: not a folder; to select epoch {epoch}, specify the folder of the checkpoints")
+            raise UserError(f"{source} is not a folder; to select epoch {epoch}, specify the checkpoint folder")
         return source
     for folder_url in (source, *(storage.join(source, folder) for folder in folders)):
         names = storage.listdir(folder_url) if storage.exists(folder_url) else []
@@ -62,7 +62,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
         if epoch is not None and numbered:
             if epoch not in numbered:
                 epochs = ", ".join(map(str, sorted(numbered)))
-                raise UserError(f"{folder_url}: no checkpoint for epoch {epoch}; use one of the epochs {epochs}")
+                raise UserError(f"{folder_url} has no checkpoint for epoch {epoch}; use one of the epochs {epochs}")
             return storage.join(folder_url, numbered[epoch])
         if BEST in names and epoch is None:
             return storage.join(folder_url, BEST)
@@ -70,7 +70,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
             return storage.join(folder_url, numbered[max(numbered)])
     expected = "model.pth.tar-N" if epoch is not None else f"{BEST} or model.pth.tar-N"
     subfolders = " or ".join(folders)
-    raise UserError(f"{source}: no {expected} in this folder or in {subfolders}; specify the file or its folder")
+    raise UserError(f"{source}: no {expected} in this folder or in {subfolders}; specify the checkpoint or its folder")
 
 
 def read_checkpoint(url: str) -> DasslCheckpoint:
@@ -92,7 +92,7 @@ def read_checkpoint(url: str) -> DasslCheckpoint:
             loaded = _load(copy, url)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{url}: no state dict of tensors; use a checkpoint of a method's published code")
+        raise UserError(f"{url} contains no state dict of tensors; use a checkpoint of a method's published code")
     epoch = loaded.get("epoch")
     return DasslCheckpoint(url, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
 
@@ -155,7 +155,9 @@ def _load(path: Path, label: str) -> Any:
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise UserError(
-                f"{label}: not loaded, since loading would call {code[1]!r}; use a checkpoint with tensors and plain "
-                "values only"
+                f"{label} was not loaded because loading would call {code[1]!r}; use a checkpoint that contains only "
+                "tensors and plain values"
             ) from error
-        raise UserError(f"{label}: not a torch checkpoint, or corrupt; use a file such as model.pth.tar-10") from error
+        raise UserError(
+            f"{label} is corrupt or not a PyTorch checkpoint; use a file such as model.pth.tar-10"
+        ) from error

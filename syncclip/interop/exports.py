@@ -54,7 +54,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not recipe.methods.of(name).data:
-        raise UserError(f"{folder.url}: method {name!r} has no learned parameters to export")
+        raise UserError(f"{folder.url}: method {name!r} has no learned parameters; export a run of another method")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     method, classes = build_trained(recipe, folder)
@@ -128,7 +128,7 @@ def write_run(
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
         f"---\n{_metadata(recipe, folder.name, classes.dataset, results)}---\n\n# {folder.name}",
-        "An image classifier that adapts a frozen CLIP model, trained with syncclip.",
+        "This image classifier adapts a frozen CLIP model and was trained with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
@@ -218,8 +218,8 @@ def _results(results: Mapping[str, Any]) -> str:
         return "Not evaluated yet."
     headings, values = (" | ".join(cells) for cells in zip(*columns, strict=True))
     return (
-        f"Results on {results['counts']['all']:,} images of the {results['split']} split, in %. For columns with "
-        "(all), all classes are candidates; for the others, only the base or the novel classes.\n\n"
+        f"Results on {results['counts']['all']:,} images of the {results['split']} split, in %. In columns "
+        "marked (all), all classes are candidates; in the other columns, only the base or novel classes.\n\n"
         f"| {headings} |\n{'|---' * len(columns)}|\n| {values} |"
     )
 
@@ -230,12 +230,13 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
     # None means a default that depends on the tower; published code has its own defaults
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
-    left_out = ["optimiser and scheduler states (training can't be resumed)", *layout.left_out]
+    left_out = ["optimiser and scheduler states, without which training can't be resumed", *layout.left_out]
     words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""
     return (
         f"## Usage with the published code\n\n`{layout.folder}/` contains a checkpoint for [{layout.repository}]"
-        f"(https://github.com/{layout.repository}). Evaluate it with this folder as `--model-dir`, "
+        f"(https://github.com/{layout.repository}). To evaluate it, pass this folder as `--model-dir`, "
         f"`--load-epoch {recipe.training.epochs}` and these settings, which determine the model's shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
-        f"It contains the learned parameters{words}, in single precision. It omits {'; '.join(left_out)}."
+        f"The checkpoint contains the learned parameters{words}, in single precision. "
+        f"The checkpoint omits {'; '.join(left_out)}."
     )

@@ -101,8 +101,8 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
     counts = {name: len(other.learned(checkpoint.state)) for name, other in LAYOUTS.items()}
     likely = [name for name, count in counts.items() if count == max(counts.values()) > 0]
     if method not in likely:
-        hint = f"probably {' or '.join(map(repr, likely))}" if likely else "not of any supported method"
-        raise UserError(f"{checkpoint.url}: not a checkpoint of {method!r} ({hint}); set training.method")
+        hint = f"probably {' or '.join(map(repr, likely))}" if likely else "its method is not supported"
+        raise UserError(f"{checkpoint.url} is not a checkpoint of {method!r} ({hint}); change training.method")
     learned = layout.learned(checkpoint.state)
     _check_values(learned, checkpoint.url)
     return {
@@ -146,8 +146,8 @@ def _fitted(
         classes, base = len(dataset.classnames), len(dataset.base)
         if len(words.suffix) not in (classes, base):
             raise UserError(
-                f"{url}: trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes} ({base} of "
-                "them base classes); set dataset.name, or add --transfer to use the prompts for other classes"
+                f"{url} was trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes} ({base} "
+                "base classes); set dataset.name, or add --transfer to use the prompts for other classes"
             )
         mismatch = _words_mismatch(words, clip, dataset.classnames, recipe.methods.of(method))
         for other in alternatives if mismatch else ():
@@ -220,8 +220,8 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
         ours = getattr(clip.model.visual, "class_embedding", None)
         tokens.append(("class token", state["image_encoder.class_embedding"], ours))
     return [
-        f"the {token} of the checkpoint differs from that of backbone {clip.backbone.name!r}: the prompts were trained "
-        "with other weights and may not work with this backbone"
+        f"the checkpoint and backbone {clip.backbone.name!r} have different {token}s: the prompts were trained with "
+        "other weights and may not work with this backbone"
         for token, theirs, ours in tokens
         if ours is None or theirs.shape[-1] != ours.shape[-1] or not _close(ours.cpu(), theirs).any()
     ]
@@ -237,8 +237,8 @@ def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[
         return ""
     label = same.index(False)
     return (
-        f"the checkpoint's fixed words for class {label}, {names[label]!r}, differ: the prompts were trained with "
-        "other initial words, other class names or another order of the classes"
+        f"the checkpoint has other fixed words for class {label} ({names[label]!r}): the prompts were trained with "
+        "other initial words, class names or class order"
     )
 
 

@@ -26,7 +26,7 @@ LEARNER = "prompt_learner."
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
-CLIP_WEIGHTS = "the frozen CLIP weights, which that code loads from another file"
+CLIP_WEIGHTS = "the frozen CLIP weights, which the published code loads from another file"
 
 
 def tokens(prompts: str) -> Reading:
@@ -253,8 +253,8 @@ LAYOUTS = {
         config=_below("PROMPTKD", VISION_CONFIG),
         left_out=(
             CLIP_WEIGHTS,
-            "the teacher (that code reads class vectors from teacher_model/<dataset>/VLPromptLearner/"
-            "model-best.pth.tar, and supports only ViT-B-16 students and 768-dimensional vectors)",
+            "the teacher (the published code reads class vectors from teacher_model/<dataset>/VLPromptLearner/"
+            "model-best.pth.tar and supports only ViT-B-16 students and 768-dimensional class vectors)",
         ),
         convolutions=("narrow.weight", "last.weight"),
         given="class_vectors",
@@ -271,9 +271,7 @@ def find_layout(method: str) -> Layout:
     """
     if method not in LAYOUTS:
         reason = "is not supported" if find_method(method).Settings.data else "has no learned parameters"
-        raise UserError(
-            f"training.method: {method!r} {reason}; use a method with supported published code: {', '.join(LAYOUTS)}"
-        )
+        raise UserError(f"training.method: {method!r} {reason}; use one of these methods: {', '.join(LAYOUTS)}")
     return LAYOUTS[method]
 
 

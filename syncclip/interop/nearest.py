@@ -73,7 +73,7 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
     learned = read_prompts(folder)
     blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
     if not blocks:
-        raise UserError(f"{run}: method {recipe.training.method!r} has no learned text vectors")
+        raise UserError(f"{run}: method {recipe.training.method!r} has no learned text vectors; use another run")
     storage.configure(recipe.storage.options)
     clip = PromptedClip(load_backbone(recipe.backbone))
     width = clip.text.token_embedding.weight.shape[1]

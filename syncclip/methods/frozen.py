@@ -70,8 +70,8 @@ class FrozenTexts(nn.Module):
                     features = [each for each in encoded if each is not None]
                     if not features:
                         raise TextTooLongError(
-                            f"none of {len(self.templates)} templates fits the context of {self.clip.context} tokens "
-                            "of this CLIP model; use shorter templates or shorter class names"
+                            f"none of {len(self.templates)} templates fits the CLIP model's context length of "
+                            f"{self.clip.context} tokens; use shorter templates or class names"
                         )
                     mean = torch.stack(features).mean(dim=0)
                     cache[key] = mean if self.raw else normalize(mean, dim=-1)

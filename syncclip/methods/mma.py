@@ -56,7 +56,7 @@ class Mma(Adapted):
         first = settings.first_block or (5 if last >= 5 else 1)
         if not first <= last <= fewest:
             raise UserError(
-                f"methods.mma: towers with {fewest} blocks can't have adapters in blocks {first} to {last}; "
+                f"methods.mma: adapter blocks {first} to {last} are not a valid range for towers with {fewest} blocks; "
                 "change first_block or last_block"
             )
         self.shared = nn.ModuleList(nn.Linear(settings.width, settings.width) for _ in range(first, last + 1))

@@ -125,6 +125,6 @@ def checked_layers(layers: Sequence[int] | None, last: int) -> list[int]:
         return list(range(min(FIRST_LAYER, last), last + 1))
     if max(layers) > last:
         raise UserError(
-            f"methods.mmrl.layers: there is no block {max(layers)} in a tower with {last} blocks; use at most {last}"
+            f"methods.mmrl.layers contains block {max(layers)}, but a tower has {last} blocks; use at most {last}"
         )
     return list(layers)

@@ -84,8 +84,8 @@ class PromptKd(Method):
         gathered = self.work.gather(hidden).flatten(0, 1)
         if (count := len(gathered)) < 2:
             raise UserError(
-                f"promptkd: batch norm requires at least two synthetic images per step, not {count}; increase "
-                "training.batch_size"
+                f"promptkd: batch norm requires at least two synthetic images per step, but this step has {count}; "
+                "increase training.batch_size"
             )
         variance, mean = torch.var_mean(gathered, dim=0, correction=0)
         if self.training:

@@ -82,8 +82,9 @@ class ContextSettings(MethodSettings):
         words = len(self.initial_words.split())
         if words and self.text_tokens not in (None, words):
             raise ValueError(
-                f"text_tokens is {self.text_tokens}, but initial_words is {self.initial_words!r} ({words} word(s), one "
-                f"vector each); set text_tokens=null, or set initial_words to {self.text_tokens} words or to ''"
+                f"text_tokens is {self.text_tokens}, but initial_words is {self.initial_words!r} and initialises one "
+                f"vector per word; set text_tokens={words} or null, or set initial_words to '' or {self.text_tokens} "
+                "words"
             )
         return self
 
@@ -215,7 +216,7 @@ class SyncClipSettings(IvlpSettings):
     """Section `methods.syncclip`."""
 
     domain_tokens: int = Field(2, ge=0, le=1024)
-    """Number of visual tokens that are domain-specific (k in the paper); 0 shares all tokens between domains."""
+    """Number of domain-specific visual tokens (k in the paper); 0 shares all tokens between domains."""
     synthetic_weight: float = Field(0.4, ge=0)
     """Weight of the cross-entropy losses on synthetic images of base and novel classes (L_SCE); 0 disables these
     losses."""
@@ -238,8 +239,8 @@ class SyncClipSettings(IvlpSettings):
     def _check_domain_tokens(self) -> SyncClipSettings:
         if self.domain_tokens > self.visual_tokens:
             raise ValueError(
-                f"domain_tokens is {self.domain_tokens}, but can be at most visual_tokens={self.visual_tokens}, which "
-                "include them; lower domain_tokens or raise visual_tokens"
+                f"domain_tokens is {self.domain_tokens}, but must not exceed visual_tokens={self.visual_tokens}; lower "
+                "domain_tokens or raise visual_tokens"
             )
         return self
 
@@ -317,8 +318,8 @@ class ClipLoraSettings(MethodSettings):
     def _check_domain_rank(self) -> ClipLoraSettings:
         if self.domain_rank and self.towers == "text":
             raise ValueError(
-                f"domain_rank is {self.domain_rank}, but its domain-specific updates are in the vision tower, which "
-                "towers=text excludes; set towers=both or domain_rank=0"
+                f"domain_rank is {self.domain_rank} and requires the vision tower, but towers is 'text'; set "
+                "towers=both or domain_rank=0"
             )
         return self
 
@@ -400,8 +401,8 @@ class MmrlSettings(MethodSettings):
     def _check_domain_tokens(self) -> MmrlSettings:
         if self.domain_tokens > self.tokens:
             raise ValueError(
-                f"domain_tokens is {self.domain_tokens}, but can be at most tokens={self.tokens}, which include them; "
-                "lower domain_tokens or raise tokens"
+                f"domain_tokens is {self.domain_tokens}, but must not exceed tokens={self.tokens}; lower domain_tokens "
+                "or raise tokens"
             )
         return self
 
@@ -516,10 +517,10 @@ def custom_method(name: str) -> type[Any]:
         raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"no method {name!r} ({error}); use the form package.module:Class, with a module that can be imported from "
+            f"no method {name!r} ({error}); use package.module:Class with a module that can be imported from "
             f"{Path.cwd()}"
         ) from error
     settings = getattr(method, "Settings", None)
     if not (isinstance(method, type) and isinstance(settings, type) and issubclass(settings, MethodSettings)):
-        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
+        raise UserError(f"{name} is not a method; derive the class from syncclip.methods.Method")
     return method

@@ -93,7 +93,7 @@ def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
     """Return one part per block, with trainable layer norms from block `first` (counted from 1) on."""
     layers = len(blocks := [*blocks])
     if first > layers:
-        raise UserError(f"methods.twostage.{key}: there is no block {first}; use a block from 1 to {layers}")
+        raise UserError(f"methods.twostage.{key} is {first}, but the tower has {layers} blocks; use at most {layers}")
     return [Norms(block) if number >= first else BlockPart() for number, block in enumerate(blocks, start=1)]
 
 

@@ -103,10 +103,10 @@ def newest(
         elif metrics is None or checkpoint.metrics in (None, metrics(step)):
             return checkpoint
         else:
-            problem = f"metrics.jsonl lacks lines that were written before {name}, or these lines were changed"
+            problem = f"metrics.jsonl does not match {name}: earlier lines are missing or were changed"
             fallback = fallback or checkpoint
         if step > committed[0]:
-            action = "using the previous one"
+            action = "using the previous checkpoint"
         elif fallback is None:
             action = "no checkpoint is left, so training starts over"
         else:

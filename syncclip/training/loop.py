@@ -124,7 +124,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
     """Load the state into the method, and call its `prepare` before the first step (again after an interruption)."""
     for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
-        _put(saved, tensors, "the checkpoint", "remove it, or train in another folder")
+        _put(saved, tensors, "the checkpoint", "remove the checkpoint, or train in another folder")
     count, device = job.method.prepares, device_of(job.settings.device)
     if state.step or job.stream is None or not count:
         return
@@ -223,7 +223,7 @@ def _reading_notes(stream: MixedStream | None) -> list[str]:
     notes = []
     if unreadable:
         count = sum(images.values())
-        notes.append(f"replaced {counted(count, 'unreadable image')} by others of the same class: {few(unreadable)}")
+        notes.append(f"replaced {counted(count, 'unreadable image')} with others of the same class: {few(unreadable)}")
     if empty:
         notes.append(f"skipped {counted(len(empty), 'shard')} without images: {few(empty)}")
     return notes

@@ -49,7 +49,8 @@ def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]
         name, _, slot = (key, "", "momentum_buffer") if key in learnable else key.rpartition(".")
         if name not in learnable or slot not in slots:
             raise UserError(
-                "the checkpoint belongs to another optimiser or method; remove it, or train in another folder"
+                "the checkpoint belongs to another optimiser or method; remove the checkpoint, or train in another "
+                "folder"
             )
         parameter = learnable[name]
         device = "cpu" if slot == "step" else parameter.device  # torch stores step counters on the CPU

@@ -61,8 +61,8 @@ def check_cpus(training: TrainingSettings) -> None:
     workers, cpus = training.min_workers or training.workers, local_cpus()
     if workers > cpus and cluster_address() is None and not ray.is_initialized():
         raise UserError(
-            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many "
-            "workers, or set RAY_ADDRESS to the address of a cluster"
+            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most "
+            f"{counted(cpus, 'worker')}, or set RAY_ADDRESS to a cluster's address"
         )
 
 
@@ -90,7 +90,7 @@ def train_on_ray(
     json.dumps(spec)  # raises an error if `spec` is not plain data
     before = folder.open()
     if before is not None and folder.finished(before):
-        print_message(f"run '{folder.name}' is finished: {folder.url} contains its prompts; nothing to do")
+        print_message(f"run '{folder.name}' is already finished; the prompts are in {folder.url}")
         return before
     checkpoints.check_recipe(folder.path(CHECKPOINTS), folder.recipe_hash)
     reported = len(before.notes) if before is not None else 0
@@ -155,11 +155,11 @@ def _lack(scaling: Any) -> str:
     )
     if room < least:
         where = _where(selector, room < everywhere)
-        return f"the cluster has room for {room} of {counted(least, 'worker')}{where}; training waits for machines"
+        return f"the cluster has room for {room} of {counted(least, 'worker')}{where}; training is waiting for machines"
     groups = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
     pending = [list(group["bundles"].values()) for group in groups]
     if any(least <= len(bundles) <= most and all(each == required for each in bundles) for bundles in pending):
-        return f"the cluster is in use by others; training waits for the resources of {counted(least, 'worker')}"
+        return f"other jobs are using the cluster; training is waiting for resources for {counted(least, 'worker')}"
     return ""
 
 
@@ -265,9 +265,9 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
             return cause
     for rank, cause in sorted(causes.items()):  # other ranks only report a lost connection
         if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
-            what = "its process or its machine was lost" if isinstance(cause, RayActorError) else str(cause)
+            what = "its process or machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
-                f"worker {rank}: {what}; no restart is left (training.max_failures={max_failures}); run the same "
+                f"worker {rank}: {what}; no restarts are left (training.max_failures={max_failures}); run the same "
                 "command to resume from the newest checkpoint"
             )
     return None

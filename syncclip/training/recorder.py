@@ -54,7 +54,7 @@ def open_run(
     """
     earlier = run.open()
     if earlier is not None and run.finished(earlier):
-        print_message(f"run '{run.name}' is finished: {run.url} contains its prompts; nothing to do")
+        print_message(f"run '{run.name}' is already finished; the prompts are in {run.url}")
         return earlier, None
     record = RunRecord(
         name=run.name,

@@ -79,10 +79,10 @@ class TrainingGauges:
 
         self._run = {"run": as_ascii(name), "url": as_ascii(url)}
         tags = tuple(self._run)
-        self._done = Gauge("syncclip_training_steps_done", "Completed steps, including those of earlier starts.", tags)
-        self._planned = Gauge("syncclip_training_steps_planned", "Total number of steps of the training.", tags)
-        self._loss = Gauge("syncclip_training_loss", "Terms of the loss, and their weighted sum.", (*tags, "term"))
-        self._speed = Gauge("syncclip_training_images_per_second", "Real images per second over all workers.", tags)
+        self._done = Gauge("syncclip_training_steps_done", "Completed steps, including steps of earlier starts.", tags)
+        self._planned = Gauge("syncclip_training_steps_planned", "Total number of training steps.", tags)
+        self._loss = Gauge("syncclip_training_loss", "Loss terms and their weighted sum.", (*tags, "term"))
+        self._speed = Gauge("syncclip_training_images_per_second", "Real images per second, summed over workers.", tags)
 
     def __call__(self, done: int, total: int, losses: dict[str, float], speed: float) -> None:
         self._speed.set(speed, self._run)

@@ -83,7 +83,7 @@ class Mlflow:
 
         uri = settings.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
-            raise ValueError("no server URI; set training.mlflow_uri or MLFLOW_TRACKING_URI")
+            raise ValueError("the server URI is missing; set training.mlflow_uri or MLFLOW_TRACKING_URI")
         remember_tracker(uri)
         self._client = client = MlflowClient(uri)
         if client.get_experiment_by_name(settings.tracking_project) is None:
@@ -166,7 +166,7 @@ class Trackers:
                     self._open[name] = create()
                 except ImportError as error:
                     command = install_command("tracking")
-                    self._report(f"{name} is not installed ({error}), so nothing is logged to it; run `{command}`")
+                    self._report(f"{name} is not installed ({error}) and receives no metrics; run `{command}`")
                 except Exception as error:  # a tracker must not stop the training
                     self._warn(name, error)
 
@@ -199,7 +199,7 @@ class Trackers:
                 storage.local_path(self._run.path(name)).rmdir()
         reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         problem = "can't be written to" if name == "tensorboard" else "can't be reached"
-        self._report(f"{name} {problem} ({reason}); the run continues without it, with all values in metrics.jsonl")
+        self._report(f"{name} {problem} ({reason}); the run continues without it, and metrics.jsonl has all values")
 
 
 def show_results(
