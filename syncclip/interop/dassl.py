@@ -74,7 +74,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
 
 
 def read_checkpoint(url: str) -> DasslCheckpoint:
-    """Read a checkpoint without running code from it.
+    """Read a checkpoint without executing code in the file.
 
     The checkpoint may contain tensors, plain values and objects saved by Dassl. Saved objects, such as schedulers, are
     ignored.

@@ -157,8 +157,8 @@ def _usage(recipe: Recipe, name: str) -> str:
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
-            "`syncclip evaluate .` evaluates the run again; `syncclip prompts show .` shows the words nearest to its "
-            "learned vectors."
+            "`syncclip evaluate .` evaluates the run again; `syncclip prompts show .` shows the words nearest to the "
+            "run's learned vectors."
         )
     if recipe.backbone.name != EMBEDDED and _weights_on_hub(recipe) is None:
         values = {"backbone": recipe.backbone.name, "pretrained": recipe.backbone.pretrained}
@@ -234,7 +234,7 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""
     return (
         f"## Usage with the published code\n\n`{layout.folder}/` contains a checkpoint for [{layout.repository}]"
-        f"(https://github.com/{layout.repository}). To evaluate it, pass this folder as `--model-dir`, "
+        f"(https://github.com/{layout.repository}). To evaluate this checkpoint, pass this card's folder as `--model-dir`, "
         f"`--load-epoch {recipe.training.epochs}` and these settings, which determine the model's shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
         f"The checkpoint contains the learned parameters{words}, in single precision. "

@@ -1,4 +1,4 @@
-"""Upload of runs to the Hugging Face Hub."""
+"""Upload runs to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
 
 
 def _public(recipe: Recipe) -> Recipe:
-    """Return the recipe without storage settings, trackers and the folder part of paths."""
+    """Return the recipe without storage settings, trackers and folder parts of paths."""
     values = recipe.model_dump(mode="json", exclude={"storage"})
     for key in ("trackers", "tracking_project", "mlflow_uri"):
         values["training"].pop(key, None)

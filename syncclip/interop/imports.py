@@ -228,7 +228,7 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
 
 
 def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str:
-    """Return a note on the first class whose fixed words do not match these settings; "" if all classes match."""
+    """Return a note on the first class whose fixed words do not match these settings, or "" if all classes match."""
     theirs, names = words.suffix, classnames[: len(words.suffix)]
     ours = FixedWords.of(clip, names, settings).suffix
     length = min(ours.shape[1], theirs.shape[1])

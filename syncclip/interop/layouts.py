@@ -19,7 +19,7 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Numbers of all blocks except the first; no open_clip tower has more blocks."""
+"""Block numbers after the first block (0), up to the maximum for towers in open_clip."""
 
 LEARNER = "prompt_learner."
 """Name prefix of text prompt and fixed-word tensors in published checkpoints."""

@@ -5,7 +5,7 @@ registry                               names and construction of the methods
 base, adapted                          base classes
 prompts, frozen, parallel              learnable prompts, hand-written prompts, parallel encoding
 
-`settings` must not import torch, since recipes are validated without it. This package exports the names required by
+`settings` must not import torch, since recipes are validated without torch. This package exports the names required by
 custom methods and imports these names on first use.
 """
 

@@ -1,4 +1,4 @@
-"""Base class for methods that adapt the blocks of the towers and use one hand-written prompt per class."""
+"""Base class for methods that adapt the towers' blocks and use one hand-written prompt per class."""
 
 from __future__ import annotations
 

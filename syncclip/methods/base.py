@@ -152,7 +152,7 @@ class Method(nn.Module):
         """Hook called on every rank before the first step, if `prepares` > 0.
 
         Store results in parameters or `memory`. A resumed run reads the results from its checkpoint or recomputes them,
-        so they must be deterministic and identical on all ranks.
+        so results must be deterministic and identical on all ranks.
 
         Args:
             views: passes over this rank's batches of the first epoch. All passes contain the same images in the same

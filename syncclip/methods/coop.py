@@ -1,4 +1,4 @@
-"""CoOp: a learned context around the class name instead of a hand-written one."""
+"""CoOp: a learned context around the class name instead of a hand-written context."""
 
 from __future__ import annotations
 

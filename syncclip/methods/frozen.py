@@ -17,7 +17,7 @@ from syncclip.core.settings import Template
 class FrozenTexts(nn.Module):
     """Features of hand-written prompts, encoded on first use and cached on the CLIP model for all methods.
 
-    The features move to the method's device as a buffer, but are not in the state dict. Tokens and embeddings are
+    The features are a buffer that moves to the method's device but is not in the state dict. Tokens and embeddings are
     discarded, since they would take gigabytes for sixty templates and a thousand classes.
 
     Args:

@@ -20,7 +20,7 @@ class Maple(Method):
     For a block with text prompt P, the visual prompt is F(P), where F is the block's affine map (the coupling function
     in section 3.2.3).
 
-    Source: the paper. As in its published code, all maps except the first have the same initialisation.
+    Source: the paper and its published code, in which all maps except the first have the same initialisation.
     """
 
     Settings = MapleSettings

@@ -107,7 +107,8 @@ class PromptKd(Method):
 def distillation(teacher: Tensor, scores: Tensor, temperature: float) -> Tensor:
     """Return T^2 times the KL divergence (B,) of the student from the teacher, summed over the classes.
 
-    At temperature T, the student's probabilities are softmax(scores / T) and the teacher's are softmax(log p / T).
+    At temperature T, the student's probabilities are softmax(scores / T) and the teacher's probabilities are
+    softmax(log p / T).
 
     Args:
         teacher: (B, C) soft labels p, without gradient. A row of zeros (no soft labels) gives a divergence of 0.

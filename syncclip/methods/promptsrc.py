@@ -63,7 +63,7 @@ class PromptSrc(Ivlp):
 
     @torch.no_grad()
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Update the weighted average of the prompts; after the last epoch, replace the prompts with it."""
+        """Update the prompts' weighted average; after the last epoch, replace the prompts with the average."""
         weight = gaussian_weights(epochs, *self._aggregation)[done - 1]
         self.average += weight * parameters_to_vector(self.parameters())
         if done == epochs:
@@ -79,7 +79,7 @@ class PromptSrc(Ivlp):
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
     """Return the scalar KL divergence of the student from the teacher, given their scores (B, C), divided by B C.
 
-    Source: section 3.2.1 of arXiv 2307.06948, with the normalisation of its published code.
+    Source: section 3.2.1 of arXiv 2307.06948, with the published code's normalisation.
     """
     teacher, student = log_softmax(teacher, dim=-1), log_softmax(student, dim=-1)
     return kl_div(student, teacher, reduction="none", log_target=True).mean()

@@ -1,4 +1,4 @@
-"""Registry of methods by name, and their construction for a dataset's classes."""
+"""Registry of methods by name, and construction of methods for a dataset's classes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Hyperparameters of all methods, with defaults: the recipe section `methods`.
+"""Hyperparameters and defaults of all methods, in the recipe section `methods`.
 
-Each method is implemented in its own module. All settings are here, so recipes can be validated without torch.
+Each method is implemented in its own module. All settings are in this module, so recipes can be validated without
+torch.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Optimisation(NamedTuple):
     by_step: bool = False
     """Whether to use a per-step cosine schedule without warm-up instead of the per-epoch schedule."""
     last_rate: float = 0.0
-    """Final learning rate of the per-step schedule, which would be reached one step after the last."""
+    """Final learning rate of the per-step schedule, which would be reached one step after the last step."""
     first_stage: float = 1.0
     """Fraction of the steps after which the schedule restarts for a second stage."""
 
@@ -74,8 +75,8 @@ class ContextSettings(MethodSettings):
     initial_words: Phrase = ""
     """Words that initialise the learned vectors; an empty string selects random initialisation."""
     text_tokens: int | None = Field(None, ge=1, le=1024)
-    """Number of learned vectors. Defaults to one per word of `initial_words` or, without initial words, to 16 (fewer if
-    the context length requires it)."""
+    """Number of learned vectors; by default, one per word of `initial_words`, or 16 without initial words (fewer if the
+    context length requires it)."""
 
     @model_validator(mode="after")
     def _check_vector_count(self) -> ContextSettings:
@@ -94,8 +95,7 @@ class ZeroShotSettings(MethodSettings):
 
     data = ()
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name; their features are averaged. Defaults to the dataset's
-    template."""
+    """Prompt templates with `{}` for the class name, by default the dataset's template; their features are averaged."""
 
 
 class CoOpSettings(ContextSettings):
@@ -126,7 +126,7 @@ class KgCoOpSettings(CoOpSettings):
     knowledge_weight: float = Field(8.0, ge=0)
     """Weight of the loss that keeps text features close to hand-written prompt features (λ in the paper)."""
     template: Template | None = None
-    """Template for the hand-written prompts, with `{}` for the class name. Defaults to the dataset's template."""
+    """Template for the hand-written prompts with `{}` for the class name; by default, the dataset's template."""
 
 
 class TcpSettings(ContextSettings):
@@ -139,15 +139,15 @@ class TcpSettings(ContextSettings):
     class_tokens: int = Field(4, ge=1, le=1024)
     """Number of class-specific vectors inserted before `block`."""
     block: int | None = Field(None, ge=2)
-    """Number of the block before which the class-specific vectors are inserted, counted from 1. Defaults to 9, or to
-    the last block of a shallower tower."""
+    """Number of the block before which the class-specific vectors are inserted, counted from 1; by default, 9 or the
+    last block of a shallower tower."""
     suffix: Template | None = None
-    """Text after the learned vectors, with `{}` for the class name. Defaults to the dataset's template from the class
+    """Text after the learned vectors, with `{}` for the class name; by default, the dataset's template from the class
     name on."""
     knowledge_weight: float = Field(8.0, ge=0)
     """Weight of the loss that keeps text features close to hand-written prompt features."""
     template: Template | None = None
-    """Template for the hand-written prompts, with `{}` for the class name. Defaults to the dataset's template."""
+    """Template for the hand-written prompts with `{}` for the class name; by default, the dataset's template."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -161,7 +161,7 @@ class VptSettings(MethodSettings):
     visual_tokens: int = Field(8, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the vision tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks; 1 selects shallow VPT. Defaults to all blocks."""
+    """Number of prompted blocks, by default all blocks; 1 selects shallow VPT."""
     template: Template | None = "a photo of a {}."
     """Template for the frozen prompts, with `{}` for the class name, or null for the dataset's template."""
 
@@ -174,9 +174,9 @@ class IvlpSettings(MethodSettings):
     text_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the text tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks in the vision tower. Defaults to 9, or to all blocks of a shallower tower."""
+    """Number of prompted blocks in the vision tower; by default, 9 or all blocks of a shallower tower."""
     text_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks in the text tower. Defaults to 9, or to all blocks of a shallower tower."""
+    """Number of prompted blocks in the text tower; by default, 9 or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
     """Words whose first tokens initialise the text prompt if it has at most four tokens."""
 
@@ -189,7 +189,7 @@ class MapleSettings(MethodSettings):
     text_tokens: int = Field(2, ge=1, le=1024)
     """Number of learned tokens in each prompted block of both towers."""
     depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks per tower. Defaults to 9, or to all blocks of a shallower tower."""
+    """Number of prompted blocks per tower; by default, 9 or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
     """Words whose first tokens initialise the text prompt if it has at most four tokens."""
 
@@ -204,7 +204,7 @@ class PromptSrcSettings(IvlpSettings):
     logits_weight: float = Field(1.0, ge=0)
     """Weight of the divergence between prompted and frozen logits (w_l in the paper)."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Templates for the frozen prompts. Defaults to the published templates that fit the CLIP model's context
+    """Templates for the frozen prompts; by default, the published templates that fit the CLIP model's context
     length."""
     aggregation_mean: float = 15.0
     """Mean of the Gaussian weights for averaging prompts over epochs, in epochs counted from 1."""
@@ -251,8 +251,8 @@ class ProbeSettings(MethodSettings):
     learning_rate: float = Field(0.1, gt=0)
     """Peak learning rate of SGD without weight decay (after warm-up)."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name; their mean feature initialises each class vector. Defaults to the
-    dataset's template."""
+    """Prompt templates with `{}` for the class name, by default the dataset's template; their mean feature initialises
+    each class vector."""
     constraint: bool = False
     """Penalise each class vector's distance from its initial value in proportion to the class's zero-shot probability
     (CLAP)."""
@@ -275,12 +275,12 @@ class TipSettings(MethodSettings):
     beta: float = Field(1.0, ge=0)
     """Sharpness of the cache affinity (β in the paper)."""
     cache_size: int = Field(16, ge=1, le=1024)
-    """Number of cache keys per class. If a class has more images, several images share a key, their mean feature."""
+    """Number of cache keys per class. If a class has more images than keys, images share keys, and each key is its
+    images' mean feature."""
     views: int = Field(10, ge=1)
     """Number of augmented views per training image; an image's cache key is the mean feature of its views."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name; their features are averaged. Defaults to the dataset's
-    template."""
+    """Prompt templates with `{}` for the class name, by default the dataset's template; their features are averaged."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -304,8 +304,8 @@ class ClipLoraSettings(MethodSettings):
     towers: Towers = "both"
     """Towers to adapt."""
     domain_rank: int = Field(0, ge=0, le=16384)
-    """Rank of additional domain-specific updates in the vision tower, trained with the SYNC-CLIP losses. With 0, there
-    are no such updates, and the loss is a single cross entropy, as published."""
+    """Rank of additional domain-specific updates in the vision tower, trained with the SYNC-CLIP losses. With rank 0,
+    there are no domain-specific updates, and the loss is a single cross entropy, as published."""
     synthetic_weight: float = Field(0.4, ge=0)
     """Weight of the cross-entropy losses on synthetic images, as in `methods.syncclip`; used only if `domain_rank` >
     0."""
@@ -338,7 +338,7 @@ class TwoStageSettings(MethodSettings):
     learning_rate: float = Field(2e-4, gt=0)
     """Initial AdamW learning rate of each stage."""
     first_stage: float = Field(0.6, gt=0, lt=1)
-    """Fraction of the training steps for the layer norms; the remaining steps train the class vectors."""
+    """Fraction of steps that train the layer norms; the remaining steps train the class vectors."""
     towers: Towers = "both"
     """Towers whose layer norms are trained."""
     first_visual_block: int = Field(1, ge=1)
@@ -359,11 +359,11 @@ class MmaSettings(MethodSettings):
     width: int = Field(32, ge=1, le=16384)
     """Width of the adapters' inner layers."""
     scale: float = Field(0.001, gt=0)
-    """Scale of an adapter's output, applied before the output is added to the block's output."""
+    """Scale factor applied to an adapter's output before the output is added to the block's output."""
     first_block: int | None = Field(None, ge=1)
-    """First block with an adapter, counted from 1. Defaults to 5, or to 1 if a tower has fewer than five blocks."""
+    """First block with an adapter, counted from 1; by default, 5, or 1 if a tower has fewer than five blocks."""
     last_block: int | None = Field(None, ge=1)
-    """Last block with an adapter, counted from 1. Defaults to the last block of the shallower tower."""
+    """Last block with an adapter, counted from 1; by default, the last block of the shallower tower."""
     template: Template | None = "a photo of a {}."
     """Prompt template with `{}` for the class name, or null for the dataset's template."""
 
@@ -374,7 +374,7 @@ class MmrlSettings(MethodSettings):
     learning_rate: float = Field(0.001, gt=0)
     """Peak AdamW learning rate (after warm-up)."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
-    """Numbers of the blocks into which the tokens are inserted, counted from 1. Defaults to blocks 6 to L, where L is
+    """Numbers of the blocks into which the tokens are inserted, counted from 1; by default, blocks 6 to L, where L is
     the last block of the shallower tower (only block L if L < 6)."""
     tokens: int = Field(5, ge=1, le=1024)
     """Number of learned tokens, shared by all layers and both towers (K in the paper)."""
@@ -410,7 +410,7 @@ class MmrlSettings(MethodSettings):
     @classmethod
     def _check_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers is not None and (layers[0] < 1 or list(layers) != sorted({*layers})):
-            raise ValueError(f"{list(layers)} must be distinct block numbers in ascending order, counted from 1")
+            raise ValueError(f"{list(layers)} must list distinct block numbers in ascending order, counted from 1")
         return layers
 
     @property
@@ -428,14 +428,14 @@ class PromptKdSettings(MethodSettings):
     visual_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the vision tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks in the vision tower. Defaults to 9, or to all blocks of a shallower tower."""
+    """Number of prompted blocks in the vision tower; by default, 9 or all blocks of a shallower tower."""
     temperature: float = Field(1.0, gt=0)
     """Distillation temperature for teacher and student."""
     distillation_weight: float = Field(1000.0, gt=0)
     """Weight of the KL divergence from the teacher. For datasets with few or fine-grained classes, the paper uses
     200."""
     teacher_dim: int | None = Field(None, ge=1)
-    """Dimension of the teacher's class vectors. Defaults to the dimension stored in `training.teacher`."""
+    """Dimension of the teacher's class vectors, by default as stored in `training.teacher`."""
 
     @property
     def uses_teacher(self) -> bool:

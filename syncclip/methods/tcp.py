@@ -33,8 +33,8 @@ class Tcp(Method):
 
     A class prompt is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the later
     blocks, class-specific vectors replace the hidden states of the learned vectors. A small network generates the
-    class-specific vectors from the unit-length frozen features of hand-written prompts, also for novel classes. The
-    loss is the KgCoOp loss.
+    class-specific vectors from the unit-length frozen features of hand-written prompts, including for novel classes.
+    The loss is the KgCoOp loss.
 
     Source: the paper and its published code, where class-specific vectors have a constant mixing weight of 1 and thus
     replace the shared vectors.
@@ -86,12 +86,12 @@ def checked_block(block: int | None, layers: int) -> int:
     """Return the block before which the class-specific vectors are inserted, counted from 1 (see `TcpSettings.block`).
 
     Raises:
-        UserError: the tower has no such block, or only one block.
+        UserError: the tower lacks this block or has only one block.
     """
     resolved = min(BLOCK, layers) if block is None else block
     if not 2 <= resolved <= layers:
         raise UserError(
-            f"methods.tcp.block: there is no block {max(resolved, 2)} in a text tower with {counted(layers, 'block')}; "
+            f"methods.tcp.block: there is no block {max(resolved, 2)}, as the text tower has {counted(layers, 'block')}; "
             f"use a block from 2 to {layers}, or another method"
         )
     return resolved

@@ -79,7 +79,7 @@ class Tip(Method):
 
 
 class Search(NamedTuple):
-    """Best alpha and beta, and the accuracy in percent of all pairs (betas, alphas), in float64."""
+    """Best alpha and beta, with the accuracies of all pairs (betas, alphas) in percent, in float64."""
 
     alpha: float
     beta: float

@@ -35,7 +35,7 @@ class Norms(BlockPart):
 class TwoStage(Adapted):
     """Rethinking few-shot adaptation in two stages (2SFS, arXiv 2503.11609).
 
-    The first stage trains the layer norms of both towers with a cross entropy over text features. The second stage
+    The first stage trains the layer norms of both towers with cross entropy over text features. The second stage
     freezes the towers and trains a vector for each candidate class, initialised with its unit-length text feature.
     Training classes are scored by their vectors, and other classes by their text features.
 

@@ -42,7 +42,7 @@ def gathered(value: T, world_size: int) -> list[T]:
 
 @contextlib.contextmanager
 def agreed(world_size: int) -> Iterator[None]:
-    """Raise a user error on all ranks if any rank raises one in this block, which avoids a deadlock.
+    """Avoid a deadlock: if any rank raises a user error in this block, raise a user error on all ranks.
 
     Raises:
         UserError: with a single rank, the rank's own error.

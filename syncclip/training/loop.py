@@ -73,8 +73,8 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     `metrics.jsonl` with the same bytes as an uninterrupted run (on CPU, with the same package versions and `threads`).
 
     With several ranks, each rank processes an equal part of every global batch, and gradients are averaged. Up to the
-    order of summation, the result is the same as with a single rank. Losses that compare images or classes gather them
-    from all ranks (see `WorkSplit`).
+    order of summation, the result is the same as with a single rank. Losses that compare images or classes use the
+    images and classes of all ranks (see `WorkSplit`).
 
     Args:
         job: method to train, with its data and settings.
@@ -202,7 +202,7 @@ def device_of(name: str, key: str = "training.device") -> torch.device:
     """Return the torch device for `training.device` or another setting `key`.
 
     Raises:
-        UserError: the setting is "cuda", but there is no GPU.
+        UserError: the setting is "cuda", but the machine has no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{key} is 'cuda', but this machine has no GPU; use {key}=auto")
@@ -272,7 +272,7 @@ def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
 
 
 def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) -> None:
-    """Raise a DivergedError if a parameter is not finite, which can follow a finite loss with an infinite gradient."""
+    """Raise a DivergedError if a parameter is not finite, for example after a finite loss with an infinite gradient."""
     for name, parameter in learnable.items():
         if not parameter.isfinite().all():
             raise DivergedError(

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules: the recipe's SGD with a cosine schedule, or the method's own."""
+"""Optimisers and learning-rate schedules: the recipe's SGD with a cosine schedule, or method-specific choices."""
 
 from __future__ import annotations
 

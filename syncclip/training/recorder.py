@@ -45,7 +45,7 @@ def open_run(
     workers: int,
     warning: str | None = None,
 ) -> tuple[RunRecord, Checkpoint | None]:
-    """Return the run's record and state: the newest intact checkpoint, the initial state, or None if finished.
+    """Return the run's record and state: newest intact checkpoint, initial state, or None for a finished run.
 
     Damaged checkpoints are reported and removed. The record's notes contain `warning` and messages about resuming.
 

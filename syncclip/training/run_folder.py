@@ -82,7 +82,7 @@ class RunFolder:
         """Return the record of an earlier start of this run, or None for a new run, without writing to the folder.
 
         Raises:
-            UserError: the folder contains a run with another recipe, unless it failed before its first step.
+            UserError: the folder contains a run with another recipe, unless this run failed before its first step.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:

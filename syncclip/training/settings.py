@@ -49,14 +49,15 @@ class TrainingSettings(Settings):
         ]
         | None
     ) = None
-    """Folder or URL of the synthetic dataset, or a list of datasets to mix. Defaults to the output of `syncclip synth`
+    """Folder or URL of the synthetic dataset, or a list of datasets to mix; by default, the output of `syncclip synth`
     for this recipe."""
     teacher: str | None = added(None)
     """Folder or URL of soft labels for the synthetic dataset (output of `syncclip teacher`), for distillation."""
     real: tuple[MixedDataset, ...] = added(())
-    """Additional real datasets with the same classes, such as packed datasets; each adds its few-shot sample."""
+    """Additional real datasets with the same classes, such as packed datasets; each dataset adds its few-shot
+    sample."""
     images_per_class: int | None = Field(None, ge=1)
-    """Number of synthetic images per class to train on, starting from the first. Defaults to all images."""
+    """Number of synthetic images per class to train on, starting from the first; by default, all images."""
     seed: int = Field(1, ge=0)
     """Random seed for the few-shot sample, the initial prompts, the data order and the augmentations."""
 
@@ -82,10 +83,10 @@ class TrainingSettings(Settings):
     """Probability of a horizontal flip."""
 
     workers: int = Field(1, ge=1)
-    """Number of data-parallel workers (ranks). Every batch is split evenly among them."""
+    """Number of data-parallel workers (ranks). Every batch is split evenly among the workers."""
     min_workers: int | None = added(None, ge=1)
-    """Minimum number of workers for elastic training, which uses up to `workers` workers if resources are available. By
-    default, training uses exactly `workers` workers."""
+    """Minimum number of workers for elastic training, which uses up to `workers` workers if resources are available; by
+    default, exactly `workers`."""
     label_selector: dict[LabelKey, LabelValue] = added({"ray.io/market-type": "!spot"})
     """Ray node labels required for training workers: a mapping from labels to values, or to "!value" to exclude a
     value. The default excludes spot nodes; {} allows any node. Synthesis ignores this setting."""
@@ -99,16 +100,16 @@ class TrainingSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of each worker; "auto" selects a GPU if available, otherwise the CPU."""
     shuffle_window: int | None = Field(None, ge=1)
-    """Number of synthetic dataset shards from which each step samples images. Defaults to all shards."""
+    """Number of synthetic dataset shards from which each step samples images; by default, all shards."""
     cache_images: int = Field(256 << 20, ge=0)
     """Size of each worker's in-memory cache of decoded images, in bytes."""
     cache_bytes: int = added(4 << 30, ge=0)
     """Maximum size of the local cache of remote shards on each machine, in bytes."""
     cache_folder: str | None = added(None)
-    """Folder for the local cache of remote shards, shared by all workers on a machine. Defaults to a per-user temporary
+    """Folder for the local cache of remote shards, shared by all workers on a machine; by default, a per-user temporary
     folder."""
     verify_shards: bool = added(True)
-    """Verify the checksum of each shard when it is copied or first opened."""
+    """Verify the checksum of each shard when the shard is copied or first opened."""
     prefetch_threads: int = Field(1, ge=0)
     """Number of prefetching threads per worker or, with `loader_processes`, number of batches prefetched by each
     process."""
@@ -121,18 +122,18 @@ class TrainingSettings(Settings):
     log_every: int = Field(1, ge=1)
     """Number of steps between metrics lines."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(())
-    """Experiment trackers to log to, in addition to `metrics.jsonl`; they require the `tracking` extra."""
+    """Experiment trackers to log to, in addition to `metrics.jsonl`; trackers require the `tracking` extra."""
     tracking_project: str = added("syncclip")
     """Name of the MLflow experiment or Weights & Biases project."""
     mlflow_uri: str | None = added(None)
-    """MLflow server URI. Defaults to the environment variable MLFLOW_TRACKING_URI. Credentials in the URI are redacted
+    """MLflow server URI, by default the environment variable MLFLOW_TRACKING_URI. Credentials in the URI are redacted
     in all files."""
     checkpoint_every: int = Field(100, ge=1)
     """Number of steps between checkpoints."""
     checkpoint_minutes: float | None = added(None, gt=0)
-    """Maximum time between checkpoints, in minutes. Unlimited by default."""
+    """Maximum time between checkpoints, in minutes; unlimited by default."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Number of recent checkpoints to keep. With 1, the run starts over if its only checkpoint is damaged."""
+    """Number of recent checkpoints to keep. With one checkpoint, the run starts over if this checkpoint is damaged."""
     keep_best: Literal["loss", "validation"] | None = added(None)
     """Criterion for also keeping the best checkpoint: "loss" (mean since the previous checkpoint) or "validation"
     accuracy. By default, only recent checkpoints are kept."""
@@ -196,7 +197,7 @@ class EvaluationSettings(Settings):
     calibrate: bool = added(False)
     """Calibrate confidences by temperature scaling, fitted on the validation images of base classes."""
     workers: int | None = added(None, ge=1)
-    """Number of cluster workers for evaluation. Defaults to `training.workers` after training, and to the local process
-    in `syncclip evaluate`."""
+    """Number of cluster workers for evaluation; by default, `training.workers` after training, and the local process in
+    `syncclip evaluate`."""
     transfer: list[str] = Field(default=[])
     """Names of other datasets in `dataset.root` on which to evaluate the finished run, each with its own classes."""

@@ -22,15 +22,15 @@ class TrainingStatus(JobStatus):
     rate: float = 0.0
     """Steps per second since the latest start."""
     loss: float | None = None
-    """Total loss in the last line of metrics."""
+    """Total loss in the last metrics line."""
     waits: str = ""
     """Reason why the workers are waiting for resources; empty while the workers run."""
 
     _first: tuple[int, float] | None = PrivateAttr(None)
-    """Step and time of the first line of metrics since the latest start."""
+    """Step and time of the first metrics line since the latest start."""
 
     def count(self, steps: int, total_steps: int, loss: float) -> None:
-        """Update the status from a new line of metrics."""
+        """Update the status from a new metrics line."""
         self.steps, self.total_steps, self.loss = steps, total_steps, loss
         now = time.monotonic()
         before, since = self._first = self._first or (steps, now)

@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, MLflow and Weights & Biases.
 
 If a tracker fails, for example because its server is unavailable or the disk is full, the failure is reported once, and
-the run continues without the tracker. All values are in `metrics.jsonl` in any case.
+the run continues without the tracker. The file `metrics.jsonl` contains all values.
 """
 
 from __future__ import annotations
