@@ -60,7 +60,7 @@ def import_prompts(
         transfer: whether to allow classes that the prompts were not trained on, for cross-dataset evaluation.
 
     Raises:
-        UserError: the checkpoint is missing or unsafe, it does not match the recipe's method, backbone, depth or number
+        UserError: the checkpoint is missing, unsafe or inconsistent with the recipe's method, backbone, depth or number
             of classes, or `out` contains another run.
     """
     storage.configure(recipe.storage.options)
@@ -220,7 +220,7 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
         ours = getattr(clip.model.visual, "class_embedding", None)
         tokens.append(("class token", state["image_encoder.class_embedding"], ours))
     return [
-        f"the checkpoint and backbone {clip.backbone.name!r} have different {token}s: the prompts were trained with "
+        f"the checkpoint and backbone {clip.backbone.name!r} differ in the {token}: the prompts were trained with "
         "other weights and may not work with this backbone"
         for token, theirs, ours in tokens
         if ours is None or theirs.shape[-1] != ours.shape[-1] or not _close(ours.cpu(), theirs).any()

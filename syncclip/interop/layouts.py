@@ -19,7 +19,7 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Block numbers after the first block (0), up to the maximum for towers in open_clip."""
+"""Numbers of the blocks after the first block (0), sufficient for all towers in open_clip."""
 
 LEARNER = "prompt_learner."
 """Name prefix of text prompt and fixed-word tensors in published checkpoints."""

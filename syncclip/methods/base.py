@@ -37,8 +37,8 @@ class TrainingBatch(Protocol):
 
     @property
     def teacher(self) -> Tensor | None:
-        """Soft labels (N, C) over all classes, in float32, or None without a teacher. Images without soft labels, such
-        as real images, have zeros."""
+        """Soft labels (N, C) over all classes, in float32, or None without a teacher. Rows for images without soft
+        labels, such as real images, are zero."""
 
 
 class Method(nn.Module):
@@ -96,8 +96,8 @@ class Method(nn.Module):
         """Return the unnormalised image features (B, D).
 
         Args:
-            domains: domain (B,) of each image, 0 for real and 1 for synthetic. By default, all images are real, as in
-                evaluation.
+            domains: domain (B,) of each image, 0 for real and 1 for synthetic. By default, all images are treated as
+                real, as in evaluation.
         """
         return self.clip.encode_images(images)
 

@@ -77,9 +77,8 @@ class DomainLowRank(BlockPart):
 class ClipLora(Adapted):
     """CLIP-LoRA (arXiv 2405.18541), optionally with domain-specific updates and the SYNC-CLIP losses.
 
-    By default, real and synthetic images are treated alike. With `domain_rank` > 0, the vision tower adds
-    domain-specific low-rank updates to the shared updates and is trained with the `SyncClip` losses. Test images are
-    treated as real.
+    By default, real and synthetic images are treated alike. With `domain_rank` > 0, the vision tower also has
+    domain-specific low-rank updates, and training uses the `SyncClip` losses. Test images are treated as real.
 
     Source: the paper and its published code, which divides alpha by the square root of the rank.
     """

@@ -18,7 +18,7 @@ class Probe(Method):
     """Linear probe initialised as the zero-shot classifier, with or without the constraint of CLAP (arXiv 2312.12730).
 
     Each class vector w is initialised with t, the mean of the class's raw prompt features, and normalised in the
-    scores. The loss is cross entropy. The class-adaptive constraint (section 4 of the paper) adds
+    scores. The loss is cross entropy. The class-adaptive constraint (section 4 of the paper) adds the term
 
         mean over candidate classes of m ||w - t||^2
 

@@ -15,7 +15,7 @@ from syncclip.methods.prompts import checked_depth, deep_prompts
 from syncclip.methods.settings import PromptKdSettings
 
 MOMENTUM, EPS = 0.1, 1e-5
-"""Batch norm momentum and eps: PyTorch's defaults, as in the published code."""
+"""Batch norm momentum and eps, set to PyTorch's defaults as in the published code."""
 
 
 class PromptKd(Method):

@@ -91,7 +91,7 @@ def checked_block(block: int | None, layers: int) -> int:
     resolved = min(BLOCK, layers) if block is None else block
     if not 2 <= resolved <= layers:
         raise UserError(
-            f"methods.tcp.block: there is no block {max(resolved, 2)}, as the text tower has {counted(layers, 'block')}; "
-            f"use a block from 2 to {layers}, or another method"
+            f"methods.tcp.block: block {max(resolved, 2)} does not exist, because the text tower has "
+            f"{counted(layers, 'block')}; use a block from 2 to {layers}, or another method"
         )
     return resolved

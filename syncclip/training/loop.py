@@ -122,7 +122,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
-    """Load the state into the method, and call its `prepare` before the first step (again after an interruption)."""
+    """Load the state into the method and, if no step is completed, call the method's `prepare`."""
     for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
         _put(saved, tensors, "the checkpoint", "remove the checkpoint, or train in another folder")
     count, device = job.method.prepares, device_of(job.settings.device)
