@@ -235,8 +235,8 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     return (
         f"## Usage with the published code\n\n`{layout.folder}/` contains a checkpoint for [{layout.repository}]"
         f"(https://github.com/{layout.repository}). Evaluate the checkpoint with "
-        f"`--load-epoch {recipe.training.epochs}`, this card's folder as `--model-dir`, and these settings, which determine "
-        "the model's shape:\n\n"
+        f"`--load-epoch {recipe.training.epochs}`, this card's folder as `--model-dir`, and these settings, which "
+        "determine the model's shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
         f"The checkpoint contains the learned parameters{words}, in single precision. "
         f"The checkpoint omits {'; '.join(left_out)}."

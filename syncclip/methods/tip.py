@@ -31,7 +31,7 @@ class Tip(Method):
     Empty slots stay zero and do not contribute to the score, so a novel class without images keeps its zero-shot score.
 
     Source: the paper and its published code, with two differences. The published code selects the epoch with the best
-    test accuracy; here, the last step is the result. The published code tunes alpha and beta on validation images after
+    test accuracy; here, the last step is used. The published code tunes alpha and beta on validation images after
     training; here, alpha and beta are settings (see `search`).
     """
 
