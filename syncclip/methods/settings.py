@@ -178,7 +178,7 @@ class IvlpSettings(MethodSettings):
     text_depth: int | None = Field(None, ge=1)
     """Number of prompted blocks in the text tower; by default, 9 or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
-    """Words whose first tokens initialise the text prompt if it has at most four tokens."""
+    """Words whose first tokens initialise the text prompt if the prompt has at most four tokens."""
 
 
 class MapleSettings(MethodSettings):
@@ -191,7 +191,7 @@ class MapleSettings(MethodSettings):
     depth: int | None = Field(None, ge=1)
     """Number of prompted blocks per tower; by default, 9 or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
-    """Words whose first tokens initialise the text prompt if it has at most four tokens."""
+    """Words whose first tokens initialise the text prompt if the prompt has at most four tokens."""
 
 
 class PromptSrcSettings(IvlpSettings):
