@@ -275,8 +275,8 @@ class TipSettings(MethodSettings):
     beta: float = Field(1.0, ge=0)
     """Sharpness of the cache affinity (β in the paper)."""
     cache_size: int = Field(16, ge=1, le=1024)
-    """Number of cache keys per class. If a class has more images than keys, images share keys, and each key is its
-    images' mean feature."""
+    """Number of cache keys per class. If a class has more images than keys, several images share a key, which is the
+    mean of their features."""
     views: int = Field(10, ge=1)
     """Number of augmented views per training image; an image's cache key is the mean feature of its views."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)

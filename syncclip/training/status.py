@@ -68,7 +68,7 @@ def status_lines(url: str) -> list[str] | None:
 
 
 class TrainingGauges:
-    """Listener of the training loop that sets Prometheus gauges; Ray exports them with the prefix `ray_`.
+    """Listener of the training loop that sets Prometheus gauges, which Ray exports with the prefix `ray_`.
 
     Every series has the tags `run` and `url`, percent-encoded since Ray requires ASCII. Ray drops a gauge that is not
     set within two export intervals (20 s by default), so each metrics line sets all gauges.
