@@ -1,4 +1,4 @@
-"""Search, safe reading and writing of checkpoints of Dassl, the library on which the methods' published code is based.
+"""Find, read and write checkpoints of Dassl, the library used by the methods' published code.
 
 OUTPUT/<name>/model.pth.tar-<epoch>    {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}, pickled by torch
 OUTPUT/<name>/model-best.pth.tar       copy of the best checkpoint on validation data; the default in published code
@@ -32,7 +32,7 @@ _NUMBERED = re.compile(r"model\.pth\.tar-(\d+)")
 
 @dataclass(frozen=True)
 class DasslCheckpoint:
-    """Content of a checkpoint; tensors are memory-mapped if possible, since only a few tensors are prompts."""
+    """Checkpoint contents. Tensors are memory-mapped if possible, since only a few of them are prompts."""
 
     url: str
     epoch: int | None
@@ -40,21 +40,21 @@ class DasslCheckpoint:
 
 
 def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = None) -> str:
-    """Return the path or URL of a checkpoint: `source` itself, or the best or else the newest checkpoint in a folder.
+    """Return a checkpoint's path or URL: `source` itself or, for a folder, its best (otherwise newest) checkpoint.
 
     Args:
-        source: checkpoint, folder of checkpoints, or Dassl's output folder.
-        folders: possible subfolders of the output folder, in order of precedence.
-        epoch: epoch of the checkpoint to select in a folder; None for the best or newest checkpoint.
+        source: checkpoint, checkpoint folder, or Dassl's output folder.
+        folders: subfolders of the output folder to search, in order of precedence.
+        epoch: epoch to select from a folder, by default that of the best or newest checkpoint.
 
     Raises:
-        UserError: there is no checkpoint, or no checkpoint for that epoch.
+        UserError: `source` contains no checkpoint, or no checkpoint for `epoch`.
     """
     if not storage.exists(source):
-        raise UserError(f"{source}: no such file or folder; specify a checkpoint or a folder of checkpoints")
+        raise UserError(f"{source}: no such file or folder; specify a checkpoint or a checkpoint folder")
     if storage.local_path(source).is_file() if storage.is_local(source) else not storage.listdir(source):
         if epoch is not None:
-            raise UserError(f"{source}: not a folder; to select epoch {epoch}, specify the folder of the checkpoints")
+            raise UserError(f"{source} is not a folder; to select epoch {epoch}, specify the checkpoint folder")
         return source
     for folder_url in (source, *(storage.join(source, folder) for folder in folders)):
         names = storage.listdir(folder_url) if storage.exists(folder_url) else []
@@ -62,7 +62,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
         if epoch is not None and numbered:
             if epoch not in numbered:
                 epochs = ", ".join(map(str, sorted(numbered)))
-                raise UserError(f"{folder_url}: no checkpoint for epoch {epoch}; use one of the epochs {epochs}")
+                raise UserError(f"{folder_url} has no checkpoint for epoch {epoch}; use one of the epochs {epochs}")
             return storage.join(folder_url, numbered[epoch])
         if BEST in names and epoch is None:
             return storage.join(folder_url, BEST)
@@ -70,18 +70,18 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
             return storage.join(folder_url, numbered[max(numbered)])
     expected = "model.pth.tar-N" if epoch is not None else f"{BEST} or model.pth.tar-N"
     subfolders = " or ".join(folders)
-    raise UserError(f"{source}: no {expected} in this folder or in {subfolders}; specify the file or its folder")
+    raise UserError(f"{source}: no {expected} in this folder or in {subfolders}; specify the checkpoint or its folder")
 
 
 def read_checkpoint(url: str) -> DasslCheckpoint:
-    """Read a checkpoint without running code from it.
+    """Read a checkpoint without executing code in the file.
 
-    The checkpoint may contain tensors, plain values and the objects that Dassl saves, such as schedulers, which are
+    The checkpoint may contain tensors, plain values and objects saved by Dassl. Saved objects, such as schedulers, are
     ignored.
 
     Raises:
-        UserError: the file is not a torch checkpoint, would run code, does not contain a state dict of tensors, or is
-            part of a corrupt or unfinished export.
+        UserError: the file is not a PyTorch checkpoint, would run code, contains no state dict of tensors, or belongs
+            to a corrupt or unfinished export.
     """
     require_export(url.rpartition("/")[0] or ".")
     if storage.is_local(url):
@@ -92,13 +92,13 @@ def read_checkpoint(url: str) -> DasslCheckpoint:
             loaded = _load(copy, url)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{url}: no state dict of tensors; use a checkpoint of a method's published code")
+        raise UserError(f"{url} contains no state dict of tensors; use a checkpoint of a method's published code")
     epoch = loaded.get("epoch")
     return DasslCheckpoint(url, epoch if isinstance(epoch, int) else None, {str(k): t for k, t in state.items()})
 
 
 def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> str:
-    """Write Dassl's files for the last epoch, without optimiser and scheduler; return the checkpoint's path or URL."""
+    """Write a Dassl checkpoint for the last epoch, without optimiser and scheduler states; return its path or URL."""
     tensors = OrderedDict((name, tensor.detach().cpu().clone()) for name, tensor in state.items())
     buffer = io.BytesIO()
     torch.save(
@@ -112,7 +112,7 @@ def write_checkpoint(out: Export, state: Mapping[str, Tensor], epoch: int) -> st
 
 
 class _Inert:
-    """Placeholder for an ignored object, which accepts any arguments and state."""
+    """Placeholder that replaces ignored objects and accepts any arguments and state."""
 
     def __new__(cls, *_: Any) -> _Inert:
         return object.__new__(cls)
@@ -146,7 +146,7 @@ _IGNORED: list[Any] = [
 
 
 def _load(path: Path, label: str) -> Any:
-    """Load a file with torch's restricted unpickler; tensors in a zip file are memory-mapped."""
+    """Load a file with PyTorch's restricted unpickler; tensors in zip files are memory-mapped."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_IGNORED):
             warnings.simplefilter("ignore")  # warnings about the pickle protocol
@@ -155,7 +155,9 @@ def _load(path: Path, label: str) -> Any:
         code = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if code:
             raise UserError(
-                f"{label}: not loaded, since loading would call {code[1]!r}; use a checkpoint with tensors and plain "
-                "values only"
+                f"{label} was not loaded because loading would call {code[1]!r}; use a checkpoint that contains only "
+                "tensors and plain values"
             ) from error
-        raise UserError(f"{label}: not a torch checkpoint, or corrupt; use a file such as model.pth.tar-10") from error
+        raise UserError(
+            f"{label} is corrupt or not a PyTorch checkpoint; use a file such as model.pth.tar-10"
+        ) from error

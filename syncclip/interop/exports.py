@@ -1,4 +1,4 @@
-"""Export of a run with a model card and a checkpoint for the method's published code."""
+"""Export runs with a model card and a checkpoint for the method's published code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class ExportedRun:
-    """Paths or URLs of an export; `checkpoint` is None if the method has no published code."""
+    """Paths or URLs of an exported run; `checkpoint` is None if the method has no published code."""
 
     url: str
     card: str
@@ -42,9 +42,10 @@ class ExportedRun:
 def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     """Export a finished run with a model card and a checkpoint for the method's published code.
 
-    `out` is a run folder with recipe, prompts, record and results. It also contains the card, `README.md`, and a folder
-    for the published code. This folder contains the learned parameters and the fixed words, in single precision, as
-    both the last and the best checkpoint. By default, `out` is the run's own folder.
+    The export in `out` is a run folder with the recipe, prompts, record and results. The export also contains the model
+    card, `README.md`, and a checkpoint folder for the published code. The checkpoint folder contains the learned
+    parameters and fixed words, in single precision, as both the last and the best checkpoint. By default, `out` is the
+    run's own folder.
 
     Raises:
         UserError: the run is not finished, its method has no learned parameters, the published code does not support
@@ -53,7 +54,7 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not recipe.methods.of(name).data:
-        raise UserError(f"{folder.url}: method {name!r} has no learned parameters to export")
+        raise UserError(f"{folder.url}: method {name!r} has no learned parameters; export a run of another method")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     method, classes = build_trained(recipe, folder)
@@ -98,13 +99,13 @@ def write_run(
     layout: Layout | None = None,
     name: str = ".",
 ) -> None:
-    """Write the files that inference with a run requires, and the run's model card.
+    """Write the run's model card and the files required for inference.
 
     Args:
-        recipe, record, classes: contents of these files, without private values.
-        learned: learned tensors, with the names used in this package.
-        layout: layout of the exported checkpoint for published code; None if there is no checkpoint.
-        name: argument of `load` in the card's example.
+        recipe, record, classes: contents of the corresponding files, without private values.
+        learned: learned tensors, keyed by their syncclip names.
+        layout: layout of the exported checkpoint for published code, or None if no checkpoint is exported.
+        name: argument for `load` in the card's example.
     """
     if out != folder.url:
         for file in (PROMPTS, RESULTS):
@@ -127,7 +128,7 @@ def write_run(
     names, base = list(map(markdown_text, classes.classnames)), classes.base_count
     sections = [
         f"---\n{_metadata(recipe, folder.name, classes.dataset, results)}---\n\n# {folder.name}",
-        "An image classifier that adapts a frozen CLIP model, trained with syncclip.",
+        "This image classifier adapts a frozen CLIP model and was trained with syncclip.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         *(f"> {markdown_text(note)}" for note in (record.notes if record is not None else ())),
         f"## Results\n\n{_results(results)}",
@@ -152,12 +153,12 @@ def _training_images(recipe: Recipe) -> str:
 
 
 def _usage(recipe: Recipe, name: str) -> str:
-    """Return the card's section on inference with the run `name`, or `.` for the card's folder."""
+    """Return the card's usage section for the run `name`, where `.` is the card's folder."""
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
-            "`syncclip evaluate .` evaluates the run again; `syncclip prompts show .` shows the words nearest to its "
-            "learned vectors."
+            "`syncclip evaluate .` evaluates the run again; `syncclip prompts show .` shows the words nearest to the "
+            "run's learned vectors."
         )
     if recipe.backbone.name != EMBEDDED and _weights_on_hub(recipe) is None:
         values = {"backbone": recipe.backbone.name, "pretrained": recipe.backbone.pretrained}
@@ -171,7 +172,7 @@ def _usage(recipe: Recipe, name: str) -> str:
 
 
 def _weights_on_hub(recipe: Recipe) -> str | None:
-    """Return the Hub repository of the run's CLIP model; "" if it is published elsewhere, None if it is not public."""
+    """Return the Hub repository of the run's CLIP model, "" if published elsewhere, or None if not public."""
     import open_clip
 
     weights, tag = recipe.backbone.name, recipe.backbone.pretrained or ""
@@ -217,24 +218,26 @@ def _results(results: Mapping[str, Any]) -> str:
         return "Not evaluated yet."
     headings, values = (" | ".join(cells) for cells in zip(*columns, strict=True))
     return (
-        f"Results on {results['counts']['all']:,} images of the {results['split']} split, in %. For columns with "
-        "(all), all classes are candidates; for the others, only the base or the novel classes.\n\n"
+        f"Results on {results['counts']['all']:,} images of the {results['split']} split, in %. In columns "
+        "marked (all), all classes are candidates; in the other columns, only the base or novel classes.\n\n"
         f"| {headings} |\n{'|---' * len(columns)}|\n| {values} |"
     )
 
 
 def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -> str:
-    """Return the card's section on the checkpoint for published code: content, omissions and loading."""
+    """Return the card's section on the checkpoint for published code: contents, omissions and usage."""
     settings = recipe.methods.of(recipe.training.method)
     values = {**settings.model_dump(mode="json"), **{key: read(learned) for key, read in layout.shape.items()}}
     # None means a default that depends on the tower; published code has its own defaults
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
-    left_out = ["optimiser and scheduler states (training can't be resumed)", *layout.left_out]
+    left_out = ["optimiser and scheduler states, without which training can't be resumed", *layout.left_out]
     words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""
     return (
         f"## Usage with the published code\n\n`{layout.folder}/` contains a checkpoint for [{layout.repository}]"
-        f"(https://github.com/{layout.repository}). Evaluate it with this folder as `--model-dir`, "
-        f"`--load-epoch {recipe.training.epochs}` and these settings, which determine the model's shape:\n\n"
+        f"(https://github.com/{layout.repository}). Evaluate the checkpoint with "
+        f"`--load-epoch {recipe.training.epochs}`, this card's folder as `--model-dir`, and these settings, which "
+        "determine the model's shape:\n\n"
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```\n\n"
-        f"It contains the learned parameters{words}, in single precision. It omits {'; '.join(left_out)}."
+        f"The checkpoint contains the learned parameters{words}, in single precision. "
+        f"The checkpoint omits {'; '.join(left_out)}."
     )

@@ -1,4 +1,4 @@
-"""Upload of runs to the Hugging Face Hub."""
+"""Upload runs to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from syncclip.storage.hub import NAME, PREFIX, hub_access
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
 _PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
-"""Patterns of the folder part of a value that is a local or remote path, and of each path within text."""
+"""Patterns for the folder part of a local or remote path, and for each path within text."""
 
 
 def push(run: str, repo: str, private: bool = False, revision: str | None = None) -> str:
-    """Upload a finished run to a model repository in one commit, which replaces an earlier run; return the URL.
+    """Upload a finished run to a model repository in one commit, replacing any earlier run; return the URL.
 
-    The commit contains the recipe, prompts, record, results, classes and a model card, but neither checkpoints nor
-    predictions. Local and remote folders, storage options and trackers are removed from these files.
+    The commit contains the recipe, prompts, record, results, classes and a model card, but no checkpoints or
+    predictions. Folder paths, storage options and tracker settings are removed from the uploaded files.
 
     Args:
-        repo: repository, `owner/name`; created if missing.
+        repo: repository name, `owner/name`; the repository is created if missing.
         private: whether to require a private repository.
-        revision: branch, created if missing; None for the main branch.
+        revision: branch, created if missing; defaults to the main branch.
 
     Raises:
         UserError: the run is not finished, its CLIP model is missing, the Hub is unreachable or rejects the upload, or
@@ -64,7 +64,7 @@ def push(run: str, repo: str, private: bool = False, revision: str | None = None
 
 
 def _public(recipe: Recipe) -> Recipe:
-    """Return the recipe without storage settings, trackers and the folder part of paths."""
+    """Return the recipe without storage settings, trackers and folder parts of paths."""
     values = recipe.model_dump(mode="json", exclude={"storage"})
     for key in ("trackers", "tracking_project", "mlflow_uri"):
         values["training"].pop(key, None)

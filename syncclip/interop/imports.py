@@ -1,4 +1,4 @@
-"""Import of published code's checkpoints as runs, and their validation against the recipe."""
+"""Import checkpoints of published code as runs and validate them against the recipe."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class ImportedRun:
 
     Attributes:
         source: path or URL of the checkpoint.
-        settings: method settings that follow from the shapes of the checkpoint's tensors.
-        notes: warnings about signs of other weights, classes or initial words; also part of the run's record.
+        settings: method settings inferred from the checkpoint's tensor shapes.
+        notes: warnings about possibly mismatched weights, classes or initial words, also stored in the run's record.
     """
 
     url: str
@@ -48,10 +48,10 @@ class ImportedRun:
 def import_prompts(
     source: str, recipe: Recipe, out: str | None = None, epoch: int | None = None, transfer: bool = False
 ) -> ImportedRun:
-    """Import prompts from a checkpoint of a method's published code as a finished run, which can be evaluated.
+    """Import prompts from a checkpoint of a method's published code as a finished run that can be evaluated.
 
-    The numbers of vectors and of prompted blocks are read from the checkpoint; `training.method`, `backbone`, `dataset`
-    and the method's other settings are read from the recipe. The record, written last, commits the run.
+    The numbers of vectors and prompted blocks are read from the checkpoint, whereas `training.method`, `backbone`,
+    `dataset` and the method's other settings are read from the recipe. The record is written last and commits the run.
 
     Args:
         source: checkpoint or folder; see `find_checkpoint`.
@@ -60,8 +60,8 @@ def import_prompts(
         transfer: whether to allow classes that the prompts were not trained on, for cross-dataset evaluation.
 
     Raises:
-        UserError: there is no checkpoint, the checkpoint is unsafe, its method, backbone, depth or number of classes
-            differs from the recipe, or `out` contains another run.
+        UserError: the checkpoint is missing, unsafe or inconsistent with the recipe's method, backbone, depth or number
+            of classes, or `out` contains another run.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
@@ -97,12 +97,12 @@ def import_prompts(
 
 
 def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[str, Tensor]:
-    """Copy the method's learned tensors from a checkpoint in single precision, with the names used in this package."""
+    """Copy the method's learned tensors from a checkpoint in single precision, keyed by their syncclip names."""
     counts = {name: len(other.learned(checkpoint.state)) for name, other in LAYOUTS.items()}
     likely = [name for name, count in counts.items() if count == max(counts.values()) > 0]
     if method not in likely:
-        hint = f"probably {' or '.join(map(repr, likely))}" if likely else "not of any supported method"
-        raise UserError(f"{checkpoint.url}: not a checkpoint of {method!r} ({hint}); set training.method")
+        hint = f"probably {' or '.join(map(repr, likely))}" if likely else "its method is not supported"
+        raise UserError(f"{checkpoint.url} is not a checkpoint of {method!r} ({hint}); change training.method")
     learned = layout.learned(checkpoint.state)
     _check_values(learned, checkpoint.url)
     return {
@@ -112,7 +112,8 @@ def _learned(method: str, layout: Layout, checkpoint: DasslCheckpoint) -> dict[s
 
 
 def _class_vectors(recipe: Recipe, dim: int, checkpoint: str) -> Tensor:
-    """Read the (C, dim) class vectors of the recipe's teacher; raise a `UserError` if its classes or `dim` differ."""
+    """Read the class vectors (C, dim) of the recipe's teacher; raise a UserError if its classes or dimension do not
+    match."""
     teacher = Teacher(str(recipe.training.teacher), shard_cache(recipe.training))
     teacher.files.require_classes(load_dataset(recipe.dataset).classnames, teacher.url, repr(recipe.dataset.name))
     if teacher.files.dim != dim:
@@ -145,8 +146,8 @@ def _fitted(
         classes, base = len(dataset.classnames), len(dataset.base)
         if len(words.suffix) not in (classes, base):
             raise UserError(
-                f"{url}: trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes} ({base} of "
-                "them base classes); set dataset.name, or add --transfer to use the prompts for other classes"
+                f"{url} was trained on {len(words.suffix)} classes, but dataset {dataset.name!r} has {classes} ({base} "
+                "base classes); set dataset.name, or add --transfer to use the prompts for other classes"
             )
         mismatch = _words_mismatch(words, clip, dataset.classnames, recipe.methods.of(method))
         for other in alternatives if mismatch else ():
@@ -158,7 +159,8 @@ def _fitted(
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
-    """Return the recipe with the checkpoint's settings and, if its initial words are the default, also without them."""
+    """Return the recipe with the checkpoint's settings, plus a variant without initial words if these are the
+    default."""
     section, settings = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
     values = {f"{section}.{key}": value for key, value in shape.items()}
     words = getattr(settings, "initial_words", None)
@@ -172,7 +174,8 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
 
 
 def _check_values(learned: Tensors, url: str) -> None:
-    """Require finite vectors with values stored in the file, since a few bytes can declare a tensor of any size."""
+    """Check that vectors are finite and fully stored in the file, since a few bytes can declare a tensor of any
+    size."""
     for name, tensor in learned.items():
         plain = (
             tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested) and tensor.is_floating_point()
@@ -186,7 +189,7 @@ def _check_values(learned: Tensors, url: str) -> None:
 
 
 def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:
-    """Check that each of the recipe's settings is the default or matches the shapes of the tensors."""
+    """Check that each of the recipe's settings is the default or matches the tensor shapes."""
     defaults = type(settings)()
     for key, value in shape.items():
         setting = getattr(settings, key)
@@ -198,7 +201,7 @@ def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], u
 
 
 def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
-    """Require that the tensors have the names and shapes that the method expects."""
+    """Check that the tensors have the names and shapes expected by the method."""
     for name in [*expected, *(learned.keys() - expected.keys())]:
         ours, theirs = (tuple(tensors[name].shape) if name in tensors else None for tensors in (expected, learned))
         if ours != theirs:
@@ -209,7 +212,7 @@ def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
 
 
 def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
-    """Return a note for each sign that the prompts were trained with other weights of the same shapes."""
+    """Return notes on signs that the prompts were trained with other weights of the same shapes."""
     tokens: list[tuple[str, Tensor, Tensor | None]] = []
     if words is not None:
         tokens.append(("start token", words.prefix[:1, 0], clip.text.token_embedding.weight))
@@ -217,15 +220,15 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
         ours = getattr(clip.model.visual, "class_embedding", None)
         tokens.append(("class token", state["image_encoder.class_embedding"], ours))
     return [
-        f"the {token} of the checkpoint differs from that of backbone {clip.backbone.name!r}: the prompts were trained "
-        "with other weights and may not work with this backbone"
+        f"the checkpoint and backbone {clip.backbone.name!r} differ in the {token}: the prompts were trained with "
+        "other weights and may not work with this backbone"
         for token, theirs, ours in tokens
         if ours is None or theirs.shape[-1] != ours.shape[-1] or not _close(ours.cpu(), theirs).any()
     ]
 
 
 def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str:
-    """Return a note on the first class whose fixed words do not match these settings; "" if all classes match."""
+    """Return a note on the first class whose fixed words do not match these settings, or "" if all classes match."""
     theirs, names = words.suffix, classnames[: len(words.suffix)]
     ours = FixedWords.of(clip, names, settings).suffix
     length = min(ours.shape[1], theirs.shape[1])
@@ -234,13 +237,13 @@ def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[
         return ""
     label = same.index(False)
     return (
-        f"the checkpoint's fixed words for class {label}, {names[label]!r}, differ: the prompts were trained with "
-        "other initial words, other class names or another order of the classes"
+        f"the checkpoint has other fixed words for class {label} ({names[label]!r}): the prompts were trained with "
+        "other initial words, class names or class order"
     )
 
 
 def _close(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Compare vectors, with shape (…, width), to within half precision."""
+    """Return which vectors (…, width) are equal to within half precision."""
     ours, theirs = ours.float(), theirs.float()
     close: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
     return close

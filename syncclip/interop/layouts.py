@@ -1,4 +1,4 @@
-"""Layouts of the methods' published checkpoints: names of the learned parameters, and fixed words of the prompts."""
+"""Layouts of the methods' published checkpoints: parameter names and fixed words."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Numbers of the blocks after the first; no tower in open_clip has more."""
+"""Numbers of the blocks after the first block (0), sufficient for all towers in open_clip."""
 
 LEARNER = "prompt_learner."
-"""Name prefix of the text prompt and fixed word tensors in published checkpoints."""
+"""Name prefix of text prompt and fixed-word tensors in published checkpoints."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
-CLIP_WEIGHTS = "the frozen CLIP weights, which that code loads from another file"
+CLIP_WEIGHTS = "the frozen CLIP weights, which the published code loads from another file"
 
 
 def tokens(prompts: str) -> Reading:
@@ -41,19 +41,20 @@ def depth(prompts: str) -> Reading:
 
 @dataclass(frozen=True)
 class Layout:
-    """The checkpoint layout of a method's published code.
+    """Checkpoint layout of a method's published code.
 
     Attributes:
         repository: GitHub repository of the published code.
         folder: subfolder of the output folder, named after the trainer's registered model.
-        names: published parameter name in the complete model -> our name. `{block}` stands for a block number (1, 2,
-            ...), and `{below}` for the number of the previous block.
-        shape: setting of our method -> function that computes its value from tensors with our names.
-        config: published setting in `TRAINER` that determines the model's shape -> our setting.
-        root: prefix of the saved submodule, which names in a file omit; empty if the complete model is saved.
+        names: mapping from published parameter names in the complete model to syncclip names. `{block}` stands for a
+            block number (1, 2, ...), and `{below}` for the number of the previous block.
+        shape: mapping from method settings to functions that infer their values from tensors with syncclip names.
+        config: mapping from published `TRAINER` settings that determine the model's shape to syncclip settings.
+        root: prefix of the saved submodule, omitted from names in a file; empty if the complete model is saved.
         left_out: contents of published checkpoints, or requirements of published code, that exports omit.
-        convolutions: linear layers that are 1x1 convolutions, with two additional dimensions, in published code.
-        given: tensor that published checkpoints do not contain, i.e. a teacher's class vectors; None if there is none.
+        convolutions: weights of linear layers that are 1x1 convolutions, with two additional dimensions, in published
+            code.
+        given: name of the tensor that published checkpoints do not contain (a teacher's class vectors), if any.
     """
 
     repository: str
@@ -68,7 +69,7 @@ class Layout:
 
     @cached_property
     def pairs(self) -> dict[str, str]:
-        """`names`, with the placeholders replaced by block numbers."""
+        """The mapping `names` with its placeholders replaced by block numbers."""
         return {
             theirs.format(block=block, below=block - 1): ours.format(block=block, below=block - 1)
             for theirs, ours in self.names.items()
@@ -76,24 +77,24 @@ class Layout:
         }
 
     def qualified(self, state: Tensors) -> dict[str, Tensor]:
-        """Return a file's tensors by their names in the complete model."""
+        """Return a file's tensors, keyed by their names in the complete model."""
         # multi-GPU training may have added the prefix "module."
         names = {name: name.removeprefix("module.") for name in state}
         return {name if name.startswith(self.root) else self.root + name: state[saved] for saved, name in names.items()}
 
     def learned(self, state: Tensors) -> dict[str, Tensor]:
-        """Return the learned tensors of a file by our names; {} if a required tensor is missing."""
+        """Return a file's learned tensors, keyed by syncclip names, or {} if a required tensor is missing."""
         tensors = self.qualified(state)
         if not all(theirs in tensors for theirs in self.names if "{" not in theirs):
             return {}
         return {ours: tensors[theirs] for theirs, ours in self.pairs.items() if theirs in tensors}
 
     def as_ours(self, name: str, tensor: Tensor) -> Tensor:
-        """Convert a tensor from a file to our shape, i.e. a convolution's (out, in, 1, 1) to (out, in)."""
+        """Convert a file's tensor to the syncclip shape: (out, in, 1, 1) of a convolution becomes (out, in)."""
         return tensor[..., 0, 0] if name in self.convolutions and tensor.shape[2:] == (1, 1) else tensor
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
-        """Return the fixed words of all classes, or None if a file does not contain them."""
+        """Return the fixed words of all classes, or None if the file does not contain them."""
         tensors = self.qualified(state)
         prefix, suffix = (tensors.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
         if prefix is None or suffix is None or prefix.dim() != 3 or prefix.shape[::2] != suffix.shape[::2]:
@@ -101,7 +102,7 @@ class Layout:
         return FixedWords(prefix, suffix)
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
-        """Return the tensors of a file for the given learned tensors and fixed words."""
+        """Return the tensors to save for the given learned tensors and fixed words."""
         saved = {
             theirs: learned[ours][..., None, None] if ours in self.convolutions else learned[ours]
             for theirs, ours in self.pairs.items()
@@ -252,14 +253,14 @@ LAYOUTS = {
         config=_below("PROMPTKD", VISION_CONFIG),
         left_out=(
             CLIP_WEIGHTS,
-            "the teacher (that code reads class vectors from teacher_model/<dataset>/VLPromptLearner/"
-            "model-best.pth.tar, and supports only ViT-B-16 students and 768-dimensional vectors)",
+            "the teacher (the published code reads class vectors from teacher_model/<dataset>/VLPromptLearner/"
+            "model-best.pth.tar and supports only ViT-B-16 students and 768-dimensional class vectors)",
         ),
         convolutions=("narrow.weight", "last.weight"),
         given="class_vectors",
     ),
 }
-"""Layout of the published checkpoints of each method."""
+"""Layout of each method's published checkpoints."""
 
 
 def find_layout(method: str) -> Layout:
@@ -270,17 +271,15 @@ def find_layout(method: str) -> Layout:
     """
     if method not in LAYOUTS:
         reason = "is not supported" if find_method(method).Settings.data else "has no learned parameters"
-        raise UserError(
-            f"training.method: {method!r} {reason}; use a method with supported published code: {', '.join(LAYOUTS)}"
-        )
+        raise UserError(f"training.method: {method!r} {reason}; use one of these methods: {', '.join(LAYOUTS)}")
     return LAYOUTS[method]
 
 
 class FixedWords(NamedTuple):
-    """Token embeddings of all classes' prompts, without the learned vectors.
+    """Token embeddings of all class prompts, without the learned vectors.
 
-    Published code ignores them on loading. An import compares them to detect prompts for other classes, initial words
-    or weights.
+    Published code ignores these embeddings when it loads a checkpoint. An import compares the embeddings to detect
+    prompts for other classes, initial words or weights.
     """
 
     prefix: Tensor  # (C, 1, width), the start token
@@ -288,7 +287,7 @@ class FixedWords(NamedTuple):
 
     @classmethod
     def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:
-        """Return the fixed words of a method with these settings and the class name at the end.
+        """Return a method's fixed words for these settings, with the class name at the end.
 
         Raises:
             UserError: a prompt exceeds the context length.

@@ -1,4 +1,4 @@
-"""Words in CLIP's vocabulary that are nearest to the learned text vectors of a run."""
+"""Find the words in CLIP's vocabulary that are nearest to a run's learned text vectors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class Neighbour(NamedTuple):
 def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[Neighbour]]:
     """Return the words whose token embeddings are nearest to each vector, in ascending order of distance.
 
-    Distances are computed as by `interpret_prompt.py` in CoOp and MaPLe, which also compares the vectors of deeper
-    blocks with token embeddings, although these are inputs of the first block. `vectors` has shape (n, width).
+    Distances are computed as in `interpret_prompt.py` of CoOp and MaPLe. This script also compares vectors of deeper
+    blocks with token embeddings, although token embeddings are inputs to the first block. `vectors` has shape (n,
+    width).
     """
     embeddings = clip.text.token_embedding.weight.detach().float()
     exact = "donot_use_mm_for_euclid_dist"  # cancellation in matrix products would make zero distances positive
@@ -45,7 +46,7 @@ def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[
 
 
 def _word(tokenizer: Any, token: int) -> str:
-    """Return the text of a token of an open_clip or Hugging Face tokenizer."""
+    """Return a token's text in an open_clip or Hugging Face tokenizer."""
     from open_clip.tokenizer import bytes_to_unicode
 
     if hasattr(tokenizer, "decoder"):
@@ -61,7 +62,7 @@ def _word(tokenizer: Any, token: int) -> str:
 
 
 def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequence[object]]]:
-    """Return the headings and rows of a table with the `count` words nearest to each learned text vector of a run.
+    """Return the headings and rows of a table with the `count` words nearest to each of a run's learned text vectors.
 
     Blocks and vectors are numbered from 1. Rows for class-specific vectors contain the class name.
 
@@ -72,7 +73,7 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
     learned = read_prompts(folder)
     blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
     if not blocks:
-        raise UserError(f"{run}: method {recipe.training.method!r} has no learned text vectors")
+        raise UserError(f"{run}: method {recipe.training.method!r} has no learned text vectors; use another run")
     storage.configure(recipe.storage.options)
     clip = PromptedClip(load_backbone(recipe.backbone))
     width = clip.text.token_embedding.weight.shape[1]

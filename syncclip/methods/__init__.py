@@ -5,8 +5,8 @@ registry                               names and construction of the methods
 base, adapted                          base classes
 prompts, frozen, parallel              learnable prompts, hand-written prompts, parallel encoding
 
-`settings` must not import torch, because it is imported to validate recipes. This package exports the names that a
-custom method needs, and imports them on first use.
+`settings` must not import torch, since recipes are validated without torch. This package exports the names required by
+custom methods and imports these names on first use.
 """
 
 from __future__ import annotations

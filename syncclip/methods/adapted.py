@@ -1,4 +1,4 @@
-"""Base class for methods that adapt the blocks of the towers and use one hand-written prompt per class."""
+"""Base class for methods that adapt the towers' blocks and use one hand-written prompt per class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncclip.methods.settings import MethodSettings
 
 
 class Adapted(Method):
-    """Method with learned parts inside the blocks of the towers and with hand-written prompts.
+    """Base class for methods with learned parts in the towers' blocks and one hand-written prompt per class.
 
     Attributes:
         text_parts, vision_parts: one part per block, in order; empty for a frozen tower.
@@ -31,7 +31,7 @@ class Adapted(Method):
         self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
 
     def install(self, text: Iterable[BlockPart], vision: Iterable[BlockPart]) -> None:
-        """Register the parts of each tower: one per block, or none.
+        """Register each tower's parts: one per block, or none for a frozen tower.
 
         Raises:
             UserError: a tower does not support per-block modules.

@@ -17,7 +17,7 @@ from syncclip.methods.settings import MethodSettings
 
 class TrainingBatch(Protocol):
     """Input to a loss: real images, then synthetic images of the same classes in the same order, then synthetic images
-    of novel classes. Each of these groups may be empty."""
+    of novel classes. Any of the three groups may be empty."""
 
     @property
     def images(self) -> Tensor:
@@ -25,7 +25,7 @@ class TrainingBatch(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """Class ids (N,) among all classes."""
+        """Class ids (N,) in the list of all classes."""
 
     @property
     def domains(self) -> Tensor:
@@ -33,30 +33,30 @@ class TrainingBatch(Protocol):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Sizes (real, seen, novel) of the groups, which add up to N."""
+        """Group sizes (real, seen, novel), which sum to N."""
 
     @property
     def teacher(self) -> Tensor | None:
-        """Soft labels (N, C) over all classes, in float32: zeros for images without soft labels, such as real images;
-        None without a teacher."""
+        """Soft labels (N, C) over all classes, in float32, or None without a teacher. Rows for images without soft
+        labels, such as real images, are zero."""
 
 
 class Method(nn.Module):
-    """A frozen CLIP model with learned parameters.
+    """Base class for methods: a frozen CLIP model with learned parameters.
 
     The state dict contains only the learned parameters. The CLIP model moves to a device along with the method, but is
     not registered as a submodule.
 
     Attributes:
-        Settings: class of the method's settings, which also declares the supported training data.
+        Settings: the method's settings class, which also declares the supported training data.
         text_depends_on_image: whether text features differ between images (`logits` is overridden).
-        has_extra_scores: whether scores are more than cosine similarities of features (`scores` is overridden).
+        has_extra_scores: whether scores include more than cosine similarities (`scores` is overridden).
         has_several_image_features: whether scores use several features per image (`logits_given` is overridden).
         base: number of base classes, which have real training images and come first.
-        known: number of leading classes that were trained on real images; 0 for classes that were not trained.
-        weights: weights of the loss terms by name; 1 for a term that is missing.
-        work: how a training step is split across ranks and chunks; set by the training loop.
-        prepares: number of augmented views of the training images that `prepare` requires.
+        known: number of leading classes with real training images; 0 if the classes are not the training classes.
+        weights: weights of loss terms by name; a missing term has weight 1.
+        work: split of a training step across ranks and chunks, set by the training loop.
+        prepares: number of augmented views of the training images required by `prepare`.
         trains: whether to run training steps after `prepare`.
     """
 
@@ -90,18 +90,20 @@ class Method(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return the unit-length text features (C, D) of a slice of the classes, by default all classes."""
+        """Return the unit-length text features (C, D) of a slice of the classes, or of all classes by default."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """Return the features (B, D) of images, not normalised.
+        """Return the unnormalised image features (B, D).
 
         Args:
-            domains: domain (B,) of each image, 0 for real and 1 for synthetic; None: all real, as in evaluation.
+            domains: domain (B,) of each image, 0 for real and 1 for synthetic. By default, all images are treated as
+                real, as in evaluation.
         """
         return self.clip.encode_images(images)
 
     def candidate_features(self, count: int) -> Tensor:
-        """Return the `text_features` (count, D) of the first classes for a loss; each rank encodes a part of them."""
+        """Return the `text_features` (count, D) of the first classes for a loss; each rank encodes a subset of the
+        classes."""
         return self.work.texts(self.text_features, count)
 
     def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
@@ -123,7 +125,7 @@ class Method(nn.Module):
         return scores if self.clip.logit_bias is None else scores + self.clip.logit_bias
 
     def logits(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """Return scores (B, C) over all classes. Text features are cached in evaluation mode without gradients."""
+        """Return scores (B, C) over all classes. In evaluation mode without gradients, text features are cached."""
         return self.logits_given(self._text_features_once(), images, domains)
 
     def logits_given(self, text: Tensor, images: Tensor, domains: Tensor | None = None) -> Tensor:
@@ -131,7 +133,8 @@ class Method(nn.Module):
         return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Return the number of candidate classes in a batch: the base classes, or all classes with synthetic images."""
+        """Return the number of candidate classes: all classes if the batch has synthetic images, otherwise base
+        classes."""
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
@@ -148,28 +151,30 @@ class Method(nn.Module):
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
         """Hook called on every rank before the first step, if `prepares` > 0.
 
-        Results belong in parameters or `memory`; a resumed run reads them from its checkpoint or recomputes them, so
-        they must be identical on all ranks and not depend on random numbers.
+        Store results in parameters or `memory`. A resumed run reads the results from its checkpoint or recomputes them,
+        so results must be deterministic and identical on all ranks.
 
         Args:
-            views: passes over this rank's batches of the first epoch. All contain the same images in the same order,
-                with different augmentations. Real images that pad the last batch have the label -1.
+            views: passes over this rank's batches of the first epoch. All passes contain the same images in the same
+                order, with different augmentations. Real images that pad the last batch have label -1.
         """
 
     def meet_teacher(self, class_vectors: Tensor) -> None:
-        """Hook called at each start of a training with a teacher, with its unit-length class vectors (C, D_t)."""
+        """Hook called whenever training with a teacher starts, given the teacher's unit-length class vectors (C,
+        D_t)."""
 
     def step_begins(self, step: int, steps: int) -> None:
-        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed run omits earlier steps."""
+        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed run skips completed
+        steps."""
 
     def epoch_ended(self, done: int, epochs: int) -> None:
         """Hook called on every rank when `done` of `epochs` epochs are complete.
 
-        Keep state across epochs in `memory`. The parameters after the last call are the result.
+        Keep state across epochs in `memory`. The run's result consists of the parameters after the last call.
         """
 
     def memory(self) -> dict[str, Tensor]:
-        """Return state that is saved in checkpoints but not in results; resuming overwrites these tensors in place."""
+        """Return tensors that are saved in checkpoints but not in results; resuming overwrites the tensors in place."""
         return {}
 
     def train(self, mode: bool = True) -> Method:

@@ -25,7 +25,7 @@ from syncclip.methods.syncclip import domain_terms
 class LowRank(BlockPart):
     """Block that computes W x + b + alpha / sqrt(r) B A dropout(x) for some of its matrices.
 
-    This is equation 4 of arXiv 2405.18541. Each matrix has its own dropout mask. B is initialised to zero, so that
+    The formula is equation 4 of arXiv 2405.18541. Each matrix has its own dropout mask. B is initialised to zero, so
     training starts from the frozen tower.
     """
 
@@ -38,11 +38,11 @@ class LowRank(BlockPart):
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
     def dropped(self, name: str, x: Tensor) -> Tensor:  # noqa: ARG002
-        """Apply dropout to the input x (*, T, in) of a matrix's update."""
+        """Apply dropout to a matrix update's input x (*, T, in)."""
         return dropout(x, self.dropout, self.training)
 
     def update(self, name: str, x: Tensor) -> Tensor:
-        """Return the update (*, T, out) of a frozen matrix's output for the input x (*, T, in)."""
+        """Return the update (*, T, out) to a frozen matrix's output for the input x (*, T, in)."""
         if not (self.training and self.dropout and torch.is_grad_enabled()):
             return self._update(name, x)
         # Recompute dropout in the backward pass: stored for three matrices per block, it would dominate memory.
@@ -58,7 +58,7 @@ class LowRank(BlockPart):
 
 
 class DomainLowRank(BlockPart):
-    """Block with a shared low-rank update plus one for each image's domain; without `domains`, all images are real."""
+    """Block with a shared and a domain-specific low-rank update; without `domains`, all images are real."""
 
     def __init__(self, shared: LowRank, real: LowRank, synthetic: LowRank, domains: Tensor | None) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class DomainLowRank(BlockPart):
 
 
 class ClipLora(Adapted):
-    """CLIP-LoRA (arXiv 2405.18541), which treats all images alike or, optionally, uses the losses of SYNC-CLIP.
+    """CLIP-LoRA (arXiv 2405.18541), optionally with domain-specific updates and the SYNC-CLIP losses.
 
-    With a `domain_rank`, the vision tower has domain-specific low-rank updates for real and synthetic images in
-    addition to the shared ones, and the losses are those of `SyncClip`. Test images are treated as real.
+    By default, real and synthetic images are treated alike. With `domain_rank` > 0, the vision tower also has
+    domain-specific low-rank updates, and training uses the `SyncClip` losses. Test images are treated as real.
 
     Source: the paper and its published code, which divides alpha by the square root of the rank.
     """

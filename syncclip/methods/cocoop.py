@@ -20,9 +20,9 @@ from syncclip.methods.settings import CoCoOpSettings
 class CoCoOp(Method):
     """Conditional context optimisation (arXiv 2203.05557).
 
-    A small network m maps an image's unit-length feature x to one vector, which is added to each learned vector of the
-    context: [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). Text features depend on the image, so a step
-    encodes one prompt for each pair of image and candidate class. The loss is the cross entropy.
+    A small network m maps an image's unit-length feature x to a vector that is added to each learned context vector:
+    [V1 + m(x)]...[Vn + m(x)][name] (section 3.2 of the paper). Text features depend on the image, so a step encodes one
+    prompt for each pair of image and candidate class. The loss is cross entropy.
 
     Source: the paper and its published code.
     """
@@ -44,11 +44,11 @@ class CoCoOp(Method):
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return the unit-length features (C, D) of the prompts, without the shift."""
+        """Return the prompts' unit-length features (C, D) without the shift."""
         return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def contexts(self, images: Tensor) -> Tensor:
-        """Return the context vectors (B, n, width) for each image, given raw image features (B, D)."""
+        """Return each image's context vectors (B, n, width), given raw image features (B, D)."""
         shifts = self.meta_net(normalize(images, dim=-1))
         contexts: Tensor = self.text_prompts[0] + shifts[:, None]
         return contexts

@@ -1,4 +1,4 @@
-"""CoOp: a learned context around the class name instead of a hand-written one."""
+"""CoOp: a learned context around the class name instead of a hand-written context."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from syncclip.methods.settings import CoOpSettings
 class CoOp(Method):
     """Context optimisation (arXiv 2109.01134).
 
-    The prompt of a class is [V1]...[Vn][name] with learned vectors V (equation 2 of the paper). The name can also be in
-    the middle (equation 4) or at the front. The vectors are shared by all classes or class-specific (section 3.2). The
-    loss is the cross entropy.
+    A class prompt is [V1]...[Vn][name] with learned vectors V (equation 2 of the paper). The name can also be in the
+    middle (equation 4) or at the front. The vectors are either shared by all classes or class-specific (section 3.2).
+    The loss is cross entropy.
 
     Class-specific vectors are learned only for candidate classes. Without synthetic images, novel classes are not
     candidates, and only weight decay changes their vectors.
 
-    Source: the paper and its published code, in which initial words disable class-specific vectors; here, they
-    initialise the vectors of each class.
+    Source: the paper and its published code. In the published code, initial words disable class-specific vectors; here,
+    initial words initialise the vectors of each class.
     """
 
     Settings = CoOpSettings

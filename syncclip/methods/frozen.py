@@ -1,4 +1,4 @@
-"""Features of hand-written prompts from the frozen text tower, as classifiers or as targets of regularisation."""
+"""Frozen text features of hand-written prompts, used as classifiers or regularisation targets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from syncclip.core.settings import Template
 class FrozenTexts(nn.Module):
     """Features of hand-written prompts, encoded on first use and cached on the CLIP model for all methods.
 
-    This is a module, so that the features move to the device of the method, but they are not in the state dict. Tokens
-    and embeddings are discarded: for sixty templates and a thousand classes, they would take gigabytes.
+    The features are a buffer that moves to the method's device but is not in the state dict. Tokens and embeddings are
+    discarded, since they would take gigabytes for sixty templates and a thousand classes.
 
     Args:
-        templates: prompt templates of every class.
-        leave_out_long: omit templates that exceed the context length of the CLIP model.
-        directions: normalise features before averaging, too, as in CLIP's own prompt ensemble.
+        templates: prompt templates for every class.
+        leave_out_long: omit templates that exceed the CLIP model's context length.
+        directions: also normalise features before averaging, as in CLIP's prompt ensemble.
         raw: do not normalise the mean.
     """
 
@@ -46,10 +46,10 @@ class FrozenTexts(nn.Module):
         self.register_buffer("features", None, persistent=False)
 
     def forward(self) -> Tensor:
-        """Return the mean features (C, D) of the classes, without gradient and of unit length unless `raw`.
+        """Return each class's mean feature (C, D) without gradient, with unit length unless `raw` is set.
 
         Raises:
-            TextTooLongError: a prompt exceeds the context length or, with `leave_out_long`, all templates do.
+            TextTooLongError: a prompt (or, with `leave_out_long`, every template) exceeds the context length.
         """
         if self.features is None:
             cache = self.clip.text_cache
@@ -70,8 +70,8 @@ class FrozenTexts(nn.Module):
                     features = [each for each in encoded if each is not None]
                     if not features:
                         raise TextTooLongError(
-                            f"none of {len(self.templates)} templates fits the context of {self.clip.context} tokens "
-                            "of this CLIP model; use shorter templates or shorter class names"
+                            f"none of {len(self.templates)} templates fits the CLIP model's context length of "
+                            f"{self.clip.context} tokens; use shorter templates or class names"
                         )
                     mean = torch.stack(features).mean(dim=0)
                     cache[key] = mean if self.raw else normalize(mean, dim=-1)
@@ -79,7 +79,7 @@ class FrozenTexts(nn.Module):
         return self.features
 
     def _encode(self, template: str) -> Tensor | None:
-        """Return the features (C, D) of a template's prompts; None if the template is omitted."""
+        """Return the features (C, D) of a template's prompts, or None if the template is omitted."""
         try:
             texts = self.clip.texts(fill(template, self.names))
         except TextTooLongError:

@@ -14,7 +14,7 @@ from syncclip.methods.settings import IvlpSettings
 
 
 class Ivlp(Method):
-    """Independent vision-language prompting (the baseline of arXiv 2210.03117), which treats all images alike."""
+    """Independent vision-language prompting (the baseline in arXiv 2210.03117), without domain-specific prompts."""
 
     Settings = IvlpSettings
 

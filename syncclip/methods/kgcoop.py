@@ -1,4 +1,4 @@
-"""KgCoOp: CoOp with text features regularised towards those of hand-written prompts."""
+"""KgCoOp: CoOp with text features regularised towards hand-written prompts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from syncclip.methods.settings import KgCoOpSettings
 class KgCoOp(CoOp):
     """Knowledge-guided context optimisation (arXiv 2303.13283).
 
-    The loss is the cross entropy plus the weighted mean distance between the text features of the candidate classes and
-    those of their hand-written prompts (L_kg in section 3.2).
+    The loss is cross entropy plus the weighted mean distance between learned and hand-written prompt features of the
+    candidate classes (L_kg in section 3.2).
 
-    Source: the paper and its published code, whose distance 1 - cosine is half the paper's squared Euclidean
-    distance for unit-length features.
+    Source: the paper and its published code. For unit-length features, the code's distance, 1 - cosine, is half the
+    paper's squared Euclidean distance.
     """
 
     Settings = KgCoOpSettings
@@ -38,7 +38,7 @@ class KgCoOp(CoOp):
 
 
 def knowledge_terms(method: Method, batch: TrainingBatch, frozen: Tensor) -> dict[str, Tensor]:
-    """Return the loss terms of KgCoOp: cross entropy, and distance from the features (C, D) of hand-written prompts."""
+    """Return the KgCoOp loss terms: cross entropy and distance from the hand-written prompt features (C, D)."""
     candidates = method.candidates(batch)
     text = method.candidate_features(candidates)
     return {

@@ -17,10 +17,10 @@ from syncclip.methods.settings import MapleSettings
 class Maple(Method):
     """Multi-modal prompt learning (arXiv 2210.03117): visual prompts are learned projections of the text prompts.
 
-    In each prompted block with text prompt P, the visual prompt is F(P), where F is that block's affine map (the
-    coupling function of section 3.2.3).
+    For a block with text prompt P, the visual prompt is F(P), where F is the block's affine map (the coupling function
+    in section 3.2.3).
 
-    Source: the paper; the initialisation, which is the same for all maps except the first, is from its published code.
+    Source: the paper and its published code, in which all maps except the first have the same initialisation.
     """
 
     Settings = MapleSettings
@@ -36,7 +36,7 @@ class Maple(Method):
         self.projections = nn.ModuleList([first, *(deepcopy(deeper) for _ in range(depth - 1))])
 
     def vision_prompts(self) -> list[Tensor]:
-        """Return the projected text prompts (n, vision width) by block."""
+        """Return each block's projected text prompt (n, vision width)."""
         return [project(prompt) for project, prompt in zip(self.projections, self.text_prompts, strict=True)]
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:

@@ -19,8 +19,8 @@ from syncclip.methods.settings import MmaSettings
 class Adapter(BlockPart):
     """Adapter that adds scale * up(relu(shared(relu(down(x))))) to a block's output.
 
-    x is the block's input after its first norm. As published, the adapter's parameters get the gradients for a scale of
-    1, while earlier layers get the true gradients.
+    Here, x is the block's input after its first norm. As published, the adapter's parameters receive gradients for a
+    scale of 1, whereas earlier layers receive the true gradients.
     """
 
     shared: nn.Linear
@@ -41,7 +41,7 @@ class Adapter(BlockPart):
 class Mma(Adapted):
     """Multi-modal adapters (MMA, CVPR 2024, section 3.2) in both towers.
 
-    Source: the paper and its published code, which divides the gradients of the adapters by their scale.
+    Source: the paper and its published code, which divides adapter gradients by the scale.
     """
 
     Settings = MmaSettings
@@ -56,7 +56,7 @@ class Mma(Adapted):
         first = settings.first_block or (5 if last >= 5 else 1)
         if not first <= last <= fewest:
             raise UserError(
-                f"methods.mma: towers with {fewest} blocks can't have adapters in blocks {first} to {last}; "
+                f"methods.mma: adapter blocks {first} to {last} are not a valid range for towers with {fewest} blocks; "
                 "change first_block or last_block"
             )
         self.shared = nn.ModuleList(nn.Linear(settings.width, settings.width) for _ in range(first, last + 1))
@@ -67,7 +67,7 @@ class Mma(Adapted):
 
 
 def _adapters(width: int, layers: int, shared: Mapping[int, nn.Linear], scale: float) -> list[BlockPart]:
-    """Return one part per block of a tower: an adapter or the identity."""
+    """Return one part per tower block: an adapter or the identity."""
     return [Adapter(width, shared[i], scale) if i in shared else BlockPart() for i in range(1, layers + 1)]
 
 

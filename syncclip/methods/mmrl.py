@@ -25,20 +25,20 @@ FIRST_LAYER = 6  # published setting for towers with 12 blocks
 class Mmrl(Method):
     """Multi-modal representation learning (arXiv 2503.08497).
 
-    K learned tokens are mapped to the width of each tower by one linear map per block. They are inserted after the
-    first token of each later block, where they replace those of the previous block. Let v be the image feature, r the
-    projected mean of the tokens' outputs and t the text features, all of unit length; let v0 and t0 be the features of
-    the frozen CLIP model and s its logit scale. The loss is
+    One linear map per block projects K learned tokens to the tower's width. The projected tokens are inserted after the
+    first token of each later block and replace the tokens inserted in the previous block. Let v be the image feature, r
+    the projected mean of the tokens' outputs and t the text features, all of unit length. Let v0 and t0 be the features
+    of the frozen CLIP model, and s its logit scale. The loss is
 
         a CE(s v t) + (1 - a) CE(s r t) + l (1 - mean cos(v, v0)) + l (1 - mean cos(t, t0))
 
     At test time, base classes are scored by a s v t + (1 - a) s r t, and novel classes by s v t alone, since r is
-    fitted to the base classes. The authors evaluate each split separately; `logits` scores each class as in its split.
-    Classes that were not part of the training are scored by s v t.
+    fitted to the base classes. The authors evaluate each split separately; here, `logits` scores each class with its
+    split's formula. Classes other than the training classes are scored by s v t.
 
-    With `domain_tokens` k, the first k tokens are specific to real images: for synthetic images, the vision tower uses
-    k other tokens in their place. The losses of `SyncClip` replace the cross entropy of v. Test images are treated as
-    real.
+    If `domain_tokens` is k > 0, the first k tokens are specific to real images, and the vision tower replaces them with
+    k other tokens for synthetic images. The `SyncClip` losses replace the cross entropy of v. Test images are treated
+    as real.
     """
 
     Settings = MmrlSettings
@@ -75,11 +75,11 @@ class Mmrl(Method):
         return normalize(self.clip.encode_text(self.texts[classes], inserted=inserted), dim=-1)
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """Return the features (B, D) of the class token, not normalised."""
+        """Return the unnormalised class-token features (B, D)."""
         return self.both_features(images, domains)[:, 0]
 
     def both_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """Return the features (B, 2, D) of the class token and of the learned tokens, not normalised."""
+        """Return the unnormalised features (B, 2, D) of the class token and the learned tokens."""
         tokens: Tensor = self.shared_tokens
         if domains is not None and (specific := self.settings.domain_tokens):
             synthetic = torch.cat([self.synthetic_tokens, tokens[specific:]])
@@ -111,12 +111,12 @@ class Mmrl(Method):
         }
 
     def _inserted(self, tokens: Tensor, maps: nn.ModuleList) -> Inserted:
-        """Map the tokens (*, K, dim) to the width of a tower, by block."""
+        """Project the tokens (*, K, dim) to a tower's width for each block."""
         return Inserted({layer - 1: to_width(tokens) for layer, to_width in zip(self.layers, maps, strict=True)})
 
 
 def checked_layers(layers: Sequence[int] | None, last: int) -> list[int]:
-    """Return the blocks into which the tokens are inserted, counted from 1; the shallower tower has `last` blocks.
+    """Return the numbers of the blocks with inserted tokens, counted from 1; the shallower tower has `last` blocks.
 
     Raises:
         UserError: the shallower tower lacks one of these blocks.
@@ -125,6 +125,6 @@ def checked_layers(layers: Sequence[int] | None, last: int) -> list[int]:
         return list(range(min(FIRST_LAYER, last), last + 1))
     if max(layers) > last:
         raise UserError(
-            f"methods.mmrl.layers: there is no block {max(layers)} in a tower with {last} blocks; use at most {last}"
+            f"methods.mmrl.layers contains block {max(layers)}, but a tower has {last} blocks; use at most {last}"
         )
     return list(layers)

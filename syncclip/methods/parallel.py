@@ -1,4 +1,4 @@
-"""Parallel encoding in a training step: split the classes across ranks, and the images of each rank into chunks."""
+"""Parallel encoding in a training step: split classes across ranks, and each rank's images into chunks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class WorkSplit:
-    """Share of one rank in a training step. By default, a single rank encodes all images in one chunk.
+    """One rank's share of a training step. By default, a single rank encodes all images in one chunk.
 
     Features and gradients do not depend on the split, up to the order of summation.
 
     Args:
-        rank, ranks: this rank and the number of ranks; torch.distributed must be initialised if there are several.
-        pieces: number of chunks in which this rank encodes its images. With several, activations are recomputed in the
-            backward pass, so that memory depends on the chunk size.
+        rank, ranks: this rank and the number of ranks; several ranks require an initialised torch.distributed.
+        pieces: number of chunks in which this rank encodes its images. With several chunks, activations are recomputed
+            in the backward pass, so memory depends on the chunk size.
     """
 
     rank: int = 0
@@ -48,14 +48,14 @@ class WorkSplit:
         return torch.cat([checkpoint(encode, *chunk, use_reentrant=False) for chunk in chunks])
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Gather tensors of equal shape from all ranks into one tensor (ranks, ...); differentiable."""
+        """Gather tensors of equal shape from all ranks into one differentiable tensor (ranks, ...)."""
         if self.ranks == 1:
             return rows[None]
         gathered: Tensor = _Gather.apply(rows, self.rank, self.ranks)  # type: ignore[no-untyped-call]
         return gathered
 
     def whole(self, rows: Tensor) -> Tensor:
-        """Gather rows (B, ...) from all ranks into one tensor (ranks * B, ...), in the order of a single rank."""
+        """Gather rows (B, ...) from all ranks into one tensor (ranks * B, ...), ordered as on a single rank."""
         return self.gather(rows).transpose(0, 1).flatten(0, 1)
 
 

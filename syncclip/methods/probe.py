@@ -1,4 +1,4 @@
-"""Linear probe: a learned vector for each class, initialised with the feature of its prompt."""
+"""Linear probe: a learned vector for each class, initialised with the class's prompt feature."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from syncclip.methods.settings import ProbeSettings
 class Probe(Method):
     """Linear probe initialised as the zero-shot classifier, with or without the constraint of CLAP (arXiv 2312.12730).
 
-    The vector w of a class is initialised with t, the mean of the raw features of its prompts, and normalised in the
-    scores. The loss is the cross entropy; the class-adaptive constraint (section 4 of the paper) adds
+    Each class vector w is initialised with t, the mean of the class's raw prompt features, and normalised in the
+    scores. The loss is cross entropy. The class-adaptive constraint (section 4 of the paper) adds the term
 
-        mean over the candidates of m ||w - t||^2,    m: mean zero-shot probability of the class for its own images
+        mean over candidate classes of m ||w - t||^2
 
-    where m is computed before the first step, and is 0 for a class without images.
+    where the multiplier m is the mean zero-shot probability of a class for its own images. Multipliers are computed
+    before the first step and are 0 for classes without images.
 
-    Only the vectors of candidate classes are learned. Since there is no weight decay, the vectors of novel classes
-    without images stay bitwise equal to their initial values, and these classes keep their zero-shot scores.
+    Only the vectors of candidate classes are learned. Without weight decay, vectors of novel classes without images
+    stay bitwise unchanged, so these classes keep their zero-shot scores.
 
-    Source: the paper and its published code, with two differences: images are augmented and encoded in each step
-    instead of encoding 20 crops of each image once, and m is computed from one crop of each image. As in all methods,
-    underscores in class names are replaced by spaces.
+    Source: the paper and its published code, with two differences. Images are augmented and encoded in each step,
+    whereas the published code encodes 20 crops of each image once. The multiplier m is computed from one crop per
+    image. As in all methods, underscores in class names are replaced with spaces.
     """
 
     multipliers: Tensor
@@ -67,7 +68,7 @@ class Probe(Method):
 
     @torch.no_grad()
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
-        """Compute the multipliers m of the constraint."""
+        """Compute the constraint's multipliers m."""
         start = self.start()
         text, totals = normalize(start, dim=-1), start.new_zeros(2, len(self.classnames))
         for batch in (batch for view in views for batch in view):

@@ -15,23 +15,23 @@ from syncclip.methods.prompts import checked_depth, deep_prompts
 from syncclip.methods.settings import PromptKdSettings
 
 MOMENTUM, EPS = 0.1, 1e-5
-"""Momentum and eps of batch norm: PyTorch's defaults, as in the published code."""
+"""Batch norm momentum and eps, set to PyTorch's defaults as in the published code."""
 
 
 class PromptKd(Method):
     """Unsupervised prompt distillation (arXiv 2403.02781).
 
     The student has visual prompts, as in VPT, and a projector to the teacher's dimension: two linear layers, the first
-    followed by batch norm and ReLU. It has no text tower: its class vectors are those of the teacher and are saved
+    followed by batch norm and ReLU. The student has no text tower; it uses the teacher's class vectors, which are saved
     with the results. Given the teacher's soft labels p and the student's probabilities q over all C classes, the loss
     is w T^2 KL(p || q) / C, averaged over images, with weight w and temperature T. Labels are not used.
 
-    The paper trains on all real images without labels, including those of novel classes. Here the loss is computed on
-    the synthetic images, which have soft labels; real images are ignored.
+    The paper trains on all real images without labels, including images of novel classes. Here, the loss is computed on
+    synthetic images with soft labels, and real images are ignored.
 
-    In the loss, batch norm uses the statistics of the step's images on all ranks; `image_features` uses the running
-    statistics. Running statistics and class vectors are parameters without gradient, so that they are saved in
-    checkpoints and results.
+    In the loss, batch norm uses statistics of the step's images on all ranks, whereas `image_features` uses running
+    statistics. Running statistics and class vectors are parameters without gradient and are saved in checkpoints and
+    results.
 
     Source: the paper and its published code.
     """
@@ -56,7 +56,7 @@ class PromptKd(Method):
         self.class_vectors.copy_(class_vectors)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return the teacher's class vectors (C, D_t); zeros before `meet_teacher`."""
+        """Return the teacher's class vectors (C, D_t), or zeros before `meet_teacher`."""
         return self.class_vectors[classes].detach()
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
@@ -65,17 +65,17 @@ class PromptKd(Method):
         return self.projected(hidden, self.running_mean.detach(), self.running_var.detach())
 
     def raw_features(self, images: Tensor) -> Tensor:
-        """Return the raw features (B, D) of the prompted tower."""
+        """Return the prompted vision tower's raw features (B, D)."""
         return self.clip.encode_images(images, list(self.vision_prompts))
 
     def projected(self, hidden: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        """Return the projector's output (B, D_t), given the output of its first layer and the statistics (D_t,)."""
+        """Return the projector's output (B, D_t), given its first layer's output and the statistics (D_t,)."""
         normal = (hidden - mean) * (variance + EPS).rsqrt() * self.norm_weight + self.norm_bias
         features: Tensor = self.last(relu(normal))
         return features
 
     def training_features(self, images: Tensor) -> Tensor:
-        """Return the projected raw features (B, D_t), normalised with this step's statistics; update the running ones.
+        """Update the running statistics and return projected features (B, D_t), normalised with this step's statistics.
 
         Raises:
             UserError: the step has fewer than two images.
@@ -84,8 +84,8 @@ class PromptKd(Method):
         gathered = self.work.gather(hidden).flatten(0, 1)
         if (count := len(gathered)) < 2:
             raise UserError(
-                f"promptkd: batch norm requires at least two synthetic images per step, not {count}; increase "
-                "training.batch_size"
+                f"promptkd: batch norm requires at least two synthetic images per step, but this step has {count}; "
+                "increase training.batch_size"
             )
         variance, mean = torch.var_mean(gathered, dim=0, correction=0)
         if self.training:
@@ -95,7 +95,7 @@ class PromptKd(Method):
         return self.projected(hidden, mean, variance)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Return a single term, which includes its weight because `loss` does not weight a single term."""
+        """Return a single term that includes its weight, since `loss` does not weight single terms."""
         if batch.teacher is None:
             raise UserError("promptkd requires a teacher; set training.teacher to the folder of its soft labels")
         real, settings = batch.sizes[0], self.settings
@@ -107,7 +107,8 @@ class PromptKd(Method):
 def distillation(teacher: Tensor, scores: Tensor, temperature: float) -> Tensor:
     """Return T^2 times the KL divergence (B,) of the student from the teacher, summed over the classes.
 
-    At temperature T, the student's probabilities are softmax(scores / T) and the teacher's are softmax(log p / T).
+    At temperature T, the student's probabilities are softmax(scores / T) and the teacher's probabilities are
+    softmax(log p / T).
 
     Args:
         teacher: (B, C) soft labels p, without gradient. A row of zeros (no soft labels) gives a divergence of 0.

@@ -19,10 +19,10 @@ RANDOM_TOKENS = 16  # published setting for a randomly initialised context
 
 
 def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = None) -> nn.ParameterList:
-    """Create one prompt (tokens, width) per block, initialised from torch's global generator.
+    """Create one prompt (tokens, width) per block, initialised with torch's global random generator.
 
     Args:
-        first: (tokens, width) initial value of the first block's prompt, such as word embeddings; None: random.
+        first: initial value (tokens, width) of the first block's prompt, such as word embeddings; random by default.
     """
     prompts = [INITIAL_STD * torch.randn(tokens, width) for _ in range(depth)]
     if first is not None:
@@ -32,7 +32,7 @@ def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = Non
 
 
 def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAULT_DEPTH) -> int:
-    """Return the number of prompted blocks: `depth`; if None, the default, or all blocks of a shallower tower.
+    """Return the number of prompted blocks: `depth`, or a default limited by the tower's number of blocks.
 
     Raises:
         UserError: the tower has fewer than `depth` blocks.
@@ -47,7 +47,7 @@ def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAU
 def context_tokens(
     clip: PromptedClip, classnames: Sequence[str], settings: ContextSettings, position: Position = "end"
 ) -> PromptTokens:
-    """Return the prompts of all classes, with slots for the context.
+    """Return the prompts of all classes, with slots for context vectors.
 
     Raises:
         TextTooLongError: a prompt with its slots exceeds the context length of the CLIP model.

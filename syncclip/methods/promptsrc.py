@@ -19,14 +19,14 @@ from syncclip.methods.settings import PromptSrcSettings
 class PromptSrc(Ivlp):
     """Self-regulating prompts (arXiv 2307.06948).
 
-    Let t and v be the prompted text and image features, of unit length, and l their scores; let t0, v0 and l0 be those
-    of the frozen CLIP model, whose text features average an ensemble of templates (textual diversity, section 3.2.3 of
-    the paper). The loss is
+    Let t and v be the prompted text and image features, of unit length, and l their scores. Let t0, v0 and l0 be the
+    frozen CLIP model's features and scores, where t0 averages an ensemble of templates (textual diversity, section
+    3.2.3 of the paper). The loss is
 
         CE(l) + w_t mean |t - t0| + w_v mean |v - v0| + w_l mean (p0 (log p0 - log p)),    p = softmax(l)
 
     with means over all entries, as in the published code (section 3.2.1). The final prompts are a Gaussian-weighted
-    mean of the prompts after each epoch (section 3.2.2).
+    average of the prompts after each epoch (section 3.2.2).
     """
 
     average: Tensor
@@ -63,7 +63,7 @@ class PromptSrc(Ivlp):
 
     @torch.no_grad()
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Update the weighted average of the prompts; after the last epoch, replace the prompts with it."""
+        """Update the prompts' weighted average; after the last epoch, replace the prompts with the average."""
         weight = gaussian_weights(epochs, *self._aggregation)[done - 1]
         self.average += weight * parameters_to_vector(self.parameters())
         if done == epochs:
@@ -77,18 +77,18 @@ class PromptSrc(Ivlp):
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return the KL divergence of the student from the teacher, given their scores (B, C), divided by B C (a scalar).
+    """Return the KL divergence of the student from the teacher, given scores (B, C), as a mean over all entries.
 
-    Source: section 3.2.1 of arXiv 2307.06948, with the normalisation of its published code.
+    Source: section 3.2.1 of arXiv 2307.06948, with the published code's normalisation.
     """
     teacher, student = log_softmax(teacher, dim=-1), log_softmax(student, dim=-1)
     return kl_div(student, teacher, reduction="none", log_target=True).mean()
 
 
 def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
-    """Return the weights of epochs 1 to `epochs`: a normal density, normalised by a softmax to sum to 1.
+    """Return weights for epochs 1 to `epochs`: a normal density, normalised to sum to 1.
 
-    Source: Gaussian prompt aggregation, section 3.2.2 of arXiv 2307.06948.
+    Source: section 3.2.2 of arXiv 2307.06948 (Gaussian prompt aggregation).
     """
     distances = (torch.arange(1, epochs + 1, dtype=torch.float64) - mean) / std
     weights: list[float] = torch.softmax(-distances.square() / 2, dim=0).tolist()
@@ -96,7 +96,7 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
 
 
 def published_templates() -> list[str]:
-    """Return the ensemble of the published code: the first 60 of CLIP's 80 ImageNet templates, the plain one first."""
+    """Return the published ensemble: the first 60 of CLIP's 80 ImageNet templates, starting with the plain template."""
     from open_clip import OPENAI_IMAGENET_TEMPLATES  # slow to import
 
     templates = [write("{}") for write in OPENAI_IMAGENET_TEMPLATES[:60]]

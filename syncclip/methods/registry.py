@@ -1,4 +1,4 @@
-"""Names of the methods, and their construction for the classes of a dataset."""
+"""Registry of methods by name, and construction of methods for a dataset's classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 class ClassList(Protocol):
-    """Attributes of a dataset that a method requires."""
+    """Dataset attributes required by methods."""
 
     @property
     def classnames(self) -> Sequence[str]: ...
@@ -63,7 +63,7 @@ class ClassList(Protocol):
 
 
 def find_method(name: str) -> type[Method]:
-    """Return the class of a method, given its name in `METHODS` or "package.module:Class".
+    """Return a method's class, given its name in `METHODS` or "package.module:Class".
 
     Raises:
         UserError: see `settings.custom_method`.
@@ -78,11 +78,11 @@ def build_method(
     settings: MethodSettings | None = None,
     seed: int | None = None,
 ) -> Method:
-    """Build a method with newly initialised prompts for the classes of a dataset.
+    """Build a method with newly initialised prompts for a dataset's classes.
 
     Args:
-        settings: the method's settings; None: its defaults.
-        seed: seed of the random initialisation; None: the current state of torch's global generator.
+        settings: method settings, by default `Settings()` of the method's class.
+        seed: seed for the random initialisation; by default, torch's global generator is used as is.
 
     Raises:
         UserError: the name is unknown, a tower does not support prompts, or the settings require more blocks or tokens

@@ -1,6 +1,7 @@
-"""Hyperparameters and defaults of every method: section `methods` of a recipe.
+"""Hyperparameters and defaults of all methods, in the recipe section `methods`.
 
-Each method is implemented in its own module; its settings are here, so that recipes are validated without torch.
+Each method is implemented in its own module. All settings are in this module, so recipes can be validated without
+torch.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 class Optimisation(NamedTuple):
-    """Method-specific optimiser and schedule, in place of the recipe's SGD with a cosine schedule per epoch."""
+    """Method-specific optimiser and schedule that replace the recipe's SGD with a per-epoch cosine schedule."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    """SGD with the recipe's momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
+    """Optimiser: SGD with the recipe's momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
     weight_decay: float = 0.01
     eps: float = 1e-8
     by_step: bool = False
-    """Cosine schedule over steps, without warm-up, instead of over epochs."""
+    """Whether to use a per-step cosine schedule without warm-up instead of the per-epoch schedule."""
     last_rate: float = 0.0
-    """Final learning rate of the schedule over steps, which it would reach one step after the last."""
+    """Final learning rate of the per-step schedule, which would be reached one step after the last step."""
     first_stage: float = 1.0
     """Fraction of the steps after which the schedule restarts for a second stage."""
 
     def switch(self, steps: int) -> int:
-        """Return the first step of the second stage, given the total number of steps; fractions are rounded down."""
+        """Return the first step of the second stage for a total of `steps` steps, rounded down."""
         return int(steps * self.first_stage)
 
 
@@ -45,13 +46,13 @@ class MethodSettings(Settings):
     """Base class for method settings; each method sets its attribute `Settings` to a subclass."""
 
     data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
-    """Training data that the method supports; empty for a method without training."""
+    """Types of training data supported by the method; empty for methods without training."""
     learning_rate: float = Field(0.0025, gt=0)
-    """Peak SGD learning rate, after the warm-up."""
+    """Peak SGD learning rate (after warm-up)."""
 
     @property
     def optimisation(self) -> Optimisation | None:
-        """Optimiser and schedule of the method; None: the recipe's SGD."""
+        """The method's optimiser and schedule, or None for the recipe's SGD."""
         return None
 
     @property
@@ -61,28 +62,30 @@ class MethodSettings(Settings):
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether a step draws random numbers, which depend on the split into workers and micro-batches."""
+        """Whether training steps use random numbers, which depend on the split into workers and micro-batches."""
         return False
 
 
 class ContextSettings(MethodSettings):
-    """Base class for methods with a learned context, initialised from words (one vector each) or at random."""
+    """Base class for settings of methods with a learned context, initialised from words (one vector each) or
+    randomly."""
 
     learning_rate: float = Field(0.002, gt=0)
-    """Peak SGD learning rate, after the warm-up."""
+    """Peak SGD learning rate (after warm-up)."""
     initial_words: Phrase = ""
-    """Words that initialise the learned vectors; empty: random initialisation."""
+    """Words that initialise the learned vectors; an empty string selects random initialisation."""
     text_tokens: int | None = Field(None, ge=1, le=1024)
-    """Number of learned vectors; None: one per word of `initial_words` or, if that is empty, 16 (fewer if the context
-    length requires it)."""
+    """Number of learned vectors; by default, one per word of `initial_words`, or 16 without initial words (fewer if the
+    context length requires it)."""
 
     @model_validator(mode="after")
     def _check_vector_count(self) -> ContextSettings:
         words = len(self.initial_words.split())
         if words and self.text_tokens not in (None, words):
             raise ValueError(
-                f"text_tokens is {self.text_tokens}, but initial_words is {self.initial_words!r} ({words} word(s), one "
-                f"vector each); set text_tokens=null, or set initial_words to {self.text_tokens} words or to ''"
+                f"text_tokens is {self.text_tokens}, but initial_words is {self.initial_words!r} and initialises one "
+                f"vector per word; set text_tokens={words} or null, or set initial_words to '' or {self.text_tokens} "
+                "words"
             )
         return self
 
@@ -92,7 +95,7 @@ class ZeroShotSettings(MethodSettings):
 
     data = ()
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates whose features are averaged, with `{}` for the class name; None: the dataset's template."""
+    """Prompt templates with `{}` for the class name, by default the dataset's template; their features are averaged."""
 
 
 class CoOpSettings(ContextSettings):
@@ -101,7 +104,7 @@ class CoOpSettings(ContextSettings):
     position: Position = "end"
     """Position of the class name relative to the learned vectors."""
     class_specific: bool = False
-    """Learn separate vectors for each class instead of shared ones."""
+    """Learn separate vectors for each class instead of shared vectors."""
 
 
 class CoCoOpSettings(ContextSettings):
@@ -110,8 +113,9 @@ class CoCoOpSettings(ContextSettings):
     initial_words: Phrase = "a photo of a"
     """Words that initialise the learned vectors."""
     prompts_at_once: int | None = Field(256, ge=1)
-    """Maximum number of prompts per forward pass of the text tower. With several passes, activations are recomputed
-    in the backward pass, so that memory does not grow with the batch size or the number of classes; None: no limit."""
+    """Maximum number of prompts per forward pass of the text tower, or null for no limit. With several passes,
+    activations are recomputed in the backward pass, so memory does not grow with the batch size or the number of
+    classes."""
 
 
 class KgCoOpSettings(CoOpSettings):
@@ -120,30 +124,30 @@ class KgCoOpSettings(CoOpSettings):
     initial_words: Phrase = "a photo of a"
     """Words that initialise the learned vectors."""
     knowledge_weight: float = Field(8.0, ge=0)
-    """Weight of the loss that keeps text features near those of the hand-written prompts (λ in the paper)."""
+    """Weight of the loss that keeps text features close to hand-written prompt features (λ in the paper)."""
     template: Template | None = None
-    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's template."""
+    """Template for the hand-written prompts with `{}` for the class name; by default, the dataset's template."""
 
 
 class TcpSettings(ContextSettings):
     """Section `methods.tcp`."""
 
     learning_rate: float = Field(0.002, gt=0)
-    """Peak Adam learning rate, after the warm-up."""
+    """Peak Adam learning rate (after warm-up)."""
     text_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned vectors at the input, shared by all classes."""
     class_tokens: int = Field(4, ge=1, le=1024)
-    """Number of class-specific vectors, which are inserted before `block`."""
+    """Number of class-specific vectors inserted before `block`."""
     block: int | None = Field(None, ge=2)
-    """Block before which the class-specific vectors are inserted, counted from 1; None: 9, or the last block of a
-    shallower tower."""
+    """Number of the block before which the class-specific vectors are inserted, counted from 1; by default, 9 or the
+    last block of a shallower tower."""
     suffix: Template | None = None
-    """Text after the learned vectors, with `{}` for the class name; None: the part of the dataset's template from the
-    class name on."""
+    """Text after the learned vectors, with `{}` for the class name; by default, the dataset's template from the class
+    name on."""
     knowledge_weight: float = Field(8.0, ge=0)
-    """Weight of the loss that keeps text features near those of the hand-written prompts."""
+    """Weight of the loss that keeps text features close to hand-written prompt features."""
     template: Template | None = None
-    """Template of the hand-written prompts, with `{}` for the class name; None: the dataset's template."""
+    """Template for the hand-written prompts with `{}` for the class name; by default, the dataset's template."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -157,9 +161,9 @@ class VptSettings(MethodSettings):
     visual_tokens: int = Field(8, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the vision tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks; 1: shallow VPT, None: all blocks."""
+    """Number of prompted blocks, by default all blocks; 1 selects shallow VPT."""
     template: Template | None = "a photo of a {}."
-    """Template of the frozen prompts, with `{}` for the class name; None: the dataset's template."""
+    """Template for the frozen prompts, with `{}` for the class name, or null for the dataset's template."""
 
 
 class IvlpSettings(MethodSettings):
@@ -170,24 +174,24 @@ class IvlpSettings(MethodSettings):
     text_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the text tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks of the vision tower; None: 9, or all blocks of a shallower tower."""
+    """Number of prompted blocks in the vision tower; by default, 9 or all blocks of a shallower tower."""
     text_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks of the text tower; None: 9, or all blocks of a shallower tower."""
+    """Number of prompted blocks in the text tower; by default, 9 or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
-    """Words whose first tokens initialise the text prompt, unless it has more than four tokens."""
+    """Words whose first tokens initialise the text prompt if the prompt has at most four tokens."""
 
 
 class MapleSettings(MethodSettings):
     """Section `methods.maple`."""
 
     learning_rate: float = Field(0.0035, gt=0)
-    """Peak SGD learning rate, after the warm-up."""
+    """Peak SGD learning rate (after warm-up)."""
     text_tokens: int = Field(2, ge=1, le=1024)
     """Number of learned tokens in each prompted block of both towers."""
     depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks of each tower; None: 9, or all blocks of a shallower tower."""
+    """Number of prompted blocks per tower; by default, 9 or all blocks of a shallower tower."""
     initial_words: str = "a photo of a"
-    """Words whose first tokens initialise the text prompt, unless it has more than four tokens."""
+    """Words whose first tokens initialise the text prompt if the prompt has at most four tokens."""
 
 
 class PromptSrcSettings(IvlpSettings):
@@ -200,26 +204,30 @@ class PromptSrcSettings(IvlpSettings):
     logits_weight: float = Field(1.0, ge=0)
     """Weight of the divergence between prompted and frozen logits (w_l in the paper)."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Templates of the frozen prompts; None: the published templates that fit the context length of the CLIP model."""
+    """Templates for the frozen prompts; by default, the published templates that fit the CLIP model's context
+    length."""
     aggregation_mean: float = 15.0
-    """Mean of the Gaussian weights with which prompts are averaged over epochs, in epochs counted from 1."""
+    """Mean of the Gaussian weights for averaging prompts over epochs, in epochs counted from 1."""
     aggregation_std: float = Field(1.0, gt=0)
-    """Standard deviation of the Gaussian weights with which prompts are averaged over epochs, in epochs."""
+    """Standard deviation of the Gaussian weights for averaging prompts over epochs, in epochs."""
 
 
 class SyncClipSettings(IvlpSettings):
     """Section `methods.syncclip`."""
 
     domain_tokens: int = Field(2, ge=0, le=1024)
-    """Number of domain-specific tokens among the visual tokens (k in the paper); 0: none."""
+    """Number of domain-specific visual tokens (k in the paper); 0 shares all tokens between domains."""
     synthetic_weight: float = Field(0.4, ge=0)
-    """Weight of the cross entropies on synthetic images of base and novel classes (L_SCE); 0 disables them."""
+    """Weight of the cross-entropy losses on synthetic images of base and novel classes (L_SCE); 0 disables these
+    losses."""
     alignment_weight: float = Field(0.1, ge=0)
-    """Weight of the loss that aligns the features of both domains (L_FS); 0 disables it."""
+    """Weight of the loss that aligns real and synthetic features (L_FS); 0 disables the loss."""
     negatives: Negatives = "hardest"
-    """Negatives in the alignment loss: only the hardest, or all real features of other classes."""
+    """Negatives in the alignment loss: the hardest real feature of another class, or all real features of other
+    classes."""
     distillation_weight: float = added(0.0, ge=0)
-    """Weight of the KL divergence from the teacher (`training.teacher`) on synthetic images; 0 disables it."""
+    """Weight of the KL divergence from the teacher (`training.teacher`) on synthetic images; 0 disables
+    distillation."""
     temperature: float = added(1.0, gt=0)
     """Distillation temperature for teacher and student."""
 
@@ -231,8 +239,8 @@ class SyncClipSettings(IvlpSettings):
     def _check_domain_tokens(self) -> SyncClipSettings:
         if self.domain_tokens > self.visual_tokens:
             raise ValueError(
-                f"domain_tokens is {self.domain_tokens}, but can be at most visual_tokens={self.visual_tokens}, which "
-                "include them; lower domain_tokens or raise visual_tokens"
+                f"domain_tokens is {self.domain_tokens}, but must not exceed visual_tokens={self.visual_tokens}; lower "
+                "domain_tokens or raise visual_tokens"
             )
         return self
 
@@ -241,17 +249,17 @@ class ProbeSettings(MethodSettings):
     """Section `methods.probe`."""
 
     learning_rate: float = Field(0.1, gt=0)
-    """Peak learning rate of SGD without weight decay, after the warm-up."""
+    """Peak learning rate of SGD without weight decay (after warm-up)."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates whose mean feature initialises the vector of a class, with `{}` for the class name; None: the
-    dataset's template."""
+    """Prompt templates with `{}` for the class name, by default the dataset's template; their mean feature initialises
+    each class vector."""
     constraint: bool = False
-    """Penalise the distance of each class's vector from its initial value, in proportion to the zero-shot probability
-    of the class (CLAP)."""
+    """Penalise each class vector's distance from its initial value in proportion to the class's zero-shot probability
+    (CLAP)."""
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD without weight decay, so that the vector of a class without images does not change."""
+        """SGD without weight decay, which leaves vectors of classes without images unchanged."""
         return Optimisation("sgd", weight_decay=0.0)
 
 
@@ -261,17 +269,18 @@ class TipSettings(MethodSettings):
     learning_rate: float = Field(0.001, gt=0)
     """Initial AdamW learning rate."""
     finetune: bool = True
-    """Fine-tune the cache keys (Tip-Adapter-F); false: training-free Tip-Adapter."""
+    """Fine-tune the cache keys (Tip-Adapter-F); false selects the training-free Tip-Adapter."""
     alpha: float = Field(1.17, ge=0)
     """Weight of the cache scores relative to the zero-shot scores (α in the paper)."""
     beta: float = Field(1.0, ge=0)
     """Sharpness of the cache affinity (β in the paper)."""
     cache_size: int = Field(16, ge=1, le=1024)
-    """Number of cache keys per class. If a class has more images, several share a key, which is their mean feature."""
+    """Number of cache keys per class. If a class has more images than keys, several images share a key, which is the
+    mean of their features."""
     views: int = Field(10, ge=1)
-    """Number of augmented views of each training image; the mean of their features is its cache key."""
+    """Number of augmented views per training image; an image's cache key is the mean feature of its views."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates whose features are averaged, with `{}` for the class name; None: the dataset's template."""
+    """Prompt templates with `{}` for the class name, by default the dataset's template; their features are averaged."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -295,21 +304,22 @@ class ClipLoraSettings(MethodSettings):
     towers: Towers = "both"
     """Towers to adapt."""
     domain_rank: int = Field(0, ge=0, le=16384)
-    """Rank of additional domain-specific updates in the vision tower, trained with the losses of SYNC-CLIP; 0: no such
-    updates and a single cross entropy, as published."""
+    """Rank of additional domain-specific updates in the vision tower, trained with the SYNC-CLIP losses. With rank 0,
+    there are no domain-specific updates, and the loss is a single cross entropy, as published."""
     synthetic_weight: float = Field(0.4, ge=0)
-    """Weight of the cross entropies on synthetic images, as in `methods.syncclip`; used if `domain_rank` > 0."""
+    """Weight of the cross-entropy losses on synthetic images, as in `methods.syncclip`; used only if `domain_rank` >
+    0."""
     alignment_weight: float = Field(0.1, ge=0)
-    """Weight of the alignment loss, as in `methods.syncclip`; used if `domain_rank` > 0."""
+    """Weight of the alignment loss, as in `methods.syncclip`; used only if `domain_rank` > 0."""
     negatives: Negatives = "hardest"
-    """Negatives in the alignment loss, as in `methods.syncclip`; used if `domain_rank` > 0."""
+    """Negatives in the alignment loss, as in `methods.syncclip`; used only if `domain_rank` > 0."""
 
     @model_validator(mode="after")
     def _check_domain_rank(self) -> ClipLoraSettings:
         if self.domain_rank and self.towers == "text":
             raise ValueError(
-                f"domain_rank is {self.domain_rank}, but its domain-specific updates are in the vision tower, which "
-                "towers=text excludes; set towers=both or domain_rank=0"
+                f"domain_rank is {self.domain_rank} and requires the vision tower, but towers is 'text'; set "
+                "towers=both or domain_rank=0"
             )
         return self
 
@@ -328,13 +338,13 @@ class TwoStageSettings(MethodSettings):
     learning_rate: float = Field(2e-4, gt=0)
     """Initial AdamW learning rate of each stage."""
     first_stage: float = Field(0.6, gt=0, lt=1)
-    """Fraction of the steps that train the layer norms; the remaining steps train the class vectors."""
+    """Fraction of steps that train the layer norms; the remaining steps train the class vectors."""
     towers: Towers = "both"
     """Towers whose layer norms are trained."""
     first_visual_block: int = Field(1, ge=1)
-    """First block of the vision tower whose layer norms are trained, counted from 1."""
+    """First block with trained layer norms in the vision tower, counted from 1."""
     first_text_block: int = Field(1, ge=1)
-    """First block of the text tower whose layer norms are trained, counted from 1."""
+    """First block with trained layer norms in the text tower, counted from 1."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -345,53 +355,54 @@ class MmaSettings(MethodSettings):
     """Section `methods.mma`."""
 
     learning_rate: float = Field(0.0015, gt=0)
-    """Peak SGD learning rate, after the warm-up."""
+    """Peak SGD learning rate (after warm-up)."""
     width: int = Field(32, ge=1, le=16384)
     """Width of the adapters' inner layers."""
     scale: float = Field(0.001, gt=0)
-    """Factor by which an adapter's output is multiplied before it is added to its block's output."""
+    """Scale factor applied to an adapter's output before the output is added to the block's output."""
     first_block: int | None = Field(None, ge=1)
-    """First block with an adapter, counted from 1; None: 5, or 1 in a tower with fewer than five blocks."""
+    """First block with an adapter, counted from 1; by default, 5, or 1 if a tower has fewer than five blocks."""
     last_block: int | None = Field(None, ge=1)
-    """Last block with an adapter; None: the last block of the shallower tower."""
+    """Last block with an adapter, counted from 1; by default, the last block of the shallower tower."""
     template: Template | None = "a photo of a {}."
-    """Prompt template, with `{}` for the class name; None: the dataset's template."""
+    """Prompt template with `{}` for the class name, or null for the dataset's template."""
 
 
 class MmrlSettings(MethodSettings):
     """Section `methods.mmrl`."""
 
     learning_rate: float = Field(0.001, gt=0)
-    """Peak AdamW learning rate, after the warm-up."""
+    """Peak AdamW learning rate (after warm-up)."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
-    """Blocks into which the tokens are inserted, counted from 1; None: from block 6 to the last block of the shallower
-    tower (only the last block if that tower has fewer than six)."""
+    """Numbers of the blocks into which the tokens are inserted, counted from 1; by default, blocks 6 to L, where L is
+    the last block of the shallower tower (only block L if L < 6)."""
     tokens: int = Field(5, ge=1, le=1024)
     """Number of learned tokens, shared by all layers and both towers (K in the paper)."""
     dim: int = Field(512, ge=1, le=16384)
-    """Dimension of the shared token space, which each layer maps to its tower's width."""
+    """Dimension of the shared token space, which each layer projects to its tower's width."""
     class_weight: float = Field(0.7, ge=0, le=1)
     """Weight w of the class token in the loss and in the scores of base classes (α in the paper); the learned tokens
-    have the weight 1 - w."""
+    have weight 1 - w."""
     regularisation_weight: float = Field(0.5, ge=0)
-    """Weight of the losses that keep class-token and text features near the frozen features (λ in the paper).
-    Published values range from 0.01 to 7, depending on the dataset (0.5 for ImageNet)."""
+    """Weight of the losses that keep class-token and text features close to frozen features (λ in the paper). Published
+    values range from 0.01 to 7, depending on the dataset (0.5 for ImageNet)."""
     domain_tokens: int = Field(0, ge=0, le=1024)
-    """Number of `tokens` that are domain-specific in the vision tower, trained with the losses of SYNC-CLIP; 0: none,
-    as published."""
+    """Number of `tokens` that are domain-specific in the vision tower and trained with the SYNC-CLIP losses; 0 trains
+    MMRL as published."""
     synthetic_weight: float = Field(0.4, ge=0)
-    """Weight of the cross entropies on synthetic images, as in `methods.syncclip`; used if `domain_tokens` > 0."""
+    """Weight of the cross-entropy losses on synthetic images, as in `methods.syncclip`; used only if `domain_tokens` >
+    0."""
     alignment_weight: float = Field(0.1, ge=0)
-    """Weight of the alignment loss, as in `methods.syncclip`; used if `domain_tokens` > 0."""
+    """Weight of the alignment loss, as in `methods.syncclip`; used only if `domain_tokens` > 0."""
     negatives: Negatives = "hardest"
-    """Negatives in the alignment loss, as in `methods.syncclip`; used if `domain_tokens` > 0."""
+    """Negatives in the alignment loss, as in `methods.syncclip`; used only if `domain_tokens` > 0."""
 
     @model_validator(mode="after")
     def _check_domain_tokens(self) -> MmrlSettings:
         if self.domain_tokens > self.tokens:
             raise ValueError(
-                f"domain_tokens is {self.domain_tokens}, but can be at most tokens={self.tokens}, which include them; "
-                "lower domain_tokens or raise tokens"
+                f"domain_tokens is {self.domain_tokens}, but must not exceed tokens={self.tokens}; lower domain_tokens "
+                "or raise tokens"
             )
         return self
 
@@ -399,7 +410,7 @@ class MmrlSettings(MethodSettings):
     @classmethod
     def _check_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers is not None and (layers[0] < 1 or list(layers) != sorted({*layers})):
-            raise ValueError(f"{list(layers)} must be distinct block numbers in ascending order, counted from 1")
+            raise ValueError(f"{list(layers)} must list distinct block numbers in ascending order, counted from 1")
         return layers
 
     @property
@@ -413,18 +424,18 @@ class PromptKdSettings(MethodSettings):
 
     data = ("synthetic", "both")
     learning_rate: float = Field(0.005, gt=0)
-    """Peak SGD learning rate, after the warm-up."""
+    """Peak SGD learning rate (after warm-up)."""
     visual_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the vision tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks; None: 9, or all blocks of a shallower tower."""
+    """Number of prompted blocks in the vision tower; by default, 9 or all blocks of a shallower tower."""
     temperature: float = Field(1.0, gt=0)
     """Distillation temperature for teacher and student."""
     distillation_weight: float = Field(1000.0, gt=0)
     """Weight of the KL divergence from the teacher. For datasets with few or fine-grained classes, the paper uses
     200."""
     teacher_dim: int | None = Field(None, ge=1)
-    """Dimension of the teacher's class vectors; None: read from `training.teacher`."""
+    """Dimension of the teacher's class vectors, by default as stored in `training.teacher`."""
 
     @property
     def uses_teacher(self) -> bool:
@@ -432,16 +443,17 @@ class PromptKdSettings(MethodSettings):
 
 
 class MethodsSettings(Settings):
-    """Section `methods` of a recipe: the settings of all methods, so that a study can compare and tune methods."""
+    """Section `methods` of a recipe: the settings of all methods, since a study can compare and tune several
+    methods."""
 
     zeroshot: ZeroShotSettings = ZeroShotSettings()
     """Frozen CLIP with hand-written prompts."""
     coop: CoOpSettings = CoOpSettings()
     """Learned context around the class name (arXiv 2109.01134)."""
     cocoop: CoCoOpSettings = CoCoOpSettings()
-    """CoOp with a context that is conditioned on the image (arXiv 2203.05557)."""
+    """CoOp with an image-conditional context (arXiv 2203.05557)."""
     kgcoop: KgCoOpSettings = KgCoOpSettings()
-    """CoOp regularised towards the hand-written prompts (arXiv 2303.13283)."""
+    """CoOp regularised towards hand-written prompts (arXiv 2303.13283)."""
     vpt: VptSettings = VptSettings()
     """Learned tokens in the vision tower (arXiv 2203.12119)."""
     ivlp: IvlpSettings = IvlpSettings()
@@ -469,13 +481,13 @@ class MethodsSettings(Settings):
     promptkd: PromptKdSettings = PromptKdSettings()
     """Visual tokens and a projector distilled from a teacher (arXiv 2403.02781)."""
     custom: dict[str, Any] = Field(default={})
-    """Settings for a custom method, which is given as `training.method: package.module:Class`."""
+    """Settings for a custom method, selected by `training.method: package.module:Class`."""
 
     def of(self, name: str) -> MethodSettings:
-        """Return the settings of a method, given its name.
+        """Return a method's settings, given its name.
 
         Raises:
-            UserError: there is no such method, or `custom` is invalid for it.
+            UserError: the method does not exist, or its settings in `custom` are invalid.
         """
         if name != "custom" and name in type(self).model_fields:
             settings: MethodSettings = getattr(self, name)
@@ -491,10 +503,10 @@ class MethodsSettings(Settings):
 
 
 def custom_method(name: str) -> type[Any]:
-    """Import a custom method, given as "package.module:Class", from an installed package or the working folder.
+    """Import a custom method, "package.module:Class", from an installed package or the working folder.
 
     Raises:
-        UserError: the name is unknown or not trusted (see `core.trust`), or the import fails.
+        UserError: the method is unknown or not trusted (see `core.trust`), or its import fails.
     """
     if ":" not in name:
         names = [field for field in MethodsSettings.model_fields if field != "custom"]
@@ -505,10 +517,10 @@ def custom_method(name: str) -> type[Any]:
         raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"no method {name!r} ({error}); use the form package.module:Class, with a module that can be imported from "
+            f"no method {name!r} ({error}); use package.module:Class with a module that can be imported from "
             f"{Path.cwd()}"
         ) from error
     settings = getattr(method, "Settings", None)
     if not (isinstance(method, type) and isinstance(settings, type) and issubclass(settings, MethodSettings)):
-        raise UserError(f"{name} is not a method; derive it from syncclip.methods.Method")
+        raise UserError(f"{name} is not a method; derive the class from syncclip.methods.Method")
     return method

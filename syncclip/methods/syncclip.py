@@ -1,4 +1,4 @@
-"""SYNC-CLIP: domain-specific and shared prompts, and alignment of the features of both domains."""
+"""SYNC-CLIP: domain-specific and shared prompts, and feature alignment between domains."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from syncclip.methods.settings import Negatives, SyncClipSettings
 
 
 class SyncClip(Ivlp):
-    """SYNC-CLIP (arXiv 2312.03805): visual prompts that are partly domain-specific, partly shared.
+    """SYNC-CLIP (arXiv 2312.03805): visual prompts with domain-specific and shared parts.
 
-    In each prompted block with a real prompt R and a synthetic prompt S of k tokens, real images are encoded with R and
-    synthetic images with S followed by R[k:]. R[:k] and S are domain-specific; R[k:] and the text prompts are shared.
-    Test images are treated as real.
+    Each prompted block has a real prompt R and a synthetic prompt S of k tokens. Real images are encoded with R, and
+    synthetic images with S followed by R[k:]. R[:k] and S are domain-specific, whereas R[k:] and the text prompts are
+    shared. Test images are treated as real.
 
-    The losses are the cross entropy of real images over the base classes, the cross entropies of synthetic images of
-    base and novel classes over all classes, and the alignment of the domains. A fourth loss, which is not in the paper
-    and is disabled by default, is the KL divergence from a teacher on synthetic images over all classes.
+    The losses are cross entropy on real images over the base classes, cross entropy on synthetic images of base and
+    novel classes over all classes, and domain alignment. A fourth loss, which is not in the paper and is disabled by
+    default, is the KL divergence from a teacher on synthetic images over all classes.
     """
 
     Settings = SyncClipSettings
@@ -42,7 +42,7 @@ class SyncClip(Ivlp):
         self.synthetic_prompts = deep_prompts(len(self.vision_prompts), settings.domain_tokens, clip.vision.width)
 
     def domain_prompts(self, domains: Tensor) -> list[Tensor]:
-        """Return the prompts (B, N, width) for each image's domain, by block."""
+        """Return each block's prompts (B, N, width), selected by image domain."""
         synthetic = domains.bool()[:, None, None]
         return [
             torch.where(synthetic, torch.cat([specific, real[len(specific) :]]), real)
@@ -68,7 +68,7 @@ class SyncClip(Ivlp):
 def domain_terms(
     method: Method, batch: TrainingBatch, features: Tensor, text: Tensor, negatives: Negatives
 ) -> dict[str, Tensor]:
-    """Return the loss terms of SYNC-CLIP, for any method whose image features depend on the domain.
+    """Return the SYNC-CLIP loss terms for any method whose image features depend on the domain.
 
     Args:
         features: (N, D) raw features of the batch's images.
@@ -98,7 +98,7 @@ def domain_terms(
 def alignment(
     real: Tensor, synthetic: Tensor, labels: Tensor, negatives: Negatives = "hardest", first: int = 0
 ) -> Tensor:
-    """Return a loss that pulls synthetic features to their real partners, and away from real features of other classes.
+    """Return a loss that pulls synthetic features towards real partners and away from real features of other classes.
 
     Let d be the mean absolute difference, p = d(partner) and q = d(nearest feature of another class), with q = p if the
     batch contains only one class. The loss is the mean of max(0, p - q) + p.
@@ -109,7 +109,7 @@ def alignment(
         labels: (N,) class ids of the real rows.
         negatives: "all" replaces max(0, p - q) with the mean of max(0, p - d) over all features of other classes.
 
-    Source: the feature alignment of arXiv 2312.03805, as in its published code (margin 0, hardest negative).
+    Source: feature alignment in arXiv 2312.03805, as in its published code (margin 0, hardest negative).
     """
     distance = distances(synthetic, real)
     positive = distance.diagonal(first)

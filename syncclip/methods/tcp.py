@@ -22,7 +22,7 @@ BLOCK = 9  # published setting for towers with 12 blocks
 
 
 class QuickGelu(nn.Module):
-    """x sigmoid(1.702 x), the activation of the published network, which may differ from that of the CLIP model."""
+    """Activation x sigmoid(1.702 x) of the published network; the CLIP model may use another activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
@@ -31,13 +31,13 @@ class QuickGelu(nn.Module):
 class Tcp(Method):
     """Textual-based class-aware prompt tuning (arXiv 2311.18231).
 
-    The prompt of a class is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the
-    later blocks, class-specific vectors replace the hidden states of the learned vectors. A small network generates
-    them from the frozen, unit-length feature of a class's hand-written prompt, also for novel classes. The loss is that
-    of KgCoOp.
+    A class prompt is [V1]...[Vn][name][suffix] with learned vectors V shared by all classes. Before one of the later
+    blocks, class-specific vectors replace the hidden states of the learned vectors. A small network generates the
+    class-specific vectors from the unit-length frozen features of hand-written prompts, including for novel classes.
+    The loss is the KgCoOp loss.
 
-    Source: the paper and its published code, which mixes shared and class-specific vectors with a constant weight of 1,
-    i.e. replaces the shared ones.
+    Source: the paper and its published code, where class-specific vectors have a constant mixing weight of 1 and thus
+    replace the shared vectors.
     """
 
     Settings = TcpSettings
@@ -67,7 +67,7 @@ class Tcp(Method):
         return vectors.view(len(vectors), -1, self.clip.text.width)
 
     def prompts(self, classes: slice = slice(None)) -> list[Tensor | None]:
-        """Return the prompts by block (see `PromptedClip.encode_text`)."""
+        """Return each block's prompts (see `PromptedClip.encode_text`)."""
         return [self.text_prompts[0], *[None] * (self.block - 2), self.class_prompts(classes)]
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
@@ -78,7 +78,7 @@ class Tcp(Method):
 
 
 def suffix_of(template: str) -> str:
-    """Return the part of a template from the class name on, such as `{}, a type of pet.` in the published prompts."""
+    """Return a template from the class name on, such as `{}, a type of pet.` in the published prompts."""
     return "{}" + template.partition("{}" if "{}" in template else ARTICLE)[2]
 
 
@@ -86,12 +86,12 @@ def checked_block(block: int | None, layers: int) -> int:
     """Return the block before which the class-specific vectors are inserted, counted from 1 (see `TcpSettings.block`).
 
     Raises:
-        UserError: the tower has no such block, or only one block.
+        UserError: the tower lacks this block or has only one block.
     """
     resolved = min(BLOCK, layers) if block is None else block
     if not 2 <= resolved <= layers:
         raise UserError(
-            f"methods.tcp.block: there is no block {max(resolved, 2)} in a text tower with {counted(layers, 'block')}; "
-            f"use a block from 2 to {layers}, or another method"
+            f"methods.tcp.block: block {max(resolved, 2)} does not exist, because the text tower has "
+            f"{counted(layers, 'block')}; use a block from 2 to {layers}, or another method"
         )
     return resolved

@@ -19,20 +19,20 @@ from syncclip.methods.settings import TipSettings
 class Tip(Method):
     """Tip-Adapter and Tip-Adapter-F (arXiv 2207.09519).
 
-    With the image feature x and the text feature w of a class, both of unit length, and cache keys k, the score is
+    Given an image feature x, a class's text feature w (both of unit length) and cache keys k, the class score is
 
-        s x.w + alpha * sum over the keys of the class of exp(-beta (1 - x.k))
+        s x.w + alpha * sum over the class keys of exp(-beta (1 - x.k))
 
-    (section 3.1 of the paper). A key is the normalised mean of the raw features of several views of a training image.
-    With `finetune`, the keys are trained with the cross entropy, without a constraint on their length (section 3.2).
+    (section 3.1 of the paper). A key is the normalised mean of raw features over several views of a training image.
+    With `finetune`, the keys are trained with cross entropy, without a constraint on their length (section 3.2).
 
-    Each class has a fixed number of slots for keys, so that a run can be loaded without its images. Additional images
-    share slots: image i uses slot i modulo the number of slots, and a key is the normalised mean over its images. Empty
-    slots stay zero and do not contribute to the score, so a novel class without images keeps its zero-shot score.
+    Each class has a fixed number of key slots, so a run can be loaded without its images. Additional images share
+    slots: image i uses slot i modulo the number of slots, and a slot's key is the normalised mean over its images.
+    Empty slots stay zero and do not contribute to the score, so a novel class without images keeps its zero-shot score.
 
-    Source: the paper and its published code, with two differences. The code selects the epoch with the best test
-    accuracy; here, the result is that of the last step. The code tunes alpha and beta on validation images after
-    training; here, they are settings (see `search`).
+    Source: the paper and its published code, with two differences. The published code selects the epoch with the best
+    test accuracy; here, the last step is used. The published code tunes alpha and beta on validation images after
+    training; here, alpha and beta are settings (see `search`).
     """
 
     Settings = TipSettings
@@ -63,7 +63,7 @@ class Tip(Method):
 
     @torch.no_grad()
     def prepare(self, views: Iterable[Iterable[TrainingBatch]]) -> None:
-        """Compute the keys, and fill the slots with them."""
+        """Compute the keys and store them in the slots."""
         sums, slots = torch.zeros_like(self.keys), self.keys.shape[1]
         for view in views:
             counts: Counter[int] = Counter()  # images per class, counted per view so that an image keeps its slot
@@ -79,7 +79,7 @@ class Tip(Method):
 
 
 class Search(NamedTuple):
-    """Best alpha and beta, and the accuracies (betas, alphas) of all pairs in percent, in float64."""
+    """Best alpha and beta, with the accuracies of all pairs (betas, alphas) in percent, in float64."""
 
     alpha: float
     beta: float
@@ -99,8 +99,8 @@ def search(
     Args:
         features: (N, D) features of validation images, from `Method.image_features`.
         labels: (N,) class ids over all classes of the method.
-        scale: exclusive upper bounds of the grids of beta and alpha, which start at 0.1.
-        steps: number of betas and alphas.
+        scale: exclusive upper bounds of the beta and alpha grids, which start at 0.1.
+        steps: numbers of betas and alphas.
 
     Source: the search in the published code.
     """

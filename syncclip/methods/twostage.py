@@ -20,7 +20,7 @@ Norm = Literal["ln_1", "ln_2"]
 
 
 class Norms(BlockPart):
-    """Gains and biases of a block's two layer norms, initialised with the frozen ones."""
+    """Gains and biases of a block's two layer norms, initialised with the frozen values."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -35,11 +35,11 @@ class Norms(BlockPart):
 class TwoStage(Adapted):
     """Rethinking few-shot adaptation in two stages (2SFS, arXiv 2503.11609).
 
-    The first stage trains the layer norms of both towers with a cross entropy over text features. The second stage
+    The first stage trains the layer norms of both towers with cross entropy over text features. The second stage
     freezes the towers and trains a vector for each candidate class, initialised with its unit-length text feature.
-    Training classes are scored by their vectors, other classes by their text features.
+    Training classes are scored by their vectors, and other classes by their text features.
 
-    Source: the paper and its published code; the layer norms outside the blocks stay frozen.
+    Source: the paper and its published code. Layer norms outside the blocks stay frozen.
 
     Attributes:
         classifier: (C, D) class vectors; zero for classes that were not trained.
@@ -90,13 +90,13 @@ class TwoStage(Adapted):
 
 
 def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
-    """Return the parts of all blocks, with trainable layer norms from block `first` on, counted from 1."""
+    """Return one part per block, with trainable layer norms from block `first` (counted from 1) on."""
     layers = len(blocks := [*blocks])
     if first > layers:
-        raise UserError(f"methods.twostage.{key}: there is no block {first}; use a block from 1 to {layers}")
+        raise UserError(f"methods.twostage.{key} is {first}, but the tower has {layers} blocks; use at most {layers}")
     return [Norms(block) if number >= first else BlockPart() for number, block in enumerate(blocks, start=1)]
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """Return a trainable copy on torch's default device and in its default dtype."""
+    """Return a trainable copy with torch's default device and dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

@@ -30,6 +30,6 @@ class ZeroShot(Method):
         self.sentences = nn.ModuleList(clip.texts(fill(each, names)) for each in templates)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return the normalised mean (C, D) of the unit-length features of each class's prompts."""
+        """Return the normalised mean (C, D) of each class's unit-length prompt features."""
         features = [self.clip.encode_text(cast(PromptTokens, texts)[classes]) for texts in self.sentences]
         return normalize(torch.stack([normalize(each, dim=-1) for each in features]).mean(dim=0), dim=-1)

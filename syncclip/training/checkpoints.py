@@ -1,4 +1,4 @@
-"""Checkpoints of a run. Each checkpoint is committed by its marker, which is written last.
+"""Write and read a run's checkpoints. Each checkpoint is committed by its marker, which is written last.
 
 checkpoints/step-00000040.safetensors    parameter.<name>, momentum.<name> (Adam: momentum.<name>.<slot>), memory.<name>
 checkpoints/step-00000040.json           marker: step, size and checksums of the tensors and metrics, recipe, workers
@@ -20,14 +20,14 @@ from syncclip import storage
 from syncclip.core.settings import UserError
 
 KINDS = ("parameter", "momentum", "memory")
-"""Prefixes of the tensor names, in the order of the fields of `Checkpoint`."""
+"""Tensor name prefixes, in the order of the `Checkpoint` fields."""
 
 _NAME = re.compile(r"step-(\d+)\.(json|safetensors)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State of a run after `step` steps. It omits the data order, which is a function of the step."""
+    """State of a run after `step` steps, without the data order, which is a function of the step."""
 
     step: int
     parameters: dict[str, Tensor]
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 class Marker(BaseModel):
-    """The commit marker of a checkpoint; a checkpoint without one is ignored."""
+    """Commit marker of a checkpoint; checkpoints without a marker are ignored."""
 
     format: int = 1
     step: int
@@ -58,7 +58,7 @@ class Marker(BaseModel):
 def write(folder: str, checkpoint: Checkpoint, recipe_hash: str, keep: int) -> None:
     """Commit a checkpoint, then remove all checkpoints except the newest `keep` and the best.
 
-    After a crash at any time, earlier checkpoints are intact, and this one is either complete or ignored.
+    After a crash at any time, earlier checkpoints are intact, and the new checkpoint is either complete or ignored.
     """
     assert keep >= 1
     kinds = zip(KINDS, (checkpoint.parameters, checkpoint.momentum, checkpoint.memory), strict=True)
@@ -89,8 +89,8 @@ def newest(
     """Return the newest intact checkpoint, or None if there is none; report and skip damaged checkpoints.
 
     Args:
-        metrics: returns the SHA-256 of the lines of metrics up to a step. If it differs from that in the checkpoint, an
-            earlier checkpoint with matching lines is preferred, so that the run rewrites the lines.
+        metrics: function that returns the SHA-256 of all metrics lines up to a step. If this hash differs from the hash
+            in the checkpoint, an earlier checkpoint with a matching hash is preferred, and the run rewrites the lines.
 
     Raises:
         UserError: a checkpoint belongs to another recipe, or the storage can't be read.
@@ -103,10 +103,10 @@ def newest(
         elif metrics is None or checkpoint.metrics in (None, metrics(step)):
             return checkpoint
         else:
-            problem = f"metrics.jsonl lacks lines that were written before {name}, or these lines were changed"
+            problem = f"metrics.jsonl does not match {name}: earlier lines are missing or were changed"
             fallback = fallback or checkpoint
         if step > committed[0]:
-            action = "using the previous one"
+            action = "using the previous checkpoint"
         elif fallback is None:
             action = "no checkpoint is left, so training starts over"
         else:
@@ -121,7 +121,8 @@ def steps(folder: str) -> list[int]:
 
 
 def best(folder: str) -> tuple[int, float] | None:
-    """Return the step and score of the best checkpoint (the earliest of a tie); None if none has a score."""
+    """Return the step and score of the best checkpoint (the earliest in a tie), or None if no checkpoint has a
+    score."""
     scored: list[tuple[int, float]] = []
     for step in steps(folder):
         with contextlib.suppress(ValidationError, storage.DamagedError):
@@ -138,14 +139,14 @@ def check_recipe(folder: str, recipe_hash: str) -> None:
 
 
 def discard_after(folder: str, step: int) -> None:
-    """Remove checkpoints after `step`, which could not be used, and tensor files without a marker."""
+    """Remove unusable checkpoints after `step`, and tensor files without a marker."""
     files = _files(folder)
     marked = {number for number, kind in files if kind == "json"}
     _remove(folder, sorted({number for number, _ in files if number > step or number not in marked}))
 
 
 def _read(folder: str, step: int, recipe_hash: str) -> Checkpoint | str:
-    """Read a checkpoint; if it is damaged, return a description of the damage instead."""
+    """Return a checkpoint or, if it is damaged, a description of the damage."""
     try:
         marker = _marker(folder, step, recipe_hash)
     except (ValidationError, storage.DamagedError):

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class SharedError(UserError):
-    """User error on one rank that is raised on every rank."""
+    """User error from one rank that is raised on every rank."""
 
 
 def from_first(rank: int, world_size: int, compute: Callable[[], T]) -> T:
@@ -42,11 +42,11 @@ def gathered(value: T, world_size: int) -> list[T]:
 
 @contextlib.contextmanager
 def agreed(world_size: int) -> Iterator[None]:
-    """If any rank raises a user error in this block, raise one on all ranks, to avoid a deadlock.
+    """Avoid a deadlock: if any rank raises a user error in this block, raise a user error on all ranks.
 
     Raises:
-        UserError: with a single rank, its own error.
-        SharedError: with several ranks, the error of the first rank that failed.
+        UserError: with a single rank, the rank's own error.
+        SharedError: with several ranks, the error of the first failed rank.
     """
     message: str | None = None
     try:
@@ -65,10 +65,11 @@ def average(
 ) -> tuple[dict[str, float], bool]:
     """Replace each gradient with its mean over the ranks, in one all-reduce.
 
-    A parameter without a gradient on all ranks is left without one, so that the optimiser (and weight decay) skips it.
+    A parameter that has no gradient on any rank keeps no gradient, so the optimiser (and weight decay) skips the
+    parameter.
 
     Returns:
-        The mean losses over the ranks, and whether `flag` is set on any rank.
+        Mean losses over all ranks, and whether `flag` is set on any rank.
     """
     if world_size == 1:
         return {name: value.item() for name, value in losses.items()}, flag

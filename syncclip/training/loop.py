@@ -1,4 +1,5 @@
-"""The training loop. A step depends only on the state and the step number, so that runs resume bit for bit."""
+"""Training loop. Each step depends only on the state and the step number, so resumed runs match uninterrupted runs bit
+for bit."""
 
 from __future__ import annotations
 
@@ -47,13 +48,13 @@ class TrainJob:
 
     Args:
         run: folder for the results.
-        method: the method to train; all ranks use the initial values of rank 0.
-        stream: this rank's part of every batch; None for a method without training.
-        settings: settings of the training.
-        rate: peak learning rate of the method, after the warm-up.
-        validate: returns the validation score of the current state (higher is better); called on rank 0 with
+        method: method to train; all ranks start from the initial values of rank 0.
+        stream: this rank's part of every batch, or None for a method without training.
+        settings: training settings.
+        rate: peak learning rate of the method (after warm-up).
+        validate: function that returns the current validation score (higher is better), called on rank 0 if
             `keep_best=validation`.
-        optimisation: optimiser and schedule of the method; None: the recipe's SGD.
+        optimisation: the method's optimiser and schedule, or None for the recipe's SGD.
     """
 
     run: RunFolder
@@ -66,23 +67,23 @@ class TrainJob:
 
 
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
-    """Train to the end, starting from the newest intact checkpoint, if any; do nothing if the run is finished.
+    """Train to the end, resuming from the newest intact checkpoint if there is one; do nothing if the run is finished.
 
     After a crash at any time, the same call with the same number of workers produces `prompts.safetensors` and
-    `metrics.jsonl` with the same bytes as an uninterrupted run (on CPU, with the same versions and `threads`).
+    `metrics.jsonl` with the same bytes as an uninterrupted run (on CPU, with the same package versions and `threads`).
 
-    With several ranks, each takes an equal part of every global batch, and gradients are averaged. Up to the order of
-    summation, the result equals that of a single rank. Losses that compare images or classes gather them from all ranks
-    (see `WorkSplit`).
+    With several ranks, each rank processes an equal part of every global batch, and gradients are averaged. Up to the
+    order of summation, the result is the same as with a single rank. Losses that compare images or classes use the
+    images and classes of all ranks (see `WorkSplit`).
 
     Args:
-        job: the method, its data and settings.
+        job: method to train, with its data and settings.
         rank, world_size: this rank and the number of ranks; torch.distributed must be initialised if there are several.
-        listener: called on rank 0 with every logged step.
+        listener: callback on rank 0 for every logged step.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe.
-        StoppedError: the run was interrupted; the same call resumes it.
+        StoppedError: the run was interrupted; the same call resumes the run.
         LostLoaderError: a loader process was killed; the same call resumes the run.
         DivergedError: a loss, or a parameter to be saved, is not finite; the parameters are not saved.
     """
@@ -121,9 +122,9 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
-    """Load the state into the method, and call its `prepare` before the first step (again after an interruption)."""
+    """Load the state into the method and, if no step is completed, call the method's `prepare`."""
     for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
-        _put(saved, tensors, "the checkpoint", "remove it, or train in another folder")
+        _put(saved, tensors, "the checkpoint", "remove the checkpoint, or train in another folder")
     count, device = job.method.prepares, device_of(job.settings.device)
     if state.step or job.stream is None or not count:
         return
@@ -201,7 +202,7 @@ def device_of(name: str, key: str = "training.device") -> torch.device:
     """Return the torch device for `training.device` or another setting `key`.
 
     Raises:
-        UserError: the setting is "cuda", but there is no GPU.
+        UserError: the setting is "cuda", but the machine has no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(f"{key} is 'cuda', but this machine has no GPU; use {key}=auto")
@@ -209,7 +210,7 @@ def device_of(name: str, key: str = "training.device") -> torch.device:
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
-    """Count the unreadable images of all ranks; raise a UserError if there are too many."""
+    """Sum the unreadable images over all ranks; raise a UserError if the total exceeds the limit."""
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
@@ -222,7 +223,7 @@ def _reading_notes(stream: MixedStream | None) -> list[str]:
     notes = []
     if unreadable:
         count = sum(images.values())
-        notes.append(f"replaced {counted(count, 'unreadable image')} by others of the same class: {few(unreadable)}")
+        notes.append(f"replaced {counted(count, 'unreadable image')} with others of the same class: {few(unreadable)}")
     if empty:
         notes.append(f"skipped {counted(len(empty), 'shard')} without images: {few(empty)}")
     return notes
@@ -232,17 +233,17 @@ def load_prompts(run: RunFolder, method: Method) -> None:
     """Load the prompts of a finished run into a method built from the same recipe.
 
     Raises:
-        UserError: the run has no prompts yet, or they belong to another method or backbone.
+        UserError: the run has no prompts yet, or its prompts belong to another method or backbone.
     """
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
     _put(read_prompts(run), learnable, run.path(PROMPTS), "use the run's own recipe")
 
 
 def read_prompts(run: RunFolder) -> dict[str, Tensor]:
-    """Return the learned tensors of a finished run by name.
+    """Return a finished run's learned tensors by name.
 
     Raises:
-        UserError: the run has no prompts yet, or their file is damaged.
+        UserError: the run has no prompts yet, or its prompts file is damaged.
     """
     path = run.path(PROMPTS)
     if not storage.exists(path):
@@ -271,7 +272,7 @@ def _check_finite(losses: dict[str, float], step: int, epoch: int) -> None:
 
 
 def _check_learned(learnable: Mapping[str, Parameter], step: int, epoch: int) -> None:
-    """Raise a DivergedError if a parameter is not finite, as after a finite loss with an infinite gradient."""
+    """Raise a DivergedError if a parameter is not finite, for example after a finite loss with an infinite gradient."""
     for name, parameter in learnable.items():
         if not parameter.isfinite().all():
             raise DivergedError(

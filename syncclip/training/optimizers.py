@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules: the recipe's SGD with a cosine schedule, or the method's own."""
+"""Optimisers and learning-rate schedules: the recipe's SGD with a cosine schedule, or method-specific choices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from syncclip.training.settings import TrainingSettings
 def optimizer_of(
     learnable: Iterable[Parameter], rate: float, settings: TrainingSettings, own: Optimisation | None
 ) -> torch.optim.Optimizer:
-    """Create the method's `own` optimiser or, if None, SGD with the recipe's momentum and weight decay."""
+    """Create the method's `own` optimiser, or SGD with the recipe's momentum and weight decay if `own` is None."""
     if own is None or own.optimizer == "sgd":
         decay = settings.weight_decay if own is None else own.weight_decay
         return torch.optim.SGD(learnable, lr=rate, momentum=settings.momentum, weight_decay=decay)
@@ -26,7 +26,7 @@ def optimizer_of(
 
 
 def state_of(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """Return an optimiser's state tensors: SGD momentum by parameter name, Adam state by `name.slot`.
+    """Return an optimiser's state tensors, keyed by parameter name (SGD momentum) or `name.slot` (Adam).
 
     A parameter that has never had a gradient has no state.
     """
@@ -42,14 +42,15 @@ def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]
     """Load the result of `state_of` into an optimiser.
 
     Raises:
-        UserError: the state belongs to another optimiser or to other parameters.
+        UserError: the state belongs to another optimiser or other parameters.
     """
     slots = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     for key, value in state.items():
         name, _, slot = (key, "", "momentum_buffer") if key in learnable else key.rpartition(".")
         if name not in learnable or slot not in slots:
             raise UserError(
-                "the checkpoint belongs to another optimiser or method; remove it, or train in another folder"
+                "the checkpoint belongs to another optimiser or method; remove the checkpoint, or train in another "
+                "folder"
             )
         parameter = learnable[name]
         device = "cpu" if slot == "step" else parameter.device  # torch stores step counters on the CPU

@@ -1,4 +1,4 @@
-"""Training with Ray Train: run the training loop on one or more workers, which restart if any of them is lost."""
+"""Run the training loop with Ray Train on one or more workers; if a worker is lost, all workers restart."""
 
 from __future__ import annotations
 
@@ -43,42 +43,44 @@ from syncclip.training.settings import TrainingSettings
 from syncclip.training.status import STATUS, TrainingGauges, TrainingStatus
 
 Build = Callable[[dict[str, Any], int, int], TrainJob]
-"""Function (spec, rank, world size) -> job of this rank; the workers must be able to import its module."""
+"""Function (spec, rank, world size) that returns the rank's job; workers must be able to import the function's
+module."""
 
 RESIZE_SECONDS = 30.0
-"""Interval at which elastic training checks for resources for more workers; a new number of workers restarts all."""
+"""Interval in seconds at which elastic training checks for resources for more workers; all workers restart when their
+number changes."""
 
 CHECK_SECONDS = 10.0
-"""Interval at which training checks whether the cluster has the resources for its workers."""
+"""Interval in seconds at which training checks whether the cluster has resources for the workers."""
 
 
 def check_cpus(training: TrainingSettings) -> None:
-    """Raise a UserError if the local Ray cluster that would be started has fewer CPUs than workers."""
+    """Raise a UserError if training would start a local Ray cluster with fewer CPUs than workers."""
     import ray
 
     workers, cpus = training.min_workers or training.workers, local_cpus()
     if workers > cpus and cluster_address() is None and not ray.is_initialized():
         raise UserError(
-            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most that many "
-            "workers, or set RAY_ADDRESS to the address of a cluster"
+            f"training.workers is {workers}, but this machine has {counted(cpus, 'CPU')}; use at most "
+            f"{counted(cpus, 'worker')}, or set RAY_ADDRESS to a cluster's address"
         )
 
 
 def train_on_ray(
     build: Build, spec: dict[str, Any], folder: RunFolder, settings: TrainingSettings, warning: str | None = None
 ) -> RunRecord:
-    """Run the training loop on `settings.workers` workers of the current Ray cluster, or of a local one.
+    """Run the training loop on `settings.workers` workers of the current Ray cluster or a local cluster.
 
     If a worker or node is lost, all workers restart from the newest checkpoint, up to `max_failures` times. If the
     driver is killed, the same call resumes the run, even with another number of workers. With `min_workers`, the number
-    of workers follows the resources of the cluster. A finished run returns immediately, without starting Ray.
+    of workers adapts to the cluster's resources. For a finished run, the call returns immediately without starting Ray.
 
     Args:
-        build: function that builds the job on each worker from `spec`, and configures the storage of that process.
-        spec: plain data (JSON), such as a resolved recipe.
-        folder: run folder; with several machines, it must be a URL or a shared path.
-        settings: the settings of the job that `build` returns.
-        warning: message printed before training starts; the record's notes also contain it.
+        build: function that builds the job from `spec` on each worker and configures storage in the worker process.
+        spec: JSON-serialisable data, such as a resolved recipe.
+        folder: run folder; several machines require a URL or a shared path.
+        settings: training settings of the job returned by `build`.
+        warning: message printed before training starts, also stored in the record's notes.
 
     Raises:
         UserError: the folder or its checkpoints belong to another recipe; the cluster has fewer CPUs (or, with
@@ -88,7 +90,7 @@ def train_on_ray(
     json.dumps(spec)  # raises an error if `spec` is not plain data
     before = folder.open()
     if before is not None and folder.finished(before):
-        print_message(f"run '{folder.name}' is finished: {folder.url} contains its prompts; nothing to do")
+        print_message(f"run '{folder.name}' is already finished; the prompts are in {folder.url}")
         return before
     checkpoints.check_recipe(folder.path(CHECKPOINTS), folder.recipe_hash)
     reported = len(before.notes) if before is not None else 0
@@ -111,7 +113,7 @@ def train_on_ray(
 
 
 def _scaling(settings: TrainingSettings) -> Any:
-    """Return the resources of the workers; raise a UserError if they exceed those of the cluster."""
+    """Return the workers' resources; raise a UserError if the cluster lacks these resources."""
     from ray.train import ScalingConfig
 
     selected, everywhere = capacity(settings.label_selector), capacity()
@@ -141,7 +143,7 @@ def _scaling(settings: TrainingSettings) -> Any:
 
 
 def _lack(scaling: Any) -> str:
-    """Return the reason why the workers are waiting for cluster resources; "" if they are not."""
+    """Return the reason why workers are waiting for cluster resources, or "" if no workers are waiting."""
     from ray.util import placement_group_table
 
     selector, required = scaling.label_selector or {}, scaling.resources_per_worker
@@ -153,16 +155,16 @@ def _lack(scaling: Any) -> str:
     )
     if room < least:
         where = _where(selector, room < everywhere)
-        return f"the cluster has room for {room} of {counted(least, 'worker')}{where}; training waits for machines"
+        return f"the cluster has room for {room} of {counted(least, 'worker')}{where}; training is waiting for machines"
     groups = [group for group in placement_group_table().values() if group["state"] == "PENDING"]
     pending = [list(group["bundles"].values()) for group in groups]
     if any(least <= len(bundles) <= most and all(each == required for each in bundles) for bundles in pending):
-        return f"the cluster is in use by others; training waits for the resources of {counted(least, 'worker')}"
+        return f"other jobs are using the cluster; training is waiting for resources for {counted(least, 'worker')}"
     return ""
 
 
 def _where(selector: Mapping[str, str], narrows: bool) -> str:
-    """Format a label selector for a message, as " on nodes with gpu!=t4"; "" if it does not exclude any nodes."""
+    """Format a label selector for a message, such as " on nodes with gpu!=t4", or "" if it excludes no nodes."""
     terms = (f"{key}{'!=' if value[0] == '!' else '='}{value.removeprefix('!')}" for key, value in selector.items())
     return f" on nodes with {','.join(terms)} (training.label_selector)" if narrows else ""
 
@@ -196,7 +198,7 @@ def _fit(build: Build, config: dict[str, Any], scaling: Any, settings: TrainingS
 
 
 def _torch_config(backend: str) -> Any:
-    """Return a TorchConfig for Ray Train whose workers stop on SIGTERM, such as when their machine is preempted."""
+    """Return a TorchConfig for Ray Train whose workers stop on SIGTERM, for example when a machine is preempted."""
     from ray.train.torch import TorchConfig
 
     class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
@@ -213,7 +215,7 @@ def _torch_config(backend: str) -> Any:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """Train as one rank. A user error on all ranks is recorded instead of raised, so that Ray does not retry."""
+    """Train as one rank. A user error shared by all ranks is recorded instead of raised, so Ray does not retry."""
     import ray.train
 
     context = ray.train.get_context()
@@ -254,7 +256,7 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
 
 
 def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
-    """Return a user error that describes the workers' failures (by rank); None if they are a bug."""
+    """Return a user error that describes the workers' failures (by rank), or None if the failures are a bug."""
     from ray.exceptions import RayActorError
 
     causes = {rank: unwrapped(failure) for rank, failure in failures.items()}
@@ -263,9 +265,9 @@ def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> Us
             return cause
     for rank, cause in sorted(causes.items()):  # other ranks only report a lost connection
         if isinstance(cause, LostLoaderError | StoppedError | RayActorError):
-            what = "its process or its machine was lost" if isinstance(cause, RayActorError) else str(cause)
+            what = "its process or machine was lost" if isinstance(cause, RayActorError) else str(cause)
             return UserError(
-                f"worker {rank}: {what}; no restart is left (training.max_failures={max_failures}); run the same "
+                f"worker {rank}: {what}; no restarts are left (training.max_failures={max_failures}); run the same "
                 "command to resume from the newest checkpoint"
             )
     return None
@@ -277,7 +279,7 @@ def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) 
 
     Args:
         reported: number of notes from earlier starts, which are not printed again.
-        scaling: resources of the workers; a message is printed if the cluster lacks them.
+        scaling: the workers' resources; a message is printed if the cluster lacks them.
         warning: note that has already been printed.
     """
     from ray.exceptions import RayError

@@ -34,7 +34,7 @@ from syncclip.training.settings import TrainingSettings
 from syncclip.training.trackers import Trackers
 
 Listener = Callable[[int, int, dict[str, float], float], None]
-"""Callback for every line of metrics: (completed steps, total steps, losses, real images/s since the last line)."""
+"""Callback for every metrics line: (completed steps, total steps, losses, real images/s since the last line)."""
 
 
 def open_run(
@@ -45,16 +45,16 @@ def open_run(
     workers: int,
     warning: str | None = None,
 ) -> tuple[RunRecord, Checkpoint | None]:
-    """Return the run's record and its state: the newest intact checkpoint or initial state; None if it is finished.
+    """Return the run's record and state: newest intact checkpoint, initial state, or None for a finished run.
 
-    Damaged checkpoints are reported and removed. `warning` and messages about resuming are added to the notes.
+    Damaged checkpoints are reported and removed. The record's notes contain `warning` and messages about resuming.
 
     Raises:
         UserError: the folder, or a checkpoint in it, belongs to another recipe.
     """
     earlier = run.open()
     if earlier is not None and run.finished(earlier):
-        print_message(f"run '{run.name}' is finished: {run.url} contains its prompts; nothing to do")
+        print_message(f"run '{run.name}' is already finished; the prompts are in {run.url}")
         return earlier, None
     record = RunRecord(
         name=run.name,
@@ -97,7 +97,7 @@ def _copied(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class RunRecorder:
-    """Writer of the metrics, tracker logs, checkpoints and record of a run that starts or resumes from `state`."""
+    """Writer of a run's metrics, tracker logs, checkpoints and record; the run starts or resumes from `state`."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class RunRecorder:
         self._totals = list(state.unscored)  # total losses since the last scored checkpoint
 
     def log(self, done: int, epoch: int, rate: float, losses: dict[str, float]) -> None:
-        """Log the losses of step `done`, counted from 1, if a line is due."""
+        """Log the losses of step `done`, counted from 1, if a metrics line is due."""
         total = self._record.total_steps
         self._totals.append(losses["total"])
         if not log_due(done, total, self._settings.log_every):
@@ -143,8 +143,8 @@ class RunRecorder:
 
         Args:
             validate: see `TrainJob`.
-            last: whether the run is interrupted. Such a checkpoint gets no score, so that the best checkpoint is that
-                of an uninterrupted run.
+            last: whether the run is interrupted. A checkpoint written on interruption gets no score, so the best
+                checkpoint is the same as in an uninterrupted run.
         """
         self._metrics.sync()
         self._trackers.sync()
@@ -159,9 +159,9 @@ class RunRecorder:
         self._run.write(self._record)
 
     def waited(self) -> bool:
-        """Return whether `checkpoint_minutes` have passed, or metrics could not be written because the disk is full.
+        """Return whether `checkpoint_minutes` have passed or a full disk has prevented metrics from being written.
 
-        In both cases, a checkpoint is due. If the disk is still full, writing it fails, and all ranks stop.
+        In both cases, a checkpoint is due. If the disk is still full, writing the checkpoint fails and all ranks stop.
         """
         minutes = self._settings.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
@@ -195,7 +195,7 @@ class RunRecorder:
         return {name: hashlib.sha256(storage.read_bytes(self._run.path(name))).hexdigest() for name in sorted(names)}
 
     def _score(self, validate: Callable[[], float] | None) -> float | None:
-        """Return the score of the current state (higher is better); None without `keep_best`."""
+        """Return the score of the current state (higher is better), or None without `keep_best`."""
         if self._settings.keep_best == "loss":
             return -statistics.fmean(self._totals)
         if self._settings.keep_best == "validation":

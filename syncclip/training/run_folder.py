@@ -1,4 +1,4 @@
-"""The run folder, with the record (`run.json`), recipe and losses (`metrics.jsonl`) of a run."""
+"""Run folder, which contains a run's record (`run.json`), recipe and losses (`metrics.jsonl`)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from syncclip.runtime.progress import print_message
 RECORD, RECIPE, PROMPTS, METRICS = "run.json", "recipe.yaml", "prompts.safetensors", "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EVENTS = ".tfevents."
-"""Substring of the names of TensorBoard event files."""
+"""Substring of TensorBoard event file names."""
 DECIDING = ("dataset.", "backbone.", "methods.", "training.")
-"""Prefixes of the settings that identify a run."""
+"""Prefixes of settings that identify a run."""
 
 
 class RunRecord(BaseModel):
-    """Contents of `run.json`. Everything except times is determined by the recipe and the package versions."""
+    """Contents of `run.json`. All fields except times are determined by the recipe and the package versions."""
 
     format: int = 2
     name: str
@@ -54,7 +54,7 @@ class RunRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Path or URL of a run, with its recipe; `recipe_text` is the resolved recipe as YAML."""
+    """A run's path or URL and its recipe; `recipe_text` is the resolved recipe as YAML."""
 
     url: str
     name: str
@@ -63,7 +63,7 @@ class RunFolder:
 
     @property
     def owner(self) -> str:
-        """Identity of the run in the checksums of its files (see `storage.checksums`)."""
+        """Identity of the run in its files' checksums (see `storage.checksums`)."""
         return storage.identity(self.recipe_hash)
 
     def path(self, *parts: str) -> str:
@@ -71,7 +71,7 @@ class RunFolder:
         return storage.join(self.url, *parts)
 
     def record(self) -> RunRecord | None:
-        """Return the contents of `run.json`; None for a new folder.
+        """Return the contents of `run.json`, or None for a new folder.
 
         Raises:
             UserError: `run.json` can't be read.
@@ -79,10 +79,10 @@ class RunFolder:
         return storage.read_document(self.path(RECORD), RunRecord, "choose another folder")
 
     def open(self) -> RunRecord | None:
-        """Return the record of an earlier start of this run; None for a new run. Nothing is written.
+        """Return the record of an earlier start of this run, or None for a new run, without writing to the folder.
 
         Raises:
-            UserError: the folder contains a run with another recipe, unless it failed before its first step.
+            UserError: the folder contains a run with another recipe, unless this run failed before its first step.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:
@@ -117,13 +117,13 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that can change the bits of a result."""
+    """Return the versions of Python and of packages that can change the bits of a result."""
     packages = ("syncclip", "torch", "open_clip_torch", "ray")
     return {"python": platform.python_version()} | {package: package_version(package) for package in packages}
 
 
 def differences(old: str, new: str) -> list[str]:
-    """Return the settings that differ between two YAML recipes, sorted, as `section.key: old -> new`."""
+    """Return a sorted list of settings that differ between two YAML recipes, as `section.key: old -> new`."""
     before, after = (_flat(parse_yaml(text, RECIPE)) for text in (old, new))
     return [
         f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
@@ -146,9 +146,9 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 
 class MetricsFile:
-    """The losses of a run, as one JSON object per logged step. Without times, the file is reproducible to the byte.
+    """File with a run's losses, one JSON object per logged step. The file omits times and is bitwise reproducible.
 
-    Lines are appended to a local file; a remote file is replaced at every `sync`. If the disk is full, the run
+    Lines are appended to local files, whereas remote files are replaced at every `sync`. If the disk is full, the run
     continues with `behind` set, and the next `sync` rewrites all lines or raises an error.
 
     Args:
@@ -174,11 +174,11 @@ class MetricsFile:
 
     @property
     def behind(self) -> bool:
-        """Whether a line could not be appended to a local file."""
+        """Whether appending a line to a local file has failed."""
         return self._file is None and storage.is_local(self._path)
 
     def write(self, **values: Any) -> None:
-        """Append a line with the values of a step."""
+        """Append a line with a step's values."""
         assert values["step"] > self._step
         self._step = values["step"]
         line = (json.dumps(values, allow_nan=False) + "\n").encode()
@@ -223,18 +223,18 @@ class MetricsFile:
 
 
 def last_line(path: str) -> dict[str, Any] | None:
-    """Return the values of the last complete line of a metrics file; None if there is none."""
+    """Return the values of a metrics file's last complete line, or None if no line is complete."""
     lines = _lines(path)
     return lines[-1][1] if lines else None
 
 
 def lines_until(path: str, step: int) -> list[bytes]:
-    """Return the complete lines of a metrics file up to and including `step`."""
+    """Return a metrics file's complete lines up to and including `step`."""
     return [line for line, values in _lines(path) if values["step"] <= step]
 
 
 def digest_of(lines: Iterable[bytes]) -> str:
-    """Return the SHA-256 of lines of metrics in hex, as stored in the record and in checkpoint markers."""
+    """Return the SHA-256 of metrics lines in hex, as stored in the record and in checkpoint markers."""
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 

@@ -16,13 +16,13 @@ LabelValue = Annotated[str, Field(pattern=rf"^!?{_LABEL}$")]
 
 
 class MixedDataset(Settings):
-    """One of several datasets to mix: `{url: sets/a, weight: 2}`, or just a folder or URL."""
+    """Dataset in a mix, given as `{url: sets/a, weight: 2}` or just as a folder or URL."""
 
     url: str
     """Folder or URL of the dataset."""
     weight: float = Field(1.0, gt=0)
-    """Synthetic dataset: sampling weight relative to the other datasets with images of the same class. Real dataset:
-    number of times that each of its images occurs in an epoch."""
+    """Sampling weight relative to other datasets with images of the same class (synthetic dataset), or number of times
+    that each image occurs in an epoch (real dataset)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,8 +40,8 @@ class TrainingSettings(Settings):
     method: str = "syncclip"
     """Method to train: one of the names in `methods`, or `module:Class` for a custom method."""
     data: Literal["real", "synthetic", "both", "all_real"] = "both"
-    """Images to train on. "all_real" is an upper bound that also uses real images of the novel classes, which are not
-    available in practice."""
+    """Images to train on. "all_real" is an upper bound that also uses real images of novel classes, which are
+    unavailable in practice."""
     synthetic: (
         Annotated[
             Annotated[str, Tag("text")] | Annotated[tuple[MixedDataset, ...], Tag(MixedDataset.__name__)],
@@ -49,25 +49,26 @@ class TrainingSettings(Settings):
         ]
         | None
     ) = None
-    """Folder or URL of the synthetic dataset, or a list of datasets to mix; None: the output of `syncclip synth` for
-    this recipe."""
+    """Folder or URL of the synthetic dataset, or a list of datasets to mix; by default, the output of `syncclip synth`
+    for this recipe."""
     teacher: str | None = added(None)
     """Folder or URL of soft labels for the synthetic dataset (output of `syncclip teacher`), for distillation."""
     real: tuple[MixedDataset, ...] = added(())
-    """Additional real datasets with the same classes, such as packed datasets; each adds its few-shot sample."""
+    """Additional real datasets with the same classes, such as packed datasets; each dataset adds its few-shot
+    sample."""
     images_per_class: int | None = Field(None, ge=1)
-    """Number of synthetic images per class to train on, starting from the first; None: all images."""
+    """Number of synthetic images per class to train on, starting from the first; by default, all images."""
     seed: int = Field(1, ge=0)
     """Random seed for the few-shot sample, the initial prompts, the data order and the augmentations."""
 
     epochs: int = Field(10, ge=1)
     """Number of passes over the training data (see `epochs_over`)."""
     epochs_over: Literal["real", "synthetic", "longer"] = added("real")
-    """Length of an epoch: one pass over the real images, one over the synthetic images, or the longer of the two. With
-    "real", the number of steps does not depend on the number of synthetic images."""
+    """Length of an epoch: one pass over the real images, one pass over the synthetic images, or the longer of these
+    passes. With "real", the number of steps does not depend on the number of synthetic images."""
     batch_size: int = Field(16, ge=1)
-    """Number of real images per step, summed over all workers; each is paired with one synthetic image of its class
-    and one synthetic image of a novel class."""
+    """Number of real images per step, summed over all workers. Each real image is paired with one synthetic image of
+    its class and one synthetic image of a novel class."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD momentum."""
     weight_decay: float = Field(5e-4, ge=0)
@@ -82,60 +83,60 @@ class TrainingSettings(Settings):
     """Probability of a horizontal flip."""
 
     workers: int = Field(1, ge=1)
-    """Number of data-parallel workers (ranks). Every batch is split evenly among them."""
+    """Number of data-parallel workers (ranks). Every batch is split evenly among the workers."""
     min_workers: int | None = added(None, ge=1)
-    """Minimum number of workers for elastic training, which uses up to `workers` workers if resources are available;
-    None: exactly `workers`."""
+    """Minimum number of workers for elastic training, which uses up to `workers` workers if resources are available; by
+    default, exactly `workers`."""
     label_selector: dict[LabelKey, LabelValue] = added({"ray.io/market-type": "!spot"})
-    """Labels that Ray nodes must have to run training workers: label -> value, or "!value" to exclude a value. The
-    default excludes spot nodes; {}: any node. Synthesis ignores this setting."""
+    """Ray node labels required for training workers: a mapping from labels to values, or to "!value" to exclude a
+    value. The default excludes spot nodes; {} allows any node. Synthesis ignores this setting."""
     max_failures: int = added(2, ge=0)
-    """Maximum number of restarts after losing a worker; the run fails when another is lost."""
+    """Maximum number of restarts after worker losses; the run fails at the next loss."""
     accumulation_steps: int = added(1, ge=1)
-    """Number of micro-batches into which each worker's batch is split to save memory. Activations are recomputed in
-    the backward pass; the gradients are those of the whole batch."""
+    """Number of micro-batches into which each worker's batch is split to save memory. Activations are recomputed in the
+    backward pass; gradients equal the whole batch's gradients."""
     threads: int = Field(1, ge=1)
-    """Number of PyTorch threads per worker. A different number may change the last bits of the results."""
+    """Number of PyTorch threads per worker. Changing the number of threads may change the last bits of results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of each worker; "auto": a GPU if available, otherwise the CPU."""
+    """Device of each worker; "auto" selects a GPU if available, otherwise the CPU."""
     shuffle_window: int | None = Field(None, ge=1)
-    """Number of shards of a synthetic dataset from which each step samples its images; None: all shards."""
+    """Number of synthetic dataset shards from which each step samples images; by default, all shards."""
     cache_images: int = Field(256 << 20, ge=0)
     """Size of each worker's in-memory cache of decoded images, in bytes."""
     cache_bytes: int = added(4 << 30, ge=0)
     """Maximum size of the local cache of remote shards on each machine, in bytes."""
     cache_folder: str | None = added(None)
-    """Folder for the local cache of remote shards, shared by the workers of a machine; None: a per-user temporary
+    """Folder for the local cache of remote shards, shared by all workers on a machine; by default, a per-user temporary
     folder."""
     verify_shards: bool = added(True)
-    """Verify the checksum of each shard when it is copied or first opened."""
+    """Verify the checksum of each shard when the shard is copied or first opened."""
     prefetch_threads: int = Field(1, ge=0)
-    """Number of threads per worker that prefetch batches; with `loader_processes`, number of batches that each process
-    prefetches."""
+    """Number of prefetching threads per worker or, with `loader_processes`, number of batches prefetched by each
+    process."""
     loader_processes: int = added(0, ge=0)
-    """Number of processes per worker that load batches; 0: load them in threads (`prefetch_threads`)."""
+    """Number of batch-loading processes per worker; 0 loads batches in threads (see `prefetch_threads`)."""
     max_corrupt_images: int = Field(16, ge=0)
-    """Maximum number of unreadable images, each replaced by another image of its class; training stops if there are
-    more."""
+    """Maximum number of unreadable images, each replaced with another image of its class; training stops if the limit
+    is exceeded."""
 
     log_every: int = Field(1, ge=1)
-    """Number of steps between two lines of metrics."""
+    """Number of steps between metrics lines."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(())
-    """Experiment trackers to log to, in addition to `metrics.jsonl`; they require the `tracking` extra."""
+    """Experiment trackers to log to, in addition to `metrics.jsonl`; trackers require the `tracking` extra."""
     tracking_project: str = added("syncclip")
     """Name of the MLflow experiment or Weights & Biases project."""
     mlflow_uri: str | None = added(None)
-    """URI of the MLflow server; None: the environment variable MLFLOW_TRACKING_URI. Credentials in the URI are redacted
+    """MLflow server URI, by default the environment variable MLFLOW_TRACKING_URI. Credentials in the URI are redacted
     in all files."""
     checkpoint_every: int = Field(100, ge=1)
-    """Number of steps between two checkpoints."""
+    """Number of steps between checkpoints."""
     checkpoint_minutes: float | None = added(None, gt=0)
-    """Maximum time between two checkpoints, in minutes; None: no limit."""
+    """Maximum time between checkpoints, in minutes; unlimited by default."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Number of recent checkpoints to keep. With 1, the run starts over if its only checkpoint is damaged."""
+    """Number of recent checkpoints to keep. With one checkpoint, the run starts over if this checkpoint is damaged."""
     keep_best: Literal["loss", "validation"] | None = added(None)
     """Criterion for also keeping the best checkpoint: "loss" (mean since the previous checkpoint) or "validation"
-    accuracy; None: keep recent checkpoints only."""
+    accuracy. By default, only recent checkpoints are kept."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> TrainingSettings:
@@ -159,11 +160,11 @@ class TrainingSettings(Settings):
 
 
 def warmup_warning(training: TrainingSettings, rate: float, own: Optimisation | None) -> str | None:
-    """Return a warning if all epochs of a training are warm-up epochs; None otherwise.
+    """Return a warning if all training epochs are warm-up epochs, otherwise None.
 
     Args:
-        rate: learning rate of the method.
-        own: optimiser and schedule of the method; None: the recipe's SGD.
+        rate: the method's learning rate.
+        own: the method's optimiser and schedule, or None for the recipe's SGD.
     """
     if training.epochs > training.warmup_epochs or (own is not None and own.by_step):
         return None
@@ -188,15 +189,15 @@ class EvaluationSettings(Settings):
     """Section `evaluation` of a recipe."""
 
     split: Literal["test", "val"] = "test"
-    """Split to evaluate on: "test", or "val" (validation), which is also the split for tuning hyperparameters."""
+    """Split to evaluate on: "test", or "val" (validation), which is also used for tuning hyperparameters."""
     batch_size: int = Field(256, ge=1)
     """Number of images per forward pass."""
     bins: int = Field(15, ge=1, le=1_000_000)
-    """Number of bins of the expected calibration error."""
+    """Number of bins for the expected calibration error."""
     calibrate: bool = added(False)
     """Calibrate confidences by temperature scaling, fitted on the validation images of base classes."""
     workers: int | None = added(None, ge=1)
-    """Number of cluster workers for the evaluation; None: `training.workers` after training, or the local process in
+    """Number of cluster workers for evaluation; by default, `training.workers` after training, and the local process in
     `syncclip evaluate`."""
     transfer: list[str] = Field(default=[])
     """Names of other datasets in `dataset.root` on which to evaluate the finished run, each with its own classes."""

@@ -1,4 +1,4 @@
-"""Training progress for other processes: `training.json` in the run folder, and Prometheus gauges."""
+"""Training progress for other processes, in `training.json` and as Prometheus gauges."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ STATUS = "training.json"
 
 
 class TrainingStatus(JobStatus):
-    """Contents of `training.json`, which also serves as the heartbeat of the driver. Times are in seconds."""
+    """Contents of `training.json`, which also serves as the driver's heartbeat. Times are in seconds."""
 
     steps: int = 0
     total_steps: int = 0
     rate: float = 0.0
     """Steps per second since the latest start."""
     loss: float | None = None
-    """Total loss in the last line of metrics."""
+    """Total loss in the last metrics line."""
     waits: str = ""
-    """Reason why the workers are waiting for resources; empty while they run."""
+    """Reason why the workers are waiting for resources; empty while the workers run."""
 
     _first: tuple[int, float] | None = PrivateAttr(None)
-    """Step and time of the first line of metrics since the latest start."""
+    """Step and time of the first metrics line since the latest start."""
 
     def count(self, steps: int, total_steps: int, loss: float) -> None:
-        """Update the status from a new line of metrics."""
+        """Update the status from a new metrics line."""
         self.steps, self.total_steps, self.loss = steps, total_steps, loss
         now = time.monotonic()
         before, since = self._first = self._first or (steps, now)
@@ -38,7 +38,7 @@ class TrainingStatus(JobStatus):
             self.rate = round((steps - before) / (now - since), 4)
 
     def lines(self) -> list[str]:
-        """Format the status of a training that is running or has lost its driver."""
+        """Format the status of a run that is in progress or has lost its driver."""
         done = f"{self.state}: {self.steps:,} of {counted(self.total_steps, 'step')}"
         if not self.steps:
             done = f"{self.state}: no step completed yet"
@@ -53,7 +53,7 @@ class TrainingStatus(JobStatus):
 
 
 def status_lines(url: str) -> list[str] | None:
-    """Return the status of the run at `url` as lines of text; None if there is no run.
+    """Return the status of the run at `url` as lines of text, or None if there is no run.
 
     Raises:
         UserError: the record or the status can't be read.
@@ -68,10 +68,10 @@ def status_lines(url: str) -> list[str] | None:
 
 
 class TrainingGauges:
-    """Listener of the training loop that sets Prometheus gauges; Ray exports them with the prefix `ray_`.
+    """Listener of the training loop that sets Prometheus gauges, which Ray exports with the prefix `ray_`.
 
     Every series has the tags `run` and `url`, percent-encoded since Ray requires ASCII. Ray drops a gauge that is not
-    set within two export intervals (20 s by default), so each line of metrics sets all gauges.
+    set within two export intervals (20 s by default), so each metrics line sets all gauges.
     """
 
     def __init__(self, name: str, url: str) -> None:
@@ -79,10 +79,10 @@ class TrainingGauges:
 
         self._run = {"run": as_ascii(name), "url": as_ascii(url)}
         tags = tuple(self._run)
-        self._done = Gauge("syncclip_training_steps_done", "Completed steps, including those of earlier starts.", tags)
-        self._planned = Gauge("syncclip_training_steps_planned", "Total number of steps of the training.", tags)
-        self._loss = Gauge("syncclip_training_loss", "Terms of the loss, and their weighted sum.", (*tags, "term"))
-        self._speed = Gauge("syncclip_training_images_per_second", "Real images per second over all workers.", tags)
+        self._done = Gauge("syncclip_training_steps_done", "Completed steps, including steps of earlier starts.", tags)
+        self._planned = Gauge("syncclip_training_steps_planned", "Total number of training steps.", tags)
+        self._loss = Gauge("syncclip_training_loss", "Loss terms and their weighted sum.", (*tags, "term"))
+        self._speed = Gauge("syncclip_training_images_per_second", "Real images per second, summed over workers.", tags)
 
     def __call__(self, done: int, total: int, losses: dict[str, float], speed: float) -> None:
         self._speed.set(speed, self._run)

@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, MLflow and Weights & Biases.
 
-If a tracker fails, for example because its server is unavailable or the disk is full, this is reported once, and the
-run continues without it; `metrics.jsonl` contains all values.
+If a tracker fails, for example because its server is unavailable or the disk is full, the failure is reported once, and
+the run continues without the tracker. The file `metrics.jsonl` contains all values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from syncclip.training.run_folder import RunFolder
 from syncclip.training.settings import TrainingSettings
 
 MLFLOW_BATCH = 500
-"""Number of metrics per request to MLflow; its servers accept up to 1000."""
+"""Number of metrics per MLflow request; MLflow servers accept up to 1000."""
 
 TIMEOUT_SECONDS = 20
 
@@ -42,7 +42,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """TensorBoard event files in the run folder. In a remote folder, they are replaced at every `sync`."""
+    """TensorBoard event files in the run folder. In remote folders, the files are replaced at every `sync`."""
 
     def __init__(self, folder: str, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -70,7 +70,7 @@ class TensorBoard:
 
 
 class Mlflow:
-    """A run on an MLflow server. A resumed training and the evaluation log to the same run."""
+    """A run on an MLflow server. Resumed training and evaluation log to the same run."""
 
     def __init__(self, run: RunFolder, settings: TrainingSettings) -> None:
         # The default of seven retries with exponential backoff would block a training for minutes.
@@ -83,7 +83,7 @@ class Mlflow:
 
         uri = settings.mlflow_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if uri is None:
-            raise ValueError("no server URI; set training.mlflow_uri or MLFLOW_TRACKING_URI")
+            raise ValueError("the server URI is missing; set training.mlflow_uri or MLFLOW_TRACKING_URI")
         remember_tracker(uri)
         self._client = client = MlflowClient(uri)
         if client.get_experiment_by_name(settings.tracking_project) is None:
@@ -118,7 +118,7 @@ class Mlflow:
 
 
 class Wandb:
-    """A Weights & Biases run, configured by the environment variables of W&B, such as WANDB_MODE."""
+    """A Weights & Biases run, configured by W&B environment variables such as WANDB_MODE."""
 
     def __init__(self, run: RunFolder, settings: TrainingSettings) -> None:
         import wandb
@@ -145,11 +145,11 @@ class Wandb:
 
 
 class Trackers:
-    """All trackers of a run; a tracker that raises an error is reported once and removed.
+    """A run's trackers; a tracker that raises an error is reported once and removed.
 
     Args:
         step: number of steps completed before this start.
-        report: called with a warning.
+        report: callback for warnings.
     """
 
     def __init__(self, run: RunFolder, settings: TrainingSettings, step: int, report: Callable[[str], None]) -> None:
@@ -166,7 +166,7 @@ class Trackers:
                     self._open[name] = create()
                 except ImportError as error:
                     command = install_command("tracking")
-                    self._report(f"{name} is not installed ({error}), so nothing is logged to it; run `{command}`")
+                    self._report(f"{name} is not installed ({error}) and receives no metrics; run `{command}`")
                 except Exception as error:  # a tracker must not stop the training
                     self._warn(name, error)
 
@@ -199,7 +199,7 @@ class Trackers:
                 storage.local_path(self._run.path(name)).rmdir()
         reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         problem = "can't be written to" if name == "tensorboard" else "can't be reached"
-        self._report(f"{name} {problem} ({reason}); the run continues without it, with all values in metrics.jsonl")
+        self._report(f"{name} {problem} ({reason}); the run continues without it, and metrics.jsonl has all values")
 
 
 def show_results(
@@ -208,8 +208,8 @@ def show_results(
     """Log the results of a finished run to MLflow and W&B. Warnings already in the record's notes are not repeated.
 
     Args:
-        numbers: metrics from `evaluation.results`, and their split.
-        report: called with a warning.
+        numbers: metrics from `evaluation.results` and the evaluated split.
+        report: callback for warnings.
     """
     names = tuple(name for name in settings.trackers if name != "tensorboard")
     record = run.record()
@@ -228,11 +228,11 @@ def show_results(
 
 
 def _identity(run: RunFolder) -> str:
-    """Return the tracker ID of a run, which is stable across restarts and unique to the folder."""
+    """Return the run's tracker ID, which is stable across restarts and unique to the folder."""
     return hashlib.sha256(f"{run.url}\n{run.recipe_hash}".encode()).hexdigest()[:16]
 
 
 def _params(settings: TrainingSettings) -> dict[str, Any]:
-    """Return the settings by which runs can be filtered in a tracker."""
+    """Return the settings for filtering runs in a tracker."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch_size")
     return {key: getattr(settings, key) for key in keys}

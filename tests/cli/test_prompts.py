@@ -76,5 +76,6 @@ def test_a_suspicious_checkpoint_causes_a_note(
     arguments = ("prompts", "import", str(tmp_path / "file"), tiny.recipe, "training.method=ivlp")
     outcome = Outcome(capsys, *arguments, "--out", str(tmp_path / "run"))
     assert outcome.status == 0
-    assert outcome.err.startswith("note: the start token of the checkpoint differs from that of backbone")
+    assert outcome.err.startswith("note: the checkpoint and backbone ")
+    assert " differ in the start token: " in outcome.err
     assert outcome.err.removeprefix("note: ").strip() in (tmp_path / "run" / "run.json").read_text()

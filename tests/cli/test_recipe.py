@@ -30,7 +30,9 @@ def test_a_key_is_explained_and_an_unknown_one_is_an_error(capsys: pytest.Captur
     assert run(["recipe", "explain", "methods.syncclip.domain_tokens"]) == 0
     first, meaning = capsys.readouterr().out.splitlines()
     assert first == "methods.syncclip.domain_tokens: integer ≥ 0 and ≤ 1024; default 2"
-    assert meaning == "    Number of domain-specific tokens among the visual tokens (k in the paper); 0: none."
+    assert (
+        meaning == "    Number of domain-specific visual tokens (k in the paper); 0 shares all tokens between domains."
+    )
 
     assert run(["recipe", "explain", "training.epoch"]) == 2
     assert capsys.readouterr().err == "syncclip: unknown key 'training.epoch'; did you mean 'training.epochs'?\n"

@@ -56,8 +56,8 @@ def test_an_invalid_setting_is_an_error(tiny: TinyWorld, settings: dict[str, obj
     [
         ("examples.nowhere:TaskRes", "No module named 'examples.nowhere'"),
         ("examples.taskres:Nothing", "has no attribute 'Nothing'"),
-        (".taskres:TaskRes", "use the form package.module:Class"),
-        (":TaskRes", "use the form package.module:Class"),
+        (".taskres:TaskRes", "use package.module:Class"),
+        (":TaskRes", "use package.module:Class"),
         ("examples.taskres:Tensor", "is not a method"),
     ],
 )

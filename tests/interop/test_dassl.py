@@ -47,7 +47,7 @@ def test_a_state_dict_and_the_old_format_are_read(tmp_path: Path) -> None:
 
 def test_a_remote_checkpoint_is_read() -> None:
     storage.write_bytes("memory://published/model.pth.tar-1", Path(__file__).read_bytes())
-    with pytest.raises(UserError, match="memory://published/model.pth.tar-1: not a torch checkpoint"):
+    with pytest.raises(UserError, match="memory://published/model.pth.tar-1 is corrupt or not a PyTorch checkpoint"):
         read_checkpoint(find_checkpoint("memory://published", ["prompt_learner"]))
     write_checkpoint(export_to("memory://published"), STATE, epoch=1)
     assert torch.equal(read_checkpoint("memory://published/model.pth.tar-1").state["ctx"], STATE["ctx"])
@@ -73,7 +73,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
     command = Command(call, f"touch {mark}" if call is os.system else f"open({str(mark)!r}, 'w').close()")
     content = checkpoint(STATE, epoch=1, **{key: {"ctx": command}})
     torch.save(content, tmp_path / "evil", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match=rf"evil: not loaded, since loading would call .*{call.__name__}'"):
+    with pytest.raises(UserError, match=rf"evil was not loaded because loading would call .*{call.__name__}'"):
         read_checkpoint(str(tmp_path / "evil"))
     assert not mark.exists()
     torch.load(tmp_path / "evil", weights_only=False)
@@ -84,7 +84,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(
 def test_an_invalid_or_truncated_file_is_an_error(data: bytes | None, tmp_path: Path) -> None:
     path = Path(save(tmp_path / "file", checkpoint(STATE, epoch=1)))
     path.write_bytes(path.read_bytes()[:-100] if data is None else data)
-    with pytest.raises(UserError, match=r"file: (not a torch checkpoint|no state dict)"):
+    with pytest.raises(UserError, match=r"file (is corrupt or not a PyTorch checkpoint|contains no state dict)"):
         read_checkpoint(str(path))
 
 

@@ -184,5 +184,5 @@ def test_other_class_names_or_weights_are_noted(importer: Importer) -> None:
     token = -state["image_encoder.class_embedding"]
     state = changed(IVLP, prompt_learner__token_suffix=suffix, image_encoder__class_embedding=token)
     words, weights = importer(IVLP, state=state).notes
-    assert f"for class 1, {IVLP.fixture.classnames[1]!r}" in words
-    assert weights.startswith("the class token of the checkpoint differs from that of backbone")
+    assert f"for class 1 ({IVLP.fixture.classnames[1]!r})" in words
+    assert weights.startswith("the checkpoint and backbone ") and " differ in the class token: " in weights

@@ -115,7 +115,7 @@ def test_layers(clip: PromptedClip) -> None:
     assert checked_layers(None, 12) == [6, 7, 8, 9, 10, 11, 12]
     assert checked_layers(None, 3) == [3]
     assert checked_layers((1, 3), 3) == [1, 3]
-    with pytest.raises(UserError, match=r"methods\.mmrl\.layers: there is no block 4"):
+    with pytest.raises(UserError, match=r"methods\.mmrl\.layers contains block 4, but"):
         build_method("mmrl", clip, DATASET, Mmrl.Settings(layers=(2, 3, 4)))
 
 

@@ -154,7 +154,7 @@ def test_block() -> None:
     assert (checked_block(None, 12), checked_block(None, 24), checked_block(None, 3)) == (9, 9, 3)
     assert checked_block(2, 3) == 2
     for block, layers in ((4, 3), (None, 1)):
-        with pytest.raises(UserError, match=r"methods\.tcp\.block: there is no block"):
+        with pytest.raises(UserError, match=r"methods\.tcp\.block: block \d+ does not exist"):
             checked_block(block, layers)
     with pytest.raises(ValueError, match="greater than or equal to 2"):
         TcpSettings(block=1)

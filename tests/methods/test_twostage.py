@@ -160,5 +160,5 @@ def test_second_stage_trains_the_vectors_of_candidate_classes(
 @pytest.mark.parametrize("tower", ["visual", "text"])
 def test_missing_block_is_an_error(clip: PromptedClip, tower: str) -> None:
     settings = TwoStage.Settings.model_validate({f"first_{tower}_block": 99})
-    with pytest.raises(UserError, match=rf"methods.twostage.first_{tower}_block: there is no block 99"):
+    with pytest.raises(UserError, match=rf"methods.twostage.first_{tower}_block is 99, but"):
         build_method("twostage", clip, DATASET, settings)

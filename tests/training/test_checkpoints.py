@@ -110,7 +110,7 @@ def test_training_starts_over_if_all_checkpoints_are_damaged(tmp_path: Path) -> 
         flip(tmp_path / f"step-0000000{step}.safetensors")
     messages: list[str] = []
     assert newest_step(tmp_path, messages) is None
-    assert "previous one" in messages[0] and "starts over" in messages[1]
+    assert "previous checkpoint" in messages[0] and "starts over" in messages[1]
 
 
 def test_checkpoint_of_another_recipe_is_an_error(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_changed_line_is_rewritten_from_an_earlier_checkpoint(
     lines[line] = lines[line].replace(b'"epoch": 0', b'"epoch": 4').replace(b'"epoch": 1', b'"epoch": 5')
     file.write_bytes(b"".join(lines))
     resumed = run(fakes.job(tmp_path, keep_checkpoints=9))
-    assert "metrics.jsonl lacks lines" in capsys.readouterr().err
+    assert "metrics.jsonl does not match checkpoint" in capsys.readouterr().err
     assert f"run 'fake' resumes after step {resumes_from} of 20" in resumed.notes
     assert fakes.bits(tmp_path) == fakes.bits(uninterrupted)
 
@@ -136,7 +136,9 @@ def test_run_resumes_from_its_checkpoint_if_metrics_are_lost(tmp_path: Path, uni
     fakes.crash_at(fakes.job(tmp_path), 11)
     (tmp_path / "metrics.jsonl").unlink()
     resumed = run(fakes.job(tmp_path))
-    assert any("metrics.jsonl lacks lines" in note and "resuming from step 9" in note for note in resumed.notes)
+    assert any(
+        "metrics.jsonl does not match checkpoint" in note and "resuming from step 9" in note for note in resumed.notes
+    )
     assert fakes.bits(tmp_path)["prompts.safetensors"] == fakes.bits(uninterrupted)["prompts.safetensors"]
     assert [line["step"] for line in metrics(tmp_path)] == list(range(10, 21))
 
@@ -207,7 +209,7 @@ def test_finished_run_is_not_changed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(repeated).status == "finished"
     assert repeated.stream.requested == []
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    assert "is finished" in capsys.readouterr().err
+    assert "is already finished" in capsys.readouterr().err
 
 
 def test_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:
@@ -263,7 +265,7 @@ def test_record_lists_unreadable_images_and_empty_shards(tmp_path: Path) -> None
     for name, images in (("a.jpg", 1), ("00001.tar", 0), ("b.tar", 6)):
         made.stream.corruption.skip(name, "damaged", images)
     assert run(made).notes == [
-        "replaced 7 unreadable images by others of the same class: a.jpg, b.tar",
+        "replaced 7 unreadable images with others of the same class: a.jpg, b.tar",
         "skipped 1 shard without images: 00001.tar",
     ]
 

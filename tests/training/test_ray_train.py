@@ -118,7 +118,7 @@ def test_killed_job_resumes_with_the_same_or_another_number_of_workers(tmp_path:
 @pytest.mark.fault
 @pytest.mark.usefixtures("ray_cluster")
 def test_lost_worker_is_replaced_at_most_max_failures_times(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^worker 0: its process or its machine was lost; no restart is left"):
+    with pytest.raises(UserError, match=r"^worker 0: its process or machine was lost; no restarts are left"):
         train(tmp_path / "run", settings={"max_failures": 0}, kill_once_at=10)
     assert (tmp_path / "run.killed").exists()
     assert run(fakes.job(tmp_path / "run")).notes == ["run 'fake' resumes after step 9 of 20"]
@@ -160,7 +160,7 @@ def test_training_reports_that_others_use_the_cluster(tmp_path: Path, monkeypatc
 
     def print_message(message: str) -> None:
         messages.append(message)
-        if "in use" in message:
+        if "other jobs" in message:
             ray.kill(other)
 
     monkeypatch.setattr(ray_train, "print_message", print_message)
@@ -168,7 +168,7 @@ def test_training_reports_that_others_use_the_cluster(tmp_path: Path, monkeypatc
     assert train(tmp_path, workers=2).status == "finished"
     assert messages == [
         "train: syncclip, 4 epochs on 2 workers",
-        "the cluster is in use by others; training waits for the resources of 2 workers",
+        "other jobs are using the cluster; training is waiting for resources for 2 workers",
     ]
 
 
@@ -194,7 +194,7 @@ def test_checkpoint_of_another_recipe_is_an_error(tmp_path: Path) -> None:
 def test_finished_run_and_changed_recipe_need_no_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(fakes.job(tmp_path))
     assert train_on_ray(never, {}, fakes.folder(tmp_path), fakes.settings()).status == "finished"
-    assert "is finished" in capsys.readouterr().err
+    assert "is already finished" in capsys.readouterr().err
     with pytest.raises(UserError, match="of recipe aaaaaaaaaaaa, but this is run 'fake' of recipe bbbbbbbbbbbb"):
         train_on_ray(never, {}, fakes.folder(tmp_path, "b" * 64), fakes.settings())
 

@@ -42,11 +42,11 @@ def test_status_of_a_running_training(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_status_of_a_lost_driver_and_of_waiting_workers(tmp_path: Path) -> None:
     record(tmp_path)
-    lost = TrainingStatus.begin().model_copy(update={"seen": 0.0, "waits": "training waits for machines"})
+    lost = TrainingStatus.begin().model_copy(update={"seen": 0.0, "waits": "training is waiting for machines"})
     storage.write_document(str(tmp_path / status.STATUS), lost, OWNER)
     lines = status_lines(str(tmp_path))
     assert lines is not None
-    assert lines[:2] == ["running: no step completed yet", "training waits for machines"]
+    assert lines[:2] == ["running: no step completed yet", "training is waiting for machines"]
     assert "the driver is gone" in lines[2] and "run the same `train` command" in lines[2]
 
 
