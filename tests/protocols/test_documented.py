@@ -100,6 +100,6 @@ def test_plan_of_imagenet_matches_the_command(capsys: pytest.CaptureFixture[str]
     (line,) = re.findall(r"^syncclip (plan .* --throughput .*)$", PAGE, re.MULTILINE)
     outcome = Outcome(capsys, *line.replace("/data", str(tmp_path)).split())
     assert outcome.status == 0, outcome.err
-    shown = PAGE.partition("The second prints")[2].split("```")[1].strip().splitlines()
+    shown = PAGE.partition("The second command prints")[2].split("```")[1].strip().splitlines()
     assert len(shown) == 5
     assert [line for line in shown if line not in outcome.out.splitlines()] == []
