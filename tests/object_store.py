@@ -15,7 +15,7 @@ from moto.s3.exceptions import NoSuchUpload
 from moto.s3.models import S3Backend
 from moto.server import ThreadedMotoServer
 
-from syncclip import storage
+from syncclip.core.session import Session
 from tests.worlds.faulty_s3 import FaultyS3, faulty_s3
 
 ENVIRONMENT = {
@@ -80,10 +80,9 @@ def _bucket(name: str, server: str, endpoint: str) -> Iterator[str]:
 
     bucket = boto3.resource("s3", endpoint_url=server).Bucket(name)
     bucket.create()
-    storage.configure({"endpoint_url": endpoint})
     try:
-        yield f"s3://{name}"
+        with Session(options={"endpoint_url": endpoint}):
+            yield f"s3://{name}"
     finally:
-        storage.configure({})
         bucket.objects.delete()
         bucket.delete()

@@ -18,11 +18,11 @@ def json_error(text: str | bytes, kind: type = dict) -> str:
     ("text", "reason"),
     [
         (b"", "Expecting value"),
-        (b"\xff\xfe\xff", "contains an invalid character"),
+        (b"\xff\xfe\xff", "the document contains an invalid character"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a":' * 200_000, "nested too deeply"),
         (b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), "nested too deeply"),
-        (b'{"a": "\\ud83d"}', "contains an invalid character"),
+        (b'{"a": "\\ud83d"}', "the document contains an invalid character"),
         (b'{"a": ' + b"9" * 5000 + b"}", "Exceeds the limit"),
     ],
 )

@@ -20,6 +20,7 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from syncclip import storage
+from syncclip.core.session import Session
 from syncclip.core.settings import UserError
 from tests.object_store import s3_server
 
@@ -48,10 +49,9 @@ def worker() -> Iterator[Any]:
         with (
             mock.patch.object(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0),
             mock.patch.dict(os.environ, variables),
+            Session(options={"endpoint_url": endpoint}),
         ):
-            storage.configure({"endpoint_url": endpoint})
             yield lambda service: boto3.Session().client(service, endpoint_url=endpoint)
-        storage.configure({})
 
 
 def test_a_worker_has_full_access_to_objects_in_its_bucket(worker: Any) -> None:

@@ -82,5 +82,5 @@ def test_damaged_files_are_left_out_with_a_note(synthetic: Path) -> None:
     (synthetic / STATS_NAME).write_text('{"format": 1')
     (synthetic / rejects_name(0)).write_bytes(b"nonsense")
     page = page_of(synthetic)
-    assert "stats.json of the synthetic dataset could not be read" in page
+    assert "stats.json could not be read" in page
     assert "thumbnails of rejected images could not be read" in page

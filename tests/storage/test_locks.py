@@ -329,7 +329,7 @@ def test_a_waiting_command_is_interrupted_when_its_folder_is_removed(tmp_path: P
     with other_owner(tmp_path / "run", "listening" * listening) as owner:
         storage.remove(str(tmp_path / "run"), recursive=True)
         out, _ = owner.communicate()
-    assert out.startswith(f"{tmp_path}/run: the folder, or its")
+    assert out.startswith(f"{tmp_path}/run: the folder or its")
 
 
 def test_a_worker_writes_while_its_driver_has_the_lock(folder: str) -> None:

@@ -307,7 +307,7 @@ def test_too_many_corrupt_images_are_an_error(
     ("changes", "message"),
     [
         ({"batch": 8, "world_size": 3}, r"a batch of 8 image\(s\) can't be split evenly among 3"),
-        ({"batch": 0}, "a batch of 0 can't"),
+        ({"batch": 0}, "a batch of 0 image"),
         ({"real": None}, "training.data=both requires real images"),
         ({"real": None, "data": "real"}, "training.data=real requires real images"),
         ({"synthetic": None}, "training.data=both requires a synthetic dataset"),
