@@ -46,7 +46,8 @@ class Run:
 def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     """Generate a recipe's synthetic dataset as shards with Ray Data; committed shards are kept.
 
-    A killed run loses only the shards in flight. The same call then completes the dataset with identical bytes.
+    A killed run loses only the shards in flight. Repeat the call to complete the dataset; the result is bitwise
+    identical to that of an uninterrupted run.
 
     Args:
         out: folder or URL of the synthetic dataset; default: `<storage.root>/<name>/synthetic`.
@@ -77,15 +78,16 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
 def train(recipe: Recipe, out: str | None = None) -> Run:
     """Train `training.method` on Ray Train, evaluate it, and return the results.
 
-    After a crash, the same call resumes from the latest checkpoint. With the same number of workers, the learned
-    prompts are bitwise identical to those of an uninterrupted run. The results of a finished run are returned at once.
+    After a crash, repeat the call to resume from the latest checkpoint. With the same number of workers, the learned
+    prompts are bitwise identical to those of an uninterrupted run. If the run has already finished, its results are
+    returned immediately.
 
     Args:
         out: the run's folder or URL; default: a folder in `<storage.root>/<name>/runs`, named after the recipe's hash.
 
     Raises:
-        UserError: the synthetic dataset is missing or does not match the recipe, the folder contains another run, or
-            there are more workers than CPUs; see also `training.ray_train.train_on_ray`.
+        UserError: the synthetic dataset is missing or does not match the recipe, the folder contains a different run,
+            or `training.workers` exceeds the number of CPUs; see also `training.ray_train.train_on_ray`.
 
     Examples:
         >>> from syncclip import Recipe, train
@@ -111,12 +113,13 @@ def train(recipe: Recipe, out: str | None = None) -> Run:
 
 
 def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = None) -> Run:
-    """Train and evaluate in this process without Ray; the results are bitwise identical to `train` with one worker.
+    """Train and evaluate in this process without Ray.
 
-    Use this function for many short runs, each in its own Ray task. After a crash, the same call resumes.
+    The results are bitwise identical to those of `train` with one worker. Use this function for many short runs, each
+    in its own Ray task. After a crash, repeat the call to resume.
 
     Args:
-        cache: data and models that previous runs in this process have loaded.
+        cache: data and models loaded by previous runs in this process.
     """
     return run_resolved(*resolve_run(recipe, out), cache)
 
@@ -147,7 +150,7 @@ def evaluate(run: str, overrides: Sequence[str] = (), dataset: str | None = None
         root: folder that contains the other dataset; default: the root folder of the run's dataset.
 
     Raises:
-        UserError: the run is missing or unfinished, an override belongs to another section, or `dataset` is set
+        UserError: the run is missing or unfinished, an override belongs to a different section, or `dataset` is set
             although the learned parameters are specific to the run's classes.
 
     Examples:
@@ -192,12 +195,12 @@ def _locked(recipe: Recipe, folder: RunFolder) -> AbstractContextManager[object]
 
 
 def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
-    """Write captions with the recipe's language models on its actor pool, and return the captions by file.
+    """Generate captions with the recipe's language models on its actor pool, and return the captions, keyed by file.
 
-    Existing captions are kept. After a crash, the same call resumes.
+    Existing captions are kept. After a crash, repeat the call to resume.
 
     Args:
-        out: path or URL of the caption file; default: the file in the recipe.
+        out: path or URL of the caption file; default: the file set in the recipe.
 
     Raises:
         UserError: the recipe sets no language model or no caption file; see also `synthesis.captioning.write_captions`.

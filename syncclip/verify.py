@@ -170,7 +170,7 @@ def _folders(url: str, parent: _Folder | None = None) -> Iterator[_Folder]:
 
 
 def _owners(url: str, names: Sequence[str]) -> dict[str, str]:
-    """Return a folder's owner by root file, except for corrupt root files, which are reported by their own check."""
+    """Return a folder's owner according to each intact root file; corrupt root files are reported separately."""
     owners = {}
     for root in ROOTS:
         if root in names:
@@ -332,7 +332,7 @@ def _require(file: str, matches: bool) -> None:
 
 
 def _log(folder: _Folder, name: str) -> bool:
-    """Verify metrics or events with the checksum in a finished run's record; logs of an unfinished run still grow."""
+    """Check metrics or events against the checksum in a finished run's record; logs of an unfinished run still grow."""
     record = RunFolder(folder.url, "", "").record()
     if record is None or record.status != "finished" or not record.logs:
         return True

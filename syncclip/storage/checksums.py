@@ -17,11 +17,11 @@ from syncclip.core.settings import UserError
 MARK = b"checksum-sha256:"
 KEY = "checksum"
 NOBODY = "0" * 16
-"""Owner identity in files that have no owner."""
+"""Owner identity recorded in files without an owner."""
 _DIGITS = b"0" * 64
 _SIZE = len(_DIGITS) + 1 + len(NOBODY)
 _TAIL, _HEAD = 64 << 10, 1 << 10
-"""Number of bytes that are searched for a checksum at the end and at the start of a file."""
+"""Number of bytes at the end and at the start of a file that are searched for a checksum."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
 _PATTERN = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK

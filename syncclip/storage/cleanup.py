@@ -18,7 +18,7 @@ _PART = re.compile(rf"\..*\.(?P<mark>{MARK})-[0-9a-f]{{8}}\.part")
 
 
 def part_of(path: Path) -> Path:
-    """Return a file's hidden temporary path, whose name contains this process's mark."""
+    """Return a hidden temporary path for a file; the name identifies this process."""
     return path.with_name(f".{path.name}.{mark()}-{secrets.token_hex(4)}.part")
 
 

@@ -35,7 +35,7 @@ SETTLE = 3.0
 PART = 64 << 20
 """Size of each part of a multipart upload, in bytes."""
 UNLISTED = (403, 405, 501)
-"""HTTP status codes of stores that do not support or permit listing uploads; such stores have no fence."""
+"""HTTP status codes returned by stores that do not support or permit listing uploads; such stores have no fence."""
 _OWNER = ".owner-"
 
 

@@ -23,7 +23,7 @@ class Contents(Settings):
 
 
 def write_contents(url: str, owner: str = NOBODY) -> None:
-    """Record a folder's file names at the end of a command; raise a MissingError if a file is removed meanwhile.
+    """Record a folder's file names at the end of a command; raise a MissingError if a file is removed in the meantime.
 
     Args:
         url: URL of the folder.
@@ -42,7 +42,7 @@ def write_contents(url: str, owner: str = NOBODY) -> None:
 
 
 def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:
-    """Return the recorded file names, or None without a record; raise a DamagedError if the record is corrupt."""
+    """Return the recorded file names, or None if there is no record; raise a DamagedError if the record is corrupt."""
     remedy = "remove the file and rerun the command that wrote it"
     document = read_document(join(url, CONTENTS), Contents, remedy, owner)
     return None if document is None else document.files

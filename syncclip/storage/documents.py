@@ -1,4 +1,4 @@
-"""Reading and writing of files with checksums: documents (pydantic models as JSON), parquet tables, and other files."""
+"""Reading and writing files with checksums: documents (pydantic models as JSON), parquet tables, and other files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read_many(
     """Concurrently read small files from one file system into a URL -> content mapping; missing files are omitted.
 
     Args:
-        report: function called with the URL and error of each corrupt file, which is omitted; None raises the error.
+        report: called with the URL and error of each corrupt file, which is omitted; if None, the error is raised.
         owner: expected owner of all files, as in `read_verified`, or a URL -> owner mapping.
         checksum_required: whether to treat a file without a checksum as corrupt.
     """

@@ -1,4 +1,4 @@
-"""Downloads, which are repeated until a checksum matches or several responses agree; see `responses`."""
+"""Downloads that are repeated until a checksum matches or several responses agree; see `responses`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.storage import responses
 from syncclip.storage.retries import SILENCE, with_retries
 
 PIECE = 32 << 20
-"""Size of the chunks in which a remote file is copied, in bytes."""
+"""Chunk size for copying remote files, in bytes."""
 
 MOST_WEB = 1 << 27
 """Maximum size of a web server's response that is read into memory, in bytes."""
@@ -38,8 +38,8 @@ def whole(url: str, sha256: str | None = None) -> bytes:
 def part(url: str, start: int, end: int | None) -> bytes:
     """Return the bytes [start, end) of a file, or fewer if the file ends earlier.
 
-    S3 provides no checksum for a byte range. The range is read twice, the second time with a few additional bytes. If
-    both responses are corrupted in the same way, different positions are affected.
+    S3 provides no checksum for a byte range. The range is read twice, the second time with a few additional bytes, so
+    that corruption at the same offset in both responses affects different positions in the file.
     """
     early, late = (responses.SHIFT, 0) if start >= responses.SHIFT else (0, responses.SHIFT)
 

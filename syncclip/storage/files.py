@@ -36,7 +36,7 @@ def exists(url: str) -> bool:
 
 
 def sizes(url: str, prefixes: Sequence[str] = ("",)) -> dict[str, int]:
-    """Map a folder's file names, in sorted order, to the sizes in bytes; return {} if the folder does not exist.
+    """Map a folder's file names, in sorted order, to their sizes in bytes; return {} if the folder does not exist.
 
     Args:
         prefixes: name prefixes of the files to list. On S3, where long listings are paginated, the prefixes are listed
@@ -131,7 +131,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
 
     Args:
         sha256: expected checksum of the file. If a copy has a different checksum, the file is copied again. Several
-            equal copies with a wrong checksum are accepted; the caller must verify the checksum.
+            identical copies with a wrong checksum are accepted; the caller must verify the checksum.
     """
     with user_errors(url, "read"), target.open("wb") as file:
         if not is_local(url):
@@ -142,7 +142,7 @@ def fetch(url: str, target: Path, sha256: str | None = None) -> None:
 
 
 def write_bytes(url: str, data: bytes) -> None:
-    """Write a file atomically, and replace an existing file; missing folders are created.
+    """Write a file atomically, replacing any existing file; missing folders are created.
 
     After a crash, either the old or the new file exists. A hidden local `.part` file may remain; `sweep` removes it.
 

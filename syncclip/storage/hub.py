@@ -21,7 +21,7 @@ LOGIN = "log in (run `hf auth login`, or set HF_TOKEN)"
 
 
 def download(name: str, needed: Sequence[str], others: Sequence[str] = ()) -> str | None:
-    """Download files from a repository into the Hub's cache, which also works offline, and return the local folder.
+    """Download files from a repository into the Hub cache, and return the local folder; offline, cached files are used.
 
     Args:
         name: `PREFIX` followed by a name that matches `NAME`; for any other path or URL, the function returns None.

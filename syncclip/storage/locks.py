@@ -40,7 +40,7 @@ INTERVAL = 15.0
 SILENCE = 3 * INTERVAL
 """Time without a renewal after which another machine's lock is taken over, in seconds."""
 GRACE = 30.0
-"""Minimum time to wait for a lock owner on another machine, in seconds; this process may replace that owner."""
+"""Minimum time to wait for a lock owner on another machine, in seconds; this process may be the owner's replacement."""
 PROMPT = 2.0
 """Maximum time between reading a lock and sending a delete request, in seconds; must be less than `SETTLE`."""
 READ_ATTEMPTS = 3
@@ -75,7 +75,7 @@ class LockFile(Settings):
 
 
 class Hold:
-    """A lock held by this process or, without `content`, by its driver."""
+    """A lock held by this process or, if `content` is None, by its driver."""
 
     def __init__(self, url: str, lock_url: str, token: str, content: bytes | None = None, until: float = 0.0) -> None:
         self.url, self.lock_url, self.token, self._content = url, lock_url, token, content

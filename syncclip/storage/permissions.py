@@ -14,7 +14,7 @@ from pathlib import Path
 from syncclip.core.settings import UserError
 
 NOT_OURS = (errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ENXIO)
-"""Error codes for opening a link, a file instead of a folder, an inaccessible file, a folder or a pipe."""
+"""Error codes raised if a path is a symlink, is inaccessible, or has the wrong type (file, folder or pipe)."""
 
 REMEDY = "remove it, or use another folder: set training.cache_folder, or TMPDIR for all temporary files"
 

@@ -18,7 +18,7 @@ from typing import Any
 from syncclip.core.session import current
 
 AGREEING = 3
-"""Number of equal responses required if an `ETag` does not match; later objects in the same bucket require two."""
+"""Number of identical responses required if an `ETag` does not match; later objects in the same bucket require two."""
 TRIES = 9
 """Maximum number of responses to compare."""
 SHIFT = 64
@@ -65,7 +65,7 @@ def watch(client: Any) -> None:
 
 
 def require_agreement(url: str, request: Callable[[], tuple[str, bool]]) -> None:
-    """Repeat a request until a response is verified or several responses are equal.
+    """Repeat a request until a response is verified or several responses are identical.
 
     Args:
         url: URL of the object.

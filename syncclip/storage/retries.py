@@ -34,9 +34,9 @@ TORN = (
     "DelayedError",
 )
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
-"""Error codes of a store that received a corrupt request."""
+"""Error codes returned by a store that received a corrupt request."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
-"""Like `TORN`, names of errors in botocore, aiohttp and fsspec, since these packages may not be installed."""
+"""Error classes in botocore, aiohttp and fsspec, listed by name (like `TORN`), since these packages are optional."""
 
 FULL = {
     errno.ENOSPC: "no space left",
@@ -170,7 +170,7 @@ def _response(error: BaseException) -> dict[str, Any]:
 
 
 def http_status(error: BaseException) -> int | None:
-    """Return the HTTP status code in a store's or web server's response, or None without a response."""
+    """Return the HTTP status code in a store's or web server's response, or None if there is no response."""
     if _with_response(error) is not None:
         status: int | None = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status

@@ -46,7 +46,7 @@ class JobStatus(Settings):
 
     @classmethod
     def begin(cls: type[Status], **values: Any) -> Status:
-        """Return the status of a job that starts now."""
+        """Return the status of a job that is starting now."""
         now = round(time.time(), 3)
         return cls(began=now, seen=now, **values)
 

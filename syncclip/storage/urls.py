@@ -93,7 +93,7 @@ def open_local(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def join(url: str, *parts: str) -> str:
-    """Join a path or URL and further parts with slashes."""
+    """Append parts to a path or URL, separated by slashes."""
     return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
 
 

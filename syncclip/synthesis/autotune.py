@@ -1,4 +1,4 @@
-"""Measurements on the target device: fastest batch size, throughput, and the effect of the setting `speed`."""
+"""Measurements on the target device: fastest batch size, throughput, and the effect of the `speed` setting."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PROBE_BATCHES = 3
 
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
-    """Replace a plan's batch size `auto` with the fastest one, measured in a Ray task with an actor's resources."""
+    """Replace a plan's `auto` batch size with the fastest one, measured in a Ray task with an actor's resources."""
     import ray
 
     with ray_session():
@@ -85,8 +85,8 @@ def even_parts(total: int) -> list[int]:
 def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], budget: float = BUDGET_SECONDS) -> int:
     """Return the smallest batch size whose time per image is at most `MIN_SPEEDUP` times the minimum.
 
-    `sizes` are in ascending order. `stopwatch` returns the seconds for a batch of the given size, or None if the batch
-    does not fit into memory.
+    `sizes` are in ascending order. `stopwatch` returns the time in seconds for a batch of the given size, or None if
+    the batch does not fit into memory.
     """
     costs: dict[int, float] = {}
     spent = 0.0
@@ -122,7 +122,7 @@ def _seconds(generator: Generator, prompts: Sequence[str], size: int) -> float |
 
 
 class Effect(NamedTuple):
-    """Effect of the setting `speed` on a batch, compared with `exact` in fp32 for the same prompts and seeds."""
+    """Effect of the `speed` setting on a batch, compared with `exact` in fp32 for the same prompts and seeds."""
 
     difference: float
     """Mean absolute difference between pixel values (0 to 255)."""
@@ -131,7 +131,7 @@ class Effect(NamedTuple):
 
 
 def effect(settings: GeneratorSettings, device: str, fingerprint: str, prompts: Sequence[str]) -> Effect | None:
-    """Return the measured effect of the setting `speed`, or None if a batch can't be generated."""
+    """Return the measured effect of the `speed` setting, or None if a batch can't be generated."""
     images, seconds, size = [], [], int(settings.batch_size)
     exact = settings.model_copy(update={"speed": "exact", "dtype": "fp32", "compile": False})
     for variant in (exact, settings):
@@ -162,7 +162,7 @@ class Rate(NamedTuple):
     memory: int | None = None
     """Peak GPU memory in bytes."""
     effect: Effect | None = None
-    """Effect of the setting `speed`; None for `exact`, or if a batch can't be generated."""
+    """Effect of the `speed` setting; None for `exact`, or if a batch can't be generated."""
 
 
 def measure(plan: Plan, folder: str, num_gpus: float = 0.0, options: Mapping[str, Any] | None = None) -> Rate:

@@ -83,7 +83,7 @@ class _Job:
         return parts
 
     def remaining(self, report: Callable[[str], object] | None = None) -> list[int]:
-        """Return the class numbers without a part; for `report`, see `parts`."""
+        """Return the numbers of the classes without a part; for `report`, see `parts`."""
         parts = self.parts(report)
         return [number for number, name in enumerate(self.names) if name not in parts]
 
@@ -102,7 +102,7 @@ def write_captions(
 ) -> Captions:
     """Write the captions missing from the file at `url`, and return all captions in class order.
 
-    Existing captions are kept, including manual edits. After an interruption, the same call resumes.
+    Existing captions are kept, including manual edits. After an interruption, repeat the call to resume.
 
     Args:
         url: path or URL of the caption file, accessible from all machines of a cluster.
@@ -146,7 +146,7 @@ def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str],
     weights = {part.weights for part in parts.values()} | ({existing.weights} if existing.sentences else set())
     if len(weights) > 1:
         model = existing.writer.model
-        raise UserError(f"{url}: some captions were written with other weights of {model!r}; use another file")
+        raise UserError(f"{url}: some captions were written with different weights of {model!r}; use another file")
     sentences = {**{name: part.sentences for name, part in parts.items()}, **existing.sentences}
     order = [*names, *(name for name in sentences if name not in names)]
     return Captions(writer=existing.writer, weights=weights.pop(), sentences={name: sentences[name] for name in order})

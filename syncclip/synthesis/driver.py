@@ -50,8 +50,8 @@ def synthesise_set(
 ) -> SetSummary:
     """Generate the missing shards of the synthetic dataset at `url`, and return its totals.
 
-    After a crash, the same call completes the dataset with identical bytes and regenerates only the shards that were in
-    flight. Ray and the generator are started only if shards are missing.
+    After a crash, repeat the call to complete the dataset with identical bytes; only the shards that were in flight are
+    regenerated. Ray and the generator are started only if shards are missing.
 
     Args:
         requested: plan from `draft`; an existing dataset with fewer images is extended.
@@ -106,7 +106,7 @@ def files_of(requested: Plan) -> Iterator[str]:
 
 
 def has_all(requested: Plan, url: str) -> bool:
-    """Return whether all files of the plan's dataset exist; the check needs a single listing."""
+    """Return whether all files of the plan's dataset exist; this requires a single listing."""
     return storage.sizes(url).keys() >= set(files_of(requested))
 
 

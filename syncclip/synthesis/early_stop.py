@@ -18,7 +18,7 @@ PATIENCE = 64
 
 
 class RejectionMonitor:
-    """Counter for rejected images of classes without an accepted image, including images in the `done` shards.
+    """Counter for rejected images of classes without accepted images, including images in the `done` shards.
 
     A UserError is raised if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class are rejected
     and none is accepted.
@@ -41,7 +41,7 @@ class RejectionMonitor:
             self._check()
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
-        """Add a committed shard; `rejected_by` contains the main reject reason of classes without an accepted image."""
+        """Add a committed shard; `rejected_by` maps classes without accepted images to their main rejection reason."""
         self._count(shard, rejected_by)
         self._check()
 

@@ -1,7 +1,7 @@
 """Simulation that forecasts the time, cost and lost images of a synthesis run on preemptible machines.
 
 Each actor has its own machine, which is preempted at a constant rate (a Poisson process) and replaced after a delay.
-A shard interrupted by a preemption is generated again. Without preemptions, the forecast is exact.
+A shard interrupted by a preemption is regenerated. Without preemptions, the forecast is exact.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ MAX_RUNS, MIN_RUNS = 1000, 20
 """Maximum and minimum number of simulated runs."""
 
 MAX_WORK, STEP_COST = 5e7, 4000.0
-"""Computational budget of a forecast and overhead of a simulation step, both in machine look-ups."""
+"""Compute budget of a forecast and overhead per simulation step, both measured in machine look-ups."""
 
 MAX_EXPECTED_PREEMPTIONS = math.log(100)
 """Expected number of preemptions per attempt (loading and one shard) above which fewer than 1 % of attempts succeed."""
 
 NEGLIGIBLE_RATE = 1e-18
-"""Preemption rate per second that replaces a rate of zero."""
+"""Preemption rate per second used in place of zero."""
 
 LOAD_SECONDS = 60.0
 """Default time from a machine's start to its first shard, in seconds."""
 
 
 class Machines(NamedTuple):
-    """Machines of a pool, of which `least` start immediately and the others after `wait`. Times are in seconds."""
+    """Machines in a pool: `least` machines start immediately, and the others after `wait`. Times are in seconds."""
 
     least: int
     most: int
@@ -88,7 +88,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
     """Forecast the synthesis of a plan at `cost.throughput`, assuming that all shards are full.
 
     Raises:
-        UserError: hardly any shard would be finished, or the simulation would be too expensive.
+        UserError: hardly any shards would finish, or the simulation would be too expensive.
     """
     assert cost.throughput is not None
     shards, seconds = len(plan.shards()), min(plan.shard_size, plan.total) / cost.throughput
@@ -109,7 +109,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
 
 
 def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
-    """Return the number of runs within `MAX_WORK`; above 100 machines, fewer runs suffice, since losses average out."""
+    """Return the number of runs within `MAX_WORK`; pools of over 100 machines need fewer, since losses average out."""
     count = min(shards, machines.most)
     rate = _checked_rate(seconds, machines)
     attempts = math.exp(rate * (seconds + machines.load))
@@ -131,7 +131,7 @@ def _spread(values: Array) -> Spread:
 
 
 def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX_RUNS, seed: int = 0) -> Outcomes:
-    """Simulate `runs` runs with `shards` shards of `seconds` each; the result is deterministic for a given `seed`."""
+    """Simulate `runs` runs of `shards` shards, each taking `seconds`; deterministic for a given `seed`."""
     assert shards > 0 and seconds > 0 and 0 < machines.least <= machines.most and runs > 0
     rate = _checked_rate(seconds, machines)
     arrivals = np.where(np.arange(min(shards, machines.most)) < machines.least, 0.0, machines.wait)
@@ -145,12 +145,12 @@ def simulate(shards: int, seconds: float, machines: Machines, *, runs: int = MAX
 
 
 def _checked_rate(seconds: float, machines: Machines) -> float:
-    """Return the preemption rate per machine-second; raise a UserError if hardly any shard would be finished."""
+    """Return the preemption rate per machine-second; raise a UserError if hardly any shards would finish."""
     rate = machines.preemptions / 3600 or NEGLIGIBLE_RATE
     if (seconds + machines.load) * rate > MAX_EXPECTED_PREEMPTIONS:
         raise UserError(
             f"a machine needs {machines.load:,.0f} s to load and {seconds:,.0f} s per shard, but is preempted after "
-            f"{1 / rate:,.0f} s on average, so hardly any shard would be finished; reduce synthesis.shard_size, "
+            f"{1 / rate:,.0f} s on average, so hardly any shards would finish; reduce synthesis.shard_size, "
             "synthesis.cost.load or synthesis.cost.preemptions"
         )
     return rate

@@ -111,7 +111,7 @@ class Plan(Settings):
         return BATCH_GUESS if size == "auto" else size
 
     def guide_of(self, label: int, image: int) -> str | None:
-        """Return the checksum of the real image that a class's image number `image` starts from, or None for noise."""
+        """Return the checksum of the real image that image number `image` of a class starts from, or None for noise."""
         real = self.guides[label] if self.guides else ()
         return real[image % len(real)] if real else None
 
@@ -225,7 +225,7 @@ def agreed_plan(requested: Plan, stored: Plan, url: str) -> Plan:
     if changes := differences(stored, requested):
         more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
         raise UserError(
-            f"{url} contains a dataset generated with other settings ({changes[0]}{more}); use another folder, or "
+            f"{url} contains a dataset generated with different settings ({changes[0]}{more}); use another folder, or "
             "restore the old settings"
         )
     generator = stored.generator.model_copy(update={key: getattr(requested.generator, key) for key in MACHINE})

@@ -1,7 +1,7 @@
 """Reference images for real guidance: the few-shot images that generation starts from.
 
 A plan contains the images' checksums. Copies of the images are stored as shards in the dataset's folder, under
-`guides/<checksum of the checksums>`.
+`guides/<hash of all checksums>`.
 """
 
 from __future__ import annotations

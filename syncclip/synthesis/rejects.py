@@ -42,7 +42,7 @@ REJECTS = re.compile(r"(\d{5,})_rejects\.parquet")
 
 @dataclass(frozen=True)
 class Reject:
-    """A rejected image with its reject reason, sample, attempt, score and thumbnail."""
+    """A rejected image with its rejection reason, sample, attempt, score and thumbnail."""
 
     reason: str
     index: int

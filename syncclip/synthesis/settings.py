@@ -1,4 +1,4 @@
-"""Section `synthesis` of a recipe: number of images, generator, prompts, filters and actors."""
+"""The `synthesis` section of a recipe: number of images, generator, prompts, filters and actors."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from syncclip.synthesis.references import ReferenceImages
 from syncclip.synthesis.rejects import Gallery, Reject
 
 SURPASSED = "surpassed"
-"""Reject reason for images that passed the filters but were not the best attempt."""
+"""Rejection reason for images that passed the filters but were not the best attempt."""
 
 _generator_thread = ThreadPoolExecutor(1, "generate")
 """Single thread that generates all images in this process, since torch starts a thread pool per calling thread."""
@@ -41,7 +41,7 @@ class GeneratedShard(NamedTuple):
     seconds: dict[str, float]
     """Seconds spent in the overlapping stages `generate`, `filter` and `encode`, and `computed` (see `Generator`)."""
     classes_without_accepted: dict[int, str]
-    """Main reject reason by class id, for classes without an accepted image."""
+    """Main rejection reason by class id, for classes without accepted images."""
     gallery: list[Reject]
     """Thumbnails of some rejects."""
     started: float
@@ -194,7 +194,7 @@ class _Batch(NamedTuple):
     entries: Sequence[Entry]
     images: Future[Callable[[], list[Image.Image]]]
     is_last_submitted: bool
-    """Whether all following batches have been submitted."""
+    """Whether all subsequent batches have been submitted."""
 
 
 def _prefetched(

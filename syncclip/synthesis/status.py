@@ -19,7 +19,7 @@ from syncclip.workers.report import Report
 STATUS_NAME = "status.json"
 STAGES = ("generate", "filter", "encode", "write")
 COMPUTED = "computed"
-"""Name of the part of the stage `generate` during which the device was busy."""
+"""Name of the part of the `generate` stage during which the device was busy."""
 
 
 class SynthesisStatus(JobStatus):
@@ -132,7 +132,7 @@ COUNTERS = {
     "stage_seconds": ("Seconds of work by stage, summed over actors.", ("stage",)),
     "restarts": ("Shards restarted after a process died.", ()),
 }
-"""Description and additional tags of each counter, by name; all counters have the tag `set`."""
+"""Description and additional tags of each counter, by name; all counters have the `set` tag."""
 GAUGES = {
     "images_planned": "Planned images.",
     "images_done": "Committed images, including images from earlier runs.",
@@ -141,10 +141,10 @@ GAUGES = {
 
 
 class SynthesisMetrics:
-    """Prometheus metrics of a synthesis run, exported by Ray with the prefix `ray_` and the dataset's URL as tag `set`.
+    """Prometheus metrics of a synthesis run, exported by Ray with the `ray_` prefix.
 
-    The driver updates the metrics, since an actor's metrics would be lost with its process. Non-ASCII characters in
-    tags are percent-encoded.
+    The `set` tag contains the dataset's URL. Non-ASCII characters in tags are percent-encoded. The driver updates the
+    metrics, since an actor's metrics would be lost with its process.
     """
 
     def __init__(self, url: str) -> None:

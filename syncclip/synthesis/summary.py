@@ -45,7 +45,7 @@ class SetSummary(Settings):
     """Number of images in the smallest class."""
     most: int
     empty: tuple[str, ...]
-    """Names of classes without an image."""
+    """Names of classes without images."""
     shards: int
     bytes: int
     """Total size of the tar files in bytes."""

@@ -25,7 +25,7 @@ MAX_AHEAD = 20_000
 class ShardWorker(Worker[GeneratedShard]):
     """Worker that filters and writes a shard while it generates the next one.
 
-    After a crash, each shard is either committed or missing. A regenerated shard has identical bytes.
+    After a crash, each shard is either committed or missing. Regenerating a shard produces identical bytes.
 
     Args:
         plan: JSON of the plan.

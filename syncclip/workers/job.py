@@ -1,6 +1,7 @@
 """A job over shards: the worker that runs in each actor, and the driver loop that retries failed shards.
 
-A shard is done once its marker is stored. A shard's bytes don't depend on the actor, the order or the attempt.
+A shard is done once its marker is stored. A shard's bytes don't depend on the actor, the processing order or the
+attempt.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Worker(ABC, Generic[Result]):
 
     @abstractmethod
     def start(self, shard: int) -> Callable[[], Result]:
-        """Compute a shard, and return a function that completes it, possibly during the next call of `start`."""
+        """Compute a shard, and return a function that completes it, possibly during the next call to `start`."""
 
     @abstractmethod
     def summary(self, result: Result) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 MAX_STARTS = 2
-"""Maximum number of starts per shard and round. A shard fails if its process dies that often, usually out of memory."""
+"""Maximum number of starts per shard and round. A shard whose process dies this often, usually out of memory, fails."""
 
 CONCURRENT_ROWS = 2
 """Number of concurrent rows per actor; one shard is written while the next shard is computed."""
@@ -28,13 +28,13 @@ MAX_OVERLAP_SHARE = 0.5
 process then loses at most one shard on average: the shard being written plus the finished part of the next shard."""
 
 MAX_QUEUE = 4
-"""Maximum number of running or queued rows per actor of a growing pool. The pool grows while the queues are full."""
+"""Maximum number of running or queued rows per actor in a growing pool. The pool grows while the queues are full."""
 
 RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
 """Maximum numbers of restarts and retries if a process dies before a shard starts; Ray Data's default has no limit."""
 
 NOT_STARTED = "not started"
-"""Error of a row that arrived after the pool was stopped."""
+"""Error for rows that arrived after the pool was stopped."""
 
 
 class PoolError(RuntimeError):
@@ -146,7 +146,7 @@ def run_round(
 
 @contextmanager
 def _data_context() -> Iterator[None]:
-    """Disable Ray Data's progress bars and time limit per row in this process, and restore them afterwards."""
+    """Disable Ray Data's progress bars and per-row time limit in this process, and restore them afterwards."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -182,7 +182,7 @@ class AttemptLog:
         self.stopped = False
 
     def begin(self, shard: int) -> tuple[int, dict[str, Any] | None]:
-        """Record a start of a shard; return the shard's number of starts (0 after `stop`) and its report, if any."""
+        """Record that a shard was started; return its number of starts (0 after `stop`) and its report, if any."""
         if self.stopped:
             return 0, None
         self.starts[shard] += 1

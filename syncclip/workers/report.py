@@ -29,13 +29,13 @@ class Report(NamedTuple):
     worker: str = ""  # host and process
     deaths: int = 0  # processes that died during this shard, 0 or 1 per report
     error: str = ""
-    classes_without_accepted: str = "{}"  # JSON: class id -> main reject reason
+    classes_without_accepted: str = "{}"  # JSON: class id -> main rejection reason
     fatal: bool = False  # a retry can't succeed
     trace: str = ""
 
     @property
     def rejected_classes(self) -> dict[int, str]:
-        """Main reject reason by class id, for classes in which no image passed the filters."""
+        """Main rejection reason by class id, for classes in which no image passed the filters."""
         return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
 
 

@@ -115,7 +115,7 @@ def test_shards_longer_than_the_life_of_a_machine_are_an_error(
     capsys: pytest.CaptureFixture[str], plan: list[str]
 ) -> None:
     outcome = Outcome(capsys, *plan, "synthesis.cost.preemptions=30", "--throughput", "0.001")
-    assert "hardly any shard would be finished" in outcome.error
+    assert "hardly any shards would finish" in outcome.error
 
 
 def test_a_plan_shows_images_shards_and_prompts_of_ten_classes(capsys: pytest.CaptureFixture[str]) -> None:

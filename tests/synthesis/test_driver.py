@@ -137,7 +137,7 @@ def test_another_plan_is_an_error_before_markers_are_read(
 ) -> None:
     synthesise_set(make_plan(1), str(tmp_path), show=False)
     monkeypatch.delattr(driver, "markers")
-    with pytest.raises(UserError, match="generated with other settings"):
+    with pytest.raises(UserError, match="generated with different settings"):
         synthesise_set(make_plan(1, seed=1), str(tmp_path), show=False)
 
 

@@ -171,7 +171,7 @@ def test_a_stored_plan_contains_the_speed_but_no_settings_of_the_machine(
     assert stored is not None
     assert agreed_plan(fast, stored, str(tmp_path)) == fast
     assert agreed_plan(with_generator(speed="fast"), stored, str(tmp_path)).generator.offload == "none"
-    with pytest.raises(UserError, match="other settings .generator.compile: True -> None, and 2 more"):
+    with pytest.raises(UserError, match="different settings .generator.compile: True -> None, and 2 more"):
         agreed_plan(with_generator(), stored, str(tmp_path))
     with pytest.raises(UserError, match="generator.speed: 'fast' -> 'max'"):
         agreed_plan(with_generator(speed="max"), stored, str(tmp_path))

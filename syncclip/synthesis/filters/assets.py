@@ -43,7 +43,7 @@ def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch:
 
 
 def fetch(url: str, checksum: str, name: str) -> dict[str, torch.Tensor]:
-    """Read the tensors of the filter `name`; raise a UserError if they are missing or damaged."""
+    """Read the tensors of the `name` filter; raise a UserError if they are missing or damaged."""
     import safetensors.torch
 
     path = asset_url(url, checksum)

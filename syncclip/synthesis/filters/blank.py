@@ -12,7 +12,7 @@ from syncclip.synthesis.filters.base import Filter, FilterBatch, FilterResult
 
 
 class BlankSettings(Settings):
-    """Reject images of almost uniform colour, such as the black images of a safety checker."""
+    """Reject images of almost uniform colour, such as the black images returned by a safety checker."""
 
     name: Literal["blank"] = "blank"
     """Reject images of almost uniform colour."""

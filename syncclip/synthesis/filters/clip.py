@@ -82,7 +82,7 @@ class FrozenClip:
 
 
 def encode_set(images: ImageSet, clip: FrozenClip, rows: Sequence[int], name: str) -> tuple[list[int], torch.Tensor]:
-    """Return the rows of readable images and the images' (N, D) features; `name` labels the progress line."""
+    """Return the row numbers of the readable images, and their (N, D) features; `name` labels the progress line."""
     import torch
 
     kept: list[int] = []

@@ -131,7 +131,7 @@ def _state(source: str, data: bytes) -> Mapping[str, Any]:
 
     try:
         if source.endswith(".safetensors"):
-            return storage.parse_tensors(data, source, "save the weights as safetensors again")
+            return storage.parse_tensors(data, source, "re-save the weights as safetensors")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except UserError:
         raise

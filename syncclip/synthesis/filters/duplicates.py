@@ -1,4 +1,4 @@
-"""Filters for near-duplicates among a shard's images of one class.
+"""Filters that reject near-duplicates among images of the same class in a shard.
 
 Shards are generated in any order, so their bytes can't depend on images in other shards. `syncclip shards quality`
 counts duplicates across shards.
@@ -25,19 +25,19 @@ Vectors = npt.NDArray[np.float64]
 
 
 class DuplicateSettings(Settings):
-    """Reject near-duplicates by perceptual hash. Use this filter last."""
+    """Reject near-duplicates based on perceptual hashes. Use this filter last."""
 
     name: Literal["duplicate"] = "duplicate"
-    """Reject near-duplicates of earlier images of the same class by perceptual hash."""
+    """Reject near-duplicates of earlier images of the same class based on perceptual hashes."""
     bits: int = Field(4, ge=0, le=63)
     """Maximum Hamming distance (of 64 bits) between near-duplicates."""
 
 
 class ClipDuplicateSettings(Settings):
-    """Reject near-duplicates by features of a frozen CLIP model. Use this filter last."""
+    """Reject near-duplicates based on features from a frozen CLIP model. Use this filter last."""
 
     name: Literal["clip_duplicate"] = "clip_duplicate"
-    """Reject near-duplicates of earlier images of the same class by CLIP features."""
+    """Reject near-duplicates of earlier images of the same class based on CLIP features."""
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)

@@ -17,10 +17,10 @@ from syncclip.synthesis.filters.clip import FrozenClip, encode_set
 
 
 class LeakageSettings(Settings):
-    """Reject near-duplicates of the dataset's test images, regardless of class, by features of a frozen CLIP model."""
+    """Reject near-duplicates of the dataset's test images of any class, based on features from a frozen CLIP model."""
 
     name: Literal["leakage"] = "leakage"
-    """Reject near-duplicates of test images by CLIP features."""
+    """Reject near-duplicates of test images based on CLIP features."""
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     similarity: float = Field(0.97, gt=0, le=1)

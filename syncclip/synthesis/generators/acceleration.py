@@ -1,4 +1,4 @@
-"""Optimisations for faster denoising: the setting `speed`, attention backends, and a shared compile cache."""
+"""Optimisations for faster denoising: the `speed` setting, attention backends, and a shared compile cache."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _check_task(pipeline: Any, settings: GeneratorSettings, parameters: Mapping[
     optional = type(pipeline) in generating and type(pipeline) in editing  # the image may be omitted
     inputs = [] if optional else [name for name in INPUT_PARAMETERS if name in parameters]
     if "prompt" not in parameters or "generator" not in parameters or inputs:
-        needs = f"needs {inputs[0]!r}" if inputs else "lacks the argument `prompt` or `generator`"
+        needs = f"needs {inputs[0]!r}" if inputs else "lacks the `prompt` or `generator` argument"
         raise UserError(
             f"generator {settings.pipeline!r} is a {type(pipeline).__name__}, which {needs}; use a text-to-image "
             "pipeline"

@@ -24,9 +24,9 @@ from syncclip.storage.retries import UnreachableError
 from syncclip.synthesis.generators.settings import REQUEST_KEYS, TOKEN, GeneratorSettings
 
 IDENTITY = ("root", "parent", "pipeline_class", "dit_precision", "vae_precision")
-"""Fields of a model's description, in addition to the name, that don't change when the server restarts."""
+"""Fields of a model's description that, like its name, don't change when the server restarts."""
 BUSY = frozenset({408, 429, *range(500, 600)})
-"""HTTP statuses for which requests are retried."""
+"""HTTP status codes for which requests are retried."""
 RETRIES = 6
 BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
 """Initial and maximum pause of the exponential backoff, in seconds."""
@@ -46,7 +46,7 @@ class Endpoint:
 
     Args:
         fingerprint: fingerprint of the planned model, from `check`; empty for a new plan.
-        token: API token, redacted in all messages; default: the value of the environment variable `TOKEN`.
+        token: API token, redacted in all messages; default: the value of the environment variable named by `TOKEN`.
     """
 
     texts: None = None

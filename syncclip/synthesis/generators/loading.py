@@ -33,7 +33,7 @@ LIBRARIES = ("diffusers", "transformers", "onnxruntime.training")
 
 
 def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
-    """Load the pipeline on `device`; raise a UserError if it is unreadable or incompatible with settings or device."""
+    """Load the pipeline on `device`; raise a UserError if unreadable or incompatible with the settings or device."""
     import diffusers
     import torch
     import transformers
@@ -133,7 +133,7 @@ def _check_index(folder: Path) -> None:
 
 
 def find_scheduler(name: str) -> Any:
-    """Return a diffusers scheduler class by name; raise a UserError with the nearest name if there is no such class."""
+    """Return a diffusers scheduler class by name; raise a UserError with a suggestion if there is no such class."""
     import diffusers
 
     return _class_of(diffusers, name, "scheduler", "scheduler", "SchedulerMixin")

@@ -101,7 +101,7 @@ class Generator:
         seeds: Sequence[int],
         rows: Sequence[int],
     ) -> list[_Pixels]:
-        """Generate the images with the indices `rows` as one batch."""
+        """Generate the images at positions `rows` as one batch."""
         import torch
 
         if "negative_prompt" in arguments:

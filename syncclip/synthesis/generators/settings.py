@@ -1,4 +1,4 @@
-"""Section `synthesis.generator` of a recipe: the pipeline and its options."""
+"""The `synthesis.generator` section of a recipe: the pipeline and its options."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CACHE_BYTES = 2 << 30
-"""Maximum cache size in bytes of main memory, enough for 500 FLUX.1 prompts or 9,000 Stable Diffusion prompts."""
+"""Maximum size of the cache in main memory, in bytes; enough for 500 FLUX.1 or 9,000 Stable Diffusion prompts."""
 
 GUIDED = "do_classifier_free_guidance"
 SHORT, LONG = "a", "a photo of a cat " * 12
@@ -42,14 +42,14 @@ class _Key(NamedTuple):
 
 
 class TextEmbeddings:
-    """Caching replacement for a pipeline's `encode_prompt`.
+    """Caching replacement for a pipeline's `encode_prompt` method.
 
     Texts are encoded in batches of `size`, padded by repetition, since an embedding's last bits may depend on the batch
     size. Batches with a single image are not padded. Embeddings whose length depends on the other prompts of the batch
     are not cached.
 
     Args:
-        pipeline: a loaded pipeline with an `encode_prompt`.
+        pipeline: a loaded pipeline with an `encode_prompt` method.
         size: images per batch; None: the actual size of each batch.
         max_bytes: maximum size of the cache, which evicts the least recently used embeddings.
     """
@@ -69,7 +69,7 @@ class TextEmbeddings:
         self.attach(pipeline)
 
     def attach(self, pipeline: Any) -> None:
-        """Replace the method `encode_prompt` of a pipeline with the same text encoders."""
+        """Replace the `encode_prompt` method of a pipeline that has the same text encoders."""
         self._pipelines.append(pipeline)
         pipeline.encode_prompt = self
 

@@ -19,10 +19,10 @@ from syncclip.synthesis.generators.settings import GeneratorSettings, LoraSettin
 
 WEIGHT_SUFFIXES = (".json", ".safetensors", ".bin", ".txt", ".model")
 MAX_HASHED_BYTES = 64 * 2**20
-"""Maximum size in bytes of completely hashed files; larger files are hashed by their size and first and last MiB."""
+"""Maximum size in bytes of fully hashed files; for larger files, the size and the first and last MiB are hashed."""
 
 INDEX = "model_index.json"
-"""Name of the file that lists a pipeline's class and parts."""
+"""Name of the file that lists a pipeline's class and components."""
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """Default file name of LoRA weights in diffusers."""
@@ -85,7 +85,7 @@ def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
 
 
 def parts_of(settings: GeneratorSettings) -> set[str] | None:
-    """Return the names of a pipeline's parts, or None if the pipeline's index can't be read on this machine."""
+    """Return the names of a pipeline's components, or None if the pipeline's index can't be read on this machine."""
     path = _folder(settings)
     try:
         index = path / INDEX if path.is_dir() else cached(settings.pipeline, settings.revision, INDEX)

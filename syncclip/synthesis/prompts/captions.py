@@ -30,7 +30,7 @@ class WriterSettings(Settings):
     top_p: float = Field(0.95, gt=0, le=1)
     """Cumulative probability threshold for nucleus (top-p) sampling."""
     seed: int = Field(0, ge=0)
-    """Sampling seed; equal seeds give identical captions."""
+    """Sampling seed; the same seed produces identical captions."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the language model's weights and arithmetic."""
 

@@ -51,7 +51,7 @@ def check_writer(captions: Captions, writer: WriterSettings, url: str) -> None:
     for key, value in writer.model_dump().items():
         if (other := captions.writer.model_dump()[key]) != value:
             raise UserError(
-                f"{url} was written with other settings ({key}: {other!r}, in the recipe: {value!r}); use another "
+                f"{url} was written with different settings ({key}: {other!r}, in the recipe: {value!r}); use another "
                 "file, or correct the recipe"
             )
 

@@ -1,4 +1,4 @@
-"""Section `synthesis.prompts` of a recipe, prompt selection for each image, and prompt coverage of a dataset."""
+"""The `synthesis.prompts` section of a recipe, prompt selection for each image, and prompt coverage of a dataset."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _single(templates: tuple[str, ...]) -> tuple[TemplateSettings]:
 
 
 def prompt_of(settings: PromptSettings, template: str, classname: str, image: int) -> str:
-    """Return the prompt of a class's image number `image`; `template` is the dataset's template."""
+    """Return the prompt of image number `image` of a class; `template` is the dataset's template."""
     sentences: Sequence[str] | None = settings.classes.get(classname)
     turn = image
     if sentences is None:
@@ -113,7 +113,7 @@ def check_classes(settings: PromptSettings, classnames: Sequence[str], dataset: 
 
 
 def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
-    """Return (strategy, turn) of image number `image`, where the turn counts earlier uses of the strategy.
+    """Return the strategy of image number `image`, and the number of earlier images that use the same strategy.
 
     For every n, the first n images use a strategy n · weight / sum(weights) times, rounded up or down.
     """
@@ -126,7 +126,7 @@ def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return one period of the mixture: the strategy and turn at each position, and each strategy's number of uses.
+    """Return one period of the mixture: strategies and numbers of earlier uses by position, and total uses by strategy.
 
     Each position uses the strategy with the earliest deadline. Source: R. Tijdeman, The chairman assignment problem,
     Discrete Mathematics 32 (1980).
@@ -164,7 +164,7 @@ class PromptCoverage(NamedTuple):
 
 
 def samples(settings: PromptSettings, template: str, classname: str, images: int, count: int) -> list[str]:
-    """Return up to `count` distinct prompts of a class with `images` images, ordered by strategy turn."""
+    """Return up to `count` distinct prompts of a class with `images` images, alternating between strategies."""
     prompts: dict[str, None] = {}
     for image in _by_turn(settings.weights, min(images, 1000)):
         prompts.setdefault(prompt_of(settings, template, classname, image))
@@ -218,5 +218,5 @@ def _uses(weights: tuple[int, ...], images: int) -> list[int]:
 
 @lru_cache(maxsize=4)
 def _by_turn(weights: tuple[int, ...], images: int) -> list[int]:
-    """Return the image numbers, sorted by strategy turn."""
+    """Return image numbers: the first image of each strategy, then the second image of each strategy, and so on."""
     return sorted(range(images), key=lambda image: (turn_of(weights, image)[1], image))

@@ -71,14 +71,14 @@ class TemplateSettings(SharedStrategy):
 
 
 class CombinationSettings(SharedStrategy):
-    """A sentence that is filled with all combinations of attributes, backgrounds or other words."""
+    """A sentence template filled with all combinations of attributes, backgrounds or other words."""
 
     name: Literal["combinations"]
     """Sentences with several placeholders, filled with all combinations of words."""
     sentence: str
     """Sentence with `{}` or `{a}` for the class name and one placeholder per list, as in `a {colour} {} {scene}`."""
     lists: dict[str, Sentences] = Field(min_length=1)
-    """Lists of words to fill in, by placeholder."""
+    """Lists of replacement words, keyed by placeholder."""
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> CombinationSettings:
@@ -111,12 +111,12 @@ class DescriptionSettings(OwnStrategy):
 
 
 class CaptionSettings(OwnStrategy):
-    """Captions of a language model, from a file written by `syncclip captions`."""
+    """Captions from a language model, read from a file written by `syncclip captions`."""
 
     name: Literal["captions"]
     """Class-specific captions written by a language model (`syncclip captions`)."""
     writer: WriterSettings | None = None
-    """Language model and sampling options for `syncclip captions`; caption files with other settings raise an error."""
+    """Language model and sampling options for `syncclip captions`; must match those of an existing caption file."""
     sha256: str = ""
     """Checksum of the caption file, set when the dataset is created."""
 

@@ -57,8 +57,8 @@ class Writer:
                 break
         if not captions:
             raise UserError(
-                f"language model {self.settings.model!r} returned no text for class {classname!r}; try another model "
-                "or another instruction"
+                f"language model {self.settings.model!r} returned no text for class {classname!r}; try a different "
+                "model or instruction"
             )
         return tuple(captions)
 

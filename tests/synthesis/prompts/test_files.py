@@ -77,7 +77,7 @@ def test_a_plan_contains_writer_and_checksum_of_captions(tmp_path: Path) -> None
     [
         ({}, r"strategies\[0\].file: not set; .* `syncclip captions RECIPE --out FILE`"),
         ({"file": "/nowhere/c.json"}, "/nowhere/c.json is missing; .* `syncclip captions"),
-        ({"file": "captions.json", "writer": {"model": "m"}}, "other settings .seed: 3, in the recipe: 0"),
+        ({"file": "captions.json", "writer": {"model": "m"}}, "different settings .seed: 3, in the recipe: 0"),
     ],
 )
 def test_missing_and_outdated_captions_are_errors(
