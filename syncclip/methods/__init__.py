@@ -6,7 +6,7 @@ base, adapted                          base classes
 prompts, frozen, parallel              learnable prompts, hand-written prompts, parallel encoding
 
 `settings` must not import torch, since recipes are validated without torch. This package exports the names required by
-custom methods and imports these names on first use.
+custom methods and imports them lazily.
 """
 
 from __future__ import annotations

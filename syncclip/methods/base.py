@@ -49,7 +49,7 @@ class Method(nn.Module):
 
     Attributes:
         Settings: the method's settings class, which also declares the supported training data.
-        text_depends_on_image: whether text features differ between images (`logits` is overridden).
+        text_depends_on_image: whether text features depend on the image (`logits` is overridden).
         has_extra_scores: whether scores include more than cosine similarities (`scores` is overridden).
         has_several_image_features: whether scores use several features per image (`logits_given` is overridden).
         base: number of base classes, which have real training images and come first.
@@ -90,7 +90,7 @@ class Method(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return the unit-length text features (C, D) of a slice of the classes, or of all classes by default."""
+        """Return the unit-length text features (C, D) for a slice of the classes, by default for all classes."""
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return the unnormalised image features (B, D).
@@ -102,12 +102,12 @@ class Method(nn.Module):
         return self.clip.encode_images(images)
 
     def candidate_features(self, count: int) -> Tensor:
-        """Return the `text_features` (count, D) of the first classes for a loss; each rank encodes a subset of the
-        classes."""
+        """Return the `text_features` (count, D) of the first `count` classes for use in a loss; each rank encodes a
+        subset of the classes."""
         return self.work.texts(self.text_features, count)
 
     def loss_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:
-        """Return the `image_features` (B, D) for a loss, encoded in chunks with gradient accumulation."""
+        """Return the `image_features` (B, D) for use in a loss, encoded in chunks with gradient checkpointing."""
         return self.work.images(self.image_features, images, domains)
 
     def scores(self, images: Tensor, text: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ class Method(nn.Module):
         return self.scores(self.image_features(images, domains), text)
 
     def candidates(self, batch: TrainingBatch) -> int:
-        """Return the number of candidate classes: all classes if the batch has synthetic images, otherwise base
+        """Return the number of candidate classes: all classes if the batch contains synthetic images, otherwise base
         classes."""
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
@@ -160,8 +160,7 @@ class Method(nn.Module):
         """
 
     def meet_teacher(self, class_vectors: Tensor) -> None:
-        """Hook called whenever training with a teacher starts, given the teacher's unit-length class vectors (C,
-        D_t)."""
+        """Hook called with the teacher's unit-length class vectors (C, D_t) whenever training with a teacher starts."""
 
     def step_begins(self, step: int, steps: int) -> None:
         """Hook called on every rank before each of `steps` steps, counted from 0; a resumed run skips completed
@@ -170,11 +169,11 @@ class Method(nn.Module):
     def epoch_ended(self, done: int, epochs: int) -> None:
         """Hook called on every rank when `done` of `epochs` epochs are complete.
 
-        Keep state across epochs in `memory`. The run's result consists of the parameters after the last call.
+        Store state that persists across epochs in `memory`. The parameters after the last call are the run's result.
         """
 
     def memory(self) -> dict[str, Tensor]:
-        """Return tensors that are saved in checkpoints but not in results; resuming overwrites the tensors in place."""
+        """Return tensors that are saved in checkpoints but not in results; resuming restores them in place."""
         return {}
 
     def train(self, mode: bool = True) -> Method:

@@ -58,7 +58,7 @@ class LowRank(BlockPart):
 
 
 class DomainLowRank(BlockPart):
-    """Block with a shared and a domain-specific low-rank update; without `domains`, all images are real."""
+    """Block with a shared and a domain-specific low-rank update; without `domains`, all images are treated as real."""
 
     def __init__(self, shared: LowRank, real: LowRank, synthetic: LowRank, domains: Tensor | None) -> None:
         super().__init__()

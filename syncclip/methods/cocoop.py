@@ -44,7 +44,7 @@ class CoCoOp(Method):
         )
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return the prompts' unit-length features (C, D) without the shift."""
+        """Return the prompts' unit-length features (C, D) without the image-conditional shift."""
         return normalize(self.clip.encode_text(self.tokens[classes], list(self.text_prompts)), dim=-1)
 
     def contexts(self, images: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class CoCoOp(Method):
         return contexts
 
     def conditional_features(self, contexts: Tensor, classes: slice) -> Tensor:
-        """Return the unit-length text features (B, C, D) of a slice of the classes, for each image's context."""
+        """Return the unit-length text features (B, C, D) for a slice of the classes, with each image's context."""
         return normalize(self.clip.encode_text(self.tokens[classes], [contexts[:, None]]), dim=-1)
 
     def conditional_scores(self, images: Tensor, candidates: int) -> Tensor:

@@ -24,8 +24,8 @@ class CoOp(Method):
     Class-specific vectors are learned only for candidate classes. Without synthetic images, novel classes are not
     candidates, and only weight decay changes their vectors.
 
-    Source: the paper and its published code. In the published code, initial words disable class-specific vectors; here,
-    initial words initialise the vectors of each class.
+    Source: the paper and its published code. In the published code, setting initial words disables class-specific
+    vectors; here, the words initialise each class's vectors.
     """
 
     Settings = CoOpSettings

@@ -46,7 +46,7 @@ class FrozenTexts(nn.Module):
         self.register_buffer("features", None, persistent=False)
 
     def forward(self) -> Tensor:
-        """Return each class's mean feature (C, D) without gradient, with unit length unless `raw` is set.
+        """Return each class's detached mean feature (C, D), of unit length unless `raw` is set.
 
         Raises:
             TextTooLongError: a prompt (or, with `leave_out_long`, every template) exceeds the context length.

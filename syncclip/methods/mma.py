@@ -19,8 +19,8 @@ from syncclip.methods.settings import MmaSettings
 class Adapter(BlockPart):
     """Adapter that adds scale * up(relu(shared(relu(down(x))))) to a block's output.
 
-    Here, x is the block's input after its first norm. As published, the adapter's parameters receive gradients for a
-    scale of 1, whereas earlier layers receive the true gradients.
+    Here, x is the block's input after its first norm. As in the published code, the adapter's parameters receive
+    gradients as if the scale were 1, whereas earlier layers receive the true gradients.
     """
 
     shared: nn.Linear

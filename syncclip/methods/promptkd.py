@@ -29,9 +29,9 @@ class PromptKd(Method):
     The paper trains on all real images without labels, including images of novel classes. Here, the loss is computed on
     synthetic images with soft labels, and real images are ignored.
 
-    In the loss, batch norm uses statistics of the step's images on all ranks, whereas `image_features` uses running
-    statistics. Running statistics and class vectors are parameters without gradient and are saved in checkpoints and
-    results.
+    In the loss, batch norm uses the statistics of the current step's images across all ranks, whereas `image_features`
+    uses running statistics. Running statistics and class vectors are non-trainable parameters that are saved in
+    checkpoints and results.
 
     Source: the paper and its published code.
     """
@@ -111,7 +111,7 @@ def distillation(teacher: Tensor, scores: Tensor, temperature: float) -> Tensor:
     softmax(log p / T).
 
     Args:
-        teacher: (B, C) soft labels p, without gradient. A row of zeros (no soft labels) gives a divergence of 0.
+        teacher: (B, C) detached soft labels p. A row of zeros (no soft labels) gives a divergence of 0.
         scores: (B, C) scores of the student.
 
     Source: arXiv 1503.02531, section 2; the factor T^2 preserves the magnitude of the gradient.

@@ -77,7 +77,7 @@ class PromptSrc(Ivlp):
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return the KL divergence of the student from the teacher, given scores (B, C), as a mean over all entries.
+    """Return the KL divergence of the student from the teacher, averaged over all entries, given scores (B, C).
 
     Source: section 3.2.1 of arXiv 2307.06948, with the published code's normalisation.
     """

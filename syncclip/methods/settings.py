@@ -1,4 +1,4 @@
-"""Hyperparameters and defaults of all methods, in the recipe section `methods`.
+"""Hyperparameters and defaults of all methods (the recipe's `methods` section).
 
 Each method is implemented in its own module. All settings are in this module, so recipes can be validated without
 torch.
@@ -43,7 +43,7 @@ class Optimisation(NamedTuple):
 
 
 class MethodSettings(Settings):
-    """Base class for method settings; each method sets its attribute `Settings` to a subclass."""
+    """Base class for method settings; each method sets its `Settings` attribute to a subclass."""
 
     data: ClassVar[tuple[DataUse, ...]] = ("real", "synthetic", "both")
     """Types of training data supported by the method; empty for methods without training."""
@@ -142,8 +142,8 @@ class TcpSettings(ContextSettings):
     """Number of the block before which the class-specific vectors are inserted, counted from 1; by default, 9 or the
     last block of a shallower tower."""
     suffix: Template | None = None
-    """Text after the learned vectors, with `{}` for the class name; by default, the dataset's template from the class
-    name on."""
+    """Text after the learned vectors, with `{}` for the class name; by default, the part of the dataset's template from
+    the class name onwards."""
     knowledge_weight: float = Field(8.0, ge=0)
     """Weight of the loss that keeps text features close to hand-written prompt features."""
     template: Template | None = None
@@ -259,7 +259,7 @@ class ProbeSettings(MethodSettings):
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD without weight decay, which leaves vectors of classes without images unchanged."""
+        """SGD without weight decay, so the vectors of classes without images stay unchanged."""
         return Optimisation("sgd", weight_decay=0.0)
 
 
@@ -284,7 +284,7 @@ class TipSettings(MethodSettings):
 
     @property
     def optimisation(self) -> Optimisation:
-        """AdamW with a cosine learning-rate schedule over steps."""
+        """AdamW with a per-step cosine learning-rate schedule."""
         return Optimisation("adamw", weight_decay=0.01, eps=1e-4, by_step=True)
 
 
@@ -443,8 +443,7 @@ class PromptKdSettings(MethodSettings):
 
 
 class MethodsSettings(Settings):
-    """Section `methods` of a recipe: the settings of all methods, since a study can compare and tune several
-    methods."""
+    """The `methods` section of a recipe: settings for all methods, since a study can compare and tune several."""
 
     zeroshot: ZeroShotSettings = ZeroShotSettings()
     """Frozen CLIP with hand-written prompts."""

@@ -19,9 +19,9 @@ from syncclip.methods.settings import Negatives, SyncClipSettings
 class SyncClip(Ivlp):
     """SYNC-CLIP (arXiv 2312.03805): visual prompts with domain-specific and shared parts.
 
-    Each prompted block has a real prompt R and a synthetic prompt S of k tokens. Real images are encoded with R, and
-    synthetic images with S followed by R[k:]. R[:k] and S are domain-specific, whereas R[k:] and the text prompts are
-    shared. Test images are treated as real.
+    Each prompted block has a prompt R for real images and k tokens S for synthetic images. Real images are encoded with
+    R, and synthetic images with S followed by R[k:]. R[:k] and S are domain-specific, whereas R[k:] and the text
+    prompts are shared. Test images are treated as real.
 
     The losses are cross entropy on real images over the base classes, cross entropy on synthetic images of base and
     novel classes over all classes, and domain alignment. A fourth loss, which is not in the paper and is disabled by

@@ -22,7 +22,7 @@ BLOCK = 9  # published setting for towers with 12 blocks
 
 
 class QuickGelu(nn.Module):
-    """Activation x sigmoid(1.702 x) of the published network; the CLIP model may use another activation."""
+    """Activation function x * sigmoid(1.702 x) of the published network; the CLIP model's activation may differ."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * (1.702 * x).sigmoid()
@@ -78,7 +78,7 @@ class Tcp(Method):
 
 
 def suffix_of(template: str) -> str:
-    """Return a template from the class name on, such as `{}, a type of pet.` in the published prompts."""
+    """Return the part of a template from the class name onwards (`{}, a type of pet.` in the published prompts)."""
     return "{}" + template.partition("{}" if "{}" in template else ARTICLE)[2]
 
 

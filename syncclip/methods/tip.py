@@ -26,13 +26,14 @@ class Tip(Method):
     (section 3.1 of the paper). A key is the normalised mean of raw features over several views of a training image.
     With `finetune`, the keys are trained with cross entropy, without a constraint on their length (section 3.2).
 
-    Each class has a fixed number of key slots, so a run can be loaded without its images. Additional images share
-    slots: image i uses slot i modulo the number of slots, and a slot's key is the normalised mean over its images.
-    Empty slots stay zero and do not contribute to the score, so a novel class without images keeps its zero-shot score.
+    Each class has a fixed number of key slots, so a run can be loaded without its training images. Additional images
+    share slots: image i uses slot i modulo the number of slots, and a slot's key is the normalised mean over its
+    images. Empty slots stay zero and do not contribute to the score, so a novel class without images keeps its
+    zero-shot score.
 
     Source: the paper and its published code, with two differences. The published code selects the epoch with the best
-    test accuracy; here, the last step is used. The published code tunes alpha and beta on validation images after
-    training; here, alpha and beta are settings (see `search`).
+    test accuracy; here, the parameters after the last step are used. The published code tunes alpha and beta on
+    validation images after training; here, alpha and beta are settings (see `search`).
     """
 
     Settings = TipSettings
@@ -55,7 +56,7 @@ class Tip(Method):
         return super().scores(images, text) + self.alpha * self.cache_scores(images, len(text), self.beta)
 
     def cache_scores(self, images: Tensor, count: int, beta: float) -> Tensor:
-        """Return the cache scores (B, count) for the first classes, without alpha, given raw image features (B, D)."""
+        """Return the cache scores (B, count) for the first `count` classes, before scaling by alpha."""
         keys = self.keys[:count]
         cosines = normalize(images, dim=-1) @ keys.flatten(0, 1).T
         affinity = torch.exp(beta * (cosines - 1)).view(-1, *keys.shape[:2])
@@ -79,7 +80,7 @@ class Tip(Method):
 
 
 class Search(NamedTuple):
-    """Best alpha and beta, with the accuracies of all pairs (betas, alphas) in percent, in float64."""
+    """Best alpha and beta, and the accuracy of every pair as a float64 tensor (betas, alphas) of percentages."""
 
     alpha: float
     beta: float

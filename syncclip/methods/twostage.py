@@ -90,7 +90,7 @@ class TwoStage(Adapted):
 
 
 def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
-    """Return one part per block, with trainable layer norms from block `first` (counted from 1) on."""
+    """Return one part per block, with trainable layer norms from block `first` (counted from 1) onwards."""
     layers = len(blocks := [*blocks])
     if first > layers:
         raise UserError(f"methods.twostage.{key} is {first}, but the tower has {layers} blocks; use at most {layers}")
@@ -98,5 +98,5 @@ def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
 
 
 def _start(frozen: Tensor) -> nn.Parameter:
-    """Return a trainable copy with torch's default device and dtype."""
+    """Return a trainable copy of a frozen tensor with torch's default device and dtype."""
     return nn.Parameter(torch.empty(frozen.shape).copy_(frozen.detach()))

@@ -20,8 +20,8 @@ class Vpt(Method):
     paper). Deep VPT has separate tokens for each prompted block (equation 7). Instead of learned weights, the
     classifier uses the text features of one frozen prompt per class.
 
-    Source: the paper, and VPT in MaPLe's published code, which inserts the tokens after the patches and uses the same
-    template for every dataset.
+    Source: the paper, and the VPT implementation in MaPLe's published code, which inserts the tokens after the patches
+    and uses the same template for every dataset.
     """
 
     Settings = VptSettings

@@ -37,7 +37,7 @@ ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 """EXIF and TIFF tag numbers."""
 
 Account = tuple[dict[str, int], dict[str, str]]
-"""Record of skipped files: the number of lost images by name, and the reason by name."""
+"""Record of skipped files: the number of lost images per file, and the reason per file."""
 
 log = logging.getLogger(__name__)
 
@@ -158,12 +158,12 @@ class Corruption:
         return sum(self.names.values())
 
     def account(self) -> Account:
-        """Return a copy of the names and reasons, for `include` in another process or dataset."""
+        """Return a copy of the record, to be merged by `include` in a different process or for a different dataset."""
         with self._lock:
             return dict(self.names), dict(self.reasons)
 
     def include(self, account: Account) -> None:
-        """Merge another process's or dataset's account without logging; raise a `UserError` above the limit."""
+        """Merge the result of `account` without logging; raise a `UserError` if the limit is exceeded."""
         names, reasons = account
         with self._lock:
             new = [name for name in names if name not in self.names]
@@ -201,7 +201,7 @@ class DecodedImages:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[int, int], decode: Callable[[], Image.Image]) -> Image.Image:
-        """Return a key's cached image, or call `decode` and cache its result; errors in `decode` are raised."""
+        """Return a key's cached image, or call `decode` and cache its result; errors raised by `decode` propagate."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)

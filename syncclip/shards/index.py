@@ -1,9 +1,9 @@
 """A dataset's sample table, which locates every image, and its index, which makes opening the dataset fast.
 
 The sample table is built from the markers and tables of all shards. A finished dataset also stores the sample table in
-an index. The file `index.safetensors` contains the columns of `SampleTable`, which are memory-mapped. The file
-`index.json`, written last, contains the checksum of the columns and the content of the markers. If the index is corrupt
-or does not match the folder's listing, all markers and tables are read instead.
+an index. `index.safetensors` contains the columns of `SampleTable`, which are memory-mapped. `index.json`, written
+last, contains the checksum of the columns and the content of the markers. If the index is corrupt or does not match the
+folder's listing, all markers and tables are read instead.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Index(Settings):
 
 
 def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
-    """Return the committed shards in ascending order, read from a valid index or otherwise from all markers.
+    """Return the committed shards in ascending order, read from the index if it is valid, otherwise from all markers.
 
     Raises:
         DamagedError: there is no valid index, and a marker is corrupt.
@@ -220,7 +220,8 @@ def committed_shards(url: str, owner: str | None = None) -> dict[int, Shard]:
 def open_samples(
     url: str, cache: ShardCache, corruption: Corruption, resolved: bool = False
 ) -> tuple[dict[int, Shard], SampleTable]:
-    """Return a dataset's committed shards and sample table, read from a valid index or otherwise from all shards.
+    """Return a dataset's committed shards and sample table, read from the index if it is valid, otherwise from all
+    shards.
 
     Args:
         resolved: whether `committed_shards` has already listed the files. If so, the files are not listed again; a

@@ -55,27 +55,27 @@ class Shard(NamedTuple):
 
 
 def shard_name(shard: int) -> str:
-    """Return the file name of a shard's tar, e.g. `00000.tar`."""
+    """Return the file name of a shard's tar, such as `00000.tar`."""
     return f"{shard:05d}.tar"
 
 
 def table_name(shard: int) -> str:
-    """Return the file name of a shard's table, e.g. `00000.parquet`."""
+    """Return the file name of a shard's table, such as `00000.parquet`."""
     return f"{shard:05d}.parquet"
 
 
 def stats_name(shard: int) -> str:
-    """Return the file name of a shard's marker, e.g. `00000_stats.json`."""
+    """Return the file name of a shard's marker, such as `00000_stats.json`."""
     return f"{shard:05d}_stats.json"
 
 
 def sample_key(index: int) -> str:
-    """Return the name of a sample's tar members without extension, e.g. `000000017`."""
+    """Return the name of a sample's tar members without extension, such as `000000017`."""
     return f"{index:09d}"
 
 
 def committed(url: str, report: Report | None = None, owner: str | None = None) -> dict[int, ShardStats]:
-    """Read the markers of all committed shards in ascending order; the function `markers` requires less memory."""
+    """Read the markers of all committed shards in ascending order; the `markers` function uses less memory."""
     return {stats.shard: stats for stats in markers(url, report, owner)}
 
 
@@ -87,9 +87,9 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
     once and keeps `CHUNK` markers in memory.
 
     Args:
-        report: function called with the shard number and error for each corrupt marker, whose shard is skipped; None
-            raises the error.
-        owner: expected owner identity of the shards (see `storage.checksums`); None expects the first shard's owner.
+        report: function called with the shard number and error for each corrupt marker, whose shard is skipped; if
+            None, the error is raised.
+        owner: expected owner identity of the shards (see `storage.checksums`); by default, the first shard's owner.
 
     Raises:
         UserError: a marker has a newer format than this version supports.

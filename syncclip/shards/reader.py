@@ -88,7 +88,7 @@ class ShardSet(ImageSet):
         return view
 
     def name(self, row: int) -> str:
-        """Return the name of a row's image for use in messages, e.g. `…/00003.tar:000000017.jpg`."""
+        """Return the name of a row's image for use in messages, such as `…/00003.tar:000000017.jpg`."""
         return f"{self._file(row).url}:{sample_key(int(self.samples.index[row]))}.jpg"
 
     def read(self, row: int) -> bytes:
@@ -153,7 +153,7 @@ class ShardSet(ImageSet):
             self.cache.hold([self._shard_file(shard) for shard in shards], storage.join(self.url, ""))
 
     def through(self, cache: ShardCache) -> ShardSet:
-        """Return a view of the dataset that reads through another cache."""
+        """Return a view of the dataset that reads through a different cache."""
         view = copy.copy(self)
         view.cache = cache
         return view

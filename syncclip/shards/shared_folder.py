@@ -36,7 +36,7 @@ class SharedFolder:
         Args:
             name: identifier of the content; an existing file with this name is reused.
             size: size of the file in bytes.
-            fetch: function that writes the file to a path; its errors are raised.
+            fetch: function that writes the file to a path; its errors propagate.
 
         Raises:
             UserError: the folder or the file is a link or belongs to another user.

@@ -1,4 +1,4 @@
-"""Parquet tables of shards, verified with the checksums in the shards' markers."""
+"""Parquet tables of shards, verified against the checksums in the shards' markers."""
 
 from __future__ import annotations
 

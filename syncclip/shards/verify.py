@@ -37,7 +37,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
 
     Args:
         checked: function called before each shard is verified.
-        owner: expected owner identity of the shards (see `storage.checksums`); None expects the first shard's owner.
+        owner: expected owner identity of the shards (see `storage.checksums`); by default, the first shard's owner.
     """
     corrupt: dict[int, str] = {}
     existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)

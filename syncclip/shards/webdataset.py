@@ -78,7 +78,7 @@ class TarSet(ImageSet):
         self._cache = ShardCache()
 
     def name(self, row: int) -> str:
-        """Return the name of a row's image for use in messages, e.g. `…/0.tar:s0000017`."""
+        """Return the name of a row's image for use in messages, such as `…/0.tar:s0000017`."""
         return f"{self._urls[self._members[row].tar]}:{self._members[row].key}"
 
     def read(self, row: int) -> bytes:

@@ -44,8 +44,8 @@ def write_shard(
 
     Args:
         samples: samples in ascending order of `index`.
-        rejects: number of rejected images by reason, for the marker.
-        seconds: wall time to generate the shard in seconds, for the marker.
+        rejects: number of rejected images by reason, recorded in the marker.
+        seconds: wall-clock generation time of the shard in seconds, recorded in the marker.
         owner: owner identity of the plan or dataset; see `storage.checksums`.
     """
     samples = list(samples)

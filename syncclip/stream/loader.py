@@ -46,11 +46,11 @@ def batches(
     `threads` and `processes` affect only the speed.
 
     Args:
-        threads: number of threads, each of which prefetches one batch. If `processes` is positive, the number of
-            batches that each process prefetches.
-        processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 uses threads. A
-            process's batches are in reused shared memory, and each batch uses a file descriptor. To keep hundreds of
-            batches, clone their images.
+        threads: number of threads, each of which prefetches one batch. If `processes` is positive, this is instead the
+            number of batches prefetched by each process.
+        processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 uses threads.
+            Batches from processes are stored in reused shared memory, and each batch keeps a file descriptor open. To
+            keep hundreds of batches, clone their images.
         pin_memory: whether to copy batches to page-locked memory.
     """
     first, last = epoch * stream.steps_per_epoch + step, epochs * stream.steps_per_epoch
@@ -122,7 +122,7 @@ def _by_processes(
     """Yield the batches of steps `first` to `last` - 1, counted over all epochs; each batch is prepared by one process.
 
     The processes are forked and share the stream's tables. Each process prefetches `ahead` batches, but at least one.
-    This process counts the unreadable images of all processes, since the limit applies to the total.
+    The calling process counts the unreadable images of all processes, since the limit applies to the total.
     """
     slots = [Slots() for _ in range(processes)]
     loader: DataLoader[_Result] = DataLoader(

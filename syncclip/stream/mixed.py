@@ -1,7 +1,8 @@
 """The mixed stream: batches of real images, synthetic images of the same classes, and images of novel classes.
 
-A batch's images are a pure function of (seed, epoch, step) and the committed shards. Only the step is required to
-resume. Global batches do not depend on the number of ranks: 1 × 8, 2 × 4 and 4 × 2 (ranks × batch size) are equivalent.
+A batch's images are a pure function of (seed, epoch, step) and the committed shards. Only the step number is required
+to resume. Global batches do not depend on the number of ranks: 1 × 8, 2 × 4 and 4 × 2 (ranks × batch size) are
+equivalent.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class MixedStream:
             batch: global batch size B, a multiple of `world_size`.
             base, novel: ids of the base and novel classes.
             epochs_over: images that define an epoch's length; "longer" selects the longer of "real" and "synthetic".
-            images_per_class: number of images per class to use from each synthetic dataset; None uses all images.
-            window: number of shards per dataset from which a step's images are sampled; None uses all shards.
+            images_per_class: number of images per class to use from each synthetic dataset; by default, all images.
+            window: number of shards per dataset from which a step's images are sampled; by default, all shards.
             rank, world_size: index of this process and number of processes. This process reads the positions rank,
                 rank + world_size, … of each group.
             max_corrupt_images: maximum number of corrupt images to replace before raising an error.
@@ -213,7 +214,8 @@ class MixedStream:
                 image = self.transform(decoded, generator)
                 if images is None:
                     images = self._allocate(count, image)
-                assert image.shape == images.shape[1:], "transforms must return equal shapes"  # `copy_` would broadcast
+                # `copy_` would broadcast.
+                assert image.shape == images.shape[1:], "transforms must return images of the same shape"
                 images[len(read)].copy_(image)  # while the image is in the CPU cache
                 read.append(row)
             labels.append(group_labels[: len(rows)])
@@ -239,7 +241,7 @@ class MixedStream:
         return int((positions >= len(self._epochs)).sum())
 
     def share_seen(self, epochs: int) -> float | None:
-        """Return the fraction of synthetic images that `epochs` epochs sample, or None without synthetic images."""
+        """Return the fraction of synthetic images sampled in `epochs` epochs, or None without synthetic images."""
         if self.synthetic is None:
             return None
         seen = np.zeros(len(self.synthetic), bool)

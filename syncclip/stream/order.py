@@ -103,7 +103,7 @@ def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]
 
 
 def steps_per_window(images: int, shards: int, drawn: int) -> int:
-    """Return the number of steps between window moves; with this number, a sweep covers the dataset about once.
+    """Return the number of steps between window moves, chosen so that a sweep covers the dataset about once.
 
     Args:
         images, shards: numbers of images and shards in the dataset.

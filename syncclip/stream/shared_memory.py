@@ -53,7 +53,7 @@ class Slots:
         return self._slots[self.last][1]
 
     def to_send(self) -> Tensor | None:
-        """Return the last slot's memory, which is sent with the slot's number, or None if already sent."""
+        """Return the last slot's memory, which is sent with the slot's number, or None if it was already sent."""
         if self.last in self._sent:
             return None
         self._sent.add(self.last)

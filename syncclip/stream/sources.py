@@ -119,7 +119,7 @@ class SyntheticSampler:
         """
         Args:
             sources: one or more datasets.
-            width: number of shards in each dataset's window; None uses all shards.
+            width: number of shards in each dataset's window; if None, all shards.
             sampled: total number of images per step.
         """
         self._seed = seed

@@ -52,7 +52,8 @@ class TeacherFiles(Settings):
     """Soft-label files, in ascending order of shard numbers."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
-        """Raise a UserError with `url` if the classes differ from `classnames`, the class names of dataset `of`."""
+        """Raise a UserError starting with `url` if the classes differ from `classnames` (the classes of the dataset
+        `of`)."""
         if self.classnames != tuple(classnames):
             raise UserError(
                 f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} classes of {of}"
@@ -61,7 +62,7 @@ class TeacherFiles(Settings):
 
 
 def probabilities_name(shard: int) -> str:
-    """Return the name of a shard's soft-label file, e.g. `00000.safetensors`."""
+    """Return the name of a shard's soft-label file, such as `00000.safetensors`."""
     return f"{shard:05d}.safetensors"
 
 

@@ -30,7 +30,7 @@ def dataset_card(
     Args:
         plan: plan or import description of the dataset.
         shards: markers of all shards.
-        provenance: Arrow type of the `.json` members in all shards; null without such members.
+        provenance: Arrow type of the `.json` members in all shards; null if there are no such members.
         licence: Hub identifier of the images' licence.
         recipe: recipe as YAML; "" if unknown.
     """

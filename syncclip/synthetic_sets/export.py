@@ -57,10 +57,11 @@ class Image(NamedTuple):
 
 
 def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
-    """Export a complete synthetic dataset in another layout; return the number of images.
+    """Export a complete synthetic dataset in a different layout; return the number of images.
 
-    Only one shard at a time is in memory or in a temporary file. After a crash, the same call resumes the export and
-    skips existing files. `export.json`, completed last, contains the checksums of all files; see `storage.exports`.
+    Only one shard at a time is in memory or in a temporary file. After a crash, repeat the call to resume the export;
+    existing files are skipped. `export.json`, completed last, contains the checksums of all files; see
+    `storage.exports`.
 
     Args:
         to: layout; one of `LAYOUTS`.
@@ -104,7 +105,7 @@ def _split_file(source: ExportedSet, out: Export, progress: Progress, _: str) ->
 
 
 def _hugging_face(source: ExportedSet, out: Export, progress: Progress, licence: str) -> None:
-    """Copy the tars with the usual file names of Hub datasets, and finally write the dataset card."""
+    """Copy the tars, renamed according to the Hub's convention for datasets, then write the dataset card."""
     folder = storage.join(out.url, "data")
     storage.sweep(folder)
     existing = storage.sizes(folder)

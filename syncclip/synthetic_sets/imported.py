@@ -138,11 +138,11 @@ def import_set(
 ) -> ImportedSet:
     """Import a synthetic dataset; unreadable images leave gaps and are counted in their shard's marker.
 
-    After a crash, the same call writes the same shards.
+    After a crash, repeating the call produces identical shards.
 
     Args:
-        source: a split file or its folder, from which the split `train` is imported; or a folder or URL with tars,
-            either directly or in `train/`.
+        source: a split file or its folder, whose `train` split is imported; or a folder or URL with tars, either
+            directly or in `train/`.
         dataset: dataset that defines the class ids.
         images: folder with a split file's images; by default, the split file's folder or one of its subfolders.
         unreadable: record of unreadable images, updated in place.

@@ -34,11 +34,12 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
 
     The images of each class follow the order of the datasets; classes with fewer images than others leave gaps at the
     end. Image files and texts are unchanged; the provenance also contains the original dataset's name and the image's
-    index in that dataset. Only one shard at a time is in memory. After a crash, the same call writes missing shards.
+    index in that dataset. Only one shard at a time is in memory. After a crash, repeat the call to write the missing
+    shards.
 
     Raises:
-        UserError: a dataset is incomplete or given twice, the classes of two datasets differ, two datasets have equal
-            plans, or the folder has other content.
+        UserError: a dataset is incomplete or listed twice, the classes of two datasets differ, two datasets have
+            identical plans, or the folder has other content.
     """
     sources = _open(urls)
     plan = sources[0].plan
@@ -92,7 +93,7 @@ def _open(urls: Sequence[str]) -> list[MergeInput]:
             if (other_url := generated.setdefault(plan, url)) != url:
                 raise UserError(
                     f"{url} and {other_url} were generated from the same plan and contain the same images; "
-                    "generate one dataset with another synthesis.seed"
+                    "generate one dataset with a different synthesis.seed"
                 )
     return sources
 

@@ -192,7 +192,8 @@ def _rounded(value: float | None) -> float | None:
 def measure_quality(recipe: Recipe, url: str) -> SetQuality:
     """Measure the dataset at `url` with a recipe's backbone, and write the result to the dataset's `stats.json`.
 
-    If the recipe's dataset has the split `evaluation.split`, the domain shift from this split is also measured.
+    If the recipe's dataset has the split selected by `evaluation.split`, the domain shift from this split is also
+    measured.
 
     Raises:
         UserError: the synthetic dataset does not exist, or its classes differ from the recipe dataset's classes.

@@ -25,7 +25,8 @@ class Shift:
         centroid_distance: 1 - cosine similarity between the real and the synthetic centroid, averaged over classes.
         relative_distance: `centroid_distance` divided by the mean distance between real centroids of different classes.
         overlap: percentage of synthetic images whose nearest real centroid is the centroid of their class.
-        frechet: Fréchet distance between the two distributions, assumed to be normal (FID with unit CLIP features).
+        frechet: Fréchet distance between the two distributions, assumed to be normal (FID on unit-length CLIP
+            features).
         per_class: centroid distance by class id.
     """
 
@@ -42,7 +43,7 @@ def measure(real: Floats, real_labels: Labels, synthetic: Floats, synthetic_labe
     Args:
         real, synthetic: non-zero features, with shapes (N, D) and (M, D).
         real_labels, synthetic_labels: class ids, with shapes (N,) and (M,). Means over classes exclude classes that
-            only one domain contains.
+            occur in only one domain.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     shared = np.intersect1d(real_labels, synthetic_labels)
@@ -76,7 +77,7 @@ def centres(features: Floats, labels: Labels, classes: Labels) -> Floats:
 
 
 def frechet(first: Floats, second: Floats) -> float:
-    """Return the Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two samples, assumed normal.
+    """Return the Fréchet distance |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two samples, assuming normality.
 
     The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2). Since the distance is biased upwards
     for small samples, compare only samples of equal size.

@@ -93,7 +93,7 @@ def newest(
             in the checkpoint, an earlier checkpoint with a matching hash is preferred, and the run rewrites the lines.
 
     Raises:
-        UserError: a checkpoint belongs to another recipe, or the storage can't be read.
+        UserError: a checkpoint belongs to a different recipe, or the storage can't be read.
     """
     committed, fallback = steps(folder), None
     for step in reversed(committed):
@@ -132,7 +132,7 @@ def best(folder: str) -> tuple[int, float] | None:
 
 
 def check_recipe(folder: str, recipe_hash: str) -> None:
-    """Raise a UserError if the newest checkpoint belongs to another recipe."""
+    """Raise a UserError if the newest checkpoint belongs to a different recipe."""
     for step in steps(folder)[-1:]:
         with contextlib.suppress(ValidationError, storage.DamagedError):
             _marker(folder, step, recipe_hash)

@@ -69,8 +69,9 @@ class TrainJob:
 def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | None = None) -> RunRecord:
     """Train to the end, resuming from the newest intact checkpoint if there is one; do nothing if the run is finished.
 
-    After a crash at any time, the same call with the same number of workers produces `prompts.safetensors` and
-    `metrics.jsonl` with the same bytes as an uninterrupted run (on CPU, with the same package versions and `threads`).
+    After a crash at any time, repeating the call with the same number of workers produces a `prompts.safetensors` and a
+    `metrics.jsonl` that are byte-for-byte identical to those of an uninterrupted run (on CPU, with the same package
+    versions and `threads`).
 
     With several ranks, each rank processes an equal part of every global batch, and gradients are averaged. Up to the
     order of summation, the result is the same as with a single rank. Losses that compare images or classes use the
@@ -82,9 +83,9 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
         listener: callback on rank 0 for every logged step.
 
     Raises:
-        UserError: the folder or its checkpoints belong to another recipe.
-        StoppedError: the run was interrupted; the same call resumes the run.
-        LostLoaderError: a loader process was killed; the same call resumes the run.
+        UserError: the folder or its checkpoints belong to a different recipe.
+        StoppedError: the run was interrupted; repeat the call to resume it.
+        LostLoaderError: a loader process was killed; repeat the call to resume the run.
         DivergedError: a loss, or a parameter to be saved, is not finite; the parameters are not saved.
     """
     settings = job.settings
@@ -122,7 +123,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 
 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
-    """Load the state into the method and, if no step is completed, call the method's `prepare`."""
+    """Load the state into the method and, if no step has been completed, call the method's `prepare`."""
     for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
         _put(saved, tensors, "the checkpoint", "remove the checkpoint, or train in another folder")
     count, device = job.method.prepares, device_of(job.settings.device)
@@ -199,7 +200,7 @@ def _train(
 
 
 def device_of(name: str, key: str = "training.device") -> torch.device:
-    """Return the torch device for `training.device` or another setting `key`.
+    """Return the torch device selected by `name`, the value of the `key` setting.
 
     Raises:
         UserError: the setting is "cuda", but the machine has no GPU.
@@ -223,7 +224,9 @@ def _reading_notes(stream: MixedStream | None) -> list[str]:
     notes = []
     if unreadable:
         count = sum(images.values())
-        notes.append(f"replaced {counted(count, 'unreadable image')} with others of the same class: {few(unreadable)}")
+        notes.append(
+            f"replaced {counted(count, 'unreadable image')} with other images of the same class: {few(unreadable)}"
+        )
     if empty:
         notes.append(f"skipped {counted(len(empty), 'shard')} without images: {few(empty)}")
     return notes
@@ -233,7 +236,7 @@ def load_prompts(run: RunFolder, method: Method) -> None:
     """Load the prompts of a finished run into a method built from the same recipe.
 
     Raises:
-        UserError: the run has no prompts yet, or its prompts belong to another method or backbone.
+        UserError: the run has no prompts yet, or its prompts belong to a different method or backbone.
     """
     learnable = {name: p for name, p in method.named_parameters() if p.requires_grad}
     _put(read_prompts(run), learnable, run.path(PROMPTS), "use the run's own recipe")
@@ -256,7 +259,7 @@ def read_prompts(run: RunFolder) -> dict[str, Tensor]:
 
 def _put(saved: Mapping[str, Tensor], into: Mapping[str, Tensor], source: str, remedy: str) -> None:
     if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in into.items()}:
-        raise UserError(f"{source} belongs to another method or backbone; {remedy}")
+        raise UserError(f"{source} belongs to a different method or backbone; {remedy}")
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(saved[name])

@@ -42,14 +42,14 @@ def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]
     """Load the result of `state_of` into an optimiser.
 
     Raises:
-        UserError: the state belongs to another optimiser or other parameters.
+        UserError: the state belongs to a different optimiser or different parameters.
     """
     slots = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
     for key, value in state.items():
         name, _, slot = (key, "", "momentum_buffer") if key in learnable else key.rpartition(".")
         if name not in learnable or slot not in slots:
             raise UserError(
-                "the checkpoint belongs to another optimiser or method; remove the checkpoint, or train in another "
+                "the checkpoint belongs to a different optimiser or method; remove the checkpoint, or train in another "
                 "folder"
             )
         parameter = learnable[name]

@@ -72,8 +72,9 @@ def train_on_ray(
     """Run the training loop on `settings.workers` workers of the current Ray cluster or a local cluster.
 
     If a worker or node is lost, all workers restart from the newest checkpoint, up to `max_failures` times. If the
-    driver is killed, the same call resumes the run, even with another number of workers. With `min_workers`, the number
-    of workers adapts to the cluster's resources. For a finished run, the call returns immediately without starting Ray.
+    driver is killed, repeat the call to resume the run; the number of workers may differ. With `min_workers`, the
+    number of workers adapts to the cluster's resources. For a finished run, the call returns immediately without
+    starting Ray.
 
     Args:
         build: function that builds the job from `spec` on each worker and configures storage in the worker process.
@@ -83,7 +84,7 @@ def train_on_ray(
         warning: message printed before training starts, also stored in the record's notes.
 
     Raises:
-        UserError: the folder or its checkpoints belong to another recipe; the cluster has fewer CPUs (or, with
+        UserError: the folder or its checkpoints belong to a different recipe; the cluster has fewer CPUs (or, with
             `device: cuda`, GPUs) than workers; a worker raised a user error or diverged; or workers were lost more than
             `max_failures` times.
     """

@@ -45,12 +45,13 @@ def open_run(
     workers: int,
     warning: str | None = None,
 ) -> tuple[RunRecord, Checkpoint | None]:
-    """Return the run's record and state: newest intact checkpoint, initial state, or None for a finished run.
+    """Return the run's record and its state: the newest intact checkpoint, the initial state, or None if the run is
+    finished.
 
     Damaged checkpoints are reported and removed. The record's notes contain `warning` and messages about resuming.
 
     Raises:
-        UserError: the folder, or a checkpoint in it, belongs to another recipe.
+        UserError: the folder, or a checkpoint in it, belongs to a different recipe.
     """
     earlier = run.open()
     if earlier is not None and run.finished(earlier):
@@ -83,7 +84,8 @@ def open_run(
         if earlier is not None and earlier.versions != record.versions:
             changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
             record.note(
-                f"the run started with other versions ({', '.join(changed)}); the last bits of the results may differ"
+                f"the run started with different versions ({', '.join(changed)}); "
+                "the last bits of the results may differ"
             )
     checkpoints.discard_after(folder, state.step)
     record.steps, record.seconds = state.step, state.seconds

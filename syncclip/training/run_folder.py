@@ -29,7 +29,7 @@ DECIDING = ("dataset.", "backbone.", "methods.", "training.")
 
 
 class RunRecord(BaseModel):
-    """Contents of `run.json`. All fields except times are determined by the recipe and the package versions."""
+    """Contents of `run.json`. All fields except timings are determined by the recipe and the package versions."""
 
     format: int = 2
     name: str
@@ -82,7 +82,7 @@ class RunFolder:
         """Return the record of an earlier start of this run, or None for a new run, without writing to the folder.
 
         Raises:
-            UserError: the folder contains a run with another recipe, unless this run failed before its first step.
+            UserError: the folder contains a run with a different recipe, unless this run failed before its first step.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:
@@ -146,7 +146,8 @@ def _shown(values: dict[str, Any], key: str) -> str:
 
 
 class MetricsFile:
-    """File with a run's losses, one JSON object per logged step. The file omits times and is bitwise reproducible.
+    """File with a run's losses, one JSON object per logged step. The file contains no timestamps and is bitwise
+    reproducible.
 
     Lines are appended to local files, whereas remote files are replaced at every `sync`. If the disk is full, the run
     continues with `behind` set, and the next `sync` rewrites all lines or raises an error.

@@ -35,7 +35,7 @@ def _kind(value: object) -> str:
 
 
 class TrainingSettings(Settings):
-    """Section `training` of a recipe. Each method has its own learning rate (`methods.<name>.learning_rate`)."""
+    """The `training` section of a recipe. Each method has its own learning rate (`methods.<name>.learning_rate`)."""
 
     method: str = "syncclip"
     """Method to train: one of the names in `methods`, or `module:Class` for a custom method."""
@@ -64,8 +64,8 @@ class TrainingSettings(Settings):
     epochs: int = Field(10, ge=1)
     """Number of passes over the training data (see `epochs_over`)."""
     epochs_over: Literal["real", "synthetic", "longer"] = added("real")
-    """Length of an epoch: one pass over the real images, one pass over the synthetic images, or the longer of these
-    passes. With "real", the number of steps does not depend on the number of synthetic images."""
+    """Length of an epoch: one pass over the real images, one pass over the synthetic images, or the longer of the two.
+    With "real", the number of steps does not depend on the number of synthetic images."""
     batch_size: int = Field(16, ge=1)
     """Number of real images per step, summed over all workers. Each real image is paired with one synthetic image of
     its class and one synthetic image of a novel class."""
@@ -91,10 +91,10 @@ class TrainingSettings(Settings):
     """Ray node labels required for training workers: a mapping from labels to values, or to "!value" to exclude a
     value. The default excludes spot nodes; {} allows any node. Synthesis ignores this setting."""
     max_failures: int = added(2, ge=0)
-    """Maximum number of restarts after worker losses; the run fails at the next loss."""
+    """Maximum number of restarts after a worker is lost; if this number is exceeded, the run fails."""
     accumulation_steps: int = added(1, ge=1)
     """Number of micro-batches into which each worker's batch is split to save memory. Activations are recomputed in the
-    backward pass; gradients equal the whole batch's gradients."""
+    backward pass; the gradients are the same as for the whole batch."""
     threads: int = Field(1, ge=1)
     """Number of PyTorch threads per worker. Changing the number of threads may change the last bits of results."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -126,14 +126,14 @@ class TrainingSettings(Settings):
     tracking_project: str = added("syncclip")
     """Name of the MLflow experiment or Weights & Biases project."""
     mlflow_uri: str | None = added(None)
-    """MLflow server URI, by default the environment variable MLFLOW_TRACKING_URI. Credentials in the URI are redacted
-    in all files."""
+    """MLflow server URI; by default, the value of the MLFLOW_TRACKING_URI environment variable. Credentials in the URI
+    are redacted in all files."""
     checkpoint_every: int = Field(100, ge=1)
     """Number of steps between checkpoints."""
     checkpoint_minutes: float | None = added(None, gt=0)
     """Maximum time between checkpoints, in minutes; unlimited by default."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Number of recent checkpoints to keep. With one checkpoint, the run starts over if this checkpoint is damaged."""
+    """Number of recent checkpoints to keep. If only one is kept and it is damaged, the run starts over."""
     keep_best: Literal["loss", "validation"] | None = added(None)
     """Criterion for also keeping the best checkpoint: "loss" (mean since the previous checkpoint) or "validation"
     accuracy. By default, only recent checkpoints are kept."""
@@ -186,7 +186,7 @@ def check_shared(batch: int, workers: int, who: str = "training.workers is") -> 
 
 
 class EvaluationSettings(Settings):
-    """Section `evaluation` of a recipe."""
+    """The `evaluation` section of a recipe."""
 
     split: Literal["test", "val"] = "test"
     """Split to evaluate on: "test", or "val" (validation), which is also used for tuning hyperparameters."""
@@ -197,7 +197,7 @@ class EvaluationSettings(Settings):
     calibrate: bool = added(False)
     """Calibrate confidences by temperature scaling, fitted on the validation images of base classes."""
     workers: int | None = added(None, ge=1)
-    """Number of cluster workers for evaluation; by default, `training.workers` after training, and the local process in
-    `syncclip evaluate`."""
+    """Number of cluster workers for evaluation; by default, `training.workers` for evaluation after training, whereas
+    `syncclip evaluate` runs in the local process."""
     transfer: list[str] = Field(default=[])
     """Names of other datasets in `dataset.root` on which to evaluate the finished run, each with its own classes."""

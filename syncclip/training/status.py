@@ -68,10 +68,10 @@ def status_lines(url: str) -> list[str] | None:
 
 
 class TrainingGauges:
-    """Listener of the training loop that sets Prometheus gauges, which Ray exports with the prefix `ray_`.
+    """Listener of the training loop that sets Prometheus gauges, which Ray exports with the `ray_` prefix.
 
-    Every series has the tags `run` and `url`, percent-encoded since Ray requires ASCII. Ray drops a gauge that is not
-    set within two export intervals (20 s by default), so each metrics line sets all gauges.
+    Every series has `run` and `url` tags, percent-encoded since Ray requires ASCII. Ray drops a gauge that is not set
+    within two export intervals (20 s by default), so each metrics line sets all gauges.
     """
 
     def __init__(self, name: str, url: str) -> None:

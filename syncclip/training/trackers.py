@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, MLflow and Weights & Biases.
 
 If a tracker fails, for example because its server is unavailable or the disk is full, the failure is reported once, and
-the run continues without the tracker. The file `metrics.jsonl` contains all values.
+the run continues without the tracker. All values are also written to `metrics.jsonl`.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ class Trackers:
                 storage.local_path(self._run.path(name)).rmdir()
         reason = redacted(str(error).strip() or type(error).__name__).partition("\n")[0][:200]
         problem = "can't be written to" if name == "tensorboard" else "can't be reached"
-        self._report(f"{name} {problem} ({reason}); the run continues without it, and metrics.jsonl has all values")
+        self._report(
+            f"{name} {problem} ({reason}); the run continues without it, and metrics.jsonl contains all values"
+        )
 
 
 def show_results(
@@ -233,6 +235,6 @@ def _identity(run: RunFolder) -> str:
 
 
 def _params(settings: TrainingSettings) -> dict[str, Any]:
-    """Return the settings for filtering runs in a tracker."""
+    """Return the settings by which runs can be filtered in a tracker."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch_size")
     return {key: getattr(settings, key) for key in keys}

@@ -215,7 +215,7 @@ def test_stopped_ranks_resume_to_the_bits_of_an_uninterrupted_run(ranks: Path, r
 
 def test_record_lists_unreadable_images_of_all_ranks(ranks: Path) -> None:
     assert json.loads((ranks / "two unreadable" / "run.json").read_text())["notes"] == [
-        "replaced 2 unreadable images with others of the same class: 0.jpg, 1.jpg"
+        "replaced 2 unreadable images with other images of the same class: 0.jpg, 1.jpg"
     ]
     assert not list((ranks / "too many unreadable" / "checkpoints").glob("*"))
 

@@ -265,7 +265,7 @@ def test_record_lists_unreadable_images_and_empty_shards(tmp_path: Path) -> None
     for name, images in (("a.jpg", 1), ("00001.tar", 0), ("b.tar", 6)):
         made.stream.corruption.skip(name, "damaged", images)
     assert run(made).notes == [
-        "replaced 7 unreadable images with others of the same class: a.jpg, b.tar",
+        "replaced 7 unreadable images with other images of the same class: a.jpg, b.tar",
         "skipped 1 shard without images: 00001.tar",
     ]
 
@@ -290,7 +290,7 @@ def test_loading_prompts(tmp_path: Path) -> None:
     load_prompts(trained.run, fresh.method)
     assert torch.equal(fresh.method.weight, trained.method.weight)
     fresh.method.weight = nn.Parameter(torch.zeros(1))
-    with pytest.raises(UserError, match="another method or backbone"):
+    with pytest.raises(UserError, match="different method or backbone"):
         load_prompts(trained.run, fresh.method)
 
 

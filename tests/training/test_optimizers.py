@@ -107,7 +107,7 @@ def test_state_of_another_optimiser_is_an_error(before: Optimisation | None, aft
     first, second = (optimizer_of(learnable.values(), 0.1, fakes.settings(), own) for own in (before, after))
     learnable["weight"].square().sum().backward()
     first.step()
-    with pytest.raises(UserError, match="another optimiser or method"):
+    with pytest.raises(UserError, match="different optimiser or method"):
         restore(second, learnable, state_of(first, learnable))
 
 

@@ -95,7 +95,7 @@ class FailingTracker:
 def test_server_that_becomes_unavailable_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "Mlflow", lambda run, settings: FailingTracker(4))
     assert train(tmp_path, trackers=["mlflow"]) == [
-        "mlflow can't be reached (unavailable); the run continues without it, and metrics.jsonl has all values"
+        "mlflow can't be reached (unavailable); the run continues without it, and metrics.jsonl contains all values"
     ]
 
 
