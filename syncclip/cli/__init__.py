@@ -1,4 +1,4 @@
-"""The command `syncclip`: parse arguments, make one library call, print its result."""
+"""The `syncclip` command: parse arguments, make one library call, print its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `syncclip`: its subcommands, global options and one-line errors.
+"""The `syncclip` command: its subcommands, global options and one-line errors.
 
 Each command imports heavy modules when it runs, which keeps help and errors fast. A user error is printed as one line,
 and the exit status is 2; `--debug` adds the traceback.

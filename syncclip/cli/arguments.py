@@ -48,9 +48,7 @@ Methods = Annotated[
 ]
 Synthetic = Annotated[
     str | None,
-    typer.Option(
-        "--synthetic", metavar="DIR", help="Folder of synthetic datasets, with the names of the real datasets."
-    ),
+    typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, named like the real datasets."),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[

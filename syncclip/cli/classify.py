@@ -79,7 +79,7 @@ def classify(
         url = storage.join(done.url, f"*{TABLE}")
         text.show(f"{counted(done.images, 'image')} of {counted(done.shards, 'shard')}: {url}")
         if done.unread:
-            print_message(f"classify: {counted(done.unread, 'image')} could not be read; see the column `error`")
+            print_message(f"classify: {counted(done.unread, 'image')} could not be read; see the `error` column")
             raise typer.Exit(1)
         return
     if num_gpus:

@@ -80,14 +80,14 @@ def write_first_recipe(
 
     Raises:
         UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the embedded CLIP,
-            an override is not in section `dataset`, or the recipe file already exists.
+            an override is not in the `dataset` section, or the recipe file already exists.
     """
     for override in overrides:
         key = override.partition("=")[0]
         if key.partition(".")[0] != "dataset" and "=" in override:
             raise UserError(
-                f"{key}: `init` only accepts settings of section `dataset`, such as dataset.template; set others in "
-                "the recipe"
+                f"{key}: `init` only accepts settings in the `dataset` section, such as dataset.template; set others "
+                "in the recipe"
             )
     recipe = with_absolute_paths(Recipe.of_dataset(source, root, overrides=overrides))
     dataset = load_dataset(recipe.dataset)
@@ -105,7 +105,7 @@ def write_first_recipe(
 
 
 def _section(settings: DatasetSettings, dataset: Dataset) -> str:
-    """Return the section `dataset` as commented YAML: the user's values, and defaults derived from the data."""
+    """Return the `dataset` section as commented YAML: the user's values, and defaults derived from the data."""
     counts = np.bincount(dataset.split("train").labels, minlength=len(dataset.classnames))[dataset.base]
     low, high = int(counts.min()), int(counts.max())
     user_values = settings.model_dump(mode="json", exclude_defaults=True)

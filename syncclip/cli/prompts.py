@@ -56,7 +56,7 @@ def show(
     run: Folder,
     words: Annotated[int, typer.Option("--words", min=1, help="Number of nearest words to show per vector.")] = 3,
 ) -> None:
-    """Show the nearest words to each learned text vector, with Euclidean distances."""
+    """Show the words nearest to each learned text vector, with Euclidean distances."""
     from syncclip.interop.nearest import learned_words
 
     headings, rows = learned_words(run, words)

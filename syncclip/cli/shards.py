@@ -146,7 +146,7 @@ def export_command(
     to: Annotated[str, typer.Option("--to", metavar="LAYOUT", help="Layout: folder, huggingface or split-zhou.")],
     out: OutFolder,
     licence: Annotated[
-        str, typer.Option("--license", help="Licence of the images for the dataset card (layout huggingface).")
+        str, typer.Option("--license", help="Licence of the images for the dataset card (`huggingface` layout).")
     ] = "unknown",
 ) -> None:
     """Export a synthetic dataset as a folder per class, a Hugging Face dataset, or a split file with images."""

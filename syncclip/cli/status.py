@@ -22,7 +22,7 @@ def study_status(url: str) -> list[str]:
 
 
 def progress(url: str) -> list[str]:
-    """Return a study's, run's or synthetic dataset's progress as lines of text; `url` may be the recipe's folder.
+    """Return the progress of a study, run or synthetic dataset as lines of text; `url` may be the recipe's folder.
 
     Raises:
         UserError: the folder contains no study, run or synthetic dataset.

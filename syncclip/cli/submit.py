@@ -49,7 +49,7 @@ PATHS = re.compile(r"[^=]*(root|file|url|teacher|synthetic(\.\d+)?)=|[^=]+=(/|~|
 """Pattern for `key=value` where the key or the start of the value indicates a path."""
 
 PRIVATE = ("*.pem", "*.key", "*.p12", "id_*", "credentials*")
-"""Name patterns of key files, which must not be uploaded with the package."""
+"""File name patterns for private keys and credentials, which must not be uploaded with the package."""
 
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 """Verbose loggers of Ray's job client, whose levels are set individually."""

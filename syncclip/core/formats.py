@@ -14,7 +14,7 @@ import yaml
 from syncclip.core.settings import UserError
 
 DEEPEST = 100
-"""Maximum nesting depth. Valid files have up to ten levels; a thousand could overflow the stack."""
+"""Maximum nesting depth. Valid files have up to ten nesting levels; a thousand could overflow the stack."""
 
 MOST_NODES = 100_000
 """Maximum number of values in a YAML document with all aliases expanded; OmegaConf takes 80 µs per value."""
@@ -126,7 +126,7 @@ def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
         level = list(islice(chain.from_iterable(map(_inner, level)), nodes + 1))
     if level:
         raise yaml.MarkedYAMLError(
-            problem="the document is nested too deeply or too long", problem_mark=level[0].start_mark
+            problem="the document is too long or nested too deeply", problem_mark=level[0].start_mark
         )
     return root
 

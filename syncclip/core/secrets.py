@@ -84,7 +84,7 @@ SHORT, LONG = 4, 8
 """Minimum lengths, in characters, of secrets to mask as whole words and of secrets to mask anywhere in text."""
 
 ORDINARY = frozenset({"anon", "cloud", "cache", "browser", "google_default"})
-"""Values of the gcsfs option `token` that select a token source and are therefore not secret."""
+"""Values of the gcsfs `token` option that select a token source and are therefore not secret."""
 
 # The hooks that mask secrets belong to the process and outlive a session, so that they also mask its final traceback.
 _seen: set[str] = set()
@@ -156,7 +156,7 @@ def _clean(value: Any, key: str = "") -> Any:
 
 
 def value_without_secrets(value: str) -> str:
-    """Remove the secrets from a setting's value; secrets in a value that is a URL may contain any character."""
+    """Remove the secrets from a setting's value; if the value is a URL, its secrets may contain any character."""
     if URL.match(value) is None:
         return without_secrets(value)
     return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)

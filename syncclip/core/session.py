@@ -25,7 +25,7 @@ class Session:
     trusted: dict[str, bool] = field(default_factory=dict)
     """Trusted code (`module:Class`), each with a flag that allows importing the module from a results folder."""
     untrusted_sources: dict[str, Path] = field(default_factory=dict)
-    """Files that mark results folders, by the name of code in a downloaded recipe; for error messages."""
+    """Marker file of a results folder, by the custom code that the folder's recipe names; for error messages."""
     listings: dict[str, str] = field(default_factory=dict)
     """Index checksums, by dataset URL, of synthetic datasets whose index matches the folder listing."""
     lock: tuple[str, str] | None = None

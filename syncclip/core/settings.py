@@ -21,7 +21,7 @@ class UserError(ValueError):
 
 
 def check_token(name: str, token: str) -> None:
-    """Raise a `UserError` if the token in setting `name` is not valid in an HTTP header."""
+    """Raise a `UserError` if a token is not valid in an HTTP header; `name` is the setting that contains the token."""
     if not (token.isascii() and token.isprintable()):
         raise UserError(f"{name}: the token contains characters other than printable ASCII; correct it")
 
@@ -29,7 +29,7 @@ def check_token(name: str, token: str) -> None:
 class Settings(BaseModel):
     """Base class of typed settings; each subclass is defined next to the component that it configures.
 
-    Unknown keys are errors. Values are validated once and are immutable.
+    Unknown keys raise an error. Values are validated once and are immutable.
     """
 
     model_config = ConfigDict(
@@ -69,4 +69,4 @@ ShortText = Annotated[str, Field(max_length=LONGEST_TEXT)]
 Template = Annotated[ShortText, AfterValidator(with_one_placeholder)]
 
 Position = Literal["end", "middle", "front"]
-"""Position of the class name among the learned words."""
+"""Position of the class name relative to the learned context vectors."""

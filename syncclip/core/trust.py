@@ -46,7 +46,7 @@ def trusted() -> tuple[str, ...]:
 
 
 def mark_untrusted(names: Iterable[str], mark: Path) -> None:
-    """Record that these code names come from a results folder, which contains the file `mark`."""
+    """Record that these code names come from a results folder, which contains the marker file `mark`."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 

@@ -1,4 +1,4 @@
-"""One-line messages for pydantic's validation errors: unknown keys, values outside their limits, wrong types."""
+"""One-line messages for pydantic's validation errors: unknown keys, out-of-range values, wrong types."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"{path}.name", f"there is no {cut(context['tag'])!r}; {did_you_mean(str(context['tag']), tags)}"
     if kind == "union_tag_not_found":
-        return path, "the key 'name' is missing; set `name` to select the kind of section"
+        return path, "the key 'name' is missing; set `name` to select the type of this section"
     if kind == "missing":
         return path, "missing; set a value"
     if kind == "value_error":

@@ -118,7 +118,7 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
     if difference > TOLERANCE:
         raise UserError(
             f"--to transformers: the exported logits differ from the run's by {difference:.1g}, because the CLIP model "
-            "has another architecture or tokenizer; use --to open_clip"
+            "has a different architecture or tokenizer; use --to open_clip"
         )
     _save(model.state_dict(), folder / TRANSFORMERS)
     config.save_pretrained(folder)

@@ -38,8 +38,8 @@ def export(model: Model, to: Format, out: str) -> str:
     Args:
         to: `onnx`: program with input `images` (B, 3, S, S) and output `logits` (B, C). `torch`: the same program for
             `torch.export.load`. `vectors`: unit-length `class_vectors` (C, D) and `logit_scale`. `open_clip`: the
-            frozen CLIP model and the file of `vectors`. `transformers`: the frozen CLIP model for a zero-shot pipeline,
-            with the learned vectors as tokens of its vocabulary.
+            frozen CLIP model and the output of `vectors`. `transformers`: the frozen CLIP model for a zero-shot
+            pipeline, with the learned vectors as tokens of its vocabulary.
         out: output folder or URL.
 
     Returns:

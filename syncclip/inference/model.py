@@ -143,7 +143,7 @@ class Model:
             template: prompt template, with `{}` for the class name, for methods that use it; None: the run's template.
 
         Raises:
-            UserError: the learned parameters are class-specific, or a name exceeds the CLIP context.
+            UserError: the learned parameters are class-specific, or a name exceeds CLIP's context length.
         """
         names = [] if isinstance(classes, str) else list(classes)
         if not names or len({*names}) < len(names) or not all(name.strip() and name.isprintable() for name in names):
@@ -183,7 +183,7 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
         device: auto (a GPU if available), cpu or cuda.
 
     Raises:
-        UserError: there is no finished run, or the CLIP model is missing or differs from the model in training.
+        UserError: there is no finished run, or the CLIP model is missing or differs from the model used in training.
 
     Examples:
         >>> from PIL import Image

@@ -74,7 +74,7 @@ class ShardJob:
         VERB: past participle for messages.
         tars: SHA-256 of each tar, by name, from the commit marker; None if the tar has no commit marker.
         job_checksum: checksum of the run, the classes and the job settings.
-        backbone_arguments: arguments `backbone` and `pretrained` for `model.load`.
+        backbone_arguments: `backbone` and `pretrained` arguments of `model.load`.
     """
 
     FILE: ClassVar[str]
@@ -130,7 +130,7 @@ class ShardJob:
         return markers
 
     def verify(self) -> None:
-        """Verify the checksums of existing predictions and their tars, and remove the markers of mismatching shards.
+        """Verify the checksums of existing predictions and their tars, and remove the markers of shards that differ.
 
         Raises:
             UserError: see `done`.
@@ -295,5 +295,8 @@ def problems_of_files(
             continue
         first = first or (marker_url, marker.job_checksum)
         if marker.job_checksum != first[1]:
-            yield f"{marker_url} and {first[0]} belong to different runs, classes or settings; files were swapped"
+            yield (
+                f"{marker_url} and {first[0]} were computed with different runs, classes or settings; "
+                "files were swapped"
+            )
         yield from differences(marker, file, tar, tars.get(f"{stem}.tar"))

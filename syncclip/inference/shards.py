@@ -53,7 +53,7 @@ def classify_shards(
     """Classify the images in all tars of a folder on Ray actors.
 
     The predictions for `00000.tar` are in `00000_predictions.parquet`, with the columns in `predictions.SCHEMA`; image
-    names have the form `00000.tar/000000017.jpg`. After a crash, the same call resumes.
+    names have the form `00000.tar/000000017.jpg`. After a crash, repeat the call to resume.
 
     Args:
         run: finished run, as for `load`.
@@ -63,7 +63,7 @@ def classify_shards(
         top: number of classes per image.
         batch: batch size; batch size and device may change the last bits of probabilities.
         pool: number and resources of actors.
-        backbone_arguments: arguments `backbone` and `pretrained` for `load`, if the CLIP model has moved.
+        backbone_arguments: `backbone` and `pretrained` arguments of `load`, if the CLIP model has moved.
 
     Raises:
         UserError: there are no tars or no run, a tar does not match its commit marker, existing tables belong to

@@ -71,7 +71,7 @@ def write_soft_labels(
 ) -> Passed:
     """Write a teacher's class probabilities for all images of a synthetic dataset, for `training.teacher`.
 
-    The same call resumes after a crash or after images have been added to the synthetic dataset.
+    Repeat the call to resume after a crash, or to process images that were added to the synthetic dataset.
 
     Args:
         run: finished run with the same classes, as for `load`.
@@ -80,8 +80,8 @@ def write_soft_labels(
         batch, pool, backbone_arguments: as for `shards.classify_shards`.
 
     Raises:
-        UserError: the run is missing or has other classes, the dataset is missing or incomplete, existing files belong
-            to another teacher, or shards failed permanently.
+        UserError: the run is missing or has different classes, the dataset is missing or incomplete, existing files
+            belong to another teacher, or shards failed permanently.
     """
     url = absolute(url)
     plan, (recipe, folder, run) = read_whole_set(url), readable_run(run)

@@ -34,7 +34,7 @@ READ_BEFORE, LOOP = "link to a folder that has already been read", "link to a fo
 
 @dataclass(frozen=True)
 class Source:
-    """An image with a function `read`, which returns the file content or raises a `UserError`."""
+    """An image with a `read` function, which returns the file content or raises a `UserError`."""
 
     name: str
     read: Callable[[], bytes]
@@ -61,7 +61,7 @@ def _lines() -> Iterator[str]:
 
 
 class _Finder:
-    """Image search, which counts all other files in `skipped`."""
+    """Image search that counts all other files in `skipped`."""
 
     def __init__(self, skipped: Counter[str]) -> None:
         self._skipped = skipped

@@ -44,8 +44,8 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
 
     The export in `out` is a run folder with the recipe, prompts, record and results. The export also contains the model
     card, `README.md`, and a checkpoint folder for the published code. The checkpoint folder contains the learned
-    parameters and fixed words, in single precision, as both the last and the best checkpoint. By default, `out` is the
-    run's own folder.
+    parameters and fixed token embeddings, in single precision, as both the last and the best checkpoint. By default,
+    `out` is the run's own folder.
 
     Raises:
         UserError: the run is not finished, its method has no learned parameters, the published code does not support
@@ -153,7 +153,7 @@ def _training_images(recipe: Recipe) -> str:
 
 
 def _usage(recipe: Recipe, name: str) -> str:
-    """Return the card's usage section for the run `name`, where `.` is the card's folder."""
+    """Return the card's usage section; `name` is the run to load, or "." for the card's folder."""
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
@@ -231,7 +231,7 @@ def _checkpoint(recipe: Recipe, layout: Layout, learned: Mapping[str, Tensor]) -
     # None means a default that depends on the tower; published code has its own defaults
     config = {f"TRAINER.{theirs}": values[ours] for theirs, ours in layout.config.items() if values[ours] is not None}
     left_out = ["optimiser and scheduler states, without which training can't be resumed", *layout.left_out]
-    words = " and the fixed words of all classes" if hasattr(settings, "initial_words") else ""
+    words = " and the fixed token embeddings of each class prompt" if hasattr(settings, "initial_words") else ""
     return (
         f"## Usage with the published code\n\n`{layout.folder}/` contains a checkpoint for [{layout.repository}]"
         f"(https://github.com/{layout.repository}). Evaluate the checkpoint with "

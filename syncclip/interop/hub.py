@@ -16,7 +16,7 @@ from syncclip.storage.hub import NAME, PREFIX, hub_access
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")
 _PATHS = re.compile(r"(?<![^\s'\"(=:,])(?:(?!https?:)\w+:/|~)?/(?:[^/\s'\"]+/)+")
-"""Patterns for the folder part of a local or remote path, and for each path within text."""
+"""Patterns for the folder part of a path or URL, and for paths within text."""
 
 
 def push(run: str, repo: str, private: bool = False, revision: str | None = None) -> str:

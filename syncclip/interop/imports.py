@@ -212,7 +212,7 @@ def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
 
 
 def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
-    """Return notes on signs that the prompts were trained with other weights of the same shapes."""
+    """Return notes on evidence that the prompts were trained with different weights of the same shapes."""
     tokens: list[tuple[str, Tensor, Tensor | None]] = []
     if words is not None:
         tokens.append(("start token", words.prefix[:1, 0], clip.text.token_embedding.weight))
@@ -221,14 +221,14 @@ def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedC
         tokens.append(("class token", state["image_encoder.class_embedding"], ours))
     return [
         f"the checkpoint and backbone {clip.backbone.name!r} differ in the {token}: the prompts were trained with "
-        "other weights and may not work with this backbone"
+        "different weights and may not work with this backbone"
         for token, theirs, ours in tokens
         if ours is None or theirs.shape[-1] != ours.shape[-1] or not _close(ours.cpu(), theirs).any()
     ]
 
 
 def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> str:
-    """Return a note on the first class whose fixed words do not match these settings, or "" if all classes match."""
+    """Return a note on the first class whose token embeddings do not match these settings, or "" if all match."""
     theirs, names = words.suffix, classnames[: len(words.suffix)]
     ours = FixedWords.of(clip, names, settings).suffix
     length = min(ours.shape[1], theirs.shape[1])
@@ -237,13 +237,13 @@ def _words_mismatch(words: FixedWords, clip: PromptedClip, classnames: Sequence[
         return ""
     label = same.index(False)
     return (
-        f"the checkpoint has other fixed words for class {label} ({names[label]!r}): the prompts were trained with "
-        "other initial words, class names or class order"
+        f"the checkpoint's fixed token embeddings for class {label} ({names[label]!r}) do not match: the prompts were "
+        "trained with different initial words, class names or class order"
     )
 
 
 def _close(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Return which vectors (…, width) are equal to within half precision."""
+    """Return a mask of the vectors (…, width) that are equal within half-precision tolerance."""
     ours, theirs = ours.float(), theirs.float()
     close: Tensor = (ours - theirs).norm(dim=-1) <= 0.01 * ours.norm(dim=-1)
     return close

@@ -1,4 +1,4 @@
-"""Layouts of the methods' published checkpoints: parameter names and fixed words."""
+"""Layouts of the methods' published checkpoints: parameter names and fixed token embeddings."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Numbers of the blocks after the first block (0), sufficient for all towers in open_clip."""
+"""Block numbers after the first block (0); large enough for every tower in open_clip."""
 
 LEARNER = "prompt_learner."
-"""Name prefix of text prompt and fixed-word tensors in published checkpoints."""
+"""Prefix of the names of text prompts and fixed token embeddings in published checkpoints."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
@@ -52,8 +52,8 @@ class Layout:
         config: mapping from published `TRAINER` settings that determine the model's shape to syncclip settings.
         root: prefix of the saved submodule, omitted from names in a file; empty if the complete model is saved.
         left_out: contents of published checkpoints, or requirements of published code, that exports omit.
-        convolutions: weights of linear layers that are 1x1 convolutions, with two additional dimensions, in published
-            code.
+        convolutions: linear-layer weights that the published code stores as 1x1 convolutions, with two additional
+            dimensions.
         given: name of the tensor that published checkpoints do not contain (a teacher's class vectors), if any.
     """
 
@@ -90,11 +90,11 @@ class Layout:
         return {ours: tensors[theirs] for theirs, ours in self.pairs.items() if theirs in tensors}
 
     def as_ours(self, name: str, tensor: Tensor) -> Tensor:
-        """Convert a file's tensor to the syncclip shape: (out, in, 1, 1) of a convolution becomes (out, in)."""
+        """Convert a file's tensor to the syncclip shape: a convolution's (out, in, 1, 1) becomes (out, in)."""
         return tensor[..., 0, 0] if name in self.convolutions and tensor.shape[2:] == (1, 1) else tensor
 
     def fixed_words(self, state: Tensors) -> FixedWords | None:
-        """Return the fixed words of all classes, or None if the file does not contain them."""
+        """Return the fixed token embeddings for all classes, or None if the file does not contain them."""
         tensors = self.qualified(state)
         prefix, suffix = (tensors.get(f"{LEARNER}{name}") for name in FIXED_WORDS)
         if prefix is None or suffix is None or prefix.dim() != 3 or prefix.shape[::2] != suffix.shape[::2]:
@@ -102,7 +102,7 @@ class Layout:
         return FixedWords(prefix, suffix)
 
     def saved(self, learned: Tensors, words: FixedWords | None) -> dict[str, Tensor]:
-        """Return the tensors to save for the given learned tensors and fixed words."""
+        """Return the tensors to save for the given learned tensors and fixed token embeddings."""
         saved = {
             theirs: learned[ours][..., None, None] if ours in self.convolutions else learned[ours]
             for theirs, ours in self.pairs.items()
@@ -278,8 +278,8 @@ def find_layout(method: str) -> Layout:
 class FixedWords(NamedTuple):
     """Token embeddings of all class prompts, without the learned vectors.
 
-    Published code ignores these embeddings when it loads a checkpoint. An import compares the embeddings to detect
-    prompts for other classes, initial words or weights.
+    Published code ignores these embeddings when it loads a checkpoint. An import compares them to detect
+    prompts trained with different classes, initial words or weights.
     """
 
     prefix: Tensor  # (C, 1, width), the start token
@@ -287,7 +287,7 @@ class FixedWords(NamedTuple):
 
     @classmethod
     def of(cls, clip: PromptedClip, classnames: Sequence[str], settings: Any) -> FixedWords:
-        """Return a method's fixed words for these settings, with the class name at the end.
+        """Return a method's fixed token embeddings for these settings, with the class name at the end.
 
         Raises:
             UserError: a prompt exceeds the context length.

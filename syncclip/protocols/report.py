@@ -36,7 +36,7 @@ def write(protocol: Protocol, table: pd.DataFrame, url: str) -> str:
 
 
 def grids(scores: Scores) -> list[TextTable]:
-    """Return one table of all datasets for a single metric; otherwise, a table of averages and a table per dataset."""
+    """Return one table with all datasets if there is a single metric, else a table of averages and one per dataset."""
     if len(scores.protocol.metrics) == 1:
         return [_side_by_side(scores)]
     over = [AVERAGE, *scores.tests] if len(scores.tests) > 1 else scores.tests
@@ -51,7 +51,7 @@ def sentences(scores: Scores) -> list[str]:
     result = [f"Setting: {scores.setting}.", f"{done} of {wanted} tests are finished{missing}."]
     if not scores.complete:
         datasets = f"{len(scores.tests)} of {len(scores.protocol.datasets)} datasets"
-        result.append(f"The published average is not shown, because only {datasets} were tested.")
+        result.append(f"The published average is not shown, because only {datasets} were evaluated.")
     result += _gains(scores)
     sources = published().sources(scores.protocol.name)
     if not sources:
@@ -101,7 +101,7 @@ def growth(scores: Scores) -> dict[str, Any] | None:
     Returns:
         A mapping with `heading` and `numbers`, the label and the values of the horizontal axis; `curves`, each with a
         name and one point {metric: mean} per number (empty if the number is missing); and `levels`, the configurations
-        with a fixed number. The result is None if no method has at least three numbers.
+        with a fixed number of shots or images. The result is None if no method has at least three numbers.
     """
     groups: dict[tuple[str, str], list[ResultLine]] = {}
     for line in scores.lines:
@@ -160,7 +160,7 @@ def _metrics(scores: Scores, over: str) -> TextTable:
 
 
 def _peers(scores: Scores) -> Iterator[TextTable]:
-    """Yield tables of other methods' published results if all datasets of the protocol were tested."""
+    """Yield tables of other methods' published results if all of the protocol's datasets were evaluated."""
     for peers in published().peers if scores.complete else ():
         if (peers.protocol, peers.over) == (scores.protocol.name, AVERAGE):
             rows = [

@@ -17,7 +17,7 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A configuration of a protocol with its numbers of shots and of synthetic images per class."""
+    """A configuration of a protocol with its number of shots and of synthetic images per class."""
 
     configuration: str
     method: str
@@ -34,7 +34,7 @@ class ResultLine:
 
 @dataclass(frozen=True)
 class Score:
-    """Mean of each metric on one or all datasets, with the numbers of finished and of planned runs."""
+    """Mean of each metric on one or all datasets, with the numbers of finished and planned runs."""
 
     means: Mapping[str, float]
     done: int
@@ -48,7 +48,7 @@ class Scores:
     Attributes:
         tests: names of the test datasets.
         setting: description of the backbone, the number of synthetic images, and the seeds.
-        complete: whether all datasets of the protocol were tested (required for published averages).
+        complete: whether all of the protocol's datasets were evaluated (required for published averages).
         of: (line, dataset or "average") -> score.
     """
 
@@ -60,7 +60,7 @@ class Scores:
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Return the published results that are comparable with a line; for averages, all datasets must be tested."""
+        """Return the published results that are comparable with a line; averages require results for all datasets."""
         if over == AVERAGE and not self.complete:
             return {}
         comparable = line.data in ("none", "both" if line.method == "syncclip" else "real")
@@ -110,8 +110,8 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
     """Average each line's scores over the finished seeds on each dataset, and then over the datasets.
 
-    The average over the datasets requires a mean for every dataset. As in the literature, averages of transferred
-    prompts exclude the training dataset.
+    The average over the datasets requires a mean for every dataset. As in the literature, averages for prompt
+    transfer exclude the training dataset.
     """
     keys = ["configuration", "method", "data", "shots", "images_per_class", "tested_on"]
     metrics = list(protocol.metrics)

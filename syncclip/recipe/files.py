@@ -24,7 +24,7 @@ MOST_LAYERS = 100
 """Maximum number of recipes that a recipe may extend, directly or indirectly."""
 
 SHIPPED = Path(__file__).parent / "shipped"
-"""Folder of the shipped recipes; a recipe's name is the path in this folder without `.yaml`."""
+"""Folder of the shipped recipes; a recipe's name is its path relative to this folder, without `.yaml`."""
 
 
 @functools.cache
@@ -123,7 +123,7 @@ class _Layer(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Clause for error messages that explains why the file is not trusted; empty without a mark."""
+        """Clause for error messages that explains why the file is not trusted; empty if `mark` is None."""
         return "" if self.mark is None else f" ({self.mark} marks its folder as a results folder)"
 
 

@@ -42,7 +42,7 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """Return the override with which `split_overrides` sets a key to a string."""
+    """Return the override that makes `split_overrides` set a key to a string."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 
@@ -103,7 +103,7 @@ def _parsed(key: str, text: str, kinds: set[Any]) -> Any:
 
 
 def set_value(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    """Set a dotted key, in which numbers are list indices, in nested plain values; error messages contain `origin`."""
+    """Set a dotted key in nested plain values; numbers in the key are list indices, and errors contain `origin`."""
     match = _CONFIGURATION_VALUES.fullmatch(key)
     *path, last = [*match[1].split("."), match[3]] if match else key.split(".")
     node: Any = values

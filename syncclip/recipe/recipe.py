@@ -128,7 +128,7 @@ class Recipe(Settings):
         values: Mapping[str, Any] | None = None,
         overrides: Sequence[str] = (),
     ) -> Recipe:
-        """Load a recipe file, or create the default recipe for a dataset's name or path.
+        """Load a recipe file, or create the default recipe for a dataset given by name or path.
 
         Args:
             root: folder that contains the dataset.

@@ -1,4 +1,4 @@
-"""Section `study` of a recipe: configurations, numbers of images, seeds and statistics."""
+"""The `study` section of a recipe: configurations, numbers of images, seeds and statistics."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from syncclip.core.settings import Settings, added
 
 UNTRAINED = "zeroshot"
-"""Untrained baseline; its single run applies to all numbers of images and all seeds."""
+"""Untrained baseline; a single run covers all numbers of images and all seeds."""
 
 Amount = Annotated[int, Field(ge=1)]
 """Number of synthetic images per class."""
@@ -81,7 +81,7 @@ DEFAULT_CONFIGURATIONS = [
 
 
 class StudySettings(Settings):
-    """Section `study` of a recipe: grid (configuration x images per class x seed), resources and statistics."""
+    """The `study` section of a recipe: grid (configuration x images per class x seed), resources and statistics."""
 
     configurations: list[Configuration] = Field(default=DEFAULT_CONFIGURATIONS, min_length=1)
     """Configurations to compare; each configuration is run with all seeds and, for synthetic data, all numbers of

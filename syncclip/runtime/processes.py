@@ -14,7 +14,7 @@ from syncclip.core.settings import Settings
 
 
 class Owner(Settings):
-    """Identity of a process; a later process with the same process ID has another identity."""
+    """Identity of a process; a later process with the same process ID has a different identity."""
 
     host: str
     machine: str

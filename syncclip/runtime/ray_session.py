@@ -135,7 +135,7 @@ def current_resources(selector: Mapping[str, str]) -> dict[str, float]:
 def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
     """Return the resources of all nodes that match a label selector, including nodes that autoscaling may add.
 
-    The limits of an autoscaling cluster are known on a head node started by `ray up`. On Kubernetes, the limits are
+    The autoscaling limits are only available on a head node started by `ray up`. On Kubernetes, the limits are
     unknown and assumed to be infinite.
     """
     selector = selector or {}
@@ -530,7 +530,7 @@ def _endpoints(address: str) -> list[tuple[str, int]]:
 
 
 def _is_loss(error: BaseException) -> bool:
-    """Return whether an error is the loss of a Ray process or machine rather than an exception in a task."""
+    """Return whether an error was caused by the loss of a Ray process or machine rather than by a task."""
     from ray import exceptions
 
     losses = (

@@ -35,7 +35,7 @@ WAKE = signal.SIGURG
 """Signal that interrupts blocking calls in the main thread; it is ignored by default and has no other use."""
 
 WAKE_INTERVAL = 0.1
-"""Interval in seconds between WAKE signals, which are repeated because a signal before a blocking call is lost."""
+"""Interval in seconds between repeated WAKE signals; a signal that arrives just before a blocking call is lost."""
 
 INTERRUPTED_MESSAGE = "syncclip: interrupted; run the same command to resume"
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from syncclip.runtime.processes import MARK, changed_environment, is_alive, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
-"""Environment variable for the machine's folder of temporary files, set in processes of a local Ray instance."""
+"""Environment variable for this machine's folder for temporary files, set in processes of a local Ray instance."""
 
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
 
 
 def temporary_folder() -> Path:
-    """Return the machine's folder of temporary files, shared by the user's processes."""
+    """Return this machine's folder for temporary files, shared by the user's processes."""
     return Path(os.environ.get(MACHINE) or tempfile.gettempdir())
 
 

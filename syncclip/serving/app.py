@@ -62,10 +62,10 @@ UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
 """Size in bytes above which a body is throttled, and bandwidth limit; large uploads must not delay other requests."""
 MAX_HEADER_BYTES = 64 << 10
 LINGER_SECONDS = 2.0
-"""Seconds spent on discarding the rest of a rejected body; an immediate close could lose the response."""
+"""Seconds spent on discarding the rest of a rejected body; closing immediately could lose the response."""
 
 SMALL_BYTES = 4 << 20
-"""Maximum size in bytes of a small body; small bodies have separate decoding processes and never wait for others."""
+"""Maximum size in bytes of a small body; small bodies have separate decoders and never wait for large ones."""
 DECODERS = 4
 """Number of decoding processes per replica, including one for large bodies."""
 BATCH = 32
@@ -268,7 +268,7 @@ class _Incoming:
 
 
 def bounded_protocol(base: Any) -> Any:
-    """Return a subclass of uvicorn's HTTP protocol that closes connections with too slow or too large headers."""
+    """Return a subclass of uvicorn's HTTP protocol that closes connections if headers are too large or too slow."""
 
     class BoundedProtocol(base):  # type: ignore[misc]
         _timer: TimerHandle | None = None

@@ -119,7 +119,7 @@ def _files(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield (name, content) of each image in a body."""
     if content_type.partition(";")[0].strip().lower() != "multipart/form-data":
         if not body:
-            raise UserError("the body is empty; send an image, or a form with a file in the field `image`")
+            raise UserError("the body is empty; send an image, or a form with a file in the `image` field")
         yield "the body", body
         return
 
@@ -131,7 +131,7 @@ def _files(content_type: str, body: bytes) -> Iterator[tuple[str, bytes]]:
     parser.spool_max_size = len(body)  # in memory
     files = [file for file in asyncio.run(parser.parse()).getlist("image") if isinstance(file, UploadFile)]
     if not files:
-        raise UserError("the form has no file in the field `image`; rename the form's field")
+        raise UserError("the form has no file in the `image` field; rename the form's field")
     for file in files:
         yield file.filename or "image", file.file.read()
 

@@ -175,7 +175,7 @@ def _start(target: Application, host: str, port: int) -> None:
 
 
 def _check_middleware(url: str) -> None:
-    """Check that Ray Serve's proxy has loaded the middleware, which hides Ray Serve's path `/-/routes`."""
+    """Check that Ray Serve's proxy has loaded the middleware, which hides Ray Serve's `/-/routes` path."""
     with closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=RESPONSE_SECONDS)) as connection:
         connection.request("GET", "/-/routes", headers={"host": "localhost"})
         if connection.getresponse().status not in (401, 404):

@@ -102,7 +102,7 @@ def test_overrides_complete_a_first_recipe(capsys: pytest.CaptureFixture[str], t
     written = Recipe.load(out).dataset
     assert written.model_dump(include=set(values)) == values
     assert load_dataset(written).classnames[0] == "red circle: #1"
-    assert "only accepts settings of section `dataset`" in Outcome(capsys, "init", "icons", "training.epochs=1").error
+    assert "only accepts settings in the `dataset`" in Outcome(capsys, "init", "icons", "training.epochs=1").error
 
 
 def test_class_names_too_long_for_the_embedded_clip_are_errors(

@@ -254,7 +254,7 @@ def test_predictions_with_other_settings_are_reported(run: str, plain: Path) -> 
     for name in (f"b{TABLE}", f"b{MARKER}"):
         (plain / name).write_bytes(first[name])
     (problem,) = problems(plain)
-    assert f"b{MARKER} and " in problem and "belong to different runs, classes or settings" in problem
+    assert f"b{MARKER} and " in problem and "were computed with different runs, classes or settings" in problem
     with pytest.raises(UserError, match=f"b{MARKER}: .* another run or have different classes"):
         classify_here(run, str(plain), top=3)
 
