@@ -55,7 +55,7 @@ class Backbone:
     """A frozen CLIP model with its tokenizer and preprocessing.
 
     Attributes:
-        model: open_clip model, in evaluation mode and without gradients.
+        model: open_clip model in evaluation mode, with frozen parameters.
         tokenizer: function that converts texts to token ids (n, context) and accepts `context_length`.
         preprocess: evaluation transform that converts a PIL image to a tensor (3, image_size, image_size).
         mean, std: mean and standard deviation of each channel, for normalising pixel values in [0, 1].

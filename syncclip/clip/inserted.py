@@ -15,7 +15,7 @@ from syncclip.core.settings import UserError
 
 @dataclass(frozen=True)
 class Inserted:
-    """K vectors without positions, inserted after the start token of a text or the class token of an image.
+    """K vectors without positional embedding, inserted after the start token of a text or the class token of an image.
 
     Attributes:
         vectors: block -> vectors of shape (K, width), or (B, K, width) with K vectors per image. The vectors are

@@ -51,7 +51,11 @@ def learned(parts: Parts) -> Iterable[Tensor]:
 
 
 def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
-    """Return each block's part, or None per block without parts; raise a `UserError` for a wrong number of parts."""
+    """Return one part per block, or None for every block of a tower without parts.
+
+    Raises:
+        UserError: the number of parts differs from the number of blocks.
+    """
     if len(parts) not in (0, layers):
         raise UserError(
             f"there are parts for {len(parts)} blocks, but the {tower} tower has {layers}; pass one part per block"

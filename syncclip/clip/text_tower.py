@@ -11,7 +11,7 @@ from syncclip.core.settings import UserError
 
 
 class TextTower:
-    """Components of a text transformer. The class is not an `nn.Module`, which would register parameters twice.
+    """Components of a text transformer. Not an `nn.Module`, because a module would register the parameters twice.
 
     Attributes:
         module: open_clip's `CLIP` or `TextTransformer`.

@@ -20,7 +20,7 @@ class TextTooLongError(UserError):
 
 
 class PromptTokens(nn.Module):
-    """Embedded texts. The class is a module without parameters, which moves to a device together with its method.
+    """Embedded texts. This module has no parameters and moves to a device together with its method.
 
     Attributes:
         ids: (C, L) token ids.

@@ -1,6 +1,7 @@
 """Wrappers of open_clip's and timm's vision transformers that allow prompts to be inserted.
 
-Prompts follow the patches, have no position, pass through the norm before the first block, and are not pooled.
+Prompts follow the patches, have no positional embedding, pass through the norm before the first block, and are not
+pooled.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class DatasetSettings(Settings):
     """Name of a shipped dataset or of a benchmark dataset in `root`, or path of custom data (class folders, a table of
     paths and labels, an image folder with metadata, or WebDataset shards)."""
     root: str | None = None
-    """Folder that contains the dataset `name`; for benchmark datasets, the root folder in CoOp's layout."""
+    """Folder that contains the dataset given by `name`; for benchmark datasets, the root folder in CoOp's layout."""
     shots: int = Field(default=16, ge=1)
     """Number of real training images per base class."""
     seed: int | None = None
@@ -268,7 +268,7 @@ def _class_id(dataset: Dataset, wanted: str | int) -> int:
         return wanted
     matches = [label for label, name in enumerate(names) if name == wanted]
     if not matches:
-        raise UserError(f"dataset.base: {dataset.name!r} has no class named {wanted!r}; use another name or an id.")
+        raise UserError(f"dataset.base: {dataset.name!r} has no class named {wanted!r}; use a different name or an id.")
     if len(matches) > 1:
         ids = " and ".join(map(str, matches))
         raise UserError(f"dataset.base: classes {ids} share the name {wanted!r}; use ids instead of names.")

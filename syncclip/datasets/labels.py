@@ -13,7 +13,7 @@ from syncclip.core.text import counted, few
 from syncclip.datasets.dataset import Split
 
 SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Mapping from the split names accepted in folders and tables to the splits."""
+"""Mapping from the split names accepted in folders and tables to the standard split names."""
 VAL_SHARE, TEST_SHARE = 0.2, 0.3
 """Fractions of each class's images for validation and testing, as in the literature."""
 
@@ -64,7 +64,9 @@ def names_and_splits(
     splits: dict[Split, Labelled[ImageKey]] = {}
     for image, record in zip(labelled, records, strict=True):
         if record.split is None:
-            raise UserError(f"{record.location}: no split, unlike other images; set the split of all images or none.")
+            raise UserError(
+                f"{record.location}: no split, but other images have one; set the split of all images or of none."
+            )
         splits.setdefault(record.split, []).append(image)
     for needed in ("train", "test"):
         if needed not in splits:

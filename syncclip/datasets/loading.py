@@ -35,7 +35,7 @@ class Suite(BaseModel):
     """Content of `suite.json`: datasets whose results are averaged, such as the eleven benchmark datasets."""
 
     datasets: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]] = Field(min_length=2)
-    """Names of the dataset folders; folder "flowers" of the suite "mine" is the dataset "mine/flowers"."""
+    """Names of the dataset folders; the "flowers" folder of the "mine" suite is the dataset "mine/flowers"."""
 
 
 def suite_of(settings: DatasetSettings) -> dict[str, DatasetSettings]:

@@ -36,7 +36,7 @@ SHARD_IMAGES = 512
 QUALITY = 95
 """JPEG quality of downscaled images."""
 PACKING = "packing.json"
-"""File with the identity of the dataset, written first to prevent a folder from mixing two datasets."""
+"""File with the identity of the dataset, written first to prevent two datasets from being mixed in one folder."""
 READERS = 8
 COPY_OR_PACK_AGAIN = "copy the file again, or pack the dataset again"
 VERIFY_OR_PACK_AGAIN = "find missing or corrupt shards with `syncclip shards verify`, or pack the dataset again"
@@ -208,7 +208,11 @@ def _write_labels(train: ImageSet, url: str, owner: str) -> None:
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> str:
-    """Write the dataset's identity to its folder, and return the owner id; raise a `UserError` for another dataset."""
+    """Write the dataset's identity to its folder, and return the owner id.
+
+    Raises:
+        UserError: the folder belongs to a different dataset or contains other files.
+    """
     digest = hashlib.sha256()
     for split, images in dataset.splits.items():
         digest.update(split.encode() + np.asarray(images.labels, np.int64).tobytes())

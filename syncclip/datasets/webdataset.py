@@ -1,6 +1,6 @@
 """Custom WebDataset shards in one folder, or in the folders `train`, `val` and `test`.
 
-Class ids are read from `.cls` members, or from the key `label` in `.json` members. Class names are read from the
+Class ids are read from `.cls` members, or from the `label` key in `.json` members. Class names are read from the
 settings or from `classnames.txt` next to the tars (as in CLIP_benchmark); otherwise, labels are used as class names.
 """
 

@@ -47,7 +47,7 @@ def percentage(part: Floats | float, whole: Floats | float) -> Floats:
 
 
 def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
-    """Count the correctly classified images of the other split against which each image is ranked correctly.
+    """For each image, count the correctly classified images of the other split that it is correctly ranked against.
 
     A base image and a novel image are ranked correctly if the base image has the strictly higher score.
 

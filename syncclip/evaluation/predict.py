@@ -90,7 +90,7 @@ def predict(
         images: labelled images, at least one.
         base: number of base classes, which have the first ids.
         transform: evaluation transform of the backbone, image -> (3, H, W).
-        batch: images per forward pass. The batch size may change the last bits of a confidence.
+        batch: images per forward pass. The batch size may affect the last bits of the confidences.
         threads: number of torch threads.
         candidates: ids of the candidate classes, which must include all labels; None: all classes.
         part, parts: index of this part, starting at 0, and number of parts.
@@ -100,7 +100,7 @@ def predict(
         UserError: there are no images, or an image is unreadable.
     """
     if len(images) == 0:
-        raise UserError("the split contains no images to evaluate; add images or set another evaluation.split")
+        raise UserError("the split contains no images to evaluate; add images or select a different evaluation.split")
     labels = torch.from_numpy(np.array(images.labels, np.int64))
     slices = batches(len(images), batch, part, parts)
     rows = np.concatenate([np.arange(0), *(np.arange(each.start, each.stop) for each in slices)])
@@ -224,7 +224,7 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
 
     Returns:
         One dictionary per pair, with `labels` (ascending), `names`, `count` (images of either class predicted as the
-        other), and `share` (`count` in per cent of the images of both classes). Ties are sorted by label.
+        other), and `share` (`count` as a percentage of the images of both classes). Ties are sorted by label.
     """
     p = predictions
     wrong = p.all_classes_prediction != p.label

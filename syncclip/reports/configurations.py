@@ -130,7 +130,7 @@ class Numbers:
     """Scores shown in the text and figures of a report; empty for a synthetic dataset.
 
     Attributes:
-        table: one row per finished run; the column `amount` is the number of synthetic images per class, or 0.
+        table: one row per finished run; the `amount` column is the number of synthetic images per class, or 0.
         level: confidence level as text.
     """
 

@@ -143,7 +143,7 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
     elif needed is None:
         sentence = f"accuracy rises {per_doubling}."
     elif not math.isfinite(needed.estimate):
-        sentence = "accuracy rises but has nearly levelled off; in the fit, no number of images adds another point."
+        sentence = "accuracy rises but has nearly levelled off; according to the fit, another point is unreachable."
     else:
         interval = ""
         if math.isfinite(needed.low):

@@ -54,7 +54,9 @@ _OBJECT = TypeAdapter(Annotated[dict[str, Any], AfterValidator(_check_values)])
 
 @dataclass
 class Inputs:
-    """Content of a report's input files. Missing files leave the defaults; `notes` lists missing and corrupt files.
+    """Content of a report's input files.
+
+    If a file is missing, its attributes keep their default values; `notes` lists missing and corrupt files.
 
     Attributes:
         table: one row per finished run of the study.

@@ -196,7 +196,7 @@ def quality_table(inputs: Inputs) -> PageTable | None:
     except (OSError, ValueError):
         inputs.notes.append(f"The synthetic dataset's {_QUALITY} could not be read and is left out.")
         return None
-    tiles = [Tile("images that the frozen CLIP assigns to their class", f"{quality.accuracy:.0f}", "%")]
+    tiles = [Tile("images that the frozen CLIP model assigns to their class", f"{quality.accuracy:.0f}", "%")]
     if quality.similarity is not None:
         real = "" if quality.real_similarity is None else f" (real images: {quality.real_similarity:.2f})"
         tiles.append(Tile(f"similarity between images of a class{real}", f"{quality.similarity:.2f}"))

@@ -45,7 +45,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     """Load the dataset and backbone, and build the method, initialised with the training seed.
 
     Args:
-        cache: cache of the process; all methods built with it share one CLIP model and its device.
+        cache: process-wide cache; all methods built with it share one CLIP model on the same device.
     """
     storage.configure(recipe.storage.options)
     cache = cache or ModelCache()
@@ -133,7 +133,7 @@ class ModelCache:
         """Number of cache misses by kind of object."""
         self._keep_bytes = keep_bytes
         self.room = keep_bytes
-        """Memory in bytes that remains for caching images."""
+        """Remaining memory for cached images, in bytes."""
         self._datasets: dict[str, Dataset] = {}
         self._sets: tuple[object, list[MixedSource[ShardSet]]] | None = None
         self._clip: tuple[BackboneSettings, PromptedClip] | None = None

@@ -90,7 +90,8 @@ def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses
     """Load the trained method of a finished run on the CPU, and read its classes.
 
     Raises:
-        UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or was not used for training.
+        UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or differs from the one
+            used for training.
     """
     storage.configure(recipe.storage.options)
     classes, backbone = read_classes(folder), load_backbone(recipe.backbone)

@@ -41,7 +41,7 @@ class SetCache:
 
 
 def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
-    """Return how many synthetic images per class a run uses from the dataset at `url`, and their identity.
+    """Return the number of synthetic images per class that a run uses from the dataset at `url`, and their identity.
 
     The identity is a hash of everything that determines these images; it does not change when the dataset grows.
 

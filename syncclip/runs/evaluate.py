@@ -38,8 +38,8 @@ def scored(
 ) -> dict[str, Any]:
     """Return the results of a finished run on its dataset; evaluate the run if the results are missing or outdated.
 
-    Results are outdated if they were computed with other evaluation settings. The run is also evaluated on each dataset
-    in `evaluation.transfer` that has no results.
+    Results are outdated if they were computed with different evaluation settings. The run is also evaluated on each
+    dataset in `evaluation.transfer` that has no results.
 
     Args:
         workers: number of workers that share the images; None: evaluate in this process.
@@ -109,7 +109,7 @@ def missing_transfers(recipe: Recipe, folder: RunFolder) -> Sequence[str]:
 
 
 def done(recipe: Recipe, folder: RunFolder) -> bool:
-    """Return whether a resolved run is trained, is evaluated on all of its datasets, and has a contents file."""
+    """Return whether a resolved run has been trained and evaluated on all of its datasets, and has a contents file."""
     if not folder.finished(folder.open()) or not storage.exists(folder.path(CONTENTS)):
         return False
     return results_of(recipe, folder) is not None and not missing_transfers(recipe, folder)

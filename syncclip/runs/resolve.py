@@ -81,7 +81,7 @@ def find_synthetic(recipe: Recipe, out: str | None = None, sets: SetCache | None
 def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = None) -> tuple[Recipe, RunFolder]:
     """Fill in a recipe's synthetic dataset and number of images, and determine the run folder.
 
-    The hash of the run folder covers everything that determines the run: the recipe and the synthetic images.
+    The run's hash covers everything that determines the run: the recipe and the synthetic images.
 
     Args:
         out: folder or URL of the run; by default a folder below `<storage.root>/<name>/runs`.

@@ -64,7 +64,7 @@ class Evidence:
         return sorted(set.intersection(*finished), key=lambda seed: seed or 0)
 
     def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Outcomes]:
-        """Stack the outcomes of several seeds at a point by dataset; an untrained configuration has a single run."""
+        """Stack each dataset's outcomes of several seeds at a point; an untrained configuration has a single run."""
         configuration, n = point
         runs = [self.cells[configuration.name, n, seed] for seed in (seeds if configuration.trained else [None])]
         keys = ("within_split", "all_classes", "base_score")
@@ -105,7 +105,7 @@ def gather(finished: Sequence[tuple[Cell, RunFolder]], configurations: Sequence[
 
 
 def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -> Evidence:
-    """Join the evidence of a suite's datasets; runs that are not finished on every dataset are omitted."""
+    """Combine the evidence from a suite's datasets; runs that are not finished on every dataset are omitted."""
     keys = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
     return Evidence(configurations, {key: tuple(part.cells[key][0] for part in parts) for key in keys})
 
@@ -215,7 +215,7 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
     """Compute the real-image equivalents of the reference configuration's synthetic images, by metric.
 
     The result is empty unless a method was trained on real images only, with enough values of `dataset.shots` (set by
-    overrides) to fit a power law. `shots` is the value without an override.
+    overrides) to fit a power law. `shots` is the value used without an override.
     """
     reference, by_shots = settings.reference_configuration, _real_only_by_shots(evidence, shots)
     synthetic = evidence.points(reference) if reference.synthetic else []
@@ -243,10 +243,11 @@ def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configurati
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare the reference with the other configurations, and its largest number of images with its smallest.
+    """Compare the reference with the other configurations, and with itself.
 
-    A configuration without synthetic images is compared at every number of images. Each comparison uses the seeds that
-    both configurations have finished. There is one interval per `Unit`; datasets are resampled only in a suite.
+    The comparison with itself is between its largest and its smallest number of images. A configuration without
+    synthetic images is compared at every number of images. Each comparison uses the seeds that both configurations have
+    finished. There is one interval per `Unit`; datasets are resampled only in a suite.
     """
     reference = settings.reference_configuration
     points = evidence.points(reference)

@@ -129,7 +129,7 @@ def prepare(recipe: Recipe, cells: Sequence[Cell], out: str, synthetic: str | No
     """Resolve the recipe of each run and determine which runs are finished, without writing files.
 
     Raises:
-        UserError: a run folder contains a run with another recipe or synthetic dataset.
+        UserError: a run folder contains a run with a different recipe or synthetic dataset.
     """
     runs, sets = [], SetCache()  # the synthetic dataset is read once
     for cell in cells:
@@ -146,7 +146,8 @@ def run_cell(spec: dict[str, Any]) -> dict[str, Any]:
         spec: see `CellRun.spec`.
 
     Returns:
-        `seconds`: duration; `error`: message, or None for success; `stopped`: whether the driver stopped the run.
+        `seconds`: duration; `error`: message, or None if the run succeeded; `stopped`: whether the driver stopped the
+        run.
     """
     start = time.monotonic()
     error, stopped = None, False

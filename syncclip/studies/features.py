@@ -33,7 +33,9 @@ Sample = tuple[Rows, Rows, torch.Tensor]
 def feature_map(
     recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
-    """Measure the domain shift and map both domains, for the frozen CLIP model ("frozen") and the run ("trained").
+    """Measure the domain shift, and compute a feature map of both domains.
+
+    Both are computed with the frozen CLIP model ("frozen") and with the trained model of the run ("trained").
 
     Args:
         recipe: recipe of the run. Each image uses the prompts of its domain.

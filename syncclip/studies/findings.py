@@ -165,7 +165,7 @@ def write_conclusions(
 
 
 def shares_seen(runs: Sequence[CellRun]) -> dict[str, float]:
-    """Return the mean share of synthetic images that each configuration's runs used at the largest number of images."""
+    """For each configuration, return the mean share of synthetic images used by its runs with the most images."""
     shares: dict[str, dict[int, list[float]]] = {}
     for run in runs:
         n = run.cell.images_per_class

@@ -154,7 +154,7 @@ class Comparison:
 
     @property
     def caution(self) -> str:
-        """Comma-separated reasons why the interval may be too narrow; empty if there are no reasons."""
+        """Comma-separated reasons why the interval may be too narrow; empty if there are none."""
         reasons = ["one seed"] if self.seeds == 1 else []
         if self.smaller_split < FEW_IMAGES:
             reasons.append(f"a split has only {counted(self.smaller_split, 'test image')}")

@@ -181,7 +181,7 @@ def _leaves(computed: Any, stored: Any, position: str) -> Iterator[tuple[str, An
 
 
 def _same(computed: Any, stored: Any) -> bool:
-    """Return whether two leaves are equal within `TOLERANCE`; non-finite numbers equal null."""
+    """Return whether two leaves are equal within `TOLERANCE`; non-finite numbers are treated as null."""
     first, second = (
         None if isinstance(value, float) and not math.isfinite(value) else value for value in (computed, stored)
     )

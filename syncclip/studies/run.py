@@ -58,8 +58,8 @@ class Study:
 def study(recipe: Recipe, out: str | None = None) -> Study:
     """Run the study of a recipe and write its results; for a suite, write results for each dataset and their average.
 
-    Missing synthetic images are generated first. A repeated call resumes the study: it keeps finished shards and runs,
-    and executes only missing runs, such as those of added seeds, numbers of images or configurations.
+    Missing synthetic images are generated first. To resume a study, repeat the call: finished shards and runs are kept,
+    and only missing runs are executed, such as the runs for added seeds, numbers of images or configurations.
 
     Args:
         recipe: recipe with a `study` section.
@@ -67,7 +67,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
 
     Raises:
         UserError: a configuration is invalid, real images are missing, the cluster is too small for a run, or a run
-            folder contains a run with another recipe or synthetic dataset. Failed runs do not stop the study;
+            folder contains a run with a different recipe or synthetic dataset. Failed runs do not stop the study;
             `Study.check` raises an error for them.
 
     Examples:
@@ -129,7 +129,7 @@ def by_dataset(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | None = None) -> None:
-    """Print the number of images to generate and of runs to execute; see `parts_of` for `images_per_class`."""
+    """Print the numbers of images to generate and runs to execute; see `parts_of` for `images_per_class`."""
     images = sum(
         len(load_dataset(recipe.dataset).classnames) * (images_per_class or recipe.study.amounts[-1])
         for recipe in recipes.values()
@@ -146,7 +146,7 @@ def announce(label: str, recipes: Mapping[str, Recipe], images_per_class: int | 
 def parts_of(
     recipes: Mapping[str, Recipe], url: str, beside: bool, images_per_class: int | None = None
 ) -> dict[str, Part]:
-    """Generate each dataset's missing images, and prepare runs with numbers of images that all datasets contain.
+    """Generate each dataset's missing images, and prepare runs for the numbers of images that all datasets contain.
 
     Args:
         recipes: result of `by_dataset`.

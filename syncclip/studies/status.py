@@ -94,6 +94,6 @@ def read_study_status(url: str) -> StudyStatus | None:
     """Read the status of the study at `url`; return None if it has no status file.
 
     Raises:
-        UserError: the file was written by another version of syncclip.
+        UserError: the file was written by a different version of syncclip.
     """
     return storage.read_document(storage.join(url, PROGRESS), StudyStatus, "use the version that wrote it")

@@ -81,7 +81,7 @@ def test_class_folders_take_precedence_over_the_only_table(tmp_path: Path) -> No
     ("change", "reason"),
     [
         ({"split": "trian"}, "row 4: unknown split 'trian'; use train, val"),
-        ({"split": ""}, "row 4: no split, unlike other images"),
+        ({"split": ""}, "row 4: no split, but other images have one"),
         ({"label": 0.5}, "row 4: label 0.5 is neither a class name nor an integer"),
         ({"label": True}, "row 4: label True is neither"),
         ({"path": {"bytes": "?"}}, "row 4: 'path' is not a path; store images as files"),

@@ -50,7 +50,7 @@ def test_quality_is_shown_with_the_worst_classes_first(synthetic: Path) -> None:
     page = page_of(synthetic)
     assert 'href="#set"' in page
     for label, number in (
-        ("images that the frozen CLIP assigns to their class", "61"),
+        ("images that the frozen CLIP model assigns to their class", "61"),
         ("similarity between images of a class (real images: 0.42)", "0.57"),
         ("domain shift", "0.73"),
         ("near-duplicates among 72 images", "5"),

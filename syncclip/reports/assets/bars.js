@@ -81,7 +81,7 @@ figure("differences", (part) => {
   const bar = html("div", { class: "control-row" });
   part.controls.append(bar);
   const state = metricControls(bar, ready, () => part.redraw());
-  /** Labels of both sides; a configuration may be compared with itself at another number of images. */
+  /** Labels of both sides; a configuration may be compared with itself at a different number of images. */
   const sides = (entry, form) => (entry.configuration === entry.baseline
     ? [`${configurations.get(entry.configuration)[form]}, ${entry.n}`, `${entry.baseline_n} per class`]
     : [configurations.get(entry.configuration)[form], configurations.get(entry.baseline)[form]]);

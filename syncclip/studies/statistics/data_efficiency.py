@@ -12,7 +12,7 @@ from syncclip.studies.statistics.scaling_fit import PowerLaw, Series, fit_power_
 
 @dataclass(frozen=True)
 class Marginal:
-    """Accuracy gain in points per additional hour of one generator, at n synthetic images per class."""
+    """Accuracy gain in points per additional hour of generation (one generator), at n synthetic images per class."""
 
     n: int
     points_per_hour: Interval
@@ -37,7 +37,9 @@ class Exchange:
 def marginal(
     series: Series, images_per_hour: float, classes: int, confidence_level: float = 0.95
 ) -> tuple[Marginal, ...]:
-    """Return the marginal value at each number of images: slope of the power law times images per class and hour.
+    """Return the marginal value at each number of images.
+
+    The marginal value is the slope of the power law times the number of images generated per class and hour.
 
     Args:
         series: errors at enough numbers of images to fit a power law.

@@ -68,7 +68,7 @@ class PowerLaw:
 
     @property
     def at_bound(self) -> str:
-        """Name of the first parameter at a bound of the search, or "" if there is none; for a single curve only."""
+        """Name of the first parameter that is at its search bound, or "" if there is none; for a single curve only."""
         bounds = {"a": self.a == 0, "b": self.b == 0, "c": np.isclose(self.c, [SLOWEST, FASTEST], rtol=1e-3).any()}
         return next((name for name, reached in bounds.items() if reached), "")
 
@@ -158,7 +158,7 @@ def fit_curve(
 
     Args:
         forecast: numbers of images to extrapolate to; extrapolation requires a falling error.
-        seen: share of the synthetic images that runs at the largest number of images used; None if unknown.
+        seen: share of the synthetic images used by the runs with the largest number of images; None if unknown.
     """
     n = np.asarray(series.amounts, dtype=np.float64)
     means, errors, resamples = series.means, series.errors, series.resamples
