@@ -1,4 +1,4 @@
-"""A Ray head and worker nodes on this machine, isolated from any other Ray by ports, folder and processes."""
+"""A Ray head and worker nodes on this machine, isolated from other Ray clusters by ports, folder and processes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VARIABLES = {
 }
 
 MARK = "SYNCCLIP_HEAD"
-"""Environment variable that identifies the processes of a head, since they overwrite their command lines."""
+"""Environment variable that identifies a head's processes, since Ray processes overwrite their command lines."""
 
 NODE_PORTS = (
     "node-manager",
@@ -49,7 +49,7 @@ NODE_PORTS = (
 
 
 class NotUpError(RuntimeError):
-    """A node failed to start; the message is its log."""
+    """A node failed to start; the error message is the node's log."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -67,7 +67,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Head:
-    """Context manager of a head and its worker nodes.
+    """Context manager for a head and its worker nodes.
 
     Attributes:
         port: port that worker nodes join.
@@ -108,7 +108,7 @@ class Head:
         self.lose()
 
     def start(self, *options: str) -> None:
-        """Start the head with options of `ray start`, and wait for its own node, whose start may fail."""
+        """Start the head with options of `ray start`, and wait for its own node, retrying if it fails to start."""
         ports = f"--port={self.port}", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={self._client}"
         self._up("--head", *ports, *options)
 
@@ -142,7 +142,7 @@ class Head:
         return bool(self.nodes().keys() - existing) and process.poll() is None
 
     def nodes(self) -> dict[str, bool]:
-        """Return ID of each live node -> whether it is the head; the last result if the dashboard does not respond."""
+        """Return whether each live node (by ID) is the head, or the last result if the dashboard does not respond."""
         token = self._environment.get("RAY_AUTH_TOKEN")
         request = urllib.request.Request(
             f"{self.address}/nodes?view=summary&nocache=1",

@@ -1,4 +1,4 @@
-"""Test of an autoscaling cluster on this machine, without ssh, cloud account or containers.
+"""Test of an autoscaling cluster on this machine, without ssh, a cloud account or containers.
 
     make rehearsal                                   # or: python -m cluster.rehearsal RECIPE [KEY=VALUE]..
 
@@ -39,7 +39,7 @@ MIDDLE = 2
 """Number of committed shards after which a worker is killed."""
 
 HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
-"""Settings of Ray that detect lost workers faster than the default of half a minute."""
+"""Ray settings to detect lost workers faster than with the default of half a minute."""
 
 BYTES = ("*.tar", "*.parquet", "plan.json")
 """Files of a dataset that are byte-identical in every run; other files contain timestamps."""
@@ -213,7 +213,7 @@ def shards(folder: Path) -> int:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return name -> content of the files in `BYTES`."""
+    """Return the contents of the files that match `BYTES`, by file name."""
     return {path.name: path.read_bytes() for pattern in BYTES for path in folder.glob(pattern)}
 
 

@@ -73,9 +73,9 @@ def quotes() -> Iterator[tuple[str, str]]:
     yield "docs/training.md", f"failing against none | {min(streaming):.2f}×"
 
     time, memory = method(1000, "syncclip")
-    yield "README.md", f"{time:.1f} times as fast as the published formulation and needs 1/{memory:.1f} of its memory"
+    yield "README.md", f"{time:.1f} times as fast as the published formulation and uses 1/{memory:.1f} of the memory"
     time, memory = method(100, "cocoop")
-    yield "README.md", f"a CoCoOp step is {time:.1f} times as fast and needs 1/{memory:.1f} of the memory"
+    yield "README.md", f"a CoCoOp step is {time:.1f} times as fast and uses 1/{memory:.1f} of the memory"
     steps = {n: numbers(rows(f": {n} classes, batch 8")[2][1])[0] for n in (100, 1000)}
     yield "docs/studies.md", f"takes {steps[1000]:.0f} s for 1,000 ImageNet classes and {steps[100]:.0f} s for 100 ("
 
