@@ -162,7 +162,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
     If RAY_ADDRESS is set (always true in a job of `ray job submit`), the process joins that cluster; otherwise it
     starts a local Ray instance. Unlike `address="auto"`, this does not search for other clusters. Ray is shut down
-    after the block, and all processes of a local Ray instance are ended.
+    after the block, and all processes of a local Ray instance are terminated.
 
     Args:
         cpus: number of CPUs of a local Ray instance; default: all CPUs available to this process.

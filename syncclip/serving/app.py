@@ -413,7 +413,7 @@ def _sha256(token: str) -> bytes:
 
 
 def _replay(body: bytearray, receive: Receive) -> Receive:
-    """Return a `receive` that first returns and clears the whole body, then forwards the client's further messages."""
+    """Return a `receive` that first returns the buffered body and frees it, then forwards subsequent messages."""
     replayed = False
 
     async def replay() -> Message:

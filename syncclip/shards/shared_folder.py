@@ -27,7 +27,7 @@ class SharedFolder:
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Use a local folder, which is created with its first file; all processes should pass the same limit."""
+        """The local folder is created when the first file is written. All processes should pass the same limit."""
         self.folder, self.limit_bytes = folder, limit_bytes
 
     def open(self, name: str, size: int, fetch: Callable[[Path], None]) -> int | None:
