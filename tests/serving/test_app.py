@@ -143,7 +143,7 @@ def test_invalid_requests_get_one_sentence(app: Any, images: Path) -> None:
         (400, "the body is empty", post(app, "/classify")),
         (400, "unreadable image", post(app, "/classify", **form(("empty.png", b"")))),
         (400, "b.png: unreadable", post(app, "/classify", **form(("a.png", data), ("b.png", data[:60])))),
-        (400, "no file in the field", post(app, "/classify", **form(("a.png", data), field="picture"))),
+        (400, "no file in the `image` field", post(app, "/classify", **form(("a.png", data), field="picture"))),
         (400, "boundary", post(app, "/classify", [data], content_type="multipart/form-data")),
         (400, "Too many files", post(app, "/classify", **form(*[("a.png", data)] * (MAX_FILES + 1)))),
         (404, "POST /classify", post(app, "/nowhere")),
