@@ -12,7 +12,7 @@ demo: $(VENV)/installed  ## End to end on the toy benchmark: generate, train, co
 	$(BIN)/syncclip demo
 
 check: $(VENV)/installed-dev lint  ## Lint, types and quick tests (two minutes)
-	$(BIN)/pytest -n 2 -m "not (cluster or ray or browser or slow or fault or attack)"
+	$(BIN)/pytest -n 4 --quick -m "not (cluster or ray or browser or slow or fault or attack)"
 
 test: $(VENV)/installed-dev browser machines  ## All tests of a pull request; as root first installs Chromium, sshd, Slurm and Prometheus with apt-get; ARGS="-n 0 tests/shards -k order" selects some
 	@if $(HAS_BROWSER); then set --; \
@@ -37,7 +37,7 @@ rehearsal: $(VENV)/installed-dev  ## Rehearse autoscaling and a lost worker on t
 nightly: $(VENV)/installed-dev browser machines  ## Long tests, as in the nightly CI: mutation tests, all variants, commands of the docs, results; ARGS as in test
 	$(BIN)/pytest -n 4 -m nightly $(ARGS)
 
-durations: $(VENV)/installed-dev browser machines  ## Record the duration of each test in .test_durations, by which CI splits them
+durations: $(VENV)/installed-dev browser machines  ## Record the duration of each test in .test_durations, by which CI splits them and `check` selects them
 	$(BIN)/pytest -n 4 --store-durations --clean-durations $(ARGS)
 	$(BIN)/python -m scripts.durations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import os
 import signal
@@ -221,13 +222,21 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="run only tests without an entry in .test_durations")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect nightly tests and attacks unless `-m` names them, and browser tests without Chromium; assign lanes."""
+    """Deselect nightly tests and attacks unless `-m` names them, browser tests without Chromium, and long tests with
+    `--quick`; assign lanes."""
     from tests.browser import CHROMIUM
 
     selected = {name: name in config.option.markexpr for name in ("attack", "nightly")} | {"browser": bool(CHROMIUM)}
     excluded = {name for name, runs in selected.items() if not runs}
     deselected = {item for item in items if any(map(item.get_closest_marker, excluded))}
+    if config.getoption("quick"):
+        long = json.loads((config.rootpath / ".test_durations").read_text())
+        deselected |= {item for item in items if item.nodeid in long}
     config.hook.pytest_deselected(items=[*deselected])
     items[:] = [item for item in items if item not in deselected]
     lanes.assign(items)
