@@ -1,4 +1,7 @@
-"""Shorten .test_durations, by which CI splits the tests and `make check` selects them, to tests that take 0.3 s or more."""
+"""Shorten .test_durations to tests that take at least 0.3 s.
+
+CI splits the tests by this file, and `make check` omits the tests in it.
+"""
 
 from __future__ import annotations
 
