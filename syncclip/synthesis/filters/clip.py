@@ -63,7 +63,7 @@ class FrozenClip:
         return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return prompt features with shape (N, D), encoded one by one, since their last bits depend on the batch."""
+        """Return prompt features with shape (N, D), encoded separately, since their last bits depend on the batch."""
         import torch
 
         for text in texts:
