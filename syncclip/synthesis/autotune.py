@@ -40,7 +40,7 @@ PROBE_BATCHES = 3
 
 
 def tuned(plan: Plan, located: Located, pool: Pool) -> Plan:
-    """Replace a plan's `auto` batch size with the fastest batch size, measured in a Ray task with an actor's resources."""
+    """Replace a plan's `auto` batch size with the fastest batch size, measured with an actor's resources."""
     import ray
 
     with ray_session():

@@ -65,7 +65,7 @@ def average(
 ) -> tuple[dict[str, float], bool]:
     """Replace each gradient with its mean over the ranks, in one all-reduce.
 
-    A parameter that has no gradient on any rank keeps its gradient unset, so the optimiser (and weight decay) skips it.
+    A parameter without a gradient on any rank keeps `grad=None`, so the optimiser (and weight decay) skips it.
 
     Returns:
         Mean losses over all ranks, and whether `flag` is set on any rank.
