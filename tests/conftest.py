@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,20 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+
+
+
+def _leave_ray() -> None:
+    """Make Ray appear as not initialised in a forked process.
+
+    It inherits the connections of its parent, but not the threads that serve them: a call would wait forever, and
+    would also disconnect the parent.
+    """
+    if "ray" in sys.modules:
+        sys.modules["ray"].is_initialized = lambda: False
+
+
+os.register_at_fork(after_in_child=_leave_ray)
 
 LOGGED: list[str] = []
 """Messages logged by the package during the current test; pytest's own plugin is slow with a thousand loggers."""

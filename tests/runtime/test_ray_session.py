@@ -20,6 +20,7 @@ from syncclip.runtime import ray_session
 from syncclip.runtime.ray_session import lives, unwrapped
 from tests.conftest import TinyWorld
 from tests.ray_head import ray_head
+from tests.training.processes import exit_code
 
 
 def test_quiet_keeps_the_users_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +36,15 @@ def test_an_initialised_ray_is_used_and_not_shut_down() -> None:
 
     with ray_session.ray_session():
         assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_ray_of_the_tests_is_not_initialised_in_forked_processes() -> None:
+    import ray
+
+    assert exit_code(lambda: sys.exit(1 if ray.is_initialized() else 0)) == 0
     assert ray.is_initialized()
 
 
