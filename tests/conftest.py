@@ -44,7 +44,6 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
 
 
-
 def _leave_ray() -> None:
     """Make Ray appear as not initialised in a forked process.
 
