@@ -47,8 +47,8 @@ for number in (signal.SIGINT, signal.SIGHUP):
 def _leave_ray() -> None:
     """Make Ray appear as not initialised in a forked process.
 
-    It inherits the connections of its parent, but not the threads that serve them: a call would wait forever, and
-    would also disconnect the parent.
+    The child inherits its parent's connections, but not the threads that serve them: a call to Ray would wait forever,
+    and would also disconnect the parent.
     """
     if "ray" in sys.modules:
         sys.modules["ray"].is_initialized = lambda: False
