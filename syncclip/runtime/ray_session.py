@@ -542,7 +542,13 @@ def _witnessed(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[C
 
     addresses = [f"{host}:{port}" for host, port in endpoints]
     command = [sys.executable, "-I", "-S", "-c", WITNESS, printable(message), *addresses]
-    witness = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        stderr = sys.stderr.fileno()  # not 2, which drops messages of native code
+    except (OSError, ValueError):  # a replaced stderr without a file
+        stderr = subprocess.DEVNULL
+    witness = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+    )
 
     def dismiss() -> None:
         with suppress(OSError, ValueError):  # the process has ended, or was dismissed before

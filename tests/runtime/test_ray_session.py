@@ -374,7 +374,11 @@ def test_a_command_ends_with_one_message_if_the_clusters_head_is_lost(tiny: Tiny
         finally:
             driver.kill()
             driver.wait()
-    messages = [line for line in log.read_text().splitlines() if not line.startswith("synth: ")]
+    deadline = time.monotonic() + 60
+    messages: list[str] = []
+    while not messages and time.monotonic() < deadline:  # the witness prints after the command has ended
+        time.sleep(0.1)
+        messages = [line for line in log.read_text().splitlines() if not line.startswith("synth: ")]
     assert status == 1, messages
     (message,) = messages
     assert f"the Ray cluster at {head.to_join['RAY_ADDRESS']} " in message
