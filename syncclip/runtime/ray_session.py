@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from syncclip.core.settings import UserError, check_token
+from syncclip.core.text import printable
 from syncclip.runtime import shutdown
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.processes import changed_environment
@@ -73,6 +74,20 @@ DAEMONS = ("raylet", "gcs_server")
 
 STUCK_SECONDS = 5.0
 """Seconds between the loss of Ray and the end of the process; some Ray calls wait forever for a lost head node."""
+
+WITNESS = """
+import socket, sys
+message, *endpoints = sys.argv[1:]
+if not sys.stdin.buffer.read():  # the command ended without a message
+    for endpoint in endpoints:
+        host, _, port = endpoint.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=2).close()
+        except OSError:
+            sys.stderr.write(message + chr(10))
+            break
+"""
+"""Program of a process that reports the loss of a cluster in place of a command that Ray has ended."""
 
 EXIT_STATUS = 1
 """Exit status of a command whose Ray instance or cluster was lost."""
@@ -468,6 +483,7 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
         if not ended.is_set() and not lost.is_set():
             lost.set()
             stuck.start()
+            dismiss()
             print_message(f"syncclip: {unresponsive}")  # first, since Ray may end the process at its next call
             shutdown.interrupt_main(f"{name} was lost")
 
@@ -485,12 +501,14 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
             report()
 
     with ExitStack() as stack:
+        dismiss = _no_witness
         if address == "local":
             for daemon in daemons:
                 if daemon.name() in DAEMONS:
                     threading.Thread(target=wait_for, args=[daemon], daemon=True).start()
         else:
             endpoints = _endpoints(address)
+            dismiss = stack.enter_context(_witnessed(f"syncclip: {unresponsive}", endpoints))
             stack.enter_context(repeating(check_connections, WATCH_INTERVAL))
         try:
             yield
@@ -499,12 +517,54 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
                 raise LostRayError(unresponsive) from error
             if not _is_loss(error):
                 raise
+            dismiss()
             part = message.format(f"lost a process or a machine: {type(error).__name__}")
             print_message(f"syncclip: {part}")
             raise LostRayError(part) from error
         finally:
             ended.set()
             stuck.cancel()
+
+
+@contextmanager
+def _witnessed(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[Callable[[], None]]:
+    """Report the loss of a cluster from another process if Ray ends this one.
+
+    If a command's raylet is lost, Ray ends the command without a message, possibly before `watched` detects the loss.
+
+    Args:
+        message: message to print to stderr if the process ends within the block and an endpoint is unreachable.
+
+    Yields:
+        A function that ends the other process, to be called before this process prints a message.
+    """
+    import subprocess
+
+    addresses = [f"{host}:{port}" for host, port in endpoints]
+    command = [sys.executable, "-I", "-S", "-c", WITNESS, printable(message), *addresses]
+    try:
+        stderr = sys.stderr.fileno()  # not 2, which drops messages of native code
+    except (OSError, ValueError):  # a replaced stderr without a file
+        stderr = subprocess.DEVNULL
+    witness = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+    )
+
+    def dismiss() -> None:
+        with suppress(OSError, ValueError):  # the process has ended, or was dismissed before
+            assert witness.stdin is not None
+            witness.stdin.write(b"dismissed")
+            witness.stdin.close()
+
+    try:
+        yield dismiss
+    finally:
+        dismiss()
+        witness.wait()
+
+
+def _no_witness() -> None:
+    """Stand in for the function of `_witnessed` if no process watches over this one."""
 
 
 def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool:

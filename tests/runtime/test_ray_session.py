@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -295,7 +296,7 @@ def test_workers_import_from_the_paths_of_this_process(tmp_path: Path, monkeypat
 
 
 LOST = """
-import socket, sys, time
+import os, socket, sys, time
 import psutil
 from syncclip.runtime import ray_session
 from syncclip.runtime.shutdown import listening
@@ -309,6 +310,8 @@ with listening():
         with ray_session.watched(address, [daemon]):
             daemon.kill()
             head.close()
+            if sys.argv[2] == "ended by Ray":
+                os._exit(1)
             while True:
                 try:
                     time.sleep(60)
@@ -322,7 +325,13 @@ with listening():
 
 @pytest.mark.parametrize(
     ("lost", "main_thread", "status", "out"),
-    [("daemon", "waiting", 0, "raised\n"), ("daemon", "stuck", 1, ""), ("head", "waiting", 0, "raised\n")],
+    [
+        ("daemon", "waiting", 0, "raised\n"),
+        ("daemon", "stuck", 1, ""),
+        ("head", "waiting", 0, "raised\n"),
+        ("head", "stuck", 1, ""),
+        ("head", "ended by Ray", 1, ""),
+    ],
 )
 def test_the_loss_of_ray_is_reported_and_interrupts_the_main_thread(
     lost: str, main_thread: str, status: int, out: str
@@ -332,6 +341,15 @@ def test_the_loss_of_ray_is_reported_and_interrupts_the_main_thread(
     assert (done.returncode, done.stdout) == (status, out)
     name = "the local Ray instance" if lost == "daemon" else "the Ray cluster at ray://127"
     assert done.stderr.startswith(f"syncclip: {name}") and done.stderr.count("\n") == 1
+
+
+def test_a_killed_command_does_not_report_the_loss_of_a_running_cluster() -> None:
+    program = LOST.replace("head.close()", "os._exit(1)")
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        program = program.replace("head.getsockname()[1]", str(head.getsockname()[1]))
+        command = [sys.executable, "-c", program, "head", "waiting"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.ray
@@ -356,7 +374,11 @@ def test_a_command_ends_with_one_message_if_the_clusters_head_is_lost(tiny: Tiny
         finally:
             driver.kill()
             driver.wait()
-    messages = [line for line in log.read_text().splitlines() if not line.startswith("synth: ")]
+    deadline = time.monotonic() + 60
+    messages: list[str] = []
+    while not messages and time.monotonic() < deadline:  # the witness prints after the command has ended
+        time.sleep(0.1)
+        messages = [line for line in log.read_text().splitlines() if not line.startswith("synth: ")]
     assert status == 1, messages
     (message,) = messages
     assert f"the Ray cluster at {head.to_join['RAY_ADDRESS']} " in message
