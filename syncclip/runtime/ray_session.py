@@ -544,7 +544,7 @@ def _witnessed(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[C
     command = [sys.executable, "-I", "-S", "-c", WITNESS, printable(message), *addresses]
     try:
         stderr = sys.stderr.fileno()  # not 2, which drops messages of native code
-    except (OSError, ValueError):  # a replaced stderr without a file
+    except (AttributeError, OSError, ValueError):  # no stderr, or one without a file
         stderr = subprocess.DEVNULL
     witness = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
