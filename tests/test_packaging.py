@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
 from importlib.metadata import metadata
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -35,3 +37,9 @@ def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     package = metadata("syncclip")
     assert (citation["version"], citation["license"]) == (package["Version"], package["License-Expression"])
+
+
+@pytest.mark.parametrize("extra", ["default,train,data", "serve"])
+def test_every_permitted_version_of_ray_supports_token_authentication(extra: str) -> None:
+    (minimum,) = re.findall(rf"ray\[{extra}\]>=(\d+)\.(\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert (int(minimum[0]), int(minimum[1])) >= (2, 52)

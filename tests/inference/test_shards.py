@@ -285,6 +285,21 @@ def test_a_changed_tar_in_a_bucket_is_classified_again(run: str, plain: Path, mo
         assert storage.read_bytes(f"{bucket}/a{MARKER}") != before and verify(bucket, print).problems == []
 
 
+@pytest.mark.parametrize("suffix", [TABLE, MARKER, ".tar"])
+def test_damage_in_a_bucket_of_predictions_is_reported(
+    run: str, plain: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    with s3_bucket() as bucket:
+        for name in ("a.tar", "b.tar"):
+            storage.write_bytes(f"{bucket}/{name}", (plain / name).read_bytes())
+        options = {"use_listings_cache": False, **urls.configured()}
+        monkeypatch.setattr("syncclip.storage.urls.options_of", lambda _: options)
+        classify_here(run, bucket)
+        storage.write_bytes(f"{bucket}/b{suffix}", storage.read_bytes(f"{bucket}/b{suffix}")[:-20])
+        reported = verify(bucket, print).problems
+        assert reported and all(f"{bucket}/b{suffix}" in problem for problem in reported)
+
+
 def test_tars_of_a_synthetic_dataset_must_match_their_commit_markers(run: str, tiny_set: str, tmp_path: Path) -> None:
     url = Path(shutil.copytree(tiny_set, tmp_path / "set"))
     assert classify_here(run, str(url)).images == 12 and problems(url) == []
