@@ -34,3 +34,16 @@ def test_references_of_a_page_exist(page: Path) -> None:
         target = page.parent / link if link else page
         assert "://" in link or target.exists(), link
         assert not anchor or "://" in link or anchor in anchors(target), f"{link}#{anchor}"
+
+
+def statements(page: Path) -> list[str]:
+    """Statements of the list items of a page."""
+    blocks = re.split(r"\n(?=[*#|-] |\n)", page.read_text(encoding="utf-8"))
+    items = (" ".join(block[2:].split()) for block in blocks if re.match(r"[*-] ", block))
+    return [part for item in items for part in re.split(r"[.;](?: |$)", item) if len(part) > 25]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_list_states_nothing_twice(page: Path) -> None:
+    found = statements(page)
+    assert [text for text in set(found) if found.count(text) > 1] == []

@@ -71,31 +71,14 @@ def test_the_plan_follows_the_recipe(tiny: TinyWorld) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_generates_the_same_shards_as_one_process(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     summary = jobs.synth(Recipe.load(tiny.recipe, ["synthesis.actors=2", "synthesis.quality=true"]), str(tmp_path))
+    status = read_status(str(tmp_path))
+    assert status is not None and summary.work.rate == status.rate > 0
+    assert f"{status.rate:.3g} images/s" in render.summary(summary)
     names = ("*.tar", "*.parquet", "plan.json")
     assert (summary.complete, summary.images, summary.shards) == (True, 12, 2)
     assert files(tmp_path, *names) == files(tiny_set, *names)
     assert Recipe.load(str(tmp_path / "synthesis.yaml")).synthesis.actors == 2
     assert json.loads((tmp_path / "stats.json").read_text())["measured"] == 12
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("committed", [0, 1])
-def test_summary_and_status_show_the_same_throughput(
-    tiny: TinyWorld, tiny_set: str, tmp_path: Path, committed: int
-) -> None:
-    for pattern in ("plan.json", *(f"{shard:05}*" for shard in range(committed))):
-        for file in Path(tiny_set).glob(pattern):
-            shutil.copy(file, tmp_path)
-    recipe = Recipe.load(tiny.recipe, ["synthesis.actors=2"])
-    summary = jobs.synth(recipe, str(tmp_path))
-    status = read_status(str(tmp_path))
-    assert status is not None and summary.work.images == 12 - 6 * committed
-    shown = [re.findall(r"[0-9.e+-]+ images/s", text) for text in (render.summary(summary), status.lines()[0])]
-    assert shown[0] == shown[1] == [f"{status.rate:.3g} images/s"]
-    repeated = jobs.synth(recipe, str(tmp_path))  # generates nothing
-    assert "images/s" not in render.summary(repeated) and read_status(str(tmp_path)) == status
 
 
 def test_a_set_contains_the_assets_of_its_filters(tiny: TinyWorld, tmp_path: Path) -> None:

@@ -43,3 +43,9 @@ def test_the_citation_is_of_this_version() -> None:
 def test_every_permitted_version_of_ray_supports_token_authentication(extra: str) -> None:
     (minimum,) = re.findall(rf"ray\[{extra}\]>=(\d+)\.(\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert (int(minimum[0]), int(minimum[1])) >= (2, 52)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "Makefile"])
+def test_the_programs_that_make_test_installs_are_announced(name: str) -> None:
+    text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    assert re.search(r"as root,?[^.]* installs [^.]*apt-get", text)

@@ -61,7 +61,7 @@ def launches(
     )
 
     class Events:
-        def log_cluster_scheduling_updates(self, *_: object, **__: object) -> None: ...
+        def log_cluster_scheduling_update(self, *_: object, **__: object) -> None: ...
 
     reply = ResourceDemandScheduler(Events()).schedule(request)
     return {launch.instance_type: launch.count for launch in reply.to_launch}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from syncclip.core.settings import Settings, UserError
 from syncclip.recipe import reference
 from syncclip.recipe.files import SHIPPED
 from syncclip.recipe.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 class _Base(Settings):
@@ -89,6 +93,27 @@ def test_keys_and_sections_are_explained() -> None:
     assert all(path.startswith("synthesis.filters") for path in paths)
     with pytest.raises(UserError, match="unknown key 'training.epoch'; did you mean 'training.epochs'"):
         reference.explain("training.epoch")
+
+
+def documented_keys(text: str) -> Iterator[str]:
+    """Keys in the code spans of a page, without indices."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    sections = "|".join(Recipe.model_fields)
+    for key in re.findall(rf"`((?:{sections})\.[a-z_<>.\[\]]+)(?:[=:][^`]*)?`", text):
+        if not key.endswith((".py", ".json", ".yaml", ".parquet")):
+            yield re.sub(r"\[[a-z_]*\]", "", key)
+    for section, names in re.findall(r"[Ii]n `([a-z_.]+)` (?:are|is) (`[^.;]+)", text):
+        yield from (f"{section}.{name}" for name in re.findall(r"`([a-z_]+)`", names))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_keys_in_a_page_exist(page: Path) -> None:
+    paths = {re.sub(r"\[[a-z_]*\]", "", path) for path in list(reference.keys())}
+    existing = " ".join({path.rsplit(".", depth)[0] for path in paths for depth in range(5)})
+    patterns = {
+        key: re.sub(r"<[a-z_]+>", "[a-z_]+", re.escape(key)) for key in documented_keys(page.read_text("utf-8"))
+    }
+    assert [key for key, pattern in patterns.items() if not re.search(rf"(?<!\S){pattern}(?!\S)", existing)] == []
 
 
 def test_a_description_is_that_of_the_most_derived_class() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from syncclip.cli import render
 from syncclip.core.settings import UserError
 from syncclip.shards.writer import Sample, write_shard
 from syncclip.synthesis import driver
@@ -206,3 +207,18 @@ def test_more_actors_than_cpus_are_an_error(
     with pytest.raises(UserError, match="3 actors would need 3 CPUs, but only 2 exist; use at most 2"):
         synthesise_set(make_plan(1), str(tmp_path), Pool(3), show=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", [(0, 1, 2, 3), (2,), (1, 3)], ids=["new", "one shard", "two shards"])
+def test_status_and_summary_show_the_same_throughput(
+    in_process: list[int], make_plan: MakePlan, tmp_path: Path, missing: tuple[int, ...]
+) -> None:
+    synthesise_set(make_plan(5, shard_size=4), str(tmp_path), show=False)
+    for shard in missing:
+        (tmp_path / f"{shard:05}_stats.json").unlink()
+    summary = synthesise_set(make_plan(5, shard_size=4), str(tmp_path), show=False)
+    status = read_status(str(tmp_path))
+    assert status is not None and status.rate > 0
+    shown = f" {status.rate:.3g} images/s"
+    assert shown in status.lines()[0] and shown in render.summary(summary)
+    assert summary.work.images == sum((4, 4, 4, 3)[shard] for shard in missing)
