@@ -97,7 +97,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode != "RGB":
         image = image.convert("RGB")
     operation = _TRANSPOSITIONS.get(exif.get(ORIENTATION, 1))
-    return image if operation is None else image.transpose(operation)
+    if operation is None:
+        return image
+    upright = image.transpose(operation)
+    upright.info.pop("exif", None)  # Pillow copies it, and a second call would apply it again
+    return upright
 
 
 _TRANSPOSITIONS = {

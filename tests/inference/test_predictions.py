@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from syncclip.core.settings import UserError
 from syncclip.inference.model import Model, load
 from syncclip.inference.predictions import classify, write_predictions
+from syncclip.shards.images import decode_image
 from tests.inference.conftest import Train
 from tests.worlds.dataset import CLASSES
 
@@ -73,3 +75,17 @@ def test_a_file_name_that_is_not_utf_8_is_escaped(model: Model, images: Path, tm
     write_predictions(classify(model, [file]), str(tmp_path / "out.jsonl"))
     row = json.loads((tmp_path / "out.jsonl").read_text(encoding="utf-8"))
     assert row["image"].endswith("caf\\xe9.png") and row["class"] in CLASSES
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_an_image_with_an_orientation_is_classified_as_its_upright_copy(
+    model: Model, images: Path, tmp_path: Path, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored, upright = tmp_path / "stored.png", tmp_path / "upright.png"
+    with Image.open(images / "00.png") as image:
+        image.save(stored, exif=exif)
+    decode_image(stored.read_bytes(), "x").save(upright, exif=b"")
+    first, second = classify(model, [str(stored), str(upright)])
+    assert dict(first.labels) == pytest.approx(dict(second.labels))

@@ -14,7 +14,15 @@ from PIL import Image
 
 import syncclip
 from syncclip.core.settings import UserError
-from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError, decode_image, thumbnails
+from syncclip.shards.images import (
+    ORIENTATION,
+    Corruption,
+    DecodedImages,
+    UnreadableImageError,
+    decode_image,
+    thumbnails,
+    to_rgb,
+)
 from tests.shards.sets import jpeg
 
 WHITE, GREY, RED = (255, 255, 255), (128, 128, 128), (255, 0, 0)
@@ -230,3 +238,20 @@ def test_only_one_module_opens_images() -> None:
     package = Path(syncclip.__file__).parent
     modules = [path for path in package.rglob("*.py") if "Image.open(" in path.read_text()]
     assert modules == [package / "shards" / "images.py"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_applied_once(format_: str, orientation: int) -> None:
+    """`Model.preprocess` converts what `decode_image` returned again."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    decoded = decode_image(encode(Image.fromarray(QUARTERS), format_, exif=exif, **lossless(format_)), "x")
+    assert (np.asarray(to_rgb(decoded)) == np.asarray(decoded)).all()
+
+
+def test_the_image_of_a_caller_is_not_changed() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = Image.open(io.BytesIO(encode(Image.fromarray(QUARTERS), "PNG", exif=exif)))
+    assert (np.asarray(to_rgb(image)) == np.asarray(to_rgb(image))).all() and "exif" in image.info

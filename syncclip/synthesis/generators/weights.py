@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,9 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 """Default file name of LoRA weights in diffusers."""
 
 HUB_TIMEOUT_SECONDS = 5.0
+
+COMMIT = re.compile("[0-9a-f]{40}")
+"""Pattern of a commit on the hub."""
 
 
 class Located(NamedTuple):
@@ -171,11 +175,19 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
     """Return the commit of a repository that contains `file`, from the local cache if possible, otherwise from the hub.
 
-    Raise a UserError that starts with `label` if the repository doesn't exist or the hub is unreachable.
+    Raise a UserError that starts with `label` if the repository doesn't exist or the hub is unreachable. A name that
+    starts with an existing folder is also an error, unless `revision` is a commit: the name is probably a path with a
+    typing error, and a stranger's weights would be loaded.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
+    folder, _, rest = name.partition("/")
+    if rest and COMMIT.fullmatch(revision or "") is None and home_path(folder).is_dir():
+        raise UserError(
+            f"{label}: the folder {folder!r} exists, but not {name!r}; correct the path, or run the command in another "
+            "working directory to use the hub's repository"
+        )
     try:
         return cached(name, revision, file).parents[file.count("/")].name
     except HFValidationError as error:

@@ -10,6 +10,8 @@ import pytest
 from syncclip.core.settings import UserError
 from syncclip.synthesis.generators.settings import GeneratorSettings
 from syncclip.synthesis.generators.weights import locate, parts_of
+from syncclip.synthesis.prompts.captions import WriterSettings
+from syncclip.synthesis.prompts.writer import Writer
 from tests.synthesis.generators.conftest import settings_of
 
 CHANGED = "differ from those that the dataset was created with"
@@ -47,6 +49,35 @@ def test_a_missing_generator_without_a_network_is_reported(name: str) -> None:
     with pytest.raises(UserError, match=r"the hub can't be reached .*; correct the name") as failure:
         locate(GeneratorSettings(pipeline=name))
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("part", ["pipeline", "vae", "loras", "model"])
+def test_a_missing_folder_is_not_looked_up_on_the_hub(
+    pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {
+        "pipeline": lambda name: locate(GeneratorSettings(pipeline=name)),
+        "vae": lambda name: locate(settings_of(pipeline, vae=name)),
+        "loras": lambda name: locate(settings_of(pipeline, loras=[{"weights": name}])),
+        "model": lambda name: Writer(WriterSettings(model=name)),
+    }
+    for name in ("models/sd", "models/sd/v1"):
+        with pytest.raises(UserError, match="the hub can't be reached|nor a valid hub name"):
+            settings[part](name)
+    (tmp_path / "models").mkdir()
+    for name in ("models/sd", "models/sd/v1"):
+        with pytest.raises(UserError, match=f"the folder 'models' exists, but not '{name}'; correct the path"):
+            settings[part](name)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_commit_on_the_hub_is_not_confused_with_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone").mkdir()
+    with pytest.raises(UserError, match="the hub can't be reached"):
+        locate(GeneratorSettings(pipeline="someone/model", revision="c0ffee" * 6 + "c0ff"))
 
 
 @pytest.mark.usefixtures("no_network")
