@@ -74,7 +74,7 @@ def planned(strategy: str, classes: int, images: int) -> Planned:
 
 
 def read(folder: str) -> tuple[float, int, int]:
-    """Read all markers of a dataset; return (seconds, peak resident bytes, number of images)."""
+    """Read all markers of a dataset; return (seconds of CPU time, peak resident bytes, number of images)."""
     seconds, images = timed(lambda: sum(stats.count for stats in markers(folder)))
     return seconds, peak_bytes(), images
 
@@ -92,10 +92,10 @@ def write_markers(folder: Path, count: int, classes: int) -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Call a function; return the seconds and the result."""
-    start = time.perf_counter()
+    """Call a function; return the seconds of CPU time, which other processes don't affect, and the result."""
+    start = time.process_time()
     result = work()
-    return time.perf_counter() - start, result
+    return time.process_time() - start, result
 
 
 def peak_bytes() -> int:
@@ -120,7 +120,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         write_markers(Path(folder), shards, classes)
         seconds, peak, counted = in_new_process(read, folder)
-    print(f"\n{shards:,} markers ({counted:,} images) read in {seconds:.1f} s, peak {peak / 1e6:.0f} MB.")
+    print(f"\n{shards:,} markers ({counted:,} images) read in {seconds:.1f} s of CPU time, peak {peak / 1e6:.0f} MB.")
 
 
 if __name__ == "__main__":

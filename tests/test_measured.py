@@ -65,8 +65,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     )
     yield "README.md", f"training begins after {numbers(training[2])[0]:.1f} s of CPU time"
     planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]
-    assert {round(seconds) for seconds in planned} == {1}
-    yield "README.md", "Planning ten million images takes one second"
+    yield "README.md", f"Planning ten million images takes {span(planned, ' s')} of CPU time"
     streaming = [numbers(row[5])[0] for row in rows("streaming from a failing S3 server")[2:]]
     assert all(abs(ratio - 1) < 0.05 for ratio in streaming)
     yield "README.md", "keeps its throughput if an S3 server fails one request in twenty"
