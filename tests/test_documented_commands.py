@@ -88,9 +88,9 @@ def test_ray_stop_is_documented_as_stopping_all_ray_processes_of_the_account() -
     assert lines and all("all Ray processes of your account" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", ["local.yaml", "rehearsal.yaml", "aws.yaml", "gcp.yaml"])
-def test_ray_stop_on_machines_of_others_is_announced_in_the_cluster_file(name: str) -> None:
-    text = (ROOT / "cluster" / name).read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", sorted((ROOT / "cluster").glob("*.yaml")), ids=lambda file: file.name)
+def test_a_cluster_file_for_your_own_machines_announces_that_ray_stop_stops_all(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
     warned = "all Ray processes of the account" in " ".join(text.replace("\n#", "").split())
     assert warned or "ray stop" not in text or "type: local" not in text
 
@@ -119,25 +119,25 @@ def test_a_documented_training_is_longer_than_its_warmup(recipe: str, overrides:
     assert training.epochs > training.warmup_epochs
 
 
-def cluster_jobs() -> list[tuple[str, dict[str, str]]]:
-    """(job, options) of the README's block that submits jobs to a cluster; options are overrides and `out`."""
+def cluster_jobs() -> dict[str, dict[str, str]]:
+    """Job -> options in the README's block that submits jobs to a cluster; options are overrides and `out`."""
     (block,) = (block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "ray job submit" in block)
     lines = re.findall(r"python ray_jobs/(\w+)\.py (.*)", block.replace("\\\n", " "))
-    return [
-        (job, dict(word.removeprefix("--").split("=", 1) for word in rest.replace("--out ", "--out=").split()[1:]))
+    return {
+        job: dict(word.removeprefix("--").split("=", 1) for word in rest.replace("--out ", "--out=").split()[1:])
         for job, rest in lines
-    ]
+    }
 
 
 def test_jobs_of_the_readme_write_to_different_folders() -> None:
-    jobs = dict(cluster_jobs())
+    jobs = cluster_jobs()
     assert {"synth", "train", "study"} <= set(jobs)
     assert len({options["out"] for options in jobs.values()}) == len(jobs)
 
 
 @pytest.mark.parametrize("job", ["synth", "train", "study"])
 def test_nodes_can_read_the_inputs_of_the_readmes_jobs(job: str) -> None:
-    jobs = dict(cluster_jobs())
+    jobs = cluster_jobs()
     assert jobs[job]["dataset.name"].startswith("s3://")
     assert job == "synth" or jobs[job]["training.synthetic"] == jobs["synth"]["out"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -45,5 +46,5 @@ def statements(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_list_states_nothing_twice(page: Path) -> None:
-    found = statements(page)
-    assert [text for text in set(found) if found.count(text) > 1] == []
+    repeated = [text for text, count in Counter(statements(page)).items() if count > 1]
+    assert repeated == []

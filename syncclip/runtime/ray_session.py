@@ -75,7 +75,7 @@ DAEMONS = ("raylet", "gcs_server")
 STUCK_SECONDS = 5.0
 """Seconds between the loss of Ray and the end of the process; some Ray calls wait forever for a lost head node."""
 
-WITNESS = """
+WATCHDOG = """
 import socket, sys
 message, *endpoints = sys.argv[1:]
 if not sys.stdin.buffer.read():  # the command ended without a message
@@ -501,14 +501,14 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
             report()
 
     with ExitStack() as stack:
-        dismiss = _no_witness
+        dismiss = _no_watchdog
         if address == "local":
             for daemon in daemons:
                 if daemon.name() in DAEMONS:
                     threading.Thread(target=wait_for, args=[daemon], daemon=True).start()
         else:
             endpoints = _endpoints(address)
-            dismiss = stack.enter_context(_witnessed(f"syncclip: {unresponsive}", endpoints))
+            dismiss = stack.enter_context(_watchdog(f"syncclip: {unresponsive}", endpoints))
             stack.enter_context(repeating(check_connections, WATCH_INTERVAL))
         try:
             yield
@@ -527,7 +527,7 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
 
 
 @contextmanager
-def _witnessed(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[Callable[[], None]]:
+def _watchdog(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[Callable[[], None]]:
     """Report the loss of a cluster from another process if Ray ends this one.
 
     If a command's raylet is lost, Ray ends the command without a message, possibly before `watched` detects the loss.
@@ -541,30 +541,30 @@ def _witnessed(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[C
     import subprocess
 
     addresses = [f"{host}:{port}" for host, port in endpoints]
-    command = [sys.executable, "-I", "-S", "-c", WITNESS, printable(message), *addresses]
+    command = [sys.executable, "-I", "-S", "-c", WATCHDOG, printable(message), *addresses]
     try:
         stderr = sys.stderr.fileno()  # not 2, which drops messages of native code
     except (AttributeError, OSError, ValueError):  # no stderr, or one without a file
         stderr = subprocess.DEVNULL
-    witness = subprocess.Popen(
+    watchdog = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
     )
 
     def dismiss() -> None:
         with suppress(OSError, ValueError):  # the process has ended, or was dismissed before
-            assert witness.stdin is not None
-            witness.stdin.write(b"dismissed")
-            witness.stdin.close()
+            assert watchdog.stdin is not None
+            watchdog.stdin.write(b"dismissed")
+            watchdog.stdin.close()
 
     try:
         yield dismiss
     finally:
         dismiss()
-        witness.wait()
+        watchdog.wait()
 
 
-def _no_witness() -> None:
-    """Stand in for the function of `_witnessed` if no process watches over this one."""
+def _no_watchdog() -> None:
+    """Stand in for the function of `_watchdog` if no process watches over this one."""
 
 
 def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -268,36 +268,35 @@ def test_predictions_in_another_folder_are_verified_without_their_tars(run: str,
     assert f"{out}/a{TABLE} no longer matches" in problem
 
 
-def test_a_changed_tar_in_a_bucket_is_classified_again(run: str, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def bucket(plain: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Bucket with the tars of `plain`."""
     with s3_bucket() as bucket:
         for name in ("a.tar", "b.tar"):
             storage.write_bytes(f"{bucket}/{name}", (plain / name).read_bytes())
         options = {"use_listings_cache": False, **urls.configured()}
         monkeypatch.setattr("syncclip.storage.urls.options_of", lambda _: options)
-        classify_here(run, bucket)
-        before = storage.read_bytes(f"{bucket}/a{MARKER}")
-        assert verify(bucket, print).problems == []
-        replace_tar(plain)
-        storage.write_bytes(f"{bucket}/a.tar", (plain / "a.tar").read_bytes())
-        (problem,) = verify(bucket, print).problems
-        assert problem == f"{bucket}/a.tar differs from the tar that {bucket}/a{TABLE} was computed from"
-        classify_here(run, bucket)
-        assert storage.read_bytes(f"{bucket}/a{MARKER}") != before and verify(bucket, print).problems == []
+        yield bucket
+
+
+def test_a_changed_tar_in_a_bucket_is_classified_again(run: str, plain: Path, bucket: str) -> None:
+    classify_here(run, bucket)
+    before = storage.read_bytes(f"{bucket}/a{MARKER}")
+    assert verify(bucket, print).problems == []
+    replace_tar(plain)
+    storage.write_bytes(f"{bucket}/a.tar", (plain / "a.tar").read_bytes())
+    (problem,) = verify(bucket, print).problems
+    assert problem == f"{bucket}/a.tar differs from the tar that {bucket}/a{TABLE} was computed from"
+    classify_here(run, bucket)
+    assert storage.read_bytes(f"{bucket}/a{MARKER}") != before and verify(bucket, print).problems == []
 
 
 @pytest.mark.parametrize("suffix", [TABLE, MARKER, ".tar"])
-def test_damage_in_a_bucket_of_predictions_is_reported(
-    run: str, plain: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
-    with s3_bucket() as bucket:
-        for name in ("a.tar", "b.tar"):
-            storage.write_bytes(f"{bucket}/{name}", (plain / name).read_bytes())
-        options = {"use_listings_cache": False, **urls.configured()}
-        monkeypatch.setattr("syncclip.storage.urls.options_of", lambda _: options)
-        classify_here(run, bucket)
-        storage.write_bytes(f"{bucket}/b{suffix}", storage.read_bytes(f"{bucket}/b{suffix}")[:-20])
-        reported = verify(bucket, print).problems
-        assert reported and all(f"{bucket}/b{suffix}" in problem for problem in reported)
+def test_damage_in_a_bucket_of_predictions_is_reported(run: str, bucket: str, suffix: str) -> None:
+    classify_here(run, bucket)
+    storage.write_bytes(f"{bucket}/b{suffix}", storage.read_bytes(f"{bucket}/b{suffix}")[:-20])
+    reported = verify(bucket, print).problems
+    assert reported and all(f"{bucket}/b{suffix}" in problem for problem in reported)
 
 
 def test_tars_of_a_synthetic_dataset_must_match_their_commit_markers(run: str, tiny_set: str, tmp_path: Path) -> None:
