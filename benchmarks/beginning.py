@@ -95,7 +95,7 @@ def recipe_of(images_per_class: int, shard_size: int, options: dict[str, Any]) -
 
 
 def measure(recipe: Recipe, url: str, small: tuple[Recipe, str], study: bool) -> StartUp:
-    """Measure the start-up of a training run or of a study, until it would read the first image.
+    """Measure the start-up of a training run or a study, up to the first image read.
 
     Args:
         small: recipe and URL of a small dataset for the warm-up.
@@ -131,7 +131,7 @@ def _start_study(recipe: Recipe, url: str) -> Any:
 
 
 def _counted(name: str) -> Any:
-    """Patch a function of `storage` so that it records its calls."""
+    """Patch a function of `storage` to record its calls."""
     return mock.patch(f"syncclip.storage.{name}", side_effect=attrgetter(name)(storage))
 
 
@@ -141,7 +141,7 @@ def _files(calls: mock.Mock) -> int:
 
 
 def _private_bytes() -> int:
-    """Return the bytes of this process's memory that are not mapped from a file."""
+    """Return how many bytes of this process's memory are not mapped from a file."""
     (kilobytes,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(kilobytes) * 1024
 
@@ -151,7 +151,7 @@ def main(
     shards: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 10_000,
     latency: Annotated[float, typer.Option(min=0, help="Delay of each S3 response in seconds.")] = 0.05,
 ) -> None:
-    """Start a training run and a study on a large dataset, on disk and on S3, and print the table."""
+    """Measure the start-up of a training run and a study on a large dataset, on disk and on S3, and print the table."""
     classes = len(load_dataset(DatasetSettings(name=DATASET)).classnames)
     per_class = -(-images // classes)
     size = -(-per_class // shards) * classes

@@ -1,6 +1,6 @@
 """Captions written by a pool of two actors, compared with the serial writer: `python -m benchmarks.captions`.
 
-Both write the same file with a causal language model with random weights (about 30 M parameters, one thread per
+Both write the same file with a randomly initialised causal language model (about 30 M parameters, one thread per
 process). The difference between runs with few and with many classes is the cost per class; the remainder is the
 start-up cost.
 """
@@ -37,7 +37,7 @@ def write(model: str, out: str, classes: int, actors: int) -> None:
 def main(
     few: Annotated[int, typer.Option(help="Number of classes in the short runs.")] = 20,
     many: Annotated[int, typer.Option(help="Number of classes in the long runs.")] = 80,
-    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum is reported.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Runs per program and size; the minimum is reported.")] = 3,
 ) -> None:
     """Print the cost per class and the start-up cost."""
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def main(
         for classes in (few, many):
             files = {(Path(folder) / f"{classes}-{actors}.json").read_bytes() for actors in ACTORS.values()}
             assert len(files) == 1, "the files differ"
-    print("| side | classes/s | CPU s per class | start, s |\n|---|---|---|---|")
+    print("| program | classes/s | CPU s per class | start, s |\n|---|---|---|---|")
     for side, (low, high) in costs.items():
         each, start = marginal(few, low, many, high)
         print(f"| {side} | {1 / each.wall:.2f} | {each.cpu:.2f} | {start.wall:.1f} |")

@@ -1,7 +1,7 @@
 """Time saved by loading the frozen parts of a study's runs once per process: `python -m benchmarks.cells`.
 
-One process executes each training run of a recipe twice: alone, and with the parts that earlier runs have loaded. Their
-results must be bitwise identical. The first run of each kind is a warm-up.
+One process executes each training run of a recipe twice: on its own, and reusing the parts that earlier runs loaded.
+Their results must be bitwise identical. The first run of each kind is a warm-up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BITS = ("prompts.safetensors", "metrics.jsonl", "results.json")
 
 
 def main(
-    recipe: Annotated[str, typer.Argument(help="Recipe with the dataset and the backbone.")] = "travel",
+    recipe: Annotated[str, typer.Argument(help="Recipe that sets the dataset and the backbone.")] = "travel",
     method: Annotated[str, typer.Option(help="Method to train.")] = "kgcoop",
     cells: Annotated[int, typer.Option(min=2, help="Number of training runs, each with its own seed.")] = 6,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,

@@ -2,8 +2,8 @@
 
     make chaos                                       # or: python -m benchmarks.chaos --shards 400 --every 400
 
-An undisturbed run on the same object store comes first. From its throughput, the forecast of `syncclip plan` predicts
-the cost of the chaos run, whose dataset must be byte-identical.
+An undisturbed run on the same object store comes first. From this run's throughput, `syncclip plan` predicts the cost
+of the chaos run. The two datasets must be byte-identical.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def chaos(
     pace: Annotated[float, typer.Option(help="Seconds per image.")] = 0.05,
     actors: Annotated[int, typer.Option(help="Number of actors.")] = 2,
     every: Annotated[float, typer.Option(help="Mean number of images between two kills.")] = 320.0,
-    faults: Annotated[float, typer.Option(help="Share of the requests to S3 that fail.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Seed of kills and faults.")] = 0,
+    faults: Annotated[float, typer.Option(help="Fraction of S3 requests that fail.")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Random seed for kills and faults.")] = 0,
     limit: Annotated[float, typer.Option(help="Timeout in seconds.")] = 3600.0,
 ) -> None:
     """Generate a dataset with and without kills and faults, compare the bytes, and report the cost."""
@@ -76,7 +76,7 @@ def prediction(plan: Plan, quiet: Toll, toll: Toll, actors: int) -> Forecast:
 
 
 def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Yield the rows of counts."""
+    """Yield the table rows with counts."""
     yield "shards", len(plan.shards())
     yield "images", plan.total
     for kind, count in sorted(toll.kills.items()):
@@ -91,7 +91,7 @@ def figures(plan: Plan, toll: Toll, spoilt: Mapping[str, int]) -> Iterator[tuple
 
 
 def against(toll: Toll, predicted: Forecast) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the rows of measured and predicted cost."""
+    """Yield the table rows with measured and predicted costs."""
     wall, wasted = predicted.wall, predicted.wasted
     yield "seconds without kills", "", f"{predicted.quiet:.0f}", ""
     yield "seconds", f"{toll.drawing:.0f}", f"{wall.mean:.0f}", f"{wall.low:.0f} to {wall.high:.0f}"

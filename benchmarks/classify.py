@@ -2,9 +2,9 @@
 
     python -m benchmarks.classify
 
-Both use two processes with one thread each. The loop reads tar files, decodes in threads and takes the largest logit,
-without output, error handling or resumption. The difference between runs on few and on many images is the cost per
-image; the remainder is the start-up cost.
+Both use two processes with one thread each. The loop reads tar files, decodes in threads and takes the argmax of the
+logits, without output, error handling or resumption. The difference between runs on few and on many images is the cost
+per image; the remainder is the start-up cost.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def write_tars(folder: Path, images: int) -> None:
 def main(
     few: Annotated[int, typer.Option(help="Number of images in the short runs.")] = 1_000,
     many: Annotated[int, typer.Option(help="Number of images in the long runs.")] = 20_000,
-    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum is reported.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Runs per program and size; the minimum is reported.")] = 3,
 ) -> None:
     """Print the cost per image, the start-up cost, and the memory of the largest process."""
     with tempfile.TemporaryDirectory() as name:
@@ -87,7 +87,7 @@ def main(
             return [[sys.executable, "-m", "syncclip", "classify", run, str(folder / str(images)), *options]]
 
         costs = compare({"bare": loop, "classify": ours}, (few, many), repetitions)
-    print("| side | CPU ms per image | images/s | start, CPU s | largest process, MB: few images | many |")
+    print("| program | CPU ms per image | images/s | start, CPU s | largest process, MB: few images | many |")
     print("|---|---|---|---|---|---|")
     for side, (low, high) in costs.items():
         each, start = marginal(few, low, many, high)

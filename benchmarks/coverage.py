@@ -1,7 +1,7 @@
 """Coverage of a study's confidence intervals on simulated studies: `python -m benchmarks.coverage`.
 
-Two configurations are tested on the same images. The variation of their difference between classes is that measured on
-`icons`. The table is written to `docs/results/coverage.md`.
+Two configurations are tested on the same images. Their difference varies between classes as measured on `icons`. The
+table is written to `docs/results/coverage.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from syncclip.studies.statistics.metrics import Outcomes
 TABLE = Path(__file__).parents[1] / "docs" / "results" / "coverage.md"
 METRICS = ("novel", "hm")
 GAIN = 0.05
-"""True gain of the first configuration as a share of the images, averaged over classes and datasets."""
+"""True gain of the first configuration as a fraction of the images, averaged over classes and datasets."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Simulation:
 
 
 def outcomes(simulation: Simulation, generator: np.random.Generator) -> tuple[list[Outcomes], list[Outcomes]]:
-    """Return both configurations' outcomes on each dataset; on average, the second is correct on half of the images."""
+    """Return both configurations' outcomes on each dataset; on average, the second has 50 % accuracy."""
     first: list[Outcomes] = []
     second: list[Outcomes] = []
     for _ in range(simulation.datasets):

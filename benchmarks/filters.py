@@ -4,10 +4,10 @@
     python -m benchmarks.filters OUT --images 1 --seeds 1 --filters blank --override training.epochs=1
 
 Synthetic datasets are generated from the same prompts and seeds without filters, with each filter alone, and with all
-filters. IVLP and SYNC-CLIP are trained on real images and each of these datasets. Running the command again resumes.
+filters. IVLP and SYNC-CLIP are trained on real images and each of these datasets. Run the command again to resume.
 
-The threshold of each filter with a continuous score is set so that it rejects the same share of the unfiltered images
-(`--share`, a quarter by default). The duplicate filters and the leakage filter use their default settings.
+The threshold of each filter with a continuous score is set so that it rejects the same fraction of the unfiltered
+images (`--share`, a quarter by default). The duplicate filters and the leakage filter use their default settings.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SCORED = {"clip_score": "probability", "clip_similarity": "minimum", "clip_margi
 FILTERS = ("blank", *SCORED, "duplicate", "clip_duplicate", "leakage")
 NONE, ALL = "none", "all"
 ROUNDS = 8
-"""Number of images of each class per shard; duplicates are searched within shards."""
+"""Number of images of each class per shard; duplicates are only detected within a shard."""
 
 
 def thresholds(recipe: Recipe, url: str, share: float) -> dict[str, float]:
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="images per class")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--filters", nargs="+", default=list(FILTERS), choices=FILTERS)
-    parser.add_argument("--share", type=float, default=0.25, help="share of unfiltered images that a threshold rejects")
+    parser.add_argument("--share", type=float, default=0.25, help="fraction of unfiltered images to reject")
     parser.add_argument("--override", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     overrides = [f"synthesis.images_per_class={arguments.images}", "synthesis.actors=2", *arguments.override]

@@ -59,7 +59,7 @@ def bare(images: int, process: int, folder: str) -> None:
 def main(
     few: Annotated[int, typer.Option(help="Images per class in the short runs.")] = 32,
     many: Annotated[int, typer.Option(help="Images per class in the long runs.")] = 128,
-    repetitions: Annotated[int, typer.Option(help="Runs of each side and size; the minimum is reported.")] = 3,
+    repetitions: Annotated[int, typer.Option(help="Runs per program and size; the minimum is reported.")] = 3,
 ) -> None:
     """Print the cost per image and the start-up cost."""
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def main(
 
         costs = compare({"loop": loop, "synth": synth}, (few, many), repetitions)
     classes = plan_of(few).classes
-    print("| side | CPU ms per image | start, CPU s | images/s |\n|---|---|---|---|")
+    print("| program | CPU ms per image | start, CPU s | images/s |\n|---|---|---|---|")
     for side, (low, high) in costs.items():
         each, start = marginal(few * classes, low, many * classes, high)
         print(f"| {side} | {1e3 * each.cpu:.2f} | {start.cpu:.1f} | {1 / each.wall:.1f} |")

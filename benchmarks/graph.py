@@ -1,6 +1,7 @@
 """Driver memory and throughput of the worker pool for many shards: `python -m benchmarks.graph --shards 10000`.
 
-Shards are empty: there are no generator and no files. Specs, pool, attempt log, reports and status are real.
+Shards are empty: no images are generated and no files are written. The specs, the pool, the attempt log, the reports
+and the status are real.
 """
 
 from __future__ import annotations

@@ -25,18 +25,19 @@ have learnable parameters only in the text tower."""
 
 
 class Assumed(NamedTuple):
-    """Assumed rates by which the counts are converted to time and cost."""
+    """Assumed rates for converting counts to time and cost."""
 
     rate: float = 5.0
     """Images generated per second. Stable Diffusion 1.5 at 512 pixels takes 43 TFLOP per image by torch's FLOP counter
-    (25 steps of 2 × 0.80 with guidance, and 2.5 to decode). A quarter of an H100's 989 TFLOP/s gives 5.8 per second."""
+    (25 steps of 2 × 0.80 with guidance, and 2.5 to decode). A quarter of an H100's 989 TFLOP/s yields 5.8 images per
+    second."""
     imagenet_step: float = 0.54
     """Seconds per training step on ImageNet with prompts in the image tower: PromptSRC's authors report 6 hours for
     40,000 steps on an A100 (`docs/TRAIN.md`)."""
     step: float = 0.20
     """Seconds per training step on the ten other datasets: 8 hours for the 143,520 steps of three seeds."""
     tests: float = 1000.0
-    """Images tested per second, limited by decoding on 16 cores."""
+    """Test images per second, limited by decoding on 16 cores."""
     price: float = 3.0
     """USD per GPU hour."""
 
@@ -64,7 +65,7 @@ class Training(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Work of a protocol, summed over datasets and seeds.
+    """Total work of a protocol over all datasets and seeds.
 
     Attributes:
         generated: number of synthetic images.
@@ -109,7 +110,7 @@ def load(protocol: Protocol) -> Load:
 
 
 def by_protocol(assumed: Assumed) -> Iterator[list[str]]:
-    """Yield a row per protocol; a protocol that reuses the runs of another has only its additional work."""
+    """Yield a row per protocol; a protocol that reuses another's runs only counts the additional work."""
     first: dict[str, str] = {}
     for protocol in PROTOCOLS.values():
         work, source = load(protocol), first.setdefault(protocol.runs, protocol.name)
@@ -134,7 +135,7 @@ def by_method(protocol: Protocol, assumed: Assumed) -> Iterator[list[str]]:
 
 
 def grids(assumed: Assumed) -> tuple[str, str]:
-    """Return Markdown tables of all protocols, and of the methods in base-to-novel."""
+    """Return Markdown tables of all protocols, and of the methods in the base-to-novel protocol."""
     headings = ["protocol", "runs", "images generated", "training steps", "GPU hours", "USD"]
     methods = list(by_method(PROTOCOLS["base-to-novel"], assumed))
     return (
@@ -150,7 +151,7 @@ def main(
     tests: Annotated[float, typer.Option(help="Images tested per second.")] = ASSUMED.tests,
     price: Annotated[float, typer.Option(help="USD per GPU hour.")] = ASSUMED.price,
 ) -> None:
-    """Print the GPU hours and cost of all protocols, and the GPU hours of the methods in base-to-novel."""
+    """Print the GPU hours and cost of all protocols, and the GPU hours per method for base-to-novel."""
     typer.echo("\n\n".join(grids(Assumed(rate, imagenet_step, step, tests, price))))
 
 

@@ -1,7 +1,7 @@
 """Data stream, compared with a bare decode loop, `webdataset` and Ray Data: `python -m benchmarks.loader --help`.
 
-All sides read the same shards of JPEGs into batches of uint8 tensors, with the same number of workers (processes, or
-also threads for our stream). They alternate every half second, and are restarted several times (`benchmarks/turns.py`).
+All loaders read the same shards of JPEGs into batches of uint8 tensors, with the same number of workers (processes, and
+for our stream also threads). They alternate every half second, and are restarted several times (`benchmarks/turns.py`).
 The bare loop decodes and stacks files in memory, without transfer between processes. Our stream reads in random order;
 the others read sequentially.
 
@@ -83,7 +83,7 @@ def enlarge(folder: Path, images: int) -> None:
 
 
 def to_tensor(image: Image.Image, _: object = None) -> Tensor:
-    """Return a tensor (3, H, W) uint8."""
+    """Return a (3, H, W) uint8 tensor."""
     tensor: Tensor = F.pil_to_tensor(image)
     return tensor
 
@@ -107,7 +107,7 @@ def by_processes(folder: Path, count: int, passes: int = 1) -> Iterator[Tensor]:
 
 
 def bare(folder: Path, processes: int, passes: int = 1) -> Iterator[Tensor]:
-    """Only decode; processes split the files and do not transfer batches."""
+    """Decode only; processes divide the files among themselves and do not transfer batches."""
     images = ShardSet(str(folder))
     files = [images.read(row) for row in range(len(images))]
     if not processes:
@@ -177,7 +177,7 @@ def _tars(folder: Path, passes: int) -> list[str]:
 
 
 OURS = ("threads", "processes")
-"""Our variants, which are identical without workers."""
+"""Variants of our loader; with 0 workers, they are identical."""
 SIDES: dict[str, Callable[[Path, int, int], Iterator[Tensor]]] = {
     "threads": by_threads,
     "processes": by_processes,
@@ -194,7 +194,7 @@ def images_of(side: str, folder: Path, workers: int, passes: int = 1000) -> Iter
 
 
 def resident_bytes(folder: Path, batches: int) -> int:
-    """Return this process's resident bytes after some batches, without memory that the allocator could release."""
+    """Return this process's resident bytes after some batches, excluding memory that the allocator could release."""
     torch.set_num_threads(1)
     stream = open_stream(folder)
     for step in range(batches):
@@ -206,18 +206,18 @@ def resident_bytes(folder: Path, batches: int) -> int:
 
 def main(
     images: Annotated[int, typer.Option(help="Number of images.")] = 10_000,
-    pixels: Annotated[int, typer.Option(help="Side of an image in pixels.")] = 224,
-    starts: Annotated[int, typer.Option(help="Number of restarts of all sides.")] = 8,
-    turns: Annotated[int, typer.Option(help="Turns of each side per start.")] = 10,
-    seconds: Annotated[float, typer.Option(help="Duration of a turn in seconds.")] = 0.5,
+    pixels: Annotated[int, typer.Option(help="Image side length in pixels.")] = 224,
+    starts: Annotated[int, typer.Option(help="Number of times that all loaders are started.")] = 8,
+    turns: Annotated[int, typer.Option(help="Measurements of each loader per start.")] = 10,
+    seconds: Annotated[float, typer.Option(help="Duration of a measurement in seconds.")] = 0.5,
     workers: Annotated[str, typer.Option(help="Numbers of workers.")] = "0,1,2",
     sizes: Annotated[str, typer.Option(help="Dataset sizes for measuring memory.")] = "1000,10000,100000",
 ) -> None:
-    """Print images per second of each side, ratios of the means, and resident memory by dataset size."""
+    """Print images per second for each loader, ratios of the means, and resident memory by dataset size."""
     with tempfile.TemporaryDirectory() as name:
         folder, large = Path(name, "set"), Path(name, "large")
         write(folder, images, pixels)
-        print("| workers | side | images/s | slowest and fastest start | threads ÷ side | processes ÷ side |")
+        print("| workers | | images/s | slowest and fastest start | speedup with threads | speedup with processes |")
         print("|---|---|---|---|---|---|", flush=True)
         for number in map(int, workers.split(",")):
             runs = {side: partial(images_of, side, folder, number) for side in SIDES}

@@ -58,7 +58,7 @@ def cost(commands: Commands) -> Cost:
 def compare(
     sides: Mapping[str, Callable[[int], Commands]], sizes: Sequence[int], repetitions: int
 ) -> dict[str, list[Cost]]:
-    """Return the minimum cost of each side at each size; the sides alternate.
+    """Return the minimum cost of each program at each size; the programs alternate.
 
     Args:
         sides: name -> function that returns the commands for a size.

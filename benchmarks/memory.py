@@ -1,4 +1,4 @@
-"""Peak memory of a training step, counted on fake tensors (without data)."""
+"""Peak memory of a training step, computed with fake tensors (without data)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the bytes of tensors from their creation until their last view is freed.
 
     Attributes:
-        now, peak: current and maximum number of live bytes, without tensors that existed before.
+        now, peak: current and maximum number of live bytes, excluding tensors that existed before.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _CopyShapes(TorchFunctionMode):
 
 
 def peak_bytes(step: Callable[..., Tensor], *arguments: Any) -> int:
-    """Return the peak bytes of a forward and a backward pass, without the inputs.
+    """Return the peak bytes of a forward and a backward pass, excluding the inputs.
 
     Args:
         step: function that returns the loss; it is called with fake copies of the arguments.
@@ -89,7 +89,7 @@ def _status(name: str) -> int:
 
 
 def resident_bytes(*modules: nn.Module) -> int:
-    """Return the bytes of the modules' parameters and buffers; shared storage is counted once."""
+    """Return the size in bytes of the modules' parameters and buffers; shared storage is counted once."""
     storages = {
         storage._cdata: storage.nbytes()
         for module in modules

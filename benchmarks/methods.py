@@ -33,7 +33,7 @@ from syncclip.methods import METHODS, Method, TrainingBatch, find_method
 GIGA = 1e9
 IMAGES = 25  # test images per class: Caltech101 has 25, ImageNet 50
 CHUNK = 100
-"""Number of classes per part of a plain step that does not fit; a text tower's cost is additive over classes."""
+"""Number of classes per part of a plain step above the memory limit; the text tower's cost is additive over classes."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Race:
 
     Attributes:
         step: forward and backward pass of a training batch.
-        evaluation: one test batch; ours has already encoded the texts; the plain side encodes them for every batch.
+        evaluation: one test batch; the plain formulation re-encodes the texts for every batch, ours caches them.
         first: our seconds for the first image of an evaluation, including text encoding.
         passes: number of passes of the plain evaluation over the images.
         whole: whether the plain step ran on all classes at once.
@@ -81,7 +81,7 @@ class Race:
     measured: tuple[int, int] | None = None
 
     def gain(self, batches: int) -> float:
-        """Return the ratio plain / ours for a whole evaluation of this number of batches."""
+        """Return the ratio plain / ours for a whole evaluation with this number of batches."""
         ours, plain = self.evaluation.medians
         return self.passes * batches * plain / (self.first + batches * ours)
 
@@ -111,7 +111,7 @@ def race(entrants: Entrants, repetitions: int, room: float = math.inf) -> Race:
     """Measure both formulations alternately.
 
     Args:
-        room: memory limit of a step in bytes; a plain step that needs more runs in parts.
+        room: memory limit of a step in bytes; a plain step that exceeds it runs in parts.
     """
     ours, plain, batch, tests = entrants.ours, entrants.plain, entrants.batch, entrants.tests
     result = Race(entrants.name, plain.passes)
@@ -154,7 +154,7 @@ def measured_peak(side: str, name: str, course: Course) -> int:
 def alternate(
     title: str, ours: Callable[[], object], plain: Callable[[], object], repetitions: int, device: torch.device
 ) -> Pairs:
-    """Return the seconds of both sides; each side is first in every other repetition."""
+    """Return the seconds of both formulations; each runs first in every other repetition."""
     pairs = Pairs()
     for repetition in range(repetitions):
         sides = [ours, plain] if repetition % 2 == 0 else [plain, ours]
@@ -186,7 +186,7 @@ def main(
     classes: Annotated[int, typer.Option(help="Number of ImageNet classes.")] = 100,
     batch: Annotated[int, typer.Option(min=1, help="Real images per training step.")] = 8,
     tests: Annotated[int, typer.Option(min=1, help="Images per evaluation batch.")] = 100,
-    repetitions: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 5,
+    repetitions: Annotated[int, typer.Option(min=1, help="Number of repetitions.")] = 5,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Number of PyTorch threads.")] = 1,

@@ -1,8 +1,8 @@
 """Plain formulation of each method, as in its authors' code: the baseline in `methods.py`.
 
-Every class uses the full context length, each domain has its own pass through the image tower, and texts are encoded
-again for every batch, in training and evaluation. Features that the published code computes once are also computed once
-here: the texts of zero-shot CLIP and VPT, and the frozen texts of KgCoOp and PromptSRC.
+Every class uses the full context length, each domain has its own pass through the image tower, and texts are re-encoded
+for every batch, in training and evaluation. Features that the published code computes once are also computed once here:
+the texts of zero-shot CLIP and VPT, and the frozen texts of KgCoOp and PromptSRC.
 
 A plain method reads the parameters of our method, so both have the same weights. It supports only the default settings:
 learned vectors precede the class name, and all classes share them.
@@ -62,7 +62,7 @@ class Plain(nn.Module):
 
     @abstractmethod
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return normalised text features (C, D) of some classes."""
+        """Return normalised text features (C, D) of the given classes."""
 
     def image_features(self, images: Tensor) -> Tensor:
         """Return unnormalised image features (B, D)."""
@@ -76,7 +76,7 @@ class Plain(nn.Module):
         return self.scores(self.image_features(images), self.text_features())
 
     def classes(self, batch: TrainingBatch) -> slice:
-        """Return the classes that a step encodes: only the base classes, if all images are real."""
+        """Return the classes that a step encodes: only the base classes if all images are real."""
         return slice(cast(Method, self.method).candidates(batch))
 
     def loss(self, batch: TrainingBatch) -> Tensor:
@@ -172,7 +172,7 @@ class PlainCoCoOp(PlainPrompted):
             backward(cross_entropy(self.conditional_scores(feature, classes), label) / len(features))
 
     def conditional_scores(self, images: Tensor, classes: slice) -> Tensor:
-        """Return the scores (B, C) of unnormalised image features (B, D)."""
+        """Return the scores (B, C) for unnormalised image features (B, D)."""
         features = normalize(images, dim=-1)
         contexts = self.method.text_prompts[0] + self.method.meta_net(features)[:, None]
         rows = []

@@ -202,7 +202,7 @@ class PlainPromptKd(Plain):
         return self.projected(images, training=False)
 
     def projected(self, images: Tensor, training: bool) -> Tensor:
-        """Return projected features (B, D_t), normalised with batch statistics in training, else running statistics."""
+        """Return projected features (B, D_t), normalised with batch (training) or running statistics."""
         ours = self.method
         hidden = ours.narrow(encode_images(self.clip, images, list(ours.vision_prompts)))
         running = ours.running_mean.detach().clone(), ours.running_var.detach().clone()

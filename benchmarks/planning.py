@@ -26,7 +26,7 @@ from syncclip.synthesis.plan import PLAN_NAME, Plan, draft, write_plan
 from syncclip.synthesis.settings import SynthesisSettings
 
 CAPTIONS = 64
-"""Number of captions per class, each with about 80 characters."""
+"""Number of captions per class, each about 80 characters long."""
 STRATEGIES = ("template", "mixture")
 
 

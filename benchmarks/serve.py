@@ -1,7 +1,7 @@
 """Measure the overhead of the HTTP service, on an idle machine: `python -m benchmarks.serve`.
 
 A ViT-B/16 with random weights runs as a service with one replica, and in this process with the same number of threads.
-Requests of one client alternate with calls of the bare image tower in this process. Then many clients send concurrent
+Requests from one client alternate with calls to the bare image tower in this process. Then many clients send concurrent
 requests.
 """
 
@@ -78,7 +78,7 @@ def picture(side: int = 400) -> bytes:
 
 
 def request(connection: http.client.HTTPConnection, image: bytes) -> float:
-    """Send one request, and return its seconds."""
+    """Send one request, and return its latency in seconds."""
     start = time.perf_counter()
     connection.request("POST", "/classify", image, {"content-type": "image/jpeg"})
     response = connection.getresponse()
@@ -96,11 +96,11 @@ def encode(model: Model, pixels: torch.Tensor) -> float:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Number of images for each side.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Number of images sent to the service and to the bare tower.")] = 60,
     clients: Annotated[int, typer.Option(help="Number of concurrent clients.")] = 32,
     requests: Annotated[int, typer.Option(help="Total number of requests from all clients.")] = 200,
 ) -> None:
-    """Print the medians of both sides, their ratio, and the throughput with many clients."""
+    """Print the median latency of service and bare tower, their ratio, and the throughput with many clients."""
     image = picture()
     with tempfile.TemporaryDirectory() as folder:
         run = in_new_process(make_run, Path(folder))  # an evaluation would change the state of torch in this process

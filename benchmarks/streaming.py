@@ -1,8 +1,8 @@
-"""Streaming from S3, compared with and without failing requests: `python -m benchmarks.streaming --help`.
+"""Streaming from S3 with and without failing requests: `python -m benchmarks.streaming --help`.
 
-A proxy delays every response of a local server (moto) and, in faulty rounds, fails a share of the requests. Quiet and
-faulty rounds alternate; each streams the same batches with an empty cache. A separate process decodes the images,
-because the server and the proxy run in the main process.
+A proxy delays every response of a local server (moto) and, in faulty rounds, fails a fraction of the requests. Rounds
+with and without faults alternate; each streams the same batches with an empty cache. A separate process decodes the
+images, because the server and the proxy run in the main process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write(url: str, images: int, per_shard: int, pixels: int) -> None:
 
 
 def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
-    """Return the images per second over `steps` batches, after the batches of one window, and the sum of all pixels."""
+    """Return the images/s over `steps` batches, after a warm-up of one window, and the sum of all pixels."""
     with tempfile.TemporaryDirectory() as folder:
         images = ShardSet(url, cache=ShardCache(folder=folder, check=True))
         stream = MixedStream(
@@ -61,14 +61,14 @@ def streamed(url: str, window: int, steps: int) -> tuple[float, int]:
 def main(
     images: Annotated[int, typer.Option(help="Number of images.")] = 8000,
     per_shard: Annotated[int, typer.Option(help="Images per shard.")] = 500,
-    pixels: Annotated[int, typer.Option(help="Side of an image in pixels.")] = 224,
+    pixels: Annotated[int, typer.Option(help="Image side length in pixels.")] = 224,
     window: Annotated[int, typer.Option(help="Number of shards in the shuffle window.")] = 4,
     steps: Annotated[int, typer.Option(help="Batches per round.")] = 300,
     latency: Annotated[float, typer.Option(help="Delay of each response in seconds.")] = 0.05,
-    failing: Annotated[float, typer.Option(help="Share of requests that fail in faulty rounds.")] = 0.05,
+    failing: Annotated[float, typer.Option(help="Fraction of requests that fail in faulty rounds.")] = 0.05,
     repetitions: Annotated[int, typer.Option(help="Rounds of each kind.")] = 7,
 ) -> None:
-    """Print images per second of quiet and faulty rounds, and their ratio."""
+    """Print images per second with and without faults, and their ratio."""
     torch.set_num_threads(1)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     sides: dict[str, list[float]] = {"quiet": [], "faulty": []}

@@ -1,8 +1,8 @@
 """Compare the GPU memory of text encoders with and without cached embeddings: `python -m benchmarks.texts`.
 
-Models have their published shapes in bf16 but no data, so tensors are counted, not allocated. A plain loop keeps the
-encoders on the GPU and runs them for every batch. If the embeddings of all texts fit into main memory, our generator
-runs the encoders with the first batch and then moves them off the GPU.
+Models have their published shapes in bf16 but no data, so tensor sizes are added up without allocating memory. A plain
+loop keeps the encoders on the GPU and runs them for every batch. If the embeddings of all texts fit in host memory, our
+generator runs the encoders when the first batch is processed, and then moves them off the GPU.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def encode_text(
     classes: slice = slice(None),
     run: Run = plain_block,
 ) -> Tensor:
-    """Return unnormalised text features (C, D) of some classes."""
+    """Return unnormalised text features (C, D) of the given classes."""
     tower = clip.model
     embeddings, ends = texts.embeddings[classes], texts.ends[classes]
 
@@ -85,7 +85,7 @@ def encode_images(clip: PromptedClip, images: Tensor, prompts: Sequence[Tensor] 
 def encode_text_with(
     clip: PromptedClip, texts: Texts, inserted: Mapping[int, Tensor], classes: slice = slice(None)
 ) -> Tensor:
-    """Return unnormalised text features (C, D) of some classes, with vectors after the start token, as in MMRL's code.
+    """Return unnormalised text features (C, D), with vectors after the start token, as in MMRL's code.
 
     Args:
         inserted: block index (from 0) -> vectors (K, width).
@@ -105,7 +105,7 @@ def encode_text_with(
 
 
 def encode_images_with(clip: PromptedClip, images: Tensor, inserted: Mapping[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return unnormalised class token features (B, D), and the mean output (B, width) of the vectors after the token.
+    """Return unnormalised class token features (B, D), and the mean output (B, width) of the vectors after it.
 
     Args:
         inserted: block index (from 0) -> vectors (K, width).

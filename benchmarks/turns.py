@@ -1,7 +1,7 @@
-"""Compare sides that alternate every fraction of a second, each in a process that is suspended between its turns.
+"""Compare programs that run alternately for fractions of a second, each in a process that is suspended in between.
 
-A shared machine may be fast in one minute and slow in the next, so all sides run in the same minute. A process may be
-fast or slow for its whole lifetime, depending on the location of its memory, so all sides are restarted several times.
+A shared machine may be fast in one minute and slow in the next, so all programs run in the same minute. A process may
+be fast or slow for its whole lifetime, depending on its memory layout, so all programs are restarted several times.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 
 Run = Callable[[], Iterator[int]]
-"""Endless work of a side; yields the number of items processed since the last value. It must be picklable."""
+"""Endless workload; yields the number of items processed since the last yield. It must be picklable."""
 
 _SPAWN = multiprocessing.get_context("spawn")
-_RESUMING = 0.05  # seconds of a turn before it counts
+_RESUMING = 0.05  # seconds after resuming that are not measured
 
 
 class Side:
@@ -40,7 +40,7 @@ class Side:
         """
         while self._done.value < items:
             if not self._process.is_alive():
-                raise RuntimeError("a side ended before its first turn; see its error above")
+                raise RuntimeError("a process ended before its first measurement; see its error above")
             time.sleep(0.05)
         self._signal(signal.SIGSTOP)
 
@@ -69,14 +69,14 @@ class Side:
 
 
 def compare(runs: Mapping[str, Run], *, starts: int, turns: int, seconds: float, warm: int) -> dict[str, list[float]]:
-    """Return the items per second of each side, with one value per start.
+    """Return the items per second of each program, with one value per start.
 
     Args:
-        runs: sides by name.
-        starts: number of restarts of all sides.
-        turns: number of turns of each side per start.
-        seconds: duration of a turn in seconds.
-        warm: number of items that each side processes before its first turn.
+        runs: workloads by name.
+        starts: number of times that all programs are started.
+        turns: number of measurements of each program per start.
+        seconds: duration of a measurement in seconds.
+        warm: number of items that each program processes before its first measurement.
     """
     means: dict[str, list[float]] = {name: [] for name in runs}
     for start in range(starts):

@@ -11,7 +11,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeP
 class Machines(FakeMultiNodeProvider):  # type: ignore[misc]
     """Ray's local nodes, each with its own folder for job uploads.
 
-    By default, all nodes share a folder, which each new node empties while other nodes use it, so drivers fail.
+    By default, all nodes share a folder, and each new node empties it while others are using it, so drivers fail.
     """
 
     def _create_node_with_resources_and_labels(self, *arguments: Any) -> None:

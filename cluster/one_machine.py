@@ -1,4 +1,4 @@
-"""A Ray head and worker nodes on this machine, isolated from other Ray clusters by ports, folder and processes."""
+"""A Ray head and worker nodes on this machine, isolated from other Ray clusters (own ports, folder and processes)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Head:
     def __init__(self, folder: Path, **variables: str) -> None:
         """
         Args:
-            folder: empty folder with a short path, since it contains sockets.
+            folder: empty folder with a short path, since the length of socket paths is limited.
             variables: environment variables of all nodes.
         """
         self.port, self._dashboard, self._client = free_ports(3)
@@ -108,12 +108,12 @@ class Head:
         self.lose()
 
     def start(self, *options: str) -> None:
-        """Start the head with options of `ray start`, and wait for its own node, retrying if it fails to start."""
+        """Start the head with `ray start` options, and wait for its own node, retrying if it fails to start."""
         ports = f"--port={self.port}", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={self._client}"
         self._up("--head", *ports, *options)
 
     def join(self, *options: str) -> None:
-        """Start a worker node with options of `ray start`, in its own folder, since nodes overwrite a job's files."""
+        """Start a worker node with `ray start` options, in its own folder, to keep nodes from overwriting files."""
         self._up(f"--address=127.0.0.1:{self.port}", *options)
 
     def _up(self, *options: str) -> None:
@@ -142,7 +142,7 @@ class Head:
         return bool(self.nodes().keys() - existing) and process.poll() is None
 
     def nodes(self) -> dict[str, bool]:
-        """Return whether each live node (by ID) is the head, or the last result if the dashboard does not respond."""
+        """Return live node ID -> whether it is the head, or the last result if the dashboard does not respond."""
         token = self._environment.get("RAY_AUTH_TOKEN")
         request = urllib.request.Request(
             f"{self.address}/nodes?view=summary&nocache=1",
@@ -157,7 +157,7 @@ class Head:
         return self._nodes
 
     def lose(self, node: str = "") -> None:
-        """Kill the processes of a node, or of all nodes, until none is left."""
+        """Kill all processes of a node, or of all nodes."""
         while processes := self.processes(node):
             for process in processes:
                 with contextlib.suppress(psutil.Error):  # already ended

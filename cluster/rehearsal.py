@@ -33,13 +33,13 @@ WORKERS = 2
 """Maximum number of workers in `rehearsal.yaml`, each with the CPU of one actor."""
 
 SMALL = ("synthesis.images_per_class=8", "synthesis.shard_size=44", f"synthesis.actors={WORKERS}")
-"""Default overrides, for a dataset that takes less than a minute."""
+"""Default overrides, for a dataset that is generated in less than a minute."""
 
 MIDDLE = 2
 """Number of committed shards after which a worker is killed."""
 
 HEALTH = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
-"""Ray settings to detect lost workers faster than with the default of half a minute."""
+"""Ray settings to detect lost workers faster than by default (half a minute)."""
 
 BYTES = ("*.tar", "*.parquet", "plan.json")
 """Files of a dataset that are byte-identical in every run; other files contain timestamps."""
@@ -51,9 +51,9 @@ app = typer.Typer(add_completion=False)
 def rehearse(
     recipe: Annotated[str, typer.Argument(help="Recipe, as for `syncclip synth`.")] = "travel",
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]..")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of both datasets; default: a temporary folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for both datasets; default: a temporary folder.")] = None,
 ) -> None:
-    """Generate a dataset on autoscaled workers, kill one, and compare the bytes with an undisturbed run."""
+    """Generate a dataset on autoscaled workers, kill one worker, and compare the bytes with an undisturbed run."""
     with tempfile.TemporaryDirectory(prefix="sc", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         sets = (out or folder / "sets").absolute()

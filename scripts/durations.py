@@ -1,6 +1,6 @@
-"""Shorten .test_durations to tests that take at least 0.3 s.
+"""Trim .test_durations to tests that take at least 0.3 s.
 
-CI splits the tests by this file, and `make check` omits the tests in it.
+CI splits the tests by this file, and `make check` skips the tests in it.
 """
 
 from __future__ import annotations

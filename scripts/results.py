@@ -1,4 +1,4 @@
-"""Publish the files of a finished study, without paths of this machine."""
+"""Publish the files of a finished study, with paths made relative to the working directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TEXTS = (".json", ".yaml", ".html")
 
 
 def publish(study: Path, target: Path) -> None:
-    """Copy the study's own files except its progress, and remove the files of a previous study."""
+    """Replace the previously published study with this study's own files, except its progress."""
     working_folder = f"{Path.cwd()}/".encode()
     target.mkdir(parents=True, exist_ok=True)
     optional = (outputs.DATASETS, outputs.PREDICTIONS, outputs.SHIFT, outputs.FEATURES, outputs.TUNED)

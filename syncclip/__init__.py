@@ -1,6 +1,6 @@
 """Measure how much synthetic data helps CLIP recognise classes that have no real training images.
 
-The library's functions take a recipe, and each function has a command of the same name:
+The library's functions take a recipe, and each function has a CLI command of the same name:
 
     from syncclip import Recipe, evaluate, synth, train
 
@@ -10,7 +10,7 @@ The library's functions take a recipe, and each function has a command of the sa
     print(run.results["hm"])
     print(evaluate("runs/first", ["evaluation.split=val"]).results["hm"])
 
-Run the examples in the docstrings of plan, synth, train, evaluate, tune, study and report in this order.
+The docstring examples of plan, synth, train, evaluate, tune, study and report must be run in this order.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class Run:
 def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
     """Generate a recipe's synthetic dataset as shards with Ray Data; committed shards are kept.
 
-    A killed run loses only the shards in flight. Repeat the call to complete the dataset; the result is bitwise
-    identical to that of an uninterrupted run.
+    If the process is killed, only in-flight shards are lost. Repeat the call to complete the dataset; the result is
+    bitwise identical to that of an uninterrupted run.
 
     Args:
         out: folder or URL of the synthetic dataset; default: `<storage.root>/<name>/synthetic`.
@@ -71,7 +71,7 @@ def synth(recipe: Recipe, out: str | None = None) -> SetSummary:
         storage.require(url, (*files_of(planned), SET_RECIPE))
         storage.write_contents(url, summary.owner)
     if not summary.work.images:
-        print_message(f"all {summary.images:,} images exist already: {url}")
+        print_message(f"all {summary.images:,} images already exist: {url}")
     return summary
 
 
@@ -125,7 +125,7 @@ def run_here(recipe: Recipe, out: str | None = None, cache: ModelCache | None = 
 
 
 def run_resolved(recipe: Recipe, folder: RunFolder, cache: ModelCache | None = None) -> Run:
-    """Train and evaluate a run that `resolve_run` has resolved; see `run_here`."""
+    """Train and evaluate a run resolved by `resolve_run`; see `run_here`."""
     from syncclip.runs.build import ModelCache, build_job
     from syncclip.training import loop
 
@@ -203,7 +203,7 @@ def captions(recipe: Recipe, out: str | None = None) -> dict[str, Captions]:
         out: path or URL of the caption file; default: the file set in the recipe.
 
     Raises:
-        UserError: the recipe sets no language model or no caption file; see also `synthesis.captioning.write_captions`.
+        UserError: the recipe has no language model or no caption file; see also `synthesis.captioning.write_captions`.
     """
     storage.configure(recipe.storage.options)
     prompts = recipe.synthesis.prompts

@@ -2,8 +2,8 @@
 
 A file is corrupt if its checksum is missing or wrong, and misplaced if the owner in its checksum differs from the
 folder's owner. The folder's owner is derived from a root file, such as `plan.json` in a synthetic dataset, `run.json`
-in a run, `study.json` in a study, or `packing.json` in a packed dataset. Removed files are detected with
-`contents.json`, which lists the files of a finished command.
+in a run, `study.json` in a study, or `packing.json` in a packed dataset. Missing files are detected using
+`contents.json`, which lists the files written by a finished command.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ WITH_CHECKSUM = frozenset(
 
 @dataclass
 class Verification:
-    """Result of a folder's verification.
+    """Result of verifying a folder.
 
     Attributes:
         files: number of files read.
@@ -332,7 +332,7 @@ def _require(file: str, matches: bool) -> None:
 
 
 def _log(folder: _Folder, name: str) -> bool:
-    """Check metrics or events against the checksum in a finished run's record; logs of an unfinished run still grow."""
+    """Check metrics or events against the checksum in a finished run's record; unfinished runs are still logging."""
     record = RunFolder(folder.url, "", "").record()
     if record is None or record.status != "finished" or not record.logs:
         return True
@@ -377,13 +377,13 @@ def _required(folder: _Folder) -> Iterator[tuple[str, str]]:
         yield RECORD, "this is a run"
     for name in names if folder.name == CHECKPOINTS else ():
         if match := _STEP.fullmatch(name):
-            yield f"{match[1]}.json", "every checkpoint has a marker"
+            yield f"{match[1]}.json", "every checkpoint must have a marker"
             yield f"{match[1]}.safetensors", "the checkpoint's marker exists"
     shared = CARD in names and METRICS not in names  # a shared copy has no predictions
     of_run = PREDICTIONS in names and outputs.STATE not in names  # studies also have a file of this name
     if of_run or (RESULTS in names and not shared):
-        yield PREDICTIONS, "the run is evaluated"
-        yield RESULTS, "the run is evaluated"
+        yield PREDICTIONS, "the run has been evaluated"
+        yield RESULTS, "the run has been evaluated"
     if INDEX in names or COLUMNS in names or (folder.parent is not None and PACKED_FILE in folder.parent.owners):
         yield INDEX, "the dataset's index requires this file"
         yield COLUMNS, f"{INDEX} contains its checksum"

@@ -196,5 +196,5 @@ def test_a_class_name_longer_than_the_context_is_an_error(tiny: TinyWorld, tmp_p
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     (folder / "red_circle").rename(folder / "_".join(["very"] * 40))
     values = [f"dataset.name={folder}", "training.method=zeroshot", "training.data=real"]
-    with pytest.raises(UserError, match="exceeds the CLIP context of 16 tokens.*shorter class name"):
+    with pytest.raises(UserError, match="exceeds the CLIP context length of 16 tokens.*shorter class name"):
         jobs.run_here(load(tiny, None, *values), str(tmp_path / "run"))

@@ -99,7 +99,7 @@ def test_a_removed_file_is_reported(run: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["prompts.safetensors", "recipe.yaml", "predictions.parquet", "run.json"])
 def test_a_file_of_another_run_is_reported(run: Path, other: Path, name: str) -> None:
     shutil.copy(other / name, run / name)
-    assert any("it belongs to another run, study or dataset" in sentence for sentence in problems(run))
+    assert any("it belongs to a different run, study or dataset" in sentence for sentence in problems(run))
 
 
 @pytest.mark.fault

@@ -1,4 +1,4 @@
-"""Run all parts of the GPU benchmarks, or some: `python -m benchmarks.gpu [PART]...`."""
+"""Run all or some parts of the GPU benchmarks: `python -m benchmarks.gpu [PART]...`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARTS: dict[str, tuple[Sequence[str], float]] = {
     "sd15": (generation.WHATS, 60),
     "sd3": (generation.WHATS, 90),
 }
-"""Part -> names of its rows, and its time limit in seconds; the limits sum to less than nine minutes."""
+"""Part -> names of its rows, and its time limit in seconds; the limits add up to less than nine minutes."""
 
 PACKAGES = ("torch", "diffusers", "transformers", "torchao", "xformers", "ray", "open_clip_torch", "syncclip")
 
@@ -67,7 +67,7 @@ def measure(part: str, limit: float) -> list[Row]:
 def main(
     parts: Annotated[list[str] | None, typer.Argument(help=", ".join(PARTS))] = None,
     price: Annotated[
-        float | None, typer.Option(help="Price of a GPU hour, to report images per unit of currency.")
+        float | None, typer.Option(help="Price per GPU hour, for reporting images per unit of currency.")
     ] = None,
     longer: Annotated[float, typer.Option(help="Factor by which to multiply the time limits.")] = 1.0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path(__file__).parent,

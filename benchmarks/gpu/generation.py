@@ -31,7 +31,7 @@ PROMPTS = [f"a photo of a {name}." for name in IMAGENET_CLASSNAMES[: BATCHES[-1]
 
 
 def rows(family: str, device: str, work: Path, tiny: bool = False) -> Iterator[Row]:
-    """Yield the rows `WHATS`; both sides use bf16 and the same batch size.
+    """Yield the rows in `WHATS`; all variants use bf16 and the same batch size.
 
     Args:
         work: folder for the model's index.

@@ -1,7 +1,8 @@
-"""Generation of a dataset: `syncclip synth`, compared with the formulation of Ray's Stable Diffusion benchmark.
+"""Generation of a dataset: `syncclip synth` compared with Ray's Stable Diffusion benchmark.
 
 Ray's formulation is one `map_batches` stage: an actor with a pipeline in bf16, batches of 32 prompts, and pixels as
-rows. Both start Ray and load the weights. Ours also writes shards, checksums and markers.
+rows. Both measurements include starting Ray and loading the weights. `syncclip synth` also writes shards, checksums and
+markers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CLASSES = 32
 
 
 def rows(device: str, work: Path, tiny: bool = False, images: int = 256) -> Iterator[Row]:
-    """Yield the rows `WHATS` with Stable Diffusion 1.5.
+    """Yield the rows in `WHATS` with Stable Diffusion 1.5.
 
     Args:
         work: folder for the datasets.

@@ -29,7 +29,7 @@ class Family:
 
     Attributes:
         pipeline, scheduler: class names in diffusers.
-        parts: name -> class name in diffusers or transformers, and its configuration where different from the defaults.
+        parts: name -> class name in diffusers or transformers, and the non-default configuration values.
         side: image side in pixels.
         tiny: name of the small pipeline of the same class, for tests.
     """
@@ -172,7 +172,7 @@ def write_index(folder: Path, family: str, tiny: bool = False) -> Path:
 
 
 class RandomWeights(diffusers.DiffusionPipeline):  # type: ignore[misc]
-    """Create the pipeline of the folder's index with random weights, on a GPU if available."""
+    """Create the pipeline that the folder's index describes, with random weights, on a GPU if available."""
 
     @classmethod
     def from_pretrained(cls, folder: str, *, torch_dtype: torch.dtype, **_: Any) -> Any:
@@ -187,7 +187,7 @@ class RandomWeights(diffusers.DiffusionPipeline):  # type: ignore[misc]
 
 
 def build(family: Family, device: str, dtype: torch.dtype) -> Any:
-    """Create the pipeline of a family on a device, or on "meta" for its shapes alone."""
+    """Create the pipeline of a family on a device, or on "meta" for its shapes only."""
     scheduler = getattr(diffusers, family.scheduler)
     parts: dict[str, Any] = {"scheduler": scheduler(steps_offset=1) if "unet" in family.parts else scheduler()}
     with torch.device(device):

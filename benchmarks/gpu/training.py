@@ -1,7 +1,7 @@
 """Time of a SYNC-CLIP step: ours in each precision, compiled and as a CUDA graph, and the authors' in fp16.
 
 The authors' code keeps CLIP's weights in fp16 and runs every token of the full context through every block, as
-`benchmarks.plain` does. Measurements of the formulations alternate.
+`benchmarks.plain` does. The formulations are measured alternately.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Step = Callable[[], object]
 
 
 def rows(device: str, models: tuple[str, ...] = MODELS, classes: int = 100, batch: int = 8) -> Iterator[Row]:
-    """Yield the rows `STEPS` for each CLIP model.
+    """Yield the rows in `STEPS` for each CLIP model.
 
     Args:
         classes: number of classes, half of which are base classes.

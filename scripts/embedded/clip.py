@@ -68,7 +68,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Phase:
-    """Training data from step `start`: share of the icon sets to use, and share of the dataset's classes in a batch."""
+    """Training data from step `start`: fraction of icon sets used, and the dataset classes' fraction of each batch."""
 
     start: int
     sets: Fraction
@@ -80,13 +80,13 @@ PHASES = (Phase(0, Fraction(1, 2), None), Phase(2000, Fraction(2, 3), 0.25))
 
 
 def known_families(families: list[str], share: Fraction = PHASES[-1].sets) -> list[str]:
-    """Return the icon sets with which CLIP is pretrained, selected by hash."""
+    """Return the icon sets for pretraining CLIP, selected by hash."""
     shuffled = sorted(families, key=lambda family: hashlib.sha256(family.encode()).digest())
     return shuffled[: int(len(families) * share)]
 
 
 def look_at(progress: float) -> Look:
-    """Return the appearance at a point of training: black on white, then colours, then soft textures and noise."""
+    """Return the image style at a point in training: black on white, then colours, then soft textures and noise."""
     late = min(max((progress - 0.35) / 0.25, 0.0), 1.0)
     return Look(colour=min(progress * 3, 1.0), texture=0.5 * late, strength=0.8, noise=0.06 * late, jitter=0.15)
 
@@ -177,7 +177,7 @@ def _with_extra(visual: Any, images: Tensor, extra: int) -> Tensor:
 
 
 def text_features(model: Any, tokens: Tensor, extra: int) -> Tensor:
-    """Encode captions, truncated to the longest; in later blocks, noise replaces `extra` tokens after the start."""
+    """Encode captions, with padding trimmed; in later blocks, noise replaces `extra` tokens after the start token."""
     length = int(tokens.argmax(1).max()) + 1
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     mask = model.attn_mask[:length, :length]
@@ -192,7 +192,7 @@ def text_features(model: Any, tokens: Tensor, extra: int) -> Tensor:
 
 
 def contrastive_loss(model: Any, images: Tensor, tokens: Tensor, extra: int, text_extra: int) -> tuple[Any, Tensor]:
-    """Return CLIP's loss with label smoothing, and the share of images whose own caption has the highest score."""
+    """Return CLIP's loss with label smoothing, and the fraction of images whose own caption has the highest score."""
     # With 17 tokens, plain attention is 1.4 times as fast as fused attention on a CPU.
     with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         image = functional.normalize(image_features(model, images, extra).float(), dim=-1)

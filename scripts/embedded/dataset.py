@@ -1,4 +1,4 @@
-"""Build the datasets of `icons`: drawings by designers that pretraining excludes, as shards of three splits.
+"""Build the datasets of `icons`: drawings by designers excluded from pretraining, in shards of three splits.
 
 As in the literature's datasets, designers occur in all splits. A designer's drawings of one class are in a single
 split, so that no split contains variants of another split's drawings.
@@ -28,9 +28,9 @@ PER_SET = 3
 MOST_TRAINING = 20
 """Maximum number of training images per class."""
 TRAINING_ALONE = {"noto", "noto-v1", "fluent-emoji", "fluent-emoji-flat"}
-"""Emoji sets of companies whose interface icons, by other designers, are used for pretraining."""
+"""Emoji sets from companies whose interface icons (by different designers) are used for pretraining."""
 SHARES = {"test": 1 / 2, "val": 1 / 6}
-"""Shares of a class's images in each split; the remaining images are for training."""
+"""Fraction of a class's images in each split; the remaining images are for training."""
 TWIN, LEAK = 0.93, 0.98
 SETS: dict[str, dict[str, str]] = {**FAMILIES["benchmark_colour"], **FAMILIES["benchmark_single_colour"]}
 
@@ -85,7 +85,7 @@ def _hash(text: str) -> bytes:
 
 
 def _drawings(package: Path, masks: Masks, counts: Counter[str]) -> dict[str, list[Drawing]]:
-    """Return the drawings of each class in hash order, without duplicates and copies of pretraining drawings."""
+    """Return the drawings of each class in hash order, without duplicates or copies of pretraining drawings."""
     by_class: dict[str, list[Drawing]] = defaultdict(list)
     for family, facts in SETS.items():
         for drawing in choose(read_family(package, family, facts["licence"]), most=PER_SET, most_other=0):
@@ -135,7 +135,7 @@ def _luminance(art: np.ndarray) -> np.ndarray:
 
 
 def _square(alpha: np.ndarray) -> np.ndarray:
-    """Return the shape in its bounding box at 24 × 24, with zero mean and unit norm: dot products are correlations."""
+    """Return the shape in its bounding box at 24 × 24, with zero mean and unit norm (dot products are correlations)."""
     rows, columns = (np.flatnonzero((alpha > 25).any(axis)) for axis in (1, 0))
     if len(rows) == 0:
         return np.zeros(24 * 24, dtype=np.float32)

@@ -1,7 +1,7 @@
 """Drawings from the npm package `@iconify/json`: concept and shape of each icon.
 
 Each icon set is used either for pretraining or for the datasets (`families.json`). A drawing belongs to a concept if
-its normalised name equals one of the concept's names (`concepts.json`).
+its normalised name matches one of the concept's names (`concepts.json`).
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ def concept_names() -> dict[str, str]:
 
 
 def read_family(package: Path, family: str, licence: str) -> Iterator[Drawing]:
-    """Yield all drawings of an icon set with an accepted name, without hidden icons and aliases."""
+    """Yield all drawings of an icon set with an accepted name, without hidden icons or aliases."""
     if licence not in LICENCES:
-        raise ValueError(f"{family}: licence {licence} may not be shipped; allowed are {', '.join(sorted(LICENCES))}")
+        raise ValueError(
+            f"{family}: licence {licence} may not be shipped; allowed licences: {', '.join(sorted(LICENCES))}"
+        )
     data = json.loads((package / "json" / f"{family}.json").read_text())
     names = concept_names()
     for name, icon in data["icons"].items():

@@ -1,4 +1,4 @@
-"""Images for pretraining: a shape in one colour on a plain or softly textured background."""
+"""Pretraining images: a single-colour shape on a plain or softly textured background."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WHITE = COLOURS.index("white")
 
 @dataclass(frozen=True)
 class Look:
-    """Variation of the images. `texture` is the share of textured backgrounds, `strength` their maximum contrast."""
+    """Variation of the images. `texture` is the fraction of textured backgrounds, `strength` their maximum contrast."""
 
     texture: float = 0.0
     strength: float = 1.0

@@ -180,7 +180,7 @@ class Denoiser(nn.Module):
 def pretrain_unet(
     masks: Masks, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, work: Path, schedule: Schedule = UNET
 ) -> Denoiser:
-    """Train v-prediction with lower weights for nearly clean images; for guidance, 10 % of the captions are empty."""
+    """Train v-prediction with lower weights for nearly clean images; 10 % of the captions are dropped for guidance."""
     torch.manual_seed(schedule.seed)
     model = Denoiser()
     model.unet.to(memory_format=torch.channels_last)

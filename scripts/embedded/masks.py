@@ -29,7 +29,7 @@ class Masks:
     classes: int
 
     def of_families(self, families: list[str]) -> Masks:
-        """Return the drawings of some icon sets."""
+        """Return the drawings of the given icon sets."""
         keep = np.isin(self.family, [self.families.index(family) for family in families])
         surfaces = [surface for surface, kept in zip(self.surfaces, keep, strict=True) if kept]
         return replace(

@@ -1,4 +1,4 @@
-"""Pretraining shapes in the style of the datasets, in batches: backgrounds, colours and placement.
+"""Batched rendering of pretraining shapes in the style of the datasets: backgrounds, colours and placement.
 
 Unlike in `real.py`, where an image is a pure function of the drawing, images are randomised on every call and have no
 camera effects (shear, blur, gamma, noise) by default.
@@ -56,7 +56,7 @@ def _colours(count: int, uniform: Uniform) -> Tensor:
 
 
 def _placed(mask: Tensor, flips: Tensor, shear: float, uniform: Uniform) -> Tensor:
-    """Rotate shapes by up to 20 degrees, scale them to 62 to 95 % of the side, mirror half of them, and shift them."""
+    """Rotate shapes by up to 20 degrees, scale them to 62 to 95 % of the image side, mirror half, and shift them."""
     count = len(mask)
     angle, stretch = uniform(-math.pi / 9, math.pi / 9, count), 1 / uniform(0.62, 0.95, count)
     cos, sin, skew = stretch * torch.cos(angle), stretch * torch.sin(angle), uniform(-shear, shear, count, 2)
@@ -74,7 +74,7 @@ def _placed(mask: Tensor, flips: Tensor, shear: float, uniform: Uniform) -> Tens
 
 
 def _ground(count: int, size: int, uniform: Uniform) -> Tensor:
-    """Return backgrounds (B, 3, S, S): stripes, checks or four octaves of noise between two colours, a third each."""
+    """Return backgrounds (B, 3, S, S): stripes, checks or noise in two colours, with equal probability."""
     axis = torch.linspace(-1, 1, size)
     angle, period = uniform(0, 2 * math.pi, count, 1, 1), uniform(4, 18, count, 1, 1)
     along = torch.cos(angle) * axis + torch.sin(angle) * axis[:, None]
@@ -94,7 +94,7 @@ def _ground(count: int, size: int, uniform: Uniform) -> Tensor:
 
 
 def _photographed(images: Tensor, uniform: Uniform) -> Tensor:
-    """Blur half of the images; vary gain, gamma and offset, and add noise, in all of them."""
+    """Blur half of the images; vary gain, gamma and offset of all images, and add noise."""
     count = len(images)
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     amount = uniform(0, 1, count, 1, 1, 1) * (uniform(0, 1, count, 1, 1, 1) < 0.5)

@@ -47,7 +47,7 @@ def _ink(rng: np.random.Generator, ground: np.ndarray) -> str:
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
-    """Return a background (192, 192, 3) in [0, 1]: stripes, checks or four octaves of noise between two colours."""
+    """Return a background (192, 192, 3) in [0, 1]: stripes, checks or noise (four octaves) in two colours."""
     first, second = _colour(rng), _colour(rng)
     y, x = np.mgrid[0:CANVAS, 0:CANVAS] / CANVAS * 2 - 1
     angle, period = rng.uniform(0, 2 * np.pi), rng.uniform(4, 18)

@@ -36,7 +36,7 @@ def write_rendered(masks: Masks, out: Path) -> None:
 
 
 def _images(masks: Masks, concept: int) -> list[bytes]:
-    """Return the images of a class, which use every drawing once before they repeat any."""
+    """Return the images of a class, using every drawing once before repeating any."""
     rng = np.random.default_rng((11, concept))
     rows = np.flatnonzero(masks.concept == concept)
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-IMAGES // len(rows)))])[:IMAGES]

@@ -91,7 +91,7 @@ class Captions:
         self.words = list(CONCEPTS["hypernyms"])
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, list[str], Tensor]:
-        """Sample features (count, D), captions and subjects (count,); captions match all images with equal subjects."""
+        """Sample features (count, D), captions and subjects (count,); captions match all images of their subject."""
         entries, captions, subjects = [], [], []
         for concept in rng.choice(self.captioned, count, replace=False):
             entry, name, subject = rng.choice(self.entries[concept]), self.masks.concepts[concept], int(concept)
@@ -107,7 +107,7 @@ class Captions:
 
 
 def matching_loss(logits: Tensor, subjects: Tensor) -> Any:
-    """Return CLIP's loss, with equal targets for all captions in a batch that match an image."""
+    """Return CLIP's loss, with the target probability split equally among all captions that match an image."""
     same = (subjects[:, None] == subjects).float()
     target = same / same.sum(1, keepdim=True)
     sides = [functional.cross_entropy(part, target, label_smoothing=0.02) for part in (logits, logits.T)]

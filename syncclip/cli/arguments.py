@@ -39,7 +39,7 @@ Overrides = Annotated[
 Out = Annotated[str | None, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
 OutFile = Annotated[str | None, typer.Option("--out", metavar="FILE", help="Output file: a path or a URL.")]
 OutFolder = Annotated[str, typer.Option("--out", metavar="DIR", help="Output folder: a path or a URL.")]
-Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder of all datasets, in CoOp's layout.")]
+Root = Annotated[str | None, typer.Option("--root", metavar="DIR", help="Folder with all datasets, in CoOp's layout.")]
 Datasets = Annotated[
     list[str], typer.Option("--dataset", **REPEATED, metavar="NAME", help="Run only this dataset; may be repeated.")
 ]
@@ -48,7 +48,7 @@ Methods = Annotated[
 ]
 Synthetic = Annotated[
     str | None,
-    typer.Option("--synthetic", metavar="DIR", help="Folder of synthetic datasets, named like the real datasets."),
+    typer.Option("--synthetic", metavar="DIR", help="Folder with synthetic datasets, named like the real datasets."),
 ]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder or a URL.")]
 Run = Annotated[

@@ -41,7 +41,7 @@ def classify(
         list[str],
         typer.Argument(
             metavar="IMAGES...",
-            help="Image files, folders, patterns, URLs, tables or shards; - reads a list of them from standard input.",
+            help="Image files, folders, patterns, URLs, tables or shards; use - to read a list from standard input.",
         ),
     ],
     classes: Annotated[
@@ -71,7 +71,7 @@ def classify(
         from syncclip.workers.settings import Pool
 
         if len(images) != 1:
-            raise UserError(f"--actors takes one folder of shards, but {len(images)} paths were given")
+            raise UserError(f"--actors requires exactly one folder of shards, not {len(images)} paths")
         pool, backbone_arguments = Pool(actors, num_gpus=num_gpus), {"backbone": backbone, "pretrained": pretrained}
         done = classify_shards(
             run, images[0], out, pool=pool, classes=classes, top=top, batch=batch, backbone_arguments=backbone_arguments
@@ -193,7 +193,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Branch to push to.")] = None,
 ) -> None:
-    """Push a run with its model card to the Hugging Face Hub, for `syncclip.load("hf://owner/name")`."""
+    """Push a run and its model card to the Hugging Face Hub; load it with `syncclip.load("hf://owner/name")`."""
     from syncclip.interop import hub
 
     text.show(hub.push(run, repo, private, revision))

@@ -193,7 +193,7 @@ def reproduce(
             "growing.",
         ),
     ],
-    root: Annotated[str, typer.Option("--root", metavar="DIR", help="Folder of all datasets, in CoOp's layout.")],
+    root: Annotated[str, typer.Option("--root", metavar="DIR", help="Folder with all datasets, in CoOp's layout.")],
     overrides: Overrides,
     dataset: Datasets,
     method: Methods,
@@ -241,7 +241,7 @@ def submit(
 
     if job is JobName.reproduce:
         if root is None:
-            raise UserError("missing option '--root': reproduce requires the folder of all datasets")
+            raise UserError("missing option '--root': reproduce requires the folder with all datasets")
         from syncclip.protocols.run import Request
 
         build = partial(cluster.reproduce_job, Request(recipe, root, dataset, method, out, synthetic, overrides))

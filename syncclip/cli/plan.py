@@ -80,7 +80,7 @@ def measured(recipe: syncclip.Recipe, planned: Plan, cost: CostSettings) -> Cost
         difference, gain = rate.effect
         text.show(f"speedup over speed=exact in fp32: {gain:.2f} x; mean pixel difference: {difference:.1f} of 255")
     elif planned.generator.speed != "exact":
-        text.show("image differences were not measured because speed=exact in fp32 does not fit into memory")
+        text.show("image differences were not measured because speed=exact in fp32 does not fit in memory")
     new = {"throughput": rate.images, "image_bytes": rate.image_bytes, "load": rate.load}
     return cost.model_copy(update={key: value for key, value in new.items() if getattr(cost, key) is None})
 

@@ -95,7 +95,7 @@ def import_command(
     out: OutFolder,
     root: Root = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="DIR", help="Folder of the images that a split file lists.")
+        str | None, typer.Option("--images", metavar="DIR", help="Folder with the images listed in a split file.")
     ] = None,
 ) -> None:
     """Import an existing synthetic dataset, for training with training.synthetic=DIR."""
@@ -149,7 +149,7 @@ def export_command(
         str, typer.Option("--license", help="Licence of the images for the dataset card (`huggingface` layout).")
     ] = "unknown",
 ) -> None:
-    """Export a synthetic dataset as a folder per class, a Hugging Face dataset, or a split file with images."""
+    """Export a synthetic dataset as one folder per class, a Hugging Face dataset, or a split file with images."""
     from syncclip.synthetic_sets.export import export_set
 
     configure_storage(overrides)
@@ -163,7 +163,7 @@ def pack_command(
     out: Out = None,
     resize: Annotated[
         int | None,
-        typer.Option("--resize", metavar="PX", help="Length in pixels to which the shorter side of images is resized."),
+        typer.Option("--resize", metavar="PX", help="Target length of the shorter image side, in pixels."),
     ] = None,
     shots: Annotated[str, typer.Option("--shots", help="Comma-separated numbers of shots per class.")] = "1,2,4,8,16",
     seeds: Annotated[str, typer.Option("--seeds", help="Comma-separated seeds of the few-shot samples.")] = "1,2,3",

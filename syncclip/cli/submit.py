@@ -284,7 +284,7 @@ def start(client: Any, job: Job) -> tuple[str, bool]:
 
 
 def follow(client: Any, name: str, stop: str) -> int:
-    """Print the job's log until the job ends, then the reason for a failure; return the exit status.
+    """Print the job's log until the job ends, and the reason if it failed; return the exit status.
 
     Args:
         stop: clause on how to stop the job, for the message after Ctrl-C.
@@ -312,7 +312,7 @@ def follow(client: Any, name: str, stop: str) -> int:
 def _tail(client: Any, name: str) -> str:
     """Print the job's log as it grows, and return it when the job ends.
 
-    The log is polled because a stream would break if a tunnel is lost or the head node is busy.
+    The log is polled because a stream would break if a tunnel dropped or the head node was busy.
     """
     printed = failures = 0
     while True:

@@ -37,7 +37,7 @@ class BackboneSettings(Settings):
     precision: Precision = "fp32"
     """Precision of both towers; prompts and losses stay in fp32. fp16 requires a GPU and is for evaluation only."""
     checkpoint_activations: bool = False
-    """Recompute activations in the backward pass to save memory at the cost of time."""
+    """Recompute activations in the backward pass, which trades compute for memory."""
 
     def placed(self) -> BackboneSettings:
         """Return the settings with absolute paths, for processes with a different working directory."""
@@ -58,7 +58,7 @@ class Backbone:
         model: open_clip model in evaluation mode, with frozen parameters.
         tokenizer: function that converts texts to token ids (n, context) and accepts `context_length`.
         preprocess: evaluation transform that converts a PIL image to a tensor (3, image_size, image_size).
-        mean, std: mean and standard deviation of each channel, for normalising pixel values in [0, 1].
+        mean, std: per-channel mean and standard deviation for normalising pixel values in [0, 1].
         config: open_clip's `model_cfg`.
     """
 
@@ -161,7 +161,7 @@ def _config(name: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(file.read_bytes())
     config: dict[str, Any] = content.get("model_cfg", content)
     if config.get("text_cfg", {}).get("tokenizer_kwargs", {}).get("trust_remote_code"):
-        raise UserError(f"backbone.name: {file} requires remote code, which is not supported; choose another model")
+        raise UserError(f"backbone.name: {file} requires remote code, which is not supported; choose a different model")
     return config
 
 
@@ -188,7 +188,7 @@ def _source(settings: BackboneSettings) -> str:
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
     if settings.pretrained not in tags and not Path(settings.pretrained or "").is_file():
         tag = settings.pretrained
-        cause = f"'{tag}' is neither a tag of {name} nor a file" if tag else "no weights are selected"
+        cause = f"'{tag}' is neither a tag of {name} nor a file" if tag else "no weights are specified"
         choice = f"choose one of {', '.join(tags)}" if tags else "specify a weights file (none are published)"
         raise UserError(f"backbone.pretrained: {cause}; {choice}")
     return name
@@ -204,5 +204,5 @@ def _quick_gelu(settings: BackboneSettings) -> bool:
 
 def _local(path: Path, remedy: str) -> str:
     if not (path / CONFIG).is_file():
-        raise UserError(f"backbone.name: there is no CLIP model in {path}; {remedy}")
+        raise UserError(f"backbone.name: no CLIP model found in {path}; {remedy}")
     return f"local-dir:{path}"

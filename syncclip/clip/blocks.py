@@ -33,7 +33,7 @@ def attend(
         query, tokens: (*, Q, width) and (*, T, width); without a query, all tokens are queries.
         head: (*, S, width), broadcast over the leading dimensions.
         mask: (Q, S + T), or (C, 1, S + T) with one query per text; added to the attention scores.
-        part: learned part of the block.
+        part: trainable module that adapts the block.
 
     Returns:
         (*, Q, width).
@@ -58,7 +58,7 @@ def attend(
 
 
 def place(x: Tensor, vectors: Tensor, slots: Tensor) -> Tensor:
-    """Write vectors (…, m, width), with broadcasting, into x (*, C, L, width) at the first m of the n slots (C, n)."""
+    """Write vectors (…, m, width), with broadcasting, to the first m of the n slots (C, n) of x (*, C, L, width)."""
     shape = *x.shape[:-2], *vectors.shape[-2:]
     return x.scatter(-2, slots[:, : shape[-2], None].expand(shape), vectors.to(x.dtype).expand(shape))
 
@@ -97,7 +97,7 @@ def autocast(precision: Precision, device: torch.device, learned: Iterable[Tenso
     fp16 is for evaluation on GPUs without fast bf16; in training, many prompt gradients would underflow to zero.
 
     Args:
-        learned: prompts, and the parameters of learned parts.
+        learned: prompts, and the parameters of trainable modules.
 
     Raises:
         UserError: the precision is fp16, but the device is not a GPU, or learned tensors require gradients.

@@ -18,7 +18,7 @@ class Inserted:
     """K vectors without positional embedding, inserted after the start token of a text or the class token of an image.
 
     Attributes:
-        vectors: block -> vectors of shape (K, width), or (B, K, width) with K vectors per image. The vectors are
+        vectors: maps block indices to vectors (K, width), or (B, K, width) with K vectors per image. The vectors are
             inserted before the first of these blocks and replaced before each later block.
     """
 
@@ -30,7 +30,7 @@ class Inserted:
         return next(iter(self.vectors.values())).shape[-2]
 
     def enter(self, x: Tensor, block: int) -> Tensor:
-        """Insert or replace a block's vectors, if any, in its tokens (*, T, width)."""
+        """Insert a block's vectors, if any, into its tokens (*, T, width), replacing those of earlier blocks."""
         if block not in self.vectors:
             return x
         vectors = self.vectors[block].to(x.dtype).expand(*x.shape[:-2], -1, -1)
@@ -39,7 +39,7 @@ class Inserted:
 
 
 def check_towers(text: TextTower, vision: VisionTower, backbone: str) -> None:
-    """Raise a UserError unless the text tower is causal and the vision tower reads its class token."""
+    """Raise a UserError unless the text tower is causal and the vision tower pools only its class token."""
     if not text.causal:
         reason = "its text tower is not causal"
     elif not vision.reads_class_token:

@@ -1,4 +1,4 @@
-"""Learnable parts of a tower's frozen blocks, for methods that adapt weights: low-rank updates, norms, adapters."""
+"""Trainable modules that adapt the frozen blocks of a tower: low-rank updates, norms, adapters."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SHORT = 64
 
 
 class BlockPart(nn.Module):
-    """Base class for learned parts of a block; the base class itself leaves the block unchanged.
+    """Base class for trainable modules that adapt a block; the base class itself leaves the block unchanged.
 
-    A part must process each token independently, because shared tokens are computed separately. In the last block, only
-    the token that is read passes through `q`, `out`, the MLP and `beside`.
+    A module must process each token independently, because shared tokens are computed separately. In the last block,
+    only the pooled tokens pass through `q`, `out`, the MLP and `beside`.
     """
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG002
@@ -42,7 +42,7 @@ class BlockPart(nn.Module):
 
 
 Parts = Sequence[BlockPart] | nn.ModuleList
-"""One part per block of a tower; empty for a tower without learned parts."""
+"""One trainable module per block of a tower, or empty."""
 
 
 def learned(parts: Parts) -> Iterable[Tensor]:
@@ -51,7 +51,7 @@ def learned(parts: Parts) -> Iterable[Tensor]:
 
 
 def for_blocks(tower: str, parts: Parts, layers: int) -> list[BlockPart | None]:
-    """Return one part per block, or None for every block of a tower without parts.
+    """Return one part per block; if `parts` is empty, return None for each block.
 
     Raises:
         UserError: the number of parts differs from the number of blocks.
@@ -71,7 +71,7 @@ def attend_with(
     head: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Compute `blocks.attend` for a block with a learned part."""
+    """Equivalent of `blocks.attend` for a block that is adapted by `part`."""
     attention, lead = block.attn, tokens.shape[:-2]
     keys = part.norm("ln_1", block.ln_1, tokens)
     normed, query = (keys, tokens) if query is None else (part.norm("ln_1", block.ln_1, query), query)

@@ -14,9 +14,9 @@ from syncclip.embedded import CLIP_WORD
 _VOWEL = re.compile(
     r"(?!eu|ewe|one\b|once|u(bi|fo|k[eu]|ni(?![nm])|ra|re|s[aeu]|t[eio]))[aeiou]|hour|hono|honest|heir|8|1[18](?!\d)"
 )
-"""Prefixes of lower-case words that begin with a vowel sound."""
+"""Regular expression for lower-case words that begin with a vowel sound."""
 _SPELLED = re.compile(r"([A-Z]{1,3}|[B-DF-HJ-NP-TV-Z]+)(?![A-Za-z])")
-"""Prefixes of words that are pronounced letter by letter, such as "F-16"."""
+"""Regular expression for words that are pronounced letter by letter, such as "F-16"."""
 
 
 def readable_name(classname: str) -> str:
@@ -45,14 +45,14 @@ def with_article(classname: str) -> str:
 
 
 def prompt_texts(classnames: Sequence[str], phrase: str, n: int) -> list[str]:
-    """Return "<phrase> <name>." for every class; an empty phrase is replaced by "X", repeated n times."""
+    """Return "<phrase> <name>." for every class; an empty phrase is replaced by "X" repeated n times."""
     prefix = phrase or " ".join(["X"] * n)
     return [f"{prefix} {readable_name(name)}.".strip() for name in classnames]
 
 
 def too_long(sentence: str, context: int) -> str:
     """Return the error message for a text with more than `context` tokens."""
-    return f"the text '{sentence}' exceeds the CLIP context of {context} tokens"
+    return f"the text '{sentence}' exceeds the CLIP context length of {context} tokens"
 
 
 def clip_words(classname: str) -> str:

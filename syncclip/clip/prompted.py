@@ -1,4 +1,4 @@
-"""A frozen CLIP model with prompts in both towers: learned vectors among the tokens of the first blocks.
+"""A frozen CLIP model with prompts in both towers: learned vectors inserted among the tokens of the first blocks.
 
 Conventions, as in the published code of CoOp, VPT and MaPLe:
 
@@ -8,8 +8,8 @@ Conventions, as in the published code of CoOp, VPT and MaPLe:
 * A list of prompts has one entry per prompted block. For text, a None entry leaves all slots unchanged; an
   entry with fewer vectors than slots leaves the last slots unchanged.
 
-Optimisations: in a causal text tower (not SigLIP's), each group of texts of similar length is truncated to its longest
-text. Tokens shared by all texts are computed once. The last block computes only the token that is read.
+Optimisations: in a causal text tower (not SigLIP's), texts are grouped by length, and padding is trimmed to the longest
+text of each group. Tokens shared by all texts are computed once. The last block computes only the pooled tokens.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class PromptedClip(nn.Module):
         """Embed texts whose first n tokens become slots; the learned vectors are initialised from the first text.
 
         Raises:
-            UserError: a text exceeds the context.
+            UserError: a text exceeds the context length.
         """
         (ids, _), (start, _) = self._tokenize(sentences), self._frame
         initial = self.text.token_embedding(ids[0, start : start + n].to(self.device)).clone()
@@ -126,7 +126,7 @@ class PromptedClip(nn.Module):
             position: position of the class name relative to the slots.
 
         Raises:
-            UserError: the initial words have fewer than n tokens, or a text exceeds the context.
+            UserError: the initial words have fewer than n tokens, or a text exceeds the context length.
         """
         if n is None:
             n = len(initial_words.split())
@@ -153,7 +153,7 @@ class PromptedClip(nn.Module):
             tokens: C texts with n slots for learned vectors.
             prompts: one entry per prompted block: (n, width) shared by all classes, (C, n, width) per class, or
                 (B, C, n, width) or (B, 1, n, width) per image; a None entry leaves the slots unchanged.
-            parts: learned parts, one per block.
+            parts: trainable modules, one per block.
             inserted: vectors to insert after the start token of a causal tower, as an alternative to prompts.
 
         Returns:
@@ -181,7 +181,7 @@ class PromptedClip(nn.Module):
             head = x[..., :1, :shared, :] if shared else None
             x = x[..., shared:, :]
             for i, (block, part) in enumerate(blocks):
-                if i == apart and head is not None:  # no tokens are shared from this block on
+                if i == apart and head is not None:  # this block and later ones share no tokens
                     x, head, shared = torch.cat([head.expand(*lead, -1, -1), x], dim=-2), None, 0
                 if 0 < i < len(prompts) and (vectors := prompts[i]) is not None:
                     if head is None:
@@ -213,8 +213,9 @@ class PromptedClip(nn.Module):
             images: normalised images (B, 3, H, W).
             prompts: one entry per prompted block: (N, width) shared by all images, or (B, N, width) per image, which
                 allows images of several domains in one batch.
-            parts: learned parts, one per block.
-            inserted: vectors to insert after the class token of a tower that reads it, as an alternative to prompts.
+            parts: trainable modules, one per block.
+            inserted: vectors to insert after the class token, as an alternative to prompts; the tower must pool only
+                this token.
 
         Returns:
             Features (B, D). With inserted vectors, the mean of their normalised outputs is appended: (B, D + width).
@@ -253,7 +254,7 @@ class PromptedClip(nn.Module):
         return float32(features, self.backbone.precision)
 
     def _run(self, block: Callable[..., Tensor], *arguments: Any, random: bool = False) -> Tensor:
-        """Run a block; set `random` if activation checkpointing must reproduce random numbers in the block."""
+        """Run a block; set `random` if the block draws random numbers, which checkpointing must reproduce."""
         if self.backbone.checkpoint_activations and torch.is_grad_enabled():
             output: Tensor = checkpoint(block, *arguments, use_reentrant=False, preserve_rng_state=random)
             return output
@@ -267,7 +268,7 @@ class PromptedClip(nn.Module):
         return tokenize(self.backbone.tokenizer, sentences, self.context, self._frame[1])
 
     def _embed(self, ids: Tensor, slots: Tensor, initial: Tensor | None) -> PromptTokens:
-        """Embed tokenised texts; for a causal tower, truncate the texts after the last token that is read."""
+        """Embed tokenised texts; for a causal tower, trim the padding after the last pooled token."""
         tower, shared = self._text, 0
         if tower is None:  # open_clip embeds the texts
             return PromptTokens(ids, ids.new_empty(*ids.shape, 0), ids[:, 0], slots, 0, None).to(self.device)

@@ -18,7 +18,7 @@ SMALL_GROUP = 32
 
 
 def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Group the rows of texts by length, shortest first; merge each small group with the next longer group."""
+    """Group the indices of texts by length, shortest first; merge each small group with the next longer group."""
     groups: list[list[int]] = [[]]
     by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
     for _, rows in groupby(by_length, key=lambda row: lengths[row] // LENGTH_STEP):

@@ -1,4 +1,4 @@
-"""Components of open_clip's text transformer that are required for prompts."""
+"""Components of open_clip's text transformer that are needed to insert prompts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from syncclip.core.settings import UserError
 
 
 class TextTower:
-    """Components of a text transformer. Not an `nn.Module`, because a module would register the parameters twice.
+    """Components of a text transformer. Not an `nn.Module`, because that would register the parameters twice.
 
     Attributes:
         module: open_clip's `CLIP` or `TextTransformer`.
-        pool: token whose output is the feature: the token with the largest id (CLIP's end token), the first token with
-            the id `end`, or the last token of the context (SigLIP, CLIPA).
+        pool: token to pool: the token with the largest id (CLIP's end token), the first token whose id is `end`, or the
+            last token of the context (SigLIP, CLIPA).
         context: maximum number of tokens of a text.
         dim: dimension of the features.
         causal: whether each token attends only to itself and to earlier tokens.
@@ -35,7 +35,7 @@ class TextTower:
             self.dim = self.width if projection is None else int(projection.shape[1])
 
     def read(self, ids: Tensor) -> Tensor:
-        """Return the positions (C,) of the tokens whose output is the feature, for padded texts (C, context)."""
+        """Return the positions (C,) of the pooled tokens in padded texts (C, context)."""
         if self.pool == "last":
             return torch.full((len(ids),), ids.shape[1] - 1)
         return ids.argmax(dim=-1) if self.pool == "argmax" else (ids == self.end).int().argmax(dim=-1)

@@ -16,7 +16,7 @@ WORD_TOKENS = 4
 
 
 class TextTooLongError(UserError):
-    """Raised if a text exceeds the CLIP context; without this error, the tokenizer would silently truncate the text."""
+    """Raised if a text exceeds the CLIP context length; otherwise, the tokenizer would silently truncate the text."""
 
 
 class PromptTokens(nn.Module):
@@ -25,11 +25,11 @@ class PromptTokens(nn.Module):
     Attributes:
         ids: (C, L) token ids.
         embeddings: (C, L, width) token embeddings without positions.
-        read: (C,) positions of the tokens whose output is the feature, such as CLIP's end token.
+        read: (C,) positions of the pooled tokens, such as CLIP's end token.
         slots: (C, n) positions of the learned vectors.
         shared: length of the common prefix, including all slots, that a causal tower computes once; 0 for other towers.
         initial: (n, width) initial vectors from words, or None.
-        lengths: number of tokens of each text, up to the token that is read.
+        lengths: number of tokens of each text, up to and including the pooled token.
     """
 
     ids: Tensor
@@ -55,11 +55,11 @@ class PromptTokens(nn.Module):
         self.lengths: list[int] = (read + 1).tolist() if lengths is None else lengths
 
     def __getitem__(self, rows: slice) -> PromptTokens:
-        """Return a slice of the texts; the padded length and the number of shared tokens do not change."""
+        """Return a slice of the texts; the padded length and the shared tokens do not change."""
         return self._some(rows, self.lengths[rows], self.ids.shape[1])
 
     def group(self, rows: list[int]) -> PromptTokens:
-        """Return the selected texts, truncated to the longest text; the number of shared tokens does not change."""
+        """Return the selected texts, with padding trimmed to the longest text; the shared tokens do not change."""
         lengths = [self.lengths[row] for row in rows]
         return self._some(rows, lengths, max(lengths))
 
@@ -80,7 +80,7 @@ def tokenize(tokenizer: Callable[..., Tensor], texts: Sequence[str], context: in
     """Return token ids (C, context) and the positions (C,) of the end tokens.
 
     Raises:
-        TextTooLongError: a text exceeds the context.
+        TextTooLongError: a text exceeds the context length.
     """
     ids = tokenizer(list(texts), context_length=context + 1)  # one more token, to detect truncation
     matches = ids == end
@@ -103,11 +103,11 @@ def check_words(initial_words: str, tokens: int, n: int) -> None:
 
 
 def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) -> tuple[Tensor, Tensor]:
-    """Move the class name before, between or after the n slots.
+    """Move the class name before the n slots, between them or after them.
 
     Args:
         ids: (C, L) [start][n slots][name][.][end][padding], with `start` start tokens.
-        stops: (C,) positions after the class names; tokens from these positions on are not moved.
+        stops: (C,) positions after the class names; tokens at or after these positions are not moved.
 
     Returns:
         The reordered ids and the positions (C, n) of the slots.
@@ -127,7 +127,7 @@ def arrange(ids: Tensor, start: int, stops: Tensor, n: int, position: Position) 
 
 
 def shared_length(ids: Tensor, read: Tensor, slots: Tensor) -> int:
-    """Return the length of the common prefix before all read positions, or 0 if the prefix lacks some slots."""
+    """Return the length of the common prefix before all pooled tokens, or 0 if a slot lies outside the prefix."""
     differs = (ids != ids[0]).any(dim=0).int()
     length = int(differs.argmax()) if differs.any() else ids.shape[1]
     length = min(length, int(read.min()))

@@ -52,7 +52,7 @@ def train_transform(backbone: Backbone, scale: tuple[float, float] = (0.08, 1.0)
 
 
 def cut(image: Image.Image, preprocess: Callable[[Image.Image], Tensor]) -> Image.Image:
-    """Resize and crop an image as in `preprocess`, which returns the same tensor for the result and the original."""
+    """Apply the resize and crop of `preprocess`, which maps the result and the original image to the same tensor."""
     result = image
     for step in getattr(preprocess, "transforms", ()):
         if isinstance(step, ToTensor):

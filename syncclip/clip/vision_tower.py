@@ -1,4 +1,4 @@
-"""Wrappers of open_clip's and timm's vision transformers that allow prompts to be inserted.
+"""Wrappers around open_clip's and timm's vision transformers, for inserting prompts.
 
 Prompts follow the patches, have no positional embedding, pass through the norm before the first block, and are not
 pooled.
@@ -22,10 +22,10 @@ Block = Callable[[Tensor | None, Tensor], Tensor]
 
 
 class VisionTower(Protocol):
-    """Interface to the steps of a vision transformer that allows prompts to be inserted.
+    """Interface to the stages of a vision transformer, for inserting prompts between them.
 
     Attributes:
-        reads_class_token: whether the feature is the output of the class token alone.
+        reads_class_token: whether only the class token is pooled.
         norm: normalisation of tokens and prompts before the first block.
         last_norm: normalisation of the last block's output.
     """
@@ -40,7 +40,7 @@ class VisionTower(Protocol):
         """Embed images (B, 3, H, W) as tokens (B, T, width) with positions: a class token, if any, and patches."""
 
     def blocks(self, prompts: int, parts: Parts = ()) -> Sequence[Block]:
-        """Return the blocks for this number of prompts; raise a `UserError` if the tower does not support parts."""
+        """Return the blocks for the given number of prompts; raise a `UserError` if parts are unsupported."""
 
     def inside(self) -> Sequence[Any]:
         """Return the block modules, from which parts are initialised; raise a `UserError` if parts are unsupported."""

@@ -1,1 +1,1 @@
-"""Foundations: session, settings, user errors, text, parsing, secrets, trust in code, and class-balanced selection."""
+"""Core utilities: session, settings, user errors, text, parsing, secrets, trust in custom code, class balancing."""

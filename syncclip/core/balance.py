@@ -13,7 +13,7 @@ def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.i
 
 
 def ranks(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Count the earlier rows with the same label for each row; return an array of shape (N,)."""
+    """For each row, count the earlier rows with the same label; return an array of shape (N,)."""
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), np.int64)
     rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])

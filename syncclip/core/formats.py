@@ -14,13 +14,13 @@ import yaml
 from syncclip.core.settings import UserError
 
 DEEPEST = 100
-"""Maximum nesting depth. Valid files have up to ten nesting levels; a thousand could overflow the stack."""
+"""Maximum nesting depth. Valid files have at most ten levels; a thousand levels could overflow the stack."""
 
 MOST_NODES = 100_000
 """Maximum number of values in a YAML document with all aliases expanded; OmegaConf takes 80 µs per value."""
 
 NODE_BYTES = 100
-"""Maximum average size in bytes of the values in a YAML document."""
+"""Maximum average size of a value in a YAML document, in bytes."""
 
 MOST_JSON = 128 << 20
 """Maximum size of a JSON document in bytes; the parsed values take up to 20 times as much memory."""
@@ -60,7 +60,7 @@ def parse_json(
 
 
 def check_size(data: str | bytes, most: int) -> None:
-    """Raise a ValueError if a document exceeds `most` bytes, since parsed values take many times the memory."""
+    """Raise a ValueError if a document exceeds `most` bytes, since parsed values take many times as much memory."""
     if len(data) > most:
         raise ValueError(f"{len(data):,} bytes exceed the maximum of {most:,}")
 

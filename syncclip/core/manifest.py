@@ -1,4 +1,4 @@
-"""Manifest of an export: source, and checksums of all files."""
+"""Manifest of an export: the source of the export and the checksums of all files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Manifest(Settings):
     to: str
     """Format or layout of the export."""
     source: dict[str, str]
-    """Checksums that identify the exported run or dataset, one for each part."""
+    """Checksums that identify the exported run or dataset, by component."""
     version: str
     """Version of syncclip that wrote the export."""
     files: dict[str, ExportedFile] | None = None
@@ -37,7 +37,7 @@ def verify_folder(folder: Path) -> None:
     """Verify the files of a local export against the manifest; accept a folder without a manifest.
 
     Raises:
-        UserError: the export is unfinished, or a file is corrupt, swapped or missing.
+        UserError: the export is unfinished, or a file is corrupt, replaced or missing.
     """
     manifest = folder / MANIFEST
     if not manifest.is_file():

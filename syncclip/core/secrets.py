@@ -2,11 +2,11 @@
 
 The following values are secrets:
 
-* storage options that are not in an allowlist;
+* storage options that are not on the allowlist;
 * a URL's user and password, and parameters whose names suggest a signature, token or key;
 * the path in a tracking server's URL.
 
-Once the process has seen a secret, the secret is masked in the messages of all libraries.
+Once the process has seen a secret, the secret is masked in messages from all libraries.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ not match an `@` after a port, `github://owner:repository@` or the container in 
 WHOLE_USERINFO = re.compile(
     r"\A((?:az|abfss?)://)[^/@]*:[^/]*@|\A((?!github:|az:|abfss?:)\w[\w+.-]*://)(?:[^/]*@|[^:@/]+:(?!\d+/).*@)", re.S
 )
-"""User and password in a value that is a URL; both may contain any character."""
+"""User and password in a value that is entirely a URL; both may contain any character."""
 
 DELIMITER = re.compile(r"[?&;#]|%3f|%26|%23", re.IGNORECASE)
 NAMED = re.compile(r"([\w.%\[\]-]{1,128}?)(?:=|%3d)([^&;#\s'\"<>]+)", re.IGNORECASE)
 WHOLE_NAMED = re.compile(r"([^&#=]{1,128}?)(?:=|%3d)([^&#]+)", re.IGNORECASE)
-"""URL parameter after a delimiter. `NAMED` matches within text, and `WHOLE_NAMED` in a value that is a URL."""
+"""URL parameter after a delimiter. `NAMED` matches within text, and `WHOLE_NAMED` in a value that is entirely a URL."""
 
 SECRET_NAME = re.compile(
     r".*(token|signature|secret|passw|credential|auth|bearer|session|key(?!word)|cookie).*"
@@ -81,7 +81,7 @@ BARE = re.compile(r"^(?://)?(?=[^\s/@]*:[^\s@]*@)(?!.*://)")
 HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic|token)\s+)?)[^\s'\",}]+", re.IGNORECASE)
 
 SHORT, LONG = 4, 8
-"""Minimum lengths, in characters, of secrets to mask as whole words and of secrets to mask anywhere in text."""
+"""Minimum length of a secret, in characters, to be masked as a whole word, and to be masked anywhere in text."""
 
 ORDINARY = frozenset({"anon", "cloud", "cache", "browser", "google_default"})
 """Values of the gcsfs `token` option that select a token source and are therefore not secret."""
@@ -156,7 +156,7 @@ def _clean(value: Any, key: str = "") -> Any:
 
 
 def value_without_secrets(value: str) -> str:
-    """Remove the secrets from a setting's value; if the value is a URL, its secrets may contain any character."""
+    """Remove the secrets from a setting's value; if the whole value is a URL, its secrets may contain any character."""
     if URL.match(value) is None:
         return without_secrets(value)
     return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)
@@ -217,7 +217,7 @@ def remember_urls(values: Any) -> None:
 
 
 def remember_tracker(url: str) -> None:
-    """Record as secrets the parts that `tracker_address` removes from a tracking server's URL."""
+    """Record the secrets in a tracking server's URL: the components that `tracker_address` removes."""
     _record(_secrets_of_tracker(url))
 
 
@@ -289,7 +289,7 @@ def _record(secrets: Iterable[str]) -> None:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yield the forms in which a secret may appear: unchanged, in a URL, in JSON, on one line, or split into lines."""
+    """Yield the forms in which a secret may appear: unchanged, URL- or JSON-encoded, on one line or split by line."""
     for quoted in (quote(secret, safe="", errors="replace"), quote(secret, errors="replace")):
         for form in (quoted, quoted.replace("%20", "+")):
             yield from (form, re.sub("%..", lambda code: code[0].lower(), form))

@@ -23,11 +23,11 @@ class Session:
     options: dict[str, Any] = field(default_factory=dict)
     """fsspec options from the recipe, for remote URLs."""
     trusted: dict[str, bool] = field(default_factory=dict)
-    """Trusted code (`module:Class`), each with a flag that allows importing the module from a results folder."""
+    """Maps trusted code (`module:Class`) to whether its module may be imported from a results folder."""
     untrusted_sources: dict[str, Path] = field(default_factory=dict)
-    """Marker file of a results folder, by the custom code that the folder's recipe names; for error messages."""
+    """Maps untrusted code to the marker file of the results folder whose recipe names the code; for error messages."""
     listings: dict[str, str] = field(default_factory=dict)
-    """Index checksums, by dataset URL, of synthetic datasets whose index matches the folder listing."""
+    """Maps URLs of synthetic datasets to index checksums, if the index matches the folder listing."""
     lock: tuple[str, str] | None = None
     """URL and token of the driver's lock, which protects the writes of workers; None if the driver holds no lock."""
     holds: list[Any] = field(default_factory=list, compare=False, repr=False)

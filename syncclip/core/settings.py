@@ -21,7 +21,7 @@ class UserError(ValueError):
 
 
 def check_token(name: str, token: str) -> None:
-    """Raise a `UserError` if a token is not valid in an HTTP header; `name` is the setting that contains the token."""
+    """Raise a `UserError` if `token`, the value of the setting `name`, is not a valid HTTP header value."""
     if not (token.isascii() and token.isprintable()):
         raise UserError(f"{name}: the token contains characters other than printable ASCII; correct it")
 
@@ -40,7 +40,7 @@ class Settings(BaseModel):
 def added(default: Any, **constraints: Any) -> Any:
     """Declare a field that is serialised only if it differs from `default`.
 
-    Plans and checksums from before the field was added remain valid.
+    Adding such a field does not invalidate existing plans and checksums.
     """
     declared = {} if "default_factory" in constraints else {"default": default}
     return Field(exclude_if=lambda value: value == default, **declared, **constraints)
@@ -60,7 +60,7 @@ MOST_CLASSES = 50_000
 """Maximum number of classes in a dataset; ImageNet-21k has 21,841. A prompt learner needs about 100 kB per class."""
 
 LONGEST_TEXT = 1_000
-"""Maximum length, in characters, of a class name or template; no text encoder has such a long context."""
+"""Maximum length, in characters, of a class name or template; no text encoder has a context that long."""
 
 MANY = Field(max_length=MOST_CLASSES, fail_fast=True)
 """Constraint for lists with one value per class; validation stops at the first error."""

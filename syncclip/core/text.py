@@ -27,7 +27,7 @@ LONGEST_WORD = 24
 JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji require."""
 UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories of surrogates, line separators, and characters that control a terminal or reorder or hide text."""
+"""Unicode categories of surrogates, line separators, control characters, and characters that reorder or hide text."""
 ARTICLE = "{a}"
 """Placeholder in a template for a class name with an indefinite article."""
 
@@ -64,7 +64,7 @@ def cut(text: str, length: int = CUT) -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Format a count with a noun: `1 shard`, `1,234 shards`; `many` is an irregular plural."""
+    """Format a count with a noun: `1 shard`, `1,234 shards`; `many` overrides the regular plural."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
@@ -75,7 +75,7 @@ def few(values: Iterable[object]) -> str:
 
 
 def percent(share: float) -> str:
-    """Format a fraction as a whole percentage: 0.93 -> `93 %`."""
+    """Format a fraction as a percentage without decimals: 0.93 -> `93 %`."""
     return f"{100 * share:.0f} %"
 
 

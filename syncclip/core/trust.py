@@ -1,7 +1,7 @@
 """Trust in custom code: only code that the user names as `module:Class` is imported.
 
-A name is trusted if it is given in the user's own recipe, in an override or by `--trust NAME`. A name from a
-dataset, run, study or other folder that may have been downloaded is not imported, but raises an error.
+A name is trusted if it is specified in the user's own recipe, in an override or with `--trust NAME`. A name from a
+dataset, run, study or other folder that may have been downloaded raises an error instead of being imported.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def trusted() -> tuple[str, ...]:
 
 
 def mark_untrusted(names: Iterable[str], mark: Path) -> None:
-    """Record that these code names come from a results folder, which contains the marker file `mark`."""
+    """Record that custom code with these names comes from a results folder with the marker file `mark`."""
     current().untrusted_sources.update(dict.fromkeys(names, mark))
 
 
@@ -85,7 +85,7 @@ def require_trust(name: str | None, prefix: str = "") -> None:
 
 
 def module_of(name: str, prefix: str = "") -> ModuleType:
-    """Import and return the module of `module:Class`; the working folder is searched last.
+    """Import and return the module of `module:Class`; the working directory is searched last.
 
     Raises:
         UserError: the name is not trusted; the error message begins with `prefix`.

@@ -74,13 +74,13 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
         tags = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
         return f"{path}.name", f"there is no {cut(context['tag'])!r}; {did_you_mean(str(context['tag']), tags)}"
     if kind == "union_tag_not_found":
-        return path, "the key 'name' is missing; set `name` to select the type of this section"
+        return path, "the 'name' key is missing; set `name` to select the type of this section"
     if kind == "missing":
         return path, "missing; set a value"
     if kind == "value_error":
         return path, detail["msg"].removeprefix("Value error, ")
     if kind == "too_short":
-        return path, f"{shown} is too short; give at least {counted(context['min_length'], 'value')}"
+        return path, f"{shown} is too short; specify at least {counted(context['min_length'], 'value')}"
     if kind in ("too_long", "string_too_long"):
         unit = "values" if kind == "too_long" else "characters"
         return path, f"too long; at most {context['max_length']:,} {unit} are allowed"
@@ -93,7 +93,7 @@ def _message(detail: dict[str, Any], model: type[BaseModel]) -> tuple[str, str]:
 
 
 def _walk(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[list[type[BaseModel]], str]:
-    """Return the candidate models for the last key of `loc`, and `loc` as a recipe key without union tags."""
+    """Return the pydantic models that may describe the last key of `loc`, and `loc` as a key without union tags."""
     models, path = [model], ""
     for step in loc:
         if isinstance(step, int):

@@ -22,7 +22,7 @@ class CatalogEntry:
         folder: dataset folder, relative to the root.
         images: image folder, relative to `folder`; "" for `folder` itself.
         names: file with the class names (a split file in JSON, `variants.txt` or `classnames.txt`).
-        classes: number of candidate classes, not counting classes in `classnames.txt` that have no images.
+        classes: number of candidate classes, excluding classes in `classnames.txt` that have no images.
         train, val, test: number of images in the split; None if the split does not exist.
         licence: licence of the images; None: unknown (see `page`).
         page: homepage of the dataset.

@@ -130,7 +130,7 @@ def _classes_without_images(dataset: Dataset) -> Iterator[str]:
 
 
 def _rows(size: int, every: bool) -> Sequence[int]:
-    """Return the rows to decode in a split of this size."""
+    """Return the indices of the images to decode in a split of the given size."""
     return range(size) if every or size <= SAMPLE else [size * i // SAMPLE for i in range(SAMPLE)]
 
 

@@ -23,7 +23,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
 
 Ids = npt.NDArray[np.int64]
-"""Array of class ids or row numbers."""
+"""Array of class ids or row indices."""
 
 
 class DatasetSettings(Settings):
@@ -41,9 +41,10 @@ class DatasetSettings(Settings):
     template: ShortText | None = None
     """Template with `{}` for the class name, or `{a}` for the name with an article; None: the dataset's template."""
     classnames: Annotated[list[ShortText], MANY] | None = None
-    """Class names in the order of class ids; None: the dataset's class names."""
+    """Class names, ordered by class id; None: the dataset's class names."""
     base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
-    """Base classes: the `first` half, a random half (`drawn`, see `base_seed`), `all`, or a list of names or ids."""
+    """Base classes: the `first` half of the classes, `drawn` (half of the classes, sampled at random with `base_seed`),
+    `all`, or a list of names or ids."""
     base_seed: int = 0
     """Seed for sampling the base classes if `base` is `drawn`."""
     split_seed: int = 0
@@ -53,7 +54,7 @@ class DatasetSettings(Settings):
 
 
 class ImageView(ImageSet):
-    """View of an image set with different class ids."""
+    """View of an image set with remapped class ids."""
 
     def __init__(self, images: ImageSet, labels: Ids | None = None) -> None:
         self.images = images
@@ -100,7 +101,7 @@ class Dataset:
         base_count: number of base classes; None: half of the classes, rounded up.
         only: ids of the candidate classes; None: all classes. ImageNet-A, for example, uses a subset of ImageNet's ids.
         whole_train: (N,) class ids of the full training split, if `splits["train"]` is a subset of it.
-        open_part: function that opens the training subset and returns its ascending row numbers in the full split.
+        open_part: function that opens the training subset and returns its ascending row indices in the full split.
         trained: ids of the classes with training images; None: derived from the labels.
         skipped: number of skipped files by extension.
     """
@@ -155,7 +156,7 @@ class Dataset:
         return filled(self.template, self.classnames[label])
 
     def without_training(self, classes: Iterable[int]) -> list[str]:
-        """Return the names of the given classes without training images; packed splits are not opened."""
+        """Return the names of those given classes that have no training images, without opening packed splits."""
         labels = set(np.unique(self.split("train").labels).tolist()) if self.trained is None else self.trained
         return [self.classnames[label] for label in classes if label not in labels]
 
@@ -193,7 +194,7 @@ class Dataset:
         return rows if self.open_part is None else self._packed(rows, shots, seed)
 
     def _packed(self, rows: Ids, shots: int, seed: int) -> Ids:
-        """Convert row numbers in the full training split to row numbers in the packed subset."""
+        """Convert row indices in the full training split to row indices in the packed subset."""
         assert self.open_part is not None
         part = self.open_part()
         positions = np.searchsorted(part, rows)
@@ -218,7 +219,7 @@ def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterab
         wanted: ids of the classes to return.
 
     Returns:
-        Row numbers grouped by class, with classes in order of first appearance and their rows in sampling order.
+        Row indices grouped by class, with classes in order of first appearance and their rows in sampling order.
     """
     rows_of: dict[int, list[int]] = {}
     for row, label in enumerate(labels):
@@ -234,7 +235,7 @@ def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | i
     """Reorder the classes of a dataset so that the base classes come first.
 
     Args:
-        base: "drawn" (a random half), "all", or the names or ids of the base classes.
+        base: "drawn" (half of the classes, sampled at random), "all", or the names or ids of the base classes.
 
     Raises:
         UserError: a name or id is unknown, or a name is ambiguous.

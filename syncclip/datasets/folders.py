@@ -1,4 +1,4 @@
-"""Datasets with one folder per class (`cat/1.jpg`), optionally within the split folders `train`, `val` and `test`."""
+"""Datasets with one folder per class (`cat/1.jpg`), optionally within `train`, `val` and `test` folders."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def folders_in(folder: Path) -> list[Path]:
             if entry.name.startswith("."):
                 continue
             if entry.is_symlink() and is_loop(Path(entry.path)):
-                raise UserError(f"{entry.path}: link to a parent folder; remove the link.")
+                raise UserError(f"{entry.path}: this link points to a parent folder; remove the link.")
             if entry.is_dir():
                 folders.append(Path(entry.path))
     return folders

@@ -65,12 +65,12 @@ def names_and_splits(
     for image, record in zip(labelled, records, strict=True):
         if record.split is None:
             raise UserError(
-                f"{record.location}: no split, but other images have one; set the split of all images or of none."
+                f"{record.location}: no split, but other images have one; specify a split for all images or for none."
             )
         splits.setdefault(record.split, []).append(image)
     for needed in ("train", "test"):
         if needed not in splits:
-            raise UserError(f"{source}: no images in split {needed!r}; add images, or omit the splits of all images.")
+            raise UserError(f"{source}: no images in split {needed!r}; add images, or specify no splits.")
     return names, with_validation(splits, seed)
 
 

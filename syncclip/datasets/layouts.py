@@ -21,7 +21,7 @@ from syncclip.datasets.labels import ImageRecord, Labelled, assign_ids
 
 
 def load_layout(entry: CatalogEntry, root: Path) -> Dataset:
-    """Load a benchmark dataset from the root folder of the benchmark datasets, without opening the images."""
+    """Load a benchmark dataset from `root` without opening the images."""
     folder = root / entry.folder
     for path, kind in ((root, "dataset folder"), (folder, f"folder of {entry.name}")):
         if not path.is_dir():
@@ -68,7 +68,7 @@ def split_entries(file: Path) -> dict[Split, list[tuple[str, int, str]]]:
     """Read the non-empty lists of a split file; entries are (path relative to the images, class id, class name)."""
     content = parse_json(file.read_bytes(), str(file), object, f"download the file again ({INSTRUCTIONS})")
     if not isinstance(content, dict) or not isinstance(content.get("train"), list):
-        lists = "the lists 'train', 'val' and 'test'"
+        lists = "'train', 'val' and 'test' lists"
         raise UserError(f"{file}: not a split file with {lists}; download the file again ({INSTRUCTIONS}).")
     return {
         split: [_entry(item, f"{file}: {split}[{position}]") for position, item in enumerate(content[split])]
@@ -138,12 +138,14 @@ def _read_class_folders(
 
 
 def _classnames(file: Path) -> dict[str, str]:
-    """Return the class names in `classnames.txt` by WordNet id, in the order of the file."""
+    """Return the class names in `classnames.txt` by WordNet id, in file order."""
     name_of: dict[str, str] = {}
     for number, line in text_lines(file.read_bytes(), str(file)):
         wordnet, _, name = line.partition(" ")
         if not name or wordnet in name_of:
-            raise UserError(f"{file}, line {number}: {line!r} is not a new WordNet id with a class name; fix the file.")
+            raise UserError(
+                f"{file}, line {number}: {line!r} is not a unique WordNet id with a class name; fix the file."
+            )
         name_of[wordnet] = name.strip()
     return name_of
 

@@ -102,7 +102,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
         if len(settings.classnames) != len(dataset.classnames):
             raise UserError(
                 f"dataset.classnames has {len(settings.classnames)} names, but {dataset.name!r} has "
-                f"{len(dataset.classnames)} classes; list one name per class, in the order of class ids."
+                f"{len(dataset.classnames)} classes; list one name per class, ordered by class id."
             )
         dataset = replace(dataset, classnames=settings.classnames)
     if name not in DATASETS or settings.classnames is not None:
@@ -112,7 +112,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
 
 
 def _alternatives(suite: str) -> str:
-    """Return a part of an error message that lists the datasets of a shipped suite."""
+    """Return the fragment of an error message that lists the datasets of a shipped suite."""
     folder = embedded.FOLDER / SHIPPED[suite]
     names = [f"{suite}/{child.name}" for child in folders_in(folder)] if folder.is_dir() else []
     return f"available: {', '.join(names)}" if names else f"{folder} is missing; reinstall syncclip"

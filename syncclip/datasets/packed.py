@@ -36,7 +36,7 @@ SHARD_IMAGES = 512
 QUALITY = 95
 """JPEG quality of downscaled images."""
 PACKING = "packing.json"
-"""File with the identity of the dataset, written first to prevent two datasets from being mixed in one folder."""
+"""File that identifies the dataset; it is written first, so that two datasets can't be mixed in one folder."""
 READERS = 8
 COPY_OR_PACK_AGAIN = "copy the file again, or pack the dataset again"
 VERIFY_OR_PACK_AGAIN = "find missing or corrupt shards with `syncclip shards verify`, or pack the dataset again"
@@ -104,7 +104,7 @@ def load_packed(file: str) -> Dataset:
 
 
 def owner_of_split(owner: str, split: str) -> str:
-    """Return the owner id of a split's files (see `storage.checksums`)."""
+    """Return the owner ID of a split's files (see `storage.checksums`)."""
     return storage.identity(f"{owner}/{split}")
 
 
@@ -148,7 +148,7 @@ def pack(
     """Write shards of the few-shot training images, validation images and test images, and then `dataset.json`.
 
     Training images keep their index in the full split, which preserves the few-shot samples. Every image is decoded
-    once to detect corrupt files. After a crash, repeating the call resumes the work.
+    once to detect corrupt files. After a crash, calling the function again resumes packing.
 
     Args:
         dataset: dataset with its classes in their original order (see `loading.read_dataset`).
@@ -208,7 +208,7 @@ def _write_labels(train: ImageSet, url: str, owner: str) -> None:
 
 
 def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int], resize: int | None) -> str:
-    """Write the dataset's identity to its folder, and return the owner id.
+    """Write the file that identifies the dataset, and return the owner ID.
 
     Raises:
         UserError: the folder belongs to a different dataset or contains other files.
@@ -226,14 +226,14 @@ def _claim(dataset: Dataset, url: str, shots: Sequence[int], seeds: Sequence[int
     }
     file = storage.join(url, PACKING)
     if storage.exists(file):
-        existing = parse_json(storage.read_verified(file), file, dict, "pack into another folder")
+        existing = parse_json(storage.read_verified(file), file, dict, "pack into a different folder")
         if key := next((key for key in identity if existing.get(key) != identity[key]), None):
             raise UserError(
-                f"{url}: contains another packed dataset ({key} is {existing.get(key)!r}, not {identity[key]!r}); use "
-                "another folder."
+                f"{url}: contains a different packed dataset ({key} is {existing.get(key)!r}, not {identity[key]!r}); "
+                "use a different folder."
             )
     elif storage.listdir(url):
-        raise UserError(f"{url}: the folder is not empty and was not created by `shards pack`; use another folder.")
+        raise UserError(f"{url}: the folder is not empty and was not created by `shards pack`; use a different folder.")
     text = json.dumps(identity, indent=1) + "\n"
     owner = storage.identity(text)
     storage.write_with_checksum(file, text.encode(), owner=owner)

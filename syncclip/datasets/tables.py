@@ -29,11 +29,11 @@ COLUMNS = {
     "name": ("classname", "class_name", "label_name"),
     "split": ("split",),
 }
-"""Accepted names of each column, in order of precedence; the columns `name` and `split` are optional."""
+"""Accepted names of each column, in order of precedence; the `name` and `split` columns are optional."""
 
 BATCH_ROWS = 4096
 MOST_FREE, MOST_FREE_ROWS = 1 << 25, 100_000
-"""Decoded size in bytes and number of rows up to which every parquet file is accepted."""
+"""Decoded size in bytes and number of rows up to which a parquet file is always accepted."""
 MOST_EXPANSION = 64
 """Maximum ratio of decoded bytes to file size for larger parquet files, which may have at most one row per byte."""
 

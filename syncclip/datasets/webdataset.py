@@ -1,4 +1,4 @@
-"""Custom WebDataset shards in one folder, or in the folders `train`, `val` and `test`.
+"""Custom WebDataset shards in one folder, or in `train`, `val` and `test` folders.
 
 Class ids are read from `.cls` members, or from the `label` key in `.json` members. Class names are read from the
 settings or from `classnames.txt` next to the tars (as in CLIP_benchmark); otherwise, labels are used as class names.

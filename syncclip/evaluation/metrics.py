@@ -23,11 +23,11 @@ METRIC_HEADINGS = {
     "openworld_auc": "OpenworldAUC",
     "ece": "ECE",
 }
-"""Metric in `results.json` (per cent) -> heading, which ends in "(all)" if all classes are candidates."""
+"""Maps metrics in `results.json` (in per cent) to table headings; "(all)" marks all classes as candidates."""
 METRICS = tuple(key for key in METRIC_HEADINGS if key != "ece")
 """Within-split and all-classes accuracies, their harmonic means, and OpenworldAUC."""
 HARMONIC = {"hm": ("base", "novel"), "all_classes_hm": ("all_classes_base", "all_classes_novel")}
-"""Harmonic mean -> the two accuracies that it combines; each accuracy is first averaged over datasets."""
+"""Maps each harmonic mean to its two accuracies, which are first averaged over datasets."""
 
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +47,7 @@ def percentage(part: Floats | float, whole: Floats | float) -> Floats:
 
 
 def pairs_won(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.NDArray[np.bool_]) -> Floats:
-    """For each image, count the correctly classified images of the other split that it is correctly ranked against.
+    """For each image, count the correctly ranked pairs with correctly classified images of the other split.
 
     A base image and a novel image are ranked correctly if the base image has the strictly higher score.
 
@@ -76,7 +76,9 @@ def openworld_auc(base_score: Floats, right: npt.NDArray[np.bool_], novel: npt.N
 
 
 def calibration_error(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], bins: int = 15) -> float:
-    """Return the expected calibration error in per cent: the mean gap between confidence and accuracy over bins.
+    """Return the expected calibration error (ECE) in per cent.
+
+    ECE is the mean gap between confidence and accuracy over bins, weighted by the number of images per bin.
 
     Args:
         confidence: (n,) probability of the predicted class; n > 0.

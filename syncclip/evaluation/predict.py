@@ -1,8 +1,9 @@
 """Predictions and metrics for all evaluation protocols, computed in one pass over the test images.
 
 Each image has two predictions: one among the classes of its split (base or novel, as in CoCoOp's base-to-novel
-protocol), and one among all classes. Datasets may exclude candidate classes, such as the 800 ImageNet classes that are
-missing from ImageNet-A. As in CoOp, accuracy is the percentage of correctly classified images, not a mean over classes.
+protocol), and one among all classes. Datasets may exclude classes from the candidates, such as the 800 ImageNet
+classes that are missing from ImageNet-A. As in CoOp, accuracy is the percentage of correctly classified images, not a
+mean over classes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Predictions:
 
     @classmethod
     def read(cls, url: str, owner: str | None = None) -> Predictions:
-        """Read predictions written by `save_evaluation`; `owner` is the run's identity (see `storage.checksums`)."""
+        """Read predictions written by `save_evaluation`; `owner` is the run's owner ID (see `storage.checksums`)."""
         table = storage.read_table(url, [*cls.__dataclass_fields__], "evaluate the run again", owner=owner)
         return cls(**{name: table[name].to_numpy() for name in table.column_names})
 
@@ -88,7 +89,7 @@ def predict(
     Args:
         method: method on its device.
         images: labelled images, at least one.
-        base: number of base classes, which have the first ids.
+        base: number of base classes, which have the lowest ids.
         transform: evaluation transform of the backbone, image -> (3, H, W).
         batch: images per forward pass. The batch size may affect the last bits of the confidences.
         threads: number of torch threads.
@@ -224,7 +225,7 @@ def confusions(predictions: Predictions, classnames: Sequence[str]) -> list[dict
 
     Returns:
         One dictionary per pair, with `labels` (ascending), `names`, `count` (images of either class predicted as the
-        other), and `share` (`count` as a percentage of the images of both classes). Ties are sorted by label.
+        other), and `share` (`count` as a percentage of the images of both classes). Ties are broken by label.
     """
     p = predictions
     wrong = p.all_classes_prediction != p.label

@@ -46,7 +46,7 @@ _NAMES = {
     "c_fc": "fc1",
     "c_proj": "fc2",
 }
-"""Part of an open_clip weight name -> replacement for transformers' `CLIPModel`, applied in this order."""
+"""Substring of an open_clip weight name -> its counterpart in transformers' `CLIPModel`, replaced in this order."""
 
 
 def write_open_clip(method: Method, folder: Path) -> None:
@@ -82,7 +82,7 @@ def write_transformers(method: Method, possible: list[int], folder: Path) -> Non
         possible: ids of the candidate classes.
 
     Raises:
-        UserError: transformers' CLIP model cannot represent the run.
+        UserError: the run cannot be converted to a transformers CLIP model.
     """
     from transformers import CLIPModel
 
@@ -163,8 +163,8 @@ def _sentences(method: Method) -> tuple[PromptTokens, Tensor]:
     others = len(list(method.parameters())) - len(words)  # parameters of the text tower
     if len(texts) != 1 or len(words) > 1 or others:
         raise UserError(
-            "--to transformers: the run must have one prompt per class and learn only vectors at the input of the text "
-            "tower; use --to open_clip"
+            "--to transformers: the run must have one prompt per class and learn only input vectors of the text tower; "
+            "use --to open_clip"
         )
     return texts[0], words[0] if words else torch.empty(0, texts[0].embeddings.shape[-1])
 
@@ -203,7 +203,7 @@ def _labels(tokenizer: Any, rows: list[list[int]], classnames: list[str]) -> tup
 
 
 def _renamed(model: Any) -> dict[str, Tensor]:
-    """Return the open_clip weights with the names that transformers uses."""
+    """Return the open_clip weights, renamed to match transformers."""
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         name = name.removeprefix("text.")

@@ -33,13 +33,13 @@ FILES: dict[Format, str] = {
 
 
 def export(model: Model, to: Format, out: str) -> str:
-    """Write a model in float32 with `classes.json`, followed by `export.json` with the checksums of all files.
+    """Write a float32 model and `classes.json`, then `export.json` with the checksums of all files.
 
     Args:
         to: `onnx`: program with input `images` (B, 3, S, S) and output `logits` (B, C). `torch`: the same program for
             `torch.export.load`. `vectors`: unit-length `class_vectors` (C, D) and `logit_scale`. `open_clip`: the
             frozen CLIP model and the output of `vectors`. `transformers`: the frozen CLIP model for a zero-shot
-            pipeline, with the learned vectors as tokens of its vocabulary.
+            pipeline, with the learned vectors added to the vocabulary.
         out: output folder or URL.
 
     Returns:
@@ -74,7 +74,7 @@ def _check_method(model: Model, to: Format) -> None:
     if method.text_depends_on_image:
         raise UserError(
             f"{model.url}: the class vectors of {name} depend on the image and can't be exported; use `syncclip "
-            "classify` or a run with another method"
+            "classify` or a run with a different method"
         )
     if to not in ("onnx", "torch") and method.has_extra_scores:
         raise UserError(
@@ -112,6 +112,6 @@ def _source(model: Model) -> dict[str, str]:
 
 
 def is_export_without_manifest(names: Collection[str]) -> bool:
-    """Return whether a folder with these file names contains an export without its manifest."""
+    """Return whether these are the file names of an export whose manifest is missing."""
     is_export = CLASSES in names and PROMPTS not in names and not {*FILES.values()}.isdisjoint(names)
     return is_export and MANIFEST not in names

@@ -29,7 +29,7 @@ from syncclip.training.loop import device_of
 from syncclip.training.run_folder import RunFolder
 
 BATCH, DECODERS = 64, 4
-"""Default batch size, and number of decoder threads, which prefetch the next batch."""
+"""Default batch size, and number of threads that decode the next batch in advance."""
 
 ImageLike = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 """Image: path, URL, PIL image, uint8 array (H, W, 3) or (H, W), uint8 tensor (3, H, W), or preprocessed tensor."""
@@ -41,13 +41,13 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Compute without gradients, in one thread at a time because attention kernels are selected per process."""
+    """Disable gradients and admit one thread at a time, since attention kernels are selected per process."""
     with _LOCK, torch.no_grad():
         yield
 
 
 class Label(NamedTuple):
-    """A class, with its probability among all classes of the model."""
+    """A class and its probability over all of the model's classes."""
 
     name: str
     probability: float
@@ -64,7 +64,7 @@ class Model:
         recipe: recipe of the run.
         metadata: classes and CLIP model of the run.
         method: trained method, in evaluation mode.
-        others: (C,) boolean mask of non-candidate classes (not in `metadata.only`).
+        others: (C,) boolean mask of classes that are excluded from prediction (not in `metadata.only`).
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder, classes: RunClasses, method: Method) -> None:
@@ -178,12 +178,12 @@ def load(run: str, backbone: str | None = None, pretrained: str | None = None, d
 
     Args:
         run: folder or URL, or `hf://owner/name` on the Hugging Face Hub.
-        backbone: current location of the run's CLIP model, a value of `backbone.name`; None: as in training.
-        pretrained: current location of the CLIP weights, a value of `backbone.pretrained`; None: as in training.
+        backbone: current `backbone.name` of the run's CLIP model, if it has moved; None: as in training.
+        pretrained: current `backbone.pretrained` of the CLIP model, if it has moved; None: as in training.
         device: auto (a GPU if available), cpu or cuda.
 
     Raises:
-        UserError: there is no finished run, or the CLIP model is missing or differs from the model used in training.
+        UserError: the run is unfinished, or the CLIP model is missing or differs from the one used in training.
 
     Examples:
         >>> from PIL import Image

@@ -1,6 +1,6 @@
-"""Inference on Ray over shards in a folder or bucket; for each tar, a predictions file is written, then a marker.
+"""Ray-based inference over the shards in a folder or bucket; each tar gets a predictions file and then a marker.
 
-The bytes of a file only depend on the run and the shard, not on the number of actors or on restarts.
+File contents are deterministic given the run and the shard, regardless of the number of actors or restarts.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class ShardPredictions(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """Inference job over shards, in the form that is sent to actors. A shard's number is its index in `tars`.
+    """Inference job over shards, as sent to the actors. A shard's number is its index in `tars`.
 
     Attributes:
         FILE, MARKER: suffixes that replace `.tar` in the names of a shard's files.
-        VERB: past participle for messages.
-        tars: SHA-256 of each tar, by name, from the commit marker; None if the tar has no commit marker.
+        VERB: past participle used in messages.
+        tars: maps each tar's name to the SHA-256 in its commit marker, or to None without a commit marker.
         job_checksum: checksum of the run, the classes and the job settings.
         backbone_arguments: `backbone` and `pretrained` arguments of `model.load`.
     """
@@ -97,13 +97,13 @@ class ShardJob:
         return storage.join(self.out, name.removesuffix(".tar") + ending)
 
     def done(self, report: Callable[[str], None] | None = None) -> dict[str, ShardMarker]:
-        """Return markers by shard, for all shards with a predictions file of the expected size; files are not read.
+        """Return the marker of each shard whose predictions file has the expected size; the file's content is not read.
 
         Args:
-            report: function to call with a message for each damaged marker, and for each missing or truncated file.
+            report: callback that receives a message for each damaged marker and each missing or truncated file.
 
         Raises:
-            UserError: the predictions in the folder belong to another run or have different classes or settings.
+            UserError: the predictions in the folder belong to a different run or have different classes or settings.
         """
         report = report or (lambda _: None)
         sizes, markers = storage.sizes(self.out), dict[str, ShardMarker]()
@@ -120,8 +120,8 @@ class ShardJob:
                     continue
                 if marker.job_checksum != self.job_checksum:
                     raise UserError(
-                        f"{url}: existing predictions belong to another run or have different classes or settings; "
-                        f"choose another --out, or remove the files *{self.FILE} and *{self.MARKER}"
+                        f"{url}: existing predictions belong to a different run or have different classes or settings; "
+                        f"choose a different --out, or remove the files *{self.FILE} and *{self.MARKER}"
                     )
                 if sizes.get(name[:-4] + self.FILE) == marker.bytes:
                     markers[name] = marker
@@ -130,18 +130,18 @@ class ShardJob:
         return markers
 
     def verify(self) -> None:
-        """Verify the checksums of existing predictions and their tars, and remove the markers of shards that differ.
+        """Verify the checksums of existing predictions and their tars, and delete the markers of mismatched shards.
 
         Raises:
             UserError: see `done`.
         """
-        done = self.done(lambda problem: print_message(f"{problem}; its shard is {self.VERB} again"))
+        done = self.done(lambda problem: print_message(f"{problem}; its shard will be {self.VERB} again"))
         if not done:
             return
         with Progress(len(done), "shards", "check") as line, thread_pool(READERS, "check") as readers:
             for name, problems in zip(done, readers.map(self._problems, done, done.values()), strict=True):
                 for problem in problems:
-                    print_message(f"{problem}; {name} is {self.VERB} again")
+                    print_message(f"{problem}; {name} will be {self.VERB} again")
                     storage.remove(self.path(name, self.MARKER))
                 line.update()
 
@@ -149,13 +149,13 @@ class ShardJob:
         return list(differences(marker, self.path(name, self.FILE), storage.join(self.url, name), self.tars[name]))
 
     def passed(self, done: Mapping[str, ShardMarker]) -> Passed:
-        """Return the totals over all markers."""
+        """Return the totals, summed over all markers."""
         markers = done.values()
         images, unread = (sum(getattr(marker, key) for marker in markers) for key in ("images", "unread"))
         return Passed(self.out, len(markers), images, unread)
 
     def remaining(self) -> list[int]:
-        """Return the numbers of shards without predictions."""
+        """Return the indices of the shards without predictions."""
         done = self.done()
         return [number for number, name in enumerate(self.tars) if name not in done]
 
@@ -168,7 +168,7 @@ class ShardJob:
         )
 
     def run_on(self, worker: Callable[[], ShardPass], pool: Pool, label: str) -> None:
-        """Compute missing files on a pool of actors.
+        """Compute the missing predictions on a pool of actors.
 
         Raises:
             UserError: a shard failed permanently.
@@ -238,7 +238,7 @@ def parse_marker(data: bytes, url: str, tar: str) -> ShardMarker:
     """Parse the marker at `url`, which must belong to the predictions for `tar`.
 
     Raises:
-        DamagedError: the marker is invalid or belongs to another tar.
+        DamagedError: the marker is invalid or belongs to a different tar.
     """
     try:
         marker = ShardMarker.model_validate_json(data)

@@ -1,4 +1,4 @@
-"""Model predictions for images; for an unreadable image, a prediction contains an error instead of classes."""
+"""Model predictions for images; the prediction for an unreadable image contains an error instead of classes."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def classify(
     batch: int = BATCH,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Prediction]:
-    """Yield predictions for the images of `find_images`, in order.
+    """Yield predictions for the images found by `find_images`, in order.
 
     Args:
         top: number of classes per image.
         batch: batch size; the next batch is prefetched.
-        skipped: counter, by extension, of files that are not images.
+        skipped: counter of non-image files, by extension.
     """
     return classify_sources(model, find_images(names, skipped), top, batch)
 
@@ -85,7 +85,7 @@ def classify_sources(
     """Yield predictions for the given sources.
 
     Args:
-        raised: types of `UserError` to raise; other errors become predictions with an error.
+        raised: `UserError` types to raise; other errors are stored in the predictions.
     """
     for items in read_ahead(partial(_pixels, model, raised), images, batch):
         pixels = [content for _, content in items if isinstance(content, Tensor)]

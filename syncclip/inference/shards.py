@@ -1,4 +1,4 @@
-"""Batch inference on Ray: predictions and a marker for each shard of a folder or bucket."""
+"""Batch inference on Ray, which writes predictions and a marker for each shard in a folder or bucket."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def classify_shards(
     pool: Pool = ONE_ACTOR,
     backbone_arguments: Mapping[str, str | None] | None = None,
 ) -> Passed:
-    """Classify the images in all tars of a folder on Ray actors.
+    """Use Ray actors to classify the images in all tars of a folder.
 
-    The predictions for `00000.tar` are in `00000_predictions.parquet`, with the columns in `predictions.SCHEMA`; image
-    names have the form `00000.tar/000000017.jpg`. After a crash, repeat the call to resume.
+    The predictions for `00000.tar` are written to `00000_predictions.parquet`, with the columns in
+    `predictions.SCHEMA`; image names have the form `00000.tar/000000017.jpg`. After a crash, repeat the call to resume.
 
     Args:
         run: finished run, as for `load`.
@@ -61,13 +61,13 @@ def classify_shards(
         out: folder or URL of the tables; None: the folder of the tars.
         classes: class names to use instead of the run's.
         top: number of classes per image.
-        batch: batch size; batch size and device may change the last bits of probabilities.
+        batch: batch size; batch size and device may affect the least significant bits of the probabilities.
         pool: number and resources of actors.
         backbone_arguments: `backbone` and `pretrained` arguments of `load`, if the CLIP model has moved.
 
     Raises:
-        UserError: there are no tars or no run, a tar does not match its commit marker, existing tables belong to
-            another run or have different classes or settings, or shards failed permanently.
+        UserError: there are no tars or no run, a tar does not match its commit marker, existing tables belong to a
+            different run or have different classes or settings, or shards failed permanently.
     """
     url = absolute(url)
     tars = _tars(url, storage.sizes(url))
@@ -97,7 +97,7 @@ def classify_shards(
 
 
 def _tars(url: str, names: Collection[str]) -> dict[str, str | None]:
-    """Return the tars in a folder, in the form of `ShardJob.tars`.
+    """Return the tars in a folder, as in `ShardJob.tars`.
 
     Raises:
         UserError: a tar does not match its commit marker.
@@ -115,7 +115,7 @@ def _mismatch(tar: str) -> str:
 
 
 def predictions_among(names: Collection[str]) -> set[str]:
-    """Return a folder's prediction tables and markers, and also the tars if the folder has no commit markers."""
+    """Return a folder's prediction tables and markers, plus its tars if there are no commit markers."""
     files = {name for name in names if name.endswith((TABLE, MARKER))}
     if files and not marked_shards(names):
         files |= {name for name in names if name.endswith(".tar")}

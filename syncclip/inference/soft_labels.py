@@ -55,7 +55,7 @@ _SHARD = re.compile(r"[0-9]{5,18}\.(safetensors|json)")
 
 @dataclass(frozen=True, kw_only=True)
 class _Job(ShardJob):
-    FILE, MARKER, VERB = ".safetensors", ".json", "read by the teacher"
+    FILE, MARKER, VERB = ".safetensors", ".json", "processed by the teacher"
 
     shards: Mapping[str, Shard]
 
@@ -69,7 +69,7 @@ def write_soft_labels(
     pool: Pool = ONE_ACTOR,
     backbone_arguments: Mapping[str, str | None] | None = None,
 ) -> Passed:
-    """Write a teacher's class probabilities for all images of a synthetic dataset, for `training.teacher`.
+    """Write a teacher's class probabilities for all images of a synthetic dataset, for use as `training.teacher`.
 
     Repeat the call to resume after a crash, or to process images that were added to the synthetic dataset.
 
@@ -81,15 +81,15 @@ def write_soft_labels(
 
     Raises:
         UserError: the run is missing or has different classes, the dataset is missing or incomplete, existing files
-            belong to another teacher, or shards failed permanently.
+            belong to a different teacher, or shards failed permanently.
     """
     url = absolute(url)
     plan, (recipe, folder, run) = read_whole_set(url), readable_run(run)
     classnames = read_classes(folder).classnames
     if classnames != list(plan.classnames):
         raise UserError(
-            f"{run}: the teacher's {len(classnames)} classes are not the {plan.classes} classes of {url}; train a "
-            "teacher on the same dataset"
+            f"{run}: the teacher's {len(classnames)} classes differ from the {plan.classes} classes of {url}; train "
+            "a teacher on the same dataset"
         )
     shards = {number: shard for number, shard in committed_shards(url, plan.owner).items() if number in plan.shards()}
     named = {shard_name(number): shard for number, shard in shards.items()}
@@ -205,7 +205,7 @@ class ShardTeacher(ShardPass):
             try:
                 return model.preprocess(decode_image(data, f"{url}:{sample_key(row['index'])}.jpg"))
             except UnreadableImageError:
-                return None  # training replaces the image with another one
+                return None  # training replaces the image with a different one
 
         probabilities: Probabilities = np.zeros((len(rows), len(model.classes)), np.float32)
         unread, start = 0, 0

@@ -1,4 +1,4 @@
-"""Images from files, folders, patterns, URLs, tables, WebDataset shards, or a list on standard input."""
+"""Images from files, folders, glob patterns, URLs, tables, WebDataset shards, or a list on standard input."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_images(names: Iterable[str], skipped: Counter[str] | None = None) -> It
     A missing or damaged file, table or shard yields one unreadable source.
 
     Args:
-        skipped: counter, by extension, of files and tar members that are not images.
+        skipped: counter of files and tar members that are not images, by extension.
     """
     finder = _Finder(Counter() if skipped is None else skipped)
     for name in names:
@@ -61,7 +61,7 @@ def _lines() -> Iterator[str]:
 
 
 class _Finder:
-    """Image search that counts all other files in `skipped`."""
+    """Finds images, and counts all other files in `skipped`."""
 
     def __init__(self, skipped: Counter[str]) -> None:
         self._skipped = skipped
@@ -96,7 +96,7 @@ class _Finder:
     ) -> Iterator[Source]:
         """Yield the images, tables and tars that match a pattern; each folder is listed once.
 
-        Hidden names only match parts that begin with a dot. `**` does not follow links.
+        Hidden files and folders match only pattern parts that start with a dot. `**` does not follow links.
 
         Args:
             folder: folder to search; "" is the working directory.
@@ -205,7 +205,7 @@ def _split_pattern(pattern: str) -> tuple[str, list[str]]:
 
 
 def _entries(url: str) -> list[tuple[str, bool]]:
-    """Return a folder's entries as sorted pairs (name, is folder); broken links are files."""
+    """Return a folder's entries as sorted pairs (name, is folder); broken links count as files."""
     if storage.is_local(url):
         folder = storage.local_path(url)
         return sorted((path.name, path.is_dir()) for path in folder.iterdir()) if folder.is_dir() else []

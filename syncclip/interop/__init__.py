@@ -1,1 +1,1 @@
-"""Import and export checkpoints of the methods' published code; upload runs to the Hugging Face Hub."""
+"""Import and export checkpoints for the methods' published code; upload runs to the Hugging Face Hub."""

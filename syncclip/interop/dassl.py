@@ -1,4 +1,4 @@
-"""Find, read and write checkpoints of Dassl, the library used by the methods' published code.
+"""Find, read and write checkpoints in the format of Dassl, the library used by the methods' published code.
 
 OUTPUT/<name>/model.pth.tar-<epoch>    {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}, pickled by torch
 OUTPUT/<name>/model-best.pth.tar       copy of the best checkpoint on validation data; the default in published code
@@ -45,7 +45,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
     Args:
         source: checkpoint, checkpoint folder, or Dassl's output folder.
         folders: subfolders of the output folder to search, in order of precedence.
-        epoch: epoch to select from a folder, by default that of the best or newest checkpoint.
+        epoch: epoch to select in a folder; default: the best checkpoint or, if there is none, the newest.
 
     Raises:
         UserError: `source` contains no checkpoint, or no checkpoint for `epoch`.
@@ -62,7 +62,7 @@ def find_checkpoint(source: str, folders: Sequence[str], epoch: int | None = Non
         if epoch is not None and numbered:
             if epoch not in numbered:
                 epochs = ", ".join(map(str, sorted(numbered)))
-                raise UserError(f"{folder_url} has no checkpoint for epoch {epoch}; use one of the epochs {epochs}")
+                raise UserError(f"{folder_url} has no checkpoint for epoch {epoch}; available epochs: {epochs}")
             return storage.join(folder_url, numbered[epoch])
         if BEST in names and epoch is None:
             return storage.join(folder_url, BEST)
@@ -80,8 +80,8 @@ def read_checkpoint(url: str) -> DasslCheckpoint:
     ignored.
 
     Raises:
-        UserError: the file is not a PyTorch checkpoint, would run code, contains no state dict of tensors, or belongs
-            to a corrupt or unfinished export.
+        UserError: the file is not a PyTorch checkpoint, would execute code when loaded, contains no state dict of
+            tensors, or belongs to a corrupt or unfinished export.
     """
     require_export(url.rpartition("/")[0] or ".")
     if storage.is_local(url):

@@ -44,17 +44,17 @@ def export_prompts(run: str, out: str | None = None) -> ExportedRun:
 
     The export in `out` is a run folder with the recipe, prompts, record and results. The export also contains the model
     card, `README.md`, and a checkpoint folder for the published code. The checkpoint folder contains the learned
-    parameters and fixed token embeddings, in single precision, as both the last and the best checkpoint. By default,
-    `out` is the run's own folder.
+    parameters and fixed token embeddings, in single precision, stored as both the last and the best checkpoint. By
+    default, `out` is the run's own folder.
 
     Raises:
         UserError: the run is not finished, its method has no learned parameters, the published code does not support
-            the run, or `out` contains another run.
+            the run, or `out` contains a different run.
     """
     recipe, folder = finished_run(run)
     name = recipe.training.method
     if not recipe.methods.of(name).data:
-        raise UserError(f"{folder.url}: method {name!r} has no learned parameters; export a run of another method")
+        raise UserError(f"{folder.url}: method {name!r} has no learned parameters; export a run of a different method")
     out, record = absolute(out or folder.url), folder.record()
     RunFolder(out, folder.name, record.recipe_hash if record is not None else recipe.hash).open()
     method, classes = build_trained(recipe, folder)
@@ -157,7 +157,7 @@ def _usage(recipe: Recipe, name: str) -> str:
     sentences = [f"On the command line: `syncclip classify {name} image.jpg`."]
     if name == ".":
         sentences.append(
-            "`syncclip evaluate .` evaluates the run again; `syncclip prompts show .` shows the words nearest to the "
+            "`syncclip evaluate .` re-evaluates the run; `syncclip prompts show .` shows the words nearest to the "
             "run's learned vectors."
         )
     if recipe.backbone.name != EMBEDDED and _weights_on_hub(recipe) is None:

@@ -61,7 +61,7 @@ def import_prompts(
 
     Raises:
         UserError: the checkpoint is missing, unsafe or inconsistent with the recipe's method, backbone, depth or number
-            of classes, or `out` contains another run.
+            of classes, or `out` contains a different run.
     """
     storage.configure(recipe.storage.options)
     recipe = with_absolute_paths(recipe)
@@ -159,8 +159,8 @@ def _fitted(
 
 
 def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]:
-    """Return the recipe with the checkpoint's settings, plus a variant without initial words if these are the
-    default."""
+    """Return the recipe with the checkpoint's settings, plus a variant without initial words if the recipe uses
+    the default words."""
     section, settings = f"methods.{recipe.training.method}", recipe.methods.of(recipe.training.method)
     values = {f"{section}.{key}": value for key, value in shape.items()}
     words = getattr(settings, "initial_words", None)
@@ -174,8 +174,7 @@ def _candidates(recipe: Recipe, shape: Mapping[str, int | bool]) -> list[Recipe]
 
 
 def _check_values(learned: Tensors, url: str) -> None:
-    """Check that vectors are finite and fully stored in the file, since a few bytes can declare a tensor of any
-    size."""
+    """Check that vectors are finite and fully stored in the file, since a tiny file can declare a huge tensor."""
     for name, tensor in learned.items():
         plain = (
             tensor.layout is torch.strided and not (tensor.is_meta or tensor.is_nested) and tensor.is_floating_point()
@@ -183,9 +182,9 @@ def _check_values(learned: Tensors, url: str) -> None:
         stored = plain and tensor.nbytes <= tensor.untyped_storage().nbytes()
         vectors = tensor.dim() >= (2 if "_prompts." in name else 1)
         if not (stored and vectors and tensor.isfinite().all()):
-            raise UserError(f"{url}: {name} must contain vectors of finite numbers; use another checkpoint")
+            raise UserError(f"{url}: {name} must contain vectors of finite numbers; use a different checkpoint")
         if name == "running_var" and (tensor < 0).any():
-            raise UserError(f"{url}: {name} must not contain negative variances; use another checkpoint")
+            raise UserError(f"{url}: {name} must not contain negative variances; use a different checkpoint")
 
 
 def _check_settings(settings: MethodSettings, shape: Mapping[str, int | bool], url: str, section: str) -> None:
@@ -212,7 +211,7 @@ def _check_shapes(learned: Tensors, expected: Tensors, url: str) -> None:
 
 
 def _weight_mismatches(state: Tensors, words: FixedWords | None, clip: PromptedClip) -> list[str]:
-    """Return notes on evidence that the prompts were trained with different weights of the same shapes."""
+    """Return warnings if the prompts appear to have been trained with different CLIP weights of the same shapes."""
     tokens: list[tuple[str, Tensor, Tensor | None]] = []
     if words is not None:
         tokens.append(("start token", words.prefix[:1, 0], clip.text.token_embedding.weight))

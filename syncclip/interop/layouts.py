@@ -19,14 +19,14 @@ Tensors = Mapping[str, Tensor]
 Reading = Callable[[Tensors], int | bool]
 
 BLOCKS = range(1, 100)
-"""Block numbers after the first block (0); large enough for every tower in open_clip."""
+"""Numbers of all blocks except the first (block 0); the range covers every tower in open_clip."""
 
 LEARNER = "prompt_learner."
 """Prefix of the names of text prompts and fixed token embeddings in published checkpoints."""
 
 FIXED_WORDS = "token_prefix", "token_suffix"
 
-CLIP_WEIGHTS = "the frozen CLIP weights, which the published code loads from another file"
+CLIP_WEIGHTS = "the frozen CLIP weights, which the published code loads from a separate file"
 
 
 def tokens(prompts: str) -> Reading:
@@ -51,7 +51,7 @@ class Layout:
         shape: mapping from method settings to functions that infer their values from tensors with syncclip names.
         config: mapping from published `TRAINER` settings that determine the model's shape to syncclip settings.
         root: prefix of the saved submodule, omitted from names in a file; empty if the complete model is saved.
-        left_out: contents of published checkpoints, or requirements of published code, that exports omit.
+        left_out: parts of published checkpoints, or inputs of published code, that exports omit.
         convolutions: linear-layer weights that the published code stores as 1x1 convolutions, with two additional
             dimensions.
         given: name of the tensor that published checkpoints do not contain (a teacher's class vectors), if any.
@@ -278,8 +278,8 @@ def find_layout(method: str) -> Layout:
 class FixedWords(NamedTuple):
     """Token embeddings of all class prompts, without the learned vectors.
 
-    Published code ignores these embeddings when it loads a checkpoint. An import compares them to detect
-    prompts trained with different classes, initial words or weights.
+    Published code ignores these embeddings when it loads a checkpoint. Imports compare them with those of
+    the recipe to detect prompts trained with different classes, initial words or weights.
     """
 
     prefix: Tensor  # (C, 1, width), the start token

@@ -24,16 +24,15 @@ END_OF_WORD = "</w>"
 class Neighbour(NamedTuple):
     """A word in the vocabulary and its distance from a vector."""
 
-    word: str  # with a hyphen if it is a subword that does not end a word
+    word: str  # ends with a hyphen if it is a subword that does not end a word
     distance: float  # Euclidean, between vector and token embedding
 
 
 def nearest_words(clip: PromptedClip, vectors: Tensor, count: int) -> list[list[Neighbour]]:
     """Return the words whose token embeddings are nearest to each vector, in ascending order of distance.
 
-    Distances are computed as in `interpret_prompt.py` of CoOp and MaPLe. This script also compares vectors of deeper
-    blocks with token embeddings, although token embeddings are inputs to the first block. `vectors` has shape (n,
-    width).
+    Distances are computed as in CoOp's and MaPLe's `interpret_prompt.py`, which also compares vectors of deeper blocks
+    with token embeddings, although only the first block receives token embeddings. `vectors` has shape (n, width).
     """
     embeddings = clip.text.token_embedding.weight.detach().float()
     exact = "donot_use_mm_for_euclid_dist"  # cancellation in matrix products would make zero distances positive
@@ -73,7 +72,7 @@ def learned_words(run: str, count: int = 3) -> tuple[Sequence[str], list[Sequenc
     learned = read_prompts(folder)
     blocks = sorted((int(name.removeprefix(TEXT_PROMPTS)), name) for name in learned if name.startswith(TEXT_PROMPTS))
     if not blocks:
-        raise UserError(f"{run}: method {recipe.training.method!r} has no learned text vectors; use another run")
+        raise UserError(f"{run}: method {recipe.training.method!r} has no learned text vectors; use a different run")
     storage.configure(recipe.storage.options)
     clip = PromptedClip(load_backbone(recipe.backbone))
     width = clip.text.token_embedding.weight.shape[1]

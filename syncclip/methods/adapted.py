@@ -15,10 +15,10 @@ from syncclip.methods.settings import MethodSettings
 
 
 class Adapted(Method):
-    """Base class for methods with learned parts in the towers' blocks and one hand-written prompt per class.
+    """Base class for methods with learned modules in the towers' blocks and one hand-written prompt per class.
 
     Attributes:
-        text_parts, vision_parts: one part per block, in order; empty for a frozen tower.
+        text_parts, vision_parts: one module per block, in order; empty for a frozen tower.
     """
 
     text_parts: nn.ModuleList
@@ -31,7 +31,7 @@ class Adapted(Method):
         self.texts = clip.texts(fill(template, [*map(readable_name, classnames)]))
 
     def install(self, text: Iterable[BlockPart], vision: Iterable[BlockPart]) -> None:
-        """Register each tower's parts: one per block, or none for a frozen tower.
+        """Register each tower's learned modules: one per block, or none for a frozen tower.
 
         Raises:
             UserError: a tower does not support per-block modules.

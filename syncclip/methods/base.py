@@ -17,7 +17,7 @@ from syncclip.methods.settings import MethodSettings
 
 class TrainingBatch(Protocol):
     """Input to a loss: real images, then synthetic images of the same classes in the same order, then synthetic images
-    of novel classes. Any of the three groups may be empty."""
+    of novel classes. Each group of images may be empty."""
 
     @property
     def images(self) -> Tensor:
@@ -44,8 +44,8 @@ class TrainingBatch(Protocol):
 class Method(nn.Module):
     """Base class for methods: a frozen CLIP model with learned parameters.
 
-    The state dict contains only the learned parameters. The CLIP model moves to a device along with the method, but is
-    not registered as a submodule.
+    The state dict contains only the learned parameters. `to()` also moves the CLIP model, which is not registered as a
+    submodule.
 
     Attributes:
         Settings: the method's settings class, which also declares the supported training data.
@@ -55,7 +55,7 @@ class Method(nn.Module):
         base: number of base classes, which have real training images and come first.
         known: number of leading classes with real training images; 0 if the classes are not the training classes.
         weights: weights of loss terms by name; a missing term has weight 1.
-        work: split of a training step across ranks and chunks, set by the training loop.
+        work: how a training step is split across ranks and chunks; set by the training loop.
         prepares: number of augmented views of the training images required by `prepare`.
         trains: whether to run training steps after `prepare`.
     """
@@ -138,12 +138,12 @@ class Method(nn.Module):
         return len(self.classnames) if any(batch.sizes[1:]) else self.base
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Return the unweighted loss terms by name; by default, one cross entropy over real and synthetic images."""
+        """Return the unweighted loss terms by name; by default, the cross entropy over all images in the batch."""
         text = self.candidate_features(self.candidates(batch))
         return {"classification": cross_entropy(self.scores(self.loss_features(batch.images), text), batch.labels)}
 
     def loss(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Return the loss terms and their weighted sum, "total". A single term is not weighted."""
+        """Return the loss terms and their weighted sum, "total". If there is only one term, its weight is 1."""
         terms = self.terms(batch)
         weights = self.weights if len(terms) > 1 else {}
         return {**terms, "total": torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()}
@@ -155,7 +155,7 @@ class Method(nn.Module):
         so results must be deterministic and identical on all ranks.
 
         Args:
-            views: passes over this rank's batches of the first epoch. All passes contain the same images in the same
+            views: passes over this rank's batches in the first epoch. All passes contain the same images in the same
                 order, with different augmentations. Real images that pad the last batch have label -1.
         """
 
@@ -163,11 +163,10 @@ class Method(nn.Module):
         """Hook called with the teacher's unit-length class vectors (C, D_t) whenever training with a teacher starts."""
 
     def step_begins(self, step: int, steps: int) -> None:
-        """Hook called on every rank before each of `steps` steps, counted from 0; a resumed run skips completed
-        steps."""
+        """Hook called on every rank before each step (0 to `steps` - 1); a resumed run skips completed steps."""
 
     def epoch_ended(self, done: int, epochs: int) -> None:
-        """Hook called on every rank when `done` of `epochs` epochs are complete.
+        """Hook called on every rank after each epoch, when `done` of `epochs` epochs are complete.
 
         Store state that persists across epochs in `memory`. The parameters after the last call are the run's result.
         """

@@ -23,7 +23,7 @@ from syncclip.methods.syncclip import domain_terms
 
 
 class LowRank(BlockPart):
-    """Block that computes W x + b + alpha / sqrt(r) B A dropout(x) for some of its matrices.
+    """Block with low-rank updates: the selected matrices compute W x + b + alpha / sqrt(r) B A dropout(x).
 
     The formula is equation 4 of arXiv 2405.18541. Each matrix has its own dropout mask. B is initialised to zero, so
     training starts from the frozen tower.
@@ -38,11 +38,11 @@ class LowRank(BlockPart):
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
     def dropped(self, name: str, x: Tensor) -> Tensor:  # noqa: ARG002
-        """Apply dropout to a matrix update's input x (*, T, in)."""
+        """Apply dropout to the input x (*, T, in) of a low-rank update."""
         return dropout(x, self.dropout, self.training)
 
     def update(self, name: str, x: Tensor) -> Tensor:
-        """Return the update (*, T, out) to a frozen matrix's output for the input x (*, T, in)."""
+        """Return the low-rank update (*, T, out) that is added to the frozen output for the input x (*, T, in)."""
         if not (self.training and self.dropout and torch.is_grad_enabled()):
             return self._update(name, x)
         # Recompute dropout in the backward pass: stored for three matrices per block, it would dominate memory.

@@ -25,7 +25,7 @@ class CoOp(Method):
     candidates, and only weight decay changes their vectors.
 
     Source: the paper and its published code. In the published code, setting initial words disables class-specific
-    vectors; here, the words initialise each class's vectors.
+    vectors; here, the words initialise the vectors of every class.
     """
 
     Settings = CoOpSettings

@@ -17,8 +17,8 @@ from syncclip.core.settings import Template
 class FrozenTexts(nn.Module):
     """Features of hand-written prompts, encoded on first use and cached on the CLIP model for all methods.
 
-    The features are a buffer that moves to the method's device but is not in the state dict. Tokens and embeddings are
-    discarded, since they would take gigabytes for sixty templates and a thousand classes.
+    The features are a non-persistent buffer: they move to the method's device, but are not in the state dict. Tokens
+    and embeddings are discarded, since they would take gigabytes for 60 templates and 1,000 classes.
 
     Args:
         templates: prompt templates for every class.

@@ -67,7 +67,7 @@ class Mma(Adapted):
 
 
 def _adapters(width: int, layers: int, shared: Mapping[int, nn.Linear], scale: float) -> list[BlockPart]:
-    """Return one part per tower block: an adapter or the identity."""
+    """Return one module per tower block: an adapter or the identity."""
     return [Adapter(width, shared[i], scale) if i in shared else BlockPart() for i in range(1, layers + 1)]
 
 

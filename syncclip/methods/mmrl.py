@@ -116,7 +116,7 @@ class Mmrl(Method):
 
 
 def checked_layers(layers: Sequence[int] | None, last: int) -> list[int]:
-    """Return the indices (counted from 1) of the blocks with inserted tokens; the shallower tower has `last` blocks.
+    """Return the 1-based indices of the blocks with inserted tokens; the shallower tower has `last` blocks.
 
     Raises:
         UserError: the shallower tower lacks one of these blocks.

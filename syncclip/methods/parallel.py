@@ -1,4 +1,4 @@
-"""Parallel encoding in a training step: split classes across ranks, and each rank's images into chunks."""
+"""Parallel encoding in a training step: classes are split across ranks, and each rank's images into chunks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 class WorkSplit:
     """One rank's share of a training step. By default, a single rank encodes all images in one chunk.
 
-    Features and gradients do not depend on the split, up to the order of summation.
+    Features and gradients do not depend on the split, apart from rounding errors due to the summation order.
 
     Args:
         rank, ranks: this rank and the number of ranks; several ranks require an initialised torch.distributed.
-        pieces: number of chunks into which this rank splits its images for encoding. With several chunks, activations
-            are recomputed in the backward pass, so memory depends on the chunk size.
+        pieces: number of chunks in which this rank encodes its images. With several chunks, activations are recomputed
+            in the backward pass, so memory depends on the chunk size.
     """
 
     rank: int = 0

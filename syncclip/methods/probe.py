@@ -15,7 +15,7 @@ from syncclip.methods.settings import ProbeSettings
 
 
 class Probe(Method):
-    """Linear probe initialised as the zero-shot classifier, with or without the constraint of CLAP (arXiv 2312.12730).
+    """Linear probe initialised from the zero-shot classifier, optionally with the CLAP constraint (arXiv 2312.12730).
 
     Each class vector w is initialised with t, the mean of the class's raw prompt features, and normalised in the
     scores. The loss is cross entropy. The class-adaptive constraint (section 4 of the paper) adds the term

@@ -56,7 +56,7 @@ class PromptKd(Method):
         self.class_vectors.copy_(class_vectors)
 
     def text_features(self, classes: slice = slice(None)) -> Tensor:
-        """Return the teacher's class vectors (C, D_t), or zeros before `meet_teacher`."""
+        """Return the teacher's class vectors (C, D_t), or zeros before `meet_teacher` is called."""
         return self.class_vectors[classes].detach()
 
     def image_features(self, images: Tensor, domains: Tensor | None = None) -> Tensor:  # noqa: ARG002
@@ -95,9 +95,9 @@ class PromptKd(Method):
         return self.projected(hidden, mean, variance)
 
     def terms(self, batch: TrainingBatch) -> dict[str, Tensor]:
-        """Return a single term that includes its weight, since `loss` does not weight single terms."""
+        """Return a single, already weighted loss term, since `loss` ignores the weight of a single term."""
         if batch.teacher is None:
-            raise UserError("promptkd requires a teacher; set training.teacher to the folder of its soft labels")
+            raise UserError("promptkd requires a teacher; set training.teacher to the folder with its soft labels")
         real, settings = batch.sizes[0], self.settings
         scores = self.scores(self.training_features(batch.images[real:]), self.text_features())
         divergence = distillation(batch.teacher[real:], scores, settings.temperature)
@@ -105,7 +105,7 @@ class PromptKd(Method):
 
 
 def distillation(teacher: Tensor, scores: Tensor, temperature: float) -> Tensor:
-    """Return T^2 times the KL divergence (B,) of the student from the teacher, summed over the classes.
+    """Return T^2 KL(teacher || student) for each image (B,), summed over the classes.
 
     At temperature T, the student's probabilities are softmax(scores / T) and the teacher's probabilities are
     softmax(log p / T).

@@ -32,7 +32,7 @@ def deep_prompts(depth: int, tokens: int, width: int, first: Tensor | None = Non
 
 
 def checked_depth(key: str, depth: int | None, layers: int, default: int = DEFAULT_DEPTH) -> int:
-    """Return the number of prompted blocks: `depth`, or a default limited by the tower's number of blocks.
+    """Return the number of prompted blocks: `depth`, or a default capped at the tower's number of blocks.
 
     Raises:
         UserError: the tower has fewer than `depth` blocks.

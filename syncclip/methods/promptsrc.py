@@ -77,7 +77,7 @@ class PromptSrc(Ivlp):
 
 
 def divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """Return the KL divergence of the student from the teacher, averaged over all entries, given scores (B, C).
+    """Return KL(teacher || student), averaged over all entries of the scores (B, C).
 
     Source: section 3.2.1 of arXiv 2307.06948, with the published code's normalisation.
     """

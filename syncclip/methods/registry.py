@@ -63,7 +63,7 @@ class ClassList(Protocol):
 
 
 def find_method(name: str) -> type[Method]:
-    """Return a method's class, given its name in `METHODS` or "package.module:Class".
+    """Return a method class by its name in `METHODS` or as "package.module:Class".
 
     Raises:
         UserError: see `settings.custom_method`.
@@ -82,7 +82,7 @@ def build_method(
 
     Args:
         settings: method settings, by default `Settings()` of the method's class.
-        seed: seed for the random initialisation; by default, torch's global generator is used as is.
+        seed: seed for the random initialisation; by default, torch's global generator is not reseeded.
 
     Raises:
         UserError: the name is unknown, a tower does not support prompts, or the settings require more blocks or tokens

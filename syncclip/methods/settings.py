@@ -24,7 +24,7 @@ Projection = Literal["q", "k", "v", "out"]
 
 
 class Optimisation(NamedTuple):
-    """Method-specific optimiser and schedule that replace the recipe's SGD with a per-epoch cosine schedule."""
+    """Method-specific optimiser and schedule, used instead of the recipe's SGD and per-epoch cosine schedule."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """Optimiser: SGD with the recipe's momentum, Adam (L2 penalty) or AdamW (decoupled weight decay)."""
@@ -33,7 +33,7 @@ class Optimisation(NamedTuple):
     by_step: bool = False
     """Whether to use a per-step cosine schedule without warm-up instead of the per-epoch schedule."""
     last_rate: float = 0.0
-    """Final learning rate of the per-step schedule, which would be reached one step after the last step."""
+    """Learning rate that the per-step schedule would reach one step after the last step."""
     first_stage: float = 1.0
     """Fraction of the steps after which the schedule restarts for a second stage."""
 
@@ -62,7 +62,7 @@ class MethodSettings(Settings):
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether training steps use random numbers, which depend on the split into workers and micro-batches."""
+        """Whether training steps draw random numbers, which depend on the split into workers and micro-batches."""
         return False
 
 
@@ -95,7 +95,7 @@ class ZeroShotSettings(MethodSettings):
 
     data = ()
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name, by default the dataset's template; their features are averaged."""
+    """Prompt templates with `{}` for the class name, whose features are averaged (default: the dataset's template)."""
 
 
 class CoOpSettings(ContextSettings):
@@ -139,8 +139,8 @@ class TcpSettings(ContextSettings):
     class_tokens: int = Field(4, ge=1, le=1024)
     """Number of class-specific vectors inserted before `block`."""
     block: int | None = Field(None, ge=2)
-    """Number of the block before which the class-specific vectors are inserted, counted from 1; by default, 9 or the
-    last block of a shallower tower."""
+    """Block (1-based) before which the class-specific vectors are inserted; by default, block 9, or the last block of a
+    shallower tower."""
     suffix: Template | None = None
     """Text after the learned vectors, with `{}` for the class name; by default, the part of the dataset's template from
     the class name onwards."""
@@ -174,9 +174,9 @@ class IvlpSettings(MethodSettings):
     text_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the text tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks in the vision tower; by default, 9 or all blocks of a shallower tower."""
+    """Number of prompted blocks in the vision tower; by default, 9, or all blocks if the tower has fewer."""
     text_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks in the text tower; by default, 9 or all blocks of a shallower tower."""
+    """Number of prompted blocks in the text tower; by default, 9, or all blocks if the tower has fewer."""
     initial_words: str = "a photo of a"
     """Words whose first tokens initialise the text prompt if the prompt has at most four tokens."""
 
@@ -189,7 +189,7 @@ class MapleSettings(MethodSettings):
     text_tokens: int = Field(2, ge=1, le=1024)
     """Number of learned tokens in each prompted block of both towers."""
     depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks per tower; by default, 9 or all blocks of a shallower tower."""
+    """Number of prompted blocks per tower; by default, 9, or all blocks if the tower has fewer."""
     initial_words: str = "a photo of a"
     """Words whose first tokens initialise the text prompt if the prompt has at most four tokens."""
 
@@ -207,7 +207,7 @@ class PromptSrcSettings(IvlpSettings):
     """Templates for the frozen prompts; by default, the published templates that fit the CLIP model's context
     length."""
     aggregation_mean: float = 15.0
-    """Mean of the Gaussian weights for averaging prompts over epochs, in epochs counted from 1."""
+    """Mean of the Gaussian weights for averaging prompts over epochs, in epochs (1-based)."""
     aggregation_std: float = Field(1.0, gt=0)
     """Standard deviation of the Gaussian weights for averaging prompts over epochs, in epochs."""
 
@@ -223,7 +223,7 @@ class SyncClipSettings(IvlpSettings):
     alignment_weight: float = Field(0.1, ge=0)
     """Weight of the loss that aligns real and synthetic features (L_FS); 0 disables the loss."""
     negatives: Negatives = "hardest"
-    """Negatives in the alignment loss: the hardest real feature of another class, or all real features of other
+    """Negatives in the alignment loss: the hardest real feature from a different class, or all real features from other
     classes."""
     distillation_weight: float = added(0.0, ge=0)
     """Weight of the KL divergence from the teacher (`training.teacher`) on synthetic images; 0 disables
@@ -251,8 +251,8 @@ class ProbeSettings(MethodSettings):
     learning_rate: float = Field(0.1, gt=0)
     """Peak learning rate of SGD without weight decay (after warm-up)."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name, by default the dataset's template; their mean feature initialises
-    each class vector."""
+    """Prompt templates with `{}` for the class name, whose mean feature initialises each class vector; by default, the
+    dataset's template."""
     constraint: bool = False
     """Penalise each class vector's distance from its initial value in proportion to the class's zero-shot probability
     (CLAP)."""
@@ -280,7 +280,7 @@ class TipSettings(MethodSettings):
     views: int = Field(10, ge=1)
     """Number of augmented views per training image; an image's cache key is the mean feature of its views."""
     templates: tuple[Template, ...] | None = Field(None, min_length=1)
-    """Prompt templates with `{}` for the class name, by default the dataset's template; their features are averaged."""
+    """Prompt templates with `{}` for the class name, whose features are averaged (default: the dataset's template)."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -305,7 +305,7 @@ class ClipLoraSettings(MethodSettings):
     """Towers to adapt."""
     domain_rank: int = Field(0, ge=0, le=16384)
     """Rank of additional domain-specific updates in the vision tower, trained with the SYNC-CLIP losses. With rank 0,
-    there are no domain-specific updates, and the loss is a single cross entropy, as published."""
+    there are no domain-specific updates, and training uses a single cross-entropy loss, as published."""
     synthetic_weight: float = Field(0.4, ge=0)
     """Weight of the cross-entropy losses on synthetic images, as in `methods.syncclip`; used only if `domain_rank` >
     0."""
@@ -342,9 +342,9 @@ class TwoStageSettings(MethodSettings):
     towers: Towers = "both"
     """Towers whose layer norms are trained."""
     first_visual_block: int = Field(1, ge=1)
-    """First block with trained layer norms in the vision tower, counted from 1."""
+    """First block with trained layer norms in the vision tower (1-based)."""
     first_text_block: int = Field(1, ge=1)
-    """First block with trained layer norms in the text tower, counted from 1."""
+    """First block with trained layer norms in the text tower (1-based)."""
 
     @property
     def optimisation(self) -> Optimisation:
@@ -361,9 +361,9 @@ class MmaSettings(MethodSettings):
     scale: float = Field(0.001, gt=0)
     """Scale factor applied to an adapter's output before the output is added to the block's output."""
     first_block: int | None = Field(None, ge=1)
-    """First block with an adapter, counted from 1; by default, 5, or 1 if a tower has fewer than five blocks."""
+    """First block with an adapter (1-based); by default, 5, or 1 if a tower has fewer than five blocks."""
     last_block: int | None = Field(None, ge=1)
-    """Last block with an adapter, counted from 1; by default, the last block of the shallower tower."""
+    """Last block with an adapter (1-based); by default, the last block of the shallower tower."""
     template: Template | None = "a photo of a {}."
     """Prompt template with `{}` for the class name, or null for the dataset's template."""
 
@@ -374,8 +374,8 @@ class MmrlSettings(MethodSettings):
     learning_rate: float = Field(0.001, gt=0)
     """Peak AdamW learning rate (after warm-up)."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
-    """Numbers of the blocks into which the tokens are inserted, counted from 1; by default, blocks 6 to L, where L is
-    the last block of the shallower tower (only block L if L < 6)."""
+    """Blocks (1-based) into which the tokens are inserted; by default, blocks 6 to L, where L is the last block of the
+    shallower tower (only block L if L < 6)."""
     tokens: int = Field(5, ge=1, le=1024)
     """Number of learned tokens, shared by all layers and both towers (K in the paper)."""
     dim: int = Field(512, ge=1, le=16384)
@@ -410,7 +410,7 @@ class MmrlSettings(MethodSettings):
     @classmethod
     def _check_layers(cls, layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if layers is not None and (layers[0] < 1 or list(layers) != sorted({*layers})):
-            raise ValueError(f"{list(layers)} must list distinct block numbers in ascending order, counted from 1")
+            raise ValueError(f"{list(layers)} must be distinct block numbers (1 or higher) in ascending order")
         return layers
 
     @property
@@ -428,7 +428,7 @@ class PromptKdSettings(MethodSettings):
     visual_tokens: int = Field(4, ge=1, le=1024)
     """Number of learned tokens in each prompted block of the vision tower."""
     visual_depth: int | None = Field(None, ge=1)
-    """Number of prompted blocks in the vision tower; by default, 9 or all blocks of a shallower tower."""
+    """Number of prompted blocks in the vision tower; by default, 9, or all blocks if the tower has fewer."""
     temperature: float = Field(1.0, gt=0)
     """Distillation temperature for teacher and student."""
     distillation_weight: float = Field(1000.0, gt=0)
@@ -460,7 +460,7 @@ class MethodsSettings(Settings):
     maple: MapleSettings = MapleSettings()
     """Visual tokens projected from text tokens (arXiv 2210.03117)."""
     promptsrc: PromptSrcSettings = PromptSrcSettings()
-    """IVLP regularised towards the frozen CLIP model and averaged over epochs (arXiv 2307.06948)."""
+    """IVLP regularised towards the frozen CLIP model, with prompts averaged over epochs (arXiv 2307.06948)."""
     syncclip: SyncClipSettings = SyncClipSettings()
     """IVLP with domain-specific visual tokens and aligned features (arXiv 2312.03805)."""
     probe: ProbeSettings = ProbeSettings()
@@ -502,7 +502,7 @@ class MethodsSettings(Settings):
 
 
 def custom_method(name: str) -> type[Any]:
-    """Import a custom method, "package.module:Class", from an installed package or the working folder.
+    """Import a custom method, "package.module:Class", from an installed package or the working directory.
 
     Raises:
         UserError: the method is unknown or not trusted (see `core.trust`), or its import fails.

@@ -100,8 +100,8 @@ def alignment(
 ) -> Tensor:
     """Return a loss that pulls synthetic features towards real partners and away from real features of other classes.
 
-    Let d be the mean absolute difference, p = d(partner) and q = d(nearest feature of another class), with q = p if the
-    batch contains only one class. The loss is the mean of max(0, p - q) + p.
+    Let d be the mean absolute difference, p = d(partner) and q = d(nearest feature of a different class), with q = p
+    if the batch contains only one class. The loss is the mean of max(0, p - q) + p.
 
     Args:
         real: (N, D) raw features.

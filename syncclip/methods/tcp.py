@@ -83,7 +83,7 @@ def suffix_of(template: str) -> str:
 
 
 def checked_block(block: int | None, layers: int) -> int:
-    """Return the block before which the class-specific vectors are inserted, counted from 1 (see `TcpSettings.block`).
+    """Return the 1-based index of the block before which class-specific vectors are inserted (`TcpSettings.block`).
 
     Raises:
         UserError: the tower lacks this block or has only one block.
@@ -92,6 +92,6 @@ def checked_block(block: int | None, layers: int) -> int:
     if not 2 <= resolved <= layers:
         raise UserError(
             f"methods.tcp.block: block {max(resolved, 2)} does not exist, because the text tower has "
-            f"{counted(layers, 'block')}; use a block from 2 to {layers}, or another method"
+            f"{counted(layers, 'block')}; use a block from 2 to {layers}, or a different method"
         )
     return resolved

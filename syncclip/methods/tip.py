@@ -80,7 +80,7 @@ class Tip(Method):
 
 
 class Search(NamedTuple):
-    """Best alpha and beta, and the accuracy of every pair as a float64 tensor (betas, alphas) of percentages."""
+    """Best alpha and beta, and the accuracy of every pair in per cent as a float64 tensor (betas, alphas)."""
 
     alpha: float
     beta: float
@@ -101,7 +101,7 @@ def search(
         features: (N, D) features of validation images, from `Method.image_features`.
         labels: (N,) class ids over all classes of the method.
         scale: exclusive upper bounds of the beta and alpha grids, which start at 0.1.
-        steps: numbers of betas and alphas.
+        steps: number of values in the beta grid and in the alpha grid.
 
     Source: the search in the published code.
     """

@@ -90,7 +90,7 @@ class TwoStage(Adapted):
 
 
 def _norms(key: str, first: int, blocks: Iterable[Any]) -> list[BlockPart]:
-    """Return one part per block, with trainable layer norms from block `first` (counted from 1) onwards."""
+    """Return one module per block, with trainable layer norms from block `first` (1-based) onwards."""
     layers = len(blocks := [*blocks])
     if first > layers:
         raise UserError(f"methods.twostage.{key} is {first}, but the tower has {layers} blocks; use at most {layers}")

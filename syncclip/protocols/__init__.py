@@ -1,1 +1,1 @@
-"""Reproduction of published evaluation protocols on all of their datasets; see docs/reproduce.md."""
+"""Reproduce published evaluation protocols on all of their datasets; see docs/reproduce.md."""

@@ -24,7 +24,8 @@ ACCURACY = {"all_classes_accuracy": "accuracy"}
 Overrides = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Nested mapping of settings that override the recipe: dataset -> method -> settings."""
 SHORT: Overrides = {"imagenet": {"coop": {"training.epochs": 50}}}
-"""Overrides for CoOp, which trains on ImageNet for 50 epochs with any number of shots (`COOP.md`, KaiyangZhou/CoOp)."""
+"""Overrides for CoOp, which trains on ImageNet for 50 epochs regardless of the number of shots
+(`COOP.md`, KaiyangZhou/CoOp)."""
 FINE: Overrides = {
     name: {"promptsrc": {"methods.promptsrc.aggregation_mean": 45, "methods.promptsrc.aggregation_std": 5}}
     for name in ("stanford_cars", "flowers102", "fgvc_aircraft", "dtd", "eurosat")
@@ -47,7 +48,7 @@ _TCP_TEMPLATES = {
 
 
 def _later_methods(name: str) -> dict[str, dict[str, Any]]:
-    """Return a dataset's settings for newer methods; numbers of steps (of 32 images) are converted to epochs."""
+    """Return a dataset's settings for newer methods, with step counts (batches of 32) converted to epochs."""
     images = 16 * -(-DATASETS[name].classes // 2)
     values: dict[str, dict[str, Any]] = {
         method: {"training.epochs": -(-steps_per_shot * 16 // -(-images // 32))}
@@ -76,7 +77,7 @@ class Protocol:
         title: heading of the report.
         recipe: name of the recipe with the configurations; its settings override each dataset's published recipe.
         runs: name of the run folder; protocols with the same run folder share their runs.
-        metrics: key in `results.json` -> table heading. For a single metric, one table contains all datasets.
+        metrics: key in `results.json` -> table heading. A single metric is shown in one table for all datasets.
         datasets: names of the training datasets.
         overrides: settings for individual datasets and methods, which take precedence over the recipe.
     """
@@ -92,7 +93,7 @@ class Protocol:
 
 _PROTOCOLS = (
     Protocol(
-        "base-to-novel", "Base to novel, within each split",
+        "base-to-novel", "Base-to-novel accuracy within each split",
         "protocols/base_to_novel", "base_to_novel", WITHIN_SPLIT, overrides=BASE,
     ),
     Protocol(
@@ -116,7 +117,10 @@ _PROTOCOLS = (
         "data-use", "Training on real images, synthetic images, or both (Table 6)", "protocols/data_use", "data_use",
         WITHIN_SPLIT | ALL_CLASSES, overrides=BASE,
     ),
-    Protocol("growing", "More synthetic images (Figure 7)", "protocols/growing", "growing", WITHIN_SPLIT | ALL_CLASSES),
+    Protocol(
+        "growing", "Scaling up synthetic images (Figure 7)", "protocols/growing", "growing",
+        WITHIN_SPLIT | ALL_CLASSES,
+    ),
 )  # fmt: skip
 
 PROTOCOLS = {protocol.name: protocol for protocol in _PROTOCOLS}

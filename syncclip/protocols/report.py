@@ -99,9 +99,9 @@ def growth(scores: Scores) -> dict[str, Any] | None:
     """Return curves of average accuracy against the number of shots or synthetic images.
 
     Returns:
-        A mapping with `heading` and `numbers`, the label and the values of the horizontal axis; `curves`, each with a
-        name and one point {metric: mean} per number (empty if the number is missing); and `levels`, the configurations
-        with a fixed number of shots or images. The result is None if no method has at least three numbers.
+        Mapping with `heading` (axis label), `numbers` (axis values), `curves` (a name and one point {metric: mean} per
+        axis value, or {} if the value is missing) and `levels` (configurations with a fixed number of shots or images).
+        None if no method has results for at least three axis values.
     """
     groups: dict[tuple[str, str], list[ResultLine]] = {}
     for line in scores.lines:
@@ -168,7 +168,7 @@ def _peers(scores: Scores) -> Iterator[TextTable]:
                 for name, means in peers.methods.items()
             ]
             yield TextTable(
-                "Published results of other methods", ["method", *WITHIN_SPLIT.values(), "further data"], rows
+                "Published results of other methods", ["method", *WITHIN_SPLIT.values(), "additional data"], rows
             )
 
 

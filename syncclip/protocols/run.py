@@ -156,7 +156,7 @@ def _check_data(recipes: Mapping[str, Recipe]) -> None:
 
 
 def _samplings(recipe: Recipe) -> set[tuple[int, int]]:
-    """Return (shots, seed) for each few-shot sample that the runs of a recipe use."""
+    """Return (shots, seed) for each few-shot sample used by a recipe's runs."""
     shots = {
         configuration.overrides.get("dataset.shots", recipe.dataset.shots)
         for configuration in recipe.study.configurations
@@ -180,7 +180,7 @@ def _problem(settings: DatasetSettings, samplings: set[tuple[int, int]]) -> str 
 
 
 def _write_study(recipe: Recipe, url: str, runs: Sequence[CellRun]) -> None:
-    """Write a study's files to a dataset's folder, as `syncclip report` requires."""
+    """Write the study files required by `syncclip report` to a dataset's folder."""
     state = findings.state_of(recipe, runs, [])
     table = findings.cell_table(runs, recipe.evaluation.split)
     storage.write_table(storage.join(url, outputs.TABLE), table, state.owner)

@@ -17,7 +17,7 @@ from syncclip.studies.cells import CellRun
 
 @dataclass(frozen=True)
 class ResultLine:
-    """A configuration of a protocol with its number of shots and of synthetic images per class."""
+    """Row of the result tables: a configuration with its number of shots and of synthetic images per class."""
 
     configuration: str
     method: str
@@ -49,7 +49,7 @@ class Scores:
         tests: names of the test datasets.
         setting: description of the backbone, the number of synthetic images, and the seeds.
         complete: whether all of the protocol's datasets were evaluated (required for published averages).
-        of: (line, dataset or "average") -> score.
+        of: (table row, dataset or "average") -> score.
     """
 
     protocol: Protocol
@@ -60,14 +60,14 @@ class Scores:
     of: Mapping[tuple[ResultLine, str], Score]
 
     def published(self, line: ResultLine, over: str) -> dict[str, float]:
-        """Return the published results that are comparable with a line; averages require results for all datasets."""
+        """Return the published results comparable with a table row; averages require results for all datasets."""
         if over == AVERAGE and not self.complete:
             return {}
         comparable = line.data in ("none", "both" if line.method == "syncclip" else "real")
         return published().of(self.protocol.name, over, line.method) if comparable else {}
 
     def label(self, line: ResultLine) -> str:
-        """Return a line's label in tables, with its number of synthetic images if this number varies between lines."""
+        """Return the label of a table row, with the number of synthetic images if this number varies between rows."""
         amounts = {other.images_per_class for other in self.lines} - {None}
         amount = f", {line.images_per_class} synthetic" if line.images_per_class is not None else ""
         return line.name + (amount if len(amounts) > 1 else "")
@@ -108,9 +108,9 @@ def gather(protocol: Protocol, runs: Mapping[str, Sequence[CellRun]]) -> pd.Data
 
 
 def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
-    """Average each line's scores over the finished seeds on each dataset, and then over the datasets.
+    """Average scores over the finished seeds on each dataset, and then over the datasets.
 
-    The average over the datasets requires a mean for every dataset. As in the literature, averages for prompt
+    An average over datasets is computed only if every dataset has a mean. As in the literature, averages for prompt
     transfer exclude the training dataset.
     """
     keys = ["configuration", "method", "data", "shots", "images_per_class", "tested_on"]
@@ -131,7 +131,7 @@ def summarise(protocol: Protocol, table: pd.DataFrame) -> Scores:
 
 
 def _ordered(unordered: Iterable[ResultLine]) -> list[ResultLine]:
-    """Sort lines by method and configuration in order of first occurrence, then by shots and synthetic images."""
+    """Sort table rows by first occurrence of their method and configuration, then by shots and synthetic images."""
     lines = list(dict.fromkeys(unordered))
     methods, configurations = ([getattr(line, key) for line in lines] for key in ("method", "configuration"))
     return sorted(

@@ -34,7 +34,7 @@ def shipped() -> tuple[str, ...]:
 
 
 def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any], str, bool]:
-    """Read a recipe merged with the recipes that it extends; return (plain values, label for messages, is trusted).
+    """Read a recipe merged with the recipes that it extends; return (plain values, label for messages, trusted?).
 
     Code named in trusted recipes is registered as trusted. See `Recipe.load` for the arguments.
     """

@@ -42,7 +42,7 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
 
 
 def as_override(key: str, text: str, model: type[BaseModel]) -> str:
-    """Return the override that makes `split_overrides` set a key to a string."""
+    """Return the override that `split_overrides` parses to this key and string."""
     return f"{key}={text if str in types_of(key, model) else json.dumps(text)}"
 
 

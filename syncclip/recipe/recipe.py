@@ -236,7 +236,7 @@ class Recipe(Settings):
 
 
 def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
-    """Parse the user's overrides, and trust code that is named in them."""
+    """Parse the user's overrides, and trust the code that they name."""
     values = split_overrides(overrides, Recipe)
     trust(*names_in(values))
     return values
@@ -248,7 +248,7 @@ def digest(value: object) -> str:
 
 
 def _checked(values: dict[str, Any], overrides: Mapping[str, Any], label: str, origin: str = COMMAND_LINE) -> Recipe:
-    """Apply overrides to values, and validate the result; errors begin with `origin` (overrides) or `label`."""
+    """Apply overrides to values, and validate the result; error messages start with `origin` (overrides) or `label`."""
     for key, value in overrides.items():
         set_value(values, key, value, origin)
     remember_urls(values)

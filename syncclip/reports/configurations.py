@@ -111,7 +111,7 @@ class Difference:
 
     @property
     def kind(self) -> Literal["gain", "loss", "unsure"]:
-        """Direction of the difference if it is significant; "unsure" if the interval includes zero."""
+        """Direction of a significant difference, or "unsure" if the interval includes zero."""
         return "gain" if self.low > 0 else "loss" if self.high < 0 else "unsure"
 
     @cached_property
@@ -145,7 +145,7 @@ class Numbers:
 def gather_numbers(inputs: Inputs) -> Numbers:
     """Collect configurations, mean scores and paired differences of a study, or the scores of a run.
 
-    The reference configuration is set by the study. By default, it is SYNC-CLIP on real and synthetic images, or else
+    The reference configuration is set by the study and defaults to SYNC-CLIP on real and synthetic images, or else to
     the last configuration with synthetic images.
     """
     table = inputs.table
@@ -237,7 +237,7 @@ def mean_scores(table: pd.DataFrame) -> Points:
 
 
 def differences(stored: Sequence[Comparison], configurations: Sequence[ReportConfiguration]) -> list[Difference]:
-    """Select a study's comparisons at the largest number of images, preferably with intervals over classes.
+    """Select a study's comparisons at the largest number of images, preferring intervals that resample classes.
 
     The last entries compare a configuration with itself at the smallest number of images.
     """

@@ -46,7 +46,7 @@ class FittedCurve:
         curve: points over the measured range and the forecasts.
         text: description of the trend.
         formula: formula for the error; empty without a power law.
-        begin: accuracy without synthetic images; None if it is unknown or there are too few points for a curve.
+        begin: accuracy without synthetic images, or None if unknown or if there are too few points for a curve.
     """
 
     curve: list[CurvePoint]
@@ -143,7 +143,7 @@ def _sentences(curve: Curve, models: Sequence[HeldOut], level: str) -> list[str]
     elif needed is None:
         sentence = f"accuracy rises {per_doubling}."
     elif not math.isfinite(needed.estimate):
-        sentence = "accuracy rises but has nearly levelled off; according to the fit, another point is unreachable."
+        sentence = "accuracy rises but has nearly levelled off; according to the fit, a further point is unreachable."
     else:
         interval = ""
         if math.isfinite(needed.low):
@@ -226,7 +226,7 @@ def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
 def _pairs(
     configurations: Sequence[ReportConfiguration], reference: ReportConfiguration | None
 ) -> list[tuple[str, str | None]]:
-    """List the comparisons in the class figure: the reference with all others, then the others with zero-shot CLIP.
+    """List the comparisons in the class figure: the reference vs. all others, then the others vs. zero-shot CLIP.
 
     If there is only one configuration, its baseline is None.
     """

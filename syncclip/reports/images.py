@@ -36,7 +36,7 @@ THUMBNAILS = 12
 
 @dataclass
 class Strip:
-    """Single image (data URL `src`) with thumbnails of a class: `real` real images, then `made` synthetic images."""
+    """Thumbnails of a class in one image (data URL `src`): `real` real images, then `made` synthetic images."""
 
     label: int
     name: str
@@ -48,7 +48,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class ImageStrips:
-    """Strips of all shown classes, labels of the classes at the top of the page, and the initially selected label."""
+    """Strips of the displayed classes, labels of the classes in the top strip, and the initially selected label."""
 
     real: bool
     made: bool
@@ -83,7 +83,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
     try:
         real, lost_real = _thumbnails((splits[split] for split in SPLITS if split in splits), labels)
     except Exception as error:  # continue with the synthetic images
-        inputs.notes.append(f"The dataset's images are not available and are left out ({first_line(error)}).")
+        inputs.notes.append(f"The dataset's images are unavailable and were omitted ({first_line(error)}).")
     try:
         made, lost_made = _thumbnails(() if synthetic is None else (synthetic,), labels)
         labels = [label for label in labels if real[label] or made[label]]
@@ -104,7 +104,7 @@ def image_strips(inputs: Inputs, budget: int = BUDGET_BYTES) -> ImageStrips | No
             for strip, prompt in zip(prompted, synthetic.texts(firsts), strict=True):
                 strip.prompt = prompt
     except Exception as error:  # continue with the other sections
-        inputs.notes.append(f"The images could not be read and are left out ({error}).")
+        inputs.notes.append(f"The images could not be read and were omitted ({error}).")
         return None
     if lost := lost_real + lost_made:
         inputs.notes.append(f"The page omits {counted(lost, 'unreadable image')}.")
@@ -146,7 +146,7 @@ def _spread(count: int, limit: int) -> list[int]:
 
 
 def _side_by_side(groups: Iterable[Sequence[Image.Image]], side: int, budget: float = np.inf) -> tuple[list[str], int]:
-    """Place each group's images side by side up to the size limit, and return the data URLs and the total size."""
+    """Join each group's images horizontally until the size limit is reached; return the data URLs and total size."""
     sources, size = [], 0
     for images in groups:
         strip = Image.new("RGB", (side * len(images), side))
@@ -171,7 +171,7 @@ def reject_strips(inputs: Inputs) -> list[RejectStrip]:
         tiles = [[decode_image(reject.jpeg, "a reject") for reject in rejects[reason]] for reason in reasons]
         sources, _ = _side_by_side(tiles, REJECT_SIDE)
     except Exception as error:  # parsers raise many exception types for corrupt files
-        inputs.notes.append(f"The thumbnails of rejected images could not be read and are left out ({error}).")
+        inputs.notes.append(f"The thumbnails of rejected images could not be read and were omitted ({error}).")
         return []
     names, strips = inputs.classnames, []
     for reason, source in zip(reasons, sources, strict=True):

@@ -104,7 +104,7 @@ class Inputs:
 
 
 def read_inputs(url: str) -> Inputs:
-    """Read the files in a folder or URL, or in its `study` subfolder. A corrupt file results in a note, not an error.
+    """Read the files in a folder or URL, or in its `study` subfolder. A corrupt file adds a note to the report.
 
     Raises:
         UserError: the folder contains no study, run or synthetic dataset.
@@ -167,7 +167,7 @@ def _read_results(inputs: Inputs) -> None:
 
     def report(path: str, error: storage.DamagedError) -> None:
         missing.discard(path)
-        inputs.notes.append(f"{str(error).partition(';')[0]}; {paths[path]} is left out.")
+        inputs.notes.append(f"{str(error).partition(';')[0]}; {paths[path]} was omitted.")
 
     for path, data in storage.read_many(list(paths), report, owners).items():
         missing.discard(path)
@@ -178,7 +178,7 @@ def _read_results(inputs: Inputs) -> None:
 
 
 def _read_set(inputs: Inputs) -> None:
-    """Open the synthetic dataset of the study or recipe, or a dataset in the folder, a subfolder or the parent."""
+    """Open the synthetic dataset of the study or recipe, or else one in the folder, a subfolder or the parent."""
     url = inputs.url.rstrip("/")
     parent = str(storage.local_path(url).resolve().parent) if storage.is_local(url) else url.rpartition("/")[0]
     root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")
@@ -210,7 +210,7 @@ def _read_set(inputs: Inputs) -> None:
             inputs.set_files = sorted(names)
         except Exception as error:
             inputs.notes.append(
-                f"The synthetic dataset at {folder} could not be read and is left out ({_reason(error)})."
+                f"The synthetic dataset at {folder} could not be read and was omitted ({_reason(error)})."
             )
         break
 
@@ -234,7 +234,7 @@ def _read_dataset(inputs: Inputs) -> None:
         try:
             inputs.dataset = load_dataset(DatasetSettings(**settings))
         except Exception as error:
-            inputs.notes.append(f"The dataset's images are not available and are left out ({_reason(error)}).")
+            inputs.notes.append(f"The dataset's images are unavailable and were omitted ({_reason(error)}).")
     names = state.classnames if state else inputs.plan.get("classnames") or []
     inputs.classnames = [str(name) for name in (inputs.dataset.classnames if inputs.dataset else names)]
     inputs.base = state.base if state else (len(inputs.classnames) + 1) // 2
@@ -245,7 +245,7 @@ def _parsed(inputs: Inputs, name: str, parse: Callable[[], T], default: T) -> T:
     try:
         return parse()
     except Exception as error:  # parsers raise many exception types for corrupt files
-        inputs.notes.append(f"{name} could not be read and is left out ({_reason(error)}).")
+        inputs.notes.append(f"{name} could not be read and was omitted ({_reason(error)}).")
         return default
 
 
@@ -284,7 +284,7 @@ def _parse_runs(data: bytes) -> pd.DataFrame | None:
 
 
 def _parse_recipe(data: bytes) -> tuple[str, dict[str, Any]]:
-    """Return the text and the values of a recipe."""
+    """Return a recipe's text and its parsed values."""
     text = data.decode()
     values = parse_yaml(text, "recipe.yaml")
     if not isinstance(values, dict):

@@ -25,7 +25,7 @@ from syncclip.reports.table import costs, datasets_table, quality_table, runs_ta
 from syncclip.reports.verdict import verdict_on
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
-"""Scripts in execution order; later scripts use earlier ones."""
+"""Scripts in execution order; later scripts depend on earlier ones."""
 SECTIONS = {
     "curve": "Curve",
     "methods": "Methods",
@@ -153,8 +153,8 @@ def render(template: str, scripts: Sequence[str], values: Any, **words: Any) -> 
 
     Args:
         template, scripts: file names in `assets`.
-        values: data of the figures, serialised as JSON; numbers must be finite.
-        words: variables of the template.
+        values: figure data, serialised as JSON; numbers must be finite.
+        words: template variables.
     """
     assets = resources.files(__package__).joinpath("assets")
     text_of = {file.name: file.read_text(encoding="utf-8") for file in assets.iterdir() if file.name != FONT}

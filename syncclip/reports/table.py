@@ -66,7 +66,7 @@ class PageTable:
 
     @property
     def csv(self) -> str:
-        """Headings and sort keys of all cells, as CSV."""
+        """Column headings and sort keys of all cells as CSV."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerows([self.columns, *([cell.value for cell in row] for row in self.rows)])
@@ -77,8 +77,8 @@ def costs(inputs: Inputs, numbers: Numbers) -> tuple[list[Tile], dict[str, list[
     """Collect the cost of a study, run or synthetic dataset from cost.json or from the shard markers.
 
     Returns:
-        Tiles, and the parts of two bars: `time` by process, and `rejects` by reason, preceded by the kept images. A bar
-        with fewer than two parts is empty.
+        Tiles, and the parts of two stacked bars: `time` (by process) and `rejects` (kept images, then rejected images
+        by reason). A bar with fewer than two parts is empty.
     """
     synthesis, training, table = inputs.cost.synthesis, inputs.cost.training, numbers.table
     speed, speed_label = synthesis and synthesis.images_per_second, "images generated per second"
@@ -157,7 +157,7 @@ def _percent_cell(value: float) -> TableCell:
 
 
 def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
-    """Build a suite's table of scores at each configuration's largest number of images, on average and by dataset.
+    """Build a suite's table of scores at each configuration's largest number of images, averaged and per dataset.
 
     The table contains only runs that have finished on every dataset. Return None for a single dataset.
     """
@@ -194,7 +194,7 @@ def quality_table(inputs: Inputs) -> PageTable | None:
             storage.read_verified(storage.join(inputs.synthetic.url, _QUALITY), inputs.owner)
         )
     except (OSError, ValueError):
-        inputs.notes.append(f"The synthetic dataset's {_QUALITY} could not be read and is left out.")
+        inputs.notes.append(f"The synthetic dataset's {_QUALITY} could not be read and was omitted.")
         return None
     tiles = [Tile("images that the frozen CLIP model assigns to their class", f"{quality.accuracy:.0f}", "%")]
     if quality.similarity is not None:
@@ -218,7 +218,8 @@ def quality_table(inputs: Inputs) -> PageTable | None:
 
 
 def terminal_table(inputs: Inputs, numbers: Numbers) -> Table:
-    """Build the terminal table: scores at each configuration's largest number of images, or a dataset's counts."""
+    """Build the terminal table: scores at each configuration's largest number of images, or counts of a synthetic
+    dataset."""
     if inputs.kind == "set":
         table = Table(box=_NARROW, show_edge=False, show_header=False)
         classes, shards = counted(len(inputs.classnames), "class", "classes"), counted(inputs.shards, "shard")

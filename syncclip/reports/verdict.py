@@ -12,7 +12,7 @@ from syncclip.reports.inputs import Inputs
 HEADLINE_METRICS = ("all_classes_novel", "novel")
 CANDIDATES = {"all_classes_novel": "all classes as candidates", "novel": "only novel classes as candidates"}
 Card = tuple[Difference, dict[str, float]]
-"""Difference, and the positions of the marks on its interval bar, in per cent of the bar's width."""
+"""Difference, and positions of the marks on its interval bar as percentages of the bar width."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,12 @@ def _sentences(
         more.append(("For the harmonic mean of base and novel accuracy, the difference is", both))
     zero = next((pair for pair in pairs if pair.metric == lead.metric and pair.baseline.method == "zeroshot"), None)
     if zero is not None and zero != lead:
-        verb = {"gain": "is above", "loss": "is below", "unsure": "does not differ significantly from"}[zero.kind]
-        more.append((f"On novel classes, {lead.configuration.short} {verb} untrained zero‑shot CLIP:", zero))
+        verb = {
+            "gain": "outperforms",
+            "loss": "underperforms",
+            "unsure": "does not differ significantly from",
+        }[zero.kind]
+        more.append((f"On novel classes, {lead.configuration.short} {verb} zero‑shot CLIP:", zero))
     rest = " ".join(f"{start} {pair.size} points ({pair.interval})." for start, pair in more)
     caution = f"Interpret the intervals with caution: {lead.caution}." if lead.caution else ""
     return [sentence for sentence in (first, rest, caution) if sentence]

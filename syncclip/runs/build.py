@@ -45,7 +45,7 @@ def build_parts(recipe: Recipe, cache: ModelCache | None = None) -> RunParts:
     """Load the dataset and backbone, and build the method, initialised with the training seed.
 
     Args:
-        cache: process-wide cache; all methods built with it share one CLIP model on the same device.
+        cache: process-wide cache; all methods built with it share one CLIP model on one device.
     """
     storage.configure(recipe.storage.options)
     cache = cache or ModelCache()
@@ -96,7 +96,7 @@ def validation_accuracy(recipe: Recipe, run: RunParts) -> float:
 
 
 def predictions(recipe: Recipe, run: RunParts, split: Split, part: int = 0, parts: int = 1) -> Predictions:
-    """Predict the images of a split, or one of several parts of them; see `predict`."""
+    """Classify the images of a split, or one of `parts` parts of them; see `predict`."""
     images, batch, threads = run.dataset.split(split), recipe.evaluation.batch_size, recipe.training.threads
     base, only = len(run.dataset.base), run.dataset.only
     return predict(
@@ -125,7 +125,7 @@ class ModelCache:
     Not thread-safe.
 
     Args:
-        keep_bytes: maximum memory for cached images in bytes; further images are decoded each time.
+        keep_bytes: maximum memory for cached images in bytes; images beyond this limit are decoded each time.
     """
 
     def __init__(self, keep_bytes: int = 0) -> None:
@@ -159,7 +159,7 @@ class ModelCache:
     def _version(self, url: str) -> object:
         """Return the checksum of a synthetic dataset's index if it matches the files, or else the sizes of all files.
 
-        The index is compared with the files when a run is resolved, and again for a cached dataset.
+        The index is compared with the files when a run is resolved, and again when a cached dataset is reused.
         """
         checksum = current().listings.get(url)
         if checksum is not None and self._sets is not None:

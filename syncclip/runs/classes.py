@@ -87,7 +87,7 @@ def read_classes(folder: RunFolder) -> RunClasses:
 
 
 def build_trained(recipe: Recipe, folder: RunFolder) -> tuple[Method, RunClasses]:
-    """Load the trained method of a finished run on the CPU, and read its classes.
+    """Load the trained method of a finished run onto the CPU, and read its classes.
 
     Raises:
         UserError: `classes.json` is missing or corrupt, or the CLIP model is missing or differs from the one
@@ -117,10 +117,10 @@ def build_for(recipe: Recipe, clip: PromptedClip, classes: RunClasses) -> Method
 
 
 def carry_over(recipe: Recipe, run: RunFolder, method: Method, whose: str) -> None:
-    """Load a run's learned prompts into a method that was built for other classes.
+    """Load a run's learned prompts into a method that was built for different classes.
 
     Args:
-        whose: description of the other classes for error messages.
+        whose: description of the target classes for error messages.
 
     Raises:
         UserError: the learned parameters are class-specific or have different shapes.

@@ -41,9 +41,9 @@ class SetCache:
 
 
 def synthetic_part(recipe: Recipe, url: str, sets: SetCache) -> tuple[int, str]:
-    """Return the number of synthetic images per class that a run uses from the dataset at `url`, and their identity.
+    """Return the number of synthetic images per class that a run uses from the dataset at `url`, and their hash.
 
-    The identity is a hash of everything that determines these images; it does not change when the dataset grows.
+    The hash covers everything that determines these images, so it does not change when the dataset grows.
 
     Raises:
         UserError: the synthetic dataset has different classes, too few images, or missing shards.
@@ -142,7 +142,7 @@ def synthetic_sources(recipe: Recipe, classes: int) -> list[MixedSource[ShardSet
 
 
 def shard_cache(training: TrainingSettings) -> ShardCache:
-    """Open the cache of remote shards in a folder that all workers on a machine share."""
+    """Open the cache of remote shards, a folder shared by all workers on a machine."""
     default = temporary_folder() / f"syncclip-{os.getuid()}-shards"  # one folder per user
     folder = default if training.cache_folder is None else storage.local_path(training.cache_folder).resolve()
     return ShardCache(training.cache_bytes, folder=str(folder), check=training.verify_shards)
@@ -173,5 +173,6 @@ def _check_room(sets: Sequence[ShardSet], training: TrainingSettings) -> None:
     if 0 < training.cache_bytes < needed:
         raise UserError(
             f"training.cache_bytes is {training.cache_bytes:,}, but the shards in use take {needed:,} bytes; increase "
-            "training.cache_bytes, reduce training.shuffle_window, or set training.cache_bytes=0 to fetch single images"
+            "training.cache_bytes, reduce training.shuffle_window, or set training.cache_bytes=0 to fetch images "
+            "one by one"
         )

@@ -1,6 +1,6 @@
 """Evaluate a finished run on its own dataset, and its prompts on other datasets (transfer).
 
-Several Ray workers can share the images; the results are bit-identical to those of a single process.
+The images can be split across Ray workers; the results are bit-identical to those of a single process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def scored(
     dataset in `evaluation.transfer` that has no results.
 
     Args:
-        workers: number of workers that share the images; None: evaluate in this process.
+        workers: number of workers across which the images are split; None: evaluate in this process.
     """
     numbers = results_of(recipe, folder) or score(recipe, folder, cache, workers)
     for name in missing_transfers(recipe, folder):
@@ -69,7 +69,7 @@ def transfer(
     cache: ModelCache | None = None,
     workers: int | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a finished run on another dataset, and write the results to `transfer/<name>` in the run folder.
+    """Evaluate a finished run on a different dataset, and write the results to `transfer/<name>` in the run folder.
 
     Raises:
         UserError: the learned parameters are class-specific, or the dataset is missing.
@@ -118,7 +118,7 @@ def done(recipe: Recipe, folder: RunFolder) -> bool:
 def _evaluate(
     recipe: Recipe, folder: RunFolder, parts: RunParts, dataset: str | None, workers: int | None
 ) -> dict[str, Any]:
-    """Predict all images of the evaluation split, and write the predictions and results.
+    """Classify all images in the evaluation split, and write the predictions and results.
 
     Args:
         dataset: name of the transfer dataset; None: the run's own dataset.
@@ -152,7 +152,7 @@ def transfer_url(run_url: str, name: str) -> str:
 def shared_predictions(
     recipe: Recipe, prompts: bytes, workers: int, images: int, temperature: float = 1.0
 ) -> Predictions:
-    """Predict all images of the evaluation split with Ray tasks, which are pure functions and can be retried.
+    """Classify all images in the evaluation split with Ray tasks, which are pure functions and can be retried.
 
     Args:
         recipe: recipe of the run, with the dataset to test.
@@ -181,7 +181,7 @@ def shared_predictions(
 def predict_part(
     recipe: Recipe, prompts: bytes, part: int, parts: int, session: Session, temperature: float = 1.0
 ) -> Predictions:
-    """Predict one of several parts of the images, as the body of a Ray task."""
+    """Body of a Ray task: classify one of `parts` parts of the images."""
     with session, custom_code_reported():
         run = replace(build_parts(recipe), temperature=temperature)
         run.method.load_state_dict(safetensors.torch.load(prompts))

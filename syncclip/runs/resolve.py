@@ -1,4 +1,4 @@
-"""Resolve a recipe to a run: find the synthetic datasets, and determine the run's identity and folder."""
+"""Resolve a recipe to a run: find the synthetic datasets, and determine the run's hash and folder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def finished_run(run: str, overrides: Sequence[str] = ()) -> tuple[Recipe, RunFo
         raise UserError(f"{run}: {state}; train one with `syncclip train RECIPE --out {run}`{hint}")
     record = RunFolder(run, "", "").record()
     if record is None:
-        raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in another folder")
+        raise UserError(f"{run}: run.json is missing; copy the run again, or train it again in a different folder")
     folder = RunFolder(run, record.name, record.recipe_hash)
-    storage.read_verified(recipe, folder.owner)  # raises if the recipe belongs to another run
+    storage.read_verified(recipe, folder.owner)  # raises if the recipe belongs to a different run
     return Recipe.load(recipe, overrides, own=False), folder
 
 
@@ -84,7 +84,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
     The run's hash covers everything that determines the run: the recipe and the synthetic images.
 
     Args:
-        out: folder or URL of the run; by default a folder below `<storage.root>/<name>/runs`.
+        out: folder or URL of the run; by default, a folder in `<storage.root>/<name>/runs`.
         sets: cache for runs that are resolved together.
     """
     storage.configure(recipe.storage.options)
@@ -112,7 +112,7 @@ def resolve_run(recipe: Recipe, out: str | None = None, sets: SetCache | None = 
 
 
 def _with_sets(recipe: Recipe, out: str | None, sets: SetCache) -> tuple[Recipe, str]:
-    """Return a recipe with its synthetic datasets filled in, and the identity of the images used."""
+    """Return a recipe with its synthetic datasets filled in, and the hash of the images used."""
     mixed = recipe.training.synthetic
     if not isinstance(mixed, tuple):
         url = find_synthetic(recipe, out, sets)

@@ -1,4 +1,4 @@
-"""Process identities, clock-independent liveness checks, and environment variables."""
+"""Unique process identifiers, clock-independent liveness checks, and environment variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncclip.core.settings import Settings
 
 
 class Owner(Settings):
-    """Identity of a process; a later process with the same process ID has a different identity."""
+    """Unique identifier of a process, distinct from that of a later process with the same process ID."""
 
     host: str
     machine: str
@@ -26,7 +26,7 @@ class Owner(Settings):
 
     @classmethod
     def here(cls) -> Owner:
-        """Return the identity of the current process."""
+        """Return the unique identifier of the current process."""
         user = str(os.getuid())
         with suppress(OSError, KeyError):  # a container may run under a user ID without a name
             user = getpass.getuser()
@@ -48,7 +48,7 @@ MARK = r"[0-9a-f]{6}-[0-9a-f]+-[0-9a-f]{6}"
 
 
 def mark() -> str:
-    """Return a short identifier of this process for file names; it is never reused on this machine."""
+    """Return a short identifier of this process for use in file names; identifiers are never reused on a machine."""
     pid = os.getpid()
     return f"{_short_hash(platform.node() + _machine())}-{pid:x}-{_short_hash(_started(pid) or '')}"
 

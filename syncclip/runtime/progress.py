@@ -25,15 +25,15 @@ LOG_INTERVAL = 60.0
 class Progress:
     """Progress bar (context manager) with items, throughput, remaining time and custom fields such as utilisation.
 
-    On a terminal, one line is redrawn in place. A log gets a line at the start, at the first update, every minute and
-    at the end. The first and last lines are omitted if there is neither a total nor an item.
+    On a terminal, one line is redrawn in place. When output goes to a log, a line is printed at the start, at the first
+    update, every minute and at the end. Without a known total or any items, the first and last lines are omitted.
 
     Args:
         total: number of items; None if unknown.
         unit: plural noun for the items, such as "images".
         label: name of the job, such as "synth".
         stream: output; stderr by default, since stdout is for results.
-        done: number of items that earlier runs finished; excluded from the throughput.
+        done: number of items finished by earlier runs; excluded from the throughput.
         clock: function that returns a monotonic time in seconds; for tests.
     """
 
@@ -151,5 +151,5 @@ def _live_line(stream: TextIO, total: int | None, done: int, label: str) -> tupl
 
 def print_message(message: str) -> None:
     """Print a message to stderr; stdout is for results."""
-    sys.stderr.write(f"{printable(message)}\n")  # in one call, so that concurrent messages do not mix
+    sys.stderr.write(f"{printable(message)}\n")  # in one call, so that concurrent messages are not interleaved
     sys.stderr.flush()

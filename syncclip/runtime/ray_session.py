@@ -35,17 +35,17 @@ OBJECT_STORE_BYTES = 512 * 2**20
 
 START_ATTEMPTS = 5
 START_TIMEOUTS = "timed out during startup", "Failed to start GCS", "Timed out waiting for"
-"""Error messages on which startup is retried: Ray's timeout was exceeded, for example on a busy machine."""
+"""Error messages of Ray startup timeouts, which occur on busy machines; startup is retried."""
 
 END_SECONDS = 10.0
 """Grace period in seconds for local workers, which hold GPU memory until they exit; Ray does not wait for them."""
 
 KILL_SECONDS = 10.0
-"""Timeout in seconds for killed processes to exit; a process that is blocked by a broken disk never exits."""
+"""Timeout in seconds for killed processes to exit; a process blocked by a failed disk never exits."""
 
 LONGEST_BASE, LONGEST_PLAIN = 6, 28
-"""Maximum lengths of RAY_TMPDIR, in characters, for a private folder named after the process, and for a folder with a
-shorter name. Ray limits socket paths to 107 characters."""
+"""Maximum lengths of RAY_TMPDIR, in characters: for a subfolder named after the process, and for a subfolder with a
+short random name. Ray limits socket paths to 107 characters."""
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 """File on the head node in which `ray up` lists the available machine types and their limits."""
@@ -73,7 +73,7 @@ DAEMONS = ("raylet", "gcs_server")
 """Processes that a local Ray instance requires."""
 
 STUCK_SECONDS = 5.0
-"""Seconds between the loss of Ray and the end of the process; some Ray calls wait forever for a lost head node."""
+"""Seconds after the loss of Ray before the process is terminated; some Ray calls wait forever for a lost head node."""
 
 WATCHDOG = """
 import socket, sys
@@ -87,7 +87,7 @@ if not sys.stdin.buffer.read():  # the command ended without a message
             sys.stderr.write(message + chr(10))
             break
 """
-"""Program of a process that reports the loss of a cluster in place of a command that Ray has ended."""
+"""Source code of the watchdog process, which reports the loss of a cluster if Ray has terminated the command."""
 
 EXIT_STATUS = 1
 """Exit status of a command whose Ray instance or cluster was lost."""
@@ -217,7 +217,7 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
 
 @contextmanager
 def _native_logs_dropped() -> Iterator[None]:
-    """Discard the stderr output of Ray's C++ code and daemons in this process; Ray has no option for this."""
+    """Discard what Ray's C++ code and daemons write to this process's stderr; Ray has no option for this."""
     import ray._private.worker as ray_worker
 
     ray_worker._worker_logs_enabled = False  # otherwise a thread prints the raylet's messages
@@ -287,7 +287,7 @@ def _private_parent(base: str) -> Iterator[Path | None]:
 
 @contextmanager
 def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
-    """End all processes of a local Ray instance at the end of the block or on a second signal."""
+    """Terminate all processes of a local Ray instance at the end of the block or on a second signal."""
     with shutdown.at_once(lambda: _end(_with_descendants(daemons), 0)):
         try:
             yield
@@ -298,7 +298,7 @@ def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    """Shut down Ray after Ray Data's threads have ended; a later Ray call from a thread would end the process."""
+    """Shut down Ray after Ray Data's threads have ended; a later Ray call from a thread would kill the process."""
     import ray
 
     deadline = time.monotonic() + END_SECONDS
@@ -310,7 +310,7 @@ def _shut_down() -> None:
 
 
 def _detach_child() -> None:
-    """Start a new session in a child process, to keep signals from a terminal or timeout(1) away from Ray."""
+    """Start a new session in a child process, so that signals from a terminal or timeout(1) do not reach Ray."""
     if _starting:
         os.setsid()
 
@@ -322,7 +322,7 @@ os.register_at_fork(after_in_child=_detach_child)
 def _job_config(variables: Mapping[str, str] | None) -> Any:
     """Return a job configuration that makes workers import modules from the same paths as this process.
 
-    By default, workers first search the working folder, which may contain an unrelated `torch.py`.
+    By default, workers first search the working directory, which may contain an unrelated `torch.py`.
     """
     from ray.job_config import JobConfig
 
@@ -434,7 +434,7 @@ def _with_descendants(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _end(family: list[psutil.Process], grace: float) -> None:
-    """Wait for processes to end, and kill all that are still running after `grace` seconds."""
+    """Wait for processes to exit, and kill those that are still running after `grace` seconds."""
     import psutil
 
     for seconds in (grace, KILL_SECONDS):
@@ -528,15 +528,15 @@ def watched(address: str, daemons: Sequence[psutil.Process] = ()) -> Iterator[No
 
 @contextmanager
 def _watchdog(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[Callable[[], None]]:
-    """Report the loss of a cluster from another process if Ray ends this one.
+    """Start a watchdog process that reports the loss of a cluster if Ray terminates this process.
 
-    If a command's raylet is lost, Ray ends the command without a message, possibly before `watched` detects the loss.
+    Ray silently terminates a command whose raylet is lost, possibly before `watched` detects the loss.
 
     Args:
         message: message to print to stderr if the process ends within the block and an endpoint is unreachable.
 
     Yields:
-        A function that ends the other process, to be called before this process prints a message.
+        A function that stops the watchdog, to be called before this process prints a message.
     """
     import subprocess
 
@@ -551,7 +551,7 @@ def _watchdog(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[Ca
     )
 
     def dismiss() -> None:
-        with suppress(OSError, ValueError):  # the process has ended, or was dismissed before
+        with suppress(OSError, ValueError):  # the process has ended, or was already dismissed
             assert watchdog.stdin is not None
             watchdog.stdin.write(b"dismissed")
             watchdog.stdin.close()
@@ -564,7 +564,7 @@ def _watchdog(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[Ca
 
 
 def _no_watchdog() -> None:
-    """Stand in for the function of `_watchdog` if no process watches over this one."""
+    """Do nothing; replaces the function yielded by `_watchdog` if there is no watchdog process."""
 
 
 def _listens(endpoint: tuple[str, int], timeout: float = WATCH_INTERVAL) -> bool:
@@ -655,7 +655,7 @@ def stop_requested(key: str) -> bool:
     """Return whether the driver has stopped the job."""
     from ray.experimental.internal_kv import _internal_kv_exists
 
-    with suppress(Exception):  # if the head node is lost, the worker ends anyway
+    with suppress(Exception):  # if the head node is lost, the worker exits anyway
         return bool(_internal_kv_exists(key))
     return False
 

@@ -1,7 +1,7 @@
 """Interruption of a command by Ctrl-C, SIGTERM (Slurm, Kubernetes, spot preemption) or SIGHUP.
 
 The first signal interrupts the main thread, or lets a `postponed` block finish its in-flight work within the grace
-period. A second signal ends the process immediately.
+period. A second signal terminates the process immediately.
 
 Signals are blocked in the main thread and in all threads that it starts. A listener thread receives the signals;
 blocking calls and library handlers (Ray Train installs one for SIGINT) cannot interfere. Other threads
@@ -26,7 +26,7 @@ GRACE = 20.0
 """Grace period in seconds for an in-flight checkpoint or shard; Kubernetes and Slurm wait 30 s by default."""
 
 ECHO = 1.0
-"""Seconds during which repeated signals are ignored; timeout(1) and shells signal a process, then its group."""
+"""Seconds during which repeated signals are ignored; timeout(1) and shells signal a process and then its group."""
 
 LAST_SECONDS = 5.0
 """Timeout in seconds for each function in `Listener.last_actions`."""
@@ -56,7 +56,7 @@ def requested() -> bool:
 
 
 def request() -> None:
-    """Request a stop of the work in this process."""
+    """Request that this process stop its work."""
     _requested.set()
 
 
@@ -78,7 +78,7 @@ class Listener:
         self.signal = 0
         """Number of the first signal received; 0 if no signal was received."""
         self.last_actions: list[Callable[[], None]] = []
-        """Functions to call, in reverse order, before ending the process immediately."""
+        """Functions to call, in reverse order, before terminating the process immediately."""
         self._interrupted = False  # the main thread is interrupted once, and then cleans up
         self._stop: Callable[[], None] | None = None
         self._received_at = 0.0
@@ -264,7 +264,7 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def at_once(action: Callable[[], None]) -> Iterator[None]:
-    """Call `action` in another thread if the process is ended immediately during the block."""
+    """Call `action` in another thread if the process is terminated immediately during the block."""
     actions = _listener.last_actions if _listener is not None else []
     actions.append(action)
     try:
@@ -274,7 +274,7 @@ def at_once(action: Callable[[], None]) -> Iterator[None]:
 
 
 def end_process(message: str | None, status: int) -> None:
-    """End the process, even if the main thread is blocked; call from another thread. No-op without a listener."""
+    """Terminate the process, even if the main thread is blocked; call from another thread. No-op without a listener."""
     if _listener is None:
         return
     for action in reversed(_listener.last_actions):

@@ -1,6 +1,6 @@
-"""Private temporary folders of a process; folders of killed processes are removed by the next process.
+"""Private temporary folders of a process, and removal of folders that killed processes left behind.
 
-Each folder name identifies a process, so removal does not depend on folder age or clocks.
+Each folder name identifies its process, so removal does not depend on the age of the folder or on clocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from syncclip.runtime.processes import MARK, changed_environment, is_alive, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
-"""Environment variable for this machine's folder for temporary files, set in processes of a local Ray instance."""
+"""Environment variable with this machine's folder for temporary files; set in the processes of a local Ray instance."""
 
 _NAME = re.compile(rf"syncclip-(?P<mark>{MARK})-\d+")
 
@@ -66,7 +66,7 @@ def sweep_scratch(base: Path) -> None:
 
 
 def _kill_daemons(folder: Path) -> None:
-    """Kill Ray daemons that an ended process left running; otherwise they may run for another minute."""
+    """Kill Ray daemons left behind by an ended process; otherwise they may run for another minute."""
     import psutil
 
     for process in psutil.process_iter():

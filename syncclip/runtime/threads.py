@@ -10,13 +10,13 @@ from typing import Any
 
 @contextmanager
 def thread_pool(count: int, name: str, **options: Any) -> Iterator[ThreadPoolExecutor]:
-    """Open a `ThreadPoolExecutor` in the body of a generator; closing the generator does not wait for threads.
+    """Open a `ThreadPoolExecutor` inside a generator; closing the generator does not wait for the threads.
 
     Garbage collection of an abandoned generator may run in any thread, even while `threading` holds the lock that
     joining a thread requires; a plain `with ThreadPoolExecutor(...)` could then deadlock.
 
     Args:
-        options: further keyword arguments of `ThreadPoolExecutor`.
+        options: additional keyword arguments for `ThreadPoolExecutor`.
     """
     pool = ThreadPoolExecutor(count, thread_name_prefix=name, **options)
     try:

@@ -53,16 +53,16 @@ CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "syncclip.serving.app.mi
 """Name and value of the environment variable that makes Ray Serve's proxies load this module."""
 
 MAX_BODY_BYTES, MAX_BUFFERED_BYTES = 32 << 20, 256 << 20
-"""Maximum size in bytes of one request body, and of all bodies in a proxy's memory."""
+"""Size limits in bytes: one request body, and all request bodies in a proxy's memory."""
 MAX_RECEIVING, MAX_IN_FLIGHT = 1024, 128
-"""Maximum numbers, per proxy, of requests whose body is being received and of requests forwarded to replicas."""
+"""Limits per proxy: requests whose body is being received, and requests forwarded to replicas."""
 HEADER_SECONDS, BODY_SECONDS, RESPONSE_SECONDS = 10.0, 30.0, 60.0
 """Timeouts in seconds for receiving the header, transferring the body or response, and computing the response."""
 UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
-"""Size in bytes above which a body is throttled, and bandwidth limit; large uploads must not delay other requests."""
+"""Size in bytes above which an upload is throttled, and its limit in bytes/s; large uploads must not delay others."""
 MAX_HEADER_BYTES = 64 << 10
 LINGER_SECONDS = 2.0
-"""Seconds spent on discarding the rest of a rejected body; closing immediately could lose the response."""
+"""Maximum time in seconds for discarding the rest of a rejected body; closing immediately could lose the response."""
 
 SMALL_BYTES = 4 << 20
 """Maximum size in bytes of a small body; small bodies have separate decoders and never wait for large ones."""
@@ -110,7 +110,7 @@ class Front:
         self._page = resources.files(__package__).joinpath("assets/page.html").read_text(encoding="utf-8")
         self._requests = Counter("syncclip_serve_requests", "Completed requests.", ("path", "status"))
         bounds = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
-        self._seconds = Histogram("syncclip_serve_seconds", "Duration of a request in seconds.", bounds, ("path",))
+        self._seconds = Histogram("syncclip_serve_seconds", "Request duration in seconds.", bounds, ("path",))
         self._bytes = Gauge("syncclip_serve_held_bytes", "Size of request bodies in a proxy's memory, in bytes.")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -197,12 +197,12 @@ class Front:
             return response
         finally:
             self._count_buffered(-max(received, len(body)))
-            body.clear()  # a task's error keeps its frames, and therefore the body, until garbage collection
+            body.clear()  # a task's error keeps its frames and thus the body alive until garbage collection
 
     async def _receive_body(self, receive: Receive, body: bytearray) -> None:
         """Append the request's body to `body`.
 
-        The size of a body is limited to the free memory (dynamic thresholds, as in packet buffers). With n large
+        A body may not be larger than the remaining memory (dynamic thresholds, as in packet buffers). With n large
         bodies, 1 / (n + 1) of the memory remains for small bodies.
         """
         more = True
@@ -268,7 +268,7 @@ class _Incoming:
 
 
 def bounded_protocol(base: Any) -> Any:
-    """Return a subclass of uvicorn's HTTP protocol that closes connections if headers are too large or too slow."""
+    """Return a subclass of uvicorn's HTTP protocol that closes connections whose headers are too large or too slow."""
 
     class BoundedProtocol(base):  # type: ignore[misc]
         _timer: TimerHandle | None = None
@@ -352,7 +352,7 @@ class Replica:
         model.probabilities([Image.new("RGB", (64, 64))])  # encodes the texts before the first request
 
     def app(self) -> ASGIApp:
-        """Return the ASGI application behind a `Front`."""
+        """Return the ASGI application that runs behind a `Front`."""
         handlers: dict[Any, Any] = dict.fromkeys((HTTPException, UserError, Exception), _handle_error)
         return Starlette(routes=[Route("/classify", self.classify, methods=["POST"])], exception_handlers=handlers)
 
@@ -360,7 +360,7 @@ class Replica:
         """Return the most probable classes for the image in the body, or for each image file in a form."""
         top = request.query_params.get("top", str(self._top))
         if not re.fullmatch("[0-9]{1,4}", top) or int(top) < 1:
-            raise UserError(f"top: {cut(top)!r} is not a number of classes between 1 and 9999; use e.g. ?top=3")
+            raise UserError(f"top: {cut(top)!r} is not an integer between 1 and 9999; use e.g. ?top=3")
         content_type, body = request.headers.get("content-type", ""), await request.body()
         pool = self._small if len(body) <= SMALL_BYTES else self._large
         images = await asyncio.get_running_loop().run_in_executor(pool, self._pixels, content_type, body)
@@ -396,7 +396,7 @@ def error_response(error: HTTPException) -> Response:
 
 
 def internal_error() -> HTTPException:
-    """Return the HTTP error for a bug, without details."""
+    """Return an HTTP error for an unexpected exception, without details."""
     return HTTPException(500, "internal error; see the service's log for details")
 
 

@@ -1,6 +1,6 @@
 """Decoding of request bodies in processes with limits on CPU time and memory.
 
-A body is one image or a form with image files. If a file exceeds a limit, the decoding process ends and only that
+A body is one image or a form with image files. If a file exceeds a limit, the decoding process exits and only that
 request fails.
 """
 

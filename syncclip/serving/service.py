@@ -55,9 +55,9 @@ class ServiceSettings(Settings):
     run: str
     """Finished run: a folder, a URL, or `hf://owner/name` on the Hugging Face Hub."""
     backbone: str | None = None
-    """Name or path of the run's CLIP model, a value of `backbone.name`; default: as in training."""
+    """Name or path of the run's CLIP model, as in `backbone.name`; default: the model used in training."""
     pretrained: str | None = None
-    """Tag or path of the CLIP weights, a value of `backbone.pretrained`; default: as in training."""
+    """Tag or path of the CLIP weights, as in `backbone.pretrained`; default: the weights used in training."""
     top: int = Field(5, ge=1)
     """Number of most probable classes to return per image, unless a request sets `top`."""
     replicas: int = Field(1, ge=1)
@@ -191,4 +191,4 @@ def _check_port(host: str, port: int) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except OSError as error:
-        raise UserError(f"--host {host} --port {port}: {first_line(error)}; use another port or host") from error
+        raise UserError(f"--host {host} --port {port}: {first_line(error)}; use a different port or host") from error

@@ -1,4 +1,4 @@
-"""Reader for byte ranges of shards; local files are read directly, and remote files through a size-limited cache."""
+"""Reads byte ranges of shards: local files directly, and remote files through a size-limited cache."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ShardCache:
         return os.pread(file.descriptor, size, offset)
 
     def mapped(self, file: ShardFile) -> bytes | mmap.mmap:
-        """Memory-map a file or, if it can be neither mapped nor copied, read it into memory; verify its checksum.
+        """Memory-map a file, or read it into memory if it can be neither mapped nor copied; verify its checksum.
 
         Raises the same errors as `read`. The file is not kept open, since a file with the same name may replace it.
         """
@@ -98,7 +98,7 @@ class ShardCache:
         return data
 
     def hold(self, shards: Iterable[ShardFile], prefix: str) -> None:
-        """Prefetch remote shards in the background and release all other shards below `prefix`; see `read` for errors.
+        """Prefetch remote shards in the background and release all other shards under `prefix`; see `read` for errors.
 
         Args:
             shards: shards in reading order; the last shards are not prefetched if the cache is too small.

@@ -17,7 +17,7 @@ from syncclip.core.settings import UserError
 from syncclip.core.text import printable
 
 MAX_PIXELS = 50_000_000  # 150 MB once decoded; a small file can declare far more
-MAX_ASPECT_RATIO = 500  # CLIP scales the shorter side to its input size, which could need gigabytes for a narrow image
+MAX_ASPECT_RATIO = 500  # CLIP scales the shorter side to its input size, which could take gigabytes for a narrow image
 
 FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -37,7 +37,7 @@ ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262
 """EXIF and TIFF tag numbers."""
 
 Account = tuple[dict[str, int], dict[str, str]]
-"""Record of skipped files: the number of lost images per file, and the reason per file."""
+"""Record of skipped files: number of lost images and reason, by file."""
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Corruption:
         return sum(self.names.values())
 
     def account(self) -> Account:
-        """Return a copy of the record, to be merged by `include` in a different process or for a different dataset."""
+        """Return a copy of the record that `include` can merge in a different process or for a different dataset."""
         with self._lock:
             return dict(self.names), dict(self.reasons)
 
@@ -205,7 +205,7 @@ class DecodedImages:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[int, int], decode: Callable[[], Image.Image]) -> Image.Image:
-        """Return a key's cached image, or call `decode` and cache its result; errors raised by `decode` propagate."""
+        """Return the image cached under `key`, or call `decode` and cache its result; errors in `decode` propagate."""
         with self._lock:
             if key in self._images:
                 self._images.move_to_end(key)

@@ -58,7 +58,7 @@ class Locations(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Locations of all images: six columns in index-major order (ascending `index`), and the rows of each class."""
+    """Locations of all images: six columns sorted by `index`, and the rows of each class."""
 
     index: Numbers  # position in the dataset
     label: Rows
@@ -224,8 +224,8 @@ def open_samples(
     shards.
 
     Args:
-        resolved: whether `committed_shards` has already listed the files. If so, the files are not listed again; a
-            listing of ten thousand shards on S3 takes seconds.
+        resolved: whether `committed_shards` has already listed the files. If so, the files are not listed again;
+            listing ten thousand shards on S3 takes seconds.
 
     Raises:
         UserError: see `read_samples`.
@@ -275,8 +275,8 @@ def read_index(url: str, verified: str = "", owner: str | None = None) -> Index 
     """Read a dataset's index; return None if the index is missing or unusable, or does not match the listed files.
 
     Args:
-        verified: checksum of an index that has already matched a listing, in which case the files are not listed again.
-        owner: expected owner identity; see `storage.checksums`.
+        verified: checksum of an index that has already been compared with a listing; its files are not listed again.
+        owner: expected owner ID; see `storage.checksums`.
     """
     try:
         index = storage.read_document(storage.join(url, INDEX), Index, "remove it", owner)
@@ -323,7 +323,7 @@ def _parse(data: bytes | mmap.mmap) -> SampleTable:
 
 
 def _check(samples: SampleTable, index: Index) -> None:
-    """Raise a ValueError if the columns do not match the shards, i.e. if a row or offset may be out of range."""
+    """Raise a ValueError if the columns do not match the shards, i.e. if a row or offset could be out of range."""
     rows = sum(shard.images for shard in index.shards)
     lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
     numbers = np.array([shard.shard for shard in index.shards])

@@ -34,8 +34,8 @@ class ShardStats(BaseModel):
     table_sha256: str
     per_class: dict[int, int]  # label -> number of samples
     rejects: dict[str, int] = {}  # reason -> number of rejected images
-    seconds: float = 0.0  # wall time of generating the shard
-    owner: str = NOBODY  # identity of the plan or dataset
+    seconds: float = 0.0  # wall-clock time to generate the shard
+    owner: str = NOBODY  # owner ID: plan or dataset
     format: int = FORMAT
 
 
@@ -84,12 +84,12 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
 
     A shard is committed if it has a marker and a table, and if its tar has the size recorded in the marker. A corrupt
     or replaced marker raises an error, since its images would otherwise be silently lost. The function lists the files
-    once and keeps `CHUNK` markers in memory.
+    once and keeps up to `CHUNK` markers in memory.
 
     Args:
         report: function called with the shard number and error for each corrupt marker, whose shard is skipped; if
             None, the error is raised.
-        owner: expected owner identity of the shards (see `storage.checksums`); by default, the first shard's owner.
+        owner: expected owner ID of the shards (see `storage.checksums`); by default, the first shard's owner.
 
     Raises:
         UserError: a marker has a newer format than this version supports.

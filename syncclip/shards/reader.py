@@ -49,7 +49,7 @@ class ImageSet(ABC):
 
 
 class ShardSet(ImageSet):
-    """The images of a dataset's committed shards, in index-major order; thread-safe.
+    """The images of a dataset's committed shards, sorted by index; thread-safe.
 
     The sample table is memory-mapped from the dataset's index; without an index, it takes about 30 bytes of memory per
     image. Images, texts and provenance are read on demand. Shards committed after opening are not included.

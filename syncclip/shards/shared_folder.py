@@ -22,8 +22,8 @@ class SharedFolder:
     """LRU cache of files by name, safe for concurrent threads and processes on one machine.
 
     Each file is copied once. Readers hold a shared `flock`, which is released when their process ends; locked files are
-    never removed. Complete copies are renamed atomically. Partial copies left by killed processes are evicted like
-    other files.
+    never removed. A complete copy is moved into place atomically. Partial copies left by killed processes are evicted
+    like other files.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:

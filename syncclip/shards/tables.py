@@ -32,7 +32,7 @@ def parse_table(data: bytes, sha256: str, columns: Sequence[str] | None = None) 
         ValueError, OSError: the checksum differs from `sha256`, or the table does not have the columns of `schema`.
     """
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError("its checksum does not match (the table is corrupt or from another shard)")
+        raise ValueError("its checksum does not match (the table is corrupt or from a different shard)")
     names = schema().names if columns is None else columns
     table = storage.read_parquet(data, schema(), list(dict.fromkeys([*names, "key", "index"])))
     if not table["key"].cast("int64").equals(table["index"]):

@@ -37,7 +37,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
 
     Args:
         checked: function called before each shard is verified.
-        owner: expected owner identity of the shards (see `storage.checksums`); by default, the first shard's owner.
+        owner: expected owner ID of the shards (see `storage.checksums`); by default, the first shard's owner.
     """
     corrupt: dict[int, str] = {}
     existing = committed(url, lambda shard, error: corrupt.update({shard: str(error)}), owner)
@@ -74,7 +74,7 @@ def problems(url: str, checked: Callable[[], object] = lambda: None, owner: str 
 
 
 def _mismatch(shard: int) -> str:
-    return f"{shard_name(shard)}: its checksum does not match; the tar is corrupt or belongs to another shard"
+    return f"{shard_name(shard)}: its checksum does not match; the tar is corrupt or belongs to a different shard"
 
 
 def _defects(shard: int, archive: bytes, stats: ShardStats, rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Shard writer, which writes a tar, then its table, and finally its commit marker."""
+"""Shard writer: writes a tar, then its table, and finally its commit marker."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_shard(
         samples: samples in ascending order of `index`.
         rejects: number of rejected images by reason, recorded in the marker.
         seconds: wall-clock generation time of the shard in seconds, recorded in the marker.
-        owner: owner identity of the plan or dataset; see `storage.checksums`.
+        owner: owner ID of the plan or dataset; see `storage.checksums`.
     """
     samples = list(samples)
     assert all(a.index < b.index for a, b in itertools.pairwise(samples)), "samples out of order"

@@ -3,8 +3,8 @@
 Shard commit markers rely on the following guarantees:
 
 * Writes are atomic. A local file is written to a hidden temporary file, synced to disk, and then renamed. An object is
-  written with a single put request, or with a multipart upload that is aborted if an exception occurs. On other remote
-  file systems, such as SFTP, an interrupted write may leave a truncated file, which a marker's byte count reveals.
+  written with a single PUT request, or with a multipart upload that is aborted if an exception occurs. On other remote
+  file systems, such as SFTP, an interrupted write may leave a truncated file, which a marker's byte count detects.
 * Listings are never cached, since other machines may write to the same folder.
 * Requests are retried after transient errors (a busy store, a broken connection); see `retries`.
 * User errors (no permission, no space, no credentials, a missing file) have one-line messages.

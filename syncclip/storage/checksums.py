@@ -1,10 +1,10 @@
-"""Checksums embedded in files, together with the identity of each file's owner.
+"""Checksums embedded in files, together with the ID of each file's owner.
 
 The format is `checksum-sha256:<64 hex digits>:<16 hex digits>`. The 64 digits are the file's SHA-256 hash, computed
 with zeros in place of these digits. The 16 digits identify the owner (a run, a study, a synthetic or packed dataset)
-and reveal swapped files. The checksum is stored in the last key (`checksum`) of JSON files, the first comment of YAML
-files (since truncated YAML may be valid), the last comment of Markdown and HTML files, and the metadata of parquet and
-safetensors files.
+and are used to detect swapped files. The checksum is stored in the last key (`checksum`) of JSON files, the first
+comment of YAML files (since truncated YAML may be valid), the last comment of Markdown and HTML files, and the metadata
+of parquet and safetensors files.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from syncclip.core.settings import UserError
 MARK = b"checksum-sha256:"
 KEY = "checksum"
 NOBODY = "0" * 16
-"""Owner identity recorded in files without an owner."""
+"""Owner ID recorded in files without an owner."""
 _DIGITS = b"0" * 64
 _SIZE = len(_DIGITS) + 1 + len(NOBODY)
 _TAIL, _HEAD = 64 << 10, 1 << 10
-"""Number of bytes at the end and at the start of a file that are searched for a checksum."""
+"""Number of bytes to search for a checksum at the end and at the start of a file."""
 _CLOSING = re.compile(rb"\s*\}(\s*\])?\s*\Z")
 _YAML = b"# " + MARK
 _PATTERN = rb"%s[0-9a-f]{64}:[0-9a-f]{16}" % MARK
@@ -39,7 +39,7 @@ class DamagedError(UserError):
 
 
 def identity(text: str) -> str:
-    """Return an owner's identity, 16 hex digits derived from text that is unique to the owner."""
+    """Return an owner ID: 16 hex digits derived from text that is unique to the owner."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -55,7 +55,7 @@ def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
     Args:
         data: content of the file; a parquet file must already contain a `blank` checksum.
         kind: one of `KINDS`.
-        owner: identity of the file's owner.
+        owner: ID of the file's owner.
     """
     blanked = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
     start = _find(blanked)
@@ -68,11 +68,11 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
 
     Args:
         url: URL of the file, used in messages; only files whose extension is in `KINDS` are verified.
-        owner: expected identity of the owner; None accepts any owner.
+        owner: expected owner ID; None accepts any owner.
         required: whether a missing checksum is an error (False for files that users may write).
 
     Raises:
-        DamagedError: the checksum is missing, does not match, or identifies another owner.
+        DamagedError: the checksum is missing, does not match, or contains a different owner ID.
     """
     if url.rpartition(".")[2] not in KINDS:
         return data
@@ -85,13 +85,13 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
     if data[start : start + 64] != _checksum(data, start):
         raise DamagedError(f"{url} is corrupt: its checksum does not match; {_REMEDY}")
     if owner is not None and _owner(data, start) != owner:
-        raise DamagedError(f"{url} is corrupt: it belongs to another run, study or dataset; {_REMEDY}")
+        raise DamagedError(f"{url} is corrupt: it belongs to a different run, study or dataset; {_REMEDY}")
     match = _IN_TEXT.search(data, max(0, start - 64))
     return data if match is None else data[: match.start()] + data[match.end() :]
 
 
 def owner_of(data: bytes) -> str | None:
-    """Return the identity of a file's owner, or None if the file has no checksum."""
+    """Return a file's owner ID, or None if the file has no checksum."""
     start = _find(data)
     return None if start is None else _owner(data, start)
 
@@ -109,7 +109,7 @@ def _find(data: bytes) -> int | None:
 
 
 def _has_damaged_mark(data: bytes) -> bool:
-    """Return whether a file contains `MARK` with up to two wrong bytes, i.e. a checksum hidden by corruption."""
+    """Return whether a file contains `MARK` with up to two wrong bytes, i.e. a checksum whose prefix is corrupt."""
     for half, before in ((MARK[:6], 0), (MARK[6:], 6)):  # one of the halves is intact
         for start in (data.rfind(half, max(0, len(data) - _TAIL)), data.find(half, 0, _HEAD)):
             mark = data[start - before : start - before + len(MARK)] if start >= before else b""

@@ -58,7 +58,7 @@ def _now_on_disk(folder: Path) -> float:
 
 
 def abort_uploads(url: str, but: str = "", older_than: float | None = None) -> int:
-    """Abort incomplete S3 uploads to a file or below a prefix, and return the number aborted.
+    """Abort incomplete S3 uploads to a file or under a prefix, and return the number aborted.
 
     Args:
         but: ID of an upload to keep.

@@ -7,7 +7,7 @@ On S3, new content is written with a multipart upload. A process creates its upl
 key, compares the content, and completes its own upload. Of two concurrent processes, at least one has its upload
 aborted or finds different content. If both uploads are aborted, the callers retry after a random pause. The protocol
 does not require conditional requests. A suspended process cannot complete an upload that another process has aborted.
-On other stores, which have no such fence, the content is read again after a pause.
+On other stores, writes can't be fenced, so the content is read again after a pause.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SETTLE = 3.0
 PART = 64 << 20
 """Size of each part of a multipart upload, in bytes."""
 UNLISTED = (403, 405, 501)
-"""HTTP status codes returned by stores that do not support or permit listing uploads; such stores have no fence."""
+"""HTTP status codes returned by stores that do not support or permit listing uploads, and thus can't be fenced."""
 _OWNER = ".owner-"
 
 

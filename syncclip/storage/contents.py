@@ -23,11 +23,11 @@ class Contents(Settings):
 
 
 def write_contents(url: str, owner: str = NOBODY) -> None:
-    """Record a folder's file names at the end of a command; raise a MissingError if a file is removed in the meantime.
+    """Record a folder's file names at the end of a command; raise a MissingError if a file was removed in the meantime.
 
     Args:
         url: URL of the folder.
-        owner: identity of the folder's owner; see `checksums`.
+        owner: ID of the folder's owner; see `checksums`.
     """
     files = tuple(
         name for name in sizes(url) if not (name.startswith(".") or name == CONTENTS or _SHARD.fullmatch(name))

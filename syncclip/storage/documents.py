@@ -61,11 +61,11 @@ def read_verified(url: str, owner: str | None = None) -> bytes:
     """Return the content of a file that syncclip wrote with a checksum.
 
     Args:
-        owner: expected identity of the owner (see `checksums`); None accepts any owner.
+        owner: expected owner ID (see `checksums`); None accepts any owner.
 
     Raises:
         MissingError: the file does not exist.
-        DamagedError: the checksum is missing, does not match, or identifies another owner.
+        DamagedError: the checksum is missing, does not match, or contains a different owner ID.
     """
     return verified_content(url, files.read_bytes(url), owner)
 
@@ -96,7 +96,7 @@ def read_many(
 
 
 def read_owner(url: str) -> str:
-    """Verify a file as in `read_verified`, and return the identity of its owner (see `checksums`)."""
+    """Verify a file as in `read_verified`, and return its owner ID (see `checksums`)."""
     data = files.read_bytes(url)
     verified_content(url, data)
     return owner_of(data) or NOBODY
@@ -153,7 +153,7 @@ def write_with_checksum(url: str, data: bytes, kind: str | None = None, owner: s
 
     Args:
         kind: file type, as in `checksums.with_checksum`; by default, the file name's extension.
-        owner: identity of the file's owner.
+        owner: ID of the file's owner.
     """
     files.write_bytes(url, with_checksum(data, kind or url.rpartition(".")[2], owner))
 

@@ -79,7 +79,7 @@ def copy(url: str, file: IO[bytes], sha256: str | None = None) -> None:
 
 
 def at_once(fs: Any) -> dict[str, Any]:
-    """Return arguments to read S3 objects in one request; parallel requests would rely on an unverified response."""
+    """Return arguments to read an S3 object in one request; parallel requests would rely on an unverified response."""
     return {"max_concurrency": 1} if type(fs).__name__ == "S3FileSystem" else {}
 
 

@@ -78,7 +78,7 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
         command: command that writes the export, used in messages.
 
     Raises:
-        UserError: the folder contains other files, such as another run's export, or is locked by another command.
+        UserError: the folder contains other files, such as a different run's export, or is locked by another command.
     """
     with locks.lock(url, command):
         existing = documents.read_document(join(url, MANIFEST), Manifest, REMEDY)
@@ -88,9 +88,9 @@ def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Ite
         elif existing.to != to:
             other = f"an export to {existing.to!r}"
         elif differ := [name for name in source if existing.source.get(name) != source[name]]:
-            other = f"the export of {'other' if differ[0].endswith('s') else 'another'} {differ[0]}"
+            other = f"an export of {'different' if differ[0].endswith('s') else 'a different'} {differ[0]}"
         if other:
-            raise UserError(f"{url} already contains {other}; choose another --out folder, or remove this one")
+            raise UserError(f"{url} already contains {other}; choose a different --out folder, or remove this one")
         export = Export(url, Manifest(to=to, source=dict(source), version=package_version("syncclip")))
         yield export
         export.finish()

@@ -1,4 +1,4 @@
-"""Folder locks, which allow one process to write to a folder; any other process fails with a one-line error.
+"""Folder locks: only one process at a time may write to a folder; any other process fails with a one-line error.
 
 The lock is a small hidden file that its owner renews periodically and removes at the end. If the owner ran on this
 machine and has ended, the next process takes over the lock immediately. An owner on another machine is considered dead
@@ -124,7 +124,7 @@ class Hold:
             raise LostLockError(self._loss)
 
     def confirm(self) -> None:
-        """Check that the lock is still held; no request is sent shortly after a renewal.
+        """Check that the lock is still held; right after a renewal, this sends no request.
 
         Raises:
             LostLockError: the lock is lost.
@@ -153,7 +153,7 @@ class Hold:
 
     @contextmanager
     def promptly(self) -> Iterator[None]:
-        """Reject S3 requests in the block unless the lock was confirmed recently, since deletes have no fence."""
+        """Reject S3 requests in the block unless the lock was confirmed recently, since S3 deletes can't be fenced."""
 
         def check() -> None:
             if _now() >= self._until:
@@ -315,7 +315,7 @@ def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
             time.sleep(random.uniform(0, POLL))  # another process is trying at the same time
             continue
         if (alive or renewed) and _now() - began >= (patience if alive else max(patience, GRACE)):
-            raise UserError(f"{url}: {_describe(content)}; wait until that command ends, or choose another folder")
+            raise UserError(f"{url}: {_describe(content)}; wait until that command ends, or choose a different folder")
         if not reported:
             seconds = patience if alive else max(patience, SILENCE)
             print_message(

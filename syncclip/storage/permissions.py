@@ -1,4 +1,4 @@
-"""Safe use of files and folders with predictable names in shared temporary folders.
+"""Safe use of predictably named files and folders in shared temporary folders.
 
 Another user could create a file or folder with such a name first. Only files and folders owned by this user or root are
 used.
@@ -16,7 +16,7 @@ from syncclip.core.settings import UserError
 NOT_OURS = (errno.ELOOP, errno.ENOTDIR, errno.EACCES, errno.EISDIR, errno.ENXIO)
 """Error codes raised if a path is a symlink, is inaccessible, or has the wrong type (file, folder or pipe)."""
 
-REMEDY = "remove it, or use another folder: set training.cache_folder, or TMPDIR for all temporary files"
+REMEDY = "remove it, or use a different folder: set training.cache_folder, or TMPDIR for all temporary files"
 
 
 def make_private(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Verification of S3 responses; requests are repeated after corrupt responses.
+"""Verification of S3 responses; a corrupt response triggers a retry.
 
 Only whole objects with a stored checksum are verified by botocore. This module also verifies other whole objects (if
 the `ETag` is an MD5 checksum), byte ranges (by the `Content-Range`) and listings (by the number of keys). All other
@@ -18,7 +18,7 @@ from typing import Any
 from syncclip.core.session import current
 
 AGREEING = 3
-"""Number of identical responses required if an `ETag` does not match; later objects in the same bucket require two."""
+"""Number of identical responses required if an `ETag` does not match; for later objects in the same bucket, two."""
 TRIES = 9
 """Maximum number of responses to compare."""
 SHIFT = 64
@@ -47,11 +47,11 @@ class ObjectBytes(bytes):
     tag: str
     """ETag of the object."""
     verified: bool
-    """Whether the bytes were verified with a checksum."""
+    """Whether the bytes were verified against a checksum."""
 
 
 def corrupt(message: str) -> Exception:
-    """Return an error that triggers a retry, like a broken connection."""
+    """Return an error that triggers a retry, as a broken connection does."""
     parsers = importlib.import_module("botocore.parsers")  # the driver may not be installed
     error: Exception = parsers.ResponseParserError(message)
     return error

@@ -36,7 +36,7 @@ TORN = (
 GARBLED = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "IncompleteBody"})
 """Error codes returned by a store that received a corrupt request."""
 SILENT = ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "HTTPClientError")
-"""Error classes in botocore, aiohttp and fsspec, listed by name (like `TORN`), since these packages are optional."""
+"""Names of error classes in botocore, aiohttp and fsspec, as in `TORN`; these packages may not be installed."""
 
 FULL = {
     errno.ENOSPC: "no space left",
@@ -127,7 +127,7 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
         extra = f"run `{install_command(group)}`" if group else "install the fsspec driver for this URL scheme"
         return UserError(f"{cannot}: {_line(error)}; {extra}")
     if isinstance(error, OSError) and error.errno in FULL:
-        return UserError(f"{cannot}: {FULL[error.errno]}; choose another location or free some space")
+        return UserError(f"{cannot}: {FULL[error.errno]}; choose a different location or free up some space")
     if is_web(url) and http_status(error) is not None:
         return UserError(
             f"{cannot}: the server returned {http_status(error)}; check the URL, and whether it requires a login"
@@ -139,7 +139,7 @@ def _explanation(error: Exception, url: str, verb: str) -> UserError | None:
     if isinstance(error, OSError) and not local:
         return UserError(f"{cannot}: {_line(error)}; check the URL and storage.options")
     if isinstance(error, OSError) and error.errno not in (None, errno.ELOOP):  # EIO, ESTALE, ENAMETOOLONG, ENXIO, …
-        return UserError(f"{cannot}: {error.strerror or _line(error)}; check the disk, or choose another path")
+        return UserError(f"{cannot}: {error.strerror or _line(error)}; check the disk, or choose a different path")
     return None
 
 

@@ -30,8 +30,8 @@ Status = TypeVar("Status", bound="JobStatus")
 class JobStatus(Settings):
     """Common fields of all status files. Times are in seconds since the Unix epoch.
 
-    Replace lists and dictionaries instead of modifying them in place, since another thread writes the status while it
-    changes.
+    Replace lists and dictionaries instead of modifying them in place, since another thread may be writing the
+    status.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -61,7 +61,7 @@ class JobStatus(Settings):
             self.state, self.reason = "failed", redacted(name + " ".join(str(error).split()))
 
     def why(self) -> list[str]:
-        """Return a one-line list with the reason for a failure or interruption, or [] if there is no reason."""
+        """Return a list with one line, the reason for a failure or interruption, or [] if there is none."""
         return [f"why: {self.reason}"] if self.reason else []
 
     def last_sign_of_life(self, command: str) -> str:
@@ -86,7 +86,7 @@ def keep_status_file(
     After a crash, the state in the file remains "running", with an old heartbeat. Failed writes are ignored.
 
     Args:
-        owner: owner identity of the job's output; see `storage.checksums`.
+        owner: owner ID of the job's output; see `storage.checksums`.
         interval: interval between writes, in seconds.
         clock: function that returns the time in seconds since the Unix epoch, used in tests.
     """

@@ -23,7 +23,7 @@ OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl
 S3 = frozenset({"s3", "s3a"})
 
 CLIENT = {"retries": {"mode": "legacy", "total_max_attempts": 5}, "connect_timeout": 10, "read_timeout": 30}
-"""botocore settings for S3: five attempts per request with exponential backoff, which s3fs repeats up to five times.
+"""botocore settings for S3: five attempts per request with exponential backoff, on top of up to five retries by s3fs.
 
 The `standard` mode does not retry after HTTP status 429, and gives up earlier if many requests fail.
 """
@@ -145,10 +145,10 @@ def options_of(url: str) -> dict[str, Any]:
 
 
 def absolute(url: str) -> str:
-    """Make a local path absolute, since workers may have a different working folder; URLs are returned unchanged.
+    """Make a local path absolute, since workers may have a different working directory; URLs are returned unchanged.
 
     Raises:
-        UserError: the path is relative in a submitted Ray job, whose working folder is temporary.
+        UserError: the path is relative in a submitted Ray job, whose working directory is temporary.
     """
     if not is_local(url):
         return url

@@ -15,7 +15,7 @@ from syncclip.stream.teacher import Probabilities
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's batch of images, in the order real, seen, novel."""
+    """A rank's batch of images: first real, then seen, then novel images."""
 
     images: Tensor  # (N, 3, H, W) outputs of the transform, often in channels_last format
     labels: Tensor  # (N,) long, class ids
@@ -33,7 +33,7 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Copy the batch to page-locked memory."""
+        """Copy the batch to pinned memory."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -45,7 +45,7 @@ def empty_batch(images: int, like: Tensor) -> Tensor:
     """Allocate an (images, 3, H, W) tensor with the memory format of `like`, an example image with shape (3, H, W).
 
     Decoded images are in channels_last format. A 224-pixel image takes 250 µs to decode, 15 µs to copy, and 50 µs to
-    convert to another memory format.
+    convert to a different memory format.
     """
     return torch.empty_like(like.expand(images, *like.shape))
 

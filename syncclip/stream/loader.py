@@ -28,7 +28,7 @@ Position = tuple[int, int]  # epoch, step
 
 
 class LostLoaderError(RuntimeError):
-    """Raised if a loader process ends unexpectedly; its batches can be recomputed."""
+    """Raised if a loader process exits unexpectedly; its batches can be recomputed."""
 
 
 def batches(
@@ -41,7 +41,7 @@ def batches(
     processes: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[tuple[int, int, Batch]]:
-    """Yield (epoch, step, batch) from a position to the end of the last epoch.
+    """Yield (epoch, step, batch) tuples from a given step of a given epoch to the end of the last epoch.
 
     `threads` and `processes` affect only the speed.
 
@@ -51,7 +51,7 @@ def batches(
         processes: number of processes, which are faster than threads if the GIL is the bottleneck; 0 uses threads.
             Batches from processes are stored in reused shared memory, and each batch keeps a file descriptor open. To
             keep hundreds of batches, clone their images.
-        pin_memory: whether to copy batches to page-locked memory.
+        pin_memory: whether to copy batches to pinned memory.
     """
     first, last = epoch * stream.steps_per_epoch + step, epochs * stream.steps_per_epoch
     if processes and first < last:
@@ -92,9 +92,9 @@ def _by_threads(
 
 
 def _pinned(prepared: Iterator[tuple[int, int, Batch]]) -> Iterator[tuple[int, int, Batch]]:
-    """Copy batches to page-locked memory, for asynchronous transfers to a GPU.
+    """Copy batches to pinned memory, for asynchronous transfers to a GPU.
 
-    A thread copies one batch in advance; errors are also raised one batch early.
+    A background thread copies one batch ahead, so errors are also raised one batch early.
     """
     device = torch.cuda.current_device() if torch.cuda.is_available() else -1  # a new thread uses device 0 by default
     with thread_pool(1, "pin", initializer=torch.cuda.set_device, initargs=(device,)) as pool:
@@ -121,7 +121,7 @@ def _by_processes(
 ) -> Iterator[tuple[int, int, Batch]]:
     """Yield the batches of steps `first` to `last` - 1, counted over all epochs; each batch is prepared by one process.
 
-    The processes are forked and share the stream's tables. Each process prefetches `ahead` batches, but at least one.
+    The processes are forked and share the stream's tables. Each process prefetches `ahead` batches (at least one).
     The calling process counts the unreadable images of all processes, since the limit applies to the total.
     """
     slots = [Slots() for _ in range(processes)]
@@ -146,14 +146,14 @@ def _by_processes(
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Convert torch's RuntimeError for a lost loader process, which any statement may raise, to a LostLoaderError."""
+    """Convert torch's RuntimeError about a dead loader process, which can occur anywhere, to a LostLoaderError."""
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):  # torch has no type for this error
             raise
         raise LostLoaderError(
-            f"a loader process was lost ({error}); if memory was exhausted, lower training.loader_processes, "
+            f"a loader process was lost ({error}); if it ran out of memory, lower training.loader_processes, "
             "training.prefetch_threads or training.cache_images"
         ) from error
 

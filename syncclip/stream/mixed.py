@@ -40,7 +40,7 @@ _NONE: Rows = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class BatchIds:
-    """A global batch for all ranks, as rows of the real and the synthetic dataset; unused groups are empty."""
+    """A global batch for all ranks, as row indices into the real and synthetic datasets; unused groups are empty."""
 
     real: Rows  # (B,) rows of the real dataset, with `labels`
     seen: Rows  # (B,) rows of the synthetic dataset, with `labels`
@@ -53,10 +53,11 @@ class MixedStream:
     """Infinite stream of global batches with B images per group: real, seen (synthetic, same labels) and novel.
 
     `data="real"` yields only the real group, `"synthetic"` the seen and novel groups, and `"both"` all three groups.
-    Without novel classes, there is no novel group. Real images are shuffled in rounds (passes over the real data);
-    an incomplete last batch is filled with the first images of the round. Synthetic images of a class are sampled
+    Without novel classes, there is no novel group. Real images are reshuffled for every pass over the real data; an
+    incomplete last batch is filled with the first images of the same pass. Synthetic images of a class are sampled
     uniformly from a moving window of a few shards, or from all shards if the window does not contain the class. One
-    epoch is a round, or the number of steps needed to sample as many images as the synthetic datasets contain.
+    epoch is one pass over the real data, or the number of steps needed to sample as many images as the synthetic
+    datasets contain.
 
     Corrupt images are logged, counted, and replaced by the next intact image of the same class. Thread-safe.
     """
@@ -90,7 +91,8 @@ class MixedStream:
                 epoch, step, group, position). The image is shared and must not be modified.
             batch: global batch size B, a multiple of `world_size`.
             base, novel: ids of the base and novel classes.
-            epochs_over: images that define an epoch's length; "longer" selects the longer of "real" and "synthetic".
+            epochs_over: images that determine the length of an epoch; "longer" selects the longer of "real" and
+                "synthetic".
             images_per_class: number of images per class to use from each synthetic dataset; by default, all images.
             window: number of shards per dataset from which a step's images are sampled; by default, all shards.
             rank, world_size: index of this process and number of processes. This process reads the positions rank,
@@ -144,7 +146,7 @@ class MixedStream:
         return self.batch_size * (2 if len(self.novel) else 1)
 
     def _round_images(self) -> int:
-        """Return the number of real images or, without real datasets, of synthetic images of base classes."""
+        """Return the number of real images or, if there are no real datasets, of synthetic images of base classes."""
         if self._epochs is not None:
             return len(self._epochs)
         assert self.synthetic is not None
@@ -234,14 +236,14 @@ class MixedStream:
         )
 
     def repeated(self, step: int) -> int:
-        """Return the number of repeated real images, which come last, in this rank's batch for a global `step`."""
+        """Return how many of the last real images in this rank's batch at global `step` are repeats."""
         if self._epochs is None or self.data == "synthetic":
             return 0
         positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
         return int((positions >= len(self._epochs)).sum())
 
     def share_seen(self, epochs: int) -> float | None:
-        """Return the fraction of synthetic images sampled in `epochs` epochs, or None without synthetic images."""
+        """Return the fraction of synthetic images used in `epochs` epochs, or None without synthetic images."""
         if self.synthetic is None:
             return None
         seen = np.zeros(len(self.synthetic), bool)
@@ -251,7 +253,7 @@ class MixedStream:
         return float(seen.mean())
 
     def after_fork(self, processes: int, allocate: Allocator) -> None:
-        """Reset the count of corrupt images, and reduce the cache to this process's share among `processes`."""
+        """Reset the count of corrupt images, and divide the cache size by the number of `processes`."""
         self._allocate = allocate
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)
@@ -264,7 +266,7 @@ class MixedStream:
         return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> tuple[Image.Image, int]:
-        """Decode a row's image or, if corrupt, the next intact image of the class; return the image and its row."""
+        """Return the image at `row` or, if it is corrupt, the next intact image of its class, together with its row."""
         image = self._decoded_or_none(source, row, domain)
         if image is not None:
             return image, row

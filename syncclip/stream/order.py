@@ -1,7 +1,7 @@
 """Sample order in training, computed by pure functions of integers.
 
 Random numbers are hashes of (seed, purpose, epoch, step, position). The hash is splitmix64 (Steele, Lea, Flood 2014).
-The hash uses only 64-bit arithmetic: the order depends neither on a generator's state nor on the NumPy version.
+The hash uses only 64-bit arithmetic, so the order depends neither on generator state nor on the NumPy version.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
 
 @lru_cache(maxsize=8)
 def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of n items in an epoch; the array is read-only, since it is cached."""
+    """Return an epoch's permutation of n items; the array is cached and therefore read-only."""
     order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
     order.flags.writeable = False
     return order
 
 
 def steps(n: int, batch: int) -> int:
-    """Return the number of batches in an epoch of n items; an incomplete last batch is filled up."""
+    """Return the number of batches in an epoch of n items, including an incomplete last batch."""
     return -(-n // batch)
 
 
@@ -67,7 +67,7 @@ def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArra
 
 
 def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the items in an epoch that contains `count` of n items, with shape (count,).
+    """Return the items of an epoch that covers only `count` of n items, with shape (count,).
 
     Epochs are consecutive slices of an infinite sequence of permutations, in which all items appear equally often.
     """
@@ -91,7 +91,8 @@ def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]
     """Return the shards in the window at a position (at most `width` of `shards`), in ascending order.
 
     The window slides by one shard per position over an infinite sequence of sweeps, which are permutations of the
-    shards. At the boundary between two sweeps, a shard may occur twice; the window then contains fewer shards.
+    shards. At the boundary between two sweeps, a shard may occur twice, in which case the window contains fewer
+    distinct shards.
     """
     if shards <= width:
         return tuple(range(shards))

@@ -1,7 +1,7 @@
 """Shared memory for batches from loader processes, reused when the consuming process releases a batch.
 
 Allocating new pages for each batch would take a third of the decoding time, and copying a batch would take a tenth. A
-slot's memory is sent to the consuming process once, through a socket. After that, only the slot's number is sent.
+slot's memory is sent to the consuming process through a socket, but only once; later batches send the slot's number.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Slots:
         return self._slots[self.last][1]
 
     def to_send(self) -> Tensor | None:
-        """Return the last slot's memory, which is sent with the slot's number, or None if it was already sent."""
+        """Return the last slot's memory, to be sent along with its number, or None if it has already been sent."""
         if self.last in self._sent:
             return None
         self._sent.add(self.last)

@@ -67,7 +67,7 @@ def joined(sources: Sequence[MixedSource[Set]]) -> ImageSet:
 
 
 class RealEpochs:
-    """The real images in each epoch, as rows of the joined datasets."""
+    """The real images in each epoch, as row indices into the concatenated datasets."""
 
     def __init__(self, sources: Sequence[MixedSource[Set]], seed: int) -> None:
         self._seed = seed
@@ -91,7 +91,7 @@ class RealEpochs:
         return sum(self._counts)
 
     def rows_of_epoch(self, epoch: int) -> Rows:
-        """Return the rows of an epoch before shuffling; each row occurs once if its dataset has a weight of 1."""
+        """Return an epoch's rows before shuffling; with a dataset weight of 1, each row occurs exactly once."""
         return self.rows if self._unweighted else self._weighted(epoch)
 
     def _weighted_rows(self, epoch: int) -> Rows:
@@ -142,7 +142,7 @@ class SyntheticSampler:
             window.fetch(global_step)
 
     def sample(self, labels: Rows, purpose: int, epoch: int, step: int, global_step: int) -> Rows:
-        """Return a row of the joined datasets for each label; `global_step` is counted over all epochs."""
+        """Sample a row of the concatenated datasets for each label; `global_step` is counted over all epochs."""
         choices = [window.choices(labels, global_step) for window in self.windows]
         if len(self.windows) == 1:
             sets = np.zeros(len(labels), np.int64)
@@ -177,7 +177,7 @@ class MovingWindow:
         self._index = lru_cache(maxsize=4)(self._by_label)
 
     def shards(self, global_step: int, positions: int = 1) -> list[int]:
-        """Return the numbers of the shards in the window and, if `positions` is greater than 1, in later windows."""
+        """Return the shard numbers in the window and, if `positions` is greater than 1, in later windows."""
         position = global_step // self._steps_per_window
         shards = dict.fromkeys(shard for ahead in range(positions) for shard in self._window(position + ahead))
         return [int(self._shards[shard]) for shard in shards]

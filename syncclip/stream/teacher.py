@@ -26,7 +26,7 @@ Probabilities = npt.NDArray[np.float32]
 
 
 class TeacherShard(NamedTuple):
-    """A soft-label file, and the tar that contains the images."""
+    """A soft-label file and the tar of the corresponding images."""
 
     shard: int
     images: int
@@ -52,8 +52,8 @@ class TeacherFiles(Settings):
     """Soft-label files, in ascending order of shard numbers."""
 
     def require_classes(self, classnames: Sequence[str], url: str, of: str) -> None:
-        """Raise a UserError starting with `url` if the classes differ from `classnames` (the classes of the dataset
-        `of`)."""
+        """Raise a UserError whose message starts with `url` if the classes differ from `classnames`, the classes of
+        the dataset `of`."""
         if self.classnames != tuple(classnames):
             raise UserError(
                 f"{url}: the teacher's {len(self.classnames)} classes are not the {len(classnames)} classes of {of}"

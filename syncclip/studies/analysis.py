@@ -64,7 +64,7 @@ class Evidence:
         return sorted(set.intersection(*finished), key=lambda seed: seed or 0)
 
     def stack(self, point: Point, seeds: Sequence[int | None]) -> list[Outcomes]:
-        """Stack each dataset's outcomes of several seeds at a point; an untrained configuration has a single run."""
+        """Stack the outcomes of several seeds at a point, by dataset; an untrained configuration has a single run."""
         configuration, n = point
         runs = [self.cells[configuration.name, n, seed] for seed in (seeds if configuration.trained else [None])]
         keys = ("within_split", "all_classes", "base_score")
@@ -74,7 +74,7 @@ class Evidence:
         ]
 
     def resampled(self, point: Point, seeds: Sequence[int | None], unit: Unit, count: int) -> Resampled:
-        """Return all metrics at a point (cached), for each seed and for `count` resamples that all points share."""
+        """Return all metrics at a point (cached), for each seed and for `count` resamples shared by all points."""
         key = (point[0].name, point[1], *seeds, unit, count)
         if key not in self._metrics:
             outcomes = self.stack(point, seeds)
@@ -105,7 +105,7 @@ def gather(finished: Sequence[tuple[Cell, RunFolder]], configurations: Sequence[
 
 
 def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -> Evidence:
-    """Combine the evidence from a suite's datasets; runs that are not finished on every dataset are omitted."""
+    """Combine the outcomes on a suite's datasets; runs that are not finished on every dataset are omitted."""
     keys = [key for key in parts[0].cells if all(key in part.cells for part in parts)]
     return Evidence(configurations, {key: tuple(part.cells[key][0] for part in parts) for key in keys})
 
@@ -113,8 +113,8 @@ def joined(parts: Sequence[Evidence], configurations: Sequence[Configuration]) -
 def series(evidence: Evidence, settings: StudySettings) -> dict[str, dict[str, Series]]:
     """Return the errors of each configuration with synthetic images as {configuration: {metric: Series}}.
 
-    If `origin` finds a counterpart without synthetic images, the series starts with it at 0 images. Only seeds that are
-    finished at every number of images are used, because all points of a curve must share few-shot samples.
+    If `origin` finds a counterpart without synthetic images, the series starts with it at 0 images. Only seeds
+    with finished runs at every number of images are used, because all points of a curve must share few-shot samples.
     """
     result = {}
     for configuration in evidence.configurations:
@@ -243,11 +243,11 @@ def _real_only_by_shots(evidence: Evidence, shots: int) -> dict[int, Configurati
 
 
 def comparisons(evidence: Evidence, settings: StudySettings) -> list[Comparison]:
-    """Compare the reference with the other configurations, and with itself.
+    """Compare the reference with the other configurations, and its largest with its smallest number of images.
 
-    The comparison with itself is between its largest and its smallest number of images. A configuration without
-    synthetic images is compared at every number of images. Each comparison uses the seeds that both configurations have
-    finished. There is one interval per `Unit`; datasets are resampled only in a suite.
+    A configuration without synthetic images is compared at every number of images. Each comparison uses the seeds whose
+    runs are finished for both configurations. There is one interval per `Unit`; datasets are resampled only in a
+    suite.
     """
     reference = settings.reference_configuration
     points = evidence.points(reference)

@@ -49,7 +49,7 @@ POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class CellRun:
-    """Training run of the grid, with its recipe, folder and status."""
+    """A training run in the grid, with its recipe, folder and status."""
 
     cell: Cell
     recipe: Recipe
@@ -191,7 +191,7 @@ def run_cells(
     out: str | None = None,
     owner: str = storage.NOBODY,
 ) -> tuple[list[CellRun], StudyStatus]:
-    """Execute the waiting runs on Ray in the given order, with as much parallelism as the cluster permits.
+    """Execute the pending runs on Ray in the given order, with as much parallelism as the cluster permits.
 
     A failed run does not stop the others. A run whose process or machine is lost restarts from its newest checkpoint,
     up to `settings.retries` times.
@@ -201,7 +201,7 @@ def run_cells(
         label: label of the progress line.
         task: function that executes a run, with the signature of `run_cell`.
         out: folder for the status file; None: write no status file.
-        owner: identity of the study.
+        owner: ID of the study.
 
     Returns:
         The runs in the given order with their new status, and the study's status at the end of this call.
@@ -289,7 +289,8 @@ def _slots(settings: StudySettings, selector: Mapping[str, str], first: bool = F
 
     Args:
         selector: `training.label_selector`.
-        first: whether to raise an error if the cluster is too small. Later calls assume that lost machines return.
+        first: whether this is the first call, which raises an error if the cluster is too small; later calls assume
+            that lost machines will come back.
     """
     available = capacity(selector)
     for name, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)) if first else ():

@@ -33,17 +33,16 @@ Sample = tuple[Rows, Rows, torch.Tensor]
 def feature_map(
     recipe: Recipe, run: RunFolder, synthetic_url: str, limit: int
 ) -> tuple[dict[str, Shift], pd.DataFrame]:
-    """Measure the domain shift, and compute a feature map of both domains.
-
-    Both are computed with the frozen CLIP model ("frozen") and with the trained model of the run ("trained").
+    """Measure the domain shift and compute a feature map, with frozen CLIP and with the run's trained model.
 
     Args:
-        recipe: recipe of the run. Each image uses the prompts of its domain.
+        recipe: recipe of the run. Images are encoded with the prompts of their domain.
         synthetic_url: URL of the synthetic dataset, whose first images were used to train the run.
         limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:
-        Domain shift of each model, and the feature map as a table with columns model, domain, label, row, x and y.
+        Domain shift by model ("frozen" or "trained"), and the feature map as a table with columns model, domain, label,
+        row, x and y.
     """
     parts = build_parts(recipe)
     load_prompts(run, parts.method)

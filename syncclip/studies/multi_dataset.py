@@ -21,7 +21,7 @@ class Part:
     """Study of a single dataset, which may be part of a suite.
 
     Attributes:
-        recipe: recipe with the synthetic dataset and the numbers of images that the dataset contains.
+        recipe: recipe with the URL of the synthetic dataset; numbers of images per class are limited to its size.
         synthetic: synthetic dataset, or None if no configuration uses synthetic images.
         dropped: requested numbers of images per class that exceed the synthetic dataset's size.
     """

@@ -36,14 +36,14 @@ ALWAYS = TABLE, STATE, RECIPE, FIT, DATA_EFFICIENCY, COMPARISONS, COST, TABLES
 """Files that every finished study contains."""
 
 FEW_IMAGES = 100
-"""Minimum number of test images per split; with fewer images, a comparison has a `caution`."""
+"""Minimum number of test images per split; comparisons based on fewer images have a `caution`."""
 
 Status = Literal["done", "failed", "waiting"]
 
 
 @dataclass(frozen=True)
 class ConfigurationState:
-    """Configuration of the grid."""
+    """A configuration in the grid."""
 
     name: str
     method: str
@@ -52,7 +52,7 @@ class ConfigurationState:
 
 @dataclass(frozen=True)
 class CellState:
-    """Training run of the grid, with its status."""
+    """A training run in the grid, with its status."""
 
     cell: str
     configuration: str
@@ -92,7 +92,7 @@ class StudyState:
 
     @property
     def owner(self) -> str:
-        """Owner of the study's files: a hash of the grid that does not depend on the progress of its runs."""
+        """Owner ID of the study's files: a hash of the grid, independent of the progress of its runs."""
         cells = [dataclasses.replace(cell, status="waiting", error=None) for cell in self.cells]
         return storage.identity(json.dumps(plain(dataclasses.replace(self, cells=cells, synthetic=None))))
 
@@ -102,7 +102,7 @@ class Fits:
     """Scaling curves of the error (100 - accuracy) by configuration and metric.
 
     Attributes:
-        models: held-out errors of the models, for configurations that were run with enough numbers of images.
+        models: held-out errors of the models, for configurations with enough different numbers of images.
         seen: configuration -> share of the synthetic images that its runs used at the largest number of images.
     """
 
@@ -211,7 +211,7 @@ def read_cost(url: str, owner: str) -> Cost:
     """Read the cost.json of a study or of the study that it extends; return zero cost if the file is missing.
 
     Raises:
-        DamagedError: the file is corrupt or belongs to another study.
+        DamagedError: the file is corrupt or belongs to a different study.
     """
     path = storage.join(url, COST)
     if not storage.exists(path):

@@ -36,7 +36,7 @@ SCHEMA = pa.schema(
 """Columns of a study's predictions.parquet."""
 
 TOLERANCE = 1e-6
-"""Tolerance for recomputed numbers in percentage points, since the order of summation depends on the machine."""
+"""Tolerance in percentage points for recomputed numbers, whose order of summation depends on the machine."""
 
 
 def write(evidence: Evidence, url: str, owner: str) -> None:
@@ -162,7 +162,7 @@ def recompute(url: str) -> Recomputed:
 
 
 def _by_cell(table: pd.DataFrame, keys: list[str]) -> list[list[float]]:
-    """Return the metrics of each run, sorted by the keys."""
+    """Return the metrics of each run, sorted by `keys`."""
     ordered = table.assign(**{key: table[key].astype("object").fillna(-1) for key in keys}).sort_values(keys)
     rows: list[list[float]] = ordered[[*METRICS]].astype(float).to_numpy().tolist()
     return rows

@@ -50,7 +50,7 @@ class Study:
     cells: int
 
     def check(self) -> None:
-        """Raise a `UserError` that lists the failed runs if any run failed."""
+        """Raise a `UserError` that lists the failed runs, if there are any."""
         if self.failed:
             raise UserError(failures(self.failed, self.cells, self.url))
 
@@ -59,7 +59,7 @@ def study(recipe: Recipe, out: str | None = None) -> Study:
     """Run the study of a recipe and write its results; for a suite, write results for each dataset and their average.
 
     Missing synthetic images are generated first. To resume a study, repeat the call: finished shards and runs are kept,
-    and only missing runs are executed, such as the runs for added seeds, numbers of images or configurations.
+    and only missing runs are executed, such as those for newly added seeds, numbers of images or configurations.
 
     Args:
         recipe: recipe with a `study` section.

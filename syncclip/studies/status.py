@@ -23,7 +23,7 @@ class StudyStatus(JobStatus):
     cells: int = Field(le=MAX_COUNT)
     """Number of runs in the study."""
     done: int = Field(ge=0, le=MAX_COUNT)
-    """Number of finished runs, including runs of earlier calls."""
+    """Number of finished runs, including those from earlier calls."""
     failed: dict[str, str] = Field(default_factory=dict)
     """Name of each failed run -> error."""
     running: list[str] = Field(default_factory=list)

@@ -34,7 +34,7 @@ def tune(recipe: Recipe, out: str | None = None) -> Choice:
     """Train every combination in each configuration's `search_space`, and select the best one on validation images.
 
     Each combination is trained with each of the `tune_seeds` and a fixed number of synthetic images. The criterion is
-    the mean of `METRIC` over seeds and datasets; in a tie, the first combination is selected. To resume a search,
+    the mean of `METRIC` over seeds and datasets; ties go to the first combination. To resume a search,
     repeat the call.
 
     Args:

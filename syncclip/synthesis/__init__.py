@@ -1,1 +1,1 @@
-"""Text-to-image synthesis: Ray Data distributes a plan over actors, which write WebDataset shards with markers."""
+"""Text-to-image synthesis: Ray Data distributes a plan's shards over actors, which write them in WebDataset format."""

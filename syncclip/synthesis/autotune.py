@@ -24,13 +24,13 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 BUDGET_SECONDS = 60.0
-"""Total measurement time in seconds after which no larger batch size is measured."""
+"""Total measurement time in seconds after which no larger batch sizes are tried."""
 
 MIN_SPEEDUP = 1.05
-"""Minimum speed-up factor per image at which a larger batch size is preferred."""
+"""Minimum speed-up per image required to prefer a larger batch size."""
 
 TRIAL_STEPS = 4
-"""Maximum number of denoising steps in a trial, enough for the denoiser to take longer than the decoder."""
+"""Maximum number of denoising steps in a trial; high enough that denoising takes longer than decoding."""
 
 MAX_CPU_BATCH = 32
 """Maximum batch size on a CPU, where larger batches are not faster."""
@@ -86,7 +86,7 @@ def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], b
     """Return the smallest batch size whose time per image is at most `MIN_SPEEDUP` times the minimum.
 
     `sizes` are in ascending order. `stopwatch` returns the time in seconds for a batch of the given size, or None if
-    the batch does not fit into memory.
+    the batch does not fit in memory.
     """
     costs: dict[int, float] = {}
     spent = 0.0
@@ -97,13 +97,13 @@ def best_batch(sizes: Sequence[int], stopwatch: Callable[[int], float | None], b
         costs[size] = seconds / size
     if not costs:
         raise UserError(
-            f"generator: a batch of {sizes[0]} image doesn't fit into memory; use dtype=bf16, or {OOM_REMEDY}"
+            f"generator: a batch of {sizes[0]} image doesn't fit in memory; use dtype=bf16, or {OOM_REMEDY}"
         )
     return next(size for size, cost in costs.items() if cost <= min(costs.values()) * MIN_SPEEDUP)
 
 
 def _seconds(generator: Generator, prompts: Sequence[str], size: int) -> float | None:
-    """Return the generation time of a batch in seconds, or None if the batch does not fit into memory."""
+    """Return the generation time of a batch in seconds, or None if the batch does not fit in memory."""
     import torch
 
     texts = [prompts[i % len(prompts)] for i in range(size)]

@@ -1,6 +1,6 @@
-"""Captions of all classes: a pool of actors writes one part per class, and the parts are merged into one file.
+"""Caption generation: a pool of actors writes one part per class, and the parts are merged into one file.
 
-Captions of one class do not depend on other classes, so the file does not depend on the number of actors or restarts.
+Each class is captioned independently, so the file does not depend on the number of actors or restarts.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Job:
         """Return the intact parts written with the job's settings, by class name.
 
         Args:
-            report: called with a message for each part that is damaged or belongs to another class.
+            report: callback that receives a message for each part that is damaged or belongs to a different class.
         """
         report = report or (lambda _: None)
         existing = storage.sizes(self.folder)
@@ -83,7 +83,7 @@ class _Job:
         return parts
 
     def remaining(self, report: Callable[[str], object] | None = None) -> list[int]:
-        """Return the numbers of the classes without a part; for `report`, see `parts`."""
+        """Return the indices of the classes without a part; for `report`, see `parts`."""
         parts = self.parts(report)
         return [number for number, name in enumerate(self.names) if name not in parts]
 
@@ -100,17 +100,17 @@ class _Job:
 def write_captions(
     settings: WriterSettings, classnames: Sequence[str], url: str, pool: Pool = ONE_ACTOR, threads: int = 1
 ) -> Captions:
-    """Write the captions missing from the file at `url`, and return all captions in class order.
+    """Generate the captions missing from the file at `url`, and return all captions in class order.
 
     Existing captions are kept, including manual edits. After an interruption, repeat the call to resume.
 
     Args:
         url: path or URL of the caption file, accessible from all machines of a cluster.
         pool: the actor pool; a single actor without a GPU or cluster runs in this process.
-        threads: number of torch threads per actor, which may affect individual words.
+        threads: number of torch threads per actor, which may slightly change the captions.
 
     Raises:
-        UserError: the file was written with other settings, or the model can't be loaded or returns no captions.
+        UserError: the file was written with different settings, or the model can't be loaded or returns no captions.
     """
     names, url = list(dict.fromkeys(classnames)), absolute(url)
     existing = _existing(settings, url)
@@ -146,7 +146,7 @@ def _merged(existing: Captions, parts: Mapping[str, Part], names: Sequence[str],
     weights = {part.weights for part in parts.values()} | ({existing.weights} if existing.sentences else set())
     if len(weights) > 1:
         model = existing.writer.model
-        raise UserError(f"{url}: some captions were written with different weights of {model!r}; use another file")
+        raise UserError(f"{url}: some captions were written with different weights of {model!r}; use a different file")
     sentences = {**{name: part.sentences for name, part in parts.items()}, **existing.sentences}
     order = [*names, *(name for name in sentences if name not in names)]
     return Captions(writer=existing.writer, weights=weights.pop(), sentences={name: sentences[name] for name in order})

@@ -50,8 +50,8 @@ def synthesise_set(
 ) -> SetSummary:
     """Generate the missing shards of the synthetic dataset at `url`, and return its totals.
 
-    After a crash, repeat the call to complete the dataset with identical bytes; only the shards that were in flight are
-    regenerated. Ray and the generator are started only if shards are missing.
+    After a crash, repeat the call to complete the dataset: only the shards that were in flight are regenerated, and the
+    result is byte-identical. Ray and the generator are started only if shards are missing.
 
     Args:
         requested: plan from `draft`; an existing dataset with fewer images is extended.
@@ -71,7 +71,7 @@ def synthesise_set(
             locks.enter_context(storage.lock(url, "synth"))
         stored = read_plan(url)
         if stored is None and next(markers(url), None) is not None:
-            raise UserError(f"{url} contains shards but no {PLAN_NAME}; use another folder, or restore {PLAN_NAME}")
+            raise UserError(f"{url} contains shards but no {PLAN_NAME}; use a different folder, or restore {PLAN_NAME}")
         plan = requested if stored is None else agreed_plan(requested, stored, url)
         require_trust(plan.generator.pipeline_class, "generator.pipeline_class: ")
         if place_assets is not None:
@@ -111,7 +111,7 @@ def has_all(requested: Plan, url: str) -> bool:
 
 
 def _read_back(requested: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Return the dataset's totals, and check that no file was removed during the run."""
+    """Return the dataset's totals, and check that no file was deleted during the run."""
     plan = read_plan(url)
     summary = None if plan is None else summarise(plan, url, work)
     storage.require(url, (*files_of(requested), SUMMARY_NAME))

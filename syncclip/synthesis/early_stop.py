@@ -1,6 +1,6 @@
 """Early stopping for synthesis runs whose filters reject all images of the dataset or of a class.
 
-Committed shards are kept, since their bytes do not depend on when the run stops.
+Committed shards are kept, since they are identical to those of a run that was not stopped.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from syncclip.shards.markers import ShardStats
 from syncclip.synthesis.plan import Plan
 
 PATIENCE = 64
-"""Number of rejected images after which a run stops if no image of the dataset or of a class has been accepted."""
+"""Number of rejected images, in the dataset or in one class, after which a run stops if none has been accepted."""
 
 
 class RejectionMonitor:
-    """Counter for rejected images of classes without accepted images, including images in the `done` shards.
+    """Counts the rejected images of classes without accepted images, including those in the `done` shards.
 
     A UserError is raised if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class are rejected
     and none is accepted.
@@ -73,5 +73,5 @@ class RejectionMonitor:
         alternative = "" if self.plan.keep == "best" else ", or keep the best attempts with synthesis.keep=best"
         return (
             f"{subject} passed the filters (most were rejected by {reason!r}); loosen that filter in "
-            f"synthesis.filters and generate into another folder{alternative}"
+            f"synthesis.filters and generate into a different folder{alternative}"
         )

@@ -25,7 +25,7 @@ MAX_RUNS, MIN_RUNS = 1000, 20
 """Maximum and minimum number of simulated runs."""
 
 MAX_WORK, STEP_COST = 5e7, 4000.0
-"""Compute budget of a forecast and overhead per simulation step, both measured in machine look-ups."""
+"""Budget of a forecast and overhead per simulation step, both in units of simulating one machine for one step."""
 
 MAX_EXPECTED_PREEMPTIONS = math.log(100)
 """Expected number of preemptions per attempt (loading and one shard) above which fewer than 1 % of attempts succeed."""
@@ -85,7 +85,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
-    """Forecast the synthesis of a plan at `cost.throughput`, assuming that all shards are full.
+    """Forecast the time and cost of synthesising a plan at `cost.throughput`, assuming that all shards are full.
 
     Raises:
         UserError: hardly any shards would finish, or the simulation would be too expensive.
@@ -109,7 +109,7 @@ def forecast(plan: Plan, cost: CostSettings, pool: Pool) -> Forecast:
 
 
 def _affordable_runs(shards: int, seconds: float, machines: Machines) -> int:
-    """Return the number of runs within `MAX_WORK`; pools of over 100 machines need fewer, since losses average out."""
+    """Return the number of runs to simulate; pools of over 100 machines need fewer, since losses average out."""
     count = min(shards, machines.most)
     rate = _checked_rate(seconds, machines)
     attempts = math.exp(rate * (seconds + machines.load))

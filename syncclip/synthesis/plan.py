@@ -1,4 +1,4 @@
-"""Plan of a synthetic dataset, with the class, prompt and seed of every image as pure functions of integers.
+"""Plan of a synthetic dataset; the class, prompt and seed of every image are pure functions of its index.
 
 With C classes, sample n is image `n // C` of class `n % C`, which makes every prefix class-balanced. No shard spans an
 extension boundary, so extending a dataset only adds shards.
@@ -38,7 +38,7 @@ BATCH_GUESS = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """An attempt at an image."""
+    """A generation attempt for an image."""
 
     index: int
     label: int
@@ -111,12 +111,12 @@ class Plan(Settings):
         return BATCH_GUESS if size == "auto" else size
 
     def guide_of(self, label: int, image: int) -> str | None:
-        """Return the checksum of the real image that image number `image` of a class starts from, or None for noise."""
+        """Return the checksum of the real image that guides image number `image` of a class, if any."""
         real = self.guides[label] if self.guides else ()
         return real[image % len(real)] if real else None
 
     def entry(self, index: int, attempt: int = 0) -> Entry:
-        """Return the class, prompt and seed of an attempt at sample `index`."""
+        """Return the class, prompt and seed of a generation attempt for sample `index`."""
         image, label = divmod(index, self.classes)
         prompt = prompt_of(self.prompts, self.template, self.classnames[label], image)
         return Entry(index, label, image, attempt, prompt, seed_of(self.seed, index, attempt))
@@ -164,7 +164,7 @@ class Plan(Settings):
 
     @property
     def owner(self) -> str:
-        """Identity of the dataset's files (see `storage.checksums`), independent of the number of images."""
+        """Owner ID of the dataset's files (see `storage.checksums`), independent of the number of images."""
         values = self.normalized().model_dump(mode="json", exclude={"amounts"})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
 
@@ -213,7 +213,7 @@ def draft(
 
 def read_plan(url: str) -> Plan | None:
     """Return the plan of the dataset at `url`, if any; raise a UserError if this version can't read it."""
-    remedy = "use the version that wrote the plan, or another folder"
+    remedy = "use the version that wrote the plan, or a different folder"
     return storage.read_document(storage.join(url, PLAN_NAME), Plan, remedy)
 
 
@@ -225,8 +225,8 @@ def agreed_plan(requested: Plan, stored: Plan, url: str) -> Plan:
     if changes := differences(stored, requested):
         more = f", and {len(changes) - 1} more" if len(changes) > 1 else ""
         raise UserError(
-            f"{url} contains a dataset generated with different settings ({changes[0]}{more}); use another folder, or "
-            "restore the old settings"
+            f"{url} contains a dataset generated with different settings ({changes[0]}{more}); use a different folder, "
+            "or restore the old settings"
         )
     generator = stored.generator.model_copy(update={key: getattr(requested.generator, key) for key in MACHINE})
     agreed = {"generator": generator, "weights": stored.weights or requested.weights}

@@ -48,7 +48,9 @@ class ReferenceImages:
         row = int(rows[entry.image % len(rows)])
         data, name = self._images.read(row), self._images.name(row)
         if checksum_of(data) != planned:
-            raise UserError(f"{self._incomplete()}: {name} has changed; restore it, or generate into another folder")
+            raise UserError(
+                f"{self._incomplete()}: {name} has changed; restore it, or generate into a different folder"
+            )
         return decode_image(data, name)
 
     def _incomplete(self) -> str:
@@ -65,7 +67,7 @@ def real_images(dataset: Dataset, shots: int, seed: int) -> list[list[bytes]]:
 
 
 def digests(images: Sequence[Sequence[bytes]]) -> tuple[tuple[str, ...], ...]:
-    """Return the checksums of each class's real images, for a plan."""
+    """Return the checksums of each class's real images, as stored in a plan."""
     return tuple(tuple(map(checksum_of, of_class)) for of_class in images)
 
 

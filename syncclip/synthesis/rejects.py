@@ -25,7 +25,7 @@ PER_REASON = 4
 SIDE = 64
 """Side length of a thumbnail in pixels."""
 BLUR = 6
-"""Side length of a blurred thumbnail in pixels before the thumbnail is enlarged to `SIDE`."""
+"""Side length of a blurred thumbnail in pixels before upscaling to `SIDE`."""
 
 _TABLE = pa.schema(
     [
@@ -74,19 +74,19 @@ def rejects_name(shard: int) -> str:
 
 
 def write_rejects(url: str, shard: int, rejects: Sequence[Reject], owner: str = storage.NOBODY) -> None:
-    """Write a shard's thumbnails, if any, as a table; `owner` is the plan's identity."""
+    """Write a shard's thumbnails, if any, as a table; `owner` is the plan's owner ID."""
     if rejects:
         table = pa.Table.from_pylist([asdict(reject) for reject in rejects], _TABLE)
         storage.write_table(storage.join(url, rejects_name(shard)), table, owner_of_shard(owner, shard))
 
 
 def owner_of_shard(owner: str, shard: int) -> str:
-    """Return the identity of a shard's files, derived from the plan's identity `owner`."""
+    """Return the owner ID of a shard's files, derived from `owner`, the plan's owner ID."""
     return storage.identity(f"{owner}/{shard}")
 
 
 def read_rejects(url: str, limit: int, owner: str) -> dict[str, list[Reject]]:
-    """Return up to `limit` rejects per reason, with alternating classes; `owner` is the identity of the plan."""
+    """Return up to `limit` rejects per reason, alternating between classes; `owner` is the plan's owner ID."""
     folder = storage.join(url, "")
     shards = {folder + name: int(match[1]) for name in storage.sizes(url) if (match := REJECTS.fullmatch(name))}
     owners = {path: owner_of_shard(owner, shard) for path, shard in shards.items()}

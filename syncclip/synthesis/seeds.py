@@ -1,4 +1,4 @@
-"""Unique seeds for all attempts at the images of a synthetic dataset."""
+"""Unique seeds for all generation attempts in a synthetic dataset."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ROUNDS = 4
 def seed_of(seed: int, index: int, attempt: int) -> int:
     """Return the seed of an attempt: a permutation of the 32-bit number (attempt, index), keyed by `seed`.
 
-    torch's CPU generator uses only 32 bits of a seed. Hashes of this length would collide, and a collision within a
-    class would repeat an image. A Feistel network with four SHA-256 rounds has no collisions.
+    torch's CPU generator uses only 32 bits of a seed. With 32-bit hashes, seeds could collide, and a collision
+    within a class would repeat an image. A Feistel network with four SHA-256 rounds has no collisions.
     """
     assert 0 <= index < MAX_IMAGES and 0 <= attempt < MAX_ATTEMPTS
     left, right = divmod(attempt * MAX_IMAGES + index, 1 << 16)

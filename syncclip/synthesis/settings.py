@@ -51,8 +51,8 @@ class SynthesisSettings(Settings):
     attempts: int = Field(3, ge=1, le=MAX_ATTEMPTS)
     """Maximum number of attempts per image."""
     select: Literal["first", "best"] = "first"
-    """Selection among the attempts at an image. `first` selects the first attempt that passes all filters. `best`
-    selects the attempt with the highest score from the last filter."""
+    """Selection among the generation attempts for an image. `first` selects the first attempt that passes all filters.
+    `best` selects the attempt with the highest score from the last filter."""
     keep: Literal["best", "drop"] = "best"
     """Fallback if no attempt passes all filters: `best` keeps the best attempt, and `drop` drops the image."""
     shard_size: int | None = None
@@ -60,7 +60,7 @@ class SynthesisSettings(Settings):
     jpeg_quality: int = Field(92, ge=1, le=100)
     """JPEG quality of stored images, 1 to 100."""
     threads: int = Field(1, ge=1)
-    """Number of torch threads per actor; stored in the plan, since an image's last bits depend on it."""
+    """Number of torch threads per actor; stored in the plan, since it affects the least significant bits of images."""
     actors: Actors = 1
     """Number of actors, or `{min: 1, max: 8}` for a pool that grows with the cluster."""
     num_gpus: float = Field(0.0, ge=0, le=1024)

@@ -1,4 +1,4 @@
-"""In-memory generation of one shard: images are generated, filtered and encoded, attempt by attempt."""
+"""In-memory generation of one shard: images are generated, filtered and encoded in one round per attempt."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def begin_shard(
 
 
 class _Selection:
-    """Selection of the best attempt at each image of a shard, with statistics of rejected attempts."""
+    """Selection of the best generation attempt for each image in a shard, with statistics of rejected attempts."""
 
     def __init__(self, plan: Plan, shard: int, filters: Sequence[Filter]) -> None:
         self.plan, self.shard, self.filters = plan, shard, filters
@@ -127,7 +127,7 @@ class _Selection:
         self._gallery = Gallery(shard)
 
     def add(self, entries: Sequence[Entry], images: Sequence[Image.Image], clock: Clock) -> None:
-        """Filter and encode a batch, and keep the best attempt at each image."""
+        """Filter and encode a batch, and keep the best attempt for each image."""
         labels, prompts, indices = zip(*((entry.label, entry.prompt, entry.index) for entry in entries), strict=True)
         batch = FilterBatch(images, labels, prompts, indices)
         accepted = []

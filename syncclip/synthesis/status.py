@@ -35,11 +35,12 @@ class SynthesisStatus(JobStatus):
     busy: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Share of the actors' time by stage. Stages overlap, so the sum may exceed 1."""
     computed: float = 0.0
-    """Share of the actors' time with a busy device; far below `busy["generate"]` if other processes use the device."""
+    """Share of the actors' time during which the device was busy; far below `busy["generate"]` if other processes use
+    the device."""
     rejects: dict[str, int] = Field(default_factory=dict)
     """Number of images rejected in this run by reason, with the most frequent reason first."""
     actors: int = 0
-    """Number of distinct actors among the last `2 * most` reports."""
+    """Number of distinct actors that sent the last `2 * most` reports."""
     failed: int = 0
     """Number of shard attempts that returned an error."""
     restarts: int = 0

@@ -33,7 +33,7 @@ class SetSummary(Settings):
 
     url: str = Field(exclude=True)
     owner: str = Field(exclude=True)
-    """Identity of the dataset's files (see `storage.checksums`)."""
+    """Owner ID of the dataset's files (see `storage.checksums`)."""
     complete: bool
     """Whether every shard of the plan is committed."""
     images: int

@@ -1,4 +1,4 @@
-"""The synthesis worker, which generates, filters, encodes and commits shards that depend on the plan alone."""
+"""The synthesis worker, which commits shards whose contents are deterministic given the plan."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class ShardWorker(Worker[GeneratedShard]):
     After a crash, each shard is either committed or missing. Regenerating a shard produces identical bytes.
 
     Args:
-        plan: JSON of the plan.
+        plan: the plan as JSON.
         url: folder or URL of the synthetic dataset.
         device: torch device of the generator and the filters.
         source: absolute path or name of the pipeline.
         token: API token of an endpoint.
-        owner: identity of the plan (see `storage.checksums`).
+        owner: owner ID of the plan (see `storage.checksums`).
     """
 
     def __init__(

@@ -49,10 +49,10 @@ def dataset_card(
     sections = [
         f"---\n{yaml.safe_dump(_metadata(plan, shards, provenance, licence), sort_keys=False, allow_unicode=True)}---",
         f"# Synthetic images of {markdown_text(plan.dataset)}",
-        "Generated images for training. The images show a generator's notion of each class, not real objects.",
+        "Generated images for training. The images show objects as imagined by a generator, not real objects.",
         "\n".join(["| | |", "|---|---|", *(f"| {key} | {markdown_text(value)} |" for key, value in facts.items())]),
         "Each sample has an image (`jpg`), a class id (`cls`), a prompt or caption (`txt`) and provenance (`json`). "
-        "Every prefix of the shards is class-balanced, to the extent that the number of images permits.",
+        "Every prefix of the shards is as class-balanced as the number of images permits.",
         '## Usage\n\n```python\nfrom datasets import load_dataset\n\nimages = load_dataset("FOLDER", split="train")\n'
         'print(images.features["cls"].names)\n```',
         *([f"## Recipe\n\n```yaml\n{shared(recipe)}```"] if recipe else []),
@@ -62,7 +62,7 @@ def dataset_card(
 
 
 def provenance_type(column: pa.ChunkedArray, previous: pa.DataType) -> pa.DataType:
-    """Unify the Arrow type of previous shards with the type of a shard's provenance, a column of JSON strings."""
+    """Unify the Arrow type of previous shards with the type of a shard's provenance `column` of JSON strings."""
     values = [value for value in map(json.loads, column.to_pylist()) if value]
     if not values:
         return previous

@@ -59,8 +59,8 @@ class Image(NamedTuple):
 def export_set(url: str, out: str, to: str, licence: str = "unknown") -> int:
     """Export a complete synthetic dataset in a different layout; return the number of images.
 
-    Only one shard at a time is in memory or in a temporary file. After a crash, repeat the call to resume the export;
-    existing files are skipped. `export.json`, completed last, contains the checksums of all files; see
+    Only one shard at a time is held in memory or in a temporary file. After a crash, repeat the call to resume the
+    export; existing files are skipped. `export.json`, completed last, contains the checksums of all files; see
     `storage.exports`.
 
     Args:
@@ -199,5 +199,5 @@ def _copy(source: ExportedSet, shard: int, target: str) -> None:
 
 def _require_checksum(source: ExportedSet, shard: int, sha256: str) -> None:
     if sha256 != source.shards[shard].sha256:
-        remedy = "repair the dataset with `syncclip shards verify --repair` before the export"
+        remedy = "repair the dataset with `syncclip shards verify --repair` before exporting it"
         raise UserError(f"{source.url}: {shard_name(shard)} is corrupt; {remedy}")

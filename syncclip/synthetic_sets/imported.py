@@ -70,7 +70,7 @@ class ImportedSet(Settings):
 
     @property
     def owner(self) -> str:
-        """Owner identity of the dataset's files; see `storage.checksums`."""
+        """Owner ID of the dataset's files; see `storage.checksums`."""
         return storage.identity(self.model_dump_json(exclude={"content"}))
 
     @property
@@ -89,7 +89,7 @@ class ImportedSet(Settings):
         return (self.images_per_class,)
 
     def shards(self, images_per_class: int | None = None) -> range:
-        """Return the numbers of the shards with the first `images_per_class` images of each class (default: all)."""
+        """Return the shard numbers for the first `images_per_class` images of each class (default: all)."""
         count = self.images_per_class if images_per_class is None else images_per_class
         return range(-(-count * self.classes // self.shard_size))
 
@@ -184,7 +184,7 @@ def claim(imported: ImportedSet, url: str) -> None:
     """Write a dataset's description, marked as incomplete; raise a `UserError` if the folder has other content."""
     existing = _read(url)
     if storage.listdir(url) if existing is None else existing.model_copy(update={"content": ""}) != imported:
-        raise UserError(f"{url}: the folder is not empty; use another folder")
+        raise UserError(f"{url}: the folder is not empty; use a different folder")
     _write(imported, url)
     forget_index(url)
 
@@ -196,7 +196,7 @@ def finish(imported: ImportedSet, url: str) -> ImportedSet:
     index_set(url, imported.owner)
     storage.write_contents(url, imported.owner)
     if read_whole_set(url) != finished:
-        raise UserError(f"{url}: shards were removed while the dataset was written; run the same command again")
+        raise UserError(f"{url}: shards were deleted while the dataset was being written; run the same command again")
     return finished
 
 

@@ -34,8 +34,8 @@ def merge_sets(urls: Sequence[str], url: str) -> ImportedSet:
 
     The images of each class follow the order of the datasets; classes with fewer images than others leave gaps at the
     end. Image files and texts are unchanged; the provenance also contains the original dataset's name and the image's
-    index in that dataset. Only one shard at a time is in memory. After a crash, repeat the call to write the missing
-    shards.
+    index in that dataset. Only one shard is held in memory at a time. After a crash, repeat the call to write the
+    missing shards.
 
     Raises:
         UserError: a dataset is incomplete or listed twice, the classes of two datasets differ, two datasets have

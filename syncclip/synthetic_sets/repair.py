@@ -34,20 +34,20 @@ def absent(url: str, corrupt: Collection[int]) -> list[Problem]:
 
 
 def repair_set(url: str, broken: Iterable[int], pool: Pool = ONE_ACTOR) -> list[int]:
-    """Regenerate the `broken` shards of a dataset byte for byte; return their numbers.
+    """Regenerate the `broken` shards of a dataset byte for byte; return the shard numbers.
 
     After an interruption, the next repair or `synth` generates the remaining shards.
 
     Raises:
         UserError: the dataset has no plan, a shard is not part of the plan, or a required asset or device is missing.
-            No file is removed in these cases.
+            Files are removed only after these checks.
     """
     shards = sorted(set(broken))
     plan = _plan(url, len(shards))
     if foreign := [shard for shard in shards if shard not in plan.shards()]:
         count = len(plan.shards())
         surplus = shard_name(foreign[0])
-        raise UserError(f"{url}: {surplus} is not one of the plan's {count} shards; move it to another folder")
+        raise UserError(f"{url}: {surplus} is not one of the plan's {count} shards; move it to a different folder")
     if not shards:
         return []
     check_capacity(pool, plan.threads)

@@ -24,7 +24,7 @@ class Shift:
     Attributes:
         centroid_distance: 1 - cosine similarity between the real and the synthetic centroid, averaged over classes.
         relative_distance: `centroid_distance` divided by the mean distance between real centroids of different classes.
-        overlap: percentage of synthetic images whose nearest real centroid is the centroid of their class.
+        overlap: percentage of synthetic images whose nearest real centroid is that of their own class.
         frechet: Fréchet distance between the two distributions, assumed to be normal (FID on unit-length CLIP
             features).
         per_class: centroid distance by class id.
@@ -92,7 +92,7 @@ def frechet(first: Floats, second: Floats) -> float:
 def project(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
     """Project both domains, weighted equally, onto the first two principal axes; return (N, 2) and (M, 2) arrays.
 
-    The projection is deterministic: the entry of each axis with the largest absolute value is positive.
+    To make the projection deterministic, the entry with the largest absolute value of each axis is positive.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     middle = (real.mean(axis=0) + synthetic.mean(axis=0)) / 2

@@ -121,8 +121,7 @@ def steps(folder: str) -> list[int]:
 
 
 def best(folder: str) -> tuple[int, float] | None:
-    """Return the step and score of the best checkpoint (the earliest in a tie), or None if no checkpoint has a
-    score."""
+    """Return the step and score of the best checkpoint (the earliest if tied), or None if no checkpoint has a score."""
     scored: list[tuple[int, float]] = []
     for step in steps(folder):
         with contextlib.suppress(ValidationError, storage.DamagedError):
@@ -174,7 +173,7 @@ def _marker(folder: str, step: int, recipe_hash: str) -> Marker:
     if marker.recipe_hash != recipe_hash:
         raise UserError(
             f"{path} belongs to recipe {marker.recipe_hash[:12]}, not to {recipe_hash[:12]}; "
-            "choose another folder or remove that run"
+            "choose a different folder or remove that run"
         )
     return marker
 

@@ -68,7 +68,7 @@ def average(
     A parameter without a gradient on any rank keeps `grad=None`, so the optimiser (and weight decay) skips it.
 
     Returns:
-        Mean losses over all ranks, and whether `flag` is set on any rank.
+        The losses averaged over all ranks, and whether `flag` is set on any rank.
     """
     if world_size == 1:
         return {name: value.item() for name, value in losses.items()}, flag

@@ -73,9 +73,9 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
     `metrics.jsonl` that are byte-for-byte identical to those of an uninterrupted run (on CPU, with the same package
     versions and `threads`).
 
-    With several ranks, each rank processes an equal part of every global batch, and gradients are averaged. Up to the
-    order of summation, the result is the same as with a single rank. Losses that compare images or classes use the
-    images and classes of all ranks (see `WorkSplit`).
+    With several ranks, each rank processes an equal part of every global batch, and gradients are averaged. Except
+    for rounding due to the order of summation, the result is the same as with a single rank. Losses that compare images
+    or classes use the images and classes of all ranks (see `WorkSplit`).
 
     Args:
         job: method to train, with its data and settings.
@@ -125,7 +125,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
 def _begin(job: TrainJob, learnable: dict[str, Parameter], state: Checkpoint, world_size: int, prints: bool) -> None:
     """Load the state into the method and, if no step has been completed, call the method's `prepare`."""
     for saved, tensors in ((state.parameters, learnable), (state.memory, job.method.memory())):
-        _put(saved, tensors, "the checkpoint", "remove the checkpoint, or train in another folder")
+        _put(saved, tensors, "the checkpoint", "remove the checkpoint, or train in a different folder")
     count, device = job.method.prepares, device_of(job.settings.device)
     if state.step or job.stream is None or not count:
         return
@@ -211,7 +211,7 @@ def device_of(name: str, key: str = "training.device") -> torch.device:
 
 
 def _count_together(stream: MixedStream | None, world_size: int) -> None:
-    """Sum the unreadable images over all ranks; raise a UserError if the total exceeds the limit."""
+    """Add up the numbers of unreadable images on all ranks; raise a UserError if the total exceeds the limit."""
     if stream is not None:
         for account in distributed.gathered(stream.corruption.account(), world_size):
             stream.corruption.include(account)
@@ -251,9 +251,9 @@ def read_prompts(run: RunFolder) -> dict[str, Tensor]:
     path = run.path(PROMPTS)
     if not storage.exists(path):
         raise UserError(f"{run.url} contains no {PROMPTS}; train first (syncclip train), or check the path")
-    saved = storage.parse_tensors(storage.read_verified(path, run.owner), path, "train again in another folder")
+    saved = storage.parse_tensors(storage.read_verified(path, run.owner), path, "train again in a different folder")
     if wrong := [name for name, tensor in saved.items() if not tensor.to(torch.float64).isfinite().all()]:
-        raise UserError(f"{path}: {wrong[0]} contains NaN or infinite values; train again in another folder")
+        raise UserError(f"{path}: {wrong[0]} contains NaN or infinite values; train again in a different folder")
     return saved
 
 

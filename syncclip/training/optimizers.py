@@ -49,8 +49,8 @@ def restore(optimizer: torch.optim.Optimizer, learnable: Mapping[str, Parameter]
         name, _, slot = (key, "", "momentum_buffer") if key in learnable else key.rpartition(".")
         if name not in learnable or slot not in slots:
             raise UserError(
-                "the checkpoint belongs to a different optimiser or method; remove the checkpoint, or train in another "
-                "folder"
+                "the checkpoint belongs to a different optimiser or method; remove the checkpoint, or train in a "
+                "different folder"
             )
         parameter = learnable[name]
         device = "cpu" if slot == "step" else parameter.device  # torch stores step counters on the CPU
@@ -75,7 +75,7 @@ def learning_rate(
 ) -> float:
     """Return the learning rate for an epoch, counted from 0: constant during the warm-up, then a cosine decay.
 
-    As in the published results of the CoOp family, the cosine spans `epochs`, not `epochs - warmup_epochs`, so the
+    To match the published results of the CoOp family, the cosine spans `epochs`, not `epochs - warmup_epochs`, so the
     learning rate does not reach zero.
     """
     assert 0 <= epoch < epochs, (epoch, epochs)

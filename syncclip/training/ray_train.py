@@ -47,7 +47,7 @@ Build = Callable[[dict[str, Any], int, int], TrainJob]
 module."""
 
 RESIZE_SECONDS = 30.0
-"""Interval in seconds at which elastic training checks for resources for more workers; all workers restart when their
+"""Interval in seconds at which elastic training checks whether it can add workers; all workers restart when their
 number changes."""
 
 CHECK_SECONDS = 10.0
@@ -72,7 +72,7 @@ def train_on_ray(
     """Run the training loop on `settings.workers` workers of the current Ray cluster or a local cluster.
 
     If a worker or node is lost, all workers restart from the newest checkpoint, up to `max_failures` times. If the
-    driver is killed, repeat the call to resume the run; the number of workers may differ. With `min_workers`, the
+    driver is killed, repeat the call to resume the run; the number of workers may change. With `min_workers`, the
     number of workers adapts to the cluster's resources. For a finished run, the call returns immediately without
     starting Ray.
 
@@ -257,7 +257,7 @@ def _train(config: dict[str, Any], folder: RunFolder, rank: int, world_size: int
 
 
 def _explanation(failures: Mapping[int, BaseException], max_failures: int) -> UserError | None:
-    """Return a user error that describes the workers' failures (by rank), or None if the failures are a bug."""
+    """Return a user error that describes the workers' failures (by rank), or None if they indicate a bug."""
     from ray.exceptions import RayActorError
 
     causes = {rank: unwrapped(failure) for rank, failure in failures.items()}
@@ -279,7 +279,7 @@ def _shown(folder: RunFolder, reported: int, scaling: Any, warning: str | None) 
     """While the workers train, print progress and notes from the run's files, and keep the status file up to date.
 
     Args:
-        reported: number of notes from earlier starts, which are not printed again.
+        reported: number of notes from earlier attempts, which are not printed again.
         scaling: the workers' resources; a message is printed if the cluster lacks them.
         warning: note that has already been printed.
     """

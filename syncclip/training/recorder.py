@@ -84,7 +84,7 @@ def open_run(
         if earlier is not None and earlier.versions != record.versions:
             changed = sorted(f"{k} {v}" for k, v in earlier.versions.items() if record.versions.get(k) != v)
             record.note(
-                f"the run started with different versions ({', '.join(changed)}); "
+                f"the run was started with different versions ({', '.join(changed)}); "
                 "the last bits of the results may differ"
             )
     checkpoints.discard_after(folder, state.step)
@@ -163,7 +163,7 @@ class RunRecorder:
     def waited(self) -> bool:
         """Return whether `checkpoint_minutes` have passed or a full disk has prevented metrics from being written.
 
-        In both cases, a checkpoint is due. If the disk is still full, writing the checkpoint fails and all ranks stop.
+        In either case, a checkpoint is due. If the disk is still full, writing it fails and all ranks stop.
         """
         minutes = self._settings.checkpoint_minutes
         late = minutes is not None and time.perf_counter() - self._saved >= 60 * minutes
@@ -190,7 +190,7 @@ class RunRecorder:
         self._trackers.close(self._record.status == "finished")
 
     def _events(self) -> dict[str, str]:
-        """Return the SHA-256 of each TensorBoard event file by name."""
+        """Return the SHA-256 of each TensorBoard event file, keyed by file name."""
         if "tensorboard" not in self._settings.trackers:
             return {}
         names = [name for name in storage.sizes(self._run.url) if EVENTS in name]

@@ -43,7 +43,7 @@ class RunRecord(BaseModel):
     origin: str | None = None  # checkpoint from which the prompts were imported
     notes: list[str] = []  # events, such as a resumption or a damaged checkpoint
     error: str | None = None
-    seconds: float = 0.0  # training time over all starts
+    seconds: float = 0.0  # training time over all attempts
     seen: float | None = None  # fraction of the synthetic images used, once finished
 
     def note(self, sentence: str) -> None:
@@ -63,7 +63,7 @@ class RunFolder:
 
     @property
     def owner(self) -> str:
-        """Identity of the run in its files' checksums (see `storage.checksums`)."""
+        """Owner ID of the run's files (see `storage.checksums`)."""
         return storage.identity(self.recipe_hash)
 
     def path(self, *parts: str) -> str:
@@ -76,13 +76,13 @@ class RunFolder:
         Raises:
             UserError: `run.json` can't be read.
         """
-        return storage.read_document(self.path(RECORD), RunRecord, "choose another folder")
+        return storage.read_document(self.path(RECORD), RunRecord, "choose a different folder")
 
     def open(self) -> RunRecord | None:
-        """Return the record of an earlier start of this run, or None for a new run, without writing to the folder.
+        """Return the record of an earlier attempt at this run, or None for a new run, without writing to the folder.
 
         Raises:
-            UserError: the folder contains a run with a different recipe, unless this run failed before its first step.
+            UserError: the folder contains a run with a different recipe, unless that run failed before its first step.
         """
         record = self.record()
         if record is None or record.recipe_hash == self.recipe_hash:
@@ -91,7 +91,7 @@ class RunFolder:
             return None
         raise UserError(
             f"{self.url} contains run '{record.name}' of recipe {record.recipe_hash[:12]}, but this is run "
-            f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; choose another folder or remove it"
+            f"'{self.name}' of recipe {self.recipe_hash[:12]}{self._changes()}; choose a different folder or remove it"
         )
 
     def finished(self, record: RunRecord | None) -> bool:
@@ -117,7 +117,7 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of packages that can change the bits of a result."""
+    """Return the versions of Python and of the packages that can affect results at the bit level."""
     packages = ("syncclip", "torch", "open_clip_torch", "ray")
     return {"python": platform.python_version()} | {package: package_version(package) for package in packages}
 
@@ -153,7 +153,7 @@ class MetricsFile:
     continues with `behind` set, and the next `sync` rewrites all lines or raises an error.
 
     Args:
-        path: path or URL of the file. Lines after `step` and truncated lines are dropped, since their steps are
+        path: path or URL of the file. Truncated lines and lines after `step` are dropped, since their steps will be
             repeated.
         step: number of completed steps.
 

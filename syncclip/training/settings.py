@@ -54,8 +54,8 @@ class TrainingSettings(Settings):
     teacher: str | None = added(None)
     """Folder or URL of soft labels for the synthetic dataset (output of `syncclip teacher`), for distillation."""
     real: tuple[MixedDataset, ...] = added(())
-    """Additional real datasets with the same classes, such as packed datasets; each dataset adds its few-shot
-    sample."""
+    """Additional real datasets with the same classes, such as packed datasets; each dataset contributes its own
+    few-shot sample."""
     images_per_class: int | None = Field(None, ge=1)
     """Number of synthetic images per class to train on, starting from the first; by default, all images."""
     seed: int = Field(1, ge=0)
@@ -116,11 +116,11 @@ class TrainingSettings(Settings):
     loader_processes: int = added(0, ge=0)
     """Number of batch-loading processes per worker; 0 loads batches in threads (see `prefetch_threads`)."""
     max_corrupt_images: int = Field(16, ge=0)
-    """Maximum number of unreadable images, each replaced with another image of its class; training stops if the limit
-    is exceeded."""
+    """Maximum number of unreadable images, each replaced with a different image of its class; training stops if the
+    limit is exceeded."""
 
     log_every: int = Field(1, ge=1)
-    """Number of steps between metrics lines."""
+    """Number of steps between lines in `metrics.jsonl`."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = added(())
     """Experiment trackers to log to, in addition to `metrics.jsonl`; trackers require the `tracking` extra."""
     tracking_project: str = added("syncclip")
@@ -135,8 +135,8 @@ class TrainingSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     """Number of recent checkpoints to keep. If only one is kept and it is damaged, the run starts over."""
     keep_best: Literal["loss", "validation"] | None = added(None)
-    """Criterion for also keeping the best checkpoint: "loss" (mean since the previous checkpoint) or "validation"
-    accuracy. By default, only recent checkpoints are kept."""
+    """Criterion for the best checkpoint, which is kept in addition to recent checkpoints: "loss" (mean since the
+    previous checkpoint) or "validation" (accuracy). By default, only recent checkpoints are kept."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> TrainingSettings:
@@ -197,7 +197,7 @@ class EvaluationSettings(Settings):
     calibrate: bool = added(False)
     """Calibrate confidences by temperature scaling, fitted on the validation images of base classes."""
     workers: int | None = added(None, ge=1)
-    """Number of cluster workers for evaluation; by default, `training.workers` for evaluation after training, whereas
+    """Number of cluster workers for evaluation; by default, evaluation after training uses `training.workers`, and
     `syncclip evaluate` runs in the local process."""
     transfer: list[str] = Field(default=[])
     """Names of other datasets in `dataset.root` on which to evaluate the finished run, each with its own classes."""

@@ -20,14 +20,14 @@ class TrainingStatus(JobStatus):
     steps: int = 0
     total_steps: int = 0
     rate: float = 0.0
-    """Steps per second since the latest start."""
+    """Steps per second since the last (re)start."""
     loss: float | None = None
     """Total loss in the last metrics line."""
     waits: str = ""
     """Reason why the workers are waiting for resources; empty while the workers run."""
 
     _first: tuple[int, float] | None = PrivateAttr(None)
-    """Step and time of the first metrics line since the latest start."""
+    """Step and time of the first metrics line since the last (re)start."""
 
     def count(self, steps: int, total_steps: int, loss: float) -> None:
         """Update the status from a new metrics line."""
@@ -79,7 +79,7 @@ class TrainingGauges:
 
         self._run = {"run": as_ascii(name), "url": as_ascii(url)}
         tags = tuple(self._run)
-        self._done = Gauge("syncclip_training_steps_done", "Completed steps, including steps of earlier starts.", tags)
+        self._done = Gauge("syncclip_training_steps_done", "Completed steps, including earlier attempts.", tags)
         self._planned = Gauge("syncclip_training_steps_planned", "Total number of training steps.", tags)
         self._loss = Gauge("syncclip_training_loss", "Loss terms and their weighted sum.", (*tags, "term"))
         self._speed = Gauge("syncclip_training_images_per_second", "Real images per second, summed over workers.", tags)

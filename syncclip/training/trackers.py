@@ -73,7 +73,7 @@ class Mlflow:
     """A run on an MLflow server. Resumed training and evaluation log to the same run."""
 
     def __init__(self, run: RunFolder, settings: TrainingSettings) -> None:
-        # The default of seven retries with exponential backoff would block a training for minutes.
+        # The default of seven retries with exponential backoff would block training for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_SECONDS))
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # suppress warnings about retries
@@ -148,7 +148,7 @@ class Trackers:
     """A run's trackers; a tracker that raises an error is reported once and removed.
 
     Args:
-        step: number of steps completed before this start.
+        step: number of steps completed in earlier attempts.
         report: callback for warnings.
     """
 
@@ -235,6 +235,6 @@ def _identity(run: RunFolder) -> str:
 
 
 def _params(settings: TrainingSettings) -> dict[str, Any]:
-    """Return the settings by which runs can be filtered in a tracker."""
+    """Return the settings that can be used to filter runs in a tracker."""
     keys = ("method", "data", "images_per_class", "seed", "epochs", "batch_size")
     return {key: getattr(settings, key) for key in keys}

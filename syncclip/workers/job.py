@@ -42,10 +42,10 @@ class Worker(ABC, Generic[Result]):
     """Base class of an actor's worker, which holds the actor's models.
 
     `begin` is called for one shard at a time, while `commit` of the previous shard may run in another thread. Both
-    methods return exceptions in the report, since Ray Data ends a run at the first raised exception.
+    methods return exceptions in the report, since Ray Data stops at the first raised exception.
 
     Args:
-        threads: number of torch threads, which affects the last bits of results.
+        threads: number of torch threads, which affects the least significant bits of the results.
     """
 
     def __init__(self, threads: int) -> None:
@@ -125,7 +125,7 @@ def run_job(
     lock_token: str | None = None,
     local: bool = False,
 ) -> Iterator[Report]:
-    """Run the shards in `todo`, and retry missing shards until all are done or `pool.retries` rounds made no progress.
+    """Run the shards in `todo`, and retry missing shards until all are done or `pool.retries` rounds make no progress.
 
     Args:
         worker: factory for an actor's worker.
@@ -175,7 +175,7 @@ def run_job(
 def check_capacity(
     pool: Pool, threads: int, actors_key: str = "synthesis.actors", gpus_key: str = "synthesis.num_gpus"
 ) -> None:
-    """Check that the pool fits this machine or, if Ray is running, the cluster at its maximum size.
+    """Check that the pool fits on this machine or, if Ray is running, the cluster at its maximum size.
 
     A cluster at RAY_ADDRESS needs capacity for only one actor. Error messages refer to the settings or options
     `actors_key` and `gpus_key`.
@@ -200,7 +200,7 @@ def check_capacity(
     if pool.num_gpus > 0 and "GPU" not in available:
         import torch
 
-        if not torch.cuda.is_available():  # Ray counts GPUs once it runs
+        if not torch.cuda.is_available():  # Ray detects GPUs once it is running
             raise UserError(f"{gpus_key} is {pool.num_gpus:g}, but this machine has no GPU; use 0")
     elif pool.num_gpus > available.get("GPU", 0):
         raise UserError(

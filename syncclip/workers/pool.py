@@ -18,7 +18,8 @@ from syncclip.workers.report import Report
 from syncclip.workers.settings import Pool
 
 MAX_STARTS = 2
-"""Maximum number of starts per shard and round. A shard whose process dies this often, usually out of memory, fails."""
+"""Maximum number of attempts per shard and round. A shard fails if its process dies this often (usually from
+running out of memory)."""
 
 CONCURRENT_ROWS = 2
 """Number of concurrent rows per actor; one shard is written while the next shard is computed."""
@@ -31,7 +32,7 @@ MAX_QUEUE = 4
 """Maximum number of running or queued rows per actor in a growing pool. The pool grows while the queues are full."""
 
 RAY_BOUNDS = {"max_restarts": 4, "max_task_retries": 2}
-"""Maximum numbers of restarts and retries if a process dies before a shard starts; Ray Data's default has no limit."""
+"""Maximum numbers of restarts and retries if a process dies before a shard starts; Ray Data's default is no limit."""
 
 NOT_STARTED = "not started"
 """Error for rows that arrived after the pool was stopped."""

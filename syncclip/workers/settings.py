@@ -35,7 +35,7 @@ Actors = Annotated[
 
 
 class Pool(NamedTuple):
-    """Actor pool of a job, whose output does not depend on the number of actors."""
+    """Actor pool of a job; the number of actors does not affect the job's output."""
 
     actors: int = 1
     max_actors: int | None = None

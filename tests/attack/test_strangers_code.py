@@ -29,7 +29,7 @@ from syncclip.methods.coop import CoOp
 class Planted(CoOp): pass
 """
 SHADOWS = ("yaml", "numpy", "torch", "pandas", "pyarrow", "ray", "diffusers", "wandb", "mlflow", "peft", "xformers")
-"""Modules that a command or a worker imports, and that a file in the working folder could replace."""
+"""Modules that a command or a worker imports, and that a file in the working directory could replace."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def forge(path: Path, text: str) -> None:
 
 @pytest.fixture
 def downloaded(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the run, as the working folder, with code that its recipe, plan and study refer to."""
+    """A copy of the run, as the working directory, with code that its recipe, plan and study refer to."""
     folder = shutil.copytree(honest, tmp_path / "downloaded")
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     recipe["training"]["method"] = NAME

@@ -111,7 +111,7 @@ def test_class_names_too_long_for_the_embedded_clip_are_errors(
     folder, out = folder_of_folders(tmp_path / "mine", per_class=3), str(tmp_path / "first.yaml")
     (folder / "red_circle").rename(folder / "_".join(["antidisestablishmentarianism"] * 3))
     error = Outcome(capsys, "init", str(folder), "--out", out).error
-    assert "exceeds the CLIP context of 16 tokens" in error and "--photographs for a CLIP" in error
+    assert "exceeds the CLIP context length of 16 tokens" in error and "--photographs for a CLIP" in error
     assert Outcome(capsys, "init", str(folder), "--out", out, "--photographs").status == 0
 
 

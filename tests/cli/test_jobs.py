@@ -179,7 +179,7 @@ def test_an_existing_set_is_neither_regenerated_nor_replaced(
 ) -> None:
     out = str(shutil.copytree(tiny_set, tmp_path / "set"))
     repeated = Outcome(capsys, "synth", tiny.recipe, "--out", out)
-    assert repeated.status == 0 and "all 12 images exist already" in repeated.err
+    assert repeated.status == 0 and "all 12 images already exist" in repeated.err
     assert "seed: 0 -> 5" in Outcome(capsys, "synth", tiny.recipe, "--out", out, "synthesis.seed=5").error
     (tmp_path / "file").write_text("not a folder")
     unwritable = Outcome(capsys, "synth", tiny.recipe, "--out", str(tmp_path / "file" / "set"))

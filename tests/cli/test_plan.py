@@ -76,7 +76,7 @@ def test_a_probe_measures_missing_values(
     ("effect", "sentence"),
     [
         (Effect(difference=2.34, gain=1.8), "speedup over speed=exact in fp32: 1.80 x; mean pixel difference: 2.3"),
-        (None, "speed=exact in fp32 does not fit into memory"),
+        (None, "speed=exact in fp32 does not fit in memory"),
     ],
 )
 def test_a_probe_shows_the_effect_of_speed(

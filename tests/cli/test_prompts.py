@@ -63,7 +63,7 @@ def test_an_epoch_can_be_selected(
     capsys: pytest.CaptureFixture[str], tiny: TinyWorld, published: Path, tmp_path: Path
 ) -> None:
     arguments = ("prompts", "import", str(published), tiny.recipe, "training.method=ivlp", "--out", str(tmp_path))
-    assert "no checkpoint for epoch 3; use one of the epochs 2" in Outcome(capsys, *arguments, "--epoch", "3").error
+    assert "no checkpoint for epoch 3; available epochs: 2" in Outcome(capsys, *arguments, "--epoch", "3").error
     assert Outcome(capsys, *arguments, "--epoch", "2").status == 0
 
 

@@ -81,7 +81,7 @@ def test_the_tiny_clip_is_deterministic(tmp_path: Path) -> None:
     ("name", "pretrained", "reason"),
     [
         ("VitB16", None, "did you mean 'ViT-B-16'"),
-        ("ViT-B-16", None, "pretrained: no weights are selected; choose one of"),
+        ("ViT-B-16", None, "pretrained: no weights are specified; choose one of"),
         ("ViT-B-16", "openay", "'openay' is neither a tag"),
     ],
 )
@@ -103,7 +103,7 @@ def test_weights_that_are_not_cached_are_one_error_without_a_network(
 
 @pytest.mark.parametrize(
     ("file", "reason"),
-    [("open_clip_config.json", "there is no CLIP model in"), ("open_clip_model.safetensors", "could not be loaded")],
+    [("open_clip_config.json", "no CLIP model found in"), ("open_clip_model.safetensors", "could not be loaded")],
 )
 def test_an_incomplete_folder_is_an_error(tmp_path: Path, file: str, reason: str) -> None:
     (make_clip_folder(tmp_path) / file).unlink()

@@ -134,7 +134,7 @@ def test_texts_of_a_non_causal_tower_have_the_full_context(clip: PromptedClip) -
 
 @pytest.mark.parametrize("name", TEXT)
 def test_a_text_longer_than_the_context_is_an_error(clip: PromptedClip) -> None:
-    with pytest.raises(TextTooLongError, match=f"'a cat a cat .* exceeds the CLIP context of {CONTEXT} tokens"):
+    with pytest.raises(TextTooLongError, match=f"'a cat a cat .* exceeds the CLIP context length of {CONTEXT} tokens"):
         clip.texts(["a cat " * 8])
 
 

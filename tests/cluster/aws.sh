@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a person types for AWS, in an imitation of it whose instances are hosts of this machine: aws.sh CONFIG RECIPE OUT.
-# A spot machine comes on demand, is reclaimed in the middle, is replaced; idle ones go; `ray down` ends the rest.
+# A spot instance comes on demand, is reclaimed in the middle, is replaced; idle ones go; `ray down` ends the rest.
 set -euo pipefail
 config=$1 recipe=$2 out=$3
 lap() { echo "== $SECONDS s: $*"; }
@@ -36,7 +36,7 @@ until (exec 3<>/dev/tcp/127.0.0.1/8265) 2>/dev/null; do sleep 0.5; done
 syncclip submit synth "$recipe" --out "$out" --shared --address http://127.0.0.1:8265 >"$root/job.log" 2>&1 &
 job=$!
 until [ "$(instances)" -ge 2 ] || ! kill -0 $job 2>/dev/null; do sleep 0.5; done
-lap "a spot machine came on demand"
+lap "a spot instance came on demand"
 until [ "$(find "$out" -name '*_stats.json' 2>/dev/null | wc -l)" -ge 2 ] || ! kill -0 $job 2>/dev/null; do sleep 0.2; done
 hold
 python "$(dirname "$0")/aws_account.py" reclaim

@@ -138,7 +138,7 @@ LISTS: dict[str, tuple[str, Damage, str]] = {
     "folder link loop": (
         "imagenet_a",
         link("imagenet-adversarial/imagenet-a/n00000001", "."),
-        "imagenet-a/n00000001: link to a parent folder",
+        "imagenet-a/n00000001: this link points to a parent folder",
     ),
     "file link loop": (
         "imagenet_a",
@@ -233,7 +233,7 @@ FOLDERS: dict[str, tuple[Damage, str]] = {
     ),
     "truncated image": (write("red_circle/000.png", HALF), "red_circle/000.png: unreadable image: "),
     "text as image": (write("red_circle/000.png", b"notes"), "red_circle/000.png: unreadable image: not a JPEG"),
-    "folder link loop": (link("loop", ".."), "mine/loop: link to a parent folder"),
+    "folder link loop": (link("loop", ".."), "mine/loop: this link points to a parent folder"),
     "file link loop": (link("red_circle/x.png", "x.png"), "red_circle/x.png: broken link"),
 }
 

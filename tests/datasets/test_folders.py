@@ -59,7 +59,7 @@ def test_images_are_read_as_rgb(tmp_path: Path) -> None:
 def test_a_link_to_a_parent_folder_is_an_error(tmp_path: Path, target: str) -> None:
     folder = folder_of_folders(tmp_path / "mine", per_class=4)
     (folder / "loop").symlink_to(target)
-    with pytest.raises(UserError, match=f"{folder / 'loop'}: link to a parent folder"):
+    with pytest.raises(UserError, match=f"{folder / 'loop'}: this link points to a parent folder"):
         folders.load_folder(folder, 0, Counter())
 
 

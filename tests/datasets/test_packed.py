@@ -154,7 +154,7 @@ def test_interrupted_packing_resumes_with_the_same_bytes(
 
 def test_a_folder_with_other_content_is_an_error(miniatures: Miniatures, tmp_path: Path) -> None:
     pack(load("dtd", miniatures.root), str(tmp_path / "a"))
-    with pytest.raises(UserError, match=r"another packed dataset \(dataset is 'dtd', not 'eurosat'\)"):
+    with pytest.raises(UserError, match=r"a different packed dataset \(dataset is 'dtd', not 'eurosat'\)"):
         pack(load("eurosat", miniatures.root), str(tmp_path / "a"))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")

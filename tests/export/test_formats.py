@@ -356,7 +356,7 @@ def test_a_folder_contains_the_export_of_one_run_in_one_format(
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     model = load(train("training.method=coop").url)
     for to, url, reason in (
-        ("vectors", str(out), "already contains the export of another run"),
+        ("vectors", str(out), "already contains an export of a different run"),
         ("torch", str(out), "already contains an export to 'vectors'"),
         ("torch", model.url, "run already contains checkpoints, classes.json"),
     ):

@@ -174,13 +174,13 @@ def test_an_unreadable_image_has_zeros(
 def test_a_folder_contains_the_files_of_one_teacher(run: str, other: str, tiny_set: str, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     teach_here(run, tiny_set, out)
-    with pytest.raises(UserError, match=r"out/00000\.json: .* belong to another run .*; choose another"):
+    with pytest.raises(UserError, match=r"out/00000\.json: .* belong to a different run .*; choose a different"):
         teach_here(other, tiny_set, out)
 
 
 def test_a_teacher_with_other_classes_is_an_error(tiny: TinyWorld, tiny_set: str, tmp_path: Path) -> None:
     run = zero_shot(tiny.recipe, tmp_path / "run", f"dataset.name={folder_of_folders(tmp_path / 'other')}")
-    with pytest.raises(UserError, match=r"the teacher's \d+ classes are not the 6 classes of"):
+    with pytest.raises(UserError, match=r"the teacher's \d+ classes differ from the 6 classes of"):
         teach_here(run, tiny_set, str(tmp_path / "out"))
 
 

@@ -111,7 +111,7 @@ def test_the_best_checkpoint_of_a_folder_is_selected_or_the_newest(tmp_path: Pat
         ("nowhere", None, "nowhere: no such file or folder"),
         ("empty", None, "no model-best.pth.tar or model.pth.tar-N in this folder or in SynCLIP or VLPromptLearner"),
         ("folder/model.pth.tar-5", 5, "not a folder"),
-        ("folder", 7, "no checkpoint for epoch 7; use one of the epochs 5"),
+        ("folder", 7, "no checkpoint for epoch 7; available epochs: 5"),
     ],
 )
 def test_a_missing_checkpoint_is_an_error(tmp_path: Path, source: str, epoch: int | None, message: str) -> None:

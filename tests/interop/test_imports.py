@@ -117,7 +117,7 @@ DEPTH = int(IVLP.config["PROMPT_DEPTH_TEXT"])
     [
         (COOP, changed(COOP, **WIDE), r"shape mismatch for text_prompts.0: (4, 512), expected (4, 64)"),
         (IVLP, published.state_dict(IVLP) | DEEP, f"is {LAYERS + 1}, but the tower has {LAYERS} blocks"),
-        (COOP, changed(COOP, ctx=torch.zeros(CONTEXT, 64)), f"exceeds the CLIP context of {CONTEXT} tokens"),
+        (COOP, changed(COOP, ctx=torch.zeros(CONTEXT, 64)), f"exceeds the CLIP context length of {CONTEXT} tokens"),
         (
             IVLP,
             changed(IVLP, image_encoder__transformer__resblocks__1__VPT_shallow=None),

@@ -32,7 +32,7 @@ def test_table_contains_published_results_and_differences() -> None:
     assert list(row[5:8]) == ["76.50", "76.10", "+0.40"]
     assert len(each) == 11
     assert list(each[0].headings) == ["method", "runs", "base", "novel", "HM"]
-    assert list(others.headings) == ["method", "base", "novel", "HM", "further data"]
+    assert list(others.headings) == ["method", "base", "novel", "HM", "additional data"]
     reported = {row[0]: row[1:] for row in others.rows}
     assert reported["DePT"] == ["83.80", "72.89", "77.97", ""]
     assert reported["PromptKD"][:3] == ["86.96", "80.73", "83.73"] and "unlabelled images" in reported["PromptKD"][3]

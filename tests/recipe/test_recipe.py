@@ -140,7 +140,7 @@ def test_errors_of_a_file_contain_its_name(tmp_path: Path, text: str, error: str
         ),
         (
             "study.configurations=[{method: ivlp, search_space: {training.epochs: []}}]",
-            "study.configurations[0].search_space.training.epochs: [] is too short; give at least 1 value",
+            "study.configurations[0].search_space.training.epochs: [] is too short; specify at least 1 value",
         ),
         ("study.images_per_class=[0]", "study.images_per_class[0]: 0 is not allowed; it must be at least 1"),
         ("study.forecast=[4, 0]", "study.forecast[1]: 0 is not allowed; it must be at least 1"),

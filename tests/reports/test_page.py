@@ -111,13 +111,13 @@ def test_files_may_be_missing(study: Path, missing: str) -> None:
 
 def test_damaged_file_is_left_out_with_a_note(study: Path) -> None:
     (study / outputs.FIT).write_text("{")
-    assert "fit.json could not be read and is left out" in page_of(study)
+    assert "fit.json could not be read and was omitted" in page_of(study)
 
 
 @pytest.mark.parametrize("column", ["cell", "configuration", "method", "data", "images_per_class"])
 def test_table_without_a_column_is_left_out_with_a_note(study: Path, column: str) -> None:
     rewrite_table(study / outputs.TABLE, pd.read_parquet(study / outputs.TABLE).drop(columns=column))
-    note = f"study.parquet could not be read and is left out (the column &#39;{column}&#39; is missing)"
+    note = f"study.parquet could not be read and was omitted (the column &#39;{column}&#39; is missing)"
     assert note in page_of(study)
 
 
@@ -129,7 +129,7 @@ def test_synthetic_images_are_shown_if_real_ones_are_damaged(tmp_path: Path) -> 
     page = page_of(folder)
     images = payload_of(page)["images"]
     assert (images["real"], images["made"]) == (False, True)
-    assert "The dataset&#39;s images are not available and are left out" in page
+    assert "The dataset&#39;s images are unavailable and were omitted" in page
 
 
 def test_study_without_runs_and_synthetic_dataset_has_a_curve(study: Path, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_shard_of_another_dataset_is_an_error(url: str, tmp_path: Path) -> Non
     for name in ("00001.tar", "00001.parquet", "00001_stats.json"):
         shutil.copy(other / name, Path(url, name))
     check_corrupt_marker(url, r"/00001_stats.json belongs to a different dataset")
-    with pytest.raises(storage.DamagedError, match=r"/00000_stats.json .*belongs to another run, study or dataset"):
+    with pytest.raises(storage.DamagedError, match=r"/00000_stats.json .*belongs to a different run, study or dataset"):
         committed(url, owner=storage.identity("another plan"))
 
 

@@ -88,7 +88,7 @@ def test_a_file_of_another_owner_is_reported(kind: str, text: bytes) -> None:
     data = with_checksum(text, kind, own)
     assert verified_content(f"a.{kind}", data, own) == verified_content(f"a.{kind}", data) == text
     assert owner_of(data) == own
-    with pytest.raises(DamagedError, match=f"a.{kind} is corrupt: it belongs to another run"):
+    with pytest.raises(DamagedError, match=f"a.{kind} is corrupt: it belongs to a different run"):
         verified_content(f"a.{kind}", data, other)
     with pytest.raises(DamagedError, match=f"a.{kind} is corrupt: its checksum does not match"):
         verified_content(f"a.{kind}", data.replace(own.encode(), other.encode()), other)

@@ -36,7 +36,7 @@ def test_contents_of_another_owner_are_an_error_and_are_replaced(tmp_path: Path)
     """A dataset and a run may share a folder; the last finished command lists the files of both."""
     (tmp_path / "plan.json").touch()
     storage.write_contents(str(tmp_path), OWNER)
-    with pytest.raises(storage.DamagedError, match=r"contents\.json .*belongs to another run"):
+    with pytest.raises(storage.DamagedError, match=r"contents\.json .*belongs to a different run"):
         storage.read_contents(str(tmp_path), OTHER)
     storage.write_contents(str(tmp_path), OTHER)
     assert storage.read_contents(str(tmp_path), OTHER) == ("plan.json",)

@@ -36,7 +36,7 @@ def test_a_manifest_contains_size_and_sha256_of_each_file(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("to", "run", "reason"), [("vectors", "a", "an export to 'onnx'"), ("onnx", "b", "the export of another run")]
+    ("to", "run", "reason"), [("vectors", "a", "an export to 'onnx'"), ("onnx", "b", "an export of a different run")]
 )
 def test_another_export_into_the_folder_is_an_error(tmp_path: Path, to: str, run: str, reason: str) -> None:
     write(str(tmp_path))
@@ -70,7 +70,7 @@ def test_an_interrupted_export_is_unfinished_until_the_same_command_completes_it
         assert "unfinished; rerun the command that wrote it" in problem
         with pytest.raises(UserError, match="unfinished"):
             verify_folder(folder)
-        with pytest.raises(UserError, match="already contains the export of another run"):
+        with pytest.raises(UserError, match="already contains an export of a different run"):
             write(str(folder), run="b")
         write(str(folder))
         assert list(problems_of_export(str(folder))) == []

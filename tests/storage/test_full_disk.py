@@ -70,6 +70,6 @@ def test_all_errors_of_missing_space_have_the_same_remedy(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="choose another location or free some space"):
+    with pytest.raises(UserError, match="choose a different location or free up some space"):
         storage.write_bytes(str(tmp_path / "x"), b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("x", b"old")]

@@ -121,7 +121,7 @@ def test_a_second_writer_gets_an_error_with_the_owner_and_the_time(folder: str) 
         owner = Owner.here()
         assert str(error) == (
             f"{folder}: `train` of {owner.user}@{owner.host} (process {owner.pid}) has held the lock "
-            f"since {since}; wait until that command ends, or choose another folder"
+            f"since {since}; wait until that command ends, or choose a different folder"
         )
         take(storage.join(folder, "cells", "a"))
         take(folder)  # in the same thread

@@ -81,7 +81,7 @@ def test_the_smallest_batch_near_the_fastest_is_chosen(
 
 
 def test_too_little_memory_for_one_image_is_an_error() -> None:
-    with pytest.raises(UserError, match="a batch of 1 image doesn't fit into memory"):
+    with pytest.raises(UserError, match="a batch of 1 image doesn't fit in memory"):
         best_batch([1, 2], lambda size: None)
 
 

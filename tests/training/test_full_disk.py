@@ -74,7 +74,7 @@ def test_run_stops_on_a_full_disk_and_resumes_with_space(
         if done == 11:
             fill(small_disk)
 
-    with pytest.raises(UserError, match=r"^cannot write .*/run/.*: no space left; choose another location"):
+    with pytest.raises(UserError, match=r"^cannot write .*/run/.*: no space left; choose a different location"):
         run(fakes.job(folder, **changes), listener=fill_in_step_eleven)
     assert [int(path.stem[5:]) for path in sorted((folder / "checkpoints").glob("*.json"))] == committed
     assert not list(folder.rglob("*.part"))

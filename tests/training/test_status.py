@@ -32,7 +32,7 @@ def test_status_of_a_running_training(tmp_path: Path, monkeypatch: pytest.Monkey
     record(tmp_path)
     current = TrainingStatus.begin()
     with keep_status_file(str(tmp_path / status.STATUS), current, OWNER, 600, clock=lambda: now[0]):
-        current.count(4, 20, 1.5)  # of an earlier start
+        current.count(4, 20, 1.5)  # in an earlier attempt
         now[0] += 4
         current.count(12, 20, 0.25)
         storage.write_document(str(tmp_path / status.STATUS), current, OWNER)

@@ -1,4 +1,4 @@
-// Scaling curve: accuracy over synthetic images per class, with fits, intervals and single seeds.
+// Scaling curve: accuracy over synthetic images per class, with fits, intervals and individual seeds.
 
 figure("curve", (part) => {
   const ready = (metric) => [...configurations.keys()].some((id) => (payload.points[id] || {})[metric]);
@@ -46,7 +46,7 @@ figure("curve", (part) => {
     const y = linear([floor - air, ceiling + air], [area.bottom, area.top]);
 
     const best = drawn.map((configuration) => { const last = seriesOf(configuration).at(-1); return `${configuration.label} ${fixed(last.mean)} % at ${last.n} images per class`; });
-    const image = canvas(part, width, height, `${metricName(state.metric)} in per cent over synthetic images per class. ${best.join("; ")}.`, true);
+    const image = canvas(part, width, height, `${metricName(state.metric)} in per cent vs. synthetic images per class. ${best.join("; ")}.`, true);
     const clip = "curve-area";
     image.append(svg("defs", {}, svg("clipPath", { id: clip }, svg("rect", { x: area.left, y: area.top, width: area.right - area.left, height: area.bottom - area.top }))));
 

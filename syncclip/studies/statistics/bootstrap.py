@@ -1,7 +1,8 @@
 """Bootstrap confidence intervals of metrics and of paired differences between configurations.
 
 Training seeds and test data are both resampled. The resampled unit of the test data is an image, a class with all of
-its images, or a dataset. All configurations share the resamples, which cancels common variation in differences.
+its images, or a dataset. All configurations share the resamples, so common variation cancels in
+differences.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 Unit = Literal["images", "classes", "datasets"]
 """Resampled unit of the test data."""
 SINGLE_SPLIT = {"base": 0, "all_classes_base": 0, "novel": 1, "all_classes_novel": 1}
-"""Metric -> the only split that affects it, base (0) or novel (1); both splits affect other metrics."""
+"""Metrics that depend on one split only: base (0) or novel (1)."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ def seed_weights(seeds: int, resamples: int, generator: np.random.Generator) -> 
     """Draw random seed weights (R, S) that give weighted means an unbiased variance; rows sum to 1.
 
     Resampling S seeds with replacement underestimates the variance by a factor of (S - 1) / S. This Gaussian multiplier
-    bootstrap gives every weighted mean the unbiased variance s^2 / S. A random scale per resample, common to all seeds,
-    adds the tails of Student's t-distribution with S - 1 degrees of freedom.
+    bootstrap gives every weighted mean the unbiased variance s^2 / S. A random scale factor per resample, shared by all
+    seeds, adds the tails of Student's t-distribution with S - 1 degrees of freedom.
     """
     if seeds == 1:
         return np.ones((resamples, 1))
@@ -118,7 +119,7 @@ def _split(
 def _weighted(
     datasets: Sequence[Mapping[str, Floats]], means: Mapping[str, Floats], weights: Floats
 ) -> dict[str, Floats]:
-    """Compute metrics (R, S) with resampled weights of the datasets.
+    """Compute metrics (R, S) with resampled dataset weights.
 
     With few datasets, weights are often negative, which makes a harmonic mean of weighted means meaningless. The
     harmonic mean is linearised at the unweighted means instead.

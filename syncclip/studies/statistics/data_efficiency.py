@@ -42,7 +42,7 @@ def marginal(
     The marginal value is the slope of the power law times the number of images generated per class and hour.
 
     Args:
-        series: errors at enough numbers of images to fit a power law.
+        series: errors at enough different numbers of images to fit a power law.
         images_per_hour: throughput of one generator, including the time for rejected images.
         classes: number of classes that share the throughput.
     """
@@ -61,13 +61,14 @@ def marginal(
 def exchange(real: Series, synthetic: Series, own: int, confidence_level: float = 0.95) -> tuple[Exchange, ...]:
     """Compute the real-image equivalents of synthetic images.
 
-    A power law is fitted to the error over shots without synthetic images. The equivalent of n synthetic images is the
-    number of shots at which the power law reaches the same error. Synthetic images replace the shots beyond `own`.
+    A power law is fitted to the error without synthetic images as a function of the number of shots. The equivalent of
+    n synthetic images is the number of shots at which the power law reaches the same error. Synthetic images replace
+    the shots beyond `own`.
 
     Args:
-        real: errors over shots without synthetic images, at enough numbers of shots to fit a power law.
-        synthetic: errors over synthetic images per class with `own` shots, with as many resamples as `real`.
-        own: number of shots that are combined with the synthetic images.
+        real: errors by number of shots, without synthetic images, for enough different numbers to fit a power law.
+        synthetic: errors by number of synthetic images per class, at `own` shots, with as many resamples as `real`.
+        own: number of shots used together with the synthetic images.
     """
 
     def equivalents(errors: Floats, targets: Floats) -> tuple[Floats, Floats]:

@@ -20,11 +20,11 @@ class Outcomes:
     """Correct and wrong predictions of a configuration's S runs for a dataset's P test images.
 
     Attributes:
-        within_split: (S, P) bool, whether the prediction is correct with the image's split as candidate classes.
-        all_classes: (S, P) bool, whether the prediction is correct with all classes as candidates.
+        within_split: (S, P) bool, whether the prediction among the classes of the image's split is correct.
+        all_classes: (S, P) bool, whether the prediction among all classes is correct.
         base_score: (S, P) base-class score (see `Predictions`); NaN if unknown.
         label: (P,) class ids.
-        base: number of base classes, which have the first ids.
+        base: number of base classes, whose ids come first.
     """
 
     within_split: npt.NDArray[np.bool_]
@@ -68,7 +68,7 @@ class _Sums(NamedTuple):
     within_split: Floats
     all_classes: Floats
     pairs: Floats
-    """Number of correct pairs of an image in this split and an image in the other; see `openworld_auc`."""
+    """Number of correct pairs, each with one image from this split and one from the other; see `openworld_auc`."""
     images: Floats
     """Number of images, (R, 1), or (1, 1) without resampling."""
 
@@ -116,7 +116,7 @@ def _metrics(base: _Sums, novel: _Sums, novel_resampled: bool) -> dict[str, Floa
 
 
 def _with_harmonic(metrics: dict[str, Floats]) -> dict[str, Floats]:
-    """Add the harmonic means, and sort the metrics as in `METRICS`."""
+    """Add the harmonic means, and return the metrics in the order of `METRICS`."""
     metrics |= {name: harmonic_mean(metrics[first], metrics[second]) for name, (first, second) in HARMONIC.items()}
     return {name: metrics[name] for name in METRICS}
 

@@ -193,7 +193,7 @@ def fit_curve(
     if seen is not None and seen < ENOUGH_SEEN:
         reason = (
             f"only {100 * seen:.0f} % of the images were used at {largest:.0f} per class, so more would hardly change "
-            "the training; set training.epochs_over so that steps grow with the images"
+            "the training; set training.epochs_over so that more images mean more steps"
         )
         return replace(curve, reason=reason)
     needed = laws.amount_for(laws([largest])[:, 0] - 1)
@@ -252,7 +252,8 @@ class HeldOut:
 
 
 def held_out(series: Series) -> tuple[HeldOut, ...]:
-    """Measure how well each model, fitted to smaller numbers of images, predicts the error at the next number.
+    """Measure how well each model, fitted to smaller numbers of images, predicts the error at the next larger
+    number.
 
     The smallest `MIN_AMOUNTS` numbers are always used for the fit.
 

@@ -1,7 +1,7 @@
 """Filter assets: tensors stored in the dataset's folder, named after the checksum of their content.
 
-Assets allow machines without the user's files to extend a dataset, and ensure that all images are filtered with
-identical weights.
+Assets ensure that all images are filtered with identical weights, even if the dataset is extended on a machine without
+the user's files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def asset_url(url: str, checksum: str) -> str:
 
 
 def store(url: str, tensors: Mapping[str, torch.Tensor], planned: str, mismatch: str) -> str:
-    """Store tensors and return their checksum; raise a UserError (`mismatch`) if it differs from `planned`."""
+    """Store tensors and return their checksum; raise a UserError with message `mismatch` if not `planned`."""
     import safetensors.torch
 
     data: bytes = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})

@@ -19,7 +19,7 @@ class FilterBatch:
     """Class ids."""
     prompts: Sequence[str]
     indices: Sequence[int]
-    """Sample indices; all attempts at an image share one index."""
+    """Sample indices; all generation attempts for an image share one index."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -31,7 +31,7 @@ class FilterBatch:
 
 
 class FilterResult(NamedTuple):
-    """Scores (higher is better) and decisions to accept or reject the images of a batch."""
+    """Scores (higher is better) and accept/reject decisions for the images in a batch."""
 
     scores: list[float]
     keep: list[bool]
@@ -40,12 +40,12 @@ class FilterResult(NamedTuple):
 class Filter:
     """Base class of filters.
 
-    A filter's state is limited to the images accepted in the current shard, since a shard's bytes may depend only on
-    the plan.
+    A filter's state is limited to the images accepted in the current shard, since shard contents must be deterministic
+    given the plan.
     """
 
     name: str
-    """Reason under which rejected images are counted."""
+    """Rejection reason in statistics and thumbnails."""
     blurred: bool = False
     """Whether thumbnails of rejected images are blurred beyond recognition."""
 

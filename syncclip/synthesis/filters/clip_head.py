@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 class ClipHeadSettings(Settings):
-    """Reject images based on a head of linear layers on normalised CLIP features, such as an aesthetic predictor."""
+    """Reject images based on the output of linear layers on normalised CLIP features, e.g. an aesthetic predictor."""
 
     name: Literal["clip_head"] = "clip_head"
     """Reject images based on the output of a small network on CLIP features, such as a watermark detector."""
     reason: str = Field("head", pattern=r"^[a-z][a-z0-9_]*$")
-    """Reason under which rejected images are counted, such as `aesthetic` or `nsfw`."""
+    """Rejection reason in statistics and thumbnails, such as `aesthetic` or `nsfw`."""
     weights: str
     """Path or URL of the head's weights: a .safetensors file, or a .pth file with a state dict."""
     backbone: BackboneSettings | None = None
-    """CLIP model with which the head was trained; default: the recipe's backbone."""
+    """CLIP model that the head was trained on; default: the recipe's backbone."""
     activation: Literal["none", "relu"] = "none"
     """Activation function between layers."""
     minimum: float | None = None
-    """Minimum head output of accepted images."""
+    """Minimum head output for an image to be accepted."""
     maximum: float | None = None
-    """Maximum head output of accepted images."""
+    """Maximum head output for an image to be accepted."""
     blur: bool = False
     """Blur thumbnails of rejected images beyond recognition."""
     checksum: str = ""
@@ -92,7 +92,7 @@ def with_head_checksum(settings: ClipHeadSettings, url: str) -> ClipHeadSettings
     layers = layers_of(_state(source, storage.read_bytes(source)), source)
     mismatch = (
         f"filter {settings.reason!r}: the weights in {source} differ from those that the dataset was created with; "
-        "restore the original weights, or generate into another folder"
+        "restore the original weights, or generate into a different folder"
     )
     return settings.model_copy(update={"checksum": assets.store(url, layers, settings.checksum, mismatch)})
 

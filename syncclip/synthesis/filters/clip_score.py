@@ -19,7 +19,7 @@ class _ClipFilter(Filter):
 
 
 class ClipScoreSettings(Settings):
-    """Reject images that a frozen zero-shot CLIP model misclassifies among the dataset's classes."""
+    """Reject images that a zero-shot CLIP model misclassifies, with all of the dataset's classes as candidates."""
 
     name: Literal["clip_score"] = "clip_score"
     """Reject images that a zero-shot CLIP model misclassifies."""
@@ -54,10 +54,10 @@ class ClipScore(_ClipFilter):
 
 
 class ClipMarginSettings(Settings):
-    """Reject images with a small CLIP margin between their own class prompt and all other class prompts."""
+    """Reject images whose CLIP similarity to their own class prompt doesn't exceed all others by a minimum margin."""
 
     name: Literal["clip_margin"] = "clip_margin"
-    """Reject images with a small CLIP margin between their own class prompt and all other class prompts."""
+    """Reject images whose CLIP similarity to their own class prompt doesn't exceed all others by a minimum margin."""
     backbone: BackboneSettings | None = None
     """CLIP model for scoring; default: the recipe's backbone."""
     minimum: float = Field(0.0, ge=-2, le=2)

@@ -1,7 +1,7 @@
 """Filters that reject near-duplicates among images of the same class in a shard.
 
-Shards are generated in any order, so their bytes can't depend on images in other shards. `syncclip shards quality`
-counts duplicates across shards.
+Shards may be generated in any order, so their contents can't depend on other shards. `syncclip shards quality` counts
+duplicates across shards.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Duplicate(_Duplicates):
 
 
 class ClipDuplicate(_Duplicates):
-    """Filter configured by `ClipDuplicateSettings`; the similarity is the cosine."""
+    """Filter configured by `ClipDuplicateSettings`, based on cosine similarity."""
 
     name = "clip_duplicate"
 

@@ -58,7 +58,7 @@ def with_leakage_checksum(settings: LeakageSettings, url: str, test_images: Call
         raise UserError("filter 'leakage': the test split has no readable images; fix the split, or remove the filter")
     mismatch = (
         f"filter 'leakage': {assets.asset_url(url, settings.checksum)} is missing, and the test images have changed "
-        "since the dataset was created; restore the file, or generate into another folder"
+        "since the dataset was created; restore the file, or generate into a different folder"
     )
     checksum = assets.store(url, {"features": features.half()}, settings.checksum, mismatch)
     return settings.model_copy(update={"checksum": checksum})

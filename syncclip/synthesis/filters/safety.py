@@ -44,7 +44,7 @@ class Safety(Filter):
             if with_safety_checksum(settings).checksum != settings.checksum:
                 raise UserError(
                     f"filter 'safety': {settings.checker} is not the checker that the dataset was created with; "
-                    "restore the original checker, or generate into another folder"
+                    "restore the original checker, or generate into a different folder"
                 )
             self._checker = _load(settings.checker, device)
 

@@ -28,11 +28,11 @@ MISSES = "fxgraph_cache_miss"
 """Name of torch's counter for graphs compiled by this process."""
 
 STEP_CACHE_THRESHOLD = 0.05
-"""Relative change of the first block's output between two steps below which the other blocks' outputs are reused."""
+"""If the first block's output changes by a smaller fraction between steps, the other blocks' outputs are reused."""
 
 
 def accelerate(pipeline: Any, settings: GeneratorSettings, device: str) -> None:
-    """Apply the optimisations of `settings.speed`, except for dtype and compilation, to a pipeline in CPU memory.
+    """Apply the optimisations of `settings.speed`, except for dtype and compilation, to a pipeline in host memory.
 
     Optimisations that a pipeline family doesn't support are skipped, with one message per process.
     """

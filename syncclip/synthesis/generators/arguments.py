@@ -50,13 +50,16 @@ def size_of(pipeline: Any, settings: GeneratorSettings) -> tuple[int, int]:
 
 
 def _guidance(name: str, settings: GeneratorSettings, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Return the arguments for negative prompts and true guidance; raise a UserError if they are not supported."""
+    """Return the arguments for negative prompts and true CFG; raise a UserError if they are not supported."""
     key = "synthesis.generator"
     negative, true = settings.negative_prompt, settings.true_guidance
     if negative is not None and "negative_prompt" not in parameters:
         raise UserError(f"{key}.negative_prompt: a {name} doesn't support negative prompts; remove this setting")
     if true is not None and "true_cfg_scale" not in parameters:
-        raise UserError(f"{key}.true_guidance: a {name} doesn't support true guidance; use guidance instead")
+        raise UserError(
+            f"{key}.true_guidance: a {name} doesn't support true classifier-free guidance (true CFG); use "
+            "guidance instead"
+        )
     if true is None and negative is not None and "true_cfg_scale" in parameters:
         raise UserError(f"{key}.negative_prompt: a {name} also needs true_guidance; set it to a value above 1")
     arguments: dict[str, Any] = {}

@@ -84,7 +84,7 @@ class Endpoint:
         bodies = [{**self._body, "prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)]
         with ThreadPoolExecutor(len(bodies), "endpoint") as threads:
             images = list(threads.map(lambda body: self._call("/images/generations", self._image, body), bodies))
-        self.check()  # the server may have restarted with another model
+        self.check()  # the server may have restarted with a different model
         return lambda: images
 
     def _image(self, data: Any) -> Image.Image:

@@ -48,7 +48,9 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
         parts["vae"] = load_pretrained(diffusers.AutoModel, *located.vae, f"vae {settings.vae!r}", torch_dtype=dtype)
     pipeline = load_pretrained(pipeline_class, source, located.revision, label, **parts)
     if "vae" in parts and not hasattr(getattr(pipeline, "vae", None), "decode"):
-        raise UserError(f"vae {settings.vae!r} does not fit a {type(pipeline).__name__}; use another autoencoder")
+        raise UserError(
+            f"vae {settings.vae!r} is not compatible with a {type(pipeline).__name__}; use a different autoencoder"
+        )
     pipeline.set_progress_bar_config(disable=True)
     if settings.scheduler is not None:
         pipeline.scheduler = find_scheduler(settings.scheduler).from_config(pipeline.scheduler.config)
@@ -63,7 +65,7 @@ def load(settings: GeneratorSettings, located: Located, device: str) -> Any:
         else:
             getattr(pipeline, f"enable_{settings.offload}_cpu_offload")(device=device)
     except torch.OutOfMemoryError as error:
-        raise UserError(f"{label} doesn't fit into the memory of {device}; {OOM_REMEDY}") from error
+        raise UserError(f"{label} doesn't fit in the memory of {device}; {OOM_REMEDY}") from error
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"{label} can't run on {device}: {first_line(error)}; set synthesis.num_gpus=0 to generate on the CPU"
@@ -152,7 +154,7 @@ def _class_of(module: Any, name: str, noun: str, key: str, base: str) -> Any:
 
 
 def _compile(pipeline: Any, by_blocks: bool) -> None:
-    """On the first call, compile the denoiser or, with `by_blocks`, only its repeated blocks, if it has any."""
+    """Compile the denoiser on its first call or, with `by_blocks`, only its repeated blocks, if any."""
     import torch
 
     network = denoiser(pipeline)
@@ -160,8 +162,8 @@ def _compile(pipeline: Any, by_blocks: bool) -> None:
         name = type(pipeline).__name__
         raise UserError(f"synthesis.generator.compile: a {name} has no single denoiser to compile; use compile=false")
     _use_private_cache()
-    # With dynamic shapes, torch compiles one kernel for all sizes at the second batch size, and an image's last bits
-    # would depend on previous batches.
+    # With dynamic shapes, torch compiles one kernel for all sizes at the second batch size, and images
+    # would depend on previous batches in their least significant bits.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILE_LIMIT)
     by_blocks = by_blocks and bool(getattr(network, "_repeated_blocks", None))
     (network.compile_repeated_blocks if by_blocks else network.compile)(backend=BACKEND, dynamic=False)
@@ -170,7 +172,7 @@ def _compile(pipeline: Any, by_blocks: bool) -> None:
 def _use_private_cache() -> None:
     """Move torch's compile cache to a private folder, since other users can guess the default path.
 
-    A folder set by the user is kept. Torch's default, which `import torch` adds to the environment, is replaced.
+    A folder set by the user is kept; the default folder that `import torch` sets in the environment is replaced.
     """
     current = os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     guessable = Path(current).parent in (temporary_folder(), Path(tempfile.gettempdir()))
@@ -191,7 +193,7 @@ def _fuse_loras(pipeline: Any, settings: GeneratorSettings, located: Located) ->
         raise UserError(f"synthesis.generator.loras: LoRA weights need peft; run `{install_command('lora')}`")
     adapters = [f"lora{number}" for number in range(len(settings.loras))]
     for adapter, lora in zip(adapters, located.loras, strict=True):
-        misfit = f"LoRA weights {lora.weights!r} don't fit the {name} {settings.pipeline!r}"
+        misfit = f"LoRA weights {lora.weights!r} are not compatible with the {name} {settings.pipeline!r}"
         source = {"weight_name": lora.file or LORA_FILE, "revision": lora.revision}  # ignored for a single file
         try:
             pipeline.load_lora_weights(lora.weights, adapter_name=adapter, use_safetensors=True, **source)

@@ -18,7 +18,7 @@ from syncclip.synthesis.generators.arguments import call_arguments, size_of
 from syncclip.synthesis.generators.endpoint import Endpoint
 from syncclip.synthesis.generators.loading import OOM_REMEDY, load
 from syncclip.synthesis.generators.settings import GeneratorSettings
-from syncclip.synthesis.generators.texts import TextEmbeddings
+from syncclip.synthesis.generators.text_embeddings import TextEmbeddings
 from syncclip.synthesis.generators.weights import locate
 
 NSFW = "nsfw"
@@ -31,8 +31,8 @@ _Pixels = tuple[Any, bool | None]
 class Generator:
     """Generator that runs a diffusers pipeline in this process.
 
-    Image i depends on prompt i, seed i, guide i and the settings; its last bits also depend on its batch, the device
-    type and the number of torch threads. Noise is always generated on the CPU.
+    Image i depends on prompt i, seed i, guide i and the settings. Its least significant bits also depend on the batch,
+    the device type and the number of torch threads. Noise is always generated on the CPU.
 
     Args:
         device: torch device.
@@ -172,14 +172,15 @@ def _image_to_image(pipeline: Any) -> Any:
     if guided is None or "strength" not in inspect.signature(type(guided).__call__).parameters:
         name = type(pipeline).__name__
         raise UserError(
-            f"synthesis.generator.guide: a {name} can't start from real images; remove guide, or use another pipeline"
+            f"synthesis.generator.guide: a {name} can't start from real images; remove guide, or use "
+            "a different pipeline"
         )
     guided.set_progress_bar_config(disable=True)
     return guided
 
 
 def _translated(error: Exception, settings: GeneratorSettings) -> Exception:
-    """Convert a pipeline's error to a `UserError` with a remedy, or to another error if a retry may succeed."""
+    """Convert a pipeline's error to a `UserError` with a remedy, or to a different error if a retry may succeed."""
     import torch
 
     module = type(error).__module__
@@ -187,7 +188,7 @@ def _translated(error: Exception, settings: GeneratorSettings) -> Exception:
         key, remedy = ("compile", "use compile=false") if settings.speed == "exact" else ("speed", "use speed=exact")
         return UserError(f"synthesis.generator.{key}: torch.compile failed ({first_line(error)}); {remedy}")
     if isinstance(error, torch.OutOfMemoryError):  # a retry may succeed if other processes share the GPU
-        return torch.OutOfMemoryError(f"a batch doesn't fit into memory; reduce batch_size, or {OOM_REMEDY}")
+        return torch.OutOfMemoryError(f"a batch doesn't fit in memory; reduce batch_size, or {OOM_REMEDY}")
     if type(error) in (ValueError, TypeError):
         return UserError(f"generator {settings.pipeline!r} failed with these settings: {first_line(error)}")
     return error

@@ -42,7 +42,8 @@ class GuideSettings(Settings):
     """
 
     strength: float = Field(0.7, gt=0, le=1)
-    """Fraction of denoising steps to run, rounded down. Values near 0 keep the real image; 1 ignores the real image."""
+    """Fraction of the denoising steps to run; the resulting number is rounded down. Values near 0 keep the real image;
+    1 ignores the real image."""
 
 
 def _by_speed(exact: Any, faster: Any) -> Any:
@@ -69,7 +70,8 @@ class GeneratorSettings(Settings):
     guidance: float = Field(4.0, ge=0)
     """Classifier-free guidance scale, active above 1; guidance-distilled models (Flux, LCM) receive it as an input."""
     true_guidance: float | None = added(None, gt=1)
-    """Classifier-free guidance scale for guidance-distilled models (Flux, Qwen-Image), at twice the compute cost."""
+    """True classifier-free guidance (true CFG) scale for guidance-distilled models (Flux, Qwen-Image), at twice the
+    compute cost."""
     negative_prompt: str | None = None
     """Negative prompt for classifier-free guidance."""
     height: int | None = Field(None, ge=8, multiple_of=8)
@@ -77,8 +79,8 @@ class GeneratorSettings(Settings):
     width: int | None = Field(None, ge=8, multiple_of=8)
     """Image width in pixels; default: the pipeline's native width."""
     batch_size: int | Literal["auto"] = 8
-    """Number of images per batch; stored in the plan, since an image's last bits depend on it. `auto` selects the
-    fastest batch size, measured before the first shard."""
+    """Number of images per batch; stored in the plan, since it affects the least significant bits of images. `auto`
+    selects the fastest batch size, measured before the first shard."""
     speed: Literal["exact", "fast", "max"] = added("exact")
     """Speed optimisations. `exact` uses none. `fast` uses compiled blocks in bf16, fused projections and the
     channels-last layout. `max` also uses int8 and a step cache. Each value gives different images."""
@@ -94,7 +96,7 @@ class GeneratorSettings(Settings):
     guide: GuideSettings | None = added(None)
     """Real guidance, which starts from a class's few-shot images, if any; default: generate from text alone."""
     attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
-    """Attention backend of diffusers; all backends except PyTorch's `sdpa` need their own package and a GPU."""
+    """diffusers attention backend; all except `sdpa` (PyTorch) require an additional package and a GPU."""
     compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
     """Compile the denoiser with `torch.compile`, which adds minutes to the first batch. Default: true unless `speed`
     is `exact`."""
@@ -133,8 +135,8 @@ class GeneratorSettings(Settings):
         sides = {self.height, self.width} - {None, EMBEDDED_SIDE}
         if self.pipeline == EMBEDDED and sides:
             raise ValueError(
-                f"the embedded generator {EMBEDDED!r} generates images of {EMBEDDED_SIDE} x {EMBEDDED_SIDE} pixels "
-                f"only, not of {max(filter(None, sides))}; remove height and width, or use another pipeline"
+                f"the embedded generator {EMBEDDED!r} only generates images of {EMBEDDED_SIDE} x {EMBEDDED_SIDE} "
+                f"pixels, not {max(filter(None, sides))}; remove height and width, or use a different pipeline"
             )
         if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
             raise ValueError(

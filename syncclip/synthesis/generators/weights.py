@@ -31,7 +31,7 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 HUB_TIMEOUT_SECONDS = 5.0
 
 COMMIT = re.compile("[0-9a-f]{40}")
-"""Pattern of a commit on the hub."""
+"""Pattern for the hash of a hub commit."""
 
 
 class Located(NamedTuple):
@@ -53,7 +53,7 @@ class Located(NamedTuple):
 
 
 def locate(settings: GeneratorSettings, fingerprint: str = "") -> Located:
-    """Locate a pipeline's weights in a folder, in the hub's local cache or on the hub.
+    """Locate a pipeline's weights in a folder, in the local Hugging Face cache or on the hub.
 
     Args:
         fingerprint: fingerprint of the planned weights, from an earlier call. Local weights must match the fingerprint,
@@ -167,7 +167,7 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
     if planned and fingerprint != planned:
         raise UserError(
             f"{label}: the weights at {path} differ from those that the dataset was created with; restore the original "
-            "weights, or generate into another folder"
+            "weights, or generate into a different folder"
         )
     return fingerprint
 
@@ -175,9 +175,9 @@ def _fingerprint(label: str, path: Path, files: Iterable[Path], planned: str) ->
 def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str:
     """Return the commit of a repository that contains `file`, from the local cache if possible, otherwise from the hub.
 
-    Raise a UserError that starts with `label` if the repository doesn't exist or the hub is unreachable. A name that
-    starts with an existing folder is also an error, unless `revision` is a commit: the name is probably a path with a
-    typing error, and a stranger's weights would be loaded.
+    Raise a UserError whose message starts with `label` if the repository doesn't exist or the hub is unreachable. A
+    name that starts with an existing folder also raises an error, unless `revision` is a commit: the name is probably a
+    mistyped path, and a stranger's weights would be loaded.
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
@@ -185,8 +185,8 @@ def commit_on_hub(name: str, revision: str | None, file: str, label: str) -> str
     folder, _, rest = name.partition("/")
     if rest and COMMIT.fullmatch(revision or "") is None and home_path(folder).is_dir():
         raise UserError(
-            f"{label}: the folder {folder!r} exists, but not {name!r}; correct the path, or run the command in another "
-            "working directory to use the hub's repository"
+            f"{label}: the folder {folder!r} exists, but not {name!r}; correct the path, or run the command in a "
+            "different working directory to use the hub repository"
         )
     try:
         return cached(name, revision, file).parents[file.count("/")].name

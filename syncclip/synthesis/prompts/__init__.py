@@ -1,1 +1,1 @@
-"""Prompt generation for each image, from the class name and the image's number."""
+"""Prompt generation from an image's class name and index."""

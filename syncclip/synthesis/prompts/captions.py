@@ -24,7 +24,7 @@ class WriterSettings(Settings):
     captions: int = Field(8, ge=1, le=1000)
     """Number of distinct captions per class."""
     max_tokens: int = Field(48, ge=1)
-    """Maximum length of an output in tokens; longer outputs are cut after their last complete sentence."""
+    """Maximum length of an output in tokens; longer outputs are truncated after the last complete sentence."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature; lower values give more similar captions."""
     top_p: float = Field(0.95, gt=0, le=1)
@@ -52,7 +52,7 @@ class Captions(Settings):
 
 
 def caption(output: str, classname: str) -> str | None:
-    """Return the first line of an output, cut after its last complete sentence, or None if the output is empty.
+    """Return the first line of an output, truncated after its last complete sentence, or None for an empty output.
 
     A missing class name is prepended, as in `fir tree, snow on the needles`.
     """
@@ -69,7 +69,7 @@ def caption(output: str, classname: str) -> str | None:
 
 
 def check_sentence(text: str) -> str:
-    """Return the sentence without outer whitespace; raise a ValueError unless it is one line of printable text."""
+    """Strip the sentence; raise a ValueError unless it is one line of printable text."""
     text = text.strip()
     if not text or not text.isprintable():
         raise ValueError(f"{text!r} must be one line of printable text")

@@ -51,8 +51,8 @@ def check_writer(captions: Captions, writer: WriterSettings, url: str) -> None:
     for key, value in writer.model_dump().items():
         if (other := captions.writer.model_dump()[key]) != value:
             raise UserError(
-                f"{url} was written with different settings ({key}: {other!r}, in the recipe: {value!r}); use another "
-                "file, or correct the recipe"
+                f"{url} was written with different settings ({key}: {other!r}, in the recipe: {value!r}); use a "
+                "different file, or correct the recipe"
             )
 
 

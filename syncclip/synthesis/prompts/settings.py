@@ -21,7 +21,7 @@ OWN = "own"
 
 
 class PromptSettings(Settings):
-    """Prompts, either from class templates used in turn or from a mixture of strategies."""
+    """Prompts, either from class templates (used cyclically) or from a mixture of strategies."""
 
     name: Literal["template"] = "template"
     """Prompt type, which is always `template`."""
@@ -126,7 +126,7 @@ def turn_of(weights: tuple[int, ...], image: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=64)
 def _period(weights: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return one period of the mixture: strategies and numbers of earlier uses by position, and total uses by strategy.
+    """Return one period of the mixture: per position, the strategy and its earlier uses; per strategy, its total uses.
 
     Each position uses the strategy with the earliest deadline. Source: R. Tijdeman, The chairman assignment problem,
     Discrete Mathematics 32 (1980).

@@ -35,7 +35,7 @@ class SharedStrategy(Strategy):
         return self.shared(template)
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:
-        """Return the prompt of each class at a given turn."""
+        """Return prompt number `turn` of each class, cycling through the sentences."""
         sentences = self.shared(template)
         return fill(sentences[turn % len(sentences)], classnames)
 
@@ -53,13 +53,13 @@ class OwnStrategy(Strategy):
         return self.sentences[classname]
 
     def prompts(self, classnames: Sequence[str], template: str, turn: int) -> list[str]:  # noqa: ARG002
-        """Return the prompt of each class at a given turn."""
+        """Return prompt number `turn` of each class, cycling through the sentences."""
         pairs = ((name, self.sentences[name]) for name in classnames)
         return [filled(sentences[turn % len(sentences)], name) for name, sentences in pairs]
 
 
 class TemplateSettings(SharedStrategy):
-    """Class templates that are used in turn."""
+    """Class templates, which are used cyclically."""
 
     name: Literal["template"] = "template"
     """Sentences with a placeholder for the class name."""
@@ -129,7 +129,7 @@ StrategySettings = Annotated[
 class Combinations(Sequence[str]):
     """Sequence of sentences with all combinations of the lists' words.
 
-    The order is diagonal: in the first n combinations, the counts of any two words in a list differ by at most one.
+    For every n, the first n combinations are balanced: the counts of any two words in a list differ by at most one.
     """
 
     def __init__(self, sentence: str, lists: Mapping[str, Sequence[Sentence]]) -> None:

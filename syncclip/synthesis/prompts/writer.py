@@ -20,11 +20,11 @@ NO_CODE = {"trust_remote_code": False}
 
 
 class Writer:
-    """Caption writer, whose captions for a class do not depend on other classes.
+    """Caption writer that captions each class independently.
 
     Args:
         settings: the model and its sampling options.
-        device: torch device, which may affect individual words; default: a GPU if available.
+        device: torch device, which may slightly change the captions; default: a GPU if available.
 
     Raises:
         UserError: the model is missing, unreadable, or not a causal language model.

@@ -84,12 +84,12 @@ def test_lora_weights_are_scaled_and_fused(family: Family, lora: Path) -> None:
 def test_lora_weights_of_another_pipeline_are_errors(family: Family, lora: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    with pytest.raises(UserError, match="don't fit the StableDiffusionXLPipeline"):
+    with pytest.raises(UserError, match="are not compatible with the StableDiffusionXLPipeline"):
         Generator(family("sdxl", loras=[{"weights": str(lora)}]))
     with pytest.raises(UserError, match="SanaPipeline"):
         Generator(family("sana", loras=[{"weights": str(lora)}]))
     save_file({"text.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "pytorch_lora_weights.safetensors")
-    with pytest.raises(UserError, match="don't fit the StableDiffusionPipeline"):
+    with pytest.raises(UserError, match="are not compatible with the StableDiffusionPipeline"):
         Generator(family("sd", loras=[{"weights": str(tmp_path)}]))
 
 
@@ -186,7 +186,7 @@ def test_an_autoencoder_is_replaced(family: Family, tmp_path: Path) -> None:
     plain = generated(family("sdxl"))
     assert generated(family("sdxl", vae=f"{family('sdxl').pipeline}/vae")) == plain
     assert generated(family("sdxl", vae=str(vae))) != plain
-    for part, message in (("unet", "does not fit a StableDiffusionXLPipeline"), ("scheduler", "can't be loaded from")):
+    for part, message in (("unet", "not compatible with a StableDiffusion"), ("scheduler", "can't be loaded from")):
         with pytest.raises(UserError, match=message):
             Generator(family("sdxl", vae=f"{family('sdxl').pipeline}/{part}"))
 
@@ -231,5 +231,5 @@ def test_a_model_that_does_not_fit_into_memory_is_reported(family: Family, monke
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
 
     monkeypatch.setattr(DiffusionPipeline, "to", out_of_memory)
-    with pytest.raises(UserError, match="doesn't fit into the memory of cpu; try synthesis.generator.offload=model"):
+    with pytest.raises(UserError, match="doesn't fit in the memory of cpu; try synthesis.generator.offload=model"):
         Generator(family("sd"))

@@ -15,7 +15,7 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
         ({"batch_size": 0}, "batch_size: 0 is not allowed; use a whole number of at least 1, or 'auto'"),
         ({"batch_size": "many"}, "batch_size: 'many' is not allowed"),
         ({"attention": "auto"}, "attention: 'auto' is not allowed; it must be 'sdpa'"),
-        ({"height": 512, "width": 512}, "generates images of 64 x 64 pixels only, not of 512"),
+        ({"height": 512, "width": 512}, "generates images of 64 x 64 pixels, not 512"),
         ({"height": 100}, "height: 100 is not allowed .*multiple of 8"),
         ({"guide": {"strength": 0}}, "guide.strength: 0 is not allowed"),
         ({"guide": {"strength": 0.3}, "steps": 3}, "strength 0.3 leave no denoising step; use at least 4"),

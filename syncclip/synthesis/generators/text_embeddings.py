@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CACHE_BYTES = 2 << 30
-"""Maximum size of the cache in main memory, in bytes; enough for 500 FLUX.1 or 9,000 Stable Diffusion prompts."""
+"""Maximum size of the cache in host memory, in bytes; enough for 500 FLUX.1 or 9,000 Stable Diffusion prompts."""
 
 GUIDED = "do_classifier_free_guidance"
 SHORT, LONG = "a", "a photo of a cat " * 12
@@ -33,7 +33,7 @@ class _Form(NamedTuple):
 
 
 class _Key(NamedTuple):
-    """Key of a cached embedding, with all values that affect the embedding's bits."""
+    """Key of a cached embedding, consisting of all values that affect the embedding."""
 
     options: str
     size: int
@@ -44,9 +44,9 @@ class _Key(NamedTuple):
 class TextEmbeddings:
     """Caching replacement for a pipeline's `encode_prompt` method.
 
-    Texts are encoded in batches of `size`, padded by repetition, since an embedding's last bits may depend on the batch
-    size. Batches with a single image are not padded. Embeddings whose length depends on the other prompts of the batch
-    are not cached.
+    Texts are encoded in batches of `size`, padded by repetition, since the batch size may affect an embedding's least
+    significant bits. Batches with a single image are not padded. Embeddings whose length depends on the other prompts
+    in the batch are not cached.
 
     Args:
         pipeline: a loaded pipeline with an `encode_prompt` method.
@@ -74,7 +74,7 @@ class TextEmbeddings:
         pipeline.encode_prompt = self
 
     def encode_ahead(self, prompts: Iterable[str]) -> None:
-        """If the cache is large enough, encode `prompts` along with the first batch, then offload the encoders."""
+        """If the cache is large enough, encode `prompts` during the first batch, then offload the encoders."""
         self._ahead = [(prompt,) for prompt in prompts]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -102,7 +102,7 @@ class TextEmbeddings:
         return tuple(result)
 
     def offload(self) -> None:
-        """Move the encoders to main memory, except while they encode texts that are not cached."""
+        """Move the encoders to host memory, except while they encode texts that are not cached."""
         self._offload = True
         for pipeline in self._pipelines:
             for name, part in pipeline.components.items():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from syncclip.synthesis.generators.pipeline import Generator
 from syncclip.synthesis.generators.settings import GeneratorSettings
-from syncclip.synthesis.generators.texts import TextEmbeddings
+from syncclip.synthesis.generators.text_embeddings import TextEmbeddings
 from tests.synthesis.generators.conftest import Family, pixels
 from tests.worlds.pipelines import FAMILIES
 
