@@ -1,6 +1,6 @@
 """CPU time of `syncclip synth`, compared with a plain batched diffusers loop: `python -m benchmarks.generation`.
 
-Both use two processes with one thread each, the embedded generator, and the same batches, steps, guidance and seeds.
+Both use two processes with one thread each, the bundled generator, and the same batches, steps, guidance and seeds.
 The loop encodes the prompts of every batch and saves JPEGs, without shards, provenance, error handling or resumption.
 The difference between runs with few and with many images is the cost per image; the remainder is the start-up cost.
 """

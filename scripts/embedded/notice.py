@@ -8,7 +8,7 @@ from pathlib import Path
 from .drawings import FAMILIES
 
 HEAD = """\
-The embedded benchmark `icons` of syncclip is made from open icon sets, taken from the npm package {source}.
+The bundled benchmark `icons` of syncclip is made from open icon sets, taken from the npm package {source}.
 
 Changes to the drawings: for the datasets, they were rasterised to 64x64 pixels, recoloured if they had a single colour,
 placed on generated backgrounds, rotated, blurred and given noise; for pretraining, their shapes were used to train the

@@ -22,7 +22,7 @@ SAMPLED_IMAGES = 64
 """Maximum number of images that are opened to measure image sizes, at most one per class."""
 
 _ICONS = """\
-# The embedded models run anywhere, but recognise only simple drawings. For photographs, create
+# The bundled models run anywhere, but recognise only simple drawings. For photographs, create
 # the recipe with `syncclip init --photographs`.
 extends: demo
 
@@ -79,7 +79,7 @@ def write_first_recipe(
         out: recipe file; default: `<name>.yaml` in the working directory.
 
     Raises:
-        UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the embedded CLIP,
+        UserError: the data is not a dataset, a sampled image cannot be read, a name is too long for the bundled CLIP,
             an override is not in the `dataset` section, or the recipe file already exists.
     """
     for override in overrides:
@@ -128,7 +128,7 @@ def _section(settings: DatasetSettings, dataset: Dataset) -> str:
 
 
 def _check_prompts(recipe: Recipe, dataset: Dataset) -> None:
-    """Check that all prompts fit the context of the embedded CLIP model."""
+    """Check that all prompts fit the context of the bundled CLIP model."""
     tokenizer, context = load_tokenizer(), context_length()
     sentences = [dataset.prompt(label) for label in range(len(dataset.classnames))]
     sentences += prompt_texts(dataset.classnames, recipe.methods.ivlp.initial_words, 0)

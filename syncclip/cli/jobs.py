@@ -42,7 +42,7 @@ class JobName(str, Enum):
 
 
 def demo(overrides: Overrides, out: Out = None) -> None:
-    """Run the demo end to end in minutes with the embedded models: generate, train, compare, report."""
+    """Run the demo end to end in minutes with the bundled models: generate, train, compare, report."""
     study("demo", overrides, out)
 
 
@@ -62,7 +62,7 @@ def init(
     photographs: Annotated[
         bool,
         typer.Option(
-            "--photographs", help="Use a large CLIP model and Stable Diffusion instead of the embedded models."
+            "--photographs", help="Use a large CLIP model and Stable Diffusion instead of the bundled models."
         ),
     ] = False,
 ) -> None:

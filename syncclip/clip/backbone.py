@@ -1,4 +1,4 @@
-"""Load a frozen CLIP model: the embedded model, a model in a folder, or any open_clip model."""
+"""Load a frozen CLIP model: the bundled model, a model in a folder, or any open_clip model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BackboneSettings(Settings):
     """Section `backbone` of a recipe: the frozen CLIP model and its precision."""
 
     name: str = EMBEDDED
-    """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (embedded model)."""
+    """CLIP model: an open_clip name such as `ViT-B-16`, a folder, `hf-hub:owner/name`, or `icons` (bundled model)."""
     pretrained: str | None = None
     """Weights of an open_clip model: a tag such as `openai` or a file; None for `icons`, folders and `hf-hub:…`."""
     precision: Precision = "fp32"
@@ -57,7 +57,7 @@ class Backbone:
     Attributes:
         model: open_clip model in evaluation mode, with frozen parameters.
         tokenizer: function that converts texts to token ids (n, context) and accepts `context_length`.
-        preprocess: evaluation transform that converts a PIL image to a tensor (3, image_size, image_size).
+        preprocess: evaluation transform that converts a PIL image to a (3, image_size, image_size) tensor.
         mean, std: per-channel mean and standard deviation for normalising pixel values in [0, 1].
         config: open_clip's `model_cfg`.
     """
@@ -123,7 +123,7 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         weights = f" with the weights '{settings.pretrained}'" if settings.pretrained else ""
         raise UserError(
             f"backbone.name: '{settings.name}'{weights} could not be loaded ({reason}); check the name and "
-            f"the network connection, or use the embedded model '{EMBEDDED}'"
+            f"the network connection, or use the bundled model '{EMBEDDED}'"
         ) from error
     config: dict[str, Any] = model.visual.preprocess_cfg
     size = config["size"] if isinstance(config["size"], int) else config["size"][0]

@@ -38,7 +38,7 @@ def filled(template: str, classname: str) -> str:
 
 
 def with_article(classname: str) -> str:
-    """Prepend "a" or "an" by pronunciation: "an hour", "a unicorn", "an F-16", "an 80s car"."""
+    """Prepend "a" or "an" based on pronunciation: "an hour", "a unicorn", "an F-16", "an 80s car"."""
     word = readable_name(classname).partition(" ")[0]
     vowel = word[0] in "AEFHILMNORSX" if _SPELLED.match(word) else _VOWEL.match(word.lower())
     return f"{'an' if vowel else 'a'} {classname}"

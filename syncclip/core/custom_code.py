@@ -45,7 +45,7 @@ def custom_code_error(error: BaseException) -> CustomCodeError | None:
 
 @contextmanager
 def custom_code_reported() -> Iterator[None]:
-    """Convert exceptions raised by custom code in the block into `CustomCodeError`."""
+    """Convert exceptions raised by custom code in the `with` block into `CustomCodeError`."""
     try:
         yield
     except Exception as error:

@@ -22,7 +22,7 @@ CUT, LONGEST = 200, 2000
 """Maximum lengths, in characters, of a value in a message and of the whole message."""
 
 LONGEST_WORD = 24
-"""Maximum length, in characters, of a word that a table does not break."""
+"""Maximum word length in table cells, in characters; longer words are broken."""
 
 JOINERS = "\u200c\u200d"
 """Zero-width joiners, which some scripts and emoji require."""

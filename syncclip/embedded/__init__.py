@@ -18,13 +18,13 @@ CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 def context_length() -> int:
-    """Return the context length of the embedded CLIP model in tokens, including the start and end tokens."""
+    """Return the context length of the bundled CLIP model in tokens, including the start and end tokens."""
     length: int = json.loads((CLIP / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]["context_length"]
     return length
 
 
 def load_tokenizer() -> Tokenizer:
-    """Build the tokenizer of the embedded CLIP model without transformers, which is slow to import."""
+    """Build the tokenizer of the bundled CLIP model without transformers, which is slow to import."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     special = json.loads((CLIP / "special_tokens_map.json").read_bytes())

@@ -87,7 +87,7 @@ def predict(
     fewer batches than parts, some parts are empty.
 
     Args:
-        method: method on its device.
+        method: trained or untrained method, on the device to use.
         images: labelled images, at least one.
         base: number of base classes, which have the lowest ids.
         transform: evaluation transform of the backbone, image -> (3, H, W).

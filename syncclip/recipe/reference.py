@@ -30,7 +30,7 @@ BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a recipe.
+    """A recipe key.
 
     Attributes:
         path: dotted key, such as `synthesis.generator.steps`, `study.configurations[].method` for list items, or

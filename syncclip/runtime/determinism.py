@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Fix the number of torch threads, which affects summation order; restore the random state after the block."""
+    """Fix the number of torch threads, which affects summation order; restore the random state afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

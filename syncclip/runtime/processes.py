@@ -64,7 +64,7 @@ def is_alive(mark: str) -> bool | None:
 
 @contextmanager
 def changed_environment(values: Mapping[str, str | None]) -> Iterator[None]:
-    """Set environment variables for the duration of the block; None unsets a variable."""
+    """Set environment variables for the duration of the `with` block; None unsets a variable."""
     previous = {name: os.environ.get(name) for name in values}
     _set_environment(values)
     try:

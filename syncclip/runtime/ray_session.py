@@ -1,4 +1,4 @@
-"""Ray sessions: join a cluster or start a private local Ray instance, report its loss, and stop its workers."""
+"""Ray sessions: connect to a cluster or start a private local Ray instance, report lost connections, stop workers."""
 
 from __future__ import annotations
 
@@ -173,11 +173,11 @@ def capacity(selector: Mapping[str, str] | None = None) -> dict[str, float]:
 
 @contextmanager
 def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Initialise Ray for the block, unless this process has already initialised it.
+    """Initialise Ray for the duration of the `with` block, unless this process has already initialised it.
 
     If RAY_ADDRESS is set (always true in a job of `ray job submit`), the process joins that cluster; otherwise it
     starts a local Ray instance. Unlike `address="auto"`, this does not search for other clusters. Ray is shut down
-    after the block, and all processes of a local Ray instance are terminated.
+    after the `with` block, and all processes of a local Ray instance are terminated.
 
     Args:
         cpus: number of CPUs of a local Ray instance; default: all CPUs available to this process.
@@ -287,7 +287,7 @@ def _private_parent(base: str) -> Iterator[Path | None]:
 
 @contextmanager
 def _ended(daemons: list[psutil.Process]) -> Iterator[None]:
-    """Terminate all processes of a local Ray instance at the end of the block or on a second signal."""
+    """Terminate all processes of a local Ray instance at the end of the `with` block or on a second signal."""
     with shutdown.at_once(lambda: _end(_with_descendants(daemons), 0)):
         try:
             yield
@@ -533,7 +533,7 @@ def _watchdog(message: str, endpoints: Sequence[tuple[str, int]]) -> Iterator[Ca
     Ray silently terminates a command whose raylet is lost, possibly before `watched` detects the loss.
 
     Args:
-        message: message to print to stderr if the process ends within the block and an endpoint is unreachable.
+        message: message to print to stderr if the process ends within the `with` block and an endpoint is unreachable.
 
     Yields:
         A function that stops the watchdog, to be called before this process prints a message.
@@ -617,7 +617,7 @@ def stop_key() -> Iterator[str]:
     """Postpone an interrupt until a job's workers have stopped; yield the key to pass to `observing_stop`.
 
     Raises:
-        Interrupted: a signal was received; raised at the end of the block, or inside it after the grace period.
+        Interrupted: a signal was received; raised at the end of the `with` block, or inside it after the grace period.
     """
     from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 

@@ -61,7 +61,7 @@ def request() -> None:
 
 
 def withdraw() -> None:
-    """Withdraw the request to stop."""
+    """Clear the stop request."""
     _requested.clear()
 
 
@@ -191,7 +191,7 @@ class Listener:
                 _requested.set()
                 self.interrupt()
                 return
-            self._stopping.acquire()  # released when `stop` has returned; the end of the block waits for it
+            self._stopping.acquire()  # released when `stop` has returned; the end of the `with` block waits for it
         overdue = threading.Timer(self.grace, self._end_grace, [stop])
         overdue.daemon = True
         overdue.start()
@@ -249,7 +249,7 @@ def postponed(stop: Callable[[], None] = lambda: None) -> Iterator[None]:
         stop: function to call once, in another thread, at the first signal; `requested` then returns True.
 
     Raises:
-        Interrupted: a signal was received; raised at the end of the block, or inside it after the grace period.
+        Interrupted: a signal was received; raised at the end of the `with` block, or inside it after the grace period.
     """
     listener = _listener
     if listener is None:

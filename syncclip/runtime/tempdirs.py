@@ -29,7 +29,7 @@ def temporary_folder() -> Path:
 
 
 def temporary_files_in(folder: Path) -> AbstractContextManager[None]:
-    """Set the folder for temporary files of processes that are started in the block.
+    """Set the folder for temporary files of processes that are started in the `with` block.
 
     The caller must remove the folder because Ray kills workers before they can remove their files.
     """
@@ -38,7 +38,7 @@ def temporary_files_in(folder: Path) -> AbstractContextManager[None]:
 
 @contextmanager
 def private_tempdir(base: str | None = None) -> Iterator[Path]:
-    """Create an empty folder that only this user can access, and remove it at the end of the block.
+    """Create an empty folder that only this user can access, and remove it at the end of the `with` block.
 
     Args:
         base: parent of the folder; None uses the default folder for temporary files.

@@ -59,7 +59,7 @@ MAX_RECEIVING, MAX_IN_FLIGHT = 1024, 128
 HEADER_SECONDS, BODY_SECONDS, RESPONSE_SECONDS = 10.0, 30.0, 60.0
 """Timeouts in seconds for receiving the header, transferring the body or response, and computing the response."""
 UNTHROTTLED_BYTES, BYTES_PER_SECOND = 4 << 20, 32 << 20
-"""Size in bytes above which an upload is throttled, and its limit in bytes/s; large uploads must not delay others."""
+"""Upload size in bytes above which a rate limit in bytes/s applies, so that large uploads don't delay others."""
 MAX_HEADER_BYTES = 64 << 10
 LINGER_SECONDS = 2.0
 """Maximum time in seconds for discarding the rest of a rejected body; closing immediately could lose the response."""
@@ -111,7 +111,7 @@ class Front:
         self._requests = Counter("syncclip_serve_requests", "Completed requests.", ("path", "status"))
         bounds = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0]
         self._seconds = Histogram("syncclip_serve_seconds", "Request duration in seconds.", bounds, ("path",))
-        self._bytes = Gauge("syncclip_serve_held_bytes", "Size of request bodies in a proxy's memory, in bytes.")
+        self._bytes = Gauge("syncclip_serve_held_bytes", "Size of all request bodies buffered in a proxy, in bytes.")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -372,7 +372,7 @@ class Replica:
         return JSONResponse(predictions[0] if len(predictions) == 1 else {"predictions": predictions})
 
     def _pixels(self, content_type: str, body: bytes) -> list[Tensor]:
-        """Return a tensor (3, S, S) for each image in a body."""
+        """Return a (3, S, S) tensor for each image in a request body."""
         if not hasattr(self._decoders, "decoder"):
             self._decoders.decoder = Decoder()
         return [self._model.preprocess(image) for image in self._decoders.decoder.images(content_type, body)]

@@ -87,8 +87,8 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
     once and keeps up to `CHUNK` markers in memory.
 
     Args:
-        report: function called with the shard number and error for each corrupt marker, whose shard is skipped; if
-            None, the error is raised.
+        report: function called with the shard number and error for each corrupt marker; the shard is then skipped.
+            If None, the error is raised.
         owner: expected owner ID of the shards (see `storage.checksums`); by default, the first shard's owner.
 
     Raises:

@@ -68,7 +68,7 @@ class Export:
 
 @contextmanager
 def exporting(url: str, to: str, source: Mapping[str, str], command: str) -> Iterator[Export]:
-    """Lock an export folder, and complete the export's manifest at the end of the block.
+    """Lock an export folder, and complete the export's manifest at the end of the `with` block.
 
     The block must call `Export.begin` before writing files, and add each file to the export.
 

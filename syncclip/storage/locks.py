@@ -139,7 +139,7 @@ class Hold:
         """Open a local lock's directory, from which no file can be renamed once the lock is lost.
 
         Raises:
-            LostLockError: the lock was lost before the end of the block.
+            LostLockError: the lock was lost before the end of the `with` block.
         """
         try:
             with opened(local_path(self.lock_url)) as folder:
@@ -153,7 +153,7 @@ class Hold:
 
     @contextmanager
     def promptly(self) -> Iterator[None]:
-        """Reject S3 requests in the block unless the lock was confirmed recently, since S3 deletes can't be fenced."""
+        """In the `with` block, reject S3 requests unless the lock was renewed recently: S3 deletes can't be fenced."""
 
         def check() -> None:
             if _now() >= self._until:
@@ -206,7 +206,7 @@ class Hold:
 
 @contextmanager
 def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -> Iterator[Hold]:
-    """Lock a folder for the duration of the block, or reuse a lock that the calling thread already holds.
+    """Lock a folder for the duration of the `with` block, or reuse a lock that the calling thread already holds.
 
     Folders that are created for the lock and remain empty are removed at the end.
 
@@ -218,7 +218,7 @@ def lock(url: str, command: str, *, file: bool = False, patience: float = 0.0) -
 
     Raises:
         UserError: another process holds the lock, or the location is not writable.
-        LostLockError: the folder was removed or taken over; raised after the block, in place of an unexpected error.
+        LostLockError: the folder was removed or taken over; raised after the `with` block, replacing unexpected errors.
     """
     url = _normalised(url)
     folder, _, name = url.rpartition("/")

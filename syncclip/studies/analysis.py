@@ -51,7 +51,7 @@ class Evidence:
     _resamples: dict[Hashable, Resamples] = field(default_factory=dict, repr=False, compare=False)
 
     def points(self, configuration: Configuration) -> list[Point]:
-        """Return a point for each number of images at which a configuration has a finished run, in ascending order."""
+        """Return the points of a configuration with finished runs, sorted by number of images."""
         amounts = {n for name, n, _ in self.cells if name == configuration.name}
         return [(configuration, n) for n in sorted(amounts, key=lambda n: n or 0)]
 
@@ -215,7 +215,7 @@ def exchanges(evidence: Evidence, settings: StudySettings, shots: int) -> dict[s
     """Compute the real-image equivalents of the reference configuration's synthetic images, by metric.
 
     The result is empty unless a method was trained on real images only, with enough values of `dataset.shots` (set by
-    overrides) to fit a power law. `shots` is the value used without an override.
+    overrides) to fit a power law. `shots` is the value that applies unless overridden.
     """
     reference, by_shots = settings.reference_configuration, _real_only_by_shots(evidence, shots)
     synthetic = evidence.points(reference) if reference.synthetic else []

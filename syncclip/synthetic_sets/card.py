@@ -62,7 +62,7 @@ def dataset_card(
 
 
 def provenance_type(column: pa.ChunkedArray, previous: pa.DataType) -> pa.DataType:
-    """Unify the Arrow type of previous shards with the type of a shard's provenance `column` of JSON strings."""
+    """Merge the Arrow type of a shard's provenance `column` (JSON strings) into that of the previous shards."""
     values = [value for value in map(json.loads, column.to_pylist()) if value]
     if not values:
         return previous

@@ -92,7 +92,7 @@ def frechet(first: Floats, second: Floats) -> float:
 def project(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
     """Project both domains, weighted equally, onto the first two principal axes; return (N, 2) and (M, 2) arrays.
 
-    To make the projection deterministic, the entry with the largest absolute value of each axis is positive.
+    To make the projection deterministic, the largest-magnitude entry of each axis is made positive.
     """
     real, synthetic = normalise(real), normalise(synthetic)
     middle = (real.mean(axis=0) + synthetic.mean(axis=0)) / 2

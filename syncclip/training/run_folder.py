@@ -117,7 +117,7 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that can affect results at the bit level."""
+    """Return the versions of Python and of the packages that can affect bitwise reproducibility."""
     packages = ("syncclip", "torch", "open_clip_torch", "ray")
     return {"python": platform.python_version()} | {package: package_version(package) for package in packages}
 

@@ -22,7 +22,7 @@ MAX_STARTS = 2
 running out of memory)."""
 
 CONCURRENT_ROWS = 2
-"""Number of concurrent rows per actor; one shard is written while the next shard is computed."""
+"""Maximum number of in-flight rows per actor, so that one shard is written while the next is computed."""
 
 MAX_OVERLAP_SHARE = 0.5
 """Maximum ratio of a shard's write time to its compute time at which writing overlaps with the next shard. A killed

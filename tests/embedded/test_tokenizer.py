@@ -1,4 +1,4 @@
-"""The tokenizer of the embedded CLIP without transformers."""
+"""The tokenizer of the bundled CLIP without transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Protocols on miniatures of their datasets, with the embedded models."""
+"""Protocols on miniatures of their datasets, with the bundled models."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ EMBEDDED = [
     "methods.promptsrc.aggregation_mean=1",
     "dataset.template=a {}.",
 ]
-"""One epoch of the embedded models on one core; a short template, since the embedded CLIP reads 16 tokens."""
+"""One epoch of the bundled models on one core; a short template, since the bundled CLIP reads 16 tokens."""
 GENERATED = "eurosat"
 """Dataset with generated images; those of all others are drawn, which is faster."""
 
 
 @pytest.fixture(scope="module")
 def root(miniatures: Miniatures, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The miniatures, with names of cars that are short enough for the embedded CLIP."""
+    """The miniatures, with names of cars that are short enough for the bundled CLIP."""
     folder = tmp_path_factory.mktemp("short") / "data"
     shutil.copytree(miniatures.root, folder)
     split = folder / "stanford_cars" / "split_zhou_StanfordCars.json"

@@ -19,7 +19,7 @@ REQUEST_KEYS |= {"model": "model", "negative_prompt": "negative_prompt"}
 
 EMBEDDED = "icons"
 EMBEDDED_SIDE = 64
-"""Width and height of the embedded generator's images in pixels."""
+"""Width and height of the bundled generator's images in pixels."""
 
 
 class LoraSettings(Settings):
@@ -135,7 +135,7 @@ class GeneratorSettings(Settings):
         sides = {self.height, self.width} - {None, EMBEDDED_SIDE}
         if self.pipeline == EMBEDDED and sides:
             raise ValueError(
-                f"the embedded generator {EMBEDDED!r} only generates images of {EMBEDDED_SIDE} x {EMBEDDED_SIDE} "
+                f"the bundled generator {EMBEDDED!r} only generates images of {EMBEDDED_SIDE} x {EMBEDDED_SIDE} "
                 f"pixels, not {max(filter(None, sides))}; remove height and width, or use a different pipeline"
             )
         if self.negative_prompt is not None and self.guidance <= 1 and self.true_guidance is None:
@@ -145,7 +145,7 @@ class GeneratorSettings(Settings):
             )
         if self.guide is not None and int(self.steps * self.guide.strength) < 1:
             raise ValueError(
-                f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no denoising step; "
+                f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no denoising steps; "
                 f"use at least {-int(-1 // self.guide.strength)} steps, or increase the strength"
             )
         return self

@@ -18,7 +18,7 @@ from syncclip.synthesis.generators.settings import GeneratorSettings
         ({"height": 512, "width": 512}, "generates images of 64 x 64 pixels, not 512"),
         ({"height": 100}, "height: 100 is not allowed .*multiple of 8"),
         ({"guide": {"strength": 0}}, "guide.strength: 0 is not allowed"),
-        ({"guide": {"strength": 0.3}, "steps": 3}, "strength 0.3 leave no denoising step; use at least 4"),
+        ({"guide": {"strength": 0.3}, "steps": 3}, "strength 0.3 leave no denoising steps; use at least 4"),
         ({"negative_prompt": "blur", "guidance": 0.0}, "negative_prompt needs guidance above 1"),
         ({"loras": [{"scale": 1}]}, r"loras\[0\].weights: missing"),
         ({"speed": "faster"}, "speed: 'faster' is not allowed"),
