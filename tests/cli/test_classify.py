@@ -63,7 +63,7 @@ def test_a_table_is_shown_on_a_terminal(
     [
         (["a.png"], "no run found"),
         (["a.png", "--out", "a.txt"], "use one of .jsonl"),
-        (["a", "b", "--actors", "2"], "but 2 paths were given"),
+        (["a", "b", "--actors", "2"], "not 2 paths"),
         (["a", "--num-gpus", "1"], "--num-gpus requires --actors"),
     ],
 )

@@ -33,8 +33,8 @@ def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str], train: Tra
     run = train("training.method=zeroshot").url
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert "another port" in Outcome(capsys, "serve", run, "--port", port).error
-    assert "another port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").error
+        assert "different port" in Outcome(capsys, "serve", run, "--port", port).error
+    assert "different port or host" in Outcome(capsys, "serve", run, "--host", "192.0.2.7", "--token", "x").error
 
 
 @pytest.mark.ray

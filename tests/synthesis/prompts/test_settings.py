@@ -83,7 +83,7 @@ def test_invalid_settings_are_errors(values: dict[str, Any], message: str) -> No
     [
         ("{name: captoins}", ".name: there is no 'captoins'; did you mean 'captions'?"),
         ("{name: template, weight: -1}", ".weight: -1 is not allowed; it must be at least 0"),
-        ("{templates: [a]}", ": the key 'name'"),
+        ("{templates: [a]}", ": the 'name' key"),
         ("{name: template, templates: [a photo]}", ".templates[0]: the template 'a photo' must contain {}"),
     ],
 )
