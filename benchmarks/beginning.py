@@ -1,4 +1,4 @@
-"""Start-up cost of a training run and of a study on ten million images: `python -m benchmarks.beginning --help`.
+"""Startup cost of a training run and of a study on ten million images: `python -m benchmarks.beginning --help`.
 
 The toy benchmark's dataset has the plan, markers and index that `synth` would write, but no pixels: tar files and
 images have one byte, and tables are empty. Each row is measured in a new process. After a warm-up on a dataset of one
@@ -95,7 +95,7 @@ def recipe_of(images_per_class: int, shard_size: int, options: dict[str, Any]) -
 
 
 def measure(recipe: Recipe, url: str, small: tuple[Recipe, str], study: bool) -> StartUp:
-    """Measure the start-up of a training run or a study, up to the first image read.
+    """Measure the startup of a training run or a study, up to the first image read.
 
     Args:
         small: recipe and URL of a small dataset for the warm-up.
@@ -151,7 +151,7 @@ def main(
     shards: Annotated[int, typer.Option(min=1, help="Number of shards.")] = 10_000,
     latency: Annotated[float, typer.Option(min=0, help="Delay of each S3 response in seconds.")] = 0.05,
 ) -> None:
-    """Measure the start-up of a training run and a study on a large dataset, on disk and on S3, and print the table."""
+    """Measure the startup of a training run and a study on a large dataset, on disk and on S3, and print the table."""
     classes = len(load_dataset(DatasetSettings(name=DATASET)).classnames)
     per_class = -(-images // classes)
     size = -(-per_class // shards) * classes

@@ -2,7 +2,7 @@
 
 Both write the same file with a randomly initialised causal language model (about 30 M parameters, one thread per
 process). The difference between runs with few and with many classes is the cost per class; the remainder is the
-start-up cost.
+startup cost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(
     many: Annotated[int, typer.Option(help="Number of classes in the long runs.")] = 80,
     repetitions: Annotated[int, typer.Option(help="Runs per program and size; the minimum is reported.")] = 3,
 ) -> None:
-    """Print the cost per class and the start-up cost."""
+    """Print the cost per class and the startup cost."""
     with tempfile.TemporaryDirectory() as folder:
         model = str(build_language_model(Path(folder) / "model", width=512, layers=10))
 

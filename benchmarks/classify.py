@@ -4,7 +4,7 @@
 
 Both use two processes with one thread each. The loop reads tar files, decodes in threads and takes the argmax of the
 logits, without output, error handling or resumption. The difference between runs on few and on many images is the cost
-per image; the remainder is the start-up cost.
+per image; the remainder is the startup cost.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main(
     many: Annotated[int, typer.Option(help="Number of images in the long runs.")] = 20_000,
     repetitions: Annotated[int, typer.Option(help="Runs per program and size; the minimum is reported.")] = 3,
 ) -> None:
-    """Print the cost per image, the start-up cost, and the memory of the largest process."""
+    """Print the cost per image, the startup cost, and the memory of the largest process."""
     with tempfile.TemporaryDirectory() as name:
         folder, out = Path(name), Path(name) / "out"
         run = jobs.run_here(Recipe.load("travel", ["training.method=zeroshot"]), str(folder / "run")).url

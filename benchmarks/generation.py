@@ -2,7 +2,7 @@
 
 Both use two processes with one thread each, the bundled generator, and the same batches, steps, guidance and seeds.
 The loop encodes the prompts of every batch and saves JPEGs, without shards, provenance, error handling or resumption.
-The difference between runs with few and with many images is the cost per image; the remainder is the start-up cost.
+The difference between runs with few and with many images is the cost per image; the remainder is the startup cost.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(
     many: Annotated[int, typer.Option(help="Images per class in the long runs.")] = 128,
     repetitions: Annotated[int, typer.Option(help="Runs per program and size; the minimum is reported.")] = 3,
 ) -> None:
-    """Print the cost per image and the start-up cost."""
+    """Print the cost per image and the startup cost."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
 

@@ -72,6 +72,6 @@ def compare(
 
 
 def marginal(few: int, low: Cost, many: int, high: Cost) -> tuple[Cost, Cost]:
-    """Return the cost per item and the start-up cost, from the costs of few and of many items."""
+    """Return the cost per item and the startup cost, from the costs of few and of many items."""
     each = Cost(*((above - below) / (many - few) for below, above in zip(low, high, strict=True)))
     return each, Cost(*(below - few * item for below, item in zip(low, each, strict=True)))

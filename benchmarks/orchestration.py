@@ -65,7 +65,7 @@ class Course(NamedTuple):
 
     @property
     def row(self) -> str:
-        """Table cells with efficiency, shares of the other stages, throughput and start-up time."""
+        """Table cells with efficiency, shares of the other stages, throughput and startup time."""
         shares = self.status.busy
         others = ", ".join(f"{stage} {shares[stage]:.3f}" for stage in ("filter", "encode", "write"))
         return f"**{shares['generate']:.3f}** | {others} | {self.status.rate:.2f} | {self.startup:.1f} s"
@@ -109,7 +109,7 @@ def main(
     real = prepare.plan(recipe)
     per_class = -(-shards * real.shard_size // real.classes)
     light = prepare.plan(Recipe.load("travel", [f"synthesis.images_per_class={per_class}", "synthesis.filters=[]"]))
-    print("| generator | efficiency | other stages | images/s | start-up |\n|---|---|---|---|---|")
+    print("| generator | efficiency | other stages | images/s | startup |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder, ray_session(cpus=actors):
         for turn in range(repetitions):
             root = Path(folder) / str(turn)

@@ -61,7 +61,7 @@ def quotes() -> Iterator[tuple[str, str]]:
     yield "docs/training.md", f"| against `ray.data.read_webdataset` | {span(readers['ray'], '×')} |"
 
     (training,) = (
-        row for row in rows("# Start-up of a training run on ten million") if row[:2] == ["disk", "a training run"]
+        row for row in rows("# Startup time of a training run on ten million") if row[:2] == ["disk", "a training run"]
     )
     yield "README.md", f"training begins after {numbers(training[2])[0]:.1f} s of CPU time"
     planned = [numbers(row[5])[0] for row in rows("planning 10,000,000 images")[2:]]

@@ -140,7 +140,7 @@ def _reject_file_names(arguments: list[str]) -> None:
 
 
 def sentence(error: BaseException) -> str | None:
-    """Return the one-line message of a user error; None for a bug, which needs a traceback."""
+    """Return the one-line message of a user error; None for an unexpected error, which is shown with its traceback."""
     if hasattr(error, "format_message"):  # Typer's own: an unknown command, a missing argument
         text = str(error.format_message()).rstrip(".")
         if text.startswith("No such command"):

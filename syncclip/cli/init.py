@@ -118,7 +118,7 @@ def _section(settings: DatasetSettings, dataset: Dataset) -> str:
     }
     notes = {"shots": f"training images per base class: {low if low == high else f'{low} to {high}'}"}
     if "base" not in user_values:
-        notes["base"] = "first half of the classes; alternatives: drawn (half, sampled at random), all, a list of names"
+        notes["base"] = "first half of the classes; alternatives: random (a random half), all, a list of names"
     lines = [
         f"  {key}: {json.dumps(values[key], ensure_ascii=False)}" + (f"  # {notes[key]}" if key in notes else "")
         for key in DatasetSettings.model_fields

@@ -24,7 +24,7 @@ class BlockPart(nn.Module):
     """Base class for trainable modules that adapt a block; the base class itself leaves the block unchanged.
 
     A module must process each token independently, because shared tokens are computed separately. In the last block,
-    only the pooled tokens pass through `q`, `out`, the MLP and `beside`.
+    only the pooled tokens pass through `q`, `out`, the MLP and `residual`.
     """
 
     def linear(self, name: Matrix, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG002
@@ -36,7 +36,7 @@ class BlockPart(nn.Module):
         normed: Tensor = frozen(x)
         return normed
 
-    def beside(self, normed: Tensor) -> Tensor | None:  # noqa: ARG002
+    def residual(self, normed: Tensor) -> Tensor | None:  # noqa: ARG002
         """Return a residual to add to the block's output (*, T, width), or None; `normed` is the input after `ln_1`."""
         return None
 
@@ -94,5 +94,5 @@ def attend_with(
     x = query + block.ls_1(part.linear("out", attended, out.weight, out.bias))
     wide = part.linear("fc", part.norm("ln_2", block.ln_2, x), mlp.c_fc.weight, mlp.c_fc.bias)
     after: Tensor = x + block.ls_2(part.linear("proj", mlp.gelu(wide), mlp.c_proj.weight, mlp.c_proj.bias))
-    added = part.beside(normed)
+    added = part.residual(normed)
     return after if added is None else after + added

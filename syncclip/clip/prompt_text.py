@@ -58,7 +58,7 @@ def too_long(sentence: str, context: int) -> str:
 def clip_words(classname: str) -> str:
     """Split a class name into words as CLIP's tokenizers do; identical words produce identical tokens.
 
-    Because the tokenizers drop spaces and split off digits, "MD80" and "MD 80" produce the same words.
+    Because the tokenizers drop spaces and split off digits, "MD80" and "MD 80" produce the same tokens.
 
     Source: `basic_clean`, `_clean_lower` and `pat` of open_clip's tokenizer.
     """

@@ -42,11 +42,11 @@ class DatasetSettings(Settings):
     """Template with `{}` for the class name, or `{a}` for the name with an article; None: the dataset's template."""
     classnames: Annotated[list[ShortText], MANY] | None = None
     """Class names, ordered by class id; None: the dataset's class names."""
-    base: Literal["first", "drawn", "all"] | list[StrictInt | str] = "first"
-    """Base classes: the `first` half of the classes, `drawn` (half of the classes, sampled at random with `base_seed`),
-    `all`, or a list of names or ids."""
+    base: Literal["first", "random", "all"] | list[StrictInt | str] = "first"
+    """Base classes: the `first` half of the classes, a `random` half (with the seed `base_seed`), `all`, or a list of
+    names or ids."""
     base_seed: int = 0
-    """Seed for sampling the base classes if `base` is `drawn`."""
+    """Seed for sampling the base classes if `base` is `random`."""
     split_seed: int = 0
     """Seed for the random split of custom data without splits, or for sampling a missing `val` split."""
     resize: int | None = Field(default=None, ge=1)
@@ -231,11 +231,11 @@ def choose_rows(labels: Iterable[int], per_class: int, seed: int, wanted: Iterab
     return np.array(chosen, dtype=np.int64)
 
 
-def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | int], seed: int) -> Dataset:
+def with_base(dataset: Dataset, base: Literal["random", "all"] | Sequence[str | int], seed: int) -> Dataset:
     """Reorder the classes of a dataset so that the base classes come first.
 
     Args:
-        base: "drawn" (half of the classes, sampled at random), "all", or the names or ids of the base classes.
+        base: "random" (a random half of the classes), "all", or the names or ids of the base classes.
 
     Raises:
         UserError: a name or id is unknown, or a name is ambiguous.
@@ -243,7 +243,7 @@ def with_base(dataset: Dataset, base: Literal["drawn", "all"] | Sequence[str | i
     count = len(dataset.classnames)
     if base == "all":
         return replace(dataset, base_count=count)
-    if base == "drawn":
+    if base == "random":
         chosen = random.Random(seed).sample(range(count), (count + 1) // 2)
     else:
         assert not isinstance(base, str)

@@ -33,7 +33,7 @@ class Adapter(BlockPart):
         for layer in (self.down, self.up):
             initialise(layer)
 
-    def beside(self, normed: Tensor) -> Tensor:
+    def residual(self, normed: Tensor) -> Tensor:
         inside = relu(self.shared(relu(self.down(_scaled(normed, 1.0, self.scale)))))
         return _scaled(self.up(inside), self.scale, 1.0)
 

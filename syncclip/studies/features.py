@@ -37,7 +37,7 @@ def feature_map(
 
     Args:
         recipe: recipe of the run. Images are encoded with the prompts of their domain.
-        synthetic_url: URL of the synthetic dataset, whose first images were used to train the run.
+        synthetic_url: URL of the synthetic dataset; the run was trained on its first images of each class.
         limit: maximum number of images per domain, evenly distributed over classes.
 
     Returns:

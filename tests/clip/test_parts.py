@@ -72,15 +72,15 @@ class Adapter(BlockPart):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(width, width))
 
-    def beside(self, normed: Tensor) -> Tensor:
+    def residual(self, normed: Tensor) -> Tensor:
         return torch.relu(normed @ self.weight)
 
 
 class DropoutAdapter(Adapter):
     """An adapter that uses random numbers."""
 
-    def beside(self, normed: Tensor) -> Tensor:
-        return F.dropout(super().beside(normed), 0.5)
+    def residual(self, normed: Tensor) -> Tensor:
+        return F.dropout(super().residual(normed), 0.5)
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -116,7 +116,7 @@ def test_an_adapter_adds_to_the_output_of_its_block(clip: PromptedClip) -> None:
     for tower, blocks in ((clip.vision, vision_blocks(clip.model)), (clip.text, text_blocks(clip.model))):
         parts = [Adapter(tower.width) for _ in blocks]
         hooks = [
-            block.register_forward_hook(lambda block, inputs, x, part=part: x + part.beside(block.ln_1(inputs[0])))
+            block.register_forward_hook(lambda block, inputs, x, part=part: x + part.residual(block.ln_1(inputs[0])))
             for part, block in zip(parts, blocks, strict=True)
         ]
         if tower is clip.vision:
