@@ -1,4 +1,4 @@
-"""Compare the CPU time of read-only commands between this checkout and another one, in alternating runs.
+"""Compare the CPU time of read-only commands between two checkouts, in alternating runs.
 
 python -m benchmarks.commands OTHER_CHECKOUT
 """

@@ -204,5 +204,5 @@ def _quick_gelu(settings: BackboneSettings) -> bool:
 
 def _local(path: Path, remedy: str) -> str:
     if not (path / CONFIG).is_file():
-        raise UserError(f"backbone.name: no CLIP model found in {path}; {remedy}")
+        raise UserError(f"backbone.name: {path} contains no CLIP model; {remedy}")
     return f"local-dir:{path}"

@@ -178,7 +178,7 @@ def _read_results(inputs: Inputs) -> None:
 
 
 def _read_set(inputs: Inputs) -> None:
-    """Open the synthetic dataset of the study or recipe, or else one in the folder, a subfolder or the parent."""
+    """Open the synthetic dataset of the study or recipe; otherwise, search the folder, a subfolder and the parent."""
     url = inputs.url.rstrip("/")
     parent = str(storage.local_path(url).resolve().parent) if storage.is_local(url) else url.rpartition("/")[0]
     root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")

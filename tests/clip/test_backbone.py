@@ -103,7 +103,7 @@ def test_weights_that_are_not_cached_are_one_error_without_a_network(
 
 @pytest.mark.parametrize(
     ("file", "reason"),
-    [("open_clip_config.json", "no CLIP model found in"), ("open_clip_model.safetensors", "could not be loaded")],
+    [("open_clip_config.json", "contains no CLIP model"), ("open_clip_model.safetensors", "could not be loaded")],
 )
 def test_an_incomplete_folder_is_an_error(tmp_path: Path, file: str, reason: str) -> None:
     (make_clip_folder(tmp_path) / file).unlink()

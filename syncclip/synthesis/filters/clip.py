@@ -63,7 +63,7 @@ class FrozenClip:
         return torch.cat([self._encode(self.prompts[start : start + PROMPT_BATCH]) for start in starts])
 
     def sentences(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return prompt features (N, D), encoded one by one, since batching affects the least significant bits."""
+        """Return prompt features (N, D), encoded individually, since batching affects the least significant bits."""
         import torch
 
         for text in texts:
