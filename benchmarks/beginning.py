@@ -115,7 +115,7 @@ def _start_training(recipe: Recipe, url: str) -> Any:
     parts = build_parts(resolved)
     stream = build_stream(resolved, parts)
     assert stream is not None
-    stream.ids(0, 0)
+    stream.order.ids(0, 0)
     return parts, stream
 
 

@@ -72,10 +72,10 @@ def views(stream: MixedStream, count: int, threads: int = 0) -> Iterator[Iterato
 
 def _view(stream: MixedStream, view: int, threads: int) -> Iterator[Batch]:
     length = stream.steps_per_epoch
-    positions = (divmod(step, length) for step in range(max(length, stream.steps_per_round)))
+    positions = (divmod(step, length) for step in range(max(length, stream.order.steps_per_round)))
     for epoch, step, batch in _by_threads(stream, positions, threads, view):
         labels, real = batch.labels.clone(), batch.sizes[0]
-        labels[real - stream.repeated(epoch * length + step) : real] = -1
+        labels[real - stream.order.repeated(epoch * length + step, stream.rank, stream.world_size) : real] = -1
         yield replace(batch, labels=labels)
 
 

@@ -7,10 +7,8 @@ equivalent.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,11 +18,11 @@ from torch import Tensor
 from syncclip.core.settings import UserError
 from syncclip.core.text import few
 from syncclip.shards.images import Corruption, DecodedImages, UnreadableImageError
-from syncclip.shards.index import Rows
 from syncclip.shards.reader import ImageSet, ShardSet
-from syncclip.stream import order
 from syncclip.stream.batch import Batch, empty_batch
-from syncclip.stream.sources import MixedSource, RealEpochs, SyntheticSampler, joined
+from syncclip.stream.order import Data, EpochsOver, TrainingOrder
+from syncclip.stream.random_numbers import AUGMENT, keys
+from syncclip.stream.sources import MixedSource
 from syncclip.stream.teacher import Teacher
 
 REAL, SYNTHETIC = 0, 1  # domains
@@ -32,21 +30,6 @@ REAL, SYNTHETIC = 0, 1  # domains
 Transform = Callable[[Image.Image, torch.Generator], Tensor]
 Allocator = Callable[[int, Tensor], Tensor]
 """Function (images, example) -> uninitialised (images, 3, H, W) tensor with the example's type and memory format."""
-Data = Literal["real", "synthetic", "both"]
-EpochsOver = Literal["real", "synthetic", "longer"]
-
-_NONE: Rows = np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class BatchIds:
-    """A global batch for all ranks, as row indices into the real and synthetic datasets; unused groups are empty."""
-
-    real: Rows  # (B,) rows of the real dataset, with `labels`
-    seen: Rows  # (B,) rows of the synthetic dataset, with `labels`
-    novel: Rows  # (B,) rows of the synthetic dataset, with `novel_labels`
-    labels: Rows  # (B,)
-    novel_labels: Rows  # (B,)
 
 
 class MixedStream:
@@ -108,11 +91,6 @@ class MixedStream:
             problem = f"a batch of {batch} image(s) can't be split evenly among {world_size} worker(s)"
             raise UserError(f"{problem}; set training.batch_size to a multiple of {world_size}")
         assert 0 <= rank < world_size
-        self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
-        self.transform, self.corruption = transform, Corruption(max_corrupt_images)
-        self._cache_images, self._decoded, self.teacher = cache_images, DecodedImages(cache_images), teacher
-        self._allocate: Allocator = empty_batch
-        self._base, self.novel = np.asarray(base, np.int64), np.asarray(novel if data != "real" else (), np.int64)
         if not real and data != "synthetic":
             raise UserError(
                 f"training.data={data} requires real images; add a real dataset, or set training.data=synthetic"
@@ -121,68 +99,33 @@ class MixedStream:
             raise UserError(
                 f"training.data={data} requires a synthetic dataset; generate one, or set training.data=real"
             )
-        self.real = joined(real) if real else None
-        self._epochs = RealEpochs(real, seed) if real else None
-        self.synthetic = self._open_synthetic(synthetic, images_per_class, window) if data != "real" else None
-        self.steps_per_round = order.steps(self._round_images(), batch)
-        """Number of batches in a pass over the real images."""
-        self.steps_per_epoch = self._steps(epochs_over)
-        """Number of batches in an epoch."""
-
-    def _open_synthetic(
-        self, sources: Sequence[MixedSource[ShardSet]], images_per_class: int | None, window: int | None
-    ) -> ImageSet:
-        if images_per_class is not None:
-            sources = [replace(source, images=source.images.subset(images_per_class)) for source in sources]
-        images = joined(sources)
-        self._check_labels(images, ", ".join(source.images.url for source in sources))
-        for source in sources:
-            self.corruption.include(source.images.corruption.account())
-        self._sampler = SyntheticSampler(sources, seed=self.seed, width=window, sampled=self._sampled())
-        return images
-
-    def _sampled(self) -> int:
-        """Return the number of synthetic images per step."""
-        return self.batch_size * (2 if len(self.novel) else 1)
-
-    def _round_images(self) -> int:
-        """Return the number of real images or, if there are no real datasets, of synthetic images of base classes."""
-        if self._epochs is not None:
-            return len(self._epochs)
-        assert self.synthetic is not None
-        return int(np.isin(self.synthetic.labels, self._base).sum())
-
-    def _steps(self, epochs_over: EpochsOver) -> int:
-        if self.synthetic is None or epochs_over == "real":
-            return self.steps_per_round
-        steps = order.steps(len(self.synthetic), self._sampled())
-        return steps if epochs_over == "synthetic" else max(steps, self.steps_per_round)
-
-    def ids(self, epoch: int, step: int) -> BatchIds:
-        """Return a step's global batch, which is a pure function of (seed, epoch, step) and identical on all ranks."""
-        assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
-        if self._epochs is not None and self.real is not None:
-            round_number, step_in_round = divmod(self._global_step(epoch, step), self.steps_per_round)
-            batch = order.batch_of(len(self._epochs), self.batch_size, self.seed, round_number, step_in_round)
-            real = self._epochs.rows_of_epoch(round_number)[batch]
-            labels = self.real.labels[real]
-        else:
-            real = _NONE
-            labels = self._sample(self._base, order.BASE_LABEL, epoch, step)
-        if self.synthetic is None:
-            return BatchIds(real, _NONE, _NONE, labels, _NONE)
-        ids = BatchIds(
-            real=real if self.data == "both" else _NONE,
-            seen=self._sampler.sample(labels, order.SEEN, epoch, step, self._global_step(epoch, step)),
-            novel=_NONE,
-            labels=labels,
-            novel_labels=_NONE,
+        self.data, self.batch_size, self.seed, self.rank, self.world_size = data, batch, seed, rank, world_size
+        self.transform, self.corruption = transform, Corruption(max_corrupt_images)
+        self._cache_images, self._decoded, self.teacher = cache_images, DecodedImages(cache_images), teacher
+        self._allocate: Allocator = empty_batch
+        self.novel = np.asarray(novel if data != "real" else (), np.int64)
+        if data == "real":
+            synthetic = ()
+        elif images_per_class is not None:
+            synthetic = [replace(source, images=source.images.subset(images_per_class)) for source in synthetic]
+        self.order = TrainingOrder(
+            real,
+            synthetic,
+            batch=batch,
+            seed=seed,
+            base=np.asarray(base, np.int64),
+            novel=self.novel,
+            data=data,
+            epochs_over=epochs_over,
+            window=window,
         )
-        if not len(self.novel):
-            return ids
-        novel = self._sample(self.novel, order.NOVEL_LABEL, epoch, step)
-        rows = self._sampler.sample(novel, order.NOVEL, epoch, step, self._global_step(epoch, step))
-        return replace(ids, novel=rows, novel_labels=novel)
+        self.real, self.synthetic = self.order.real, self.order.synthetic
+        self.steps_per_epoch = self.order.steps_per_epoch
+        """Number of batches in an epoch."""
+        if self.synthetic is not None:
+            self._check_labels(self.synthetic, base, ", ".join(source.images.url for source in synthetic))
+        for source in synthetic:
+            self.corruption.include(source.images.corruption.account())
 
     def batch(self, epoch: int, step: int, view: int = 0) -> Batch:
         """Decode and transform this rank's part of a step's batch.
@@ -193,9 +136,9 @@ class MixedStream:
         Raises:
             UserError: more than `max_corrupt_images` images are corrupt, or all images of a class are corrupt.
         """
-        ids = self.ids(epoch, step)
-        if self.synthetic is not None:
-            self._sampler.fetch(self._global_step(epoch, step))
+        ids = self.order.ids(epoch, step)
+        if self.order.sampler is not None:
+            self.order.sampler.fetch(self.order.global_step(epoch, step))
         local = slice(self.rank, None, self.world_size)
         groups = [
             (self.real, ids.real[local], ids.labels[local], REAL),
@@ -208,7 +151,7 @@ class MixedStream:
         labels, domains, read = [], [], list[int]()
         for number, (source, rows, group_labels, domain) in enumerate(groups):
             positions = self.rank + np.arange(len(rows)) * self.world_size
-            seeds = order.keys(order.AUGMENT, self.seed, epoch, step, number + view * len(groups), last=positions)
+            seeds = keys(AUGMENT, self.seed, epoch, step, number + view * len(groups), last=positions)
             for row, seed in zip(rows.tolist(), seeds, strict=True):
                 assert source is not None
                 generator.manual_seed(seed >> 1)
@@ -235,35 +178,11 @@ class MixedStream:
             teacher=soft_labels,
         )
 
-    def repeated(self, step: int) -> int:
-        """Return how many of the last real images in this rank's batch at global `step` are repeats."""
-        if self._epochs is None or self.data == "synthetic":
-            return 0
-        positions = step * self.batch_size + np.arange(self.rank, self.batch_size, self.world_size)
-        return int((positions >= len(self._epochs)).sum())
-
-    def share_seen(self, epochs: int) -> float | None:
-        """Return the fraction of synthetic images used in `epochs` epochs, or None without synthetic images."""
-        if self.synthetic is None:
-            return None
-        seen = np.zeros(len(self.synthetic), bool)
-        for epoch, step in itertools.product(range(epochs), range(self.steps_per_epoch)):
-            ids = self.ids(epoch, step)
-            seen[ids.seen] = seen[ids.novel] = True
-        return float(seen.mean())
-
     def after_fork(self, processes: int, allocate: Allocator) -> None:
         """Reset the count of corrupt images, and divide the cache size by the number of `processes`."""
         self._allocate = allocate
         self.corruption = Corruption(None)
         self._decoded = DecodedImages(self._cache_images // processes)
-
-    def _global_step(self, epoch: int, step: int) -> int:
-        return epoch * self.steps_per_epoch + step
-
-    def _sample(self, labels: Rows, purpose: int, epoch: int, step: int) -> Rows:
-        bounds = np.full(self.batch_size, len(labels))
-        return labels[order.below(bounds, order.key(purpose, self.seed, epoch, step))]
 
     def _image(self, source: ImageSet, row: int, domain: int) -> tuple[Image.Image, int]:
         """Return the image at `row` or, if it is corrupt, the next intact image of its class, together with its row."""
@@ -272,8 +191,8 @@ class MixedStream:
             return image, row
         label = int(source.labels[row])
         rows = source.rows_of(label)
-        if domain == REAL and self._epochs is not None:
-            rows = self._epochs.rows[source.labels[self._epochs.rows] == label]
+        if domain == REAL and self.order.epochs is not None:
+            rows = self.order.epochs.rows[source.labels[self.order.epochs.rows] == label]
         start = int(np.flatnonzero(rows == row)[0])
         for candidate in np.roll(rows, -start)[1:].tolist():
             image = self._decoded_or_none(source, candidate, domain)
@@ -288,10 +207,9 @@ class MixedStream:
             self.corruption.skip(error.name, error, error.images)
             return None
 
-    def _check_labels(self, synthetic: ImageSet, url: str) -> None:
-        base = self._base
-        if self.real is not None and self._epochs is not None:
-            base = np.unique(self.real.labels[self._epochs.rows])
+    def _check_labels(self, synthetic: ImageSet, base: Sequence[int], url: str) -> None:
+        if self.real is not None and self.order.epochs is not None:
+            base = np.unique(self.real.labels[self.order.epochs.rows]).tolist()
         labels = np.unique(np.concatenate([base, self.novel])).tolist()
         missing = [label for label in labels if not len(synthetic.rows_of(label))]
         if missing:

@@ -1,56 +1,280 @@
-"""Sample order in training, computed by pure functions of integers.
+"""Order of training: which images each training step contains.
 
-Random numbers are hashes of (seed, purpose, epoch, step, position). The hash is splitmix64 (Steele, Lea, Flood 2014).
-The hash uses only 64-bit arithmetic, so the order depends neither on generator state nor on the NumPy version.
+`TrainingOrder.ids` returns a step's images as a pure function of (seed, epoch, step) and the committed shards.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+from syncclip.core.settings import UserError
+from syncclip.shards.index import Numbers, Rows
+from syncclip.shards.reader import ImageSet, ShardSet
+from syncclip.stream.random_numbers import (
+    BASE_LABEL,
+    NOVEL,
+    NOVEL_LABEL,
+    SEEN,
+    SOURCE,
+    WINDOW,
+    below,
+    choose,
+    key,
+    permutation,
+)
+from syncclip.stream.sources import MixedSource, joined
 
-# Purposes of random numbers: the first integer of each key.
-PERMUTATION, WINDOW, SEEN, NOVEL_LABEL, NOVEL, BASE_LABEL, AUGMENT, SOURCE = range(1, 9)
+Data = Literal["real", "synthetic", "both"]
+EpochsOver = Literal["real", "synthetic", "longer"]
 
+AHEAD = 4
+"""Number of window positions whose shards are prefetched; a value above 1 leaves time for retries."""
 
-def key(*words: int) -> int:
-    """Hash the lower 128 bits of each integer into a single 64-bit integer."""
-    return _absorb(len(words), words)
-
-
-def keys(*words: int, last: npt.NDArray[np.int64]) -> list[int]:
-    """Return `key(*words, number)` for each of the nonnegative numbers in `last`."""
-    state = np.uint64(_absorb(len(words) + 1, words)) ^ last.astype(np.uint64)
-    mixed = _mix_array(_mix_array(state + np.uint64(_GOLDEN)) + np.uint64(_GOLDEN))  # lower half, then upper half: 0
-    values: list[int] = mixed.tolist()
-    return values
-
-
-def bits(key: int, n: int) -> npt.NDArray[np.uint64]:
-    """Return an (n,) array of uniformly distributed 64-bit integers; integer i depends only on (key, i)."""
-    return _mix_array(np.arange(1, n + 1, dtype=np.uint64) * np.uint64(_GOLDEN) + np.uint64(key))
-
-
-def below(bounds: npt.NDArray[np.int64], key: int) -> npt.NDArray[np.int64]:
-    """Return a uniform integer in [0, bound) for each bound (at most 2^31), with a bias of less than bound / 2^32."""
-    assert bool(np.all(bounds > 0))
-    upper = bits(key, len(bounds)) >> np.uint64(32)
-    drawn: npt.NDArray[np.int64] = (upper * bounds.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-    return drawn
+_NONE: Rows = np.empty(0, np.int64)
 
 
-@lru_cache(maxsize=8)
-def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return an epoch's permutation of n items; the array is cached and therefore read-only."""
-    order = np.argsort(bits(key(PERMUTATION, seed, epoch), n), kind="stable").astype(np.int64)
-    order.flags.writeable = False
-    return order
+@dataclass(frozen=True)
+class BatchIds:
+    """A global batch for all ranks, as row indices into the real and synthetic datasets; unused groups are empty."""
+
+    real: Rows  # (B,) rows of the real dataset, with `labels`
+    seen: Rows  # (B,) rows of the synthetic dataset, with `labels`
+    novel: Rows  # (B,) rows of the synthetic dataset, with `novel_labels`
+    labels: Rows  # (B,)
+    novel_labels: Rows  # (B,)
+
+
+class TrainingOrder:
+    """The images of each step, as rows of the concatenated real and synthetic datasets; identical on all ranks."""
+
+    def __init__(
+        self,
+        real: Sequence[MixedSource[ImageSet]],
+        synthetic: Sequence[MixedSource[ShardSet]],
+        *,
+        batch: int,
+        seed: int,
+        base: Rows,
+        novel: Rows,
+        data: Data,
+        epochs_over: EpochsOver,
+        window: int | None,
+    ) -> None:
+        """See `MixedStream`; `synthetic` and `novel` are empty if `data` is "real"."""
+        self.real = joined(real) if real else None
+        self.epochs = RealEpochs(real, seed) if real else None
+        self.synthetic = joined(synthetic) if synthetic else None
+        self._base, self._novel, self._data, self._batch, self._seed = base, novel, data, batch, seed
+        sampled = batch * (2 if len(novel) else 1)
+        self.sampler = SyntheticSampler(synthetic, seed=seed, width=window, sampled=sampled) if synthetic else None
+        if self.epochs is not None:
+            images = len(self.epochs)
+        else:
+            assert self.synthetic is not None
+            images = int(np.isin(self.synthetic.labels, base).sum())
+        self.steps_per_round = steps(images, batch)
+        """Number of batches in a pass over the real images or, without real images, the synthetic base images."""
+        self.steps_per_epoch = self.steps_per_round
+        """Number of batches in an epoch."""
+        if self.synthetic is not None and epochs_over != "real":
+            synthetic_steps = steps(len(self.synthetic), sampled)
+            longer = max(synthetic_steps, self.steps_per_round)
+            self.steps_per_epoch = synthetic_steps if epochs_over == "synthetic" else longer
+
+    def global_step(self, epoch: int, step: int) -> int:
+        """Return the number of steps before a step of an epoch."""
+        return epoch * self.steps_per_epoch + step
+
+    def ids(self, epoch: int, step: int) -> BatchIds:
+        """Return a step's global batch, which is a pure function of (seed, epoch, step)."""
+        assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
+        global_step = self.global_step(epoch, step)
+        if self.epochs is not None and self.real is not None:
+            round_number, step_in_round = divmod(global_step, self.steps_per_round)
+            positions = batch_of(len(self.epochs), self._batch, self._seed, round_number, step_in_round)
+            real = self.epochs.rows_of_epoch(round_number)[positions]
+            labels = self.real.labels[real]
+        else:
+            real = _NONE
+            labels = self._sample_labels(self._base, BASE_LABEL, epoch, step)
+        if self.sampler is None:
+            return BatchIds(real, _NONE, _NONE, labels, _NONE)
+        ids = BatchIds(
+            real=real if self._data == "both" else _NONE,
+            seen=self.sampler.sample(labels, SEEN, epoch, step, global_step),
+            novel=_NONE,
+            labels=labels,
+            novel_labels=_NONE,
+        )
+        if not len(self._novel):
+            return ids
+        novel = self._sample_labels(self._novel, NOVEL_LABEL, epoch, step)
+        rows = self.sampler.sample(novel, NOVEL, epoch, step, global_step)
+        return replace(ids, novel=rows, novel_labels=novel)
+
+    def repeated(self, global_step: int, rank: int, world_size: int) -> int:
+        """Return how many of the last real images in a rank's batch are repeats."""
+        if self.epochs is None or self._data == "synthetic":
+            return 0
+        positions = global_step * self._batch + np.arange(rank, self._batch, world_size)
+        return int((positions >= len(self.epochs)).sum())
+
+    def share_seen(self, epochs: int) -> float | None:
+        """Return the fraction of synthetic images used in `epochs` epochs, or None without synthetic images."""
+        if self.synthetic is None:
+            return None
+        seen = np.zeros(len(self.synthetic), bool)
+        for epoch, step in itertools.product(range(epochs), range(self.steps_per_epoch)):
+            ids = self.ids(epoch, step)
+            seen[ids.seen] = seen[ids.novel] = True
+        return float(seen.mean())
+
+    def _sample_labels(self, labels: Rows, purpose: int, epoch: int, step: int) -> Rows:
+        bounds = np.full(self._batch, len(labels))
+        return labels[below(bounds, key(purpose, self._seed, epoch, step))]
+
+
+class RealEpochs:
+    """The real images in each epoch, as row indices into the concatenated datasets."""
+
+    def __init__(self, sources: Sequence[MixedSource[ImageSet]], seed: int) -> None:
+        self._seed = seed
+        starts = np.cumsum([0, *(len(source.images) for source in sources)])
+        self._rows = [
+            start + (np.arange(len(source.images)) if source.rows is None else np.asarray(source.rows, np.int64))
+            for source, start in zip(sources, starts, strict=False)
+        ]
+        self._counts = [
+            max(1, round(source.weight * len(rows))) for source, rows in zip(sources, self._rows, strict=True)
+        ]
+        if empty := [number for number, rows in enumerate(self._rows) if not len(rows)]:
+            which = f" in dataset {empty[0] + 1} of {len(sources)}" if len(sources) > 1 else ""
+            raise UserError(f"there are no real training images{which}; use at least one shot per class")
+        self.rows: Rows = np.concatenate(self._rows).astype(np.int64, copy=False)
+        """Rows that occur in at least one epoch."""
+        self._unweighted = self._counts == [len(rows) for rows in self._rows]
+        self._weighted = lru_cache(maxsize=2)(self._weighted_rows)
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def rows_of_epoch(self, epoch: int) -> Rows:
+        """Return an epoch's rows before shuffling; with a dataset weight of 1, each row occurs exactly once."""
+        return self.rows if self._unweighted else self._weighted(epoch)
+
+    def _weighted_rows(self, epoch: int) -> Rows:
+        parts = [
+            rows if count == len(rows) else rows[shown_items(len(rows), count, key(self._seed, number), epoch)]
+            for number, (rows, count) in enumerate(zip(self._rows, self._counts, strict=True))
+        ]
+        return np.concatenate(parts)
+
+
+class SyntheticSampler:
+    """Sampler of synthetic images with given labels.
+
+    For each label, a dataset that contains the class is sampled by weight. An image of the class is then sampled
+    uniformly from the dataset's window, or from the whole dataset if the window does not contain the class.
+    """
+
+    def __init__(self, sources: Sequence[MixedSource[ShardSet]], *, seed: int, width: int | None, sampled: int) -> None:
+        """
+        Args:
+            sources: one or more datasets.
+            width: number of shards in each dataset's window; if None, all shards.
+            sampled: total number of images per step.
+        """
+        self._seed = seed
+        self._weights = np.array([source.weight for source in sources])
+        shares = self._weights / self._weights.sum()
+        self.windows = [
+            MovingWindow(
+                source.images,
+                width=width,
+                seed=key(SOURCE, seed, number) if number else seed,
+                sampled=max(1, round(sampled * share)),
+            )
+            for number, (source, share) in enumerate(zip(sources, shares, strict=True))
+        ]
+        self._starts = np.cumsum([0, *(len(source.images) for source in sources)])
+
+    def fetch(self, global_step: int) -> None:
+        """Prefetch the shards in a step's windows and in the following windows."""
+        for window in self.windows:
+            window.fetch(global_step)
+
+    def sample(self, labels: Rows, purpose: int, epoch: int, step: int, global_step: int) -> Rows:
+        """Sample a row of the concatenated datasets for each label; `global_step` is counted over all epochs."""
+        choices = [window.choices(labels, global_step) for window in self.windows]
+        if len(self.windows) == 1:
+            sets = np.zeros(len(labels), np.int64)
+        else:
+            available = np.array([[len(rows) > 0 for rows in per_set] for per_set in choices]).T
+            sets = choose(available * self._weights, key(SOURCE, purpose, self._seed, epoch, step))
+        bounds = np.array([len(choices[number][i]) for i, number in enumerate(sets)], np.int64)
+        numbers = below(bounds, key(purpose, self._seed, epoch, step))
+        rows = [
+            self._starts[number] + int(choices[number][i][n])
+            for i, (number, n) in enumerate(zip(sets, numbers, strict=True))
+        ]
+        return np.array(rows, np.int64)
+
+
+class MovingWindow:
+    """Window over a dataset's shards from which images are sampled; the window moves by one shard at a time."""
+
+    def __init__(self, images: ShardSet, *, width: int | None, seed: int, sampled: int) -> None:
+        self._images, self._seed = images, seed
+        shard = images.samples.shard
+        edges = np.concatenate([[0], np.flatnonzero(shard[1:] != shard[:-1]) + 1, [len(shard)]])
+        self._shards, which = np.unique(shard[edges[:-1]], return_inverse=True)
+        by_shard = np.argsort(which, kind="stable")
+        runs = np.stack([edges[:-1], edges[1:]], axis=1)[by_shard]
+        self._runs = np.split(runs, np.flatnonzero(np.diff(which[by_shard])) + 1)
+        """Start and end of each shard's contiguous row ranges (usually one range)."""
+        self._width = len(self._shards) if width is None else width
+        if self._width < 1:
+            raise UserError(f"a window of {width} shards contains no images; set training.shuffle_window to 1 or more")
+        self._steps_per_window = steps_per_window(len(images), len(self._shards), sampled)
+        self._index = lru_cache(maxsize=4)(self._by_label)
+
+    def shards(self, global_step: int, positions: int = 1) -> list[int]:
+        """Return the shard numbers in the window and, if `positions` is greater than 1, in later windows."""
+        position = global_step // self._steps_per_window
+        shards = dict.fromkeys(shard for ahead in range(positions) for shard in self._window(position + ahead))
+        return [int(self._shards[shard]) for shard in shards]
+
+    def fetch(self, global_step: int) -> None:
+        """Prefetch the shards of the current window and of the next `AHEAD` windows."""
+        if self._width < len(self._shards):
+            self._images.hold(self.shards(global_step, AHEAD + 1))
+
+    def choices(self, labels: Rows, global_step: int) -> Sequence[Numbers]:
+        """Return each label's candidate rows: the label's rows in the window or, if there are none, in all shards."""
+        if self._width >= len(self._shards):
+            return [self._images.samples.rows_of(int(label)) for label in labels]
+        by_label, sorted_labels = self._index(self._window(global_step // self._steps_per_window))
+        first, last = np.searchsorted(sorted_labels, labels), np.searchsorted(sorted_labels, labels + 1)
+        return [
+            by_label[a:b] if a < b else self._images.samples.rows_of(int(label))
+            for a, b, label in zip(first, last, labels, strict=True)
+        ]
+
+    def _window(self, position: int) -> tuple[int, ...]:
+        return window(len(self._shards), self._width, self._seed, position)
+
+    def _by_label(self, window: tuple[int, ...]) -> tuple[Rows, Rows]:
+        """Return the rows of the window's shards, sorted by label, and their labels."""
+        rows = np.sort(np.concatenate([np.arange(*run) for shard in window for run in self._runs[shard]]))
+        labels = self._images.labels[rows]
+        by_label = np.argsort(labels, kind="stable")
+        return rows[by_label], labels[by_label]
 
 
 def steps(n: int, batch: int) -> int:
@@ -58,7 +282,7 @@ def steps(n: int, batch: int) -> int:
     return -(-n // batch)
 
 
-def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArray[np.int64]:
+def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> Rows:
     """Return the items in batch `step` of an epoch over n items, with shape (batch,).
 
     Batches are consecutive slices of the epoch's permutation, which wraps around in the last batch.
@@ -66,7 +290,7 @@ def batch_of(n: int, batch: int, seed: int, epoch: int, step: int) -> npt.NDArra
     return permutation(n, seed, epoch)[(step * batch + np.arange(batch)) % n]
 
 
-def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+def shown_items(n: int, count: int, seed: int, epoch: int) -> Rows:
     """Return the items of an epoch that covers only `count` of n items, with shape (count,).
 
     Epochs are consecutive slices of an infinite sequence of permutations, in which all items appear equally often.
@@ -74,17 +298,8 @@ def shown_items(n: int, count: int, seed: int, epoch: int) -> npt.NDArray[np.int
     positions = epoch * count + np.arange(count)
     sweeps = range(int(positions[0]) // n, int(positions[-1]) // n + 1)
     orders = np.concatenate([permutation(n, key(SOURCE, seed), sweep) for sweep in sweeps])
-    items: npt.NDArray[np.int64] = orders[positions - positions[0] // n * n]
+    items: Rows = orders[positions - positions[0] // n * n]
     return items
-
-
-def choose(weights: npt.NDArray[np.float64], key: int) -> npt.NDArray[np.int64]:
-    """Sample one column for each row of (n, m) weights, with probabilities proportional to the row's weights."""
-    bounds = np.cumsum(weights, axis=1)
-    assert bool(np.all(bounds[:, -1] > 0))
-    uniform = (bits(key, len(weights)) >> np.uint64(11)).astype(np.float64) / float(1 << 53)  # in [0, 1)
-    columns: npt.NDArray[np.int64] = (bounds <= (uniform * bounds[:, -1])[:, None]).sum(1).astype(np.int64)
-    return columns
 
 
 def window(shards: int, width: int, seed: int, position: int) -> tuple[int, ...]:
@@ -111,23 +326,3 @@ def steps_per_window(images: int, shards: int, drawn: int) -> int:
         drawn: number of images sampled from the dataset per batch.
     """
     return max(1, -(-images // (shards * max(1, drawn))))
-
-
-def _absorb(state: int, words: Sequence[int]) -> int:
-    for word in words:
-        for half in (word & _MASK, (word >> 64) & _MASK):
-            state = _mix(((state ^ half) + _GOLDEN) & _MASK)
-    return state
-
-
-def _mix_array(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = x ^ (x >> np.uint64(31))
-    return mixed
-
-
-def _mix(x: int) -> int:
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK
-    return x ^ (x >> 31)

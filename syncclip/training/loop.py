@@ -113,7 +113,7 @@ def run(job: TrainJob, rank: int = 0, world_size: int = 1, listener: Listener | 
                 _count_together(job.stream, world_size)
                 if recorder is not None:
                     epochs = settings.epochs if job.method.trains else 1  # `prepare` reads the images of one epoch
-                    seen = job.stream.share_seen(epochs) if job.stream is not None else None
+                    seen = job.stream.order.share_seen(epochs) if job.stream is not None else None
                     recorder.finish(learnable, _reading_notes(job.stream), seen)
         finally:
             job.method.work = WorkSplit()

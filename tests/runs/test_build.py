@@ -148,7 +148,7 @@ def test_upper_bound_trains_on_real_images_of_all_classes(tiny: TinyWorld, tmp_p
     parts = build.build_parts(recipe)
     stream = build.build_stream(recipe, parts)
     assert stream is not None and stream.real is not None and stream.synthetic is None
-    labels = {int(label) for step in range(stream.steps_per_epoch) for label in stream.ids(0, step).labels}
+    labels = {int(label) for step in range(stream.steps_per_epoch) for label in stream.order.ids(0, step).labels}
     assert labels == set(range(len(parts.dataset.classnames))) > set(parts.dataset.base)
     assert parts.method.base == len(parts.dataset.classnames)
     results = jobs.run_here(recipe, str(tmp_path)).results

@@ -54,7 +54,7 @@ def owner_of(folder: Path) -> str:
 
 def test_synthetic_datasets_are_mixed_by_weight(tiny: TinyWorld, tiny_set: str, copy: Path) -> None:
     stream = open_stream(recipe_of(tiny, f"training.synthetic=[{tiny_set},{{url: {copy}, weight: 3}}]"))
-    seen = [row for epoch in range(60) for row in stream.ids(epoch, 0).seen.tolist()]
+    seen = [row for epoch in range(60) for row in stream.order.ids(epoch, 0).seen.tolist()]
     assert abs(np.mean(np.array(seen) >= 12) - 3 / 4) < 3 * np.sqrt(3 / 16 / len(seen))
 
 
@@ -74,7 +74,7 @@ def test_shots_of_further_real_datasets_are_added(tiny: TinyWorld, tmp_path: Pat
     recipe = recipe_of(tiny, f"training.real=[{{url: {other}, weight: 2}}]", *values)
     stream = open_stream(recipe)
     assert stream.steps_per_epoch * stream.batch_size == 24  # 3 base classes x (4 shots once, 2 twice)
-    counts = Counter(row for step in range(stream.steps_per_epoch) for row in stream.ids(0, step).real.tolist())
+    counts = Counter(row for step in range(stream.steps_per_epoch) for row in stream.order.ids(0, step).real.tolist())
     assert sorted(counts.values()) == [1] * 12 + [2] * 6
     assert recipe.hash != recipe_of(tiny, *values).hash
 
@@ -167,7 +167,7 @@ def test_damaged_images_are_skipped_up_to_the_limit(
     recipe = recipe_of(tiny, f"training.synthetic={copy}", f"training.max_corrupt_images={images}")
     stream = open_stream(recipe)
     for epoch, step, batch in batches(stream, 12):
-        assert batch.labels[-4:].tolist() == stream.ids(epoch, step).novel_labels.tolist()
+        assert batch.labels[-4:].tolist() == stream.order.ids(epoch, step).novel_labels.tolist()
     [(url, lost)] = stream.corruption.names.items()
     assert (url.endswith(name), lost) == (True, images)
     assert reason in stream.corruption.reasons[url]

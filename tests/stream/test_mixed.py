@@ -71,19 +71,19 @@ def shown(batch: Batch) -> list[Shown]:
 
 
 def ids(mixed: MixedStream, epoch: int, step: int) -> list[list[int]]:
-    ids = mixed.ids(epoch, step)
+    ids = mixed.order.ids(epoch, step)
     return [ids.real.tolist(), ids.seen.tolist(), ids.novel.tolist(), ids.labels.tolist(), ids.novel_labels.tolist()]
 
 
 def window(mixed: MixedStream, epoch: int, step: int) -> set[int]:
-    (window,) = mixed._sampler.windows
+    (window,) = mixed.order.sampler.windows
     return set(window.shards(epoch * mixed.steps_per_epoch + step))
 
 
 @quick
 @given(seed=st.integers(-5, 2**40), epoch=st.integers(0, 50), step=st.integers(0, 1), data=st.sampled_from(DATA))
 def test_every_image_has_its_label(seed: int, epoch: int, step: int, data: Data) -> None:
-    ids = stream(seed=seed, data=data).ids(epoch, step)
+    ids = stream(seed=seed, data=data).order.ids(epoch, step)
     real, synthetic = stored(3, 4, 4), stored(5, 6, 2)
     sizes = {"real": (8, 0, 0), "synthetic": (0, 8, 8), "both": (8, 8, 8)}
     assert (len(ids.real), len(ids.seen), len(ids.novel)) == sizes[data]
@@ -140,7 +140,7 @@ def test_batches_are_those_of_the_first_version(changes: dict[str, Any], sha256:
 
 
 def test_a_rank_reads_every_nth_position_of_each_group() -> None:
-    ids, part = stream().ids(3, 1), stream(rank=1, world_size=4).batch(3, 1)
+    ids, part = stream().order.ids(3, 1), stream(rank=1, world_size=4).batch(3, 1)
     rows = [*ids.real[1::4].tolist(), *ids.seen[1::4].tolist(), *ids.novel[1::4].tolist()]
     assert [index for index, *_ in shown(part)] == rows
     assert part.labels.tolist() == [*ids.labels[1::4], *ids.labels[1::4], *ids.novel_labels[1::4]]
@@ -158,7 +158,7 @@ def test_a_rank_reads_every_nth_position_of_each_group() -> None:
 )
 def test_an_epoch_contains_each_real_image(seed: int, epoch: int, batch: int, rows: set[int]) -> None:
     mixed = stream(seed=seed, batch=batch, real_rows=sorted(rows))
-    counts = Counter(row for step in range(mixed.steps_per_epoch) for row in mixed.ids(epoch, step).real.tolist())
+    counts = Counter(row for step in range(mixed.steps_per_epoch) for row in mixed.order.ids(epoch, step).real.tolist())
     assert set(counts) == rows
     assert sum(counts.values()) == mixed.steps_per_epoch * batch < len(rows) + batch
 
@@ -170,7 +170,7 @@ def test_synthetic_images_are_sampled_from_the_window(seed: int, width: int, epo
     mixed = stream(seed=seed, synthetic=synthetic, window=width)
     shards = window(mixed, epoch, step)
     assert 1 <= len(shards) <= width
-    ids = mixed.ids(epoch, step)
+    ids = mixed.order.ids(epoch, step)
     assert set(synthetic.samples.shard[np.concatenate([ids.seen, ids.novel])].tolist()) <= shards
 
 
@@ -178,7 +178,7 @@ def test_all_images_of_a_class_in_the_window_are_sampled() -> None:
     synthetic, mixed = stored(5, 6, 2), stream(window=2)
     sampled: dict[tuple[int, ...], set[int]] = {}
     for epoch in range(200):
-        sampled.setdefault(tuple(window(mixed, epoch, 0)), set()).update(mixed.ids(epoch, 0).seen.tolist())
+        sampled.setdefault(tuple(window(mixed, epoch, 0)), set()).update(mixed.order.ids(epoch, 0).seen.tolist())
     assert len(sampled) >= 3
     for shards, rows in sampled.items():
         expected = np.isin(synthetic.samples.shard, shards) & np.isin(synthetic.labels, BASE)
@@ -188,14 +188,14 @@ def test_all_images_of_a_class_in_the_window_are_sampled() -> None:
 def test_the_window_moves_over_the_whole_dataset() -> None:
     synthetic = stored(5, 6, 1)
     mixed = stream(synthetic=synthetic, window=1)
-    rows = {row for epoch in range(100) for row in mixed.ids(epoch, 0).novel.tolist()}
+    rows = {row for epoch in range(100) for row in mixed.order.ids(epoch, 0).novel.tolist()}
     assert rows == set(np.flatnonzero(np.isin(synthetic.labels, NOVEL)).tolist())
 
 
 def test_a_class_without_images_in_the_window_is_sampled_from_all_shards() -> None:
     synthetic = stored(5, 6, 2, without=tuple(3 + 5 * i for i in range(4)))  # class 3 only in the last of 3 shards
     mixed = stream(synthetic=synthetic, window=1, novel=[3], base=[0, 1, 2, 4])
-    rows = {row for epoch in range(60) for row in mixed.ids(epoch, 0).novel.tolist()}
+    rows = {row for epoch in range(60) for row in mixed.order.ids(epoch, 0).novel.tolist()}
     assert set.union(*(window(mixed, epoch, 0) for epoch in range(60))) == {0, 1, 2}
     assert synthetic.samples.index[sorted(rows)].tolist() == [23, 28]
 
@@ -208,12 +208,12 @@ def test_a_subset_of_a_large_dataset_equals_a_small_dataset(
     large = stream(synthetic=stored(5, 6, 1), images_per_class=images_per_class, seed=seed, window=window)
     small = stream(synthetic=stored(5, images_per_class, 1), seed=seed, window=window)
     assert ids(large, epoch, 1) == ids(small, epoch, 1)
-    assert max(large.ids(epoch, 1).seen.tolist()) < 5 * images_per_class
+    assert max(large.order.ids(epoch, 1).seen.tolist()) < 5 * images_per_class
 
 
 def test_novel_labels_are_sampled_uniformly() -> None:
     mixed = stream(batch=40)
-    counts = Counter(label for epoch in range(50) for label in mixed.ids(epoch, 0).novel_labels.tolist())
+    counts = Counter(label for epoch in range(50) for label in mixed.order.ids(epoch, 0).novel_labels.tolist())
     assert abs(counts[3] - 1000) < 67  # three standard deviations for n = 2000, p = 1/2
 
 
@@ -224,13 +224,15 @@ def test_without_novel_classes_there_is_no_novel_group() -> None:
 
 
 def test_synthetic_data_has_the_labels_of_the_real_images() -> None:
-    assert stream(data="synthetic").ids(2, 1).labels.tolist() == stream(data="both").ids(2, 1).labels.tolist()
+    assert (
+        stream(data="synthetic").order.ids(2, 1).labels.tolist() == stream(data="both").order.ids(2, 1).labels.tolist()
+    )
 
 
 def test_without_real_images_base_labels_are_sampled_uniformly() -> None:
     mixed = stream(real=None, data="synthetic")
     assert mixed.steps_per_epoch == 3  # 18 synthetic images of base classes in batches of 8
-    counts = Counter(label for epoch in range(100) for label in mixed.ids(epoch, 1).labels.tolist())
+    counts = Counter(label for epoch in range(100) for label in mixed.order.ids(epoch, 1).labels.tolist())
     assert set(counts) == set(BASE)
     assert all(abs(count - 800 / 3) < 40 for count in counts.values())  # three standard deviations
 
@@ -268,7 +270,7 @@ def test_a_corrupt_image_is_replaced_by_the_next_of_its_class_and_counted_once(
 ) -> None:
     mixed = stream(synthetic=damaged(tmp_path, [7, 12]))  # of class 2; the next intact row is 17
     for epoch in range(20):
-        ids, batch = mixed.ids(epoch, 0), shown(mixed.batch(epoch, 0))
+        ids, batch = mixed.order.ids(epoch, 0), shown(mixed.batch(epoch, 0))
         for row, (index, _, label, _) in zip(ids.seen.tolist(), batch[8:16], strict=True):
             assert index == (17 if row in (7, 12) else row)
             assert index % 5 == label
@@ -353,7 +355,7 @@ def test_the_number_of_steps_per_epoch() -> None:
 @pytest.mark.parametrize("epochs_over", ["synthetic", "longer"])
 def test_rounds_of_real_images_do_not_depend_on_the_epoch_length(epochs_over: str) -> None:
     expected, actual = (
-        [mixed.ids(*divmod(step, mixed.steps_per_epoch)).real.tolist() for step in range(24)]
+        [mixed.order.ids(*divmod(step, mixed.steps_per_epoch)).real.tolist() for step in range(24)]
         for mixed in (stream(batch=2), stream(batch=2, epochs_over=epochs_over))
     )
     assert actual == expected
@@ -363,15 +365,15 @@ def test_rounds_of_real_images_do_not_depend_on_the_epoch_length(epochs_over: st
 def test_the_share_seen_is_that_of_the_batches(changes: dict[str, Any]) -> None:
     mixed = stream(batch=2, **changes)
     assert mixed.synthetic is not None
-    global_batches = [mixed.ids(epoch, step) for epoch in range(2) for step in range(mixed.steps_per_epoch)]
+    global_batches = [mixed.order.ids(epoch, step) for epoch in range(2) for step in range(mixed.steps_per_epoch)]
     rows = {row for ids in global_batches for row in [*ids.seen.tolist(), *ids.novel.tolist()]}
-    assert mixed.share_seen(2) == pytest.approx(len(rows) / len(mixed.synthetic))
+    assert mixed.order.share_seen(2) == pytest.approx(len(rows) / len(mixed.synthetic))
     assert 0.3 < len(rows) / len(mixed.synthetic) <= 1
 
 
 def test_the_share_seen_grows_with_epochs_and_copies_no_shard(tmp_path: Path) -> None:
     images = ShardSet(stored(5, 6, 2).url, cache=ShardCache(1 << 20, str(tmp_path)))
     mixed = stream(synthetic=images, window=1, epochs_over="synthetic", batch=2)
-    assert mixed.share_seen(1) < mixed.share_seen(3) < mixed.share_seen(20) == 1
+    assert mixed.order.share_seen(1) < mixed.order.share_seen(3) < mixed.order.share_seen(20) == 1
     assert not list(tmp_path.iterdir())
-    assert stream(data="real").share_seen(3) is None
+    assert stream(data="real").order.share_seen(3) is None

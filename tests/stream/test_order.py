@@ -1,4 +1,4 @@
-"""Sample orders."""
+"""Order of training, with several datasets; test_mixed.py tests whole batches of single ones."""
 
 from __future__ import annotations
 
@@ -6,54 +6,89 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncclip.stream import order
+from syncclip.core.settings import UserError
+from syncclip.stream import order, random_numbers
+from syncclip.stream.order import MovingWindow, RealEpochs, SyntheticSampler
+from syncclip.stream.sources import MixedSource
+from tests.stream.test_mixed import stored
 
 SEEDS = st.integers(-(2**70), 2**70)
 
-
-def test_bits_match_published_values_of_splitmix64() -> None:
-    published = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
-    assert order.bits(0, 4).tolist() == published
+FIRST, SECOND = 30, 10
+"""Numbers of images of the two synthetic datasets."""
 
 
-@given(key=st.integers(0, 2**64 - 1), n=st.integers(0, 40), more=st.integers(0, 40))
-def test_a_number_does_not_depend_on_the_number_of_draws(key: int, n: int, more: int) -> None:
-    assert order.bits(key, n).tolist() == order.bits(key, n + more)[:n].tolist()
+def sampler(
+    weight: float = 1.0, width: int | None = None, seed: int = 1, **without: tuple[int, ...]
+) -> SyntheticSampler:
+    """A sampler of two datasets, of which the second has `weight`."""
+    sources = [MixedSource(stored(5, 6, 2)), MixedSource(stored(5, 2, 1, **without), weight)]
+    return SyntheticSampler(sources, seed=seed, width=width, sampled=8)
 
 
-def test_keys_of_different_words_differ() -> None:
-    words = [(), (0,), (0, 0), (1,), (-1,), (0, 1), (1, 0), (2**64,), (2**64 - 1,), (-(2**64),), (2**65,), (1, 2, 3)]
-    assert len({order.key(*word) for word in words}) == len(words)
-    assert len({order.key(order.SEEN, 1, epoch, step) for epoch in range(100) for step in range(100)}) == 10_000
+def sample(source: SyntheticSampler, labels: list[int], step: int) -> list[int]:
+    return source.sample(np.array(labels), random_numbers.SEEN, 0, step, step).tolist()
 
 
-@given(bounds=st.lists(st.integers(1, 2**31), max_size=50), key=st.integers(0, 2**64 - 1))
-def test_draws_stay_below_their_bounds(bounds: list[int], key: int) -> None:
-    drawn = order.below(np.array(bounds, np.int64), key)
-    assert all(0 <= number < bound for number, bound in zip(drawn.tolist(), bounds, strict=True))
+@pytest.mark.parametrize(("weight", "probability"), [(1.0, 1 / 2), (3.0, 3 / 4), (0.25, 1 / 5)])
+def test_datasets_are_sampled_by_weight(weight: float, probability: float) -> None:
+    source = sampler(weight)
+    rows = [row for step in range(300) for row in sample(source, [0, 1, 2, 3, 4, 0, 1, 2], step)]
+    second = [row for row in rows if row >= FIRST]
+    assert abs(len(second) / len(rows) - probability) < 3 * np.sqrt(probability * (1 - probability) / len(rows))
+    assert len(set(second)) == SECOND
 
 
-def test_draws_are_uniform() -> None:
-    counts = Counter(order.below(np.full(7000, 7), order.key(1)).tolist())
-    # 3 standard deviations of a binomial with n = 7000, p = 1/7: 3 * sqrt(7000 * 6) / 7 = 88
-    assert all(abs(counts[number] - 1000) < 88 for number in range(7))
+@settings(max_examples=40)
+@given(seed=st.integers(0, 2**40), step=st.integers(0, 500), width=st.sampled_from([None, 1, 2]))
+def test_sampled_images_have_the_given_labels_and_are_in_the_windows(seed: int, step: int, width: int | None) -> None:
+    source, labels = sampler(2.0, width, seed), [4, 0, 0, 2, 3, 1, 4, 2]
+    rows = sample(source, labels, step)
+    assert [row % 5 for row in rows] == labels  # both datasets are index-major
+    assert rows == sample(sampler(2.0, width, seed), labels, step)
+    for window, images, start in zip(source.windows, (stored(5, 6, 2), stored(5, 2, 1)), (0, FIRST), strict=True):
+        own_rows = [row - start for row in rows if start <= row < start + len(images)]
+        assert set(images.samples.shard[own_rows].tolist()) <= set(window.shards(step))
 
 
-@given(n=st.integers(0, 60), seed=SEEDS, epoch=st.integers(0, 10**6))
-def test_a_permutation_contains_each_number_once(n: int, seed: int, epoch: int) -> None:
-    assert sorted(order.permutation(n, seed, epoch).tolist()) == list(range(n))
+def test_without_a_window_the_rows_of_a_class_are_a_view() -> None:
+    images = stored(5, 6, 2)
+    window = MovingWindow(images, width=None, seed=1, sampled=8)
+    for rows in window.choices(np.array([0, 4, 4]), 3):
+        assert np.shares_memory(rows, images.samples.by_label)
 
 
-def test_orders_differ_between_epochs_and_seeds() -> None:
-    assert len({tuple(order.permutation(20, seed, epoch)) for seed in range(10) for epoch in range(10)}) == 100
+def test_a_dataset_without_images_of_a_class_is_not_sampled_for_it() -> None:
+    source = sampler(1000.0, without=(3, 8))
+    assert all(row < FIRST for step in range(50) for row in sample(source, [3] * 8, step))
+    assert all(row >= FIRST for step in range(20) for row in sample(source, [1] * 4, step))
 
 
-def test_a_cached_permutation_is_read_only() -> None:
-    with pytest.raises(ValueError, match="read-only"):
-        order.permutation(3, 0, 0)[0] = 1
+def test_the_windows_of_two_datasets_are_independent() -> None:
+    sources = [MixedSource(stored(5, 6, 1)), MixedSource(stored(5, 6, 1))]
+    first, second = SyntheticSampler(sources, seed=1, width=1, sampled=2).windows
+    assert any(first.shards(step) != second.shards(step) for step in range(20))
+
+
+@given(weight=st.sampled_from([0.25, 0.5, 1.0, 1.5, 2.0, 3.0]), seed=st.integers(0, 2**40), first=st.integers(0, 20))
+def test_a_real_image_occurs_as_often_as_its_weight(weight: float, seed: int, first: int) -> None:
+    epochs = RealEpochs([MixedSource(stored(3, 4, 4), rows=[0, 5]), MixedSource(stored(5, 2, 1), weight)], seed)
+    assert epochs.rows.tolist() == [0, 5, *range(12, 22)]
+    rows_of_epochs = [epochs.rows_of_epoch(epoch) for epoch in range(first, first + 4)]
+    assert {len(rows) for rows in rows_of_epochs} == {len(epochs)} == {2 + round(10 * weight)}
+    counts = Counter(np.concatenate(rows_of_epochs).tolist())
+    assert counts[0] == counts[5] == 4
+    weighted = [counts[row] for row in range(12, 22)]
+    assert sum(weighted) == 4 * round(10 * weight)
+    assert max(weighted) - min(weighted) <= (0 if weight == 1 else 2)  # passes may begin and end within these epochs
+
+
+def test_a_dataset_without_real_images_is_reported_by_its_number() -> None:
+    with pytest.raises(UserError, match="there are no real training images in dataset 2 of 2"):
+        RealEpochs([MixedSource(stored(3, 4, 4)), MixedSource(stored(3, 4, 4), rows=[])], seed=1)
 
 
 @given(n=st.integers(1, 50), batch=st.integers(1, 20), seed=SEEDS, epoch=st.integers(0, 100))
@@ -110,17 +145,3 @@ def test_over_epochs_all_items_appear_equally_often(n: int, count: int, seed: in
     counts = np.bincount(np.concatenate(shown), minlength=n)
     assert counts.sum() == count * epochs
     assert counts.max() - counts.min() <= 1
-
-
-def test_columns_are_drawn_in_proportion_to_their_weights() -> None:
-    weights = np.tile([0.0, 1.0, 3.0, 0.0], (20000, 1))
-    counts = np.bincount(order.choose(weights, key=7), minlength=4)
-    assert counts[0] == counts[3] == 0
-    assert abs(counts[2] - 15000) < 3 * np.sqrt(20000 * 3 / 16)
-
-
-@given(
-    words=st.lists(st.integers(0, 2**70), max_size=4), last=st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5)
-)
-def test_vectorised_keys_equal_single_keys(words: list[int], last: list[int]) -> None:
-    assert order.keys(*words, last=np.array(last)) == [order.key(*words, number) for number in last]

@@ -49,4 +49,4 @@ def test_all_ranks_together_show_every_real_image_once(world_size: int, rounds: 
 
 def test_synthetic_images_are_never_marked_as_repeated() -> None:
     assert all(label >= 0 for _, _, label, _ in passes(stream(data="synthetic"))[0])
-    assert stream(data="synthetic").repeated(1) == 0 and stream().repeated(1) == 4
+    assert stream(data="synthetic").order.repeated(1, 0, 1) == 0 and stream().order.repeated(1, 0, 1) == 4

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,9 +42,7 @@ class FakeStream:
         self.size, self.rank, self.world_size = batch, rank, world_size
         self.requested: list[tuple[int, int]] = []
         self.corruption = Corruption(0)
-
-    def share_seen(self, epochs: int) -> float:
-        return 1.0
+        self.order = SimpleNamespace(share_seen=lambda epochs: 1.0)
 
     def batch(self, epoch: int, step: int, view: int = 0) -> FakeBatch:
         self.requested.append((epoch, step))

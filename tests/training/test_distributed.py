@@ -249,7 +249,9 @@ def test_batches_do_not_depend_on_the_number_of_ranks(ranks: Path) -> None:
         for rank, world_size in ((0, 1), (1, 2), (3, 4))
     ]
     for epoch, step in ((0, 0), (0, 2), (2, 1)):
-        first, *others = ([rows.tolist() for rows in vars(stream.ids(epoch, step)).values()] for stream in streams)
+        first, *others = (
+            [rows.tolist() for rows in vars(stream.order.ids(epoch, step)).values()] for stream in streams
+        )
         assert others == [first, first]
 
 

@@ -73,7 +73,7 @@ def test_cache_without_finetuning_is_a_finished_run_of_no_steps(world: Path, fin
     stream = job(world, finished, "cache").stream
     assert stream is not None
     seen = {name: json.loads((finished / name / "run.json").read_text())["seen"] for name in ("cache", "tip")}
-    assert seen["cache"] == stream.share_seen(1) < seen["tip"] == stream.share_seen(3)
+    assert seen["cache"] == stream.order.share_seen(1) < seen["tip"] == stream.order.share_seen(3)
 
 
 def test_finetuning_starts_from_the_cache_and_changes_all_keys(finished: Path) -> None:
