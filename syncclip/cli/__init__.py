@@ -35,7 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # During imports, garbage collection would take a fifth of the time, and idle threads of numpy's BLAS would spin.
     gc.set_threshold(10_000)
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    _open_standard_streams()
+    # A closed standard stream is replaced by the null device; otherwise another file would get the descriptor.
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # noqa: PERF203
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Output has the same bytes in every locale; a terminal keeps its encoding.
         sys.stdout.reconfigure(encoding=None if sys.stdout.isatty() else "utf-8", errors="backslashreplace")
@@ -57,13 +63,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number in listener.numbers:  # a signal during the exit ends the process silently
             atexit.register(signal.signal, number, signal.SIG_DFL)
     sys.exit(status)
-
-
-def _open_standard_streams() -> None:
-    """Open the null device for each closed standard stream; otherwise another file would get the descriptor."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:  # noqa: PERF203
-            os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115

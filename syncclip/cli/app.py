@@ -97,46 +97,37 @@ def options(
 def run(arguments: list[str]) -> int:
     """Run the command in its own session, and return the exit status."""
     with current().copy():
-        return _run(arguments)
-
-
-def _run(arguments: list[str]) -> int:
-    remember_arguments(arguments)
-    command = get_command(app)
-    try:
-        _reject_file_names(arguments)
-        with listening() as listener:
-            try:
-                # `app()` would exit silently on an interrupt.
-                with command.make_context("syncclip", arguments) as context:
-                    return command.invoke(context) or 0
-            except (KeyboardInterrupt, typer.Abort):
-                print_message(INTERRUPTED_MESSAGE)
-                return listener.status or 130
-    except typer.Exit as end:
-        return end.exit_code
-    except BrokenPipeError:  # the reader of the pipe, such as `head`, has exited
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except Exception as error:
-        message = sentence(error)
-        if message is None or debugging():
-            raise
-        if isinstance(error, LostRayError):  # already reported
-            return EXIT_STATUS
-        print_message(f"syncclip: {message}")
-        return 2
-
-
-def _reject_file_names(arguments: list[str]) -> None:
-    """Reject an option that is also a file name, because a shell pattern such as `*` may have produced it."""
-    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    for argument in options:
-        if len(argument) > 1 and argument.startswith("-") and os.path.lexists(argument):
-            raise UserError(
-                f"{argument!r} is both an option and a file in the working directory; write ./{argument} for the file, "
-                "or put -- before all file names"
-            )
+        remember_arguments(arguments)
+        command = get_command(app)
+        try:
+            # A shell pattern such as `*` may have inserted a file name that is also an option.
+            for argument in arguments[: arguments.index("--")] if "--" in arguments else arguments:
+                if len(argument) > 1 and argument.startswith("-") and os.path.lexists(argument):
+                    raise UserError(
+                        f"{argument!r} is both an option and a file in the working directory; write ./{argument} for "
+                        "the file, or put -- before all file names"
+                    )
+            with listening() as listener:
+                try:
+                    # `app()` would exit silently on an interrupt.
+                    with command.make_context("syncclip", arguments) as context:
+                        return command.invoke(context) or 0
+                except (KeyboardInterrupt, typer.Abort):
+                    print_message(INTERRUPTED_MESSAGE)
+                    return listener.status or 130
+        except typer.Exit as end:
+            return end.exit_code
+        except BrokenPipeError:  # the reader of the pipe, such as `head`, has exited
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 1
+        except Exception as error:
+            message = sentence(error)
+            if message is None or debugging():
+                raise
+            if isinstance(error, LostRayError):  # already reported
+                return EXIT_STATUS
+            print_message(f"syncclip: {message}")
+            return 2
 
 
 def sentence(error: BaseException) -> str | None:
