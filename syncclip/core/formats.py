@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, TypeVar
 
 import yaml
@@ -123,7 +123,14 @@ def check_yaml(text: str | bytes, nodes: int = MOST_NODES) -> yaml.Node | None:
         count += len(level)
         if not level or count > nodes:
             break
-        level = list(islice(chain.from_iterable(map(_inner, level)), nodes + 1))
+        outer, level = level, []
+        for node in outer:
+            if isinstance(node, yaml.MappingNode):
+                level += chain.from_iterable(node.value)
+            elif isinstance(node, yaml.SequenceNode):
+                level += node.value
+            if len(level) > nodes:
+                break
     if level:
         raise yaml.MarkedYAMLError(
             problem="the document is too long or nested too deeply", problem_mark=level[0].start_mark
@@ -163,9 +170,3 @@ def _check_depth(level: list[Any]) -> None:
         if not level:
             return
     raise RecursionError
-
-
-def _inner(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [inner for pair in node.value for inner in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []

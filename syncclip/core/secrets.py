@@ -98,12 +98,27 @@ def harmless(options: Any) -> Any:
         return {name: harmless(value) for name, value in options.items() if name in HARMLESS}
     if isinstance(options, list | tuple):
         return [harmless(option) for option in options]
-    return value_without_secrets(BARE.sub("http://", options)) if isinstance(options, str) else options
+    return without_secrets(BARE.sub("http://", options), is_value=True) if isinstance(options, str) else options
 
 
-def without_secrets(text: str) -> str:
-    """Remove the secrets from all URLs in text."""
-    return _masked(USERINFO.sub("", text), NAMED) if "://" in text or "=" in text or "%3" in text else text
+def without_secrets(text: str, is_value: bool = False) -> str:
+    """Remove the users and passwords from all URLs in text, and mask the values of secret URL parameters.
+
+    Args:
+        is_value: whether the text is a setting's value; if it is entirely a URL, its secrets may contain any character.
+    """
+    if is_value and URL.match(text) is not None:
+        text, named = WHOLE_USERINFO.sub(r"\1\2", text, count=1), WHOLE_NAMED
+    elif "://" in text or "=" in text or "%3" in text:
+        text, named = USERINFO.sub("", text), NAMED
+    else:
+        return text
+    pieces, end = [], 0
+    for parameter in _parameters(text, named):
+        if parameter.start(2) >= end:
+            pieces += [text[end : parameter.start(2)], MASK]
+            end = parameter.end(2)
+    return "".join([*pieces, text[end:]])
 
 
 def json_without_secrets(text: str) -> str:
@@ -113,7 +128,7 @@ def json_without_secrets(text: str) -> str:
         if not any(sign in string[0] for sign in ("://", "=", "%3", "\\")):
             return string[0]
         value = json.loads(string[0])
-        cleaned = value_without_secrets(value)
+        cleaned = without_secrets(value, is_value=True)
         return string[0] if cleaned == value else json.dumps(cleaned, ensure_ascii=False)
 
     return re.sub(r'"(?:[^"\\]|\\.)*"', clean, text)
@@ -152,24 +167,7 @@ def _clean(value: Any, key: str = "") -> Any:
         return [_clean(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    return tracker_address(value) if key == TRACKER else value_without_secrets(value)
-
-
-def value_without_secrets(value: str) -> str:
-    """Remove the secrets from a setting's value; if the whole value is a URL, its secrets may contain any character."""
-    if URL.match(value) is None:
-        return without_secrets(value)
-    return _masked(WHOLE_USERINFO.sub(r"\1\2", value, count=1), WHOLE_NAMED)
-
-
-def _masked(text: str, named: re.Pattern[str]) -> str:
-    """Mask the values of secret URL parameters in text."""
-    pieces, end = [], 0
-    for value in _parameters(text, named):
-        if value.start(2) >= end:
-            pieces += [text[end : value.start(2)], MASK]
-            end = value.end(2)
-    return "".join([*pieces, text[end:]])
+    return tracker_address(value) if key == TRACKER else without_secrets(value, is_value=True)
 
 
 def _parameters(text: str, named: re.Pattern[str]) -> Iterator[re.Match[str]]:
@@ -213,22 +211,22 @@ def remember_arguments(arguments: Sequence[str]) -> None:
 
 def remember_urls(values: Any) -> None:
     """Record the secrets in all URLs within nested values, such as those of a recipe."""
-    _record(_secrets_of_values(values))
+    secrets: list[str] = []
+    pending: list[tuple[Any, Any]] = [("", values)]
+    while pending:
+        key, value = pending.pop()
+        if isinstance(value, str):
+            secrets += _secrets_of_url(value)
+            if key == TRACKER:
+                secrets += _secrets_of_tracker(value)
+        elif isinstance(value, Mapping | list | tuple):
+            pending += value.items() if isinstance(value, Mapping) else enumerate(value)
+    _record(secrets)
 
 
 def remember_tracker(url: str) -> None:
     """Record the secrets in a tracking server's URL: the components that `tracker_address` removes."""
     _record(_secrets_of_tracker(url))
-
-
-def _secrets_of_values(values: Any, key: Any = "") -> Iterator[str]:
-    if isinstance(values, str):
-        yield from _secrets_of_url(values)
-        if key == TRACKER:
-            yield from _secrets_of_tracker(values)
-    elif isinstance(values, Mapping | list | tuple):
-        for name, inner in values.items() if isinstance(values, Mapping) else enumerate(values):
-            yield from _secrets_of_values(inner, name)
 
 
 def _secrets_of_tracker(url: str) -> Iterator[str]:

@@ -55,15 +55,14 @@ class Session:
         """
         return replace(self, lock=None if token is None else (url, token), holds=[])
 
-    def enter(self) -> None:
+    def enter(self) -> Session:
         """Make this the current session."""
         remember_options(self.default_options)
         remember_options(self.options)
         _entered.append(self)
-
-    def __enter__(self) -> Session:
-        self.enter()
         return self
+
+    __enter__ = enter
 
     def __exit__(self, *_: object) -> None:
         for position in reversed(range(len(_entered))):

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from syncclip.core.secrets import redacted
 
 if TYPE_CHECKING:
-    from rich.table import Column, Table
+    from rich.table import Table
 
 CUT, LONGEST = 200, 2000
 """Maximum lengths, in characters, of a value in a message and of the whole message."""
@@ -165,11 +165,11 @@ def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
     from rich.table import Table
     from rich.text import Text
 
-    def full_width(column: Column) -> int:
-        texts = (str(cell) for cell in (column.header, *column.cells))
-        return max(cell_len(line) for text in texts for line in text.split("\n"))
-
-    if sum(full_width(column) + 3 for column in table.columns) < width:
+    full_widths = []
+    for column in table.columns:
+        text = "\n".join(map(str, (column.header, *column.cells)))
+        full_widths.append(max(map(cell_len, text.split("\n"))))
+    if sum(full_widths) + 3 * len(full_widths) < width:
         yield table
         return
     first, rest = table.columns[:keys], table.columns[keys:]
@@ -183,7 +183,7 @@ def _parts(table: Table, width: int, keys: int) -> Iterator[Table]:
         title = Text("")
         for column in columns:
             narrow = column.min_width or 1
-            extra = max(0, min(free, full_width(column) - narrow))
+            extra = max(0, min(free, full_widths[column._index] - narrow))
             free -= extra
             part.columns.append(replace(column, width=narrow + extra, _index=len(part.columns)))
         part.rows = table.rows

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
-from syncclip.core.secrets import json_without_secrets, value_without_secrets
+from syncclip.core.secrets import json_without_secrets, without_secrets
 from syncclip.core.settings import MANY, Settings, ShortText, UserError, added
 from syncclip.core.text import cut
 from syncclip.core.validation_errors import first_error
@@ -251,7 +251,7 @@ def differences(stored: Plan, requested: Plan) -> list[str]:
         late = key == "weights" or key.endswith(".checksum")  # empty before the first shard
         if old == new or (late and not (old and new)):
             continue
-        if isinstance(old, str) and isinstance(new, str) and value_without_secrets(old) == value_without_secrets(new):
+        if isinstance(old, str) and isinstance(new, str) and without_secrets(old, True) == without_secrets(new, True):
             continue
         if key == "classnames":
             pairs = [(a, b) for a, b in zip(stored.classnames, requested.classnames, strict=False) if a != b]
