@@ -49,10 +49,10 @@ def read(source: str, base: str | None, own: bool = True) -> tuple[dict[str, Any
     except OmegaConfBaseException as error:
         raise UserError(f"{label}: {first_line(error)}") from error
     # Interpolated names are trusted only if all layers are trusted.
-    trust(*names_in(values if all(layer.own for layer in layers) else [_raw(layer) for layer in layers if layer.own]))
+    trust(*names_in(values if all(layer.own for layer in layers) else [layer.values for layer in layers if layer.own]))
     for layer in layers:
         if layer.mark is not None:
-            mark_untrusted(names_in(_raw(layer)), layer.mark)
+            mark_untrusted(names_in(layer.values), layer.mark)
     return plain(values, label), label, own
 
 
@@ -116,6 +116,8 @@ class _Layer(NamedTuple):
     name: Any
     config: DictConfig
     """Sections of the recipe, without `extends` and `name`."""
+    values: dict[str, Any]
+    """Plain values of `config`, with unresolved interpolations."""
     own: bool = True
     """Whether code named in the file is trusted."""
     mark: Path | None = None
@@ -140,7 +142,7 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
     last = parsed._replace(own=own and storage.is_local(url) and mark is None, mark=mark)
     layers: list[_Layer] = []
     folder, bases = url.rpartition("/")[0], last.extends
-    raw_texts = texts_in([bases, last.name, _raw(last)])
+    raw_texts = texts_in([bases, last.name, last.values])
     if not last.own and any(re.search(r"\$\{.*:", text, re.DOTALL) for text in raw_texts):
         raise UserError(f"{url}: resolvers (${{...:...}}) are only allowed in your own recipes{last.reason}")
     if "${" in str(bases):
@@ -156,11 +158,6 @@ def _layers(url: str, label: str, own: bool, within: list[str]) -> list[_Layer]:
         if len(layers) > MOST_LAYERS or len(within) > MOST_LAYERS:
             raise UserError(f"{label}: the recipe extends more than {MOST_LAYERS} recipes; merge some of them")
     return [*layers, last]
-
-
-def _raw(layer: _Layer) -> Any:
-    """Return a layer's values, with unresolved interpolations."""
-    return OmegaConf.to_container(layer.config)
 
 
 def _find(source: str) -> tuple[str, str]:
@@ -199,4 +196,4 @@ def _parse(text: str, label: str) -> _Layer:
         raise UserError(
             f"{label}: extends: {cut(repr(named))} is not a recipe; set `extends` to a recipe or a list of recipes"
         )
-    return _Layer(extends, name, DictConfig(values))
+    return _Layer(extends, name, DictConfig(values), values)

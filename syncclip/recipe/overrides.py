@@ -17,6 +17,7 @@ from syncclip.core.formats import check_yaml, readable
 from syncclip.core.secrets import remember_arguments
 from syncclip.core.settings import UserError
 from syncclip.core.text import cut
+from syncclip.core.trust import names_in, trust
 from syncclip.recipe.files import plain
 
 COMMAND_LINE = "command line"
@@ -26,7 +27,7 @@ _CONFIGURATION_VALUES = re.compile(r"(study\.configurations\.\d+\.(overrides|sea
 
 
 def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[str, Any]:
-    """Parse "section.key=value" to {"section.key": value} by the type of the key in `model`.
+    """Parse "section.key=value" to {"section.key": value} by the type of the key in `model`; trust code in the values.
 
     The value of a text key is the text itself, or None for `null` if allowed; all other values are YAML. If a key
     allows text and another type, such as a path or a list of paths, YAML of the other type takes precedence.
@@ -38,6 +39,7 @@ def split_overrides(overrides: Sequence[str], model: type[BaseModel]) -> dict[st
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
             raise UserError(f"{COMMAND_LINE}: invalid override {cut(override)!r}; expected section.key=value")
         values[key] = _parsed(key, text, types_of(key, model))
+    trust(*names_in(values))
     return values
 
 
@@ -53,7 +55,13 @@ def types_of(key: str, model: type[BaseModel]) -> set[Any]:
     types: list[Any] = [model]
     for step in key.split("."):
         types = [option for kind in types for inner in _below(kind, step) for option in _alternatives(inner)]
-    return {_json_type(typing.get_origin(kind) or kind) for kind in types} or {str}
+    json_types = set()
+    for kind in types:
+        origin = typing.get_origin(kind) or kind
+        if isinstance(origin, type) and issubclass(origin, BaseModel):
+            origin = dict
+        json_types.add(list if origin is tuple else origin)
+    return json_types or {str}
 
 
 def _below(kind: Any, step: str) -> list[Any]:
@@ -64,12 +72,6 @@ def _below(kind: Any, step: str) -> list[Any]:
         return [Any]
     inner = [argument for argument in typing.get_args(kind) if argument is not Ellipsis]
     return inner[1:] if typing.get_origin(kind) is dict else inner
-
-
-def _json_type(kind: Any) -> Any:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return dict
-    return list if kind is tuple else kind
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:

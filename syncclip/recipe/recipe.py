@@ -17,7 +17,7 @@ from syncclip import storage
 from syncclip.clip.backbone import BackboneSettings
 from syncclip.core.secrets import remember_options, remember_urls, shareable
 from syncclip.core.settings import Settings, UserError
-from syncclip.core.trust import names_in, require_trust, trust
+from syncclip.core.trust import require_trust
 from syncclip.core.validation_errors import KeyedError, explain
 from syncclip.datasets import DatasetSettings
 from syncclip.methods.settings import MethodsSettings
@@ -113,7 +113,7 @@ class Recipe(Settings):
             UserError: the recipe is missing or malformed, a key is unknown, or a value or combination of values is
                 invalid. The message contains the file, key, reason and fix.
         """
-        parsed = _parsed(overrides)
+        parsed = split_overrides(overrides, Recipe)
         values, label, is_own = read(source, base, own)
         recipe = _checked(values, parsed, label)
         for key, name in recipe.code.items() if own and not is_own else ():
@@ -135,7 +135,7 @@ class Recipe(Settings):
             values: further values to set; None leaves a key unchanged.
             overrides: overrides of the form "section.key=value", which take precedence.
         """
-        changes = {"dataset.root": root, **(values or {}), **_parsed(overrides)}
+        changes = {"dataset.root": root, **(values or {}), **split_overrides(overrides, Recipe)}
         changes = {key: value for key, value in changes.items() if value is not None}
         if source.endswith((".yaml", ".yml")):
             return cls.load(source).with_values(changes)
@@ -145,7 +145,7 @@ class Recipe(Settings):
     @classmethod
     def of_defaults(cls, overrides: Sequence[str] = ()) -> Recipe:
         """Return the default recipe with overrides ("section.key=value")."""
-        return cls().with_values(_parsed(overrides))
+        return cls().with_values(split_overrides(overrides, Recipe))
 
     def with_values(self, values: Mapping[str, Any], origin: str = COMMAND_LINE) -> Recipe:
         """Return a validated copy with new values by key ("section.key"); code named in these values is not trusted."""
@@ -233,13 +233,6 @@ class Recipe(Settings):
         values = shareable(self.model_dump(mode="json"))
         text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
         return text
-
-
-def _parsed(overrides: Sequence[str]) -> dict[str, Any]:
-    """Parse the user's overrides, and trust the code that they name."""
-    values = split_overrides(overrides, Recipe)
-    trust(*names_in(values))
-    return values
 
 
 def digest(value: object) -> str:

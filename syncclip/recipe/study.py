@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from syncclip.core.settings import Settings, added
 
@@ -32,21 +32,19 @@ class Configuration(Settings):
     """Hyperparameter search space for `syncclip tune`: a list of values per key, with keys as in `overrides`. All
     combinations are evaluated on the validation split."""
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _named(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("name"):
-            return values
-        method = str(values.get("method")).rpartition(":")[2]
-        return {**values, "name": method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"}
-
-    @model_validator(mode="after")
-    def _check_name(self) -> Configuration:
-        if set(self.name) & set("/\\ ") or self.name.startswith("."):
+    def _named(cls, values: Any, validated: ModelWrapValidatorHandler[Configuration]) -> Configuration:
+        if isinstance(values, dict) and not values.get("name"):
+            method = str(values.get("method")).rpartition(":")[2]
+            values = {**values, "name": method if method == UNTRAINED else f"{method}-{values.get('data', 'both')}"}
+        configuration = validated(values)
+        if set(configuration.name) & set("/\\ ") or configuration.name.startswith("."):
             raise ValueError(
-                f"configuration name {self.name!r} is not a valid folder name; use letters, digits, '-' and '_'"
+                f"configuration name {configuration.name!r} is not a valid folder name; use letters, digits, '-' and "
+                "'_'"
             )
-        return self
+        return configuration
 
     @property
     def trained(self) -> bool:
