@@ -45,21 +45,29 @@ class Owner(Settings):
 
 MARK = r"[0-9a-f]{6}-[0-9a-f]+-[0-9a-f]{6}"
 """Regular expression that matches the return value of `mark`."""
+UNREADABLE = "000000"
+"""Last part of the mark of a process whose start time cannot be read."""
 
 
-def mark() -> str:
-    """Return a short identifier of this process for use in file names; identifiers are never reused on a machine."""
-    pid = os.getpid()
-    return f"{_short_hash(platform.node() + _machine())}-{pid:x}-{_short_hash(_started(pid) or '')}"
+def mark(pid: int | None = None) -> str:
+    """Return a short identifier of a process for use in file names; identifiers are never reused on a machine.
+
+    Args:
+        pid: ID of a process on this machine; None: this process.
+    """
+    pid = os.getpid() if pid is None else pid
+    identity = platform.node() + _machine(), _started(pid) or ""
+    machine, started = (f"{zlib.crc32(text.encode()):08x}"[:6] for text in identity)
+    return f"{machine}-{pid:x}-{started}"
 
 
-def is_alive(mark: str) -> bool | None:
+def is_alive(process: str) -> bool | None:
     """Return whether the process with the given mark is running; None for a process on another machine."""
-    machine, pid, started = mark.split("-")
-    if machine != _short_hash(platform.node() + _machine()):
+    machine, pid, started = process.split("-")
+    own_machine, _, current = mark(int(pid, 16)).split("-")
+    if machine != own_machine:
         return None
-    current = _started(int(pid, 16))
-    return _exists(int(pid, 16)) and (current is None or _short_hash(current) == started)
+    return _exists(int(pid, 16)) and current in (started, UNREADABLE)
 
 
 @contextmanager
@@ -89,10 +97,6 @@ def _exists(pid: int) -> bool:
     except PermissionError:  # another user's process
         pass
     return True
-
-
-def _short_hash(text: str) -> str:
-    return f"{zlib.crc32(text.encode()):08x}"[:6]
 
 
 def _machine() -> str:

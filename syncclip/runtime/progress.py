@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from syncclip.core.text import duration, percent, printable
@@ -68,31 +69,19 @@ class Progress:
         if self.stream.isatty():
             self._live, self._task = _live_line(self.stream, self.total, self.done, self.label)
             self._live.start()
-        elif self._has_count:
+        elif self.total is not None or self.done:
             self._show()
             self._printed = None  # so that the first update is shown
-        self._alive.enter_context(repeating(self._beat, LOG_INTERVAL))
+        # Without new items, a line every `LOG_INTERVAL` shows that the job is alive.
+        self._alive.enter_context(repeating(partial(self.update, 0), LOG_INTERVAL))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._alive.close()
-        if self._live is not None or self._has_count:
+        if self._live is not None or self.total is not None or self.done:
             self._show()
         if self._live is not None:
             self._live.stop()
-
-    @property
-    def _has_count(self) -> bool:
-        return self.total is not None or self.done > 0
-
-    def _beat(self) -> None:
-        """Print a progress line if `LOG_INTERVAL` has elapsed, to show that the job is alive."""
-        with self._lock:
-            if self._due():
-                self._show()
-
-    def _due(self) -> bool:
-        return self._printed is None or self._clock() - self._printed >= LOG_INTERVAL
 
     def update(self, n: int = 1, **facts: Fact) -> None:
         """Increase the number of finished items by `n` (may be 0), and update the custom fields.
@@ -104,7 +93,7 @@ class Progress:
         with self._lock:
             self.done += n
             self._facts = {name: value for name, value in (self._facts | facts).items() if value is not None}
-            if self._live is not None or self._due():
+            if self._live is not None or self._printed is None or self._clock() - self._printed >= LOG_INTERVAL:
                 self._show()
 
     def _show(self) -> None:

@@ -25,7 +25,7 @@ from syncclip.runtime import shutdown
 from syncclip.runtime.heartbeat import repeating
 from syncclip.runtime.processes import changed_environment
 from syncclip.runtime.progress import print_message
-from syncclip.runtime.tempdirs import private_tempdir, temporary_files_in
+from syncclip.runtime.tempdirs import MACHINE, private_tempdir, temporary_folder
 
 if TYPE_CHECKING:
     import psutil
@@ -203,11 +203,19 @@ def ray_session(cpus: int | None = None, variables: Mapping[str, str] | None = N
             _join(address, level, variables)
             stack.callback(_shut_down)
         else:
-            folder = stack.enter_context(_private_parent(os.environ.get("RAY_TMPDIR", "/tmp")))  # Ray's own default
+            base = os.environ.get("RAY_TMPDIR", "/tmp")  # Ray's own default
+            parent: Path | None = None
+            # Ray's folder is world-readable, so it needs a private parent, unless the paths would be too long.
+            if len(base) <= LONGEST_BASE:
+                parent = stack.enter_context(private_tempdir(base))
+            elif len(base) <= LONGEST_PLAIN:
+                plain = TemporaryDirectory(prefix="s", dir=base, ignore_cleanup_errors=True)
+                parent = Path(stack.enter_context(plain))
+            # Ray kills workers before they can remove their temporary files, so this process removes the folder.
             private = stack.enter_context(private_tempdir())
             stack.enter_context(_guarded(private))
-            with temporary_files_in(private):
-                daemons = _start(cpus if cpus is not None else local_cpus(), level, folder, variables)
+            with changed_environment({MACHINE: str(temporary_folder()), "TMPDIR": str(private)}):
+                daemons = _start(cpus if cpus is not None else local_cpus(), level, parent, variables)
             stack.enter_context(_ended(daemons))
         quiet()  # importing Ray's libraries resets their loggers
         shutdown.reinstall_handlers()
@@ -270,19 +278,6 @@ def _guarded(folder: Path) -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
         reload()
-
-
-@contextmanager
-def _private_parent(base: str) -> Iterator[Path | None]:
-    """Create a private parent folder for Ray's world-readable folder; yield None if the paths would be too long."""
-    if len(base) <= LONGEST_BASE:
-        with private_tempdir(base) as folder:
-            yield folder
-    elif len(base) <= LONGEST_PLAIN:
-        with TemporaryDirectory(prefix="s", dir=base, ignore_cleanup_errors=True) as name:
-            yield Path(name)
-    else:
-        yield None
 
 
 @contextmanager

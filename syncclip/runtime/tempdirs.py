@@ -12,10 +12,10 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from syncclip.runtime.processes import MARK, changed_environment, is_alive, mark
+from syncclip.runtime.processes import MARK, is_alive, mark
 
 MACHINE = "SYNCCLIP_TMPDIR"
 """Environment variable with this machine's folder for temporary files; set in the processes of a local Ray instance."""
@@ -28,14 +28,6 @@ def temporary_folder() -> Path:
     return Path(os.environ.get(MACHINE) or tempfile.gettempdir())
 
 
-def temporary_files_in(folder: Path) -> AbstractContextManager[None]:
-    """Set the folder for temporary files of processes that are started in the `with` block.
-
-    The caller must remove the folder because Ray kills workers before they can remove their files.
-    """
-    return changed_environment({MACHINE: str(temporary_folder()), "TMPDIR": str(folder)})
-
-
 @contextmanager
 def private_tempdir(base: str | None = None) -> Iterator[Path]:
     """Create an empty folder that only this user can access, and remove it at the end of the `with` block.
@@ -45,7 +37,11 @@ def private_tempdir(base: str | None = None) -> Iterator[Path]:
     """
     parent = Path(base or tempfile.gettempdir())
     sweep_scratch(parent)
-    folder = _new_folder(parent)
+    for number in itertools.count():
+        folder = parent / f"syncclip-{mark()}-{number}"
+        with suppress(FileExistsError):  # another user may have created it
+            folder.mkdir(0o700)
+            break
     try:
         yield folder
     finally:
@@ -75,12 +71,3 @@ def _kill_daemons(folder: Path) -> None:
                 Path(file.path).is_relative_to(folder) for file in process.open_files()
             ):
                 process.kill()
-
-
-def _new_folder(base: Path) -> Path:
-    for number in itertools.count():
-        folder = base / f"syncclip-{mark()}-{number}"
-        with suppress(FileExistsError):  # another user may have created it
-            folder.mkdir(0o700)
-            return folder
-    raise AssertionError

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from syncclip.runtime.processes import mark
-from syncclip.runtime.tempdirs import private_tempdir, sweep_scratch, temporary_files_in, temporary_folder
+from syncclip.runtime.processes import changed_environment, mark
+from syncclip.runtime.tempdirs import MACHINE, private_tempdir, sweep_scratch, temporary_folder
 
 HELD = """
 import sys
@@ -41,7 +41,7 @@ def test_a_temporary_folder_is_private_and_removed_with_its_content(tmp_path: Pa
 def test_temporary_files_of_new_processes_are_redirected(tmp_path: Path) -> None:
     code = "from syncclip.runtime import tempdirs as t; print(t.tempfile.gettempdir(), t.temporary_folder())"
     before = dict(os.environ)
-    with temporary_files_in(tmp_path):
+    with changed_environment({MACHINE: str(temporary_folder()), "TMPDIR": str(tmp_path)}):
         folders = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
     assert folders == [str(tmp_path), str(temporary_folder())]
     assert dict(os.environ) == before
