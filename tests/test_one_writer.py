@@ -229,7 +229,8 @@ def lock_file(kind: Kind, folder: str) -> str:
 
 def test_a_folder_locked_by_another_command_is_an_error_and_unchanged(kind: Kind, folder: str, world: World) -> None:
     before = content(folder)
-    other = LockFile(command="another", owner=Owner.here(), since="2026-01-01 00:00 UTC", token="t").encoded()
+    lock_of_another = LockFile(command="another", owner=Owner.here(), since="2026-01-01 00:00 UTC", token="t")
+    other = lock_of_another.model_dump_json().encode()
     assert swap(lock_file(kind, folder), None, other)
     with pytest.raises(UserError, match=r"out.*: `another` of .* has held the lock since 2026-01-01 00:00 UTC"):
         kind.act(world, folder)

@@ -57,7 +57,27 @@ def with_checksum(data: bytes, kind: str, owner: str = NOBODY) -> bytes:
         kind: one of `KINDS`.
         owner: ID of the file's owner.
     """
-    blanked = data if kind == "parquet" else _with_blank(data, kind, blank(owner))
+    checksum, blanked = blank(owner), data
+    if kind == "safetensors":  # the header's length, and the header as JSON, padded to eight bytes
+        size = 8 + int.from_bytes(data[:8], "little")
+        header = data[8:size].rstrip()
+        assert not header.startswith(b'{"__metadata__"')
+        header = b'{"__metadata__":{"checksum":"%s"}%s%s' % (checksum, b"," if len(header) > 2 else b"", header[1:])
+        header += b" " * (-len(header) % 8)
+        blanked = len(header).to_bytes(8, "little") + header + data[size:]
+    elif kind == "yaml":
+        blanked = b"# %s\n%s" % (checksum, data)
+    elif kind in ("md", "html"):
+        blanked = b"%s<!-- %s -->\n" % (data, checksum)
+    elif kind == "json" and (closing := _CLOSING.search(data)) is not None:
+        head = data[: closing.start()]
+        comma = b"" if head.endswith(b"{") else b","
+        blanked = b'%s%s\n "checksum": "%s"%s' % (head, comma, checksum, closing[0])
+    elif kind == "json":
+        assert data.split() == [b"[]"], "the content is neither a JSON object nor a list of objects"
+        blanked = data.replace(b"[", b'["%s"' % checksum)
+    else:
+        assert kind == "parquet", kind
     start = _find(blanked)
     assert start is not None and blanked[start : start + 64] == _DIGITS, "the file has no blank checksum at either end"
     return blanked[:start] + _checksum(blanked, start) + blanked[start + 64 :]
@@ -84,7 +104,7 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
         raise DamagedError(f"{url} is corrupt: its checksum is missing; {_REMEDY}")
     if data[start : start + 64] != _checksum(data, start):
         raise DamagedError(f"{url} is corrupt: its checksum does not match; {_REMEDY}")
-    if owner is not None and _owner(data, start) != owner:
+    if owner is not None and data[start + 65 : start + _SIZE] != owner.encode():
         raise DamagedError(f"{url} is corrupt: it belongs to a different run, study or dataset; {_REMEDY}")
     match = _IN_TEXT.search(data, max(0, start - 64))
     return data if match is None else data[: match.start()] + data[match.end() :]
@@ -93,11 +113,7 @@ def verified_content(url: str, data: bytes, owner: str | None = None, required: 
 def owner_of(data: bytes) -> str | None:
     """Return a file's owner ID, or None if the file has no checksum."""
     start = _find(data)
-    return None if start is None else _owner(data, start)
-
-
-def _owner(data: bytes, start: int) -> str:
-    return data[start + 65 : start + _SIZE].decode(errors="replace")
+    return None if start is None else data[start + 65 : start + _SIZE].decode(errors="replace")
 
 
 def _find(data: bytes) -> int | None:
@@ -123,24 +139,3 @@ def _checksum(data: bytes, start: int) -> bytes:
     for part in (view[:start], _DIGITS, view[start + 64 :]):
         digest.update(part)
     return digest.hexdigest().encode()
-
-
-def _with_blank(data: bytes, kind: str, checksum: bytes) -> bytes:
-    """Insert a blank checksum into a text or safetensors file."""
-    if kind == "safetensors":  # the header's length, and the header as JSON, padded to eight bytes
-        size = 8 + int.from_bytes(data[:8], "little")
-        header = data[8:size].rstrip()
-        assert not header.startswith(b'{"__metadata__"')
-        header = b'{"__metadata__":{"checksum":"%s"}%s%s' % (checksum, b"," if len(header) > 2 else b"", header[1:])
-        header += b" " * (-len(header) % 8)
-        return len(header).to_bytes(8, "little") + header + data[size:]
-    if kind == "yaml":
-        return b"# %s\n%s" % (checksum, data)
-    if kind in ("md", "html"):
-        return b"%s<!-- %s -->\n" % (data, checksum)
-    assert kind == "json", kind
-    if (closing := _CLOSING.search(data)) is None:
-        assert data.split() == [b"[]"], "the content is neither a JSON object nor a list of objects"
-        return data.replace(b"[", b'["%s"' % checksum)
-    head = data[: closing.start()]
-    return b'%s%s\n "checksum": "%s"%s' % (head, b"" if head.endswith(b"{") else b",", checksum, closing[0])

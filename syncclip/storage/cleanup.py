@@ -29,15 +29,11 @@ def sweep(url: str, older_than: float = 3600.0) -> int:
     and incomplete S3 uploads (which are billed but not listed) are removed after `older_than` seconds, according to
     the clock of the file server or object store.
     """
-    if is_local(url):
-        return _sweep_parts(local_path(url), older_than)
-    with contextlib.suppress(OSError):
-        return abort_uploads(url, older_than=older_than) if scheme(url) in S3 else 0
-    return 0
-
-
-def _sweep_parts(folder: Path, older_than: float) -> int:
-    swept, oldest = 0, None
+    if not is_local(url):
+        with contextlib.suppress(OSError):
+            return abort_uploads(url, older_than=older_than) if scheme(url) in S3 else 0
+        return 0
+    folder, swept, oldest = local_path(url), 0, None
     for path in folder.glob(".*.part"):
         match = _PART.fullmatch(path.name)
         alive = is_alive(match["mark"]) if match else None

@@ -134,14 +134,6 @@ def _content(folder: int) -> tuple[str, bytes | None]:
     return "", None
 
 
-def _clear(folder: int) -> None:
-    """Remove the contents of an open directory, beginning with the owner's file."""
-    for name in sorted(os.listdir(folder), key=lambda name: not name.startswith(_OWNER)):
-        shutil.rmtree(name, ignore_errors=True, dir_fd=folder)
-        with suppress(FileNotFoundError, IsADirectoryError):
-            os.unlink(name, dir_fd=folder)
-
-
 def _swap_disk(path: Path, before: bytes | None, after: bytes | None) -> bool:
     try:
         with opened(path) as folder:
@@ -152,7 +144,11 @@ def _swap_disk(path: Path, before: bytes | None, after: bytes | None) -> bool:
                 with open(os.open(name, os.O_WRONLY | os.O_APPEND, dir_fd=folder), "wb") as file:
                     file.write(after[len(before) :])
                 return True
-            _clear(folder)
+            entries = os.listdir(folder)  # noqa: PTH208  an open directory
+            for entry in sorted(entries, key=lambda entry: not entry.startswith(_OWNER)):  # the owner's file first
+                shutil.rmtree(entry, ignore_errors=True, dir_fd=folder)
+                with suppress(FileNotFoundError, IsADirectoryError):
+                    os.unlink(entry, dir_fd=folder)
     except (FileNotFoundError, NotADirectoryError):
         if before is not None:
             return False

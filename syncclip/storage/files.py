@@ -172,7 +172,14 @@ def remove(url: str, recursive: bool = False) -> None:
     hold = locks.check(url)
     with user_errors(url, "remove"), contextlib.suppress(FileNotFoundError):
         if is_local(url):
-            _discard(local_path(url), recursive, hold)
+            path = local_path(url)
+            tree = recursive and path.is_dir()
+            if hold is None or local_path(hold.lock_url).is_relative_to(path) or (path.is_dir() and not tree):
+                shutil.rmtree(path) if tree else path.unlink()
+            elif os.path.lexists(path):
+                with hold.staged() as folder:  # see `_replace`
+                    os.replace(path, gone := part_of(path).name, dst_dir_fd=folder)
+                    shutil.rmtree(gone, dir_fd=folder) if tree else os.unlink(gone, dir_fd=folder)
             return
 
         def discard(fs: Any, path: str) -> None:
@@ -251,17 +258,6 @@ def _replace(path: Path, content: IO[bytes], hold: locks.Hold | None) -> None:
     parent = os.open(path.parent, os.O_RDONLY)
     os.fsync(parent)  # preserves the rename across a power failure
     os.close(parent)
-
-
-def _discard(path: Path, recursive: bool, hold: locks.Hold | None) -> None:
-    """Remove a local file or folder; under a lock, first move it into the lock's directory (see `_replace`)."""
-    tree = recursive and path.is_dir()
-    if hold is None or local_path(hold.lock_url).is_relative_to(path) or (path.is_dir() and not tree):
-        shutil.rmtree(path) if tree else path.unlink()
-    elif os.path.lexists(path):
-        with hold.staged() as folder:
-            os.replace(path, gone := part_of(path).name, dst_dir_fd=folder)
-            shutil.rmtree(gone, dir_fd=folder) if tree else os.unlink(gone, dir_fd=folder)
 
 
 def _upload(url: str, content: IO[bytes], send: Callable[[Any, str], Any], hold: locks.Hold | None) -> None:

@@ -69,10 +69,6 @@ class LockFile(Settings):
     def __str__(self) -> str:
         return f"`{self.command}` of {self.owner} has held the lock since {self.since}"
 
-    def encoded(self) -> bytes:
-        """Return the content of the lock file."""
-        return self.model_dump_json().encode()
-
 
 class Hold:
     """A lock held by this process or, if `content` is None, by its driver."""
@@ -296,6 +292,7 @@ def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
     """Acquire a lock; wait for the current owner if necessary."""
     since = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lock = LockFile(command=command, owner=Owner.here(), since=since, token=secrets.token_hex(8))
+    own_content = lock.model_dump_json().encode()
     began = seen = _now()
     previous: bytes | None = None
     reported = False
@@ -308,10 +305,10 @@ def _acquire(url: str, lock_url: str, command: str, patience: float) -> Hold:
             previous, seen = content, _now()
         if content is None or alive is False or (alive is None and not renewed and _now() - seen >= SILENCE):
             now = _now()
-            if swap(lock_url, content, lock.encoded()):
+            if swap(lock_url, content, own_content):
                 if content is not None and not is_local(lock_url):
                     time.sleep(SETTLE)  # for requests that the previous owner has just sent; see `promptly`
-                return Hold(url, lock_url, lock.token, lock.encoded(), now + 2 * INTERVAL)
+                return Hold(url, lock_url, lock.token, own_content, now + 2 * INTERVAL)
             time.sleep(random.uniform(0, POLL))  # another process is trying at the same time
             continue
         if (alive or renewed) and _now() - began >= (patience if alive else max(patience, GRACE)):
