@@ -12,7 +12,7 @@ from syncclip.core.text import counted, few
 from syncclip.datasets.catalog import DATASETS, INSTRUCTIONS, CatalogEntry
 from syncclip.datasets.dataset import SPLITS, Dataset, DatasetSettings, Split
 from syncclip.datasets.loading import load_dataset
-from syncclip.datasets.packed import find_packed
+from syncclip.datasets.packed import PACKED_FILE
 from syncclip.shards.reader import ImageSet
 
 COUNTED = ("classes", *SPLITS)
@@ -118,7 +118,7 @@ def listing(root: str | None) -> tuple[Sequence[str], list[Sequence[object]]]:
 
 def _is_available(root: str, entry: CatalogEntry) -> bool:
     unpacked = storage.is_local(root) and Path(storage.local_path(root), entry.folder).is_dir()
-    return unpacked or find_packed(storage.join(root, entry.name)) is not None
+    return unpacked or storage.exists(storage.join(root, entry.name, PACKED_FILE))
 
 
 def _classes_without_images(dataset: Dataset) -> Iterator[str]:

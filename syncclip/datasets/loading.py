@@ -18,7 +18,7 @@ from syncclip.datasets.catalog import DATASETS
 from syncclip.datasets.dataset import TEMPLATE, Dataset, DatasetSettings, Split, with_base
 from syncclip.datasets.folders import FolderSet, folders_in, load_folder, require_files
 from syncclip.datasets.layouts import load_layout
-from syncclip.datasets.packed import PACKED_FILE, find_packed, load_packed
+from syncclip.datasets.packed import PACKED_FILE, load_packed
 from syncclip.datasets.tables import KINDS, find_metadata, load_table
 from syncclip.datasets.webdataset import find_tars, load_webdataset
 from syncclip.shards.reader import ImageSet
@@ -80,7 +80,7 @@ def read_dataset(settings: DatasetSettings) -> Dataset:
             f"dataset {name!r} is read from a local folder; specify the folder with --root DIR or dataset.root=DIR "
             "(`syncclip datasets ls` lists downloads)."
         )
-    if file := find_packed(url):
+    if storage.exists(file := storage.join(url, PACKED_FILE)):
         dataset = load_packed(file)
     elif suite := suite_of(settings):
         first = next(iter(suite.values())).name

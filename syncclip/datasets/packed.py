@@ -56,12 +56,6 @@ class PackedDataset(BaseModel):
     """Number of images in the full training split, listed in `train.parquet`; None if the file does not exist."""
 
 
-def find_packed(url: str) -> str | None:
-    """Return the path or URL of `dataset.json` in a folder, or None if it does not exist."""
-    file = storage.join(url, PACKED_FILE)
-    return file if storage.exists(file) else None
-
-
 def load_packed(file: str) -> Dataset:
     """Load a packed dataset from its `dataset.json` after verifying its shard markers; splits are opened on access.
 
@@ -72,14 +66,15 @@ def load_packed(file: str) -> Dataset:
     foreign = not storage.exists(storage.join(url, PACKING))  # written by another tool
     owner = None if foreign else storage.read_owner(storage.join(url, PACKING))
     packed = storage.read_document(file, PackedDataset, "pack the dataset again.", owner, checksum_required=not foreign)
-    assert packed is not None, "`find_packed` returns existing files"
+    assert packed is not None, "the file exists"
     name = packed.name or url.rpartition("/")[2]
     counts = packed.splits or dict.fromkeys(SPLITS)
     classes = {split: _classes(name, packed, url, split, owner) for split in counts}
 
     @cache
     def opened(split: Split) -> ShardSet:
-        images = _opened(storage.join(url, split), counts[split])
+        images = ShardSet(storage.join(url, split))
+        _require_count(storage.join(url, split), len(images), counts[split])
         part = split == "train" and whole is None and images.samples.index[-1] >= len(images)
         if part and not foreign:  # other tools may number samples differently
             raise UserError(f"{table_url} is missing, but a partial training split requires it; {COPY_OR_PACK_AGAIN}")
@@ -123,12 +118,6 @@ def _classes(name: str, packed: PackedDataset, url: str, split: Split, owner: st
     if packed.only is not None and not classes <= set(packed.only):
         raise UserError(f"dataset {name!r}, split {split}: contains images of classes that are not candidate classes.")
     return classes
-
-
-def _opened(url: str, expected: int | None) -> ShardSet:
-    images = ShardSet(url)
-    _require_count(url, len(images), expected)
-    return images
 
 
 def _require_count(url: str, count: int, expected: int | None) -> None:
