@@ -59,6 +59,13 @@ def payload(
     inputs: Inputs, numbers: Numbers, images: ImageStrips | None, bars: dict[str, list[Part]]
 ) -> dict[str, Any]:
     """Collect the data for all figures as JSON values; missing parts and non-finite numbers are None."""
+    rows = [row for row in inputs.history if isinstance(row.get("step"), int)]
+    rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]
+    terms = [
+        {"name": name, "values": [row.get(name) for row in rows]}
+        for name, value in (rows[0].items() if len(rows) > 1 else ())
+        if name not in ("step", "epoch", "lr") and isinstance(value, (int, float))
+    ]
     values = {
         "kind": inputs.kind,
         "base": inputs.base,
@@ -70,11 +77,11 @@ def payload(
             vars(pair) | {"configuration": pair.configuration.id, "baseline": pair.baseline.id}
             for pair in numbers.differences
         ],
-        "classes": _classes(inputs, numbers),
+        "classes": None if numbers.table is None else _classes(inputs, numbers, numbers.table),
         "images": images,
-        "map": _map(inputs),
+        "map": None if inputs.features is None else _map(inputs.features, inputs.shift),
         "cost": bars,
-        "history": _history(inputs.history),
+        "history": {"steps": [row["step"] for row in rows], "terms": terms} if terms else None,
     }
     text = json.dumps(values, default=vars)
     plain: dict[str, Any] = json.loads(
@@ -194,14 +201,11 @@ def _rounded(number: float) -> str:
     return thousands(round(number / 10**digits) * 10**digits)
 
 
-def _classes(inputs: Inputs, numbers: Numbers) -> dict[str, Any] | None:
+def _classes(inputs: Inputs, numbers: Numbers, table: pd.DataFrame) -> dict[str, Any] | None:
     """Collect the data for the class figure: names, test images, accuracies by configuration, and pairs to compare.
 
     Accuracies are averaged over seeds at each configuration's largest number of images. Return None without results.
     """
-    table = numbers.table
-    if table is None:
-        return None
     names, counts = inputs.classnames, []
     accuracies: dict[str, dict[str, list[float | None]]] = {}
     for configuration in numbers.configurations:
@@ -252,10 +256,9 @@ _MEASURES = {
 """Field of `Shift` -> label and number of decimals."""
 
 
-def _map(inputs: Inputs) -> dict[str, Any] | None:
+def _map(features: pd.DataFrame, shift: StudyShift | None) -> dict[str, Any] | None:
     """Collect the feature maps before and after training, and the domain shift as text; `domain` 1 is synthetic."""
-    features = inputs.features
-    if features is None or not {"x", "y", "domain", "label", "model"} <= set(features):
+    if not {"x", "y", "domain", "label", "model"} <= set(features):
         return None
     stages: list[dict[str, Any]] = []
     for model, title in _STAGES.items():
@@ -275,23 +278,21 @@ def _map(inputs: Inputs) -> dict[str, Any] | None:
                 "y": shown["y"].astype(float).round(3).tolist(),
                 "domain": (shown["domain"] == "synthetic").astype(int).tolist(),
                 "label": shown["label"].astype(int).tolist(),
-                "number": f"shift {getattr(inputs.shift, model).relative_distance:.2f}" if inputs.shift else "",
+                "number": f"shift {getattr(shift, model).relative_distance:.2f}" if shift else "",
             }
         )
     measures = [
         {
             "label": label,
-            "values": [f"{getattr(getattr(inputs.shift, stage['key']), name):.{digits}f}" for stage in stages],
+            "values": [f"{getattr(getattr(shift, stage['key']), name):.{digits}f}" for stage in stages],
         }
-        for name, (label, digits) in (_MEASURES.items() if inputs.shift else ())
+        for name, (label, digits) in (_MEASURES.items() if shift else ())
     ]
     return {"stages": stages, "measures": measures} if stages else None
 
 
-def nearer(shift: StudyShift | None) -> str:
-    """Describe the effect of training on the domain shift; return "" if the shift was not measured."""
-    if shift is None:
-        return ""
+def nearer(shift: StudyShift) -> str:
+    """Describe the effect of training on the domain shift; return "" if the shift is not finite."""
     before, after = round(shift.frozen.relative_distance, 2), round(shift.trained.relative_distance, 2)
     if not (math.isfinite(before) and math.isfinite(after)):
         return ""
@@ -299,15 +300,3 @@ def nearer(shift: StudyShift | None) -> str:
         return f"Training did not change the domain shift of {after:.2f}."
     verb = "reduced" if after < before else "increased"
     return f"Training {verb} the domain shift from {before:.2f} to {after:.2f}."
-
-
-def _history(rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Collect the loss terms at up to `MAX_STEPS` evenly spaced steps; return None for fewer than two steps."""
-    rows = [row for row in rows if isinstance(row.get("step"), int)]
-    rows = rows[:: max(1, math.ceil(len(rows) / MAX_STEPS))]
-    if len(rows) < 2:
-        return None
-    skipped = {"step", "epoch", "lr"}
-    names = [name for name, value in rows[0].items() if name not in skipped and isinstance(value, (int, float))]
-    terms = [{"name": name, "values": [row.get(name) for row in rows]} for name in names]
-    return {"steps": [row["step"] for row in rows], "terms": terms} if terms else None

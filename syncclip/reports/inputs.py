@@ -147,8 +147,7 @@ def read_inputs(url: str) -> Inputs:
         if METRICS in names:  # this file has no checksum of its own
             path = storage.join(url, METRICS)
             inputs.history = _parsed(inputs, METRICS, lambda: _history(inputs.record, storage.read_bytes(path)), [])
-    _read_set(inputs)
-    _read_dataset(inputs)
+    _read_datasets(inputs)
     try:
         missing = sorted({*(storage.read_contents(url) or ())} - names)
         inputs.notes += [f"{CONTENTS} lists {name}, but this file is missing." for name in missing]
@@ -177,8 +176,12 @@ def _read_results(inputs: Inputs) -> None:
     inputs.notes += [f"{path} is missing." for path in sorted(missing) if paths[path] in done]
 
 
-def _read_set(inputs: Inputs) -> None:
-    """Open the synthetic dataset of the study or recipe; otherwise, search the folder, a subfolder and the parent."""
+def _read_datasets(inputs: Inputs) -> None:
+    """Open the synthetic dataset and the real dataset, and set the class names.
+
+    The synthetic dataset is the one of the study or recipe; otherwise, the folder, a subfolder and the parent are
+    searched. The class names are those of the real dataset, the study or the synthetic dataset's plan.
+    """
     url = inputs.url.rstrip("/")
     parent = str(storage.local_path(url).resolve().parent) if storage.is_local(url) else url.rpartition("/")[0]
     root, name = inputs.section("storage").get("root"), inputs.recipe.get("name")
@@ -214,6 +217,18 @@ def _read_set(inputs: Inputs) -> None:
             )
         break
 
+    state = inputs.state
+    dataset_name = (state.dataset if state else None) or inputs.plan.get("dataset")
+    settings = inputs.section("dataset") or ({"name": dataset_name} if dataset_name else {})
+    if settings and not (state and state.datasets):  # in a suite, only the report of each dataset shows images
+        try:
+            inputs.dataset = load_dataset(DatasetSettings(**settings))
+        except Exception as error:
+            inputs.notes.append(f"The dataset's images are unavailable and were omitted ({_reason(error)}).")
+    planned_names = state.classnames if state else inputs.plan.get("classnames") or []
+    inputs.classnames = [str(name) for name in (inputs.dataset.classnames if inputs.dataset else planned_names)]
+    inputs.base = state.base if state else (len(inputs.classnames) + 1) // 2
+
 
 def _planned_shards(plan: dict[str, Any]) -> int:
     """Return the number of shards that a synthetic dataset's plan requires, or 0 if the plan is invalid."""
@@ -223,21 +238,6 @@ def _planned_shards(plan: dict[str, Any]) -> int:
         return sum(-(-count // plan["shard_size"]) for count in images)
     except (LookupError, TypeError, ValueError, ZeroDivisionError):
         return 0
-
-
-def _read_dataset(inputs: Inputs) -> None:
-    """Load the dataset, and set the class names from the dataset, the study or the synthetic dataset's plan."""
-    state = inputs.state
-    dataset_name = (state.dataset if state else None) or inputs.plan.get("dataset")
-    settings = inputs.section("dataset") or ({"name": dataset_name} if dataset_name else {})
-    if settings and not (state and state.datasets):  # in a suite, only the report of each dataset shows images
-        try:
-            inputs.dataset = load_dataset(DatasetSettings(**settings))
-        except Exception as error:
-            inputs.notes.append(f"The dataset's images are unavailable and were omitted ({_reason(error)}).")
-    names = state.classnames if state else inputs.plan.get("classnames") or []
-    inputs.classnames = [str(name) for name in (inputs.dataset.classnames if inputs.dataset else names)]
-    inputs.base = state.base if state else (len(inputs.classnames) + 1) // 2
 
 
 def _parsed(inputs: Inputs, name: str, parse: Callable[[], T], default: T) -> T:

@@ -21,8 +21,9 @@ from syncclip.reports.configurations import Numbers, gather_numbers
 from syncclip.reports.figures import nearer, payload
 from syncclip.reports.images import image_strips, reject_strips
 from syncclip.reports.inputs import Inputs, read_inputs
-from syncclip.reports.table import costs, datasets_table, quality_table, runs_table, terminal_table
+from syncclip.reports.table import PageTable, costs, datasets_table, quality_table, runs_table, terminal_table
 from syncclip.reports.verdict import verdict_on
+from syncclip.studies.outputs import CellState
 
 SCRIPTS = ("core.js", "save.js", "curve.js", "bars.js", "classes.js", "spread.js", "page.js")
 """Scripts in execution order; later scripts depend on earlier ones."""
@@ -99,7 +100,8 @@ def render_page(inputs: Inputs, numbers: Numbers) -> str:
     tiles, bars = costs(inputs, numbers)
     values = payload(inputs, numbers, images, bars)
     quality, rejects = quality_table(inputs), reject_strips(inputs)
-    runs, datasets = runs_table(numbers.table, numbers.configurations), datasets_table(inputs, numbers)
+    runs = PageTable() if numbers.table is None else runs_table(numbers.table, numbers.configurations)
+    datasets = None if inputs.datasets is None else datasets_table(inputs.datasets, inputs, numbers)
     name = inputs.dataset.name if inputs.dataset is not None else inputs.state.dataset if inputs.state else ""
     shipped = name.partition("/")[0] == "icons"
     notice = resources.files("syncclip.embedded").joinpath("NOTICE").read_text(encoding="utf-8") if shipped else ""
@@ -132,7 +134,7 @@ def render_page(inputs: Inputs, numbers: Numbers) -> str:
         images=images,
         level=numbers.level,
         measures=MEASURES,
-        nearer=nearer(inputs.shift),
+        nearer=nearer(inputs.shift) if inputs.shift else "",
         resampled=" and ".join(["seeds", *sorted({pair.unit for pair in numbers.differences} - {""})]),
         sections=[(key, label) for key, label in SECTIONS.items() if has[key]],
         has=has,
@@ -144,7 +146,7 @@ def render_page(inputs: Inputs, numbers: Numbers) -> str:
         recipe=inputs.recipe_text,
         plan=json.dumps(inputs.plan, indent=2, ensure_ascii=False) if inputs.plan else "",
         attribution=notice,
-        notes=[*_unfinished(inputs), *inputs.notes],
+        notes=[*(_unfinished(inputs.state.cells) if inputs.state else ()), *inputs.notes],
     )
 
 
@@ -204,9 +206,8 @@ def _eyebrow(inputs: Inputs, numbers: Numbers) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _unfinished(inputs: Inputs) -> list[str]:
+def _unfinished(cells: Sequence[CellState]) -> list[str]:
     """Return a note about unfinished runs, with the names and errors of failed runs; empty if all runs are finished."""
-    cells = inputs.state.cells if inputs.state else []
     failed = [cell for cell in cells if cell.status == "failed"]
     waiting = sum(cell.status == "waiting" for cell in cells)
     if not failed and not waiting:

@@ -131,9 +131,9 @@ def _time(hours: float) -> tuple[str, str]:
     return (f"{60 * hours:.0f}", "min") if hours < 1.5 else (f"{hours:.1f}", "h")
 
 
-def runs_table(table: pd.DataFrame | None, configurations: Sequence[ReportConfiguration]) -> PageTable:
+def runs_table(table: pd.DataFrame, configurations: Sequence[ReportConfiguration]) -> PageTable:
     """Build the table of a study's runs, ordered by configuration."""
-    if table is None or "seed" not in table:
+    if "seed" not in table:
         return PageTable()
     shown = [key for key in _COLUMNS if key in table]
     order = {configuration.id: number for number, configuration in enumerate(configurations)}
@@ -156,13 +156,12 @@ def _percent_cell(value: float) -> TableCell:
     return TableCell("", "") if pd.isna(value) else TableCell(f"{value:.1f}", f"{value:.6g}")
 
 
-def datasets_table(inputs: Inputs, numbers: Numbers) -> PageTable | None:
+def datasets_table(table: pd.DataFrame, inputs: Inputs, numbers: Numbers) -> PageTable | None:
     """Build a suite's table of scores at each configuration's largest number of images, averaged and per dataset.
 
     The table contains only runs that have finished on every dataset. Return None for a single dataset.
     """
-    table = inputs.datasets
-    if table is None or inputs.table is None or not inputs.state:
+    if inputs.table is None or not inputs.state:
         return None
     if not {"dataset", "cell", "configuration", "images_per_class", *_SUITE} <= set(table):
         return None

@@ -87,10 +87,10 @@ class ShardCache:
         data: bytes | mmap.mmap | None = None
         with contextlib.suppress(OSError):  # some file systems do not support mmap
             if storage.is_local(file.url):
-                opened: _OpenFile | None = _OpenFile(open_local(storage.local_path(file.url)), 0)
-            else:
-                opened = self._copy(file) if self._copyable(file) else None
-            data = None if opened is None else mmap.mmap(opened.descriptor, 0, access=mmap.ACCESS_READ)
+                with open(storage.local_path(file.url), "rb", opener=open_local) as opened:
+                    data = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            elif self._copyable(file) and (copy := self._copy(file)) is not None:
+                data = mmap.mmap(copy.descriptor, 0, access=mmap.ACCESS_READ)
         if data is None:
             data = storage.read_bytes(file.url, sha256=file.sha256)
         if hashlib.sha256(data).hexdigest() != file.sha256:

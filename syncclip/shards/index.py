@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from string import digits
 from typing import Any, Literal, NamedTuple
@@ -117,7 +117,10 @@ def _narrowed(numbers: Numbers) -> Numbers:
 
 def shards_by_markers(url: str, owner: str | None = None) -> dict[int, Shard]:
     """Read the committed shards from their markers, in ascending order; raise `DamagedError` if a marker is corrupt."""
-    return {stats.shard: Shard.of(stats) for stats in markers(url, owner=owner)}
+    return {
+        stats.shard: Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
+        for stats in markers(url, owner=owner)
+    }
 
 
 def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], SampleTable]:
@@ -129,17 +132,25 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
     shards = shards_by_markers(url)
     if not shards:
         raise UserError(f"{url}: no committed shard found; generate the dataset first, or check the path")
-    columns = _empty_columns(list(shards.values()))
-    readable, end = 0, 0
-    for shard, part in _tables(url, shards):
-        if isinstance(part, str):
-            corruption.skip(storage.join(url, table_name(shard)), part, shards[shard].images)
-            continue
-        if not part.shape[1]:
-            corruption.skip(storage.join(url, shard_name(shard)), "empty shard", 0)
-        for column, values in zip(columns, part, strict=True):
-            column[end : end + part.shape[1]] = values
-        readable, end = readable + 1, end + part.shape[1]
+    images, size = max(shard.images for shard in shards.values()), max(shard.bytes for shard in shards.values())
+    largest = {"shard": max(shards), "place": images, "offset": size, "size": size}
+    total = sum(shard.images for shard in shards.values())
+    # The smallest data types that fit the markers.
+    columns = [np.empty(total, np.min_scalar_type(largest[name]) if name in largest else np.int64) for name in SIX]
+    readable, end, folder, numbers = 0, 0, storage.join(url, ""), list(shards)
+    for first in range(0, len(numbers), _TABLES_AT_ONCE):
+        urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
+        contents = storage.read_many(list(urls.values()), checksum_required=False)
+        for shard, table_url in urls.items():
+            part = _columns(contents.get(table_url, b""), shards[shard])
+            if isinstance(part, str):
+                corruption.skip(table_url, part, shards[shard].images)
+                continue
+            if not part.shape[1]:
+                corruption.skip(storage.join(url, shard_name(shard)), "empty shard", 0)
+            for column, values in zip(columns, part, strict=True):
+                column[end : end + part.shape[1]] = values
+            readable, end = readable + 1, end + part.shape[1]
     if not readable:
         raise UserError(f"{url}: no shard has a readable table; check the dataset with `syncclip shards verify`")
     if not end:
@@ -153,29 +164,9 @@ def read_samples(url: str, corruption: Corruption) -> tuple[dict[int, Shard], Sa
     duplicates = np.flatnonzero(index[1:] == index[:-1])
     if len(duplicates):
         row = int(duplicates[0])
-        first, second = shard_name(shard_of[row]), shard_name(shard_of[row + 1])
-        raise UserError(
-            f"{url}: sample {index[row]} is in both {first} and {second}; separate the two datasets in the folder"
-        )
+        names = f"both {shard_name(shard_of[row])} and {shard_name(shard_of[row + 1])}"
+        raise UserError(f"{url}: sample {index[row]} is in {names}; separate the two datasets in the folder")
     return shards, SampleTable.of(columns)
-
-
-def _empty_columns(shards: Sequence[Shard]) -> list[Numbers]:
-    """Allocate columns for all images, with the smallest data types that fit the markers."""
-    images, size = max(shard.images for shard in shards), max(shard.bytes for shard in shards)
-    largest = {"shard": shards[-1].shard, "place": images, "offset": size, "size": size}
-    total = sum(shard.images for shard in shards)
-    return [np.empty(total, np.min_scalar_type(largest[name]) if name in largest else np.int64) for name in SIX]
-
-
-def _tables(url: str, shards: Mapping[int, Shard]) -> Iterator[tuple[int, Rows | str]]:
-    """Read tables in batches; yield each shard with its columns, or with the reason why its table is unusable."""
-    folder, numbers = storage.join(url, ""), list(shards)
-    for first in range(0, len(numbers), _TABLES_AT_ONCE):
-        urls = {shard: folder + table_name(shard) for shard in numbers[first : first + _TABLES_AT_ONCE]}
-        contents = storage.read_many(list(urls.values()), checksum_required=False)
-        for shard, table_url in urls.items():
-            yield shard, _columns(contents.get(table_url, b""), shards[shard])
 
 
 def _columns(data: bytes, shard: Shard) -> Rows | str:
@@ -234,8 +225,7 @@ def open_samples(
     if index is not None:
         file = ShardFile(storage.join(url, COLUMNS), index.bytes, index.sha256)
         try:
-            samples = _parse(cache.mapped(file))
-            _check(samples, index)
+            samples = _parse(cache.mapped(file), index)
         except storage.UnreachableError:
             raise
         except (UnreadableImageError, OSError, ValueError, LookupError, TypeError, OverflowError) as error:
@@ -298,19 +288,23 @@ def read_index(url: str, verified: str = "", owner: str | None = None) -> Index 
 
 def listing_prefixes(names: Sequence[str], limit: int = 1000) -> list[str]:
     """Return disjoint prefixes that cover all file names, with about `limit` shards each, for parallel listings."""
-
-    def split(prefix: str, names: Sequence[str]) -> list[str]:
-        if len(names) <= limit or len(prefix) == 4:  # names begin with five or more digits
-            return [prefix]
-        longer = [prefix + digit for digit in digits]
-        return [part for begin in longer for part in split(begin, [name for name in names if name.startswith(begin)])]
-
-    prefixes = split("", names)
+    prefixes, groups = [], [("", names)]
+    while groups:
+        prefix, group = groups.pop()
+        if len(group) <= limit or len(prefix) == 4:  # names begin with five or more digits
+            prefixes.append(prefix)
+            continue
+        for digit in digits:
+            longer = prefix + digit
+            groups.append((longer, [name for name in group if name.startswith(longer)]))
     return prefixes if len(prefixes) == 1 else [INDEX, COLUMNS, *prefixes]
 
 
-def _parse(data: bytes | mmap.mmap) -> SampleTable:
-    """Parse a safetensors file into column views; the safetensors library would copy the columns."""
+def _parse(data: bytes | mmap.mmap, index: Index) -> SampleTable:
+    """Parse a safetensors file into column views; the safetensors library would copy the columns.
+
+    Raise a ValueError if the columns do not match the shards, i.e. if a row or offset could be out of range.
+    """
     view = memoryview(data)
     begin = 8 + int.from_bytes(view[:8], "little")
     header, columns = json.loads(bytes(view[8:begin])), {}
@@ -319,11 +313,7 @@ def _parse(data: bytes | mmap.mmap) -> SampleTable:
             raise ValueError(f"column {name} has an unexpected type")
         dtype, (count,) = np.dtype(_DTYPES[header[name]["dtype"]]), header[name]["shape"]
         columns[name] = np.frombuffer(view, dtype, count, begin + header[name]["data_offsets"][0])
-    return SampleTable(**columns)
-
-
-def _check(samples: SampleTable, index: Index) -> None:
-    """Raise a ValueError if the columns do not match the shards, i.e. if a row or offset could be out of range."""
+    samples = SampleTable(**columns)
     rows = sum(shard.images for shard in index.shards)
     lengths = {len(getattr(samples, name)) for name in (*SIX, "by_label")}
     numbers = np.array([shard.shard for shard in index.shards])
@@ -336,6 +326,7 @@ def _check(samples: SampleTable, index: Index) -> None:
     starts = samples.starts.astype(np.int64)
     if len(starts) != len(samples.classes) + 1 or (np.diff(starts) < 1).any() or (starts[0], starts[-1]) != (0, rows):
         raise ValueError("the classes do not match the images")
+    return samples
 
 
 def _report_unusable(url: str, error: Exception) -> None:

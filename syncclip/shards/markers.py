@@ -48,11 +48,6 @@ class Shard(NamedTuple):
     sha256: str
     table_sha256: str
 
-    @staticmethod
-    def of(stats: ShardStats) -> Shard:
-        """Extract the fields of `Shard` from a marker."""
-        return Shard(stats.shard, stats.count, stats.bytes, stats.sha256, stats.table_sha256)
-
 
 def shard_name(shard: int) -> str:
     """Return the file name of a shard's tar, such as `00000.tar`."""
@@ -95,7 +90,11 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
         UserError: a marker has a newer format than this version supports.
         DamagedError: a marker is corrupt.
     """
-    sizes, folder, listed_again = _listing(url), storage.join(url, ""), False
+    sizes, folder, listed_again = storage.sizes(url), storage.join(url, ""), False
+    if not storage.is_local(url):  # list an object store again if the first listing lacks a shard's file
+        listed = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}
+        if any(name(shard) not in sizes for shard in listed for name in (shard_name, table_name, stats_name)):
+            sizes = storage.sizes(url) | sizes
     numbers, first_owner = marked_shards(sizes), ""
     for first in range(0, len(numbers), CHUNK):
         chunk = numbers[first : first + CHUNK]
@@ -132,16 +131,6 @@ def markers(url: str, report: Report | None = None, owner: str | None = None) ->
 def marked_shards(names: Iterable[str]) -> list[int]:
     """Return the numbers of all shards with a marker among the file names, in ascending order."""
     return sorted({int(match[1]) for name in names if (match := _MARKER.fullmatch(name))})
-
-
-def _listing(url: str) -> dict[str, int]:
-    """Return the sizes of all files by name; list an object store again if the first listing lacks a shard's file."""
-    sizes = storage.sizes(url)
-    if not storage.is_local(url):
-        shards = {int(match[0]) for name in sizes if (match := re.match(r"\d{5,}", name))}
-        if any(name(shard) not in sizes for shard in shards for name in (shard_name, table_name, stats_name)):
-            return storage.sizes(url) | sizes
-    return sizes
 
 
 def _report(urls: Mapping[str, int], report: Report, url: str, error: storage.DamagedError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,23 +80,28 @@ def synthesise_set(
         images = {shard: len(plan.shard_range(shard)) for shard in plan.shards(requested.images_per_class)}
         done = {stats.shard for stats in markers(url)}  # read after `place_assets`, which may take minutes
         todo = [shard for shard in images if shard not in done]
+        work = None
+        if todo:
+            hold = locks.enter_context(storage.lock(url, "synth"))  # not locked above if all files exist
+            located = locate(plan.generator, plan.weights)
+            plan = plan.model_copy(update={"weights": located.fingerprint})
+            check_capacity(pool, plan.threads)
+            if stored is None and plan.generator.batch_size == "auto":
+                plan = tuned(plan, located, pool)
+            if plan != stored:
+                write_plan(plan, url)
+            job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
+            work = _generate(job, located, show, observe)
+        final = read_plan(url)  # again, since files may have been deleted during the run
+        summary = None if final is None else summarise(final, url, work)
+        storage.require(url, (*files_of(requested), SUMMARY_NAME))
+        assert summary is not None
         if not todo:
-            summary = _read_back(requested, url)
             if read_index(url, owner=plan.owner) is None:
                 with suppress(UserError), storage.lock(url, "synth"):  # the folder may be read-only
                     index_set(url, plan.owner)
             mark_complete(url, summary.images, summary.planned, plan.owner)
-            return summary
-        hold = locks.enter_context(storage.lock(url, "synth"))  # not locked above if all files exist
-        located = locate(plan.generator, plan.weights)
-        plan = plan.model_copy(update={"weights": located.fingerprint})
-        check_capacity(pool, plan.threads)
-        if stored is None and plan.generator.batch_size == "auto":
-            plan = tuned(plan, located, pool)
-        if plan != stored:
-            write_plan(plan, url)
-        job = _Job(plan, url, images, todo, pool, hold.token, new=stored is None)
-        return _read_back(requested, url, _generate(job, located, show, observe))
+        return summary
 
 
 def files_of(requested: Plan) -> Iterator[str]:
@@ -108,15 +114,6 @@ def files_of(requested: Plan) -> Iterator[str]:
 def has_all(requested: Plan, url: str) -> bool:
     """Return whether all files of the plan's dataset exist; this requires a single listing."""
     return storage.sizes(url).keys() >= set(files_of(requested))
-
-
-def _read_back(requested: Plan, url: str, work: Work | None = None) -> SetSummary:
-    """Return the dataset's totals, and check that no file was deleted during the run."""
-    plan = read_plan(url)
-    summary = None if plan is None else summarise(plan, url, work)
-    storage.require(url, (*files_of(requested), SUMMARY_NAME))
-    assert summary is not None
-    return summary
 
 
 @dataclass(frozen=True)
@@ -147,14 +144,6 @@ class _Job:
             f"committed in {self.url}; run the same command to resume"
         )
 
-    def worker(self, located: Located) -> Callable[[], ShardWorker]:
-        """Return a factory for the actors' workers, with absolute paths in the plan."""
-        plan = self.plan
-        paths = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
-        placed = plan.model_copy(update=paths).model_dump_json()
-        token = os.environ.get(TOKEN) if plan.generator.endpoint else None
-        return partial(ShardWorker, placed, self.url, self.pool.device, located.source, token, plan.owner)
-
 
 def _generate(job: _Job, located: Located, show: bool, observe: Observer | None) -> Work:
     """Generate the missing shards, report progress, and write the index."""
@@ -165,6 +154,11 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
     monitor = RejectionMonitor(plan, markers(url, owner=plan.owner))
     generating = False
     try:
+        # Actors run in other folders, so the paths in their plan are absolute.
+        paths = {"generator": located.placed(plan.generator), "filters": with_absolute_paths(plan.filters)}
+        placed = plan.model_copy(update=paths).model_dump_json()
+        token = os.environ.get(TOKEN) if plan.generator.endpoint else None
+        worker = partial(ShardWorker, placed, url, job.pool.device, located.source, token, plan.owner)
         with ExitStack() as stack:
             stack.enter_context(keep_status_file(storage.join(url, STATUS_NAME), status, plan.owner))
             line = stack.enter_context(Progress(planned, "images", "synth", done=status.images)) if show else None
@@ -173,9 +167,7 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
             stack.enter_context(repeating(partial(metrics.set_gauges, status), GAUGE_INTERVAL_SECONDS))
             check_capacity(job.pool, plan.threads)
             generating = True
-            for report in run_job(
-                job, job.todo, job.worker(located), job.pool, plan.threads, folder=url, lock_token=job.lock_token
-            ):
+            for report in run_job(job, job.todo, worker, job.pool, plan.threads, folder=url, lock_token=job.lock_token):
                 images = job.images[report.shard]
                 status.count(report, images)
                 metrics.count(report, images)
@@ -185,7 +177,9 @@ def _generate(job: _Job, located: Located, show: bool, observe: Observer | None)
                 if observe is not None:
                     observe(status)
                 if not report.error:
-                    monitor.take(report.shard, report.rejected_classes)
+                    rejected = json.loads(report.classes_without_accepted)
+                    monitor.take(report.shard, {int(label): reason for label, reason in rejected.items()})
+                    monitor.check()
     except BaseException as error:
         # Remove the plan of a dataset without shards to allow other settings in this folder. After an interruption,
         # however, a cluster's actors may still commit a shard, which needs the plan.

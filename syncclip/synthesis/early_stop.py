@@ -20,8 +20,8 @@ PATIENCE = 64
 class RejectionMonitor:
     """Counts the rejected images of classes without accepted images, including those in the `done` shards.
 
-    A UserError is raised if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class are rejected
-    and none is accepted.
+    `check` raises a UserError if at least `PATIENCE` images of the dataset or, with `keep: drop`, of a class are
+    rejected and none is accepted.
     """
 
     def __init__(self, plan: Plan, done: Iterable[ShardStats] = ()) -> None:
@@ -37,15 +37,11 @@ class RejectionMonitor:
                 if stats.shard in shards:
                     reason = max(stats.rejects, key=stats.rejects.__getitem__, default="")
                     empty = (label for label in range(plan.classes) if not stats.per_class.get(label))
-                    self._count(stats.shard, dict.fromkeys(empty, reason))
-            self._check()
+                    self.take(stats.shard, dict.fromkeys(empty, reason))
+            self.check()
 
     def take(self, shard: int, rejected_by: Mapping[int, str]) -> None:
         """Add a committed shard; `rejected_by` maps classes without accepted images to their main rejection reason."""
-        self._count(shard, rejected_by)
-        self._check()
-
-    def _count(self, shard: int, rejected_by: Mapping[int, str]) -> None:
         plan, classes = self.plan, self.plan.classes
         if len(self._accepted) == classes:
             return
@@ -57,7 +53,8 @@ class RejectionMonitor:
                 self._generated[label] += images * plan.attempts  # rejected at every attempt
                 self._reasons.setdefault(label, Counter())[rejected_by[label]] += images
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise a UserError if too many images have been rejected."""
         plan = self.plan
         for label, reasons in self._reasons.items():
             if plan.keep == "drop" and (generated := self._generated[label]) >= PATIENCE:

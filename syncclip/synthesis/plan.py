@@ -165,12 +165,9 @@ class Plan(Settings):
     @property
     def owner(self) -> str:
         """Owner ID of the dataset's files (see `storage.checksums`), independent of the number of images."""
-        values = self.normalized().model_dump(mode="json", exclude={"amounts"})
+        # The settings in `MACHINE` are left out, as they are from a stored plan.
+        values = self.model_dump(mode="json", exclude={"amounts": True, "generator": set(MACHINE)})
         return storage.identity(json_without_secrets(json.dumps(values, sort_keys=True)))
-
-    def normalized(self) -> Plan:
-        """Return the plan in its stored form, without machine-specific settings."""
-        return self.model_copy(update={"generator": self.generator.model_copy(update=MACHINE)})
 
     def extended(self, images_per_class: int) -> Plan:
         """Return the plan, extended to at least `images_per_class` images per class; existing shards don't change."""
@@ -234,9 +231,10 @@ def agreed_plan(requested: Plan, stored: Plan, url: str) -> Plan:
 
 
 def write_plan(plan: Plan, url: str) -> Plan:
-    """Atomically store a plan from `draft` or `agreed_plan` in its folder, and return the plan."""
+    """Atomically store a plan from `draft` or `agreed_plan`, without machine-specific settings, and return the plan."""
     assert plan.generator.batch_size != "auto", "the batch size is measured before the plan is written"
-    storage.write_document(storage.join(url, PLAN_NAME), plan.normalized(), plan.owner)
+    stored = plan.model_copy(update={"generator": plan.generator.model_copy(update=MACHINE)})
+    storage.write_document(storage.join(url, PLAN_NAME), stored, plan.owner)
     return plan
 
 

@@ -160,22 +160,21 @@ class SynthesisMetrics:
         description = "Duration of a shard from start to commit."
         self._seconds = Histogram("syncclip_shard_seconds", description, list(SHARD_SECONDS), ("set",))
 
-    def _add(self, name: str, value: float, **tags: str) -> None:
-        self._counters[name].inc(value, self._tags | tags)
-
     def count(self, report: Report, images: int) -> None:
         """Add a shard's report; `images` is the shard's planned number of images."""
-        self._add("shards", 1, outcome="failed" if report.error else "committed")
-        for stage in (*STAGES, COMPUTED):
-            if spent := getattr(report, stage):
-                self._add("stage_seconds", spent, stage=stage)
-        if report.deaths:
-            self._add("restarts", report.deaths)
+        added: list[tuple[str, float, dict[str, str]]] = [
+            ("shards", 1, {"outcome": "failed" if report.error else "committed"}),
+            *(("stage_seconds", getattr(report, stage), {"stage": stage}) for stage in (*STAGES, COMPUTED)),
+            ("restarts", report.deaths, {}),
+        ]
         if not report.error:
-            self._add("images", images)
+            rejects = json.loads(report.rejects)
+            added += [("images", images, {})]
+            added += [("rejects", count, {"reason": as_ascii(reason)}) for reason, count in rejects.items()]
             self._seconds.observe(max(0.0, report.ended - report.started), self._tags)
-            for reason, count in json.loads(report.rejects).items():
-                self._add("rejects", count, reason=as_ascii(reason))
+        for name, value, tags in added:
+            if value:
+                self._counters[name].inc(value, self._tags | tags)
 
     def set_gauges(self, status: SynthesisStatus) -> None:
         """Set the gauges from the status; called every `GAUGE_INTERVAL_SECONDS` seconds."""

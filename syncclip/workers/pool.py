@@ -108,6 +108,13 @@ def run_round(
     import ray.data
 
     ray_session.quiet()  # importing Ray Data resets its loggers
+    strategy: Any = ray.data.ActorPoolStrategy
+    threading_options = {"max_concurrent_calls_per_actor": CONCURRENT_ROWS, "enable_true_multi_threading": True}
+    if not threading_options.keys() <= inspect.signature(strategy.__init__).parameters.keys():
+        threading_options = {}  # this version of Ray Data supports one thread per actor
+    low, high = (min(size, len(shards)) for size in pool.size)
+    sizes = {"size": high} if low == high else {"min_size": low, "max_size": high}
+    queue = CONCURRENT_ROWS if low == high else MAX_QUEUE
     remote: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(AttemptLog)
     log, shard_row = remote.remote(), cast(Any, ShardRow)  # Ray's type hints accept functions only
     unfinished: set[int] | None = None  # shards in flight after `stop`
@@ -125,7 +132,7 @@ def run_round(
                 fn_constructor_args=(log, worker, session or current()),
                 num_cpus=threads,
                 num_gpus=pool.num_gpus or None,
-                compute=_strategy(*(min(size, len(shards)) for size in pool.size)),
+                compute=strategy(**sizes, max_tasks_in_flight_per_actor=queue, **threading_options),
                 **RAY_BOUNDS,
             )
         returned: set[int] = set()
@@ -160,18 +167,6 @@ def _data_context() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def _strategy(low: int, high: int) -> Any:
-    """Return a strategy for `low` to `high` actors, with `CONCURRENT_ROWS` threads each if Ray Data supports them."""
-    from ray.data import ActorPoolStrategy
-
-    sizes = {"size": high} if low == high else {"min_size": low, "max_size": high}
-    concurrency = {"max_concurrent_calls_per_actor": CONCURRENT_ROWS, "enable_true_multi_threading": True}
-    if not concurrency.keys() <= inspect.signature(ActorPoolStrategy.__init__).parameters.keys():
-        concurrency = {}
-    queue = CONCURRENT_ROWS if low == high else MAX_QUEUE
-    return ActorPoolStrategy(**sizes, max_tasks_in_flight_per_actor=queue, **concurrency)
 
 
 class AttemptLog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from typing import NamedTuple
 
@@ -29,14 +28,9 @@ class Report(NamedTuple):
     worker: str = ""  # host and process
     deaths: int = 0  # processes that died during this shard, 0 or 1 per report
     error: str = ""
-    classes_without_accepted: str = "{}"  # JSON: class id -> main rejection reason
+    classes_without_accepted: str = "{}"  # JSON: id of a class in which no image passed -> main rejection reason
     fatal: bool = False  # a retry can't succeed
     trace: str = ""
-
-    @property
-    def rejected_classes(self) -> dict[int, str]:
-        """Main rejection reason by class id, for classes in which no image passed the filters."""
-        return {int(label): reason for label, reason in json.loads(self.classes_without_accepted).items()}
 
 
 def failed(report: Report, error: Exception) -> Report:

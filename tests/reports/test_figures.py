@@ -113,4 +113,3 @@ def test_description_of_the_domain_shift(before: float, after: float, expected: 
     frozen, trained = (Shift(0.1, value, 50.0, 0.2, {}) for value in (before, after))
     shift = outputs.StudyShift("a", "syncclip-both", 4, 1, "test", {}, "images", frozen, trained)
     assert nearer(shift) == expected
-    assert nearer(None) == ""

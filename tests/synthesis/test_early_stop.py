@@ -24,31 +24,36 @@ def plan(make_plan: MakePlan) -> Plan:
     return make_plan(100, shard_size=6, attempts=4, keep="drop", filters=FILTERS)
 
 
+def take(monitor: RejectionMonitor, shard: int, rejected_by: dict[int, str]) -> None:
+    monitor.take(shard, rejected_by)
+    monitor.check()
+
+
 def test_a_class_without_an_accepted_image_ends_the_run(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
     for shard in range(PATIENCE // 8 - 1):
-        monitor.take(shard, blank(1))
+        take(monitor, shard, blank(1))
     with pytest.raises(UserError, match=r"class 'dog': none of its 64 images passed .* rejected by 'blank'.; loosen"):
-        monitor.take(PATIENCE // 8 - 1, blank(1))
+        take(monitor, PATIENCE // 8 - 1, blank(1))
 
 
 def test_one_accepted_image_is_enough(plan: Plan) -> None:
     monitor = RejectionMonitor(plan)
-    monitor.take(0, blank(0))
+    take(monitor, 0, blank(0))
     for shard in range(1, 100):
-        monitor.take(shard, blank(1, 2) if shard > 5 else blank())
+        take(monitor, shard, blank(1, 2) if shard > 5 else blank())
 
 
 def test_with_keep_best_only_a_dataset_without_an_accepted_image_is_an_error(make_plan: MakePlan) -> None:
     plan = make_plan(100, shard_size=6, attempts=4, filters=FILTERS)
     monitor = RejectionMonitor(plan)
     for shard in range(50):
-        monitor.take(shard, blank(1, 2))
+        take(monitor, shard, blank(1, 2))
     monitor = RejectionMonitor(plan)
-    monitor.take(0, blank(0, 1, 2))
-    monitor.take(1, blank(0, 1, 2))
+    take(monitor, 0, blank(0, 1, 2))
+    take(monitor, 1, blank(0, 1, 2))
     with pytest.raises(UserError, match="first 72 images .class 'cat' and 2 others. passed"):
-        monitor.take(2, blank(0, 1, 2))
+        take(monitor, 2, blank(0, 1, 2))
 
 
 def stats(shard: int, per_class: dict[int, int], rejects: dict[str, int]) -> ShardStats:
@@ -71,6 +76,6 @@ def test_images_per_class_of_a_shard_follow_the_plan(size: int, make_plan: MakeP
     plan = make_plan(9, shard_size=size, attempts=1, keep="drop", filters=FILTERS)
     for shard in plan.shards():
         monitor = RejectionMonitor(plan)
-        monitor.take(shard, blank(0, 1, 2))
+        take(monitor, shard, blank(0, 1, 2))
         labels = [plan.entry(index).label for index in plan.shard_range(shard)]
         assert monitor._generated == {label: labels.count(label) for label in set(labels)}

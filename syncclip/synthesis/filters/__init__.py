@@ -57,15 +57,14 @@ FilterSettings = Annotated[AnyFilterSettings, Field(discriminator="name")]
 
 def with_absolute_paths(settings: Sequence[AnyFilterSettings]) -> tuple[AnyFilterSettings, ...]:
     """Return the settings with absolute model paths, for processes with a different working directory."""
-
-    def absolute(entry: AnyFilterSettings) -> AnyFilterSettings:
+    placed: list[AnyFilterSettings] = []
+    for entry in settings:
         if isinstance(entry, SafetySettings) and entry.checker:
-            return entry.model_copy(update={"checker": str(home_path(entry.checker).absolute())})
-        if isinstance(entry, ClipFilterSettings) and entry.backbone is not None:
-            return entry.model_copy(update={"backbone": entry.backbone.placed()})
-        return entry
-
-    return tuple(map(absolute, settings))
+            entry = entry.model_copy(update={"checker": str(home_path(entry.checker).absolute())})
+        elif isinstance(entry, ClipFilterSettings) and entry.backbone is not None:
+            entry = entry.model_copy(update={"backbone": entry.backbone.placed()})
+        placed.append(entry)
+    return tuple(placed)
 
 
 def build_filters(

@@ -46,11 +46,6 @@ class GuideSettings(Settings):
     1 ignores the real image."""
 
 
-def _by_speed(exact: Any, faster: Any) -> Any:
-    """Return a factory for a default that depends on `speed`."""
-    return lambda values: exact if values.get("speed", "exact") == "exact" else faster
-
-
 class GeneratorSettings(Settings):
     """Image generator: the pipeline and its options. All settings except those in `MACHINE` affect the images."""
 
@@ -85,7 +80,8 @@ class GeneratorSettings(Settings):
     """Speed optimisations. `exact` uses none. `fast` uses compiled blocks in bf16, fused projections and the
     channels-last layout. `max` also uses int8 and a step cache. Each value gives different images."""
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
-        default_factory=_by_speed("fp32", "bf16"), json_schema_extra={"default": "fp32"}
+        default_factory=lambda values: "fp32" if values.get("speed", "exact") == "exact" else "bf16",
+        json_schema_extra={"default": "fp32"},
     )
     """Precision of weights and arithmetic; each value gives different images. With a `speed` other than `exact`, the
     default is bf16 and fp32 is not supported."""
@@ -97,7 +93,11 @@ class GeneratorSettings(Settings):
     """Real guidance, which starts from a class's few-shot images, if any; default: generate from text alone."""
     attention: Literal["sdpa", "xformers", "flash", "sage"] = added("sdpa")
     """diffusers attention backend; all except `sdpa` (PyTorch) require an additional package and a GPU."""
-    compile: bool = added(False, default_factory=_by_speed(False, True), json_schema_extra={"default": False})
+    compile: bool = added(
+        False,
+        default_factory=lambda values: values.get("speed", "exact") != "exact",
+        json_schema_extra={"default": False},
+    )
     """Compile the denoiser with `torch.compile`, which adds minutes to the first batch. Default: true unless `speed`
     is `exact`."""
     compile_cache: str | None = added(None)
@@ -148,10 +148,6 @@ class GeneratorSettings(Settings):
                 f"{self.steps} steps at guide.strength {self.guide.strength:g} leave no denoising steps; "
                 f"use at least {-int(-1 // self.guide.strength)} steps, or increase the strength"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_endpoint(self) -> GeneratorSettings:
         if self.endpoint and {*"@?#"} & {*self.pipeline}:
             raise ValueError(f"pipeline: remove user, password and query from the URL; set {TOKEN} to a token instead")
         fields = type(self).model_fields

@@ -33,7 +33,6 @@ from syncclip.synthetic_sets import card
 from syncclip.synthetic_sets.repair import repair_set
 from syncclip.workers import job
 from syncclip.workers.report import Report
-from syncclip.workers.settings import ONE_ACTOR
 from tests.shards.sets import verify
 from tests.synthesis.generators.conftest import pixels
 from tests.worlds.endpoint import MODEL, SECRET, Server, image_of, serving
@@ -344,12 +343,22 @@ def test_the_card_names_the_model(server: Server, make_plan: MakePlan) -> None:
     assert origin["generator"].startswith(f"{server.url} with {MODEL} (not deterministic), 2 steps")
 
 
-def test_actors_receive_the_token(server: Server, make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actors_receive_the_token(
+    server: Server, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(TOKEN, SECRET)
     server.token = SECRET
     plan = make_plan(1, generator=server.settings())
-    shards = driver._Job(plan, "unused", {}, [], ONE_ACTOR, "", new=True)
-    factory = pickle.dumps(shards.worker(locate(plan.generator)))
+    factories: list[bytes] = []
+
+    def run_job(job: object, todo: object, worker: object, *rest: object, **options: object) -> tuple[()]:
+        factories.append(pickle.dumps(worker))
+        return ()
+
+    monkeypatch.setattr(driver, "ray_session", nullcontext)
+    monkeypatch.setattr(driver, "run_job", run_job)
+    with pytest.raises(UserError):  # no shard was generated
+        synthesise_set(plan, str(tmp_path), show=False)
     monkeypatch.delenv(TOKEN)  # an actor has another environment
-    generator, _ = pickle.loads(factory)().tools()
+    generator, _ = pickle.loads(factories[0])().tools()
     assert pixels(generator.start(PROMPTS, SEEDS)()) == EXPECTED
