@@ -35,7 +35,7 @@ from syncclip.runtime.progress import Progress
 from syncclip.shards.index import COLUMNS, INDEX, Index, read_index, shards_by_markers
 from syncclip.shards.markers import markers
 from syncclip.shards.verify import problems
-from syncclip.storage.contents import CONTENTS
+from syncclip.storage.documents import CONTENTS
 from syncclip.storage.exports import exported_files, problems_of_export
 from syncclip.studies import outputs
 from syncclip.studies.cells import TIMING

@@ -11,7 +11,7 @@ from syncclip.recipe.recipe import Recipe
 from syncclip.runs.classes import FILES, build_trained, clip_of
 from syncclip.runs.resolve import finished_run
 from syncclip.runtime.tempdirs import private_tempdir
-from syncclip.storage.contents import CONTENTS
+from syncclip.storage.documents import CONTENTS
 from syncclip.storage.hub import NAME, PREFIX, hub_access
 
 _PATH = re.compile(r"^((?:local-dir:)?)(?:(?!https?:)\w+://|[/~]).*/")

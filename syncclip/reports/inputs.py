@@ -22,7 +22,7 @@ from syncclip.datasets import Dataset, DatasetSettings, load_dataset
 from syncclip.evaluation.metrics import METRIC_HEADINGS
 from syncclip.shards.markers import markers
 from syncclip.shards.reader import ShardSet
-from syncclip.storage.contents import CONTENTS
+from syncclip.storage.documents import CONTENTS
 from syncclip.studies import outputs
 from syncclip.training.run_folder import METRICS, RECORD, digest_of
 

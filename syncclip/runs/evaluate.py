@@ -21,7 +21,7 @@ from syncclip.runs.build import ModelCache, RunParts, build_parts, calibrated, p
 from syncclip.runs.classes import CLASSES, carry_over, describe, read_classes
 from syncclip.runtime.progress import print_message
 from syncclip.runtime.ray_session import capacity, ray_session, unwrapped
-from syncclip.storage.contents import CONTENTS
+from syncclip.storage.documents import CONTENTS
 from syncclip.training.loop import load_prompts
 from syncclip.training.run_folder import PROMPTS, RunFolder
 from syncclip.training.trackers import show_results

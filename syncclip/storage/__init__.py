@@ -15,18 +15,19 @@ Shard commit markers rely on the following guarantees:
 
 from syncclip.storage.checksums import NOBODY, DamagedError, identity
 from syncclip.storage.cleanup import sweep
-from syncclip.storage.contents import read_contents, write_contents
 from syncclip.storage.documents import (
     copy,
     has_checksum,
     parse_tensors,
     read_bytes,
+    read_contents,
     read_document,
     read_many,
     read_owner,
     read_parquet,
     read_table,
     read_verified,
+    write_contents,
     write_document,
     write_table,
     write_with_checksum,

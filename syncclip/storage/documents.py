@@ -1,8 +1,12 @@
-"""Reading and writing files with checksums: documents (pydantic models as JSON), parquet tables, and other files."""
+"""Reading and writing files with checksums: documents (pydantic models as JSON), parquet tables, and other files.
+
+`contents.json` lists the files of a folder.
+"""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from syncclip.core.formats import MOST_JSON, check_size, readable
 from syncclip.core.secrets import json_without_secrets
-from syncclip.core.settings import UserError
+from syncclip.core.settings import Settings, UserError
 from syncclip.core.text import first_line
 from syncclip.core.validation_errors import first_error
 from syncclip.storage import files
@@ -25,11 +29,17 @@ from syncclip.storage.checksums import (
     with_checksum,
 )
 from syncclip.storage.retries import MissingError
+from syncclip.storage.urls import join
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     from torch import Tensor
+
+CONTENTS = "contents.json"
+"""List of a folder's files at the end of a command, used to detect deleted files."""
+_SHARD = re.compile(r"\d{5,}(\.tar|\.parquet|\.safetensors|_stats\.json)")
+"""Names of shard files, which are listed in the plan and the markers instead of `contents.json`."""
 
 Report = Callable[[str, DamagedError], None]
 Document = TypeVar("Document", bound=BaseModel)
@@ -231,3 +241,36 @@ def read_parquet(data: bytes, schema: pa.Schema | None = None, columns: Sequence
         return table if table.schema.equals(typed) else table.cast(typed)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
+
+
+class Contents(Settings):
+    """Content of `contents.json`."""
+
+    files: tuple[str, ...]
+    """Sorted names of the folder's files, excluding hidden files and shard files."""
+
+
+def write_contents(url: str, owner: str = NOBODY) -> None:
+    """Record a folder's file names at the end of a command; raise a MissingError if a file was removed in the meantime.
+
+    Args:
+        url: URL of the folder.
+        owner: ID of the folder's owner; see `checksums`.
+    """
+    names = tuple(
+        name for name in files.sizes(url) if not (name.startswith(".") or name == CONTENTS or _SHARD.fullmatch(name))
+    )
+    try:
+        recorded = read_contents(url, owner)
+    except DamagedError:  # or it belongs to a synthetic dataset in the same folder
+        recorded = None
+    if recorded != names:
+        write_document(join(url, CONTENTS), Contents(files=names), owner)
+        files.require(url, (CONTENTS, *names))
+
+
+def read_contents(url: str, owner: str | None = None) -> tuple[str, ...] | None:
+    """Return the recorded file names, or None if there is no record; raise a DamagedError if the record is corrupt."""
+    remedy = "remove the file and rerun the command that wrote it"
+    document = read_document(join(url, CONTENTS), Contents, remedy, owner)
+    return None if document is None else document.files

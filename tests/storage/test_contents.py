@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from syncclip import storage
-from syncclip.storage.contents import CONTENTS
+from syncclip.storage.documents import CONTENTS
 
 OWNER, OTHER = storage.identity("run 1"), storage.identity("run 2")
 
