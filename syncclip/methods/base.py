@@ -66,7 +66,6 @@ class Method(nn.Module):
     has_several_image_features: ClassVar[bool] = False
     clip: PromptedClip
     prepares: int = 0
-    trains: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -83,7 +82,7 @@ class Method(nn.Module):
         self.classnames = list(classnames)
         self.base = self.known = base
         self.template = template
-        self.settings = settings
+        self.settings, self.trains = settings, settings.trains
         self.weights: Mapping[str, float] = {}
         self.work = WorkSplit()
         self._cached_text: tuple[tuple[int, ...], Tensor] | None = None

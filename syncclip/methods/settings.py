@@ -61,6 +61,11 @@ class MethodSettings(Settings):
         return False
 
     @property
+    def trains(self) -> bool:
+        """Whether the method runs training steps after its preparation."""
+        return True
+
+    @property
     def is_stochastic(self) -> bool:
         """Whether training steps draw random numbers, which depend on the split into workers and micro-batches."""
         return False
@@ -287,6 +292,25 @@ class TipSettings(MethodSettings):
         """AdamW with a per-step cosine learning-rate schedule."""
         return Optimisation("adamw", weight_decay=0.01, eps=1e-4, by_step=True)
 
+    @property
+    def trains(self) -> bool:
+        return self.finetune
+
+
+class ClassMeansSettings(MethodSettings):
+    """Section `methods.classmeans`."""
+
+    text_weight: float = Field(0.5, ge=0, le=1)
+    """Weight w of a class's text feature in its class vector; the mean image feature has weight 1 - w."""
+    views: int = Field(10, ge=1)
+    """Number of augmented views per training image."""
+    templates: tuple[Template, ...] | None = Field(None, min_length=1)
+    """Prompt templates with `{}` for the class name, whose features are averaged (default: the dataset's template)."""
+
+    @property
+    def trains(self) -> bool:
+        return False
+
 
 class ClipLoraSettings(MethodSettings):
     """Section `methods.cliplora`."""
@@ -467,6 +491,8 @@ class MethodsSettings(Settings):
     """Linear probe: a learned vector for each class (arXiv 2312.12730)."""
     tip: TipSettings = TipSettings()
     """Zero-shot CLIP with a cache of image features, optionally fine-tuned (arXiv 2207.09519)."""
+    classmeans: ClassMeansSettings = added(ClassMeansSettings())
+    """Mean image feature of each class, mixed with its prompt feature, without training steps."""
     cliplora: ClipLoraSettings = ClipLoraSettings()
     """Low-rank updates of the attention in both towers (arXiv 2405.18541)."""
     twostage: TwoStageSettings = TwoStageSettings()

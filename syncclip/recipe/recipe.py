@@ -189,7 +189,9 @@ class Recipe(Settings):
     def warmup_warning(self) -> str | None:
         """Warning that the run ends before the learning rate reaches its peak; None otherwise."""
         method = self.methods.of(self.training.method)
-        return warmup_warning(self.training, method.learning_rate, method.optimisation) if method.data else None
+        if not (method.data and method.trains):
+            return None
+        return warmup_warning(self.training, method.learning_rate, method.optimisation)
 
     def warmup_warnings_of_configurations(self) -> list[str]:
         """Return the study's warm-up warnings, each prefixed with the names of the affected configurations."""

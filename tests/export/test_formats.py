@@ -99,7 +99,7 @@ assert all(abs(scores[label] - score) < 1e-5 for label, score in zip(labels, exp
 
 ONE_SENTENCE = ("zeroshot", "coop", "kgcoop")
 """Methods with a frozen image tower and one sentence per class."""
-CLASS_VECTORS = ("probe", "tcp")
+CLASS_VECTORS = ("probe", "classmeans", "tcp")
 """Methods with a frozen image tower whose class vectors no vocabulary can represent."""
 IMAGE_TOWER = "the image tower has learned prompts or weights, which {} can't represent"
 EXTRA_SCORES = "'tip' does not compute its scores from class vectors alone, as {} requires"
@@ -224,7 +224,9 @@ def test_an_exported_program_applies_the_temperature(train: Train, images: Path,
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=() if name in ("kgcoop", "probe", "tip", "mmrl") else pytest.mark.nightly)
+        pytest.param(
+            name, marks=() if name in ("kgcoop", "probe", "classmeans", "tip", "mmrl") else pytest.mark.nightly
+        )
         for name in METHODS
         if name not in ("cocoop", "promptkd")
     ],

@@ -46,6 +46,7 @@ METHODS: dict[str, tuple[str, MethodSettings | None]] = {
     "probe": ("probe", None),
     "probe with constraint": ("probe", Probe.Settings(constraint=True)),
     "tip": ("tip", Tip.Settings(cache_size=2)),
+    "classmeans": ("classmeans", None),
     "cliplora": ("cliplora", ClipLora.Settings(dropout=0.0)),
     "cliplora by domain": ("cliplora", ClipLora.Settings(dropout=0.0, domain_rank=1, alignment_weight=2.0)),
     "twostage": ("twostage", None),

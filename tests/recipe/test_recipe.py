@@ -197,7 +197,8 @@ def test_with_values_returns_a_validated_copy() -> None:
 def test_the_warmup_warning_lists_its_configurations() -> None:
     configurations = (
         "study.configurations=[{method: zeroshot}, {method: ivlp, data: real}, {method: ivlp, data: both},"
-        " {method: syncclip, name: longer, overrides: {training.epochs: 2}}, {method: promptkd, data: both}]"
+        " {method: syncclip, name: longer, overrides: {training.epochs: 2}}, {method: promptkd, data: both},"
+        " {method: classmeans}]"
     )
     recipe = Recipe.load(
         "icons", ["training.epochs=1", "training.method=zeroshot", "training.data=real", configurations]

@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 from syncclip.methods import MethodSettings
+from syncclip.methods.classmeans import ClassMeans
 from syncclip.methods.probe import Probe
 from syncclip.methods.promptsrc import PromptSrc, gaussian_weights
 from syncclip.methods.tip import Tip
@@ -22,6 +23,7 @@ PREPARED: dict[str, tuple[str, MethodSettings]] = {
     "probe": ("probe", Probe.Settings(constraint=True)),
     "tip": ("tip", Tip.Settings(views=2, cache_size=3)),
     "cache": ("tip", Tip.Settings(views=2, cache_size=3, finetune=False)),
+    "classmeans": ("classmeans", ClassMeans.Settings(views=2)),
 }
 
 
@@ -88,7 +90,7 @@ def test_real_images_fill_one_slot_each(world: Path, tmp_path: Path) -> None:
     assert (prompts(tmp_path)["keys"] != 0).any(dim=-1).sum(dim=1).tolist() == [3, 3, 3, 0, 0, 0]
 
 
-RUNS = [("probe", "both"), ("tip", "both"), ("cache", "real")]
+RUNS = [("probe", "both"), ("tip", "both"), ("cache", "real"), ("classmeans", "both")]
 
 
 def _train_all(rank: int, world_size: int, folder: Path, world: Path) -> None:

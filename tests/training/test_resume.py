@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from syncclip.methods import MethodSettings
+from syncclip.methods.classmeans import ClassMeans
 from syncclip.methods.cliplora import ClipLora
 from syncclip.methods.mma import Mma
 from syncclip.methods.mmrl import Mmrl
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[str, str, MethodSettings | None]] = {
     "probe": ("probe", "both", Probe.Settings(constraint=True)),
     "tip": ("tip", "both", Tip.Settings(views=2, cache_size=3)),
     "tip without training": ("tip", "both", Tip.Settings(views=2, cache_size=3, finetune=False)),
+    "classmeans": ("classmeans", "both", ClassMeans.Settings(views=2)),
     "cliplora": ("cliplora", "both", ClipLora.Settings(domain_rank=1)),
     "twostage": ("twostage", "both", None),
     "mma": ("mma", "both", Mma.Settings(scale=0.1)),
@@ -43,7 +45,7 @@ CASES: dict[str, tuple[str, str, MethodSettings | None]] = {
 }
 """Method, data and settings of the method."""
 
-TRAINED = [name for name in CASES if name != "tip without training"]
+TRAINED = [name for name in CASES if name not in ("tip without training", "classmeans")]
 Uninterrupted = Callable[[str], Path]
 
 
@@ -127,6 +129,7 @@ def kill_in_view(made: TrainJob, view: int) -> None:
         ("probe", kill_in_view, (0,)),
         ("tip", kill_in_view, (1,)),
         ("tip without training", kill_in_view, (1,)),
+        ("classmeans", kill_in_view, (1,)),
     ],
 )
 def test_killed_training_resumes_to_the_same_bits(
